@@ -1,0 +1,211 @@
+// The table of kernels of one device type. kernels/cpu and kernels/cuda fill it; nothing above knows which one it calls.
+//
+// Rules for every entry: arrays are contiguous and row-major; sizes are in elements; results are deterministic and do not
+// depend on the number of threads; an output never aliases an input unless the entry says so. Pointers are to memory of
+// this backend. Entries may run asynchronously in issue order; copy_to_host and synchronize wait.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "core/dtype.h"
+#include "core/philox.h"
+
+namespace lockstep {
+
+enum class UnaryOp : uint8_t {
+  kNegate, kExp, kLog, kSqrt, kTanh, kSigmoid, kSoftplus, kRelu, kGelu, kAbs, kSquare, kReciprocal, kSign, kErf
+};
+
+enum class BinaryOp : uint8_t {
+  kAdd, kSubtract, kMultiply, kDivide, kMaximum, kMinimum,
+  kEqual, kGreater, kGreaterEqual,  // 1 where true, else 0, in the dtype of the operands
+};
+
+enum class ReduceOp : uint8_t { kSum, kMean, kMax };
+
+enum class Activation : uint8_t { kNone, kRelu, kGelu };
+
+// An elementwise operation on two broadcast operands, axes already merged where possible.
+// Output extent of axis i is extents[i]; a stride of 0 repeats the operand along that axis.
+struct BroadcastPlan {
+  static constexpr int kMaxRank = 6;
+  int rank = 0;
+  int64_t extents[kMaxRank] = {};
+  int64_t strides_a[kMaxRank] = {};
+  int64_t strides_b[kMaxRank] = {};
+};
+
+// c[i] = op(a[i]) * op(b[i]) (+ bias) for i in [0, batch): op transposes the stored matrix when asked.
+// a is stored (m,k), or (k,m) when transpose_a; b is stored (k,n), or (n,k) when transpose_b; c is (m,n).
+struct MatmulArguments {
+  DType dtype = DType::kF32;
+  int64_t batch = 1, m = 0, n = 0, k = 0;
+  bool transpose_a = false, transpose_b = false;
+  const void* a = nullptr;
+  const void* b = nullptr;
+  void* c = nullptr;
+  int64_t batch_stride_a = 0, batch_stride_b = 0;  // elements between consecutive matrices; 0 repeats one matrix
+  const void* bias = nullptr;                      // (n), added to every row; may be null
+  Activation activation = Activation::kNone;       // applied after the bias
+};
+
+// Convolution over (N, H, W, C) activations with (O, KH, KW, C) weights, as cuDNN's NHWC/KRSC.
+// Output (N, OH, OW, O), OH = (H + 2*pad_h - KH)/stride_h + 1.
+struct ConvolutionArguments {
+  DType dtype = DType::kF32;
+  int64_t n = 0, h = 0, w = 0, c = 0, o = 0, kh = 0, kw = 0, oh = 0, ow = 0;
+  int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
+};
+
+// Pooling over (N, H, W, C) windows.
+struct PoolArguments {
+  DType dtype = DType::kF32;
+  int64_t n = 0, h = 0, w = 0, c = 0, kh = 0, kw = 0, oh = 0, ow = 0;
+  int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
+};
+
+// Where random draws of one call come from: element i uses counter (i/4, op_ordinal, step, stream) and word i%4
+// (fp64 draws: counter (i/2, ...), words 2*(i%2) and 2*(i%2)+1).
+struct RandomStream {
+  PhiloxKey key;
+  uint32_t op_ordinal = 0, step = 0, stream = 0;
+};
+
+// Which flat update formula to run, one scalar functor each in kernels/math/update.h.
+enum class UpdateFormula : uint8_t {
+  kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW
+};
+
+// One optimizer update of n consecutive elements. slots[i] is the i-th state array of the formula.
+// Scalars are computed by the optimizer in fp64; the kernel casts them to the array's dtype.
+struct UpdateArguments {
+  DType dtype = DType::kF32;
+  int64_t n = 0;
+  void* parameters = nullptr;
+  const void* gradients = nullptr;
+  void* slots[4] = {};
+  double gradient_scale = 1.0;  // unscale and clip factor in one: every gradient is multiplied by it first
+  double scalars[8] = {};       // meaning documented at the formula
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string description() const = 0;  // "cpu: AVX512, oneDNN 2.6.3"
+
+  // ---- memory -------------------------------------------------------------------------------------------------
+  // 64-byte aligned (256 on GPUs), never null for bytes > 0; contents undefined.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* pointer, size_t bytes) noexcept = 0;
+  virtual void copy(void* destination, const void* source, size_t bytes) = 0;               // within the device
+  virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
+  virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;       // waits
+  virtual void synchronize() = 0;
+  virtual void fill(DType dtype, int64_t n, void* y, double value) = 0;
+  // y[i] = x[i] converted with round-to-nearest-even. Floating and integer dtypes in any combination.
+  virtual void cast(DType from, DType to, int64_t n, const void* x, void* y) = 0;
+
+  // ---- elementwise ---------------------------------------------------------------------------------------------
+  virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
+  // dx[i] = dy[i] * op'(x[i]); y is op(x), already computed. For kTanh, kSigmoid, kSoftplus, kRelu, kGelu,
+  // kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf.
+  virtual void unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y, const void* dy,
+                              void* dx) = 0;
+  virtual void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b, void* y) = 0;
+  // y[i] = x[i] * scale + shift
+  virtual void scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) = 0;
+  // y[i] += x[i]; the addition of the reduction tree.
+  virtual void accumulate(DType dtype, int64_t n, const void* x, void* y) = 0;
+
+  // ---- movement ------------------------------------------------------------------------------------------------
+  // y = x with axes reordered: output axis i is input axis permutation[i].
+  virtual void permute(size_t element_size, int rank, const int64_t* extents, const int* permutation, const void* x,
+                       void* y) = 0;
+  // Copies a block of (outer, bytes) between arrays whose rows lie row_bytes apart: slices and concatenations.
+  virtual void copy_rows(int64_t outer, size_t bytes, const void* x, size_t x_row_bytes, void* y,
+                         size_t y_row_bytes) = 0;
+
+  // ---- reductions ----------------------------------------------------------------------------------------------
+  // x is (outer, extent, inner); y is (outer, inner). kMean divides by extent. Sums run in a fixed order.
+  virtual void reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent, int64_t inner, const void* x,
+                      void* y) = 0;
+  // Sum of squares in fp64 over fixed blocks in tree order, into *y (a double in memory of this backend).
+  // Sums of consecutive ranges are the caller's to combine; block boundaries are at multiples of kNormBlock.
+  static constexpr int64_t kNormBlock = 4096;
+  virtual void block_square_sums(DType dtype, int64_t n, const void* x, double* sums) = 0;  // ceil(n/kNormBlock) sums
+  // True when every element is finite. Waits.
+  virtual bool all_finite(DType dtype, int64_t n, const void* x) = 0;
+
+  // ---- products ------------------------------------------------------------------------------------------------
+  virtual void matmul(const MatmulArguments& arguments) = 0;
+  // y (N,OH,OW,O) = x (N,H,W,C) * weights (O,KH,KW,C) + bias (O, may be null)
+  virtual void convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
+                           const void* bias, void* y) = 0;
+  virtual void convolution_backward_data(const ConvolutionArguments& arguments, const void* dy, const void* weights,
+                                         void* dx) = 0;
+  virtual void convolution_backward_weights(const ConvolutionArguments& arguments, const void* x, const void* dy,
+                                            void* dweights) = 0;
+
+  // ---- pooling -------------------------------------------------------------------------------------------------
+  // indices (N,OH,OW,C) int32: h*W + w of the first maximum of the window. Padding never wins.
+  virtual void max_pool(const PoolArguments& arguments, const void* x, void* y, int32_t* indices) = 0;
+  virtual void max_pool_backward(const PoolArguments& arguments, const int32_t* indices, const void* dy,
+                                 void* dx) = 0;
+  // y (N,OH,OW,C) = x at indices: the linear map that max_pool_backward is the adjoint of.
+  virtual void max_pool_gather(const PoolArguments& arguments, const int32_t* indices, const void* x, void* y) = 0;
+  // Mean over the whole window kh*kw; padding counts as zero.
+  virtual void average_pool(const PoolArguments& arguments, const void* x, void* y) = 0;
+  virtual void average_pool_backward(const PoolArguments& arguments, const void* dy, void* dx) = 0;
+
+  // ---- normalization and losses ----------------------------------------------------------------------------------
+  // Over the last axis of (rows, columns); log_form gives log-softmax. Stable: the row maximum is subtracted first.
+  virtual void softmax(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* x, void* y) = 0;
+  // dx from y = softmax(x) or log_softmax(x).
+  virtual void softmax_backward(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* y,
+                                const void* dy, void* dx) = 0;
+  // losses[r] = weight[r] * (logsumexp(logits[r]) - logits[r, label[r]]); probabilities (rows, columns) = softmax(logits).
+  // weights may be null (all 1).
+  virtual void cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits, const int32_t* labels,
+                             const void* weights, void* losses, void* probabilities) = 0;
+  // dlogits[r,c] = dlosses[r] * weight[r] * (probabilities[r,c] - [c == label[r]])
+  virtual void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
+                                      const int32_t* labels, const void* weights, const void* dlosses,
+                                      void* dlogits) = 0;
+  // y = (x - mean) * rstd * gamma + beta over the last axis; rstd = 1/sqrt(variance + epsilon), biased variance.
+  // mean and rstd: (rows).
+  virtual void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                          const void* beta, double epsilon, void* y, void* mean, void* rstd) = 0;
+  virtual void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                                   const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                                   void* dbeta) = 0;
+  // Batch norm over the rows of (rows, channels): statistics of this micro-batch; variance is biased.
+  // mean, variance, rstd: (channels).
+  virtual void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                          const void* beta, double epsilon, void* y, void* mean, void* variance, void* rstd) = 0;
+  virtual void batch_norm_backward(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                                   const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                                   void* dbeta) = 0;
+
+  // ---- embedding -------------------------------------------------------------------------------------------------
+  // y (count, width) = table (rows, width) at indices (count). Indices have been checked.
+  virtual void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
+                         void* y) = 0;
+  // dtable (rows, width) = sum of dy over equal indices, in index order; rows not named are zero.
+  virtual void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
+                                  const void* dy, void* dtable) = 0;
+
+  // ---- random ----------------------------------------------------------------------------------------------------
+  // mask[i] = 0 with the given probability, else 1/(1-probability); uniform draw < probability drops.
+  virtual void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability, void* mask) = 0;
+
+  // ---- optimizer -------------------------------------------------------------------------------------------------
+  virtual void update(UpdateFormula formula, const UpdateArguments& arguments) = 0;
+};
+
+// The CPU's table; lives as long as the process.
+Backend& cpu_backend();
+
+}  // namespace lockstep

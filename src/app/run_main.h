@@ -1,0 +1,10 @@
+// The lockstep command as a function, so that programs with their own models can offer the same command line.
+#pragma once
+
+namespace lockstep {
+
+// Parses the command line, runs the subcommand, reports failures in one line, and returns the exit code (DESIGN: 0 done,
+// 2 usage, 3 data, 4 checkpoint, 5 numeric, 6 communication, 75 stopped by a signal after saving).
+int run_main(int argc, char** argv);
+
+}  // namespace lockstep

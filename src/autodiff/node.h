@@ -1,0 +1,101 @@
+// One recorded application of an op: its inputs, and how derivatives pass through it in both directions.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+class Node : public std::enable_shared_from_this<Node> {
+ public:
+  Node();
+  virtual ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  virtual const char* name() const = 0;
+
+  // Reverse mode. `output` is the recorded result, `cotangent` dL/d(output) of its shape. Writes dL/d(inputs[i]) into
+  // result[i] wherever needs(i). Written in tensor ops, so that it can itself be differentiated.
+  virtual void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const = 0;
+
+  // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one is defined.
+  virtual Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const = 0;
+
+  bool needs(size_t input) const { return inputs[input].node() != nullptr; }
+
+  std::vector<Tensor> inputs;
+  Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
+
+  // Creation order: a topological order of every graph.
+  uint64_t sequence() const { return sequence_; }
+
+  // Scratch of the sweep that is running over this node.
+  struct Sweep {
+    Tensor derivative;     // cotangent (reverse) or tangent (forward) gathered so far
+    int32_t pending = 0;   // contributions still to come
+    bool visited = false;
+    bool target = false;   // a derivative with respect to this node was asked for
+  };
+  mutable Sweep sweep;
+
+ private:
+  uint64_t sequence_;
+};
+
+// A source of differentiation: a parameter or an argument of grad/vjp/jvp. `index` is free for the owner (parameter index).
+class Leaf final : public Node {
+ public:
+  explicit Leaf(int index) : index(index) {}
+  const char* name() const override { return "leaf"; }
+  void vjp(const Tensor&, const Tensor&, std::span<Tensor>) const override {}
+  Tensor jvp(const Tensor&, std::span<const Tensor>) const override { return {}; }
+  const int index;
+};
+
+// Is the current thread recording? On by default.
+bool recording();
+
+// Sets recording for a scope: RecordingScope off(false);
+class RecordingScope {
+ public:
+  explicit RecordingScope(bool enabled);
+  ~RecordingScope();
+  RecordingScope(const RecordingScope&) = delete;
+  RecordingScope& operator=(const RecordingScope&) = delete;
+
+ private:
+  bool previous_;
+};
+
+// Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else returns value.
+template <class NodeType, class... Arguments>
+Tensor record(Tensor value, std::initializer_list<Tensor> inputs, Arguments&&... arguments) {
+  if (!recording()) return value;
+  bool any = false;
+  for (const Tensor& input : inputs) any = any || input.node() != nullptr;
+  if (!any) return value;
+  auto node = std::make_shared<NodeType>(std::forward<Arguments>(arguments)...);
+  node->inputs.assign(inputs.begin(), inputs.end());
+  node->value = value;
+  return value.with_node(std::move(node));
+}
+
+// An op with hand-written kernels and a reference composition out of simple ops. First derivatives use fused_vjp; when the
+// sweep itself is being recorded (higher derivatives), and in forward mode, derivatives go through the reference.
+class FusedNode : public Node {
+ public:
+  // The same function of the inputs, out of simple differentiable ops.
+  virtual Tensor reference(std::span<const Tensor> inputs) const = 0;
+  virtual void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const = 0;
+
+  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const final;
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const final;
+};
+
+}  // namespace lockstep

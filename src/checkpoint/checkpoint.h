@@ -1,0 +1,32 @@
+// One checkpoint file: written sealed, verified before it is opened, compared, summarized.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "checkpoint/state.h"
+
+namespace lockstep {
+
+inline constexpr int64_t kCheckpointVersion = 1;
+
+// temp file -> HDF5 -> close -> seal -> fsync -> verify -> rename -> fsync directory. Error (kCheckpoint) names the file,
+// the rule and errno's text (disk full); whatever stood at `path` before is then untouched and the temporary file is gone.
+void write_checkpoint(const State& state, const std::string& path);
+
+// Verifies the seal, then reads. Error (kCheckpoint).
+State read_checkpoint(const std::string& path);
+
+struct TensorDifference {
+  std::string path;
+  std::string what;       // "max |a-b| 1.2e-7 at (3,5), 17 of 8192 elements differ", "only in A", "(64,128) fp32 vs (64,64) fp32"
+};
+// Empty when bitwise equal: arrays and scalars (step counters included).
+std::vector<TensorDifference> compare_states(const State& a, const State& b);
+
+// Expected arrays against found ones: every missing, extra, wrong-shape and wrong-dtype tensor in one Error (kCheckpoint);
+// nothing is changed by the check. `expected` needs paths, dtypes and shapes only.
+void check_matches(const State& expected, const State& found, const std::string& path);
+
+}  // namespace lockstep

@@ -1,0 +1,58 @@
+// The checkpoints of one run directory: naming, retention, fallback, the lock, and writing in the background.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+
+namespace lockstep {
+
+// Exclusive ownership of an output directory by one run: a lock file with host and pid; locks of dead processes on this host
+// are taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::string& directory);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+};
+
+struct StoreOptions {
+  std::string directory;     // files are DIRECTORY/step-000001000.h5
+  int64_t keep = 3;          // newest files kept; 0 keeps all
+  int64_t keep_every = 0;    // steps that are multiples are kept for good; 0 = none
+};
+
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(const StoreOptions& options);
+  ~CheckpointStore();  // waits for the write in progress
+
+  std::string path_of(int64_t step) const;
+  // Queues a snapshot; returns at once unless the previous write is still running, then waits for it first. A failed
+  // background write is rethrown by the next save, by finish, or by poll.
+  void save(int64_t step, State snapshot);
+  // Rethrows a failed background write, if any; never blocks.
+  void poll();
+  // Waits until everything queued is on disk.
+  void finish();
+
+  // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones that did not. nullopt: no
+  // checkpoint files at all. Error (kCheckpoint) when there are files but none is usable.
+  std::optional<std::pair<std::string, State>> load_newest(std::vector<std::string>& skipped) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

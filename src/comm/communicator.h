@@ -1,0 +1,82 @@
+// Collectives between workers. Every call is nonblocking: it returns a Request that makes progress when tested.
+//
+// All workers must issue the same collectives in the same order. Each collective has a label ("bucket 3") and a sequence
+// number; a wait that exceeds the timeout throws Error (kCommunication) naming rank, collective, sequence number and label.
+// Buffers must stay valid and untouched until the request is done. Only one thread of a worker may use a communicator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace lockstep {
+
+class Request {
+ public:
+  virtual ~Request() = default;  // never communicates
+  // Makes progress; true when done. Does not block.
+  virtual bool test() = 0;
+  // Blocks until done (yielding the processor), or throws on timeout.
+  virtual void wait() = 0;
+};
+
+// One block of bytes to or from one rank.
+struct SendBlock {
+  int rank;
+  const void* data;
+  size_t bytes;
+};
+struct ReceiveBlock {
+  int rank;
+  void* data;
+  size_t bytes;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int world_size() const = 0;
+  virtual std::string description() const = 0;  // "mpi: 4 workers, Open MPI 4.1.4"
+
+  // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two ranks match in
+  // order; a block to oneself is copied. Sizes must agree on both sides. Empty blocks are skipped on both sides.
+  virtual std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
+                                            std::string label) = 0;
+  // Element-wise sum over workers in the library's own order, into every worker's data. kF32 and kF64.
+  virtual std::unique_ptr<Request> all_reduce_sum(void* data, int64_t count, DType dtype, std::string label) = 0;
+  // Maximum over workers of each int64.
+  virtual std::unique_ptr<Request> all_reduce_max(int64_t* data, int64_t count, std::string label) = 0;
+  // Worker r's `bytes` bytes land at received + r * bytes on every worker.
+  virtual std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received, std::string label) = 0;
+  // Block d of `data` (bytes each) goes to worker d; the block from worker s lands at received + s * bytes.
+  virtual std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received, std::string label) = 0;
+  // Sum over workers, worker r keeps elements [r*count, (r+1)*count) of data (world_size*count) in received. Library order.
+  virtual std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
+                                                      std::string label) = 0;
+  virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
+  virtual void barrier(std::string label) = 0;
+
+  // Ends every worker of the job with this exit code. Does not return.
+  [[noreturn]] virtual void abort(int exit_code) = 0;
+};
+
+struct CommunicatorOptions {
+  double timeout_seconds = 600.0;
+};
+
+// One worker, no library behind it; copies where the others would communicate.
+std::unique_ptr<Communicator> make_self_communicator();
+// True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment, without MPI.
+bool launched_by_mpi();
+// Initializes MPI. Destroying it finalizes MPI.
+std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
+// mpi when a launcher started this process, else self. Error (kUsage) when launched by mpirun and built without MPI.
+std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
+
+}  // namespace lockstep

@@ -1,0 +1,85 @@
+// The configuration: TOML read strictly. Reading a key also declares it, so that the same code that uses a setting gives
+// its type, range, default and description to `lockstep config --describe` and to the unknown-key check.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+// Inclusive bounds; `open_minimum` excludes the lower one.
+struct Range {
+  double minimum = -std::numeric_limits<double>::infinity();
+  double maximum = std::numeric_limits<double>::infinity();
+  bool open_minimum = false;
+};
+inline constexpr Range kAny{};
+inline constexpr Range kNonNegative{0.0, std::numeric_limits<double>::infinity(), false};
+inline constexpr Range kPositive{0.0, std::numeric_limits<double>::infinity(), true};
+inline constexpr Range kUnit{0.0, 1.0, false};
+
+class Configuration;
+
+// One table of the configuration, e.g. [optimizer]. A value of the wrong type, out of range or not among the choices is an
+// Error (kUsage): "FILE: optimizer.learning_rate: must be > 0, got -1". A missing key takes the fallback; without a
+// fallback it is an error.
+class Section {
+ public:
+  int64_t integer(const std::string& key, std::optional<int64_t> fallback, Range range, const std::string& description);
+  double real(const std::string& key, std::optional<double> fallback, Range range, const std::string& description);
+  bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& description);
+  // choices empty: any text.
+  std::string text(const std::string& key, std::optional<std::string> fallback, const std::vector<std::string>& choices,
+                   const std::string& description);
+  std::vector<int64_t> integers(const std::string& key, std::optional<std::vector<int64_t>> fallback, Range range,
+                                const std::string& description);
+  std::vector<double> reals(const std::string& key, std::optional<std::vector<double>> fallback, Range range,
+                            const std::string& description);
+  std::vector<std::string> texts(const std::string& key, std::optional<std::vector<std::string>> fallback,
+                                 const std::string& description);
+
+  bool has(const std::string& key) const;
+  // A nested table (empty when absent) and an array of tables (empty when absent).
+  Section table(const std::string& key);
+  std::vector<Section> tables(const std::string& key);
+
+  // "optimizer" or "model.layers[2]"; for error messages of callers.
+  const std::string& path() const;
+  // Throws Error (kUsage) "FILE: PATH.key: message".
+  [[noreturn]] void reject(const std::string& key, const std::string& message) const;
+
+ private:
+  friend class Configuration;
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+class Configuration {
+ public:
+  // Errors (kUsage) name file, line and column of a syntax error. overrides: "a.b=value", value in TOML syntax or, failing
+  // that, taken as text. An override may name a key that the file does not have.
+  static Configuration load(const std::string& path, const std::vector<std::string>& overrides);
+  static Configuration parse(const std::string& toml, const std::string& name,
+                             const std::vector<std::string>& overrides);
+
+  Section section(const std::string& name);
+
+  // Error (kUsage) when the file holds a key that nobody has read: names it and the nearest names that exist there.
+  void reject_unknown() const;
+
+  // Every key read so far with its value (given or fallback), as TOML text that parses to the same configuration.
+  std::string resolved() const;
+
+  // Every key read so far with type, range or choices, default and description, section by section.
+  std::string describe() const;
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,46 @@
+// Micro-batches in host memory, gathered ahead of time by a background thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "data/dataset.h"
+#include "data/sampler.h"
+
+namespace lockstep {
+
+// One micro-batch: micro_batch_size samples, 64-byte aligned rows copied out of the data set.
+struct MicroBatch {
+  int64_t number = 0;                // its number in the global batch
+  int64_t size = 0;                  // micro_batch_size
+  int64_t valid = 0;                 // samples that count; the rest is padding at the end
+  std::vector<float> inputs_f32;
+  std::vector<int32_t> inputs_i32;
+  std::vector<int32_t> labels;
+  std::vector<float> targets;
+};
+
+struct StepBatch {
+  int64_t step = 0, epoch = 0, position = 0;
+  int64_t valid = 0;                 // of the whole global batch
+  std::vector<MicroBatch> micro_batches;  // those that this worker owns
+};
+
+// Gathers the worker's micro-batches of consecutive steps in a background thread, `depth` steps ahead.
+class Loader {
+ public:
+  Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size, int64_t first_micro_batch,
+         int64_t last_micro_batch, int64_t first_step, int64_t depth = 2);
+  ~Loader();
+  // The batch of the next step, in order. Rethrows what the background thread threw. The reference stays valid until the
+  // following call; buffers are reused.
+  const StepBatch& next();
+  int64_t steps_per_epoch() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,69 @@
+// Module: a layer or a model, built once over a parameter store, applied to activations.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/configuration.h"
+#include "tensor/parameter_store.h"
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+// What a forward pass needs besides its input.
+struct ForwardContext {
+  bool training = false;
+  // The parameters as leaves of differentiation (training) or plain views; indexed like ParameterStore::parameters().
+  std::vector<Tensor> parameters;
+  // Running statistics, indexed like ParameterStore::statistics(); read in evaluation.
+  std::vector<Tensor> statistics;
+  // Statistics of this micro-batch, written in training; same indices.
+  std::vector<Tensor> batch_statistics;
+};
+
+// Names what a module declares: scopes make "layers.0.weight".
+class ModuleBuilder {
+ public:
+  explicit ModuleBuilder(ParameterStore& store, std::string prefix = "") : store_(&store), prefix_(std::move(prefix)) {}
+  ModuleBuilder scope(const std::string& name) const {
+    return ModuleBuilder(*store_, prefix_.empty() ? name : prefix_ + "." + name);
+  }
+  int parameter(const std::string& name, const Shape& shape, const Initializer& initializer) const {
+    return store_->declare_parameter(prefix_.empty() ? name : prefix_ + "." + name, shape, initializer);
+  }
+  int statistic(const std::string& name, const Shape& shape, double initial, double momentum) const {
+    return store_->declare_statistic(prefix_.empty() ? name : prefix_ + "." + name, shape, initial, momentum);
+  }
+  const std::string& prefix() const { return prefix_; }
+
+ private:
+  ParameterStore* store_;
+  std::string prefix_;
+};
+
+class Module {
+ public:
+  virtual ~Module() = default;
+  // x (B, ...) -> (B, ...).
+  virtual Tensor forward(const Tensor& x, ForwardContext& context) const = 0;
+};
+
+// What a model is told about the data it is built for.
+struct DataShape {
+  Shape sample;          // shape of one input without the batch axis: (64) or (8,8,1)
+  DType input = DType::kF32;
+  int64_t classes = 0;   // classification; 0 for regression
+  int64_t targets = 1;   // regression outputs a sample
+};
+
+// Registered models. The factory reads its own keys of [model] and declares its parameters through the builder.
+using ModelFactory =
+    std::function<std::unique_ptr<Module>(Section& model, const DataShape& data, const ModuleBuilder& builder)>;
+void register_model(const std::string& type, ModelFactory factory);
+std::vector<std::string> model_types();
+// Reads model.type and builds; Error (kUsage) names the known types.
+std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const ModuleBuilder& builder);
+
+}  // namespace lockstep

@@ -1,0 +1,15 @@
+// Differentiable matrix products.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+// (..., m, k) x (..., k, n) -> (..., m, n). transpose_a says that a is stored (..., k, m), transpose_b that b is (..., n, k).
+// Leading axes are batches: equal in both, or absent in one (that matrix is repeated).
+Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
+
+// activation(x weight + bias): x (..., in), weight (in, out), bias (out) or undefined. One fused product.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation = Activation::kNone);
+
+}  // namespace lockstep

@@ -1,0 +1,21 @@
+// Differentiable layer norm (Ba et al. 2016) and batch norm (Ioffe and Szegedy 2015).
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+// Over the last axis: (x - mean)/sqrt(variance + epsilon) * gamma + beta, biased variance. gamma, beta: (last extent).
+Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
+
+struct BatchNormResult {
+  Tensor y;
+  Tensor mean, variance;  // (C), of this micro-batch, biased, without history
+};
+// Over all axes but the last (channels): statistics of the micro-batch.
+BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
+// With given statistics (evaluation).
+Tensor batch_norm_inference(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
+                            const Tensor& variance, double epsilon = 1e-5);
+
+}  // namespace lockstep

@@ -1,0 +1,74 @@
+// Optimizers: update rules over the flat parameter array.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/configuration.h"
+#include "tensor/parameter_store.h"
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+// A run of consecutive elements of the flat arrays that one worker updates with the same settings.
+struct UpdateSegment {
+  int64_t begin = 0, end = 0;        // elements of the flat arrays
+  double learning_rate_factor = 1.0;
+  bool weight_decay = true;          // false for biases and norms when optimizer.decay_biases = false
+};
+
+// What one update sees.
+struct UpdateContext {
+  Tensor parameters;                 // (parameter_extent), changed in place
+  Tensor gradients;                  // (>= parameter_extent), not scaled
+  double gradient_scale = 1.0;       // 1/count, unscaling and clip factor in one; multiply gradients by it first
+  double learning_rate = 0.0;        // of this step, from the schedule
+  std::span<const UpdateSegment> segments;
+};
+
+// A named state array parallel to the parameters, in the parameters' dtype, initially zero; stored in checkpoints.
+struct OptimizerSlot {
+  std::string name;  // "first_moment"
+  Tensor values;     // (parameter_extent)
+};
+
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  virtual std::string type() const = 0;
+
+  // Allocates slots for arrays of `extent` elements. Called once before the first update.
+  virtual void allocate(int64_t extent, DType dtype, Backend& backend) = 0;
+  virtual std::vector<OptimizerSlot> slots() = 0;
+
+  // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it. Most do nothing.
+  virtual void before_gradient(Tensor& parameters, double learning_rate) {
+    (void)parameters;
+    (void)learning_rate;
+  }
+  // Undoes before_gradient without an update (a skipped step).
+  virtual void cancel_gradient(Tensor& parameters) { (void)parameters; }
+  // One step. Deterministic per element: splitting the segments differently gives the same bits.
+  virtual void update(const UpdateContext& context) = 0;
+
+  // Updates done so far (bias correction); part of the checkpoint.
+  int64_t updates() const { return updates_; }
+  void set_updates(int64_t updates) { updates_ = updates; }
+
+  // True when one step must see the whole training set (gradient descent).
+  virtual bool full_batch() const { return false; }
+
+ protected:
+  int64_t updates_ = 0;
+};
+
+std::vector<std::string> optimizer_types();
+// Reads optimizer.type, optimizer.learning_rate is read by the schedule.
+std::unique_ptr<Optimizer> make_optimizer(Section& section);
+// The same, of the given type whatever optimizer.type says: how `config --describe` lists every type's keys.
+std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& type);
+
+}  // namespace lockstep

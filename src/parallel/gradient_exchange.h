@@ -1,0 +1,63 @@
+// Lockstep reduction of a flat gradient over micro-batches and workers, bucket by bucket, while the backward sweep runs.
+//
+// Use, once a step on every worker:
+//   exchange.begin_step();
+//   for each owned micro-batch m, in order: exchange.begin_micro_batch(m);
+//        add(offset, n, values) for every slice of the gradient, each element exactly once, any order;
+//        exchange.end_micro_batch();
+//   exchange.finish();   // result() now holds the sum over all micro-batches, bitwise the same on every worker
+// Slices that no add() touched count as zero.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "parallel/reduction_tree.h"
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+enum class ReductionMode { kLockstep, kLibrary };
+
+struct ExchangeOptions {
+  int64_t micro_batches = 1;
+  ReductionMode mode = ReductionMode::kLockstep;
+  int64_t bucket_bytes = 25 << 20;
+};
+
+class GradientExchange {
+ public:
+  // `extent` elements of `dtype` (fp32 or fp64). `parameter_offsets`: ascending starts of the slices that add() will be
+  // called with; buckets are unions of whole slices, filled from the end of the array because backward sweeps end first.
+  GradientExchange(Communicator& communicator, Backend& backend, DType dtype, int64_t extent,
+                   std::vector<int64_t> slice_offsets, const ExchangeOptions& options);
+  ~GradientExchange();
+
+  void begin_step();
+  void begin_micro_batch(int64_t micro_batch);
+  // values: n elements of the gradient at `offset`, a whole slice, of the current micro-batch.
+  void add(int64_t offset, int64_t n, const void* values);
+  void end_micro_batch();
+  // Waits for every bucket.
+  void finish();
+
+  // (extent): the summed gradient. Valid from finish() to the next begin_step().
+  const Tensor& result() const;
+
+  // Sums `count` doubles per micro-batch over the same tree: values[m][i] for owned m, in order -> totals[i].
+  // Always in tree order, whatever the mode. Blocking.
+  std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch, int64_t count);
+
+  // Seconds spent waiting in finish(): communication that the backward sweep did not hide.
+  double exposed_seconds() const;
+  int64_t buckets() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,100 @@
+// Tensor: a value made of shape, dtype and shared storage, always contiguous and row-major.
+//
+// Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can see, except the
+// functions that say "in place". A tensor that takes part in differentiation also carries the Node that made it (autodiff/).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/shape.h"
+#include "kernels/backend.h"
+#include "tensor/storage.h"
+
+namespace lockstep {
+
+class Node;  // autodiff/node.h
+
+class Tensor {
+ public:
+  Tensor() = default;  // undefined
+
+  // Uninitialized elements.
+  static Tensor empty(const Shape& shape, DType dtype, Backend& backend);
+  static Tensor full(const Shape& shape, DType dtype, Backend& backend, double value);
+  static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) { return full(shape, dtype, backend, 0.0); }
+  // Copies from host memory; values.size() must equal shape.elements().
+  template <class T>
+  static Tensor from(const Shape& shape, std::span<const T> values, Backend& backend) {
+    return from_host(shape, dtype_of<T>, values.data(), values.size(), backend);
+  }
+  template <class T>
+  static Tensor from(const Shape& shape, const std::vector<T>& values, Backend& backend) {
+    return from(shape, std::span<const T>(values), backend);
+  }
+  // Same dtype and backend as *this.
+  Tensor empty_like() const { return empty(shape_, dtype_, backend()); }
+  Tensor full_like(double value) const { return full(shape_, dtype_, backend(), value); }
+
+  bool defined() const { return storage_ != nullptr; }
+  const Shape& shape() const { return shape_; }
+  int rank() const { return shape_.rank(); }
+  int64_t extent(int axis) const { return shape_[normalize_axis(axis, shape_.rank())]; }
+  int64_t elements() const { return shape_.elements(); }
+  size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype_); }
+  DType dtype() const { return dtype_; }
+  Backend& backend() const { return storage_->backend(); }
+
+  const void* data() const { return storage_->data() + offset_; }
+  void* mutable_data() { return storage_->data() + offset_; }
+  template <class T>
+  const T* data_as() const {
+    return static_cast<const T*>(data());
+  }
+  template <class T>
+  T* mutable_data_as() {
+    return static_cast<T*>(mutable_data());
+  }
+
+  // Elements copied to the host, converted to T.
+  template <class T>
+  std::vector<T> to_vector() const {
+    std::vector<T> values(static_cast<size_t>(elements()));
+    copy_to_host(dtype_of<T>, values.data());
+    return values;
+  }
+  // The only element, as double. Error when there is more than one.
+  double item() const;
+
+  // The same elements under another shape (no copy, no history).
+  Tensor view(const Shape& shape) const;
+  // Elements [begin, begin + shape.elements()) under `shape` (no copy, no history).
+  Tensor view(const Shape& shape, int64_t begin) const;
+  // No copy, no history.
+  Tensor detach() const;
+  // A copy of the elements in new storage, no history.
+  Tensor clone() const;
+  // In place: overwrites the elements with those of `source` (same shape and dtype).
+  void assign(const Tensor& source);
+
+  // True when no other tensor shares the storage, so that a result may be written over it.
+  bool sole_owner() const { return storage_.use_count() == 1; }
+
+  const std::shared_ptr<Node>& node() const { return node_; }
+  Tensor with_node(std::shared_ptr<Node> node) const;
+
+ private:
+  static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
+  void copy_to_host(DType dtype, void* values) const;
+
+  std::shared_ptr<Storage> storage_;
+  std::shared_ptr<Node> node_;
+  Shape shape_;
+  size_t offset_ = 0;  // bytes
+  DType dtype_ = DType::kF32;
+};
+
+}  // namespace lockstep
