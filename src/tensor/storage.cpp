@@ -1,0 +1,141 @@
+// Caching allocator: blocks are rounded to size classes and kept in free lists, so that a training step in its steady state
+// asks the backend for nothing.
+#include "tensor/storage.h"
+
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+namespace lockstep {
+
+namespace {
+
+// Classes: four per power of two from 64 bytes, so that rounding wastes at most a quarter.
+constexpr size_t kSmallest = 64;
+
+size_t class_of(size_t bytes) {
+  if (bytes <= kSmallest) return 0;
+  const auto exponent = static_cast<size_t>(std::bit_width(bytes - 1)) - 1;  // 2^exponent <= bytes - 1
+  const size_t quarter = (bytes - 1) >> (exponent - 2) & 3;
+  return (exponent - 6) * 4 + quarter + 1;
+}
+
+size_t bytes_of_class(size_t index) {
+  if (index == 0) return kSmallest;
+  const size_t exponent = (index - 1) / 4 + 6;
+  const size_t quarter = (index - 1) % 4;
+  return (size_t{4} + quarter + 1) << (exponent - 2);
+}
+
+// LOCKSTEP_ALLOCATOR=poison: no cache, and every block starts out as NaN bytes, so that reading what was never written shows
+// and address checkers see each block's true extent.
+bool poisoning() {
+  static const bool enabled = [] {
+    const char* value = std::getenv("LOCKSTEP_ALLOCATOR");
+    return value != nullptr && std::string_view(value) == "poison";
+  }();
+  return enabled;
+}
+
+class CachingAllocator {
+ public:
+  std::byte* allocate(Backend& backend, size_t bytes) {
+    const size_t index = class_of(bytes);
+    const size_t rounded = poisoning() ? bytes : bytes_of_class(index);
+    const std::lock_guard lock(mutex_);
+    statistics_.bytes_in_use += rounded;
+    if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
+    if (!poisoning()) {
+      std::vector<std::byte*>& list = list_of(backend, index);
+      if (!list.empty()) {
+        std::byte* block = list.back();
+        list.pop_back();
+        statistics_.cached_bytes -= rounded;
+        return block;
+      }
+    }
+    auto* block = static_cast<std::byte*>(backend.allocate(rounded));
+    if (poisoning()) backend.fill(DType::kU8, static_cast<int64_t>(bytes), block, 255.0);
+    return block;
+  }
+
+  void release(Backend& backend, std::byte* block, size_t bytes) {
+    const size_t index = class_of(bytes);
+    const size_t rounded = poisoning() ? bytes : bytes_of_class(index);
+    const std::lock_guard lock(mutex_);
+    statistics_.bytes_in_use -= rounded;
+    if (poisoning()) {
+      backend.release(block, rounded);
+      return;
+    }
+    list_of(backend, index).push_back(block);
+    statistics_.cached_bytes += rounded;
+  }
+
+  void release_cached() {
+    const std::lock_guard lock(mutex_);
+    for (Lists& lists : lists_) {
+      for (size_t index = 0; index < lists.free.size(); ++index) {
+        for (std::byte* block : lists.free[index]) lists.backend->release(block, bytes_of_class(index));
+        lists.free[index].clear();
+      }
+    }
+    statistics_.cached_bytes = 0;
+  }
+
+  AllocatorStatistics statistics() {
+    const std::lock_guard lock(mutex_);
+    return statistics_;
+  }
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    statistics_.peak_bytes = statistics_.bytes_in_use;
+  }
+
+ private:
+  struct Lists {
+    Backend* backend;
+    std::vector<std::vector<std::byte*>> free;
+  };
+
+  std::vector<std::byte*>& list_of(Backend& backend, size_t index) {
+    for (Lists& lists : lists_) {
+      if (lists.backend == &backend) {
+        if (lists.free.size() <= index) lists.free.resize(index + 1);
+        return lists.free[index];
+      }
+    }
+    lists_.push_back({&backend, {}});
+    lists_.back().free.resize(index + 1);
+    return lists_.back().free[index];
+  }
+
+  std::mutex mutex_;
+  std::vector<Lists> lists_;  // a process has one or two backends
+  AllocatorStatistics statistics_;
+};
+
+// Never destroyed: tensors in static storage may outlive any order of destruction we could choose.
+CachingAllocator& allocator() {
+  static auto* const instance = new CachingAllocator;
+  return *instance;
+}
+
+}  // namespace
+
+Storage::Storage(Backend& backend, size_t bytes)
+    : backend_(&backend), bytes_(bytes), data_(bytes == 0 ? nullptr : allocator().allocate(backend, bytes)) {}
+
+Storage::~Storage() {
+  if (data_ != nullptr) allocator().release(*backend_, data_, bytes_);
+}
+
+AllocatorStatistics allocator_statistics() { return allocator().statistics(); }
+void reset_allocator_peak() { allocator().reset_peak(); }
+void release_cached_memory() { allocator().release_cached(); }
+
+}  // namespace lockstep

@@ -1,0 +1,99 @@
+// Tensor construction, views and transfers.
+#include "tensor/tensor.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Backend& backend) {
+  Tensor tensor;
+  tensor.storage_ =
+      std::make_shared<Storage>(backend, static_cast<size_t>(shape.elements()) * size_of(dtype));
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  return tensor;
+}
+
+Tensor Tensor::full(const Shape& shape, DType dtype, Backend& backend, double value) {
+  Tensor tensor = empty(shape, dtype, backend);
+  backend.fill(dtype, tensor.elements(), tensor.mutable_data(), value);
+  return tensor;
+}
+
+Tensor Tensor::from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend) {
+  if (static_cast<int64_t>(count) != shape.elements()) {
+    fail(ErrorKind::kInternal, fmt::format("tensor: {} values given for shape {}", count, shape.to_string()));
+  }
+  Tensor tensor = empty(shape, dtype, backend);
+  if (count > 0) backend.copy_from_host(tensor.mutable_data(), values, tensor.bytes());
+  return tensor;
+}
+
+void Tensor::copy_to_host(DType dtype, void* values) const {
+  if (elements() == 0) return;
+  if (dtype == dtype_) {
+    backend().copy_to_host(values, data(), bytes());
+    return;
+  }
+  Tensor converted = empty(shape_, dtype, backend());
+  backend().cast(dtype_, dtype, elements(), data(), converted.mutable_data());
+  backend().copy_to_host(values, converted.data(), converted.bytes());
+}
+
+double Tensor::item() const {
+  if (!defined() || elements() != 1) {
+    fail(ErrorKind::kInternal, fmt::format("item: needs exactly one element, shape is {}", shape_.to_string()));
+  }
+  double value = 0.0;
+  copy_to_host(DType::kF64, &value);
+  return value;
+}
+
+Tensor Tensor::view(const Shape& shape) const {
+  if (shape.elements() != elements()) {
+    fail(ErrorKind::kInternal,
+         fmt::format("view: shape {} has another number of elements than {}", shape.to_string(), shape_.to_string()));
+  }
+  return view(shape, 0);
+}
+
+Tensor Tensor::view(const Shape& shape, int64_t begin) const {
+  if (begin < 0 || begin + shape.elements() > elements()) {
+    fail(ErrorKind::kInternal, fmt::format("view: elements [{}, {}) of {}", begin, begin + shape.elements(), elements()));
+  }
+  Tensor result = *this;
+  result.node_ = nullptr;
+  result.shape_ = shape;
+  result.offset_ += static_cast<size_t>(begin) * size_of(dtype_);
+  return result;
+}
+
+Tensor Tensor::detach() const {
+  Tensor result = *this;
+  result.node_ = nullptr;
+  return result;
+}
+
+Tensor Tensor::clone() const {
+  Tensor result = empty_like();
+  if (elements() > 0) backend().copy(result.mutable_data(), data(), bytes());
+  return result;
+}
+
+void Tensor::assign(const Tensor& source) {
+  if (!(source.shape() == shape_) || source.dtype() != dtype_) {
+    fail(ErrorKind::kInternal, fmt::format("assign: {} {} into {} {}", source.shape().to_string(), name_of(source.dtype()),
+                                           shape_.to_string(), name_of(dtype_)));
+  }
+  if (elements() > 0) backend().copy(mutable_data(), source.data(), bytes());
+}
+
+Tensor Tensor::with_node(std::shared_ptr<Node> node) const {
+  Tensor result = *this;
+  result.node_ = std::move(node);
+  return result;
+}
+
+}  // namespace lockstep
