@@ -1,0 +1,114 @@
+// The CPU's filling of the kernel table: one source file per family of kernels.
+//
+// Work is split into tiles whose size is fixed here or at the kernel, never derived from the number of
+// threads, so that every result is the same on any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace lockstep {
+
+// Elements of a tile of a memory-bound kernel: small enough for a few tiles a thread at a megabyte, large
+// enough that handing a tile out (about a microsecond) is noise, and below it a call stays on the calling
+// thread.
+inline constexpr int64_t kElementGrain = 32768;
+
+class CpuBackend final : public Backend {
+ public:
+  std::string description() const override;  // cpu_backend.cpp
+
+  // memory.cpp
+  void* allocate(size_t bytes) override;
+  void release(void* pointer, size_t bytes) noexcept override;
+  void copy(void* destination, const void* source, size_t bytes) override;
+  void copy_from_host(void* destination, const void* source, size_t bytes) override;
+  void copy_to_host(void* destination, const void* source, size_t bytes) override;
+  void synchronize() override;
+  void fill(DType dtype, int64_t n, void* y, double value) override;
+  void cast(DType from, DType to, int64_t n, const void* x, void* y) override;
+
+  // unary.cpp
+  void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) override;
+  void unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y, const void* dy,
+                      void* dx) override;
+
+  // binary.cpp
+  void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
+              void* y) override;
+  void scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) override;
+  void accumulate(DType dtype, int64_t n, const void* x, void* y) override;
+
+  // movement.cpp
+  void permute(size_t element_size, int rank, const int64_t* extents, const int* permutation, const void* x,
+               void* y) override;
+  void copy_rows(int64_t outer, size_t bytes, const void* x, size_t x_row_bytes, void* y,
+                 size_t y_row_bytes) override;
+
+  // reductions.cpp
+  void reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent, int64_t inner, const void* x,
+              void* y) override;
+  void block_square_sums(DType dtype, int64_t n, const void* x, double* sums) override;
+  bool all_finite(DType dtype, int64_t n, const void* x) override;
+
+  // matmul.cpp
+  void matmul(const MatmulArguments& arguments) override;
+
+  // convolution.cpp
+  void convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
+                   const void* bias, void* y) override;
+  void convolution_backward_data(const ConvolutionArguments& arguments, const void* dy, const void* weights,
+                                 void* dx) override;
+  void convolution_backward_weights(const ConvolutionArguments& arguments, const void* x, const void* dy,
+                                    void* dweights) override;
+
+  // pooling.cpp
+  void max_pool(const PoolArguments& arguments, const void* x, void* y, int32_t* indices) override;
+  void max_pool_backward(const PoolArguments& arguments, const int32_t* indices, const void* dy,
+                         void* dx) override;
+  void max_pool_gather(const PoolArguments& arguments, const int32_t* indices, const void* x,
+                       void* y) override;
+  void average_pool(const PoolArguments& arguments, const void* x, void* y) override;
+  void average_pool_backward(const PoolArguments& arguments, const void* dy, void* dx) override;
+
+  // softmax.cpp
+  void softmax(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* x, void* y) override;
+  void softmax_backward(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* y,
+                        const void* dy, void* dx) override;
+  void cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits, const int32_t* labels,
+                     const void* weights, void* losses, void* probabilities) override;
+  void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
+                              const int32_t* labels, const void* weights, const void* dlosses,
+                              void* dlogits) override;
+
+  // layer_norm.cpp
+  void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                  const void* beta, double epsilon, void* y, void* mean, void* rstd) override;
+  void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                           const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                           void* dbeta) override;
+
+  // batch_norm.cpp
+  void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                  const void* beta, double epsilon, void* y, void* mean, void* variance, void* rstd) override;
+  void batch_norm_backward(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                           const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                           void* dbeta) override;
+
+  // embedding.cpp
+  void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
+                 void* y) override;
+  void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
+                          const void* dy, void* dtable) override;
+
+  // random.cpp
+  void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,
+                    void* mask) override;
+
+  // update.cpp
+  void update(UpdateFormula formula, const UpdateArguments& arguments) override;
+};
+
+}  // namespace lockstep
