@@ -19,7 +19,7 @@ Tensor variable(const Tensor& value, int index = -1);
 using GradientSink = std::function<void(const Leaf& leaf, Tensor gradient)>;
 
 // Reverse sweep from `output` with dL/d(output) = cotangent. The order of contributions is fixed (creation order), so
-// gradients are reproducible bit for bit. Not recorded. Frees the graph's scratch as it goes.
+// gradients are reproducible bit for bit. Not recorded. Consumes the graph: activations are freed as the sweep passes them.
 void backward(const Tensor& output, const Tensor& cotangent, const GradientSink& sink);
 
 // dL/d(targets[i]) for tensors of the graph of `output`; zeros where it does not depend on one. The sweep stops at the targets.

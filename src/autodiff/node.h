@@ -27,7 +27,8 @@ class Node : public std::enable_shared_from_this<Node> {
   // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one is defined.
   virtual Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const = 0;
 
-  bool needs(size_t input) const { return inputs[input].node() != nullptr; }
+  // During a sweep: is the derivative with respect to this input wanted?
+  bool needs(size_t input) const { return inputs[input].node() != nullptr && inputs[input].node()->sweep.useful; }
 
   std::vector<Tensor> inputs;
   Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
@@ -37,10 +38,11 @@ class Node : public std::enable_shared_from_this<Node> {
 
   // Scratch of the sweep that is running over this node.
   struct Sweep {
-    Tensor derivative;     // cotangent (reverse) or tangent (forward) gathered so far
-    int32_t pending = 0;   // contributions still to come
+    Tensor derivative;    // cotangent (reverse) or tangent (forward) gathered so far
+    int32_t pending = 0;  // contributions still to come
     bool visited = false;
-    bool target = false;   // a derivative with respect to this node was asked for
+    bool target = false;  // a derivative with respect to this node was asked for
+    bool useful = false;  // a leaf or target lies below
   };
   mutable Sweep sweep;
 
@@ -51,7 +53,7 @@ class Node : public std::enable_shared_from_this<Node> {
 // A source of differentiation: a parameter or an argument of grad/vjp/jvp. `index` is free for the owner (parameter index).
 class Leaf final : public Node {
  public:
-  explicit Leaf(int index) : index(index) {}
+  explicit Leaf(int leaf_index) : index(leaf_index) {}
   const char* name() const override { return "leaf"; }
   void vjp(const Tensor&, const Tensor&, std::span<Tensor>) const override {}
   Tensor jvp(const Tensor&, std::span<const Tensor>) const override { return {}; }
@@ -74,16 +76,19 @@ class RecordingScope {
 };
 
 // Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else returns value.
+// Null pointers among the inputs stand for absent optional ones; they are recorded as undefined tensors.
 template <class NodeType, class... Arguments>
-Tensor record(Tensor value, std::initializer_list<Tensor> inputs, Arguments&&... arguments) {
+Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Arguments&&... arguments) {
   if (!recording()) return value;
   bool any = false;
-  for (const Tensor& input : inputs) any = any || input.node() != nullptr;
+  for (const Tensor* input : inputs) any = any || (input != nullptr && input->node() != nullptr);
   if (!any) return value;
   auto node = std::make_shared<NodeType>(std::forward<Arguments>(arguments)...);
-  node->inputs.assign(inputs.begin(), inputs.end());
+  node->inputs.reserve(inputs.size());
+  for (const Tensor* input : inputs) node->inputs.push_back(input != nullptr ? *input : Tensor());
   node->value = value;
-  return value.with_node(std::move(node));
+  value.set_node(std::move(node));
+  return value;
 }
 
 // An op with hand-written kernels and a reference composition out of simple ops. First derivatives use fused_vjp; when the

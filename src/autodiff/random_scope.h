@@ -17,7 +17,7 @@ class RandomScope {
   RandomScope& operator=(const RandomScope&) = delete;
 
  private:
-  void* previous_;
+  RandomScope* previous_;
   uint64_t seed_;
   uint32_t step_, micro_batch_, ordinal_ = 0;
   friend RandomStream next_random_stream(RandomPurpose);

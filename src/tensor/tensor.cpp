@@ -90,10 +90,4 @@ void Tensor::assign(const Tensor& source) {
   if (elements() > 0) backend().copy(mutable_data(), source.data(), bytes());
 }
 
-Tensor Tensor::with_node(std::shared_ptr<Node> node) const {
-  Tensor result = *this;
-  result.node_ = std::move(node);
-  return result;
-}
-
 }  // namespace lockstep

@@ -84,7 +84,7 @@ class Tensor {
   bool sole_owner() const { return storage_.use_count() == 1; }
 
   const std::shared_ptr<Node>& node() const { return node_; }
-  Tensor with_node(std::shared_ptr<Node> node) const;
+  void set_node(std::shared_ptr<Node> node) { node_ = std::move(node); }
 
  private:
   static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
