@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,21 +15,22 @@ namespace lockstep {
 
 // A run of consecutive elements of the flat arrays that one worker updates with the same settings.
 struct UpdateSegment {
-  int64_t begin = 0, end = 0;        // elements of the flat arrays
+  int64_t begin = 0, end = 0;  // elements of the flat arrays
   double learning_rate_factor = 1.0;
-  bool weight_decay = true;          // false for biases and norms when optimizer.decay_biases = false
+  bool weight_decay = true;  // false for biases and norms when optimizer.decay_biases = false
 };
 
 // What one update sees.
 struct UpdateContext {
-  Tensor parameters;                 // (parameter_extent), changed in place
-  Tensor gradients;                  // (>= parameter_extent), not scaled
-  double gradient_scale = 1.0;       // 1/count, unscaling and clip factor in one; multiply gradients by it first
-  double learning_rate = 0.0;        // of this step, from the schedule
+  Tensor parameters;            // (parameter_extent), changed in place
+  Tensor gradients;             // (>= parameter_extent), not scaled
+  double gradient_scale = 1.0;  // 1/count, unscaling and clip factor in one; multiply gradients by it first
+  double learning_rate = 0.0;   // of this step, from the schedule
   std::span<const UpdateSegment> segments;
 };
 
-// A named state array parallel to the parameters, in the parameters' dtype, initially zero; stored in checkpoints.
+// A named state array parallel to the parameters, in the parameters' dtype, initially zero; stored in
+// checkpoints.
 struct OptimizerSlot {
   std::string name;  // "first_moment"
   Tensor values;     // (parameter_extent)
@@ -44,14 +45,18 @@ class Optimizer {
   virtual void allocate(int64_t extent, DType dtype, Backend& backend) = 0;
   virtual std::vector<OptimizerSlot> slots() = 0;
 
-  // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it. Most do nothing.
-  virtual void before_gradient(Tensor& parameters, double learning_rate) {
+  // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it.
+  // Most do nothing. learning_rate and segments: those of the update that follows.
+  virtual void before_gradient(Tensor& parameters, double learning_rate,
+                               std::span<const UpdateSegment> segments) {
     (void)parameters;
     (void)learning_rate;
+    (void)segments;
   }
   // Undoes before_gradient without an update (a skipped step).
   virtual void cancel_gradient(Tensor& parameters) { (void)parameters; }
-  // One step. Deterministic per element: splitting the segments differently gives the same bits.
+  // One step. Deterministic per element: splitting the segments differently gives the same bits. Error
+  // (kInternal) when the context does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;
 
   // Updates done so far (bias correction); part of the checkpoint.
@@ -66,7 +71,8 @@ class Optimizer {
 };
 
 std::vector<std::string> optimizer_types();
-// Reads optimizer.type, optimizer.learning_rate is read by the schedule.
+// Reads optimizer.type (default "adam") and that type's keys, documented at its make function; Error (kUsage)
+// for bad values. optimizer.learning_rate belongs to the schedule's caller.
 std::unique_ptr<Optimizer> make_optimizer(Section& section);
 // The same, of the given type whatever optimizer.type says: how `config --describe` lists every type's keys.
 std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& type);

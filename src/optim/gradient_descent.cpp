@@ -1,0 +1,28 @@
+// Plain gradient steps: theta_{k+1} = theta_k - eta_k g_k.
+#include "optim/gradient_descent.h"
+
+#include "optim/flat_optimizer.h"
+#include "optim/optimizer_keys.h"
+
+namespace lockstep {
+namespace {
+
+class GradientDescent final : public FlatOptimizer {
+ public:
+  explicit GradientDescent(double weight_decay)
+      : FlatOptimizer("gradient_descent", UpdateFormula::kSgd, {}, weight_decay) {}
+  bool full_batch() const override { return true; }
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_gradient_descent(Section& section) {
+  return std::make_unique<GradientDescent>(read_coupled_weight_decay(section));
+}
+
+std::unique_ptr<Optimizer> make_sgd(Section& section) {
+  return std::make_unique<FlatOptimizer>("sgd", UpdateFormula::kSgd, std::vector<std::string>{},
+                                         read_coupled_weight_decay(section));
+}
+
+}  // namespace lockstep

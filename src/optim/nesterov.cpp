@@ -1,0 +1,81 @@
+// Nesterov momentum with a true look-ahead, and the classical form that takes its gradient where it stands.
+#include "optim/nesterov.h"
+
+#include "core/error.h"
+#include "optim/flat_optimizer.h"
+#include "optim/optimizer_keys.h"
+
+namespace lockstep {
+namespace {
+
+class LookAheadNesterov final : public FlatOptimizer {
+ public:
+  LookAheadNesterov(double momentum, double weight_decay)
+      : FlatOptimizer("nesterov", UpdateFormula::kNesterovAveraged, {"velocity", "origin"}, weight_decay),
+        momentum_(momentum) {}
+
+  // The origin, theta itself, is rewritten by every before_gradient: it is not state.
+  std::vector<OptimizerSlot> slots() override { return {arrays_[0]}; }
+
+  void before_gradient(Tensor& parameters, double learning_rate,
+                       std::span<const UpdateSegment> segments) override {
+    if (ahead_) fail(ErrorKind::kInternal, "nesterov: before_gradient called twice without an update");
+    check_segments(segments);
+    arrays_[1].values.assign(parameters);
+    ahead_ = true;
+    // theta~ = theta - (eta momentum) v is an SGD step along the velocity.
+    UpdateArguments arguments;
+    arguments.dtype = parameters.dtype();
+    for (const UpdateSegment& segment : segments) {
+      const size_t offset = static_cast<size_t>(segment.begin) * size_of(parameters.dtype());
+      arguments.n = segment.end - segment.begin;
+      arguments.parameters = static_cast<std::byte*>(parameters.mutable_data()) + offset;
+      arguments.gradients = static_cast<const std::byte*>(arrays_[0].values.data()) + offset;
+      arguments.scalars[0] = learning_rate * segment.learning_rate_factor * momentum_;
+      parameters.backend().update(UpdateFormula::kSgd, arguments);
+    }
+  }
+
+  void cancel_gradient(Tensor& parameters) override {
+    if (ahead_) parameters.assign(arrays_[1].values);
+    ahead_ = false;
+  }
+
+  void update(const UpdateContext& context) override {
+    if (!ahead_) fail(ErrorKind::kInternal, "nesterov: update needs before_gradient first");
+    FlatOptimizer::update(context);
+    ahead_ = false;
+  }
+
+ private:
+  void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+
+  double momentum_;
+  bool ahead_ = false;  // the parameters are at the look-ahead, not at theta
+};
+
+class ClassicalNesterov final : public FlatOptimizer {
+ public:
+  ClassicalNesterov(double momentum, double weight_decay)
+      : FlatOptimizer("nesterov", UpdateFormula::kNesterovClassical, {"velocity"}, weight_decay),
+        momentum_(momentum) {}
+
+ private:
+  void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+
+  double momentum_;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_nesterov(Section& section) {
+  const double weight_decay = read_coupled_weight_decay(section);
+  const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
+  const std::string form =
+      section.text("form", "averaged", {"averaged", "classical"},
+                   "v = momentum*v + (1-momentum)*g with a look-ahead, or v = momentum*v + g");
+  if (form == "classical") return std::make_unique<ClassicalNesterov>(momentum, weight_decay);
+  return std::make_unique<LookAheadNesterov>(momentum, weight_decay);
+}
+
+}  // namespace lockstep
