@@ -91,6 +91,20 @@ Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Argumen
   return value;
 }
 
+// The same for a list of inputs.
+template <class NodeType, class... Arguments>
+Tensor record_list(Tensor value, const std::vector<Tensor>& inputs, Arguments&&... arguments) {
+  if (!recording()) return value;
+  bool any = false;
+  for (const Tensor& input : inputs) any = any || input.node() != nullptr;
+  if (!any) return value;
+  auto node = std::make_shared<NodeType>(std::forward<Arguments>(arguments)...);
+  node->inputs = inputs;
+  node->value = value;
+  value.set_node(std::move(node));
+  return value;
+}
+
 // An op with hand-written kernels and a reference composition out of simple ops. First derivatives use fused_vjp; when the
 // sweep itself is being recorded (higher derivatives), and in forward mode, derivatives go through the reference.
 class FusedNode : public Node {

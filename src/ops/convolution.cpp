@@ -1,0 +1,277 @@
+// Convolution and pooling. Forward, backward-data and backward-weights are the three partial products of one trilinear form,
+// so each one's derivatives are the other two, and derivatives of every order exist.
+#include "ops/convolution.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+
+namespace {
+
+Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& weights, const Tensor& bias);
+Tensor convolve_data(const ConvolutionArguments& arguments, const Tensor& dy, const Tensor& weights);
+Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy);
+
+Tensor sum_defined(const Tensor& a, const Tensor& b) {
+  if (!a.defined()) return b;
+  return b.defined() ? add(a, b) : a;
+}
+
+class ConvolutionNode final : public Node {
+ public:
+  explicit ConvolutionNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
+  const char* name() const override { return "convolution"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    if (needs(2)) result[2] = sum(cotangent, {0, 1, 2});
+    if (needs(1)) result[1] = convolve_weights(arguments_, inputs[0], cotangent);
+    if (needs(0)) result[0] = convolve_data(arguments_, cotangent, inputs[1]);
+  }
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    Tensor y;
+    if (tangents[0].defined()) y = convolve(arguments_, tangents[0], inputs[1], {});
+    if (tangents[1].defined()) y = sum_defined(y, convolve(arguments_, inputs[0], tangents[1], {}));
+    if (tangents[2].defined()) y = sum_defined(y, broadcast_to(tangents[2], output.shape()));
+    return y;
+  }
+
+ private:
+  ConvolutionArguments arguments_;
+};
+
+class ConvolutionDataNode final : public Node {
+ public:
+  explicit ConvolutionDataNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
+  const char* name() const override { return "convolution_backward_data"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    if (needs(0)) result[0] = convolve(arguments_, cotangent, inputs[1], {});
+    if (needs(1)) result[1] = convolve_weights(arguments_, cotangent, inputs[0]);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    Tensor dx;
+    if (tangents[0].defined()) dx = convolve_data(arguments_, tangents[0], inputs[1]);
+    if (tangents[1].defined()) dx = sum_defined(dx, convolve_data(arguments_, inputs[0], tangents[1]));
+    return dx;
+  }
+
+ private:
+  ConvolutionArguments arguments_;
+};
+
+class ConvolutionWeightsNode final : public Node {
+ public:
+  explicit ConvolutionWeightsNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
+  const char* name() const override { return "convolution_backward_weights"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    if (needs(0)) result[0] = convolve_data(arguments_, inputs[1], cotangent);
+    if (needs(1)) result[1] = convolve(arguments_, inputs[0], cotangent, {});
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    Tensor dw;
+    if (tangents[0].defined()) dw = convolve_weights(arguments_, tangents[0], inputs[1]);
+    if (tangents[1].defined()) dw = sum_defined(dw, convolve_weights(arguments_, inputs[0], tangents[1]));
+    return dw;
+  }
+
+ private:
+  ConvolutionArguments arguments_;
+};
+
+Tensor convolve(const ConvolutionArguments& a, const Tensor& x, const Tensor& weights, const Tensor& bias) {
+  Tensor y = Tensor::empty({a.n, a.oh, a.ow, a.o}, a.dtype, x.backend());
+  if (y.elements() > 0) {
+    x.backend().convolution(a, x.data(), weights.data(), bias.defined() ? bias.data() : nullptr, y.mutable_data());
+  }
+  return record<ConvolutionNode>(std::move(y), {&x, &weights, &bias}, a);
+}
+
+Tensor convolve_data(const ConvolutionArguments& a, const Tensor& dy, const Tensor& weights) {
+  Tensor dx = Tensor::empty({a.n, a.h, a.w, a.c}, a.dtype, dy.backend());
+  if (dx.elements() > 0) {
+    dy.backend().convolution_backward_data(a, dy.data(), weights.data(), dx.mutable_data());
+  }
+  return record<ConvolutionDataNode>(std::move(dx), {&dy, &weights}, a);
+}
+
+Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Tensor& dy) {
+  Tensor dw = Tensor::empty({a.o, a.kh, a.kw, a.c}, a.dtype, x.backend());
+  if (dw.elements() > 0) {
+    x.backend().convolution_backward_weights(a, x.data(), dy.data(), dw.mutable_data());
+  }
+  return record<ConvolutionWeightsNode>(std::move(dw), {&x, &dy}, a);
+}
+
+// The window of a pooling op over x; checks that it fits.
+PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
+  if (x.rank() != 4) fail(ErrorKind::kInternal, fmt::format("{}: needs (N,H,W,C), got {}", where, x.shape().to_string()));
+  PoolArguments a;
+  a.dtype = x.dtype();
+  a.n = x.shape()[0];
+  a.h = x.shape()[1];
+  a.w = x.shape()[2];
+  a.c = x.shape()[3];
+  a.kh = kh;
+  a.kw = kw;
+  a.stride_h = window.stride_h;
+  a.stride_w = window.stride_w;
+  a.pad_h = window.pad_h;
+  a.pad_w = window.pad_w;
+  // A window made of padding alone would have no maximum.
+  if (kh < 1 || kw < 1 || a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.pad_h >= kh ||
+      a.pad_w >= kw || a.h + 2 * a.pad_h < kh || a.w + 2 * a.pad_w < kw) {
+    fail(ErrorKind::kInternal, fmt::format("{}: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", where, kh,
+                                           kw, a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
+  }
+  a.oh = (a.h + 2 * a.pad_h - kh) / a.stride_h + 1;
+  a.ow = (a.w + 2 * a.pad_w - kw) / a.stride_w + 1;
+  return a;
+}
+
+Shape input_shape(const PoolArguments& a) { return {a.n, a.h, a.w, a.c}; }
+Shape output_shape(const PoolArguments& a) { return {a.n, a.oh, a.ow, a.c}; }
+
+Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Tensor& indices);
+
+// y = x at the indices of the maxima.
+class GatherMaximaNode final : public Node {
+ public:
+  GatherMaximaNode(const PoolArguments& arguments, Tensor indices) : arguments_(arguments), indices_(std::move(indices)) {}
+  const char* name() const override { return "max_pool"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = scatter_maxima(arguments_, cotangent, indices_);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return gather(arguments_, tangents[0], indices_);
+  }
+  static Tensor gather(const PoolArguments& arguments, const Tensor& x, const Tensor& indices) {
+    Tensor y = Tensor::empty(output_shape(arguments), x.dtype(), x.backend());
+    if (y.elements() > 0) {
+      x.backend().max_pool_gather(arguments, indices.data_as<int32_t>(), x.data(), y.mutable_data());
+    }
+    return record<GatherMaximaNode>(std::move(y), {&x}, arguments, indices);
+  }
+
+ private:
+  PoolArguments arguments_;
+  Tensor indices_;
+};
+
+class ScatterMaximaNode final : public Node {
+ public:
+  ScatterMaximaNode(const PoolArguments& arguments, Tensor indices)
+      : arguments_(arguments), indices_(std::move(indices)) {}
+  const char* name() const override { return "max_pool_backward"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = GatherMaximaNode::gather(arguments_, cotangent, indices_);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return scatter_maxima(arguments_, tangents[0], indices_);
+  }
+
+ private:
+  PoolArguments arguments_;
+  Tensor indices_;
+};
+
+Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Tensor& indices) {
+  Tensor dx = Tensor::empty(input_shape(arguments), dy.dtype(), dy.backend());
+  if (dx.elements() > 0) {
+    dy.backend().max_pool_backward(arguments, indices.data_as<int32_t>(), dy.data(), dx.mutable_data());
+  }
+  return record<ScatterMaximaNode>(std::move(dx), {&dy}, arguments, indices);
+}
+
+Tensor spread_averages(const PoolArguments& arguments, const Tensor& dy);
+
+class AveragePoolNode final : public Node {
+ public:
+  explicit AveragePoolNode(const PoolArguments& arguments) : arguments_(arguments) {}
+  const char* name() const override { return "average_pool"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = spread_averages(arguments_, cotangent);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return apply(arguments_, tangents[0]); }
+  static Tensor apply(const PoolArguments& arguments, const Tensor& x) {
+    Tensor y = Tensor::empty(output_shape(arguments), x.dtype(), x.backend());
+    if (y.elements() > 0) x.backend().average_pool(arguments, x.data(), y.mutable_data());
+    return record<AveragePoolNode>(std::move(y), {&x}, arguments);
+  }
+
+ private:
+  PoolArguments arguments_;
+};
+
+class SpreadAveragesNode final : public Node {
+ public:
+  explicit SpreadAveragesNode(const PoolArguments& arguments) : arguments_(arguments) {}
+  const char* name() const override { return "average_pool_backward"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = AveragePoolNode::apply(arguments_, cotangent);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return spread_averages(arguments_, tangents[0]);
+  }
+
+ private:
+  PoolArguments arguments_;
+};
+
+Tensor spread_averages(const PoolArguments& arguments, const Tensor& dy) {
+  Tensor dx = Tensor::empty(input_shape(arguments), dy.dtype(), dy.backend());
+  if (dx.elements() > 0) dy.backend().average_pool_backward(arguments, dy.data(), dx.mutable_data());
+  return record<SpreadAveragesNode>(std::move(dx), {&dy}, arguments);
+}
+
+}  // namespace
+
+Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, const Window& window) {
+  if (x.rank() != 4 || weights.rank() != 4 || x.shape()[3] != weights.shape()[3] || x.dtype() != weights.dtype()) {
+    fail(ErrorKind::kInternal, fmt::format("convolution: needs (N,H,W,C) and (O,KH,KW,C) of one dtype, got {} {} and {} {}",
+                                           x.shape().to_string(), name_of(x.dtype()), weights.shape().to_string(),
+                                           name_of(weights.dtype())));
+  }
+  if (bias.defined() && !(bias.shape() == Shape{weights.shape()[0]})) {
+    fail(ErrorKind::kInternal, fmt::format("convolution: bias {} for weights {}", bias.shape().to_string(),
+                                           weights.shape().to_string()));
+  }
+  ConvolutionArguments a;
+  a.dtype = x.dtype();
+  a.n = x.shape()[0];
+  a.h = x.shape()[1];
+  a.w = x.shape()[2];
+  a.c = x.shape()[3];
+  a.o = weights.shape()[0];
+  a.kh = weights.shape()[1];
+  a.kw = weights.shape()[2];
+  a.stride_h = window.stride_h;
+  a.stride_w = window.stride_w;
+  a.pad_h = window.pad_h;
+  a.pad_w = window.pad_w;
+  if (a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.kh < 1 || a.kw < 1 ||
+      a.h + 2 * a.pad_h < a.kh || a.w + 2 * a.pad_w < a.kw) {
+    fail(ErrorKind::kInternal,
+         fmt::format("convolution: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", a.kh, a.kw, a.stride_h,
+                     a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
+  }
+  a.oh = (a.h + 2 * a.pad_h - a.kh) / a.stride_h + 1;
+  a.ow = (a.w + 2 * a.pad_w - a.kw) / a.stride_w + 1;
+  return convolve(a, x, weights, bias);
+}
+
+Tensor max_pool(const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
+  const PoolArguments a = pool_arguments("max_pool", x, kh, kw, window);
+  Tensor y = Tensor::empty(output_shape(a), x.dtype(), x.backend());
+  Tensor indices = Tensor::empty(output_shape(a), DType::kI32, x.backend());
+  if (y.elements() > 0) x.backend().max_pool(a, x.data(), y.mutable_data(), indices.mutable_data_as<int32_t>());
+  return record<GatherMaximaNode>(std::move(y), {&x}, a, std::move(indices));
+}
+
+Tensor average_pool(const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
+  return AveragePoolNode::apply(pool_arguments("average_pool", x, kh, kw, window), x);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,304 @@
+// Elementwise ops: kernels forward, derivatives as kernels (first order) or as ops (when they are differentiated again).
+#include "ops/elementwise.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+
+namespace {
+
+// Merges neighbouring axes that both operands walk through in the same way, so that the kernel sees few, long axes.
+BroadcastPlan plan_broadcast(const Shape& a, const Shape& b, const Shape& out) {
+  BroadcastPlan plan;
+  int64_t stride_a = 1, stride_b = 1;
+  // From the last axis to the first; the plan is built in reverse and turned around at the end.
+  for (int axis = out.rank() - 1; axis >= 0; --axis) {
+    const int ia = axis - (out.rank() - a.rank());
+    const int ib = axis - (out.rank() - b.rank());
+    const int64_t ea = ia < 0 ? 1 : a[ia];
+    const int64_t eb = ib < 0 ? 1 : b[ib];
+    const int64_t extent = out[axis];
+    const int64_t sa = ea == 1 ? 0 : stride_a;
+    const int64_t sb = eb == 1 ? 0 : stride_b;
+    stride_a *= ea;
+    stride_b *= eb;
+    if (extent == 1) continue;
+    if (plan.rank > 0) {
+      const int last = plan.rank - 1;
+      const int64_t inner = plan.extents[last];
+      const bool merge_a = plan.strides_a[last] == 0 ? sa == 0 : sa == plan.strides_a[last] * inner;
+      const bool merge_b = plan.strides_b[last] == 0 ? sb == 0 : sb == plan.strides_b[last] * inner;
+      if (merge_a && merge_b) {
+        plan.extents[last] *= extent;
+        continue;
+      }
+    }
+    plan.extents[plan.rank] = extent;
+    plan.strides_a[plan.rank] = sa;
+    plan.strides_b[plan.rank] = sb;
+    ++plan.rank;
+  }
+  if (plan.rank == 0) {
+    plan.rank = 1;
+    plan.extents[0] = 1;
+  }
+  for (int i = 0, j = plan.rank - 1; i < j; ++i, --j) {
+    std::swap(plan.extents[i], plan.extents[j]);
+    std::swap(plan.strides_a[i], plan.strides_a[j]);
+    std::swap(plan.strides_b[i], plan.strides_b[j]);
+  }
+  return plan;
+}
+
+Tensor compute_binary(BinaryOp op, const Tensor& a, const Tensor& b, const char* name) {
+  if (a.dtype() != b.dtype()) {
+    fail(ErrorKind::kInternal, fmt::format("{}: dtypes differ: {} and {}", name, name_of(a.dtype()), name_of(b.dtype())));
+  }
+  BroadcastPlan plan;
+  Tensor y;
+  if (a.shape() == b.shape()) {
+    y = a.empty_like();
+    plan.rank = 1;
+    plan.extents[0] = a.elements();
+    plan.strides_a[0] = plan.strides_b[0] = 1;
+  } else {
+    const Shape shape = broadcast_shapes(a.shape(), b.shape(), name);
+    y = Tensor::empty(shape, a.dtype(), a.backend());
+    plan = plan_broadcast(a.shape(), b.shape(), shape);
+  }
+  if (y.elements() > 0) a.backend().binary(op, a.dtype(), plan, a.data(), b.data(), y.mutable_data());
+  return y;
+}
+
+Tensor tangent_or_zero(const Tensor& tangent, const Tensor& like) {
+  return tangent.defined() ? tangent : like.full_like(0.0);
+}
+
+class AddNode final : public Node {
+ public:
+  const char* name() const override { return "add"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    for (size_t i = 0; i < 2; ++i) {
+      if (needs(i)) result[i] = sum_to(cotangent, inputs[i].shape());
+    }
+  }
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    if (tangents[0].defined() && tangents[1].defined()) return add(tangents[0], tangents[1]);
+    return broadcast_to(tangents[0].defined() ? tangents[0] : tangents[1], output.shape());
+  }
+};
+
+class SubtractNode final : public Node {
+ public:
+  const char* name() const override { return "subtract"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    if (needs(0)) result[0] = sum_to(cotangent, inputs[0].shape());
+    if (needs(1)) result[1] = negate(sum_to(cotangent, inputs[1].shape()));
+  }
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    if (tangents[0].defined() && tangents[1].defined()) return subtract(tangents[0], tangents[1]);
+    if (tangents[0].defined()) return broadcast_to(tangents[0], output.shape());
+    return broadcast_to(negate(tangents[1]), output.shape());
+  }
+};
+
+class MultiplyNode final : public Node {
+ public:
+  const char* name() const override { return "multiply"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    if (needs(0)) result[0] = sum_to(multiply(cotangent, inputs[1]), inputs[0].shape());
+    if (needs(1)) result[1] = sum_to(multiply(cotangent, inputs[0]), inputs[1].shape());
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    if (!tangents[1].defined()) return multiply(tangents[0], inputs[1]);
+    if (!tangents[0].defined()) return multiply(inputs[0], tangents[1]);
+    return add(multiply(tangents[0], inputs[1]), multiply(inputs[0], tangents[1]));
+  }
+};
+
+class DivideNode final : public Node {
+ public:
+  const char* name() const override { return "divide"; }
+  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+    const Tensor scaled = divide(cotangent, inputs[1]);
+    if (needs(0)) result[0] = sum_to(scaled, inputs[0].shape());
+    if (needs(1)) result[1] = negate(sum_to(multiply(scaled, output), inputs[1].shape()));
+  }
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    if (!tangents[1].defined()) return divide(tangents[0], inputs[1]);
+    const Tensor from_denominator = multiply(output, tangents[1]);
+    if (!tangents[0].defined()) return divide(negate(from_denominator), inputs[1]);
+    return divide(subtract(tangents[0], from_denominator), inputs[1]);
+  }
+};
+
+// Maximum and minimum: the mask says where the first operand wins.
+class SelectNode final : public Node {
+ public:
+  explicit SelectNode(Tensor first_wins) : mask_(std::move(first_wins)) {}
+  const char* name() const override { return "maximum"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    const Tensor first = multiply(cotangent, mask_);
+    if (needs(0)) result[0] = sum_to(first, inputs[0].shape());
+    if (needs(1)) result[1] = sum_to(subtract(cotangent, first), inputs[1].shape());
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    const Tensor first = multiply(tangent_or_zero(tangents[0], inputs[0]), mask_);
+    const Tensor second = tangent_or_zero(tangents[1], inputs[1]);
+    return add(first, subtract(second, multiply(second, mask_)));
+  }
+
+ private:
+  Tensor mask_;
+};
+
+class ScaleNode final : public Node {
+ public:
+  explicit ScaleNode(double factor) : factor_(factor) {}
+  const char* name() const override { return "scale"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = scale(cotangent, factor_);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return scale(tangents[0], factor_); }
+
+ private:
+  double factor_;
+};
+
+Tensor scale_shift(const Tensor& x, double factor, double shift) {
+  Tensor y = x.empty_like();
+  if (x.elements() > 0) x.backend().scale_shift(x.dtype(), x.elements(), x.data(), factor, shift, y.mutable_data());
+  return record<ScaleNode>(std::move(y), {&x}, factor);
+}
+
+// op'(x) out of differentiable ops; y = op(x).
+Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
+  switch (op) {
+    case UnaryOp::kNegate:
+      return x.full_like(-1.0);
+    case UnaryOp::kExp:
+      return y;
+    case UnaryOp::kLog:
+      return reciprocal(x);
+    case UnaryOp::kSqrt:
+      return scale(reciprocal(y), 0.5);
+    case UnaryOp::kTanh:
+      return scale_shift(square(y), -1.0, 1.0);
+    case UnaryOp::kSigmoid:
+      return subtract(y, square(y));
+    case UnaryOp::kSoftplus:
+      return sigmoid(x);
+    case UnaryOp::kRelu:
+      return greater(x, Tensor::zeros({1}, x.dtype(), x.backend()));
+    case UnaryOp::kGelu: {
+      // Phi(x) + x phi(x)
+      const Tensor distribution = scale_shift(erf(scale(x, std::numbers::sqrt2 / 2)), 0.5, 0.5);
+      const Tensor density =
+          scale(exp(scale(square(x), -0.5)), std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
+      return add(distribution, multiply(x, density));
+    }
+    case UnaryOp::kAbs:
+      return sign(x);
+    case UnaryOp::kSquare:
+      return scale(x, 2.0);
+    case UnaryOp::kReciprocal:
+      return negate(square(y));
+    case UnaryOp::kErf:
+      return scale(exp(negate(square(x))), 2.0 * std::numbers::inv_sqrtpi_v<double>);
+    case UnaryOp::kSign:
+      break;
+  }
+  fail(ErrorKind::kInternal, "unary op has no derivative");
+}
+
+class UnaryNode final : public Node {
+ public:
+  explicit UnaryNode(UnaryOp op) : op_(op) {}
+  const char* name() const override { return "unary"; }
+  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = apply(output, cotangent);
+  }
+  // The Jacobian is diagonal: both directions multiply by it.
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    return apply(output, tangents[0]);
+  }
+
+ private:
+  Tensor apply(const Tensor& output, const Tensor& direction) const {
+    const Tensor& x = inputs[0];
+    if (op_ == UnaryOp::kNegate) return negate(direction);
+    if (recording()) return multiply(direction, derivative(op_, x, output));
+    Tensor dx = x.empty_like();
+    if (x.elements() > 0) {
+      x.backend().unary_backward(op_, x.dtype(), x.elements(), x.data(), output.data(), direction.data(),
+                                 dx.mutable_data());
+    }
+    return dx;
+  }
+  UnaryOp op_;
+};
+
+Tensor apply_unary(UnaryOp op, const Tensor& x) {
+  Tensor y = x.empty_like();
+  if (x.elements() > 0) x.backend().unary(op, x.dtype(), x.elements(), x.data(), y.mutable_data());
+  return y;
+}
+
+Tensor unary(UnaryOp op, const Tensor& x) { return record<UnaryNode>(apply_unary(op, x), {&x}, op); }
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  return record<AddNode>(compute_binary(BinaryOp::kAdd, a, b, "add"), {&a, &b});
+}
+Tensor subtract(const Tensor& a, const Tensor& b) {
+  return record<SubtractNode>(compute_binary(BinaryOp::kSubtract, a, b, "subtract"), {&a, &b});
+}
+Tensor multiply(const Tensor& a, const Tensor& b) {
+  return record<MultiplyNode>(compute_binary(BinaryOp::kMultiply, a, b, "multiply"), {&a, &b});
+}
+Tensor divide(const Tensor& a, const Tensor& b) {
+  return record<DivideNode>(compute_binary(BinaryOp::kDivide, a, b, "divide"), {&a, &b});
+}
+Tensor maximum(const Tensor& a, const Tensor& b) {
+  Tensor y = compute_binary(BinaryOp::kMaximum, a, b, "maximum");
+  if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
+  return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(a, b));
+}
+Tensor minimum(const Tensor& a, const Tensor& b) {
+  Tensor y = compute_binary(BinaryOp::kMinimum, a, b, "minimum");
+  if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
+  return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(b, a));
+}
+Tensor equal(const Tensor& a, const Tensor& b) { return compute_binary(BinaryOp::kEqual, a, b, "equal"); }
+Tensor greater(const Tensor& a, const Tensor& b) { return compute_binary(BinaryOp::kGreater, a, b, "greater"); }
+Tensor greater_equal(const Tensor& a, const Tensor& b) {
+  return compute_binary(BinaryOp::kGreaterEqual, a, b, "greater_equal");
+}
+
+Tensor add_scalar(const Tensor& x, double value) { return scale_shift(x, 1.0, value); }
+Tensor scale(const Tensor& x, double factor) { return scale_shift(x, factor, 0.0); }
+
+Tensor negate(const Tensor& x) { return unary(UnaryOp::kNegate, x); }
+Tensor exp(const Tensor& x) { return unary(UnaryOp::kExp, x); }
+Tensor log(const Tensor& x) { return unary(UnaryOp::kLog, x); }
+Tensor sqrt(const Tensor& x) { return unary(UnaryOp::kSqrt, x); }
+Tensor square(const Tensor& x) { return unary(UnaryOp::kSquare, x); }
+Tensor reciprocal(const Tensor& x) { return unary(UnaryOp::kReciprocal, x); }
+Tensor abs(const Tensor& x) { return unary(UnaryOp::kAbs, x); }
+Tensor sign(const Tensor& x) { return apply_unary(UnaryOp::kSign, x); }
+Tensor erf(const Tensor& x) { return unary(UnaryOp::kErf, x); }
+Tensor tanh(const Tensor& x) { return unary(UnaryOp::kTanh, x); }
+Tensor sigmoid(const Tensor& x) { return unary(UnaryOp::kSigmoid, x); }
+Tensor softplus(const Tensor& x) { return unary(UnaryOp::kSoftplus, x); }
+Tensor relu(const Tensor& x) { return unary(UnaryOp::kRelu, x); }
+Tensor gelu(const Tensor& x) { return unary(UnaryOp::kGelu, x); }
+
+}  // namespace lockstep

@@ -1,0 +1,81 @@
+// Table lookup and its adjoint, which are derivatives of each other.
+#include "ops/embedding.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table);
+
+// y[i] = table[indices[i]]
+class GatherRowsNode final : public Node {
+ public:
+  explicit GatherRowsNode(Tensor indices) : indices_(std::move(indices)) {}
+  const char* name() const override { return "embedding"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = scatter_rows(cotangent, indices_, inputs[0].shape());
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return embedding(tangents[0], indices_); }
+
+ private:
+  Tensor indices_;
+};
+
+// table[j] = sum of rows[i] with indices[i] == j
+class ScatterRowsNode final : public Node {
+ public:
+  explicit ScatterRowsNode(Tensor indices) : indices_(std::move(indices)) {}
+  const char* name() const override { return "embedding_backward"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = embedding(cotangent, indices_);
+  }
+  Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
+    return scatter_rows(tangents[0], indices_, output.shape());
+  }
+
+ private:
+  Tensor indices_;
+};
+
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table) {
+  Tensor y = Tensor::empty(table, rows.dtype(), rows.backend());
+  if (y.elements() > 0) {
+    rows.backend().embedding_backward(rows.dtype(), indices.elements(), table[0], table[1], indices.data_as<int32_t>(),
+                                      rows.data(), y.mutable_data());
+  }
+  return record<ScatterRowsNode>(std::move(y), {&rows}, indices);
+}
+
+}  // namespace
+
+void require_indices(const Tensor& indices, int64_t limit, const char* where) {
+  const std::vector<int32_t> host = indices.to_vector<int32_t>();
+  for (size_t i = 0; i < host.size(); ++i) {
+    if (host[i] < 0 || host[i] >= limit) {
+      fail(ErrorKind::kData, fmt::format("{} {} at position {} is outside [0, {})", where, host[i], i, limit));
+    }
+  }
+}
+
+Tensor embedding(const Tensor& table, const Tensor& indices) {
+  if (table.rank() != 2 || indices.dtype() != DType::kI32) {
+    fail(ErrorKind::kInternal, fmt::format("embedding: table {} with indices of {}", table.shape().to_string(),
+                                           name_of(indices.dtype())));
+  }
+  require_indices(indices, table.shape()[0], "embedding: index");
+  Shape shape = indices.shape();
+  shape.push_back(table.shape()[1]);
+  Tensor y = Tensor::empty(shape, table.dtype(), table.backend());
+  if (y.elements() > 0) {
+    table.backend().embedding(table.dtype(), indices.elements(), table.shape()[1], table.data(),
+                              indices.data_as<int32_t>(), y.mutable_data());
+  }
+  return record<GatherRowsNode>(std::move(y), {&table}, indices);
+}
+
+}  // namespace lockstep

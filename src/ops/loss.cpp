@@ -1,0 +1,160 @@
+// Softmax family and losses.
+#include "ops/loss.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/movement.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+
+namespace {
+
+int64_t rows_of(const Tensor& x) { return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1); }
+
+// x minus its row maximum. The maximum is a constant here: the functions below do not depend on it.
+Tensor shifted(const Tensor& x) { return subtract(x, max(x.detach(), -1, true)); }
+
+class SoftmaxNode final : public FusedNode {
+ public:
+  explicit SoftmaxNode(bool log_form) : log_form_(log_form) {}
+  const char* name() const override { return log_form_ ? "log_softmax" : "softmax"; }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const Tensor z = shifted(in[0]);
+    if (log_form_) return subtract(z, log(sum(exp(z), {-1}, true)));
+    const Tensor e = exp(z);
+    return divide(e, sum(e, {-1}, true));
+  }
+
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+    Tensor dx = output.empty_like();
+    if (dx.elements() > 0) {
+      dx.backend().softmax_backward(log_form_, dx.dtype(), rows_of(dx), dx.shape().last(), output.data(),
+                                    cotangent.data(), dx.mutable_data());
+    }
+    result[0] = std::move(dx);
+  }
+
+ private:
+  bool log_form_;
+};
+
+Tensor softmax_of(bool log_form, const Tensor& x) {
+  if (x.rank() == 0 || x.shape().last() == 0) {
+    fail(ErrorKind::kInternal, "softmax: needs a last axis with elements, shape " + x.shape().to_string());
+  }
+  Tensor y = x.empty_like();
+  if (x.elements() > 0) {
+    x.backend().softmax(log_form, x.dtype(), rows_of(x), x.shape().last(), x.data(), y.mutable_data());
+  }
+  return record<SoftmaxNode>(std::move(y), {&x}, log_form);
+}
+
+// (B, classes): 1 at the label.
+Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype) {
+  const std::vector<int32_t> host = labels.to_vector<int32_t>();
+  std::vector<double> values(host.size() * static_cast<size_t>(classes), 0.0);
+  for (size_t i = 0; i < host.size(); ++i) values[i * static_cast<size_t>(classes) + static_cast<size_t>(host[i])] = 1.0;
+  const Tensor exact = Tensor::from({labels.elements(), classes}, values, labels.backend());
+  Tensor result = Tensor::empty(exact.shape(), dtype, labels.backend());
+  if (result.elements() > 0) {
+    result.backend().cast(DType::kF64, dtype, result.elements(), exact.data(), result.mutable_data());
+  }
+  return result;
+}
+
+class CrossEntropyNode final : public FusedNode {
+ public:
+  CrossEntropyNode(Tensor labels, Tensor weights, Tensor probabilities)
+      : labels_(std::move(labels)), weights_(std::move(weights)), probabilities_(std::move(probabilities)) {}
+  const char* name() const override { return "cross_entropy"; }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const Tensor picked = multiply(log_softmax(in[0]), one_hot(labels_, in[0].shape()[1], in[0].dtype()));
+    const Tensor losses = negate(sum(picked, {1}));
+    return weights_.defined() ? multiply(losses, weights_) : losses;
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    Tensor dlogits = inputs[0].empty_like();
+    if (dlogits.elements() > 0) {
+      dlogits.backend().cross_entropy_backward(dlogits.dtype(), dlogits.shape()[0], dlogits.shape()[1],
+                                               probabilities_.data(), labels_.data_as<int32_t>(),
+                                               weights_.defined() ? weights_.data() : nullptr, cotangent.data(),
+                                               dlogits.mutable_data());
+    }
+    result[0] = std::move(dlogits);
+  }
+
+ private:
+  Tensor labels_, weights_, probabilities_;
+};
+
+void check_weights(const char* where, const Tensor& losses_like, const Tensor& weights) {
+  if (weights.defined() && (weights.elements() != losses_like.shape()[0] || weights.dtype() != losses_like.dtype())) {
+    fail(ErrorKind::kInternal, fmt::format("{}: weights {} {} for {} samples of {}", where, weights.shape().to_string(),
+                                           name_of(weights.dtype()), losses_like.shape()[0],
+                                           name_of(losses_like.dtype())));
+  }
+}
+
+}  // namespace
+
+Tensor softmax(const Tensor& x) { return softmax_of(false, x); }
+Tensor log_softmax(const Tensor& x) { return softmax_of(true, x); }
+
+Tensor log_sum_exp(const Tensor& x, bool keep_axis) {
+  const Tensor m = max(x.detach(), -1, true);
+  const Tensor kept = add(m, log(sum(exp(subtract(x, m)), {-1}, true)));
+  if (keep_axis) return kept;
+  return reshape(kept, Shape(x.shape().extents().subspan(0, static_cast<size_t>(x.rank() - 1))));
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& weights) {
+  if (logits.rank() != 2 || labels.elements() != logits.shape()[0] || labels.dtype() != DType::kI32 ||
+      logits.shape()[1] == 0) {
+    fail(ErrorKind::kInternal, fmt::format("cross_entropy: logits {} with labels {} {}", logits.shape().to_string(),
+                                           labels.shape().to_string(), name_of(labels.dtype())));
+  }
+  check_weights("cross_entropy", logits, weights);
+  require_indices(labels, logits.shape()[1], "cross_entropy: label");
+  const int64_t rows = logits.shape()[0], columns = logits.shape()[1];
+  Tensor losses = Tensor::empty({rows}, logits.dtype(), logits.backend());
+  Tensor probabilities = logits.empty_like();
+  if (rows > 0) {
+    logits.backend().cross_entropy(logits.dtype(), rows, columns, logits.data(), labels.data_as<int32_t>(),
+                                   weights.defined() ? weights.data() : nullptr, losses.mutable_data(),
+                                   probabilities.mutable_data());
+  }
+  return record<CrossEntropyNode>(std::move(losses), {&logits}, labels, weights, std::move(probabilities));
+}
+
+Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  const Shape flat{logits.elements()};
+  if (logits.rank() < 1 || logits.elements() != logits.shape()[0] || targets.elements() != logits.elements()) {
+    fail(ErrorKind::kInternal, fmt::format("logistic_loss: logits {} with targets {}", logits.shape().to_string(),
+                                           targets.shape().to_string()));
+  }
+  check_weights("logistic_loss", logits, weights);
+  const Tensor z = reshape(logits, flat);
+  const Tensor losses = subtract(softplus(z), multiply(z, reshape(targets, flat)));
+  return weights.defined() ? multiply(losses, reshape(weights, flat)) : losses;
+}
+
+Tensor mean_squared_error(const Tensor& predictions, const Tensor& targets, const Tensor& weights) {
+  if (predictions.rank() < 1 || predictions.elements() != targets.elements()) {
+    fail(ErrorKind::kInternal, fmt::format("mean_squared_error: predictions {} with targets {}",
+                                           predictions.shape().to_string(), targets.shape().to_string()));
+  }
+  check_weights("mean_squared_error", predictions, weights);
+  const Tensor rows = reshape(predictions, {predictions.shape()[0], -1});
+  const Tensor losses = mean(square(subtract(rows, reshape(targets, rows.shape()))), {1});
+  return weights.defined() ? multiply(losses, reshape(weights, losses.shape())) : losses;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,96 @@
+// Layer norm and batch norm: fused kernels with references out of simple ops.
+#include "ops/normalization.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/movement.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+
+namespace {
+
+// (x - mean)/sqrt(variance + epsilon) * gamma + beta with the statistics taken over one axis of the matrix x.
+Tensor normalize_reference(const Tensor& x, const Tensor& gamma, const Tensor& beta, int axis, double epsilon) {
+  const Tensor centered = subtract(x, mean(x, {axis}, true));
+  const Tensor variance = mean(square(centered), {axis}, true);
+  return add(multiply(divide(centered, sqrt(add_scalar(variance, epsilon))), gamma), beta);
+}
+
+void check_affine(const char* where, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
+  if (x.rank() < 2 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()}) || !(beta.shape() == gamma.shape()) ||
+      gamma.dtype() != x.dtype() || beta.dtype() != x.dtype()) {
+    fail(ErrorKind::kInternal, fmt::format("{}: x {} {} with gamma {} and beta {}", where, x.shape().to_string(),
+                                           name_of(x.dtype()), gamma.shape().to_string(), beta.shape().to_string()));
+  }
+}
+
+int64_t rows_of(const Tensor& x) { return x.shape().elements(0, x.rank() - 1); }
+
+// Both norms share everything but the axis of the statistics and the kernel.
+class NormNode final : public FusedNode {
+ public:
+  NormNode(bool over_rows, double epsilon, Tensor mean, Tensor rstd)
+      : over_rows_(over_rows), epsilon_(epsilon), mean_(std::move(mean)), rstd_(std::move(rstd)) {}
+  const char* name() const override { return over_rows_ ? "batch_norm" : "layer_norm"; }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const Tensor matrix = reshape(in[0], {rows_of(in[0]), in[0].shape().last()});
+    return reshape(normalize_reference(matrix, in[1], in[2], over_rows_ ? 0 : 1, epsilon_), in[0].shape());
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    const Tensor &x = inputs[0], &gamma = inputs[1];
+    Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
+    const auto kernel = over_rows_ ? &Backend::batch_norm_backward : &Backend::layer_norm_backward;
+    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), mean_.data(), rstd_.data(),
+                          cotangent.data(), dx.mutable_data(), dgamma.mutable_data(), dbeta.mutable_data());
+    if (needs(0)) result[0] = std::move(dx);
+    if (needs(1)) result[1] = std::move(dgamma);
+    if (needs(2)) result[2] = std::move(dbeta);
+  }
+
+ private:
+  bool over_rows_;
+  double epsilon_;
+  Tensor mean_, rstd_;
+};
+
+}  // namespace
+
+Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  check_affine("layer_norm", x, gamma, beta);
+  const int64_t rows = rows_of(x);
+  Tensor y = x.empty_like();
+  Tensor mean = Tensor::empty({rows}, x.dtype(), x.backend());
+  Tensor rstd = mean.empty_like();
+  x.backend().layer_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
+                         y.mutable_data(), mean.mutable_data(), rstd.mutable_data());
+  return record<NormNode>(std::move(y), {&x, &gamma, &beta}, false, epsilon, std::move(mean), std::move(rstd));
+}
+
+BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  check_affine("batch_norm", x, gamma, beta);
+  BatchNormResult result;
+  Tensor y = x.empty_like();
+  result.mean = gamma.empty_like();
+  result.variance = gamma.empty_like();
+  Tensor rstd = gamma.empty_like();
+  x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
+                         y.mutable_data(), result.mean.mutable_data(), result.variance.mutable_data(),
+                         rstd.mutable_data());
+  result.y = record<NormNode>(std::move(y), {&x, &gamma, &beta}, true, epsilon, result.mean, std::move(rstd));
+  return result;
+}
+
+Tensor batch_norm_inference(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
+                            const Tensor& variance, double epsilon) {
+  check_affine("batch_norm", x, gamma, beta);
+  const Tensor factor = divide(gamma, sqrt(add_scalar(variance, epsilon)));
+  return add(multiply(x, factor), subtract(beta, multiply(mean, factor)));
+}
+
+}  // namespace lockstep
