@@ -1,5 +1,6 @@
-// The configuration: TOML read strictly. Reading a key also declares it, so that the same code that uses a setting gives
-// its type, range, default and description to `lockstep config --describe` and to the unknown-key check.
+// The configuration: TOML read strictly. Reading a key also declares it, so that the same code that uses a
+// setting gives its type, range, default and description to `lockstep config --describe` and to the
+// unknown-key check.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lockstep {
@@ -24,26 +26,33 @@ inline constexpr Range kUnit{0.0, 1.0, false};
 
 class Configuration;
 
-// One table of the configuration, e.g. [optimizer]. A value of the wrong type, out of range or not among the choices is an
-// Error (kUsage): "FILE: optimizer.learning_rate: must be > 0, got -1". A missing key takes the fallback; without a
-// fallback it is an error.
+// One table of the configuration, e.g. [optimizer]. A value of the wrong type, out of range or not among the
+// choices is an Error (kUsage): "FILE: optimizer.learning_rate: must be > 0, got -1" (FILE is "--set" for a
+// value given by an override). A missing key takes the fallback; without a fallback it is an error. Whole
+// numbers may be given for reals, reals for integers not; NaN and infinities are errors. Several readers may
+// read one key; a fallback outside its own range, or two readers with different fallbacks, are mistakes of
+// the program (kInternal): the resolved configuration could not be read.
 class Section {
  public:
-  int64_t integer(const std::string& key, std::optional<int64_t> fallback, Range range, const std::string& description);
-  double real(const std::string& key, std::optional<double> fallback, Range range, const std::string& description);
+  int64_t integer(const std::string& key, std::optional<int64_t> fallback, Range range,
+                  const std::string& description);
+  double real(const std::string& key, std::optional<double> fallback, Range range,
+              const std::string& description);
   bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& description);
   // choices empty: any text.
-  std::string text(const std::string& key, std::optional<std::string> fallback, const std::vector<std::string>& choices,
-                   const std::string& description);
-  std::vector<int64_t> integers(const std::string& key, std::optional<std::vector<int64_t>> fallback, Range range,
-                                const std::string& description);
+  std::string text(const std::string& key, std::optional<std::string> fallback,
+                   const std::vector<std::string>& choices, const std::string& description);
+  std::vector<int64_t> integers(const std::string& key, std::optional<std::vector<int64_t>> fallback,
+                                Range range, const std::string& description);
   std::vector<double> reals(const std::string& key, std::optional<std::vector<double>> fallback, Range range,
                             const std::string& description);
   std::vector<std::string> texts(const std::string& key, std::optional<std::vector<std::string>> fallback,
                                  const std::string& description);
 
+  // Whether the file or an override gives the key. Does not declare it.
   bool has(const std::string& key) const;
-  // A nested table (empty when absent) and an array of tables (empty when absent).
+  // A nested table (empty when absent) and an array of tables (empty when absent; one element in a
+  // description).
   Section table(const std::string& key);
   std::vector<Section> tables(const std::string& key);
 
@@ -55,23 +64,37 @@ class Section {
  private:
   friend class Configuration;
   struct Impl;
+  explicit Section(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<Impl> impl_;
 };
 
 class Configuration {
  public:
-  // Errors (kUsage) name file, line and column of a syntax error. overrides: "a.b=value", value in TOML syntax or, failing
-  // that, taken as text. An override may name a key that the file does not have.
+  // Errors (kUsage) name file, line and column of a syntax error or a duplicate key. overrides: "a.b=value",
+  // value in TOML syntax or, failing that, taken as text. An override may name a key that the file does not
+  // have.
   static Configuration load(const std::string& path, const std::vector<std::string>& overrides);
   static Configuration parse(const std::string& toml, const std::string& name,
                              const std::vector<std::string>& overrides);
 
+  // An empty configuration whose readers are asked only for what they would accept: a missing key without
+  // fallback yields a neutral value (in range and nearest to 0, empty, or the first choice). Readers whose
+  // keys depend on a type are shown one after the other: apply_override("optimizer.type=adam"), read, apply
+  // the next; describe() then lists all.
+  static Configuration for_description();
+
+  // "a.b=value" or "model.layers[1].units=3", as in load; an index one past the end appends. Errors (kUsage)
+  // quote it. Sections that exist already see it too.
+  void apply_override(const std::string& assignment);
+
   Section section(const std::string& name);
 
-  // Error (kUsage) when the file holds a key that nobody has read: names it and the nearest names that exist there.
+  // Error (kUsage) when the file holds a key that nobody has read: names it, and the nearest names that exist
+  // there or the sections that do have a key of this name.
   void reject_unknown() const;
 
-  // Every key read so far with its value (given or fallback), as TOML text that parses to the same configuration.
+  // Every key read so far with its value (given or fallback), as TOML text that parses to the same
+  // configuration (reals in their shortest exact form). Not for a description.
   std::string resolved() const;
 
   // Every key read so far with type, range or choices, default and description, section by section.

@@ -1,0 +1,448 @@
+// The configuration reader: what it accepts, what it refuses and in which words, and that its output reads
+// back.
+#include "core/configuration.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <random>
+
+#include "core/error.h"
+
+namespace lockstep {
+namespace {
+
+Configuration parse(const std::string& toml, const std::vector<std::string>& overrides = {}) {
+  return Configuration::parse(toml, "run.toml", overrides);
+}
+
+// The message of the Error that `action` throws; fails the test when it throws none or one of another kind.
+std::string message_of(const std::function<void()>& action, ErrorKind kind = ErrorKind::kUsage) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos)
+        << "more than one line: " << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+// The settings of a small imaginary run, read the way the program reads its own.
+struct Settings {
+  int64_t steps = 0, seed = 0;
+  double rate = 0, decay = 0;
+  bool shuffle = false;
+  std::string type, name;
+  std::vector<int64_t> hidden;
+  std::vector<double> betas;
+  std::vector<std::string> files;
+  std::vector<std::pair<std::string, int64_t>> layers;
+
+  bool operator==(const Settings&) const = default;
+};
+
+Settings read(Configuration& configuration) {
+  Settings s;
+  Section run = configuration.section("run");
+  s.name = run.text("name", "unnamed", {}, "name of the run");
+  s.seed = run.integer("seed", 0, kAny, "seed of every random draw");
+  Section train = configuration.section("train");
+  s.steps = train.integer("steps", std::nullopt, Range{1, 1e9}, "optimizer updates");
+  Section data = configuration.section("data");
+  s.shuffle = data.boolean("shuffle", true, "new order each epoch");
+  s.files = data.texts("files", std::vector<std::string>{}, "data files");
+  Section optimizer = configuration.section("optimizer");
+  s.type = optimizer.text("type", "sgd", {"sgd", "adam"}, "method");
+  s.rate = optimizer.real("learning_rate", 0.1, kPositive, "step size");
+  s.decay = optimizer.real("weight_decay", 0.0, kUnit, "decoupled decay");
+  s.betas = optimizer.reals("betas", std::vector<double>{0.9, 0.999}, kUnit, "averages");
+  Section model = configuration.section("model");
+  s.hidden = model.integers("hidden", std::vector<int64_t>{16}, kPositive, "widths");
+  for (Section& layer : model.tables("layers")) {
+    const std::string type = layer.text("type", std::nullopt, {"linear", "relu"}, "kind");
+    s.layers.emplace_back(type, layer.integer("units", 4, kPositive, "width"));
+  }
+  return s;
+}
+
+TEST(Configuration, TakesGivenValuesAndFallbacksForTheRest) {
+  Configuration c = parse(R"(
+    [train]
+    steps = 20
+    [optimizer]
+    learning_rate = 1
+    betas = [0, 0.5]
+    [model]
+    hidden = []
+    [[model.layers]]
+    type = "linear"
+    [[model.layers]]
+    type = "relu"
+    units = 9
+  )");
+  const Settings s = read(c);
+  c.reject_unknown();
+  EXPECT_EQ(s.steps, 20);
+  EXPECT_EQ(s.rate, 1.0);
+  EXPECT_EQ(s.betas, (std::vector<double>{0.0, 0.5}));
+  EXPECT_TRUE(s.hidden.empty());
+  EXPECT_EQ(s.layers, (std::vector<std::pair<std::string, int64_t>>{{"linear", 4}, {"relu", 9}}));
+  EXPECT_EQ(s.type, "sgd");
+  EXPECT_TRUE(s.shuffle);
+  EXPECT_EQ(c.section("model").tables("layers")[1].path(), "model.layers[1]");
+}
+
+struct BadInput {
+  const char* toml;
+  const char* message;
+};
+
+class BadInputs : public testing::TestWithParam<BadInput> {};
+
+TEST_P(BadInputs, AreRefusedInOneClearLine) {
+  EXPECT_EQ(message_of([] {
+              Configuration c = parse(GetParam().toml);
+              read(c);
+              c.reject_unknown();
+            }),
+            GetParam().message);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Configuration, BadInputs,
+    testing::Values(
+        BadInput{"", "run.toml: train.steps: is required: an integer in [1, 1000000000]"},
+        BadInput{"[train]\nsteps = 2.0", "run.toml: train.steps: must be an integer, got 2.0"},
+        BadInput{"[train]\nsteps = \"2\"", "run.toml: train.steps: must be an integer, got the text \"2\""},
+        BadInput{"[train]\nsteps = true", "run.toml: train.steps: must be an integer, got true"},
+        BadInput{"[train]\nsteps = 1979-05-27",
+                 "run.toml: train.steps: must be an integer, got a date or time"},
+        BadInput{"[train]\nsteps = [2]", "run.toml: train.steps: must be an integer, got a list"},
+        BadInput{"[train]\nsteps = {a = 1}", "run.toml: train.steps: must be an integer, got a table"},
+        BadInput{"[train]\nsteps = 0", "run.toml: train.steps: must be in [1, 1000000000], got 0"},
+        BadInput{"[train]\nsteps = -9223372036854775808",
+                 "run.toml: train.steps: must be in [1, 1000000000], got -9223372036854775808"},
+        BadInput{"train = 3", "run.toml: train: must be a table, got 3"},
+        BadInput{"[[train]]\nsteps = 3", "run.toml: train: must be a table, got a list"},
+        BadInput{"train.steps = 1\noptimizer.learning_rate = -1",
+                 "run.toml: optimizer.learning_rate: must be > 0, got -1"},
+        BadInput{"train.steps = 1\noptimizer.learning_rate = 0.0",
+                 "run.toml: optimizer.learning_rate: must be > 0, got 0.0"},
+        BadInput{"train.steps = 1\noptimizer.learning_rate = nan",
+                 "run.toml: optimizer.learning_rate: must be finite, got nan"},
+        BadInput{"train.steps = 1\noptimizer.learning_rate = inf",
+                 "run.toml: optimizer.learning_rate: must be finite, got inf"},
+        BadInput{"train.steps = 1\noptimizer.weight_decay = 1.5",
+                 "run.toml: optimizer.weight_decay: must be in [0, 1], got 1.5"},
+        BadInput{"train.steps = 1\noptimizer.type = \"adm\"",
+                 "run.toml: optimizer.type: must be one of \"sgd\", \"adam\", got the text \"adm\""},
+        BadInput{"train.steps = 1\ndata.shuffle = 1", "run.toml: data.shuffle: must be true or false, got 1"},
+        BadInput{"train.steps = 1\ndata.files = \"a\"",
+                 "run.toml: data.files: must be a list of texts, got the text \"a\""},
+        BadInput{"train.steps = 1\ndata.files = [\"a\", 1]",
+                 "run.toml: data.files: must be a list of texts, got 1 as element 1"},
+        BadInput{"train.steps = 1\nmodel.hidden = [8, -3]",
+                 "run.toml: model.hidden: element 1 must be > 0, got -3"},
+        BadInput{"train.steps = 1\nmodel.hidden = [8, 3.5]",
+                 "run.toml: model.hidden: must be a list of integers, got 3.5 as element 1"},
+        BadInput{"train.steps = 1\nmodel.layers = 3",
+                 "run.toml: model.layers: must be a list of tables, got 3"},
+        BadInput{"train.steps = 1\nmodel.layers = [{type = \"relu\"}, 3]",
+                 "run.toml: model.layers: must be a list of tables, got 3 as element 1"},
+        BadInput{"train.steps = 1\n[[model.layers]]\ntype = \"relu\"\n[[model.layers]]\nunits = 2",
+                 "run.toml: model.layers[1].type: is required: a text one of \"linear\", \"relu\""}));
+
+INSTANTIATE_TEST_SUITE_P(
+    UnknownKeys, BadInputs,
+    testing::Values(
+        BadInput{"train.steps = 1\noptimizer.lerning_rate = 1",
+                 "run.toml: optimizer.lerning_rate: unknown key: did you mean optimizer.learning_rate?"},
+        BadInput{"train.steps = 1\noptimizer.seed = 1",
+                 "run.toml: optimizer.seed: unknown key: did you mean run.seed?"},
+        BadInput{"train.steps = 1\nlearning_rate = 1",
+                 "run.toml: learning_rate: unknown key: did you mean optimizer.learning_rate?"},
+        BadInput{"train.steps = 1\n[optimzier]\ntype = \"sgd\"",
+                 "run.toml: optimzier: unknown key: did you mean optimizer?"},
+        BadInput{"train.steps = 1\n[entirely]\nother = 1",
+                 "run.toml: entirely: unknown key: valid here: run, train, data, optimizer, model"},
+        BadInput{"train.steps = 1\ntrain.zzzzzz = 1",
+                 "run.toml: train.zzzzzz: unknown key: valid here: steps"},
+        BadInput{"train.steps = 1\n[[model.layers]]\ntype = \"relu\"\nunit = 3",
+                 "run.toml: model.layers[0].unit: unknown key: did you mean model.layers[0].units?"},
+        BadInput{
+            "train.steps = 1\noptimizer.typ = 1\nrun.nam = 1",
+            "run.toml: optimizer.typ: unknown key: did you mean optimizer.type? (also unknown: run.nam)"},
+        BadInput{"train.steps = 1\nrun.\"a\\nb\" = 1",
+                 "run.toml: run.\"a\\nb\": unknown key: valid here: name, seed"}));
+
+TEST(Configuration, SyntaxErrorsAndDuplicatesNameLineAndColumn) {
+  EXPECT_EQ(message_of([] { parse("[run]\nseed = = 3\n"); }).rfind("run.toml:2:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("[run]\nseed = 3\nseed = 4\n"); }).rfind("run.toml:3:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("[run]\n[data]\n[run]\n"); }).rfind("run.toml:3:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("a = \"\xff\xfe\""); }).rfind("run.toml:1:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("a = 99999999999999999999"); }).rfind("run.toml:1:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("a = [[[[[["); }).rfind("run.toml:1:", 0), 0u);
+}
+
+TEST(Configuration, LoadNamesAFileThatCannotBeRead) {
+  const auto path =
+      std::filesystem::temp_directory_path() / ("configuration_test_" + std::to_string(getpid()));
+  EXPECT_EQ(message_of([&] { Configuration::load(path.string(), {}); }),
+            path.string() + ": cannot be read: No such file or directory");
+  std::filesystem::create_directory(path);
+  EXPECT_EQ(message_of([&] { Configuration::load(path.string(), {}); }),
+            path.string() + ": cannot be read: Is a directory");
+  const std::string file = (path / "a.toml").string();
+  std::ofstream(file) << "";
+  Configuration::load(file, {}).reject_unknown();
+  std::ofstream(file) << "[train]\nsteps = 3\n";
+  Configuration loaded = Configuration::load(file, {"run.seed=5"});
+  EXPECT_EQ(read(loaded).steps, 3);
+  EXPECT_EQ(read(loaded).seed, 5);
+  std::filesystem::remove_all(path);
+}
+
+TEST(Overrides, ReplaceAddAndReachIntoLists) {
+  Configuration c =
+      parse("[train]\nsteps = 1\n[[model.layers]]\ntype = \"linear\"\nunits = 2\n",
+            {"train.steps=7", "run.name=my run #3", "optimizer.learning_rate=3e-4", "data.shuffle=false",
+             "data.files=[\"a\", \"b\"]", "model.layers[0].units=3", "model.layers[1].type=relu",
+             "model.hidden=[1,2,3]", "model.hidden[1]=20", "model.hidden[3]=4", "run.seed=1", "run.seed=2"});
+  const Settings s = read(c);
+  c.reject_unknown();
+  EXPECT_EQ(s.steps, 7);
+  EXPECT_EQ(s.name, "my run #3");
+  EXPECT_EQ(s.rate, 3e-4);
+  EXPECT_FALSE(s.shuffle);
+  EXPECT_EQ(s.files, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(s.layers, (std::vector<std::pair<std::string, int64_t>>{{"linear", 3}, {"relu", 4}}));
+  EXPECT_EQ(s.hidden, (std::vector<int64_t>{1, 20, 3, 4}));
+  EXPECT_EQ(s.seed, 2);
+}
+
+TEST(Overrides, ValuesThatAreNotOneTomlValueAreText) {
+  for (const std::string text : {"adam", "", "a=b", "1 # one", "1, w = 2", "1\nw = 2", "[1", "\"",
+                                 "say \"hi\"", "\\n", "2 }", "] [", "caf\xc3\xa9", "\x01"}) {
+    Configuration c = parse("", {"run.name=" + text});
+    EXPECT_EQ(c.section("run").text("name", "", {}, ""), text);
+    c.reject_unknown();
+  }
+}
+
+TEST(Overrides, BadFormsAreRefusedAndQuoted) {
+  const std::string toml = "[optimizer]\nlearning_rate = 1.0\n[[model.layers]]\nunits = 2\n";
+  const std::pair<const char*, const char*> cases[] = {
+      {"optimizer.learning_rate", "--set \"optimizer.learning_rate\": must be of the form section.key=value"},
+      {"=3", "--set \"=3\": \"\" is not a key such as section.key"},
+      {"a..b=3", "--set \"a..b=3\": \"a..b\" is not a key such as section.key"},
+      {"a.=3", "--set \"a.=3\": \"a.\" is not a key such as section.key"},
+      {"a b=3", "--set \"a b=3\": \"a b\" is not a key such as section.key"},
+      {"a[x]=3", "--set \"a[x]=3\": \"a[x]\" is not a key such as section.key"},
+      {"a[-1]=3", "--set \"a[-1]=3\": \"a[-1]\" is not a key such as section.key"},
+      {"a[1=3", "--set \"a[1=3\": \"a[1\" is not a key such as section.key"},
+      {"a[99999999999999999999]=3",
+       "--set \"a[99999999999999999999]=3\": \"a[99999999999999999999]\" is not a key such as section.key"},
+      {"[0]=3", "--set \"[0]=3\": \"[0]\" is not a key such as section.key"},
+      {"optimizer.learning_rate.x=3",
+       "--set \"optimizer.learning_rate.x=3\": optimizer.learning_rate is 1.0, not a table"},
+      {"optimizer[0]=3", "--set \"optimizer[0]=3\": optimizer is a table, not a list"},
+      {"model.layers.units=3", "--set \"model.layers.units=3\": model.layers is a list, not a table"},
+      {"model.layers[2].units=3", "--set \"model.layers[2].units=3\": model.layers has length 1, no [2]"},
+  };
+  for (const auto& [assignment, expected] : cases) {
+    EXPECT_EQ(message_of([&] { parse(toml, {assignment}); }), expected);
+  }
+  EXPECT_EQ(message_of([] { parse("", {std::string("run.name=\xff")}); }).rfind("--set:1:", 0), 0u);
+}
+
+TEST(Overrides, ABadValueIsBlamedOnTheOverrideNotOnTheFile) {
+  EXPECT_EQ(message_of([] {
+              Configuration c = parse("train.steps = 1", {"train.steps=-1"});
+              read(c);
+            }),
+            "--set: train.steps: must be in [1, 1000000000], got -1");
+  EXPECT_EQ(message_of([] {
+              Configuration c = parse("train.steps = 1", {"optimzer.type=adam"});
+              read(c);
+              c.reject_unknown();
+            }),
+            "--set: optimzer: unknown key: did you mean optimizer?");
+}
+
+TEST(Overrides, AreSeenBySectionsThatExistAlready) {
+  Configuration c = parse("[model]\nwidth = 1\nlayers = [{units = 1}, {units = 2}]\n");
+  Section model = c.section("model");
+  std::vector<Section> layers = model.tables("layers");
+  c.apply_override("model={width = 5, layers = [{units = 8}]}");
+  EXPECT_EQ(model.integer("width", std::nullopt, kAny, ""), 5);
+  EXPECT_EQ(layers[0].integer("units", std::nullopt, kAny, ""), 8);
+  EXPECT_FALSE(layers[1].has("units"));
+}
+
+TEST(Resolved, ReadsBackToTheSameSettings) {
+  const std::string toml = R"(
+    [run]
+    name = "quote \" backslash \\ tab \t newline \n bell \u0007 delete \u007F caf\u00e9"
+    seed = -9223372036854775808
+    [train]
+    steps = 20
+    [data]
+    files = ["a", "", 'b"c']
+    [model]
+    layers = [{type = "relu"}, {type = "linear", units = 7}]
+  )";
+  Configuration first = parse(toml, {"optimizer.betas=[1, 1e-300]"});
+  const Settings expected = read(first);
+  const std::string text = first.resolved();
+  Configuration second = parse(text);
+  EXPECT_EQ(read(second), expected) << text;
+  second.reject_unknown();
+  EXPECT_EQ(second.resolved(), text);
+}
+
+TEST(Resolved, RealsSurviveBitForBit) {
+  std::mt19937_64 bits(1);
+  std::vector<double> values = {0.0,         -0.0, 0.1, 1.0 / 3.0, 1e22, 1e23, 5e-324, 1.7976931348623157e308,
+                                123456789.0, 1e16};
+  while (values.size() < 2000) {
+    double value = 0;
+    const uint64_t word = bits();
+    std::memcpy(&value, &word, sizeof value);
+    if (std::isfinite(value)) values.push_back(value);
+  }
+  Configuration first = parse("");
+  first.section("s").reals("values", values, kAny, "");
+  for (size_t i = 0; i < values.size(); ++i) {
+    first.section("s").real("v" + std::to_string(i), values[i], kAny, "");
+  }
+  Configuration second = parse(first.resolved());
+  const std::vector<double> list = second.section("s").reals("values", std::nullopt, kAny, "");
+  ASSERT_EQ(list.size(), values.size());
+  EXPECT_EQ(std::memcmp(list.data(), values.data(), values.size() * sizeof(double)), 0);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double value = second.section("s").real("v" + std::to_string(i), std::nullopt, kAny, "");
+    EXPECT_EQ(std::memcmp(&value, &values[i], sizeof value), 0) << values[i];
+  }
+}
+
+TEST(Resolved, KeepsNestedTablesAndListsApart) {
+  const auto read_nested = [](Configuration& c) {
+    std::vector<int64_t> seen;
+    Section model = c.section("model");
+    for (Section& block : model.tables("blocks")) {
+      for (Section& layer : block.tables("layers")) seen.push_back(layer.integer("units", 1, kAny, ""));
+      seen.push_back(block.table("shape").integer("width", 2, kAny, ""));
+      seen.push_back(block.integer("repeat", 1, kAny, ""));
+    }
+    return seen;
+  };
+  Configuration first = parse(
+      "[[model.blocks]]\nlayers = [{units = 5}, {}]\nshape.width = "
+      "9\n[[model.blocks]]\n[[model.blocks]]\nrepeat = 4\n");
+  const std::vector<int64_t> expected = read_nested(first);
+  EXPECT_EQ(expected, (std::vector<int64_t>{5, 1, 9, 1, 2, 1, 2, 4}));
+  Configuration second = parse(first.resolved());
+  EXPECT_EQ(read_nested(second), expected) << first.resolved();
+  second.reject_unknown();
+}
+
+TEST(Declaring, TwoReadersMayShareAKeyButNotWithDifferentFallbacks) {
+  Configuration c = parse("[a]\ngiven = 3\n");
+  EXPECT_EQ(c.section("a").integer("given", 1, kAny, "x"), 3);
+  EXPECT_EQ(c.section("a").integer("given", 2, kAny, "y"), 3);
+  EXPECT_EQ(c.section("a").real("given", 2.5, kAny, "y"), 3.0);
+  EXPECT_EQ(c.section("a").integer("absent", 1, kAny, "x"), 1);
+  EXPECT_EQ(c.section("a").integer("absent", 1, kAny, "y"), 1);
+  EXPECT_EQ(message_of([&] { c.section("a").integer("absent", 2, kAny, "x"); }, ErrorKind::kInternal),
+            "run.toml: a.absent: has two fallbacks: 1 and 2");
+  EXPECT_EQ(parse(c.resolved()).resolved(), "");
+}
+
+TEST(Declaring, AFallbackOutsideItsOwnRangeIsAMistakeOfTheProgram) {
+  Configuration c = parse("");
+  Section s = c.section("s");
+  message_of([&] { s.real("a", 0.0, kPositive, ""); }, ErrorKind::kInternal);
+  message_of([&] { s.text("b", "x", {"y"}, ""); }, ErrorKind::kInternal);
+  message_of([&] { s.integers("c", std::vector<int64_t>{1, -1}, kNonNegative, ""); }, ErrorKind::kInternal);
+}
+
+TEST(Declaring, RejectNamesFileAndKey) {
+  Configuration c = parse("train.steps = 1");
+  EXPECT_EQ(message_of([&] { c.section("train").reject("steps", "give steps or epochs, not both"); }),
+            "run.toml: train.steps: give steps or epochs, not both");
+}
+
+TEST(Description, ListsEveryKeyAlignedWithTypeRangeFallbackAndMeaning) {
+  Configuration c = Configuration::for_description();
+  const Settings neutral = read(c);
+  EXPECT_EQ(neutral.steps, 1);
+  ASSERT_EQ(neutral.layers.size(), 1u);
+  EXPECT_EQ(neutral.layers[0].first, "linear");
+  EXPECT_EQ(c.describe(), R"([run]
+  name  text     "unnamed"  name of the run
+  seed  integer  0          seed of every random draw
+
+[train]
+  steps  integer in [1, 1000000000]  required  optimizer updates
+
+[data]
+  shuffle  boolean  true  new order each epoch
+  files    texts    []    data files
+
+[optimizer]
+  type           text one of "sgd", "adam"  "sgd"         method
+  learning_rate  real > 0                   0.1           step size
+  weight_decay   real in [0, 1]             0.0           decoupled decay
+  betas          reals in [0, 1]            [0.9, 0.999]  averages
+
+[model]
+  hidden  integers > 0  [16]  widths
+
+[[model.layers]]
+  type   text one of "linear", "relu"  required  kind
+  units  integer > 0                   4         width
+)");
+  message_of([&] { (void)c.resolved(); }, ErrorKind::kInternal);
+}
+
+TEST(Description, NeutralValuesLieInRange) {
+  Configuration c = Configuration::for_description();
+  Section s = c.section("s");
+  EXPECT_EQ(s.integer("a", std::nullopt, kAny, ""), 0);
+  EXPECT_EQ(s.integer("b", std::nullopt, kPositive, ""), 1);
+  EXPECT_EQ(s.integer("c", std::nullopt, Range{3, 9}, ""), 3);
+  EXPECT_EQ(s.integer("d", std::nullopt, Range{-9, -3}, ""), -3);
+  EXPECT_EQ(s.real("e", std::nullopt, Range{0.0, 0.5, true}, ""), 0.5);
+  EXPECT_EQ(s.text("f", std::nullopt, {}, ""), "");
+  EXPECT_FALSE(s.boolean("g", std::nullopt, ""));
+  EXPECT_TRUE(s.integers("h", std::nullopt, kPositive, "").empty());
+}
+
+TEST(Description, CollectsTheKeysOfEachTypeInTurn) {
+  Configuration c = Configuration::for_description();
+  for (const std::string type : {"sgd", "adam"}) {
+    c.apply_override("optimizer.type=" + type);
+    Section s = c.section("optimizer");
+    ASSERT_EQ(s.text("type", std::nullopt, {"sgd", "adam"}, "method"), type);
+    s.real("learning_rate", type == "sgd" ? 0.1 : 0.001, kPositive, "step size of " + type);
+    if (type == "adam") s.real("epsilon", 1e-8, kPositive, "denominator");
+  }
+  EXPECT_EQ(c.describe(), R"([optimizer]
+  type           text one of "sgd", "adam"  required  method
+  learning_rate  real > 0                   0.1       step size of sgd
+  learning_rate  real > 0                   0.001     step size of adam
+  epsilon        real > 0                   1e-08     denominator
+)");
+}
+
+}  // namespace
+}  // namespace lockstep
