@@ -1,0 +1,92 @@
+// What the [optimizer] table accepts and how it refuses the rest.
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "optim/problems.h"
+
+namespace lockstep::testing {
+namespace {
+
+TEST(OptimizerConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"type = 'adamm'", "optimizer.type"},
+      {"type = ['adam']", "optimizer.type"},
+      {"type = 'adam'\nbeta1 = 1.0", "optimizer.beta1: must be < 1"},
+      {"type = 'adam'\nbeta1 = 1.5", "optimizer.beta1"},
+      {"type = 'adam'\nbeta2 = -0.1", "optimizer.beta2"},
+      {"type = 'adamw'\nbeta2 = 1", "optimizer.beta2: must be < 1"},
+      {"type = 'adam'\nbeta1 = nan", "optimizer.beta1"},
+      {"type = 'adam'\nepsilon = 0", "optimizer.epsilon"},
+      {"type = 'adam'\nepsilon = -1e-8", "optimizer.epsilon"},
+      {"type = 'adamw'\nweight_decay = -0.01", "optimizer.weight_decay"},
+      {"type = 'sgd'\nweight_decay = 'yes'", "optimizer.weight_decay"},
+      {"type = 'momentum'\nmomentum = 1", "optimizer.momentum: must be < 1"},
+      {"type = 'momentum'\nmomentum = -0.5", "optimizer.momentum"},
+      {"type = 'momentum'\nform = 'heavy'", "optimizer.form"},
+      {"type = 'momentum'\nform = 'classical'\ndampening = 1.5", "optimizer.dampening"},
+      {"type = 'momentum'\ndampening = 0.5", "optimizer.dampening: belongs to form"},
+      {"type = 'nesterov'\nmomentum = 2", "optimizer.momentum"},
+      {"type = 'nesterov'\nform = ''", "optimizer.form"},
+      // Keys of other types are unknown, not ignored.
+      {"type = 'sgd'\nmomentum = 0.9", "optimizer.momentum"},
+      {"type = 'adam'\nmomentum = 0.9", "optimizer.momentum"},
+      {"type = 'nesterov'\ndampening = 0.1", "optimizer.dampening"},
+      {"type = 'momentum'\nbeta1 = 0.9", "optimizer.beta1"},
+  };
+  for (const auto& [toml, message] : bad) {
+    try {
+      optimizer_from(toml);
+      ADD_FAILURE() << toml;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage) << toml << ": " << error.what();
+      EXPECT_NE(std::string(error.what()).find(message), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(OptimizerConfiguration, UnknownTypeListsTheKnownOnes) {
+  Configuration configuration = Configuration::parse("", "test.toml", {});
+  Section section = configuration.section("optimizer");
+  try {
+    make_optimizer(section, "lion");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    for (const std::string& type : optimizer_types()) {
+      EXPECT_NE(std::string(error.what()).find(type), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(OptimizerConfiguration, DefaultsToAdam) {
+  EXPECT_EQ(optimizer_from("")->type(), "adam");
+}
+
+TEST(OptimizerConfiguration, ResolvedTextMakesTheSameOptimizer) {
+  for (const std::string& type : optimizer_types()) {
+    Configuration configuration =
+        Configuration::parse("[optimizer]\ntype = '" + type + "'\n", "test.toml", {});
+    Section section = configuration.section("optimizer");
+    make_optimizer(section);
+    Configuration again = Configuration::parse(configuration.resolved(), "resolved.toml", {});
+    Section resolved = again.section("optimizer");
+    EXPECT_EQ(make_optimizer(resolved)->type(), type);
+    again.reject_unknown();
+    EXPECT_EQ(again.resolved(), configuration.resolved());
+  }
+}
+
+TEST(OptimizerConfiguration, DescribesTheKeysOfEveryType) {
+  Configuration configuration = Configuration::for_description();
+  for (const std::string& type : optimizer_types()) {
+    Section section = configuration.section("optimizer");
+    make_optimizer(section, type);
+  }
+  const std::string description = configuration.describe();
+  for (const char* key : {"weight_decay", "momentum", "dampening", "form", "beta1", "beta2", "epsilon"}) {
+    EXPECT_NE(description.find(key), std::string::npos) << key << "\n" << description;
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::testing
