@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,35 +13,39 @@ namespace lockstep {
 
 // Where a data set came from and what it holds.
 struct Dataset {
-  std::string source;            // path, for messages
-  Shape sample_shape;            // of one input: (64), (8,8,1), (T)
-  DType input_dtype = DType::kF32;   // kF32 (features) or kI32 (tokens, table indices)
-  std::vector<float> inputs_f32;     // n * sample elements, when kF32
-  std::vector<int32_t> inputs_i32;   // n * sample elements, when kI32
-  int64_t classes = 0;           // > 0: classification, labels in [0, classes)
-  std::vector<int32_t> labels;   // n, classification
-  int64_t target_width = 0;      // > 0: regression
-  std::vector<float> targets;    // n * target_width, regression
+  std::string source;                    // path, for messages
+  Shape sample_shape;                    // of one input: (64), (8,8,1), (T)
+  DType input_dtype = DType::kF32;       // kF32 (features) or kI32 (tokens, table indices)
+  std::vector<float> inputs_f32;         // n * sample elements, when kF32
+  std::vector<int32_t> inputs_i32;       // n * sample elements, when kI32
+  int64_t classes = 0;                   // > 0: classification, labels in [0, classes)
+  std::vector<int32_t> labels;           // n, classification
+  int64_t target_width = 0;              // > 0: regression
+  std::vector<float> targets;            // n * target_width, regression
   std::vector<std::string> class_names;  // optional
+  // Where the data came from and under which terms ("source", "licence", "citation"): travels with the HDF5
+  // file.
+  std::map<std::string, std::string> attribution;
 
   int64_t size() const;
-  // A data set of the given rows, in that order.
+  // A data set of the given rows, in that order. Error (kInternal) when a row is not in [0, size()).
   Dataset subset(const std::vector<int64_t>& rows) const;
 };
 
 struct DatasetOptions {
-  std::string path;              // file; IDX: the images file; CIFAR-10: a file or several separated by commas
-  std::string format = "auto";   // auto | hdf5 | idx | cifar10 | csv
-  std::string labels;            // IDX: the labels file ("" = derived from the images file's name)
-  std::string target;            // CSV: name of the target column ("" = the last column)
-  int64_t classes = 0;           // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
+  std::string path;             // file; IDX: the images file; CIFAR-10: a file or several separated by commas
+  std::string format = "auto";  // auto | hdf5 | idx | cifar10 | csv
+  std::string labels;           // IDX: the labels file ("" = derived from the images file's name)
+  std::string target;           // CSV: name of the target column ("" = the last column)
+  int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
 };
 
-// Reads and checks everything: Errors (kData) name file and offset or row: missing, truncated, wrong magic, counts that do
-// not agree, label out of range, value not finite.
+// Reads and checks everything: Errors (kData) name file and offset or row: missing, truncated, wrong magic,
+// counts that do not agree, label out of range, value not finite.
 Dataset read_dataset(const DatasetOptions& options);
 
-// Writes the documented HDF5 layout (see README): x, y, attributes. Atomically (temporary file and rename), sealed.
+// Writes the documented HDF5 layout (see README): x, y, attributes. Atomically (temporary file and rename),
+// sealed.
 void write_dataset(const Dataset& dataset, const std::string& path);
 
 }  // namespace lockstep

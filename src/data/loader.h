@@ -10,11 +10,12 @@
 
 namespace lockstep {
 
-// One micro-batch: micro_batch_size samples, 64-byte aligned rows copied out of the data set.
+// One micro-batch: micro_batch_size samples, rows copied out of the data set one behind the other. Of the
+// four arrays those are filled that the data set has.
 struct MicroBatch {
-  int64_t number = 0;                // its number in the global batch
-  int64_t size = 0;                  // micro_batch_size
-  int64_t valid = 0;                 // samples that count; the rest is padding at the end
+  int64_t number = 0;  // its number in the global batch
+  int64_t size = 0;    // micro_batch_size
+  int64_t valid = 0;   // samples that count; the rest is padding at the end
   std::vector<float> inputs_f32;
   std::vector<int32_t> inputs_i32;
   std::vector<int32_t> labels;
@@ -23,18 +24,23 @@ struct MicroBatch {
 
 struct StepBatch {
   int64_t step = 0, epoch = 0, position = 0;
-  int64_t valid = 0;                 // of the whole global batch
+  int64_t valid = 0;                      // of the whole global batch
   std::vector<MicroBatch> micro_batches;  // those that this worker owns
 };
 
-// Gathers the worker's micro-batches of consecutive steps in a background thread, `depth` steps ahead.
+// Gathers the worker's micro-batches of consecutive steps in a background thread, at least `depth` steps
+// ahead: small steps are gathered further ahead (a fixed amount of memory), so that short training steps
+// rarely have to wake the thread. After construction nothing is allocated.
 class Loader {
  public:
-  Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size, int64_t first_micro_batch,
-         int64_t last_micro_batch, int64_t first_step, int64_t depth = 2);
+  // The micro-batches [first_micro_batch, last_micro_batch) of the global batches from first_step on. The
+  // data set must outlive the loader. Errors: kUsage as Sampler, and when global_batch is no multiple of
+  // micro_batch_size; kInternal when the range or the number of samples does not fit.
+  Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size,
+         int64_t first_micro_batch, int64_t last_micro_batch, int64_t first_step, int64_t depth = 2);
   ~Loader();
-  // The batch of the next step, in order. Rethrows what the background thread threw. The reference stays valid until the
-  // following call; buffers are reused.
+  // The batch of the next step, in order. Rethrows what the background thread threw. The reference stays
+  // valid until the following call; buffers are reused.
   const StepBatch& next();
   int64_t steps_per_epoch() const;
 

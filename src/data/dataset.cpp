@@ -1,0 +1,122 @@
+// Data sets: choosing the reader, picking rows, and the checks that all formats share.
+#include "data/dataset.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <limits>
+#include <new>
+
+#include "core/error.h"
+#include "data/formats.h"
+
+namespace lockstep {
+
+namespace {
+
+std::string format_by_name(const std::string& path) {
+  std::string name = std::filesystem::path(path).filename().string();
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  if (name.ends_with(".gz")) name.resize(name.size() - 3);
+  if (name.ends_with(".h5") || name.ends_with(".hdf5")) return "hdf5";
+  if (name.ends_with(".csv")) return "csv";
+  if (name.find("idx3") != std::string::npos) return "idx";
+  if (name.ends_with(".bin")) return "cifar10";
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: format cannot be told from the name: give format = \"hdf5\", \"idx\", "
+                   "\"cifar10\" or \"csv\"",
+                   path));
+}
+
+template <class T>
+void pick_rows(const std::vector<T>& from, int64_t width, const std::vector<int64_t>& rows,
+               std::vector<T>& to) {
+  if (from.empty()) return;
+  to.reserve(rows.size() * static_cast<size_t>(width));
+  for (int64_t row : rows) to.insert(to.end(), from.begin() + row * width, from.begin() + (row + 1) * width);
+}
+
+}  // namespace
+
+int64_t Dataset::size() const {
+  if (classes > 0) return static_cast<int64_t>(labels.size());
+  return target_width > 0 ? static_cast<int64_t>(targets.size()) / target_width : 0;
+}
+
+Dataset Dataset::subset(const std::vector<int64_t>& rows) const {
+  const int64_t n = size();
+  for (int64_t row : rows) {
+    if (row < 0 || row >= n) {
+      fail(ErrorKind::kInternal, fmt::format("{}: subset: row {} is not one of {}", source, row, n));
+    }
+  }
+  Dataset result;
+  result.source = source;
+  result.sample_shape = sample_shape;
+  result.input_dtype = input_dtype;
+  result.classes = classes;
+  result.target_width = target_width;
+  result.class_names = class_names;
+  result.attribution = attribution;
+  pick_rows(inputs_f32, sample_shape.elements(), rows, result.inputs_f32);
+  pick_rows(inputs_i32, sample_shape.elements(), rows, result.inputs_i32);
+  pick_rows(labels, 1, rows, result.labels);
+  pick_rows(targets, target_width, rows, result.targets);
+  return result;
+}
+
+void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
+                   const std::function<std::string(int64_t)>& place) {
+  // One below the largest int32, so that their number fits as well.
+  const int64_t limit = classes > 0 ? classes : std::numeric_limits<int32_t>::max();
+  dataset.labels.resize(labels.size());
+  int64_t largest = 0;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i] < 0 || labels[i] >= limit) {
+      fail(ErrorKind::kData, fmt::format("{}: label must be in [0, {}): got {}",
+                                         place(static_cast<int64_t>(i)), limit, labels[i]));
+    }
+    largest = std::max(largest, labels[i]);
+    dataset.labels[i] = static_cast<int32_t>(labels[i]);
+  }
+  dataset.classes = classes > 0 ? classes : largest + 1;
+}
+
+Dataset read_dataset(const DatasetOptions& options) {
+  if (options.classes < -1 || options.classes > std::numeric_limits<int32_t>::max()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: classes must be -1 (regression), 0 (as the file says) or a number of "
+                     "classes below 2^31: got {}",
+                     options.path, options.classes));
+  }
+  const std::string format = options.format == "auto" ? format_by_name(options.path) : options.format;
+  const bool images_only = format == "idx" || format == "cifar10";
+  if (images_only && options.classes == -1) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: {} files hold labels: regression (classes = -1) needs hdf5 or csv", options.path,
+                     format));
+  }
+  if (format != "idx" && !options.labels.empty()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: a labels file goes with idx images only, not with {}", options.path, format));
+  }
+  if (format != "csv" && !options.target.empty()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: a target column is for csv only, not for {}", options.path, format));
+  }
+  try {
+    if (format == "hdf5") return read_hdf5(options);
+    if (format == "idx") return read_idx(options);
+    if (format == "cifar10") return read_cifar10(options);
+    if (format == "csv") return read_csv(options);
+  } catch (const std::bad_alloc&) {
+    fail(ErrorKind::kData, fmt::format("{}: does not fit into this machine's memory", options.path));
+  }
+  fail(ErrorKind::kUsage, fmt::format("{}: format must be auto, hdf5, idx, cifar10 or csv: got '{}'",
+                                      options.path, options.format));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,191 @@
+// The prefetching ring between the gathering thread and the training loop.
+#include "data/loader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+// Small steps are gathered ahead up to this much memory and this many steps: the thread then sleeps and wakes
+// once for many steps, where a system call for each would cost a noticeable share of a 20-microsecond step.
+constexpr int64_t kAheadBytes = 512 * 1024;
+constexpr int64_t kAheadSteps = 128;
+
+struct Slot {
+  StepBatch batch;
+  std::exception_ptr error;  // what gathering this step threw
+};
+
+template <class T>
+void gather(const std::vector<T>& from, int64_t width, const int64_t* rows, int64_t count,
+            std::vector<T>& to) {
+  if (from.empty()) return;
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(to.data() + i * width, from.data() + rows[i] * width, static_cast<size_t>(width) * sizeof(T));
+  }
+}
+
+}  // namespace
+
+// A ring for one producer and one consumer. Both sides count steps; a step count is written by one side only,
+// and its fetch_add is sequentially consistent because the notification after it looks for sleepers.
+struct Loader::Impl {
+  const Dataset& dataset;
+  Sampler sampler;
+  int64_t micro_batch_size;
+  int64_t first_step;
+  int64_t sample_elements;
+  int64_t step_count = 0;  // gathered so far, without wrapping
+  GlobalBatch global;      // the gathering thread's
+  std::vector<Slot> ring;  // a power of two, so that the counters may wrap
+  std::atomic<uint32_t> gathered{0};
+  std::atomic<uint32_t> released{0};
+  std::atomic<bool> stop{false};
+  bool lent = false;  // the consumer holds slot `released`
+  std::thread thread;
+
+  Impl(const Dataset& data, const SamplerOptions& options, int64_t size, int64_t first_micro_batch,
+       int64_t last_micro_batch, int64_t start, int64_t depth)
+      : dataset(data),
+        sampler(options),
+        micro_batch_size(size),
+        first_step(start),
+        sample_elements(data.sample_shape.elements()) {
+    if (size < 1 || options.global_batch % size != 0) {
+      fail(ErrorKind::kUsage,
+           fmt::format("loader: global batch must be a multiple of the micro-batch: {} and {}",
+                       options.global_batch, size));
+    }
+    const int64_t micro_batches = options.global_batch / size;
+    if (first_micro_batch < 0 || first_micro_batch >= last_micro_batch || last_micro_batch > micro_batches) {
+      fail(ErrorKind::kInternal, fmt::format("loader: micro-batches [{}, {}) are not a range of {}",
+                                             first_micro_batch, last_micro_batch, micro_batches));
+    }
+    if (options.samples != data.size()) {
+      fail(ErrorKind::kInternal, fmt::format("loader: sampler draws from {} samples, {} has {}",
+                                             options.samples, data.source, data.size()));
+    }
+    if (depth < 1) fail(ErrorKind::kInternal, fmt::format("loader: depth must be at least 1: got {}", depth));
+
+    const bool tokens = data.input_dtype == DType::kI32;
+    const int64_t target_elements = data.classes > 0 ? 1 : data.target_width;
+    const int64_t owned = last_micro_batch - first_micro_batch;
+    const int64_t step_bytes = owned * size * (sample_elements + target_elements) * 4;
+    const int64_t ahead =
+        std::max(depth, std::min(kAheadSteps, kAheadBytes / std::max<int64_t>(step_bytes, 1)));
+    ring.resize(std::bit_ceil(static_cast<size_t>(ahead + 1)));  // one more, which the consumer holds
+    for (Slot& slot : ring) {
+      slot.batch.micro_batches.resize(static_cast<size_t>(owned));
+      for (int64_t m = 0; m < owned; ++m) {
+        MicroBatch& micro = slot.batch.micro_batches[static_cast<size_t>(m)];
+        micro.number = first_micro_batch + m;
+        micro.size = size;
+        const auto samples = static_cast<size_t>(size);
+        if (tokens) {
+          micro.inputs_i32.resize(samples * static_cast<size_t>(sample_elements));
+        } else {
+          micro.inputs_f32.resize(samples * static_cast<size_t>(sample_elements));
+        }
+        if (data.classes > 0) micro.labels.resize(samples);
+        micro.targets.resize(samples * static_cast<size_t>(data.target_width));
+      }
+    }
+    global.samples.reserve(static_cast<size_t>(options.global_batch));
+    thread = std::thread([this] { run(); });
+  }
+
+  ~Impl() {
+    stop.store(true);
+    // A changed count is what the thread waits for; what it counts no longer matters.
+    released.fetch_add(1);
+    released.notify_one();
+    thread.join();
+  }
+
+  Slot& slot(uint32_t step) { return ring[step & (ring.size() - 1)]; }
+
+  void run() {
+    for (uint32_t step = 0; !stop.load(std::memory_order_relaxed); ++step) {
+      if (step - released.load(std::memory_order_acquire) == ring.size() && !wait_for_room(step)) return;
+      Slot& target = slot(step);
+      try {
+        fill(first_step + step_count++, target.batch);
+      } catch (...) {
+        target.error = std::current_exception();
+      }
+      gathered.fetch_add(1);
+      gathered.notify_one();
+      if (target.error) return;
+    }
+  }
+
+  // Sleeps until half of a full ring has been used, so that one wake-up serves many steps. False: stop.
+  bool wait_for_room(uint32_t step) {
+    for (;;) {
+      const uint32_t seen = released.load();
+      if (stop.load()) return false;
+      if (step - seen <= ring.size() / 2) return true;
+      released.wait(seen);
+    }
+  }
+
+  void fill(int64_t step, StepBatch& batch) {
+    sampler.batch(step, global);
+    batch.step = step;
+    batch.epoch = global.epoch;
+    batch.position = global.position;
+    batch.valid = global.valid;
+    for (MicroBatch& micro : batch.micro_batches) {
+      const int64_t first = micro.number * micro_batch_size;
+      const int64_t* rows = global.samples.data() + first;
+      micro.valid = std::clamp<int64_t>(global.valid - first, 0, micro_batch_size);
+      gather(dataset.inputs_f32, sample_elements, rows, micro_batch_size, micro.inputs_f32);
+      gather(dataset.inputs_i32, sample_elements, rows, micro_batch_size, micro.inputs_i32);
+      gather(dataset.labels, 1, rows, micro_batch_size, micro.labels);
+      gather(dataset.targets, dataset.target_width, rows, micro_batch_size, micro.targets);
+    }
+  }
+
+  const StepBatch& next() {
+    uint32_t step = released.load(std::memory_order_relaxed);
+    if (lent) {
+      released.fetch_add(1);
+      ++step;
+      if (gathered.load(std::memory_order_relaxed) - step <= ring.size() / 2) released.notify_one();
+    }
+    lent = false;
+    gathered.wait(step, std::memory_order_acquire);  // returns at once when the step is there
+    Slot& ready = slot(step);
+    if (ready.error) std::rethrow_exception(ready.error);
+    lent = true;
+    return ready.batch;
+  }
+};
+
+Loader::Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size,
+               int64_t first_micro_batch, int64_t last_micro_batch, int64_t first_step, int64_t depth)
+    : impl_(std::make_unique<Impl>(dataset, sampler, micro_batch_size, first_micro_batch, last_micro_batch,
+                                   first_step, depth)) {}
+
+Loader::~Loader() = default;
+
+const StepBatch& Loader::next() {
+  return impl_->next();
+}
+
+int64_t Loader::steps_per_epoch() const {
+  return impl_->sampler.steps_per_epoch();
+}
+
+}  // namespace lockstep
