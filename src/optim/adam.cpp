@@ -50,8 +50,9 @@ std::unique_ptr<Optimizer> make_adam(Section& section) {
 
 std::unique_ptr<Optimizer> make_adamw(Section& section) {
   const AdamSettings settings = read_settings(section);
-  const double weight_decay = section.real("weight_decay", 0.01, kNonNegative,
-                                           "parameters shrink by learning_rate * weight_decay each step");
+  const double weight_decay =
+      section.real("weight_decay", 0.01, kNonNegative,
+                   "adamw: parameters shrink by learning_rate * weight_decay each step");
   return std::make_unique<Adam>("adamw", UpdateFormula::kAdamW, settings, weight_decay);
 }
 

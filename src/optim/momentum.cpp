@@ -42,11 +42,11 @@ class ClassicalMomentum final : public FlatOptimizer {
 std::unique_ptr<Optimizer> make_momentum(Section& section) {
   const double weight_decay = read_coupled_weight_decay(section);
   const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
-  const double dampening =
-      section.real("dampening", 0.0, kUnit, "form = \"classical\": the gradient enters times 1 - dampening");
+  const double dampening = section.real(
+      "dampening", 0.0, kUnit, "momentum, form = \"classical\": the gradient enters times 1 - dampening");
   const std::string form =
       section.text("form", "averaged", {"averaged", "classical"},
-                   "v = momentum*v + (1-momentum)*g, or v = momentum*v + (1-dampening)*g");
+                   "momentum: v = momentum*v + (1-momentum)*g, or v = momentum*v + (1-dampening)*g");
   if (form == "classical") return std::make_unique<ClassicalMomentum>(momentum, dampening, weight_decay);
   if (dampening != 0.0) {
     section.reject("dampening", fmt::format("belongs to form = \"classical\": must be 0, got {}", dampening));

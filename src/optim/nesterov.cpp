@@ -73,7 +73,7 @@ std::unique_ptr<Optimizer> make_nesterov(Section& section) {
   const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
   const std::string form =
       section.text("form", "averaged", {"averaged", "classical"},
-                   "v = momentum*v + (1-momentum)*g with a look-ahead, or v = momentum*v + g");
+                   "nesterov: v = momentum*v + (1-momentum)*g with a look-ahead, or v = momentum*v + g");
   if (form == "classical") return std::make_unique<ClassicalNesterov>(momentum, weight_decay);
   return std::make_unique<LookAheadNesterov>(momentum, weight_decay);
 }

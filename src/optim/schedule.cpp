@@ -26,8 +26,8 @@ Factor read_constant(Section&, int64_t) {
 }
 
 Factor read_cosine(Section& section, int64_t) {
-  const double minimum = section.real("minimum_factor", 0.0, kUnit,
-                                      "type = \"cosine\": last rate as a factor of the learning rate");
+  const double minimum =
+      section.real("minimum_factor", 0.0, kUnit, "cosine: last rate as a factor of the learning rate");
   return [minimum](int64_t u, int64_t total) {
     if (u >= total) return minimum;
     const double progress = static_cast<double>(u) / static_cast<double>(total);
@@ -36,11 +36,9 @@ Factor read_cosine(Section& section, int64_t) {
 }
 
 Factor read_step(Section& section, int64_t steps_per_unit) {
-  const double factor =
-      section.real("factor", 0.1, {0.0, 1.0, true}, "type = \"step\": what the rate is multiplied by");
-  const int64_t every =
-      section.integer("every", 1000, {1.0, kMaximumCount},
-                      "type = \"step\": how often, in units, the rate is multiplied by factor");
+  const double factor = section.real("factor", 0.1, {0.0, 1.0, true}, "step: what the rate is multiplied by");
+  const int64_t every = section.integer("every", 1000, {1.0, kMaximumCount},
+                                        "step: how often, in units, the rate is multiplied by factor");
   return [factor, period = every * steps_per_unit](int64_t u, int64_t) {
     return std::pow(factor, static_cast<double>(u / period));
   };

@@ -108,6 +108,8 @@ struct Case {
   std::string name, toml;
   double rate;
   Rule rule;
+
+  friend void PrintTo(const Case& test, std::ostream* out) { *out << test.toml; }
 };
 
 std::vector<Case> cases() {
