@@ -1,0 +1,14 @@
+// Stands in for the MPI communicator in a build without MPI: a launched job ends with a clear message instead
+// of running as many independent copies.
+#include "comm/communicator.h"
+#include "core/error.h"
+
+namespace lockstep {
+
+std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions&) {
+  fail(ErrorKind::kUsage,
+       "communicator: a launcher started several workers, but this build has no MPI: "
+       "configure with -DLOCKSTEP_MPI=ON or run without mpirun");
+}
+
+}  // namespace lockstep

@@ -1,0 +1,486 @@
+// The lockstep reduction: local tree sums as gradients arrive, then, bucket by bucket and piece by piece,
+// each worker gathers its share of a piece from all workers, adds in tree order, and shares the sum.
+//
+// Collectives must be issued in the same order everywhere, whatever the timing. So everything that a step
+// issues is laid down once as a list of operations, and a step walks along it: an operation is issued when
+// its input is there and all operations before it have been issued.
+#include "parallel/gradient_exchange.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+
+#include "core/error.h"
+#include "parallel/reduction_plan.h"
+
+namespace lockstep {
+
+namespace {
+
+// A worker's share of a piece. Large enough that the cost of a message does not count, small enough that what
+// has arrived is still in the cache when it is added.
+constexpr int64_t kShareBytes = 512 << 10;
+// Gathers under way at a time, so that bytes move while others are added. Also bounds the memory that they
+// need.
+constexpr int kGathersInFlight = 4;
+// Shares start at multiples of this many elements, so that additions run on whole vectors.
+constexpr int64_t kShareAlignment = 64;
+
+constexpr int64_t kNone = -1;
+
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// A slice of the gradient that add() is called with.
+struct Slice {
+  int64_t offset = 0, capacity = 0;  // capacity: up to the next slice
+  int64_t elements = 0;              // what add() brings; known from the first call on
+  int64_t bucket = 0;
+  int64_t seen_in = kNone;  // the last micro-batch that brought it
+};
+
+// What is communicated as a unit: elements [begin, end), worker d being responsible for the d-th `share` of
+// them.
+struct Piece {
+  int64_t begin = 0, end = 0, share = 0;
+  int64_t bucket = 0;
+
+  int64_t share_begin(int rank) const { return std::min(begin + rank * share, end); }
+  int64_t share_elements(int rank) const {
+    return std::min(begin + (rank + 1) * share, end) - share_begin(rank);
+  }
+};
+
+struct Operation {
+  enum class Kind { kGather, kShare, kAllReduce } kind = Kind::kGather;
+  size_t piece = 0;
+};
+
+}  // namespace
+
+struct GradientExchange::Impl {
+  // ---- what never changes
+  // ----------------------------------------------------------------------------------------
+  Communicator& communicator;
+  Backend& backend;
+  const DType dtype;
+  const int64_t element_size;
+  const ExchangeOptions options;
+  const int rank, world_size;
+  MicroBatchRange owned;
+
+  std::vector<TreeNode> nodes;        // the maximal nodes of all workers, left to right
+  std::vector<int> owners;            // the worker of each
+  int home = 0, home_end = 0;         // nodes [home, home_end) are this worker's
+  std::vector<Addition> combination;  // over nodes; ends in `home`
+  LocalPlan scalar_plan;              // of this worker's nodes
+  LocalPlan plan;                     // of the gradient: scalar_plan, or a plain sum in library mode
+  std::vector<int64_t> slices_in_bucket;
+  std::vector<Piece> pieces;
+  std::vector<Operation> operations;
+
+  std::vector<Slice> slices;
+  std::vector<Tensor>
+      buffers;     // (extent) each; buffers[0] becomes the result; gaps between slices are always zero
+  Tensor staging;  // received blocks: (gathers in flight, foreign nodes, largest share)
+  int64_t staging_stride = 0;
+  Tensor zeros;  // stands in for slices that no add() brought; made when first needed
+
+  // ---- where the step is
+  // -----------------------------------------------------------------------------------------
+  bool in_step = false;
+  int64_t micro_batch = kNone;  // between begin_micro_batch and end_micro_batch
+  int64_t next_micro_batch = 0;
+  size_t slices_seen = 0;  // in this micro-batch
+  size_t expected_slice = 0;
+  std::vector<int64_t> slices_left;  // of each bucket, in the last micro-batch
+  size_t next_operation = 0;
+  std::deque<std::unique_ptr<Request>> gathers, last_requests;
+  double exposed_seconds = 0.0;
+
+  Impl(Communicator& communicator_, Backend& backend_, DType dtype_, int64_t extent,
+       const std::vector<int64_t>& slice_offsets, const ExchangeOptions& options_)
+      : communicator(communicator_),
+        backend(backend_),
+        dtype(dtype_),
+        element_size(static_cast<int64_t>(size_of(dtype_))),
+        options(options_),
+        rank(communicator_.rank()),
+        world_size(communicator_.world_size()) {
+    if (dtype != DType::kF32 && dtype != DType::kF64) {
+      fail(ErrorKind::kInternal, fmt::format("gradient exchange: fp32 or fp64, not {}", name_of(dtype)));
+    }
+    if (options.micro_batches < world_size) {
+      fail(ErrorKind::kUsage,
+           fmt::format("train.micro_batches: at least one for every worker: {} micro-batches, {} workers",
+                       options.micro_batches, world_size));
+    }
+    if (options.bucket_bytes < 1) {
+      fail(ErrorKind::kInternal, fmt::format("gradient exchange: bucket of {} bytes", options.bucket_bytes));
+    }
+    plan_sums();
+    cut_buckets(extent, slice_offsets);
+    if (world_size > 1) lay_down_operations();
+    for (int i = 0; i < plan.buffers; ++i) buffers.push_back(Tensor::zeros({extent}, dtype, backend));
+  }
+
+  void plan_sums() {
+    for (int worker = 0; worker < world_size; ++worker) {
+      const MicroBatchRange range = owned_micro_batches(options.micro_batches, worker, world_size);
+      const std::vector<TreeNode> theirs = maximal_nodes(options.micro_batches, range);
+      if (worker == rank) {
+        owned = range;
+        home = static_cast<int>(nodes.size());
+        home_end = home + static_cast<int>(theirs.size());
+        scalar_plan = plan_local_sums(theirs);
+      }
+      nodes.insert(nodes.end(), theirs.begin(), theirs.end());
+      owners.insert(owners.end(), theirs.size(), worker);
+    }
+    combination = plan_combination(options.micro_batches, nodes, home);
+    const TreeNode all_owned{0, owned.size()};
+    plan = options.mode == ReductionMode::kLockstep ? scalar_plan : plan_local_sums({&all_owned, 1});
+  }
+
+  // Buckets are filled from the end of the array; bucket 0 is the one that a backward sweep completes first.
+  void cut_buckets(int64_t extent, const std::vector<int64_t>& offsets) {
+    int64_t end = extent, bucket_bytes = 0;
+    slices.resize(offsets.size());
+    for (size_t i = offsets.size(); i-- > 0;) {
+      const int64_t capacity = end - offsets[i];
+      if (offsets[i] < 0 || capacity <= 0) {
+        fail(ErrorKind::kInternal,
+             fmt::format("gradient exchange: slices must ascend within {} elements: slice {} at {}", extent,
+                         i, offsets[i]));
+      }
+      const int64_t bytes = capacity * element_size;
+      if (slices_in_bucket.empty() || bucket_bytes + bytes > options.bucket_bytes) {
+        slices_in_bucket.push_back(0);
+        bucket_bytes = 0;
+      }
+      bucket_bytes += bytes;
+      ++slices_in_bucket.back();
+      slices[i] = {offsets[i], capacity, 0, static_cast<int64_t>(slices_in_bucket.size()) - 1, kNone};
+      end = offsets[i];
+    }
+  }
+
+  void lay_down_operations() {
+    int64_t largest_share = 0;
+    size_t last_slice = slices.size();
+    for (size_t bucket = 0; bucket < slices_in_bucket.size(); ++bucket) {
+      const size_t first_slice = last_slice - static_cast<size_t>(slices_in_bucket[bucket]);
+      const int64_t begin = slices[first_slice].offset;
+      const int64_t end = slices[last_slice - 1].offset + slices[last_slice - 1].capacity;
+      last_slice = first_slice;
+      if (options.mode == ReductionMode::kLibrary) {
+        operations.push_back({Operation::Kind::kAllReduce, pieces.size()});
+        pieces.push_back({begin, end, end - begin, static_cast<int64_t>(bucket)});
+        continue;
+      }
+      // Pieces of equal size, so that no bucket ends with a tiny one.
+      const int64_t count = divide_up((end - begin) * element_size, kShareBytes * world_size);
+      const int64_t share =
+          divide_up(divide_up(end - begin, count * world_size), kShareAlignment) * kShareAlignment;
+      largest_share = std::max(largest_share, share);
+      const size_t first_piece = pieces.size();
+      for (int64_t at = begin; at < end; at += share * world_size) {
+        pieces.push_back({at, std::min(at + share * world_size, end), share, static_cast<int64_t>(bucket)});
+      }
+      for (size_t piece = first_piece; piece < pieces.size() + kGathersInFlight; ++piece) {
+        if (piece >= first_piece + kGathersInFlight) {
+          operations.push_back({Operation::Kind::kShare, piece - kGathersInFlight});
+        }
+        if (piece < pieces.size()) operations.push_back({Operation::Kind::kGather, piece});
+      }
+    }
+    const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
+    staging_stride = largest_share;
+    staging = Tensor::empty({kGathersInFlight * foreign_nodes * staging_stride}, dtype, backend);
+  }
+
+  std::byte* at(Tensor& tensor, int64_t element) {
+    return static_cast<std::byte*>(tensor.mutable_data()) + element * element_size;
+  }
+
+  // ---- one step
+  // --------------------------------------------------------------------------------------------------
+
+  // Adds the slice to the local sums: `values`, or zeros when null.
+  void add_slice(const Slice& slice, int64_t n, const void* values) {
+    const LocalStep& step = plan.steps[static_cast<size_t>(micro_batch - owned.begin)];
+    std::byte* sum = at(buffers[static_cast<size_t>(step.buffer)], slice.offset);
+    if (values == nullptr) {
+      if (step.keep) {
+        backend.fill(dtype, n, sum, 0.0);
+      } else {
+        // Not skipped: -0 + 0 is +0, and it must be so on any number of workers.
+        backend.accumulate(dtype, n, zeros.data(), sum);
+      }
+    } else if (step.keep) {
+      backend.copy(sum, values, static_cast<size_t>(n * element_size));
+    } else {
+      backend.accumulate(dtype, n, values, sum);
+    }
+    for (const Addition& carry : step.carries) {
+      backend.accumulate(dtype, n, at(buffers[static_cast<size_t>(carry.from)], slice.offset),
+                         at(buffers[static_cast<size_t>(carry.to)], slice.offset));
+    }
+    if (micro_batch + 1 == owned.end) --slices_left[static_cast<size_t>(slice.bucket)];
+  }
+
+  size_t find_slice(int64_t offset) const {
+    if (expected_slice < slices.size() && slices[expected_slice].offset == offset) return expected_slice;
+    const auto found =
+        std::lower_bound(slices.begin(), slices.end(), offset,
+                         [](const Slice& slice, int64_t value) { return slice.offset < value; });
+    if (found == slices.end() || found->offset != offset) {
+      fail(ErrorKind::kInternal, fmt::format("gradient exchange: no slice starts at element {}", offset));
+    }
+    return static_cast<size_t>(found - slices.begin());
+  }
+
+  // Where the sum of a node is during the combination of a piece: this worker's are in place, the others' in
+  // staging.
+  std::byte* node_data(size_t piece, int node) {
+    if (node >= home && node < home_end) {
+      return at(buffers[static_cast<size_t>(node - home)], pieces[piece].share_begin(rank));
+    }
+    const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
+    const int64_t foreign = node < home ? node : node - (home_end - home);
+    const auto slot = static_cast<int64_t>(piece % kGathersInFlight);
+    return at(staging, (slot * foreign_nodes + foreign) * staging_stride);
+  }
+
+  // Workers in the order in which this one turns to them: its right neighbour first, itself left out.
+  // Starting everywhere at the same worker would make it everyone's bottleneck.
+  int peer(int i) const { return (rank + i) % world_size; }
+
+  std::string label(const Piece& piece) const { return fmt::format("bucket {}", piece.bucket); }
+
+  std::unique_ptr<Request> gather(size_t index) {
+    const Piece& piece = pieces[index];
+    std::vector<SendBlock> sends;
+    for (int i = 1; i < world_size; ++i) {
+      const int64_t n = piece.share_elements(peer(i));
+      if (n == 0) continue;
+      for (int node = home; node < home_end; ++node) {
+        sends.push_back({peer(i), at(buffers[static_cast<size_t>(node - home)], piece.share_begin(peer(i))),
+                         static_cast<size_t>(n * element_size)});
+      }
+    }
+    std::vector<ReceiveBlock> receives;
+    const auto bytes = static_cast<size_t>(piece.share_elements(rank) * element_size);
+    for (int node = 0; bytes > 0 && node < static_cast<int>(nodes.size()); ++node) {
+      if (node >= home && node < home_end) continue;
+      receives.push_back({owners[static_cast<size_t>(node)], node_data(index, node), bytes});
+    }
+    return communicator.exchange(std::move(sends), std::move(receives), label(piece));
+  }
+
+  std::unique_ptr<Request> share(size_t index) {
+    const Piece& piece = pieces[index];
+    const int64_t n = piece.share_elements(rank);
+    for (const Addition& addition : combination) {
+      if (n > 0) backend.accumulate(dtype, n, node_data(index, addition.from), node_data(index, addition.to));
+    }
+    std::vector<SendBlock> sends;
+    std::vector<ReceiveBlock> receives;
+    for (int i = 1; i < world_size; ++i) {
+      sends.push_back(
+          {peer(i), at(buffers[0], piece.share_begin(rank)), static_cast<size_t>(n * element_size)});
+      receives.push_back({peer(i), at(buffers[0], piece.share_begin(peer(i))),
+                          static_cast<size_t>(piece.share_elements(peer(i)) * element_size)});
+    }
+    return communicator.exchange(std::move(sends), std::move(receives), label(piece));
+  }
+
+  // Issues the operations whose turn has come. With `until_done` waits for those that it needs, else returns.
+  void advance(bool until_done) {
+    for (; next_operation < operations.size(); ++next_operation) {
+      const Operation& operation = operations[next_operation];
+      const Piece& piece = pieces[operation.piece];
+      switch (operation.kind) {
+        case Operation::Kind::kGather:
+          if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
+          gathers.push_back(gather(operation.piece));
+          break;
+        case Operation::Kind::kShare:
+          if (until_done) {
+            gathers.front()->wait();
+          } else if (!gathers.front()->test()) {
+            return;
+          }
+          gathers.pop_front();
+          last_requests.push_back(share(operation.piece));
+          break;
+        case Operation::Kind::kAllReduce:
+          if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
+          last_requests.push_back(communicator.all_reduce_sum(at(buffers[0], piece.begin),
+                                                              piece.end - piece.begin, dtype, label(piece)));
+          break;
+      }
+    }
+  }
+
+  // Lets what has been issued make progress.
+  void poll() {
+    while (!last_requests.empty() && last_requests.front()->test()) last_requests.pop_front();
+  }
+
+  void require(bool condition, const char* rule) const {
+    if (!condition) fail(ErrorKind::kInternal, fmt::format("gradient exchange: {}", rule));
+  }
+};
+
+GradientExchange::GradientExchange(Communicator& communicator, Backend& backend, DType dtype, int64_t extent,
+                                   std::vector<int64_t> slice_offsets, const ExchangeOptions& options)
+    : impl_(std::make_unique<Impl>(communicator, backend, dtype, extent, slice_offsets, options)) {}
+
+GradientExchange::~GradientExchange() = default;
+
+void GradientExchange::begin_step() {
+  Impl& impl = *impl_;
+  impl.require(!impl.in_step, "begin_step before the last step was finished");
+  impl.in_step = true;
+  impl.next_micro_batch = impl.owned.begin;
+  impl.next_operation = 0;
+  impl.slices_left = impl.slices_in_bucket;
+}
+
+void GradientExchange::begin_micro_batch(int64_t micro_batch) {
+  Impl& impl = *impl_;
+  impl.require(impl.in_step && impl.micro_batch == kNone,
+               "begin_micro_batch outside of a step or inside of another");
+  if (micro_batch != impl.next_micro_batch || micro_batch >= impl.owned.end) {
+    fail(ErrorKind::kInternal,
+         fmt::format("gradient exchange: micro-batch {} out of turn: rank {} owns [{}, {}), next is {}",
+                     micro_batch, impl.rank, impl.owned.begin, impl.owned.end, impl.next_micro_batch));
+  }
+  impl.micro_batch = micro_batch;
+  impl.slices_seen = 0;
+  impl.expected_slice = impl.slices.size() - 1;
+  for (Slice& slice : impl.slices) slice.seen_in = kNone;
+}
+
+void GradientExchange::add(int64_t offset, int64_t n, const void* values) {
+  Impl& impl = *impl_;
+  impl.require(impl.micro_batch != kNone, "add outside of a micro-batch");
+  const size_t index = impl.find_slice(offset);
+  Slice& slice = impl.slices[index];
+  if (slice.seen_in == impl.micro_batch) {
+    fail(ErrorKind::kInternal,
+         fmt::format("gradient exchange: slice at {} came twice in a micro-batch", offset));
+  }
+  if (slice.elements == 0 && n > 0 && n <= slice.capacity) slice.elements = n;
+  if (n != slice.elements) {
+    fail(ErrorKind::kInternal, fmt::format("gradient exchange: slice at {}: {} elements, expected {}", offset,
+                                           n, slice.elements > 0 ? slice.elements : slice.capacity));
+  }
+  slice.seen_in = impl.micro_batch;
+  ++impl.slices_seen;
+  impl.expected_slice = index - 1;
+  impl.add_slice(slice, n, values);
+  if (impl.micro_batch + 1 == impl.owned.end) impl.advance(false);
+}
+
+void GradientExchange::end_micro_batch() {
+  Impl& impl = *impl_;
+  impl.require(impl.micro_batch != kNone, "end_micro_batch without begin_micro_batch");
+  if (impl.slices_seen < impl.slices.size()) {
+    for (Slice& slice : impl.slices) {
+      if (slice.seen_in == impl.micro_batch) continue;
+      if (!impl.zeros.defined() || impl.zeros.elements() < slice.capacity) {
+        impl.zeros = Tensor::zeros({slice.capacity}, impl.dtype, impl.backend);
+      }
+      impl.add_slice(slice, slice.capacity, nullptr);
+    }
+    if (impl.micro_batch + 1 == impl.owned.end) impl.advance(false);
+  }
+  impl.micro_batch = kNone;
+  ++impl.next_micro_batch;
+}
+
+void GradientExchange::finish() {
+  Impl& impl = *impl_;
+  impl.require(impl.in_step && impl.micro_batch == kNone && impl.next_micro_batch == impl.owned.end,
+               "finish before all owned micro-batches were added");
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  impl.advance(true);
+  for (const auto& request : impl.last_requests) request->wait();
+  impl.last_requests.clear();
+  impl.exposed_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  impl.in_step = false;
+}
+
+const Tensor& GradientExchange::result() const {
+  return impl_->buffers[0];
+}
+
+std::vector<double> GradientExchange::sum_scalars(
+    const std::vector<std::vector<double>>& values_by_owned_micro_batch, int64_t count) {
+  Impl& impl = *impl_;
+  impl.require(!impl.in_step, "sum_scalars within a step: the order of collectives would depend on timing");
+  if (static_cast<int64_t>(values_by_owned_micro_batch.size()) != impl.owned.size()) {
+    fail(ErrorKind::kInternal, fmt::format("sum_scalars: values of {} micro-batches, rank {} owns {}",
+                                           values_by_owned_micro_batch.size(), impl.rank, impl.owned.size()));
+  }
+  const auto n = static_cast<size_t>(count);
+  const auto plus = [n](const double* from, double* to) {
+    for (size_t i = 0; i < n; ++i) to[i] += from[i];
+  };
+  std::vector<double> sums(n * static_cast<size_t>(impl.scalar_plan.buffers));
+  for (size_t m = 0; m < values_by_owned_micro_batch.size(); ++m) {
+    const std::vector<double>& values = values_by_owned_micro_batch[m];
+    if (values.size() != n) {
+      fail(ErrorKind::kInternal,
+           fmt::format("sum_scalars: {} values in a micro-batch, expected {}", values.size(), n));
+    }
+    const LocalStep& step = impl.scalar_plan.steps[m];
+    double* sum = sums.data() + n * static_cast<size_t>(step.buffer);
+    if (step.keep) {
+      std::copy(values.begin(), values.end(), sum);
+    } else {
+      plus(values.data(), sum);
+    }
+    for (const Addition& carry : step.carries) {
+      plus(sums.data() + n * static_cast<size_t>(carry.from),
+           sums.data() + n * static_cast<size_t>(carry.to));
+    }
+  }
+  if (impl.world_size == 1) {
+    sums.resize(n);
+    return sums;
+  }
+
+  // Every worker sends as many nodes as the one that has most, since the blocks of an all-gather are equal.
+  std::vector<size_t> nodes_of(static_cast<size_t>(impl.world_size), 0);
+  for (const int owner : impl.owners) ++nodes_of[static_cast<size_t>(owner)];
+  const size_t block = n * *std::max_element(nodes_of.begin(), nodes_of.end());
+  sums.resize(block);
+  std::vector<double> gathered(block * static_cast<size_t>(impl.world_size));
+  impl.communicator.all_gather(sums.data(), block * sizeof(double), gathered.data(), "scalars")->wait();
+  std::vector<double*> node_sums;
+  for (size_t worker = 0; worker < nodes_of.size(); ++worker) {
+    for (size_t i = 0; i < nodes_of[worker]; ++i)
+      node_sums.push_back(gathered.data() + worker * block + i * n);
+  }
+  for (const Addition& addition : impl.combination) {
+    plus(node_sums[static_cast<size_t>(addition.from)], node_sums[static_cast<size_t>(addition.to)]);
+  }
+  const double* total = node_sums[static_cast<size_t>(impl.home)];
+  return {total, total + n};
+}
+
+double GradientExchange::exposed_seconds() const {
+  return impl_->exposed_seconds;
+}
+int64_t GradientExchange::buckets() const {
+  return static_cast<int64_t>(impl_->slices_in_bucket.size());
+}
+
+}  // namespace lockstep
