@@ -1,0 +1,104 @@
+// Elementwise operations of two broadcast arguments, scaling, and the addition of the reduction tree.
+#include "kernels/math/binary.h"
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/elements.h"
+
+namespace lockstep {
+
+namespace {
+
+// Elements [begin, end) of one row; strides along the row are 0 or 1 for contiguous operands, anything else
+// in general.
+template <class Op, class T>
+void binary_row(int64_t count, const T* a, int64_t stride_a, const T* b, int64_t stride_b, T* y) {
+  if (stride_a == 1 && stride_b == 1) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i], b[i]);
+  } else if (stride_a == 1 && stride_b == 0) {
+    const T scalar = *b;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i], scalar);
+  } else if (stride_a == 0 && stride_b == 1) {
+    const T scalar = *a;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(scalar, b[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i * stride_a], b[i * stride_b]);
+  }
+}
+
+template <class Op, class T>
+void binary_broadcast(const BroadcastPlan& plan, const T* a, const T* b, T* y) {
+  const int last = plan.rank - 1;
+  const int64_t inner = plan.rank == 0 ? 1 : plan.extents[last];
+  const int64_t stride_a = plan.rank == 0 ? 0 : plan.strides_a[last];
+  const int64_t stride_b = plan.rank == 0 ? 0 : plan.strides_b[last];
+  int64_t outer = 1;
+  for (int axis = 0; axis < last; ++axis) outer *= plan.extents[axis];
+  if (outer == 1) {
+    write_elements(inner, y, [=](int64_t begin, int64_t end, T* out) {
+      binary_row<Op>(end - begin, a + begin * stride_a, stride_a, b + begin * stride_b, stride_b, out);
+    });
+    return;
+  }
+  // A tile is some consecutive rows, or a part of one when rows are long: parts are equally many for every
+  // row.
+  const int64_t rows = rows_per_tile(inner);
+  const int64_t parts = (inner + kElementGrain - 1) / kElementGrain;
+  parallel_ranges(outer * parts, rows, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row = item / parts;
+      const int64_t first = item % parts * kElementGrain;
+      const int64_t count = std::min(inner - first, kElementGrain);
+      int64_t rest = row, offset_a = first * stride_a, offset_b = first * stride_b;
+      for (int axis = last - 1; axis >= 0; --axis) {
+        const int64_t index = rest % plan.extents[axis];
+        rest /= plan.extents[axis];
+        offset_a += index * plan.strides_a[axis];
+        offset_b += index * plan.strides_b[axis];
+      }
+      binary_row<Op>(count, a + offset_a, stride_a, b + offset_b, stride_b, y + row * inner + first);
+    }
+  });
+}
+
+}  // namespace
+
+void CpuBackend::binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
+                        void* y) {
+  dispatch_floating("binary", dtype, [&](auto type) {
+    using T = decltype(type);
+    math::visit_binary(op, [&](auto functor) {
+      binary_broadcast<decltype(functor)>(plan, static_cast<const T*>(a), static_cast<const T*>(b),
+                                          static_cast<T*>(y));
+    });
+  });
+}
+
+void CpuBackend::scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) {
+  dispatch_floating("scale_shift", dtype, [&](auto type) {
+    using T = decltype(type);
+    const T* in = static_cast<const T*>(x);
+    const T factor = static_cast<T>(scale), offset = static_cast<T>(shift);
+    write_elements(n, static_cast<T*>(y), [=](int64_t begin, int64_t end, T* out) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) out[i - begin] = in[i] * factor + offset;
+    });
+  });
+}
+
+void CpuBackend::accumulate(DType dtype, int64_t n, const void* x, void* y) {
+  dispatch_floating("accumulate", dtype, [&](auto type) {
+    using T = decltype(type);
+    const T* in = static_cast<const T*>(x);
+    T* sum = static_cast<T*>(y);
+    parallel_ranges(n, kElementGrain, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) sum[i] += in[i];
+    });
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,108 @@
+// Memory of the CPU backend: allocation, copies, fills and conversions between element types.
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/elements.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr int64_t kCopyGrain = int64_t{1} << 20;  // bytes of a copy that one thread does at a time
+
+// Nearest, ties to even, for floating targets and for integers; integers saturate and NaN becomes 0.
+template <class To, class From>
+To convert(From value) {
+  if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+    // 2^digits is exact in From where max() may not be.
+    const From bound = std::ldexp(From(1), std::numeric_limits<To>::digits);
+    const From rounded = std::nearbyint(value);
+    if (rounded >= bound) return std::numeric_limits<To>::max();
+    if (rounded < static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
+    return rounded == rounded ? static_cast<To>(rounded) : To(0);
+  } else if constexpr (std::is_integral_v<From> && std::is_integral_v<To>) {
+    const int64_t wide = static_cast<int64_t>(value);
+    const int64_t low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
+    return static_cast<To>(wide < low ? low : (wide > high ? high : wide));
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class F>
+void dispatch_storable(const char* op, DType dtype, const F& function) {
+  switch (dtype) {
+    case DType::kI32:
+      return function(int32_t{});
+    case DType::kI64:
+      return function(int64_t{});
+    case DType::kU8:
+      return function(uint8_t{});
+    default:
+      return dispatch_floating(op, dtype, function);
+  }
+}
+
+}  // namespace
+
+void* CpuBackend::allocate(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void* pointer = rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+  if (pointer == nullptr) {
+    fail(ErrorKind::kInternal,
+         "allocate: the system has no memory left: " + std::to_string(bytes) + " bytes asked");
+  }
+  return pointer;
+}
+
+void CpuBackend::release(void* pointer, size_t) noexcept {
+  std::free(pointer);
+}
+
+void CpuBackend::copy(void* destination, const void* source, size_t bytes) {
+  if (bytes == 0) return;
+  parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, [&](int64_t begin, int64_t end) {
+    std::memcpy(static_cast<char*>(destination) + begin, static_cast<const char*>(source) + begin,
+                static_cast<size_t>(end - begin));
+  });
+}
+
+void CpuBackend::copy_from_host(void* destination, const void* source, size_t bytes) {
+  copy(destination, source, bytes);
+}
+
+void CpuBackend::copy_to_host(void* destination, const void* source, size_t bytes) {
+  copy(destination, source, bytes);
+}
+
+void CpuBackend::synchronize() {}
+
+void CpuBackend::fill(DType dtype, int64_t n, void* y, double value) {
+  dispatch_storable("fill", dtype, [&](auto type) {
+    using T = decltype(type);
+    const T element = convert<T>(value);
+    write_elements(n, static_cast<T*>(y),
+                   [=](int64_t begin, int64_t end, T* out) { std::fill_n(out, end - begin, element); });
+  });
+}
+
+void CpuBackend::cast(DType from, DType to, int64_t n, const void* x, void* y) {
+  dispatch_storable("cast", from, [&](auto from_type) {
+    dispatch_storable("cast", to, [&](auto to_type) {
+      using From = decltype(from_type);
+      using To = decltype(to_type);
+      const From* source = static_cast<const From*>(x);
+      write_elements(n, static_cast<To*>(y), [=](int64_t begin, int64_t end, To* out) {
+        for (int64_t i = begin; i < end; ++i) out[i - begin] = convert<To>(source[i]);
+      });
+    });
+  });
+}
+
+}  // namespace lockstep

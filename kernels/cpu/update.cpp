@@ -1,0 +1,60 @@
+// Optimizer updates: one pass over parameters, gradients and state.
+#include "kernels/math/update.h"
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/elements.h"
+
+namespace lockstep {
+
+namespace {
+
+template <class Update, class T>
+void update_elements(const UpdateArguments& arguments) {
+  const Update update(arguments.scalars);
+  const T scale = static_cast<T>(arguments.gradient_scale);
+  T* parameters = static_cast<T*>(arguments.parameters);
+  const T* gradients = static_cast<const T*>(arguments.gradients);
+  T* slot0 = static_cast<T*>(arguments.slots[0]);
+  T* slot1 = static_cast<T*>(arguments.slots[1]);
+  static_assert(Update::kSlots <= 2);
+  parallel_ranges(arguments.n, kElementGrain, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const T gradient = scale * gradients[i];
+      if constexpr (Update::kSlots == 0) {
+        update(parameters[i], gradient);
+      } else if constexpr (Update::kSlots == 1) {
+        update(parameters[i], gradient, slot0[i]);
+      } else {
+        update(parameters[i], gradient, slot0[i], slot1[i]);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
+  dispatch_floating("update", arguments.dtype, [&](auto type) {
+    using T = decltype(type);
+    switch (formula) {
+      case UpdateFormula::kSgd:
+        return update_elements<SgdUpdate<T>, T>(arguments);
+      case UpdateFormula::kMomentumAveraged:
+        return update_elements<MomentumAveragedUpdate<T>, T>(arguments);
+      case UpdateFormula::kMomentumClassical:
+        return update_elements<MomentumClassicalUpdate<T>, T>(arguments);
+      case UpdateFormula::kNesterovAveraged:
+        return update_elements<NesterovAveragedUpdate<T>, T>(arguments);
+      case UpdateFormula::kNesterovClassical:
+        return update_elements<NesterovClassicalUpdate<T>, T>(arguments);
+      case UpdateFormula::kAdam:
+        return update_elements<AdamUpdate<T>, T>(arguments);
+      case UpdateFormula::kAdamW:
+        return update_elements<AdamWUpdate<T>, T>(arguments);
+    }
+  });
+}
+
+}  // namespace lockstep
