@@ -1,11 +1,15 @@
-// HDF5 files through checked calls: every return code is looked at, every handle is closed, messages name the file.
-// The only place (with its .cpp) that sees hdf5.h.
+// HDF5 files through checked calls: every return code is looked at, every handle is closed, messages name the
+// file. The only place (with write_driver and the .cpp files) that sees hdf5.h.
+//
+// HDF5 is not built thread-safe on the systems that Lockstep runs on: one mutex of the process serializes all
+// calls here, so any thread may use its own Hdf5File. Hand only files that passed verify_seal to open().
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "core/dtype.h"
@@ -15,25 +19,37 @@
 namespace lockstep {
 
 struct Hdf5Entry {
+  enum class Kind { kGroup, kArray, kText };
   std::string path;  // "/parameters/layers.0.weight"
-  bool is_group = false;
+  Kind kind = Kind::kArray;
+  // Arrays only. Types that Lockstep does not have are given as the narrowest one that holds their values
+  // (uint16 as int32, uint32 as int64); uint64 as int64.
   DType dtype = DType::kF32;
   Shape shape;
 };
 
-// bf16 and fp16 are stored as 16-bit integers/floats with an attribute "dtype"; everything else in its native type.
+using Hdf5Attribute = std::variant<int64_t, double, std::string>;
+
+// Numbers are stored little-endian in their own type, fp16 as HDF5's 16-bit float, bf16 as uint16 with the
+// attribute dtype = "bf16". Text is a scalar of variable length in UTF-8, without NUL bytes. Paths are
+// absolute: "/", "/group/name". Errors are of the kind given at create or open, and name file and object.
 class Hdf5File {
  public:
-  // Creates with a 512-byte user block, libver latest. Errors are of `kind`.
+  // Creates (or truncates) with a 512-byte user block, libver latest.
   static Hdf5File create(const std::string& path, ErrorKind kind);
+  // Opens for reading.
   static Hdf5File open(const std::string& path, ErrorKind kind);
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();
-  // Closes and reports failure (a destructor cannot).
+  // Closes and reports failure (a destructor cannot): a created file is complete only when close has
+  // returned.
   void close();
 
+  // Groups on the way to an object are created as needed; creating one that exists does nothing.
   void create_group(const std::string& path);
+  // shape.elements() values of dtype, contiguous and row-major. No element is allowed, as is rank 0 (one
+  // element).
   void write(const std::string& path, DType dtype, const Shape& shape, const void* values);
   void write_text(const std::string& path, const std::string& text);
   void write_attribute(const std::string& object, const std::string& name, int64_t value);
@@ -41,20 +57,24 @@ class Hdf5File {
   void write_attribute(const std::string& object, const std::string& name, const std::string& value);
 
   bool exists(const std::string& path) const;
-  // Every object below `group`, sorted by path.
+  // Every object below `group`, sorted by path. Links out of the file are left out.
   std::vector<Hdf5Entry> list(const std::string& group) const;
   Hdf5Entry describe(const std::string& path) const;
-  // Reads the whole data set, converted to dtype (numeric types convert as HDF5 does); rows limit the first axis.
+  // Reads the whole data set, converted to dtype as HDF5 does (out of range clips, fractions are cut); bf16
+  // never converts. `values` has room for describe(path).shape.elements() elements.
   void read(const std::string& path, DType dtype, void* values) const;
   std::string read_text(const std::string& path) const;
   bool has_attribute(const std::string& object, const std::string& name) const;
+  // All attributes by name: integers and booleans as int64_t, floats as double, text. One element each.
+  std::map<std::string, Hdf5Attribute> attributes(const std::string& object) const;
   int64_t read_attribute_integer(const std::string& object, const std::string& name) const;
+  // An integer attribute reads as a real one too.
   double read_attribute_real(const std::string& object, const std::string& name) const;
   std::string read_attribute_text(const std::string& object, const std::string& name) const;
 
  private:
-  Hdf5File();
   struct Impl;
+  explicit Hdf5File(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,0 +1,532 @@
+// The calls into the HDF5 library, under one lock.
+#include "hdf5/file.h"
+
+#include <fmt/format.h>
+#include <hdf5.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "hdf5/sealed_file.h"
+#include "hdf5/write_driver.h"
+
+namespace lockstep {
+
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "files and memory share the same little-endian types");
+
+constexpr const char* kDTypeAttribute = "dtype";
+
+// Held for every call into HDF5, from its first use on.
+class LibraryLock {
+ public:
+  LibraryLock() : lock_(mutex()) {
+    // Reasons reach the user through exceptions; HDF5 would print its stack of them to stderr.
+    static const herr_t silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+    (void)silenced;
+  }
+
+ private:
+  static std::mutex& mutex() {
+    static std::mutex instance;
+    return instance;
+  }
+  std::lock_guard<std::mutex> lock_;
+};
+
+// Owns an HDF5 identifier.
+class Handle {
+ public:
+  using Close = herr_t (*)(hid_t);
+  Handle(hid_t id, Close close_call) : id_(id), close_(close_call) {}
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(close_, other.close_);
+    return *this;
+  }
+  ~Handle() {
+    if (id_ >= 0) close_(id_);
+  }
+  bool valid() const { return id_ >= 0; }
+  operator hid_t() const { return id_; }
+  // False when closing failed, which can be where buffered data is written.
+  bool close() { return close_(std::exchange(id_, -1)) >= 0; }
+
+ private:
+  hid_t id_;
+  Close close_;
+};
+
+// The description that stands deepest in HDF5's error stack: the cause, e.g. "file signature not found".
+std::string deepest_reason() {
+  std::string reason = "no reason given";
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned position, const H5E_error2_t* entry, void* result) -> herr_t {
+        if (position == 0 && entry->desc != nullptr) *static_cast<std::string*>(result) = entry->desc;
+        return 0;
+      },
+      &reason);
+  return reason;
+}
+
+// IEEE binary16: sign at bit 15, exponent of 5 bits at 10, fraction of 10 bits at 0.
+constexpr std::array<size_t, 5> kHalfFields = {15, 10, 5, 0, 10};
+
+// The type of dtype's elements in files and, byte for byte, in memory.
+Handle storage_type(DType dtype) {
+  const auto copy = [](hid_t type) { return Handle(H5Tcopy(type), H5Tclose); };
+  switch (dtype) {
+    case DType::kF32:
+      return copy(H5T_IEEE_F32LE);
+    case DType::kF64:
+      return copy(H5T_IEEE_F64LE);
+    case DType::kBF16:
+      return copy(H5T_STD_U16LE);
+    case DType::kF16: {
+      Handle half = copy(H5T_IEEE_F32LE);
+      const auto& [sign, exponent, exponent_bits, fraction, fraction_bits] = kHalfFields;
+      const bool ok = H5Tset_fields(half, sign, exponent, exponent_bits, fraction, fraction_bits) >= 0 &&
+                      H5Tset_size(half, 2) >= 0 && H5Tset_ebias(half, 15) >= 0;
+      return ok ? std::move(half) : Handle(-1, H5Tclose);
+    }
+    case DType::kI32:
+      return copy(H5T_STD_I32LE);
+    case DType::kI64:
+      return copy(H5T_STD_I64LE);
+    case DType::kU8:
+      return copy(H5T_STD_U8LE);
+  }
+  return {-1, H5Tclose};
+}
+
+Handle text_type() {
+  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
+  if (type.valid() && (H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0)) {
+    return {-1, H5Tclose};
+  }
+  return type;
+}
+
+// The DType that holds the values of an HDF5 number type; nothing when none does.
+std::optional<DType> dtype_of_type(hid_t type) {
+  const size_t size = H5Tget_size(type);
+  switch (H5Tget_class(type)) {
+    case H5T_FLOAT: {
+      std::array<size_t, 5> fields{};
+      H5Tget_fields(type, &fields[0], &fields[1], &fields[2], &fields[3], &fields[4]);
+      if (fields == kHalfFields) return DType::kF16;
+      if (size <= 4) return DType::kF32;
+      if (size <= 8) return DType::kF64;
+      return std::nullopt;
+    }
+    case H5T_INTEGER: {
+      const bool is_signed = H5Tget_sign(type) == H5T_SGN_2;
+      if (size == 1 && !is_signed) return DType::kU8;
+      if (size < 4 || (size == 4 && is_signed)) return DType::kI32;
+      if (size <= 8) return DType::kI64;
+      return std::nullopt;
+    }
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+struct Hdf5File::Impl {
+  std::string path;
+  ErrorKind kind;
+  std::optional<WriteDriver> driver;  // of a created file; outlives `file`
+  Handle file{-1, H5Fclose};
+
+  Impl(std::string file_path, ErrorKind error_kind) : path(std::move(file_path)), kind(error_kind) {}
+
+  [[noreturn]] void fail_reading(const std::string& object, const std::string& rule) const {
+    fail(kind, fmt::format("{}: {}: {}", path, object, rule));
+  }
+
+  // Reports what the system said, when it said something, before what HDF5 makes of it.
+  [[noreturn]] void fail_writing(const std::string& object) const {
+    const std::string reason =
+        driver && driver->error() != 0 ? std::generic_category().message(driver->error()) : deepest_reason();
+    fail(kind, fmt::format("{}: {}: cannot write: {}", path, object, reason));
+  }
+
+  void require_written(bool ok, const std::string& object) const {
+    if (!ok || driver->error() != 0) fail_writing(object);
+  }
+
+  void require_path(const std::string& object) const {
+    const bool plain = object.starts_with('/') && object.find("//") == std::string::npos &&
+                       (object.size() == 1 || !object.ends_with('/')) &&
+                       (object + "/").find("/./") == std::string::npos &&
+                       object.find('\0') == std::string::npos;
+    if (!plain) fail(kind, fmt::format("{}: object path \"{}\": must be /name/name...", path, object));
+  }
+
+  bool exists(const std::string& object) const {
+    require_path(object);
+    for (size_t slash = object.find('/', 1); object.size() > 1; slash = object.find('/', slash + 1)) {
+      if (H5Lexists(file, object.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) return false;
+      if (slash == std::string::npos) break;
+    }
+    return true;
+  }
+
+  Handle open_object(const std::string& object) const {
+    if (!exists(object)) fail_reading(object, "no such object");
+    Handle handle(H5Oopen(file, object.c_str(), H5P_DEFAULT), H5Oclose);
+    if (!handle.valid()) fail_reading(object, "cannot open: " + deepest_reason());
+    return handle;
+  }
+
+  Handle open_dataset(const std::string& object) const {
+    Handle handle = open_object(object);
+    if (H5Iget_type(handle) != H5I_DATASET) fail_reading(object, "not a data set");
+    return handle;
+  }
+
+  Handle create_links_list() const {
+    Handle list(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
+    if (!list.valid() || H5Pset_create_intermediate_group(list, 1) < 0) fail_writing("/");
+    return list;
+  }
+
+  void create_group(const std::string& object) const {
+    if (exists(object)) return;
+    const Handle links = create_links_list();
+    Handle group(H5Gcreate2(file, object.c_str(), links, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
+    require_written(group.valid() && group.close(), object);
+  }
+
+  void create_dataset(const std::string& object, hid_t type, hid_t space, const void* values,
+                      bool empty) const {
+    require_path(object);
+    const Handle links = create_links_list();
+    Handle dataset(H5Dcreate2(file, object.c_str(), type, space, links, H5P_DEFAULT, H5P_DEFAULT), H5Dclose);
+    require_written(dataset.valid(), object);
+    require_written(empty || H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0, object);
+    require_written(dataset.close(), object);
+  }
+
+  void require_text(const std::string& object, const std::string& text) const {
+    if (text.find('\0') != std::string::npos)
+      fail(kind, fmt::format("{}: {}: text holds a NUL byte", path, object));
+  }
+
+  void write_attribute(const std::string& object, const std::string& name, hid_t type,
+                       const void* value) const {
+    const std::string where = object + " @" + name;
+    const Handle owner = open_object(object);
+    const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+    Handle attribute(H5Acreate2(owner, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+    require_written(attribute.valid() && H5Awrite(attribute, type, value) >= 0 && attribute.close(), where);
+  }
+
+  // The text of a data set or attribute that holds one, in variable or fixed length, read by `read(type,
+  // buffer)`.
+  template <class Read>
+  std::string one_text(const std::string& where, hid_t type, hid_t space, Read&& read) const {
+    if (H5Sget_simple_extent_npoints(space) != 1) fail_reading(where, "not a single text");
+    if (H5Tis_variable_str(type) > 0) {
+      char* text = nullptr;
+      if (read(type, static_cast<void*>(&text)) < 0) fail_reading(where, "cannot read: " + deepest_reason());
+      const std::string result = text == nullptr ? "" : text;
+      H5free_memory(text);
+      return result;
+    }
+    std::string text(H5Tget_size(type), '\0');
+    if (read(type, static_cast<void*>(text.data())) < 0)
+      fail_reading(where, "cannot read: " + deepest_reason());
+    const char padding = H5Tget_strpad(type) == H5T_STR_SPACEPAD ? ' ' : '\0';
+    if (H5Tget_strpad(type) == H5T_STR_NULLTERM) text.resize(std::min(text.find('\0'), text.size()));
+    text.resize(text.find_last_not_of(padding) + 1);
+    return text;
+  }
+
+  Hdf5Attribute read_attribute(hid_t owner, const std::string& object, const std::string& name) const {
+    const std::string where = object + " @" + name;
+    const Handle attribute(H5Aopen(owner, name.c_str(), H5P_DEFAULT), H5Aclose);
+    if (!attribute.valid()) fail_reading(where, "no such attribute");
+    const Handle type(H5Aget_type(attribute), H5Tclose);
+    const Handle space(H5Aget_space(attribute), H5Sclose);
+    if (!type.valid() || !space.valid()) fail_reading(where, "cannot read: " + deepest_reason());
+    const auto read_into = [&](hid_t memory_type, void* value) {
+      return H5Aread(attribute, memory_type, value);
+    };
+    const H5T_class_t type_class = H5Tget_class(type);
+    if (type_class == H5T_STRING) return one_text(where, type, space, read_into);
+    if (H5Sget_simple_extent_npoints(space) != 1) fail_reading(where, "not a single value");
+    if (type_class == H5T_FLOAT) {
+      double value = 0.0;
+      if (read_into(H5T_NATIVE_DOUBLE, &value) < 0) fail_reading(where, "cannot read: " + deepest_reason());
+      return value;
+    }
+    if (type_class == H5T_INTEGER || type_class == H5T_ENUM) {  // h5py stores booleans as an enumeration
+      int64_t value = 0;
+      if (read_into(H5T_NATIVE_INT64, &value) < 0) fail_reading(where, "cannot read: " + deepest_reason());
+      return value;
+    }
+    fail_reading(where, "neither a number nor text");
+  }
+
+  Hdf5Attribute read_attribute(const std::string& object, const std::string& name) const {
+    return read_attribute(open_object(object), object, name);
+  }
+
+  bool stores_bf16(hid_t dataset, const std::string& object) const {
+    if (H5Aexists(dataset, kDTypeAttribute) <= 0) return false;
+    const Hdf5Attribute value = read_attribute(dataset, object, kDTypeAttribute);
+    const std::string* text = std::get_if<std::string>(&value);
+    return text != nullptr && *text == name_of(DType::kBF16);
+  }
+
+  Hdf5Entry describe(const std::string& object) const {
+    const Handle handle = open_object(object);
+    Hdf5Entry entry;
+    entry.path = object;
+    const H5I_type_t object_type = H5Iget_type(handle);
+    if (object_type == H5I_GROUP) {
+      entry.kind = Hdf5Entry::Kind::kGroup;
+      return entry;
+    }
+    if (object_type != H5I_DATASET) fail_reading(object, "neither a group nor a data set");
+    const Handle type(H5Dget_type(handle), H5Tclose);
+    const Handle space(H5Dget_space(handle), H5Sclose);
+    if (!type.valid() || !space.valid()) fail_reading(object, "cannot read: " + deepest_reason());
+    if (H5Tget_class(type) == H5T_STRING) {
+      entry.kind = Hdf5Entry::Kind::kText;
+      return entry;
+    }
+    const std::optional<DType> dtype = dtype_of_type(type);
+    if (!dtype)
+      fail_reading(object, "elements of a type that is not supported (integers and floats to 64 bits are)");
+    entry.dtype = stores_bf16(handle, object) ? DType::kBF16 : *dtype;
+    const int rank = H5Sget_simple_extent_ndims(space);
+    if (H5Sget_simple_extent_type(space) == H5S_NULL)
+      fail_reading(object, "a null data space, without elements");
+    if (rank < 0 || rank > Shape::kMaxRank) {
+      fail_reading(object, fmt::format("rank {}: at most {} is supported", rank, Shape::kMaxRank));
+    }
+    std::array<hsize_t, Shape::kMaxRank> extents{};
+    H5Sget_simple_extent_dims(space, extents.data(), nullptr);
+    for (int axis = 0; axis < rank; ++axis) {
+      entry.shape.push_back(static_cast<int64_t>(extents[static_cast<size_t>(axis)]));
+    }
+    return entry;
+  }
+};
+
+Hdf5File::Hdf5File(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Hdf5File::Hdf5File(Hdf5File&&) noexcept = default;
+Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
+  const LibraryLock lock;
+  std::swap(impl_, other.impl_);
+  return *this;
+}
+
+Hdf5File::~Hdf5File() {
+  if (!impl_) return;
+  const LibraryLock lock;
+  impl_.reset();
+}
+
+Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind) {
+  const LibraryLock lock;
+  auto impl = std::make_unique<Impl>(path, kind);
+  impl->driver.emplace(path);
+  if (const int error = impl->driver->error(); error != 0) {
+    fail(kind, fmt::format("{}: cannot create: {}", path, std::generic_category().message(error)));
+  }
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  const bool prepared = creation.valid() && access.valid() && H5Pset_userblock(creation, kSealBytes) >= 0 &&
+                        H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
+                        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
+                        impl->driver->install(access) >= 0;
+  impl->require_written(prepared, "/");
+  impl->file = Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose);
+  impl->require_written(impl->file.valid(), "/");
+  return Hdf5File(std::move(impl));
+}
+
+Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind) {
+  const LibraryLock lock;
+  auto impl = std::make_unique<Impl>(path, kind);
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  // No lock on the file: several workers read it, and some network file systems have no locks.
+  const bool prepared = access.valid() && H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
+                        H5Pset_file_locking(access, false, true) >= 0;
+  if (prepared) impl->file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
+  if (!impl->file.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
+  return Hdf5File(std::move(impl));
+}
+
+void Hdf5File::close() {
+  const LibraryLock lock;
+  const bool closed = impl_->file.close();
+  if (impl_->driver) {
+    impl_->driver->close();
+    impl_->require_written(closed, "/");
+  } else if (!closed) {
+    fail(impl_->kind, fmt::format("{}: cannot close: {}", impl_->path, deepest_reason()));
+  }
+}
+
+void Hdf5File::create_group(const std::string& path) {
+  const LibraryLock lock;
+  impl_->create_group(path);
+}
+
+void Hdf5File::write(const std::string& path, DType dtype, const Shape& shape, const void* values) {
+  const LibraryLock lock;
+  const Handle type = storage_type(dtype);
+  std::array<hsize_t, Shape::kMaxRank> extents{};
+  std::ranges::copy(shape.extents(), extents.begin());
+  const Handle space(H5Screate_simple(shape.rank(), extents.data(), nullptr), H5Sclose);
+  impl_->require_written(type.valid() && space.valid(), path);
+  impl_->create_dataset(path, type, space, values, shape.elements() == 0);
+  if (dtype == DType::kBF16) {
+    const std::string text(name_of(dtype));
+    const char* pointer = text.c_str();
+    impl_->write_attribute(path, kDTypeAttribute, text_type(), &pointer);
+  }
+}
+
+void Hdf5File::write_text(const std::string& path, const std::string& text) {
+  const LibraryLock lock;
+  impl_->require_text(path, text);
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  const char* pointer = text.c_str();
+  impl_->create_dataset(path, text_type(), space, &pointer, false);
+}
+
+void Hdf5File::write_attribute(const std::string& object, const std::string& name, int64_t value) {
+  const LibraryLock lock;
+  impl_->write_attribute(object, name, H5T_STD_I64LE, &value);
+}
+
+void Hdf5File::write_attribute(const std::string& object, const std::string& name, double value) {
+  const LibraryLock lock;
+  impl_->write_attribute(object, name, H5T_IEEE_F64LE, &value);
+}
+
+void Hdf5File::write_attribute(const std::string& object, const std::string& name, const std::string& value) {
+  const LibraryLock lock;
+  impl_->require_text(object + " @" + name, value);
+  const char* pointer = value.c_str();
+  impl_->write_attribute(object, name, text_type(), &pointer);
+}
+
+bool Hdf5File::exists(const std::string& path) const {
+  const LibraryLock lock;
+  return impl_->exists(path);
+}
+
+std::vector<Hdf5Entry> Hdf5File::list(const std::string& group) const {
+  const LibraryLock lock;
+  const Handle handle = impl_->open_object(group);
+  std::vector<std::string> names;
+  const herr_t visited = H5Lvisit(
+      handle, H5_INDEX_NAME, H5_ITER_INC,
+      [](hid_t, const char* name, const H5L_info_t* info, void* result) noexcept -> herr_t {
+        if (info->type == H5L_TYPE_HARD) static_cast<std::vector<std::string>*>(result)->emplace_back(name);
+        return 0;
+      },
+      &names);
+  if (visited < 0) impl_->fail_reading(group, "cannot list: " + deepest_reason());
+  std::ranges::sort(names);
+  std::vector<Hdf5Entry> entries;
+  for (const std::string& name : names) {
+    entries.push_back(impl_->describe(group == "/" ? group + name : group + "/" + name));
+  }
+  return entries;
+}
+
+Hdf5Entry Hdf5File::describe(const std::string& path) const {
+  const LibraryLock lock;
+  return impl_->describe(path);
+}
+
+void Hdf5File::read(const std::string& path, DType dtype, void* values) const {
+  const LibraryLock lock;
+  const Hdf5Entry entry = impl_->describe(path);
+  if (entry.kind != Hdf5Entry::Kind::kArray) impl_->fail_reading(path, "not an array of numbers");
+  if ((entry.dtype == DType::kBF16) != (dtype == DType::kBF16)) {
+    impl_->fail_reading(path,
+                        fmt::format("holds {}: cannot be read as {}", name_of(entry.dtype), name_of(dtype)));
+  }
+  if (entry.shape.elements() == 0) return;
+  const Handle dataset = impl_->open_dataset(path);
+  const Handle type = storage_type(dtype);
+  if (!type.valid() || H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
+    impl_->fail_reading(path, "cannot read: " + deepest_reason());
+  }
+}
+
+std::string Hdf5File::read_text(const std::string& path) const {
+  const LibraryLock lock;
+  const Handle dataset = impl_->open_dataset(path);
+  const Handle type(H5Dget_type(dataset), H5Tclose);
+  const Handle space(H5Dget_space(dataset), H5Sclose);
+  if (!type.valid() || !space.valid()) impl_->fail_reading(path, "cannot read: " + deepest_reason());
+  if (H5Tget_class(type) != H5T_STRING) impl_->fail_reading(path, "not text");
+  return impl_->one_text(path, type, space, [&](hid_t memory_type, void* value) {
+    return H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, value);
+  });
+}
+
+bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
+  const LibraryLock lock;
+  return H5Aexists(impl_->open_object(object), name.c_str()) > 0;
+}
+
+std::map<std::string, Hdf5Attribute> Hdf5File::attributes(const std::string& object) const {
+  const LibraryLock lock;
+  const Handle owner = impl_->open_object(object);
+  std::vector<std::string> names;
+  const herr_t iterated = H5Aiterate2(
+      owner, H5_INDEX_NAME, H5_ITER_INC, nullptr,
+      [](hid_t, const char* name, const H5A_info_t*, void* result) noexcept -> herr_t {
+        static_cast<std::vector<std::string>*>(result)->emplace_back(name);
+        return 0;
+      },
+      &names);
+  if (iterated < 0) impl_->fail_reading(object, "cannot list attributes: " + deepest_reason());
+  std::map<std::string, Hdf5Attribute> result;
+  for (const std::string& name : names) result.emplace(name, impl_->read_attribute(owner, object, name));
+  return result;
+}
+
+int64_t Hdf5File::read_attribute_integer(const std::string& object, const std::string& name) const {
+  const LibraryLock lock;
+  const Hdf5Attribute value = impl_->read_attribute(object, name);
+  if (const auto* integer = std::get_if<int64_t>(&value)) return *integer;
+  impl_->fail_reading(object + " @" + name, "not an integer");
+}
+
+double Hdf5File::read_attribute_real(const std::string& object, const std::string& name) const {
+  const LibraryLock lock;
+  const Hdf5Attribute value = impl_->read_attribute(object, name);
+  if (const auto* real = std::get_if<double>(&value)) return *real;
+  if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
+  impl_->fail_reading(object + " @" + name, "not a number");
+}
+
+std::string Hdf5File::read_attribute_text(const std::string& object, const std::string& name) const {
+  const LibraryLock lock;
+  const Hdf5Attribute value = impl_->read_attribute(object, name);
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  impl_->fail_reading(object + " @" + name, "not text");
+}
+
+}  // namespace lockstep
