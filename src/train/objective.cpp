@@ -1,0 +1,96 @@
+// Losses over micro-batches.
+#include "train/objective.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "ops/elementwise.h"
+#include "ops/loss.h"
+#include "ops/movement.h"
+
+namespace lockstep {
+
+namespace {
+
+// Host floats as a tensor of the dtype that the model computes in.
+Tensor device_tensor(const Shape& shape, const std::vector<float>& values, DType dtype, Backend& backend) {
+  const Tensor single = Tensor::from(shape, values, backend);
+  if (dtype == DType::kF32) return single;
+  Tensor result = Tensor::empty(shape, dtype, backend);
+  backend.cast(DType::kF32, dtype, result.elements(), single.data(), result.mutable_data());
+  return result;
+}
+
+// 1 for samples that count, 0 for padding; undefined when all count.
+Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
+  if (batch.valid == batch.size) return {};
+  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
+  std::fill_n(weights.begin(), batch.valid, 1.0f);
+  return device_tensor({batch.size}, weights, dtype, backend);
+}
+
+}  // namespace
+
+Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend)
+    : loss_(std::move(loss)), data_(data), dtype_(dtype), backend_(&backend) {
+  const bool fits = loss_ == "auto" || (loss_ == "mean_squared_error" && data.classes == 0) ||
+                    (loss_ == "logistic" && data.classes == 2) || (loss_ == "cross_entropy" && data.classes > 1);
+  if (!fits) {
+    fail(ErrorKind::kUsage, fmt::format("train.loss: {} does not fit data with {}", loss_,
+                                        data.classes > 0 ? fmt::format("{} classes", data.classes)
+                                                         : fmt::format("{} real targets", data.targets)));
+  }
+}
+
+Tensor Objective::inputs(const MicroBatch& batch) const {
+  Shape shape{batch.size};
+  for (int64_t extent : data_.sample.extents()) shape.push_back(extent);
+  if (data_.input == DType::kI32) return Tensor::from(shape, batch.inputs_i32, *backend_);
+  return device_tensor(shape, batch.inputs_f32, dtype_, *backend_);
+}
+
+// One logit a sample stands for two classes.
+bool Objective::single_logit(const Tensor& output) const {
+  return data_.classes == 2 && output.elements() == output.shape()[0] && loss_ != "cross_entropy";
+}
+
+Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
+  const Tensor weights = sample_weights(batch, dtype_, *backend_);
+  const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
+  if (output.rank() == 0 || output.shape()[0] != batch.size ||
+      !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
+      (loss_ == "logistic" && outputs != 1)) {
+    fail(ErrorKind::kUsage,
+         fmt::format("model: output {} does not fit {} samples of {} for loss {}", output.shape().to_string(), batch.size,
+                     data_.classes > 0 ? fmt::format("{} classes", data_.classes)
+                                       : fmt::format("{} real targets", data_.targets),
+                     loss_));
+  }
+  if (data_.classes == 0) {
+    return mean_squared_error(output, device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_),
+                              weights);
+  }
+  if (single_logit(output)) {
+    const std::vector<float> targets(batch.labels.begin(), batch.labels.end());
+    return logistic_loss(output, device_tensor({batch.size}, targets, dtype_, *backend_), weights);
+  }
+  const Tensor labels = Tensor::from(Shape{batch.size}, batch.labels, *backend_);
+  return cross_entropy(output.rank() == 2 ? output : reshape(output, {batch.size, outputs}), labels, weights);
+}
+
+int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {
+  const std::vector<double> logits = output.to_vector<double>();
+  const bool single = single_logit(output);
+  const int64_t columns = single ? 1 : data_.classes;
+  int64_t count = 0;
+  for (int64_t row = 0; row < batch.valid; ++row) {
+    const double* first = logits.data() + row * columns;
+    const int64_t predicted = single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
+    if (predicted == batch.labels[static_cast<size_t>(row)]) ++count;
+  }
+  return count;
+}
+
+}  // namespace lockstep

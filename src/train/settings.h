@@ -1,0 +1,62 @@
+// What the configuration says about a run, apart from the keys that models, optimizers and schedules read themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/configuration.h"
+#include "core/dtype.h"
+#include "data/dataset.h"
+#include "data/sampler.h"
+#include "parallel/gradient_exchange.h"
+
+namespace lockstep {
+
+struct RunSettings {
+  // [run]
+  std::string name;
+  uint64_t seed = 0;
+  std::string output;
+  // [data]
+  DatasetOptions train_data;
+  DatasetOptions validation_data;  // path empty: none, or split off by validation_fraction
+  double validation_fraction = 0.0;
+  bool shuffle = true;
+  LastBatch last_batch = LastBatch::kDrop;
+  int64_t prefetch = 2;
+  // [train]
+  int64_t steps = 0;   // 0: given by epochs
+  int64_t epochs = 0;
+  int64_t micro_batches = 0;  // 0: 1, or the whole data set for full-batch optimizers
+  int64_t micro_batch_size = 0;
+  int64_t log_every = 0;
+  int64_t evaluate_every = 0;
+  std::string loss;
+  double l2 = 0.0;
+  // [optimizer]
+  double learning_rate = 0.0;
+  bool decay_biases = true;
+  // [clip]
+  double clip_norm = 0.0;
+  // [precision]
+  DType compute = DType::kF32;
+  // [parallel]
+  ReductionMode reduction = ReductionMode::kLockstep;
+  int64_t bucket_bytes = 0;
+  int64_t digest_every = 0;
+  double timeout_seconds = 0.0;
+  // [checkpoint]
+  int64_t checkpoint_every = 0;
+  int64_t keep = 0;
+  int64_t keep_every = 0;
+  // [device]
+  int64_t threads = 1;
+};
+
+// Reads every key above; Error (kUsage) for bad values and combinations.
+RunSettings read_settings(Configuration& configuration);
+
+// Every key of every section with the keys of every model, optimizer and schedule type: `lockstep config --describe`.
+std::string describe_configuration();
+
+}  // namespace lockstep

@@ -1,0 +1,179 @@
+// Every row of the op table through every derivative check. A new op adds a row here.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "autodiff/random_scope.h"
+#include "ops/convolution.h"
+#include "ops/derivative_check.h"
+#include "ops/dropout.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/loss.h"
+#include "ops/matmul.h"
+#include "ops/movement.h"
+#include "ops/normalization.h"
+#include "ops/reduction.h"
+
+namespace lockstep::test {
+namespace {
+
+using Inputs = std::span<const Tensor>;
+
+Tensor real(const Shape& shape, uint64_t stream) { return random_tensor(shape, -2.0, 2.0, stream); }
+Tensor positive(const Shape& shape, uint64_t stream) { return random_tensor(shape, 0.5, 2.0, stream); }
+Tensor int_tensor(const Shape& shape, const std::vector<int32_t>& values) {
+  return Tensor::from(shape, values, cpu_backend());
+}
+
+std::vector<OpCase> op_table() {
+  std::vector<OpCase> table;
+  const auto unary = [&](const std::string& name, Tensor (*op)(const Tensor&), bool only_positive = false) {
+    table.push_back({name, [op](Inputs x) { return op(x[0]); },
+                     {only_positive ? positive({3, 5}, 11) : real({3, 5}, 11)}});
+  };
+  unary("negate", negate);
+  unary("exp", exp);
+  unary("log", log, true);
+  unary("sqrt", sqrt, true);
+  unary("square", square);
+  unary("reciprocal", reciprocal, true);
+  unary("abs", abs);
+  unary("erf", erf);
+  unary("tanh", tanh);
+  unary("sigmoid", sigmoid);
+  unary("softplus", softplus);
+  unary("relu", relu);
+  unary("gelu", gelu);
+  unary("softmax", softmax);
+  unary("log_softmax", log_softmax);
+  table.push_back({"log_sum_exp", [](Inputs x) { return log_sum_exp(x[0]); }, {real({3, 5}, 11)}});
+  table.push_back({"scale", [](Inputs x) { return scale(x[0], -1.7); }, {real({3, 5}, 11)}});
+  table.push_back({"add_scalar", [](Inputs x) { return add_scalar(x[0], 0.3); }, {real({3, 5}, 11)}});
+
+  const std::vector<std::pair<Shape, Shape>> pairs = {
+      {{4, 3}, {4, 3}}, {{4, 3}, {3}}, {{2, 4, 3}, {4, 1}}, {{1}, {2, 3}}, {{2, 1, 3}, {4, 1}}};
+  for (const auto& [a, b] : pairs) {
+    const std::string suffix = "_" + a.to_string() + "_" + b.to_string();
+    table.push_back({"add" + suffix, [](Inputs x) { return add(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back({"subtract" + suffix, [](Inputs x) { return subtract(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back({"multiply" + suffix, [](Inputs x) { return multiply(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back({"divide" + suffix, [](Inputs x) { return divide(x[0], x[1]); }, {real(a, 21), positive(b, 22)}});
+    table.push_back({"maximum" + suffix, [](Inputs x) { return maximum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back({"minimum" + suffix, [](Inputs x) { return minimum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+  }
+  table.push_back({"multiply_same", [](Inputs x) { return multiply(x[0], x[0]); }, {real({3}, 23)}});
+  table.push_back({"add_same", [](Inputs x) { return add(x[0], x[0]); }, {real({3}, 23)}});
+
+  for (const std::vector<int>& axes : {std::vector<int>{}, {0}, {1}, {2}, {0, 2}, {1, 2}, {-1}}) {
+    std::string suffix;
+    for (int axis : axes) suffix += "_" + std::to_string(axis);
+    table.push_back({"sum" + suffix, [axes](Inputs x) { return sum(x[0], axes); }, {real({2, 3, 4}, 31)}});
+    table.push_back({"mean_kept" + suffix, [axes](Inputs x) { return mean(x[0], axes, true); }, {real({2, 3, 4}, 31)}});
+  }
+  for (int axis : {0, 1, -1}) {
+    table.push_back({"max_" + std::to_string(axis), [axis](Inputs x) { return max(x[0], axis); }, {real({2, 3, 4}, 32)}});
+  }
+  table.push_back({"broadcast_to", [](Inputs x) { return broadcast_to(x[0], {2, 3, 4}); }, {real({3, 1}, 33)}});
+  table.push_back({"sum_to", [](Inputs x) { return sum_to(x[0], {3, 1}); }, {real({2, 3, 4}, 34)}});
+
+  table.push_back({"reshape", [](Inputs x) { return reshape(x[0], {4, -1}); }, {real({2, 6}, 41)}});
+  table.push_back({"permute", [](Inputs x) { return permute(x[0], {2, 0, 1}); }, {real({2, 3, 4}, 42)}});
+  table.push_back({"transpose", [](Inputs x) { return transpose(x[0]); }, {real({2, 3, 4}, 43)}});
+  table.push_back({"slice", [](Inputs x) { return slice(x[0], 1, 1, 3); }, {real({2, 4, 3}, 44)}});
+  table.push_back({"pad_axis", [](Inputs x) { return pad_axis(x[0], 1, 1, 5); }, {real({2, 3, 2}, 45)}});
+  table.push_back({"concatenate", [](Inputs x) { return concatenate({x[0], x[1], x[0]}, 1); },
+                   {real({2, 3}, 46), real({2, 2}, 47)}});
+
+  for (bool ta : {false, true}) {
+    for (bool tb : {false, true}) {
+      const std::string suffix = std::string(ta ? "_t" : "_n") + (tb ? "t" : "n");
+      const Shape a = ta ? Shape{4, 3} : Shape{3, 4}, b = tb ? Shape{5, 4} : Shape{4, 5};
+      table.push_back({"matmul" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); }, {real(a, 51), real(b, 52)}});
+      const Shape batch_a = ta ? Shape{2, 4, 3} : Shape{2, 3, 4}, batch_b = tb ? Shape{2, 5, 4} : Shape{2, 4, 5};
+      table.push_back({"matmul_batched" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+                       {real(batch_a, 53), real(batch_b, 54)}});
+      table.push_back({"matmul_repeat_b" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+                       {real(batch_a, 53), real(b, 54)}});
+      table.push_back({"matmul_repeat_a" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+                       {real(a, 53), real(batch_b, 54)}});
+    }
+  }
+  for (Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+    table.push_back({"linear_" + std::to_string(static_cast<int>(activation)),
+                     [=](Inputs x) { return linear(x[0], x[1], x[2], activation); },
+                     {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63)}});
+  }
+  table.push_back({"linear_without_bias", [](Inputs x) { return linear(x[0], x[1], {}); }, {real({3, 4}, 61), real({4, 5}, 62)}});
+
+  const Tensor labels = int_tensor({4}, {2, 0, 4, 2});
+  const Tensor weights = Tensor::from<double>({4}, std::vector<double>{1.0, 0.5, 0.0, 2.0}, cpu_backend());
+  table.push_back({"cross_entropy", [=](Inputs x) { return cross_entropy(x[0], labels); }, {real({4, 5}, 71)}});
+  table.push_back({"cross_entropy_weighted", [=](Inputs x) { return cross_entropy(x[0], labels, weights); }, {real({4, 5}, 71)}});
+  table.push_back({"logistic_loss", [=](Inputs x) { return logistic_loss(x[0], x[1], weights); },
+                   {real({4}, 72), random_tensor({4}, 0, 1, 73)}});
+  table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], weights); },
+                   {real({4, 3}, 74), real({4, 3}, 75)}});
+
+  table.push_back({"convolution", [](Inputs x) { return convolution(x[0], x[1], x[2], {1, 1, 1, 1}); },
+                   {real({2, 4, 5, 3}, 81), real({4, 3, 3, 3}, 82), real({4}, 83)}});
+  table.push_back({"convolution_strided", [](Inputs x) { return convolution(x[0], x[1], {}, {2, 1, 0, 1}); },
+                   {real({2, 5, 4, 2}, 84), real({3, 3, 2, 2}, 85)}});
+  table.push_back({"convolution_1x1_stride_2", [](Inputs x) { return convolution(x[0], x[1], {}, {2, 2, 0, 0}); },
+                   {real({2, 4, 4, 3}, 86), real({2, 1, 1, 3}, 87)}});
+  table.push_back({"max_pool", [](Inputs x) { return max_pool(x[0], 2, 2, {2, 2, 0, 0}); }, {real({2, 4, 4, 3}, 91)}});
+  table.push_back({"max_pool_overlapping", [](Inputs x) { return max_pool(x[0], 3, 2, {1, 2, 1, 0}); }, {real({2, 5, 4, 2}, 92)}});
+  table.push_back({"average_pool", [](Inputs x) { return average_pool(x[0], 2, 2, {2, 2, 0, 0}); }, {real({2, 4, 4, 3}, 93)}});
+  table.push_back({"average_pool_padded", [](Inputs x) { return average_pool(x[0], 3, 3, {1, 2, 1, 1}); }, {real({1, 5, 4, 2}, 94)}});
+
+  table.push_back({"layer_norm", [](Inputs x) { return layer_norm(x[0], x[1], x[2]); },
+                   {real({2, 3, 6}, 101), real({6}, 102), real({6}, 103)}});
+  table.push_back({"batch_norm", [](Inputs x) { return batch_norm(x[0], x[1], x[2]).y; },
+                   {real({3, 2, 2, 4}, 104), real({4}, 105), real({4}, 106)}});
+  table.push_back({"batch_norm_inference",
+                   [](Inputs x) { return batch_norm_inference(x[0], x[1], x[2], x[3], x[4]); },
+                   {real({3, 4}, 104), real({4}, 105), real({4}, 106), real({4}, 107), positive({4}, 108)}});
+  table.push_back({"embedding", [](Inputs x) { return embedding(x[0], int_tensor({2, 3}, {1, 0, 1, 3, 1, 0})); },
+                   {real({4, 5}, 111)}});
+  table.push_back({"dropout",
+                   [](Inputs x) {
+                     const RandomScope scope(7, 3, 1);
+                     return dropout(x[0], 0.4);
+                   },
+                   {real({5, 7}, 121)}});
+  return table;
+}
+
+class OpTable : public testing::TestWithParam<OpCase> {};
+
+TEST_P(OpTable, DerivativesAgree) { check_derivatives(GetParam()); }
+
+INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const auto& info) {
+  std::string name = info.param.name;
+  std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+  return std::to_string(info.index) + "_" + name;
+});
+
+// fp32 runs the same ops on other kernels: values and gradients must agree with fp64 to rounding.
+TEST_P(OpTable, SinglePrecisionAgreesWithDouble) {
+  const OpCase& op = GetParam();
+  if (op.name.rfind("cross_entropy_weighted", 0) == 0 || op.name.rfind("logistic", 0) == 0 ||
+      op.name.rfind("mean_squared", 0) == 0) {
+    return;  // their sample weights are captured in fp64
+  }
+  std::vector<Tensor> single;
+  for (const Tensor& input : op.inputs) {
+    Tensor cast = Tensor::empty(input.shape(), DType::kF32, cpu_backend());
+    cpu_backend().cast(DType::kF64, DType::kF32, input.elements(), input.data(), cast.mutable_data());
+    single.push_back(cast);
+  }
+  const Tensor expected = op.function(op.inputs);
+  const auto [value, gradients32] =
+      vjp(op.function, single, Tensor::full(expected.shape(), DType::kF32, cpu_backend(), 1.0));
+  const auto gradients64 = vjp(op.function, op.inputs, expected.full_like(1.0)).second;
+  EXPECT_LT(largest_error(value, expected), 1e-5);
+  for (size_t i = 0; i < single.size(); ++i) EXPECT_LT(largest_error(gradients32[i], gradients64[i]), 5e-5) << i;
+}
+
+}  // namespace
+}  // namespace lockstep::test
