@@ -1,0 +1,40 @@
+// The log: rank 0 informs, the others only warn and say who they are; all of it on stderr, one line a
+// message.
+#include "core/log.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace lockstep {
+namespace {
+
+std::string logged(int rank, int world_size, const std::string& message) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  configure_log(rank, world_size, false);
+  log_info(message);
+  log_warning(message);
+  log_error(message);
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  configure_log(0, 1, false);
+  return text;
+}
+
+TEST(Log, RankZeroSaysEverything) {
+  EXPECT_EQ(logged(0, 1, "hello"), "hello\nwarning: hello\nerror: hello\n");
+  EXPECT_EQ(logged(0, 4, "hello"), "hello\nwarning: hello\nerror: hello\n");
+}
+
+TEST(Log, OtherRanksOnlyWarnAndNameThemselves) {
+  EXPECT_EQ(logged(3, 4, "hello"), "[rank 3] warning: hello\n[rank 3] error: hello\n");
+}
+
+TEST(Log, BracesAndPercentSignsAreOrdinaryText) {
+  EXPECT_EQ(logged(0, 1, "100% {} {0} %v"),
+            "100% {} {0} %v\nwarning: 100% {} {0} %v\nerror: 100% {} {0} %v\n");
+}
+
+}  // namespace
+}  // namespace lockstep
