@@ -15,18 +15,27 @@ namespace lockstep {
 // What a forward pass needs besides its input.
 struct ForwardContext {
   bool training = false;
-  // The parameters as leaves of differentiation (training) or plain views; indexed like ParameterStore::parameters().
+  // The parameters as leaves of differentiation (training) or plain views; indexed like
+  // ParameterStore::parameters().
   std::vector<Tensor> parameters;
   // Running statistics, indexed like ParameterStore::statistics(); read in evaluation.
   std::vector<Tensor> statistics;
   // Statistics of this micro-batch, written in training; same indices.
   std::vector<Tensor> batch_statistics;
+
+  // By the index that ModuleBuilder::parameter returned.
+  const Tensor& parameter(int index) const { return parameters[static_cast<size_t>(index)]; }
 };
+
+// A context over an allocated store: its parameters (leaves with their index in training, views in
+// evaluation), its running statistics, and room for those of one micro-batch.
+ForwardContext forward_context(const ParameterStore& store, bool training);
 
 // Names what a module declares: scopes make "layers.0.weight".
 class ModuleBuilder {
  public:
-  explicit ModuleBuilder(ParameterStore& store, std::string prefix = "") : store_(&store), prefix_(std::move(prefix)) {}
+  explicit ModuleBuilder(ParameterStore& store, std::string prefix = "")
+      : store_(&store), prefix_(std::move(prefix)) {}
   ModuleBuilder scope(const std::string& name) const {
     return ModuleBuilder(*store_, prefix_.empty() ? name : prefix_ + "." + name);
   }
@@ -52,18 +61,30 @@ class Module {
 
 // What a model is told about the data it is built for.
 struct DataShape {
-  Shape sample;          // shape of one input without the batch axis: (64) or (8,8,1)
+  Shape sample;  // shape of one input without the batch axis: (64) or (8,8,1)
   DType input = DType::kF32;
-  int64_t classes = 0;   // classification; 0 for regression
-  int64_t targets = 1;   // regression outputs a sample
+  int64_t classes = 0;  // classification; 0 for regression
+  int64_t targets = 1;  // regression outputs a sample
+
+  // How many numbers a model gives for one sample: a logit a class, or the regression outputs. The one
+  // exception: with two classes a model may give a single logit, of class 1 against class 0.
+  int64_t outputs() const { return classes > 0 ? classes : targets; }
 };
 
-// Registered models. The factory reads its own keys of [model] and declares its parameters through the builder.
-using ModelFactory =
-    std::function<std::unique_ptr<Module>(Section& model, const DataShape& data, const ModuleBuilder& builder)>;
-void register_model(const std::string& type, ModelFactory factory);
+// Rejects model.type when the data are table indices (int32).
+void require_real_inputs(const Section& model, const DataShape& data);
+
+// Registered models: logistic, mlp, cnn, sequential and a program's own. The factory reads its own keys of
+// [model], declares its parameters through the builder and rejects (Section::reject) data that do not fit.
+// `example` is data that the factory accepts: its keys are described by building for it.
+using ModelFactory = std::function<std::unique_ptr<Module>(Section& model, const DataShape& data,
+                                                           const ModuleBuilder& builder)>;
+void register_model(const std::string& type, ModelFactory factory,
+                    const DataShape& example = {{8, 8, 1}, DType::kF32, 10});
 std::vector<std::string> model_types();
 // Reads model.type and builds; Error (kUsage) names the known types.
 std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const ModuleBuilder& builder);
+// Reads the keys of every model and layer type; `model` belongs to Configuration::for_description.
+void describe_models(Section& model);
 
 }  // namespace lockstep

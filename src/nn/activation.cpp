@@ -1,0 +1,64 @@
+// Activation functions.
+#include "nn/activation.h"
+
+#include "core/error.h"
+#include "ops/elementwise.h"
+
+namespace lockstep {
+
+namespace {
+
+struct NamedFunction {
+  const char* name;
+  ActivationFunction function;
+};
+
+constexpr NamedFunction kFunctions[] = {
+    {"none", ActivationFunction::kNone},       {"relu", ActivationFunction::kRelu},
+    {"gelu", ActivationFunction::kGelu},       {"tanh", ActivationFunction::kTanh},
+    {"sigmoid", ActivationFunction::kSigmoid}, {"softplus", ActivationFunction::kSoftplus},
+};
+
+ActivationFunction read_function(Section& keys, const std::string& key, std::optional<std::string> fallback) {
+  std::vector<std::string> names;
+  for (const NamedFunction& known : kFunctions) names.emplace_back(known.name);
+  const std::string name = keys.text(key, std::move(fallback), names, "function applied to every element");
+  for (const NamedFunction& known : kFunctions) {
+    if (name == known.name) return known.function;
+  }
+  keys.reject(key, "unknown function " + name);
+}
+
+}  // namespace
+
+Tensor activate(ActivationFunction function, const Tensor& x) {
+  switch (function) {
+    case ActivationFunction::kNone:
+      return x;
+    case ActivationFunction::kRelu:
+      return relu(x);
+    case ActivationFunction::kGelu:
+      return gelu(x);
+    case ActivationFunction::kTanh:
+      return tanh(x);
+    case ActivationFunction::kSigmoid:
+      return sigmoid(x);
+    case ActivationFunction::kSoftplus:
+      return softplus(x);
+  }
+  fail(ErrorKind::kInternal, "activate: unknown function");
+}
+
+ActivationFunction read_activation(Section& keys, const std::string& fallback) {
+  return read_function(keys, "activation", fallback);
+}
+
+Tensor ActivationLayer::forward(const Tensor& x, ForwardContext&) const {
+  return activate(function_, x);
+}
+
+Layer make_activation(Section& keys, const Shape& input, const ModuleBuilder&) {
+  return {std::make_unique<ActivationLayer>(read_function(keys, "function", std::nullopt)), input};
+}
+
+}  // namespace lockstep

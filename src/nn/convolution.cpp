@@ -1,0 +1,56 @@
+// Convolution layer.
+#include "nn/convolution.h"
+
+#include <fmt/format.h>
+
+#include "nn/initialization.h"
+#include "ops/convolution.h"
+
+namespace lockstep {
+
+ConvolutionLayer::ConvolutionLayer(int64_t inputs, int64_t outputs, const ConvolutionOptions& options,
+                                   const ModuleBuilder& builder)
+    : stride_(options.stride), padding_(options.padding), activation_(options.activation) {
+  // Every output sees kernel^2 * inputs values, every input reaches kernel^2 * outputs (He et al. 2015,
+  // section 2.2).
+  const int64_t window = options.kernel * options.kernel;
+  weight_ = builder.parameter("weight", {outputs, options.kernel, options.kernel, inputs},
+                              {options.initialization, window * inputs, window * outputs});
+  if (options.bias) bias_ = builder.parameter("bias", {outputs}, {});
+}
+
+Tensor ConvolutionLayer::forward(const Tensor& x, ForwardContext& context) const {
+  const Tensor bias = bias_ < 0 ? Tensor() : context.parameter(bias_);
+  return activate(activation_,
+                  convolution(x, context.parameter(weight_), bias, {stride_, stride_, padding_, padding_}));
+}
+
+Layer make_convolution(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+  const int64_t channels = keys.integer("channels", std::nullopt, kSize, "channels that leave the layer");
+  ConvolutionOptions options;
+  options.kernel = keys.integer("kernel", 3, kSize, "height and width of the window");
+  options.stride = keys.integer("stride", 1, kSize, "step of the window");
+  options.padding = keys.integer("padding", 0, kNonNegative, "zeros around the image; less than kernel");
+  options.activation = read_activation(keys, "none");
+  options.bias = keys.boolean("bias", true, "adds a learned bias");
+  options.initialization = read_initialization(keys);
+  require_image(keys, input);
+  if (options.padding >= options.kernel) {
+    keys.reject("padding",
+                fmt::format("must be less than kernel = {}, got {}", options.kernel, options.padding));
+  }
+  const Shape output = window_output(keys, input, options.kernel, options.stride, options.padding, channels);
+  return {std::make_unique<ConvolutionLayer>(input[2], channels, options, builder), output};
+}
+
+Shape window_output(const Section& keys, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
+                    int64_t channels) {
+  const int64_t height = image[0] + 2 * padding, width = image[1] + 2 * padding;
+  if (kernel > height || kernel > width) {
+    keys.reject("kernel", fmt::format("a {0}x{0} window does not fit into {1} with padding {2}", kernel,
+                                      image.to_string(), padding));
+  }
+  return {(height - kernel) / stride + 1, (width - kernel) / stride + 1, channels};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,39 @@
+// Convolution layer over images.
+#pragma once
+
+#include "nn/activation.h"
+#include "nn/layer.h"
+
+namespace lockstep {
+
+struct ConvolutionOptions {
+  int64_t kernel = 3, stride = 1, padding = 0;  // of both axes
+  ActivationFunction activation = ActivationFunction::kNone;
+  Initializer::Kind initialization = Initializer::Kind::kHeNormal;
+  bool bias = true;
+};
+
+// x (N,H,W,inputs) -> (N,OH,OW,outputs); weight (outputs,kernel,kernel,inputs), bias (outputs), initially
+// zero.
+class ConvolutionLayer final : public Module {
+ public:
+  ConvolutionLayer(int64_t inputs, int64_t outputs, const ConvolutionOptions& options,
+                   const ModuleBuilder& builder);
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+
+ private:
+  int64_t stride_, padding_;
+  ActivationFunction activation_;
+  int weight_;
+  int bias_ = -1;
+};
+
+// Keys: channels, kernel, stride, padding, activation, bias, initialization. (H,W,C) -> (OH,OW,channels).
+Layer make_convolution(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+// Shape (OH,OW,channels) of windows that slide over an image (H,W,C): OH = (H + 2 padding - kernel)/stride +
+// 1, rounded down. Rejects `kernel` when the window does not fit into the padded image.
+Shape window_output(const Section& keys, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
+                    int64_t channels);
+
+}  // namespace lockstep

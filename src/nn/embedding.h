@@ -1,0 +1,22 @@
+// Embedding layer: a learned vector for each table index.
+#pragma once
+
+#include "nn/layer.h"
+
+namespace lockstep {
+
+// indices (B, ...) int32 in [0, rows) -> (B, ..., width); table (rows, width), initially normal with standard
+// deviation 1.
+class EmbeddingLayer final : public Module {
+ public:
+  EmbeddingLayer(int64_t rows, int64_t width, const ModuleBuilder& builder);
+  Tensor forward(const Tensor& indices, ForwardContext& context) const override;
+
+ private:
+  int table_;
+};
+
+// Keys: rows, width. Indices (T) -> (T,width).
+Layer make_embedding(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+}  // namespace lockstep

@@ -1,0 +1,86 @@
+// The table of layer types.
+#include "nn/layer.h"
+
+#include <fmt/format.h>
+
+#include "nn/activation.h"
+#include "nn/batch_norm.h"
+#include "nn/convolution.h"
+#include "nn/dropout.h"
+#include "nn/embedding.h"
+#include "nn/flatten.h"
+#include "nn/layer_norm.h"
+#include "nn/linear.h"
+#include "nn/pooling.h"
+#include "nn/residual_block.h"
+#include "tensor/parameter_store.h"
+
+namespace lockstep {
+
+namespace {
+
+struct LayerType {
+  const char* name;
+  LayerFactory make;
+  Signal example;  // an input that the layer accepts, for describing its keys
+};
+
+const std::vector<LayerType>& layer_types() {
+  static const std::vector<LayerType> types = {
+      {"linear", make_linear, {{16}}},
+      {"activation", make_activation, {{16}}},
+      {"convolution", make_convolution, {{8, 8, 1}}},
+      {"max_pool", make_max_pool, {{8, 8, 1}}},
+      {"average_pool", make_average_pool, {{8, 8, 1}}},
+      {"global_average_pool", make_global_average_pool, {{8, 8, 1}}},
+      {"batch_norm", make_batch_norm, {{16}}},
+      {"layer_norm", make_layer_norm, {{16}}},
+      {"dropout", make_dropout, {{16}}},
+      {"embedding", make_embedding, {{16}, true}},
+      {"flatten", make_flatten, {{8, 8, 1}}},
+      {"residual_block", make_residual_block, {{8, 8, 1}}},
+  };
+  return types;
+}
+
+std::string read_layer_type(Section& keys) {
+  std::vector<std::string> names;
+  for (const LayerType& type : layer_types()) names.emplace_back(type.name);
+  return keys.text("type", std::nullopt, names, "kind of layer");
+}
+
+}  // namespace
+
+Layer make_layer(Section& keys, const Signal& input, const ModuleBuilder& builder) {
+  const std::string name = read_layer_type(keys);
+  for (const LayerType& type : layer_types()) {
+    if (name != type.name) continue;
+    if (input.indices && !type.example.indices) {
+      keys.reject("type",
+                  fmt::format("{} takes real numbers, got table indices {}: put an embedding layer first",
+                              name, input.sample.to_string()));
+    }
+    if (!input.indices && type.example.indices) {
+      keys.reject("type", fmt::format("{} takes table indices (int32 data), got real numbers {}", name,
+                                      input.sample.to_string()));
+    }
+    return type.make(keys, input.sample, builder);
+  }
+  keys.reject("type", fmt::format("unknown layer {}", name));
+}
+
+void describe_layers(Section& keys) {
+  read_layer_type(keys);
+  ParameterStore scratch;
+  for (const LayerType& type : layer_types()) {
+    type.make(keys, type.example.sample, ModuleBuilder(scratch, type.name));
+  }
+}
+
+void require_image(const Section& keys, const Shape& input) {
+  if (input.rank() != 3) {
+    keys.reject("type", fmt::format("takes images (H,W,C), got {}", input.to_string()));
+  }
+}
+
+}  // namespace lockstep

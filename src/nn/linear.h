@@ -1,0 +1,31 @@
+// Linear layer: activation(x W + b).
+#pragma once
+
+#include "nn/activation.h"
+#include "nn/layer.h"
+
+namespace lockstep {
+
+struct LinearOptions {
+  ActivationFunction activation = ActivationFunction::kNone;
+  Initializer::Kind initialization = Initializer::Kind::kHeNormal;
+  bool bias = true;
+};
+
+// x (..., inputs) -> (..., outputs); weight (inputs, outputs), bias (outputs), initially zero.
+class LinearLayer final : public Module {
+ public:
+  LinearLayer(int64_t inputs, int64_t outputs, const LinearOptions& options, const ModuleBuilder& builder);
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+
+ private:
+  ActivationFunction activation_;
+  int weight_;
+  int bias_ = -1;
+};
+
+// Keys: units, activation, bias, initialization. (features) or (T,features) -> the same with `units`
+// features.
+Layer make_linear(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+}  // namespace lockstep

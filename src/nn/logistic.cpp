@@ -1,0 +1,30 @@
+// Logistic regression.
+#include "nn/logistic.h"
+
+#include <fmt/format.h>
+
+#include "nn/chain.h"
+#include "nn/flatten.h"
+#include "nn/linear.h"
+
+namespace lockstep {
+
+std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, const ModuleBuilder& builder) {
+  require_real_inputs(model, data);
+  if (data.classes < 2) {
+    model.reject(
+        "type",
+        fmt::format("logistic needs data with at least 2 classes, got {}; linear regression is \"mlp\" "
+                    "with hidden = []",
+                    data.classes));
+  }
+  LinearOptions options;
+  options.initialization = Initializer::Kind::kZeros;
+  auto chain = std::make_unique<Chain>();
+  chain->append(std::make_unique<FlattenLayer>());
+  chain->append(std::make_unique<LinearLayer>(data.sample.elements(), data.classes == 2 ? 1 : data.classes,
+                                              options, builder.scope("output")));
+  return chain;
+}
+
+}  // namespace lockstep

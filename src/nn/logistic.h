@@ -1,0 +1,13 @@
+// Logistic regression: one linear layer from the features to the logits.
+#pragma once
+
+#include "nn/module.h"
+
+namespace lockstep {
+
+// No keys. Two classes: one logit a sample, binary logistic regression (chapter 43.2.3); more: a logit a
+// class, softmax regression. Inputs of any shape are flattened. The objective is convex, so the parameters
+// start at zero.
+std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, const ModuleBuilder& builder);
+
+}  // namespace lockstep

@@ -1,0 +1,35 @@
+// Multilayer perceptron.
+#include "nn/mlp.h"
+
+#include "nn/chain.h"
+#include "nn/dropout.h"
+#include "nn/flatten.h"
+#include "nn/initialization.h"
+#include "nn/linear.h"
+
+namespace lockstep {
+
+std::unique_ptr<Module> make_mlp(Section& model, const DataShape& data, const ModuleBuilder& builder) {
+  const std::vector<int64_t> hidden =
+      model.integers("hidden", std::vector<int64_t>{128}, kSize, "widths of the hidden layers");
+  LinearOptions options;
+  options.activation = read_activation(model, "relu");
+  const double dropout = read_dropout(model, "dropout", 0.0);
+  options.initialization = read_initialization(model);
+  require_real_inputs(model, data);
+
+  auto chain = std::make_unique<Chain>();
+  chain->append(std::make_unique<FlattenLayer>());
+  int64_t width = data.sample.elements();
+  for (size_t i = 0; i < hidden.size(); ++i) {
+    const ModuleBuilder scope = builder.scope("hidden").scope(std::to_string(i));
+    chain->append(std::make_unique<LinearLayer>(width, hidden[i], options, scope));
+    if (dropout > 0.0) chain->append(std::make_unique<DropoutLayer>(dropout));
+    width = hidden[i];
+  }
+  options.activation = ActivationFunction::kNone;
+  chain->append(std::make_unique<LinearLayer>(width, data.outputs(), options, builder.scope("output")));
+  return chain;
+}
+
+}  // namespace lockstep

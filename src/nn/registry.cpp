@@ -1,0 +1,70 @@
+// The list of models: a new built-in one is its file pair and a line here.
+#include <fmt/format.h>
+
+#include "core/error.h"
+#include "nn/cnn.h"
+#include "nn/layer.h"
+#include "nn/logistic.h"
+#include "nn/mlp.h"
+#include "nn/module.h"
+#include "nn/sequential.h"
+
+namespace lockstep {
+
+namespace {
+
+struct ModelType {
+  std::string name;
+  ModelFactory make;
+  DataShape example;
+};
+
+std::vector<ModelType>& registered_models() {
+  static const DataShape images{{8, 8, 1}, DType::kF32, 10};
+  static std::vector<ModelType> models = {
+      {"logistic", make_logistic, images},
+      {"mlp", make_mlp, images},
+      {"cnn", make_cnn, images},
+      // Its keys are described with one layer, linear to one unit.
+      {"sequential", make_sequential, {{16}, DType::kF32, 0, 1}},
+  };
+  return models;
+}
+
+std::string read_type(Section& model) {
+  return model.text("type", std::nullopt, model_types(), "kind of model");
+}
+
+}  // namespace
+
+void register_model(const std::string& type, ModelFactory factory, const DataShape& example) {
+  for (const std::string& known : model_types()) {
+    if (known == type)
+      fail(ErrorKind::kUsage, fmt::format("register_model: there is already a model \"{}\"", type));
+  }
+  registered_models().push_back({type, std::move(factory), example});
+}
+
+std::vector<std::string> model_types() {
+  std::vector<std::string> names;
+  for (const ModelType& model : registered_models()) names.push_back(model.name);
+  return names;
+}
+
+std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const ModuleBuilder& builder) {
+  const std::string name = read_type(model);
+  for (const ModelType& type : registered_models()) {
+    if (type.name == name) return type.make(model, data, builder);
+  }
+  model.reject("type", fmt::format("unknown model {}", name));
+}
+
+void describe_models(Section& model) {
+  read_type(model);
+  for (const ModelType& type : registered_models()) {
+    ParameterStore scratch;
+    type.make(model, type.example, ModuleBuilder(scratch));
+  }
+}
+
+}  // namespace lockstep
