@@ -1,0 +1,31 @@
+// Exchanging verdicts.
+#include "train/agreement.h"
+
+#include <optional>
+#include <vector>
+
+namespace lockstep {
+
+void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label) {
+  std::optional<Error> mine;
+  try {
+    part();
+  } catch (const Error& error) {
+    mine = error;
+  }
+  const int64_t verdict = mine ? static_cast<int64_t>(mine->kind()) + 1 : 0;
+  std::vector<int64_t> verdicts(static_cast<size_t>(communicator.world_size()));
+  communicator.all_gather(&verdict, sizeof verdict, verdicts.data(), label)->wait();
+  for (int rank = 0; rank < communicator.world_size(); ++rank) {
+    const int64_t theirs = verdicts[static_cast<size_t>(rank)];
+    if (theirs == 0) continue;
+    const bool speaks = rank == communicator.rank();
+    throw AgreedFailure(static_cast<ErrorKind>(theirs - 1), speaks ? mine->what() : "failed on another worker", speaks);
+  }
+}
+
+void fail_together(const Communicator& communicator, ErrorKind kind, const std::string& message) {
+  throw AgreedFailure(kind, message, communicator.rank() == 0);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,54 @@
+// metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on and kept in checkpoints.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+namespace lockstep {
+
+// Means over the steps since the line before, in seconds a step.
+struct StepTimes {
+  double data = 0.0;                   // waiting for the loader
+  double compute = 0.0;                // forward and backward sweeps
+  double exposed_communication = 0.0;  // waiting for other workers that the backward sweep did not hide
+  double optimizer = 0.0;              // norm, clipping, update, statistics
+};
+
+struct StepMetrics {
+  int64_t step = 0;  // steps done
+  double epoch = 0.0;
+  double loss = 0.0;  // of the step's global batch, regularization included
+  double learning_rate = 0.0;
+  double gradient_norm = 0.0;  // before clipping
+  double samples_per_second = 0.0;
+  StepTimes times;
+  uint64_t peak_bytes = 0;  // of tensors on this worker since the start
+};
+
+class MetricsLog {
+ public:
+  // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its checkpoint.
+  MetricsLog(std::string path, std::string history);
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
+
+  void step(const StepMetrics& metrics);
+  void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples);
+  void digest(int64_t step, const std::string& digest);
+  // Everything so far, on disk.
+  void flush();
+  const std::string& history() const { return history_; }
+
+ private:
+  void append(const std::string& line);
+
+  std::string path_;
+  std::string history_;
+  std::FILE* file_ = nullptr;
+  std::chrono::steady_clock::time_point last_flush_;
+};
+
+}  // namespace lockstep

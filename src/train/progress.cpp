@@ -1,0 +1,57 @@
+// Progress lines.
+#include "train/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "core/log.h"
+
+namespace lockstep {
+
+std::string format_duration(double seconds) {
+  const auto total = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e12)));
+  if (total >= 3600) return fmt::format("{}h{:02}m", total / 3600, total / 60 % 60);
+  if (total >= 60) return fmt::format("{}m{:02}s", total / 60, total % 60);
+  return fmt::format("{}s", total);
+}
+
+Progress::Progress(int64_t first_step, int64_t total_steps, bool enabled)
+    : first_step_(first_step),
+      total_steps_(total_steps),
+      enabled_(enabled),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(std::chrono::steady_clock::now()),
+      shown_(start_ - std::chrono::hours(1)) {}
+
+void Progress::show(const StepMetrics& m, bool last) {
+  if (!enabled_) return;
+  const auto now = std::chrono::steady_clock::now();
+  const auto interval = terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(1000);
+  if (!last && now - shown_ < interval) return;
+  shown_ = now;
+  const double elapsed = std::chrono::duration<double>(now - start_).count();
+  const auto done = static_cast<double>(m.step - first_step_);
+  const double remaining = done > 0 ? elapsed / done * static_cast<double>(total_steps_ - m.step) : 0.0;
+  const std::string line =
+      fmt::format("step {:>{}}/{}  epoch {:.2f}  loss {:.4f}  {:.0f} samples/s  lr {:.3g}  |g| {:.3g}  ETA {}", m.step,
+                  std::to_string(total_steps_).size(), total_steps_, m.epoch, m.loss, m.samples_per_second,
+                  m.learning_rate, m.gradient_norm, format_duration(remaining));
+  if (terminal_) {
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+    std::fflush(stderr);
+    open_line_ = true;
+  } else {
+    log_info(line);
+  }
+}
+
+void Progress::finish_line() {
+  if (open_line_) std::fputc('\n', stderr);
+  open_line_ = false;
+}
+
+}  // namespace lockstep

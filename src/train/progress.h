@@ -1,0 +1,31 @@
+// Progress of a run on stderr: one line that is rewritten on a terminal, plain lines a second apart otherwise.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "train/metrics_log.h"
+
+namespace lockstep {
+
+class Progress {
+ public:
+  Progress(int64_t first_step, int64_t total_steps, bool enabled);
+
+  // Shows the step when the line before is old enough (or when `last`).
+  void show(const StepMetrics& metrics, bool last);
+  // Ends a rewritten line so that other output starts on a line of its own.
+  void finish_line();
+
+ private:
+  int64_t first_step_, total_steps_;
+  bool enabled_, terminal_;
+  bool open_line_ = false;
+  std::chrono::steady_clock::time_point start_, shown_;
+};
+
+// "1h02m", "3m20s", "12s".
+std::string format_duration(double seconds);
+
+}  // namespace lockstep
