@@ -1,0 +1,137 @@
+// Gradients of whole models, end to end in fp64, against central differences.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "autodiff/derivatives.h"
+#include "autodiff/random_scope.h"
+#include "built_model.h"
+#include "ops/loss.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+namespace {
+
+struct Case {
+  const char* name;
+  const char* toml;
+  DataShape data;
+};
+
+constexpr int64_t kBatch = 4;
+
+class ModelGradient : public testing::TestWithParam<Case> {
+ protected:
+  Tensor input(const DataShape& data) const {
+    Shape shape{kBatch};
+    for (int64_t extent : data.sample.extents()) shape.push_back(extent);
+    if (data.input == DType::kI32) {
+      std::vector<int32_t> indices(static_cast<size_t>(shape.elements()));
+      for (size_t i = 0; i < indices.size(); ++i) indices[i] = static_cast<int32_t>(i * i % 5);
+      return Tensor::from(shape, indices, cpu_backend());
+    }
+    return Tensor::from(shape, uniform_values(shape.elements(), 11), cpu_backend());
+  }
+
+  // The loss that suits the model's output, summed over the batch; dropout draws the same every time.
+  Tensor loss(const BuiltModel& model, const DataShape& data, const Tensor& x,
+              ForwardContext& context) const {
+    RandomScope random(3, 1, 0);
+    const Tensor y = model.module->forward(x, context);
+    if (data.classes == 0) {
+      return sum(
+          mean_squared_error(y, Tensor::from(y.shape(), uniform_values(y.elements(), 5), cpu_backend())));
+    }
+    if (y.shape().last() == 1) {
+      return sum(logistic_loss(y, Tensor::from(y.shape(), std::vector<double>{1, 0, 0, 1}, cpu_backend())));
+    }
+    return sum(cross_entropy(y, Tensor::from({kBatch}, std::vector<int32_t>{0, 2, 1, 0}, cpu_backend())));
+  }
+};
+
+TEST_P(ModelGradient, AgreesWithCentralDifferencesInEveryParameter) {
+  const DataShape& data = GetParam().data;
+  BuiltModel model(GetParam().toml, data);
+  model.allocate(DType::kF64, 21);
+  Tensor values = model.store.values();
+  // Away from zero, where biases and logistic weights start and where symmetric mistakes cancel.
+  const std::vector<double> shift = uniform_values(values.elements(), 17);
+  double* parameters = values.mutable_data_as<double>();
+  for (size_t p = 0; p < model.store.parameters().size(); ++p) {
+    const ParameterEntry& entry = model.store.parameters()[p];
+    for (int64_t i = entry.offset; i < entry.offset + entry.shape.elements(); ++i) {
+      parameters[i] += 0.2 * shift[static_cast<size_t>(i)];
+    }
+  }
+  const Tensor x = input(data);
+
+  ForwardContext context = forward_context(model.store, true);
+  const Tensor value = loss(model, data, x, context);
+  std::vector<Tensor> gradient(model.store.parameters().size());
+  backward(value, value.full_like(1.0), [&](const Leaf& leaf, Tensor derivative) {
+    gradient[static_cast<size_t>(leaf.index)] = std::move(derivative);
+  });
+
+  RecordingScope off(false);
+  const auto loss_at = [&](int64_t i, double shifted) {
+    const double kept = parameters[i];
+    parameters[i] = shifted;
+    ForwardContext fresh = forward_context(model.store, true);
+    const double result = loss(model, data, x, fresh).item();
+    parameters[i] = kept;
+    return result;
+  };
+  constexpr double kStep = 1e-5;
+  for (size_t p = 0; p < gradient.size(); ++p) {
+    const ParameterEntry& entry = model.store.parameters()[p];
+    ASSERT_TRUE(gradient[p].defined()) << entry.name << " received no gradient";
+    ASSERT_EQ(gradient[p].shape(), entry.shape);
+    const auto derivatives = gradient[p].to_vector<double>();
+    for (int64_t i = 0; i < entry.shape.elements(); ++i) {
+      const int64_t at = entry.offset + i;
+      const double expected =
+          (loss_at(at, parameters[at] + kStep) - loss_at(at, parameters[at] - kStep)) / (2.0 * kStep);
+      EXPECT_NEAR(derivatives[static_cast<size_t>(i)], expected, 1e-7 * std::max(1.0, std::abs(expected)))
+          << entry.name << "[" << i << "]";
+    }
+  }
+}
+
+// Smooth activations where possible: a central difference across a kink of relu measures nothing.
+INSTANTIATE_TEST_SUITE_P(
+    Models, ModelGradient,
+    testing::Values(
+        Case{"LogisticBinary", "[model]\ntype = 'logistic'", {{6}, DType::kF32, 2}},
+        Case{"LogisticSoftmax", "[model]\ntype = 'logistic'", {{2, 3, 1}, DType::kF32, 3}},
+        Case{"MlpGelu", "[model]\ntype = 'mlp'\nhidden = [5, 4]\nactivation = 'gelu'", {{6}, DType::kF32, 3}},
+        Case{"MlpRelu", "[model]\ntype = 'mlp'\nhidden = [5]", {{6}, DType::kF32, 3}},
+        Case{"MlpTanhDropout",
+             "[model]\ntype = 'mlp'\nhidden = [8]\nactivation = 'tanh'\ndropout = 0.4",
+             {{6}, DType::kF32, 3}},
+        Case{"MlpRegression",
+             "[model]\ntype = 'mlp'\nhidden = [5]\nactivation = 'sigmoid'",
+             {{6}, DType::kF32, 0, 2}},
+        Case{"CnnBatchNormDropout",
+             "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [1, 2]\nactivation = 'softplus'\ndropout = "
+             "0.3",
+             {{5, 4, 2}, DType::kF32, 3}},
+        Case{"CnnReluWithoutNorm",
+             "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [2, 1]\nbatch_norm = false",
+             {{4, 4, 1}, DType::kF32, 3}},
+        Case{"SequentialImage",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'convolution', channels = 3, activation = "
+             "'tanh', padding = "
+             "1}, {type = 'max_pool'}, {type = 'residual_block', channels = 2, activation = 'gelu'},"
+             "{type = 'average_pool', stride = 1}, {type = 'flatten'}, {type = 'layer_norm'},"
+             "{type = 'linear', units = 3}]",
+             {{6, 6, 1}, DType::kF32, 3}},
+        Case{"SequentialTokens",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'embedding', rows = 5, width = 3}, {type = "
+             "'linear', units "
+             "= 4, activation = 'gelu'}, {type = 'flatten'}, {type = 'batch_norm'}, {type = 'linear', units "
+             "= 3}]",
+             {{4}, DType::kI32, 3}}),
+    [](const auto& variant) { return std::string(variant.param.name); });
+
+}  // namespace
+}  // namespace lockstep

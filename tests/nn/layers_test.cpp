@@ -1,0 +1,185 @@
+// How layers behave in training and in evaluation.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "autodiff/random_scope.h"
+#include "built_model.h"
+#include "nn/batch_norm.h"
+#include "nn/dropout.h"
+#include "nn/pooling.h"
+#include "nn/residual_block.h"
+
+namespace lockstep {
+namespace {
+
+constexpr double kEpsilon = 1e-5;
+
+// (2,2,2,3): 8 values a channel, each channel with its own mean and spread.
+std::vector<double> image_values() {
+  std::vector<double> values = uniform_values(24, 3);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto channel = static_cast<double>(i % 3);
+    values[i] = 5.0 * channel + (1.0 + channel) * values[i];
+  }
+  return values;
+}
+
+struct ChannelStatistics {
+  double mean = 0.0, biased = 0.0;
+};
+
+ChannelStatistics statistics_of(const std::vector<double>& x, size_t channel) {
+  ChannelStatistics s;
+  for (size_t i = channel; i < x.size(); i += 3) s.mean += x[i] / 8.0;
+  for (size_t i = channel; i < x.size(); i += 3) s.biased += (x[i] - s.mean) * (x[i] - s.mean) / 8.0;
+  return s;
+}
+
+struct NormedImage {
+  ParameterStore store;
+  BatchNormLayer layer{3, {0.3, kEpsilon}, ModuleBuilder(store, "norm")};
+  std::vector<double> values = image_values();
+  Tensor x = Tensor::from({2, 2, 2, 3}, values, cpu_backend());
+  NormedImage() { store.allocate(DType::kF64, cpu_backend(), 1); }
+};
+
+TEST(BatchNorm, TrainingNormalizesByTheMicroBatchAndLeavesItsStatistics) {
+  NormedImage image;
+  ForwardContext context = forward_context(image.store, true);
+  const Tensor y = image.layer.forward(image.x, context);
+  const auto values = y.to_vector<double>();
+  const auto mean = context.batch_statistics[0].to_vector<double>();
+  const auto variance = context.batch_statistics[1].to_vector<double>();
+  for (size_t c = 0; c < 3; ++c) {
+    const ChannelStatistics s = statistics_of(image.values, c);
+    EXPECT_NEAR(mean[c], s.mean, 1e-13);
+    EXPECT_NEAR(variance[c], s.biased * 8.0 / 7.0, 1e-13);
+    for (size_t i = c; i < values.size(); i += 3) {
+      EXPECT_NEAR(values[i], (image.values[i] - s.mean) / std::sqrt(s.biased + kEpsilon), 1e-12);
+    }
+  }
+  EXPECT_NE(y.node(), nullptr);
+  EXPECT_EQ(context.batch_statistics[0].node(), nullptr);
+  EXPECT_EQ(context.batch_statistics[1].node(), nullptr);
+}
+
+TEST(BatchNorm, TrainingLeavesTheRunningStatisticsAlone) {
+  NormedImage image;
+  ForwardContext context = forward_context(image.store, true);
+  image.layer.forward(image.x, context);
+  EXPECT_EQ(image.store.statistic(0).to_vector<double>(), std::vector<double>(3, 0.0));
+  EXPECT_EQ(image.store.statistic(1).to_vector<double>(), std::vector<double>(3, 1.0));
+}
+
+TEST(BatchNorm, EvaluationNormalizesByTheRunningStatistics) {
+  NormedImage image;
+  ForwardContext context = forward_context(image.store, false);
+  context.statistics = {Tensor::from({3}, std::vector<double>{1.0, -2.0, 0.5}, cpu_backend()),
+                        Tensor::from({3}, std::vector<double>{4.0, 0.25, 9.0}, cpu_backend())};
+  const double mean[3] = {1.0, -2.0, 0.5}, variance[3] = {4.0, 0.25, 9.0};
+  const auto values = image.layer.forward(image.x, context).to_vector<double>();
+  for (size_t i = 0; i < values.size(); ++i) {
+    EXPECT_NEAR(values[i], (image.values[i] - mean[i % 3]) / std::sqrt(variance[i % 3] + kEpsilon), 1e-12);
+  }
+  EXPECT_FALSE(context.batch_statistics[0].defined());
+}
+
+TEST(BatchNorm, DeclaresItsMomentumForTheTrainer) {
+  NormedImage image;
+  ASSERT_EQ(image.store.statistics().size(), 2u);
+  EXPECT_EQ(image.store.statistics()[0].name, "norm.running_mean");
+  EXPECT_EQ(image.store.statistics()[1].name, "norm.running_variance");
+  EXPECT_EQ(image.store.statistics()[0].momentum, 0.3);
+  EXPECT_EQ(image.store.statistics()[1].momentum, 0.3);
+}
+
+TEST(BatchNorm, RefusesToTrainOnASingleValueAChannel) {
+  NormedImage image;
+  ForwardContext context = forward_context(image.store, true);
+  const Tensor x = Tensor::zeros({1, 3}, DType::kF64, cpu_backend());
+  try {
+    image.layer.forward(x, context);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_STREQ(error.what(),
+                 "norm: batch norm needs at least 2 values a channel in training: micro-batch (1,3)");
+  }
+  ForwardContext evaluation = forward_context(image.store, false);
+  EXPECT_EQ(image.layer.forward(x, evaluation).shape(), (Shape{1, 3}));
+}
+
+TEST(Dropout, IsTheIdentityInEvaluation) {
+  const DropoutLayer layer(0.5);
+  ForwardContext context;
+  const Tensor x = Tensor::from({4, 8}, uniform_values(32, 1), cpu_backend());
+  EXPECT_EQ(layer.forward(x, context).to_vector<double>(),
+            x.to_vector<double>());  // and needs no RandomScope
+}
+
+TEST(Dropout, DropsItsShareInTrainingAndReplaysItsDraws) {
+  const DropoutLayer layer(0.25);
+  ForwardContext context;
+  context.training = true;
+  const Tensor x = Tensor::full({100, 100}, DType::kF64, cpu_backend(), 3.0);
+  const auto run = [&](uint32_t step) {
+    RandomScope random(1, step, 0);
+    return layer.forward(x, context).to_vector<double>();
+  };
+  const std::vector<double> y = run(0);
+  size_t dropped = 0;
+  for (double value : y) {
+    if (value == 0.0) {
+      ++dropped;
+    } else {
+      ASSERT_DOUBLE_EQ(value, 4.0);
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(dropped), 2500.0, 5.0 * std::sqrt(10000.0 * 0.25 * 0.75));
+  EXPECT_EQ(y, run(0));
+  EXPECT_NE(y, run(1));
+}
+
+TEST(Dropout, InTwoLayersOfAModelDrawsDifferently) {
+  BuiltModel model(
+      "[model]\ntype = 'sequential'\nlayers = [{type = 'dropout'}, {type = 'dropout'}, {type = 'flatten'}]",
+      {{1000}, DType::kF32, 1000});
+  model.allocate();
+  ForwardContext context = forward_context(model.store, true);
+  RandomScope random(1, 0, 0);
+  const auto y = model.module->forward(Tensor::full({1, 1000}, DType::kF64, cpu_backend(), 1.0), context)
+                     .to_vector<double>();
+  // Two independent masks keep a quarter; twice the same mask would keep a half.
+  EXPECT_NEAR(static_cast<double>(std::count(y.begin(), y.end(), 4.0)), 250.0,
+              5.0 * std::sqrt(1000.0 * 0.25 * 0.75));
+}
+
+TEST(GlobalAveragePool, IsTheMeanOfEachChannel) {
+  const std::vector<double> x = image_values();
+  ForwardContext context;
+  const Tensor y = GlobalAveragePoolLayer().forward(Tensor::from({2, 2, 2, 3}, x, cpu_backend()), context);
+  ASSERT_EQ(y.shape(), (Shape{2, 3}));
+  const auto values = y.to_vector<double>();
+  for (size_t n = 0; n < 2; ++n) {
+    for (size_t c = 0; c < 3; ++c) {
+      const double expected =
+          (x[n * 12 + c] + x[n * 12 + 3 + c] + x[n * 12 + 6 + c] + x[n * 12 + 9 + c]) / 4.0;
+      EXPECT_NEAR(values[n * 3 + c], expected, 1e-14);
+    }
+  }
+}
+
+TEST(ResidualBlock, WithZeroWeightsIsTheActivationOfItsInput) {
+  ParameterStore store;
+  const ResidualBlock block(3, 3, {.initialization = Initializer::Kind::kZeros},
+                            ModuleBuilder(store, "block"));
+  store.allocate(DType::kF64, cpu_backend(), 1);
+  ForwardContext context = forward_context(store, true);
+  const std::vector<double> x = image_values();
+  const auto y = block.forward(Tensor::from({2, 2, 2, 3}, x, cpu_backend()), context).to_vector<double>();
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], std::max(x[i], 0.0));
+}
+
+}  // namespace
+}  // namespace lockstep
