@@ -14,16 +14,13 @@ namespace {
 template <class Op, class T>
 void binary_row(int64_t count, const T* a, int64_t stride_a, const T* b, int64_t stride_b, T* y) {
   if (stride_a == 1 && stride_b == 1) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i], b[i]);
+    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(a[i], b[i]); });
   } else if (stride_a == 1 && stride_b == 0) {
     const T scalar = *b;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i], scalar);
+    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(a[i], scalar); });
   } else if (stride_a == 0 && stride_b == 1) {
     const T scalar = *a;
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(scalar, b[i]);
+    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(scalar, b[i]); });
   } else {
     for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i * stride_a], b[i * stride_b]);
   }
@@ -83,8 +80,7 @@ void CpuBackend::scale_shift(DType dtype, int64_t n, const void* x, double scale
     const T* in = static_cast<const T*>(x);
     const T factor = static_cast<T>(scale), offset = static_cast<T>(shift);
     write_elements(n, static_cast<T*>(y), [=](int64_t begin, int64_t end, T* out) {
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) out[i - begin] = in[i] * factor + offset;
+      simd_for<T>(end - begin, [=](int64_t i) { out[i] = in[begin + i] * factor + offset; });
     });
   });
 }
@@ -95,8 +91,7 @@ void CpuBackend::accumulate(DType dtype, int64_t n, const void* x, void* y) {
     const T* in = static_cast<const T*>(x);
     T* sum = static_cast<T*>(y);
     parallel_ranges(n, kElementGrain, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-      for (int64_t i = begin; i < end; ++i) sum[i] += in[i];
+      simd_for<T>(end - begin, [=](int64_t i) { sum[begin + i] += in[begin + i]; });
     });
   });
 }

@@ -50,6 +50,26 @@ inline void stream_fence() {
 #endif
 }
 
+// body(i) for i in [0, n), in no particular order: packs of 64 bytes, the last one masked. Written out
+// because compilers without it finish a vector loop element by element, which costs more than the loop where
+// rows are short. body must be element by element: what it writes for i depends on no other i.
+template <class T, class Body>
+[[gnu::always_inline]] inline void simd_for(int64_t n, const Body& body) {
+  constexpr int kLanes = 64 / sizeof(T);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) body(i + lane);
+  }
+  if (i < n) {
+    const int rest = static_cast<int>(n - i);
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (lane < rest) body(i + lane);
+    }
+  }
+}
+
 // Runs compute(begin, end, out) over pieces of [0, n); it writes elements [begin, end) to out[0 .. end -
 // begin).
 template <class T, class Compute>

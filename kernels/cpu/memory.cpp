@@ -67,9 +67,17 @@ void CpuBackend::release(void* pointer, size_t) noexcept {
 
 void CpuBackend::copy(void* destination, const void* source, size_t bytes) {
   if (bytes == 0) return;
-  parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, [&](int64_t begin, int64_t end) {
-    std::memcpy(static_cast<char*>(destination) + begin, static_cast<const char*>(source) + begin,
-                static_cast<size_t>(end - begin));
+  const int64_t count = static_cast<int64_t>(bytes);
+  const bool streamed = count >= kStreamBytes;
+  parallel_ranges(count, kCopyGrain, [=](int64_t begin, int64_t end) {
+    char* to = static_cast<char*>(destination) + begin;
+    const char* from = static_cast<const char*>(source) + begin;
+    if (streamed) {
+      stream_copy(to, from, static_cast<size_t>(end - begin));
+      stream_fence();
+    } else {
+      std::memcpy(to, from, static_cast<size_t>(end - begin));
+    }
   });
 }
 

@@ -16,8 +16,7 @@ void CpuBackend::unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* 
     math::visit_unary(op, [&](auto functor) {
       using Op = decltype(functor);
       write_elements(n, static_cast<T*>(y), [=](int64_t begin, int64_t end, T* out) {
-#pragma omp simd
-        for (int64_t i = begin; i < end; ++i) out[i - begin] = Op::value(in[i]);
+        simd_for<T>(end - begin, [=](int64_t i) { out[i] = Op::value(in[begin + i]); });
       });
     });
   });
@@ -34,8 +33,9 @@ void CpuBackend::unary_backward(UnaryOp op, DType dtype, int64_t n, const void* 
       using Op = decltype(functor);
       if constexpr (math::kHasBackward<Op>) {
         write_elements(n, static_cast<T*>(dx), [=](int64_t begin, int64_t end, T* out) {
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i) out[i - begin] = Op::backward(in[i], value[i], gradient[i]);
+          simd_for<T>(end - begin, [=](int64_t i) {
+            out[i] = Op::backward(in[begin + i], value[begin + i], gradient[begin + i]);
+          });
         });
       } else {
         fail(ErrorKind::kInternal,

@@ -19,8 +19,8 @@ void update_elements(const UpdateArguments& arguments) {
   T* slot1 = static_cast<T*>(arguments.slots[1]);
   static_assert(Update::kSlots <= 2);
   parallel_ranges(arguments.n, kElementGrain, [=](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
+    simd_for<T>(end - begin, [=](int64_t offset) {
+      const int64_t i = begin + offset;
       const T gradient = scale * gradients[i];
       if constexpr (Update::kSlots == 0) {
         update(parameters[i], gradient);
@@ -29,7 +29,7 @@ void update_elements(const UpdateArguments& arguments) {
       } else {
         update(parameters[i], gradient, slot0[i], slot1[i]);
       }
-    }
+    });
   });
 }
 

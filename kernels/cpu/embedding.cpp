@@ -1,0 +1,39 @@
+// Table lookup and its adjoint.
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/elements.h"
+
+namespace lockstep {
+
+void CpuBackend::embedding(DType dtype, int64_t count, int64_t width, const void* table,
+                           const int32_t* indices, void* y) {
+  dispatch_floating("embedding", dtype, [&](auto type) {
+    using T = decltype(type);
+    parallel_ranges(count, rows_per_tile(width), [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::memcpy(static_cast<T*>(y) + i * width, static_cast<const T*>(table) + indices[i] * width,
+                    static_cast<size_t>(width) * sizeof(T));
+      }
+    });
+  });
+}
+
+// Threads share the columns, so that rows are added in index order whoever does it.
+void CpuBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width,
+                                    const int32_t* indices, const void* dy, void* dtable) {
+  dispatch_floating("embedding_backward", dtype, [&](auto type) {
+    using T = decltype(type);
+    fill(dtype, rows * width, dtable, 0.0);
+    constexpr int64_t kMinimumColumns = 128;  // a few cache lines a visit
+    const int64_t columns = count * width <= kElementGrain ? width : kMinimumColumns;
+    parallel_ranges(width, columns, [=](int64_t begin, int64_t end) {
+      for (int64_t i = 0; i < count; ++i) {
+        T* sum = static_cast<T*>(dtable) + indices[i] * width + begin;
+        const T* gradient = static_cast<const T*>(dy) + i * width + begin;
+        simd_for<T>(end - begin, [=](int64_t c) { sum[c] += gradient[c]; });
+      }
+    });
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,173 @@
+// Rearrangements: axes in another order, blocks of rows copied between arrays.
+#include <fmt/format.h>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/elements.h"
+
+namespace lockstep {
+
+namespace {
+
+// The output axes after axes of extent 1 are dropped and axes that stay neighbours are merged.
+struct PermutePlan {
+  int rank = 0;
+  int64_t extents[BroadcastPlan::kMaxRank];
+  int64_t input_strides[BroadcastPlan::kMaxRank];  // of each output axis, in the input
+};
+
+PermutePlan plan_permute(int rank, const int64_t* extents, const int* permutation) {
+  int64_t strides[BroadcastPlan::kMaxRank];
+  int64_t stride = 1;
+  for (int axis = rank - 1; axis >= 0; --axis) {
+    strides[axis] = stride;
+    stride *= extents[axis];
+  }
+  PermutePlan plan;
+  for (int i = 0; i < rank; ++i) {
+    const int64_t extent = extents[permutation[i]], input_stride = strides[permutation[i]];
+    if (extent == 1) continue;
+    if (plan.rank > 0 && plan.input_strides[plan.rank - 1] == extent * input_stride) {
+      plan.extents[plan.rank - 1] *= extent;
+      plan.input_strides[plan.rank - 1] = input_stride;
+    } else {
+      plan.extents[plan.rank] = extent;
+      plan.input_strides[plan.rank] = input_stride;
+      ++plan.rank;
+    }
+  }
+  return plan;
+}
+
+// y[a * y_stride + b] = x[b * x_stride + a] for a square of one vector register a side. In log2(side) rounds,
+// each exchanges the off-diagonal quarters of the squares of side 2 distance.
+template <class T>
+void transpose_square(const T* x, int64_t x_stride, T* y, int64_t y_stride) {
+  constexpr int kSide = 64 / sizeof(T);
+  typedef T Row __attribute__((vector_size(64)));
+  Row rows[kSide];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSide; ++i) std::memcpy(&rows[i], x + i * x_stride, 64);
+#pragma GCC unroll 4
+  for (int distance = 1; distance < kSide; distance *= 2) {
+    Row low, high;
+    for (int lane = 0; lane < kSide; ++lane) {
+      const bool second = (lane & distance) != 0;
+      low[lane] = static_cast<T>(second ? kSide + lane - distance : lane);
+      high[lane] = static_cast<T>(second ? kSide + lane : lane + distance);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kSide; ++i) {
+      if (i & distance) continue;
+      const Row a = rows[i], b = rows[i + distance];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + distance] = __builtin_shuffle(a, b, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kSide; ++i) std::memcpy(y + i * y_stride, &rows[i], 64);
+}
+
+// y[a * y_stride + b] = x[b * x_stride + a] for a < count_a, b < count_b.
+template <class T>
+void transpose_block(int64_t count_a, int64_t count_b, const T* x, int64_t x_stride, T* y, int64_t y_stride) {
+  constexpr int64_t kSide = 64 / sizeof(T);
+  constexpr bool kSquares = sizeof(T) >= 4;
+  constexpr int64_t kRows = 128;  // input rows at a time: as many pages as the translation cache holds easily
+  for (int64_t b0 = 0; b0 < count_b; b0 += kRows) {
+    const int64_t b1 = std::min(b0 + kRows, count_b);
+    for (int64_t a = 0; a < count_a; a += kSide) {
+      const int64_t side_a = std::min(kSide, count_a - a);
+      for (int64_t b = b0; b < b1; b += kSide) {
+        const int64_t side_b = std::min(kSide, b1 - b);
+        if constexpr (kSquares) {
+          if (side_a == kSide && side_b == kSide) {
+            transpose_square(x + b * x_stride + a, x_stride, y + a * y_stride + b, y_stride);
+            continue;
+          }
+        }
+        for (int64_t i = a; i < a + side_a; ++i) {
+          for (int64_t j = b; j < b + side_b; ++j) y[i * y_stride + j] = x[j * x_stride + i];
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void permute_elements(const PermutePlan& plan, const T* x, T* y) {
+  int64_t strides[BroadcastPlan::kMaxRank];
+  int64_t elements = 1;
+  for (int axis = plan.rank - 1; axis >= 0; --axis) {
+    strides[axis] = elements;
+    elements *= plan.extents[axis];
+  }
+  const int last = plan.rank - 1;
+  // The output axis that runs along the input's memory. When it is the last, rows are copied; else it is
+  // exchanged with it.
+  int unit = 0;
+  while (plan.input_strides[unit] != 1) ++unit;
+  const int64_t count_a = unit == last ? 1 : plan.extents[unit], count_b = plan.extents[last];
+  const int64_t outer = elements / (count_a * count_b);
+  constexpr int64_t kSide = 64 / sizeof(T);
+  const int64_t part_a = std::max<int64_t>(kSide, kElementGrain / count_b / kSide * kSide);
+  const int64_t parts = (count_a + part_a - 1) / part_a;
+  parallel_ranges(outer * parts, rows_per_tile(std::min(part_a, count_a) * count_b),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t item = begin; item < end; ++item) {
+                      int64_t rest = item / parts, from = 0, to = 0;
+                      for (int axis = last - 1; axis >= 0; --axis) {
+                        if (axis == unit) continue;
+                        const int64_t index = rest % plan.extents[axis];
+                        rest /= plan.extents[axis];
+                        from += index * plan.input_strides[axis];
+                        to += index * strides[axis];
+                      }
+                      if (unit == last) {
+                        std::memcpy(y + to, x + from, static_cast<size_t>(count_b) * sizeof(T));
+                        continue;
+                      }
+                      const int64_t a = item % parts * part_a;
+                      transpose_block(std::min(part_a, count_a - a), count_b, x + from + a,
+                                      plan.input_strides[last], y + to + a * strides[unit], strides[unit]);
+                    }
+                  });
+}
+
+}  // namespace
+
+void CpuBackend::permute(size_t element_size, int rank, const int64_t* extents, const int* permutation,
+                         const void* x, void* y) {
+  size_t bytes = element_size;
+  for (int axis = 0; axis < rank; ++axis) bytes *= static_cast<size_t>(extents[axis]);
+  if (bytes == 0) return;
+  const PermutePlan plan = plan_permute(rank, extents, permutation);
+  if (plan.rank <= 1) return copy(y, x, bytes);
+  switch (element_size) {
+    case 1:
+      return permute_elements(plan, static_cast<const uint8_t*>(x), static_cast<uint8_t*>(y));
+    case 2:
+      return permute_elements(plan, static_cast<const uint16_t*>(x), static_cast<uint16_t*>(y));
+    case 4:
+      return permute_elements(plan, static_cast<const uint32_t*>(x), static_cast<uint32_t*>(y));
+    case 8:
+      return permute_elements(plan, static_cast<const uint64_t*>(x), static_cast<uint64_t*>(y));
+    default:
+      fail(ErrorKind::kInternal,
+           fmt::format("permute: elements must have 1, 2, 4 or 8 bytes: {}", element_size));
+  }
+}
+
+void CpuBackend::copy_rows(int64_t outer, size_t bytes, const void* x, size_t x_row_bytes, void* y,
+                           size_t y_row_bytes) {
+  if (bytes == 0) return;
+  if (outer == 1) return copy(y, x, bytes);
+  parallel_ranges(outer, rows_per_tile(static_cast<int64_t>(bytes / 4)), [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      std::memcpy(static_cast<char*>(y) + row * static_cast<int64_t>(y_row_bytes),
+                  static_cast<const char*>(x) + row * static_cast<int64_t>(x_row_bytes), bytes);
+    }
+  });
+}
+
+}  // namespace lockstep
