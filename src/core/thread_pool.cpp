@@ -1,4 +1,5 @@
-// Thread pool: workers spin briefly for the next loop, then sleep; tiles are handed out by one shared counter.
+// Thread pool: workers spin briefly for the next loop, then sleep; a loop is over when its tiles are, whoever
+// ran them.
 #include "core/thread_pool.h"
 
 #include <atomic>
@@ -6,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -29,50 +31,70 @@ void pause_briefly() {
 #endif
 }
 
-// About 20-50 microseconds: longer than the gap between two kernels of a step, far shorter than anyone would notice.
+// About 20-90 microseconds (a pause takes 10-45 ns): longer than the gap between two kernels of a step, far
+// shorter than anyone would notice. A caller that waits longer for a tile gives its processor away: there may
+// be more workers than cores.
 constexpr int kSpins = 2000;
+
+constexpr size_t kCacheLine = 64;
 
 }  // namespace
 
 struct ThreadPool::State {
   std::vector<std::thread> workers;
   std::mutex in_use;  // one loop at a time; a second thread (prefetch, checkpoint) runs its tiles itself
-  std::mutex mutex;
-  std::condition_variable wake;
-  std::atomic<uint64_t> generation{0};  // counts loops; a change tells sleeping workers that there is work
-  std::atomic<bool> stop{false};
-  std::atomic<int> busy{0};  // workers that have not finished the current loop
-  std::atomic<int64_t> next{0};
+
+  // A tile is claimed by taking a positive ticket. `tiles` and `function` are written before the tickets are
+  // issued and read only by holders of a ticket, and the loop lasts until every ticket is used up: a worker
+  // that comes late finds none, or takes part in the next loop, but never sees the two mixed.
+  alignas(kCacheLine) std::atomic<int64_t> tickets{0};
+  alignas(kCacheLine) std::atomic<int64_t> unfinished{0};
+  alignas(kCacheLine) std::atomic<uint64_t> generation{0};  // counts loops; a change is a reason to wake up
+  std::atomic<int> sleepers{0};
   int64_t tiles = 0;
   const TileFunction* function = nullptr;
+
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool stop = false;  // guarded by mutex
+
   std::mutex error_mutex;
   std::exception_ptr error;
+  int64_t error_tile = 0;
 
   void work() {
     inside_tile = true;
-    for (int64_t tile = next.fetch_add(1); tile < tiles; tile = next.fetch_add(1)) {
+    for (int64_t ticket = tickets.fetch_sub(1); ticket > 0; ticket = tickets.fetch_sub(1)) {
+      const int64_t tile = tiles - ticket;
       try {
         (*function)(tile);
       } catch (...) {
+        // Of several failures the one that a single thread would have met is reported.
         const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
+        if (!error || tile < error_tile) {
+          error = std::current_exception();
+          error_tile = tile;
+        }
       }
+      unfinished.fetch_sub(1);
     }
     inside_tile = false;
   }
 
   void serve() {
-    uint64_t seen = 0;
-    while (true) {
-      for (int spin = 0; spin < kSpins && generation.load() == seen && !stop.load(); ++spin) pause_briefly();
-      if (generation.load() == seen && !stop.load()) {
+    for (uint64_t seen = 0;;) {
+      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_relaxed) == seen; ++spin)
+        pause_briefly();
+      if (generation.load() == seen) {
+        // Announced before looking again: either this thread sees the new generation or run() sees a sleeper.
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return generation.load() != seen || stop.load(); });
+        sleepers.fetch_add(1);
+        wake.wait(lock, [&] { return generation.load() != seen || stop; });
+        sleepers.fetch_sub(1);
+        if (stop) return;
       }
-      if (stop.load()) return;
       seen = generation.load();
       work();
-      busy.fetch_sub(1);
     }
   }
 };
@@ -85,13 +107,15 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
 ThreadPool::~ThreadPool() {
   {
     const std::lock_guard lock(state_->mutex);
-    state_->stop.store(true);
+    state_->stop = true;
   }
   state_->wake.notify_all();
   for (std::thread& worker : state_->workers) worker.join();
 }
 
-int ThreadPool::threads() const { return static_cast<int>(state_->workers.size()) + 1; }
+int ThreadPool::threads() const {
+  return static_cast<int>(state_->workers.size()) + 1;
+}
 
 void ThreadPool::run(int64_t tiles, TileFunction function) {
   if (tiles <= 0) return;
@@ -103,18 +127,25 @@ void ThreadPool::run(int64_t tiles, TileFunction function) {
   }
   state.tiles = tiles;
   state.function = &function;
-  state.next.store(0);
-  state.busy.store(static_cast<int>(state.workers.size()));
-  {
-    const std::lock_guard lock(state.mutex);
-    state.generation.fetch_add(1);
+  state.unfinished.store(tiles, std::memory_order_relaxed);
+  state.tickets.store(tiles);
+  state.generation.fetch_add(1);
+  if (state.sleepers.load() > 0) {
+    {
+      const std::lock_guard lock(state.mutex);
+    }  // whoever announced sleep is waiting by now, or will see the generation
+    state.wake.notify_all();
   }
-  state.wake.notify_all();
   state.work();
-  while (state.busy.load() != 0) pause_briefly();
+  for (int spin = 0; state.unfinished.load() != 0; ++spin) {
+    if (spin < kSpins) {
+      pause_briefly();
+    } else {
+      std::this_thread::yield();
+    }
+  }
   if (state.error) {
-    const std::exception_ptr error = state.error;
-    state.error = nullptr;
+    const std::exception_ptr error = std::exchange(state.error, nullptr);
     std::rethrow_exception(error);
   }
 }
