@@ -1,0 +1,85 @@
+// Matrix products: the split of one product, or of a batch of them, over the worker's threads.
+#include <algorithm>
+
+#include "core/thread_pool.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/matmul_block.h"
+
+namespace lockstep {
+
+namespace {
+
+// Multiply-adds below which a product stays on one thread: about 10 microseconds of work, several times what
+// it costs to hand a tile to a thread and wait for it.
+constexpr int64_t kSerialWork = int64_t{1} << 19;
+// Narrowest part of c: two register tiles, so that its panels stay whole.
+constexpr int64_t kNarrowestPart = 64;
+
+template <class T>
+void multiply_batch(const MatmulArguments& arguments) {
+  const int64_t m = arguments.m, n = arguments.n, k = arguments.k, batch = arguments.batch;
+  if (batch == 0 || m == 0 || n == 0) return;
+  Product<T> whole;
+  whole.m = m;
+  whole.n = n;
+  whole.k = k;
+  whole.a = static_cast<const T*>(arguments.a);
+  whole.lda = arguments.transpose_a ? m : k;
+  whole.transpose_a = arguments.transpose_a;
+  whole.b = static_cast<const T*>(arguments.b);
+  whole.ldb = arguments.transpose_b ? k : n;
+  whole.transpose_b = arguments.transpose_b;
+  whole.c = static_cast<T*>(arguments.c);
+  whole.ldc = n;
+  whole.bias = static_cast<const T*>(arguments.bias);
+  whole.activation = arguments.activation;
+
+  const auto one_matrix = [&](int64_t i) {
+    Product<T> product = whole;
+    product.a += i * arguments.batch_stride_a;
+    product.b += i * arguments.batch_stride_b;
+    product.c += i * m * n;
+    return product;
+  };
+
+  // The parts may depend on the number of threads: multiply() computes the same bits for every cut of c.
+  const int64_t work = m * n * std::max<int64_t>(k, 1);
+  const int64_t threads = thread_pool().threads();
+  if (threads == 1 || batch * work < kSerialWork) {
+    for (int64_t i = 0; i < batch; ++i) multiply(one_matrix(i));
+    return;
+  }
+  const int64_t wanted =
+      std::min((threads + batch - 1) / batch, std::max<int64_t>(1, work / (kSerialWork / 2)));
+  const int64_t across = std::clamp<int64_t>(n / kNarrowestPart, 1, wanted);
+  const int64_t down = std::clamp<int64_t>(m / 8, 1, (wanted + across - 1) / across);
+  const int64_t width = ((n + across - 1) / across + 31) / 32 * 32, height = (m + down - 1) / down;
+  const int64_t group = std::max<int64_t>(1, kSerialWork / 2 / work);  // small matrices go in groups
+  if (across * down > 1) {
+    thread_pool().run(batch * across * down, [&](int64_t tile) {
+      Product<T> part = one_matrix(tile / (across * down));
+      const int64_t column = tile % across * width, row = tile / across % down * height;
+      part.m = std::min(height, m - row);
+      part.n = std::min(width, n - column);
+      if (part.m <= 0 || part.n <= 0) return;
+      part.a += part.transpose_a ? row : row * part.lda;
+      part.b += part.transpose_b ? column * part.ldb : column;
+      part.c += row * part.ldc + column;
+      if (part.bias) part.bias += column;
+      multiply(part);
+    });
+  } else {
+    parallel_ranges(batch, group, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) multiply(one_matrix(i));
+    });
+  }
+}
+
+}  // namespace
+
+void CpuBackend::matmul(const MatmulArguments& arguments) {
+  dispatch_floating("matmul", arguments.dtype, [&]<class T>(T) { multiply_batch<T>(arguments); });
+}
+
+}  // namespace lockstep

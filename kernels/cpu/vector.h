@@ -1,0 +1,137 @@
+// The processor's widest floating-point vectors and their fused multiply-add, for kernels that are bound by
+// arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
+#include <immintrin.h>
+#endif
+
+namespace lockstep {
+
+// 16 floats or 8 doubles with AVX-512, half with AVX2, a quarter elsewhere (SSE2, NEON).
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+inline constexpr int kVectorRegisters = 32;
+#elif defined(__AVX2__) && defined(__FMA__)
+inline constexpr int kVectorBytes = 32;
+inline constexpr int kVectorRegisters = 16;
+#else
+inline constexpr int kVectorBytes = 16;
+inline constexpr int kVectorRegisters = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T Type __attribute__((vector_size(kVectorBytes)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::Type;
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// p need not be aligned.
+template <class T>
+inline Vector<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::Unaligned*>(p);
+}
+template <class T>
+inline void store(T* p, Vector<T> x) {
+  *reinterpret_cast<typename VectorOf<T>::Unaligned*>(p) = x;
+}
+
+// a * b + c in every lane, rounded once where the processor can.
+#if defined(__AVX512F__)
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+inline Vector<float> broadcast(float x) {
+  return _mm512_set1_ps(x);
+}
+inline Vector<double> broadcast(double x) {
+  return _mm512_set1_pd(x);
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+inline Vector<float> broadcast(float x) {
+  return _mm256_set1_ps(x);
+}
+inline Vector<double> broadcast(double x) {
+  return _mm256_set1_pd(x);
+}
+#else
+template <class V>
+inline V multiply_add(V a, V b, V c) {
+  return a * b + c;
+}
+inline Vector<float> broadcast(float x) {
+  return Vector<float>{x, x, x, x};
+}
+inline Vector<double> broadcast(double x) {
+  return Vector<double>{x, x};
+}
+#endif
+
+// The first `count` lanes (0 < count <= lanes) from memory, the others zero; nothing behind them is touched.
+template <class T>
+inline Vector<T> load_first(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(0xFFFFu >> (16 - count)), p);
+  } else {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(0xFFu >> (8 - count)), p);
+  }
+#else
+  Vector<T> x{};
+  for (int64_t i = 0; i < count; ++i) x[i] = p[i];
+  return x;
+#endif
+}
+// Writes the first `count` lanes.
+template <class T>
+inline void store_first(T* p, int64_t count, Vector<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(0xFFFFu >> (16 - count)), x);
+  } else {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(0xFFu >> (8 - count)), x);
+  }
+#else
+  for (int64_t i = 0; i < count; ++i) p[i] = x[i];
+#endif
+}
+
+// Turns a square of lanes x lanes elements: row i, lane j goes to row j, lane i. Each of the log2(lanes)
+// rounds interleaves row i with row i + lanes/2.
+template <class T>
+inline void transpose(Vector<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  const auto interleave = []<int... i>(Vector<T> x, Vector<T> y, int high, std::integer_sequence<int, i...>) {
+    return high ? __builtin_shufflevector(x, y, (n / 2 + i / 2 + (i % 2) * n)...)
+                : __builtin_shufflevector(x, y, (i / 2 + (i % 2) * n)...);
+  };
+#pragma GCC unroll 4
+  for (int round = 1; round < n; round *= 2) {
+    Vector<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave(rows[i], rows[i + n / 2], 0, std::make_integer_sequence<int, n>{});
+      next[2 * i + 1] = interleave(rows[i], rows[i + n / 2], 1, std::make_integer_sequence<int, n>{});
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
+}
+
+}  // namespace lockstep

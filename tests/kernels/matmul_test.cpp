@@ -1,0 +1,324 @@
+// Matrix products against plain double loops; and that no element depends on threads, tiling, batch or
+// alignment.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "core/error.h"
+#include "core/philox.h"
+#include "core/thread_pool.h"
+#include "kernels/backend.h"
+
+namespace lockstep {
+namespace {
+
+template <class T>
+std::vector<T> random_values(int64_t n, uint32_t stream) {
+  const PhiloxKey key = philox_key(7, RandomPurpose::kTest);
+  std::vector<T> values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), stream, 0, 0});
+    values[i] = static_cast<T>(uniform_double(block.r[0], block.r[1]) * 2 - 1);
+  }
+  return values;
+}
+
+double activated(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kRelu:
+      return x > 0 ? x : 0;
+    case Activation::kGelu:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+  }
+  return x;
+}
+
+class ThreadsGuard {
+ public:
+  ~ThreadsGuard() { set_threads(1); }
+};
+
+template <class T>
+struct Case {
+  int64_t batch = 1, m = 1, n = 1, k = 1;
+  bool transpose_a = false, transpose_b = false, bias = false;
+  Activation activation = Activation::kNone;
+  bool repeat_a = false, repeat_b = false;
+
+  std::string name() const {
+    return std::to_string(batch) + " of " + std::to_string(m) + "x" + std::to_string(k) + "x" +
+           std::to_string(n) + (transpose_a ? " T" : " N") + (transpose_b ? "T" : "N") +
+           (bias ? " bias" : "") + " activation " + std::to_string(static_cast<int>(activation));
+  }
+  MatmulArguments arguments(const T* a, const T* b, const T* bias_values, T* c) const {
+    MatmulArguments arguments;
+    arguments.dtype = dtype_of<T>;
+    arguments.batch = batch;
+    arguments.m = m;
+    arguments.n = n;
+    arguments.k = k;
+    arguments.transpose_a = transpose_a;
+    arguments.transpose_b = transpose_b;
+    arguments.a = a;
+    arguments.b = b;
+    arguments.c = c;
+    arguments.batch_stride_a = repeat_a ? 0 : m * k;
+    arguments.batch_stride_b = repeat_b ? 0 : k * n;
+    arguments.bias = bias ? bias_values : nullptr;
+    arguments.activation = activation;
+    return arguments;
+  }
+};
+
+// Runs the case, checks every element against double loops, and that nothing around c was written.
+template <class T>
+std::vector<T> check(const Case<T>& c) {
+  const std::vector<T> a = random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
+  const std::vector<T> b = random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
+  const std::vector<T> bias = random_values<T>(c.n, 3);
+  constexpr int64_t kGuard = 40;
+  const T kMark = T(-12345);
+  std::vector<T> guarded(static_cast<size_t>(c.batch * c.m * c.n + 2 * kGuard), kMark);
+  T* const y = guarded.data() + kGuard;
+  const MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), y);
+  cpu_backend().matmul(arguments);
+  for (int64_t i = 0; i < kGuard; ++i) {
+    EXPECT_EQ(guarded[static_cast<size_t>(i)], kMark) << c.name();
+    EXPECT_EQ(guarded[guarded.size() - 1 - static_cast<size_t>(i)], kMark) << c.name();
+  }
+  const double unit = std::numeric_limits<T>::epsilon();
+  int64_t wrong = 0;
+  for (int64_t g = 0; g < c.batch; ++g) {
+    const T* const ga = a.data() + g * arguments.batch_stride_a;
+    const T* const gb = b.data() + g * arguments.batch_stride_b;
+    for (int64_t i = 0; i < c.m; ++i) {
+      for (int64_t j = 0; j < c.n; ++j) {
+        double sum = 0, magnitude = 0;
+        for (int64_t p = 0; p < c.k; ++p) {
+          const double term = static_cast<double>(c.transpose_a ? ga[p * c.m + i] : ga[i * c.k + p]) *
+                              static_cast<double>(c.transpose_b ? gb[j * c.k + p] : gb[p * c.n + j]);
+          sum += term;
+          magnitude += std::abs(term);
+        }
+        if (c.bias) sum += static_cast<double>(bias[static_cast<size_t>(j)]);
+        const double expected = activated(c.activation, sum);
+        const double tolerance = unit * (4 + 0.5 * static_cast<double>(c.k)) * (magnitude + 1);
+        const double got = static_cast<double>(y[(g * c.m + i) * c.n + j]);
+        if (!(std::abs(got - expected) <= tolerance) && wrong++ == 0) {
+          ADD_FAILURE() << c.name() << ": element (" << g << "," << i << "," << j << ") is " << got
+                        << ", expected " << expected;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0) << c.name();
+  return std::vector<T>(y, y + c.batch * c.m * c.n);
+}
+
+template <class T>
+class MatmulOf : public ::testing::Test {};
+using Types = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(MatmulOf, Types);
+
+TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForEveryShapeAroundTheTileEdges) {
+  for (const int64_t m : {1, 2, 5, 13, 14, 15, 17, 33}) {
+    for (const int64_t n : {1, 7, 8, 10, 15, 16, 17, 31, 32, 33, 49, 130}) {
+      for (const int64_t k : {1, 3, 16, 65}) {
+        for (int transposes = 0; transposes < 4; ++transposes) {
+          Case<TypeParam> c;
+          c.m = m, c.n = n, c.k = k;
+          c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
+          c.bias = (m + n + k) % 2;
+          check(c);
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForRandomShapesBatchesAndEpilogues) {
+  const PhiloxKey key = philox_key(11, RandomPurpose::kTest);
+  for (uint32_t trial = 0; trial < 120; ++trial) {
+    const PhiloxBlock r = philox(key, {trial, 0, 0, 0}), s = philox(key, {trial, 1, 0, 0});
+    Case<TypeParam> c;
+    c.m = 1 + r.r[0] % 70, c.n = 1 + r.r[1] % 150, c.k = 1 + r.r[2] % 200, c.batch = 1 + r.r[3] % 3;
+    c.transpose_a = s.r[0] & 1, c.transpose_b = s.r[0] & 2, c.bias = s.r[0] & 4;
+    c.repeat_a = s.r[0] & 8, c.repeat_b = s.r[0] & 16;
+    c.activation = static_cast<Activation>(s.r[1] % 3);
+    check(c);
+  }
+}
+
+TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsAcrossSeveralBlocksOfEachExtent) {
+  for (int transposes = 0; transposes < 4; ++transposes) {
+    Case<TypeParam> c;
+    c.m = 83, c.n = 423, c.k = 811, c.bias = true, c.activation = Activation::kRelu;
+    c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
+    check(c);
+  }
+}
+
+TYPED_TEST(MatmulOf, EmptyInnerExtentGivesTheActivatedBiasOrZero) {
+  const std::vector<TypeParam> bias = {TypeParam(-1), TypeParam(2), TypeParam(0.5)};
+  for (const bool with_bias : {false, true}) {
+    Case<TypeParam> c;
+    c.m = 2, c.n = 3, c.k = 0, c.bias = with_bias, c.activation = Activation::kRelu;
+    std::vector<TypeParam> y(6, TypeParam(9));
+    cpu_backend().matmul(c.arguments(nullptr, nullptr, bias.data(), y.data()));
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_EQ(y[i], with_bias ? std::max(bias[i % 3], TypeParam(0)) : TypeParam(0));
+    }
+  }
+}
+
+TYPED_TEST(MatmulOf, EmptyOutputWritesNothing) {
+  for (const auto& [batch, m, n] : {std::tuple{0, 3, 3}, {1, 0, 3}, {1, 3, 0}}) {
+    Case<TypeParam> c;
+    c.batch = batch, c.m = m, c.n = n, c.k = 5;
+    TypeParam y = TypeParam(9);
+    cpu_backend().matmul(c.arguments(nullptr, nullptr, nullptr, &y));
+    EXPECT_EQ(y, TypeParam(9));
+  }
+}
+
+TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
+  const ThreadsGuard guard;
+  for (int transposes = 0; transposes < 4; ++transposes) {
+    for (const auto& [batch, m, n, k] :
+         {std::tuple{1, 130, 333, 401}, {1, 300, 10, 800}, {5, 40, 70, 90}, {40, 9, 20, 80}}) {
+      Case<TypeParam> c;
+      c.batch = batch, c.m = m, c.n = n, c.k = k, c.bias = true, c.activation = Activation::kGelu;
+      c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
+      set_threads(1);
+      const std::vector<TypeParam> one = check(c);
+      for (const int threads : {2, 3, 7}) {
+        set_threads(threads);
+        const std::vector<TypeParam> many = check(c);
+        EXPECT_EQ(std::memcmp(one.data(), many.data(), one.size() * sizeof(TypeParam)), 0)
+            << c.name() << " on " << threads;
+      }
+    }
+  }
+}
+
+// A row of the result is a function of its row of a and of b: it has the same bits in a batch of 1 and of
+// 1000.
+TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
+  const int64_t m = 200, n = 300, k = 500;
+  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+  for (const bool transpose_b : {false, true}) {
+    Case<TypeParam> c;
+    c.m = m, c.n = n, c.k = k, c.transpose_b = transpose_b;
+    std::vector<TypeParam> all(static_cast<size_t>(m * n)), single(static_cast<size_t>(n));
+    cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, all.data()));
+    c.m = 1;
+    for (int64_t i = 0; i < m; ++i) {
+      cpu_backend().matmul(c.arguments(a.data() + i * k, b.data(), nullptr, single.data()));
+      ASSERT_EQ(std::memcmp(all.data() + i * n, single.data(), single.size() * sizeof(TypeParam)), 0)
+          << "row " << i;
+    }
+  }
+}
+
+// The transposed forms multiply the same numbers in the same order.
+TYPED_TEST(MatmulOf, BitsDoNotDependOnHowTheOperandsAreStored) {
+  const int64_t m = 67, n = 203, k = 450;
+  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+  std::vector<TypeParam> at(a.size()), bt(b.size());
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t p = 0; p < k; ++p) at[static_cast<size_t>(p * m + i)] = a[static_cast<size_t>(i * k + p)];
+  }
+  for (int64_t p = 0; p < k; ++p) {
+    for (int64_t j = 0; j < n; ++j) bt[static_cast<size_t>(j * k + p)] = b[static_cast<size_t>(p * n + j)];
+  }
+  std::vector<TypeParam> expected(static_cast<size_t>(m * n)), got(expected.size());
+  Case<TypeParam> c;
+  c.m = m, c.n = n, c.k = k;
+  cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, expected.data()));
+  for (int transposes = 1; transposes < 4; ++transposes) {
+    c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
+    cpu_backend().matmul(
+        c.arguments((c.transpose_a ? at : a).data(), (c.transpose_b ? bt : b).data(), nullptr, got.data()));
+    EXPECT_EQ(std::memcmp(expected.data(), got.data(), got.size() * sizeof(TypeParam)), 0) << transposes;
+  }
+}
+
+TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
+  const int64_t m = 37, n = 75, k = 129;
+  std::vector<TypeParam> expected;
+  for (const int64_t shift : {0, 1, 3, 7}) {
+    std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+    a.insert(a.begin(), static_cast<size_t>(shift), TypeParam(0));
+    b.insert(b.begin(), static_cast<size_t>(shift), TypeParam(0));
+    std::vector<TypeParam> y(static_cast<size_t>(m * n + shift));
+    Case<TypeParam> c;
+    c.m = m, c.n = n, c.k = k;
+    cpu_backend().matmul(c.arguments(a.data() + shift, b.data() + shift, nullptr, y.data() + shift));
+    y.erase(y.begin(), y.begin() + shift);
+    if (shift == 0) expected = y;
+    EXPECT_EQ(std::memcmp(expected.data(), y.data(), y.size() * sizeof(TypeParam)), 0) << "shift " << shift;
+  }
+}
+
+TYPED_TEST(MatmulOf, NotANumberReachesTheResultThroughEveryActivation) {
+  const TypeParam nan = std::numeric_limits<TypeParam>::quiet_NaN();
+  const std::vector<TypeParam> a = {nan, TypeParam(1)}, b = {TypeParam(1), TypeParam(1)};
+  for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+    Case<TypeParam> c;
+    c.k = 2, c.activation = activation;
+    TypeParam y = 0;
+    cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, &y));
+    EXPECT_TRUE(std::isnan(y));
+  }
+}
+
+// Products inside of tiles of the pool, of shapes that use every scratch buffer, all at once.
+TYPED_TEST(MatmulOf, ConcurrentProductsDoNotDisturbEachOther) {
+  const ThreadsGuard guard;
+  Case<TypeParam> c;
+  c.m = 50, c.n = 170, c.k = 400, c.transpose_b = true;
+  const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
+                               b = random_values<TypeParam>(c.k * c.n, 2);
+  std::vector<TypeParam> expected(static_cast<size_t>(c.m * c.n));
+  cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, expected.data()));
+  set_threads(4);
+  std::vector<int> equal(64, 0);
+  const auto hammer = [&](int64_t tile) {
+    std::vector<TypeParam> y(expected.size());
+    cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, y.data()));
+    equal[static_cast<size_t>(tile)] =
+        std::memcmp(y.data(), expected.data(), y.size() * sizeof(TypeParam)) == 0;
+  };
+  thread_pool().run(32, hammer);
+  // From a foreign thread as well, while the pool is busy: what a prefetch thread would do.
+  std::thread foreign([&] {
+    for (int64_t tile = 32; tile < 48; ++tile) hammer(tile);
+  });
+  for (int64_t tile = 48; tile < 64; ++tile) hammer(tile);
+  foreign.join();
+  for (size_t tile = 0; tile < equal.size(); ++tile) EXPECT_TRUE(equal[tile]) << tile;
+}
+
+TEST(Matmul, IntegersAreRefusedByName) {
+  MatmulArguments arguments;
+  arguments.dtype = DType::kI32;
+  try {
+    cpu_backend().matmul(arguments);
+    FAIL() << "accepted int32";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_NE(std::string(error.what()).find("matmul"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("int32"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
