@@ -1,6 +1,5 @@
 // The list of optimizers: a new one is its file pair and a line here.
-#include <fmt/format.h>
-
+#include "core/error.h"
 #include "optim/adam.h"
 #include "optim/gradient_descent.h"
 #include "optim/momentum.h"
@@ -39,7 +38,7 @@ std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& t
   for (const OptimizerType& known : kOptimizerTypes) {
     if (type == known.name) return known.make(section);
   }
-  section.reject("type", fmt::format("must be one of {}, got {}", fmt::join(optimizer_types(), ", "), type));
+  fail(ErrorKind::kInternal, "make_optimizer: unknown type: " + type);
 }
 
 }  // namespace lockstep

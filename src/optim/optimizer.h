@@ -74,7 +74,8 @@ std::vector<std::string> optimizer_types();
 // Reads optimizer.type (default "adam") and that type's keys, documented at its make function; Error (kUsage)
 // for bad values. optimizer.learning_rate belongs to the schedule's caller.
 std::unique_ptr<Optimizer> make_optimizer(Section& section);
-// The same, of the given type whatever optimizer.type says: how `config --describe` lists every type's keys.
+// The same, of the given type, one of optimizer_types(), whatever optimizer.type says: how `config
+// --describe` lists every type's keys.
 std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& type);
 
 }  // namespace lockstep

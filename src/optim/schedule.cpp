@@ -107,7 +107,7 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
     return std::make_unique<WarmupSchedule>(type, base_rate, warmup * steps_per_unit, total_steps,
                                             known.read(section, steps_per_unit));
   }
-  section.reject("type", fmt::format("must be one of {}, got {}", fmt::join(schedule_types(), ", "), type));
+  fail(ErrorKind::kInternal, "make_schedule: unknown type: " + type);
 }
 
 }  // namespace lockstep

@@ -33,7 +33,8 @@ std::vector<std::string> schedule_types();
 //   step       base_rate * `factor` ^ floor(u / `every`), defaults 0.1 and 1000
 std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, int64_t total_steps,
                                         int64_t steps_per_epoch);
-// The same, of the given type whatever schedule.type says: how `config --describe` lists every type's keys.
+// The same, of the given type, one of schedule_types(), whatever schedule.type says: how `config --describe`
+// lists every type's keys.
 std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& type, double base_rate,
                                         int64_t total_steps, int64_t steps_per_epoch);
 

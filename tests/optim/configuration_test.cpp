@@ -45,16 +45,25 @@ TEST(OptimizerConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
 }
 
 TEST(OptimizerConfiguration, UnknownTypeListsTheKnownOnes) {
-  Configuration configuration = Configuration::parse("", "test.toml", {});
-  Section section = configuration.section("optimizer");
   try {
-    make_optimizer(section, "lion");
+    optimizer_from("type = 'lion'");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     for (const std::string& type : optimizer_types()) {
       EXPECT_NE(std::string(error.what()).find(type), std::string::npos) << error.what();
     }
+  }
+}
+
+TEST(OptimizerConfiguration, TypeThatTheProgramMakesUpIsAnInternalError) {
+  Configuration configuration = Configuration::parse("", "test.toml", {});
+  Section section = configuration.section("optimizer");
+  try {
+    make_optimizer(section, "lion");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
   }
 }
 
