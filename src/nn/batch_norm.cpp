@@ -42,8 +42,9 @@ Tensor BatchNormLayer::forward(const Tensor& x, ForwardContext& context) const {
 
 Layer make_batch_norm(Section& keys, const Shape& input, const ModuleBuilder& builder) {
   BatchNormOptions options;
-  options.momentum = keys.real("momentum", 0.1, kUnit, "share of the newest statistics in the running ones");
-  options.epsilon = keys.real("epsilon", 1e-5, kPositive, "added to the variance");
+  options.momentum =
+      keys.real("momentum", 0.1, kUnit, "batch_norm: share of the newest statistics in the running ones");
+  options.epsilon = keys.real("epsilon", 1e-5, kPositive, "norms: added to the variance");
   return {std::make_unique<BatchNormLayer>(input.last(), options, builder), input};
 }
 

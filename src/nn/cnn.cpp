@@ -14,12 +14,12 @@ namespace lockstep {
 
 std::unique_ptr<Module> make_cnn(Section& model, const DataShape& data, const ModuleBuilder& builder) {
   const std::vector<int64_t> channels =
-      model.integers("channels", std::vector<int64_t>{16, 32, 64}, kSize, "channels of each stage");
+      model.integers("channels", std::vector<int64_t>{16, 32, 64}, kSize, "cnn: channels of each stage");
   const std::vector<int64_t> strides = model.integers("strides", std::vector<int64_t>{1, 2, 2}, kSize,
-                                                      "step of the first block of each stage");
-  const int64_t blocks = model.integer("blocks", 1, kSize, "residual blocks a stage");
+                                                      "cnn: step of the first block of each stage");
+  const int64_t blocks = model.integer("blocks", 1, kSize, "cnn: residual blocks a stage");
   ResidualOptions options;
-  options.batch_norm = model.boolean("batch_norm", true, "batch norm after every convolution");
+  options.batch_norm = model.boolean("batch_norm", true, "cnn: batch norm after every convolution");
   options.activation = read_activation(model, "relu");
   const double dropout = read_dropout(model, "dropout", 0.0);
   options.initialization = read_initialization(model);

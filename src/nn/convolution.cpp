@@ -26,15 +26,17 @@ Tensor ConvolutionLayer::forward(const Tensor& x, ForwardContext& context) const
 }
 
 Layer make_convolution(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const int64_t channels = keys.integer("channels", std::nullopt, kSize, "channels that leave the layer");
+  const int64_t channels =
+      keys.integer("channels", std::nullopt, kSize, "convolution: channels that leave the layer");
   ConvolutionOptions options;
-  options.kernel = keys.integer("kernel", 3, kSize, "height and width of the window");
-  options.stride = keys.integer("stride", 1, kSize, "step of the window");
-  options.padding = keys.integer("padding", 0, kNonNegative, "zeros around the image; less than kernel");
+  options.kernel = keys.integer("kernel", 3, kSize, "convolution: height and width of the window");
+  options.stride = keys.integer("stride", 1, kSize, "convolution: step of the window");
+  options.padding =
+      keys.integer("padding", 0, kNonNegative, "convolution: zeros around the image; less than kernel");
   options.activation = read_activation(keys, "none");
   options.bias = keys.boolean("bias", true, "adds a learned bias");
   options.initialization = read_initialization(keys);
-  require_image(keys, input);
+  require_image(keys, "convolution", input);
   if (options.padding >= options.kernel) {
     keys.reject("padding",
                 fmt::format("must be less than kernel = {}, got {}", options.kernel, options.padding));

@@ -15,8 +15,8 @@ Tensor EmbeddingLayer::forward(const Tensor& indices, ForwardContext& context) c
 }
 
 Layer make_embedding(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const int64_t rows = keys.integer("rows", std::nullopt, kSize, "number of different indices");
-  const int64_t width = keys.integer("width", std::nullopt, kSize, "features of each index");
+  const int64_t rows = keys.integer("rows", std::nullopt, kSize, "embedding: number of different indices");
+  const int64_t width = keys.integer("width", std::nullopt, kSize, "embedding: features of each index");
   if (input.rank() != 1) {
     keys.reject("type", fmt::format("embedding takes indices (T), got {}", input.to_string()));
   }

@@ -77,9 +77,9 @@ void describe_layers(Section& keys) {
   }
 }
 
-void require_image(const Section& keys, const Shape& input) {
+void require_image(const Section& keys, const char* layer, const Shape& input) {
   if (input.rank() != 3) {
-    keys.reject("type", fmt::format("takes images (H,W,C), got {}", input.to_string()));
+    keys.reject("type", fmt::format("{} takes images (H,W,C), got {}", layer, input.to_string()));
   }
 }
 

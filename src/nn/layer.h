@@ -42,6 +42,6 @@ void describe_layers(Section& keys);
 inline constexpr Range kSize{1.0, 1048576.0, false};
 
 // Requires an image, (H,W,C): rejects `type` otherwise.
-void require_image(const Section& keys, const Shape& input);
+void require_image(const Section& keys, const char* layer, const Shape& input);
 
 }  // namespace lockstep

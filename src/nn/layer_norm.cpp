@@ -15,7 +15,7 @@ Tensor LayerNormLayer::forward(const Tensor& x, ForwardContext& context) const {
 }
 
 Layer make_layer_norm(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const double epsilon = keys.real("epsilon", 1e-5, kPositive, "added to the variance");
+  const double epsilon = keys.real("epsilon", 1e-5, kPositive, "norms: added to the variance");
   return {std::make_unique<LayerNormLayer>(input.last(), epsilon, builder), input};
 }
 

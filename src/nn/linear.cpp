@@ -29,7 +29,7 @@ Tensor LinearLayer::forward(const Tensor& x, ForwardContext& context) const {
 }
 
 Layer make_linear(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const int64_t units = keys.integer("units", std::nullopt, kSize, "features that leave the layer");
+  const int64_t units = keys.integer("units", std::nullopt, kSize, "linear: features that leave the layer");
   LinearOptions options;
   options.activation = read_activation(keys, "none");
   options.bias = keys.boolean("bias", true, "adds a learned bias");

@@ -11,7 +11,7 @@ namespace lockstep {
 
 std::unique_ptr<Module> make_mlp(Section& model, const DataShape& data, const ModuleBuilder& builder) {
   const std::vector<int64_t> hidden =
-      model.integers("hidden", std::vector<int64_t>{128}, kSize, "widths of the hidden layers");
+      model.integers("hidden", std::vector<int64_t>{128}, kSize, "mlp: widths of the hidden layers");
   LinearOptions options;
   options.activation = read_activation(model, "relu");
   const double dropout = read_dropout(model, "dropout", 0.0);

@@ -16,13 +16,13 @@ Window window_of(const PoolOptions& options) {
 }
 
 template <class PoolLayer>
-Layer make_pool(Section& keys, const Shape& input) {
+Layer make_pool(Section& keys, const char* name, const Shape& input) {
   PoolOptions options;
-  options.kernel = keys.integer("kernel", 2, kSize, "height and width of the window");
-  options.stride = keys.integer("stride", 2, kSize, "step of the window");
+  options.kernel = keys.integer("kernel", 2, kSize, "pools: height and width of the window");
+  options.stride = keys.integer("stride", 2, kSize, "pools: step of the window");
   options.padding =
-      keys.integer("padding", 0, kNonNegative, "border around the image; at most half of kernel");
-  require_image(keys, input);
+      keys.integer("padding", 0, kNonNegative, "pools: border around the image; at most half of kernel");
+  require_image(keys, name, input);
   // With more, a window could lie in the padding altogether and have no maximum.
   if (options.padding > options.kernel / 2) {
     keys.reject("padding",
@@ -47,15 +47,15 @@ Tensor GlobalAveragePoolLayer::forward(const Tensor& x, ForwardContext&) const {
 }
 
 Layer make_max_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  return make_pool<MaxPoolLayer>(keys, input);
+  return make_pool<MaxPoolLayer>(keys, "max_pool", input);
 }
 
 Layer make_average_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  return make_pool<AveragePoolLayer>(keys, input);
+  return make_pool<AveragePoolLayer>(keys, "average_pool", input);
 }
 
 Layer make_global_average_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  require_image(keys, input);
+  require_image(keys, "global_average_pool", input);
   return {std::make_unique<GlobalAveragePoolLayer>(), {input[2]}};
 }
 

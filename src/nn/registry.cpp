@@ -65,6 +65,7 @@ void describe_models(Section& model) {
     ParameterStore scratch;
     type.make(model, type.example, ModuleBuilder(scratch));
   }
+  for (Section& layer : model.tables("layers")) describe_layers(layer);
 }
 
 }  // namespace lockstep

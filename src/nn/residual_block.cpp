@@ -48,13 +48,14 @@ Tensor ResidualBlock::forward(const Tensor& x, ForwardContext& context) const {
 }
 
 Layer make_residual_block(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const int64_t channels = keys.integer("channels", std::nullopt, kSize, "channels that leave the block");
+  const int64_t channels =
+      keys.integer("channels", std::nullopt, kSize, "residual_block: channels that leave the block");
   ResidualOptions options;
-  options.stride = keys.integer("stride", 1, kSize, "step of the first convolution");
-  options.batch_norm = keys.boolean("batch_norm", true, "batch norm after every convolution");
+  options.stride = keys.integer("stride", 1, kSize, "residual_block: step of the first convolution");
+  options.batch_norm = keys.boolean("batch_norm", true, "residual_block: batch norm after every convolution");
   options.activation = read_activation(keys, "relu");
   options.initialization = read_initialization(keys);
-  require_image(keys, input);
+  require_image(keys, "residual_block", input);
   const Shape output = window_output(keys, input, 3, options.stride, 1, channels);
   return {std::make_unique<ResidualBlock>(input[2], channels, options, builder), output};
 }

@@ -208,6 +208,10 @@ struct BadLayers {
   const char* message;
 };
 
+void PrintTo(const BadLayers& bad, std::ostream* stream) {
+  *stream << bad.layers;
+}
+
 class Misfit : public testing::TestWithParam<BadLayers> {};
 
 TEST_P(Misfit, IsRefusedNamingTheLayerTheRuleAndTheShapes) {
