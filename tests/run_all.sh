@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build, then the
+# unit tests under the address and undefined-behaviour sanitizers. Exit 0 when all passed.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+summary=()
+failures=0
+# part NAME COMMAND...: runs a part, goes on after a failure, and remembers the result.
+part() {
+  local name=$1 begin=$SECONDS verdict=passed
+  shift
+  printf '\n== %s\n' "$name"
+  "$@" || verdict="FAILED (exit code $?)"
+  [ "$verdict" = passed ] || failures=$((failures + 1))
+  summary+=("$(printf '%-42s %-24s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
+}
+
+# run_tests PRESET [CTEST OPTION...]: two at a time, since several tests start workers of their own; no test may hang.
+run_tests() {
+  local preset=$1
+  shift
+  ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure --no-tests=error "$@"
+}
+
+# Nothing can be built or run without these two.
+launch/install_dependencies.sh
+part "release build" launch/build.sh release
+if [ "$failures" -eq 0 ]; then
+  part "tests" run_tests release
+fi
+part "sanitizer build (address, undefined)" launch/build.sh asan
+if [ -x build/asan/bin/lockstep ]; then
+  part "unit tests under sanitizers" run_tests asan --label-regex '^unit$'
+fi
+
+printf '\n== summary\n'
+printf '%s\n' "${summary[@]}"
+[ "$failures" -eq 0 ]
