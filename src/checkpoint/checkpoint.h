@@ -1,4 +1,10 @@
-// One checkpoint file: written sealed, verified before it is opened, compared, summarized.
+// One checkpoint file: written sealed, verified before it is opened, compared.
+//
+// The layout, here in h5py's words:
+//   f['parameters/layers.0.weight'][...]     an array at its path; its attribute `order` is its place in
+//   store order f['rng'].attrs['seed']                   the scalar /rng/seed: an attribute of the group /rng
+//   (int64, float64 or text) f['configuration'].asstr()[()]           TOML text f['metrics'].asstr()[()] JSON
+//   lines f['format'].attrs['version']             kCheckpointVersion
 #pragma once
 
 #include <cstdint>
@@ -11,8 +17,13 @@ namespace lockstep {
 
 inline constexpr int64_t kCheckpointVersion = 1;
 
-// temp file -> HDF5 -> close -> seal -> fsync -> verify -> rename -> fsync directory. Error (kCheckpoint) names the file,
-// the rule and errno's text (disk full); whatever stood at `path` before is then untouched and the temporary file is gone.
+// Where write_checkpoint prepares the file that ends up at `path`: ".NAME.tmp-PID" in the same directory.
+std::string temporary_path(const std::string& path);
+
+// temp file -> HDF5 -> close -> seal -> fsync -> verify -> rename -> fsync directory. Verifying compares
+// every byte in the file with the state. Error (kCheckpoint) names the file, the rule and errno's text (disk
+// full); whatever stood at `path` before is then untouched and the temporary file is gone. One thread of a
+// process may write to a path at a time.
 void write_checkpoint(const State& state, const std::string& path);
 
 // Verifies the seal, then reads. Error (kCheckpoint).
@@ -20,13 +31,14 @@ State read_checkpoint(const std::string& path);
 
 struct TensorDifference {
   std::string path;
-  std::string what;       // "max |a-b| 1.2e-7 at (3,5), 17 of 8192 elements differ", "only in A", "(64,128) fp32 vs (64,64) fp32"
+  std::string what;  // "max |a-b| 1.2e-7 at (3,5), 17 of 8192 elements differ", "only in A",
+                     // "(64,128) fp32 vs (64,64) fp32"
 };
-// Empty when bitwise equal: arrays and scalars (step counters included).
+// Empty when bitwise equal: arrays and scalars (step counters included), as state_digest sees them.
 std::vector<TensorDifference> compare_states(const State& a, const State& b);
 
-// Expected arrays against found ones: every missing, extra, wrong-shape and wrong-dtype tensor in one Error (kCheckpoint);
-// nothing is changed by the check. `expected` needs paths, dtypes and shapes only.
+// Expected arrays against found ones: every missing, extra, wrong-shape and wrong-dtype tensor in one Error
+// (kCheckpoint); nothing is changed by the check. `expected` needs paths, dtypes and shapes only.
 void check_matches(const State& expected, const State& found, const std::string& path);
 
 }  // namespace lockstep

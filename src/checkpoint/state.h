@@ -1,6 +1,7 @@
 // What a run is: everything a checkpoint holds, as named arrays and scalars in host memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -13,7 +14,8 @@
 namespace lockstep {
 
 struct StateArray {
-  std::string path;  // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
+  std::string
+      path;  // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
   DType dtype = DType::kF32;
   Shape shape;
   std::vector<std::byte> bytes;
@@ -22,14 +24,21 @@ struct StateArray {
 using Scalar = std::variant<int64_t, double, std::string>;
 
 struct State {
-  std::vector<StateArray> arrays;           // in store order
-  std::map<std::string, Scalar> scalars;    // "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
-  std::string configuration;                // TOML text
-  std::string metrics;                      // JSON lines logged so far
+  std::vector<StateArray> arrays;  // in store order
+  std::map<std::string, Scalar>
+      scalars;                // "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
+  std::string configuration;  // TOML text
+  std::string metrics;        // JSON lines logged so far
 };
 
-// 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store order) and the
-// scalars (sorted by path), excluding configuration and metrics.
+// 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
+// order) and the scalars (sorted by path), excluding configuration and metrics.
 std::string state_digest(const State& state);
+
+// The same value: for floating-point numbers, the same bits.
+bool same_scalar(const Scalar& a, const Scalar& b);
+
+// "7", "0.25", "\"adam\"": every digit that distinguishes the value.
+std::string to_text(const Scalar& scalar);
 
 }  // namespace lockstep

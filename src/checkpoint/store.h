@@ -12,8 +12,10 @@
 
 namespace lockstep {
 
-// Exclusive ownership of an output directory by one run: a lock file with host and pid; locks of dead processes on this host
-// are taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable.
+// Exclusive ownership of an output directory by one run: a locked file DIRECTORY/.lockstep.lock with host and
+// pid in it. The system gives the lock up when its process ends, however it ends, so a stale file is simply
+// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable.
+// On a file system without locks it warns.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);
@@ -22,32 +24,40 @@ class DirectoryLock {
   DirectoryLock& operator=(const DirectoryLock&) = delete;
 
  private:
-  std::string path_;
   int descriptor_ = -1;
 };
 
 struct StoreOptions {
-  std::string directory;     // files are DIRECTORY/step-000001000.h5
-  int64_t keep = 3;          // newest files kept; 0 keeps all
-  int64_t keep_every = 0;    // steps that are multiples are kept for good; 0 = none
+  std::string directory;   // files are DIRECTORY/step-000001000.h5
+  int64_t keep = 3;        // newest files kept; 0 keeps all
+  int64_t keep_every = 0;  // steps that are multiples are kept for good; 0 = none
 };
 
 class CheckpointStore {
  public:
+  // Creates the directory and removes the temporary files that dead processes of this host left there. Error
+  // (kUsage) when it cannot be written to.
   explicit CheckpointStore(const StoreOptions& options);
-  ~CheckpointStore();  // waits for the write in progress
+  // Waits for the write in progress; a failure that nobody has asked for is logged.
+  ~CheckpointStore();
+  CheckpointStore(const CheckpointStore&) = delete;
+  CheckpointStore& operator=(const CheckpointStore&) = delete;
 
   std::string path_of(int64_t step) const;
-  // Queues a snapshot; returns at once unless the previous write is still running, then waits for it first. A failed
-  // background write is rethrown by the next save, by finish, or by poll.
+  // Queues a snapshot; returns at once unless the previous write is still running, then waits for it first. A
+  // failed background write is rethrown by the next save, by finish, or by poll.
+  //
+  // When the file is in place, older ones go: the newest `keep` of the steps up to this one stay, and
+  // multiples of `keep_every`. The file just written, which has been verified, is never removed, nor are
+  // those of later steps.
   void save(int64_t step, State snapshot);
   // Rethrows a failed background write, if any; never blocks.
   void poll();
   // Waits until everything queued is on disk.
   void finish();
 
-  // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones that did not. nullopt: no
-  // checkpoint files at all. Error (kCheckpoint) when there are files but none is usable.
+  // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones that did not.
+  // nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable.
   std::optional<std::pair<std::string, State>> load_newest(std::vector<std::string>& skipped) const;
 
  private:

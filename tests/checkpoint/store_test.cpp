@@ -1,0 +1,282 @@
+// The store of a run: background writes, retention, fallback to older files, and the lock of the directory.
+#include "checkpoint/store.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <set>
+#include <thread>
+
+#include "checkpoint/sample_state.h"
+#include "core/error.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::overwrite;
+using testing::ScratchDirectory;
+
+std::string message_of(const std::function<void()>& action, ErrorKind expected) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), expected);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+void expect_contains(const std::string& text, std::initializer_list<std::string> parts) {
+  for (const std::string& part : parts)
+    EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
+}
+
+State state_of(int64_t step) {
+  State state = testing::sample_state(60);
+  state.scalars["/data/step"] = step;
+  return state;
+}
+
+class StoreTest : public ::testing::Test {
+ protected:
+  std::set<std::string> names() const {
+    std::set<std::string> result;
+    for (const auto& entry : fs::directory_iterator(directory_.path()))
+      result.insert(entry.path().filename().string());
+    return result;
+  }
+  std::string file_of(int64_t step) const { return CheckpointStore({directory_.path()}).path_of(step); }
+  void save(int64_t step, int64_t keep = 0, int64_t keep_every = 0) const {
+    CheckpointStore store({directory_.path(), keep, keep_every});
+    store.save(step, state_of(step));
+    store.finish();
+  }
+
+  ScratchDirectory directory_;
+};
+
+using Names = std::set<std::string>;
+
+TEST_F(StoreTest, FilesAreNamedByStep) {
+  const CheckpointStore store({directory_.path()});
+  EXPECT_EQ(store.path_of(1000), directory_.file("step-000001000.h5"));
+  EXPECT_EQ(store.path_of(12345678901), directory_.file("step-12345678901.h5"));
+}
+
+TEST_F(StoreTest, SavedStateLoads) {
+  CheckpointStore store({directory_.path()});
+  store.save(7, state_of(7));
+  store.finish();
+  std::vector<std::string> skipped;
+  const auto loaded = store.load_newest(skipped);
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_EQ(loaded->first, store.path_of(7));
+  EXPECT_EQ(state_digest(loaded->second), state_digest(state_of(7)));
+  EXPECT_TRUE(skipped.empty());
+}
+
+TEST_F(StoreTest, DestructorWaitsForTheWrite) {
+  {
+    CheckpointStore store({directory_.path()});
+    store.save(1, testing::sample_state(600000));
+  }
+  EXPECT_EQ(names(), Names{"step-000000001.h5"});
+}
+
+TEST_F(StoreTest, NewestFilesAndMultiplesAreKept) {
+  CheckpointStore store({directory_.path(), 2, 30});
+  for (int64_t step = 10; step <= 80; step += 10) store.save(step, state_of(step));
+  store.finish();
+  EXPECT_EQ(names(),
+            (Names{"step-000000030.h5", "step-000000060.h5", "step-000000070.h5", "step-000000080.h5"}));
+}
+
+TEST_F(StoreTest, KeepZeroKeepsAll) {
+  for (int64_t step = 1; step <= 5; ++step) save(step, 0);
+  EXPECT_EQ(names().size(), 5u);
+}
+
+TEST_F(StoreTest, KeepOneLeavesTheNewest) {
+  for (int64_t step = 1; step <= 4; ++step) {
+    save(step, 1);
+    EXPECT_EQ(names().size(), 1u);
+  }
+  EXPECT_EQ(names(), Names{"step-000000004.h5"});
+}
+
+// After a fallback, steps beyond the resumed one may be damaged: they must not crowd out good ones, nor the
+// new file itself.
+TEST_F(StoreTest, LaterStepsDoNotCountAgainstTheKept) {
+  save(100);
+  save(200);
+  save(500);
+  overwrite(file_of(500), "damaged");
+  save(210, 2);
+  EXPECT_EQ(names(), (Names{"step-000000200.h5", "step-000000210.h5", "step-000000500.h5"}));
+}
+
+TEST_F(StoreTest, RetentionTouchesNothingElse) {
+  const Names others = {"step-1.h5", "step-0000000001.h5", "step-00000000x.h5", "notes.txt",
+                        "step-000000001.h5.old"};
+  for (const std::string& name : others) overwrite(directory_.file(name), "x");
+  for (int64_t step = 1; step <= 3; ++step) save(step, 1);
+  Names expected = others;
+  expected.insert("step-000000003.h5");
+  EXPECT_EQ(names(), expected);
+}
+
+TEST_F(StoreTest, NewestUsableFileIsFoundAndSkippedOnesAreNamed) {
+  for (int64_t step : {10, 20, 30}) save(step);
+  overwrite(file_of(30), testing::bytes_of(file_of(30)).substr(0, 4096));
+  std::string damaged = testing::bytes_of(file_of(20));
+  damaged[2000] = static_cast<char>(damaged[2000] ^ 1);
+  overwrite(file_of(20), damaged);
+  overwrite(directory_.file(".step-000000040.h5.tmp-1"), "unfinished");
+  std::vector<std::string> skipped;
+  const auto loaded = CheckpointStore({directory_.path()}).load_newest(skipped);
+  ASSERT_TRUE(loaded.has_value());
+  EXPECT_EQ(loaded->first, file_of(10));
+  EXPECT_EQ(state_digest(loaded->second), state_digest(state_of(10)));
+  ASSERT_EQ(skipped.size(), 2u);
+  expect_contains(skipped[0], {file_of(30) + ": truncated"});
+  expect_contains(skipped[1], {file_of(20) + ": damaged"});
+}
+
+TEST_F(StoreTest, NoFilesIsNotAnErrorButOnlyBadOnesAre) {
+  std::vector<std::string> skipped;
+  EXPECT_FALSE(CheckpointStore({directory_.path()}).load_newest(skipped).has_value());
+  overwrite(file_of(10), "");
+  overwrite(file_of(20), "x");
+  const CheckpointStore store({directory_.path()});
+  expect_contains(message_of([&] { store.load_newest(skipped); }, ErrorKind::kCheckpoint),
+                  {directory_.path(), "none of 2 checkpoints", "step-000000020.h5"});
+  EXPECT_EQ(skipped.size(), 2u);
+}
+
+TEST_F(StoreTest, FailedWriteIsReportedOnceByFinishOrTheNextSave) {
+  CheckpointStore store({directory_.path()});
+  fs::create_directories(store.path_of(5) + "/below");  // a rename onto it fails
+  store.save(5, state_of(5));
+  expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint),
+                  {"step-000000005.h5", "rename"});
+  EXPECT_NO_THROW(store.finish());
+  store.save(5, state_of(5));
+  message_of([&] { store.save(6, state_of(6)); }, ErrorKind::kCheckpoint);
+  store.save(6, state_of(6));
+  store.finish();
+  EXPECT_TRUE(fs::exists(store.path_of(6)));
+  EXPECT_EQ(names().size(), 2u);
+}
+
+TEST_F(StoreTest, PollReportsAFailureWithoutBlocking) {
+  CheckpointStore store({directory_.path()});
+  EXPECT_NO_THROW(store.poll());
+  fs::create_directories(store.path_of(5) + "/below");
+  store.save(5, state_of(5));
+  bool reported = false;
+  for (int i = 0; i < 5000 && !reported; ++i) {
+    try {
+      store.poll();
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } catch (const Error& error) {
+      reported = true;
+    }
+  }
+  EXPECT_TRUE(reported);
+}
+
+TEST_F(StoreTest, TemporaryFilesOfDeadProcessesAreRemoved) {
+  const pid_t dead = ::fork();
+  if (dead == 0) ::_exit(0);
+  ::waitpid(dead, nullptr, 0);
+  const std::string prefix = ".step-000000010.h5.tmp-";
+  const std::string of_dead = prefix + std::to_string(dead), of_living = prefix + std::to_string(::getppid());
+  const std::string own = prefix + std::to_string(::getpid());
+  const Names others = {of_living, ".step-000000010.h5.tmp-x", ".other.tmp-" + std::to_string(dead)};
+  for (const std::string& name : others) overwrite(directory_.file(name), "x");
+  overwrite(directory_.file(of_dead), "x");
+  overwrite(directory_.file(own), "x");
+  const CheckpointStore store({directory_.path()});
+  EXPECT_EQ(names(), others);
+}
+
+TEST_F(StoreTest, KilledRunLeavesALoadableStore) {
+  save(1);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    CheckpointStore store({directory_.path(), 2});
+    for (int64_t step = 2;; ++step) store.save(step, testing::sample_state(60000));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  const CheckpointStore store({directory_.path()});
+  std::vector<std::string> skipped;
+  EXPECT_TRUE(store.load_newest(skipped).has_value());
+  EXPECT_TRUE(skipped.empty());
+  for (const std::string& name : names()) EXPECT_FALSE(name.starts_with(".")) << name;
+}
+
+TEST_F(StoreTest, UnwritableDirectoryIsAUsageErrorAtOnce) {
+  overwrite(directory_.file("file"), "x");
+  for (const std::string& path :
+       {directory_.file("file"), directory_.file("file/below"), std::string("/proc/nope")}) {
+    expect_contains(message_of([&] { CheckpointStore({path}); }, ErrorKind::kUsage), {path + ": cannot"});
+    expect_contains(message_of([&] { DirectoryLock lock(path); }, ErrorKind::kUsage), {path + ": cannot"});
+  }
+  expect_contains(message_of([&] { DirectoryLock lock("/proc"); }, ErrorKind::kUsage),
+                  {"/proc: cannot write"});
+}
+
+TEST_F(StoreTest, ReadOnlyDiskIsAUsageErrorAtOnce) {
+  const testing::SmallDisk disk("1m");
+  if (!disk.mounted()) GTEST_SKIP() << "mounting a tmpfs is not permitted here";
+  ASSERT_EQ(::mount("none", disk.path().c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m"), 0);
+  expect_contains(message_of([&] { CheckpointStore({disk.path()}); }, ErrorKind::kUsage),
+                  {"Read-only file system"});
+  expect_contains(message_of([&] { DirectoryLock lock(disk.path()); }, ErrorKind::kUsage),
+                  {"Read-only file system"});
+}
+
+TEST_F(StoreTest, SecondRunIsToldWhoHoldsTheDirectory) {
+  const std::string directory = directory_.file("new/output");
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const DirectoryLock lock(directory);
+    const ssize_t written = ::write(ready[1], "x", 1);
+    ::pause();
+    ::_exit(written == 1 ? 0 : 1);
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  char host[256] = {};
+  ::gethostname(host, sizeof host - 1);
+  expect_contains(message_of([&] { DirectoryLock lock(directory); }, ErrorKind::kUsage),
+                  {directory, "in use by another run", host, "pid " + std::to_string(child)});
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  const DirectoryLock taken_over(directory);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST_F(StoreTest, LockIsExclusiveWithinAProcessAndReleased) {
+  {
+    const DirectoryLock first(directory_.path());
+    message_of([&] { DirectoryLock second(directory_.path()); }, ErrorKind::kUsage);
+  }
+  const DirectoryLock again(directory_.path());
+}
+
+}  // namespace
+}  // namespace lockstep
