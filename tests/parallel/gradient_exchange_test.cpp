@@ -1,0 +1,333 @@
+// The exchange against the oracle, with workers as threads; misuse; what a lone worker costs.
+#include "parallel/gradient_exchange.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "comm/threaded_communicator.h"
+#include "core/error.h"
+#include "parallel/exchange_check.h"
+
+namespace lockstep::testing {
+namespace {
+
+TEST(Oracle, OtherAssociationsGiveOtherBits) {
+  for (int64_t m = 3; m <= 64; ++m) {
+    const auto gradients = rough_gradients<float>(m, 150, 1);
+    const auto tree = tree_sum_of_vectors(gradients);
+    std::vector<float> in_turn = gradients[0];
+    for (size_t i = 1; i < gradients.size(); ++i) {
+      for (size_t j = 0; j < in_turn.size(); ++j) in_turn[j] += gradients[i][j];
+    }
+    EXPECT_EQ(same_bits<float>(tree, in_turn), m == 3) << m;  // for 3 the two orders are one
+    std::vector<std::vector<float>> rotated(gradients.begin() + 1, gradients.end());
+    rotated.push_back(gradients[0]);
+    EXPECT_FALSE(same_bits<float>(tree, tree_sum_of_vectors(rotated))) << m;
+  }
+}
+
+// One run of the case with `world_size` threads as workers.
+template <class T>
+void check_threaded(int world_size, const ExchangeCase& c) {
+  const ExchangeData<T> data(c);
+  run_threaded(world_size, [&](Communicator& communicator) { check_exchange<T>(communicator, c, data); });
+}
+
+// The plans are tested for every pair up to 64; here every pair up to 16 and the telling ones up to 64.
+TEST(GradientExchange, EqualsTheTreeForNumbersOfMicroBatchesAndWorkersUpTo64) {
+  for (int64_t m = 1; m <= 64; ++m) {
+    for (int w = 1; w <= m; ++w) {
+      if (m > 16 && w > 3 && w != 8 && w != m / 2 && w != m - 1 && w != m) continue;
+      ExchangeCase c;
+      c.micro_batches = m;
+      c.slices = {0, 5, 100};
+      c.extent = 120;
+      c.bucket_bytes = 256;
+      c.seed = static_cast<uint64_t>(100 * m + w);
+      c.steps = 1;
+      check_threaded<float>(w, c);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// 19 slices of 1 to 8,000 elements.
+ExchangeCase uneven_case(int64_t micro_batches) {
+  ExchangeCase c;
+  c.micro_batches = micro_batches;
+  c.slices = {0};
+  for (int64_t i = 1; i < 19; ++i) c.slices.push_back(c.slices.back() + 1 + (i * i * i * 977) % 8000);
+  c.extent = c.slices.back() + 333;
+  return c;
+}
+
+TEST(GradientExchange, DoesNotDependOnBucketsOrTheOrderOfAdds) {
+  for (const int64_t bucket_bytes : {int64_t{1}, int64_t{4096}, int64_t{20000}, int64_t{25} << 20}) {
+    for (const bool shuffle : {false, true}) {
+      for (const int w : {1, 2, 3, 5}) {
+        ExchangeCase c = uneven_case(5);
+        c.bucket_bytes = bucket_bytes;
+        c.shuffle_adds = shuffle;
+        check_threaded<float>(w, c);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, CutsLargeBucketsIntoPiecesWithoutChangingBits) {
+  for (const int w : {2, 3}) {
+    ExchangeCase c;
+    c.micro_batches = 4;
+    c.slices = {0, 100001};
+    c.extent = 1500017;
+    c.steps = 1;
+    check_threaded<float>(w, c);
+  }
+}
+
+TEST(GradientExchange, SumsDoublePrecisionInDoublePrecision) {
+  for (const int w : {1, 2, 3, 4}) {
+    const ExchangeCase c = uneven_case(6);
+    check_threaded<double>(w, c);
+  }
+}
+
+TEST(GradientExchange, KeepsGapsBetweenSlicesZero) {
+  for (const int w : {1, 2, 3}) {
+    ExchangeCase c = uneven_case(3);
+    c.gap = 13;
+    check_threaded<float>(w, c);
+  }
+}
+
+TEST(GradientExchange, LibraryModeAgreesWithinRounding) {
+  for (const int w : {1, 2, 3, 4}) {
+    ExchangeCase c = uneven_case(7);
+    c.mode = ReductionMode::kLibrary;
+    c.bucket_bytes = 20000;
+    check_threaded<float>(w, c);
+  }
+}
+
+TEST(GradientExchange, CountsUntouchedSlicesAsZeroBitForBit) {
+  // -0 + 0 is +0, so a skipped addition would show. Worker counts that keep the pair together and that part
+  // it.
+  const float minus_zero[] = {-0.0f, -0.0f, 1.0f};
+  for (const int64_t m : {2, 3, 4}) {
+    for (int w = 1; w <= m; ++w) {
+      for (int64_t absent = 0; absent < m; ++absent) {
+        run_threaded(w, [&](Communicator& communicator) {
+          ExchangeOptions options;
+          options.micro_batches = m;
+          GradientExchange exchange(communicator, cpu_backend(), DType::kF32, 6, {0, 3}, options);
+          const MicroBatchRange owned = owned_micro_batches(m, communicator.rank(), w);
+          for (int step = 0; step < 2; ++step) {
+            exchange.begin_step();
+            for (int64_t i = owned.begin; i < owned.end; ++i) {
+              exchange.begin_micro_batch(i);
+              if (i != absent) exchange.add(3, 3, minus_zero);
+              exchange.end_micro_batch();
+            }
+            exchange.finish();
+            const float sum[] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, static_cast<float>(m - 1)};
+            EXPECT_TRUE(same_bits<float>(exchange.result().to_vector<float>(), sum))
+                << "M " << m << ", W " << w << ", absent " << absent;
+          }
+        });
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, CarriesInfinitiesAndNotANumbersThrough) {
+  run_threaded(3, [](Communicator& communicator) {
+    ExchangeOptions options;
+    options.micro_batches = 3;
+    GradientExchange exchange(communicator, cpu_backend(), DType::kF32, 2, {0}, options);
+    const float values[] = {communicator.rank() == 1 ? INFINITY : 1.0f,
+                            communicator.rank() == 2 ? NAN : 1.0f};
+    exchange.begin_step();
+    exchange.begin_micro_batch(communicator.rank());
+    exchange.add(0, 2, values);
+    exchange.end_micro_batch();
+    exchange.finish();
+    const auto sum = exchange.result().to_vector<float>();
+    EXPECT_EQ(sum[0], INFINITY);
+    EXPECT_TRUE(std::isnan(sum[1]));
+  });
+}
+
+TEST(GradientExchange, CutsBucketsOfWholeSlicesFromTheEnd) {
+  const auto self = make_self_communicator();
+  const auto buckets = [&](std::vector<int64_t> slices, int64_t extent, int64_t bytes) {
+    ExchangeOptions options;
+    options.bucket_bytes = bytes;
+    return GradientExchange(*self, cpu_backend(), DType::kF32, extent, std::move(slices), options).buckets();
+  };
+  EXPECT_EQ(buckets({0, 10, 20, 30}, 40, 1), 4);
+  EXPECT_EQ(buckets({0, 10, 20, 30}, 40, 80), 2);
+  EXPECT_EQ(buckets({0, 10, 20, 30}, 40, 119), 2);
+  EXPECT_EQ(buckets({0, 10, 20, 30}, 40, 120), 2);
+  EXPECT_EQ(buckets({0, 10, 20, 30}, 40, 160), 1);
+  EXPECT_EQ(buckets({0, 1000}, 1001, 100), 2);  // a slice larger than a bucket is one
+  EXPECT_EQ(buckets({}, 0, 100), 0);
+}
+
+// Counts what is asked of the communicator while passing it on.
+class ExpectsNoTraffic final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int world_size() const override { return 1; }
+  std::string description() const override { return "none"; }
+  std::unique_ptr<Request> exchange(std::vector<SendBlock>, std::vector<ReceiveBlock>, std::string) override {
+    return refuse();
+  }
+  std::unique_ptr<Request> all_reduce_sum(void*, int64_t, DType, std::string) override { return refuse(); }
+  std::unique_ptr<Request> all_reduce_max(int64_t*, int64_t, std::string) override { return refuse(); }
+  std::unique_ptr<Request> all_gather(const void*, size_t, void*, std::string) override { return refuse(); }
+  std::unique_ptr<Request> all_to_all(const void*, size_t, void*, std::string) override { return refuse(); }
+  std::unique_ptr<Request> reduce_scatter_sum(const void*, int64_t, DType, void*, std::string) override {
+    return refuse();
+  }
+  std::unique_ptr<Request> broadcast(void*, size_t, int, std::string) override { return refuse(); }
+  void barrier(std::string) override { refuse(); }
+  [[noreturn]] void abort(int) override { std::abort(); }
+
+ private:
+  static std::unique_ptr<Request> refuse() { fail(ErrorKind::kInternal, "communicated"); }
+};
+
+TEST(GradientExchange, NeverCommunicatesWhenAlone) {
+  ExpectsNoTraffic none;
+  for (const ReductionMode mode : {ReductionMode::kLockstep, ReductionMode::kLibrary}) {
+    for (const int64_t m : {1, 2, 5, 8}) {
+      ExchangeCase c = uneven_case(m);
+      c.mode = mode;
+      check_exchange<float>(none, c, ExchangeData<float>(c));
+    }
+  }
+}
+
+std::string failure_of(ErrorKind kind, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  return "no failure";
+}
+
+TEST(GradientExchange, RefusesMoreWorkersThanMicroBatchesNamingBoth) {
+  run_threaded(3, [](Communicator& communicator) {
+    ExchangeOptions options;
+    options.micro_batches = 2;
+    EXPECT_EQ(
+        failure_of(ErrorKind::kUsage,
+                   [&] { GradientExchange(communicator, cpu_backend(), DType::kF32, 4, {0}, options); }),
+        "train.micro_batches: at least one for every worker: 2 micro-batches, 3 workers");
+  });
+}
+
+TEST(GradientExchange, RefusesImpossibleLayouts) {
+  const auto self = make_self_communicator();
+  const auto make = [&](DType dtype, std::vector<int64_t> slices, int64_t bucket_bytes) {
+    return failure_of(ErrorKind::kInternal, [&] {
+      ExchangeOptions options;
+      options.bucket_bytes = bucket_bytes;
+      GradientExchange(*self, cpu_backend(), dtype, 10, slices, options);
+    });
+  };
+  EXPECT_EQ(make(DType::kBF16, {0}, 100), "gradient exchange: fp32 or fp64, not bf16");
+  EXPECT_EQ(make(DType::kF32, {0}, 0), "gradient exchange: bucket of 0 bytes");
+  EXPECT_EQ(make(DType::kF32, {0, 10}, 100),
+            "gradient exchange: slices must ascend within 10 elements: slice 1 at 10");
+  EXPECT_EQ(make(DType::kF32, {0, 5, 5}, 100),
+            "gradient exchange: slices must ascend within 10 elements: slice 1 at 5");
+  EXPECT_EQ(make(DType::kF32, {-1, 5}, 100),
+            "gradient exchange: slices must ascend within 10 elements: slice 0 at -1");
+}
+
+TEST(GradientExchange, RefusesCallsOutOfTurn) {
+  const auto self = make_self_communicator();
+  ExchangeOptions options;
+  options.micro_batches = 2;
+  GradientExchange exchange(*self, cpu_backend(), DType::kF32, 10, {0, 4}, options);
+  const float values[10] = {};
+  const auto refusal = [&](const std::function<void()>& work) {
+    return failure_of(ErrorKind::kInternal, work);
+  };
+
+  EXPECT_EQ(refusal([&] { exchange.add(0, 4, values); }), "gradient exchange: add outside of a micro-batch");
+  EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(0); }),
+            "gradient exchange: begin_micro_batch outside of a step or inside of another");
+  exchange.begin_step();
+  EXPECT_EQ(refusal([&] { exchange.begin_step(); }),
+            "gradient exchange: begin_step before the last step was finished");
+  EXPECT_EQ(refusal([&] {
+              exchange.sum_scalars({{1.0}, {1.0}}, 1);
+            }),
+            "gradient exchange: sum_scalars within a step: the order of collectives would depend on timing");
+  EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(1); }),
+            "gradient exchange: micro-batch 1 out of turn: rank 0 owns [0, 2), next is 0");
+  exchange.begin_micro_batch(0);
+  EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(1); }),
+            "gradient exchange: begin_micro_batch outside of a step or inside of another");
+  EXPECT_EQ(refusal([&] { exchange.add(3, 1, values); }), "gradient exchange: no slice starts at element 3");
+  EXPECT_EQ(refusal([&] { exchange.add(0, 5, values); }),
+            "gradient exchange: slice at 0: 5 elements, expected 4");
+  exchange.add(0, 3, values);
+  EXPECT_EQ(refusal([&] { exchange.add(0, 3, values); }),
+            "gradient exchange: slice at 0 came twice in a micro-batch");
+  exchange.end_micro_batch();
+  EXPECT_EQ(refusal([&] { exchange.finish(); }),
+            "gradient exchange: finish before all owned micro-batches were added");
+  exchange.begin_micro_batch(1);
+  EXPECT_EQ(refusal([&] { exchange.add(0, 4, values); }),
+            "gradient exchange: slice at 0: 4 elements, expected 3");
+  exchange.end_micro_batch();
+  EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(2); }),
+            "gradient exchange: micro-batch 2 out of turn: rank 0 owns [0, 2), next is 2");
+  exchange.finish();
+  EXPECT_EQ(refusal([&] { exchange.finish(); }),
+            "gradient exchange: finish before all owned micro-batches were added");
+  EXPECT_EQ(refusal([&] { exchange.end_micro_batch(); }),
+            "gradient exchange: end_micro_batch without begin_micro_batch");
+}
+
+TEST(SumScalars, RefusesWrongNumbersOfValues) {
+  const auto self = make_self_communicator();
+  ExchangeOptions options;
+  options.micro_batches = 2;
+  GradientExchange exchange(*self, cpu_backend(), DType::kF32, 10, {0}, options);
+  EXPECT_EQ(failure_of(ErrorKind::kInternal, [&] { exchange.sum_scalars({{1.0}}, 1); }),
+            "sum_scalars: values of 1 micro-batches, rank 0 owns 2");
+  EXPECT_EQ(failure_of(ErrorKind::kInternal,
+                       [&] {
+                         exchange.sum_scalars({{1.0}, {1.0, 2.0}}, 1);
+                       }),
+            "sum_scalars: 2 values in a micro-batch, expected 1");
+  EXPECT_TRUE(exchange.sum_scalars({{}, {}}, 0).empty());
+}
+
+TEST(GradientExchange, FailsWhenAWorkerNeverJoins) {
+  const auto work = [](Communicator& communicator) {
+    if (communicator.rank() == 1) return;
+    ExchangeOptions options;
+    options.micro_batches = 2;
+    GradientExchange exchange(communicator, cpu_backend(), DType::kF32, 2, {0}, options);
+    const float values[] = {1.0f, 2.0f};
+    exchange.begin_step();
+    exchange.begin_micro_batch(0);
+    exchange.add(0, 2, values);
+    exchange.end_micro_batch();
+    exchange.finish();
+  };
+  EXPECT_EQ(failure_of(ErrorKind::kCommunication, [&] { run_threaded(2, work, 0.2); }),
+            "thread 0: not finished");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
