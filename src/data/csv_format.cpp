@@ -85,9 +85,13 @@ class CsvText {
     while (at_ != end_ && *at_ != ',' && *at_ != '\n' && *at_ != '\r' && *at_ != '"') ++at_;
     const char* last = at_;
     while (last != begin && (last[-1] == ' ' || last[-1] == '\t')) --last;
-    if (quoted && at_ != end_ && *at_ == '"') {
-      ++at_;
-      skip_blanks();
+    if (quoted) {
+      if (at_ == end_ || *at_ != '"') {
+        at_ = begin - 1;  // never closed: back to the quote, which is no separator
+      } else {
+        ++at_;
+        skip_blanks();
+      }
     }
     return {begin, static_cast<size_t>(last - begin)};
   }
@@ -120,7 +124,7 @@ class CsvText {
 // A finite number of the type T. nullptr, or why the text is none.
 template <class T>
 const char* parse_number(std::string_view text, T& value) {
-  if (text.starts_with('+')) text.remove_prefix(1);
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
   const char* end = text.data() + text.size();
   const auto [stopped, error] = std::from_chars(text.data(), end, value);
   if (error == std::errc::invalid_argument || stopped != end) return "is not a number";

@@ -33,10 +33,10 @@ struct Dataset {
 };
 
 struct DatasetOptions {
-  std::string path;             // file; IDX: the images file; CIFAR-10: a file or several separated by commas
+  std::string path{};           // file; IDX: the images file; CIFAR-10: a file or several separated by commas
   std::string format = "auto";  // auto | hdf5 | idx | cifar10 | csv
-  std::string labels;           // IDX: the labels file ("" = derived from the images file's name)
-  std::string target;           // CSV: name of the target column ("" = the last column)
+  std::string labels{};         // IDX: the labels file ("" = derived from the images file's name)
+  std::string target{};         // CSV: name of the target column ("" = the last column)
   int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
 };
 

@@ -48,12 +48,13 @@ size_t InputFile::read_up_to(void* bytes_out, size_t bytes) {
     const auto wanted = static_cast<unsigned>(std::min(bytes - done, kMostAtOnce));
     const int got = gzread(file_, static_cast<char*>(bytes_out) + done, wanted);
     int status = Z_OK;
-    const char* reason = gzerror(file_, &status);
+    const char* message = gzerror(file_, &status);
     if (got < 0 || status == Z_BUF_ERROR) {
+      std::string reason = status == Z_ERRNO ? std::strerror(errno) : message;
+      if (reason.starts_with(path_ + ": ")) reason.erase(0, path_.size() + 2);
       fail(ErrorKind::kData, fmt::format("{}: {} at byte {}: {}", path_,
                                          compressed_ ? "corrupted gzip stream" : "cannot be read",
-                                         static_cast<int64_t>(gzoffset(file_)),
-                                         status == Z_ERRNO ? std::strerror(errno) : reason));
+                                         static_cast<int64_t>(gzoffset(file_)), reason));
     }
     done += static_cast<size_t>(got);
     offset_ += got;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstring>
 #include <exception>
 #include <thread>
@@ -19,8 +18,8 @@ namespace {
 
 // Small steps are gathered ahead up to this much memory and this many steps: the thread then sleeps and wakes
 // once for many steps, where a system call for each would cost a noticeable share of a 20-microsecond step.
-constexpr int64_t kAheadBytes = 512 * 1024;
-constexpr int64_t kAheadSteps = 128;
+constexpr int64_t kAheadBytes = 2 * 1024 * 1024;
+constexpr int64_t kAheadSteps = 256;
 
 struct Slot {
   StepBatch batch;
@@ -46,13 +45,17 @@ struct Loader::Impl {
   int64_t micro_batch_size;
   int64_t first_step;
   int64_t sample_elements;
-  int64_t step_count = 0;  // gathered so far, without wrapping
   GlobalBatch global;      // the gathering thread's
-  std::vector<Slot> ring;  // a power of two, so that the counters may wrap
+  std::vector<Slot> ring;  // the n-th step from the start lies in slot n % size
+  // The thread sleeps when the ring is full, until no more than this many slots are taken.
+  uint32_t refill_at = 0;
+  // Steps gathered and steps given back. They wrap, differences do not; 32 bits because that is what a futex
+  // compares.
   std::atomic<uint32_t> gathered{0};
   std::atomic<uint32_t> released{0};
   std::atomic<bool> stop{false};
-  bool lent = false;  // the consumer holds slot `released`
+  int64_t given_back = 0;  // the consumer's `released`, unwrapped
+  bool lent = false;       // the consumer holds the slot of step `given_back`
   std::thread thread;
 
   Impl(const Dataset& data, const SamplerOptions& options, int64_t size, int64_t first_micro_batch,
@@ -84,7 +87,8 @@ struct Loader::Impl {
     const int64_t step_bytes = owned * size * (sample_elements + target_elements) * 4;
     const int64_t ahead =
         std::max(depth, std::min(kAheadSteps, kAheadBytes / std::max<int64_t>(step_bytes, 1)));
-    ring.resize(std::bit_ceil(static_cast<size_t>(ahead + 1)));  // one more, which the consumer holds
+    ring.resize(static_cast<size_t>(ahead + 1));  // one more, which the consumer holds
+    refill_at = static_cast<uint32_t>(std::max(depth, (ahead + 1) / 2));
     for (Slot& slot : ring) {
       slot.batch.micro_batches.resize(static_cast<size_t>(owned));
       for (int64_t m = 0; m < owned; ++m) {
@@ -113,14 +117,15 @@ struct Loader::Impl {
     thread.join();
   }
 
-  Slot& slot(uint32_t step) { return ring[step & (ring.size() - 1)]; }
+  Slot& slot(int64_t count) { return ring[static_cast<size_t>(count) % ring.size()]; }
 
   void run() {
-    for (uint32_t step = 0; !stop.load(std::memory_order_relaxed); ++step) {
-      if (step - released.load(std::memory_order_acquire) == ring.size() && !wait_for_room(step)) return;
-      Slot& target = slot(step);
+    for (int64_t count = 0; !stop.load(std::memory_order_relaxed); ++count) {
+      const auto done = static_cast<uint32_t>(count);
+      if (done - released.load(std::memory_order_acquire) == ring.size() && !wait_for_room(done)) return;
+      Slot& target = slot(count);
       try {
-        fill(first_step + step_count++, target.batch);
+        fill(first_step + count, target.batch);
       } catch (...) {
         target.error = std::current_exception();
       }
@@ -130,12 +135,12 @@ struct Loader::Impl {
     }
   }
 
-  // Sleeps until half of a full ring has been used, so that one wake-up serves many steps. False: stop.
-  bool wait_for_room(uint32_t step) {
+  // False: stop.
+  bool wait_for_room(uint32_t done) {
     for (;;) {
       const uint32_t seen = released.load();
       if (stop.load()) return false;
-      if (step - seen <= ring.size() / 2) return true;
+      if (done - seen <= refill_at) return true;
       released.wait(seen);
     }
   }
@@ -158,15 +163,15 @@ struct Loader::Impl {
   }
 
   const StepBatch& next() {
-    uint32_t step = released.load(std::memory_order_relaxed);
     if (lent) {
-      released.fetch_add(1);
-      ++step;
-      if (gathered.load(std::memory_order_relaxed) - step <= ring.size() / 2) released.notify_one();
+      lent = false;
+      ++given_back;
+      const uint32_t now = released.fetch_add(1) + 1;
+      if (gathered.load(std::memory_order_relaxed) - now <= refill_at) released.notify_one();
     }
-    lent = false;
-    gathered.wait(step, std::memory_order_acquire);  // returns at once when the step is there
-    Slot& ready = slot(step);
+    gathered.wait(static_cast<uint32_t>(given_back),
+                  std::memory_order_acquire);  // returns at once when one is there
+    Slot& ready = slot(given_back);
     if (ready.error) std::rethrow_exception(ready.error);
     lent = true;
     return ready.batch;

@@ -1,0 +1,139 @@
+// CSV: numbers are read exactly, the target column decides the task, and every bad field is named by row and
+// column.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "data/dataset.h"
+#include "data/rejection.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+using testing::expect_rejection;
+using testing::overwrite;
+
+class Csv : public ::testing::Test {
+ protected:
+  Dataset read(const std::string& text, const std::string& target = "", int64_t classes = 0) {
+    overwrite(path_, text);
+    return read_dataset({.path = path_, .target = target, .classes = classes});
+  }
+  void reject(std::initializer_list<std::string> parts, const std::string& text,
+              const std::string& target = "", int64_t classes = 0) {
+    expect_rejection(ErrorKind::kData, parts, [&] { read(text, target, classes); });
+  }
+
+  testing::ScratchDirectory directory_;
+  std::string path_ = directory_.file("iris.csv");
+};
+
+TEST_F(Csv, ReadsFeaturesAndLabelsFromTheLastColumn) {
+  const Dataset data = read("a,b,kind\n1,2.5,0\n-3e-2,4,2\n");
+  EXPECT_EQ(data.size(), 2);
+  EXPECT_EQ(data.sample_shape, (Shape{2}));
+  EXPECT_EQ(data.inputs_f32, (std::vector<float>{1.0f, 2.5f, -3e-2f, 4.0f}));
+  EXPECT_EQ(data.labels, (std::vector<int32_t>{0, 2}));
+  EXPECT_EQ(data.classes, 3);
+  EXPECT_EQ(data.target_width, 0);
+}
+
+TEST_F(Csv, TakesTheNamedColumnAsTarget) {
+  const Dataset data = read("a,kind,b\n1,0,2\n3,1,4\n", "kind");
+  EXPECT_EQ(data.inputs_f32, (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(data.labels, (std::vector<int32_t>{0, 1}));
+}
+
+TEST_F(Csv, FractionalTargetsMakeARegression) {
+  const Dataset data = read("a,y\n1,3\n2,0.25\n");
+  EXPECT_EQ(data.classes, 0);
+  EXPECT_EQ(data.target_width, 1);
+  EXPECT_EQ(data.size(), 2);
+  EXPECT_EQ(data.targets, (std::vector<float>{3, 0.25f}));
+  EXPECT_TRUE(data.labels.empty());
+}
+
+TEST_F(Csv, WholeTargetsAreARegressionOnRequest) {
+  EXPECT_EQ(read("a,y\n1,3\n2,-4\n", "", -1).targets, (std::vector<float>{3, -4}));
+}
+
+TEST_F(Csv, AcceptsWhatSpreadsheetsWrite) {
+  const Dataset plain = read("a,b c,kind\n1,2,0\n3,4,1\n");
+  for (const char* text : {"\xEF\xBB\xBF"
+                           "a,b c,kind\r\n1,2,0\r\n3,4,1\r\n",
+                           "a,b c,kind\n1,2,0\n3,4,1", " a , b c,kind\n 1 ,\t2, 0\n+3,4,1 \n\n\n",
+                           "\"a\",\"b c\",\"kind\"\n\"1\",\"2\",0\n3, \"4\" ,1\n"}) {
+    const Dataset data = read(text, "kind");
+    EXPECT_EQ(data.inputs_f32, plain.inputs_f32) << text;
+    EXPECT_EQ(data.labels, plain.labels) << text;
+  }
+  EXPECT_EQ(read("\"x, \"\"new\"\"\",y\n1,0\n", "x, \"new\"").labels, (std::vector<int32_t>{1}));
+}
+
+TEST_F(Csv, ReadsNumbersToTheNearestFloat) {
+  const Dataset data =
+      read("a,b,c,d,e,f,y\n0.1,16777217,1e-45,1e-60,3.4028235e38,1.00000005960464477540,0\n");
+  EXPECT_EQ(data.inputs_f32[0], 0.1f);
+  EXPECT_EQ(data.inputs_f32[1], 16777216.0f);
+  EXPECT_EQ(data.inputs_f32[2], std::numeric_limits<float>::denorm_min());
+  EXPECT_EQ(data.inputs_f32[3], 0.0f);
+  EXPECT_EQ(data.inputs_f32[4], std::numeric_limits<float>::max());
+  // Above the middle between 1 and its successor by less than a double shows: reading through a double would
+  // give 1.
+  EXPECT_EQ(data.inputs_f32[5], std::nextafter(1.0f, 2.0f));
+}
+
+TEST_F(Csv, RejectsFieldsThatAreNoFiniteNumber) {
+  for (const char* field : {"", "abc", "1.5x", "1 2", "0x10", "--1", "nan", "NaN", "inf", "-Infinity", "1e39",
+                            "-1e39", "1e999", "1\"", "\"1", "\"1\"2", "1e", "+", "+-1"}) {
+    reject({path_, "row 2", "column 'b'"}, std::string("a,b,y\n1,2,0\n1,") + field + ",0\n");
+  }
+  reject({"row 1", "column 'y'", "finite", "nan"}, "a,y\n1,nan\n");
+  reject({"row 1", "column 'a'", "not a number"}, std::string("a,y\n1\0,0\n", 9));
+  reject({"row 2", "column 'y'", "fp32", "1e+39"}, "a,y\n1,0.5\n2,1e39\n");
+}
+
+TEST_F(Csv, RejectsRaggedRows) {
+  reject({path_, "row 2", "3 fields", "got 2"}, "a,b,y\n1,2,0\n1,2\n1,2,0\n");
+  reject({path_, "row 1", "3 fields", "got 4"}, "a,b,y\n1,2,0,7\n");
+  reject({path_, "row 2", "not a number"}, "a,b,y\n1,2,0\n\n1,2,0\n");
+}
+
+TEST_F(Csv, RejectsLabelsThatAreNotClasses) {
+  reject({path_, "row 2", "column 'y'", "[0, 3)", "got 3"}, "a,y\n1,2\n1,3\n", "", 3);
+  reject({path_, "row 1", "column 'y'", "got -1"}, "a,y\n1,-1\n1,1\n");
+  reject({path_, "row 2", "column 'y'", "whole", "1.5"}, "a,y\n1,1\n1,1.5\n", "", 3);
+  reject({path_, "row 1", "column 'y'", "label"}, "a,y\n1,1e18\n");
+  reject({path_, "row 1", "column 'y'", "label"}, "a,y\n1,-1e300\n");
+}
+
+TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
+  reject({path_, "kind", "a, b"}, "a,b\n1,0\n", "kind");
+  reject({path_, "'b'", "twice"}, "b,b\n1,0\n", "b");
+  reject({path_, "two columns", "a"}, "a\n1\n");
+  reject({path_, "column 2 has no name"}, "a,,b\n1,2,0\n");
+  reject({path_, "quote"}, "a,\"b\n1,0\n");
+}
+
+TEST_F(Csv, RejectsFilesWithoutRows) {
+  reject({path_, "empty"}, "");
+  reject({path_, "no header"}, "\n\n");
+  reject({path_, "no rows"}, "a,b\n");
+}
+
+TEST_F(Csv, ReadsManyRowsInOrder) {
+  std::string text = "x,y\n";
+  for (int i = 0; i < 20000; ++i)
+    text += std::to_string(i) + "." + std::to_string(i % 10) + "," + std::to_string(i % 3) + "\n";
+  const Dataset data = read(text);
+  ASSERT_EQ(data.size(), 20000);
+  for (int i = 0; i < 20000; ++i) {
+    ASSERT_EQ(data.inputs_f32[static_cast<size_t>(i)], static_cast<float>(i + (i % 10) / 10.0)) << i;
+    ASSERT_EQ(data.labels[static_cast<size_t>(i)], i % 3);
+  }
+}
+
+}  // namespace
+}  // namespace lockstep

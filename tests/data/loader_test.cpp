@@ -1,0 +1,202 @@
+// The loader delivers what the sampler says, in order, whatever the speed of either side, and never hangs.
+#include "data/loader.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+#include "data/rejection.h"
+
+namespace {
+std::atomic<int64_t> allocations{0};
+}
+
+// Counts what any thread of the process allocates.
+void* operator new(size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, size_t) noexcept {
+  std::free(memory);
+}
+
+namespace lockstep {
+namespace {
+
+using testing::expect_rejection;
+
+// Row r of width w holds 1000 r + column, its label is r modulo 7.
+Dataset make_dataset(int64_t n, int64_t width) {
+  Dataset data;
+  data.source = "made up";
+  data.sample_shape = {width};
+  data.classes = 7;
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t column = 0; column < width; ++column)
+      data.inputs_f32.push_back(static_cast<float>(1000 * row + column));
+    data.labels.push_back(static_cast<int32_t>(row % 7));
+  }
+  return data;
+}
+
+// The batch of a step, compared with what the sampler says of it; micro-batches [first, last).
+void expect_step(const StepBatch& batch, const Dataset& data, Sampler& sampler, int64_t step, int64_t size,
+                 int64_t first, int64_t last) {
+  const GlobalBatch expected = sampler.batch(step);
+  const int64_t width = data.sample_shape.elements();
+  ASSERT_EQ(batch.step, step);
+  ASSERT_EQ(batch.epoch, expected.epoch);
+  ASSERT_EQ(batch.position, expected.position);
+  ASSERT_EQ(batch.valid, expected.valid);
+  ASSERT_EQ(static_cast<int64_t>(batch.micro_batches.size()), last - first);
+  for (int64_t m = first; m < last; ++m) {
+    const MicroBatch& micro = batch.micro_batches[static_cast<size_t>(m - first)];
+    ASSERT_EQ(micro.number, m);
+    ASSERT_EQ(micro.size, size);
+    ASSERT_EQ(static_cast<int64_t>(micro.inputs_f32.size()), size * width);
+    ASSERT_EQ(static_cast<int64_t>(micro.labels.size()), size);
+    int64_t valid = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t row = expected.samples[static_cast<size_t>(m * size + i)];
+      valid += m * size + i < expected.valid ? 1 : 0;
+      ASSERT_EQ(micro.labels[static_cast<size_t>(i)], row % 7);
+      for (int64_t column = 0; column < width; ++column) {
+        ASSERT_EQ(micro.inputs_f32[static_cast<size_t>(i * width + column)],
+                  static_cast<float>(1000 * row + column));
+      }
+    }
+    ASSERT_EQ(micro.valid, valid);
+  }
+}
+
+TEST(Loader, DeliversTheSamplersRowsToEveryWorker) {
+  const Dataset data = make_dataset(50, 3);
+  const SamplerOptions options{.samples = 50, .global_batch = 12, .seed = 5, .last_batch = LastBatch::kPad};
+  for (const auto& [first, last] : std::vector<std::pair<int64_t, int64_t>>{{0, 4}, {0, 1}, {1, 3}, {3, 4}}) {
+    Sampler sampler(options);
+    Loader loader(data, options, 3, first, last, 0);
+    EXPECT_EQ(loader.steps_per_epoch(), 5);
+    for (int64_t step = 0; step < 300; ++step)
+      expect_step(loader.next(), data, sampler, step, 3, first, last);
+  }
+}
+
+TEST(Loader, EntersTheOrderAtAnyStep) {
+  const Dataset data = make_dataset(50, 3);
+  const SamplerOptions options{.samples = 50, .global_batch = 12, .seed = 5};
+  for (const int64_t start : {1, 4, 5, 1000001}) {
+    Sampler sampler(options);
+    Loader loader(data, options, 4, 0, 3, start);
+    for (int64_t step = start; step < start + 10; ++step)
+      expect_step(loader.next(), data, sampler, step, 4, 0, 3);
+  }
+}
+
+TEST(Loader, GathersTokensAndTargets) {
+  Dataset data;
+  data.source = "made up";
+  data.sample_shape = {2};
+  data.input_dtype = DType::kI32;
+  data.inputs_i32 = {10, 11, 20, 21, 30, 31};
+  data.target_width = 3;
+  data.targets = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  Loader loader(data, {.samples = 3, .global_batch = 4, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
+                0, 2, 0);
+  const StepBatch& batch = loader.next();
+  EXPECT_EQ(batch.micro_batches[0].inputs_i32, (std::vector<int32_t>{10, 11, 20, 21}));
+  EXPECT_EQ(batch.micro_batches[1].inputs_i32, (std::vector<int32_t>{30, 31, 10, 11}));
+  EXPECT_EQ(batch.micro_batches[1].targets, (std::vector<float>{7, 8, 9, 1, 2, 3}));
+  EXPECT_EQ(batch.micro_batches[1].valid, 1);
+  EXPECT_TRUE(batch.micro_batches[0].inputs_f32.empty());
+  EXPECT_TRUE(batch.micro_batches[0].labels.empty());
+}
+
+// Steps too large to be gathered far ahead, so that the ring is full while the consumer holds its batch.
+TEST(Loader, LeavesABatchAloneUntilTheNextCall) {
+  const Dataset data = make_dataset(64, 4096);
+  const SamplerOptions options{.samples = 64, .global_batch = 64, .seed = 5};
+  for (const int64_t depth : {1, 2, 3}) {
+    Sampler sampler(options);
+    Loader loader(data, options, 64, 0, 1, 0, depth);
+    for (int64_t step = 0; step < 6; ++step) {
+      const StepBatch& batch = loader.next();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      expect_step(batch, data, sampler, step, 64, 0, 1);
+    }
+  }
+}
+
+// Both sides wait for each other again and again; a lost wake-up would hang here.
+TEST(Loader, KeepsUpWithAFastAndAnUnsteadyConsumer) {
+  const Dataset data = make_dataset(40, 2);
+  const SamplerOptions options{.samples = 40, .global_batch = 4, .seed = 5};
+  Sampler sampler(options);
+  Loader loader(data, options, 4, 0, 1, 0);
+  for (int64_t step = 0; step < 200000; ++step) {
+    const StepBatch& batch = loader.next();
+    ASSERT_EQ(batch.step, step);
+    if (step % 1000 == 0) {
+      expect_step(batch, data, sampler, step, 4, 0, 1);
+      if (step % 20000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+}
+
+TEST(Loader, AllocatesNothingOnceItRuns) {
+  const Dataset data = make_dataset(512, 64);
+  Loader loader(data, {.samples = 512, .global_batch = 32, .seed = 1}, 16, 0, 2, 0);
+  for (int64_t step = 0; step < 300; ++step) loader.next();
+  const int64_t before = allocations.load();
+  int64_t valid = 0;
+  for (int64_t step = 0; step < 2000; ++step) valid += loader.next().valid;
+  EXPECT_EQ(allocations.load(), before);
+  EXPECT_EQ(valid, 2000 * 32);
+  // The counter sees the library's allocations too.
+  Sampler::permutation(1, 0, 10);
+  EXPECT_GT(allocations.load(), before);
+}
+
+TEST(Loader, HandsOnWhatTheThreadThrew) {
+  const Dataset data = make_dataset(40, 2);
+  Loader loader(data, {.samples = 40, .global_batch = 4}, 4, 0, 1, /*first_step=*/-1);
+  expect_rejection(ErrorKind::kInternal, {"step", "-1"}, [&] { loader.next(); });
+  expect_rejection(ErrorKind::kInternal, {"step", "-1"}, [&] { loader.next(); });
+}
+
+TEST(Loader, StopsAtAnyMoment) {
+  const Dataset small = make_dataset(40, 2);
+  const Dataset large = make_dataset(64, 4096);
+  for (int round = 0; round < 300; ++round) {
+    const bool big = round % 3 == 0;
+    Loader loader(big ? large : small, {.samples = big ? 64 : 40, .global_batch = 4}, 4, 0, 1, 0,
+                  1 + round % 4);
+    for (int step = 0; step < round % 7; ++step) loader.next();
+    if (round % 10 == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));  // until the thread sleeps
+  }
+}
+
+TEST(Loader, RejectsWhatDoesNotFitTogether) {
+  const Dataset data = make_dataset(40, 2);
+  const SamplerOptions options{.samples = 40, .global_batch = 12};
+  expect_rejection(ErrorKind::kUsage, {"multiple", "12", "5"}, [&] { Loader(data, options, 5, 0, 1, 0); });
+  expect_rejection(ErrorKind::kUsage, {"multiple", "0"}, [&] { Loader(data, options, 0, 0, 1, 0); });
+  expect_rejection(ErrorKind::kInternal, {"[2, 4)", "3"}, [&] { Loader(data, options, 4, 2, 4, 0); });
+  expect_rejection(ErrorKind::kInternal, {"[1, 1)"}, [&] { Loader(data, options, 4, 1, 1, 0); });
+  expect_rejection(ErrorKind::kInternal, {"depth", "0"}, [&] { Loader(data, options, 4, 0, 1, 0, 0); });
+  expect_rejection(ErrorKind::kInternal, {"made up", "41", "40"},
+                   [&] { Loader(data, {.samples = 41, .global_batch = 12}, 4, 0, 1, 0); });
+  expect_rejection(ErrorKind::kUsage, {"64", "40"},
+                   [&] { Loader(data, {.samples = 40, .global_batch = 64}, 4, 0, 1, 0); });
+}
+
+}  // namespace
+}  // namespace lockstep
