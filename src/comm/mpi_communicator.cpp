@@ -266,14 +266,15 @@ class MpiCommunicator final : public Communicator {
 
   std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
                                               std::string label) override {
-    auto request = std::make_unique<MpiRequest>(world_, "reduce_scatter_sum", std::move(label));
+    const MPI_Datatype datatype = datatype_of(dtype);
     if (static_cast<size_t>(count) > kLargestMessageBytes) {
       fail(ErrorKind::kInternal,
            fmt::format("reduce_scatter_sum: at most {} elements a worker: {}", kLargestMessageBytes, count));
     }
+    auto request = std::make_unique<MpiRequest>(world_, "reduce_scatter_sum", std::move(label));
     if (count > 0) {
-      request->check_start(MPI_Ireduce_scatter_block(data, received, static_cast<int>(count),
-                                                     datatype_of(dtype), MPI_SUM, world_.communicator,
+      request->check_start(MPI_Ireduce_scatter_block(data, received, static_cast<int>(count), datatype,
+                                                     MPI_SUM, world_.communicator,
                                                      request->add_collective()));
     }
     return request;

@@ -1,11 +1,13 @@
-// Lockstep reduction of a flat gradient over micro-batches and workers, bucket by bucket, while the backward sweep runs.
+// Lockstep reduction of a flat gradient over micro-batches and workers, bucket by bucket, while the backward
+// sweep runs.
 //
 // Use, once a step on every worker:
 //   exchange.begin_step();
 //   for each owned micro-batch m, in order: exchange.begin_micro_batch(m);
 //        add(offset, n, values) for every slice of the gradient, each element exactly once, any order;
 //        exchange.end_micro_batch();
-//   exchange.finish();   // result() now holds the sum over all micro-batches, bitwise the same on every worker
+//   exchange.finish();   // result() now holds the sum over all micro-batches, bitwise the same on every
+//   worker
 // Slices that no add() touched count as zero.
 #pragma once
 
@@ -30,15 +32,18 @@ struct ExchangeOptions {
 
 class GradientExchange {
  public:
-  // `extent` elements of `dtype` (fp32 or fp64). `parameter_offsets`: ascending starts of the slices that add() will be
-  // called with; buckets are unions of whole slices, filled from the end of the array because backward sweeps end first.
+  // `extent` elements of `dtype` (fp32 or fp64). `slice_offsets`: ascending starts of the slices that add()
+  // will be called with; buckets are unions of whole slices, filled from the end of the array because
+  // backward sweeps end first. Communicator and backend must outlive the exchange. Error (kUsage) when there
+  // are more workers than micro-batches.
   GradientExchange(Communicator& communicator, Backend& backend, DType dtype, int64_t extent,
                    std::vector<int64_t> slice_offsets, const ExchangeOptions& options);
   ~GradientExchange();
 
   void begin_step();
   void begin_micro_batch(int64_t micro_batch);
-  // values: n elements of the gradient at `offset`, a whole slice, of the current micro-batch.
+  // values: n elements of the gradient at `offset`, a whole slice, of the current micro-batch. A slice may be
+  // shorter than the way to the next one, but always by as much; the elements between are zero.
   void add(int64_t offset, int64_t n, const void* values);
   void end_micro_batch();
   // Waits for every bucket.
@@ -48,10 +53,11 @@ class GradientExchange {
   const Tensor& result() const;
 
   // Sums `count` doubles per micro-batch over the same tree: values[m][i] for owned m, in order -> totals[i].
-  // Always in tree order, whatever the mode. Blocking.
-  std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch, int64_t count);
+  // Always in tree order, whatever the mode. Blocking. Not between begin_step() and finish().
+  std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch,
+                                  int64_t count);
 
-  // Seconds spent waiting in finish(): communication that the backward sweep did not hide.
+  // Seconds spent in the last finish(): communication that the backward sweep did not hide.
   double exposed_seconds() const;
   int64_t buckets() const;
 

@@ -1,0 +1,113 @@
+// Whatever goes wrong on one worker, all end soon, with a message that says what and the right exit code.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <string>
+
+namespace lockstep {
+namespace {
+
+struct Outcome {
+  int exit_code = -1;
+  std::string output;
+  double seconds = 0.0;
+};
+
+// Runs fault_worker on `workers` workers with this fault.
+Outcome run_fault(int workers, const std::string& fault) {
+  const std::string command = "timeout --kill-after=5 60 " LOCKSTEP_MPIEXEC " --oversubscribe -np " +
+                              std::to_string(workers) + " " LOCKSTEP_FAULT_WORKER " '" + fault + "' 2>&1";
+  const auto start = std::chrono::steady_clock::now();
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  std::array<char, 4096> chunk;
+  for (size_t n; (n = std::fread(chunk.data(), 1, chunk.size(), pipe)) > 0;)
+    outcome.output.append(chunk.data(), n);
+  const int status = pclose(pipe);
+  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return outcome;
+}
+
+::testing::AssertionResult says(const Outcome& outcome, const std::string& message) {
+  if (outcome.output.find(message) != std::string::npos) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure() << "expected \"" << message << "\" in:\n" << outcome.output;
+}
+
+// The timeout of the workers is 1.5 s; the rest is for starting and ending processes on a busy machine.
+constexpr double kSoon = 30.0;
+
+TEST(Faults, AHealthyJobEndsWithZeroAndSilently) {
+  const Outcome outcome = run_fault(3, "none");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.output, "");
+}
+
+TEST(Faults, AWorkerThatNeverJoinsTheExchangeIsNamedByRankCollectiveSequenceNumberAndBucket) {
+  for (const int workers : {2, 3}) {
+    const Outcome outcome = run_fault(workers, "absent from the exchange");
+    EXPECT_EQ(outcome.exit_code, 6);
+    EXPECT_TRUE(says(outcome, "error: exchange 2 (bucket 0) on rank "));
+    EXPECT_TRUE(
+        says(outcome, ": not finished after 1.5 s: waiting for rank " + std::to_string(workers - 1) + "\n"));
+    EXPECT_LT(outcome.seconds, kSoon);
+  }
+}
+
+TEST(Faults, AWorkerThatNeverJoinsALibraryCollectiveEndsTheJobInTime) {
+  const Outcome barrier = run_fault(3, "absent from a barrier");
+  EXPECT_EQ(barrier.exit_code, 6);
+  EXPECT_TRUE(says(barrier, "error: barrier 2 (step 7) on rank "));
+  EXPECT_TRUE(says(barrier, ": not finished after 1.5 s: some worker did not join\n"));
+  EXPECT_LT(barrier.seconds, kSoon);
+  const Outcome sum = run_fault(3, "absent from an all-reduce");
+  EXPECT_EQ(sum.exit_code, 6);
+  EXPECT_TRUE(says(sum, "error: all_reduce 2 (bucket 3) on rank "));
+  EXPECT_LT(sum.seconds, kSoon);
+}
+
+TEST(Faults, AKilledWorkerEndsTheJob) {
+  for (const char* fault : {"killed", "killed under way"}) {
+    const Outcome outcome = run_fault(3, fault);
+    EXPECT_NE(outcome.exit_code, 0) << outcome.output;
+    EXPECT_LT(outcome.seconds, kSoon);
+  }
+}
+
+TEST(Faults, AWorkerThatThrowsEndsTheJobWithItsExitCode) {
+  const Outcome outcome = run_fault(3, "throws");
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_TRUE(says(outcome, "error: row 7: label 12 is out of range\n"));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST(Faults, AWorkerThatLeavesEarlyEndsTheJob) {
+  const Outcome outcome = run_fault(3, "leaves without finalizing");
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST(Faults, WorkersThatDisagreeAboutTheOrderOfCollectivesDoNotMixData) {
+  const Outcome outcome = run_fault(2, "other order");
+  EXPECT_EQ(outcome.exit_code, 6);
+  EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: "));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST(Faults, WorkersThatDisagreeAboutASizeAreToldSo) {
+  const Outcome more = run_fault(2, "sends too much");
+  EXPECT_EQ(more.exit_code, 6);
+  EXPECT_TRUE(says(more, "error: exchange 2 (ring) on rank 0: MPI failed: MPI_ERR_TRUNCATE"));
+  const Outcome less = run_fault(2, "sends too little");
+  EXPECT_EQ(less.exit_code, 6);
+  EXPECT_TRUE(says(less,
+                   "error: exchange 2 (ring) on rank 0: workers disagree about a size: rank 1 sent 200 "
+                   "bytes, 400 awaited"));
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,133 @@
+// The communicator contract and the gradient exchange between processes: start it with mpirun.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator_contract.h"
+#include "core/error.h"
+#include "parallel/exchange_check.h"
+
+namespace lockstep::testing {
+namespace {
+
+std::unique_ptr<Communicator> world;
+
+World mpi_world() {
+  return {"mpi", [](const std::function<void(Communicator&)>& work) { work(*world); }};
+}
+
+INSTANTIATE_TEST_SUITE_P(Processes, CommunicatorContract, ::testing::Values(mpi_world()),
+                         [](const auto& parameter) { return parameter.param.name; });
+
+TEST(MpiCommunicator, IsWhatALaunchedProcessGetsAndSaysSo) {
+  EXPECT_TRUE(launched_by_mpi());
+  EXPECT_EQ(world->description().rfind("mpi: " + std::to_string(world->world_size()) + " workers, ", 0), 0u);
+}
+
+TEST(MpiCommunicator, ExistsOnceInAProcess) {
+  EXPECT_THROW(make_mpi_communicator({}), Error);
+}
+
+TEST(MpiCommunicator, SumsOnlyFloats) {
+  float data[1] = {};
+  EXPECT_THROW(world->all_reduce_sum(data, 1, DType::kBF16, "bf16"), Error);
+}
+
+// Which collective is refused must not cost the others a sequence number.
+TEST(MpiCommunicator, GoesOnAfterARefusedCall) {
+  float data[1] = {1.0f};
+  if (world->rank() == 0) {
+    EXPECT_THROW(world->all_reduce_sum(data, 1, DType::kBF16, "bf16"), Error);
+    EXPECT_THROW(world->reduce_scatter_sum(data, 1, DType::kBF16, data, "bf16"), Error);
+  }
+  world->all_reduce_sum(data, 1, DType::kF32, "fp32")->wait();
+  EXPECT_EQ(data[0], static_cast<float>(world->world_size()));
+  std::vector<float> all(static_cast<size_t>(world->world_size()));
+  world->all_gather(data, sizeof(float), all.data(), "gather")->wait();
+  EXPECT_EQ(all.back(), data[0]);
+}
+
+TEST(MpiCommunicator, ProgressesWhileOnlyTheOtherSideWaits) {
+  // Rank 0 polls now and then between stretches of work, as a backward sweep does; the others wait.
+  std::vector<float> data(1 << 20, 1.0f);
+  const auto request = world->all_reduce_sum(data.data(), 1 << 20, DType::kF32, "overlap");
+  if (world->rank() == 0) {
+    while (!request->test()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  request->wait();
+  EXPECT_EQ(data.front(), static_cast<float>(world->world_size()));
+  EXPECT_EQ(data.back(), static_cast<float>(world->world_size()));
+}
+
+ExchangeCase case_of(int64_t micro_batches) {
+  ExchangeCase c;
+  c.micro_batches = micro_batches;
+  c.slices = {0};
+  for (int64_t i = 1; i < 12; ++i) c.slices.push_back(c.slices.back() + 1 + (i * i * i * 977) % 60000);
+  c.extent = c.slices.back() + 4321;
+  return c;
+}
+
+TEST(GradientExchangeBetweenProcesses, EqualsTheTreeWhateverTheBuckets) {
+  for (int64_t m = world->world_size(); m <= world->world_size() + 5; ++m) {
+    for (const int64_t bucket_bytes : {int64_t{1}, int64_t{100000}, int64_t{25} << 20}) {
+      ExchangeCase c = case_of(m);
+      c.bucket_bytes = bucket_bytes;
+      check_exchange<float>(*world, c, ExchangeData<float>(c));
+    }
+  }
+}
+
+TEST(GradientExchangeBetweenProcesses, EqualsTheTreeInDoublePrecision) {
+  ExchangeCase c = case_of(world->world_size() + 3);
+  check_exchange<double>(*world, c, ExchangeData<double>(c));
+}
+
+TEST(GradientExchangeBetweenProcesses, CutsLargeBucketsIntoPiecesWithoutChangingBits) {
+  ExchangeCase c = case_of(world->world_size());
+  c.slices.push_back(2000001);
+  c.extent = 3000017;
+  check_exchange<float>(*world, c, ExchangeData<float>(c));
+}
+
+TEST(GradientExchangeBetweenProcesses, LibraryModeAgreesWithinRounding) {
+  ExchangeCase c = case_of(world->world_size() + 3);
+  c.mode = ReductionMode::kLibrary;
+  c.bucket_bytes = 100000;
+  check_exchange<float>(*world, c, ExchangeData<float>(c));
+}
+
+TEST(GradientExchangeBetweenProcesses, RefusesMoreWorkersThanMicroBatches) {
+  if (world->world_size() == 1) GTEST_SKIP() << "needs two workers";
+  ExchangeOptions options;
+  options.micro_batches = world->world_size() - 1;
+  EXPECT_THROW(GradientExchange(*world, cpu_backend(), DType::kF32, 4, {0}, options), Error);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  lockstep::CommunicatorOptions options;
+  options.timeout_seconds = 30.0;
+  lockstep::testing::world = lockstep::make_communicator(options);
+  const int expected = argc > 1 ? std::stoi(argv[1]) : lockstep::testing::world->world_size();
+  if (lockstep::testing::world->world_size() != expected) {
+    std::fprintf(stderr, "%d workers, expected %d\n", lockstep::testing::world->world_size(), expected);
+    return 1;
+  }
+  // One worker's report is enough, as long as everyone's failures are counted.
+  if (lockstep::testing::world->rank() != 0) {
+    ::testing::GTEST_FLAG(brief) = true;
+  }
+  const int failed = RUN_ALL_TESTS();
+  lockstep::testing::world.reset();
+  return failed;
+}
