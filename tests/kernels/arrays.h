@@ -1,0 +1,76 @@
+// Inputs, comparisons and thread settings that the kernel tests share.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/philox.h"
+#include "core/thread_pool.h"
+#include "kernels/backend.h"
+
+namespace lockstep::test {
+
+// Uniform in [low, high), a function of (n, salt) alone.
+template <class T>
+std::vector<T> random_values(int64_t n, uint32_t salt, double low = -2.0, double high = 2.0) {
+  std::vector<T> values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const PhiloxBlock block =
+        philox(philox_key(salt, RandomPurpose::kTest), {static_cast<uint32_t>(i), 0, 0, 0});
+    values[i] = static_cast<T>(low + (high - low) * uniform_double(block.r[0], block.r[1]));
+  }
+  return values;
+}
+
+inline std::vector<int32_t> random_indices(int64_t n, uint32_t salt, int32_t bound) {
+  std::vector<int32_t> indices;
+  for (double value : random_values<double>(n, salt, 0.0, bound))
+    indices.push_back(static_cast<int32_t>(value));
+  return indices;
+}
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// |actual - expected| <= units * (machine epsilon of T) * max(|expected|, scale), element by element.
+template <class T>
+void expect_close(const std::vector<T>& actual, const std::vector<double>& expected, double units,
+                  double scale = 1.0) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double bound = units * std::numeric_limits<T>::epsilon() * std::fmax(std::fabs(expected[i]), scale);
+    ASSERT_LE(std::fabs(static_cast<double>(actual[i]) - expected[i]), bound)
+        << "element " << i << ": expected " << expected[i] << ", got " << actual[i];
+  }
+}
+
+// Runs `compute` (which returns a vector) with one and with two threads and expects the same bits; returns
+// them.
+template <class Compute>
+auto on_any_threads(const Compute& compute) {
+  set_threads(1);
+  const auto alone = compute();
+  set_threads(2);
+  const auto together = compute();
+  set_threads(1);
+  EXPECT_TRUE(same_bits(alone, together)) << "one and two threads differ";
+  return alone;
+}
+
+// Fixture for tests that run in both precisions.
+template <class T>
+class Kernels : public ::testing::Test {
+ protected:
+  Backend& backend = cpu_backend();
+  static constexpr DType kDType = dtype_of<T>;
+};
+using Precisions = ::testing::Types<float, double>;
+
+}  // namespace lockstep::test
