@@ -5,7 +5,7 @@
 
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
-#include "built_model.h"
+#include "nn/built_model.h"
 #include "ops/loss.h"
 #include "ops/reduction.h"
 

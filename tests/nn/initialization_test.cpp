@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "built_model.h"
+#include "nn/built_model.h"
 
 namespace lockstep {
 namespace {

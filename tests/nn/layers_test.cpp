@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "autodiff/random_scope.h"
-#include "built_model.h"
 #include "nn/batch_norm.h"
+#include "nn/built_model.h"
 #include "nn/dropout.h"
 #include "nn/pooling.h"
 #include "nn/residual_block.h"

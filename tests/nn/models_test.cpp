@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "autodiff/random_scope.h"
-#include "built_model.h"
+#include "nn/built_model.h"
 #include "nn/layer.h"
 #include "ops/matmul.h"
 

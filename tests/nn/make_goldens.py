@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Writes goldens/*.json: outputs, gradients and running statistics of small models as PyTorch computes them in fp64.
+
+Parameters carry Lockstep's names and layouts (linear (in,out), convolution (O,KH,KW,C), images (N,H,W,C)); the code below
+translates. Needs torch and numpy: python3 tests/nn/make_goldens.py
+"""
+import json
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+FOLDER = pathlib.Path(__file__).parent / "goldens"
+MOMENTUM = 0.1
+
+
+class Model:
+    """Parameters and running statistics by name, and the layers that use them; activations are (N,C,H,W) inside."""
+
+    def __init__(self, shapes, seed):
+        rng = np.random.default_rng(seed)
+        self.parameters, self.statistics = {}, {}
+        for name, shape in shapes.items():
+            values = torch.from_numpy(np.round(0.6 * rng.standard_normal(shape), 3))
+            if name.endswith("gamma"):
+                values += 1.0
+            self.parameters[name] = values.requires_grad_()
+
+    def linear(self, scope, x):
+        return x @ self.parameters[scope + ".weight"] + self.parameters[scope + ".bias"]
+
+    def convolution(self, scope, x, stride, padding):
+        weight = self.parameters[scope + ".weight"].permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, self.parameters.get(scope + ".bias"), stride, padding)
+
+    def batch_norm(self, scope, x, training):
+        channels = x.shape[1]
+        mean = self.statistics.setdefault(scope + ".running_mean", torch.zeros(channels, dtype=torch.float64))
+        variance = self.statistics.setdefault(scope + ".running_variance", torch.ones(channels, dtype=torch.float64))
+        gamma, beta = self.parameters[scope + ".gamma"], self.parameters[scope + ".beta"]
+        return F.batch_norm(x, mean, variance, gamma, beta, training, MOMENTUM, 1e-5)
+
+    def normed(self, scope, x, stride, padding, training):
+        return self.batch_norm(
+            scope + ".norm", self.convolution(scope + ".convolution", x, stride, padding), training
+        )
+
+    def residual(self, scope, x, stride, training):
+        projected = scope + ".projection.convolution.weight" in self.parameters
+        shortcut = self.normed(scope + ".projection", x, stride, 0, training) if projected else x
+        y = F.relu(self.normed(scope + ".first", x, stride, 1, training))
+        return F.relu(self.normed(scope + ".second", y, 1, 1, training) + shortcut)
+
+
+def norm_shapes(scope, channels):
+    return {scope + ".gamma": (channels,), scope + ".beta": (channels,)}
+
+
+def normed_shapes(scope, inputs, outputs, kernel):
+    return {scope + ".convolution.weight": (outputs, kernel, kernel, inputs)} | norm_shapes(scope + ".norm", outputs)
+
+
+def linear_shapes(scope, inputs, outputs):
+    return {scope + ".weight": (inputs, outputs), scope + ".bias": (outputs,)}
+
+
+def mlp():
+    def forward(model, x, training):
+        x = F.gelu(model.linear("hidden.0", x.flatten(1)))
+        return model.linear("output", F.gelu(model.linear("hidden.1", x)))
+
+    toml = "[model]\ntype = 'mlp'\nhidden = [5, 4]\nactivation = 'gelu'\n"
+    shapes = linear_shapes("hidden.0", 6, 5) | linear_shapes("hidden.1", 5, 4) | linear_shapes("output", 4, 3)
+    return toml, (2, 3), shapes, forward
+
+
+def cnn():
+    def forward(model, x, training):
+        x = F.relu(model.normed("stem", x.permute(0, 3, 1, 2), 1, 1, training))
+        x = model.residual("stages.0.0", x, 1, training)
+        x = model.residual("stages.1.0", x, 2, training)
+        return model.linear("output", x.mean((2, 3)))
+
+    toml = "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [1, 2]\n"
+    shapes = normed_shapes("stem", 2, 2, 3)
+    shapes |= normed_shapes("stages.0.0.first", 2, 2, 3) | normed_shapes("stages.0.0.second", 2, 2, 3)
+    shapes |= normed_shapes("stages.1.0.first", 2, 3, 3) | normed_shapes("stages.1.0.second", 3, 3, 3)
+    shapes |= normed_shapes("stages.1.0.projection", 2, 3, 1) | linear_shapes("output", 3, 3)
+    return toml, (5, 4, 2), shapes, forward
+
+
+def sequential():
+    def forward(model, x, training):
+        x = torch.tanh(model.convolution("layers.0", x.permute(0, 3, 1, 2), 2, 2))
+        x = model.batch_norm("layers.1", x, training)
+        x = F.max_pool2d(x, 3, 1, 1)
+        x = F.avg_pool2d(x, 2, 2, 1)
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        gamma, beta = model.parameters["layers.5.gamma"], model.parameters["layers.5.beta"]
+        return model.linear("layers.7", F.softplus(F.layer_norm(x, x.shape[1:], gamma, beta, 1e-5)))
+
+    toml = """[model]
+type = 'sequential'
+layers = [
+  {type = 'convolution', channels = 3, kernel = 5, stride = 2, padding = 2, activation = 'tanh'},
+  {type = 'batch_norm'},
+  {type = 'max_pool', kernel = 3, stride = 1, padding = 1},
+  {type = 'average_pool', kernel = 2, stride = 2, padding = 1},
+  {type = 'flatten'},
+  {type = 'layer_norm'},
+  {type = 'activation', function = 'softplus'},
+  {type = 'linear', units = 3},
+]
+"""
+    shapes = {"layers.0.weight": (3, 5, 5, 1), "layers.0.bias": (3,)} | norm_shapes("layers.1", 3)
+    shapes |= norm_shapes("layers.5", 18) | linear_shapes("layers.7", 18, 3)
+    return toml, (7, 6, 1), shapes, forward
+
+
+def write(name, case, seed):
+    toml, sample, shapes, forward = case
+    model = Model(shapes, seed)
+    batch = 4
+    x = torch.from_numpy(np.round(np.random.default_rng(seed + 100).standard_normal((batch, *sample)), 3))
+    labels = [0, 2, 1, 2]
+    outputs = forward(model, x, True)
+    F.cross_entropy(outputs, torch.tensor(labels), reduction="sum").backward()
+    record = {
+        "toml": toml,
+        "sample": list(sample),
+        "input": x.flatten().tolist(),
+        "labels": labels,
+        "parameters": [
+            {"name": key, "values": p.detach().flatten().tolist(), "gradient": p.grad.flatten().tolist()}
+            for key, p in model.parameters.items()
+        ],
+        "training_output": outputs.flatten().tolist(),
+        "statistics": [{"name": key, "values": s.flatten().tolist()} for key, s in model.statistics.items()],
+        "evaluation_output": forward(model, x, False).flatten().tolist(),
+    }
+    (FOLDER / f"{name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    write("mlp", mlp(), 1)
+    write("cnn", cnn(), 2)
+    write("sequential", sequential(), 3)
