@@ -1,6 +1,207 @@
 // The lockstep command line.
 #include "app/run_main.h"
 
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "app/version.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/summary.h"
+#include "comm/communicator.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "data/dataset.h"
+#include "train/agreement.h"
+#include "train/settings.h"
+#include "train/trainer.h"
+
 namespace lockstep {
-int run_main(int, char**) { return 2; }
+
+namespace {
+
+// Bad usage is told by every rank alike; only the first should say it.
+void report(const Communicator* communicator, const std::string& message) {
+  const bool several = communicator != nullptr && communicator->world_size() > 1;
+  log_error(several ? fmt::format("[rank {}] {}", communicator->rank(), message) : message);
+}
+
+struct Arguments {
+  std::string configuration;
+  std::vector<std::string> overrides;
+  TrainOptions train;
+  std::string checkpoint;
+  std::string file_a, file_b;
+  bool digest_only = false;
+  DatasetOptions dataset;
+  std::string output;
+  bool describe = false;
+  bool verbose = false;
+};
+
+int run_train(const Arguments& arguments, Communicator& communicator) {
+  std::optional<Configuration> configuration;
+  run_agreed(
+      communicator, [&] { configuration = Configuration::load(arguments.configuration, arguments.overrides); },
+      "configuration");
+  return train(*configuration, arguments.train, communicator) == TrainOutcome::kStopped ? kExitStopped : 0;
+}
+
+int run_evaluate(const Arguments& arguments, Communicator& communicator) {
+  std::optional<Configuration> configuration;
+  run_agreed(
+      communicator, [&] { configuration = Configuration::load(arguments.configuration, arguments.overrides); },
+      "configuration");
+  bool has_accuracy = false;
+  const EvaluationResult result = evaluate_checkpoint(*configuration, arguments.checkpoint, communicator, has_accuracy);
+  if (communicator.rank() == 0) {
+    nlohmann::ordered_json line;
+    line["checkpoint"] = arguments.checkpoint;
+    line["samples"] = result.samples;
+    line["loss"] = result.loss;
+    if (has_accuracy) line["accuracy"] = result.accuracy;
+    std::puts(line.dump().c_str());
+  }
+  return 0;
+}
+
+int run_prepare(const Arguments& arguments) {
+  const Dataset dataset = read_dataset(arguments.dataset);
+  write_dataset(dataset, arguments.output);
+  log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(), dataset.sample_shape.to_string(),
+                       dataset.classes > 0 ? fmt::format(", {} classes", dataset.classes) : ""));
+  return 0;
+}
+
+int run_inspect(const Arguments& arguments) {
+  const State state = read_checkpoint(arguments.file_a);
+  std::puts(arguments.digest_only ? state_digest(state).c_str() : describe_state(state).c_str());
+  return 0;
+}
+
+// 0: bitwise equal; 1: not.
+int run_diff(const Arguments& arguments) {
+  constexpr size_t kShown = 20;
+  const std::vector<TensorDifference> differences =
+      compare_states(read_checkpoint(arguments.file_a), read_checkpoint(arguments.file_b));
+  for (size_t i = 0; i < differences.size() && i < kShown; ++i) {
+    std::puts(fmt::format("{}: {}", differences[i].path, differences[i].what).c_str());
+  }
+  if (differences.size() > kShown) std::puts(fmt::format("and {} more", differences.size() - kShown).c_str());
+  return differences.empty() ? 0 : 1;
+}
+
+int run_config(const Arguments& arguments) {
+  if (arguments.describe) {
+    std::fputs(describe_configuration().c_str(), stdout);
+    return 0;
+  }
+  fail(ErrorKind::kUsage, "config: give --describe");
+}
+
+}  // namespace
+
+int run_main(int argc, char** argv) {
+  CLI::App app{"Lockstep trains neural networks data-parallel, bitwise the same on any number of workers."};
+  app.name("lockstep");
+  app.set_version_flag("--version", version_text());
+  app.require_subcommand(1);
+  app.footer(
+      "Examples:\n"
+      "  lockstep train configs/digits_mlp.toml\n"
+      "  mpirun -np 4 lockstep train configs/digits_cnn.toml --output runs/cnn\n"
+      "  lockstep train configs/digits_cnn.toml --output runs/cnn --resume\n"
+      "  lockstep eval configs/digits_cnn.toml --checkpoint runs/cnn/step-000000440.h5\n"
+      "  lockstep diff runs/a/step-000000100.h5 runs/b/step-000000100.h5\n\n"
+      "Exit codes: 0 done, 1 states differ (diff) or internal, 2 usage, 3 data, 4 checkpoint, 5 diverged,\n"
+      "6 communication, 75 stopped by a signal after saving (requeue).");
+  Arguments arguments;
+
+  const auto add_configuration = [&](CLI::App* command) {
+    command->add_option("config", arguments.configuration, "TOML file")->required();
+    command->add_option("--set", arguments.overrides, "change a setting: --set optimizer.learning_rate=3e-4")
+        ->take_all()
+        ->allow_extra_args(false);
+    command->add_flag("--verbose", arguments.verbose, "log more");
+  };
+  CLI::App* train_command = app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
+  add_configuration(train_command);
+  train_command->add_option("--output", arguments.train.output, "output directory, instead of run.output");
+  train_command->add_flag("--resume", arguments.train.resume, "continue from the newest checkpoint of the output directory");
+  train_command->add_flag("--overwrite", arguments.train.overwrite, "delete the checkpoints that the output directory holds")
+      ->excludes("--resume");
+  train_command->footer(
+      "Examples:\n  lockstep train configs/digits_mlp.toml --set train.epochs=5\n"
+      "  mpirun -np 2 lockstep train configs/digits_cnn.toml --output runs/cnn --resume");
+
+  CLI::App* evaluate_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
+  add_configuration(evaluate_command);
+  evaluate_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
+  evaluate_command->footer("Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
+
+  CLI::App* prepare_command = app.add_subcommand("prepare", "convert a data set into HDF5");
+  prepare_command->add_option("input", arguments.dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")->required();
+  prepare_command->add_option("output", arguments.output, "HDF5 file to write")->required();
+  prepare_command->add_option("--format", arguments.dataset.format, "file format")
+      ->check(CLI::IsMember({"auto", "hdf5", "idx", "cifar10", "csv"}));
+  prepare_command->add_option("--labels", arguments.dataset.labels, "IDX: labels file");
+  prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
+  prepare_command->add_option("--classes", arguments.dataset.classes, "number of classes; 0: find out; -1: regression");
+  prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
+
+  CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint");
+  inspect_command->add_option("file", arguments.file_a, "checkpoint file")->required();
+  inspect_command->add_flag("--digest", arguments.digest_only, "print the state digest only");
+  inspect_command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
+
+  CLI::App* diff_command = app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");
+  diff_command->add_option("a", arguments.file_a, "checkpoint file")->required();
+  diff_command->add_option("b", arguments.file_b, "checkpoint file")->required();
+  diff_command->footer("Example:\n  lockstep diff runs/a/step-000000100.h5 runs/b/step-000000100.h5");
+
+  CLI::App* config_command = app.add_subcommand("config", "describe the configuration");
+  config_command->add_flag("--describe", arguments.describe, "print every key with type, range, default and meaning");
+  config_command->footer("Example:\n  lockstep config --describe");
+
+  configure_log(0, 1, false);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    log_error(fmt::format("{} (see lockstep --help)", error.what()));
+    return exit_code(ErrorKind::kUsage);
+  }
+
+  std::unique_ptr<Communicator> communicator;
+  int code = 1;
+  try {
+    if (train_command->parsed() || evaluate_command->parsed()) {
+      communicator = make_communicator({});
+      configure_log(communicator->rank(), communicator->world_size(), arguments.verbose);
+      return train_command->parsed() ? run_train(arguments, *communicator) : run_evaluate(arguments, *communicator);
+    }
+    if (prepare_command->parsed()) return run_prepare(arguments);
+    if (inspect_command->parsed()) return run_inspect(arguments);
+    if (diff_command->parsed()) return run_diff(arguments);
+    return run_config(arguments);
+  } catch (const AgreedFailure& failure) {
+    // Everyone knows and leaves in order.
+    if (failure.speaks()) log_error(failure.what());
+    return exit_code(failure.kind());
+  } catch (const Error& error) {
+    report(communicator.get(), error.what());
+    code = exit_code(error.kind());
+  } catch (const std::bad_alloc&) {
+    report(communicator.get(), "out of memory");
+  } catch (const std::exception& error) {
+    report(communicator.get(), fmt::format("internal: {}", error.what()));
+  }
+  // The other workers do not know: end them too.
+  if (communicator != nullptr && communicator->world_size() > 1) communicator->abort(code);
+  return code;
+}
+
 }  // namespace lockstep

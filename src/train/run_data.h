@@ -1,0 +1,21 @@
+// The data sets of a run.
+#pragma once
+
+#include <optional>
+
+#include "data/dataset.h"
+#include "nn/module.h"
+#include "train/settings.h"
+
+namespace lockstep {
+
+struct RunData {
+  Dataset train;
+  std::optional<Dataset> validation;
+  DataShape shape;
+};
+
+// Reads and splits. Error (kData) when training and validation data do not fit each other.
+RunData read_run_data(const RunSettings& settings);
+
+}  // namespace lockstep

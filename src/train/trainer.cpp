@@ -1,0 +1,490 @@
+// The training loop.
+#include "train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "autodiff/derivatives.h"
+#include "autodiff/random_scope.h"
+#include "checkpoint/store.h"
+#include "core/log.h"
+#include "core/thread_pool.h"
+#include "data/loader.h"
+#include "optim/clip.h"
+#include "parallel/gradient_exchange.h"
+#include "train/agreement.h"
+#include "train/loss_plot.h"
+#include "train/metrics_log.h"
+#include "train/progress.h"
+#include "train/run_data.h"
+#include "train/stop_signal.h"
+
+namespace lockstep {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+// How the data and the configuration make up global batches.
+struct BatchPlan {
+  int64_t micro_batches = 0;
+  int64_t total_steps = 0;
+  int64_t steps_per_epoch = 0;
+  SamplerOptions sampler;
+};
+
+BatchPlan plan_batches(const RunSettings& settings, const Optimizer& optimizer, int64_t samples) {
+  BatchPlan plan;
+  plan.micro_batches = settings.micro_batches;
+  plan.sampler.samples = samples;
+  plan.sampler.seed = settings.seed;
+  plan.sampler.shuffle = settings.shuffle;
+  plan.sampler.last_batch = settings.last_batch;
+  if (optimizer.full_batch()) {
+    const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
+    if (settings.micro_batches != 0 && settings.micro_batches != needed) {
+      fail(ErrorKind::kUsage,
+           fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in micro-batches of "
+                       "{} are {}, got {} (leave it out)",
+                       optimizer.type(), samples, settings.micro_batch_size, needed, settings.micro_batches));
+    }
+    plan.micro_batches = needed;
+    plan.sampler.last_batch = LastBatch::kPad;
+  } else if (plan.micro_batches == 0) {
+    plan.micro_batches = 1;
+  }
+  plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
+  plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();
+  plan.total_steps = settings.steps > 0 ? settings.steps : settings.epochs * plan.steps_per_epoch;
+  return plan;
+}
+
+// Rank 0's side of a run: the directory, its checkpoints and its metrics. Other ranks have none.
+struct Keeper {
+  Keeper(const std::string& directory, const RunSettings& settings)
+      : lock(directory), store(StoreOptions{directory, settings.keep, settings.keep_every}) {}
+  DirectoryLock lock;
+  CheckpointStore store;
+  std::optional<MetricsLog> metrics;
+};
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) fail(ErrorKind::kUsage, path + ": cannot be written: " + std::strerror(errno));
+}
+
+// Bytes from rank 0 to everyone.
+void broadcast_text(Communicator& communicator, std::string& text, const std::string& label) {
+  int64_t size = static_cast<int64_t>(text.size());
+  communicator.broadcast(&size, sizeof size, 0, label)->wait();
+  text.resize(static_cast<size_t>(size));
+  if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
+}
+
+// Every array and scalar of rank 0's state, to the ranks that did not read the file.
+void broadcast_state(Communicator& communicator, State& state) {
+  for (StateArray& array : state.arrays) {
+    if (!array.bytes.empty()) communicator.broadcast(array.bytes.data(), array.bytes.size(), 0, array.path)->wait();
+  }
+}
+
+class Run {
+ public:
+  Run(Configuration& configuration, const TrainOptions& options, Communicator& communicator)
+      : configuration_(configuration), options_(options), communicator_(communicator) {}
+
+  TrainOutcome go() {
+    run_agreed(communicator_, [&] { set_up(); }, "set-up");
+    resume_or_start();
+    return loop();
+  }
+
+ private:
+  bool leader() const { return communicator_.rank() == 0; }
+
+  void set_up() {
+    settings_ = read_settings(configuration_);
+    if (!options_.output.empty()) settings_.output = options_.output;
+    set_threads(static_cast<int>(settings_.threads));
+    backend_ = &cpu_backend();
+    data_ = read_run_data(settings_);
+    replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_);
+    batches_ = plan_batches(settings_, *replica_->optimizer, data_.train.size());
+    Section schedule = configuration_.section("schedule");
+    schedule_ = make_schedule(schedule, settings_.learning_rate, batches_.total_steps, batches_.steps_per_epoch);
+    configuration_.reject_unknown();
+    resolved_ = configuration_.resolved();
+    if (communicator_.world_size() > batches_.micro_batches) {
+      fail(ErrorKind::kUsage,
+           fmt::format("train.micro_batches: {} workers cannot share {} micro-batches; use at most {} workers or raise it",
+                       communicator_.world_size(), batches_.micro_batches, batches_.micro_batches));
+    }
+    owned_ = owned_micro_batches(batches_.micro_batches, communicator_.rank(), communicator_.world_size());
+    objective_ = std::make_unique<Objective>(settings_.loss, data_.shape, settings_.compute, *backend_);
+    if (leader()) {
+      keeper_ = std::make_unique<Keeper>(settings_.output, settings_);
+    }
+    std::vector<int64_t> slices;
+    for (const ParameterEntry& entry : replica_->store.parameters()) slices.push_back(entry.offset);
+    for (const StatisticEntry& entry : replica_->store.statistics()) {
+      slices.push_back(replica_->store.parameter_extent() + entry.offset);
+    }
+    exchange_ = std::make_unique<GradientExchange>(
+        communicator_, *backend_, settings_.compute, replica_->store.gradient_extent(), slices,
+        ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes});
+  }
+
+  State snapshot() {
+    return capture_state(*replica_, settings_, position_, data_.train.size(), batches_.micro_batches, schedule_->type(),
+                         resolved_);
+  }
+
+  // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed.
+  void resume_or_start() {
+    State found;
+    std::string path;
+    int64_t position[3] = {0, 0, 0};
+    int64_t updates = 0;
+    run_agreed(
+        communicator_,
+        [&] {
+          if (!leader()) return;
+          std::vector<std::string> skipped;
+          if (options_.overwrite) remove_checkpoints();
+          auto newest = keeper_->store.load_newest(skipped);
+          for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
+          if (options_.resume) {
+            if (!newest) {
+              fail(ErrorKind::kCheckpoint, settings_.output + ": --resume: there is no checkpoint in this directory");
+            }
+            path = newest->first;
+            found = std::move(newest->second);
+            position_ = restore_state(*replica_, snapshot(), found, path);
+            position[0] = position_.step;
+            position[1] = position_.epoch;
+            position[2] = position_.position;
+            updates = replica_->optimizer->updates();
+          } else if (newest) {
+            fail(ErrorKind::kUsage, fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
+                                                "or choose another --output",
+                                                settings_.output,
+                                                std::filesystem::path(newest->first).filename().string()));
+          }
+          keeper_->metrics.emplace(settings_.output + "/metrics.jsonl", position_.metrics);
+          write_text(settings_.output + "/configuration.toml", resolved_);
+        },
+        "resume");
+    if (options_.resume && communicator_.world_size() > 1) {
+      broadcast_text(communicator_, path, "resume");
+      communicator_.broadcast(position, sizeof position, 0, "resume")->wait();
+      communicator_.broadcast(&updates, sizeof updates, 0, "resume")->wait();
+      State state = snapshot();
+      broadcast_state(communicator_, state);
+      if (!leader()) {
+        state.scalars["/train/step"] = position[0];
+        state.scalars["/data/epoch"] = position[1];
+        state.scalars["/data/position"] = position[2];
+        state.scalars["/optimizer/updates"] = updates;
+        position_ = restore_state(*replica_, state, state, path);
+      }
+    }
+    check_replicas("start");
+    introduce(path);
+  }
+
+  void remove_checkpoints() {
+    for (const auto& entry : std::filesystem::directory_iterator(settings_.output)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind("step-", 0) == 0 && name.ends_with(".h5")) std::filesystem::remove(entry.path());
+    }
+  }
+
+  void introduce(const std::string& resumed_from) {
+    if (!leader()) return;
+    log_info(fmt::format("{} | {} | {} thread{} a worker", backend_->description(), communicator_.description(),
+                         settings_.threads, settings_.threads == 1 ? "" : "s"));
+    log_info(fmt::format("{} parameters, {} optimizer, {} samples for training{}", replica_->store.parameter_count(),
+                         replica_->optimizer->type(), data_.train.size(),
+                         data_.validation ? fmt::format(", {} for validation", data_.validation->size()) : ""));
+    log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", batches_.total_steps,
+                         batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch, settings_.output));
+    if (!resumed_from.empty()) log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
+  }
+
+  // All workers hold the same state, or the ones that differ from rank 0's are named.
+  std::string check_replicas(const std::string& when) {
+    const std::string digest = state_digest(snapshot());
+    std::vector<char> all(digest.size() * static_cast<size_t>(communicator_.world_size()));
+    communicator_.all_gather(digest.data(), digest.size(), all.data(), "digest")->wait();
+    std::string drifted;
+    for (int rank = 0; rank < communicator_.world_size(); ++rank) {
+      const std::string theirs(all.data() + static_cast<size_t>(rank) * digest.size(), digest.size());
+      const std::string first(all.data(), digest.size());
+      if (theirs != first) drifted += fmt::format("{}rank {} has {}", drifted.empty() ? "" : ", ", rank, theirs);
+    }
+    if (!drifted.empty()) {
+      fail_together(communicator_, ErrorKind::kNumeric,
+                    fmt::format("{}: replicas differ: rank 0 has {}, {}", when, std::string(all.data(), digest.size()), drifted));
+    }
+    return digest;
+  }
+
+  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange; returns (loss sum, samples).
+  std::pair<double, double> sweep(const MicroBatch& batch) {
+    const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step), static_cast<uint32_t>(batch.number));
+    const ParameterStore& store = replica_->store;
+    exchange_->begin_micro_batch(batch.number);
+    const Tensor output = replica_->model->forward(objective_->inputs(batch), replica_->training);
+    const Tensor losses = objective_->losses(output, batch);
+    if (ones_.elements() != losses.elements()) ones_ = losses.full_like(1.0);
+    for (size_t i = 0; i < store.statistics().size(); ++i) {
+      const Tensor& value = replica_->training.batch_statistics[i];
+      exchange_->add(store.parameter_extent() + store.statistics()[i].offset, value.elements(), value.data());
+    }
+    backward(losses, ones_, [&](const Leaf& leaf, const Tensor& gradient) {
+      const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
+      exchange_->add(entry.offset, gradient.elements(), gradient.data());
+    });
+    exchange_->end_micro_batch();
+    double loss = 0.0;
+    for (double value : losses.to_vector<double>()) loss += value;
+    return {loss, static_cast<double>(batch.valid)};
+  }
+
+  // Adds lambda * count * theta to the summed gradient (the division by count comes later) and returns lambda/2 |theta|^2.
+  double regularize(Tensor& gradient, double count) {
+    if (settings_.l2 == 0.0) return 0.0;
+    const Tensor values = replica_->store.values();
+    const int64_t n = replica_->store.parameter_extent();
+    Tensor term = values.empty_like();
+    backend_->scale_shift(values.dtype(), n, values.data(), settings_.l2 * count, 0.0, term.mutable_data());
+    backend_->accumulate(values.dtype(), n, term.data(), gradient.mutable_data());
+    const double norm = global_norm(values, n, 1.0);
+    return 0.5 * settings_.l2 * norm * norm;
+  }
+
+  // running <- (1 - momentum) running + momentum * mean over the micro-batches
+  void update_statistics(const Tensor& gradient) {
+    const ParameterStore& store = replica_->store;
+    for (size_t i = 0; i < store.statistics().size(); ++i) {
+      const StatisticEntry& entry = store.statistics()[i];
+      Tensor running = store.statistic(static_cast<int>(i));
+      const Tensor summed = gradient.view(entry.shape, store.parameter_extent() + entry.offset);
+      Tensor kept = running.empty_like(), fresh = running.empty_like();
+      const int64_t n = running.elements();
+      backend_->scale_shift(running.dtype(), n, running.data(), 1.0 - entry.momentum, 0.0, kept.mutable_data());
+      backend_->scale_shift(running.dtype(), n, summed.data(), entry.momentum / static_cast<double>(batches_.micro_batches), 0.0,
+                            fresh.mutable_data());
+      backend_->accumulate(running.dtype(), n, fresh.data(), kept.mutable_data());
+      running.assign(kept);
+    }
+  }
+
+  TrainOutcome loop() {
+    const StopSignal stop;
+    TrainOutcome outcome = TrainOutcome::kFinished;
+    Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, owned_.begin, owned_.end, position_.step,
+                  settings_.prefetch);
+    Progress progress(position_.step, batches_.total_steps, leader() && options_.progress);
+    Tensor parameters = replica_->store.values();
+    Optimizer& optimizer = *replica_->optimizer;
+    StepTimes times;
+    int64_t interval_steps = 0, interval_samples = 0, saved_step = position_.step;
+    Clock::time_point interval_start = Clock::now();
+    std::vector<std::vector<double>> scalars(static_cast<size_t>(owned_.size()));
+
+    while (position_.step < batches_.total_steps && outcome == TrainOutcome::kFinished) {
+      const Clock::time_point begin = Clock::now();
+      const StepBatch& batch = loader.next();
+      const Clock::time_point loaded = Clock::now();
+
+      const double learning_rate = schedule_->learning_rate(optimizer.updates());
+      optimizer.before_gradient(parameters, learning_rate, replica_->segments);
+      exchange_->begin_step();
+      const double stop_here = stop.raised() ? 1.0 : 0.0;
+      for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
+        const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
+        scalars[i].assign({loss_sum, count, stop_here});
+      }
+      const Clock::time_point swept = Clock::now();
+      exchange_->finish();
+      const std::vector<double> totals = exchange_->sum_scalars(scalars, 3);
+      const Clock::time_point exchanged = Clock::now();
+
+      Tensor gradient = exchange_->result();
+      const double count = totals[1];
+      const double loss = totals[0] / count + regularize(gradient, count);
+      const double norm = global_norm(gradient, replica_->store.parameter_extent(), 1.0 / count);
+      if (!std::isfinite(loss) || !std::isfinite(norm)) {
+        if (leader()) keeper_->metrics->flush();
+        fail_together(communicator_, ErrorKind::kNumeric,
+                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; the newest checkpoint is of step {}",
+                                  position_.step + 1, loss, norm, saved_step));
+      }
+      optimizer.update({parameters, gradient, clip_factor(norm, settings_.clip_norm) / count, learning_rate,
+                        replica_->segments});
+      update_statistics(gradient);
+      const Clock::time_point updated = Clock::now();
+
+      ++position_.step;
+      position_.epoch = position_.step / batches_.steps_per_epoch;
+      position_.position = position_.step % batches_.steps_per_epoch;
+      times.data += seconds_between(begin, loaded);
+      times.compute += seconds_between(loaded, swept);
+      times.exposed_communication += seconds_between(swept, exchanged);
+      times.optimizer += seconds_between(exchanged, updated);
+      ++interval_steps;
+      interval_samples += batch.valid;
+      const bool last = position_.step == batches_.total_steps;
+      if (totals[2] > 0.0 && !last) outcome = TrainOutcome::kStopped;
+
+      if (leader() && (position_.step % settings_.log_every == 0 || last || outcome == TrainOutcome::kStopped)) {
+        const auto steps = static_cast<double>(interval_steps);
+        StepMetrics metrics;
+        metrics.step = position_.step;
+        metrics.epoch = static_cast<double>(position_.step) / static_cast<double>(batches_.steps_per_epoch);
+        metrics.loss = loss;
+        metrics.learning_rate = learning_rate;
+        metrics.gradient_norm = norm;
+        metrics.samples_per_second = static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
+        metrics.times = {times.data / steps, times.compute / steps, times.exposed_communication / steps,
+                         times.optimizer / steps};
+        metrics.peak_bytes = allocator_statistics().peak_bytes;
+        keeper_->metrics->step(metrics);
+        progress.show(metrics, last);
+        times = {};
+        interval_steps = interval_samples = 0;
+        interval_start = Clock::now();
+      }
+      if (settings_.digest_every > 0 && position_.step % settings_.digest_every == 0) {
+        const std::string digest = check_replicas(fmt::format("step {}", position_.step));
+        if (leader()) keeper_->metrics->digest(position_.step, digest);
+      }
+      if (last || (settings_.evaluate_every > 0 && position_.step % settings_.evaluate_every == 0)) {
+        if (last) progress.finish_line();
+        validate(progress);
+      }
+      const bool due = settings_.checkpoint_every > 0 && position_.step % settings_.checkpoint_every == 0;
+      if (due || last || outcome == TrainOutcome::kStopped) {
+        save();
+        saved_step = position_.step;
+      } else if (leader()) {
+        keeper_->store.poll();
+      }
+    }
+    progress.finish_line();
+    if (position_.step == batches_.total_steps && saved_step == position_.step && interval_steps == 0 && leader() &&
+        options_.resume && keeper_->metrics->history() == position_.metrics) {
+      log_info(fmt::format("nothing left to do: all {} steps are done", batches_.total_steps));
+    }
+    finish(outcome, stop);
+    return outcome;
+  }
+
+  void validate(Progress& progress) {
+    if (!data_.validation) return;
+    const EvaluationResult result =
+        evaluate(*replica_, *objective_, *data_.validation, settings_.micro_batch_size, communicator_);
+    if (!leader()) return;
+    progress.finish_line();
+    const bool classification = objective_->classification();
+    keeper_->metrics->evaluation(position_.step, result.loss, classification ? &result.accuracy : nullptr, result.samples);
+    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples", position_.step, result.loss,
+                         classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "", result.samples));
+  }
+
+  void save() {
+    if (!leader()) return;
+    keeper_->metrics->flush();
+    position_.metrics = keeper_->metrics->history();
+    keeper_->store.save(position_.step, snapshot());
+  }
+
+  // Everything on disk on rank 0 before any worker leaves.
+  void finish(TrainOutcome outcome, const StopSignal& stop) {
+    run_agreed(
+        communicator_,
+        [&] {
+          if (!leader()) return;
+          keeper_->store.finish();
+          keeper_->metrics->flush();
+          const LossCurves curves = loss_curves(keeper_->metrics->history());
+          write_text(settings_.output + "/loss.svg", loss_svg(curves, settings_.name + ": loss"));
+          if (outcome == TrainOutcome::kFinished && options_.progress) {
+            const std::string chart = loss_chart(curves, 60, 10);
+            if (!chart.empty()) log_info("\n" + chart);
+          }
+          const std::string checkpoint = keeper_->store.path_of(position_.step);
+          if (outcome == TrainOutcome::kStopped) {
+            log_info(fmt::format("stopped{} at step {}; continue with --resume", *stop.name() ? fmt::format(" by {}", stop.name()) : "",
+                                 position_.step));
+          }
+          log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg", checkpoint,
+                               settings_.output, settings_.output));
+        },
+        "finish");
+  }
+
+  Configuration& configuration_;
+  TrainOptions options_;
+  Communicator& communicator_;
+  RunSettings settings_;
+  Backend* backend_ = nullptr;
+  RunData data_;
+  BatchPlan batches_;
+  MicroBatchRange owned_;
+  std::string resolved_;
+  std::unique_ptr<Replica> replica_;
+  std::unique_ptr<Schedule> schedule_;
+  std::unique_ptr<Objective> objective_;
+  std::unique_ptr<Keeper> keeper_;
+  std::unique_ptr<GradientExchange> exchange_;
+  RunPosition position_;
+  Tensor ones_;
+};
+
+}  // namespace
+
+TrainOutcome train(Configuration& configuration, const TrainOptions& options, Communicator& communicator) {
+  return Run(configuration, options, communicator).go();
+}
+
+EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                     Communicator& communicator, bool& has_accuracy) {
+  EvaluationResult result;
+  std::unique_ptr<Replica> replica;
+  std::unique_ptr<Objective> objective;
+  RunSettings settings;
+  RunData data;
+  run_agreed(
+      communicator,
+      [&] {
+        settings = read_settings(configuration);
+        set_threads(static_cast<int>(settings.threads));
+        data = read_run_data(settings);
+        replica = std::make_unique<Replica>(configuration, settings, data.shape, cpu_backend());
+        Section schedule = configuration.section("schedule");
+        make_schedule(schedule, settings.learning_rate, 1, 1);
+        configuration.reject_unknown();
+        objective = std::make_unique<Objective>(settings.loss, data.shape, settings.compute, cpu_backend());
+        restore_parameters(*replica, read_checkpoint(checkpoint), checkpoint);
+      },
+      "evaluation set-up");
+  has_accuracy = objective->classification();
+  return evaluate(*replica, *objective, data.validation ? *data.validation : data.train, settings.micro_batch_size,
+                  communicator);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,29 @@
+// Training a configuration from start or checkpoint to its end, on any number of workers.
+#pragma once
+
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/configuration.h"
+#include "train/evaluation.h"
+
+namespace lockstep {
+
+struct TrainOptions {
+  bool resume = false;     // continue from the newest usable checkpoint of the output directory
+  bool overwrite = false;  // delete the checkpoints of an earlier run in the output directory
+  std::string output;      // replaces run.output when not empty
+  bool progress = true;
+};
+
+enum class TrainOutcome { kFinished, kStopped };  // kStopped: a signal; everything is saved
+
+// Every worker of the communicator calls this with the same configuration. Failures that all workers know of are
+// AgreedFailure; any other exception is this worker's own, and the caller must abort the communicator.
+TrainOutcome train(Configuration& configuration, const TrainOptions& options, Communicator& communicator);
+
+// Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has none.
+EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                     Communicator& communicator, bool& has_accuracy);
+
+}  // namespace lockstep
