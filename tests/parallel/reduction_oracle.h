@@ -1,12 +1,13 @@
 // The reduction tree written out naively, and gradients whose sum depends on every association.
 #pragma once
 
-#include <cmath>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <random>
+#include <limits>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 namespace lockstep::testing {
@@ -37,19 +38,29 @@ std::vector<T> tree_sum_of_vectors(const std::vector<std::vector<T>>& leaves) {
       });
 }
 
-// n values of both signs over 20 binary orders of magnitude: practically any other order of summation rounds
-// differently. Now and then a zero of either sign.
+// splitmix64 (Steele, Lea, Flood 2014): 64 random bits from a counter.
+inline uint64_t random_bits(uint64_t counter) {
+  uint64_t z = counter * 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+// n values of both signs over 16 binary orders of magnitude with random mantissas, put together bit by bit:
+// practically any other order of summation rounds differently. Now and then a zero of either sign.
 template <class T>
 std::vector<T> rough_values(int64_t n, uint64_t seed) {
-  std::mt19937_64 generator(seed);
-  std::uniform_real_distribution<double> mantissa(1.0, 2.0);
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr int kMantissaBits = std::numeric_limits<T>::digits - 1;
+  constexpr Bits kBias = std::numeric_limits<T>::max_exponent - 1;
   std::vector<T> values(static_cast<size_t>(n));
-  for (T& value : values) {
-    const uint64_t bits = generator();
-    const double sign = (bits & 1) != 0 ? -1.0 : 1.0;
-    value =
-        static_cast<T>(sign * std::ldexp(mantissa(generator), static_cast<int>(bits >> 1 & 31) % 20 - 10));
-    if ((bits >> 8 & 15) == 0) value = static_cast<T>(sign * 0.0);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint64_t random = random_bits(seed << 32 ^ i);
+    const auto sign = static_cast<Bits>(static_cast<Bits>(random & 1) << (8 * sizeof(T) - 1));
+    const Bits exponent = kBias - 8 + static_cast<Bits>(random >> 1 & 15);
+    const auto mantissa = static_cast<Bits>(random >> 9 & ((Bits{1} << kMantissaBits) - 1));
+    const Bits magnitude = (random >> 5 & 15) == 0 ? 0 : exponent << kMantissaBits | mantissa;
+    values[i] = std::bit_cast<T>(static_cast<Bits>(sign | magnitude));
   }
   return values;
 }
