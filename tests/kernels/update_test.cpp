@@ -1,0 +1,148 @@
+// Optimizer updates against their equations written out in double.
+#include <functional>
+
+#include "kernels/arrays.h"
+
+namespace lockstep::test {
+namespace {
+
+template <class T>
+class Update : public Kernels<T> {};
+TYPED_TEST_SUITE(Update, Precisions);
+
+constexpr double kRate = 0.05, kDecay = 0.02, kScale = 0.25, kBeta = 0.9, kBeta2 = 0.98, kEpsilon = 1e-6;
+
+struct State {
+  double p, slot0, slot1;
+};
+struct Case {
+  UpdateFormula formula;
+  std::vector<double> scalars;
+  std::function<void(State&, double)> exact;  // one element; the gradient comes scaled
+};
+
+std::vector<Case> cases() {
+  const double correction1 = 1 - std::pow(kBeta, 3), correction2 = 1 - std::pow(kBeta2, 3);
+  const auto adam = [=](State& s, double g) {
+    s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g;
+    s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
+    s.p -= kRate * (s.slot0 / correction1) / (std::sqrt(s.slot1 / correction2) + kEpsilon);
+  };
+  return {
+      {UpdateFormula::kSgd, {kRate, kDecay}, [](State& s, double g) { s.p -= kRate * (g + kDecay * s.p); }},
+      {UpdateFormula::kMomentumAveraged,
+       {kRate, kDecay, kBeta},
+       [](State& s, double g) {
+         s.slot0 = kBeta * s.slot0 + (1 - kBeta) * (g + kDecay * s.p);
+         s.p -= kRate * s.slot0;
+       }},
+      {UpdateFormula::kMomentumClassical,
+       {kRate, kDecay, kBeta, 0.1},
+       [](State& s, double g) {
+         s.slot0 = kBeta * s.slot0 + 0.9 * (g + kDecay * s.p);
+         s.p -= kRate * s.slot0;
+       }},
+      {UpdateFormula::kNesterovAveraged,
+       {kRate, kDecay, kBeta},
+       [](State& s, double g) {
+         s.slot0 = kBeta * s.slot0 + (1 - kBeta) * (g + kDecay * s.p);
+         s.p = s.slot1 - kRate * s.slot0;
+       }},
+      {UpdateFormula::kNesterovClassical,
+       {kRate, kDecay, kBeta},
+       [](State& s, double g) {
+         g += kDecay * s.p;
+         s.slot0 = kBeta * s.slot0 + g;
+         s.p -= kRate * (g + kBeta * s.slot0);
+       }},
+      {UpdateFormula::kAdam,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, correction1, correction2},
+       [=](State& s, double g) { adam(s, g + kDecay * s.p); }},
+      {UpdateFormula::kAdamW,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, correction1, correction2},
+       [=](State& s, double g) {
+         s.p -= kRate * kDecay * s.p;
+         adam(s, g);
+       }},
+  };
+}
+
+template <class T>
+struct Arrays {
+  std::vector<T> p, g, slot0, slot1;
+  explicit Arrays(int64_t n)
+      : p(random_values<T>(n, 71)),
+        g(random_values<T>(n, 72)),
+        slot0(random_values<T>(n, 73)),
+        slot1(random_values<T>(n, 74, 0.01, 1.0)) {}
+
+  void update(const Case& c, int64_t begin, int64_t end) {
+    UpdateArguments arguments;
+    arguments.dtype = dtype_of<T>;
+    arguments.n = end - begin;
+    arguments.parameters = p.data() + begin;
+    arguments.gradients = g.data() + begin;
+    arguments.slots[0] = slot0.data() + begin;
+    arguments.slots[1] = slot1.data() + begin;
+    arguments.gradient_scale = kScale;
+    std::copy(c.scalars.begin(), c.scalars.end(), arguments.scalars);
+    cpu_backend().update(c.formula, arguments);
+  }
+  std::vector<T> all() const {
+    std::vector<T> values = p;
+    values.insert(values.end(), slot0.begin(), slot0.end());
+    values.insert(values.end(), slot1.begin(), slot1.end());
+    return values;
+  }
+};
+
+TYPED_TEST(Update, EveryFormulaFollowsItsEquation) {
+  using T = TypeParam;
+  for (int64_t n : {int64_t{1}, int64_t{15}, int64_t{1000}, int64_t{70'001}}) {
+    for (const Case& c : cases()) {
+      const Arrays<T> start(n);
+      const std::vector<T> result = on_any_threads([&] {
+        Arrays<T> arrays = start;
+        arrays.update(c, 0, n);
+        return arrays.all();
+      });
+      std::vector<double> expected(static_cast<size_t>(3 * n));
+      for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+        State state{static_cast<double>(start.p[i]), static_cast<double>(start.slot0[i]),
+                    static_cast<double>(start.slot1[i])};
+        c.exact(state, kScale * static_cast<double>(start.g[i]));
+        expected[i] = state.p;
+        expected[i + static_cast<size_t>(n)] = state.slot0;
+        expected[i + static_cast<size_t>(2 * n)] = state.slot1;
+      }
+      expect_close(result, expected, 8.0);
+    }
+  }
+}
+
+TYPED_TEST(Update, SplittingTheArraysGivesTheSameBits) {
+  using T = TypeParam;
+  const int64_t n = 1000;
+  for (const Case& c : cases()) {
+    Arrays<T> whole(n), split(n);
+    whole.update(c, 0, n);
+    for (int64_t begin = 0, size = 1; begin < n; begin += size, size = size * 2 + 1) {
+      split.update(c, begin, std::min(n, begin + size));
+    }
+    EXPECT_TRUE(same_bits(whole.all(), split.all())) << static_cast<int>(c.formula);
+  }
+}
+
+TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
+  using T = TypeParam;
+  for (const Case& c : cases()) {
+    Arrays<T> arrays(64);
+    for (auto* values : {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1})
+      std::fill(values->begin(), values->end(), T(0));
+    arrays.update(c, 0, 64);
+    for (T value : arrays.all()) EXPECT_EQ(value, T(0));
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::test
