@@ -1,0 +1,77 @@
+// The parameter store: layout, initial values as functions of (seed, name), sections.
+#include "tensor/parameter_store.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.h"
+
+namespace lockstep {
+namespace {
+
+Initializer normal(double deviation) { return {Initializer::Kind::kNormal, 1, 1, deviation}; }
+
+TEST(ParameterStore, LaysParametersOutAlignedWithZeroGaps) {
+  ParameterStore store;
+  store.declare_parameter("a", {3}, {Initializer::Kind::kOnes});
+  store.declare_parameter("b", {65}, {Initializer::Kind::kOnes});
+  const int c = store.declare_parameter("c", {2, 2}, {Initializer::Kind::kConstant, 1, 1, 4.0});
+  store.allocate(DType::kF32, cpu_backend(), 1);
+  EXPECT_EQ(store.parameters()[1].offset, 64);
+  EXPECT_EQ(store.parameters()[2].offset, 192);
+  EXPECT_EQ(store.parameter_extent(), 256);
+  EXPECT_EQ(store.parameter_count(), 72);
+  const std::vector<float> flat = store.values().to_vector<float>();
+  for (int64_t i = 3; i < 64; ++i) EXPECT_EQ(flat[static_cast<size_t>(i)], 0.0f);
+  EXPECT_EQ(store.parameter(c).to_vector<float>(), std::vector<float>(4, 4.0f));
+}
+
+TEST(ParameterStore, InitialValuesDependOnSeedAndNameAlone) {
+  const auto drawn = [](uint64_t seed, const std::vector<std::string>& names, const std::string& wanted) {
+    ParameterStore store;
+    int index = -1;
+    for (const std::string& name : names) {
+      const int i = store.declare_parameter(name, {40}, normal(1.0));
+      if (name == wanted) index = i;
+    }
+    store.allocate(DType::kF64, cpu_backend(), seed);
+    return store.parameter(index).to_vector<double>();
+  };
+  EXPECT_EQ(drawn(1, {"x"}, "x"), drawn(1, {"other", "x", "more"}, "x"));
+  EXPECT_NE(drawn(1, {"x"}, "x"), drawn(2, {"x"}, "x"));
+  EXPECT_NE(drawn(1, {"x"}, "x"), drawn(1, {"y"}, "y"));
+}
+
+TEST(ParameterStore, NormalDrawsHaveTheirMoments) {
+  ParameterStore store;
+  store.declare_parameter("x", {100000}, normal(2.0));
+  store.allocate(DType::kF64, cpu_backend(), 5);
+  double sum = 0.0, squares = 0.0, fourths = 0.0;
+  for (double v : store.parameter(0).to_vector<double>()) {
+    sum += v;
+    squares += v * v;
+    fourths += v * v * v * v;
+  }
+  EXPECT_NEAR(sum / 1e5, 0.0, 0.03);
+  EXPECT_NEAR(squares / 1e5, 4.0, 0.08);
+  EXPECT_NEAR(fourths / 1e5, 48.0, 3.0);
+}
+
+TEST(ParameterStore, StatisticsFollowTheParametersInTheGradient) {
+  ParameterStore store;
+  store.declare_parameter("w", {10}, {Initializer::Kind::kZeros});
+  const int running = store.declare_statistic("running_variance", {4}, 1.0, 0.1);
+  store.allocate(DType::kF32, cpu_backend(), 1);
+  EXPECT_EQ(store.gradient_extent(), store.parameter_extent() + store.statistic_extent());
+  EXPECT_EQ(store.statistic(running).to_vector<float>(), std::vector<float>(4, 1.0f));
+}
+
+TEST(ParameterStore, RefusesANameTwice) {
+  ParameterStore store;
+  store.declare_parameter("w", {1}, {});
+  EXPECT_THROW(store.declare_parameter("w", {2}, {}), Error);
+}
+
+}  // namespace
+}  // namespace lockstep

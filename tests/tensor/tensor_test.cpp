@@ -1,0 +1,92 @@
+// Tensors as values: construction, views, transfers, and the allocator under them.
+#include "tensor/tensor.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+#include "core/error.h"
+
+namespace lockstep {
+namespace {
+
+TEST(Tensor, RoundTripsThroughTheHostInEveryDtype) {
+  const std::vector<double> values = {1.0, -2.0, 3.0, 0.0, 5.0, 6.0};
+  const Tensor exact = Tensor::from({2, 3}, values, cpu_backend());
+  EXPECT_EQ(exact.to_vector<double>(), values);
+  EXPECT_EQ(exact.to_vector<int32_t>(), (std::vector<int32_t>{1, -2, 3, 0, 5, 6}));
+  EXPECT_EQ(Tensor::from({6}, std::vector<float>{1, -2, 3, 0, 5, 6}, cpu_backend()).to_vector<double>(), values);
+}
+
+TEST(Tensor, RefusesAWrongNumberOfValues) {
+  EXPECT_THROW(Tensor::from({2, 2}, std::vector<float>{1, 2, 3}, cpu_backend()), Error);
+}
+
+TEST(Tensor, ViewsShareElementsAndClonesDoNot) {
+  Tensor original = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
+  Tensor row = original.view({3}, 3);
+  const Tensor copy = original.clone();
+  row.assign(Tensor::full({3}, DType::kF32, cpu_backend(), 7.0));
+  EXPECT_EQ(original.to_vector<float>(), (std::vector<float>{0, 0, 0, 7, 7, 7}));
+  EXPECT_EQ(copy.to_vector<float>(), std::vector<float>(6, 0.0f));
+}
+
+TEST(Tensor, RefusesViewsOutsideItsElements) {
+  const Tensor x = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
+  EXPECT_THROW(x.view({7}), Error);
+  EXPECT_THROW(x.view({3}, 4), Error);
+  EXPECT_THROW(x.view({1}, -1), Error);
+}
+
+TEST(Tensor, AssignNeedsTheSameShapeAndDtype) {
+  Tensor x = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
+  EXPECT_THROW(x.assign(Tensor::zeros({3, 2}, DType::kF32, cpu_backend())), Error);
+  EXPECT_THROW(x.assign(Tensor::zeros({2, 3}, DType::kF64, cpu_backend())), Error);
+}
+
+TEST(Tensor, ItemNeedsExactlyOneElement) {
+  EXPECT_EQ(Tensor::full({1, 1}, DType::kF32, cpu_backend(), 2.5).item(), 2.5);
+  EXPECT_THROW(Tensor::zeros({2}, DType::kF32, cpu_backend()).item(), Error);
+  EXPECT_THROW(Tensor().item(), Error);
+}
+
+TEST(Tensor, MayHaveNoElements) {
+  const Tensor none = Tensor::zeros({0, 4}, DType::kF32, cpu_backend());
+  EXPECT_TRUE(none.defined());
+  EXPECT_EQ(none.elements(), 0);
+  EXPECT_TRUE(none.to_vector<float>().empty());
+}
+
+TEST(Allocator, BlocksAreAlignedAndLargeEnough) {
+  // Around every size class boundary: each byte of every block must be writable without touching a neighbour.
+  std::vector<Tensor> blocks;
+  for (int64_t size = 1; size < 5000; size = size + 1 + size / 7) {
+    for (int64_t n : {size - 1, size, size + 1}) {
+      if (n < 1) continue;
+      blocks.push_back(Tensor::full({n}, DType::kU8, cpu_backend(), static_cast<double>(n % 251)));
+    }
+  }
+  for (const Tensor& block : blocks) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(block.data()) % 64, 0u);
+    EXPECT_EQ(block.to_vector<uint8_t>(), std::vector<uint8_t>(static_cast<size_t>(block.elements()),
+                                                               static_cast<uint8_t>(block.elements() % 251)));
+  }
+}
+
+TEST(Allocator, CountsWhatIsHeldAndReusesWhatIsNot) {
+  release_cached_memory();
+  const size_t before = allocator_statistics().bytes_in_use;
+  reset_allocator_peak();
+  {
+    const Tensor held = Tensor::zeros({1000}, DType::kF32, cpu_backend());
+    EXPECT_GE(allocator_statistics().bytes_in_use, before + 4000);
+  }
+  EXPECT_EQ(allocator_statistics().bytes_in_use, before);
+  EXPECT_GE(allocator_statistics().peak_bytes, before + 4000);
+  EXPECT_LE(allocator_statistics().peak_bytes, before + 5120) << "rounding wastes more than a quarter";
+  release_cached_memory();
+  EXPECT_EQ(allocator_statistics().cached_bytes, 0u);
+}
+
+}  // namespace
+}  // namespace lockstep
