@@ -140,6 +140,11 @@ std::optional<DType> dtype_of_type(hid_t type) {
   }
 }
 
+std::string parent_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 }  // namespace
 
 struct Hdf5File::Impl {
@@ -195,24 +200,28 @@ struct Hdf5File::Impl {
     return handle;
   }
 
-  Handle create_links_list() const {
-    Handle list(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-    if (!list.valid() || H5Pset_create_intermediate_group(list, 1) < 0) fail_writing("/");
+  // Properties of a new object. Without times: the same content gives the same bytes, whenever it is written.
+  Handle creation_list(hid_t property_class) const {
+    Handle list(H5Pcreate(property_class), H5Pclose);
+    if (!list.valid() || H5Pset_obj_track_times(list, false) < 0) fail_writing("/");
     return list;
   }
 
   void create_group(const std::string& object) const {
     if (exists(object)) return;
-    const Handle links = create_links_list();
-    Handle group(H5Gcreate2(file, object.c_str(), links, H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
+    create_group(parent_of(object));
+    const Handle creation = creation_list(H5P_GROUP_CREATE);
+    Handle group(H5Gcreate2(file, object.c_str(), H5P_DEFAULT, creation, H5P_DEFAULT), H5Gclose);
     require_written(group.valid() && group.close(), object);
   }
 
   void create_dataset(const std::string& object, hid_t type, hid_t space, const void* values,
                       bool empty) const {
     require_path(object);
-    const Handle links = create_links_list();
-    Handle dataset(H5Dcreate2(file, object.c_str(), type, space, links, H5P_DEFAULT, H5P_DEFAULT), H5Dclose);
+    create_group(parent_of(object));
+    const Handle creation = creation_list(H5P_DATASET_CREATE);
+    Handle dataset(H5Dcreate2(file, object.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
+                   H5Dclose);
     require_written(dataset.valid(), object);
     require_written(empty || H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0, object);
     require_written(dataset.close(), object);
@@ -347,9 +356,9 @@ Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind) {
   if (const int error = impl->driver->error(); error != 0) {
     fail(kind, fmt::format("{}: cannot create: {}", path, std::generic_category().message(error)));
   }
-  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  const Handle creation = impl->creation_list(H5P_FILE_CREATE);
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  const bool prepared = creation.valid() && access.valid() && H5Pset_userblock(creation, kSealBytes) >= 0 &&
+  const bool prepared = access.valid() && H5Pset_userblock(creation, kSealBytes) >= 0 &&
                         H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
                         H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
                         impl->driver->install(access) >= 0;

@@ -361,7 +361,7 @@ TEST_F(Hdf5FileTest, FullDiskIsReportedAndSurvived) {
   struct Load {
     int64_t count, elements;
   };
-  for (const Load load : {Load{1, 1000000}, Load{200, 2000}, Load{3000, 10}, Load{20000, 1}}) {
+  for (const Load load : {Load{1, 1000000}, Load{200, 2000}, Load{5000, 10}, Load{20000, 1}}) {
     const pid_t child = ::fork();
     if (child == 0) {
       const std::vector<float> values(static_cast<size_t>(load.elements), 1.0f);
