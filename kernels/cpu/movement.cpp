@@ -44,7 +44,7 @@ PermutePlan plan_permute(int rank, const int64_t* extents, const int* permutatio
 template <class T>
 void transpose_square(const T* x, int64_t x_stride, T* y, int64_t y_stride) {
   constexpr int kSide = 64 / sizeof(T);
-  typedef T Row __attribute__((vector_size(64)));
+  using Row [[gnu::vector_size(64)]] = T;
   Row rows[kSide];
 #pragma GCC unroll 16
   for (int i = 0; i < kSide; ++i) std::memcpy(&rows[i], x + i * x_stride, 64);

@@ -7,13 +7,16 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace lockstep {
 
 template <class T>
 struct Pack {
   static constexpr int64_t kLanes = 64 / sizeof(T);
-  typedef T Raw __attribute__((vector_size(64)));
+  using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;  // as wide as T
+  using Raw [[gnu::vector_size(64)]] = T;
+  using Index [[gnu::vector_size(64)]] = Integer;
   Raw raw;
 
   static Pack load(const T* x) {
@@ -21,14 +24,54 @@ struct Pack {
     std::memcpy(&pack.raw, x, 64);
     return pack;
   }
-  static Pack repeat(T x) { return {x - Raw{}}; }
-  void store(T* y) const { std::memcpy(y, &raw, 64); }
+  // The first `count` lanes from memory, the others `rest`.
+  static Pack load(const T* x, int64_t count, T rest) {
+    if (count >= kLanes) return load(x);
+    T lanes[kLanes];
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? x[lane] : rest;
+    return load(lanes);
+  }
+  static Pack repeat(T x) {
+    return {x - Raw{}};
+  }
+  void store(T* y) const {
+    std::memcpy(y, &raw, 64);
+  }
+  // The first `count` lanes.
+  void store(T* y, int64_t count) const {
+    if (count >= kLanes) return store(y);
+    T lanes[kLanes];
+    store(lanes);
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (lane < count) y[lane] = lanes[lane];
+    }
+  }
+  // Lane i of the result is lane (i + kDistance) mod kLanes.
+  template <int kDistance>
+  Pack rotate() const {
+    Index index;
+    for (int lane = 0; lane < kLanes; ++lane) index[lane] = (lane + kDistance) % kLanes;
+    return {__builtin_shuffle(raw, index)};
+  }
 
-  friend Pack operator+(Pack a, Pack b) { return {a.raw + b.raw}; }
-  friend Pack operator-(Pack a, Pack b) { return {a.raw - b.raw}; }
-  friend Pack operator*(Pack a, Pack b) { return {a.raw * b.raw}; }
+  friend Pack operator+(Pack a, Pack b) {
+    return {a.raw + b.raw};
+  }
+  friend Pack operator-(Pack a, Pack b) {
+    return {a.raw - b.raw};
+  }
+  friend Pack operator*(Pack a, Pack b) {
+    return {a.raw * b.raw};
+  }
+  friend Pack operator/(Pack a, Pack b) {
+    return {a.raw / b.raw};
+  }
   // The larger; NaN when either is NaN.
-  friend Pack larger(Pack a, Pack b) { return {((a.raw >= b.raw) | (a.raw != a.raw)) ? a.raw : b.raw}; }
+  friend Pack larger(Pack a, Pack b) {
+    return {((a.raw >= b.raw) | (a.raw != a.raw)) ? a.raw : b.raw};
+  }
 };
 
 template <class T>
@@ -65,16 +108,14 @@ struct MaximumOf {
 };
 
 // Combines the lanes by halves: lane i with lane i + kLanes/2, and so on.
-template <class Combine, class T>
+template <class Combine, class T, int kHalf = Pack<T>::kLanes / 2>
 T combine_lanes(Pack<T> pack) {
-  T lanes[Pack<T>::kLanes];
-  pack.store(lanes);
-  for (int64_t half = Pack<T>::kLanes / 2; half >= 1; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) {
-      lanes[i] = Combine::combine(Single<T>{lanes[i]}, Single<T>{lanes[i + half]}).raw;
-    }
+  const Pack<T> halves = Combine::combine(pack, pack.template rotate<kHalf>());
+  if constexpr (kHalf == 1) {
+    return halves.raw[0];
+  } else {
+    return combine_lanes<Combine, T, kHalf / 2>(halves);
   }
-  return lanes[0];
 }
 
 // Combines x[0..n) in a fixed order: blocks of 4096 one after the other; in a block, four packs of lanes run
@@ -97,10 +138,7 @@ T combine_row(const T* x, int64_t n) {
     }
     for (; i + kLanes <= count; i += kLanes) p0 = Combine::combine(p0, P::load(block + i));
     if (i < count) {
-      T rest[kLanes];
-      P::repeat(Combine::template kStart<T>).store(rest);
-      std::memcpy(rest, block + i, static_cast<size_t>(count - i) * sizeof(T));
-      p1 = Combine::combine(p1, P::load(rest));
+      p1 = Combine::combine(p1, P::load(block + i, count - i, Combine::template kStart<T>));
     }
     const T sum =
         combine_lanes<Combine>(Combine::combine(Combine::combine(p0, p1), Combine::combine(p2, p3)));

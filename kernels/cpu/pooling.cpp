@@ -2,12 +2,12 @@
 // parallel.
 #include <fmt/format.h>
 
-#include <cmath>
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/cpu/pack.h"
 
 namespace lockstep {
 
@@ -28,28 +28,68 @@ void check_pool(const char* op, const PoolArguments& p) {
   }
 }
 
-// For samples [begin, end): visit(output, sample, input_row, input_column) for the positions of each window
-// that lie inside the input, in row-major order, where `output` counts positions (n, oh, ow); before(output)
-// precedes each window.
-template <class Before, class Visit>
-[[gnu::always_inline]] inline void for_windows(const PoolArguments& p, int64_t begin, int64_t end,
-                                               const Before& before, const Visit& visit) {
+// The part of a window that lies inside the input; `output` counts positions (n, oh, ow).
+struct Window {
+  int64_t output, sample, row_begin, row_end, column_begin, column_end;
+};
+
+// body(window) for the windows of samples [begin, end) in row-major order.
+template <class Body>
+void for_windows(const PoolArguments& p, int64_t begin, int64_t end, const Body& body) {
   for (int64_t sample = begin; sample < end; ++sample) {
     for (int64_t i = 0; i < p.oh; ++i) {
       const int64_t row = i * p.stride_h - p.pad_h;
-      const int64_t row_begin = std::max<int64_t>(row, 0), row_end = std::min(row + p.kh, p.h);
       for (int64_t j = 0; j < p.ow; ++j) {
         const int64_t column = j * p.stride_w - p.pad_w;
-        const int64_t column_begin = std::max<int64_t>(column, 0), column_end = std::min(column + p.kw, p.w);
-        const int64_t output = (sample * p.oh + i) * p.ow + j;
-        before(output);
-        for (int64_t h = row_begin; h < row_end; ++h) {
-          for (int64_t w = column_begin; w < column_end; ++w) visit(output, sample, h, w);
-        }
+        body(Window{(sample * p.oh + i) * p.ow + j, sample, std::max<int64_t>(row, 0),
+                    std::min(row + p.kh, p.h), std::max<int64_t>(column, 0), std::min(column + p.kw, p.w)});
       }
     }
   }
 }
+
+// body(position, element) for the positions h*W + w of a window in row-major order; `element` is where
+// channel 0 of the position lies in the input.
+template <class Body>
+[[gnu::always_inline]] inline void for_positions(const PoolArguments& p, const Window& window,
+                                                 const Body& body) {
+  const int64_t first = window.sample * p.h * p.w;
+  for (int64_t h = window.row_begin; h < window.row_end; ++h) {
+    for (int64_t w = window.column_begin; w < window.column_end; ++w)
+      body(h * p.w + w, (first + h * p.w + w) * p.c);
+  }
+}
+
+// Positions of as many channels as a Pack<T> has lanes, as wide as T so that comparisons of both can be
+// mixed.
+template <class T>
+struct Positions {
+  static constexpr int64_t kLanes = Pack<T>::kLanes;
+  using Raw = typename Pack<T>::Index;
+  using Narrow [[gnu::vector_size(4 * kLanes)]] = int32_t;
+  Raw raw;
+
+  static Positions repeat(int64_t position) {
+    return {Raw{} + static_cast<typename Pack<T>::Integer>(position)};
+  }
+  static Positions load(const int32_t* indices, int64_t count) {
+    int32_t lanes[kLanes];
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? indices[lane] : -1;
+    Narrow narrow;
+    std::memcpy(&narrow, lanes, sizeof(narrow));
+    return {__builtin_convertvector(narrow, Raw)};
+  }
+  void store(int32_t* indices, int64_t count) const {
+    const Narrow narrow = __builtin_convertvector(raw, Narrow);
+    int32_t lanes[kLanes];
+    std::memcpy(lanes, &narrow, sizeof(narrow));
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (lane < count) indices[lane] = lanes[lane];
+    }
+  }
+};
 
 int64_t samples_per_tile(const PoolArguments& p) {
   return rows_per_tile(p.h * p.w * p.c);
@@ -63,25 +103,25 @@ void CpuBackend::max_pool(const PoolArguments& arguments, const void* x, void* y
   dispatch_floating("max_pool", p.dtype, [&](auto type) {
     using T = decltype(type);
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
-      for_windows(
-          p, begin, end,
-          [=](int64_t output) {
-            // -1 marks "nothing yet": the first element of the window is taken whatever it is.
-            std::fill_n(indices + output * p.c, p.c, -1);
-          },
-          [=](int64_t output, int64_t sample, int64_t h, int64_t w) {
-            const T* in = static_cast<const T*>(x) + ((sample * p.h + h) * p.w + w) * p.c;
-            T* best = static_cast<T*>(y) + output * p.c;
-            int32_t* where = indices + output * p.c;
-            const int32_t position = static_cast<int32_t>(h * p.w + w);
-            simd_for<T>(p.c, [=](int64_t c) {
-              const T old = where[c] < 0 ? -std::numeric_limits<T>::infinity() : best[c];
-              // The first NaN wins and stays.
-              const bool take = where[c] < 0 || in[c] > old || (in[c] != in[c] && old == old);
-              best[c] = take ? in[c] : old;
-              where[c] = take ? position : where[c];
-            });
+      for_windows(p, begin, end, [=](const Window& window) {
+        for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
+          const T* in = static_cast<const T*>(x) + c;
+          const int64_t count = p.c - c;
+          Pack<T> best = Pack<T>::repeat(-std::numeric_limits<T>::infinity());
+          // -1 marks "nothing yet": the first element of the window is taken whatever it is.
+          Positions<T> where = Positions<T>::repeat(-1);
+          for_positions(p, window, [&](int64_t position, int64_t element) {
+            const Pack<T> value = Pack<T>::load(in + element, count, T(0));
+            // The first NaN wins and stays.
+            const auto take = (where.raw < 0) | (value.raw > best.raw) |
+                              ((value.raw != value.raw) & (best.raw == best.raw));
+            best.raw = take ? value.raw : best.raw;
+            where.raw = take ? Positions<T>::repeat(position).raw : where.raw;
           });
+          best.store(static_cast<T*>(y) + window.output * p.c + c, count);
+          where.store(indices + window.output * p.c + c, count);
+        }
+      });
     });
   });
 }
@@ -96,15 +136,20 @@ void CpuBackend::max_pool_backward(const PoolArguments& arguments, const int32_t
       T* results = static_cast<T*>(dx);
       std::fill(results + begin * p.h * p.w * p.c, results + end * p.h * p.w * p.c, T(0));
       // A masked addition to each position of the window instead of a scatter to the chosen one.
-      for_windows(
-          p, begin, end, [](int64_t) {},
-          [=](int64_t output, int64_t sample, int64_t h, int64_t w) {
-            const T* gradient = static_cast<const T*>(dy) + output * p.c;
-            const int32_t* where = indices + output * p.c;
-            T* out = results + ((sample * p.h + h) * p.w + w) * p.c;
-            const int32_t position = static_cast<int32_t>(h * p.w + w);
-            simd_for<T>(p.c, [=](int64_t c) { out[c] += where[c] == position ? gradient[c] : T(0); });
+      for_windows(p, begin, end, [=](const Window& window) {
+        for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
+          const int64_t count = p.c - c;
+          const Positions<T> where = Positions<T>::load(indices + window.output * p.c + c, count);
+          const Pack<T> gradient =
+              Pack<T>::load(static_cast<const T*>(dy) + window.output * p.c + c, count, T(0));
+          for_positions(p, window, [&](int64_t position, int64_t element) {
+            T* out = results + element + c;
+            const auto chosen = where.raw == Positions<T>::repeat(position).raw;
+            const Pack<T> share{chosen ? gradient.raw : typename Pack<T>::Raw{}};
+            (Pack<T>::load(out, count, T(0)) + share).store(out, count);
           });
+        }
+      });
     });
   });
 }
@@ -131,18 +176,20 @@ void CpuBackend::average_pool(const PoolArguments& arguments, const void* x, voi
   check_pool("average_pool", p);
   dispatch_floating("average_pool", p.dtype, [&](auto type) {
     using T = decltype(type);
-    const T area = static_cast<T>(p.kh * p.kw);
+    const Pack<T> area = Pack<T>::repeat(static_cast<T>(p.kh * p.kw));
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
       T* results = static_cast<T*>(y);
-      for_windows(
-          p, begin, end, [=](int64_t output) { std::fill_n(results + output * p.c, p.c, T(0)); },
-          [=](int64_t output, int64_t sample, int64_t h, int64_t w) {
-            const T* in = static_cast<const T*>(x) + ((sample * p.h + h) * p.w + w) * p.c;
-            T* sum = results + output * p.c;
-            simd_for<T>(p.c, [=](int64_t c) { sum[c] += in[c]; });
+      for_windows(p, begin, end, [=](const Window& window) {
+        for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
+          const T* in = static_cast<const T*>(x) + c;
+          const int64_t count = p.c - c;
+          Pack<T> sum = Pack<T>::repeat(T(0));
+          for_positions(p, window, [&](int64_t, int64_t element) {
+            sum = sum + Pack<T>::load(in + element, count, T(0));
           });
-      T* first = results + begin * p.oh * p.ow * p.c;
-      simd_for<T>((end - begin) * p.oh * p.ow * p.c, [=](int64_t i) { first[i] /= area; });
+          (sum / area).store(results + window.output * p.c + c, count);
+        }
+      });
     });
   });
 }
@@ -152,17 +199,21 @@ void CpuBackend::average_pool_backward(const PoolArguments& arguments, const voi
   check_pool("average_pool_backward", p);
   dispatch_floating("average_pool_backward", p.dtype, [&](auto type) {
     using T = decltype(type);
-    const T area = static_cast<T>(p.kh * p.kw);
+    const Pack<T> area = Pack<T>::repeat(static_cast<T>(p.kh * p.kw));
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
       T* results = static_cast<T*>(dx);
       std::fill(results + begin * p.h * p.w * p.c, results + end * p.h * p.w * p.c, T(0));
-      for_windows(
-          p, begin, end, [](int64_t) {},
-          [=](int64_t output, int64_t sample, int64_t h, int64_t w) {
-            const T* gradient = static_cast<const T*>(dy) + output * p.c;
-            T* out = results + ((sample * p.h + h) * p.w + w) * p.c;
-            simd_for<T>(p.c, [=](int64_t c) { out[c] += gradient[c] / area; });
+      for_windows(p, begin, end, [=](const Window& window) {
+        for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
+          const int64_t count = p.c - c;
+          const Pack<T> share =
+              Pack<T>::load(static_cast<const T*>(dy) + window.output * p.c + c, count, T(0)) / area;
+          for_positions(p, window, [&](int64_t, int64_t element) {
+            T* out = results + element + c;
+            (Pack<T>::load(out, count, T(0)) + share).store(out, count);
           });
+        }
+      });
     });
   });
 }
