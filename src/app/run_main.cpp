@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/version.h"
 #include "checkpoint/checkpoint.h"
@@ -23,12 +24,6 @@ namespace lockstep {
 
 namespace {
 
-// Bad usage is told by every rank alike; only the first should say it.
-void report(const Communicator* communicator, const std::string& message) {
-  const bool several = communicator != nullptr && communicator->world_size() > 1;
-  log_error(several ? fmt::format("[rank {}] {}", communicator->rank(), message) : message);
-}
-
 struct Arguments {
   std::string configuration;
   std::vector<std::string> overrides;
@@ -42,21 +37,9 @@ struct Arguments {
   bool verbose = false;
 };
 
-int run_train(const Arguments& arguments, Communicator& communicator) {
-  std::optional<Configuration> configuration;
-  run_agreed(
-      communicator, [&] { configuration = Configuration::load(arguments.configuration, arguments.overrides); },
-      "configuration");
-  return train(*configuration, arguments.train, communicator) == TrainOutcome::kStopped ? kExitStopped : 0;
-}
-
-int run_evaluate(const Arguments& arguments, Communicator& communicator) {
-  std::optional<Configuration> configuration;
-  run_agreed(
-      communicator, [&] { configuration = Configuration::load(arguments.configuration, arguments.overrides); },
-      "configuration");
+int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   bool has_accuracy = false;
-  const EvaluationResult result = evaluate_checkpoint(*configuration, arguments.checkpoint, communicator, has_accuracy);
+  const EvaluationResult result = evaluate_checkpoint(configuration, arguments.checkpoint, communicator, has_accuracy);
   if (communicator.rank() == 0) {
     nlohmann::ordered_json line;
     line["checkpoint"] = arguments.checkpoint;
@@ -167,21 +150,41 @@ int run_main(int argc, char** argv) {
   config_command->footer("Example:\n  lockstep config --describe");
 
   configure_log(0, 1, false);
+  std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    log_error(fmt::format("{} (see lockstep --help)", error.what()));
-    return exit_code(ErrorKind::kUsage);
+    refused.emplace(ErrorKind::kUsage, fmt::format("{} (see lockstep --help)", error.what()));
   }
 
+  // Until all workers have left: one that is done must not be killed by a signal that reached it late.
+  std::optional<StopSignal> stop;
   std::unique_ptr<Communicator> communicator;
   int code = 1;
   try {
-    if (train_command->parsed() || evaluate_command->parsed()) {
-      communicator = make_communicator({});
+    if (refused || train_command->parsed() || evaluate_command->parsed()) {
+      if (train_command->parsed()) stop.emplace();
+      std::optional<Configuration> configuration;
+      CommunicatorOptions options;
+      try {
+        if (!refused) {
+          configuration = Configuration::load(arguments.configuration, arguments.overrides);
+          options.timeout_seconds = read_settings(*configuration).timeout_seconds;
+        }
+      } catch (const Error& error) {
+        refused = error;
+      }
+      communicator = make_communicator(options);
       configure_log(communicator->rank(), communicator->world_size(), arguments.verbose);
-      return train_command->parsed() ? run_train(arguments, *communicator) : run_evaluate(arguments, *communicator);
+      run_agreed(
+          *communicator,
+          [&] {
+            if (refused) throw *refused;
+          },
+          "configuration");
+      if (evaluate_command->parsed()) return run_evaluate(arguments, *configuration, *communicator);
+      return train(*configuration, arguments.train, *stop, *communicator) == TrainOutcome::kStopped ? kExitStopped : 0;
     }
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);
@@ -192,12 +195,12 @@ int run_main(int argc, char** argv) {
     if (failure.speaks()) log_error(failure.what());
     return exit_code(failure.kind());
   } catch (const Error& error) {
-    report(communicator.get(), error.what());
+    log_error(error.what());
     code = exit_code(error.kind());
   } catch (const std::bad_alloc&) {
-    report(communicator.get(), "out of memory");
+    log_error("out of memory");
   } catch (const std::exception& error) {
-    report(communicator.get(), fmt::format("internal: {}", error.what()));
+    log_error(fmt::format("internal: {}", error.what()));
   }
   // The other workers do not know: end them too.
   if (communicator != nullptr && communicator->world_size() > 1) communicator->abort(code);

@@ -9,27 +9,22 @@
 
 namespace lockstep {
 
-namespace {
-[[noreturn]] void fail_write(const std::string& path) {
-  fail(ErrorKind::kUsage, path + ": cannot be written: " + std::strerror(errno));
-}
-}  // namespace
-
 MetricsLog::MetricsLog(std::string path, std::string history)
-    : path_(std::move(path)), history_(std::move(history)), last_flush_(std::chrono::steady_clock::now()) {
-  file_ = std::fopen(path_.c_str(), "w");
-  if (file_ == nullptr) fail_write(path_);
-  if (std::fwrite(history_.data(), 1, history_.size(), file_) != history_.size()) fail_write(path_);
+    : path_(std::move(path)),
+      history_(std::move(history)),
+      file_(std::fopen(path_.c_str(), "w"), &std::fclose),
+      last_flush_(std::chrono::steady_clock::now()) {
+  if (file_ == nullptr) fail(ErrorKind::kUsage, path_ + ": cannot be written: " + std::strerror(errno));
+  // The history is the buffer: whole lines reach the file, whenever the process is killed.
+  std::setvbuf(file_.get(), nullptr, _IONBF, 0);
+  flush();
 }
 
-MetricsLog::~MetricsLog() {
-  if (file_ != nullptr) std::fclose(file_);
-}
+MetricsLog::~MetricsLog() { write(); }
 
 void MetricsLog::append(const std::string& line) {
   history_ += line;
   history_ += '\n';
-  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fputc('\n', file_) == EOF) fail_write(path_);
   // A system call for every line would show in steps of 20 microseconds.
   const auto now = std::chrono::steady_clock::now();
   if (now - last_flush_ > std::chrono::milliseconds(500)) {
@@ -38,8 +33,13 @@ void MetricsLog::append(const std::string& line) {
   }
 }
 
+bool MetricsLog::write() {
+  written_ += std::fwrite(history_.data() + written_, 1, history_.size() - written_, file_.get());
+  return written_ == history_.size();
+}
+
 void MetricsLog::flush() {
-  if (std::fflush(file_) != 0) fail_write(path_);
+  if (!write()) fail(ErrorKind::kCheckpoint, path_ + ": cannot be written: " + std::strerror(errno));
 }
 
 void MetricsLog::step(const StepMetrics& m) {

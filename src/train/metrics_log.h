@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <string>
 
 namespace lockstep {
@@ -30,8 +31,9 @@ struct StepMetrics {
 class MetricsLog {
  public:
   // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its checkpoint.
+  // Error (kUsage) when the file cannot be opened; writing, here and below, throws Error (kCheckpoint): the disk is full.
   MetricsLog(std::string path, std::string history);
-  ~MetricsLog();
+  ~MetricsLog();  // writes what is left, if it can
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
 
@@ -44,10 +46,13 @@ class MetricsLog {
 
  private:
   void append(const std::string& line);
+  // False when not everything could be written.
+  bool write();
 
   std::string path_;
   std::string history_;
-  std::FILE* file_ = nullptr;
+  size_t written_ = 0;  // bytes of the history that are in the file
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
   std::chrono::steady_clock::time_point last_flush_;
 };
 

@@ -23,7 +23,6 @@
 #include "train/metrics_log.h"
 #include "train/progress.h"
 #include "train/run_data.h"
-#include "train/stop_signal.h"
 
 namespace lockstep {
 
@@ -82,7 +81,7 @@ void write_text(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary);
   file << text;
   file.close();
-  if (!file) fail(ErrorKind::kUsage, path + ": cannot be written: " + std::strerror(errno));
+  if (!file) fail(ErrorKind::kCheckpoint, path + ": cannot be written: " + std::strerror(errno));
 }
 
 // Bytes from rank 0 to everyone.
@@ -102,8 +101,8 @@ void broadcast_state(Communicator& communicator, State& state) {
 
 class Run {
  public:
-  Run(Configuration& configuration, const TrainOptions& options, Communicator& communicator)
-      : configuration_(configuration), options_(options), communicator_(communicator) {}
+  Run(Configuration& configuration, const TrainOptions& options, const StopSignal& stop, Communicator& communicator)
+      : configuration_(configuration), options_(options), stop_(stop), communicator_(communicator) {}
 
   TrainOutcome go() {
     run_agreed(communicator_, [&] { set_up(); }, "set-up");
@@ -293,7 +292,6 @@ class Run {
   }
 
   TrainOutcome loop() {
-    const StopSignal stop;
     TrainOutcome outcome = TrainOutcome::kFinished;
     Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, owned_.begin, owned_.end, position_.step,
                   settings_.prefetch);
@@ -313,7 +311,7 @@ class Run {
       const double learning_rate = schedule_->learning_rate(optimizer.updates());
       optimizer.before_gradient(parameters, learning_rate, replica_->segments);
       exchange_->begin_step();
-      const double stop_here = stop.raised() ? 1.0 : 0.0;
+      const double stop_here = stop_.raised() ? 1.0 : 0.0;
       for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
         const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
         scalars[i].assign({loss_sum, count, stop_here});
@@ -330,8 +328,9 @@ class Run {
       if (!std::isfinite(loss) || !std::isfinite(norm)) {
         if (leader()) keeper_->metrics->flush();
         fail_together(communicator_, ErrorKind::kNumeric,
-                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; the newest checkpoint is of step {}",
-                                  position_.step + 1, loss, norm, saved_step));
+                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; {}", position_.step + 1, loss, norm,
+                                  saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
+                                                 : "there is no checkpoint yet"));
       }
       optimizer.update({parameters, gradient, clip_factor(norm, settings_.clip_norm) / count, learning_rate,
                         replica_->segments});
@@ -389,7 +388,7 @@ class Run {
         options_.resume && keeper_->metrics->history() == position_.metrics) {
       log_info(fmt::format("nothing left to do: all {} steps are done", batches_.total_steps));
     }
-    finish(outcome, stop);
+    finish(outcome);
     return outcome;
   }
 
@@ -413,7 +412,7 @@ class Run {
   }
 
   // Everything on disk on rank 0 before any worker leaves.
-  void finish(TrainOutcome outcome, const StopSignal& stop) {
+  void finish(TrainOutcome outcome) {
     run_agreed(
         communicator_,
         [&] {
@@ -428,7 +427,7 @@ class Run {
           }
           const std::string checkpoint = keeper_->store.path_of(position_.step);
           if (outcome == TrainOutcome::kStopped) {
-            log_info(fmt::format("stopped{} at step {}; continue with --resume", *stop.name() ? fmt::format(" by {}", stop.name()) : "",
+            log_info(fmt::format("stopped{} at step {}; continue with --resume", *stop_.name() ? fmt::format(" by {}", stop_.name()) : "",
                                  position_.step));
           }
           log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg", checkpoint,
@@ -439,6 +438,7 @@ class Run {
 
   Configuration& configuration_;
   TrainOptions options_;
+  const StopSignal& stop_;
   Communicator& communicator_;
   RunSettings settings_;
   Backend* backend_ = nullptr;
@@ -457,8 +457,9 @@ class Run {
 
 }  // namespace
 
-TrainOutcome train(Configuration& configuration, const TrainOptions& options, Communicator& communicator) {
-  return Run(configuration, options, communicator).go();
+TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
+                   Communicator& communicator) {
+  return Run(configuration, options, stop, communicator).go();
 }
 
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,

@@ -6,6 +6,7 @@
 #include "comm/communicator.h"
 #include "core/configuration.h"
 #include "train/evaluation.h"
+#include "train/stop_signal.h"
 
 namespace lockstep {
 
@@ -18,9 +19,11 @@ struct TrainOptions {
 
 enum class TrainOutcome { kFinished, kStopped };  // kStopped: a signal; everything is saved
 
-// Every worker of the communicator calls this with the same configuration. Failures that all workers know of are
+// Every worker of the communicator calls this with the same configuration. A stop signal on any worker ends the run on all
+// after the step under way; `stop` should outlive the communicator, so that a signal that comes late harms nothing. Failures that all workers know of are
 // AgreedFailure; any other exception is this worker's own, and the caller must abort the communicator.
-TrainOutcome train(Configuration& configuration, const TrainOptions& options, Communicator& communicator);
+TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
+                   Communicator& communicator);
 
 // Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has none.
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
