@@ -307,6 +307,8 @@ def main():
     arguments = parser.parse_args()
     arguments.data = os.path.abspath(arguments.data)
 
+    version = [arguments.python, "-c", "import torch; print(torch.__version__)"]
+    print("PyTorch " + subprocess.run(version, check=True, stdout=subprocess.PIPE, text=True).stdout)
     print("| | threads | unit | Lockstep | PyTorch | times faster |\n|---|---|---|---|---|---|", flush=True)
     for row in arguments.rows:
         for threads in arguments.threads:
