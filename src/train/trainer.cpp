@@ -328,7 +328,7 @@ class Run {
       if (!std::isfinite(loss) || !std::isfinite(norm)) {
         if (leader()) keeper_->metrics->flush();
         fail_together(communicator_, ErrorKind::kNumeric,
-                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; {}", position_.step + 1, loss, norm,
+                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; {}", position_.step + 1, loss, std::abs(norm),
                                   saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
                                                  : "there is no checkpoint yet"));
       }
