@@ -31,6 +31,9 @@ constexpr int64_t kWidth = 1536 / static_cast<int64_t>(sizeof(T));
 template <class T>
 constexpr int64_t kPanel = kVectors* kLanes<T>;
 
+// Rows of b that are asked for ahead of copying them: some 450 cycles, the way to memory.
+constexpr int64_t kRowsAhead = 16;
+
 // Where a tile goes, and what happens to it on the way.
 template <class T>
 struct Destination {
@@ -62,9 +65,12 @@ Vector<T> activate(Activation activation, Vector<T> x) {
 }
 
 // One register tile: R rows, V vectors wide, k products deep. kAcross: a's element (i,p) is a[p * lda + i],
-// else a[i * lda + p]. b's row p starts at b + p * ldb and holds V whole vectors.
-template <class T, int R, int V, bool kAcross>
-void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, const Destination<T>& to) {
+// else a[i * lda + p]. b's row p starts at b + p * ldb and holds V whole vectors. kCopy: the rows of b are
+// also written to `copy`, one behind the other. That is nearly free here, where the multiply units set the
+// pace.
+template <class T, int R, int V, bool kAcross, bool kCopy>
+void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* copy,
+                   const Destination<T>& to) {
   Vector<T> sum[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
@@ -84,7 +90,14 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
   for (int64_t p = 0; p < k; ++p) {
     Vector<T> right[V];
 #pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) right[j] = load(b + j * kLanes<T>);
+    for (int j = 0; j < V; ++j) {
+      right[j] = load(b + j * kLanes<T>);
+      if constexpr (kCopy) {
+        __builtin_prefetch(b + kRowsAhead * ldb + j * kLanes<T>, 0, 2);
+        store(copy + j * kLanes<T>, right[j]);
+      }
+    }
+    if constexpr (kCopy) copy += V * kLanes<T>;
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const Vector<T> left = broadcast(kAcross ? a[i] : base[i / 3][(i % 3) * lda]);
@@ -122,19 +135,22 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const T*, int64_t, const T*, int64_t, const Destination<T>&);
+using TileKernel = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, const Destination<T>&);
 
 template <class T, bool kAcross, int... i>
-constexpr TileKernel<T> tile_kernel(int rows, int vectors, std::integer_sequence<int, i...>) {
-  constexpr TileKernel<T> table[kVectors][kRows] = {{multiply_tile<T, i + 1, 1, kAcross>...},
-                                                    {multiply_tile<T, i + 1, 2, kAcross>...}};
-  return table[vectors - 1][rows - 1];
+constexpr TileKernel<T> tile_kernel(int rows, int vectors, bool copy, std::integer_sequence<int, i...>) {
+  constexpr TileKernel<T> table[3][kRows] = {{multiply_tile<T, i + 1, 1, kAcross, false>...},
+                                             {multiply_tile<T, i + 1, 2, kAcross, false>...},
+                                             {multiply_tile<T, i + 1, 2, kAcross, true>...}};
+  return table[copy ? 2 : vectors - 1][rows - 1];
 }
 
+// copy: two vectors only.
 template <class T>
-TileKernel<T> tile_kernel(bool across, int rows, int vectors) {
+TileKernel<T> tile_kernel(bool across, int rows, int vectors, bool copy) {
   constexpr std::make_integer_sequence<int, kRows> all;
-  return across ? tile_kernel<T, true>(rows, vectors, all) : tile_kernel<T, false>(rows, vectors, all);
+  return across ? tile_kernel<T, true>(rows, vectors, copy, all)
+                : tile_kernel<T, false>(rows, vectors, copy, all);
 }
 
 // y (columns, rows of them ldy apart) = transpose of x (rows, columns); rows ldx apart. Rows of y are filled
@@ -149,7 +165,9 @@ void transpose_padded(int64_t rows, int64_t columns, const T* x, int64_t ldx, T*
       Vector<T> square[n];
       if (height == n && width == n) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) square[i] = load(x + (r + i) * ldx + c);
+        for (int i = 0; i < n; ++i) {
+          square[i] = load(x + (r + i) * ldx + c);
+        }
         transpose<T>(square);
 #pragma GCC unroll 16
         for (int i = 0; i < n; ++i) store(y + (c + i) * ldy + r, square[i]);
@@ -169,12 +187,41 @@ void transpose_padded(int64_t rows, int64_t columns, const T* x, int64_t ldx, T*
 template <class T>
 void copy_padded(int64_t depth, int64_t width, const T* x, int64_t ldx, T* y, int64_t ldy) {
   constexpr int64_t n = kLanes<T>;
-  for (int64_t p = 0; p < depth; ++p) {
+  for (int64_t p = 0; p < depth; ++p, x += ldx, y += ldy) {
     int64_t j = 0;
-    for (; j + n <= width; j += n) store(y + p * ldy + j, load(x + p * ldx + j));
-    if (j < width) store(y + p * ldy + j, load_first(x + p * ldx + j, width - j));
+    for (; j + n <= width; j += n) store(y + j, load(x + j));
+    if (j < width) store(y + j, load_first(x + j, width - j));
   }
 }
+
+// A matrix that will be read soon, asked for in shares, so that it arrives while the units multiply.
+template <class T>
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const T* x, int64_t rows, int64_t columns, int64_t ldx)
+      : x_(x), row_lines_((columns + kLine - 1) / kLine), lines_(rows * row_lines_), ldx_(ldx) {}
+
+  // Asks for the share `index` of `shares`.
+  void fetch(int64_t index, int64_t shares) const {
+    if (lines_ == 0) return;
+    int64_t line = lines_ * index / shares;
+    const int64_t end = lines_ * (index + 1) / shares;
+    int64_t row = line / row_lines_, at = line % row_lines_;
+    for (; line < end; ++line) {
+      __builtin_prefetch(x_ + row * ldx_ + at * kLine, 0, 2);
+      if (++at == row_lines_) {
+        at = 0;
+        ++row;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const T* x_ = nullptr;
+  int64_t row_lines_ = 0, lines_ = 0, ldx_ = 0;
+};
 
 int64_t blocks_of(int64_t extent, int64_t longest) {
   return std::max<int64_t>(1, (extent + longest - 1) / longest);
@@ -206,63 +253,68 @@ void multiply(const Product<T>& product) {
   constexpr int64_t lanes = kLanes<T>;
   constexpr int64_t panel = kPanel<T>;
 
-  // Equal blocks of k and equal panels of rows: no thin remainder that would leave the multiply units
-  // waiting.
+  // Equal blocks and panels: no thin remainder that would leave the multiply units waiting.
   const int64_t depth_blocks = blocks_of(k, kDepth);
+  const int64_t width_blocks = blocks_of(n, kWidth<T>);
   const int64_t row_panels = blocks_of(m, kRows);
-  const int64_t depth_limit = (k + depth_blocks - 1) / depth_blocks;
+  const int64_t longest = (k + depth_blocks - 1) / depth_blocks;
+  const int64_t widest = blocks_of((n + width_blocks - 1) / width_blocks, panel) * panel;
 
-  const bool copy_b = transpose_b || (row_panels >= 5 && ldb > 256);
+  // Copies pay when they are read often enough, or when rows lie so far apart that they crowd few cache sets.
+  const bool copy_b = !transpose_b && row_panels >= 5 && ldb > 256;
   const bool copy_a = n > 4 * panel && !(transpose_a && lda <= 256);
-  const int64_t width_limit = std::min((n + lanes - 1) / lanes * lanes, kWidth<T>);
-  const int64_t a_stride = transpose_a ? 16 : depth_limit + lanes;  // not a power of two times the page
+  constexpr int64_t a_stride = (kRows + lanes - 1) / lanes * lanes;
   thread_local Scratch scratch;
-  T* const packed_b = scratch.get<T>(depth_limit * width_limit + kRows * a_stride + 16 * depth_limit + 64);
-  T* const packed_a = packed_b + (depth_limit * width_limit + 15) / 16 * 16;
+  T* const copied_a = scratch.get<T>(longest * (a_stride + widest));
+  T* const copied_b = copied_a + longest * a_stride;
 
-  for (int64_t column = 0; column < n; column += kWidth<T>) {
-    const int64_t width = std::min(kWidth<T>, n - column);
+  const auto b_at = [&](int64_t p, int64_t j) { return b + (transpose_b ? j * ldb + p : p * ldb + j); };
+  const auto a_at = [&](int64_t i, int64_t p) { return a + (transpose_a ? p * lda + i : i * lda + p); };
+
+  for (int64_t column = 0; column < n; column += widest) {
+    const int64_t width = std::min(widest, n - column);
+    const int64_t column_panels = blocks_of(width, panel);
     for (int64_t block = 0, from = 0; block < depth_blocks; ++block) {
       const int64_t depth = k / depth_blocks + (block < k % depth_blocks ? 1 : 0);
-      const auto pack_panel = [&](int64_t j) {  // columns [j, j + panel) of this part of b
-        const int64_t columns = std::min(panel, width - j);
-        const int64_t stride = (columns + lanes - 1) / lanes * lanes;
-        if (transpose_b) {
-          transpose_padded(columns, depth, b + (column + j) * ldb + from, ldb, packed_b + j * depth, stride);
-        } else {
-          copy_padded(depth, columns, b + from * ldb + column + j, ldb, packed_b + j * depth, stride);
-        }
-      };
-      if (copy_b) {
-        for (int64_t j = 0; j < width; j += panel) pack_panel(j);
-      } else if (width % lanes != 0) {
-        pack_panel(width / panel * panel);  // reading whole vectors in place would run past the matrix
-      }
-      const bool last = block + 1 == depth_blocks;
+      const bool first = block == 0, last = block + 1 == depth_blocks;
       for (int64_t row_panel = 0, row = 0; row_panel < row_panels; ++row_panel) {
         const int64_t rows = m / row_panels + (row_panel < m % row_panels ? 1 : 0);
-        const T* left = transpose_a ? a + from * lda + row : a + row * lda + from;
+        const T* left = a_at(row, from);
         int64_t left_stride = lda;
+        Ahead<T> next_a;
         if (copy_a) {
           if (transpose_a) {
-            copy_padded(depth, rows, left, lda, packed_a, a_stride);
+            copy_padded(depth, rows, left, lda, copied_a, a_stride);
           } else {
-            for (int64_t i = 0; i < rows; ++i) {
-              std::memcpy(packed_a + i * a_stride, left + i * lda, static_cast<size_t>(depth) * sizeof(T));
-            }
+            transpose_padded(rows, depth, left, lda, copied_a, a_stride);
           }
-          left = packed_a;
+          left = copied_a;
           left_stride = a_stride;
+          if (row + rows < m) {
+            next_a = transpose_a
+                         ? Ahead<T>(a_at(row + rows, from), depth, rows, lda)
+                         : Ahead<T>(a_at(row + rows, from), std::min(rows, m - row - rows), depth, lda);
+          }
         }
-        for (int64_t j = 0; j < width; j += panel) {
+        for (int64_t p = 0; p < column_panels; ++p) {
+          const int64_t j = p * panel;
           const int64_t columns = std::min(panel, width - j);
           const int64_t vectors = (columns + lanes - 1) / lanes;
-          const bool packed = copy_b || columns % lanes != 0;
-          const T* right = packed ? packed_b + j * depth : b + from * ldb + column + j;
-          const int64_t right_stride = packed ? vectors * lanes : ldb;
-          tile_kernel<T>(transpose_a, static_cast<int>(rows), static_cast<int>(vectors))(
-              depth, left, left_stride, right, right_stride,
-              {c + row * ldc + column + j, ldc, columns, accumulate || block > 0,
+          const bool whole = columns == panel;
+          const T* const in_place = b_at(from, column + j);
+          T* const copy = copied_b + j * depth;
+          // Whole vectors of a partial panel, read in place, would reach past the matrix.
+          const bool read_copy = transpose_b || columns % lanes != 0 || (copy_b && (row_panel > 0 || !whole));
+          if (row_panel == 0 && transpose_b) {
+            transpose_padded(columns, depth, in_place, ldb, copy, vectors * lanes);
+          } else if (row_panel == 0 && read_copy) {
+            copy_padded(depth, columns, in_place, ldb, copy, vectors * lanes);
+          }
+          next_a.fetch(p, column_panels);
+          tile_kernel<T>(transpose_a || copy_a, static_cast<int>(rows), static_cast<int>(vectors),
+                         copy_b && whole && row_panel == 0)(
+              depth, left, left_stride, read_copy ? copy : in_place, read_copy ? vectors * lanes : ldb, copy,
+              {c + row * ldc + column + j, ldc, columns, accumulate || !first,
                last && bias ? bias + column + j : nullptr, last ? activation : Activation::kNone});
         }
         row += rows;

@@ -1,0 +1,42 @@
+// Times two ways of doing the same work so that both see the same machine: in turns, many short slices each.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+namespace lockstep {
+
+struct Timing {
+  double fastest = 0, median = 0;  // seconds a call
+};
+
+// Both get `slices` slices of about `slice_seconds`; before each, a pause in which the other's threads stop spinning, and
+// one call that is not timed.
+template <class A, class B>
+std::pair<Timing, Timing> alternate(const A& a, const B& b, int slices, double slice_seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_of = [](const auto& call, int calls) {
+    const auto start = Clock::now();
+    for (int i = 0; i < calls; ++i) call();
+    return std::chrono::duration<double>(Clock::now() - start).count() / calls;
+  };
+  std::vector<double> times[2];
+  const auto slice = [&](const auto& call, std::vector<double>& into) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    const double once = std::min(seconds_of(call, 1), seconds_of(call, 1));
+    into.push_back(seconds_of(call, std::clamp(static_cast<int>(slice_seconds / once), 1, 100000)));
+  };
+  for (int i = 0; i < slices; ++i) {
+    slice(a, times[0]);
+    slice(b, times[1]);
+  }
+  const auto summary = [](std::vector<double>& t) {
+    std::sort(t.begin(), t.end());
+    return Timing{t.front(), t[t.size() / 2]};
+  };
+  return {summary(times[0]), summary(times[1])};
+}
+
+}  // namespace lockstep
