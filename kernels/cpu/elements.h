@@ -54,7 +54,7 @@ inline void stream_fence() {
 // because compilers without it finish a vector loop element by element, which costs more than the loop where
 // rows are short. body must be element by element: what it writes for i depends on no other i.
 template <class T, class Body>
-[[gnu::always_inline]] inline void simd_for(int64_t n, const Body& body) {
+[[gnu::flatten]] inline void simd_for(int64_t n, const Body body) {
   constexpr int kLanes = 64 / sizeof(T);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {

@@ -2,33 +2,34 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/math/formula.h"
 
 namespace lockstep::math {
 
 struct Add {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a + b;
   }
 };
 
 struct Subtract {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a - b;
   }
 };
 
 struct Multiply {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a * b;
   }
 };
 
 struct Divide {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a / b;
   }
 };
@@ -36,35 +37,35 @@ struct Divide {
 // NaN in either operand gives NaN; equal operands give a.
 struct Maximum {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return !(a < b) && b == b ? a : b;
   }
 };
 
 struct Minimum {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return !(b < a) && b == b ? a : b;
   }
 };
 
 struct Equal {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a == b ? T(1) : T(0);
   }
 };
 
 struct Greater {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a > b ? T(1) : T(0);
   }
 };
 
 struct GreaterEqual {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T a, T b) {
+  LOCKSTEP_FORMULA static T value(T a, T b) {
     return a >= b ? T(1) : T(0);
   }
 };

@@ -15,12 +15,12 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/philox.h"
+#include "kernels/math/formula.h"
 
 namespace lockstep::math {
 
 // 2^n for n in [-126, 127].
-LOCKSTEP_HOST_DEVICE inline float power_of_two(int32_t n) {
+LOCKSTEP_FORMULA float power_of_two(int32_t n) {
   return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23);
 }
 
@@ -29,7 +29,7 @@ struct SplitExponential {
   float fraction;
   int32_t exponent;
 };
-LOCKSTEP_HOST_DEVICE inline SplitExponential split_exponential(float x) {
+LOCKSTEP_FORMULA SplitExponential split_exponential(float x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // the high part times n is exact
   constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -46,7 +46,7 @@ LOCKSTEP_HOST_DEVICE inline SplitExponential split_exponential(float x) {
   return {std::fma(r * r, p, r), exponent};
 }
 
-LOCKSTEP_HOST_DEVICE inline float exp(float x) {
+LOCKSTEP_FORMULA float exp(float x) {
   // Beyond these bounds the result is 0 or infinity anyway; written so that NaN passes.
   x = x < -104.0f ? -104.0f : x;
   x = x > 89.0f ? 89.0f : x;
@@ -56,12 +56,12 @@ LOCKSTEP_HOST_DEVICE inline float exp(float x) {
   const int32_t half = split.exponent >> 1;
   return (1.0f + split.fraction) * power_of_two(half) * power_of_two(split.exponent - half);
 }
-LOCKSTEP_HOST_DEVICE inline double exp(double x) {
+LOCKSTEP_FORMULA double exp(double x) {
   return std::exp(x);
 }
 
 // log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1].
-LOCKSTEP_HOST_DEVICE inline float log_near_one(float f) {
+LOCKSTEP_FORMULA float log_near_one(float f) {
   float p = 0.0674772859f;
   p = std::fma(p, f, -0.116775148f);
   p = std::fma(p, f, 0.11888697f);
@@ -74,7 +74,7 @@ LOCKSTEP_HOST_DEVICE inline float log_near_one(float f) {
   return std::fma(f * f, std::fma(f, p, -0.5f), f);
 }
 
-LOCKSTEP_HOST_DEVICE inline float log(float x) {
+LOCKSTEP_FORMULA float log(float x) {
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr uint32_t kRootHalf =
       0x3F3504F3u;  // bits of sqrt(1/2): mantissas are taken from [sqrt(1/2), sqrt(2))
@@ -89,24 +89,24 @@ LOCKSTEP_HOST_DEVICE inline float log(float x) {
   y = x == 0.0f ? -std::numeric_limits<float>::infinity() : y;
   return x >= 0.0f ? y : std::numeric_limits<float>::quiet_NaN();
 }
-LOCKSTEP_HOST_DEVICE inline double log(double x) {
+LOCKSTEP_FORMULA double log(double x) {
   return std::log(x);
 }
 
 // log(1 + t) for t in [0, 1], relative accuracy down to t = 0.
-LOCKSTEP_HOST_DEVICE inline float log1p_unit(float t) {
+LOCKSTEP_FORMULA float log1p_unit(float t) {
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   const bool halve = t > 0.41421356f;  // log(1 + t) = log(2) + log(1 + (t - 1)/2)
   const float n = halve ? 1.0f : 0.0f;
   const float f = halve ? 0.5f * (t - 1.0f) : t;
   return std::fma(n, kLn2High, std::fma(n, kLn2Low, log_near_one(f)));
 }
-LOCKSTEP_HOST_DEVICE inline double log1p_unit(double t) {
+LOCKSTEP_FORMULA double log1p_unit(double t) {
   return std::log1p(t);
 }
 
 // tanh x = (e^2x - 1)/(e^2x + 1), with e^2x - 1 formed without cancellation.
-LOCKSTEP_HOST_DEVICE inline float tanh(float x) {
+LOCKSTEP_FORMULA float tanh(float x) {
   float a = std::fabs(x);
   a = a > 10.0f ? 10.0f : a;  // tanh(10) rounds to 1
   const SplitExponential split = split_exponential(2.0f * a);
@@ -115,20 +115,20 @@ LOCKSTEP_HOST_DEVICE inline float tanh(float x) {
   const float expm1 = std::fma(power, split.fraction, power - 1.0f);
   return std::copysign(expm1 / (expm1 + 2.0f), x);
 }
-LOCKSTEP_HOST_DEVICE inline double tanh(double x) {
+LOCKSTEP_FORMULA double tanh(double x) {
   return std::tanh(x);
 }
 
 // 1/(1 + e^-x); for negative x as e^x/(1 + e^x), so that neither end loses digits.
 template <class T>
-LOCKSTEP_HOST_DEVICE inline T sigmoid(T x) {
+LOCKSTEP_FORMULA T sigmoid(T x) {
   const T e = exp(-std::fabs(x));
   return (x >= T(0) ? T(1) : e) / (T(1) + e);
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
 template <class T>
-LOCKSTEP_HOST_DEVICE inline T softplus(T x) {
+LOCKSTEP_FORMULA T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p_unit(exp(-std::fabs(x)));
 }
 
@@ -138,7 +138,7 @@ template <class T>
 struct GaussianTail {
   T exponential, tail;
 };
-LOCKSTEP_HOST_DEVICE inline GaussianTail<float> gaussian_tail(float a) {
+LOCKSTEP_FORMULA GaussianTail<float> gaussian_tail(float a) {
   // Below 1: Q(a) = 1/2 - a R(a^2). Above: Q(a) = e^(-a^2/2) P(t)/(a + 3), t = (a - 3)/(a + 3); beyond 15 it
   // is 0.
   a = a > 15.0f ? 15.0f : a;
@@ -168,11 +168,11 @@ LOCKSTEP_HOST_DEVICE inline GaussianTail<float> gaussian_tail(float a) {
   r = std::fma(r, square, 0.398942292f);
   return {exponential, a < 1.0f ? std::fma(-a, r, 0.5f) : exponential * (p * inverse)};
 }
-LOCKSTEP_HOST_DEVICE inline GaussianTail<double> gaussian_tail(double a) {
+LOCKSTEP_FORMULA GaussianTail<double> gaussian_tail(double a) {
   return {std::exp(-0.5 * a * a), 0.5 * std::erfc(a * 0.70710678118654752440)};
 }
 
-LOCKSTEP_HOST_DEVICE inline float erf(float x) {
+LOCKSTEP_FORMULA float erf(float x) {
   const float a = std::fabs(x);
   const float z = x * x;
   float p = 7.85386073e-05f;
@@ -186,7 +186,7 @@ LOCKSTEP_HOST_DEVICE inline float erf(float x) {
   const float away = std::copysign(std::fma(-2.0f, gaussian_tail(a * 1.41421356f).tail, 1.0f), x);
   return a < 1.0f ? near_zero : away;
 }
-LOCKSTEP_HOST_DEVICE inline double erf(double x) {
+LOCKSTEP_FORMULA double erf(double x) {
   return std::erf(x);
 }
 
@@ -196,7 +196,7 @@ inline constexpr T kGaussianBound = sizeof(T) == 8 ? T(40) : T(15);
 
 // x Phi(x), Phi = standard normal distribution function (Hendrycks and Gimpel 2016, exact form).
 template <class T>
-LOCKSTEP_HOST_DEVICE inline T gelu(T x) {
+LOCKSTEP_FORMULA T gelu(T x) {
   const T tail = gaussian_tail(std::fabs(x)).tail;
   const T bounded = x < -kGaussianBound<T> ? -kGaussianBound<T> : x;
   return bounded * (x > T(0) ? T(1) - tail : tail);
@@ -204,7 +204,7 @@ LOCKSTEP_HOST_DEVICE inline T gelu(T x) {
 
 // d/dx gelu = Phi(x) + x phi(x)
 template <class T>
-LOCKSTEP_HOST_DEVICE inline T gelu_derivative(T x) {
+LOCKSTEP_FORMULA T gelu_derivative(T x) {
   constexpr T kInverseRootTwoPi = T(0.39894228040143267794);
   T bounded = x < -kGaussianBound<T> ? -kGaussianBound<T> : x;
   bounded = bounded > kGaussianBound<T> ? kGaussianBound<T> : bounded;

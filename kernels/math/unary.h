@@ -14,146 +14,146 @@ namespace lockstep::math {
 // value(x); backward(x, y, dy) = dy * derivative at x, where y = value(x).
 struct Negate {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return -x;
   }
 };
 
 struct Exp {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return exp(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T, T y, T dy) {
+  LOCKSTEP_FORMULA static T backward(T, T y, T dy) {
     return dy * y;
   }
 };
 
 struct Log {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return log(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return dy / x;
   }
 };
 
 struct Sqrt {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return std::sqrt(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T, T y, T dy) {
+  LOCKSTEP_FORMULA static T backward(T, T y, T dy) {
     return T(0.5) * dy / y;
   }
 };
 
 struct Tanh {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return tanh(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T, T y, T dy) {
+  LOCKSTEP_FORMULA static T backward(T, T y, T dy) {
     return dy * (T(1) - y * y);
   }
 };
 
 struct Sigmoid {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return sigmoid(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T, T y, T dy) {
+  LOCKSTEP_FORMULA static T backward(T, T y, T dy) {
     return dy * (y * (T(1) - y));
   }
 };
 
 struct Softplus {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return softplus(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return dy * sigmoid(x);
   }
 };
 
 struct Relu {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return x < T(0) ? T(0) : x;  // this way round NaN passes
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return x > T(0) ? dy : T(0);
   }
 };
 
 struct Gelu {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return gelu(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return dy * gelu_derivative(x);
   }
 };
 
 struct Abs {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return std::fabs(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return x > T(0) ? dy : (x < T(0) ? -dy : T(0));
   }
 };
 
 struct Square {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return x * x;
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return dy * (T(2) * x);
   }
 };
 
 struct Reciprocal {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return T(1) / x;
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T, T y, T dy) {
+  LOCKSTEP_FORMULA static T backward(T, T y, T dy) {
     return -dy * (y * y);
   }
 };
 
 struct Sign {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x);  // zeros and NaN pass
   }
 };
 
 struct Erf {
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T value(T x) {
+  LOCKSTEP_FORMULA static T value(T x) {
     return erf(x);
   }
   template <class T>
-  LOCKSTEP_HOST_DEVICE static T backward(T x, T, T dy) {
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
     return dy * (T(1.1283791670955125739) * exp(-(x * x)));  // 2/sqrt(pi) e^(-x^2)
   }
 };

@@ -15,7 +15,7 @@
 
 #include <cmath>
 
-#include "core/philox.h"
+#include "kernels/math/formula.h"
 
 namespace lockstep {
 
@@ -28,7 +28,7 @@ struct SgdUpdate {
   explicit SgdUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])), weight_decay(static_cast<T>(scalars[1])) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g) const {
     g = g + weight_decay * p;
     p = p - learning_rate * g;
   }
@@ -47,7 +47,7 @@ struct MomentumAveragedUpdate {
         beta(static_cast<T>(scalars[2])),
         one_minus_beta(static_cast<T>(1.0 - scalars[2])) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g, T& v) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
     v = beta * v + one_minus_beta * g;
     p = p - learning_rate * v;
@@ -68,7 +68,7 @@ struct MomentumClassicalUpdate {
         mu(static_cast<T>(scalars[2])),
         one_minus_dampening(static_cast<T>(1.0 - scalars[3])) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g, T& v) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
     v = mu * v + one_minus_dampening * g;
     p = p - learning_rate * v;
@@ -90,7 +90,7 @@ struct NesterovAveragedUpdate {
         beta(static_cast<T>(scalars[2])),
         one_minus_beta(static_cast<T>(1.0 - scalars[2])) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g, T& v, const T& theta) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v, const T& theta) const {
     g = g + weight_decay * p;
     v = beta * v + one_minus_beta * g;
     p = theta - learning_rate * v;
@@ -109,7 +109,7 @@ struct NesterovClassicalUpdate {
         weight_decay(static_cast<T>(scalars[1])),
         mu(static_cast<T>(scalars[2])) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g, T& v) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
     v = mu * v + g;
     p = p - learning_rate * (g + mu * v);
@@ -138,7 +138,7 @@ struct AdamFamilyUpdate {
         step_size(static_cast<T>(scalars[0] / scalars[5])),
         inverse_root_correction(static_cast<T>(1.0 / std::sqrt(scalars[6]))) {}
 
-  LOCKSTEP_HOST_DEVICE void operator()(T& p, T g, T& m, T& v) const {
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& m, T& v) const {
     if constexpr (kDecoupled) {
       p = p * weight_decay;
     } else {
