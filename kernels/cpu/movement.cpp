@@ -73,22 +73,18 @@ template <class T>
 void transpose_block(int64_t count_a, int64_t count_b, const T* x, int64_t x_stride, T* y, int64_t y_stride) {
   constexpr int64_t kSide = 64 / sizeof(T);
   constexpr bool kSquares = sizeof(T) >= 4;
-  constexpr int64_t kRows = 128;  // input rows at a time: as many pages as the translation cache holds easily
-  for (int64_t b0 = 0; b0 < count_b; b0 += kRows) {
-    const int64_t b1 = std::min(b0 + kRows, count_b);
+  for (int64_t b = 0; b < count_b; b += kSide) {
+    const int64_t side_b = std::min(kSide, count_b - b);
     for (int64_t a = 0; a < count_a; a += kSide) {
       const int64_t side_a = std::min(kSide, count_a - a);
-      for (int64_t b = b0; b < b1; b += kSide) {
-        const int64_t side_b = std::min(kSide, b1 - b);
-        if constexpr (kSquares) {
-          if (side_a == kSide && side_b == kSide) {
-            transpose_square(x + b * x_stride + a, x_stride, y + a * y_stride + b, y_stride);
-            continue;
-          }
+      if constexpr (kSquares) {
+        if (side_a == kSide && side_b == kSide) {
+          transpose_square(x + b * x_stride + a, x_stride, y + a * y_stride + b, y_stride);
+          continue;
         }
-        for (int64_t i = a; i < a + side_a; ++i) {
-          for (int64_t j = b; j < b + side_b; ++j) y[i * y_stride + j] = x[j * x_stride + i];
-        }
+      }
+      for (int64_t i = a; i < a + side_a; ++i) {
+        for (int64_t j = b; j < b + side_b; ++j) y[i * y_stride + j] = x[j * x_stride + i];
       }
     }
   }
@@ -109,29 +105,33 @@ void permute_elements(const PermutePlan& plan, const T* x, T* y) {
   while (plan.input_strides[unit] != 1) ++unit;
   const int64_t count_a = unit == last ? 1 : plan.extents[unit], count_b = plan.extents[last];
   const int64_t outer = elements / (count_a * count_b);
-  constexpr int64_t kSide = 64 / sizeof(T);
-  const int64_t part_a = std::max<int64_t>(kSide, kElementGrain / count_b / kSide * kSide);
-  const int64_t parts = (count_a + part_a - 1) / part_a;
-  parallel_ranges(outer * parts, rows_per_tile(std::min(part_a, count_a) * count_b),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t item = begin; item < end; ++item) {
-                      int64_t rest = item / parts, from = 0, to = 0;
-                      for (int axis = last - 1; axis >= 0; --axis) {
-                        if (axis == unit) continue;
-                        const int64_t index = rest % plan.extents[axis];
-                        rest /= plan.extents[axis];
-                        from += index * plan.input_strides[axis];
-                        to += index * strides[axis];
-                      }
-                      if (unit == last) {
-                        std::memcpy(y + to, x + from, static_cast<size_t>(count_b) * sizeof(T));
-                        continue;
-                      }
-                      const int64_t a = item % parts * part_a;
-                      transpose_block(std::min(part_a, count_a - a), count_b, x + from + a,
-                                      plan.input_strides[last], y + to + a * strides[unit], strides[unit]);
-                    }
-                  });
+  // An exchange is cut into blocks that read a few hundred bytes of each of a few hundred input rows: about
+  // as many pages as the translation cache holds, and more than a line of each.
+  constexpr int64_t kBlockA = 128, kBlockB = 256;
+  const int64_t part_a = std::min(kBlockA, count_a),
+                part_b = unit == last ? count_b : std::min(kBlockB, count_b);
+  const int64_t parts_a = (count_a + part_a - 1) / part_a, parts_b = (count_b + part_b - 1) / part_b;
+  const int64_t parts = parts_a * parts_b;
+  parallel_ranges(outer * parts, rows_per_tile(part_a * part_b), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      int64_t rest = item / parts, from = 0, to = 0;
+      for (int axis = last - 1; axis >= 0; --axis) {
+        if (axis == unit) continue;
+        const int64_t index = rest % plan.extents[axis];
+        rest /= plan.extents[axis];
+        from += index * plan.input_strides[axis];
+        to += index * strides[axis];
+      }
+      if (unit == last) {
+        std::memcpy(y + to, x + from, static_cast<size_t>(count_b) * sizeof(T));
+        continue;
+      }
+      const int64_t a = item % parts / parts_b * part_a, b = item % parts_b * part_b;
+      transpose_block(std::min(part_a, count_a - a), std::min(part_b, count_b - b),
+                      x + from + a + b * plan.input_strides[last], plan.input_strides[last],
+                      y + to + a * strides[unit] + b, strides[unit]);
+    }
+  });
 }
 
 }  // namespace
