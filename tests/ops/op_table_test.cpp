@@ -148,10 +148,10 @@ class OpTable : public testing::TestWithParam<OpCase> {};
 
 TEST_P(OpTable, DerivativesAgree) { check_derivatives(GetParam()); }
 
-INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const auto& info) {
-  std::string name = info.param.name;
+INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const auto& row) {
+  std::string name = row.param.name;
   std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
-  return std::to_string(info.index) + "_" + name;
+  return std::to_string(row.index) + "_" + name;
 });
 
 // fp32 runs the same ops on other kernels: values and gradients must agree with fp64 to rounding.
