@@ -222,12 +222,22 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return cost[a.size()][b.size()];
 }
 
+// "lr" of "learning_rate".
+std::string initials(std::string_view name) {
+  std::string result;
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (i == 0 || name[i - 1] == '_') result += name[i];
+  }
+  return result;
+}
+
 // At most three of `names`, nearest first, that could be what `name` was meant to be.
 std::vector<std::string> nearest(std::string_view name, const std::vector<std::string>& names) {
   if (name.size() > 64) return {};  // no name is that long
   std::vector<std::pair<size_t, std::string>> near;
   for (const std::string& candidate : names) {
-    const size_t distance = edit_distance(name, candidate);
+    const bool abbreviated = name.size() > 1 && name == initials(candidate);
+    const size_t distance = abbreviated ? 0 : edit_distance(name, candidate);
     if (distance <= std::max<size_t>(2, candidate.size() / 3) && distance < candidate.size()) {
       near.emplace_back(distance, candidate);
     }

@@ -165,6 +165,8 @@ TEST(Configuration, UnknownKeysAreRefusedWithTheNearestKnownOnes) {
         "run.toml: optimizer.lerning_rate: unknown key: did you mean optimizer.learning_rate?"},
        {"train.steps = 1\noptimizer.seed = 1",
         "run.toml: optimizer.seed: unknown key: did you mean run.seed?"},
+       {"train.steps = 1\noptimizer.lr = 1",
+        "run.toml: optimizer.lr: unknown key: did you mean optimizer.learning_rate?"},
        {"train.steps = 1\nlearning_rate = 1",
         "run.toml: learning_rate: unknown key: did you mean optimizer.learning_rate?"},
        {"train.steps = 1\n[optimzier]\ntype = \"sgd\"",
