@@ -299,7 +299,9 @@ class Run {
     Tensor parameters = replica_->store.values();
     Optimizer& optimizer = *replica_->optimizer;
     StepTimes times;
-    int64_t interval_steps = 0, interval_samples = 0, saved_step = position_.step;
+    int64_t interval_steps = 0, interval_samples = 0;
+    const int64_t first_step = position_.step;
+    int64_t saved_step = first_step;
     Clock::time_point interval_start = Clock::now();
     std::vector<std::vector<double>> scalars(static_cast<size_t>(owned_.size()));
 
@@ -384,9 +386,9 @@ class Run {
       }
     }
     progress.finish_line();
-    if (position_.step == batches_.total_steps && saved_step == position_.step && interval_steps == 0 && leader() &&
-        options_.resume && keeper_->metrics->history() == position_.metrics) {
-      log_info(fmt::format("nothing left to do: all {} steps are done", batches_.total_steps));
+    if (leader() && first_step >= batches_.total_steps) {
+      log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first_step,
+                           batches_.total_steps));
     }
     finish(outcome);
     return outcome;
