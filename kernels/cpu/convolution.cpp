@@ -1,48 +1,42 @@
-// Convolution as matrix products with patches: row (n, oh, ow) of the patch matrix holds the KH*KW*C elements
-// of x under the window, so y = patches W', dW = dy' patches, and dx is what the rows of dy W add up to when
-// laid back onto x.
+// Convolution and its derivatives as register tiles over pixels, read in place from NHWC: no patch matrix, no
+// reordering of activations, no multiplication by padding.
 //
-// Patches are gathered a block at a time into the second-level cache and never exist as a whole. On small
-// images this is as fast as oneDNN's direct convolution in its own blocked layouts
-// (tools/bench/convolution_benchmark), needs no reordering of activations, and has the same bits for every
-// batch size and number of threads.
+// Pixels whose window meets the same taps form a class (a 3x3 window with padding has nine: corners, edges,
+// interior). The pixels of a class, of several images together, are the rows of a matrix product with the
+// weights of those taps. The order in which an element is summed depends on its taps alone, so it has the
+// same bits in every batch and on every number of threads. tools/bench/convolution_benchmark compares with
+// oneDNN.
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <vector>
 
 #include "core/thread_pool.h"
+#include "kernels/cpu/convolution_tile.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/dispatch.h"
-#include "kernels/cpu/matmul_block.h"
+#include "kernels/cpu/matrix_copy.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector.h"
 
 namespace lockstep {
 
 namespace {
 
-// Elements of a block of patches: 256 KiB of float, a quarter of a typical second-level cache.
-constexpr int64_t kPatchElements = int64_t{1} << 16;
-// Rows of a block of patches at most, and output rows that a tile of dx covers at least.
-constexpr int64_t kMaximumRows = 224;
-constexpr int64_t kMinimumRows = 64;
-// dW is summed over chunks of output positions, at most kChunks and of at least kChunkRows rows, then over
-// the chunks in order. These numbers are part of the result's definition.
+// Images of a group of work: enough that even the corners of small images fill a tile, and elements that stay
+// in cache.
+constexpr int64_t kGroupImages = 16;
+constexpr int64_t kGroupElements = int64_t{1} << 16;
+// dW is summed over chunks of images, at most kChunks and of at least kChunkRows output positions, and then
+// over the chunks in order. These numbers are part of the result's definition.
 constexpr int64_t kChunks = 16;
-constexpr int64_t kChunkRows = 1024;
+constexpr int64_t kChunkRows = 256;
+// Below this many channels one tap alone fills too few rows of a tile of dW: taps share tiles then, over a
+// padded copy.
+constexpr int64_t kFewChannels = 6;
 
-template <class T>
-void copy_elements(int64_t n, const T* x, T* y) {
-  constexpr int64_t lanes = kLanes<T>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(y + i, load(x + i));
-  if (i < n) store_first(y + i, n - i, load_first(x + i, n - i));
-}
-
-template <class T>
-void zero_elements(int64_t n, T* y) {
-  constexpr int64_t lanes = kLanes<T>;
-  int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) store(y + i, Vector<T>{});
-  if (i < n) store_first(y + i, n - i, Vector<T>{});
+int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
 }
 
 template <class T>
@@ -53,167 +47,274 @@ void add_elements(int64_t n, const T* x, T* y) {
   if (i < n) store_first(y + i, n - i, load_first(y + i, n - i) + load_first(x + i, n - i));
 }
 
-class Patches {
- public:
-  explicit Patches(const ConvolutionArguments& arguments) : a_(arguments) {}
+// Output positions along one axis whose window has the given tap over x.
+struct Span {
+  int64_t begin, end;
+};
+Span positions_of_tap(int64_t tap, int64_t extent, int64_t stride, int64_t pad, int64_t output) {
+  const int64_t first = pad - tap, last = extent - 1 + pad - tap;  // i * stride lies between
+  const int64_t begin = first > 0 ? divide_up(first, stride) : 0;
+  return {begin, last < 0 ? begin : std::max(begin, std::min(output, last / stride + 1))};
+}
 
-  int64_t rows() const { return a_.n * a_.oh * a_.ow; }
-  int64_t columns() const { return a_.kh * a_.kw * a_.c; }
-  // Is the patch matrix x itself?
-  bool identity() const {
-    return a_.kh == 1 && a_.kw == 1 && a_.stride_h == 1 && a_.stride_w == 1 && a_.pad_h == 0 && a_.pad_w == 0;
-  }
-  // Rows of a block that stays in cache.
-  int64_t block_rows() const {
-    return std::clamp<int64_t>(kPatchElements / std::max<int64_t>(columns(), 1), 1, kMaximumRows);
-  }
+// Coordinates along one axis of the result that meet the same taps.
+struct AxisClass {
+  int64_t tap, count;                // first tap, and how many
+  std::vector<int64_t> coordinates;  // in the result
+  std::vector<int64_t> bases;  // where the first tap falls in the operand; further taps fall on the next ones
+};
 
-  // patches (end - begin, columns) = rows [begin, end) of the patch matrix; padding is 0.
-  template <class T>
-  void gather(int64_t begin, int64_t end, const T* x, T* patches) const {
-    each_run(begin, end, [&](int64_t row, int64_t kh, int64_t from, int64_t count, int64_t at) {
-      T* const run = patches + (row - begin) * columns() + kh * a_.kw * a_.c;
-      const int64_t whole = a_.kw * a_.c;
-      if (from > 0) zero_elements(from, run);
-      copy_elements(count, x + at, run + from);
-      if (from + count < whole) zero_elements(whole - from - count, run + from + count);
-    });
-  }
+void add_coordinate(std::vector<AxisClass>& classes, int64_t coordinate, int64_t base, int64_t tap,
+                    int64_t count) {
+  if (count <= 0) base = tap = count = 0;
+  auto found = std::find_if(classes.begin(), classes.end(),
+                            [&](const AxisClass& c) { return c.tap == tap && c.count == count; });
+  if (found == classes.end()) found = classes.insert(classes.end(), AxisClass{tap, count, {}, {}});
+  found->coordinates.push_back(coordinate);
+  found->bases.push_back(base);
+}
 
-  // The adjoint: adds rows [begin, end) of `patches` onto dx, in order.
-  template <class T>
-  void scatter(int64_t begin, int64_t end, const T* patches, T* dx) const {
-    each_run(begin, end, [&](int64_t row, int64_t kh, int64_t from, int64_t count, int64_t at) {
-      add_elements(count, patches + (row - begin) * columns() + kh * a_.kw * a_.c + from, dx + at);
-    });
+// y[i] = sum over taps of x[i * stride - pad + tap].
+std::vector<AxisClass> forward_classes(int64_t extent, int64_t kernel, int64_t stride, int64_t pad,
+                                       int64_t output) {
+  std::vector<AxisClass> classes;
+  for (int64_t i = 0; i < output; ++i) {
+    const int64_t start = i * stride - pad, low = std::max<int64_t>(0, -start);
+    add_coordinate(classes, i, start + low, low, std::min(kernel, extent - start) - low);
   }
+  return classes;
+}
 
- private:
-  // Calls function(row, kh, from, count, at) for each row of a window: of its KW*C elements, [from, from +
-  // count) lie over x and are consecutive there from element `at`; the others lie over padding.
-  template <class F>
-  void each_run(int64_t begin, int64_t end, const F& function) const {
-    for (int64_t row = begin; row < end;) {
-      const int64_t image = row / (a_.oh * a_.ow), oh = row / a_.ow % a_.oh, first = row % a_.ow;
-      const int64_t last = std::min(a_.ow, first + end - row);
-      for (int64_t ow = first; ow < last; ++ow, ++row) {
-        const int64_t w = ow * a_.stride_w - a_.pad_w;
-        const int64_t left = std::clamp<int64_t>(-w, 0, a_.kw),
-                      right = std::clamp<int64_t>(a_.w - w, left, a_.kw);
-        for (int64_t kh = 0; kh < a_.kh; ++kh) {
-          const int64_t h = oh * a_.stride_h - a_.pad_h + kh;
-          if (h < 0 || h >= a_.h) {
-            function(row, kh, int64_t{0}, int64_t{0}, int64_t{0});
+// dx[h] = sum over q of dy[q] where h = q * stride - pad + tap: the tap falls by `stride` from one q to the
+// next.
+std::vector<AxisClass> backward_classes(int64_t extent, int64_t kernel, int64_t stride, int64_t pad,
+                                        int64_t output) {
+  std::vector<AxisClass> classes;
+  for (int64_t h = 0; h < extent; ++h) {
+    const int64_t low = std::max<int64_t>(0, h + pad - kernel + 1);
+    const int64_t first = divide_up(low, stride), last = std::min((h + pad) / stride, output - 1);
+    add_coordinate(classes, h, first, h + pad - first * stride, last - first + 1);
+  }
+  return classes;
+}
+
+// A convolution-like sum of pixels: result (N, result h, result w, columns) from operand (N, h, w, channels).
+template <class T>
+struct PixelSum {
+  int64_t images;
+  int64_t h, w, channels;                     // operand
+  int64_t result_h, result_w, columns;        // result
+  int64_t kernel_w, tap_step_h, tap_step_w;   // from one pixel of the operand to the next
+  const std::vector<AxisClass>&rows, &lines;  // along h and w
+  const T* operand;
+  const T* weights;  // panels of two vectors: (panel, tap, channel, columns of the panel)
+  int64_t weight_rows;
+  const T* bias;
+  T* result;
+};
+
+template <class T>
+void sum_pixels(const PixelSum<T>& sum) {
+  constexpr int64_t panel = kTileVectors * kLanes<T>;
+  // Per pair of classes: the stretches that are contiguous in operand and weights.
+  std::vector<std::vector<Stretch>> stretches;
+  for (const AxisClass& row : sum.rows) {
+    for (const AxisClass& line : sum.lines) {
+      std::vector<Stretch>& list = stretches.emplace_back();
+      for (int64_t i = 0; i < row.count; ++i) {
+        for (int64_t j = 0; j < line.count; ++j) {
+          const int64_t tap = (row.tap + i * sum.tap_step_h) * sum.kernel_w + line.tap + j * sum.tap_step_w;
+          const Stretch next{(i * sum.w + j) * sum.channels, tap * sum.channels, sum.channels};
+          if (!list.empty() && list.back().left + list.back().length == next.left &&
+              list.back().right + list.back().length == next.right) {
+            list.back().length += next.length;
           } else {
-            function(row, kh, left * a_.c, (right - left) * a_.c,
-                     ((image * a_.h + h) * a_.w + w + left) * a_.c);
+            list.push_back(next);
           }
         }
       }
     }
   }
+  const int64_t image_elements = sum.h * sum.w * sum.channels;
+  const int64_t result_elements = sum.result_h * sum.result_w * sum.columns;
+  const int64_t longest =
+      std::clamp<int64_t>(kGroupElements / std::max<int64_t>(image_elements, 1), 1, kGroupImages);
+  // As many groups for every thread; which image is in which group does not matter to its bits.
+  const int64_t threads = thread_pool().threads();
+  const int64_t groups = std::min(sum.images, divide_up(divide_up(sum.images, longest), threads) * threads);
 
-  const ConvolutionArguments& a_;
-};
+  thread_pool().run(groups, [&](int64_t group) {
+    const int64_t first = group * sum.images / groups, last = (group + 1) * sum.images / groups;
+    std::array<int64_t, kTileRows> left_rows, result_rows;
+    PixelTile<T> tile{};
+    tile.left = sum.operand;
+    tile.left_rows = left_rows.data();
+    tile.result_rows = result_rows.data();
+    const std::vector<Stretch>* list = stretches.data();
+    for (const AxisClass& row : sum.rows) {
+      for (const AxisClass& line : sum.lines) {
+        tile.stretches = list->data();
+        tile.stretch_count = static_cast<int64_t>(list->size());
+        ++list;
+        const size_t height = row.coordinates.size(), width = line.coordinates.size();
+        const int64_t pixels = (last - first) * static_cast<int64_t>(height * width);
+        const int64_t tiles = divide_up(pixels, kTileRows);
+        int64_t image = first;
+        size_t i = 0, j = 0;
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t rows = pixels / tiles + (t < pixels % tiles ? 1 : 0);
+          for (int64_t r = 0; r < rows; ++r) {
+            left_rows[r] = image * image_elements + (row.bases[i] * sum.w + line.bases[j]) * sum.channels;
+            result_rows[r] = image * result_elements +
+                             (row.coordinates[i] * sum.result_w + line.coordinates[j]) * sum.columns;
+            if (++j == width) {
+              j = 0;
+              if (++i == height) {
+                i = 0;
+                ++image;
+              }
+            }
+          }
+          for (int64_t column = 0; column < sum.columns; column += panel) {
+            tile.columns = std::min(panel, sum.columns - column);
+            tile.right = sum.weights + column * sum.weight_rows;
+            tile.bias = sum.bias ? sum.bias + column : nullptr;
+            tile.result = sum.result + column;
+            pixel_kernel<T>(rows, divide_up(tile.columns, kLanes<T>))(tile);
+          }
+        }
+      }
+    }
+  });
+}
+
+// Elements of weight panels for `columns` columns of `rows` rows; the last panel is as wide as it needs whole
+// vectors.
+template <class T>
+int64_t panel_elements(int64_t rows, int64_t columns) {
+  return rows * divide_up(columns, kLanes<T>) * kLanes<T>;
+}
 
 template <class T>
 void forward(const ConvolutionArguments& a, const T* x, const T* weights, const T* bias, T* y) {
-  const Patches patches(a);
-  const int64_t columns = patches.columns();
-  // Once for all blocks: the products read the weights along O.
-  thread_local Scratch weights_scratch;
-  T* const across = weights_scratch.get<T>(columns * a.o);
-  transpose(a.o, columns, weights, across);
-  parallel_ranges(patches.rows(), patches.block_rows(), [&](int64_t begin, int64_t end) {
-    thread_local Scratch scratch;
-    Product<T> product;
-    product.m = end - begin;
-    product.n = a.o;
-    product.k = columns;
-    product.a = x + begin * columns;
-    if (!patches.identity()) {
-      T* const block = scratch.get<T>((end - begin) * columns);
-      patches.gather(begin, end, x, block);
-      product.a = block;
-    }
-    product.lda = columns;
-    product.b = across;
-    product.ldb = a.o;
-    product.c = y + begin * a.o;
-    product.ldc = a.o;
-    product.bias = bias;
-    multiply(product);
-  });
+  constexpr int64_t panel = kTileVectors * kLanes<T>;
+  const int64_t taps = a.kh * a.kw * a.c;
+  thread_local Scratch scratch;
+  T* const panels = scratch.get<T>(panel_elements<T>(taps, a.o));
+  for (int64_t o = 0; o < a.o; o += panel) {
+    const int64_t columns = std::min(panel, a.o - o);
+    transpose_padded(columns, taps, weights + o * taps, taps, panels + o * taps,
+                     divide_up(columns, kLanes<T>) * kLanes<T>);
+  }
+  const std::vector<AxisClass> rows = forward_classes(a.h, a.kh, a.stride_h, a.pad_h, a.oh);
+  const std::vector<AxisClass> lines = forward_classes(a.w, a.kw, a.stride_w, a.pad_w, a.ow);
+  sum_pixels<T>({a.n, a.h, a.w, a.c, a.oh, a.ow, a.o, a.kw, 1, 1, rows, lines, x, panels, taps, bias, y});
 }
 
 template <class T>
 void backward_data(const ConvolutionArguments& a, const T* dy, const T* weights, T* dx) {
-  const Patches patches(a);
-  const int64_t columns = patches.columns(), image_rows = a.oh * a.ow, image_elements = a.h * a.w * a.c;
-  const int64_t images = std::max<int64_t>(1, kMinimumRows / std::max<int64_t>(image_rows, 1));  // of a tile
-  parallel_ranges(a.n, images, [&](int64_t first, int64_t last) {
-    thread_local Scratch scratch;
-    if (!patches.identity()) zero_elements((last - first) * image_elements, dx + first * image_elements);
-    const int64_t rows = patches.block_rows(), stop = last * image_rows;
-    for (int64_t begin = first * image_rows; begin < stop; begin += rows) {
-      const int64_t end = std::min(begin + rows, stop);
-      Product<T> product;
-      product.m = end - begin;
-      product.n = columns;
-      product.k = a.o;
-      product.a = dy + begin * a.o;
-      product.lda = a.o;
-      product.b = weights;
-      product.ldb = columns;
-      product.c = patches.identity() ? dx + begin * columns : scratch.get<T>((end - begin) * columns);
-      product.ldc = columns;
-      multiply(product);
-      if (!patches.identity()) patches.scatter(begin, end, product.c, dx);
+  constexpr int64_t panel = kTileVectors * kLanes<T>;
+  // Rows of the panels are (kh, kw, o), columns are c.
+  const int64_t taps = a.kh * a.kw, taps_o = taps * a.o;
+  thread_local Scratch scratch;
+  T* const panels = scratch.get<T>(panel_elements<T>(taps_o, a.c));
+  for (int64_t c = 0; c < a.c; c += panel) {
+    const int64_t columns = std::min(panel, a.c - c), width = divide_up(columns, kLanes<T>) * kLanes<T>;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      copy_padded(a.o, columns, weights + tap * a.c + c, taps * a.c, panels + c * taps_o + tap * a.o * width,
+                  width);
     }
-  });
+  }
+  const std::vector<AxisClass> rows = backward_classes(a.h, a.kh, a.stride_h, a.pad_h, a.oh);
+  const std::vector<AxisClass> lines = backward_classes(a.w, a.kw, a.stride_w, a.pad_w, a.ow);
+  sum_pixels<T>({a.n, a.oh, a.ow, a.o, a.h, a.w, a.c, a.kw, -a.stride_h, -a.stride_w, rows, lines, dy, panels,
+                 taps_o, static_cast<const T*>(nullptr), dx});
 }
 
+// dW' (kh, kw, c; o): rows are elements of the window, columns output channels. A tile holds channels of one
+// tap and walks the output positions at which that tap meets x; with few channels it holds all taps and walks
+// a copy of x with padding.
 template <class T>
 void backward_weights(const ConvolutionArguments& a, const T* x, const T* dy, T* dweights) {
-  const Patches patches(a);
-  const int64_t columns = patches.columns(), elements = a.o * columns;
-  const int64_t chunk_rows = std::max(kChunkRows, (patches.rows() + kChunks - 1) / kChunks);
-  const int64_t chunks = std::max<int64_t>(1, (patches.rows() + chunk_rows - 1) / chunk_rows);
-  thread_local Scratch chunk_scratch;
-  T* const others = chunk_scratch.get<T>((chunks - 1) * elements);
-  thread_pool().run(chunks, [&](int64_t chunk) {
-    thread_local Scratch scratch;
-    T* const sum = chunk == 0 ? dweights : others + (chunk - 1) * elements;
-    const int64_t first = chunk * chunk_rows, stop = std::min(patches.rows(), first + chunk_rows);
-    const int64_t rows = patches.block_rows();
-    for (int64_t begin = first; begin < stop || begin == first; begin += rows) {
-      const int64_t end = std::min(begin + rows, stop);
-      Product<T> product;
-      product.m = a.o;
-      product.n = columns;
-      product.k = end - begin;
-      product.a = dy + begin * a.o;
-      product.lda = a.o;
-      product.transpose_a = true;
-      product.b = x + begin * columns;
-      if (!patches.identity()) {
-        T* const block = scratch.get<T>((end - begin) * columns);
-        patches.gather(begin, end, x, block);
-        product.b = block;
+  constexpr int64_t lanes = kLanes<T>, panel = kTileVectors * lanes;
+  const int64_t taps = a.kh * a.kw, elements = taps * a.c;
+  const int64_t columns = divide_up(a.o, lanes) * lanes;
+  const int64_t positions = a.oh * a.ow;
+  const int64_t chunk_images =
+      std::max(divide_up(kChunkRows, std::max<int64_t>(positions, 1)), divide_up(a.n, kChunks));
+  const int64_t chunks = std::max<int64_t>(1, divide_up(a.n, chunk_images));
+
+  thread_local Scratch sums_scratch, dy_scratch, x_scratch;
+  T* const sums = sums_scratch.get<T>(chunks * elements * columns);
+  if (columns != a.o) {  // tiles read whole vectors
+    T* const padded = dy_scratch.get<T>(a.n * positions * columns);
+    parallel_ranges(a.n * positions, std::max<int64_t>(1, kElementGrain / columns),
+                    [&](int64_t begin, int64_t end) {
+                      copy_padded(end - begin, a.o, dy + begin * a.o, a.o, padded + begin * columns, columns);
+                    });
+    dy = padded;
+  }
+  const bool few = a.c <= kFewChannels;
+  const int64_t height = few ? a.h + 2 * a.pad_h : a.h, width = few ? a.w + 2 * a.pad_w : a.w;
+  const int64_t pad_h = few ? 0 : a.pad_h, pad_w = few ? 0 : a.pad_w;
+  if (few && (a.pad_h > 0 || a.pad_w > 0)) {
+    T* const padded = x_scratch.get<T>(a.n * height * width * a.c);
+    parallel_ranges(a.n * height, std::max<int64_t>(1, kElementGrain / (width * a.c)),
+                    [&](int64_t begin, int64_t end) {
+                      for (int64_t line = begin; line < end; ++line) {
+                        T* const to = padded + line * width * a.c;
+                        std::fill_n(to, width * a.c, T{0});
+                        const int64_t h = line % height - a.pad_h;
+                        if (h < 0 || h >= a.h) continue;
+                        std::memcpy(to + a.pad_w * a.c, x + (line / height * a.h + h) * a.w * a.c,
+                                    static_cast<size_t>(a.w * a.c) * sizeof(T));
+                      }
+                    });
+    x = padded;
+  }
+  const int64_t shares = few ? 1 : taps;  // of a chunk: its taps
+  const int64_t share_rows = elements / shares;
+  thread_pool().run(chunks * shares, [&](int64_t item) {
+    const int64_t chunk = item / shares, share = item % shares;
+    const int64_t image = chunk * chunk_images;
+    // Output positions at which the tap of this share meets x.
+    const int64_t kh = few ? 0 : share / a.kw, kw = few ? 0 : share % a.kw;
+    const Span rows_met = few ? Span{0, a.oh} : positions_of_tap(kh, a.h, a.stride_h, a.pad_h, a.oh);
+    const Span columns_met = few ? Span{0, a.ow} : positions_of_tap(kw, a.w, a.stride_w, a.pad_w, a.ow);
+    const int64_t top = rows_met.begin, left = columns_met.begin;
+    Walk walk;
+    walk.images = std::min(chunk_images, a.n - image);
+    walk.lines = rows_met.end - top;
+    walk.pixels = columns_met.end - left;
+    walk.left_pixel = a.stride_w * a.c;
+    walk.left_line = a.stride_h * width * a.c;
+    walk.left_image = height * width * a.c;
+    walk.right_pixel = columns;
+    walk.right_line = a.ow * columns;
+    walk.right_image = positions * columns;
+    const int64_t x_start =
+        ((image * height + top * a.stride_h - pad_h) * width + left * a.stride_w - pad_w) * a.c;
+    const int64_t dy_start = ((image * a.oh + top) * a.ow + left) * columns;
+    const int64_t tiles = divide_up(share_rows, kTileRows);
+    for (int64_t t = 0, element = share * share_rows; t < tiles; ++t) {
+      const int64_t rows = share_rows / tiles + (t < share_rows % tiles ? 1 : 0);
+      std::array<int64_t, kTileRows> offsets;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t tap = (element + r) / a.c;
+        offsets[r] = x_start + (tap / a.kw * width + tap % a.kw) * a.c + (element + r) % a.c;
       }
-      product.ldb = columns;
-      product.c = sum;
-      product.ldc = columns;
-      product.accumulate = begin > first;
-      multiply(product);
+      for (int64_t o = 0; o < columns; o += panel) {
+        const int64_t vectors = std::min<int64_t>(kTileVectors, (columns - o) / lanes);
+        walk_kernel<T>(rows, vectors)(walk, x, offsets.data(), dy + dy_start + o,
+                                      sums + (chunk * elements + element) * columns + o, columns);
+      }
+      element += rows;
     }
   });
-  if (chunks == 1) return;
-  parallel_ranges(elements, kElementGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      add_elements(end - begin, others + (chunk - 1) * elements + begin, dweights + begin);
-    }
-  });
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+    add_elements(elements * columns, sums + chunk * elements * columns, sums);
+  }
+  transpose_matrix(elements, a.o, sums, columns, dweights);
 }
 
 }  // namespace

@@ -8,11 +8,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <new>
 #include <utility>
 
+#include "kernels/cpu/matrix_copy.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector.h"
 #include "kernels/math/elementary.h"
 
@@ -153,47 +152,6 @@ TileKernel<T> tile_kernel(bool across, int rows, int vectors, bool copy) {
                 : tile_kernel<T, false>(rows, vectors, copy, all);
 }
 
-// y (columns, rows of them ldy apart) = transpose of x (rows, columns); rows ldx apart. Rows of y are filled
-// with zeros up to the next multiple of the vector length, for which there must be room.
-template <class T>
-void transpose_padded(int64_t rows, int64_t columns, const T* x, int64_t ldx, T* y, int64_t ldy) {
-  constexpr int64_t n = kLanes<T>;
-  for (int64_t r = 0; r < rows; r += n) {
-    const int64_t height = std::min(n, rows - r);
-    for (int64_t c = 0; c < columns; c += n) {
-      const int64_t width = std::min(n, columns - c);
-      Vector<T> square[n];
-      if (height == n && width == n) {
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) {
-          square[i] = load(x + (r + i) * ldx + c);
-        }
-        transpose<T>(square);
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) store(y + (c + i) * ldy + r, square[i]);
-      } else {
-        for (int64_t i = 0; i < n; ++i) {
-          square[i] = i < height ? load_first(x + (r + i) * ldx + c, width) : Vector<T>{};
-        }
-        transpose<T>(square);
-        for (int64_t i = 0; i < width; ++i) store(y + (c + i) * ldy + r, square[i]);
-      }
-    }
-  }
-}
-
-// y (depth, width rounded up to whole vectors; rows ldy apart) = x (depth, width; rows ldx apart), padded
-// with zeros.
-template <class T>
-void copy_padded(int64_t depth, int64_t width, const T* x, int64_t ldx, T* y, int64_t ldy) {
-  constexpr int64_t n = kLanes<T>;
-  for (int64_t p = 0; p < depth; ++p, x += ldx, y += ldy) {
-    int64_t j = 0;
-    for (; j + n <= width; j += n) store(y + j, load(x + j));
-    if (j < width) store(y + j, load_first(x + j, width - j));
-  }
-}
-
 // A matrix that will be read soon, asked for in shares, so that it arrives while the units multiply.
 template <class T>
 class Ahead {
@@ -228,22 +186,6 @@ int64_t blocks_of(int64_t extent, int64_t longest) {
 }
 
 }  // namespace
-
-void Scratch::Free::operator()(void* pointer) const {
-  std::free(pointer);
-}
-
-void* Scratch::grow(size_t bytes) {
-  if (bytes > bytes_) {
-    memory_.reset();
-    bytes_ = 0;
-    bytes = (bytes + 63) / 64 * 64;
-    memory_.reset(std::aligned_alloc(64, bytes));
-    if (!memory_) throw std::bad_alloc();
-    bytes_ = bytes;
-  }
-  return memory_.get();
-}
 
 template <class T>
 void multiply(const Product<T>& product) {
@@ -324,19 +266,7 @@ void multiply(const Product<T>& product) {
   }
 }
 
-template <class T>
-void transpose(int64_t rows, int64_t columns, const T* x, T* y) {
-  constexpr int64_t n = kLanes<T>;
-  const int64_t whole = rows / n * n;
-  transpose_padded(whole, columns, x, columns, y, rows);
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = whole; r < rows; ++r) y[c * rows + r] = x[r * columns + c];
-  }
-}
-
 template void multiply(const Product<float>&);
 template void multiply(const Product<double>&);
-template void transpose(int64_t, int64_t, const float*, float*);
-template void transpose(int64_t, int64_t, const double*, double*);
 
 }  // namespace lockstep

@@ -1,9 +1,7 @@
 // The matrix product on one thread, which matrix products and convolutions are made of.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "kernels/backend.h"
 
@@ -33,27 +31,5 @@ struct Product {
 // arrays lie can change an element.
 template <class T>
 void multiply(const Product<T>& product);
-
-// y (columns, rows) = transpose of x (rows, columns).
-template <class T>
-void transpose(int64_t rows, int64_t columns, const T* x, T* y);
-
-// Memory of one thread that a kernel needs while it runs: grows to the largest request, contents undefined.
-class Scratch {
- public:
-  // At least `count` elements, 64-byte aligned; valid until the next call.
-  template <class T>
-  T* get(int64_t count) {
-    return static_cast<T*>(grow(static_cast<size_t>(count) * sizeof(T)));
-  }
-
- private:
-  void* grow(size_t bytes);
-  struct Free {
-    void operator()(void* pointer) const;
-  };
-  std::unique_ptr<void, Free> memory_;
-  size_t bytes_ = 0;
-};
 
 }  // namespace lockstep

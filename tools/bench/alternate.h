@@ -12,8 +12,8 @@ struct Timing {
   double fastest = 0, median = 0;  // seconds a call
 };
 
-// Both get `slices` slices of about `slice_seconds`; before each, a pause in which the other's threads stop spinning, and
-// one call that is not timed.
+// Both get `slices` slices of about `slice_seconds`; before each, a pause in which the other's threads stop
+// spinning, and one call that is not timed.
 template <class A, class B>
 std::pair<Timing, Timing> alternate(const A& a, const B& b, int slices, double slice_seconds) {
   using Clock = std::chrono::steady_clock;
