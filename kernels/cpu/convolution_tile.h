@@ -17,6 +17,32 @@ namespace lockstep {
 inline constexpr int kTileRows = kVectorRegisters == 32 ? 14 : 6;
 inline constexpr int kTileVectors = 2;
 
+// Steps along the inner extent taken at once. A narrow tile has registers to spare for several, and needs
+// them: with one step, reading the rows' addresses would take as long as multiplying.
+template <int V>
+inline constexpr int kSteps = V == 1 ? 4 : 1;
+
+// sum[i][j] += rows[i][p + s * left_step] * right[s * right_step, vector j], for s = 0 ... S-1 in order.
+template <class T, int R, int V, int S>
+[[gnu::always_inline]] inline void add_products(const T* const (&rows)[R], int64_t p, int64_t left_step,
+                                                const T* right, int64_t right_step, Vector<T> (&sum)[R][V]) {
+  Vector<T> other[S][V];
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 2
+    for (int j = 0; j < V; ++j) other[s][j] = load(right + s * right_step + j * kLanes<T>);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      const Vector<T> one = broadcast(rows[i][p + s * left_step]);
+#pragma GCC unroll 2
+      for (int j = 0; j < V; ++j) sum[i][j] = multiply_add(one, other[s][j], sum[i][j]);
+    }
+  }
+}
+
 // A stretch of the inner extent: `length` elements from `left` on, counted from where each row starts, meet
 // as many rows of the right operand from row `right` on.
 struct Stretch {
@@ -49,18 +75,12 @@ void multiply_pixels(const PixelTile<T>& tile) {
   }
   for (const Stretch *s = tile.stretches, *end = s + tile.stretch_count; s != end; ++s) {
     const T* right_row = tile.right + s->right * (V * kLanes<T>);
-    for (int64_t p = s->left, stop = s->left + s->length; p < stop; ++p) {
-      Vector<T> right[V];
-#pragma GCC unroll 2
-      for (int j = 0; j < V; ++j) right[j] = load(right_row + j * kLanes<T>);
-      right_row += V * kLanes<T>;
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        const Vector<T> left = broadcast(rows[i][p]);
-#pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) sum[i][j] = multiply_add(left, right[j], sum[i][j]);
-      }
+    int64_t p = s->left;
+    const int64_t stop = p + s->length;
+    for (; p + kSteps<V> <= stop; p += kSteps<V>, right_row += kSteps<V> * V * kLanes<T>) {
+      add_products<T, R, V, kSteps<V>>(rows, p, 1, right_row, V * kLanes<T>, sum);
     }
+    for (; p < stop; ++p, right_row += V * kLanes<T>) add_products<T, R, V, 1>(rows, p, 1, right_row, 0, sum);
   }
 #pragma GCC unroll 2
   for (int j = 0; j < V; ++j) {
@@ -103,18 +123,14 @@ void multiply_walk(const Walk& walk, const T* left, const int64_t* left_rows, co
     for (int64_t line = 0; line < walk.lines; ++line) {
       int64_t p = image * walk.left_image + line * walk.left_line;
       const T* right_row = right + image * walk.right_image + line * walk.right_line;
-      for (int64_t pixel = 0; pixel < walk.pixels; ++pixel) {
-        Vector<T> other[V];
-#pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) other[j] = load(right_row + j * kLanes<T>);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-          const Vector<T> one = broadcast(rows[i][p]);
-#pragma GCC unroll 2
-          for (int j = 0; j < V; ++j) sum[i][j] = multiply_add(one, other[j], sum[i][j]);
-        }
-        p += walk.left_pixel;
-        right_row += walk.right_pixel;
+      int64_t pixel = 0;
+      for (; pixel + kSteps<V> <= walk.pixels; pixel += kSteps<V>) {
+        add_products<T, R, V, kSteps<V>>(rows, p, walk.left_pixel, right_row, walk.right_pixel, sum);
+        p += kSteps<V> * walk.left_pixel;
+        right_row += kSteps<V> * walk.right_pixel;
+      }
+      for (; pixel < walk.pixels; ++pixel, p += walk.left_pixel, right_row += walk.right_pixel) {
+        add_products<T, R, V, 1>(rows, p, 0, right_row, 0, sum);
       }
     }
   }
