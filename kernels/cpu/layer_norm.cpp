@@ -23,8 +23,9 @@ void CpuBackend::layer_norm(DType dtype, int64_t rows, int64_t columns, const vo
         const T* in = static_cast<const T*>(x) + r * columns;
         T* out = static_cast<T*>(y) + r * columns;
         const T center = combine_row<SumOf>(in, columns) / count;
-        simd_for<T>(columns, [=](int64_t c) { out[c] = (in[c] - center) * (in[c] - center); });
-        const T inverse = T(1) / std::sqrt(combine_row<SumOf>(out, columns) / count + small);
+        const T squares =
+            combine_values<SumOf, T>(columns, [=](int64_t c) { return (in[c] - center) * (in[c] - center); });
+        const T inverse = T(1) / std::sqrt(squares / count + small);
         simd_for<T>(columns, [=](int64_t c) { out[c] = (in[c] - center) * inverse * scale[c] + shift[c]; });
         static_cast<T*>(mean)[r] = center;
         static_cast<T*>(rstd)[r] = inverse;
@@ -63,11 +64,12 @@ void CpuBackend::layer_norm_backward(DType dtype, int64_t rows, int64_t columns,
         const T* gradient = gradients + r * columns;
         T* out = results + r * columns;
         const T center = centers[r], inverse = inverses[r];
-        simd_for<T>(columns, [=](int64_t c) { out[c] = gradient[c] * scale[c]; });
-        const T mean_gradient = combine_row<SumOf>(out, columns) / count;
-        simd_for<T>(columns,
-                    [=](int64_t c) { out[c] = gradient[c] * scale[c] * ((in[c] - center) * inverse); });
-        const T mean_product = combine_row<SumOf>(out, columns) / count;
+        const T mean_gradient =
+            combine_values<SumOf, T>(columns, [=](int64_t c) { return gradient[c] * scale[c]; }) / count;
+        const T mean_product =
+            combine_values<SumOf, T>(
+                columns, [=](int64_t c) { return gradient[c] * scale[c] * ((in[c] - center) * inverse); }) /
+            count;
         simd_for<T>(columns, [=](int64_t c) {
           out[c] =
               inverse * (gradient[c] * scale[c] - mean_gradient - (in[c] - center) * inverse * mean_product);

@@ -107,6 +107,16 @@ struct MaximumOf {
   }
 };
 
+// The largest for softmax, where a NaN need not win here because it returns through the sum: one instruction.
+struct LargestOf {
+  template <class T>
+  static constexpr T kStart = MaximumOf::kStart<T>;
+  template <class P>
+  static P combine(P a, P b) {
+    return {a.raw > b.raw ? a.raw : b.raw};
+  }
+};
+
 // Combines the lanes by halves: lane i with lane i + kLanes/2, and so on.
 template <class Combine, class T, int kHalf = Pack<T>::kLanes / 2>
 T combine_lanes(Pack<T> pack) {
@@ -118,33 +128,53 @@ T combine_lanes(Pack<T> pack) {
   }
 }
 
-// Combines x[0..n) in a fixed order: blocks of 4096 one after the other; in a block, four packs of lanes run
-// along it. Meant for n up to a few tens of thousands.
-template <class Combine, class T>
-T combine_row(const T* x, int64_t n) {
+// value(i) ... value(i + kLanes - 1), computed together.
+template <class T, class Value>
+[[gnu::always_inline]] inline Pack<T> evaluate_pack(int64_t i, const Value& value) {
+  T lanes[Pack<T>::kLanes];
+#pragma omp simd
+  for (int lane = 0; lane < Pack<T>::kLanes; ++lane) lanes[lane] = value(i + lane);
+  return Pack<T>::load(lanes);
+}
+
+// Combines value(0) ... value(n - 1) in a fixed order: blocks of 4096 one after the other; in a block, four
+// packs of lanes run along it. Meant for n up to a few tens of thousands. value is called once for each i and
+// may store what it computes.
+template <class Combine, class T, class Value>
+[[gnu::flatten]] inline T combine_values(int64_t n, const Value& value) {
   using P = Pack<T>;
   constexpr int64_t kLanes = P::kLanes, kBlock = 4096;
-  T total = Combine::template kStart<T>;
+  constexpr T kStart = Combine::template kStart<T>;
+  T total = kStart;
   for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const T* block = x + begin;
-    const int64_t count = n - begin < kBlock ? n - begin : kBlock;
-    P p0 = P::repeat(Combine::template kStart<T>), p1 = p0, p2 = p0, p3 = p0;
-    int64_t i = 0;
-    for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
-      p0 = Combine::combine(p0, P::load(block + i));
-      p1 = Combine::combine(p1, P::load(block + i + kLanes));
-      p2 = Combine::combine(p2, P::load(block + i + 2 * kLanes));
-      p3 = Combine::combine(p3, P::load(block + i + 3 * kLanes));
+    const int64_t end = n - begin < kBlock ? n : begin + kBlock;
+    P p0 = P::repeat(kStart), p1 = p0, p2 = p0, p3 = p0;
+    int64_t i = begin;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+      p0 = Combine::combine(p0, evaluate_pack<T>(i, value));
+      p1 = Combine::combine(p1, evaluate_pack<T>(i + kLanes, value));
+      p2 = Combine::combine(p2, evaluate_pack<T>(i + 2 * kLanes, value));
+      p3 = Combine::combine(p3, evaluate_pack<T>(i + 3 * kLanes, value));
     }
-    for (; i + kLanes <= count; i += kLanes) p0 = Combine::combine(p0, P::load(block + i));
-    if (i < count) {
-      p1 = Combine::combine(p1, P::load(block + i, count - i, Combine::template kStart<T>));
+    for (; i + kLanes <= end; i += kLanes) p0 = Combine::combine(p0, evaluate_pack<T>(i, value));
+    if (i < end) {
+      const int count = static_cast<int>(end - i);
+      T lanes[kLanes];
+#pragma omp simd
+      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? value(i + lane) : kStart;
+      p1 = Combine::combine(p1, P::load(lanes));
     }
     const T sum =
         combine_lanes<Combine>(Combine::combine(Combine::combine(p0, p1), Combine::combine(p2, p3)));
     total = Combine::combine(Single<T>{total}, Single<T>{sum}).raw;
   }
   return total;
+}
+
+// The same of x[0] ... x[n - 1].
+template <class Combine, class T>
+T combine_row(const T* x, int64_t n) {
+  return combine_values<Combine, T>(n, [x](int64_t i) { return x[i]; });
 }
 
 }  // namespace lockstep

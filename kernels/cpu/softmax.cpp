@@ -1,6 +1,9 @@
 // Softmax, log-softmax and the cross-entropy fused with it, over the rows of (rows, columns).
 //
 // Every row: its maximum m, then e^(x - m) and their sum s, then what is asked for; log sum e^x = m + log s.
+#include <algorithm>
+#include <limits>
+
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
@@ -11,25 +14,60 @@ namespace lockstep {
 
 namespace {
 
-// y = e^(x - maximum); returns the sum of y.
+// What every kernel here needs of a row: its maximum, e^(x - maximum) for each element, and their sum.
 template <class T>
-T exponentials(int64_t columns, const T* x, T maximum, T* y) {
-  simd_for<T>(columns, [=](int64_t c) { y[c] = math::exp(x[c] - maximum); });
-  return combine_row<SumOf>(y, columns);
+struct RowExponentials {
+  T maximum, sum;
+  const T* values;
+};
+
+// finish(r, exponentials) for rows [begin, end) of x. Exponentials of long rows are left in y.
+//
+// Short rows are kept in a buffer of the first-level cache instead: read back from y, a masked tail would
+// wait until its cache line has come from memory. Rows of at most one register, a few classes, go four at a
+// time, because one alone is a chain of dependent instructions.
+template <class T, class Finish>
+void for_rows(int64_t begin, int64_t end, int64_t columns, const T* x, T* y, const Finish& finish) {
+  using P = Pack<T>;
+  constexpr int64_t kRows = 4, kBuffer = 1024;
+  alignas(64) T buffer[kBuffer];
+  if (columns <= P::kLanes) {
+    for (int64_t first = begin; first < end; first += kRows) {
+      const int64_t rows = std::min(kRows, end - first);
+      T maxima[kRows], sums[kRows];
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kRows; ++j) {
+        const P row = P::load(x + (first + std::min(j, rows - 1)) * columns, columns,
+                              -std::numeric_limits<T>::infinity());
+        maxima[j] = combine_lanes<LargestOf>(row);
+        (row - P::repeat(maxima[j])).store(buffer + j * P::kLanes);
+      }
+      simd_for<T>(kRows * P::kLanes, [values = buffer](int64_t i) { values[i] = math::exp(values[i]); });
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kRows; ++j) sums[j] = combine_lanes<SumOf>(P::load(buffer + j * P::kLanes));
+      for (int64_t j = 0; j < rows; ++j) {
+        finish(first + j, RowExponentials<T>{maxima[j], sums[j], buffer + j * P::kLanes});
+      }
+    }
+    return;
+  }
+  for (int64_t r = begin; r < end; ++r) {
+    const T* in = x + r * columns;
+    T* values = columns <= kBuffer ? buffer : y + r * columns;
+    const T maximum = combine_values<LargestOf, T>(columns, [=](int64_t c) { return in[c]; });
+    const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) {
+      const T value = math::exp(in[c] - maximum);
+      values[c] = value;
+      return value;
+    });
+    finish(r, RowExponentials<T>{maximum, sum, values});
+  }
 }
 
 template <class T>
-void softmax_row(int64_t columns, const T* x, T* y) {
-  const T maximum = combine_row<MaximumOf>(x, columns);
-  const T factor = T(1) / exponentials(columns, x, maximum, y);
-  simd_for<T>(columns, [=](int64_t c) { y[c] *= factor; });
-}
-
-template <class T>
-void log_softmax_row(int64_t columns, const T* x, T* y) {
-  const T maximum = combine_row<MaximumOf>(x, columns);
-  const T log_sum = math::log(exponentials(columns, x, maximum, y));
-  simd_for<T>(columns, [=](int64_t c) { y[c] = (x[c] - maximum) - log_sum; });
+void normalize(int64_t columns, const RowExponentials<T>& row, T* y) {
+  const T factor = T(1) / row.sum;
+  simd_for<T>(columns, [y, factor, values = row.values](int64_t c) { y[c] = values[c] * factor; });
 }
 
 }  // namespace
@@ -41,13 +79,12 @@ void CpuBackend::softmax(bool log_form, DType dtype, int64_t rows, int64_t colum
     const T* in = static_cast<const T*>(x);
     T* out = static_cast<T*>(y);
     parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        if (log_form) {
-          log_softmax_row(columns, in + r * columns, out + r * columns);
-        } else {
-          softmax_row(columns, in + r * columns, out + r * columns);
-        }
-      }
+      for_rows(begin, end, columns, in, out, [=](int64_t r, const RowExponentials<T>& row) {
+        if (!log_form) return normalize(columns, row, out + r * columns);
+        const T log_sum = math::log(row.sum);
+        simd_for<T>(columns, [to = out + r * columns, from = in + r * columns, maximum = row.maximum,
+                              log_sum](int64_t c) { to[c] = (from[c] - maximum) - log_sum; });
+      });
     });
   });
 }
@@ -67,8 +104,7 @@ void CpuBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int6
           const T sum = combine_row<SumOf>(gradient, columns);
           simd_for<T>(columns, [=](int64_t c) { out[c] = gradient[c] - math::exp(value[c]) * sum; });
         } else {
-          simd_for<T>(columns, [=](int64_t c) { out[c] = gradient[c] * value[c]; });
-          const T sum = combine_row<SumOf>(out, columns);
+          const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) { return gradient[c] * value[c]; });
           simd_for<T>(columns, [=](int64_t c) { out[c] = value[c] * (gradient[c] - sum); });
         }
       }
@@ -81,19 +117,16 @@ void CpuBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, const
                                void* probabilities) {
   dispatch_floating("cross_entropy", dtype, [&](auto type) {
     using T = decltype(type);
+    const T* in = static_cast<const T*>(logits);
+    T* out = static_cast<T*>(probabilities);
     const T* weight = static_cast<const T*>(weights);
     T* loss = static_cast<T*>(losses);
     parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* x = static_cast<const T*>(logits) + r * columns;
-        T* y = static_cast<T*>(probabilities) + r * columns;
-        const T maximum = combine_row<MaximumOf>(x, columns);
-        const T sum = exponentials(columns, x, maximum, y);
-        const T factor = T(1) / sum;
-        simd_for<T>(columns, [=](int64_t c) { y[c] *= factor; });
-        const T value = math::log(sum) - (x[labels[r]] - maximum);
+      for_rows(begin, end, columns, in, out, [=](int64_t r, const RowExponentials<T>& row) {
+        normalize(columns, row, out + r * columns);
+        const T value = math::log(row.sum) - (in[r * columns + labels[r]] - row.maximum);
         loss[r] = weight == nullptr ? value : weight[r] * value;
-      }
+      });
     });
   });
 }
