@@ -52,7 +52,7 @@ struct Pack {
   template <int kDistance>
   Pack rotate() const {
     Index index;
-    for (int lane = 0; lane < kLanes; ++lane) index[lane] = (lane + kDistance) % kLanes;
+    for (int lane = 0; lane < kLanes; ++lane) index[lane] = static_cast<Integer>((lane + kDistance) % kLanes);
     return {__builtin_shuffle(raw, index)};
   }
 
