@@ -8,6 +8,7 @@
 #define OMPI_SKIP_MPICXX 1  // the C interface only
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -29,10 +30,11 @@ namespace {
 // MPI counts are ints: longer blocks travel as several messages of this size.
 constexpr size_t kLargestMessageBytes = size_t{1} << 30;
 
-// Tests before a wait starts to yield the processor: about as long as the neighbour's part of a small
-// exchange takes. With more workers than cores every further test would only delay the worker that is waited
-// for.
-constexpr int kSpins = 200;
+// How long a wait keeps the processor before it yields between tests. A worker with a core of its own gains
+// nothing from yielding and may lose milliseconds to other processes; with more workers than cores every
+// further test delays the worker that is waited for.
+constexpr std::chrono::microseconds kSpinOnOwnCore{10000};
+constexpr std::chrono::microseconds kSpinOnSharedCore{20};
 
 [[noreturn]] void fail_mpi(const std::string& where, int code) {
   char text[MPI_MAX_ERROR_STRING] = {};
@@ -58,6 +60,7 @@ struct World {
   int rank = 0, size = 0;
   int tag_limit = 0;
   double timeout_seconds = 0.0;
+  std::chrono::microseconds spin{0};
   uint64_t sequence = 0;
   bool failed = false;
 };
@@ -113,14 +116,13 @@ class MpiRequest final : public Request {
   }
 
   void wait() override {
-    for (int spin = 0; spin < kSpins; ++spin) {
-      if (test()) return;
-    }
+    if (test()) return;
     using Clock = std::chrono::steady_clock;
     const Clock::time_point start = Clock::now();
     while (!test()) {
-      if (std::chrono::duration<double>(Clock::now() - start).count() > world_.timeout_seconds)
-        fail_timeout();
+      const Clock::duration waited = Clock::now() - start;
+      if (waited < world_.spin) continue;
+      if (std::chrono::duration<double>(waited).count() > world_.timeout_seconds) fail_timeout();
       std::this_thread::yield();
     }
   }
@@ -215,6 +217,8 @@ class MpiCommunicator final : public Communicator {
     world_.tag_limit =
         found != 0 ? *static_cast<int*>(limit) : 32767;  // 32767: the least that the standard grants
     world_.timeout_seconds = options.timeout_seconds;
+    world_.spin =
+        workers_on_this_host() <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
   }
 
   // Finalizing waits for all workers, so it happens on orderly shutdown only. A process that leaves without
@@ -303,6 +307,16 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  int workers_on_this_host() const {
+    MPI_Comm host = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+          "communicator");
+    int workers = 1;
+    MPI_Comm_size(host, &workers);
+    MPI_Comm_free(&host);
+    return workers;
+  }
+
   std::unique_ptr<Request> all_reduce(void* data, int64_t count, MPI_Datatype datatype, size_t element_size,
                                       MPI_Op operation, std::string label) {
     auto request = std::make_unique<MpiRequest>(world_, "all_reduce", std::move(label));

@@ -19,12 +19,12 @@ namespace lockstep {
 
 namespace {
 
-// A worker's share of a piece. Large enough that the cost of a message does not count, small enough that what
-// has arrived is still in the cache when it is added.
-constexpr int64_t kShareBytes = 512 << 10;
+// What is gathered, added and shared as a unit. Smaller pieces stay in nearer caches but make workers wait
+// for each other more often, which costs most when they share cores; larger ones only cost memory.
+constexpr int64_t kPieceBytes = 4 << 20;
 // Gathers under way at a time, so that bytes move while others are added. Also bounds the memory that they
 // need.
-constexpr int kGathersInFlight = 4;
+constexpr int kGathersInFlight = 2;
 // Shares start at multiples of this many elements, so that additions run on whole vectors.
 constexpr int64_t kShareAlignment = 64;
 
@@ -182,7 +182,7 @@ struct GradientExchange::Impl {
         continue;
       }
       // Pieces of equal size, so that no bucket ends with a tiny one.
-      const int64_t count = divide_up((end - begin) * element_size, kShareBytes * world_size);
+      const int64_t count = divide_up((end - begin) * element_size, kPieceBytes);
       const int64_t share =
           divide_up(divide_up(end - begin, count * world_size), kShareAlignment) * kShareAlignment;
       largest_share = std::max(largest_share, share);
