@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -152,6 +153,13 @@ int run_main(int argc, char** argv) {
   configure_log(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
+    // Before CLI11 takes a misspelt command for a missing one.
+    std::vector<std::string> commands;
+    for (const CLI::App* command : app.get_subcommands({})) commands.push_back(command->get_name());
+    if (argc > 1 && argv[1][0] != '-' && std::ranges::find(commands, argv[1]) == commands.end()) {
+      throw CLI::ExtrasError(fmt::format("\"{}\": no such command: choose one of {}", argv[1], fmt::join(commands, ", ")),
+                             CLI::ExitCodes::ExtrasError);
+    }
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version

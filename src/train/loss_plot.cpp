@@ -20,14 +20,17 @@ struct LossAxis {
   bool logarithmic = false;
 
   double at(double loss) const {
-    return logarithmic ? std::log(loss / low) / std::log(high / low) : (loss - low) / (high - low);
+    return logarithmic ? (std::log(loss) - std::log(low)) / (std::log(high) - std::log(low)) : (loss - low) / (high - low);
   }
   std::vector<double> ticks() const {
     std::vector<double> values;
     if (logarithmic) {
-      for (double decade = std::pow(10.0, std::ceil(std::log10(low))); decade <= high; decade *= 10.0) values.push_back(decade);
+      // Powers of ten, at most nine of them.
+      const double first = std::ceil(std::log10(low)), last = std::floor(std::log10(high));
+      const double step = std::ceil((last - first + 1.0) / 9.0);
+      for (double exponent = first; exponent <= last; exponent += step) values.push_back(std::pow(10.0, exponent));
       if (values.size() >= 2) return values;
-      return {low, std::sqrt(low * high), high};
+      return {low, std::sqrt(low) * std::sqrt(high), high};
     }
     // About five steps of 1, 2 or 5 times a power of ten.
     const double raw = (high - low) / 5.0;

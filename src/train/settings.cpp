@@ -107,8 +107,10 @@ std::string describe_configuration() {
   Section model = configuration.section("model");
   describe_models(model);
   Section optimizer = configuration.section("optimizer");
+  make_optimizer(optimizer);  // reads the type
   for (const std::string& type : optimizer_types()) make_optimizer(optimizer, type);
   Section schedule = configuration.section("schedule");
+  make_schedule(schedule, 1.0, 1, 1);
   for (const std::string& type : schedule_types()) make_schedule(schedule, type, 1.0, 1, 1);
   return configuration.describe();
 }
