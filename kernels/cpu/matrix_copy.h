@@ -20,18 +20,22 @@ void transpose_padded(int64_t rows, int64_t columns, const T* x, int64_t ldx, T*
       Vector<T> square[n];
       if (height == n && width == n) {
 #pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) square[i] = load(x + (r + i) * ldx + c);
+      } else {
+#pragma GCC unroll 16
         for (int i = 0; i < n; ++i) {
-          square[i] = load(x + (r + i) * ldx + c);
+          square[i] = i < height ? load_first(x + (r + i) * ldx + c, width) : Vector<T>{};
         }
-        transpose<T>(square);
+      }
+      transpose<T>(square);
+      if (width == n) {
 #pragma GCC unroll 16
         for (int i = 0; i < n; ++i) store(y + (c + i) * ldy + r, square[i]);
       } else {
-        for (int64_t i = 0; i < n; ++i) {
-          square[i] = i < height ? load_first(x + (r + i) * ldx + c, width) : Vector<T>{};
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) {
+          if (i < width) store(y + (c + i) * ldy + r, square[i]);
         }
-        transpose<T>(square);
-        for (int64_t i = 0; i < width; ++i) store(y + (c + i) * ldy + r, square[i]);
       }
     }
   }
