@@ -1,0 +1,317 @@
+// Bad input gets one clear line, the right exit code, and no worker that hangs or repeats it.
+#include <regex>
+
+#include "e2e/training_run.h"
+
+namespace lockstep::testing {
+namespace {
+
+// The whole of stderr is one line "error: ..." that holds a match of `expected`.
+void expect_refusal(int workers, const std::vector<std::string>& arguments, int exit_code,
+                    const std::string& expected) {
+  std::string line = std::to_string(workers) + " workers:";
+  for (const std::string& argument : arguments) line += ' ' + argument;
+  SCOPED_TRACE(line);
+  const Outcome outcome = run(workers, arguments, 30.0);
+  EXPECT_EQ(outcome.exit_code, exit_code);
+  EXPECT_EQ(outcome.err.rfind("error: ", 0), 0u) << outcome.err;
+  EXPECT_EQ(outcome.err.find('\n'), outcome.err.size() - 1) << outcome.err;
+  EXPECT_TRUE(std::regex_search(outcome.err, std::regex(expected)))
+      << outcome.err << "expected: " << expected;
+  EXPECT_EQ(outcome.out, "");
+}
+
+class Refusal : public ::testing::Test {
+ protected:
+  Refusal() {
+    write_file(scratch_.file("points.csv"), points_csv(53, 3));
+    write_file(scratch_.file("run.toml"), text());
+  }
+  std::string text() const {
+    return configuration("train = \"" + scratch_.file("points.csv") + "\"\n", kMlp, kAdam);
+  }
+  // `train` with changed settings.
+  std::vector<std::string> training(const std::vector<std::string>& settings,
+                                    const std::string& output = "out") const {
+    std::vector<std::string> arguments = {"train", scratch_.file("run.toml"), "--output",
+                                          scratch_.file(output)};
+    for (const std::string& setting : settings) {
+      arguments.emplace_back("--set");
+      arguments.push_back(setting);
+    }
+    return arguments;
+  }
+  std::vector<std::string> resuming(const std::string& output,
+                                    const std::vector<std::string>& settings = {}) const {
+    std::vector<std::string> arguments = training(settings, output);
+    arguments.emplace_back("--resume");
+    return arguments;
+  }
+
+  ScratchDirectory scratch_;
+};
+
+struct BadSetting {
+  std::vector<std::string> settings;
+  std::string expected;
+};
+
+TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
+  const std::vector<BadSetting> table = {
+      {{"optimizer.learnin_rate=1"},
+       "--set: optimizer\\.learnin_rate: unknown key: did you mean optimizer\\.learning_rate"},
+      {{"optimiser.type=adam"}, "optimiser: unknown key: did you mean optimizer"},
+      {{"train.learning_rate=1"},
+       "train\\.learning_rate: unknown key: did you mean .*optimizer\\.learning_rate"},
+      {{"model.depth=3"}, "model\\.depth: unknown key: .*hidden"},
+      {{"train.steps=ten"}, "train\\.steps: must be an integer, got the text \"ten\""},
+      {{"train.steps=1.5"}, "train\\.steps: must be .*1\\.5"},
+      {{"optimizer.learning_rate=fast"}, "optimizer\\.learning_rate: must be .*\"fast\""},
+      {{"optimizer.learning_rate=nan"}, "optimizer\\.learning_rate: .*nan"},
+      {{"optimizer.learning_rate=-1"}, "optimizer\\.learning_rate: must be >= 0, got -1"},
+      {{"data.shuffle=7"}, "data\\.shuffle: must be .*7"},
+      {{"train.micro_batch_size=0"}, "train\\.micro_batch_size: must be .*got 0"},
+      {{"data.validation_fraction=0.95"}, "data\\.validation_fraction: must be .*0\\.95"},
+      {{"run.seed=-1"}, "run\\.seed: must be .*-1"},
+      {{"device.threads=0"}, "device\\.threads: must be .*got 0"},
+      {{"device.type=tpu"}, "device\\.type: must be one of .*cpu.*\"tpu\""},
+      {{"model.type=transformer"}, "model\\.type: must be one of .*mlp.*cnn.*\"transformer\""},
+      {{"optimizer.type=adan"}, "optimizer\\.type: must be one of .*adam.*\"adan\""},
+      {{"schedule.type=cosin"}, "schedule\\.type: must be one of .*cosine.*\"cosin\""},
+      {{"model.hidden=[0]"}, "model\\.hidden.*must be .*0"},
+      {{"model.dropout=1"}, "model\\.dropout: must be .*1"},
+      {{"model.type=cnn"}, "unknown key|\\(H,W,C\\)"},
+      {{"train.loss=logistic"}, "train\\.loss: logistic does not fit data with 3 classes"},
+      {{"train.epochs=3"}, "train\\.steps: give either steps or epochs, got steps = 12 and epochs = 3"},
+      {{"train.steps=0"}, "train\\.steps: give either steps or epochs, got steps = 0 and epochs = 0"},
+      {{"data.last_batch=drop", "train.micro_batches=50"}, "200 samples .*data set of 53"},
+      {{"data.validation=x.csv", "data.validation_fraction=0.5"},
+       "data\\.validation_fraction: must be 0 when data\\.validation"},
+      {{"data.train=points"}, "points: format cannot be told from the name"},
+      {{"optimizer.type=gradient_descent"},
+       "train\\.micro_batches: gradient_descent takes the whole training set.*14, got 5"},
+      {{"train"}, "--set \"train\": must be of the form section\\.key=value"},
+      {{"=3"}, "--set \"=3\": "},
+  };
+  for (const BadSetting& bad : table) expect_refusal(kNoLauncher, training(bad.settings), 2, bad.expected);
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file("out")))
+      << "nothing is made before the configuration is understood";
+}
+
+TEST_F(Refusal, BadConfigurationFilesExitWith2AndNameFileAndLine) {
+  const auto expect = [&](const std::string& file, const std::string& expected) {
+    expect_refusal(kNoLauncher, {"train", file, "--output", scratch_.file("out")}, 2, expected);
+  };
+  expect(scratch_.file("absent.toml"), "absent\\.toml: .*No such file");
+  expect(scratch_.path(), "is a directory|Is a directory");
+  const std::string file = scratch_.file("bad.toml");
+  write_file(file, "[run]\nseed = = 3\n");
+  expect(file, "bad\\.toml:2:\\d+: ");
+  write_file(file, "[run]\nseed = 3\nseed = 4\n");
+  expect(file, "bad\\.toml:3:\\d+: .*seed");
+  write_file(file, replaced(text(), "micro_batches", "micro_batchs"));
+  expect(file, "bad\\.toml: train\\.micro_batchs: unknown key: did you mean train\\.micro_batches");
+  write_file(file, std::string("\0\x01\xff\xfe garbage", 12));
+  expect(file, "bad\\.toml:1:\\d+: ");
+  write_file(file, "");
+  expect(file, "bad\\.toml: .*(data\\.train|model\\.type|train\\.steps)");
+}
+
+TEST_F(Refusal, BadCommandLinesExitWith2AndAreSaidOnceByAnyNumberOfWorkers) {
+  const std::string file = scratch_.file("run.toml");
+  for (const int workers : {kNoLauncher, 3}) {
+    expect_refusal(workers, {}, 2, "subcommand is required");
+    expect_refusal(workers, {"trian", file}, 2, "\"trian\": no such command: .*train, eval");
+    expect_refusal(workers, {"train"}, 2, "config is required");
+    expect_refusal(workers, {"train", file, "--reusme"}, 2, "--reusme");
+  }
+  expect_refusal(kNoLauncher, {"train", file, "--resume", "--overwrite"}, 2, "--resume excludes --overwrite");
+  expect_refusal(kNoLauncher, {"eval", file}, 2, "--checkpoint is required");
+  expect_refusal(kNoLauncher, {"config"}, 2, "give --describe");
+  expect_refusal(kNoLauncher, {"prepare", file, scratch_.file("x.h5"), "--format", "xml"}, 2, "xml");
+}
+
+TEST_F(Refusal, OfAConfigurationIsSaidOnceByAnyNumberOfWorkers) {
+  expect_refusal(3, training({"optimizer.learnin_rate=1"}), 2, "did you mean optimizer\\.learning_rate");
+  expect_refusal(3, {"train", scratch_.file("absent.toml")}, 2, "absent\\.toml");
+  expect_refusal(3, training({"train.steps=0"}), 2, "steps or epochs");
+}
+
+TEST_F(Refusal, OfMoreWorkersThanMicroBatchesNamesBothNumbers) {
+  expect_refusal(3, training({"train.micro_batches=2"}), 2, "3 workers cannot share 2 micro-batches");
+}
+
+TEST_F(Refusal, OfBadDataExitsWith3AndNamesFileAndPlace) {
+  const auto expect = [&](int workers, const std::string& name, const std::string& content,
+                          const std::string& expected, std::vector<std::string> settings = {}) {
+    write_file(scratch_.file(name), content);
+    settings.push_back("data.train=" + scratch_.file(name));
+    expect_refusal(workers, training(settings), 3, name + expected);
+  };
+  const std::string points = points_csv(53, 3),
+                    digits_file = bytes_of(LOCKSTEP_ROOT "/configs/data/digits.h5");
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, training({"data.train=" + scratch_.file("absent.csv")}), 3,
+                   "absent\\.csv: .*No such file");
+    expect(workers, "nan.csv", replaced(points, "\n", "\nnan,0,0,1\n"), ".*(row|line) [12].*nan");
+  }
+  expect(kNoLauncher, "empty.csv", "", ": ");
+  expect(kNoLauncher, "header.csv", "a,b,kind\n", ": ");
+  expect(kNoLauncher, "text.csv", points + "1,2,three,0\n", ".*(row 54|line 55).*three");
+  expect(kNoLauncher, "short.csv", points + "1,2\n", ".*(row 54|line 55)");
+  expect(kNoLauncher, "label.csv", points + "1,2,3,7\n",
+         ".*(row 54|line 55).*label must be in \\[0, 3\\): got 7", {"data.classes=3"});
+  expect(kNoLauncher, "empty.h5", "", ": ");
+  expect(kNoLauncher, "garbage.h5", std::string(5000, 'x'), ": ");
+  expect(kNoLauncher, "cut.h5", digits_file.substr(0, digits_file.size() / 2), ": ");
+  std::string flipped = digits_file;
+  flipped[flipped.size() / 2] ^= 1;
+  expect(kNoLauncher, "flipped.h5", flipped, ": ");
+  expect(kNoLauncher, "images-idx3-ubyte", std::string(100, 'x'), ": .*magic");
+  write_file(scratch_.file("other.csv"), "a,b,kind\n1,2,0\n3,4,1\n");
+  expect_refusal(kNoLauncher, training({"data.validation=" + scratch_.file("other.csv")}), 3,
+                 "other\\.csv: .*\\(2\\).*\\(3\\)");
+}
+
+// Output directories.
+
+TEST_F(Refusal, OfAnOutputDirectoryThatCannotBeMadeExitsWith2) {
+  write_file(scratch_.file("file"), "");
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, training({}, "file"), 2, "/file: ");
+    expect_refusal(workers, training({}, "file/below"), 2, "/file/below: .*Not a directory");
+    expect_refusal(workers, {"train", scratch_.file("run.toml"), "--output", "/proc/lockstep"}, 2,
+                   "/proc/lockstep: ");
+  }
+}
+
+TEST_F(Refusal, OfAnOutputDirectoryInUseNamesTheOtherRunAndDoesNotDisturbIt) {
+  Job first(Job::on_workers(
+      kNoLauncher, training({"train.steps=1000000000", "checkpoint.every=5", "parallel.digest_every=0"})));
+  ASSERT_TRUE(first.wait_until([&] { return newest_checkpoint(scratch_.file("out")) > 0; })) << first.err();
+  for (const int workers : {kNoLauncher, 2}) {
+    std::vector<std::string> overwriting = training({});
+    overwriting.emplace_back("--overwrite");
+    for (const auto& arguments : {training({}), resuming("out"), overwriting}) {
+      expect_refusal(workers, arguments, 2,
+                     "/out: in use by another run: host .+, pid " + std::to_string(first.pid()));
+    }
+  }
+  ASSERT_TRUE(first.running());
+  first.signal(SIGTERM);
+  EXPECT_EQ(first.wait().exit_code, 75);
+}
+
+// Checkpoints: of one short run.
+
+class CheckpointRefusal : public Refusal {
+ protected:
+  CheckpointRefusal() {
+    train(kNoLauncher,
+          {scratch_.file("run.toml"), "--output", scratch_.file("out"), "--set", "checkpoint.every=6"});
+    good_ = bytes_of(checkpoint_of(scratch_.file("out"), 12));
+  }
+  // Another directory with these checkpoints.
+  void directory(const std::string& name, const std::vector<std::string>& files) {
+    std::filesystem::create_directory(scratch_.file(name));
+    for (size_t i = 0; i < files.size(); ++i) {
+      write_file(checkpoint_of(scratch_.file(name), 6 * static_cast<int64_t>(i + 1)), files[i]);
+    }
+  }
+  std::string flipped(size_t at) const {
+    std::string bytes = good_;
+    bytes[at] = static_cast<char>(bytes[at] ^ 4);
+    return bytes;
+  }
+
+  std::string good_;
+};
+
+TEST_F(CheckpointRefusal, OfADirectoryWithCheckpointsOffersTheChoices) {
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, training({}), 2,
+                   "/out: already holds step-000000012\\.h5; .*--resume.*--overwrite.*--output");
+  }
+  EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{6, 12}));
+  EXPECT_EQ(course_of(scratch_.file("out")).size(), 24u);
+  train(2, {scratch_.file("run.toml"), "--output", scratch_.file("out"), "--overwrite"});
+  EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{12}));
+}
+
+TEST_F(CheckpointRefusal, WithNothingToResumeFromExitsWith4) {
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, resuming("fresh"), 4, "/fresh: --resume: there is no checkpoint");
+  }
+}
+
+TEST_F(CheckpointRefusal, WithOnlyBadOnesExitsWith4AndDoesNotStartFromScratch) {
+  directory("bad", {good_.substr(0, good_.size() / 2), flipped(good_.size() / 2)});
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, resuming("bad"), 4,
+                   "/bad: none of 2 checkpoints is usable; the newest: .*step-000000012\\.h5");
+  }
+  EXPECT_EQ(checkpoints_in(scratch_.file("bad")), (std::vector<int64_t>{6, 12}));
+}
+
+TEST_F(CheckpointRefusal, FallsBackToTheNewestGoodOneAndSaysWhatItSkipped) {
+  directory("half", {bytes_of(checkpoint_of(scratch_.file("out"), 6)), flipped(700)});
+  const Outcome outcome = run(2, resuming("half"));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_TRUE(
+      std::regex_search(outcome.err, std::regex("warning: skipped checkpoint .*/step-000000012\\.h5: ")))
+      << outcome.err;
+  EXPECT_NE(outcome.err.find("step-000000006.h5 at step 6"), std::string::npos) << outcome.err;
+  EXPECT_EQ(digest_of(checkpoint_of(scratch_.file("half"), 12)),
+            digest_of(checkpoint_of(scratch_.file("out"), 12)));
+}
+
+TEST_F(CheckpointRefusal, OfDamagedFilesExitsWith4WhereverTheyAreRead) {
+  const std::string cut = scratch_.file("cut.h5"), bit = scratch_.file("bit.h5"),
+                    text = scratch_.file("run.toml");
+  write_file(cut, good_.substr(0, good_.size() - 1));
+  write_file(bit, flipped(good_.size() - 100));
+  for (const std::string& file : {cut, bit, text, scratch_.file("absent.h5")}) {
+    expect_refusal(kNoLauncher, {"inspect", file}, 4, std::filesystem::path(file).filename().string() + ": ");
+  }
+  expect_refusal(kNoLauncher, {"inspect", "--digest", bit}, 4, "bit\\.h5: ");
+  expect_refusal(kNoLauncher, {"diff", checkpoint_of(scratch_.file("out"), 12), cut}, 4, "cut\\.h5: ");
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, {"eval", text, "--checkpoint", cut}, 4, "cut\\.h5: ");
+  }
+}
+
+TEST_F(CheckpointRefusal, OfAnotherModelNamesEveryTensorThatDoesNotFit) {
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(workers, resuming("out", {"model.hidden=[32,8,4]"}), 4,
+                   "step-000000012\\.h5: .*hidden\\.1\\.weight.*\\(32,8\\).*\\(32,16\\)");
+    const Outcome outcome = run(workers, resuming("out", {"model.hidden=[32,8,4]"}));
+    for (const char* tensor :
+         {"/parameters/hidden.1.bias", "/parameters/hidden.2.weight", "/parameters/hidden.2.bias",
+          "/parameters/output.weight", "hidden.1.weight", "/optimizer/"}) {
+      EXPECT_NE(outcome.err.find(tensor), std::string::npos) << tensor << " is not in " << outcome.err;
+    }
+    EXPECT_EQ(outcome.err.find("/parameters/hidden.0.weight"), std::string::npos) << "fits: " << outcome.err;
+    expect_refusal(workers,
+                   {"eval", scratch_.file("run.toml"), "--set", "model.hidden=[32,8]", "--checkpoint",
+                    checkpoint_of(scratch_.file("out"), 12)},
+                   4, "hidden\\.1\\.weight");
+  }
+  EXPECT_EQ(bytes_of(checkpoint_of(scratch_.file("out"), 12)), good_);
+}
+
+TEST_F(CheckpointRefusal, OfAResumeThatWouldBeAnotherRunNamesBothValues) {
+  expect_refusal(kNoLauncher, resuming("out", {"run.seed=12"}), 4,
+                 "rng/seed: the checkpoint has 11, this run has 12");
+  expect_refusal(2, resuming("out", {"run.seed=12"}), 4, "rng/seed: the checkpoint has 11, this run has 12");
+  expect_refusal(kNoLauncher, resuming("out", {"train.micro_batches=6"}), 4,
+                 "train/micro_batches: .* 5, .* 6");
+  expect_refusal(kNoLauncher, resuming("out", {"train.micro_batch_size=5"}), 4,
+                 "train/micro_batch_size: .* 4, .* 5");
+  expect_refusal(kNoLauncher, resuming("out", {"data.shuffle=false"}), 4, "data/shuffle: ");
+  expect_refusal(kNoLauncher, resuming("out", {"optimizer.type=adamw"}), 4, "optimizer/type: .*adam.*adamw");
+  expect_refusal(kNoLauncher, resuming("out", {"precision.compute=fp64"}), 4,
+                 "hidden\\.0\\.weight.*fp64.*fp32");
+}
+
+}  // namespace
+}  // namespace lockstep::testing

@@ -1,0 +1,107 @@
+// metrics.jsonl: whole JSON lines, a history that survives a resume, and failures that are told.
+#include "train/metrics_log.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+using testing::bytes_of;
+
+TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
+  const testing::ScratchDirectory scratch;
+  MetricsLog log(scratch.file("m"), "");
+  StepMetrics metrics;
+  metrics.step = 7;
+  metrics.epoch = 0.5;
+  metrics.loss = 0.1;
+  metrics.learning_rate = 1e-3;
+  metrics.gradient_norm = 2.0;
+  metrics.samples_per_second = 1000.0;
+  metrics.times = {0.25, 0.5, 0.125, 0.0625};
+  metrics.peak_bytes = 4096;
+  log.step(metrics);
+  log.flush();
+  const std::string text = bytes_of(scratch.file("m"));
+  EXPECT_EQ(text, log.history());
+  EXPECT_EQ(text.find('\n'), text.size() - 1);
+  EXPECT_EQ(nlohmann::json::parse(text),
+            nlohmann::json::parse(
+                R"({"step": 7, "epoch": 0.5, "loss": 0.1, "learning_rate": 0.001, "gradient_norm": 2.0,
+                                      "samples_per_second": 1000.0, "data_seconds": 0.25, "compute_seconds": 0.5,
+                                      "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625,
+                                      "peak_bytes": 4096})"));
+}
+
+TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {
+  const testing::ScratchDirectory scratch;
+  MetricsLog log(scratch.file("m"), "");
+  log.evaluation(1, 0.1 + 0.2, nullptr, 5);
+  const double accuracy = 1.0 / 3.0;
+  log.evaluation(2, NAN, &accuracy, 5);
+  log.digest(3, "00ff");
+  log.flush();
+  std::istringstream lines(bytes_of(scratch.file("m")));
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_EQ(nlohmann::json::parse(line)["validation_loss"].get<double>(), 0.1 + 0.2);
+  EXPECT_FALSE(nlohmann::json::parse(line).contains("validation_accuracy"));
+  std::getline(lines, line);
+  EXPECT_TRUE(nlohmann::json::parse(line)["validation_loss"].is_null());
+  EXPECT_EQ(nlohmann::json::parse(line)["validation_accuracy"].get<double>(), accuracy);
+  std::getline(lines, line);
+  EXPECT_EQ(line, R"({"step":3,"digest":"00ff"})");
+}
+
+TEST(MetricsLog, TheHistoryOfACheckpointReplacesWhatTheFileHeld) {
+  const testing::ScratchDirectory scratch;
+  testing::overwrite(scratch.file("m"), "lines after the checkpoint\nand half a li");
+  {
+    MetricsLog log(scratch.file("m"), "{\"step\":1}\n");
+    EXPECT_EQ(bytes_of(scratch.file("m")), "{\"step\":1}\n") << "at once";
+    log.digest(2, "aa");
+    EXPECT_EQ(log.history(), "{\"step\":1}\n{\"step\":2,\"digest\":\"aa\"}\n");
+  }
+  EXPECT_EQ(bytes_of(scratch.file("m")), "{\"step\":1}\n{\"step\":2,\"digest\":\"aa\"}\n")
+      << "nothing is lost at the end";
+}
+
+TEST(MetricsLog, TheFileHoldsWholeLinesAtAnyTime) {
+  const testing::ScratchDirectory scratch;
+  MetricsLog log(scratch.file("m"), "");
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t step = 1; std::chrono::steady_clock::now() - start < std::chrono::milliseconds(700); ++step) {
+    log.digest(step, "0123456789abcdef0123456789abcdef");
+    if (step % 64 != 0) continue;
+    const std::string text = bytes_of(scratch.file("m"));
+    ASSERT_TRUE(text.empty() || text.back() == '\n') << text.substr(text.size() - 80);
+  }
+  EXPECT_GT(bytes_of(scratch.file("m")).size(), 0u) << "lines reach the file while the run goes on";
+}
+
+TEST(MetricsLog, AFileThatCannotBeOpenedIsBadUsageAndOneThatCannotBeWrittenIsNot) {
+  const auto kind = [](const std::string& path, const std::string& history) {
+    try {
+      MetricsLog log(path, history);
+      log.digest(1, "aa");
+      log.flush();
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).rfind(path + ": cannot be written: ", 0), 0u) << error.what();
+      return error.kind();
+    }
+    return ErrorKind::kInternal;
+  };
+  EXPECT_EQ(kind("/proc/absent/m", ""), ErrorKind::kUsage);
+  EXPECT_EQ(kind("/dev/full", ""), ErrorKind::kCheckpoint);
+  EXPECT_EQ(kind("/dev/full", "history\n"), ErrorKind::kCheckpoint);
+}
+
+}  // namespace
+}  // namespace lockstep

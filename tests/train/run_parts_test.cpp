@@ -1,0 +1,186 @@
+// The smaller parts of a run: durations, agreement on failures, stop signals, settings that do not go
+// together.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+#include <map>
+
+#include "comm/threaded_communicator.h"
+#include "core/error.h"
+#include "train/agreement.h"
+#include "train/progress.h"
+#include "train/settings.h"
+#include "train/stop_signal.h"
+
+namespace lockstep {
+namespace {
+
+TEST(Progress, DurationsAreShortAndRounded) {
+  EXPECT_EQ(format_duration(0.0), "0s");
+  EXPECT_EQ(format_duration(0.4), "0s");
+  EXPECT_EQ(format_duration(12.5), "13s");
+  EXPECT_EQ(format_duration(59.6), "1m00s");
+  EXPECT_EQ(format_duration(200.0), "3m20s");
+  EXPECT_EQ(format_duration(3599.7), "1h00m");
+  EXPECT_EQ(format_duration(3725.0), "1h02m");
+  EXPECT_EQ(format_duration(360000.0), "100h00m");
+  EXPECT_EQ(format_duration(-5.0), "0s");
+  EXPECT_NE(format_duration(INFINITY), "");
+}
+
+struct Verdict {
+  bool thrown = false, speaks = false;
+  ErrorKind kind = ErrorKind::kInternal;
+  std::string message;
+};
+
+// What run_agreed does on each of `workers` workers when those in `failures` fail.
+std::vector<Verdict> agree(int workers, const std::map<int, Error>& failures) {
+  std::vector<Verdict> verdicts(static_cast<size_t>(workers));
+  testing::run_threaded(workers, [&](Communicator& communicator) {
+    Verdict& verdict = verdicts[static_cast<size_t>(communicator.rank())];
+    try {
+      run_agreed(
+          communicator,
+          [&] {
+            const auto mine = failures.find(communicator.rank());
+            if (mine != failures.end()) throw mine->second;
+          },
+          "part");
+    } catch (const AgreedFailure& failure) {
+      verdict = {true, failure.speaks(), failure.kind(), failure.what()};
+    }
+  });
+  return verdicts;
+}
+
+TEST(Agreement, WhereNobodyFailsNobodyThrows) {
+  for (const Verdict& verdict : agree(3, {})) EXPECT_FALSE(verdict.thrown);
+}
+
+TEST(Agreement, OneFailureEndsAllAndOnlyTheWorkerWhereItHappenedSpeaks) {
+  for (int failing = 0; failing < 3; ++failing) {
+    const std::vector<Verdict> verdicts = agree(3, {{failing, Error(ErrorKind::kData, "row 7: bad")}});
+    for (int rank = 0; rank < 3; ++rank) {
+      const Verdict& verdict = verdicts[static_cast<size_t>(rank)];
+      EXPECT_TRUE(verdict.thrown);
+      EXPECT_EQ(verdict.kind, ErrorKind::kData);
+      EXPECT_EQ(verdict.speaks, rank == failing);
+      if (rank == failing) {
+        EXPECT_EQ(verdict.message, "row 7: bad");
+      }
+    }
+  }
+}
+
+TEST(Agreement, OfSeveralFailuresAllLeaveWithThatOfTheLowestRank) {
+  const std::vector<Verdict> verdicts = agree(4, {{1, Error(ErrorKind::kCheckpoint, "one")},
+                                                  {2, Error(ErrorKind::kUsage, "two")},
+                                                  {3, Error(ErrorKind::kData, "three")}});
+  for (int rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(verdicts[static_cast<size_t>(rank)].kind, ErrorKind::kCheckpoint);
+    EXPECT_EQ(verdicts[static_cast<size_t>(rank)].speaks, rank == 1);
+  }
+  EXPECT_EQ(verdicts[1].message, "one");
+}
+
+TEST(Agreement, WhatAllFindTogetherRankZeroSays) {
+  testing::run_threaded(3, [](Communicator& communicator) {
+    try {
+      fail_together(communicator, ErrorKind::kNumeric, "diverged");
+    } catch (const AgreedFailure& failure) {
+      if (failure.kind() != ErrorKind::kNumeric || failure.speaks() != (communicator.rank() == 0))
+        throw std::runtime_error("no");
+      return;
+    }
+    throw std::runtime_error("not thrown");
+  });
+}
+
+TEST(StopSignal, IsRaisedByTheThreeSignalsAndRestoresTheHandlersBefore) {
+  static volatile std::sig_atomic_t outer = 0;
+  for (const auto& [number, name] :
+       {std::pair(SIGTERM, "SIGTERM"), {SIGINT, "SIGINT"}, {SIGUSR1, "SIGUSR1"}}) {
+    outer = 0;
+    std::signal(number, [](int) { outer = 1; });
+    {
+      const StopSignal stop;
+      EXPECT_FALSE(stop.raised());
+      EXPECT_STREQ(stop.name(), "");
+      std::raise(number);
+      EXPECT_TRUE(stop.raised());
+      EXPECT_STREQ(stop.name(), name);
+      EXPECT_EQ(outer, 0);
+    }
+    std::raise(number);
+    EXPECT_EQ(outer, 1);
+    std::signal(number, SIG_DFL);
+  }
+}
+
+TEST(StopSignalDeathTest, ASecondInterruptEndsTheProcess) {
+  EXPECT_EXIT(
+      {
+        const StopSignal stop;
+        std::raise(SIGINT);
+        std::raise(SIGINT);
+      },
+      ::testing::KilledBySignal(SIGINT), "");
+}
+
+std::string settings_error(const std::string& toml) {
+  try {
+    Configuration configuration = Configuration::parse(toml, "test.toml", {});
+    read_settings(configuration);
+  } catch (const Error& error) {
+    return error.kind() == ErrorKind::kUsage ? error.what() : std::string("wrong kind: ") + error.what();
+  }
+  return "no error";
+}
+
+TEST(Settings, TakeTheirDefaults) {
+  Configuration configuration =
+      Configuration::parse("[data]\ntrain = \"d.h5\"\n[train]\nepochs = 2\n", "test.toml", {});
+  const RunSettings settings = read_settings(configuration);
+  EXPECT_EQ(settings.output, "runs/run");
+  EXPECT_EQ(settings.train_data.path, "d.h5");
+  EXPECT_EQ(settings.last_batch, LastBatch::kDrop);
+  EXPECT_EQ(settings.reduction, ReductionMode::kLockstep);
+  EXPECT_EQ(settings.bucket_bytes, 25 << 20);
+  EXPECT_EQ(settings.keep, 3);
+  EXPECT_EQ(settings.threads, 1);
+}
+
+TEST(Settings, TheOutputDirectoryFollowsTheName) {
+  Configuration configuration = Configuration::parse(
+      "[run]\nname = \"a\"\n[data]\ntrain = \"d.h5\"\n[train]\nsteps = 2\n", "test.toml", {});
+  EXPECT_EQ(read_settings(configuration).output, "runs/a");
+}
+
+TEST(Settings, StepsOrEpochsExactlyOne) {
+  const std::string data = "[data]\ntrain = \"d.h5\"\n[train]\n";
+  EXPECT_EQ(settings_error(data + "steps = 3\n"), "no error");
+  EXPECT_EQ(settings_error(data + "epochs = 3\n"), "no error");
+  EXPECT_EQ(settings_error(data),
+            "test.toml: train.steps: give either steps or epochs, got steps = 0 and epochs = 0");
+  EXPECT_EQ(settings_error(data + "steps = 3\nepochs = 4\n"),
+            "test.toml: train.steps: give either steps or epochs, got steps = 3 and epochs = 4");
+}
+
+TEST(Settings, AValidationFileAndAFractionExcludeEachOther) {
+  EXPECT_EQ(settings_error(
+                "[data]\ntrain = \"a\"\nvalidation = \"b\"\nvalidation_fraction = 0.1\n[train]\nsteps = 1\n"),
+            "test.toml: data.validation_fraction: must be 0 when data.validation names a file");
+}
+
+TEST(Settings, TheDescriptionNamesTheKeysOfEveryType) {
+  const std::string text = describe_configuration();
+  for (const char* key :
+       {"hidden", "channels", "layers", "beta1", "minimum_factor", "warmup", "bucket_mb", "keep_every"}) {
+    EXPECT_NE(text.find(key), std::string::npos) << key;
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
