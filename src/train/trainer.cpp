@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <sstream>
 
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
@@ -106,6 +107,7 @@ class Run {
 
   TrainOutcome go() {
     run_agreed(communicator_, [&] { set_up(); }, "set-up");
+    run_agreed(communicator_, [&] { compare_configurations(); }, "configuration");
     resume_or_start();
     return loop();
   }
@@ -143,6 +145,21 @@ class Run {
     exchange_ = std::make_unique<GradientExchange>(
         communicator_, *backend_, settings_.compute, replica_->store.gradient_extent(), slices,
         ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes});
+  }
+
+  // Workers that read different files would part at some step, and wait for each other until the timeout.
+  void compare_configurations() {
+    std::string leaders = resolved_;
+    broadcast_text(communicator_, leaders, "configuration");
+    if (leaders == resolved_) return;
+    std::istringstream theirs(leaders), mine(resolved_);
+    std::string their_line, my_line;
+    do {
+      std::getline(theirs, their_line);
+      std::getline(mine, my_line);
+    } while (their_line == my_line && (theirs || mine));
+    fail(ErrorKind::kUsage, fmt::format("the configuration differs between workers: rank 0 has \"{}\", rank {} has \"{}\"",
+                                        their_line, communicator_.rank(), my_line));
   }
 
   State snapshot() {
