@@ -6,19 +6,24 @@
 namespace lockstep::testing {
 namespace {
 
-// The whole of stderr is one line "error: ..." that holds a match of `expected`.
-void expect_refusal(int workers, const std::vector<std::string>& arguments, int exit_code,
-                    const std::string& expected) {
-  std::string line = std::to_string(workers) + " workers:";
-  for (const std::string& argument : arguments) line += ' ' + argument;
+// The job ends in time with this code, and the whole of stderr is one line "error: ..." that holds a match of
+// `expected`.
+void expect_refusal(const std::vector<std::string>& command, int exit_code, const std::string& expected) {
+  std::string line;
+  for (const std::string& argument : command) line += argument + ' ';
   SCOPED_TRACE(line);
-  const Outcome outcome = run(workers, arguments, 30.0);
+  const Outcome outcome = Job(command).wait(30.0);
   EXPECT_EQ(outcome.exit_code, exit_code);
-  EXPECT_EQ(outcome.err.rfind("error: ", 0), 0u) << outcome.err;
+  EXPECT_TRUE(std::regex_search(outcome.err, std::regex("^(\\[rank \\d+\\] )?error: "))) << outcome.err;
   EXPECT_EQ(outcome.err.find('\n'), outcome.err.size() - 1) << outcome.err;
   EXPECT_TRUE(std::regex_search(outcome.err, std::regex(expected)))
       << outcome.err << "expected: " << expected;
   EXPECT_EQ(outcome.out, "");
+}
+
+void expect_refusal(int workers, const std::vector<std::string>& arguments, int exit_code,
+                    const std::string& expected) {
+  expect_refusal(Job::on_workers(workers, arguments), exit_code, expected);
 }
 
 class Refusal : public ::testing::Test {
@@ -171,6 +176,28 @@ TEST_F(Refusal, OfBadDataExitsWith3AndNamesFileAndPlace) {
   write_file(scratch_.file("other.csv"), "a,b,kind\n1,2,0\n3,4,1\n");
   expect_refusal(kNoLauncher, training({"data.validation=" + scratch_.file("other.csv")}), 3,
                  "other\\.csv: .*\\(2\\).*\\(3\\)");
+}
+
+// What only one worker finds, as on machines without a shared file system.
+
+TEST_F(Refusal, OfWhatOneWorkerAloneFindsComesFromThatWorkerAndEndsAll) {
+  const auto together = [&](const std::string& setting) {
+    std::vector<std::string> command = Job::on_workers(1, training({}));
+    command.emplace_back(":");
+    const std::vector<std::string> second = {"-np", "2", LOCKSTEP_COMMAND};
+    command.insert(command.end(), second.begin(), second.end());
+    for (const std::string& argument : training({setting})) command.push_back(argument);
+    return command;
+  };
+  expect_refusal(together("data.train=" + scratch_.file("absent.csv")), 3,
+                 "^\\[rank 1\\] error: .*absent\\.csv");
+  expect_refusal(together("optimizer.learnin_rate=1"), 2, "^\\[rank 1\\] error: .*learnin_rate");
+  expect_refusal(
+      together("train.steps=13"), 2,
+      "^\\[rank 1\\] error: the configuration differs between workers: rank 0 has \"steps = 12\", rank 1 has "
+      "\"steps = 13\"");
+  expect_refusal(together("model.hidden=[8]"), 2,
+                 "^\\[rank 1\\] error: the configuration differs between workers");
 }
 
 // Output directories.
