@@ -19,6 +19,10 @@ const std::vector<Case> kCases = {
     {"CnnWithBatchNormAndDropout", digits(), 10, kCnn},
 };
 
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
+
 class Lockstep : public ::testing::TestWithParam<Case> {
  protected:
   // The configuration of the case, as a file.
