@@ -80,7 +80,9 @@ void write_elements(int64_t n, T* y, const Compute& compute) {
     parallel_ranges(n, kElementGrain, [&](int64_t begin, int64_t end) { compute(begin, end, y + begin); });
   } else {
     parallel_ranges(n, kElementGrain, [&](int64_t begin, int64_t end) {
-      constexpr int64_t kPiece = 8192 / sizeof(T);  // stays in the first-level cache
+      // Short, so that the loads of one piece overlap the stores of the one before: at 64 MB, 8 KB pieces
+      // reached two thirds of the bandwidth of 1 KB ones.
+      constexpr int64_t kPiece = 1024 / sizeof(T);
       alignas(64) T piece[kPiece];
       for (int64_t i = begin; i < end; i += kPiece) {
         const int64_t stop = std::min(i + kPiece, end);
