@@ -76,6 +76,8 @@ std::unique_ptr<Communicator> make_self_communicator();
 bool launched_by_mpi();
 // Initializes MPI. Destroying it finalizes MPI.
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
+// What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no initialization.
+std::string communication_library();
 // mpi when a launcher started this process, else self. Error (kUsage) when launched by mpirun and built without MPI.
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
 

@@ -233,11 +233,7 @@ class MpiCommunicator final : public Communicator {
   int world_size() const override { return world_.size; }
 
   std::string description() const override {
-    char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
-    int length = 0;
-    MPI_Get_library_version(version, &length);
-    const std::string text(version, static_cast<size_t>(length));
-    return fmt::format("mpi: {} workers, {}", world_.size, text.substr(0, text.find_first_of(",\n")));
+    return fmt::format("mpi: {} workers, {}", world_.size, communication_library());
   }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
@@ -355,6 +351,14 @@ class MpiCommunicator final : public Communicator {
 
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options) {
   return std::make_unique<MpiCommunicator>(options);
+}
+
+std::string communication_library() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  const std::string text(version, static_cast<size_t>(length));
+  return text.substr(0, text.find_first_of(",\n"));
 }
 
 }  // namespace lockstep
