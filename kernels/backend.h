@@ -75,7 +75,8 @@ struct RandomStream {
 
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
 enum class UpdateFormula : uint8_t {
-  kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW
+  kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW,
+  kAdagrad, kRmsProp, kRmsPropCentered, kAmsGrad, kAmsGradW, kNAdam, kLion, kLambDirection
 };
 
 // One optimizer update of n consecutive elements. slots[i] is the i-th state array of the formula.

@@ -17,7 +17,8 @@ void update_elements(const UpdateArguments& arguments) {
   const T* gradients = static_cast<const T*>(arguments.gradients);
   T* slot0 = static_cast<T*>(arguments.slots[0]);
   T* slot1 = static_cast<T*>(arguments.slots[1]);
-  static_assert(Update::kSlots <= 2);
+  T* slot2 = static_cast<T*>(arguments.slots[2]);
+  static_assert(Update::kSlots <= 3);
   parallel_ranges(arguments.n, kElementGrain, [=](int64_t begin, int64_t end) {
     simd_for<T>(end - begin, [=](int64_t offset) {
       const int64_t i = begin + offset;
@@ -26,8 +27,10 @@ void update_elements(const UpdateArguments& arguments) {
         update(parameters[i], gradient);
       } else if constexpr (Update::kSlots == 1) {
         update(parameters[i], gradient, slot0[i]);
-      } else {
+      } else if constexpr (Update::kSlots == 2) {
         update(parameters[i], gradient, slot0[i], slot1[i]);
+      } else {
+        update(parameters[i], gradient, slot0[i], slot1[i], slot2[i]);
       }
     });
   });
@@ -53,6 +56,22 @@ void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments)
         return update_elements<AdamUpdate<T>, T>(arguments);
       case UpdateFormula::kAdamW:
         return update_elements<AdamWUpdate<T>, T>(arguments);
+      case UpdateFormula::kAdagrad:
+        return update_elements<AdagradUpdate<T>, T>(arguments);
+      case UpdateFormula::kRmsProp:
+        return update_elements<RmsPropUpdate<T>, T>(arguments);
+      case UpdateFormula::kRmsPropCentered:
+        return update_elements<RmsPropCenteredUpdate<T>, T>(arguments);
+      case UpdateFormula::kAmsGrad:
+        return update_elements<AmsGradUpdate<T>, T>(arguments);
+      case UpdateFormula::kAmsGradW:
+        return update_elements<AmsGradWUpdate<T>, T>(arguments);
+      case UpdateFormula::kNAdam:
+        return update_elements<NAdamUpdate<T>, T>(arguments);
+      case UpdateFormula::kLion:
+        return update_elements<LionUpdate<T>, T>(arguments);
+      case UpdateFormula::kLambDirection:
+        return update_elements<LambDirectionUpdate<T>, T>(arguments);
     }
   });
 }

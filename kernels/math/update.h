@@ -155,4 +155,170 @@ using AdamUpdate = AdamFamilyUpdate<T, false>;
 template <class T>
 using AdamWUpdate = AdamFamilyUpdate<T, true>;
 
+// kAmsGrad and kAmsGradW (Reddi, Kale and Kumar 2018): kAdam and kAdamW with the largest v so far, before its
+// bias correction, in the denominator: w = max(w, v);  p -= ... m / (sqrt(w) / sqrt(1 - beta2^t) + epsilon).
+// slots[2] = w; slots and scalars else as there.
+template <class T, bool kDecoupled>
+struct AmsGradFamilyUpdate {
+  static constexpr int kSlots = 3;
+  AdamFamilyUpdate<T, kDecoupled> adam;
+
+  explicit AmsGradFamilyUpdate(const double* scalars) : adam(scalars) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& m, T& v, T& w) const {
+    if constexpr (kDecoupled) {
+      p = p * adam.weight_decay;
+    } else {
+      g = g + adam.weight_decay * p;
+    }
+    m = adam.beta1 * m + adam.one_minus_beta1 * g;
+    v = adam.beta2 * v + adam.one_minus_beta2 * (g * g);
+    w = v > w ? v : w;
+    p = p - adam.step_size * (m / (std::sqrt(w) * adam.inverse_root_correction + adam.epsilon));
+  }
+};
+
+template <class T>
+using AmsGradUpdate = AmsGradFamilyUpdate<T, false>;
+template <class T>
+using AmsGradWUpdate = AmsGradFamilyUpdate<T, true>;
+
+// kNAdam (Dozat 2016): g += weight_decay * p (coupled);
+//   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+//   p -= learning_rate (a g + b m) / (sqrt(v / (1 - beta2^t)) + epsilon)
+// slots[0] = m, slots[1] = v. scalars[2] = beta1, [3] = beta2, [4] = epsilon, [5] = a, the share of the
+// gradient, [6] = b, the share of the moment (both with their bias corrections), [7] = 1 - beta2^t.
+template <class T>
+struct NAdamUpdate {
+  static constexpr int kSlots = 2;
+  T weight_decay, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, gradient_step, moment_step;
+  T inverse_root_correction;
+
+  explicit NAdamUpdate(const double* scalars)
+      : weight_decay(static_cast<T>(scalars[1])),
+        beta1(static_cast<T>(scalars[2])),
+        one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
+        beta2(static_cast<T>(scalars[3])),
+        one_minus_beta2(static_cast<T>(1.0 - scalars[3])),
+        epsilon(static_cast<T>(scalars[4])),
+        gradient_step(static_cast<T>(scalars[0] * scalars[5])),
+        moment_step(static_cast<T>(scalars[0] * scalars[6])),
+        inverse_root_correction(static_cast<T>(1.0 / std::sqrt(scalars[7]))) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& m, T& v) const {
+    g = g + weight_decay * p;
+    m = beta1 * m + one_minus_beta1 * g;
+    v = beta2 * v + one_minus_beta2 * (g * g);
+    p = p - (gradient_step * g + moment_step * m) / (std::sqrt(v) * inverse_root_correction + epsilon);
+  }
+};
+
+// kLambDirection (You et al. 2020): Adam's direction, for a step whose length the norms of p and r decide.
+//   m = beta1 m + (1 - beta1) g;   v = beta2 v + (1 - beta2) g^2
+//   r = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) + weight_decay * p;   p stays
+// slots[0] = m, slots[1] = v, slots[2] = r (written only). scalars[2] to [6] as for kAdam; learning_rate
+// unused.
+template <class T>
+struct LambDirectionUpdate {
+  static constexpr int kSlots = 3;
+  T weight_decay, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, inverse_correction,
+      inverse_root_correction;
+
+  explicit LambDirectionUpdate(const double* scalars)
+      : weight_decay(static_cast<T>(scalars[1])),
+        beta1(static_cast<T>(scalars[2])),
+        one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
+        beta2(static_cast<T>(scalars[3])),
+        one_minus_beta2(static_cast<T>(1.0 - scalars[3])),
+        epsilon(static_cast<T>(scalars[4])),
+        inverse_correction(static_cast<T>(1.0 / scalars[5])),
+        inverse_root_correction(static_cast<T>(1.0 / std::sqrt(scalars[6]))) {}
+
+  LOCKSTEP_FORMULA void operator()(const T& p, T g, T& m, T& v, T& r) const {
+    m = beta1 * m + one_minus_beta1 * g;
+    v = beta2 * v + one_minus_beta2 * (g * g);
+    r = inverse_correction * m / (std::sqrt(v) * inverse_root_correction + epsilon) + weight_decay * p;
+  }
+};
+
+// kAdagrad (Duchi, Hazan and Singer 2011): s += g^2;  p -= learning_rate * g / (sqrt(s) + epsilon).
+// Coupled decay. slots[0] = s. scalars[2] = epsilon.
+template <class T>
+struct AdagradUpdate {
+  static constexpr int kSlots = 1;
+  T learning_rate, weight_decay, epsilon;
+
+  explicit AdagradUpdate(const double* scalars)
+      : learning_rate(static_cast<T>(scalars[0])),
+        weight_decay(static_cast<T>(scalars[1])),
+        epsilon(static_cast<T>(scalars[2])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& s) const {
+    g = g + weight_decay * p;
+    s = s + g * g;
+    p = p - learning_rate * (g / (std::sqrt(s) + epsilon));
+  }
+};
+
+// kRmsProp (Tieleman and Hinton 2012): v = rho v + (1 - rho) g^2;  p -= learning_rate * g / (sqrt(v) +
+// epsilon). kRmsPropCentered (Graves 2013): also u = rho u + (1 - rho) g, and v - u^2, the variance, in place
+// of v. Coupled decay. slots[0] = v, slots[1] = u. scalars[2] = rho, scalars[3] = epsilon.
+template <class T>
+struct RmsPropUpdate {
+  static constexpr int kSlots = 1;
+  T learning_rate, weight_decay, rho, one_minus_rho, epsilon;
+
+  explicit RmsPropUpdate(const double* scalars)
+      : learning_rate(static_cast<T>(scalars[0])),
+        weight_decay(static_cast<T>(scalars[1])),
+        rho(static_cast<T>(scalars[2])),
+        one_minus_rho(static_cast<T>(1.0 - scalars[2])),
+        epsilon(static_cast<T>(scalars[3])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
+    g = g + weight_decay * p;
+    v = rho * v + one_minus_rho * (g * g);
+    p = p - learning_rate * (g / (std::sqrt(v) + epsilon));
+  }
+};
+
+template <class T>
+struct RmsPropCenteredUpdate {
+  static constexpr int kSlots = 2;
+  RmsPropUpdate<T> plain;
+
+  explicit RmsPropCenteredUpdate(const double* scalars) : plain(scalars) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& v, T& u) const {
+    g = g + plain.weight_decay * p;
+    v = plain.rho * v + plain.one_minus_rho * (g * g);
+    u = plain.rho * u + plain.one_minus_rho * g;
+    const T variance = v - u * u;  // rounding can push it below 0 where all gradients were alike
+    p = p - plain.learning_rate * (g / (std::sqrt(variance > T{0} ? variance : T{0}) + plain.epsilon));
+  }
+};
+
+// kLion (Chen et al. 2023): p -= learning_rate * (sign(beta1 m + (1 - beta1) g) + weight_decay * p);
+// m = beta2 m + (1 - beta2) g. Decoupled decay. slots[0] = m. scalars[2] = beta1, scalars[3] = beta2.
+template <class T>
+struct LionUpdate {
+  static constexpr int kSlots = 1;
+  T learning_rate, kept, beta1, one_minus_beta1, beta2, one_minus_beta2;
+
+  explicit LionUpdate(const double* scalars)
+      : learning_rate(static_cast<T>(scalars[0])),
+        kept(static_cast<T>(1.0 - scalars[0] * scalars[1])),
+        beta1(static_cast<T>(scalars[2])),
+        one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
+        beta2(static_cast<T>(scalars[3])),
+        one_minus_beta2(static_cast<T>(1.0 - scalars[3])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& m) const {
+    const T u = beta1 * m + one_minus_beta1 * g;
+    const T direction = u > T{0} ? T{1} : (u < T{0} ? T{-1} : T{0});
+    p = kept * p - learning_rate * direction;
+    m = beta2 * m + one_minus_beta2 * g;
+  }
+};
+
 }  // namespace lockstep

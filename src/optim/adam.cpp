@@ -1,4 +1,4 @@
-// Adam and AdamW: one flat kernel each, bias corrections computed here in fp64.
+// Adam, AdamW and their AMSGrad variants: one flat kernel each, bias corrections computed here in fp64.
 #include "optim/adam.h"
 
 #include <cmath>
@@ -9,24 +9,11 @@
 namespace lockstep {
 namespace {
 
-struct AdamSettings {
-  double beta1, beta2, epsilon;
-};
-
-AdamSettings read_settings(Section& section) {
-  // The smallest epsilon is a normal number in fp32: where all gradients were zero, 0 / (0 + epsilon) must
-  // stay 0.
-  constexpr Range kEpsilonRange{1e-30};
-  return {read_decay_rate(section, "beta1", 0.9, "share of the first moment kept each step"),
-          read_decay_rate(section, "beta2", 0.999, "share of the second moment kept each step"),
-          section.real("epsilon", 1e-8, kEpsilonRange, "added to the root of the second moment")};
-}
-
 class Adam final : public FlatOptimizer {
  public:
-  Adam(std::string type, UpdateFormula formula, const AdamSettings& settings, double weight_decay)
-      : FlatOptimizer(std::move(type), formula, {"first_moment", "second_moment"}, weight_decay),
-        settings_(settings) {}
+  Adam(std::string type, UpdateFormula formula, std::vector<std::string> arrays,
+       const MomentSettings& settings, double weight_decay)
+      : FlatOptimizer(std::move(type), formula, std::move(arrays), weight_decay), settings_(settings) {}
 
  private:
   void set_scalars(double (&scalars)[8]) const override {
@@ -38,22 +25,37 @@ class Adam final : public FlatOptimizer {
     scalars[6] = 1.0 - std::pow(settings_.beta2, k);
   }
 
-  AdamSettings settings_;
+  MomentSettings settings_;
 };
+
+std::unique_ptr<Optimizer> make(std::string type, UpdateFormula plain, UpdateFormula amsgrad,
+                                const MomentSettings& settings, double weight_decay, Section& section) {
+  const std::string variant =
+      section.text("variant", "plain", {"plain", "amsgrad"},
+                   "adam, adamw: amsgrad divides by the largest second moment so far");
+  if (variant == "amsgrad") {
+    return std::make_unique<Adam>(
+        std::move(type), amsgrad,
+        std::vector<std::string>{"first_moment", "second_moment", "largest_second_moment"}, settings,
+        weight_decay);
+  }
+  return std::make_unique<Adam>(std::move(type), plain,
+                                std::vector<std::string>{"first_moment", "second_moment"}, settings,
+                                weight_decay);
+}
 
 }  // namespace
 
 std::unique_ptr<Optimizer> make_adam(Section& section) {
-  const AdamSettings settings = read_settings(section);
-  return std::make_unique<Adam>("adam", UpdateFormula::kAdam, settings, read_coupled_weight_decay(section));
+  const MomentSettings settings = read_moments(section);
+  return make("adam", UpdateFormula::kAdam, UpdateFormula::kAmsGrad, settings,
+              read_coupled_weight_decay(section), section);
 }
 
 std::unique_ptr<Optimizer> make_adamw(Section& section) {
-  const AdamSettings settings = read_settings(section);
-  const double weight_decay =
-      section.real("weight_decay", 0.01, kNonNegative,
-                   "adamw: parameters shrink by learning_rate * weight_decay each step");
-  return std::make_unique<Adam>("adamw", UpdateFormula::kAdamW, settings, weight_decay);
+  const MomentSettings settings = read_moments(section);
+  return make("adamw", UpdateFormula::kAdamW, UpdateFormula::kAmsGradW, settings,
+              read_decoupled_weight_decay(section, 0.01, "adamw"), section);
 }
 
 }  // namespace lockstep

@@ -1,4 +1,4 @@
-// Adam, and AdamW with decoupled weight decay.
+// Adam, AdamW with decoupled weight decay, and the AMSGrad variant of both.
 #pragma once
 
 #include <memory>
@@ -13,6 +13,7 @@ namespace lockstep {
 // Keys: beta1 (0.9), beta2 (0.999), epsilon (1e-8), weight_decay. adam: default 0, added to the gradient as
 // weight_decay theta. adamw: default 0.01, theta <- (1 - eta weight_decay) theta first (Loshchilov and Hutter
 // 2019).
+// variant: "plain" (default), or "amsgrad" (Reddi, Kale and Kumar 2018): the largest v so far in place of v.
 std::unique_ptr<Optimizer> make_adam(Section& section);
 std::unique_ptr<Optimizer> make_adamw(Section& section);
 

@@ -1,9 +1,17 @@
 // The list of optimizers: a new one is its file pair and a line here.
 #include "core/error.h"
+#include "optim/adafactor.h"
+#include "optim/adagrad.h"
 #include "optim/adam.h"
 #include "optim/gradient_descent.h"
+#include "optim/lamb.h"
+#include "optim/lars.h"
+#include "optim/lion.h"
 #include "optim/momentum.h"
+#include "optim/muon.h"
+#include "optim/nadam.h"
 #include "optim/nesterov.h"
+#include "optim/rmsprop.h"
 
 namespace lockstep {
 namespace {
@@ -20,6 +28,14 @@ constexpr OptimizerType kOptimizerTypes[] = {
     {"nesterov", make_nesterov},
     {"adam", make_adam},
     {"adamw", make_adamw},
+    {"nadam", make_nadam},
+    {"adagrad", make_adagrad},
+    {"rmsprop", make_rmsprop},
+    {"lion", make_lion},
+    {"lamb", make_lamb},
+    {"lars", make_lars},
+    {"adafactor", make_adafactor},
+    {"muon", make_muon},
 };
 
 }  // namespace

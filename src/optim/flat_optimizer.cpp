@@ -1,48 +1,32 @@
 // Runs a flat update kernel over the segments of the parameter array.
 #include "optim/flat_optimizer.h"
 
-#include <fmt/format.h>
-
 #include <utility>
 
-#include "core/error.h"
+#include "optim/update_checks.h"
 
 namespace lockstep {
 
 FlatOptimizer::FlatOptimizer(std::string type, UpdateFormula formula, std::vector<std::string> array_names,
                              double weight_decay)
     : type_(std::move(type)), formula_(formula), weight_decay_(weight_decay) {
-  for (std::string& name : array_names) arrays_.push_back({std::move(name), Tensor()});
+  for (std::string& name : array_names) arrays_.push_back({std::move(name), Tensor(), {}});
 }
 
-void FlatOptimizer::allocate(int64_t extent, DType dtype, Backend& backend) {
+void FlatOptimizer::allocate(const std::vector<ParameterEntry>&, int64_t extent, DType dtype,
+                             Backend& backend) {
   extent_ = extent;
   dtype_ = dtype;
   for (OptimizerSlot& array : arrays_) array.values = Tensor::zeros({extent}, dtype, backend);
 }
 
 void FlatOptimizer::check_segments(std::span<const UpdateSegment> segments) const {
-  for (const UpdateSegment& segment : segments) {
-    if (segment.begin < 0 || segment.begin > segment.end || segment.end > extent_) {
-      fail(ErrorKind::kInternal, fmt::format("{}: segment must lie in [0, {}): [{}, {})", type_, extent_,
-                                             segment.begin, segment.end));
-    }
-  }
+  check_update_segments(type_, segments, extent_);
 }
 
 void FlatOptimizer::update(const UpdateContext& context) {
   Tensor parameters = context.parameters;
-  if (parameters.elements() != extent_ || context.gradients.elements() < extent_) {
-    fail(ErrorKind::kInternal,
-         fmt::format("{}: allocated for {} elements: {} parameters, {} gradients", type_, extent_,
-                     parameters.elements(), context.gradients.elements()));
-  }
-  if (parameters.dtype() != dtype_ || context.gradients.dtype() != dtype_) {
-    fail(ErrorKind::kInternal,
-         fmt::format("{}: allocated for {}: parameters {}, gradients {}", type_, name_of(dtype_),
-                     name_of(parameters.dtype()), name_of(context.gradients.dtype())));
-  }
-  check_segments(context.segments);
+  check_update_context(type_, context, extent_, dtype_);
 
   UpdateArguments arguments;
   arguments.dtype = dtype_;

@@ -17,7 +17,8 @@ class FlatOptimizer : public Optimizer {
                 double weight_decay);
 
   std::string type() const override { return type_; }
-  void allocate(int64_t extent, DType dtype, Backend& backend) override;
+  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
+                Backend& backend) override;
   std::vector<OptimizerSlot> slots() override { return arrays_; }
   void update(const UpdateContext& context) override;
 

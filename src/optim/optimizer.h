@@ -29,11 +29,18 @@ struct UpdateContext {
   std::span<const UpdateSegment> segments;
 };
 
-// A named state array parallel to the parameters, in the parameters' dtype, initially zero; stored in
-// checkpoints.
+// Where a slot that is not laid out as the parameters are keeps the state of one of them.
+struct SlotEntry {
+  std::string parameter;
+  Shape shape;
+  int64_t offset = 0;  // elements from the start of the slot
+};
+
+// A named state array in the parameters' dtype, initially zero; stored in checkpoints.
 struct OptimizerSlot {
-  std::string name;  // "first_moment"
-  Tensor values;     // (parameter_extent)
+  std::string name;                // "first_moment"
+  Tensor values;                   // (parameter_extent), parallel to the parameters, or as `entries` say
+  std::vector<SlotEntry> entries;  // empty: parallel to the parameters
 };
 
 class Optimizer {
@@ -41,8 +48,10 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual std::string type() const = 0;
 
-  // Allocates slots for arrays of `extent` elements. Called once before the first update.
-  virtual void allocate(int64_t extent, DType dtype, Backend& backend) = 0;
+  // Allocates slots for arrays of `extent` elements that hold the given parameters. Called once before the
+  // first update.
+  virtual void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
+                        Backend& backend) = 0;
   virtual std::vector<OptimizerSlot> slots() = 0;
 
   // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it.
@@ -55,13 +64,17 @@ class Optimizer {
   }
   // Undoes before_gradient without an update (a skipped step).
   virtual void cancel_gradient(Tensor& parameters) { (void)parameters; }
-  // One step. Deterministic per element: splitting the segments differently gives the same bits. Error
-  // (kInternal) when the context does not fit what was allocated.
+  // One step. Splitting the segments differently gives the same bits: between any elements, or between
+  // parameters where whole_parameters(). Error (kInternal) when the context does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;
 
   // Updates done so far (bias correction); part of the checkpoint.
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
+
+  // True when an element's update depends on other elements of its parameter, so that no segment may end
+  // inside one.
+  virtual bool whole_parameters() const { return false; }
 
   // True when one step must see the whole training set (gradient descent).
   virtual bool full_batch() const { return false; }

@@ -14,55 +14,136 @@
 namespace lockstep {
 namespace {
 
-// Factor of the base rate at update u >= 0 after the warmup, of `total` updates after the warmup (0 if there
-// are none).
-using Factor = std::function<double(int64_t u, int64_t total)>;
+// Factor of the base rate at update u >= 0 after the warmup.
+using Factor = std::function<double(int64_t u)>;
 
 // Bounds the product of a count of epochs with the steps of an epoch.
 constexpr double kMaximumCount = 1e9;
 
-Factor read_constant(Section&, int64_t) {
-  return [](int64_t, int64_t) { return 1.0; };
+// What a schedule is laid out over, in steps.
+struct Course {
+  int64_t warmup, total;
+  std::function<int64_t(int64_t count)> to_steps;  // from the unit of the configuration
+  int64_t remaining() const { return std::max<int64_t>(total - warmup, 0); }
+};
+
+// 1 at progress 0, -1 at progress 1, along a cosine.
+double half_wave(double progress) {
+  return std::cos(std::numbers::pi * progress);
 }
 
-Factor read_cosine(Section& section, int64_t) {
-  const double minimum =
-      section.real("minimum_factor", 0.0, kUnit, "cosine: last rate as a factor of the learning rate");
-  return [minimum](int64_t u, int64_t total) {
+double read_minimum(Section& section) {
+  return section.real("minimum_factor", 0.0, kUnit,
+                      "linear, cosine, warmup_stable_decay: last rate as a factor of the learning rate");
+}
+
+Factor read_constant(Section&, const Course&) {
+  return [](int64_t) { return 1.0; };
+}
+
+// Falls from 1 to the minimum over the steps after the warmup; shape: 1 at progress 0, 0 at progress 1.
+Factor falling(Section& section, const Course& course, double (*shape)(double progress)) {
+  return [minimum = read_minimum(section), total = course.remaining(), shape](int64_t u) {
     if (u >= total) return minimum;
-    const double progress = static_cast<double>(u) / static_cast<double>(total);
-    return minimum + (1.0 - minimum) * 0.5 * (1.0 + std::cos(std::numbers::pi * progress));
+    return minimum + (1.0 - minimum) * shape(static_cast<double>(u) / static_cast<double>(total));
   };
 }
 
-Factor read_step(Section& section, int64_t steps_per_unit) {
-  const double factor = section.real("factor", 0.1, {0.0, 1.0, true}, "step: what the rate is multiplied by");
-  const int64_t every = section.integer("every", 1000, {1.0, kMaximumCount},
-                                        "step: how often, in units, the rate is multiplied by factor");
-  return [factor, period = every * steps_per_unit](int64_t u, int64_t) {
-    return std::pow(factor, static_cast<double>(u / period));
+Factor read_linear(Section& section, const Course& course) {
+  return falling(section, course, [](double progress) { return 1.0 - progress; });
+}
+
+Factor read_cosine(Section& section, const Course& course) {
+  return falling(section, course, [](double progress) { return 0.5 * (1.0 + half_wave(progress)); });
+}
+
+struct Decay {
+  double factor;
+  int64_t period;  // steps
+};
+
+Decay read_decay(Section& section, const Course& course) {
+  const double factor =
+      section.real("factor", 0.1, {0.0, 1.0, true}, "step, exponential: what the rate is multiplied by");
+  const int64_t every =
+      section.integer("every", 1000, {1.0, kMaximumCount},
+                      "step, exponential: how often, in units, by factor (exponential: smoothly)");
+  return {factor, course.to_steps(every)};
+}
+
+Factor read_step(Section& section, const Course& course) {
+  return [decay = read_decay(section, course)](int64_t u) {
+    return std::pow(decay.factor, static_cast<double>(u / decay.period));
+  };
+}
+
+Factor read_exponential(Section& section, const Course& course) {
+  return [decay = read_decay(section, course)](int64_t u) {
+    return std::pow(decay.factor, static_cast<double>(u) / static_cast<double>(decay.period));
+  };
+}
+
+Factor read_inverse_sqrt(Section&, const Course& course) {
+  return [warmup = static_cast<double>(std::max<int64_t>(course.warmup, 1))](int64_t u) {
+    return std::sqrt(warmup / (warmup + static_cast<double>(u)));
+  };
+}
+
+Factor read_warmup_stable_decay(Section& section, const Course& course) {
+  const double minimum = read_minimum(section);
+  const double fraction = section.real("decay_fraction", 0.2, kUnit,
+                                       "warmup_stable_decay: share of all steps, the last ones, that decay");
+  const int64_t decay = std::llround(fraction * static_cast<double>(course.total));
+  return [minimum, decay, begin = course.remaining() - decay, end = course.remaining()](int64_t u) {
+    if (u >= end) return minimum;
+    if (u <= begin) return 1.0;
+    const double progress = static_cast<double>(u - begin) / static_cast<double>(decay);
+    return minimum + (1.0 - minimum) * (1.0 - std::sqrt(progress));
+  };
+}
+
+Factor read_one_cycle(Section& section, const Course& course) {
+  const double rise =
+      section.real("rise_fraction", 0.3, kUnit, "one_cycle: share of the run in which the rate rises");
+  const double initial_divisor =
+      section.real("initial_divisor", 25.0, {1.0}, "one_cycle: peak rate over first rate");
+  const double final_divisor =
+      section.real("final_divisor", 1e4, {1.0}, "one_cycle: first rate over last rate");
+  if (course.warmup > 0) section.reject("warmup", "must be 0: one_cycle rises by itself");
+  const double initial = 1.0 / initial_divisor, last_factor = initial / final_divisor;
+  const double last = static_cast<double>(course.total - 1);
+  const double peak = std::clamp(rise * static_cast<double>(course.total) - 1.0, 0.0, std::max(last, 0.0));
+  return [=](int64_t update) {
+    const double u = static_cast<double>(update);
+    if (u >= last) return last_factor;
+    const auto between = [](double from, double to, double progress) {
+      return to + (from - to) * 0.5 * (1.0 + half_wave(progress));
+    };
+    if (u < peak) return between(initial, 1.0, u / peak);
+    return between(1.0, last_factor, (u - peak) / (last - peak));
   };
 }
 
 struct ScheduleType {
   const char* name;
-  Factor (*read)(Section& section, int64_t steps_per_unit);
+  Factor (*read)(Section& section, const Course& course);
 };
 
 constexpr ScheduleType kScheduleTypes[] = {
     {"constant", read_constant},
+    {"linear", read_linear},
     {"cosine", read_cosine},
     {"step", read_step},
+    {"exponential", read_exponential},
+    {"inverse_sqrt", read_inverse_sqrt},
+    {"warmup_stable_decay", read_warmup_stable_decay},
+    {"one_cycle", read_one_cycle},
 };
 
 class WarmupSchedule final : public Schedule {
  public:
-  WarmupSchedule(std::string type, double base_rate, int64_t warmup, int64_t total, Factor factor)
-      : type_(std::move(type)),
-        base_rate_(base_rate),
-        warmup_(warmup),
-        remaining_(std::max<int64_t>(total - warmup, 0)),
-        factor_(std::move(factor)) {}
+  WarmupSchedule(std::string type, double base_rate, int64_t warmup, Factor factor)
+      : type_(std::move(type)), base_rate_(base_rate), warmup_(warmup), factor_(std::move(factor)) {}
 
   std::string type() const override { return type_; }
 
@@ -70,13 +151,13 @@ class WarmupSchedule final : public Schedule {
     if (update < 0) fail(ErrorKind::kInternal, fmt::format("schedule: update must be >= 0: {}", update));
     if (update < warmup_)
       return base_rate_ * (static_cast<double>(update + 1) / static_cast<double>(warmup_));
-    return base_rate_ * factor_(update - warmup_, remaining_);
+    return base_rate_ * factor_(update - warmup_);
   }
 
  private:
   std::string type_;
   double base_rate_;
-  int64_t warmup_, remaining_;
+  int64_t warmup_;
   Factor factor_;
 };
 
@@ -88,24 +169,30 @@ std::vector<std::string> schedule_types() {
   return names;
 }
 
-std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, int64_t total_steps,
-                                        int64_t steps_per_epoch) {
+std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, const RunLength& run) {
   return make_schedule(
       section, section.text("type", "constant", schedule_types(), "course of the rate after the warmup"),
-      base_rate, total_steps, steps_per_epoch);
+      base_rate, run);
 }
 
 std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& type, double base_rate,
-                                        int64_t total_steps, int64_t steps_per_epoch) {
+                                        const RunLength& run) {
   const std::string unit =
-      section.text("unit", "steps", {"steps", "epochs"}, "what warmup and every are counted in");
-  const int64_t steps_per_unit = unit == "epochs" ? steps_per_epoch : 1;
-  const int64_t warmup = section.integer("warmup", 0, {0.0, kMaximumCount},
-                                         "length, in units, of the linear rise to the full rate; 0 for none");
+      section.text("unit", "steps", {"steps", "epochs", "samples"}, "what warmup and every are counted in");
+  Course course;
+  course.total = run.total_steps;
+  course.to_steps = [unit, run](int64_t count) {
+    if (unit == "epochs") return count * run.steps_per_epoch;
+    if (unit == "samples") return (count + run.samples_per_step - 1) / run.samples_per_step;
+    return count;
+  };
+  course.warmup =
+      course.to_steps(section.integer("warmup", 0, {0.0, kMaximumCount},
+                                      "length, in units, of the linear rise to the full rate; 0 for none"));
   for (const ScheduleType& known : kScheduleTypes) {
-    if (type != known.name) continue;
-    return std::make_unique<WarmupSchedule>(type, base_rate, warmup * steps_per_unit, total_steps,
-                                            known.read(section, steps_per_unit));
+    if (type == known.name) {
+      return std::make_unique<WarmupSchedule>(type, base_rate, course.warmup, known.read(section, course));
+    }
   }
   fail(ErrorKind::kInternal, "make_schedule: unknown type: " + type);
 }

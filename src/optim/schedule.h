@@ -20,22 +20,37 @@ class Schedule {
 
 std::vector<std::string> schedule_types();
 
+// How long a run is, in every unit that schedules count in.
+struct RunLength {
+  int64_t total_steps = 1;
+  int64_t steps_per_epoch = 1;
+  int64_t samples_per_step = 1;  // of a global batch
+};
+
 // Reads schedule.type (default "constant") and the keys of that schedule; Error (kUsage) for bad values.
-// base_rate is optimizer.learning_rate; total_steps and steps_per_epoch are the run's.
+// base_rate is optimizer.learning_rate.
 //
-// Every type: `warmup` (default 0) and `unit` = "steps" | "epochs", what warmup and every are counted in.
-// Update u < warmup gets base_rate * (u + 1) / warmup. After it, with u counted from the end of the warmup
-// and T = total_steps - warmup:
-//   constant   base_rate
-//   cosine     base_rate * (m + (1 - m) * (1 + cos(pi * u / T)) / 2), m = `minimum_factor` (default 0);
-//   base_rate * m from T on
-//              (Loshchilov and Hutter 2017, one cycle)
-//   step       base_rate * `factor` ^ floor(u / `every`), defaults 0.1 and 1000
-std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, int64_t total_steps,
-                                        int64_t steps_per_epoch);
+// Every type: `warmup` (default 0) and `unit` = "steps" | "epochs" | "samples", what warmup and every are
+// counted in (samples that do not fill a step count as one).
+// Update u < warmup gets base_rate * (u + 1) / warmup. After it, with u counted from the end of the warmup,
+// T = total_steps - warmup and m = `minimum_factor` (default 0), base_rate times
+//   constant              1
+//   linear                m + (1 - m) (1 - u / T); m from T on
+//   cosine                m + (1 - m) (1 + cos(pi u / T)) / 2; m from T on
+//                         (Loshchilov and Hutter 2017, one cycle)
+//   step                  `factor` ^ floor(u / `every`), defaults 0.1 and 1000
+//   exponential           `factor` ^ (u / `every`)
+//   inverse_sqrt          sqrt(w / (w + u)), w = warmup, or 1 without (Vaswani et al. 2017)
+//   warmup_stable_decay   1; over the last D = `decay_fraction` (0.2) of all steps, d of them done,
+//                         m + (1 - m) (1 - sqrt(d / D)) (Haegele et al. 2024)
+//   one_cycle             from 1 / `initial_divisor` (25) to 1 over the first `rise_fraction` (0.3) of the
+//   run,
+//                         then to 1 / (initial_divisor `final_divisor` (1e4)), along cosines
+//                         (Smith and Topin 2018); rises by itself: no warmup
+std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, const RunLength& run);
 // The same, of the given type, one of schedule_types(), whatever schedule.type says: how `config --describe`
 // lists every type's keys.
 std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& type, double base_rate,
-                                        int64_t total_steps, int64_t steps_per_epoch);
+                                        const RunLength& run);
 
 }  // namespace lockstep

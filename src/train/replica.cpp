@@ -37,9 +37,12 @@ std::vector<NamedTensor> parameter_tensors(const Replica& replica) {
 std::vector<NamedTensor> state_tensors(Replica& replica) {
   std::vector<NamedTensor> tensors = parameter_tensors(replica);
   for (const OptimizerSlot& slot : replica.optimizer->slots()) {
-    for (const ParameterEntry& entry : replica.store.parameters()) {
-      tensors.push_back({fmt::format("/optimizer/{}/{}", slot.name, entry.name), slot.values.view(entry.shape, entry.offset)});
-    }
+    const auto push = [&](const std::string& parameter, const Shape& shape, int64_t offset) {
+      tensors.push_back({fmt::format("/optimizer/{}/{}", slot.name, parameter), slot.values.view(shape, offset)});
+    };
+    for (const SlotEntry& entry : slot.entries) push(entry.parameter, entry.shape, entry.offset);
+    if (!slot.entries.empty()) continue;
+    for (const ParameterEntry& entry : replica.store.parameters()) push(entry.name, entry.shape, entry.offset);
   }
   return tensors;
 }
@@ -69,23 +72,6 @@ int64_t integer_of(const State& state, const std::string& name, const std::strin
   return *value;
 }
 
-// Parameters of one axis are biases, gains and shifts.
-std::vector<UpdateSegment> update_segments(const ParameterStore& store, bool decay_biases) {
-  std::vector<UpdateSegment> segments;
-  const std::vector<ParameterEntry>& entries = store.parameters();
-  for (size_t i = 0; i < entries.size(); ++i) {
-    // Gaps stay zero under every update rule, so neighbours with the same settings make one segment.
-    const int64_t end = i + 1 < entries.size() ? entries[i + 1].offset : store.parameter_extent();
-    const bool decay = decay_biases || entries[i].shape.rank() > 1;
-    if (!segments.empty() && segments.back().weight_decay == decay) {
-      segments.back().end = end;
-    } else {
-      segments.push_back({entries[i].offset, end, 1.0, decay});
-    }
-  }
-  return segments;
-}
-
 }  // namespace
 
 Replica::Replica(Configuration& configuration, const RunSettings& settings, const DataShape& data, Backend& backend) {
@@ -94,8 +80,8 @@ Replica::Replica(Configuration& configuration, const RunSettings& settings, cons
   Section optimizer_section = configuration.section("optimizer");
   optimizer = make_optimizer(optimizer_section);
   store.allocate(settings.compute, backend, settings.seed);
-  optimizer->allocate(store.parameter_extent(), settings.compute, backend);
-  segments = update_segments(store, settings.decay_biases);
+  optimizer->allocate(store.parameters(), store.parameter_extent(), settings.compute, backend);
+  segments = update_segments(store.parameters(), store.parameter_extent(), settings.decay_biases, settings.groups);
   training = forward_context(store, true);
 }
 

@@ -61,10 +61,15 @@ RunSettings read_settings(Configuration& configuration) {
   settings.learning_rate = optimizer.real("learning_rate", 1e-3, kNonNegative, "step size, shaped by [schedule]");
   settings.decay_biases =
       optimizer.boolean("decay_biases", true, "whether weight decay applies to biases and norms (parameters of one axis)");
+  settings.groups = read_parameter_groups(optimizer);
 
   Section clip = configuration.section("clip");
-  settings.clip_norm =
+  settings.clip.global_norm =
       clip.real("global_norm", 0.0, kNonNegative, "largest global norm of the gradient, before the step; 0: off");
+  settings.clip.value =
+      clip.real("value", 0.0, kNonNegative, "largest absolute value of a component of the gradient; 0: off");
+  settings.clip.adaptive = clip.real("adaptive", 0.0, kNonNegative,
+                                     "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
 
   Section precision = configuration.section("precision");
   settings.compute =
@@ -110,8 +115,8 @@ std::string describe_configuration() {
   make_optimizer(optimizer);  // reads the type
   for (const std::string& type : optimizer_types()) make_optimizer(optimizer, type);
   Section schedule = configuration.section("schedule");
-  make_schedule(schedule, 1.0, 1, 1);
-  for (const std::string& type : schedule_types()) make_schedule(schedule, type, 1.0, 1, 1);
+  make_schedule(schedule, 1.0, {});
+  for (const std::string& type : schedule_types()) make_schedule(schedule, type, 1.0, {});
   return configuration.describe();
 }
 

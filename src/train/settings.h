@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/configuration.h"
 #include "core/dtype.h"
 #include "data/dataset.h"
 #include "data/sampler.h"
+#include "optim/clip.h"
+#include "optim/parameter_groups.h"
 #include "parallel/gradient_exchange.h"
 
 namespace lockstep {
@@ -36,8 +39,9 @@ struct RunSettings {
   // [optimizer]
   double learning_rate = 0.0;
   bool decay_biases = true;
+  std::vector<ParameterGroup> groups;
   // [clip]
-  double clip_norm = 0.0;
+  ClipSettings clip;
   // [precision]
   DType compute = DType::kF32;
   // [parallel]

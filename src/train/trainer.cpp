@@ -124,7 +124,8 @@ class Run {
     replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_);
     batches_ = plan_batches(settings_, *replica_->optimizer, data_.train.size());
     Section schedule = configuration_.section("schedule");
-    schedule_ = make_schedule(schedule, settings_.learning_rate, batches_.total_steps, batches_.steps_per_epoch);
+    schedule_ = make_schedule(schedule, settings_.learning_rate,
+                              {batches_.total_steps, batches_.steps_per_epoch, batches_.sampler.global_batch});
     configuration_.reject_unknown();
     resolved_ = configuration_.resolved();
     if (communicator_.world_size() > batches_.micro_batches) {
@@ -351,8 +352,9 @@ class Run {
                                   saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
                                                  : "there is no checkpoint yet"));
       }
-      optimizer.update({parameters, gradient, clip_factor(norm, settings_.clip_norm) / count, learning_rate,
-                        replica_->segments});
+      const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(),
+                                                   1.0 / count, norm);
+      optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
       update_statistics(gradient);
       const Clock::time_point updated = Clock::now();
 
@@ -496,7 +498,7 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
         data = read_run_data(settings);
         replica = std::make_unique<Replica>(configuration, settings, data.shape, cpu_backend());
         Section schedule = configuration.section("schedule");
-        make_schedule(schedule, settings.learning_rate, 1, 1);
+        make_schedule(schedule, settings.learning_rate, {});
         configuration.reject_unknown();
         objective = std::make_unique<Objective>(settings.loss, data.shape, settings.compute, cpu_backend());
         restore_parameters(*replica, read_checkpoint(checkpoint), checkpoint);

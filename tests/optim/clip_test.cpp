@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -132,6 +133,120 @@ TEST(ClipFactor, NonFiniteNormNeverClips) {
 TEST(ClipFactor, RefusesANegativeMaximum) {
   EXPECT_THROW(clip_factor(1.0, -1.0), Error);
   EXPECT_THROW(clip_factor(1.0, kNaN), Error);
+}
+
+// ---- by value and adaptively
+// -----------------------------------------------------------------------------------
+
+const std::vector<ParameterEntry> kParameters = {
+    {.name = "matrix", .shape = {3, 5}, .offset = 0, .initializer = {}},
+    {.name = "vector", .shape = {6}, .offset = 64, .initializer = {}},
+    {.name = "convolution", .shape = {4, 2, 1, 3}, .offset = 128, .initializer = {}},
+};
+constexpr int64_t kExtent = 192;
+
+// The elements that make up the unit of each element: written out from the documentation.
+std::vector<std::vector<size_t>> units() {
+  std::vector<std::vector<size_t>> all;
+  for (size_t column = 0; column < 5; ++column) all.push_back({column, 5 + column, 10 + column});
+  all.push_back({64, 65, 66, 67, 68, 69});
+  for (size_t output = 0; output < 4; ++output) {
+    all.emplace_back();
+    for (size_t i = 0; i < 6; ++i) all.back().push_back(128 + 6 * output + i);
+  }
+  return all;
+}
+
+template <class T>
+class GradientClip : public ::testing::Test {};
+TYPED_TEST_SUITE(GradientClip, Precisions);
+
+TYPED_TEST(GradientClip, ByValueClampsEachScaledComponent) {
+  std::vector<TypeParam> values = random_values<TypeParam>(300);
+  values[0] = TypeParam{0};
+  values[1] = TypeParam{1000};
+  values[2] = TypeParam{-1000};
+  Tensor gradients = tensor_of(values);
+  clip_by_value(gradients, 290, 0.5, 0.125);
+  const std::vector<TypeParam> clipped = gradients.to_vector<TypeParam>();
+  int64_t clamped = 0;
+  for (size_t i = 0; i < 290; ++i) {
+    EXPECT_EQ(clipped[i], std::clamp(values[i] / 2, TypeParam{-0.125}, TypeParam{0.125})) << i;
+    clamped += std::abs(clipped[i]) == TypeParam{0.125};
+  }
+  EXPECT_GT(clamped, 2);
+  EXPECT_LT(clamped, 290);
+  for (size_t i = 290; i < 300; ++i) EXPECT_EQ(clipped[i], values[i]) << "behind the parameters";
+}
+
+TYPED_TEST(GradientClip, AdaptiveShortensUnitsThatAreLongAgainstTheirParameters) {
+  std::vector<TypeParam> g = random_values<TypeParam>(kExtent + 10);
+  std::vector<TypeParam> w = random_values<TypeParam>(kExtent);
+  for (size_t i = 0; i < 3; ++i) w[5 * i + 1] = 0;  // a unit of zero parameters
+  for (size_t i = 0; i < 3; ++i) g[5 * i + 2] = 0;  // a unit of zero gradients
+  for (size_t i = 128; i < 134; ++i) g[i] /= 8192;  // a short one
+  Tensor gradients = tensor_of(g);
+  clip_adaptively(gradients, tensor_of(w), kParameters, 0.25, 0.1);
+  const std::vector<TypeParam> clipped = gradients.to_vector<TypeParam>();
+  std::vector<bool> seen(g.size());
+  for (const std::vector<size_t>& unit : units()) {
+    double gg = 0, ww = 0;
+    for (size_t i : unit) {
+      gg += std::pow(0.25 * g[i], 2);
+      ww += std::pow(static_cast<double>(w[i]), 2);
+    }
+    const double limit = 0.1 * std::max(std::sqrt(ww), 1e-3);
+    const double factor = std::sqrt(gg) > limit ? limit / std::sqrt(gg) : 1.0;
+    for (size_t i : unit) {
+      seen[i] = true;
+      EXPECT_NEAR(clipped[i], 0.25 * g[i] * factor, 1e-6 * std::abs(0.25 * g[i] * factor)) << i;
+      if (factor == 1.0) {
+        EXPECT_EQ(clipped[i], g[i] / 4) << "left alone: " << i;
+      }
+    }
+  }
+  EXPECT_EQ(clipped[2], TypeParam{0});
+  for (size_t i = 0; i < g.size(); ++i) {
+    if (!seen[i]) {
+      EXPECT_EQ(clipped[i], g[i]) << "outside of the parameters: " << i;
+    }
+  }
+}
+
+TYPED_TEST(GradientClip, NothingOnLeavesGradientAndScaleAlone) {
+  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  Tensor gradients = tensor_of(g);
+  EXPECT_EQ(clip_gradients({}, gradients, tensor_of(g), kParameters, 0.3, 50.0), 0.3);
+  EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
+}
+
+TYPED_TEST(GradientClip, NonFiniteNormNeverClips) {
+  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  Tensor gradients = tensor_of(g);
+  const ClipSettings all{.global_norm = 0.1, .value = 0.1, .adaptive = 0.1};
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, 0.3, kNaN), 0.3);
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, 0.3, kInfinity), 0.3);
+  EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
+}
+
+TYPED_TEST(GradientClip, GlobalNormAloneOnlyChangesTheScale) {
+  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  Tensor gradients = tensor_of(g);
+  EXPECT_EQ(clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, 0.5, 8.0),
+            0.5 * clip_factor(8.0, 1.0));
+  EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
+}
+
+TYPED_TEST(GradientClip, AllTogetherClipOneAfterTheOther) {
+  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent), w(kExtent, TypeParam{1});
+  Tensor together = tensor_of(g), apart = tensor_of(g);
+  const double scale = clip_gradients({.global_norm = 0.05, .value = 0.02, .adaptive = 0.01}, together,
+                                      tensor_of(w), kParameters, 0.5, global_norm(together, kExtent, 0.5));
+  clip_adaptively(apart, tensor_of(w), kParameters, 0.5, 0.01);
+  clip_by_value(apart, kExtent, 1.0, 0.02);
+  EXPECT_EQ(together.to_vector<TypeParam>(), apart.to_vector<TypeParam>());
+  EXPECT_EQ(scale, clip_factor(global_norm(apart, kExtent, 1.0), 0.05));
+  EXPECT_LT(scale, 1.0);
 }
 
 }  // namespace

@@ -32,6 +32,24 @@ TEST(OptimizerConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
       {"type = 'adam'\nmomentum = 0.9", "optimizer.momentum"},
       {"type = 'nesterov'\ndampening = 0.1", "optimizer.dampening"},
       {"type = 'momentum'\nbeta1 = 0.9", "optimizer.beta1"},
+      {"type = 'adam'\nvariant = 'max'", "optimizer.variant"},
+      {"type = 'nadam'\nvariant = 'amsgrad'", "optimizer.variant"},
+      {"type = 'nadam'\nmomentum_decay = -1", "optimizer.momentum_decay"},
+      {"type = 'adagrad'\nepsilon = 0", "optimizer.epsilon"},
+      {"type = 'adagrad'\nrho = 0.9", "optimizer.rho"},
+      {"type = 'rmsprop'\nrho = 1", "optimizer.rho: must be < 1"},
+      {"type = 'rmsprop'\ncentered = 1", "optimizer.centered"},
+      {"type = 'lion'\nbeta2 = 1", "optimizer.beta2: must be < 1"},
+      {"type = 'lion'\nepsilon = 1e-8", "optimizer.epsilon"},
+      {"type = 'lamb'\nepsilon = 0", "optimizer.epsilon"},
+      {"type = 'lars'\ntrust = 0", "optimizer.trust"},
+      {"type = 'adafactor'\ndecay_exponent = 0", "optimizer.decay_exponent"},
+      {"type = 'adafactor'\nthreshold = 0", "optimizer.threshold"},
+      {"type = 'adafactor'\nscale_floor = 0", "optimizer.scale_floor"},
+      {"type = 'muon'\nnewton_schulz_steps = 0", "optimizer.newton_schulz_steps"},
+      {"type = 'muon'\nrate_scale = 'none'", "optimizer.rate_scale"},
+      {"type = 'muon'\nadamw = 'x'", "optimizer.adamw"},
+      {"type = 'muon'\nmomentum = 1", "optimizer.momentum: must be < 1"},
   };
   for (const auto& [toml, message] : bad) {
     try {
@@ -46,7 +64,7 @@ TEST(OptimizerConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
 
 TEST(OptimizerConfiguration, UnknownTypeListsTheKnownOnes) {
   try {
-    optimizer_from("type = 'lion'");
+    optimizer_from("type = 'tiger'");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
@@ -60,7 +78,7 @@ TEST(OptimizerConfiguration, TypeThatTheProgramMakesUpIsAnInternalError) {
   Configuration configuration = Configuration::parse("", "test.toml", {});
   Section section = configuration.section("optimizer");
   try {
-    make_optimizer(section, "lion");
+    make_optimizer(section, "tiger");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kInternal);
@@ -92,7 +110,10 @@ TEST(OptimizerConfiguration, DescribesTheKeysOfEveryType) {
     make_optimizer(section, type);
   }
   const std::string description = configuration.describe();
-  for (const char* key : {"weight_decay", "momentum", "dampening", "form", "beta1", "beta2", "epsilon"}) {
+  for (const char* key :
+       {"weight_decay", "momentum", "dampening", "form", "beta1", "beta2", "epsilon", "variant", "rho",
+        "centered", "momentum_decay", "trust", "decay_exponent", "threshold", "scale_floor",
+        "newton_schulz_steps", "rate_scale", "nesterov", "adamw"}) {
     EXPECT_NE(description.find(key), std::string::npos) << key << "\n" << description;
   }
 }

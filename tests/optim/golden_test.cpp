@@ -32,7 +32,8 @@ TEST_P(Golden, AgreesWithPyTorch) {
   ASSERT_GE(golden.at("cases").size(), 2u);
   for (const nlohmann::json& entry : golden.at("cases")) {
     const std::string toml = entry.at("optimizer");
-    const Problem problem = golden_problem(entry.at("problem"));
+    Problem problem = golden_problem(entry.at("problem"));
+    problem.shape = Shape(std::span<const int64_t>(entry.at("shape").get<std::vector<int64_t>>()));
     const double rate = entry.at("learning_rate");
     const std::vector<Vector> path = walk<double>(
         *optimizer_from(toml), problem, [rate](int64_t) { return rate; }, 100);
@@ -51,8 +52,8 @@ TEST_P(Golden, AgreesWithPyTorch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Optimizers, Golden,
-                         ::testing::Values("sgd", "momentum_classical", "nesterov_classical", "adam",
-                                           "adamw"),
+                         ::testing::Values("sgd", "momentum_classical", "nesterov_classical", "adam", "adamw",
+                                           "amsgrad", "nadam", "adagrad", "rmsprop", "adafactor"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

@@ -42,20 +42,23 @@ def make_loss(name, problem):
     return logistic_loss
 
 
-def walk(make_optimizer, loss, start):
-    theta = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
+def walk(make_optimizer, loss, start, shape):
+    theta = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64).reshape(shape))
     optimizer = make_optimizer([theta])
     path = []
     for step in range(1, STEPS + 1):
         optimizer.zero_grad()
-        loss(theta).backward()
+        loss(theta.flatten()).backward()
         optimizer.step()
         if step in KEPT:
-            path.append(dict(step=step, parameters=theta.tolist()))
+            path.append(dict(step=step, parameters=theta.flatten().tolist()))
     return path
 
 
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+NADAM, ADAGRAD, RMSPROP = torch.optim.NAdam, torch.optim.Adagrad, torch.optim.RMSprop
+ADAFACTOR = torch.optim.Adafactor
+MATRIX_CLASSES = [ADAFACTOR]  # treat matrices in another way than vectors
 # file -> [(our [optimizer] table, learning rate, PyTorch's class, its arguments)]
 CASES = {
     "sgd": [
@@ -82,6 +85,35 @@ CASES = {
         ("type = 'adamw'\nbeta1 = 0.8\nbeta2 = 0.99\nepsilon = 1e-5\nweight_decay = 0.3", 0.02, ADAMW,
          dict(betas=(0.8, 0.99), eps=1e-5, weight_decay=0.3)),
     ],
+    "amsgrad": [
+        ("type = 'adam'\nvariant = 'amsgrad'", 0.05, ADAM, dict(amsgrad=True)),
+        ("type = 'adam'\nvariant = 'amsgrad'\nbeta2 = 0.9\nweight_decay = 0.1", 0.02, ADAM,
+         dict(amsgrad=True, betas=(0.9, 0.9), weight_decay=0.1)),
+        ("type = 'adamw'\nvariant = 'amsgrad'\nbeta2 = 0.9\nweight_decay = 0.3", 0.02, ADAMW,
+         dict(amsgrad=True, betas=(0.9, 0.9), weight_decay=0.3)),
+    ],
+    "nadam": [
+        ("type = 'nadam'", 0.05, NADAM, {}),
+        ("type = 'nadam'\nbeta1 = 0.8\nbeta2 = 0.99\nepsilon = 1e-2\nmomentum_decay = 0.05\nweight_decay = 0.1", 0.005,
+         NADAM, dict(betas=(0.8, 0.99), eps=1e-2, momentum_decay=0.05, weight_decay=0.1)),
+    ],
+    "adagrad": [
+        ("type = 'adagrad'", 0.3, ADAGRAD, {}),
+        ("type = 'adagrad'\nepsilon = 1e-3\nweight_decay = 0.1", 0.2, ADAGRAD, dict(eps=1e-3, weight_decay=0.1)),
+    ],
+    "rmsprop": [
+        ("type = 'rmsprop'", 0.005, RMSPROP, {}),
+        ("type = 'rmsprop'\nrho = 0.9\nepsilon = 1e-4\nweight_decay = 0.1", 0.002, RMSPROP,
+         dict(alpha=0.9, eps=1e-4, weight_decay=0.1)),
+        ("type = 'rmsprop'\ncentered = true\nepsilon = 1e-3", 0.002, RMSPROP, dict(centered=True, eps=1e-3)),
+        ("type = 'rmsprop'\ncentered = true\nrho = 0.9\nepsilon = 1e-3\nweight_decay = 0.1", 0.002, RMSPROP,
+         dict(centered=True, alpha=0.9, eps=1e-3, weight_decay=0.1)),
+    ],
+    "adafactor": [
+        ("type = 'adafactor'", 0.05, ADAFACTOR, {}),
+        ("type = 'adafactor'\ndecay_exponent = 0.5\nthreshold = 2\nscale_floor = 0.5\nepsilon = 1e-3\nweight_decay = 0.1",
+         0.02, ADAFACTOR, dict(beta2_decay=-0.5, d=2.0, eps=(1e-3, 0.5), weight_decay=0.1)),
+    ],
 }
 
 
@@ -90,6 +122,7 @@ def write(name, content):
 
 
 def main():
+    torch.set_default_dtype(torch.float64)  # NAdam keeps its product of momenta in the default type
     FOLDER.mkdir(exist_ok=True)
     problems = make_problems()
     write("problems", {name: {key: value.ravel().tolist() if isinstance(value, np.ndarray) else value
@@ -98,9 +131,13 @@ def main():
         entries = []
         for table, rate, optimizer_class, arguments in cases:
             for name, problem in problems.items():
-                path = walk(lambda parameters: optimizer_class(parameters, lr=rate, **arguments),
-                            make_loss(name, problem), problem["start"])
-                entries.append(dict(optimizer=table, learning_rate=rate, problem=name, path=path))
+                shapes = [[problem["start"].size]]
+                if optimizer_class in MATRIX_CLASSES and name == "quadratic":
+                    shapes += [[2, 3], [3, 2]]
+                for shape in shapes:
+                    path = walk(lambda parameters: optimizer_class(parameters, lr=rate, **arguments),
+                                make_loss(name, problem), problem["start"], shape)
+                    entries.append(dict(optimizer=table, learning_rate=rate, problem=name, shape=shape, path=path))
         write(file, dict(torch=torch.__version__.split("+")[0], cases=entries))
 
 

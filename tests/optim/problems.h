@@ -21,6 +21,7 @@ struct Problem {
   std::string name;
   Vector start;
   Gradient gradient;
+  Shape shape = {static_cast<int64_t>(start.size())};
 };
 
 // f(theta) = theta' A theta / 2 - b' theta; A is symmetric, row-major.
@@ -105,6 +106,11 @@ inline std::unique_ptr<Optimizer> optimizer_from(const std::string& toml) {
   return optimizer;
 }
 
+// A table of one parameter, "theta", of the given shape, at the start of the arrays.
+inline std::vector<ParameterEntry> one_parameter(const Shape& shape) {
+  return {{.name = "theta", .shape = shape, .offset = 0, .initializer = {}}};
+}
+
 // Parameters after each of `steps` updates in dtype fp64 or fp32: [0] is the start.
 template <class T>
 std::vector<Vector> walk(Optimizer& optimizer, const Problem& problem, const Rate& rate, int64_t steps) {
@@ -112,7 +118,7 @@ std::vector<Vector> walk(Optimizer& optimizer, const Problem& problem, const Rat
   const auto d = static_cast<int64_t>(problem.start.size());
   Tensor parameters =
       Tensor::from(Shape{d}, std::vector<T>(problem.start.begin(), problem.start.end()), backend);
-  optimizer.allocate(d, dtype_of<T>, backend);
+  optimizer.allocate(one_parameter(problem.shape), d, dtype_of<T>, backend);
   const std::vector<UpdateSegment> segments = {{.begin = 0, .end = d}};
   std::vector<Vector> path = {problem.start};
   for (int64_t k = 0; k < steps; ++k) {

@@ -12,10 +12,11 @@ namespace lockstep {
 namespace {
 
 std::unique_ptr<Schedule> schedule_from(const std::string& toml, double base_rate, int64_t total_steps,
-                                        int64_t steps_per_epoch = 10) {
+                                        int64_t steps_per_epoch = 10, int64_t samples_per_step = 32) {
   Configuration configuration = Configuration::parse("[schedule]\n" + toml + "\n", "test.toml", {});
   Section section = configuration.section("schedule");
-  std::unique_ptr<Schedule> schedule = make_schedule(section, base_rate, total_steps, steps_per_epoch);
+  std::unique_ptr<Schedule> schedule =
+      make_schedule(section, base_rate, {total_steps, steps_per_epoch, samples_per_step});
   configuration.reject_unknown();
   return schedule;
 }
@@ -28,6 +29,7 @@ TEST(Schedule, IsConstantByDefault) {
 
 TEST(Schedule, WarmupRisesLinearlyToTheFullRateWhateverTheType) {
   for (const std::string& type : schedule_types()) {
+    if (type == "one_cycle") continue;  // rises by itself
     const auto schedule = schedule_from("type = '" + type + "'\nwarmup = 4", 0.8, 100);
     EXPECT_EQ(schedule->type(), type);
     EXPECT_DOUBLE_EQ(schedule->learning_rate(0), 0.2) << type;
@@ -79,6 +81,94 @@ TEST(Schedule, UnitEpochsCountsWarmupAndStepsInEpochs) {
   EXPECT_DOUBLE_EQ(schedule->learning_rate(14 + 21), 0.1);
 }
 
+TEST(Schedule, UnitSamplesCountsStepsThatHoldThem) {
+  const auto schedule = schedule_from(
+      "type = 'step'\nunit = 'samples'\nevery = 320\nfactor = 0.5\nwarmup = 65", 1.0, 1000, 7, 32);
+  EXPECT_DOUBLE_EQ(schedule->learning_rate(0), 1.0 / 3) << "65 samples need 3 steps of 32";
+  EXPECT_EQ(schedule->learning_rate(2), 1.0);
+  EXPECT_EQ(schedule->learning_rate(12), 1.0);
+  EXPECT_EQ(schedule->learning_rate(13), 0.5);
+}
+
+TEST(Schedule, LinearFallsInEqualStepsToTheMinimum) {
+  const auto schedule = schedule_from("type = 'linear'\nwarmup = 20\nminimum_factor = 0.25", 2.0, 120);
+  for (int64_t update = 20; update < 120; ++update) {
+    EXPECT_NEAR(schedule->learning_rate(update), 2.0 - 1.5 * static_cast<double>(update - 20) / 100.0, 1e-15);
+  }
+  EXPECT_EQ(schedule->learning_rate(120), 0.5);
+  EXPECT_EQ(schedule->learning_rate(9999), 0.5);
+}
+
+TEST(Schedule, ExponentialPassesThroughThePointsOfTheStepSchedule) {
+  const auto schedule = schedule_from("type = 'exponential'\nevery = 30\nfactor = 0.5\nwarmup = 5", 1.0, 200);
+  EXPECT_EQ(schedule->learning_rate(5), 1.0);
+  EXPECT_NEAR(schedule->learning_rate(20), std::sqrt(0.5), 1e-15) << "half way to the first point";
+  EXPECT_EQ(schedule->learning_rate(35), 0.5);
+  EXPECT_EQ(schedule->learning_rate(65), 0.25);
+}
+
+TEST(Schedule, InverseSquareRootContinuesItsWarmup) {
+  const auto schedule = schedule_from("type = 'inverse_sqrt'\nwarmup = 100", 0.5, 1000);
+  EXPECT_EQ(schedule->learning_rate(99), 0.5);
+  EXPECT_EQ(schedule->learning_rate(100), 0.5);
+  EXPECT_NEAR(schedule->learning_rate(400), 0.25, 1e-15) << "four times as far, half the rate";
+  EXPECT_NEAR(schedule->learning_rate(900), 0.5 / 3, 1e-15);
+  EXPECT_NEAR(schedule_from("type = 'inverse_sqrt'", 1.0, 10)->learning_rate(3), 0.5, 1e-15);
+}
+
+TEST(Schedule, WarmupStableDecayDecaysOverTheLastFifth) {
+  const auto schedule =
+      schedule_from("type = 'warmup_stable_decay'\nwarmup = 10\nminimum_factor = 0.1", 2.0, 200);
+  for (int64_t update = 9; update <= 160; ++update) EXPECT_EQ(schedule->learning_rate(update), 2.0) << update;
+  EXPECT_LT(schedule->learning_rate(161), 2.0);
+  EXPECT_NEAR(schedule->learning_rate(170), 2.0 * (0.1 + 0.9 * 0.5), 1e-15) << "a quarter of the decay";
+  EXPECT_GT(schedule->learning_rate(199), 0.2);
+  EXPECT_EQ(schedule->learning_rate(200), 0.2);
+  const auto none = schedule_from("type = 'warmup_stable_decay'\ndecay_fraction = 0", 1.0, 10);
+  EXPECT_EQ(none->learning_rate(9), 1.0);
+  const auto all = schedule_from("type = 'warmup_stable_decay'\ndecay_fraction = 1", 1.0, 16);
+  EXPECT_EQ(all->learning_rate(0), 1.0);
+  EXPECT_EQ(all->learning_rate(4), 0.5);
+}
+
+// What PyTorch's OneCycleLR(max_lr=0.4, total_steps=10) gives.
+TEST(Schedule, OneCycleRisesAndFallsAlongCosines) {
+  const std::vector<double> expected = {0.016000000000000014,
+                                        0.20800000000000002,
+                                        0.4,
+                                        0.38019385280538953,
+                                        0.3246982615799052,
+                                        0.24450480877451572,
+                                        0.1554967912254843,
+                                        0.0753033384200948,
+                                        0.019807747194610516,
+                                        1.6e-06};
+  const auto schedule = schedule_from("type = 'one_cycle'", 0.4, 10);
+  for (size_t u = 0; u < expected.size(); ++u) {
+    EXPECT_NEAR(schedule->learning_rate(static_cast<int64_t>(u)), expected[u], 1e-15) << u;
+  }
+  EXPECT_NEAR(schedule->learning_rate(50), expected.back(), 1e-15);
+  const auto other = schedule_from(
+      "type = 'one_cycle'\nrise_fraction = 0.45\ninitial_divisor = 10\nfinal_divisor = 50", 0.4, 10);
+  const std::vector<double> second = {
+      0.03999999999999998, 0.10777183566542792, 0.2600537681121366,  0.38217439622243543, 0.3919147975334537,
+      0.33111020249547896, 0.22880604171934774, 0.11748316340482348, 0.03248579484689621, 0.0008};
+  for (size_t u = 0; u < second.size(); ++u) {
+    EXPECT_NEAR(other->learning_rate(static_cast<int64_t>(u)), second[u], 1e-15) << u;
+  }
+}
+
+TEST(Schedule, RatesOfTheShortestRunsAreFinite) {
+  for (const std::string& type : schedule_types()) {
+    for (int64_t total : {1, 2}) {
+      for (int64_t update : {0, 1, 2}) {
+        const double rate = schedule_from("type = '" + type + "'", 1.0, total)->learning_rate(update);
+        EXPECT_TRUE(rate >= 0.0 && rate <= 1.0) << type << " " << total << " " << update << " " << rate;
+      }
+    }
+  }
+}
+
 TEST(Schedule, WarmupMayCoverTheWholeRun) {
   const auto schedule = schedule_from("type = 'cosine'\nwarmup = 10\nminimum_factor = 0.5", 1.0, 5);
   EXPECT_DOUBLE_EQ(schedule->learning_rate(4), 0.5);
@@ -103,6 +193,12 @@ TEST(ScheduleConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
       {"type = 'step'\nfactor = 0", "schedule.factor"},
       {"type = 'step'\nfactor = 2", "schedule.factor"},
       {"type = 'constant'\nevery = 10", "schedule.every"},
+      {"type = 'one_cycle'\nwarmup = 1", "schedule.warmup: must be 0"},
+      {"type = 'one_cycle'\nrise_fraction = 1.5", "schedule.rise_fraction"},
+      {"type = 'one_cycle'\ninitial_divisor = 0", "schedule.initial_divisor"},
+      {"type = 'warmup_stable_decay'\ndecay_fraction = -1", "schedule.decay_fraction"},
+      {"type = 'exponential'\nfactor = 0", "schedule.factor"},
+      {"type = 'linear'\nevery = 10", "schedule.every"},
       {"type = 'step'\nminimum_factor = 0.1", "schedule.minimum_factor"},
   };
   for (const auto& [toml, key] : bad) {
@@ -120,10 +216,11 @@ TEST(ScheduleConfiguration, DescribesTheKeysOfEveryType) {
   Configuration configuration = Configuration::for_description();
   for (const std::string& type : schedule_types()) {
     Section section = configuration.section("schedule");
-    make_schedule(section, type, 1.0, 1, 1);
+    make_schedule(section, type, 1.0, {});
   }
   const std::string description = configuration.describe();
-  for (const char* key : {"warmup", "unit", "minimum_factor", "every", "factor"}) {
+  for (const char* key : {"warmup", "unit", "minimum_factor", "every", "factor", "decay_fraction",
+                          "rise_fraction", "initial_divisor", "final_divisor"}) {
     EXPECT_NE(description.find(key), std::string::npos) << key << "\n" << description;
   }
 }

@@ -104,6 +104,37 @@ Rule adam(double b1, double b2, double eps, double coupled, double decoupled) {
   });
 }
 
+// theta_{k+1} = theta_k - eta (sign(b1 m + (1 - b1) g) + decay theta), then m = b2 m + (1 - b2) g.
+Rule lion(double b1, double b2, double decay) {
+  return plain_rule([=](size_t d) {
+    return [=, m = Vector(d)](size_t i, double theta, double g, double eta, int64_t) mutable {
+      const double mixed = b1 * m[i] + (1.0 - b1) * g;
+      m[i] = b2 * m[i] + (1.0 - b2) * g;
+      return theta - eta * (std::copysign(mixed == 0.0 ? 0.0 : 1.0, mixed) + decay * theta);
+    };
+  });
+}
+
+// The chapter's G = G + g^2, theta_{k+1} = theta_k - eta g / (sqrt(G) + eps).
+Rule adagrad(double eps) {
+  return plain_rule([=](size_t d) {
+    return [=, sum = Vector(d)](size_t i, double theta, double g, double eta, int64_t) mutable {
+      sum[i] += g * g;
+      return theta - eta * g / (std::sqrt(sum[i]) + eps);
+    };
+  });
+}
+
+// The chapter's v = rho v + (1 - rho) g^2, theta_{k+1} = theta_k - eta g / (sqrt(v) + eps).
+Rule rmsprop(double rho, double eps) {
+  return plain_rule([=](size_t d) {
+    return [=, v = Vector(d)](size_t i, double theta, double g, double eta, int64_t) mutable {
+      v[i] = rho * v[i] + (1.0 - rho) * g * g;
+      return theta - eta * g / (std::sqrt(v[i]) + eps);
+    };
+  });
+}
+
 struct Case {
   std::string name, toml;
   double rate;
@@ -135,6 +166,10 @@ std::vector<Case> cases() {
        adam(0.0, 0.0, 1.0, 0.0, 0.0)},
       {"AdamWByDefault", "type = 'adamw'", 0.05, adam(0.9, 0.999, 1e-8, 0.0, 0.01)},
       {"AdamW", "type = 'adamw'\nbeta1 = 0.7\nweight_decay = 0.5", 0.05, adam(0.7, 0.999, 1e-8, 0.0, 0.5)},
+      {"Adagrad", "type = 'adagrad'", 0.2, adagrad(1e-10)},
+      {"RmsProp", "type = 'rmsprop'\nrho = 0.9", 0.002, rmsprop(0.9, 1e-8)},
+      {"LionByDefault", "type = 'lion'", 0.01, lion(0.9, 0.99, 0.0)},
+      {"Lion", "type = 'lion'\nbeta1 = 0.8\nbeta2 = 0.95\nweight_decay = 0.5", 0.02, lion(0.8, 0.95, 0.5)},
   };
 }
 

@@ -21,6 +21,13 @@ const std::vector<std::string> kTables = {
     "type = 'nesterov'\nform = 'classical'\nweight_decay = 0.1",
     "type = 'adam'\nweight_decay = 0.1",
     "type = 'adamw'\nweight_decay = 0.1",
+    "type = 'adam'\nvariant = 'amsgrad'\nweight_decay = 0.1",
+    "type = 'adamw'\nvariant = 'amsgrad'\nweight_decay = 0.1",
+    "type = 'nadam'\nweight_decay = 0.1",
+    "type = 'adagrad'\nweight_decay = 0.1",
+    "type = 'rmsprop'\nweight_decay = 0.1",
+    "type = 'rmsprop'\ncentered = true\nweight_decay = 0.1",
+    "type = 'lion'\nweight_decay = 0.1",
 };
 
 template <class T>
@@ -44,7 +51,7 @@ struct Bench {
       : n(extent),
         optimizer(optimizer_from(toml)),
         parameters(Tensor::from(Shape{extent}, random_values<T>(extent, 0), cpu_backend())) {
-    optimizer->allocate(n, dtype_of<T>, cpu_backend());
+    optimizer->allocate(one_parameter({n}), n, dtype_of<T>, cpu_backend());
   }
 
   void step(const std::vector<UpdateSegment>& segments, const std::vector<T>& gradients,
@@ -261,6 +268,14 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"nesterov", {"velocity"}},
       {"adam", {"first_moment", "second_moment"}},
       {"adamw", {"first_moment", "second_moment"}},
+      {"nadam", {"first_moment", "second_moment"}},
+      {"adagrad", {"square_sum"}},
+      {"rmsprop", {"square_average"}},
+      {"lion", {"momentum"}},
+      {"lamb", {"first_moment", "second_moment"}},
+      {"lars", {"velocity"}},
+      {"adafactor", {"second_moment"}},
+      {"muon", {"first_moment", "second_moment"}},
   };
   ASSERT_EQ(expected.size(), optimizer_types().size());
   for (const auto& [type, names] : expected) {

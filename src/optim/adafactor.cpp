@@ -1,0 +1,151 @@
+// Adafactor out of reductions and elementwise kernels.
+#include "optim/adafactor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "optim/clip.h"
+#include "optim/flat_update.h"
+#include "optim/optimizer_keys.h"
+#include "optim/parameter_optimizer.h"
+
+namespace lockstep {
+namespace {
+
+struct AdafactorSettings {
+  double decay_exponent, threshold, scale_floor, epsilon, weight_decay;
+};
+
+// The parameter as a matrix (rows, columns).
+int64_t rows_of(const Shape& shape) {
+  return shape[0];
+}
+int64_t columns_of(const Shape& shape) {
+  return shape.elements(1, shape.rank());
+}
+bool is_matrix(const Shape& shape) {
+  return shape.rank() > 1;
+}
+
+Tensor apply(BinaryOp op, const BroadcastPlan& plan, const Tensor& a, const Tensor& b, const Shape& shape) {
+  Tensor y = Tensor::empty(shape, a.dtype(), a.backend());
+  a.backend().binary(op, a.dtype(), plan, a.data(), b.data(), y.mutable_data());
+  return y;
+}
+
+BroadcastPlan flat_plan(int64_t n, bool repeat_b) {
+  BroadcastPlan plan;
+  plan.rank = 1;
+  plan.extents[0] = n;
+  plan.strides_a[0] = 1;
+  plan.strides_b[0] = repeat_b ? 0 : 1;
+  return plan;
+}
+
+// max(x, floor)
+Tensor at_least(const Tensor& x, double floor) {
+  return apply(BinaryOp::kMaximum, flat_plan(x.elements(), true), x,
+               Tensor::full({1}, x.dtype(), x.backend(), floor), x.shape());
+}
+
+Tensor mean(const Tensor& x, int64_t outer, int64_t extent, int64_t inner) {
+  Tensor y = Tensor::empty({outer * inner}, x.dtype(), x.backend());
+  x.backend().reduce(ReduceOp::kMean, x.dtype(), outer, extent, inner, x.data(), y.mutable_data());
+  return y;
+}
+
+// average <- beta average + (1 - beta) x, as the velocity of a step of length 0 from a parameter that nobody
+// needs.
+void blend(Tensor average, const Tensor& x, double beta) {
+  flat_update(UpdateFormula::kMomentumAveraged, average.full_like(0.0), x, 1.0, {average}, {0.0, 0.0, beta});
+}
+
+class Adafactor final : public ParameterOptimizer {
+ public:
+  explicit Adafactor(const AdafactorSettings& settings)
+      : ParameterOptimizer("adafactor"), settings_(settings) {}
+
+ private:
+  void declare_state(size_t, const ParameterEntry& parameter) override {
+    if (is_matrix(parameter.shape)) {
+      reserve("row_moment", {rows_of(parameter.shape)});
+      reserve("column_moment", {columns_of(parameter.shape)});
+    } else {
+      reserve("second_moment", parameter.shape);
+    }
+  }
+
+  // The estimate v of the second moments, after this gradient; squares: g^2.
+  Tensor second_moment(const ParameterUpdate& update, const Tensor& squares, double beta, double epsilon) {
+    const Shape& shape = update.parameter.shape();
+    if (!is_matrix(shape)) {
+      const Tensor moment = state("second_moment", update.index);
+      blend(moment, squares, beta);
+      return moment;
+    }
+    const int64_t rows = rows_of(shape), columns = columns_of(shape);
+    const Tensor row = state("row_moment", update.index), column = state("column_moment", update.index);
+    blend(row, mean(squares, rows, columns, 1), beta);
+    blend(column, mean(squares, 1, rows, columns), beta);
+    const Tensor shares = apply(BinaryOp::kDivide, flat_plan(rows, true), row,
+                                at_least(mean(row, 1, rows, 1), epsilon), {rows});
+    BroadcastPlan outer;
+    outer.rank = 2;
+    outer.extents[0] = rows;
+    outer.extents[1] = columns;
+    outer.strides_a[0] = 1;
+    outer.strides_b[1] = 1;
+    return apply(BinaryOp::kMultiply, outer, shares, column, shape);
+  }
+
+  void update_parameter(const ParameterUpdate& update) override {
+    Backend& backend = update.parameter.backend();
+    const DType dtype = update.parameter.dtype();
+    const int64_t n = update.parameter.elements();
+    const double k = static_cast<double>(updates() + 1), root_n = std::sqrt(static_cast<double>(n));
+    const double spacing =
+        dtype == DType::kF64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+    const double epsilon = settings_.epsilon > 0.0 ? settings_.epsilon : spacing;
+
+    Tensor gradient = update.gradient.empty_like(), squares = update.gradient.empty_like();
+    backend.scale_shift(dtype, n, update.gradient.data(), update.gradient_scale, 0.0,
+                        gradient.mutable_data());
+    backend.unary(UnaryOp::kSquare, dtype, n, gradient.data(), squares.mutable_data());
+    const Tensor moment =
+        at_least(second_moment(update, squares, 1.0 - std::pow(k, -settings_.decay_exponent), epsilon),
+                 epsilon * epsilon);
+    Tensor root = moment.empty_like();
+    backend.unary(UnaryOp::kSqrt, dtype, n, moment.data(), root.mutable_data());
+    const Tensor direction = apply(BinaryOp::kDivide, flat_plan(n, false), gradient, root, gradient.shape());
+
+    const double relative = std::min(update.learning_rate, 1.0 / std::sqrt(k));
+    const double size = std::max(settings_.scale_floor, global_norm(update.parameter, n, 1.0) / root_n);
+    const double excess = std::max(1.0, global_norm(direction, n, 1.0) / (root_n * settings_.threshold));
+    const double step = size * relative / excess;
+    const double decay = update.weight_decay ? settings_.weight_decay : 0.0;
+    // kSgd multiplies the decay by the step; here its factor is the learning rate.
+    flat_update(UpdateFormula::kSgd, update.parameter, direction, 1.0, {},
+                {step, step > 0.0 ? update.learning_rate * decay / step : 0.0});
+  }
+
+  AdafactorSettings settings_;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_adafactor(Section& section) {
+  AdafactorSettings settings;
+  settings.decay_exponent = section.real("decay_exponent", 0.8, {0.0, 1.0, true},
+                                         "adafactor: update k keeps 1 - k^-decay_exponent of its averages");
+  settings.threshold =
+      section.real("threshold", 1.0, kPositive, "adafactor: largest root mean square of a direction");
+  settings.scale_floor = section.real("scale_floor", 1e-3, {1e-30},
+                                      "adafactor: steps are relative to the parameter's size, at least this");
+  settings.epsilon =
+      section.real("epsilon", 0.0, kNonNegative, "adafactor: smallest root of a second moment; 0: by dtype");
+  settings.weight_decay = read_decoupled_weight_decay(section, 0.0, "lion, adafactor");
+  return std::make_unique<Adafactor>(settings);
+}
+
+}  // namespace lockstep

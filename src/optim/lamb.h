@@ -1,0 +1,17 @@
+// LAMB: Adam's direction, with a step as long as the parameter's norm says.
+#pragma once
+
+#include <memory>
+
+#include "optim/optimizer.h"
+
+namespace lockstep {
+
+// You et al. 2020, algorithm 2 with phi(z) = z, a parameter tensor at a time, m^ and v^ bias-corrected as in
+// Adam:
+//   r = m^ / (sqrt(v^) + epsilon) + weight_decay theta;  theta <- theta - eta (|theta| / |r|) r
+// The ratio is 1 where either norm is 0. Keys: beta1 (0.9), beta2 (0.999), epsilon (1e-6), weight_decay
+// (0.01).
+std::unique_ptr<Optimizer> make_lamb(Section& section);
+
+}  // namespace lockstep

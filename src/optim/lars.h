@@ -1,0 +1,16 @@
+// LARS: momentum whose rate, a parameter tensor at a time, follows the ratio of its norm to its gradient's.
+#pragma once
+
+#include <memory>
+
+#include "optim/optimizer.h"
+
+namespace lockstep {
+
+// You, Gitman and Ginsburg 2017, algorithm 1:
+//   lambda = trust |theta| / (|g| + weight_decay |theta|)
+//   v <- momentum v + eta lambda (g + weight_decay theta);  theta <- theta - v
+// lambda is 1 where |theta| or |g| is 0. Keys: momentum (0.9), trust (0.001), weight_decay (0).
+std::unique_ptr<Optimizer> make_lars(Section& section);
+
+}  // namespace lockstep

@@ -1,0 +1,158 @@
+// Muon out of matrix products and flat kernels.
+#include "optim/muon.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "optim/clip.h"
+#include "optim/flat_update.h"
+#include "optim/optimizer_keys.h"
+#include "optim/parameter_groups.h"
+#include "optim/parameter_optimizer.h"
+
+namespace lockstep {
+namespace {
+
+struct MuonSettings {
+  double momentum;
+  bool nesterov;
+  int64_t steps;
+  bool match_adamw;
+  double weight_decay;
+  std::vector<std::string> adamw_patterns;
+  double adamw_learning_rate_factor;
+  MomentSettings adamw;
+};
+
+Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
+  MatmulArguments arguments;
+  arguments.dtype = a.dtype();
+  arguments.m = a.shape()[transpose_a ? 1 : 0];
+  arguments.k = a.shape()[transpose_a ? 0 : 1];
+  arguments.n = b.shape()[transpose_b ? 0 : 1];
+  arguments.transpose_a = transpose_a;
+  arguments.transpose_b = transpose_b;
+  Tensor c = Tensor::empty({arguments.m, arguments.n}, a.dtype(), a.backend());
+  arguments.a = a.data();
+  arguments.b = b.data();
+  arguments.c = c.mutable_data();
+  a.backend().matmul(arguments);
+  return c;
+}
+
+// alpha x + beta y
+Tensor weighted_sum(double alpha, const Tensor& x, double beta, const Tensor& y) {
+  Tensor sum = x.empty_like(), term = y.empty_like();
+  Backend& backend = x.backend();
+  backend.scale_shift(x.dtype(), x.elements(), x.data(), alpha, 0.0, sum.mutable_data());
+  backend.scale_shift(y.dtype(), y.elements(), y.data(), beta, 0.0, term.mutable_data());
+  backend.accumulate(x.dtype(), x.elements(), term.data(), sum.mutable_data());
+  return sum;
+}
+
+// u (rows, columns) with its singular values brought near 1. The Gram matrix is that of the shorter side.
+Tensor orthogonalized(const Tensor& u, int64_t steps) {
+  constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
+  constexpr double kSmallestNorm = 1e-7;
+  const bool tall = u.shape()[0] > u.shape()[1];
+  Tensor x = u.empty_like();
+  u.backend().scale_shift(u.dtype(), u.elements(), u.data(),
+                          1.0 / std::max(global_norm(u, u.elements(), 1.0), kSmallestNorm), 0.0,
+                          x.mutable_data());
+  for (int64_t i = 0; i < steps; ++i) {
+    const Tensor gram = product(x, x, tall, !tall);
+    const Tensor polynomial = weighted_sum(kB, gram, kC, product(gram, gram, false, false));
+    x = weighted_sum(kA, x, 1.0,
+                     tall ? product(x, polynomial, false, false) : product(polynomial, x, false, false));
+  }
+  return x;
+}
+
+class Muon final : public ParameterOptimizer {
+ public:
+  explicit Muon(MuonSettings settings) : ParameterOptimizer("muon"), settings_(std::move(settings)) {}
+
+ private:
+  void declare_state(size_t index, const ParameterEntry& parameter) override {
+    orthogonal_.resize(index + 1);
+    const auto& patterns = settings_.adamw_patterns;
+    orthogonal_[index] = parameter.shape.rank() > 1 &&
+                         std::none_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+                           return matches_pattern(pattern, parameter.name);
+                         });
+    if (orthogonal_[index]) {
+      reserve("momentum", parameter.shape);
+    } else {
+      reserve("first_moment", parameter.shape);
+      reserve("second_moment", parameter.shape);
+    }
+  }
+
+  void update_parameter(const ParameterUpdate& update) override {
+    const double decay = update.weight_decay ? settings_.weight_decay : 0.0;
+    if (orthogonal_[update.index]) {
+      update_matrix(update, decay);
+    } else {
+      update_rest(update, decay);
+    }
+  }
+
+  void update_matrix(const ParameterUpdate& update, double decay) {
+    const Shape& shape = update.parameter.shape();
+    const int64_t rows = shape[0], columns = shape.elements(1, shape.rank());
+    // Both rules write -(-1) times their step into a parameter that was 0: the direction.
+    const Tensor direction = update.gradient.full_like(0.0);
+    flat_update(settings_.nesterov ? UpdateFormula::kNesterovClassical : UpdateFormula::kMomentumClassical,
+                direction, update.gradient, update.gradient_scale, {state("momentum", update.index)},
+                {-1.0, 0.0, settings_.momentum, 0.0});
+    // Weights of linear layers are (in, out), of convolutions (out, ...).
+    const double fan_ratio = shape.rank() == 2 ? static_cast<double>(columns) / static_cast<double>(rows)
+                                               : static_cast<double>(rows) / static_cast<double>(columns);
+    const double scale = settings_.match_adamw ? 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns)))
+                                               : std::sqrt(std::max(1.0, fan_ratio));
+    // kSgd multiplies the decay by the whole step; here its factor is the learning rate alone.
+    flat_update(UpdateFormula::kSgd, update.parameter,
+                orthogonalized(direction.view({rows, columns}), settings_.steps), 1.0, {},
+                {update.learning_rate * scale, decay / scale});
+  }
+
+  void update_rest(const ParameterUpdate& update, double decay) {
+    const double k = static_cast<double>(updates() + 1);
+    const MomentSettings& adamw = settings_.adamw;
+    flat_update(UpdateFormula::kAdamW, update.parameter, update.gradient, update.gradient_scale,
+                {state("first_moment", update.index), state("second_moment", update.index)},
+                {update.learning_rate * settings_.adamw_learning_rate_factor, decay, adamw.beta1, adamw.beta2,
+                 adamw.epsilon, 1.0 - std::pow(adamw.beta1, k), 1.0 - std::pow(adamw.beta2, k)});
+  }
+
+  MuonSettings settings_;
+  std::vector<bool> orthogonal_;  // by parameter: Muon's, not AdamW's
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_muon(Section& section) {
+  MuonSettings settings;
+  settings.momentum =
+      read_decay_rate(section, "momentum", 0.95, "muon: share of the velocity kept each step");
+  settings.nesterov = section.boolean("nesterov", true, "muon: orthogonalize the gradient plus momentum");
+  settings.steps =
+      section.integer("newton_schulz_steps", 5, {1, 100}, "muon: iterations of the orthogonalization");
+  settings.match_adamw =
+      section.text("rate_scale", "original", {"original", "match_adamw"},
+                   "muon: steps times sqrt(max(1, fan_out/fan_in)), or 0.2 sqrt(longer side)") ==
+      "match_adamw";
+  settings.weight_decay = read_decoupled_weight_decay(section, 0.1, "muon");
+  settings.adamw_patterns = section.texts(
+      "adamw", std::vector<std::string>{},
+      "muon: patterns of names of matrices left to AdamW, such as embeddings and the last layer");
+  settings.adamw_learning_rate_factor = section.real("adamw_learning_rate_factor", 1.0, kNonNegative,
+                                                     "muon: on the learning rate of what AdamW updates");
+  settings.adamw = read_moments(section);
+  return std::make_unique<Muon>(std::move(settings));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,56 @@
+// NAdam as one flat kernel; its product of momenta is a function of the number of updates.
+#include "optim/nadam.h"
+
+#include <cmath>
+
+#include "optim/flat_optimizer.h"
+#include "optim/optimizer_keys.h"
+
+namespace lockstep {
+namespace {
+
+class NAdam final : public FlatOptimizer {
+ public:
+  NAdam(const MomentSettings& settings, double momentum_decay, double weight_decay)
+      : FlatOptimizer("nadam", UpdateFormula::kNAdam, {"first_moment", "second_moment"}, weight_decay),
+        settings_(settings),
+        momentum_decay_(momentum_decay) {}
+
+ private:
+  double momentum(int64_t k) const {
+    return settings_.beta1 * (1.0 - 0.5 * std::pow(0.96, static_cast<double>(k) * momentum_decay_));
+  }
+
+  void set_scalars(double (&scalars)[8]) const override {
+    const int64_t k = updates() + 1;
+    // A resumed run multiplies the same factors in the same order.
+    if (multiplied_ > k) {
+      multiplied_ = 0;
+      product_ = 1.0;
+    }
+    while (multiplied_ < k) product_ *= momentum(++multiplied_);
+    const double next = momentum(k + 1);
+    scalars[2] = settings_.beta1;
+    scalars[3] = settings_.beta2;
+    scalars[4] = settings_.epsilon;
+    scalars[5] = (1.0 - momentum(k)) / (1.0 - product_);
+    scalars[6] = next / (1.0 - product_ * next);
+    scalars[7] = 1.0 - std::pow(settings_.beta2, static_cast<double>(k));
+  }
+
+  MomentSettings settings_;
+  double momentum_decay_;
+  mutable int64_t multiplied_ = 0;  // product_ = mu_1 ... mu_multiplied
+  mutable double product_ = 1.0;
+};
+
+}  // namespace
+
+std::unique_ptr<Optimizer> make_nadam(Section& section) {
+  const MomentSettings settings = read_moments(section);
+  const double momentum_decay = section.real("momentum_decay", 0.004, kNonNegative,
+                                             "nadam: how fast the momentum rises from beta1 / 2 to beta1");
+  return std::make_unique<NAdam>(settings, momentum_decay, read_coupled_weight_decay(section));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,82 @@
+// Matching parameter names, and cutting the flat array where settings change.
+#include "optim/parameter_groups.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+bool matches_pattern(const std::string& pattern, const std::string& name) {
+  // On a mismatch behind a star, the last star takes one character more: earlier ones never need to.
+  size_t p = 0, n = 0, star = std::string::npos, star_end = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      star_end = n;
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
+      ++p;
+      ++n;
+    } else if (star != std::string::npos) {
+      p = star + 1;
+      n = ++star_end;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+std::vector<ParameterGroup> read_parameter_groups(Section& optimizer) {
+  std::vector<ParameterGroup> groups;
+  for (Section& table : optimizer.tables("groups")) {
+    ParameterGroup group;
+    group.pattern = table.text("pattern", std::nullopt, {},
+                               "parameters by name, * for any characters: \"*.bias\"; the first fit counts");
+    group.weight_decay = table.boolean("weight_decay", true, "false: no weight decay on these parameters");
+    group.learning_rate_factor = table.real("learning_rate_factor", 1.0, kNonNegative,
+                                            "multiplies their learning rate; 0 freezes them");
+    groups.push_back(std::move(group));
+  }
+  return groups;
+}
+
+std::vector<UpdateSegment> update_segments(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                                           bool decay_biases, const std::vector<ParameterGroup>& groups) {
+  for (const ParameterGroup& group : groups) {
+    const auto fits = [&](const ParameterEntry& entry) { return matches_pattern(group.pattern, entry.name); };
+    if (std::any_of(parameters.begin(), parameters.end(), fits)) continue;
+    std::string names;
+    for (const ParameterEntry& entry : parameters) names += (names.empty() ? "" : ", ") + entry.name;
+    fail(ErrorKind::kUsage, fmt::format("optimizer.groups: pattern \"{}\" fits no parameter; there are {}",
+                                        group.pattern, names));
+  }
+  std::vector<UpdateSegment> segments;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const ParameterEntry& entry = parameters[i];
+    const auto group = std::find_if(groups.begin(), groups.end(), [&](const ParameterGroup& candidate) {
+      return matches_pattern(candidate.pattern, entry.name);
+    });
+    UpdateSegment segment;
+    segment.begin = entry.offset;
+    // Gaps stay zero under every update rule, so neighbours with the same settings make one segment.
+    segment.end = i + 1 < parameters.size() ? parameters[i + 1].offset : extent;
+    segment.weight_decay = decay_biases || entry.shape.rank() > 1;
+    if (group != groups.end()) {
+      segment.weight_decay = segment.weight_decay && group->weight_decay;
+      segment.learning_rate_factor = group->learning_rate_factor;
+    }
+    if (!segments.empty() && segments.back().weight_decay == segment.weight_decay &&
+        segments.back().learning_rate_factor == segment.learning_rate_factor) {
+      segments.back().end = segment.end;
+    } else {
+      segments.push_back(segment);
+    }
+  }
+  return segments;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,31 @@
+// Parameter groups: settings of updates that apply to parameters by their names.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/configuration.h"
+#include "optim/optimizer.h"
+
+namespace lockstep {
+
+// Whether the whole name fits the pattern: '*' stands for any run of characters, '?' for one.
+bool matches_pattern(const std::string& pattern, const std::string& name);
+
+struct ParameterGroup {
+  std::string pattern;
+  bool weight_decay = true;  // false takes decay away; true leaves it as it is
+  double learning_rate_factor = 1.0;
+};
+
+// Reads [[optimizer.groups]]: pattern, weight_decay (true), learning_rate_factor (1; 0 freezes).
+std::vector<ParameterGroup> read_parameter_groups(Section& optimizer);
+
+// The parameters as segments over the flat array of `extent` elements; neighbours with the same settings are
+// one. The first group whose pattern fits a name counts. decay_biases: whether parameters of one axis
+// (biases, gains, shifts) decay. Error (kUsage) for a pattern that fits no parameter, with all names.
+std::vector<UpdateSegment> update_segments(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                                           bool decay_biases, const std::vector<ParameterGroup>& groups);
+
+}  // namespace lockstep

@@ -1,0 +1,54 @@
+// The part that optimizers share whose updates look at a parameter as a whole: its norm, its rows, its
+// matrix.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "optim/optimizer.h"
+
+namespace lockstep {
+
+// One parameter in one update. Views of its elements, in its shape.
+struct ParameterUpdate {
+  size_t index;      // in the table given to allocate
+  Tensor parameter;  // changed in place
+  Tensor gradient;   // not scaled
+  double gradient_scale;
+  double learning_rate;  // the segment's factor included
+  bool weight_decay;     // whether the segment decays
+};
+
+class ParameterOptimizer : public Optimizer {
+ public:
+  explicit ParameterOptimizer(std::string type) : type_(std::move(type)) {}
+
+  std::string type() const override { return type_; }
+  bool whole_parameters() const override { return true; }
+  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
+                Backend& backend) final;
+  std::vector<OptimizerSlot> slots() final { return slots_; }
+  // Error (kInternal) also when a segment ends inside a parameter.
+  void update(const UpdateContext& context) final;
+
+ protected:
+  // Which state this parameter has, by repeated calls of reserve.
+  virtual void declare_state(size_t index, const ParameterEntry& parameter) = 0;
+  // State for the parameter under way in declare_state: a part of the slot of that name.
+  void reserve(const std::string& slot, const Shape& shape);
+  // A parameter's part of a slot.
+  Tensor state(const std::string& slot, size_t index) const;
+
+  virtual void update_parameter(const ParameterUpdate& update) = 0;
+
+ private:
+  std::string type_;
+  std::vector<ParameterEntry> parameters_;
+  std::vector<OptimizerSlot> slots_;
+  int64_t extent_ = 0;
+  DType dtype_ = DType::kF32;
+  size_t declared_ = 0;  // the parameter under way in declare_state
+};
+
+}  // namespace lockstep
