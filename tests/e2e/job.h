@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,7 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <sstream>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -32,11 +33,11 @@ struct Outcome {
 // The command by itself (no launcher).
 inline constexpr int kNoLauncher = 0;
 
-// A session of processes: mpirun with its workers, or one process. Whatever is left of it dies with the
-// object.
+// mpirun with its workers, or one process. Whatever is left of it dies with the object.
 class Job {
  public:
   explicit Job(std::vector<std::string> command) : start_(Clock::now()) {
+    ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     pid_ = ::fork();
     if (pid_ == 0) become(command);
   }
@@ -98,22 +99,23 @@ class Job {
   void signal(int number) { ::kill(pid_, number); }
 
   void signal_rank(int rank, int number) {
-    for (const pid_t process : processes()) {
-      const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank) + '\0';
-      const std::string environment = '\0' + bytes_of("/proc/" + std::to_string(process) + "/environ");
-      if (environment.find('\0' + variable) != std::string::npos) ::kill(process, number);
-    }
+    for (const pid_t process : processes("OMPI_COMM_WORLD_RANK=" + std::to_string(rank)))
+      ::kill(process, number);
   }
 
-  // Every process of the session at once, as when a machine loses power.
+  // Every process of the job at once, as when a machine loses power.
   void kill_all() {
-    std::vector<pid_t> left = processes();
-    while (running() || !left.empty()) {
-      for (const pid_t process : left) ::kill(process, SIGKILL);
-      if (status_ < 0) ::kill(pid_, SIGKILL);  // it may not have its session yet
+    std::set<pid_t> killed;
+    do {
+      for (const pid_t process : processes()) {
+        ::kill(process, SIGKILL);
+        killed.insert(process);
+      }
+      if (status_ < 0) ::kill(pid_, SIGKILL);  // it may not be what it will become yet
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      left = processes();
-    }
+    } while (running() || !processes().empty());
+    // Workers that have lost their mpirun are now ours to bury.
+    for (const pid_t process : killed) ::waitpid(process, nullptr, 0);
   }
 
  private:
@@ -146,21 +148,19 @@ class Job {
     ::_exit(127);
   }
 
-  // Those of the session that are not zombies. (mpirun gives each worker a process group of its own.)
-  std::vector<pid_t> processes() const {
+  // Those that inherited the job's own variable (and this one). The session would not do: the launch script
+  // makes another.
+  std::vector<pid_t> processes(const std::string& variable = "") const {
     std::vector<pid_t> found;
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
       const std::string name = entry.path().filename().string();
       if (!std::isdigit(static_cast<unsigned char>(name[0]))) continue;
-      // PID (NAME) STATE PARENT GROUP SESSION ...; a name may hold anything.
-      const std::string text = bytes_of(entry.path().string() + "/stat");
-      const size_t end = text.rfind(')');
-      if (end == std::string::npos) continue;
-      std::istringstream fields(text.substr(end + 1));
-      char state = 0;
-      pid_t parent = 0, group = 0, session = 0;
-      fields >> state >> parent >> group >> session;
-      if (session == pid_ && state != 'Z') found.push_back(std::stoi(name));
+      const std::string environment = '\0' + bytes_of(entry.path().string() + "/environ");
+      const auto has = [&](const std::string& text) {
+        return environment.find('\0' + text + '\0') != std::string::npos;
+      };
+      if (has("TMPDIR=" + scratch_.path()) && (variable.empty() || has(variable)))
+        found.push_back(std::stoi(name));
     }
     return found;
   }
