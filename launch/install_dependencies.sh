@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build           # build
   openmpi-bin libopenmpi-dev      # several workers
-  libdnnl-dev                     # matrix products and convolutions
+  libdnnl-dev                     # the benchmarks' measure for products and convolutions
   libhdf5-dev libxxhash-dev       # checkpoints and data sets
   zlib1g-dev                      # compressed data sets
   libtomlplusplus-dev             # configuration

@@ -1,8 +1,9 @@
 // The CPU backend as an object: its single instance and its description.
 #include "kernels/cpu/cpu_backend.h"
 
-#include <dnnl.h>
-#include <fmt/format.h>
+#include <string>
+
+#include "core/error.h"
 
 namespace lockstep {
 
@@ -21,16 +22,28 @@ constexpr const char* instruction_set() {
 #endif
 }
 
+// A binary that was built on another machine may use instructions that this processor has not.
+void require_instructions() {
+#if defined(__AVX512F__)
+  const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+#elif defined(__AVX2__)
+  const bool present = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  const bool present = true;
+#endif
+  if (!present) {
+    fail(ErrorKind::kUsage, std::string("cpu: this build needs ") + instruction_set() +
+                                ", which this processor has not; rebuild with -DLOCKSTEP_CPU_ARCH=native");
+  }
+}
+
 }  // namespace
 
-std::string CpuBackend::description() const {
-  const dnnl_version_t* version = dnnl_version();
-  return fmt::format("cpu: {}, oneDNN {}.{}.{}", instruction_set(), version->major, version->minor,
-                     version->patch);
-}
+std::string CpuBackend::description() const { return std::string("cpu: own kernels, ") + instruction_set(); }
 
 Backend& cpu_backend() {
   static CpuBackend backend;
+  [[maybe_unused]] static const bool usable = (require_instructions(), true);
   return backend;
 }
 
