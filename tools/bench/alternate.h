@@ -1,9 +1,12 @@
 // Times two ways of doing the same work so that both see the same machine: in turns, many short slices each.
 #pragma once
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace lockstep {
@@ -13,14 +16,19 @@ struct Timing {
 };
 
 // Both get `slices` slices of about `slice_seconds`; before each, a pause in which the other's threads stop
-// spinning, and one call that is not timed.
+// spinning, and two calls that are not timed. With one thread the time is the processor's, so that neighbours
+// on a shared machine count as little as possible; with several it is the wall's.
 template <class A, class B>
-std::pair<Timing, Timing> alternate(const A& a, const B& b, int slices, double slice_seconds) {
-  using Clock = std::chrono::steady_clock;
-  const auto seconds_of = [](const auto& call, int calls) {
-    const auto start = Clock::now();
+std::pair<Timing, Timing> alternate(const A& a, const B& b, int threads, int slices, double slice_seconds) {
+  const auto now = [threads] {
+    timespec time{};
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  const auto seconds_of = [&](const auto& call, int calls) {
+    const double start = now();
     for (int i = 0; i < calls; ++i) call();
-    return std::chrono::duration<double>(Clock::now() - start).count() / calls;
+    return (now() - start) / calls;
   };
   std::vector<double> times[2];
   const auto slice = [&](const auto& call, std::vector<double>& into) {

@@ -115,7 +115,7 @@ void compare(const Layer& layer, int threads) {
   for (int pass = 0; pass < 3; ++pass) {
     const auto [bare, own] =
         alternate([&] { library[pass].primitive.execute(stream, library[pass].memories); },
-                  [&] { ours(pass); }, 15, 0.005);
+                  [&] { ours(pass); }, threads, 15, 0.005);
     constexpr const char* kNames[] = {"y", "dx", "dw"};
     fmt::print(
         "{:3}x{:2}x{:2}x{:2} to {:2} {}x{}/{}  {:2}  {:2}   {:9.1f} {:9.1f} {:6.2f}   {:9.1f} {:9.1f} "

@@ -64,7 +64,7 @@ void compare(const Extents& e, bool transpose_a, bool transpose_b, int threads) 
   arguments.c = ours.data();
 
   const auto [library, own] = alternate([&] { primitive.execute(stream, memories); },
-                                        [&] { cpu_backend().matmul(arguments); }, 15, 0.01);
+                                        [&] { cpu_backend().matmul(arguments); }, threads, 15, 0.005);
   const double work = 2e-9 * static_cast<double>(e.m * e.n * e.k);
   fmt::print("{:5} {:5} {:5}  {}{}  {:2}   {:8.1f} {:8.1f} {:6.2f}   {:8.1f} {:8.1f} {:6.2f}   {:10.2f}\n",
              e.m, e.k, e.n, transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', threads, work / library.fastest,
