@@ -95,7 +95,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string description() const = 0;  // "cpu: AVX512, oneDNN 2.6.3"
+  virtual std::string description() const = 0;  // "cpu: own kernels, AVX-512"
 
   // ---- memory -------------------------------------------------------------------------------------------------
   // 64-byte aligned (256 on GPUs), never null for bytes > 0; contents undefined.

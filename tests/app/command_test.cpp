@@ -52,7 +52,7 @@ TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
 TEST(Command, VersionSaysWhatIsBuiltIn) {
   const Answer version = lockstep_command({"--version"});
   EXPECT_EQ(version.exit_code, 0);
-  for (const char* part : {"lockstep ", "HDF5", "oneDNN", "MPI"})
+  for (const char* part : {"lockstep ", "HDF5", "own kernels", "MPI"})
     EXPECT_TRUE(holds(version.out, part)) << version.out;
 }
 
