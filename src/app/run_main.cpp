@@ -47,7 +47,7 @@ int run_evaluate(const Arguments& arguments, Configuration& configuration, Commu
     line["samples"] = result.samples;
     line["loss"] = result.loss;
     if (has_accuracy) line["accuracy"] = result.accuracy;
-    std::puts(line.dump().c_str());
+    std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   }
   return 0;
 }

@@ -66,6 +66,15 @@ std::string state_digest(const State& state) {
   return digest.hex();
 }
 
+std::string content_digest(std::span<const std::span<const std::byte>> pieces) {
+  Digest digest;
+  for (const std::span<const std::byte> piece : pieces) {
+    digest.add(uint64_t{piece.size()});
+    digest.add(piece.data(), piece.size());
+  }
+  return digest.hex();
+}
+
 bool same_scalar(const Scalar& a, const Scalar& b) {
   const double *real_a = std::get_if<double>(&a), *real_b = std::get_if<double>(&b);
   if (real_a != nullptr && real_b != nullptr) {

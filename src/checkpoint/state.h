@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -34,6 +35,9 @@ struct State {
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
 // order) and the scalars (sorted by path), excluding configuration and metrics.
 std::string state_digest(const State& state);
+
+// 32 hex digits: XXH3-128 of the pieces, one behind the other, with their lengths.
+std::string content_digest(std::span<const std::span<const std::byte>> pieces);
 
 // The same value: for floating-point numbers, the same bits.
 bool same_scalar(const Scalar& a, const Scalar& b);

@@ -24,7 +24,11 @@ int64_t Shape::elements() const { return elements(0, rank_); }
 
 int64_t Shape::elements(int begin, int end) const {
   int64_t product = 1;
-  for (int axis = begin; axis < end; ++axis) product *= (*this)[axis];
+  for (int axis = begin; axis < end; ++axis) {
+    if (__builtin_mul_overflow(product, (*this)[axis], &product)) {
+      fail(ErrorKind::kUsage, "shape: " + to_string() + " has more elements than can be counted");
+    }
+  }
   return product;
 }
 

@@ -76,6 +76,10 @@ class Muon final : public ParameterOptimizer {
   explicit Muon(MuonSettings settings) : ParameterOptimizer("muon"), settings_(std::move(settings)) {}
 
  private:
+  void check_parameters(const std::vector<ParameterEntry>& parameters) const override {
+    for (const std::string& pattern : settings_.adamw_patterns) require_fit("optimizer.adamw", pattern, parameters);
+  }
+
   void declare_state(size_t index, const ParameterEntry& parameter) override {
     orthogonal_.resize(index + 1);
     const auto& patterns = settings_.adamw_patterns;

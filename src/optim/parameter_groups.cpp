@@ -44,16 +44,19 @@ std::vector<ParameterGroup> read_parameter_groups(Section& optimizer) {
   return groups;
 }
 
+void require_fit(const std::string& where, const std::string& pattern,
+                 const std::vector<ParameterEntry>& parameters) {
+  std::string names;
+  for (const ParameterEntry& entry : parameters) {
+    if (matches_pattern(pattern, entry.name)) return;
+    names += (names.empty() ? "" : ", ") + entry.name;
+  }
+  fail(ErrorKind::kUsage, fmt::format("{}: pattern \"{}\" fits no parameter; there are {}", where, pattern, names));
+}
+
 std::vector<UpdateSegment> update_segments(const std::vector<ParameterEntry>& parameters, int64_t extent,
                                            bool decay_biases, const std::vector<ParameterGroup>& groups) {
-  for (const ParameterGroup& group : groups) {
-    const auto fits = [&](const ParameterEntry& entry) { return matches_pattern(group.pattern, entry.name); };
-    if (std::any_of(parameters.begin(), parameters.end(), fits)) continue;
-    std::string names;
-    for (const ParameterEntry& entry : parameters) names += (names.empty() ? "" : ", ") + entry.name;
-    fail(ErrorKind::kUsage, fmt::format("optimizer.groups: pattern \"{}\" fits no parameter; there are {}",
-                                        group.pattern, names));
-  }
+  for (const ParameterGroup& group : groups) require_fit("optimizer.groups", group.pattern, parameters);
   std::vector<UpdateSegment> segments;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const ParameterEntry& entry = parameters[i];

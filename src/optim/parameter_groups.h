@@ -13,6 +13,10 @@ namespace lockstep {
 // Whether the whole name fits the pattern: '*' stands for any run of characters, '?' for one.
 bool matches_pattern(const std::string& pattern, const std::string& name);
 
+// Error (kUsage) naming `where` and all names when the pattern fits none of the parameters.
+void require_fit(const std::string& where, const std::string& pattern,
+                 const std::vector<ParameterEntry>& parameters);
+
 struct ParameterGroup {
   std::string pattern;
   bool weight_decay = true;  // false takes decay away; true leaves it as it is

@@ -10,6 +10,7 @@ namespace lockstep {
 
 void ParameterOptimizer::allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
                                   Backend& backend) {
+  check_parameters(parameters);
   parameters_ = parameters;
   extent_ = extent;
   dtype_ = dtype;

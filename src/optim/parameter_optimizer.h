@@ -33,6 +33,8 @@ class ParameterOptimizer : public Optimizer {
   void update(const UpdateContext& context) final;
 
  protected:
+  // Settings that name parameters are checked here, before declare_state.
+  virtual void check_parameters(const std::vector<ParameterEntry>& parameters) const { (void)parameters; }
   // Which state this parameter has, by repeated calls of reserve.
   virtual void declare_state(size_t index, const ParameterEntry& parameter) = 0;
   // State for the parameter under way in declare_state: a part of the slot of that name.

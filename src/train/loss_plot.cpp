@@ -34,6 +34,7 @@ struct LossAxis {
     }
     // About five steps of 1, 2 or 5 times a power of ten.
     const double raw = (high - low) / 5.0;
+    if (!std::isnormal(raw)) return {low, high};
     const double power = std::pow(10.0, std::floor(std::log10(raw)));
     const double step = raw / power > 5.0 ? 10.0 * power : raw / power > 2.0 ? 5.0 * power : raw / power > 1.0 ? 2.0 * power : power;
     for (double value = std::ceil(low / step) * step; value <= high + 1e-9 * step; value += step) {

@@ -113,7 +113,7 @@ State capture_state(Replica& replica, const RunSettings& settings, const RunPosi
 RunPosition restore_state(Replica& replica, const State& expected, const State& found, const std::string& path) {
   check_matches(expected, found, path);
   // What decides which samples and draws the next steps use: a resumed run with other values would be another run.
-  for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples",
+  for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples", "/data/digest",
                            "/data/shuffle", "/data/last_batch", "/optimizer/type"}) {
     const auto it = found.scalars.find(name);
     if (it == found.scalars.end()) fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));

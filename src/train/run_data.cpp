@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+#include <vector>
 
+#include "checkpoint/state.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -26,7 +29,7 @@ RunData read_run_data(const RunSettings& settings) {
     if (!settings.validation_data.path.empty()) {
       DatasetOptions options = settings.validation_data;
       // The labels of a validation file may not reach the last class.
-      if (options.classes == 0) options.classes = data.train.classes;
+      if (options.classes == 0) options.classes = data.train.classes > 0 ? data.train.classes : -1;
       data.validation = read_dataset(options);
       if (!(data.validation->sample_shape == data.train.sample_shape) ||
           data.validation->classes != data.train.classes || data.validation->target_width != data.train.target_width) {
@@ -41,6 +44,15 @@ RunData read_run_data(const RunSettings& settings) {
   data.shape.input = data.train.input_dtype;
   data.shape.classes = data.train.classes;
   data.shape.targets = std::max<int64_t>(1, data.train.target_width);
+  std::vector<std::span<const std::byte>> contents;
+  for (const Dataset* part : {&data.train, data.validation ? &*data.validation : nullptr}) {
+    if (part == nullptr) continue;
+    contents.push_back(std::as_bytes(std::span(part->inputs_f32)));
+    contents.push_back(std::as_bytes(std::span(part->inputs_i32)));
+    contents.push_back(std::as_bytes(std::span(part->labels)));
+    contents.push_back(std::as_bytes(std::span(part->targets)));
+  }
+  data.digest = content_digest(contents);
   return data;
 }
 

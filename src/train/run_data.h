@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "data/dataset.h"
 #include "nn/module.h"
@@ -13,6 +14,7 @@ struct RunData {
   Dataset train;
   std::optional<Dataset> validation;
   DataShape shape;
+  std::string digest;  // of the contents of both
 };
 
 // Reads and splits. Error (kData) when training and validation data do not fit each other.

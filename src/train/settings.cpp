@@ -44,8 +44,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.prefetch = data.integer("prefetch", 2, {1, 1024}, "steps gathered ahead by the background thread");
 
   Section train = configuration.section("train");
-  settings.steps = train.integer("steps", 0, kNonNegative, "optimizer steps; 0: given by epochs");
-  settings.epochs = train.integer("epochs", 0, kNonNegative, "passes over the training data; 0: given by steps");
+  settings.steps = train.integer("steps", 0, {0, kMostSteps}, "optimizer steps; 0: given by epochs");
+  settings.epochs = train.integer("epochs", 0, {0, kMostSteps}, "passes over the training data; 0: given by steps");
   settings.micro_batches =
       train.integer("micro_batches", 0, {0, 1 << 20},
                     "micro-batches in a global batch, whatever the number of workers; 0: 1 (gradient_descent: the data set)");

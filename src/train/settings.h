@@ -15,6 +15,9 @@
 
 namespace lockstep {
 
+// Random counters hold the step in 32 bits.
+inline constexpr double kMostSteps = 4294967295.0;
+
 struct RunSettings {
   // [run]
   std::string name;

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <optional>
 #include <sstream>
 
@@ -65,7 +66,12 @@ BatchPlan plan_batches(const RunSettings& settings, const Optimizer& optimizer, 
   }
   plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
   plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();
-  plan.total_steps = settings.steps > 0 ? settings.steps : settings.epochs * plan.steps_per_epoch;
+  plan.total_steps = settings.steps;
+  if (settings.steps == 0 && (__builtin_mul_overflow(settings.epochs, plan.steps_per_epoch, &plan.total_steps) ||
+                              static_cast<double>(plan.total_steps) > kMostSteps)) {
+    fail(ErrorKind::kUsage, fmt::format("train.epochs: {} epochs of {} steps are more than {:.0f} steps", settings.epochs,
+                                        plan.steps_per_epoch, kMostSteps));
+  }
   return plan;
 }
 
@@ -91,6 +97,26 @@ void broadcast_text(Communicator& communicator, std::string& text, const std::st
   communicator.broadcast(&size, sizeof size, 0, label)->wait();
   text.resize(static_cast<size_t>(size));
   if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
+}
+
+// "section.key" -> value of a resolved configuration, which holds a setting a line.
+std::map<std::string, std::string> settings_of(const std::string& resolved) {
+  std::map<std::string, std::string> settings;
+  std::map<std::string, int> tables;
+  std::string section;
+  std::istringstream lines(resolved);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t equals = line.find(" = ");
+    if (line.rfind("[[", 0) == 0) {
+      const std::string name = line.substr(2, line.find("]]") - 2);
+      section = fmt::format("{}[{}]", name, tables[name]++);
+    } else if (line.rfind('[', 0) == 0) {
+      section = line.substr(1, line.find(']') - 1);
+    } else if (equals != std::string::npos) {
+      settings[section + "." + line.substr(0, equals)] = line.substr(equals + 3);
+    }
+  }
+  return settings;
 }
 
 // Every array and scalar of rank 0's state, to the ranks that did not read the file.
@@ -152,6 +178,12 @@ class Run {
   void compare_configurations() {
     std::string leaders = resolved_;
     broadcast_text(communicator_, leaders, "configuration");
+    std::string leaders_data = data_.digest;
+    broadcast_text(communicator_, leaders_data, "data");
+    if (leaders_data != data_.digest) {
+      fail(ErrorKind::kData, fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}", leaders_data,
+                                         communicator_.rank(), data_.digest, data_.train.source));
+    }
     if (leaders == resolved_) return;
     std::istringstream theirs(leaders), mine(resolved_);
     std::string their_line, my_line;
@@ -163,9 +195,12 @@ class Run {
                                         their_line, communicator_.rank(), my_line));
   }
 
-  State snapshot() {
-    return capture_state(*replica_, settings_, position_, data_.train.size(), batches_.micro_batches, schedule_->type(),
-                         resolved_);
+  State snapshot(bool with_metrics = true) {
+    State state = capture_state(*replica_, settings_, position_, data_.train.size(), batches_.micro_batches,
+                                schedule_->type(), resolved_);
+    state.scalars["/data/digest"] = data_.digest;
+    if (!with_metrics) state.metrics.clear();
+    return state;
   }
 
   // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed.
@@ -188,6 +223,7 @@ class Run {
             }
             path = newest->first;
             found = std::move(newest->second);
+            compare_with_checkpoint(found.configuration, path);
             position_ = restore_state(*replica_, snapshot(), found, path);
             position[0] = position_.step;
             position[1] = position_.epoch;
@@ -221,10 +257,27 @@ class Run {
     introduce(path);
   }
 
+  // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or objective is refused.
+  void compare_with_checkpoint(const std::string& old, const std::string& path) {
+    const std::map<std::string, std::string> before = settings_of(old), now = settings_of(resolved_);
+    for (const auto& [key, value] : now) {
+      const auto it = before.find(key);
+      if (it == before.end() || it->second == value || key == "run.output") continue;
+      const std::string change = fmt::format("{} = {}, it was {}", key, value, it->second);
+      if (key.rfind("model.", 0) == 0 || key == "train.loss" || key == "precision.compute") {
+        fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change));
+      }
+      changes_.push_back(change);
+    }
+  }
+
   void remove_checkpoints() {
     for (const auto& entry : std::filesystem::directory_iterator(settings_.output)) {
       const std::string name = entry.path().filename().string();
-      if (name.rfind("step-", 0) == 0 && name.ends_with(".h5")) std::filesystem::remove(entry.path());
+      if (name.rfind("step-", 0) != 0 || !name.ends_with(".h5") || !entry.is_regular_file()) continue;
+      std::error_code error;
+      std::filesystem::remove(entry.path(), error);
+      if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be deleted: {}", entry.path().string(), error.message()));
     }
   }
 
@@ -238,11 +291,12 @@ class Run {
     log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", batches_.total_steps,
                          batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch, settings_.output));
     if (!resumed_from.empty()) log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
+    for (const std::string& change : changes_) log_info("changed since the checkpoint: " + change);
   }
 
   // All workers hold the same state, or the ones that differ from rank 0's are named.
   std::string check_replicas(const std::string& when) {
-    const std::string digest = state_digest(snapshot());
+    const std::string digest = state_digest(snapshot(false));
     std::vector<char> all(digest.size() * static_cast<size_t>(communicator_.world_size()));
     communicator_.all_gather(digest.data(), digest.size(), all.data(), "digest")->wait();
     std::string drifted;
@@ -398,6 +452,7 @@ class Run {
       }
       const bool due = settings_.checkpoint_every > 0 && position_.step % settings_.checkpoint_every == 0;
       if (due || last || outcome == TrainOutcome::kStopped) {
+        require_finite();
         save();
         saved_step = position_.step;
       } else if (leader()) {
@@ -423,6 +478,19 @@ class Run {
     keeper_->metrics->evaluation(position_.step, result.loss, classification ? &result.accuracy : nullptr, result.samples);
     log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples", position_.step, result.loss,
                          classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "", result.samples));
+  }
+
+  // The loss of a step tells of the update before it: the newest one is looked at here, before it takes a checkpoint's place.
+  void require_finite() {
+    const auto finite = [&](const Tensor& values) { return backend_->all_finite(values.dtype(), values.elements(), values.data()); };
+    bool all = finite(replica_->store.values());
+    for (const OptimizerSlot& slot : replica_->optimizer->slots()) all = all && finite(slot.values);
+    if (!all) {
+      fail_together(communicator_, ErrorKind::kNumeric,
+                    fmt::format("step {}: training diverged: the update left parameters or optimizer state that are not finite; "
+                                "nothing was saved over",
+                                position_.step));
+    }
   }
 
   void save() {
@@ -467,6 +535,7 @@ class Run {
   BatchPlan batches_;
   MicroBatchRange owned_;
   std::string resolved_;
+  std::vector<std::string> changes_;  // settings that a resumed run has changed
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<Schedule> schedule_;
   std::unique_ptr<Objective> objective_;
