@@ -223,6 +223,7 @@ class Run {
             }
             path = newest->first;
             found = std::move(newest->second);
+            check_matches(snapshot(false), found, path);
             compare_with_checkpoint(found.configuration, path);
             position_ = restore_state(*replica_, snapshot(), found, path);
             position[0] = position_.step;

@@ -88,6 +88,9 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
       {{"model.type=cnn"}, "unknown key|\\(H,W,C\\)"},
       {{"train.loss=logistic"}, "train\\.loss: logistic does not fit data with 3 classes"},
       {{"train.epochs=3"}, "train\\.steps: give either steps or epochs, got steps = 12 and epochs = 3"},
+      {{"train.epochs=9223372036854775807", "train.steps=0"}, "train\\.epochs: must be in .*, got 9223372036854775807"},
+      {{"train.epochs=4000000000", "train.steps=0"}, "train\\.epochs: 4000000000 epochs of .* are more than 4294967295 steps"},
+      {{"optimizer.type=muon", "optimizer.adamw=[\"nothing\"]"}, "optimizer\\.adamw: pattern \"nothing\" fits no parameter"},
       {{"train.steps=0"}, "train\\.steps: give either steps or epochs, got steps = 0 and epochs = 0"},
       {{"data.last_batch=drop", "train.micro_batches=50"}, "200 samples .*data set of 53"},
       {{"data.validation=x.csv", "data.validation_fraction=0.5"},
@@ -335,6 +338,8 @@ TEST_F(CheckpointRefusal, OfAResumeThatWouldBeAnotherRunNamesBothValues) {
   expect_refusal(kNoLauncher, resuming("out", {"train.micro_batch_size=5"}), 4,
                  "train/micro_batch_size: .* 4, .* 5");
   expect_refusal(kNoLauncher, resuming("out", {"data.shuffle=false"}), 4, "data/shuffle: ");
+  expect_refusal(kNoLauncher, resuming("out", {"model.activation=tanh"}), 4,
+                 "model\\.activation = \"tanh\", it was \"relu\"; a resumed run must keep it");
   expect_refusal(kNoLauncher, resuming("out", {"optimizer.type=adamw"}), 4, "optimizer/type: .*adam.*adamw");
   expect_refusal(kNoLauncher, resuming("out", {"precision.compute=fp64"}), 4,
                  "hidden\\.0\\.weight.*fp64.*fp32");

@@ -142,6 +142,17 @@ TEST_F(Faults, DivergenceExitsWith5NamesTheStepAndKeepsTheCheckpointBefore) {
   }
 }
 
+// The loss of a step tells of the update before it; nothing tells of the last one.
+TEST_F(Faults, ALastUpdateThatOverflowsExitsWith5AndIsNotSaved) {
+  const std::string output = scratch_.file("overflowed");
+  const Outcome outcome =
+      run(kNoLauncher, training(output, {"train.steps=1", "optimizer.type=sgd", "optimizer.learning_rate=1e38",
+                                         "optimizer.weight_decay=1e30"}));
+  EXPECT_EQ(outcome.exit_code, 5) << outcome.err;
+  EXPECT_NE(outcome.err.find("step 1: training diverged: "), std::string::npos) << outcome.err;
+  EXPECT_TRUE(checkpoints_in(output).empty());
+}
+
 TEST_F(Faults, ResumingDropsTheLinesAfterTheCheckpoint) {
   const std::string output = scratch_.file("lines");
   Job job(Job::on_workers(2, training(output, {kEndless, "checkpoint.every=7"})));
