@@ -83,7 +83,8 @@ int main(int argc, char** argv) {
     fmt::print("{}, times in microseconds\n{:>12} {:>12} {:>12} {:>14} {:>24}\n", communicator->description(),
                "bytes", "lockstep", "library", "MPI_Allreduce", "MPI_Allreduce/lockstep");
   }
-  for (int64_t bytes = 1024; bytes <= largest; bytes *= 4) {
+  // By factors of four, and the largest in any case.
+  for (int64_t bytes = 1024; bytes <= largest; bytes = bytes < largest ? std::min(bytes * 4, largest) : largest + 1) {
     const auto n = static_cast<size_t>(bytes) / sizeof(float);
     std::vector<float> gradient(n), sum(n);
     for (size_t i = 0; i < n; ++i) gradient[i] = static_cast<float>(i % 1000) * 1e-3f;
