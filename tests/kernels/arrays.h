@@ -36,7 +36,8 @@ inline std::vector<int32_t> random_indices(int64_t n, uint32_t salt, int32_t bou
 
 template <class T>
 bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+  // memcmp takes no null pointer, not even for nothing.
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
 // |actual - expected| <= units * (machine epsilon of T) * max(|expected|, scale), element by element.
