@@ -38,7 +38,18 @@ std::string xml_fault(const std::string& text) {
     }
     std::smatch match;
     const std::string rest = text.substr(at, text.find('>', at) - at + 1);
-    if (!std::regex_match(rest, match, tag)) return "no tag: " + rest;
+    // std::regex recurses once a character: long attribute values are cut to their first characters, unless
+    // they hold a '<'.
+    std::string tag_text;
+    size_t in_value = 0;
+    for (const char c : rest) {
+      if (c == '"')
+        in_value = in_value > 0 ? 0 : 1;
+      else if (in_value > 0)
+        ++in_value;
+      if (in_value < 10 || c == '<') tag_text += c;
+    }
+    if (!std::regex_match(tag_text, match, tag)) return "no tag: " + rest;
     if (match[1].length() > 0) {
       if (open.empty() || open.back() != match[2]) return "closes what is not open: " + rest;
       open.pop_back();
@@ -59,10 +70,12 @@ LossCurves falling(int points) {
 
 // All pairs "x,y" of the first polyline.
 std::vector<std::pair<double, double>> first_line(const std::string& svg) {
-  std::smatch match;
   std::vector<std::pair<double, double>> points;
-  if (!std::regex_search(svg, match, std::regex("<polyline points=\"([^\"]*)\""))) return points;
-  std::istringstream text(match[1]);
+  const std::string opening = "<polyline points=\"";
+  const size_t at = svg.find(opening);
+  if (at == std::string::npos) return points;
+  const size_t begin = at + opening.size();
+  std::istringstream text(svg.substr(begin, svg.find('"', begin) - begin));
   double x = 0.0, y = 0.0;
   char comma = 0;
   while (text >> x >> comma >> y) points.emplace_back(x, y);
