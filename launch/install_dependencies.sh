@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build           # build
   openmpi-bin libopenmpi-dev      # several workers
   libdnnl-dev                     # the benchmarks' measure for products and convolutions
-  libhdf5-dev libxxhash-dev       # checkpoints and data sets
+  libhdf5-dev hdf5-tools libxxhash-dev           # checkpoints and data sets; h5dump in their tests
   zlib1g-dev                      # compressed data sets
   libtomlplusplus-dev             # configuration
   libcli11-dev                    # command line
