@@ -3,6 +3,11 @@
 // Rules for every entry: arrays are contiguous and row-major; sizes are in elements; results are deterministic and do not
 // depend on the number of threads; an output never aliases an input unless the entry says so. Pointers are to memory of
 // this backend. Entries may run asynchronously in issue order; copy_to_host and synchronize wait.
+//
+// Entries that take a dtype take fp64, fp32, bf16 and fp16, but losses and updates only fp64 and fp32. With 16-bit types the arithmetic is fp32, rounded to nearest even
+// when a result is stored; sums are accumulated in fp32; and what stands for a parameter or a statistic rather than an
+// activation (biases, gamma, beta, means, gradients of weights: each says "accumulation type") is fp32, as
+// accumulation_type(dtype) says.
 #pragma once
 
 #include <cstddef>
@@ -40,14 +45,15 @@ struct BroadcastPlan {
 // c[i] = op(a[i]) * op(b[i]) (+ bias) for i in [0, batch): op transposes the stored matrix when asked.
 // a is stored (m,k), or (k,m) when transpose_a; b is stored (k,n), or (n,k) when transpose_b; c is (m,n).
 struct MatmulArguments {
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;   // of a and b
+  DType output = DType::kF32;  // of c: dtype, or its accumulation type (the gradient of an fp32 parameter)
   int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   const void* a = nullptr;
   const void* b = nullptr;
   void* c = nullptr;
   int64_t batch_stride_a = 0, batch_stride_b = 0;  // elements between consecutive matrices; 0 repeats one matrix
-  const void* bias = nullptr;                      // (n), added to every row; may be null
+  const void* bias = nullptr;                      // (n), accumulation type, added to every row; may be null
   Activation activation = Activation::kNone;       // applied after the bias
 };
 
@@ -142,11 +148,12 @@ class Backend {
 
   // ---- products ------------------------------------------------------------------------------------------------
   virtual void matmul(const MatmulArguments& arguments) = 0;
-  // y (N,OH,OW,O) = x (N,H,W,C) * weights (O,KH,KW,C) + bias (O, may be null)
+  // y (N,OH,OW,O) = x (N,H,W,C) * weights (O,KH,KW,C) + bias (O, accumulation type, may be null)
   virtual void convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
                            const void* bias, void* y) = 0;
   virtual void convolution_backward_data(const ConvolutionArguments& arguments, const void* dy, const void* weights,
                                          void* dx) = 0;
+  // dweights: accumulation type.
   virtual void convolution_backward_weights(const ConvolutionArguments& arguments, const void* x, const void* dy,
                                             void* dweights) = 0;
 
@@ -176,14 +183,14 @@ class Backend {
                                       const int32_t* labels, const void* weights, const void* dlosses,
                                       void* dlogits) = 0;
   // y = (x - mean) * rstd * gamma + beta over the last axis; rstd = 1/sqrt(variance + epsilon), biased variance.
-  // mean and rstd: (rows).
+  // mean and rstd: (rows). gamma, beta, mean, rstd, dgamma, dbeta: accumulation type.
   virtual void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
                           const void* beta, double epsilon, void* y, void* mean, void* rstd) = 0;
   virtual void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
                                    const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
                                    void* dbeta) = 0;
   // Batch norm over the rows of (rows, channels): statistics of this micro-batch; variance is biased.
-  // mean, variance, rstd: (channels).
+  // mean, variance, rstd: (channels). gamma, beta and all statistics: accumulation type.
   virtual void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
                           const void* beta, double epsilon, void* y, void* mean, void* variance, void* rstd) = 0;
   virtual void batch_norm_backward(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,

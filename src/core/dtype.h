@@ -31,6 +31,11 @@ constexpr bool is_floating(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF64 || dtype == DType::kBF16 || dtype == DType::kF16;
 }
 
+// What sums and statistics of `dtype` are kept in, and the parameters that go with it: fp32 for 16 bits.
+constexpr DType accumulation_type(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 ? DType::kF32 : dtype;
+}
+
 constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:

@@ -89,7 +89,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   if (a.dtype() != b.dtype()) reject("dtypes differ", a, b);
   const int ra = a.rank(), rb = b.rank();
   MatmulArguments arguments;
-  arguments.dtype = a.dtype();
+  arguments.dtype = arguments.output = a.dtype();
   arguments.transpose_a = transpose_a;
   arguments.transpose_b = transpose_b;
   arguments.m = a.shape()[transpose_a ? ra - 1 : ra - 2];
@@ -136,7 +136,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
   shape[shape.rank() - 1] = weight.shape()[1];
   Tensor y = Tensor::empty(shape, x.dtype(), x.backend());
   MatmulArguments arguments;
-  arguments.dtype = x.dtype();
+  arguments.dtype = arguments.output = x.dtype();
   arguments.m = x.shape().elements(0, x.rank() - 1);
   arguments.k = weight.shape()[0];
   arguments.n = weight.shape()[1];

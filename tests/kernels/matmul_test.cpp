@@ -60,7 +60,7 @@ struct Case {
   }
   MatmulArguments arguments(const T* a, const T* b, const T* bias_values, T* c) const {
     MatmulArguments arguments;
-    arguments.dtype = dtype_of<T>;
+    arguments.dtype = arguments.output = dtype_of<T>;
     arguments.batch = batch;
     arguments.m = m;
     arguments.n = n;
