@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "autodiff/recompute.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -45,7 +46,8 @@ class Graph {
   std::vector<std::shared_ptr<Node>> stack_;
 };
 
-// Marks what leads to a target (or, without targets, to a leaf) and counts the contributions each node will get.
+// Marks what leads to a target (or, without targets, to a leaf) and counts the contributions each node will
+// get.
 void plan_reverse(std::vector<std::shared_ptr<Node>>& nodes, bool to_targets) {
   for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
     Node::Sweep& sweep = (*node)->sweep;
@@ -89,7 +91,8 @@ void gather(Tensor& gathered, Tensor contribution) {
   if (!gathered.defined()) {
     gathered = std::move(contribution);
   } else if (!recording() && gathered.sole_owner()) {
-    gathered.backend().accumulate(gathered.dtype(), gathered.elements(), contribution.data(), gathered.mutable_data());
+    gathered.backend().accumulate(gathered.dtype(), gathered.elements(), contribution.data(),
+                                  gathered.mutable_data());
   } else {
     gathered = record<AddDerivatives>(add_derivatives(gathered, contribution), {&gathered, &contribution});
   }
@@ -102,42 +105,87 @@ void check_cotangent(const Tensor& output, const Tensor& cotangent) {
   }
 }
 
-// finished(node): called when the last contribution of a leaf or target has landed.
+// One reverse sweep. finished(node) is called when the last contribution of a leaf or target has landed.
 template <class Finished>
-void reverse_sweep(Graph& graph, const Tensor& output, const Tensor& cotangent, bool consume,
-                   const Finished& finished) {
-  output.node()->sweep.derivative = cotangent;
-  if (output.node()->inputs.empty() || output.node()->sweep.target) {
-    finished(*output.node());
-    return;
+class ReverseSweep {
+ public:
+  ReverseSweep(bool to_targets, bool consume, const Finished& finished)
+      : to_targets_(to_targets), consume_(consume), finished_(finished) {}
+
+  void run(Graph& graph, Node& root, const Tensor& cotangent) {
+    plan_reverse(graph.nodes(), to_targets_);
+    if (!root.sweep.useful) return;
+    root.sweep.derivative = cotangent;
+    if (root.inputs.empty() || root.sweep.target) {
+      finished_(root);
+    } else {
+      pass(graph);
+    }
   }
-  std::vector<Tensor> contributions;
-  for (std::shared_ptr<Node>& node : graph.nodes()) {
-    if (!node->sweep.useful || node->sweep.target || node->inputs.empty()) continue;
-    const Tensor derivative = std::move(node->sweep.derivative);
-    node->sweep.derivative = {};
-    contributions.assign(node->inputs.size(), {});
-    if (derivative.defined()) {
-      Tensor value = node->value;
-      if (recording()) value.set_node(node);
-      node->vjp(value, derivative, contributions);
-    }
-    for (size_t i = 0; i < contributions.size(); ++i) {
-      if (!node->needs(i)) continue;
-      Node& below = *node->inputs[i].node();
-      if (contributions[i].defined()) gather(below.sweep.derivative, std::move(contributions[i]));
-      if (--below.sweep.pending == 0 && (below.sweep.target || below.inputs.empty())) finished(below);
-    }
-    if (consume) {
-      node->value = {};
-      for (Tensor& input : node->inputs) {
-        std::shared_ptr<Node> below = input.node();
-        input = {};
-        input.set_node(std::move(below));
+
+ private:
+  void pass(Graph& graph) {
+    std::vector<Tensor> contributions;
+    for (std::shared_ptr<Node>& node : graph.nodes()) {
+      if (!node->sweep.useful || node->sweep.target || node->inputs.empty()) continue;
+      Tensor derivative = std::move(node->sweep.derivative);
+      node->sweep.derivative = {};
+      if (node->recomputed() != nullptr && derivative.defined()) {
+        pass_recomputed(*node, std::move(derivative));
+        continue;
       }
+      contributions.assign(node->inputs.size(), {});
+      if (derivative.defined()) {
+        Tensor value = node->value;
+        if (recording()) value.set_node(node);
+        node->vjp(value, derivative, contributions);
+      }
+      for (size_t i = 0; i < contributions.size(); ++i) {
+        if (!node->needs(i)) continue;
+        if (contributions[i].defined()) {
+          gather(node->inputs[i].node()->sweep.derivative, std::move(contributions[i]));
+        }
+        landed(*node->inputs[i].node());
+      }
+      if (consume_) let_go(*node);
     }
   }
-}
+
+  // Runs the function again and sweeps its graph at once, straight into the derivatives of the nodes that it
+  // grows from: each of them gathers what the plain run would have given it, in the same order. Those nodes
+  // have been visited by the graph around, so the new one ends above them.
+  void pass_recomputed(Node& node, Tensor derivative) {
+    Tensor output = node.recomputed()->rerun(consume_);
+    Graph graph({&output, 1});
+    const std::shared_ptr<Node> root = output.node();
+    output = {};
+    plan_reverse(graph.nodes(), to_targets_);
+    // The contributions that this node stood for are counted one by one from here on.
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      if (node.needs(i)) landed(*node.inputs[i].node());
+    }
+    if (consume_) let_go(node);
+    root->sweep.derivative = std::move(derivative);
+    pass(graph);
+  }
+
+  void landed(Node& below) {
+    if (--below.sweep.pending == 0 && (below.sweep.target || below.inputs.empty())) finished_(below);
+  }
+
+  // Frees values, keeps the links.
+  static void let_go(Node& node) {
+    node.value = {};
+    for (Tensor& input : node.inputs) {
+      std::shared_ptr<Node> below = input.node();
+      input = {};
+      input.set_node(std::move(below));
+    }
+  }
+
+  bool to_targets_, consume_;
+  const Finished& finished_;
+};
 
 // Pushes tangents upward; every node's sweep.derivative is then its tangent. Leaves must hold theirs before.
 void forward_sweep(Graph& graph) {
@@ -151,7 +199,15 @@ void forward_sweep(Graph& graph) {
       tangents.push_back(input.node() != nullptr ? input.node()->sweep.derivative : Tensor());
       any = any || tangents.back().defined();
     }
-    if (any) node.sweep.derivative = node.jvp(node.value, tangents);
+    if (!any) continue;
+    if (node.recomputed() != nullptr) {
+      const Tensor output = node.recomputed()->rerun(false);
+      Graph below({&output, 1});
+      forward_sweep(below);
+      node.sweep.derivative = output.node()->sweep.derivative;
+    } else {
+      node.sweep.derivative = node.jvp(node.value, tangents);
+    }
   }
 }
 
@@ -196,10 +252,11 @@ void backward(const Tensor& output, const Tensor& cotangent, const GradientSink&
   if (output.node() == nullptr) return;
   const RecordingScope off(false);
   Graph graph({&output, 1});
-  plan_reverse(graph.nodes(), false);
-  reverse_sweep(graph, output, cotangent, true, [&](Node& node) {
-    if (node.sweep.derivative.defined()) sink(static_cast<const Leaf&>(node), std::move(node.sweep.derivative));
-  });
+  const auto finished = [&](Node& node) {
+    if (node.sweep.derivative.defined())
+      sink(static_cast<const Leaf&>(node), std::move(node.sweep.derivative));
+  };
+  ReverseSweep(false, true, finished).run(graph, *output.node(), cotangent);
 }
 
 std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std::span<const Tensor> targets,
@@ -209,14 +266,13 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {
     for (const Tensor& target : targets) {
-      if (target.node() == nullptr) fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
+      if (target.node() == nullptr)
+        fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
       target.node()->sweep.target = true;
     }
     Graph graph({&output, 1});
-    plan_reverse(graph.nodes(), true);
-    if (output.node()->sweep.useful) {
-      reverse_sweep(graph, output, cotangent, false, [](Node&) {});
-    }
+    const auto finished = [](Node&) {};
+    ReverseSweep(true, false, finished).run(graph, *output.node(), cotangent);
     for (size_t i = 0; i < targets.size(); ++i) result[i] = targets[i].node()->sweep.derivative;
   }
   for (size_t i = 0; i < targets.size(); ++i) {
@@ -239,7 +295,8 @@ std::pair<Tensor, std::vector<Tensor>> value_and_grad(const Function& f, std::sp
     value = f(arguments);
   }
   if (value.elements() != 1) {
-    fail(ErrorKind::kInternal, "grad: the function's value must be one number, its shape is " + value.shape().to_string());
+    fail(ErrorKind::kInternal,
+         "grad: the function's value must be one number, its shape is " + value.shape().to_string());
   }
   std::vector<Tensor> derivatives = gradients(value, value.full_like(1.0), arguments, create_graph);
   return {create_graph ? value : value.detach(), std::move(derivatives)};
@@ -249,7 +306,8 @@ std::vector<Tensor> grad(const Function& f, std::span<const Tensor> inputs, bool
   return value_and_grad(f, inputs, create_graph).second;
 }
 
-std::pair<Tensor, std::vector<Tensor>> vjp(const Function& f, std::span<const Tensor> inputs, const Tensor& cotangent) {
+std::pair<Tensor, std::vector<Tensor>> vjp(const Function& f, std::span<const Tensor> inputs,
+                                           const Tensor& cotangent) {
   const RecordingScope on(true);
   const std::vector<Tensor> arguments = variables(inputs);
   const Tensor value = f(arguments);
@@ -265,7 +323,8 @@ std::pair<Tensor, std::vector<Tensor>> vjp(const Function& f, std::span<const Te
   return {value.detach(), std::move(result)};
 }
 
-std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> tangents) {
+std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
+                              std::span<const Tensor> tangents) {
   const RecordingScope on(true);
   const std::vector<Tensor> arguments = variables(inputs);
   const Tensor value = f(arguments);

@@ -1,4 +1,5 @@
-// Nodes: recording mode, destruction without recursion, and derivatives of fused ops through their references.
+// Nodes: recording mode, destruction without recursion, and derivatives of fused ops through their
+// references.
 #include "autodiff/node.h"
 
 #include <atomic>
@@ -16,7 +17,9 @@ std::atomic<uint64_t> next_sequence{1};
 class Alias final : public Node {
  public:
   const char* name() const override { return "alias"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override { result[0] = cotangent; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = cotangent;
+  }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
 };
 
@@ -24,8 +27,8 @@ class Alias final : public Node {
 
 Node::Node() : sequence_(next_sequence.fetch_add(1, std::memory_order_relaxed)) {}
 
-// A long chain of nodes (a recurrent net over many steps) would overflow the stack if each destroyed its inputs in turn; the
-// outermost destructor works off a list instead.
+// A long chain of nodes (a recurrent net over many steps) would overflow the stack if each destroyed its
+// inputs in turn; the outermost destructor works off a list instead.
 Node::~Node() {
   static thread_local std::vector<Tensor> doomed;
   static thread_local bool draining = false;
@@ -41,10 +44,20 @@ Node::~Node() {
   draining = false;
 }
 
-bool recording() { return recording_enabled; }
+uint64_t next_node_sequence() {
+  return next_sequence.load(std::memory_order_relaxed);
+}
 
-RecordingScope::RecordingScope(bool enabled) : previous_(recording_enabled) { recording_enabled = enabled; }
-RecordingScope::~RecordingScope() { recording_enabled = previous_; }
+bool recording() {
+  return recording_enabled;
+}
+
+RecordingScope::RecordingScope(bool enabled) : previous_(recording_enabled) {
+  recording_enabled = enabled;
+}
+RecordingScope::~RecordingScope() {
+  recording_enabled = previous_;
+}
 
 void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const {
   if (!recording()) {
@@ -66,7 +79,8 @@ void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, std::span<Ten
 Tensor FusedNode::jvp(const Tensor&, std::span<const Tensor> tangents) const {
   std::vector<Tensor> all(tangents.begin(), tangents.end());
   for (size_t i = 0; i < all.size(); ++i) {
-    if (!all[i].defined() && inputs[i].defined() && is_floating(inputs[i].dtype())) all[i] = inputs[i].full_like(0.0);
+    if (!all[i].defined() && inputs[i].defined() && is_floating(inputs[i].dtype()))
+      all[i] = inputs[i].full_like(0.0);
   }
   return lockstep::jvp([this](std::span<const Tensor> x) { return reference(x); }, inputs, all).second;
 }

@@ -11,6 +11,8 @@
 
 namespace lockstep {
 
+class RecomputedNode;  // autodiff/recompute.h
+
 class Node : public std::enable_shared_from_this<Node> {
  public:
   Node();
@@ -20,15 +22,22 @@ class Node : public std::enable_shared_from_this<Node> {
 
   virtual const char* name() const = 0;
 
-  // Reverse mode. `output` is the recorded result, `cotangent` dL/d(output) of its shape. Writes dL/d(inputs[i]) into
-  // result[i] wherever needs(i). Written in tensor ops, so that it can itself be differentiated.
+  // Reverse mode. `output` is the recorded result, `cotangent` dL/d(output) of its shape. Writes
+  // dL/d(inputs[i]) into result[i] wherever needs(i). Written in tensor ops, so that it can itself be
+  // differentiated.
   virtual void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const = 0;
 
-  // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one is defined.
+  // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one
+  // is defined.
   virtual Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const = 0;
 
+  // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
+  virtual RecomputedNode* recomputed() { return nullptr; }
+
   // During a sweep: is the derivative with respect to this input wanted?
-  bool needs(size_t input) const { return inputs[input].node() != nullptr && inputs[input].node()->sweep.useful; }
+  bool needs(size_t input) const {
+    return inputs[input].node() != nullptr && inputs[input].node()->sweep.useful;
+  }
 
   std::vector<Tensor> inputs;
   Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
@@ -50,7 +59,8 @@ class Node : public std::enable_shared_from_this<Node> {
   uint64_t sequence_;
 };
 
-// A source of differentiation: a parameter or an argument of grad/vjp/jvp. `index` is free for the owner (parameter index).
+// A source of differentiation: a parameter or an argument of grad/vjp/jvp. `index` is free for the owner
+// (parameter index).
 class Leaf final : public Node {
  public:
   explicit Leaf(int leaf_index) : index(leaf_index) {}
@@ -59,6 +69,9 @@ class Leaf final : public Node {
   Tensor jvp(const Tensor&, std::span<const Tensor>) const override { return {}; }
   const int index;
 };
+
+// Above the sequence() of every node so far, and not above that of any node to come.
+uint64_t next_node_sequence();
 
 // Is the current thread recording? On by default.
 bool recording();
@@ -75,8 +88,9 @@ class RecordingScope {
   bool previous_;
 };
 
-// Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else returns value.
-// Null pointers among the inputs stand for absent optional ones; they are recorded as undefined tensors.
+// Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else
+// returns value. Null pointers among the inputs stand for absent optional ones; they are recorded as
+// undefined tensors.
 template <class NodeType, class... Arguments>
 Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Arguments&&... arguments) {
   if (!recording()) return value;
@@ -105,8 +119,9 @@ Tensor record_list(Tensor value, const std::vector<Tensor>& inputs, Arguments&&.
   return value;
 }
 
-// An op with hand-written kernels and a reference composition out of simple ops. First derivatives use fused_vjp; when the
-// sweep itself is being recorded (higher derivatives), and in forward mode, derivatives go through the reference.
+// An op with hand-written kernels and a reference composition out of simple ops. First derivatives use
+// fused_vjp; when the sweep itself is being recorded (higher derivatives), and in forward mode, derivatives
+// go through the reference.
 class FusedNode : public Node {
  public:
   // The same function of the inputs, out of simple differentiable ops.

@@ -9,21 +9,27 @@ namespace {
 thread_local RandomScope* current = nullptr;
 }
 
-RandomScope::RandomScope(uint64_t seed, uint32_t step, uint32_t micro_batch)
-    : previous_(current), seed_(seed), step_(step), micro_batch_(micro_batch) {
+RandomScope::RandomScope(const RandomPlace& start) : previous_(current), next_(start) {
   current = this;
 }
 
-RandomScope::~RandomScope() { current = previous_; }
+RandomScope::~RandomScope() {
+  current = previous_;
+}
 
 RandomStream next_random_stream(RandomPurpose purpose) {
   if (current == nullptr) fail(ErrorKind::kInternal, "random draw outside of any RandomScope");
   RandomStream stream;
-  stream.key = philox_key(current->seed_, purpose);
-  stream.op_ordinal = current->ordinal_++;
-  stream.step = current->step_;
-  stream.stream = current->micro_batch_;
+  stream.key = philox_key(current->next_.seed, purpose);
+  stream.op_ordinal = current->next_.ordinal++;
+  stream.step = current->next_.step;
+  stream.stream = current->next_.micro_batch;
   return stream;
+}
+
+std::optional<RandomPlace> random_place() {
+  if (current == nullptr) return std::nullopt;
+  return current->next_;
 }
 
 }  // namespace lockstep

@@ -22,6 +22,9 @@ struct ForwardContext {
   std::vector<Tensor> statistics;
   // Statistics of this micro-batch, written in training; same indices.
   std::vector<Tensor> batch_statistics;
+  // Training: of every run of this many consecutive layers only the input is kept for the backward sweep
+  // (autodiff/recompute.h); 0 keeps everything. Gradients are the same bits either way.
+  int64_t recompute_every = 0;
 
   // By the index that ModuleBuilder::parameter returned.
   const Tensor& parameter(int index) const { return parameters[static_cast<size_t>(index)]; }

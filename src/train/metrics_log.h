@@ -26,6 +26,8 @@ struct StepMetrics {
   double samples_per_second = 0.0;
   StepTimes times;
   uint64_t peak_bytes = 0;  // of tensors on this worker since the start
+  // The most that the forward and backward sweep of a micro-batch held at once, over what was there before it.
+  uint64_t activation_bytes = 0;
 };
 
 class MetricsLog {

@@ -83,6 +83,7 @@ Replica::Replica(Configuration& configuration, const RunSettings& settings, cons
   optimizer->allocate(store.parameters(), store.parameter_extent(), settings.compute, backend);
   segments = update_segments(store.parameters(), store.parameter_extent(), settings.decay_biases, settings.groups);
   training = forward_context(store, true);
+  training.recompute_every = settings.recompute_every;
 }
 
 State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position, int64_t samples,

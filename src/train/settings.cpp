@@ -50,6 +50,10 @@ RunSettings read_settings(Configuration& configuration) {
       train.integer("micro_batches", 0, {0, 1 << 20},
                     "micro-batches in a global batch, whatever the number of workers; 0: 1 (gradient_descent: the data set)");
   settings.micro_batch_size = train.integer("micro_batch_size", 32, {1, 1 << 24}, "samples in a micro-batch");
+  settings.recompute_every =
+      train.integer("recompute_every", 0, {0, 1 << 20},
+                    "layers of a run of which only the input is kept, the rest is computed again in the backward sweep: least "
+                    "memory near the square root of the depth, same results; 0: keep everything");
   settings.log_every = train.integer("log_every", 10, {1, 1e12}, "steps between lines of metrics.jsonl");
   settings.evaluate_every =
       train.integer("evaluate_every", 0, kNonNegative, "steps between evaluations on the validation data; 0: at the end");

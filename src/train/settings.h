@@ -35,6 +35,7 @@ struct RunSettings {
   int64_t epochs = 0;
   int64_t micro_batches = 0;  // 0: 1, or the whole data set for full-batch optimizers
   int64_t micro_batch_size = 0;
+  int64_t recompute_every = 0;
   int64_t log_every = 0;
   int64_t evaluate_every = 0;
   std::string loss;

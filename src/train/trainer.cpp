@@ -317,6 +317,9 @@ class Run {
   std::pair<double, double> sweep(const MicroBatch& batch) {
     const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step), static_cast<uint32_t>(batch.number));
     const ParameterStore& store = replica_->store;
+    const AllocatorStatistics before = allocator_statistics();
+    peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
+    reset_allocator_peak();
     exchange_->begin_micro_batch(batch.number);
     const Tensor output = replica_->model->forward(objective_->inputs(batch), replica_->training);
     const Tensor losses = objective_->losses(output, batch);
@@ -329,6 +332,7 @@ class Run {
       const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
       exchange_->add(entry.offset, gradient.elements(), gradient.data());
     });
+    activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
     exchange_->end_micro_batch();
     double loss = 0.0;
     for (double value : losses.to_vector<double>()) loss += value;
@@ -436,7 +440,8 @@ class Run {
         metrics.samples_per_second = static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
         metrics.times = {times.data / steps, times.compute / steps, times.exposed_communication / steps,
                          times.optimizer / steps};
-        metrics.peak_bytes = allocator_statistics().peak_bytes;
+        metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
+        metrics.activation_bytes = activation_bytes_;
         keeper_->metrics->step(metrics);
         progress.show(metrics, last);
         times = {};
@@ -544,6 +549,8 @@ class Run {
   std::unique_ptr<GradientExchange> exchange_;
   RunPosition position_;
   Tensor ones_;
+  size_t peak_bytes_ = 0;        // before the allocator's peak was reset last
+  size_t activation_bytes_ = 0;  // the most of any micro-batch so far
 };
 
 }  // namespace

@@ -55,6 +55,17 @@ TEST_P(Lockstep, EveryStepIsTheSameBitsOnAnyNumberOfWorkersAndThreads) {
   }
 }
 
+TEST_P(Lockstep, RecomputingActivationsChangesNoBit) {
+  const std::string file = configuration_file();
+  train(kNoLauncher, {file, "--output", scratch_.file("kept")});
+  const std::vector<std::string> expected = course_of(scratch_.file("kept"));
+  for (const auto& [workers, every] : {std::pair(kNoLauncher, 1), {2, 2}, {kNoLauncher, 3}}) {
+    const std::string output = scratch_.file("recomputed" + std::to_string(every));
+    train(workers, {file, "--output", output, "--set", "train.recompute_every=" + std::to_string(every)});
+    EXPECT_EQ(course_of(output), expected) << "every " << every;
+  }
+}
+
 // Cycles of training on changing numbers of workers, each killed at once and without warning a random while
 // after its first checkpoint; then an uninterrupted run of as many steps on one.
 TEST_P(Lockstep, KilledAtAnyTimeAndResumedOnOtherWorkersItEndsInTheSameState) {

@@ -27,6 +27,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   metrics.samples_per_second = 1000.0;
   metrics.times = {0.25, 0.5, 0.125, 0.0625};
   metrics.peak_bytes = 4096;
+  metrics.activation_bytes = 1024;
   log.step(metrics);
   log.flush();
   const std::string text = bytes_of(scratch.file("m"));
@@ -37,7 +38,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                 R"({"step": 7, "epoch": 0.5, "loss": 0.1, "learning_rate": 0.001, "gradient_norm": 2.0,
                                       "samples_per_second": 1000.0, "data_seconds": 0.25, "compute_seconds": 0.5,
                                       "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625,
-                                      "peak_bytes": 4096})"));
+                                      "peak_bytes": 4096, "activation_bytes": 1024})"));
 }
 
 TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {
