@@ -79,6 +79,28 @@ struct RandomStream {
   uint32_t op_ordinal = 0, step = 0, stream = 0;
 };
 
+// Cells of recurrent layers. With z = x W + b what the inputs contribute and s = h' R what the state h' of the step
+// before contributes, gate by gate, sigma the logistic function and * elementwise:
+//   kTanh, kRelu  h = tanh(z + s) or max(z + s, 0)                                          (Elman 1990)
+//   kLstm         i, f, g, o = sigma, sigma, tanh, sigma of z + s; c = f * c' + i * g; h = o * tanh(c)
+//                                                              (Hochreiter and Schmidhuber 1997, Gers et al. 2000)
+//   kGru          r, u = sigma(z + s) of their parts; n = tanh(z_n + r * (s_n + d)); h = (1 - u) * n + u * h'
+//                                                    (Cho et al. 2014, reset after the product, as cuDNN computes it)
+enum class RecurrentCell : uint8_t { kTanh, kRelu, kLstm, kGru };
+
+constexpr int64_t gates_of(RecurrentCell cell) {
+  return cell == RecurrentCell::kLstm ? 4 : cell == RecurrentCell::kGru ? 3 : 1;
+}
+
+// One recurrent layer over a whole sequence, time first. States before the first step are zero.
+struct RecurrentArguments {
+  RecurrentCell cell = RecurrentCell::kTanh;
+  DType dtype = DType::kF32;  // fp64 or fp32
+  bool reverse = false;       // from the last step to the first
+  int64_t steps = 0, rows = 0, units = 0;
+  int64_t gates() const { return gates_of(cell) * units; }
+};
+
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
 enum class UpdateFormula : uint8_t {
   kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW,
@@ -204,6 +226,18 @@ class Backend {
   // dtable (rows, width) = sum of dy over equal indices, in index order; rows not named are zero.
   virtual void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
                                   const void* dy, void* dtable) = 0;
+
+  // ---- recurrent layers ------------------------------------------------------------------------------------------
+  // states (steps, rows, units) = h of every step, from inputs (steps, rows, gates()) = z and weight (units, gates()) = R.
+  // For the backward pass: activations (steps, rows, gates()) hold i,f,g,o of kLstm and r,u,n of kGru; memory (steps, rows,
+  // units) holds c of kLstm and s_n + d of kGru. kTanh and kRelu need neither (null). bias: d (units) of kGru, null for none.
+  virtual void recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight, const void* bias,
+                         void* activations, void* memory, void* states) = 0;
+  // From dstates, the derivatives with respect to what `states` was read as: dinputs (steps, rows, gates()), and for kGru
+  // the derivatives dproducts with respect to s, same shape (null for the others: they equal dinputs).
+  virtual void recurrent_backward(const RecurrentArguments& arguments, const void* weight, const void* activations,
+                                  const void* memory, const void* states, const void* dstates, void* dinputs,
+                                  void* dproducts) = 0;
 
   // ---- random ----------------------------------------------------------------------------------------------------
   // mask[i] = 0 with the given probability, else 1/(1-probability); uniform draw < probability drops.

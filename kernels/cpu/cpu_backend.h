@@ -103,6 +103,13 @@ class CpuBackend final : public Backend {
   void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
                           const void* dy, void* dtable) override;
 
+  // recurrent.cpp
+  void recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,
+                 const void* bias, void* activations, void* memory, void* states) override;
+  void recurrent_backward(const RecurrentArguments& arguments, const void* weight, const void* activations,
+                          const void* memory, const void* states, const void* dstates, void* dinputs,
+                          void* dproducts) override;
+
   // random.cpp
   void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,
                     void* mask) override;

@@ -8,10 +8,11 @@
 #include "nn/convolution.h"
 #include "nn/dropout.h"
 #include "nn/embedding.h"
-#include "nn/flatten.h"
 #include "nn/layer_norm.h"
 #include "nn/linear.h"
 #include "nn/pooling.h"
+#include "nn/recurrent.h"
+#include "nn/reshape.h"
 #include "nn/residual_block.h"
 #include "tensor/parameter_store.h"
 
@@ -38,6 +39,9 @@ const std::vector<LayerType>& layer_types() {
       {"dropout", make_dropout, {{16}}},
       {"embedding", make_embedding, {{16}, true}},
       {"flatten", make_flatten, {{8, 8, 1}}},
+      // A description has no shape to read: one element fits it.
+      {"reshape", make_reshape, {{1}}},
+      {"recurrent", make_recurrent, {{8, 8}}},
       {"residual_block", make_residual_block, {{8, 8, 1}}},
   };
   return types;

@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include "nn/chain.h"
-#include "nn/flatten.h"
 #include "nn/linear.h"
+#include "nn/reshape.h"
 
 namespace lockstep {
 
@@ -21,8 +21,9 @@ std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, con
   LinearOptions options;
   options.initialization = Initializer::Kind::kZeros;
   auto chain = std::make_unique<Chain>();
-  chain->append(std::make_unique<FlattenLayer>());
-  chain->append(std::make_unique<LinearLayer>(data.sample.elements(), data.classes == 2 ? 1 : data.classes,
+  const int64_t features = data.sample.elements();
+  chain->append(std::make_unique<ReshapeLayer>(Shape{features}));
+  chain->append(std::make_unique<LinearLayer>(features, data.classes == 2 ? 1 : data.classes,
                                               options, builder.scope("output")));
   return chain;
 }

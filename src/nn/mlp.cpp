@@ -3,9 +3,9 @@
 
 #include "nn/chain.h"
 #include "nn/dropout.h"
-#include "nn/flatten.h"
 #include "nn/initialization.h"
 #include "nn/linear.h"
+#include "nn/reshape.h"
 
 namespace lockstep {
 
@@ -19,8 +19,8 @@ std::unique_ptr<Module> make_mlp(Section& model, const DataShape& data, const Mo
   require_real_inputs(model, data);
 
   auto chain = std::make_unique<Chain>();
-  chain->append(std::make_unique<FlattenLayer>());
   int64_t width = data.sample.elements();
+  chain->append(std::make_unique<ReshapeLayer>(Shape{width}));
   for (size_t i = 0; i < hidden.size(); ++i) {
     const ModuleBuilder scope = builder.scope("hidden").scope(std::to_string(i));
     chain->append(std::make_unique<LinearLayer>(width, hidden[i], options, scope));

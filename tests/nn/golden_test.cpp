@@ -80,7 +80,8 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
               "evaluation output");
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values("mlp", "cnn", "sequential"),
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         testing::Values("mlp", "cnn", "sequential", "rnn_tanh", "rnn_relu", "lstm", "gru"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

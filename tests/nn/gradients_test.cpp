@@ -115,6 +115,17 @@ INSTANTIATE_TEST_SUITE_P(
              "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [1, 2]\nactivation = 'softplus'\ndropout = "
              "0.3",
              {{5, 4, 2}, DType::kF32, 3}},
+        Case{"LstmOverEmbedding",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'embedding', rows = 5, width = 3}, {type = "
+             "'recurrent', units = 3, return = 'sequence'}, {type = 'dropout', probability = 0.3}, "
+             "{type = 'recurrent', cell = 'gru', units = 2, direction = 'both'}, {type = 'linear', units = "
+             "3}]",
+             {{4}, DType::kI32, 3}},
+        Case{"RnnOverReshapedRowsBackward",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'reshape', shape = [4, 2]}, {type = "
+             "'recurrent', cell = 'rnn_tanh', units = 3, direction = 'backward', return = 'sequence'}, "
+             "{type = 'flatten'}, {type = 'linear', units = 1}]",
+             {{8}, DType::kF32, 2}},
         Case{"CnnReluWithoutNorm",
              "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [2, 1]\nbatch_norm = false",
              {{4, 4, 1}, DType::kF32, 3}},

@@ -118,6 +118,53 @@ layers = [
     return toml, (7, 6, 1), shapes, forward
 
 
+def recurrent(kind):
+    """Two stacked layers through torch.nn's own class, the second in both directions, then a linear layer."""
+    gates = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}[kind]
+    features, units, steps = 2, 3, 4
+
+    def layer_shapes(scope, inputs):
+        shapes = {
+            scope + "weight": (inputs, gates * units),
+            scope + "recurrent_weight": (units, gates * units),
+            scope + "bias": (gates * units,),
+        }
+        return shapes | ({scope + "recurrent_bias": (units,)} if kind == "gru" else {})
+
+    def torch_parameters(model, scope):
+        bias = model.parameters[scope + "bias"]
+        rest = torch.zeros(gates * units, dtype=torch.float64)
+        if kind == "gru":
+            rest = torch.cat([rest[: 2 * units], model.parameters[scope + "recurrent_bias"]])
+        return [model.parameters[scope + "weight"].T, model.parameters[scope + "recurrent_weight"].T, bias, rest]
+
+    def run(x, tensors, both):
+        module = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}.get(kind, torch.nn.RNN)
+        options = {"nonlinearity": kind[4:]} if module is torch.nn.RNN else {}
+        network = module(x.shape[2], units, batch_first=True, bidirectional=both, dtype=torch.float64, **options)
+        names = [name for name, _ in network.named_parameters()]
+        sequence, final = torch.func.functional_call(network, dict(zip(names, tensors)), (x,))
+        return sequence, final[0] if kind == "lstm" else final
+
+    def forward(model, x, training):
+        sequence, _ = run(x, torch_parameters(model, "layers.0."), False)
+        both = torch_parameters(model, "layers.1.forward.") + torch_parameters(model, "layers.1.backward.")
+        _, final = run(sequence, both, True)
+        return model.linear("layers.2", torch.cat([final[0], final[1]], 1))
+
+    toml = f"""[model]
+type = 'sequential'
+layers = [
+  {{type = 'recurrent', cell = '{kind}', units = {units}, return = 'sequence'}},
+  {{type = 'recurrent', cell = '{kind}', units = {units}, direction = 'both'}},
+  {{type = 'linear', units = 3}},
+]
+"""
+    shapes = layer_shapes("layers.0.", features)
+    shapes |= layer_shapes("layers.1.forward.", units) | layer_shapes("layers.1.backward.", units)
+    return toml, (steps, features), shapes | linear_shapes("layers.2", 2 * units, 3), forward
+
+
 def write(name, case, seed):
     toml, sample, shapes, forward = case
     model = Model(shapes, seed)
@@ -146,3 +193,5 @@ if __name__ == "__main__":
     write("mlp", mlp(), 1)
     write("cnn", cnn(), 2)
     write("sequential", sequential(), 3)
+    for kind, seed in {"rnn_tanh": 4, "rnn_relu": 63, "lstm": 6, "gru": 7}.items():
+        write(kind, recurrent(kind), seed)

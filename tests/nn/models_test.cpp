@@ -195,6 +195,21 @@ TEST(Sequential, EmbedsTableIndices) {
   EXPECT_EQ(model.module->forward(indices, context).shape(), (Shape{2, 2}));
 }
 
+TEST(Sequential, ReadsTheRowsOfAnImageAsStepsOfARecurrentLayer) {
+  BuiltModel model(
+      "[model]\ntype = 'sequential'\nlayers = [{type = 'recurrent', cell = 'gru', units = 5, return = "
+      "'sequence'}, {type = 'recurrent', cell = 'rnn_relu', units = 4, direction = 'both'}, "
+      "{type = 'linear', units = 10}]",
+      kDigits);
+  EXPECT_THAT(model.parameter_names(),
+              ElementsAre("layers.0.weight (8,15)", "layers.0.recurrent_weight (5,15)", "layers.0.bias (15)",
+                          "layers.0.recurrent_bias (5)", "layers.1.forward.weight (5,4)",
+                          "layers.1.forward.recurrent_weight (4,4)", "layers.1.forward.bias (4)",
+                          "layers.1.backward.weight (5,4)", "layers.1.backward.recurrent_weight (4,4)",
+                          "layers.1.backward.bias (4)", "layers.2.weight (8,10)", "layers.2.bias (10)"));
+  EXPECT_EQ(output_shape(model, {3, 8, 8, 1}), (Shape{3, 10}));
+}
+
 TEST(Sequential, MayGiveOneLogitForTwoClasses) {
   const std::string one = "[model]\ntype = 'sequential'\nlayers = [{type = 'linear', units = 1}]";
   EXPECT_EQ(build_error(one, {{4}, DType::kF32, 2}), "no error");
@@ -254,6 +269,20 @@ INSTANTIATE_TEST_SUITE_P(
                   "model.layers[0].type: the last layer gives (3), the data need (10)"},
         BadLayers{"{type = 'convolution', channels = 10}", kDigits,
                   "model.layers[0].type: the last layer gives (6,6,10), the data need (10)"},
+        BadLayers{
+            "{type = 'recurrent', units = 10}", kFlatDigits,
+            "model.layers[0].type: recurrent takes (T,features), got (64): put an embedding or a reshape "
+            "layer before it"},
+        BadLayers{"{type = 'recurrent', units = 10, return = 'sequence'}", kDigits,
+                  "model.layers[0].type: the last layer gives (8,10), the data need (10)"},
+        BadLayers{"{type = 'recurrent', units = 10, recurrent_scale = -1}", kDigits,
+                  "model.layers[0].recurrent_scale: must be >= 0, got -1"},
+        BadLayers{"{type = 'reshape', shape = [8, 9]}", kFlatDigits,
+                  "model.layers[0].shape: (8,9) has 72 elements, the input (64) has 64"},
+        BadLayers{"{type = 'reshape', shape = []}", DataShape{{1}, DType::kF32, 2},
+                  "model.layers[0].shape: must have 1 to 3 axes, got 0"},
+        BadLayers{"{type = 'reshape', shape = [8, 2, 2, 2]}", kFlatDigits,
+                  "model.layers[0].shape: must have 1 to 3 axes, got 4"},
         BadLayers{"{type = 'dropout', probability = 1.0}", kFlatDigits,
                   "model.layers[0].probability: must be < 1, got 1"}));
 

@@ -13,6 +13,7 @@
 #include "ops/matmul.h"
 #include "ops/movement.h"
 #include "ops/normalization.h"
+#include "ops/recurrent.h"
 #include "ops/reduction.h"
 
 namespace lockstep::test {
@@ -114,6 +115,20 @@ std::vector<OpCase> op_table() {
                    {real({4}, 72), random_tensor({4}, 0, 1, 73)}});
   table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], weights); },
                    {real({4, 3}, 74), real({4, 3}, 75)}});
+
+  for (const auto& [name, cell] : {std::pair("rnn_tanh", RecurrentCell::kTanh), {"rnn_relu", RecurrentCell::kRelu},
+                                   {"lstm", RecurrentCell::kLstm}, {"gru", RecurrentCell::kGru}}) {
+    const int64_t gates = 3 * gates_of(cell);
+    for (bool reverse : {false, true}) {
+      table.push_back({"recurrent_" + std::string(name) + (reverse ? "_reverse" : ""),
+                       [=](Inputs x) { return recurrent(cell, x[0], x[1], {}, reverse); },
+                       {real({4, 2, gates}, 64), real({3, gates}, 65)}});
+    }
+    table.push_back({"recurrent_one_step_" + std::string(name), [=](Inputs x) { return recurrent(cell, x[0], x[1]); },
+                     {real({1, 2, gates}, 64), real({3, gates}, 65)}});
+  }
+  table.push_back({"recurrent_gru_bias", [](Inputs x) { return recurrent(RecurrentCell::kGru, x[0], x[1], x[2]); },
+                   {real({3, 2, 6}, 64), real({2, 6}, 65), real({2}, 66)}});
 
   table.push_back({"convolution", [](Inputs x) { return convolution(x[0], x[1], x[2], {1, 1, 1, 1}); },
                    {real({2, 4, 5, 3}, 81), real({4, 3, 3, 3}, 82), real({4}, 83)}});

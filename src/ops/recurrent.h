@@ -1,0 +1,18 @@
+// Differentiable recurrent layers over whole sequences.
+#pragma once
+
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+// The state of every step, (T,B,H), of one layer of the cell (its equations and the order of its G gates
+// stand at RecurrentCell in kernels/backend.h), starting from zero:
+//   inputs (T,B,G*H)  what the inputs contribute to the gates, bias included: linear(x, W, b) of all steps at
+//   once weight (H,G*H)    R, from the state before to the gates bias (H)          d, kGru only; undefined
+//   for none
+// reverse runs from the last step to the first; the state of step t stays at index t. The dtype is fp64 or
+// fp32.
+Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight, const Tensor& bias = {},
+                 bool reverse = false);
+
+}  // namespace lockstep
