@@ -17,6 +17,11 @@ const std::vector<Case> kCases = {
     {"LogisticRegression", digits(), 10, "type = \"logistic\"\n"},
     {"MlpWithDropout", "", 3, kMlp},
     {"CnnWithBatchNormAndDropout", digits(), 10, kCnn},
+    {"LstmUnderGruInBothDirections", digits(), 10,
+     "type = \"sequential\"\nlayers = [{type = \"recurrent\", units = 24, return = \"sequence\"}, {type = "
+     "\"dropout\", probability = 0.25}, {type = \"recurrent\", cell = \"gru\", units = 16, direction = "
+     "\"both\"}, "
+     "{type = \"linear\", units = 10}]\n"},
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
