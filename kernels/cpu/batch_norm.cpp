@@ -43,9 +43,10 @@ void CpuBackend::batch_norm(DType dtype, int64_t rows, int64_t channels, const v
                             const void* beta, double epsilon, void* y, void* mean, void* variance,
                             void* rstd) {
   dispatch_floating("batch_norm", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    T* out = static_cast<T*>(y);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    S* out = static_cast<S*>(y);
     T* center = static_cast<T*>(mean);
     T* spread = static_cast<T*>(variance);
     T* inverse = static_cast<T*>(rstd);
@@ -73,7 +74,8 @@ void CpuBackend::batch_norm(DType dtype, int64_t rows, int64_t channels, const v
     const T* r = folded_inverse.of(fold, inverse);
     const T* scale = folded_gamma.of(fold, static_cast<const T*>(gamma));
     const T* shift = folded_beta.of(fold, static_cast<const T*>(beta));
-    for_folded<T>(fold, [=](int64_t i, int64_t c) { out[i] = (in[i] - m[c]) * r[c] * scale[c] + shift[c]; });
+    for_folded<T>(fold,
+                  [=](int64_t i, int64_t c) { out[i] = S((T(in[i]) - m[c]) * r[c] * scale[c] + shift[c]); });
   });
 }
 
@@ -83,10 +85,11 @@ void CpuBackend::batch_norm_backward(DType dtype, int64_t rows, int64_t channels
                                      const void* gamma, const void* mean, const void* rstd, const void* dy,
                                      void* dx, void* dgamma, void* dbeta) {
   dispatch_floating("batch_norm_backward", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    const T* gradient = static_cast<const T*>(dy);
-    T* out = static_cast<T*>(dx);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    const S* gradient = static_cast<const S*>(dy);
+    S* out = static_cast<S*>(dx);
     T* product_sum = static_cast<T*>(dgamma);
     T* gradient_sum = static_cast<T*>(dbeta);
     const Fold fold = fold_rows<T>(rows, channels);
@@ -106,8 +109,8 @@ void CpuBackend::batch_norm_backward(DType dtype, int64_t rows, int64_t channels
     const T* product = folded_product.of(fold, product_sum);
     const T* total = folded_gradient.of(fold, gradient_sum);
     for_folded<T>(fold, [=](int64_t i, int64_t c) {
-      const T h = (in[i] - m[c]) * r[c];
-      out[i] = scale[c] * r[c] * (gradient[i] - total[c] / count - h * (product[c] / count));
+      const T h = (T(in[i]) - m[c]) * r[c];
+      out[i] = S(scale[c] * r[c] * (T(gradient[i]) - total[c] / count - h * (product[c] / count)));
     });
   });
 }

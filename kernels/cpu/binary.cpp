@@ -11,23 +11,24 @@ namespace {
 
 // Elements [begin, end) of one row; strides along the row are 0 or 1 for contiguous operands, anything else
 // in general.
-template <class Op, class T>
-void binary_row(int64_t count, const T* a, int64_t stride_a, const T* b, int64_t stride_b, T* y) {
+template <class Op, class S>
+void binary_row(int64_t count, const S* a, int64_t stride_a, const S* b, int64_t stride_b, S* y) {
+  using T = Accumulation<S>;
   if (stride_a == 1 && stride_b == 1) {
-    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(a[i], b[i]); });
+    simd_for<T>(count, [=](int64_t i) { y[i] = S(Op::value(T(a[i]), T(b[i]))); });
   } else if (stride_a == 1 && stride_b == 0) {
-    const T scalar = *b;
-    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(a[i], scalar); });
+    const T scalar = T(*b);
+    simd_for<T>(count, [=](int64_t i) { y[i] = S(Op::value(T(a[i]), scalar)); });
   } else if (stride_a == 0 && stride_b == 1) {
-    const T scalar = *a;
-    simd_for<T>(count, [=](int64_t i) { y[i] = Op::value(scalar, b[i]); });
+    const T scalar = T(*a);
+    simd_for<T>(count, [=](int64_t i) { y[i] = S(Op::value(scalar, T(b[i]))); });
   } else {
-    for (int64_t i = 0; i < count; ++i) y[i] = Op::value(a[i * stride_a], b[i * stride_b]);
+    for (int64_t i = 0; i < count; ++i) y[i] = S(Op::value(T(a[i * stride_a]), T(b[i * stride_b])));
   }
 }
 
-template <class Op, class T>
-void binary_broadcast(const BroadcastPlan& plan, const T* a, const T* b, T* y) {
+template <class Op, class S>
+void binary_broadcast(const BroadcastPlan& plan, const S* a, const S* b, S* y) {
   const int last = plan.rank - 1;
   const int64_t inner = plan.rank == 0 ? 1 : plan.extents[last];
   const int64_t stride_a = plan.rank == 0 ? 0 : plan.strides_a[last];
@@ -35,7 +36,7 @@ void binary_broadcast(const BroadcastPlan& plan, const T* a, const T* b, T* y) {
   int64_t outer = 1;
   for (int axis = 0; axis < last; ++axis) outer *= plan.extents[axis];
   if (outer == 1) {
-    write_elements(inner, y, [=](int64_t begin, int64_t end, T* out) {
+    write_elements(inner, y, [=](int64_t begin, int64_t end, S* out) {
       binary_row<Op>(end - begin, a + begin * stride_a, stride_a, b + begin * stride_b, stride_b, out);
     });
     return;
@@ -66,32 +67,34 @@ void binary_broadcast(const BroadcastPlan& plan, const T* a, const T* b, T* y) {
 void CpuBackend::binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
                         void* y) {
   dispatch_floating("binary", dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
     math::visit_binary(op, [&](auto functor) {
-      binary_broadcast<decltype(functor)>(plan, static_cast<const T*>(a), static_cast<const T*>(b),
-                                          static_cast<T*>(y));
+      binary_broadcast<decltype(functor)>(plan, static_cast<const S*>(a), static_cast<const S*>(b),
+                                          static_cast<S*>(y));
     });
   });
 }
 
 void CpuBackend::scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) {
   dispatch_floating("scale_shift", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
     const T factor = static_cast<T>(scale), offset = static_cast<T>(shift);
-    write_elements(n, static_cast<T*>(y), [=](int64_t begin, int64_t end, T* out) {
-      simd_for<T>(end - begin, [=](int64_t i) { out[i] = in[begin + i] * factor + offset; });
+    write_elements(n, static_cast<S*>(y), [=](int64_t begin, int64_t end, S* out) {
+      simd_for<T>(end - begin, [=](int64_t i) { out[i] = S(T(in[begin + i]) * factor + offset); });
     });
   });
 }
 
 void CpuBackend::accumulate(DType dtype, int64_t n, const void* x, void* y) {
   dispatch_floating("accumulate", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    T* sum = static_cast<T*>(y);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    S* sum = static_cast<S*>(y);
     parallel_ranges(n, kElementGrain, [=](int64_t begin, int64_t end) {
-      simd_for<T>(end - begin, [=](int64_t i) { sum[begin + i] += in[begin + i]; });
+      simd_for<T>(end - begin, [=](int64_t i) { sum[begin + i] = S(T(sum[begin + i]) + T(in[begin + i])); });
     });
   });
 }

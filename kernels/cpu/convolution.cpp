@@ -320,28 +320,63 @@ void backward_weights(const ConvolutionArguments& a, const T* x, const T* dy, T*
   transpose_matrix(elements, a.o, sums, columns, dweights);
 }
 
+// x in fp32.
+template <class S>
+const float* widen(int64_t n, const void* x, Scratch& scratch) {
+  float* const y = scratch.get<float>(n);
+  cpu_backend().cast(dtype_of<S>, DType::kF32, n, x, y);
+  return y;
+}
+
 }  // namespace
 
 void CpuBackend::convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
                              const void* bias, void* y) {
-  dispatch_floating("convolution", arguments.dtype, [&]<class T>(T) {
-    forward(arguments, static_cast<const T*>(x), static_cast<const T*>(weights), static_cast<const T*>(bias),
-            static_cast<T*>(y));
+  const ConvolutionArguments& a = arguments;
+  dispatch_floating("convolution", arguments.dtype, [&]<class S>(S) {
+    if constexpr (sizeof(S) == 2) {
+      thread_local Scratch x_scratch, weights_scratch, y_scratch;
+      const int64_t results = a.n * a.oh * a.ow * a.o;
+      float* const wide = y_scratch.get<float>(results);
+      forward(a, widen<S>(a.n * a.h * a.w * a.c, x, x_scratch),
+              widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), static_cast<const float*>(bias),
+              wide);
+      cast(DType::kF32, a.dtype, results, wide, y);
+    } else {
+      forward(a, static_cast<const S*>(x), static_cast<const S*>(weights), static_cast<const S*>(bias),
+              static_cast<S*>(y));
+    }
   });
 }
 
 void CpuBackend::convolution_backward_data(const ConvolutionArguments& arguments, const void* dy,
                                            const void* weights, void* dx) {
-  dispatch_floating("convolution", arguments.dtype, [&]<class T>(T) {
-    backward_data(arguments, static_cast<const T*>(dy), static_cast<const T*>(weights), static_cast<T*>(dx));
+  const ConvolutionArguments& a = arguments;
+  dispatch_floating("convolution", arguments.dtype, [&]<class S>(S) {
+    if constexpr (sizeof(S) == 2) {
+      thread_local Scratch dy_scratch, weights_scratch, dx_scratch;
+      const int64_t results = a.n * a.h * a.w * a.c;
+      float* const wide = dx_scratch.get<float>(results);
+      backward_data(a, widen<S>(a.n * a.oh * a.ow * a.o, dy, dy_scratch),
+                    widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), wide);
+      cast(DType::kF32, a.dtype, results, wide, dx);
+    } else {
+      backward_data(a, static_cast<const S*>(dy), static_cast<const S*>(weights), static_cast<S*>(dx));
+    }
   });
 }
 
 void CpuBackend::convolution_backward_weights(const ConvolutionArguments& arguments, const void* x,
                                               const void* dy, void* dweights) {
-  dispatch_floating("convolution", arguments.dtype, [&]<class T>(T) {
-    backward_weights(arguments, static_cast<const T*>(x), static_cast<const T*>(dy),
-                     static_cast<T*>(dweights));
+  const ConvolutionArguments& a = arguments;
+  dispatch_floating("convolution", arguments.dtype, [&]<class S>(S) {
+    if constexpr (sizeof(S) == 2) {
+      thread_local Scratch x_scratch, dy_scratch;
+      backward_weights(a, widen<S>(a.n * a.h * a.w * a.c, x, x_scratch),
+                       widen<S>(a.n * a.oh * a.ow * a.o, dy, dy_scratch), static_cast<float*>(dweights));
+    } else {
+      backward_weights(a, static_cast<const S*>(x), static_cast<const S*>(dy), static_cast<S*>(dweights));
+    }
   });
 }
 

@@ -39,7 +39,9 @@ void require_instructions() {
 
 }  // namespace
 
-std::string CpuBackend::description() const { return std::string("cpu: own kernels, ") + instruction_set(); }
+std::string CpuBackend::description() const {
+  return std::string("cpu: own kernels, ") + instruction_set();
+}
 
 Backend& cpu_backend() {
   static CpuBackend backend;

@@ -13,10 +13,10 @@ namespace lockstep {
        std::string(op) + ": dtype " + std::string(name_of(dtype)) + " is not supported by the cpu backend");
 }
 
-// Calls function(T{}) with the floating type of dtype. Error (kInternal) naming `op` for a type without
-// kernels.
+// Calls function(T{}) with the floating type of dtype, float or double. Error (kInternal) naming `op` for any
+// other.
 template <class F>
-void dispatch_floating(const char* op, DType dtype, const F& function) {
+void dispatch_accumulation(const char* op, DType dtype, const F& function) {
   switch (dtype) {
     case DType::kF32:
       return function(float{});
@@ -24,6 +24,20 @@ void dispatch_floating(const char* op, DType dtype, const F& function) {
       return function(double{});
     default:
       fail_dtype(op, dtype);
+  }
+}
+
+// The same for all four floating types: the type that elements are stored in. Arithmetic is in
+// Accumulation<T>.
+template <class F>
+void dispatch_floating(const char* op, DType dtype, const F& function) {
+  switch (dtype) {
+    case DType::kBF16:
+      return function(BFloat16{});
+    case DType::kF16:
+      return function(Float16{});
+    default:
+      return dispatch_accumulation(op, dtype, function);
   }
 }
 

@@ -2,17 +2,18 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/cpu/scratch.h"
 
 namespace lockstep {
 
 void CpuBackend::embedding(DType dtype, int64_t count, int64_t width, const void* table,
                            const int32_t* indices, void* y) {
   dispatch_floating("embedding", dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
     parallel_ranges(count, rows_per_tile(width), [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        std::memcpy(static_cast<T*>(y) + i * width, static_cast<const T*>(table) + indices[i] * width,
-                    static_cast<size_t>(width) * sizeof(T));
+        std::memcpy(static_cast<S*>(y) + i * width, static_cast<const S*>(table) + indices[i] * width,
+                    static_cast<size_t>(width) * sizeof(S));
       }
     });
   });
@@ -22,17 +23,26 @@ void CpuBackend::embedding(DType dtype, int64_t count, int64_t width, const void
 void CpuBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width,
                                     const int32_t* indices, const void* dy, void* dtable) {
   dispatch_floating("embedding_backward", dtype, [&](auto type) {
-    using T = decltype(type);
-    fill(dtype, rows * width, dtable, 0.0);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    T* sums;
+    if constexpr (std::is_same_v<S, T>) {
+      sums = static_cast<T*>(dtable);
+    } else {
+      thread_local Scratch scratch;
+      sums = scratch.get<T>(rows * width);
+    }
+    fill(dtype_of<T>, rows * width, sums, 0.0);
     constexpr int64_t kMinimumColumns = 128;  // a few cache lines a visit
     const int64_t columns = count * width <= kElementGrain ? width : kMinimumColumns;
     parallel_ranges(width, columns, [=](int64_t begin, int64_t end) {
       for (int64_t i = 0; i < count; ++i) {
-        T* sum = static_cast<T*>(dtable) + indices[i] * width + begin;
-        const T* gradient = static_cast<const T*>(dy) + i * width + begin;
-        simd_for<T>(end - begin, [=](int64_t c) { sum[c] += gradient[c]; });
+        T* sum = sums + indices[i] * width + begin;
+        const S* gradient = static_cast<const S*>(dy) + i * width + begin;
+        simd_for<T>(end - begin, [=](int64_t c) { sum[c] += T(gradient[c]); });
       }
     });
+    if constexpr (!std::is_same_v<S, T>) cast(dtype_of<T>, dtype, rows * width, sums, dtable);
   });
 }
 

@@ -14,19 +14,21 @@ namespace lockstep {
 void CpuBackend::layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
                             const void* beta, double epsilon, void* y, void* mean, void* rstd) {
   dispatch_floating("layer_norm", dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     const T* scale = static_cast<const T*>(gamma);
     const T* shift = static_cast<const T*>(beta);
     const T count = static_cast<T>(columns), small = static_cast<T>(epsilon);
     parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        const T* in = static_cast<const T*>(x) + r * columns;
-        T* out = static_cast<T*>(y) + r * columns;
+        const S* in = static_cast<const S*>(x) + r * columns;
+        S* out = static_cast<S*>(y) + r * columns;
         const T center = combine_row<SumOf>(in, columns) / count;
-        const T squares =
-            combine_values<SumOf, T>(columns, [=](int64_t c) { return (in[c] - center) * (in[c] - center); });
+        const T squares = combine_values<SumOf, T>(
+            columns, [=](int64_t c) { return (T(in[c]) - center) * (T(in[c]) - center); });
         const T inverse = T(1) / std::sqrt(squares / count + small);
-        simd_for<T>(columns, [=](int64_t c) { out[c] = (in[c] - center) * inverse * scale[c] + shift[c]; });
+        simd_for<T>(columns,
+                    [=](int64_t c) { out[c] = S((T(in[c]) - center) * inverse * scale[c] + shift[c]); });
         static_cast<T*>(mean)[r] = center;
         static_cast<T*>(rstd)[r] = inverse;
       }
@@ -41,13 +43,14 @@ void CpuBackend::layer_norm_backward(DType dtype, int64_t rows, int64_t columns,
                                      void* dx, void* dgamma, void* dbeta) {
   if (columns <= 0) return;
   dispatch_floating("layer_norm_backward", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* values = static_cast<const T*>(x);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* values = static_cast<const S*>(x);
     const T* scale = static_cast<const T*>(gamma);
     const T* centers = static_cast<const T*>(mean);
     const T* inverses = static_cast<const T*>(rstd);
-    const T* gradients = static_cast<const T*>(dy);
-    T* results = static_cast<T*>(dx);
+    const S* gradients = static_cast<const S*>(dy);
+    S* results = static_cast<S*>(dx);
     const T count = static_cast<T>(columns);
     const auto term = [=]<class P>(int64_t index, int64_t row, int64_t) {
       const P gradient = P::load(gradients + index);
@@ -60,19 +63,20 @@ void CpuBackend::layer_norm_backward(DType dtype, int64_t rows, int64_t columns,
     T* partials = partial_buffer<T>(tiles * 2 * columns);
     const auto run_tile = [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        const T* in = values + r * columns;
-        const T* gradient = gradients + r * columns;
-        T* out = results + r * columns;
+        const S* in = values + r * columns;
+        const S* gradient = gradients + r * columns;
+        S* out = results + r * columns;
         const T center = centers[r], inverse = inverses[r];
         const T mean_gradient =
-            combine_values<SumOf, T>(columns, [=](int64_t c) { return gradient[c] * scale[c]; }) / count;
+            combine_values<SumOf, T>(columns, [=](int64_t c) { return T(gradient[c]) * scale[c]; }) / count;
         const T mean_product =
             combine_values<SumOf, T>(
-                columns, [=](int64_t c) { return gradient[c] * scale[c] * ((in[c] - center) * inverse); }) /
+                columns,
+                [=](int64_t c) { return T(gradient[c]) * scale[c] * ((T(in[c]) - center) * inverse); }) /
             count;
         simd_for<T>(columns, [=](int64_t c) {
-          out[c] =
-              inverse * (gradient[c] * scale[c] - mean_gradient - (in[c] - center) * inverse * mean_product);
+          out[c] = S(inverse * (T(gradient[c]) * scale[c] - mean_gradient -
+                                (T(in[c]) - center) * inverse * mean_product));
         });
       }
       T* partial = partials + begin / tile_rows * 2 * columns;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/matmul_block.h"
+#include "kernels/cpu/scratch.h"
 
 namespace lockstep {
 
@@ -85,7 +86,28 @@ void multiply_batch(const MatmulArguments& arguments) {
 }  // namespace
 
 void CpuBackend::matmul(const MatmulArguments& arguments) {
-  dispatch_floating("matmul", arguments.dtype, [&]<class T>(T) { multiply_batch<T>(arguments); });
+  if (accumulation_type(arguments.dtype) == arguments.dtype) {
+    dispatch_accumulation("matmul", arguments.dtype, [&]<class T>(T) { multiply_batch<T>(arguments); });
+    return;
+  }
+  thread_local Scratch a_scratch, b_scratch, c_scratch;
+  const int64_t mk = arguments.m * arguments.k, kn = arguments.k * arguments.n,
+                mn = arguments.batch * arguments.m * arguments.n;
+  const int64_t a_elements =
+      arguments.batch_stride_a == 0 ? mk : (arguments.batch - 1) * arguments.batch_stride_a + mk;
+  const int64_t b_elements =
+      arguments.batch_stride_b == 0 ? kn : (arguments.batch - 1) * arguments.batch_stride_b + kn;
+  MatmulArguments wide = arguments;
+  float* const a = a_scratch.get<float>(a_elements);
+  float* const b = b_scratch.get<float>(b_elements);
+  const bool rounded = arguments.output != DType::kF32;
+  if (rounded) wide.c = c_scratch.get<float>(mn);
+  cast(arguments.dtype, DType::kF32, a_elements, arguments.a, a);
+  cast(arguments.dtype, DType::kF32, b_elements, arguments.b, b);
+  wide.a = a;
+  wide.b = b;
+  multiply_batch<float>(wide);
+  if (rounded) cast(DType::kF32, arguments.output, mn, wide.c, arguments.c);
 }
 
 }  // namespace lockstep

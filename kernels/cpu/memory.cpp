@@ -18,7 +18,9 @@ constexpr int64_t kCopyGrain = int64_t{1} << 20;  // bytes of a copy that one th
 // Nearest, ties to even, for floating targets and for integers; integers saturate and NaN becomes 0.
 template <class To, class From>
 To convert(From value) {
-  if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+  if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>) {
+    return convert<To>(static_cast<float>(value));
+  } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
     // 2^digits is exact in From where max() may not be.
     const From bound = std::ldexp(From(1), std::numeric_limits<To>::digits);
     const From rounded = std::nearbyint(value);

@@ -2,12 +2,14 @@
 //
 // The number of lanes is part of the numerics (it fixes the order in which sums are added), so it is 64 bytes
 // on every processor. Single has the same interface for one number: tails use it and get the same bits an
-// element.
+// element. Both load from and store to 16-bit elements as well, rounding once.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#include "core/dtype.h"
 
 namespace lockstep {
 
@@ -19,33 +21,51 @@ struct Pack {
   using Index [[gnu::vector_size(64)]] = Integer;
   Raw raw;
 
-  static Pack load(const T* x) {
+  template <class S>
+  static Pack load(const S* x) {
     Pack pack;
-    std::memcpy(&pack.raw, x, 64);
+    if constexpr (std::is_same_v<S, T>) {
+      std::memcpy(&pack.raw, x, 64);
+    } else {
+      T lanes[kLanes];
+#pragma omp simd
+      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = T(x[lane]);
+      std::memcpy(&pack.raw, lanes, 64);
+    }
     return pack;
   }
   // The first `count` lanes from memory, the others `rest`.
-  static Pack load(const T* x, int64_t count, T rest) {
+  template <class S>
+  static Pack load(const S* x, int64_t count, T rest) {
     if (count >= kLanes) return load(x);
     T lanes[kLanes];
 #pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? x[lane] : rest;
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? T(x[lane]) : rest;
     return load(lanes);
   }
   static Pack repeat(T x) {
     return {x - Raw{}};
   }
-  void store(T* y) const {
-    std::memcpy(y, &raw, 64);
+  template <class S>
+  void store(S* y) const {
+    if constexpr (std::is_same_v<S, T>) {
+      std::memcpy(y, &raw, 64);
+    } else {
+      T lanes[kLanes];
+      std::memcpy(lanes, &raw, 64);
+#pragma omp simd
+      for (int lane = 0; lane < kLanes; ++lane) y[lane] = S(lanes[lane]);
+    }
   }
   // The first `count` lanes.
-  void store(T* y, int64_t count) const {
+  template <class S>
+  void store(S* y, int64_t count) const {
     if (count >= kLanes) return store(y);
     T lanes[kLanes];
     store(lanes);
 #pragma omp simd
     for (int lane = 0; lane < kLanes; ++lane) {
-      if (lane < count) y[lane] = lanes[lane];
+      if (lane < count) y[lane] = S(lanes[lane]);
     }
   }
   // Lane i of the result is lane (i + kDistance) mod kLanes.
@@ -79,7 +99,10 @@ struct Single {
   static constexpr int64_t kLanes = 1;
   T raw;
 
-  static Single load(const T* x) { return {*x}; }
+  template <class S>
+  static Single load(const S* x) {
+    return {T(*x)};
+  }
   static Single repeat(T x) { return {x}; }
   void store(T* y) const { *y = raw; }
 
@@ -172,9 +195,10 @@ template <class Combine, class T, class Value>
 }
 
 // The same of x[0] ... x[n - 1].
-template <class Combine, class T>
-T combine_row(const T* x, int64_t n) {
-  return combine_values<Combine, T>(n, [x](int64_t i) { return x[i]; });
+template <class Combine, class S>
+Accumulation<S> combine_row(const S* x, int64_t n) {
+  using T = Accumulation<S>;
+  return combine_values<Combine, T>(n, [x](int64_t i) { return T(x[i]); });
 }
 
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/scratch.h"
 
 namespace lockstep {
 
@@ -49,14 +50,12 @@ void for_windows(const PoolArguments& p, int64_t begin, int64_t end, const Body&
 }
 
 // body(position, element) for the positions h*W + w of a window in row-major order; `element` is where
-// channel 0 of the position lies in the input.
+// channel 0 of the position lies in the window's sample.
 template <class Body>
 [[gnu::always_inline]] inline void for_positions(const PoolArguments& p, const Window& window,
                                                  const Body& body) {
-  const int64_t first = window.sample * p.h * p.w;
   for (int64_t h = window.row_begin; h < window.row_end; ++h) {
-    for (int64_t w = window.column_begin; w < window.column_end; ++w)
-      body(h * p.w + w, (first + h * p.w + w) * p.c);
+    for (int64_t w = window.column_begin; w < window.column_end; ++w) body(h * p.w + w, (h * p.w + w) * p.c);
   }
 }
 
@@ -91,6 +90,29 @@ struct Positions {
   }
 };
 
+// body(window, sums) for the windows of samples [begin, end): adds to sums, the elements of the window's
+// sample, zero at first. They are rounded to `results` when the sample is done.
+template <class S, class Body>
+void sum_windows(const PoolArguments& p, int64_t begin, int64_t end, S* results, const Body& body) {
+  using T = Accumulation<S>;
+  const int64_t elements = p.h * p.w * p.c;
+  for (int64_t sample = begin; sample < end; ++sample) {
+    S* const result = results + sample * elements;
+    T* sums;
+    if constexpr (std::is_same_v<S, T>) {
+      sums = result;
+    } else {
+      thread_local Scratch scratch;
+      sums = scratch.get<T>(elements);
+    }
+    std::fill_n(sums, elements, T(0));
+    for_windows(p, sample, sample + 1, [&](const Window& window) { body(window, sums); });
+    if constexpr (!std::is_same_v<S, T>) {
+      simd_for<T>(elements, [=](int64_t i) { result[i] = S(sums[i]); });
+    }
+  }
+}
+
 int64_t samples_per_tile(const PoolArguments& p) {
   return rows_per_tile(p.h * p.w * p.c);
 }
@@ -101,11 +123,12 @@ void CpuBackend::max_pool(const PoolArguments& arguments, const void* x, void* y
   const PoolArguments p = arguments;
   check_pool("max_pool", p);
   dispatch_floating("max_pool", p.dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
       for_windows(p, begin, end, [=](const Window& window) {
         for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
-          const T* in = static_cast<const T*>(x) + c;
+          const S* in = static_cast<const S*>(x) + window.sample * p.h * p.w * p.c + c;
           const int64_t count = p.c - c;
           Pack<T> best = Pack<T>::repeat(-std::numeric_limits<T>::infinity());
           // -1 marks "nothing yet": the first element of the window is taken whatever it is.
@@ -118,7 +141,7 @@ void CpuBackend::max_pool(const PoolArguments& arguments, const void* x, void* y
             best.raw = take ? value.raw : best.raw;
             where.raw = take ? Positions<T>::repeat(position).raw : where.raw;
           });
-          best.store(static_cast<T*>(y) + window.output * p.c + c, count);
+          best.store(static_cast<S*>(y) + window.output * p.c + c, count);
           where.store(indices + window.output * p.c + c, count);
         }
       });
@@ -131,19 +154,18 @@ void CpuBackend::max_pool_backward(const PoolArguments& arguments, const int32_t
   const PoolArguments p = arguments;
   check_pool("max_pool_backward", p);
   dispatch_floating("max_pool_backward", p.dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
-      T* results = static_cast<T*>(dx);
-      std::fill(results + begin * p.h * p.w * p.c, results + end * p.h * p.w * p.c, T(0));
       // A masked addition to each position of the window instead of a scatter to the chosen one.
-      for_windows(p, begin, end, [=](const Window& window) {
+      sum_windows(p, begin, end, static_cast<S*>(dx), [=](const Window& window, T* sums) {
         for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
           const int64_t count = p.c - c;
           const Positions<T> where = Positions<T>::load(indices + window.output * p.c + c, count);
           const Pack<T> gradient =
-              Pack<T>::load(static_cast<const T*>(dy) + window.output * p.c + c, count, T(0));
+              Pack<T>::load(static_cast<const S*>(dy) + window.output * p.c + c, count, T(0));
           for_positions(p, window, [&](int64_t position, int64_t element) {
-            T* out = results + element + c;
+            T* out = sums + element + c;
             const auto chosen = where.raw == Positions<T>::repeat(position).raw;
             const Pack<T> share{chosen ? gradient.raw : typename Pack<T>::Raw{}};
             (Pack<T>::load(out, count, T(0)) + share).store(out, count);
@@ -158,13 +180,13 @@ void CpuBackend::max_pool_gather(const PoolArguments& arguments, const int32_t* 
                                  void* y) {
   const PoolArguments p = arguments;
   dispatch_floating("max_pool_gather", p.dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
     const int64_t outputs = p.oh * p.ow;
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
       for (int64_t output = begin * outputs; output < end * outputs; ++output) {
-        const T* in = static_cast<const T*>(x) + output / outputs * (p.h * p.w * p.c);
+        const S* in = static_cast<const S*>(x) + output / outputs * (p.h * p.w * p.c);
         const int32_t* where = indices + output * p.c;
-        T* out = static_cast<T*>(y) + output * p.c;
+        S* out = static_cast<S*>(y) + output * p.c;
         for (int64_t c = 0; c < p.c; ++c) out[c] = in[where[c] * p.c + c];
       }
     });
@@ -175,13 +197,14 @@ void CpuBackend::average_pool(const PoolArguments& arguments, const void* x, voi
   const PoolArguments p = arguments;
   check_pool("average_pool", p);
   dispatch_floating("average_pool", p.dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     const Pack<T> area = Pack<T>::repeat(static_cast<T>(p.kh * p.kw));
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
-      T* results = static_cast<T*>(y);
+      S* results = static_cast<S*>(y);
       for_windows(p, begin, end, [=](const Window& window) {
         for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
-          const T* in = static_cast<const T*>(x) + c;
+          const S* in = static_cast<const S*>(x) + window.sample * p.h * p.w * p.c + c;
           const int64_t count = p.c - c;
           Pack<T> sum = Pack<T>::repeat(T(0));
           for_positions(p, window, [&](int64_t, int64_t element) {
@@ -198,18 +221,17 @@ void CpuBackend::average_pool_backward(const PoolArguments& arguments, const voi
   const PoolArguments p = arguments;
   check_pool("average_pool_backward", p);
   dispatch_floating("average_pool_backward", p.dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     const Pack<T> area = Pack<T>::repeat(static_cast<T>(p.kh * p.kw));
     parallel_ranges(p.n, samples_per_tile(p), [=](int64_t begin, int64_t end) {
-      T* results = static_cast<T*>(dx);
-      std::fill(results + begin * p.h * p.w * p.c, results + end * p.h * p.w * p.c, T(0));
-      for_windows(p, begin, end, [=](const Window& window) {
+      sum_windows(p, begin, end, static_cast<S*>(dx), [=](const Window& window, T* sums) {
         for (int64_t c = 0; c < p.c; c += Pack<T>::kLanes) {
           const int64_t count = p.c - c;
           const Pack<T> share =
-              Pack<T>::load(static_cast<const T*>(dy) + window.output * p.c + c, count, T(0)) / area;
+              Pack<T>::load(static_cast<const S*>(dy) + window.output * p.c + c, count, T(0)) / area;
           for_positions(p, window, [&](int64_t, int64_t element) {
-            T* out = results + element + c;
+            T* out = sums + element + c;
             (Pack<T>::load(out, count, T(0)) + share).store(out, count);
           });
         }

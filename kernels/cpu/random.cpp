@@ -50,16 +50,17 @@ void philox_batch(const RandomStream& source, uint32_t first, uint32_t* words) {
 void CpuBackend::dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,
                               void* mask) {
   dispatch_floating("dropout_mask", dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     constexpr int64_t kDraws = 16 / sizeof(T);  // of a Philox block
     const T threshold = static_cast<T>(probability);
-    const T kept = static_cast<T>(1.0 / (1.0 - probability));
+    const S kept = S(1.0 / (1.0 - probability));
     // Ranges begin at multiples of kDraws: tiles and pieces are powers of two.
-    write_elements(n, static_cast<T*>(mask), [=](int64_t begin, int64_t end, T* out) {
+    write_elements(n, static_cast<S*>(mask), [=](int64_t begin, int64_t end, S* out) {
       for (int64_t i = begin; i < end; i += kBatch * kDraws) {
         alignas(64) uint32_t words[4 * kBatch];
         philox_batch(stream, static_cast<uint32_t>(i / kDraws), words);
-        T* piece = out + (i - begin);
+        S* piece = out + (i - begin);
         simd_for<T>(std::min(kBatch * kDraws, end - i), [=, &words](int64_t d) {
           T draw;
           if constexpr (std::is_same_v<T, float>) {
@@ -67,7 +68,7 @@ void CpuBackend::dropout_mask(DType dtype, int64_t n, const RandomStream& stream
           } else {
             draw = uniform_double(words[2 * d], words[2 * d + 1]);
           }
-          piece[d] = draw < threshold ? T(0) : kept;
+          piece[d] = draw < threshold ? S(0) : kept;
         });
       }
     });

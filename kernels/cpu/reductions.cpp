@@ -8,14 +8,16 @@
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/scratch.h"
 
 namespace lockstep {
 
 namespace {
 
 // One row of any length: tiles of kElementGrain, their results by a binary tree.
-template <class Combine, class T>
-T combine_long_row(const T* x, int64_t n) {
+template <class Combine, class S>
+Accumulation<S> combine_long_row(const S* x, int64_t n) {
+  using T = Accumulation<S>;
   if (n <= kElementGrain) return combine_row<Combine>(x, n);
   const int64_t tiles = (n + kElementGrain - 1) / kElementGrain;
   T* partials = partial_buffer<T>(tiles);
@@ -26,8 +28,8 @@ T combine_long_row(const T* x, int64_t n) {
   return partials[0];
 }
 
-template <class Combine, class T>
-void reduce_axis(int64_t outer, int64_t extent, int64_t inner, const T* x, T* y) {
+template <class Combine, class S, class T = Accumulation<S>>
+void reduce_axis(int64_t outer, int64_t extent, int64_t inner, const S* x, T* y) {
   if (inner == 1) {
     if (extent > kElementGrain) {
       for (int64_t o = 0; o < outer; ++o) y[o] = combine_long_row<Combine>(x + o * extent, extent);
@@ -40,7 +42,7 @@ void reduce_axis(int64_t outer, int64_t extent, int64_t inner, const T* x, T* y)
   }
   const Fold fold = fold_rows<T>(extent, inner);
   const auto combine_one = [=](int64_t o) {
-    const T* slice = x + o * extent * inner;
+    const S* slice = x + o * extent * inner;
     const auto term = [slice]<class P>(int64_t index, int64_t, int64_t) {
       return Values<P, 1>{P::load(slice + index)};
     };
@@ -82,8 +84,9 @@ double square_sum(const T* x, int64_t n) {
 // Infinities and NaN are the numbers whose exponent bits are all ones.
 template <class T>
 bool range_finite(const T* x, int64_t n) {
-  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-  constexpr Bits kExponent = std::bit_cast<Bits>(std::numeric_limits<T>::infinity());
+  using Bits =
+      std::conditional_t<sizeof(T) == 8, uint64_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
+  constexpr Bits kExponent = std::bit_cast<Bits>(T(std::numeric_limits<double>::infinity()));
   Bits found = 0;
   for (int64_t i = 0; i < n; ++i) {
     found |= (std::bit_cast<Bits>(x[i]) & kExponent) == kExponent ? Bits{1} : Bits{0};
@@ -97,18 +100,27 @@ void CpuBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent,
                         void* y) {
   if (outer <= 0 || inner <= 0) return;
   dispatch_floating("reduce", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    T* out = static_cast<T*>(y);
-    if (op == ReduceOp::kMax) {
-      reduce_axis<MaximumOf>(outer, extent, inner, in, out);
-      return;
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    const int64_t results = outer * inner;
+    T* totals;
+    if constexpr (std::is_same_v<S, T>) {
+      totals = static_cast<T*>(y);
+    } else {
+      thread_local Scratch scratch;
+      totals = scratch.get<T>(results);
     }
-    reduce_axis<SumOf>(outer, extent, inner, in, out);
+    if (op == ReduceOp::kMax) {
+      reduce_axis<MaximumOf>(outer, extent, inner, in, totals);
+    } else {
+      reduce_axis<SumOf>(outer, extent, inner, in, totals);
+    }
     if (op == ReduceOp::kMean) {
       const T count = static_cast<T>(extent);
-      for (int64_t i = 0; i < outer * inner; ++i) out[i] /= count;
+      for (int64_t i = 0; i < results; ++i) totals[i] /= count;
     }
+    if constexpr (!std::is_same_v<S, T>) cast(dtype_of<T>, dtype, results, totals, y);
   });
 }
 

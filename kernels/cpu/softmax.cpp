@@ -8,6 +8,7 @@
 #include "kernels/cpu/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/math/elementary.h"
 
 namespace lockstep {
@@ -21,13 +22,15 @@ struct RowExponentials {
   const T* values;
 };
 
-// finish(r, exponentials) for rows [begin, end) of x. Exponentials of long rows are left in y.
+// finish(r, exponentials) for rows [begin, end) of x. Exponentials of long rows are left in y, where it holds
+// them unrounded.
 //
 // Short rows are kept in a buffer of the first-level cache instead: read back from y, a masked tail would
 // wait until its cache line has come from memory. Rows of at most one register, a few classes, go four at a
 // time, because one alone is a chain of dependent instructions.
-template <class T, class Finish>
-void for_rows(int64_t begin, int64_t end, int64_t columns, const T* x, T* y, const Finish& finish) {
+template <class S, class Finish>
+void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, const Finish& finish) {
+  using T = Accumulation<S>;
   using P = Pack<T>;
   constexpr int64_t kRows = 4, kBuffer = 1024;
   alignas(64) T buffer[kBuffer];
@@ -52,11 +55,19 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const T* x, T* y, con
     return;
   }
   for (int64_t r = begin; r < end; ++r) {
-    const T* in = x + r * columns;
-    T* values = columns <= kBuffer ? buffer : y + r * columns;
-    const T maximum = combine_values<LargestOf, T>(columns, [=](int64_t c) { return in[c]; });
+    const S* in = x + r * columns;
+    T* values = buffer;
+    if (columns > kBuffer) {
+      if constexpr (std::is_same_v<S, T>) {
+        values = y + r * columns;
+      } else {
+        thread_local Scratch scratch;
+        values = scratch.get<T>(columns);
+      }
+    }
+    const T maximum = combine_row<LargestOf>(in, columns);
     const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) {
-      const T value = math::exp(in[c] - maximum);
+      const T value = math::exp(T(in[c]) - maximum);
       values[c] = value;
       return value;
     });
@@ -64,10 +75,10 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const T* x, T* y, con
   }
 }
 
-template <class T>
-void normalize(int64_t columns, const RowExponentials<T>& row, T* y) {
+template <class T, class S>
+void normalize(int64_t columns, const RowExponentials<T>& row, S* y) {
   const T factor = T(1) / row.sum;
-  simd_for<T>(columns, [y, factor, values = row.values](int64_t c) { y[c] = values[c] * factor; });
+  simd_for<T>(columns, [y, factor, values = row.values](int64_t c) { y[c] = S(values[c] * factor); });
 }
 
 }  // namespace
@@ -75,15 +86,16 @@ void normalize(int64_t columns, const RowExponentials<T>& row, T* y) {
 void CpuBackend::softmax(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* x, void* y) {
   if (columns <= 0) return;
   dispatch_floating("softmax", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    T* out = static_cast<T*>(y);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    S* out = static_cast<S*>(y);
     parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
       for_rows(begin, end, columns, in, out, [=](int64_t r, const RowExponentials<T>& row) {
         if (!log_form) return normalize(columns, row, out + r * columns);
         const T log_sum = math::log(row.sum);
         simd_for<T>(columns, [to = out + r * columns, from = in + r * columns, maximum = row.maximum,
-                              log_sum](int64_t c) { to[c] = (from[c] - maximum) - log_sum; });
+                              log_sum](int64_t c) { to[c] = S((T(from[c]) - maximum) - log_sum); });
       });
     });
   });
@@ -94,18 +106,20 @@ void CpuBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int6
                                   const void* dy, void* dx) {
   if (columns <= 0) return;
   dispatch_floating("softmax_backward", dtype, [&](auto type) {
-    using T = decltype(type);
+    using S = decltype(type);
+    using T = Accumulation<S>;
     parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
-        const T* value = static_cast<const T*>(y) + r * columns;
-        const T* gradient = static_cast<const T*>(dy) + r * columns;
-        T* out = static_cast<T*>(dx) + r * columns;
+        const S* value = static_cast<const S*>(y) + r * columns;
+        const S* gradient = static_cast<const S*>(dy) + r * columns;
+        S* out = static_cast<S*>(dx) + r * columns;
         if (log_form) {
           const T sum = combine_row<SumOf>(gradient, columns);
-          simd_for<T>(columns, [=](int64_t c) { out[c] = gradient[c] - math::exp(value[c]) * sum; });
+          simd_for<T>(columns, [=](int64_t c) { out[c] = S(T(gradient[c]) - math::exp(T(value[c])) * sum); });
         } else {
-          const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) { return gradient[c] * value[c]; });
-          simd_for<T>(columns, [=](int64_t c) { out[c] = value[c] * (gradient[c] - sum); });
+          const T sum =
+              combine_values<SumOf, T>(columns, [=](int64_t c) { return T(gradient[c]) * T(value[c]); });
+          simd_for<T>(columns, [=](int64_t c) { out[c] = S(T(value[c]) * (T(gradient[c]) - sum)); });
         }
       }
     });
@@ -115,7 +129,7 @@ void CpuBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int6
 void CpuBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits,
                                const int32_t* labels, const void* weights, void* losses,
                                void* probabilities) {
-  dispatch_floating("cross_entropy", dtype, [&](auto type) {
+  dispatch_accumulation("cross_entropy", dtype, [&](auto type) {
     using T = decltype(type);
     const T* in = static_cast<const T*>(logits);
     T* out = static_cast<T*>(probabilities);
@@ -134,7 +148,7 @@ void CpuBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, const
 void CpuBackend::cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
                                         const int32_t* labels, const void* weights, const void* dlosses,
                                         void* dlogits) {
-  dispatch_floating("cross_entropy_backward", dtype, [&](auto type) {
+  dispatch_accumulation("cross_entropy_backward", dtype, [&](auto type) {
     using T = decltype(type);
     const T* weight = static_cast<const T*>(weights);
     const T* dloss = static_cast<const T*>(dlosses);

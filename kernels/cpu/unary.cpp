@@ -11,12 +11,13 @@ namespace lockstep {
 
 void CpuBackend::unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) {
   dispatch_floating("unary", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
     math::visit_unary(op, [&](auto functor) {
       using Op = decltype(functor);
-      write_elements(n, static_cast<T*>(y), [=](int64_t begin, int64_t end, T* out) {
-        simd_for<T>(end - begin, [=](int64_t i) { out[i] = Op::value(in[begin + i]); });
+      write_elements(n, static_cast<S*>(y), [=](int64_t begin, int64_t end, S* out) {
+        simd_for<T>(end - begin, [=](int64_t i) { out[i] = S(Op::value(T(in[begin + i]))); });
       });
     });
   });
@@ -25,16 +26,17 @@ void CpuBackend::unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* 
 void CpuBackend::unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y,
                                 const void* dy, void* dx) {
   dispatch_floating("unary_backward", dtype, [&](auto type) {
-    using T = decltype(type);
-    const T* in = static_cast<const T*>(x);
-    const T* value = static_cast<const T*>(y);
-    const T* gradient = static_cast<const T*>(dy);
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* in = static_cast<const S*>(x);
+    const S* value = static_cast<const S*>(y);
+    const S* gradient = static_cast<const S*>(dy);
     math::visit_unary(op, [&](auto functor) {
       using Op = decltype(functor);
       if constexpr (math::kHasBackward<Op>) {
-        write_elements(n, static_cast<T*>(dx), [=](int64_t begin, int64_t end, T* out) {
+        write_elements(n, static_cast<S*>(dx), [=](int64_t begin, int64_t end, S* out) {
           simd_for<T>(end - begin, [=](int64_t i) {
-            out[i] = Op::backward(in[begin + i], value[begin + i], gradient[begin + i]);
+            out[i] = S(Op::backward(T(in[begin + i]), T(value[begin + i]), T(gradient[begin + i])));
           });
         });
       } else {

@@ -39,7 +39,7 @@ void update_elements(const UpdateArguments& arguments) {
 }  // namespace
 
 void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
-  dispatch_floating("update", arguments.dtype, [&](auto type) {
+  dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
     switch (formula) {
       case UpdateFormula::kSgd:

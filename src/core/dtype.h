@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
+
+#include "core/half_precision.h"
 
 namespace lockstep {
 
@@ -67,6 +70,14 @@ struct DTypeOf<double> {
   static constexpr DType value = DType::kF64;
 };
 template <>
+struct DTypeOf<BFloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct DTypeOf<Float16> {
+  static constexpr DType value = DType::kF16;
+};
+template <>
 struct DTypeOf<int32_t> {
   static constexpr DType value = DType::kI32;
 };
@@ -80,5 +91,9 @@ struct DTypeOf<uint8_t> {
 };
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
+
+// The C++ type of accumulation_type(dtype_of<T>).
+template <class T>
+using Accumulation = std::conditional_t<sizeof(T) == 2, float, T>;
 
 }  // namespace lockstep
