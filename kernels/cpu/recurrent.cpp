@@ -227,7 +227,7 @@ void run_backward(const RecurrentArguments& a, const T* weight, const T* activat
 
 void CpuBackend::recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,
                            const void* bias, void* activations, void* memory, void* states) {
-  dispatch_floating("recurrent", arguments.dtype, [&]<class T>(T) {
+  dispatch_accumulation("recurrent", arguments.dtype, [&]<class T>(T) {
     run_forward(arguments, static_cast<const T*>(inputs), static_cast<const T*>(weight),
                 static_cast<const T*>(bias), static_cast<T*>(activations), static_cast<T*>(memory),
                 static_cast<T*>(states));
@@ -237,7 +237,7 @@ void CpuBackend::recurrent(const RecurrentArguments& arguments, const void* inpu
 void CpuBackend::recurrent_backward(const RecurrentArguments& arguments, const void* weight,
                                     const void* activations, const void* memory, const void* states,
                                     const void* dstates, void* dinputs, void* dproducts) {
-  dispatch_floating("recurrent_backward", arguments.dtype, [&]<class T>(T) {
+  dispatch_accumulation("recurrent_backward", arguments.dtype, [&]<class T>(T) {
     run_backward(arguments, static_cast<const T*>(weight), static_cast<const T*>(activations),
                  static_cast<const T*>(memory), static_cast<const T*>(states), static_cast<const T*>(dstates),
                  static_cast<T*>(dinputs), static_cast<T*>(dproducts));
