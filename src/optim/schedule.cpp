@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numbers>
 #include <utility>
 
@@ -33,8 +34,14 @@ double half_wave(double progress) {
 }
 
 double read_minimum(Section& section) {
-  return section.real("minimum_factor", 0.0, kUnit,
-                      "linear, cosine, warmup_stable_decay: last rate as a factor of the learning rate");
+  return section.real(
+      "minimum_factor", 0.0, kUnit,
+      "linear, cosine, warmup_stable_decay, plateau: lowest rate as a factor of the learning rate");
+}
+
+double read_factor(Section& section) {
+  return section.real("factor", 0.1, {0.0, 1.0, true},
+                      "step, exponential, plateau: what the rate is multiplied by");
 }
 
 Factor read_constant(Section&, const Course&) {
@@ -63,8 +70,7 @@ struct Decay {
 };
 
 Decay read_decay(Section& section, const Course& course) {
-  const double factor =
-      section.real("factor", 0.1, {0.0, 1.0, true}, "step, exponential: what the rate is multiplied by");
+  const double factor = read_factor(section);
   const int64_t every =
       section.integer("every", 1000, {1.0, kMaximumCount},
                       "step, exponential: how often, in units, by factor (exponential: smoothly)");
@@ -124,6 +130,12 @@ Factor read_one_cycle(Section& section, const Course& course) {
   };
 }
 
+// Linear rise of the first `warmup` updates.
+double warmup_factor(int64_t update, int64_t warmup) {
+  if (update < 0) fail(ErrorKind::kInternal, fmt::format("schedule: update must be >= 0: {}", update));
+  return update < warmup ? static_cast<double>(update + 1) / static_cast<double>(warmup) : 1.0;
+}
+
 struct ScheduleType {
   const char* name;
   Factor (*read)(Section& section, const Course& course);
@@ -148,10 +160,8 @@ class WarmupSchedule final : public Schedule {
   std::string type() const override { return type_; }
 
   double learning_rate(int64_t update) const override {
-    if (update < 0) fail(ErrorKind::kInternal, fmt::format("schedule: update must be >= 0: {}", update));
-    if (update < warmup_)
-      return base_rate_ * (static_cast<double>(update + 1) / static_cast<double>(warmup_));
-    return base_rate_ * factor_(update - warmup_);
+    const double rise = warmup_factor(update, warmup_);
+    return base_rate_ * (update < warmup_ ? rise : factor_(update - warmup_));
   }
 
  private:
@@ -161,11 +171,75 @@ class WarmupSchedule final : public Schedule {
   Factor factor_;
 };
 
+// Falls when the validation loss has stopped to.
+class PlateauSchedule final : public Schedule {
+ public:
+  PlateauSchedule(Section& section, double base_rate, int64_t warmup)
+      : base_rate_(base_rate),
+        warmup_(warmup),
+        factor_(read_factor(section)),
+        minimum_(read_minimum(section)) {
+    patience_ = section.integer("patience", 10, kNonNegative,
+                                "plateau: evaluations without a better validation loss that are put up with");
+    threshold_ =
+        section.real("threshold", 1e-4, kUnit, "plateau: relative improvement that counts as better");
+    cooldown_ = section.integer("cooldown", 0, kNonNegative,
+                                "plateau: evaluations after a fall of the rate that do not count as worse");
+  }
+
+  std::string type() const override { return "plateau"; }
+  double learning_rate(int64_t update) const override {
+    return base_rate_ * warmup_factor(update, warmup_) * reached_;
+  }
+
+  bool observes() const override { return true; }
+  void observe(double validation_loss) override {
+    if (validation_loss < best_ * (1.0 - threshold_)) {  // never true of NaN
+      best_ = validation_loss;
+      worse_ = 0;
+    } else {
+      ++worse_;
+    }
+    if (cooling_ > 0) {
+      --cooling_;
+      worse_ = 0;
+    }
+    if (worse_ <= patience_) return;
+    reached_ = std::max(reached_ * factor_, minimum_);
+    cooling_ = cooldown_;
+    worse_ = 0;
+  }
+
+  std::map<std::string, double> state() const override {
+    return {{"best", best_},
+            {"reached", reached_},
+            {"worse", static_cast<double>(worse_)},
+            {"cooling", static_cast<double>(cooling_)}};
+  }
+  void set_state(const std::map<std::string, double>& state) override {
+    best_ = state.at("best");
+    reached_ = state.at("reached");
+    worse_ = static_cast<int64_t>(state.at("worse"));
+    cooling_ = static_cast<int64_t>(state.at("cooling"));
+  }
+
+ private:
+  double base_rate_;
+  int64_t warmup_;
+  double factor_, minimum_, threshold_ = 0.0;
+  int64_t patience_ = 0, cooldown_ = 0;
+  double best_ = std::numeric_limits<double>::max();
+  double reached_ = 1.0;  // factor of the base rate
+  int64_t worse_ = 0;     // evaluations since the best that counts
+  int64_t cooling_ = 0;   // evaluations left that do not count
+};
+
 }  // namespace
 
 std::vector<std::string> schedule_types() {
   std::vector<std::string> names;
   for (const ScheduleType& type : kScheduleTypes) names.emplace_back(type.name);
+  names.emplace_back("plateau");
   return names;
 }
 
@@ -189,6 +263,7 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
   course.warmup =
       course.to_steps(section.integer("warmup", 0, {0.0, kMaximumCount},
                                       "length, in units, of the linear rise to the full rate; 0 for none"));
+  if (type == "plateau") return std::make_unique<PlateauSchedule>(section, base_rate, course.warmup);
   for (const ScheduleType& known : kScheduleTypes) {
     if (type == known.name) {
       return std::make_unique<WarmupSchedule>(type, base_rate, course.warmup, known.read(section, course));

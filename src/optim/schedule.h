@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,6 +17,13 @@ class Schedule {
   virtual std::string type() const = 0;
   // Rate of the update with number `update` (0-based).
   virtual double learning_rate(int64_t update) const = 0;
+
+  // Whether the rate depends on the validation loss, which observe() then gets after every evaluation.
+  virtual bool observes() const { return false; }
+  virtual void observe(double validation_loss) { (void)validation_loss; }
+  // What a checkpoint must hold beyond the number of updates; empty for most.
+  virtual std::map<std::string, double> state() const { return {}; }
+  virtual void set_state(const std::map<std::string, double>& state) { (void)state; }
 };
 
 std::vector<std::string> schedule_types();
@@ -47,6 +55,10 @@ struct RunLength {
 //   run,
 //                         then to 1 / (initial_divisor `final_divisor` (1e4)), along cosines
 //                         (Smith and Topin 2018); rises by itself: no warmup
+//   plateau               times `factor` (0.1) each time that more than `patience` (10) evaluations in a row
+//   were no
+//                         better than (1 - `threshold` (1e-4)) times the best validation loss; then
+//                         `cooldown` (0) evaluations do not count; not below m
 std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, const RunLength& run);
 // The same, of the given type, one of schedule_types(), whatever schedule.type says: how `config --describe`
 // lists every type's keys.

@@ -20,7 +20,8 @@ void run_agreed(Communicator& communicator, const std::function<void()>& part, c
     const int64_t theirs = verdicts[static_cast<size_t>(rank)];
     if (theirs == 0) continue;
     const bool speaks = rank == communicator.rank();
-    throw AgreedFailure(static_cast<ErrorKind>(theirs - 1), speaks ? mine->what() : "failed on another worker", speaks);
+    throw AgreedFailure(static_cast<ErrorKind>(theirs - 1),
+                        speaks ? mine->what() : "failed on another worker", speaks);
   }
 }
 

@@ -1,4 +1,5 @@
-// Failing together: when a part of the run fails on some workers, all leave in the same way and one of them says why.
+// Failing together: when a part of the run fails on some workers, all leave in the same way and one of them
+// says why.
 #pragma once
 
 #include <functional>
@@ -12,15 +13,16 @@ namespace lockstep {
 // A failure that every worker knows of. Exactly one worker of the job has `speaks`.
 class AgreedFailure : public Error {
  public:
-  AgreedFailure(ErrorKind kind, const std::string& message, bool speaks) : Error(kind, message), speaks_(speaks) {}
+  AgreedFailure(ErrorKind kind, const std::string& message, bool speaks)
+      : Error(kind, message), speaks_(speaks) {}
   bool speaks() const { return speaks_; }
 
  private:
   bool speaks_;
 };
 
-// Runs `part` on every worker. When it throws an Error on some, all throw AgreedFailure of the lowest failing rank's kind; that
-// rank speaks. Other exceptions pass through.
+// Runs `part` on every worker. When it throws an Error on some, all throw AgreedFailure of the lowest failing
+// rank's kind; that rank speaks. Other exceptions pass through.
 void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label);
 
 // Throws AgreedFailure where all workers have found the same failure; rank 0 speaks.

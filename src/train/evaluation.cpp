@@ -33,8 +33,8 @@ MicroBatch gather(const Dataset& dataset, int64_t begin, int64_t end, int64_t si
 
 }  // namespace
 
-EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset, int64_t chunk,
-                          Communicator& communicator) {
+EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset,
+                          int64_t chunk, Communicator& communicator) {
   const RecordingScope off(false);
   ForwardContext context = replica.evaluation();
   const int64_t chunks = (dataset.size() + chunk - 1) / chunk;

@@ -15,9 +15,9 @@ struct EvaluationResult {
   int64_t samples = 0;
 };
 
-// Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64, so that the result
-// is the same bits on any number of workers. Every worker gets it.
-EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset, int64_t chunk,
-                          Communicator& communicator);
+// Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64,
+// so that the result is the same bits on any number of workers. Every worker gets it.
+EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset,
+                          int64_t chunk, Communicator& communicator);
 
 }  // namespace lockstep

@@ -20,7 +20,8 @@ struct LossAxis {
   bool logarithmic = false;
 
   double at(double loss) const {
-    return logarithmic ? (std::log(loss) - std::log(low)) / (std::log(high) - std::log(low)) : (loss - low) / (high - low);
+    return logarithmic ? (std::log(loss) - std::log(low)) / (std::log(high) - std::log(low))
+                       : (loss - low) / (high - low);
   }
   std::vector<double> ticks() const {
     std::vector<double> values;
@@ -28,7 +29,8 @@ struct LossAxis {
       // Powers of ten, at most nine of them.
       const double first = std::ceil(std::log10(low)), last = std::floor(std::log10(high));
       const double step = std::ceil((last - first + 1.0) / 9.0);
-      for (double exponent = first; exponent <= last; exponent += step) values.push_back(std::pow(10.0, exponent));
+      for (double exponent = first; exponent <= last; exponent += step)
+        values.push_back(std::pow(10.0, exponent));
       if (values.size() >= 2) return values;
       return {low, std::sqrt(low) * std::sqrt(high), high};
     }
@@ -36,7 +38,10 @@ struct LossAxis {
     const double raw = (high - low) / 5.0;
     if (!std::isnormal(raw)) return {low, high};
     const double power = std::pow(10.0, std::floor(std::log10(raw)));
-    const double step = raw / power > 5.0 ? 10.0 * power : raw / power > 2.0 ? 5.0 * power : raw / power > 1.0 ? 2.0 * power : power;
+    const double step = raw / power > 5.0   ? 10.0 * power
+                        : raw / power > 2.0 ? 5.0 * power
+                        : raw / power > 1.0 ? 2.0 * power
+                                            : power;
     for (double value = std::ceil(low / step) * step; value <= high + 1e-9 * step; value += step) {
       values.push_back(std::abs(value) < 1e-9 * step ? 0.0 : value);
     }
@@ -109,7 +114,8 @@ LossCurves loss_curves(const std::string& metrics) {
     if (!object.is_object() || !object.contains("step")) continue;
     const double step = object["step"].get<double>();
     const auto add = [&](const char* key, Curve& curve) {
-      if (object.contains(key) && object[key].is_number()) curve.emplace_back(step, object[key].get<double>());
+      if (object.contains(key) && object[key].is_number())
+        curve.emplace_back(step, object[key].get<double>());
     };
     add("loss", curves.training);
     add("validation_loss", curves.validation);
@@ -138,22 +144,24 @@ std::string loss_svg(const LossCurves& curves, const std::string& title) {
     }
     for (int i = 0; i <= 5; ++i) {
       const double step = last * i / 5.0;
-      svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:.6g}</text>\n", x(step), kHeight - kBottom + 18,
-                         std::round(step));
+      svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:.6g}</text>\n", x(step),
+                         kHeight - kBottom + 18, std::round(step));
     }
   }
-  svg += fmt::format("<path d=\"M{0} {1}V{2}H{3}\" fill=\"none\" stroke=\"#444\"/>\n", kLeft, kTop, kHeight - kBottom,
-                     kWidth - kRight);
-  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step</text>\n", (kLeft + kWidth - kRight) / 2, kHeight - 14);
+  svg += fmt::format("<path d=\"M{0} {1}V{2}H{3}\" fill=\"none\" stroke=\"#444\"/>\n", kLeft, kTop,
+                     kHeight - kBottom, kWidth - kRight);
+  svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step</text>\n",
+                     (kLeft + kWidth - kRight) / 2, kHeight - 14);
   double legend = kWidth - kRight - 190;
   const auto draw = [&](const Curve& curve, const char* colour, const char* name, bool dots) {
     if (curve.empty()) return;
     std::string points;
     for (const auto& [step, loss] : curve) points += fmt::format("{:.1f},{:.1f} ", x(step), y(loss));
-    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>\n", points, colour);
+    svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>\n", points,
+                       colour);
     for (size_t i = 0; dots && i < curve.size(); ++i) {
-      svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", x(curve[i].first), y(curve[i].second),
-                         colour);
+      svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", x(curve[i].first),
+                         y(curve[i].second), colour);
     }
     svg += fmt::format("<text x=\"{}\" y=\"28\" fill=\"{}\">{}</text>\n", legend, colour, name);
     legend += 95;
@@ -172,13 +180,15 @@ std::string loss_chart(const LossCurves& curves, int columns, int rows) {
   // Bit of the dot at (column, row) inside a Braille character (Unicode block U+2800).
   constexpr uint8_t kBits[4][2] = {{0x01, 0x08}, {0x02, 0x10}, {0x04, 0x20}, {0x40, 0x80}};
   const auto plot = [&](double px, double py) {
-    const int cx = std::clamp(static_cast<int>(px), 0, width - 1), cy = std::clamp(static_cast<int>(py), 0, height - 1);
+    const int cx = std::clamp(static_cast<int>(px), 0, width - 1),
+              cy = std::clamp(static_cast<int>(py), 0, height - 1);
     dots[static_cast<size_t>(cy / 4 * columns + cx / 2)] |= kBits[cy % 4][cx % 2];
   };
   const Curve curve = thinned(curves.training, static_cast<size_t>(width));
   for (size_t i = 0; i + 1 < curve.size(); ++i) {
     const double x0 = curve[i].first / last * (width - 1), x1 = curve[i + 1].first / last * (width - 1);
-    const double y0 = (1.0 - axis.at(curve[i].second)) * (height - 1), y1 = (1.0 - axis.at(curve[i + 1].second)) * (height - 1);
+    const double y0 = (1.0 - axis.at(curve[i].second)) * (height - 1),
+                 y1 = (1.0 - axis.at(curve[i + 1].second)) * (height - 1);
     const int steps = 1 + static_cast<int>(std::max(std::abs(x1 - x0), std::abs(y1 - y0)));
     for (int s = 0; s <= steps; ++s) {
       const double t = static_cast<double>(s) / steps;
@@ -188,7 +198,8 @@ std::string loss_chart(const LossCurves& curves, int columns, int rows) {
   std::string chart;
   for (int row = 0; row < rows; ++row) {
     const bool labelled = row == 0 || row == rows - 1;
-    chart += labelled ? fmt::format("{:>9.4g} |", row == 0 ? axis.high : axis.low) : std::string(10, ' ') + "|";
+    chart +=
+        labelled ? fmt::format("{:>9.4g} |", row == 0 ? axis.high : axis.low) : std::string(10, ' ') + "|";
     for (int column = 0; column < columns; ++column) {
       const uint32_t code = 0x2800u + dots[static_cast<size_t>(row * columns + column)];
       chart += static_cast<char>(0xE0 | (code >> 12));

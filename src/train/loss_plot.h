@@ -18,7 +18,8 @@ LossCurves loss_curves(const std::string& metrics);
 // A complete SVG document; loss axis logarithmic when the losses span more than a factor of 50.
 std::string loss_svg(const LossCurves& curves, const std::string& title);
 
-// `columns` x `rows` characters (Braille dots, 2 x 4 a character) with axis labels; empty for fewer than two points.
+// `columns` x `rows` characters (Braille dots, 2 x 4 a character) with axis labels; empty for fewer than two
+// points.
 std::string loss_chart(const LossCurves& curves, int columns, int rows);
 
 }  // namespace lockstep

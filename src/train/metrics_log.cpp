@@ -20,7 +20,9 @@ MetricsLog::MetricsLog(std::string path, std::string history)
   flush();
 }
 
-MetricsLog::~MetricsLog() { write(); }
+MetricsLog::~MetricsLog() {
+  write();
+}
 
 void MetricsLog::append(const std::string& line) {
   history_ += line;
@@ -49,6 +51,8 @@ void MetricsLog::step(const StepMetrics& m) {
   line["loss"] = m.loss;
   line["learning_rate"] = m.learning_rate;
   line["gradient_norm"] = m.gradient_norm;
+  line["loss_scale"] = m.loss_scale;
+  line["skipped_steps"] = m.skipped_steps;
   line["samples_per_second"] = m.samples_per_second;
   line["data_seconds"] = m.times.data;
   line["compute_seconds"] = m.times.compute;

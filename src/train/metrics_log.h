@@ -1,4 +1,5 @@
-// metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on and kept in checkpoints.
+// metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on and kept in
+// checkpoints.
 #pragma once
 
 #include <chrono>
@@ -23,6 +24,8 @@ struct StepMetrics {
   double loss = 0.0;  // of the step's global batch, regularization included
   double learning_rate = 0.0;
   double gradient_norm = 0.0;  // before clipping
+  double loss_scale = 1.0;     // of this step
+  int64_t skipped_steps = 0;   // so far
   double samples_per_second = 0.0;
   StepTimes times;
   uint64_t peak_bytes = 0;  // of tensors on this worker since the start
@@ -32,8 +35,9 @@ struct StepMetrics {
 
 class MetricsLog {
  public:
-  // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its checkpoint.
-  // Error (kUsage) when the file cannot be opened; writing, here and below, throws Error (kCheckpoint): the disk is full.
+  // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its
+  // checkpoint. Error (kUsage) when the file cannot be opened; writing, here and below, throws Error
+  // (kCheckpoint): the disk is full.
   MetricsLog(std::string path, std::string history);
   ~MetricsLog();  // writes what is left, if it can
   MetricsLog(const MetricsLog&) = delete;

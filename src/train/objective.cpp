@@ -36,7 +36,8 @@ Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
 Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend)
     : loss_(std::move(loss)), data_(data), dtype_(dtype), backend_(&backend) {
   const bool fits = loss_ == "auto" || (loss_ == "mean_squared_error" && data.classes == 0) ||
-                    (loss_ == "logistic" && data.classes == 2) || (loss_ == "cross_entropy" && data.classes > 1);
+                    (loss_ == "logistic" && data.classes == 2) ||
+                    (loss_ == "cross_entropy" && data.classes > 1);
   if (!fits) {
     fail(ErrorKind::kUsage, fmt::format("train.loss: {} does not fit data with {}", loss_,
                                         data.classes > 0 ? fmt::format("{} classes", data.classes)
@@ -62,15 +63,15 @@ Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
   if (output.rank() == 0 || output.shape()[0] != batch.size ||
       !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
       (loss_ == "logistic" && outputs != 1)) {
-    fail(ErrorKind::kUsage,
-         fmt::format("model: output {} does not fit {} samples of {} for loss {}", output.shape().to_string(), batch.size,
-                     data_.classes > 0 ? fmt::format("{} classes", data_.classes)
-                                       : fmt::format("{} real targets", data_.targets),
-                     loss_));
+    fail(ErrorKind::kUsage, fmt::format("model: output {} does not fit {} samples of {} for loss {}",
+                                        output.shape().to_string(), batch.size,
+                                        data_.classes > 0 ? fmt::format("{} classes", data_.classes)
+                                                          : fmt::format("{} real targets", data_.targets),
+                                        loss_));
   }
   if (data_.classes == 0) {
-    return mean_squared_error(output, device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_),
-                              weights);
+    return mean_squared_error(
+        output, device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_), weights);
   }
   if (single_logit(output)) {
     const std::vector<float> targets(batch.labels.begin(), batch.labels.end());
@@ -87,7 +88,8 @@ int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const 
   int64_t count = 0;
   for (int64_t row = 0; row < batch.valid; ++row) {
     const double* first = logits.data() + row * columns;
-    const int64_t predicted = single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
+    const int64_t predicted =
+        single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
     if (predicted == batch.labels[static_cast<size_t>(row)]) ++count;
   }
   return count;

@@ -1,4 +1,5 @@
-// The training objective: which loss compares a model's output with the targets, and what counts as right in evaluation.
+// The training objective: which loss compares a model's output with the targets, and what counts as right in
+// evaluation.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +13,17 @@ namespace lockstep {
 
 class Objective {
  public:
-  // loss: "cross_entropy", "logistic", "mean_squared_error", or "auto": logistic when a model gives one logit for two classes,
-  // cross_entropy for classes, else mean_squared_error. Error (kUsage) when it does not fit the data.
+  // loss: "cross_entropy", "logistic", "mean_squared_error", or "auto": logistic when a model gives one logit
+  // for two classes, cross_entropy for classes, else mean_squared_error. Error (kUsage) when it does not fit
+  // the data.
   Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend);
 
   bool classification() const { return data_.classes > 0; }
 
   // The inputs of a micro-batch as a tensor (B, sample...), on the device.
   Tensor inputs(const MicroBatch& batch) const;
-  // One loss a sample (B); padding samples have loss 0. Error (kUsage) when the output's shape does not fit the targets.
+  // One loss a sample (B); padding samples have loss 0. Error (kUsage) when the output's shape does not fit
+  // the targets.
   Tensor losses(const Tensor& output, const MicroBatch& batch) const;
   // Among the samples that count, those whose class is predicted right (the first of equal logits wins).
   int64_t correct(const Tensor& output, const MicroBatch& batch) const;

@@ -1,4 +1,5 @@
-// Progress of a run on stderr: one line that is rewritten on a terminal, plain lines a second apart otherwise.
+// Progress of a run on stderr: one line that is rewritten on a terminal, plain lines a second apart
+// otherwise.
 #pragma once
 
 #include <chrono>

@@ -38,11 +38,13 @@ std::vector<NamedTensor> state_tensors(Replica& replica) {
   std::vector<NamedTensor> tensors = parameter_tensors(replica);
   for (const OptimizerSlot& slot : replica.optimizer->slots()) {
     const auto push = [&](const std::string& parameter, const Shape& shape, int64_t offset) {
-      tensors.push_back({fmt::format("/optimizer/{}/{}", slot.name, parameter), slot.values.view(shape, offset)});
+      tensors.push_back(
+          {fmt::format("/optimizer/{}/{}", slot.name, parameter), slot.values.view(shape, offset)});
     };
     for (const SlotEntry& entry : slot.entries) push(entry.parameter, entry.shape, entry.offset);
     if (!slot.entries.empty()) continue;
-    for (const ParameterEntry& entry : replica.store.parameters()) push(entry.name, entry.shape, entry.offset);
+    for (const ParameterEntry& entry : replica.store.parameters())
+      push(entry.name, entry.shape, entry.offset);
   }
   return tensors;
 }
@@ -52,7 +54,8 @@ void load(std::vector<NamedTensor>& tensors, const State& found) {
     for (const StateArray& array : found.arrays) {
       if (array.path != tensor.path) continue;
       if (tensor.values.elements() > 0) {
-        tensor.values.backend().copy_from_host(tensor.values.mutable_data(), array.bytes.data(), array.bytes.size());
+        tensor.values.backend().copy_from_host(tensor.values.mutable_data(), array.bytes.data(),
+                                               array.bytes.size());
       }
       break;
     }
@@ -74,22 +77,26 @@ int64_t integer_of(const State& state, const std::string& name, const std::strin
 
 }  // namespace
 
-Replica::Replica(Configuration& configuration, const RunSettings& settings, const DataShape& data, Backend& backend) {
+Replica::Replica(Configuration& configuration, const RunSettings& settings, const DataShape& data,
+                 Backend& backend) {
   Section model_section = configuration.section("model");
   model = build_model(model_section, data, ModuleBuilder(store));
   Section optimizer_section = configuration.section("optimizer");
   optimizer = make_optimizer(optimizer_section);
-  store.allocate(settings.compute, backend, settings.seed);
-  optimizer->allocate(store.parameters(), store.parameter_extent(), settings.compute, backend);
-  segments = update_segments(store.parameters(), store.parameter_extent(), settings.decay_biases, settings.groups);
+  store.allocate(settings.parameters(), backend, settings.seed);
+  optimizer->allocate(store.parameters(), store.parameter_extent(), settings.parameters(), backend);
+  segments =
+      update_segments(store.parameters(), store.parameter_extent(), settings.decay_biases, settings.groups);
   training = forward_context(store, true);
   training.recompute_every = settings.recompute_every;
 }
 
-State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position, int64_t samples,
-                    int64_t micro_batches, const std::string& schedule_type, const std::string& configuration) {
+State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position,
+                    int64_t samples, int64_t micro_batches, const std::string& schedule_type,
+                    const std::string& configuration) {
   State state;
-  for (const NamedTensor& tensor : state_tensors(replica)) state.arrays.push_back(array_of(tensor.path, tensor.values));
+  for (const NamedTensor& tensor : state_tensors(replica))
+    state.arrays.push_back(array_of(tensor.path, tensor.values));
   state.scalars["/train/step"] = position.step;
   state.scalars["/train/micro_batches"] = micro_batches;
   state.scalars["/train/micro_batch_size"] = settings.micro_batch_size;
@@ -105,23 +112,25 @@ State capture_state(Replica& replica, const RunSettings& settings, const RunPosi
   state.scalars["/optimizer/updates"] = replica.optimizer->updates();
   state.scalars["/schedule/type"] = schedule_type;
   state.scalars["/schedule/update"] = replica.optimizer->updates();
-  state.scalars["/loss_scale/scale"] = 1.0;
   state.configuration = configuration;
   state.metrics = position.metrics;
   return state;
 }
 
-RunPosition restore_state(Replica& replica, const State& expected, const State& found, const std::string& path) {
+RunPosition restore_state(Replica& replica, const State& expected, const State& found,
+                          const std::string& path) {
   check_matches(expected, found, path);
-  // What decides which samples and draws the next steps use: a resumed run with other values would be another run.
-  for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples", "/data/digest",
-                           "/data/shuffle", "/data/last_batch", "/optimizer/type"}) {
+  // What decides which samples and draws the next steps use: a resumed run with other values would be another
+  // run.
+  for (const char* name :
+       {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples",
+        "/data/digest", "/data/shuffle", "/data/last_batch", "/optimizer/type"}) {
     const auto it = found.scalars.find(name);
     if (it == found.scalars.end()) fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
     if (it->second != expected.scalars.at(name)) {
       fail(ErrorKind::kCheckpoint,
-           fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path, name + 1,
-                       text_of(it->second), text_of(expected.scalars.at(name))));
+           fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
+                       name + 1, text_of(it->second), text_of(expected.scalars.at(name))));
     }
   }
   RunPosition position;
@@ -144,7 +153,8 @@ void restore_parameters(Replica& replica, const State& found, const std::string&
   }
   State parameters;
   for (const StateArray& array : found.arrays) {
-    if (array.path.rfind("/optimizer/", 0) != 0) parameters.arrays.push_back({array.path, array.dtype, array.shape, {}});
+    if (array.path.rfind("/optimizer/", 0) != 0)
+      parameters.arrays.push_back({array.path, array.dtype, array.shape, {}});
   }
   check_matches(expected, parameters, path);
   load(tensors, found);

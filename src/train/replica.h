@@ -1,4 +1,5 @@
-// A worker's replica of everything that is trained: model, parameters, optimizer, schedule; and its state as a checkpoint.
+// A worker's replica of everything that is trained: model, parameters, optimizer, schedule; and its state as
+// a checkpoint.
 #pragma once
 
 #include <memory>
@@ -30,19 +31,22 @@ struct Replica {
 
 // Where a run stands; what a checkpoint holds besides arrays.
 struct RunPosition {
-  int64_t step = 0;              // steps done
-  int64_t epoch = 0;             // of the next batch
-  int64_t position = 0;          // batches of that epoch done
-  std::string metrics;           // metrics.jsonl so far
+  int64_t step = 0;      // steps done
+  int64_t epoch = 0;     // of the next batch
+  int64_t position = 0;  // batches of that epoch done
+  std::string metrics;   // metrics.jsonl so far
 };
 
 // A snapshot of the replica in host memory.
-State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position, int64_t samples,
-                    int64_t micro_batches, const std::string& schedule_type, const std::string& configuration);
+State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position,
+                    int64_t samples, int64_t micro_batches, const std::string& schedule_type,
+                    const std::string& configuration);
 
-// Sets the replica to a checkpoint. Every mismatch is one Error (kCheckpoint) and changes nothing: tensors (all of them named),
-// and the settings that decide what the following steps are: seed, optimizer, micro-batches, data size.
-RunPosition restore_state(Replica& replica, const State& expected, const State& found, const std::string& path);
+// Sets the replica to a checkpoint. Every mismatch is one Error (kCheckpoint) and changes nothing: tensors
+// (all of them named), and the settings that decide what the following steps are: seed, optimizer,
+// micro-batches, data size.
+RunPosition restore_state(Replica& replica, const State& expected, const State& found,
+                          const std::string& path);
 
 // Sets parameters and running statistics only: evaluation of a checkpoint.
 void restore_parameters(Replica& replica, const State& found, const std::string& path);

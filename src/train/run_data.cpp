@@ -18,9 +18,10 @@ RunData read_run_data(const RunSettings& settings) {
   if (settings.validation_fraction > 0.0) {
     const Split split = split_rows(all.size(), settings.validation_fraction, settings.seed);
     if (split.train.empty() || split.validation.empty()) {
-      fail(ErrorKind::kUsage, fmt::format("data.validation_fraction: {} leaves {} of {} samples for training and {} for validation",
-                                          settings.validation_fraction, split.train.size(), all.size(),
-                                          split.validation.size()));
+      fail(ErrorKind::kUsage,
+           fmt::format(
+               "data.validation_fraction: {} leaves {} of {} samples for training and {} for validation",
+               settings.validation_fraction, split.train.size(), all.size(), split.validation.size()));
     }
     data.train = all.subset(split.train);
     data.validation = all.subset(split.validation);
@@ -32,11 +33,12 @@ RunData read_run_data(const RunSettings& settings) {
       if (options.classes == 0) options.classes = data.train.classes > 0 ? data.train.classes : -1;
       data.validation = read_dataset(options);
       if (!(data.validation->sample_shape == data.train.sample_shape) ||
-          data.validation->classes != data.train.classes || data.validation->target_width != data.train.target_width) {
+          data.validation->classes != data.train.classes ||
+          data.validation->target_width != data.train.target_width) {
         fail(ErrorKind::kData,
              fmt::format("{}: samples {} with {} classes do not fit the training data: {} with {} classes",
-                         data.validation->source, data.validation->sample_shape.to_string(), data.validation->classes,
-                         data.train.sample_shape.to_string(), data.train.classes));
+                         data.validation->source, data.validation->sample_shape.to_string(),
+                         data.validation->classes, data.train.sample_shape.to_string(), data.train.classes));
       }
     }
   }

@@ -20,92 +20,112 @@ RunSettings read_settings(Configuration& configuration) {
                              "directory for checkpoints, metrics.jsonl and loss.svg (--output overrides)");
 
   Section data = configuration.section("data");
-  settings.train_data.path = data.text("train", std::nullopt, {}, "training data: file (CIFAR-10: files, by commas)");
+  settings.train_data.path =
+      data.text("train", std::nullopt, {}, "training data: file (CIFAR-10: files, by commas)");
   const std::vector<std::string> formats = {"auto", "hdf5", "idx", "cifar10", "csv"};
   settings.train_data.format = data.text("format", "auto", formats, "file format; auto looks at the file");
-  settings.train_data.labels = data.text("labels", "", {}, "IDX: labels file; empty derives it from the images file");
+  settings.train_data.labels =
+      data.text("labels", "", {}, "IDX: labels file; empty derives it from the images file");
   settings.train_data.target = data.text("target", "", {}, "CSV: target column; empty takes the last one");
   settings.train_data.classes =
       data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
   settings.validation_data = settings.train_data;
-  settings.validation_data.path = data.text("validation", "", {}, "validation data of the same format; empty: see below");
-  settings.validation_data.labels = data.text("validation_labels", "", {}, "IDX: labels file of the validation data");
-  settings.validation_fraction =
-      data.real("validation_fraction", 0.0, {0.0, 0.9}, "share of the training data set aside for validation");
+  settings.validation_data.path =
+      data.text("validation", "", {}, "validation data of the same format; empty: see below");
+  settings.validation_data.labels =
+      data.text("validation_labels", "", {}, "IDX: labels file of the validation data");
+  settings.validation_fraction = data.real("validation_fraction", 0.0, {0.0, 0.9},
+                                           "share of the training data set aside for validation");
   if (!settings.validation_data.path.empty() && settings.validation_fraction > 0.0) {
     data.reject("validation_fraction", "must be 0 when data.validation names a file");
   }
   settings.shuffle = data.boolean("shuffle", true, "a new order each epoch, a function of (seed, epoch)");
-  settings.last_batch =
-      data.text("last_batch", "drop", {"drop", "pad"}, "incomplete global batch at an epoch's end: leave out, or fill up "
-                                                       "with samples that do not count") == "pad"
-          ? LastBatch::kPad
-          : LastBatch::kDrop;
+  settings.last_batch = data.text("last_batch", "drop", {"drop", "pad"},
+                                  "incomplete global batch at an epoch's end: leave out, or fill up "
+                                  "with samples that do not count") == "pad"
+                            ? LastBatch::kPad
+                            : LastBatch::kDrop;
   settings.prefetch = data.integer("prefetch", 2, {1, 1024}, "steps gathered ahead by the background thread");
 
   Section train = configuration.section("train");
   settings.steps = train.integer("steps", 0, {0, kMostSteps}, "optimizer steps; 0: given by epochs");
-  settings.epochs = train.integer("epochs", 0, {0, kMostSteps}, "passes over the training data; 0: given by steps");
-  settings.micro_batches =
-      train.integer("micro_batches", 0, {0, 1 << 20},
-                    "micro-batches in a global batch, whatever the number of workers; 0: 1 (gradient_descent: the data set)");
+  settings.epochs =
+      train.integer("epochs", 0, {0, kMostSteps}, "passes over the training data; 0: given by steps");
+  settings.micro_batches = train.integer("micro_batches", 0, {0, 1 << 20},
+                                         "micro-batches in a global batch, whatever the number of workers; "
+                                         "0: 1 (gradient_descent: the data set)");
   settings.micro_batch_size = train.integer("micro_batch_size", 32, {1, 1 << 24}, "samples in a micro-batch");
   settings.recompute_every =
       train.integer("recompute_every", 0, {0, 1 << 20},
                     "layers of a run of which only the input is kept, the rest is computed again in the backward sweep: least "
                     "memory near the square root of the depth, same results; 0: keep everything");
   settings.log_every = train.integer("log_every", 10, {1, 1e12}, "steps between lines of metrics.jsonl");
-  settings.evaluate_every =
-      train.integer("evaluate_every", 0, kNonNegative, "steps between evaluations on the validation data; 0: at the end");
-  settings.loss = train.text("loss", "auto", {"auto", "cross_entropy", "logistic", "mean_squared_error"},
-                             "auto: logistic for one output and two classes, cross_entropy for classes, else mean_squared_error");
-  settings.l2 = train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
+  settings.evaluate_every = train.integer("evaluate_every", 0, kNonNegative,
+                                          "steps between evaluations on the validation data; 0: at the end");
+  settings.loss = train.text(
+      "loss", "auto", {"auto", "cross_entropy", "logistic", "mean_squared_error"},
+      "auto: logistic for one output and two classes, cross_entropy for classes, else mean_squared_error");
+  settings.l2 =
+      train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
 
   Section optimizer = configuration.section("optimizer");
-  settings.learning_rate = optimizer.real("learning_rate", 1e-3, kNonNegative, "step size, shaped by [schedule]");
-  settings.decay_biases =
-      optimizer.boolean("decay_biases", true, "whether weight decay applies to biases and norms (parameters of one axis)");
+  settings.learning_rate =
+      optimizer.real("learning_rate", 1e-3, kNonNegative, "step size, shaped by [schedule]");
+  settings.decay_biases = optimizer.boolean(
+      "decay_biases", true, "whether weight decay applies to biases and norms (parameters of one axis)");
   settings.groups = read_parameter_groups(optimizer);
 
   Section clip = configuration.section("clip");
-  settings.clip.global_norm =
-      clip.real("global_norm", 0.0, kNonNegative, "largest global norm of the gradient, before the step; 0: off");
+  settings.clip.global_norm = clip.real("global_norm", 0.0, kNonNegative,
+                                        "largest global norm of the gradient, before the step; 0: off");
   settings.clip.value =
       clip.real("value", 0.0, kNonNegative, "largest absolute value of a component of the gradient; 0: off");
-  settings.clip.adaptive = clip.real("adaptive", 0.0, kNonNegative,
-                                     "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
+  settings.clip.adaptive =
+      clip.real("adaptive", 0.0, kNonNegative,
+                "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
 
   Section precision = configuration.section("precision");
-  settings.compute =
-      precision.text("compute", "fp32", {"fp32", "fp64"}, "type of parameters and arithmetic") == "fp64" ? DType::kF64
-                                                                                                          : DType::kF32;
+  const std::string compute = precision.text(
+      "compute", "fp32", {"fp32", "fp64", "bf16", "fp16"},
+      "type of products and activations; parameters and optimizer state are fp32 (fp64 for fp64)");
+  for (const DType dtype : {DType::kF32, DType::kF64, DType::kBF16, DType::kF16}) {
+    if (compute == name_of(dtype)) settings.compute = dtype;
+  }
+  settings.loss_scale = read_loss_scale(precision, settings.compute);
+
+  Section guard = configuration.section("guard");
+  settings.guard = read_guard(guard);
 
   Section parallel = configuration.section("parallel");
-  settings.reduction = parallel.text("reduction", "lockstep", {"lockstep", "library"},
-                                     "lockstep: same bits on any number of workers; library: MPI's own all-reduce") ==
-                               "library"
-                           ? ReductionMode::kLibrary
-                           : ReductionMode::kLockstep;
-  settings.bucket_bytes =
-      static_cast<int64_t>(parallel.real("bucket_mb", 25.0, {1e-3, 4096.0}, "size of a gradient bucket, MiB") * 1048576.0);
-  settings.digest_every = parallel.integer("digest_every", 0, kNonNegative,
-                                           "steps between state digests, logged and compared across workers; 0: off");
+  settings.reduction =
+      parallel.text("reduction", "lockstep", {"lockstep", "library"},
+                    "lockstep: same bits on any number of workers; library: MPI's own all-reduce") ==
+              "library"
+          ? ReductionMode::kLibrary
+          : ReductionMode::kLockstep;
+  settings.bucket_bytes = static_cast<int64_t>(
+      parallel.real("bucket_mb", 25.0, {1e-3, 4096.0}, "size of a gradient bucket, MiB") * 1048576.0);
+  settings.digest_every =
+      parallel.integer("digest_every", 0, kNonNegative,
+                       "steps between state digests, logged and compared across workers; 0: off");
   settings.timeout_seconds =
       parallel.real("timeout", 600.0, kPositive, "seconds a worker waits for the others before it gives up");
 
   Section checkpoint = configuration.section("checkpoint");
-  settings.checkpoint_every =
-      checkpoint.integer("every", 0, kNonNegative, "steps between checkpoints; 0: only at the end and when stopped");
+  settings.checkpoint_every = checkpoint.integer(
+      "every", 0, kNonNegative, "steps between checkpoints; 0: only at the end and when stopped");
   settings.keep = checkpoint.integer("keep", 3, kNonNegative, "newest checkpoints kept; 0: all");
-  settings.keep_every = checkpoint.integer("keep_every", 0, kNonNegative, "steps whose multiples are kept for good; 0: none");
+  settings.keep_every =
+      checkpoint.integer("keep_every", 0, kNonNegative, "steps whose multiples are kept for good; 0: none");
 
   Section device = configuration.section("device");
   device.text("type", "auto", {"auto", "cpu"}, "what to compute on");
-  settings.threads = device.integer("threads", 1, {1, 1024}, "threads of a worker; results do not depend on it");
+  settings.threads =
+      device.integer("threads", 1, {1, 1024}, "threads of a worker; results do not depend on it");
 
   if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
-    train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}", settings.steps,
-                                      settings.epochs));
+    train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",
+                                      settings.steps, settings.epochs));
   }
   return settings;
 }

@@ -1,4 +1,5 @@
-// What the configuration says about a run, apart from the keys that models, optimizers and schedules read themselves.
+// What the configuration says about a run, apart from the keys that models, optimizers and schedules read
+// themselves.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,10 @@
 #include "data/dataset.h"
 #include "data/sampler.h"
 #include "optim/clip.h"
+#include "optim/loss_scaler.h"
 #include "optim/parameter_groups.h"
 #include "parallel/gradient_exchange.h"
+#include "train/outlier_guard.h"
 
 namespace lockstep {
 
@@ -31,7 +34,7 @@ struct RunSettings {
   LastBatch last_batch = LastBatch::kDrop;
   int64_t prefetch = 2;
   // [train]
-  int64_t steps = 0;   // 0: given by epochs
+  int64_t steps = 0;  // 0: given by epochs
   int64_t epochs = 0;
   int64_t micro_batches = 0;  // 0: 1, or the whole data set for full-batch optimizers
   int64_t micro_batch_size = 0;
@@ -47,7 +50,13 @@ struct RunSettings {
   // [clip]
   ClipSettings clip;
   // [precision]
-  DType compute = DType::kF32;
+  DType compute = DType::kF32;  // of matrix products and the activations between them
+  DType parameters() const {
+    return accumulation_type(compute);
+  }  // and of gradients, statistics and optimizer state
+  LossScaleSettings loss_scale;
+  // [guard]
+  GuardSettings guard;
   // [parallel]
   ReductionMode reduction = ReductionMode::kLockstep;
   int64_t bucket_bytes = 0;
@@ -64,7 +73,8 @@ struct RunSettings {
 // Reads every key above; Error (kUsage) for bad values and combinations.
 RunSettings read_settings(Configuration& configuration);
 
-// Every key of every section with the keys of every model, optimizer and schedule type: `lockstep config --describe`.
+// Every key of every section with the keys of every model, optimizer and schedule type: `lockstep config
+// --describe`.
 std::string describe_configuration();
 
 }  // namespace lockstep

@@ -33,10 +33,15 @@ StopSignal::~StopSignal() {
   for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &previous[i], nullptr);
 }
 
-bool StopSignal::raised() const { return raised_signal != 0; }
+bool StopSignal::raised() const {
+  return raised_signal != 0;
+}
 
 const char* StopSignal::name() const {
-  return raised_signal == SIGTERM ? "SIGTERM" : raised_signal == SIGINT ? "SIGINT" : raised_signal == SIGUSR1 ? "SIGUSR1" : "";
+  return raised_signal == SIGTERM   ? "SIGTERM"
+         : raised_signal == SIGINT  ? "SIGINT"
+         : raised_signal == SIGUSR1 ? "SIGUSR1"
+                                    : "";
 }
 
 }  // namespace lockstep

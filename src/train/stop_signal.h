@@ -3,7 +3,8 @@
 
 namespace lockstep {
 
-// Installs the handlers; a second SIGINT ends the process at once. Restores the previous handlers when it goes out of scope.
+// Installs the handlers; a second SIGINT ends the process at once. Restores the previous handlers when it
+// goes out of scope.
 class StopSignal {
  public:
   StopSignal();

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -55,7 +57,8 @@ BatchPlan plan_batches(const RunSettings& settings, const Optimizer& optimizer, 
     const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
     if (settings.micro_batches != 0 && settings.micro_batches != needed) {
       fail(ErrorKind::kUsage,
-           fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in micro-batches of "
+           fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in "
+                       "micro-batches of "
                        "{} are {}, got {} (leave it out)",
                        optimizer.type(), samples, settings.micro_batch_size, needed, settings.micro_batches));
     }
@@ -67,10 +70,11 @@ BatchPlan plan_batches(const RunSettings& settings, const Optimizer& optimizer, 
   plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
   plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();
   plan.total_steps = settings.steps;
-  if (settings.steps == 0 && (__builtin_mul_overflow(settings.epochs, plan.steps_per_epoch, &plan.total_steps) ||
-                              static_cast<double>(plan.total_steps) > kMostSteps)) {
-    fail(ErrorKind::kUsage, fmt::format("train.epochs: {} epochs of {} steps are more than {:.0f} steps", settings.epochs,
-                                        plan.steps_per_epoch, kMostSteps));
+  if (settings.steps == 0 &&
+      (__builtin_mul_overflow(settings.epochs, plan.steps_per_epoch, &plan.total_steps) ||
+       static_cast<double>(plan.total_steps) > kMostSteps)) {
+    fail(ErrorKind::kUsage, fmt::format("train.epochs: {} epochs of {} steps are more than {:.0f} steps",
+                                        settings.epochs, plan.steps_per_epoch, kMostSteps));
   }
   return plan;
 }
@@ -121,19 +125,38 @@ std::map<std::string, std::string> settings_of(const std::string& resolved) {
 
 // Every array and scalar of rank 0's state, to the ranks that did not read the file.
 void broadcast_state(Communicator& communicator, State& state) {
+  // Scalars of the same names everywhere, in the order of the map; texts are the same by the comparison of
+  // configurations.
+  std::vector<std::array<std::byte, 8>> numbers;
+  for (const auto& [name, scalar] : state.scalars) {
+    if (const auto* integer = std::get_if<int64_t>(&scalar))
+      numbers.push_back(std::bit_cast<std::array<std::byte, 8>>(*integer));
+    if (const auto* real = std::get_if<double>(&scalar))
+      numbers.push_back(std::bit_cast<std::array<std::byte, 8>>(*real));
+  }
+  communicator.broadcast(numbers.data(), numbers.size() * sizeof numbers[0], 0, "scalars")->wait();
+  auto next = numbers.begin();
+  for (auto& [name, scalar] : state.scalars) {
+    if (auto* integer = std::get_if<int64_t>(&scalar)) *integer = std::bit_cast<int64_t>(*next++);
+    if (auto* real = std::get_if<double>(&scalar)) *real = std::bit_cast<double>(*next++);
+  }
   for (StateArray& array : state.arrays) {
-    if (!array.bytes.empty()) communicator.broadcast(array.bytes.data(), array.bytes.size(), 0, array.path)->wait();
+    if (!array.bytes.empty())
+      communicator.broadcast(array.bytes.data(), array.bytes.size(), 0, array.path)->wait();
   }
 }
 
 class Run {
  public:
-  Run(Configuration& configuration, const TrainOptions& options, const StopSignal& stop, Communicator& communicator)
+  Run(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
+      Communicator& communicator)
       : configuration_(configuration), options_(options), stop_(stop), communicator_(communicator) {}
 
   TrainOutcome go() {
-    run_agreed(communicator_, [&] { set_up(); }, "set-up");
-    run_agreed(communicator_, [&] { compare_configurations(); }, "configuration");
+    run_agreed(
+        communicator_, [&] { set_up(); }, "set-up");
+    run_agreed(
+        communicator_, [&] { compare_configurations(); }, "configuration");
     resume_or_start();
     return loop();
   }
@@ -150,17 +173,26 @@ class Run {
     replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_);
     batches_ = plan_batches(settings_, *replica_->optimizer, data_.train.size());
     Section schedule = configuration_.section("schedule");
-    schedule_ = make_schedule(schedule, settings_.learning_rate,
-                              {batches_.total_steps, batches_.steps_per_epoch, batches_.sampler.global_batch});
+    schedule_ =
+        make_schedule(schedule, settings_.learning_rate,
+                      {batches_.total_steps, batches_.steps_per_epoch, batches_.sampler.global_batch});
+    if (schedule_->observes() && (!data_.validation || settings_.evaluate_every == 0)) {
+      schedule.reject(
+          "type",
+          schedule_->type() + " follows the validation loss: give validation data and train.evaluate_every");
+    }
+    scaler_.emplace(settings_.loss_scale);
+    guard_.emplace(settings_.guard);
     configuration_.reject_unknown();
     resolved_ = configuration_.resolved();
     if (communicator_.world_size() > batches_.micro_batches) {
       fail(ErrorKind::kUsage,
-           fmt::format("train.micro_batches: {} workers cannot share {} micro-batches; use at most {} workers or raise it",
+           fmt::format("train.micro_batches: {} workers cannot share {} micro-batches; use at most {} "
+                       "workers or raise it",
                        communicator_.world_size(), batches_.micro_batches, batches_.micro_batches));
     }
     owned_ = owned_micro_batches(batches_.micro_batches, communicator_.rank(), communicator_.world_size());
-    objective_ = std::make_unique<Objective>(settings_.loss, data_.shape, settings_.compute, *backend_);
+    objective_ = std::make_unique<Objective>(settings_.loss, data_.shape, settings_.parameters(), *backend_);
     if (leader()) {
       keeper_ = std::make_unique<Keeper>(settings_.output, settings_);
     }
@@ -170,7 +202,7 @@ class Run {
       slices.push_back(replica_->store.parameter_extent() + entry.offset);
     }
     exchange_ = std::make_unique<GradientExchange>(
-        communicator_, *backend_, settings_.compute, replica_->store.gradient_extent(), slices,
+        communicator_, *backend_, settings_.parameters(), replica_->store.gradient_extent(), slices,
         ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes});
   }
 
@@ -181,8 +213,9 @@ class Run {
     std::string leaders_data = data_.digest;
     broadcast_text(communicator_, leaders_data, "data");
     if (leaders_data != data_.digest) {
-      fail(ErrorKind::kData, fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}", leaders_data,
-                                         communicator_.rank(), data_.digest, data_.train.source));
+      fail(ErrorKind::kData,
+           fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}",
+                       leaders_data, communicator_.rank(), data_.digest, data_.train.source));
     }
     if (leaders == resolved_) return;
     std::istringstream theirs(leaders), mine(resolved_);
@@ -191,24 +224,54 @@ class Run {
       std::getline(theirs, their_line);
       std::getline(mine, my_line);
     } while (their_line == my_line && (theirs || mine));
-    fail(ErrorKind::kUsage, fmt::format("the configuration differs between workers: rank 0 has \"{}\", rank {} has \"{}\"",
-                                        their_line, communicator_.rank(), my_line));
+    fail(ErrorKind::kUsage,
+         fmt::format("the configuration differs between workers: rank 0 has \"{}\", rank {} has \"{}\"",
+                     their_line, communicator_.rank(), my_line));
   }
 
   State snapshot(bool with_metrics = true) {
     State state = capture_state(*replica_, settings_, position_, data_.train.size(), batches_.micro_batches,
                                 schedule_->type(), resolved_);
     state.scalars["/data/digest"] = data_.digest;
+    put(state, "/loss_scale/", scaler_->state());
+    put(state, "/guard/", guard_->state());
+    put(state, "/schedule/", schedule_->state());
     if (!with_metrics) state.metrics.clear();
     return state;
+  }
+
+  static void put(State& state, const std::string& group, const std::map<std::string, double>& values) {
+    for (const auto& [name, value] : values) state.scalars[group + name] = value;
+  }
+
+  // The scalars of a checkpoint under `group` with the names of `current`.
+  static std::map<std::string, double> take(const State& state, const std::string& group,
+                                            std::map<std::string, double> current, const std::string& path) {
+    for (auto& [name, value] : current) {
+      const auto found = state.scalars.find(group + name);
+      const double* number = found == state.scalars.end() ? nullptr : std::get_if<double>(&found->second);
+      if (number == nullptr)
+        fail(ErrorKind::kCheckpoint, fmt::format("{}: has no number {}{}", path, group, name));
+      value = *number;
+    }
+    return current;
+  }
+
+  // Everything but arrays: what follows the checkpoint's state, and the position.
+  void restore_scalars(const State& found, const std::string& path) {
+    scaler_->set_state(take(found, "/loss_scale/", scaler_->state(), path));
+    guard_->set_state(take(found, "/guard/", guard_->state(), path));
+    // Another schedule than before starts afresh.
+    const auto type = found.scalars.find("/schedule/type");
+    if (type != found.scalars.end() && type->second == Scalar(schedule_->type())) {
+      schedule_->set_state(take(found, "/schedule/", schedule_->state(), path));
+    }
   }
 
   // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed.
   void resume_or_start() {
     State found;
     std::string path;
-    int64_t position[3] = {0, 0, 0};
-    int64_t updates = 0;
     run_agreed(
         communicator_,
         [&] {
@@ -219,22 +282,20 @@ class Run {
           for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
           if (options_.resume) {
             if (!newest) {
-              fail(ErrorKind::kCheckpoint, settings_.output + ": --resume: there is no checkpoint in this directory");
+              fail(ErrorKind::kCheckpoint,
+                   settings_.output + ": --resume: there is no checkpoint in this directory");
             }
             path = newest->first;
             found = std::move(newest->second);
             check_matches(snapshot(false), found, path);
             compare_with_checkpoint(found.configuration, path);
             position_ = restore_state(*replica_, snapshot(), found, path);
-            position[0] = position_.step;
-            position[1] = position_.epoch;
-            position[2] = position_.position;
-            updates = replica_->optimizer->updates();
+            restore_scalars(found, path);
           } else if (newest) {
-            fail(ErrorKind::kUsage, fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
-                                                "or choose another --output",
-                                                settings_.output,
-                                                std::filesystem::path(newest->first).filename().string()));
+            fail(ErrorKind::kUsage,
+                 fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
+                             "or choose another --output",
+                             settings_.output, std::filesystem::path(newest->first).filename().string()));
           }
           keeper_->metrics.emplace(settings_.output + "/metrics.jsonl", position_.metrics);
           write_text(settings_.output + "/configuration.toml", resolved_);
@@ -242,23 +303,19 @@ class Run {
         "resume");
     if (options_.resume && communicator_.world_size() > 1) {
       broadcast_text(communicator_, path, "resume");
-      communicator_.broadcast(position, sizeof position, 0, "resume")->wait();
-      communicator_.broadcast(&updates, sizeof updates, 0, "resume")->wait();
       State state = snapshot();
       broadcast_state(communicator_, state);
       if (!leader()) {
-        state.scalars["/train/step"] = position[0];
-        state.scalars["/data/epoch"] = position[1];
-        state.scalars["/data/position"] = position[2];
-        state.scalars["/optimizer/updates"] = updates;
         position_ = restore_state(*replica_, state, state, path);
+        restore_scalars(state, path);
       }
     }
     check_replicas("start");
     introduce(path);
   }
 
-  // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or objective is refused.
+  // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
+  // objective is refused.
   void compare_with_checkpoint(const std::string& old, const std::string& path) {
     const std::map<std::string, std::string> before = settings_of(old), now = settings_of(resolved_);
     for (const auto& [key, value] : now) {
@@ -278,20 +335,25 @@ class Run {
       if (name.rfind("step-", 0) != 0 || !name.ends_with(".h5") || !entry.is_regular_file()) continue;
       std::error_code error;
       std::filesystem::remove(entry.path(), error);
-      if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be deleted: {}", entry.path().string(), error.message()));
+      if (error)
+        fail(ErrorKind::kUsage,
+             fmt::format("{}: cannot be deleted: {}", entry.path().string(), error.message()));
     }
   }
 
   void introduce(const std::string& resumed_from) {
     if (!leader()) return;
-    log_info(fmt::format("{} | {} | {} thread{} a worker", backend_->description(), communicator_.description(),
-                         settings_.threads, settings_.threads == 1 ? "" : "s"));
-    log_info(fmt::format("{} parameters, {} optimizer, {} samples for training{}", replica_->store.parameter_count(),
-                         replica_->optimizer->type(), data_.train.size(),
-                         data_.validation ? fmt::format(", {} for validation", data_.validation->size()) : ""));
+    log_info(fmt::format("{} | {} | {} thread{} a worker", backend_->description(),
+                         communicator_.description(), settings_.threads, settings_.threads == 1 ? "" : "s"));
+    log_info(
+        fmt::format("{} parameters, {} optimizer, {} samples for training{}",
+                    replica_->store.parameter_count(), replica_->optimizer->type(), data_.train.size(),
+                    data_.validation ? fmt::format(", {} for validation", data_.validation->size()) : ""));
     log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", batches_.total_steps,
-                         batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch, settings_.output));
-    if (!resumed_from.empty()) log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
+                         batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch,
+                         settings_.output));
+    if (!resumed_from.empty())
+      log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
     for (const std::string& change : changes_) log_info("changed since the checkpoint: " + change);
   }
 
@@ -300,22 +362,34 @@ class Run {
     const std::string digest = state_digest(snapshot(false));
     std::vector<char> all(digest.size() * static_cast<size_t>(communicator_.world_size()));
     communicator_.all_gather(digest.data(), digest.size(), all.data(), "digest")->wait();
-    std::string drifted;
+    // The digest that most workers have counts as right, rank 0's when there is no majority.
+    std::vector<std::string> digests;
+    std::map<std::string, int> votes;
     for (int rank = 0; rank < communicator_.world_size(); ++rank) {
-      const std::string theirs(all.data() + static_cast<size_t>(rank) * digest.size(), digest.size());
-      const std::string first(all.data(), digest.size());
-      if (theirs != first) drifted += fmt::format("{}rank {} has {}", drifted.empty() ? "" : ", ", rank, theirs);
+      digests.emplace_back(all.data() + static_cast<size_t>(rank) * digest.size(), digest.size());
+      ++votes[digests.back()];
+    }
+    std::string right = digests.front();
+    for (const auto& [candidate, count] : votes) {
+      if (2 * count > communicator_.world_size()) right = candidate;
+    }
+    std::string drifted;
+    for (size_t rank = 0; rank < digests.size(); ++rank) {
+      if (digests[rank] != right) drifted += fmt::format(", rank {} has {}", rank, digests[rank]);
     }
     if (!drifted.empty()) {
       fail_together(communicator_, ErrorKind::kNumeric,
-                    fmt::format("{}: replicas differ: rank 0 has {}, {}", when, std::string(all.data(), digest.size()), drifted));
+                    fmt::format("{}: replicas differ: {} of {} workers have {}{}", when, votes[right],
+                                digests.size(), right, drifted));
     }
     return digest;
   }
 
-  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange; returns (loss sum, samples).
+  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange; returns (loss
+  // sum, samples).
   std::pair<double, double> sweep(const MicroBatch& batch) {
-    const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step), static_cast<uint32_t>(batch.number));
+    const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step),
+                             static_cast<uint32_t>(batch.number));
     const ParameterStore& store = replica_->store;
     const AllocatorStatistics before = allocator_statistics();
     peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
@@ -323,12 +397,15 @@ class Run {
     exchange_->begin_micro_batch(batch.number);
     const Tensor output = replica_->model->forward(objective_->inputs(batch), replica_->training);
     const Tensor losses = objective_->losses(output, batch);
-    if (ones_.elements() != losses.elements()) ones_ = losses.full_like(1.0);
+    if (cotangent_.elements() != losses.elements() || cotangent_scale_ != scaler_->scale()) {
+      cotangent_scale_ = scaler_->scale();
+      cotangent_ = losses.full_like(cotangent_scale_);
+    }
     for (size_t i = 0; i < store.statistics().size(); ++i) {
       const Tensor& value = replica_->training.batch_statistics[i];
       exchange_->add(store.parameter_extent() + store.statistics()[i].offset, value.elements(), value.data());
     }
-    backward(losses, ones_, [&](const Leaf& leaf, const Tensor& gradient) {
+    backward(losses, cotangent_, [&](const Leaf& leaf, const Tensor& gradient) {
       const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
       exchange_->add(entry.offset, gradient.elements(), gradient.data());
     });
@@ -339,13 +416,14 @@ class Run {
     return {loss, static_cast<double>(batch.valid)};
   }
 
-  // Adds lambda * count * theta to the summed gradient (the division by count comes later) and returns lambda/2 |theta|^2.
-  double regularize(Tensor& gradient, double count) {
+  // Adds lambda * divisor * theta to the summed gradient, which is divided by `divisor` later; returns
+  // lambda/2 |theta|^2.
+  double regularize(Tensor& gradient, double divisor) {
     if (settings_.l2 == 0.0) return 0.0;
     const Tensor values = replica_->store.values();
     const int64_t n = replica_->store.parameter_extent();
     Tensor term = values.empty_like();
-    backend_->scale_shift(values.dtype(), n, values.data(), settings_.l2 * count, 0.0, term.mutable_data());
+    backend_->scale_shift(values.dtype(), n, values.data(), settings_.l2 * divisor, 0.0, term.mutable_data());
     backend_->accumulate(values.dtype(), n, term.data(), gradient.mutable_data());
     const double norm = global_norm(values, n, 1.0);
     return 0.5 * settings_.l2 * norm * norm;
@@ -360,18 +438,28 @@ class Run {
       const Tensor summed = gradient.view(entry.shape, store.parameter_extent() + entry.offset);
       Tensor kept = running.empty_like(), fresh = running.empty_like();
       const int64_t n = running.elements();
-      backend_->scale_shift(running.dtype(), n, running.data(), 1.0 - entry.momentum, 0.0, kept.mutable_data());
-      backend_->scale_shift(running.dtype(), n, summed.data(), entry.momentum / static_cast<double>(batches_.micro_batches), 0.0,
+      backend_->scale_shift(running.dtype(), n, running.data(), 1.0 - entry.momentum, 0.0,
+                            kept.mutable_data());
+      backend_->scale_shift(running.dtype(), n, summed.data(),
+                            entry.momentum / static_cast<double>(batches_.micro_batches), 0.0,
                             fresh.mutable_data());
       backend_->accumulate(running.dtype(), n, fresh.data(), kept.mutable_data());
       running.assign(kept);
     }
   }
 
+  [[noreturn]] void diverged(const std::string& how, int64_t saved_step) {
+    if (leader()) keeper_->metrics->flush();
+    fail_together(communicator_, ErrorKind::kNumeric,
+                  fmt::format("step {}: training diverged: {}; {}", position_.step + 1, how,
+                              saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
+                                             : "there is no checkpoint yet"));
+  }
+
   TrainOutcome loop() {
     TrainOutcome outcome = TrainOutcome::kFinished;
-    Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, owned_.begin, owned_.end, position_.step,
-                  settings_.prefetch);
+    Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, owned_.begin, owned_.end,
+                  position_.step, settings_.prefetch);
     Progress progress(position_.step, batches_.total_steps, leader() && options_.progress);
     Tensor parameters = replica_->store.values();
     Optimizer& optimizer = *replica_->optimizer;
@@ -400,21 +488,42 @@ class Run {
       const std::vector<double> totals = exchange_->sum_scalars(scalars, 3);
       const Clock::time_point exchanged = Clock::now();
 
+      // The order of DESIGN 4.6 and 4.7: reduced -> finite? -> unscaled -> norm -> clipped -> update ->
+      // scale. The sum of squares in fp64 is finite exactly when every fp32 element is, so that one pass
+      // gives the verdict and the norm.
       Tensor gradient = exchange_->result();
       const double count = totals[1];
-      const double loss = totals[0] / count + regularize(gradient, count);
-      const double norm = global_norm(gradient, replica_->store.parameter_extent(), 1.0 / count);
-      if (!std::isfinite(loss) || !std::isfinite(norm)) {
-        if (leader()) keeper_->metrics->flush();
-        fail_together(communicator_, ErrorKind::kNumeric,
-                      fmt::format("step {}: training diverged: loss {}, gradient norm {}; {}", position_.step + 1, loss, std::abs(norm),
-                                  saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
-                                                 : "there is no checkpoint yet"));
+      const double scale = scaler_->scale();
+      const double loss = totals[0] / count + regularize(gradient, count * scale);
+      const double norm = global_norm(gradient, replica_->store.parameter_extent(), 1.0 / (count * scale));
+      const bool finite = std::isfinite(loss) && std::isfinite(norm);
+      if (!finite && !scaler_->skips())
+        diverged(fmt::format("loss {}, gradient norm {}", loss, std::abs(norm)), saved_step);
+      if (settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
+        diverged(fmt::format("loss {} > guard.largest_loss = {}", loss, settings_.guard.largest_loss),
+                 saved_step);
       }
-      const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(),
-                                                   1.0 / count, norm);
-      optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
-      update_statistics(gradient);
+      if (finite && !guard_->skip(loss, norm)) {
+        const double gradient_scale = clip_gradients(
+            settings_.clip, gradient, parameters, replica_->store.parameters(), 1.0 / (count * scale), norm);
+        optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
+        update_statistics(gradient);
+      } else {
+        // The batch is spent, and that is all: no update, no statistics, no progress of schedule and bias
+        // correction.
+        optimizer.cancel_gradient(parameters);
+      }
+      scaler_->update(finite);
+      if (scaler_->skips() && scaler_->diverged()) {
+        diverged(fmt::format("{} steps in a row whose gradient is not finite, loss scale {}",
+                             scaler_->skips_in_a_row(), scale),
+                 saved_step);
+      }
+      if (guard_->diverged()) {
+        diverged(fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_->skips_in_a_row(),
+                             loss, norm),
+                 saved_step);
+      }
       const Clock::time_point updated = Clock::now();
 
       ++position_.step;
@@ -429,7 +538,8 @@ class Run {
       const bool last = position_.step == batches_.total_steps;
       if (totals[2] > 0.0 && !last) outcome = TrainOutcome::kStopped;
 
-      if (leader() && (position_.step % settings_.log_every == 0 || last || outcome == TrainOutcome::kStopped)) {
+      if (leader() &&
+          (position_.step % settings_.log_every == 0 || last || outcome == TrainOutcome::kStopped)) {
         const auto steps = static_cast<double>(interval_steps);
         StepMetrics metrics;
         metrics.step = position_.step;
@@ -437,7 +547,10 @@ class Run {
         metrics.loss = loss;
         metrics.learning_rate = learning_rate;
         metrics.gradient_norm = norm;
-        metrics.samples_per_second = static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
+        metrics.loss_scale = scale;
+        metrics.skipped_steps = scaler_->skipped() + guard_->skipped();
+        metrics.samples_per_second =
+            static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
         metrics.times = {times.data / steps, times.compute / steps, times.exposed_communication / steps,
                          times.optimizer / steps};
         metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
@@ -467,8 +580,8 @@ class Run {
     }
     progress.finish_line();
     if (leader() && first_step >= batches_.total_steps) {
-      log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first_step,
-                           batches_.total_steps));
+      log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps",
+                           first_step, batches_.total_steps));
     }
     finish(outcome);
     return outcome;
@@ -478,22 +591,29 @@ class Run {
     if (!data_.validation) return;
     const EvaluationResult result =
         evaluate(*replica_, *objective_, *data_.validation, settings_.micro_batch_size, communicator_);
+    schedule_->observe(result.loss);
     if (!leader()) return;
     progress.finish_line();
     const bool classification = objective_->classification();
-    keeper_->metrics->evaluation(position_.step, result.loss, classification ? &result.accuracy : nullptr, result.samples);
+    keeper_->metrics->evaluation(position_.step, result.loss, classification ? &result.accuracy : nullptr,
+                                 result.samples);
     log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples", position_.step, result.loss,
-                         classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "", result.samples));
+                         classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "",
+                         result.samples));
   }
 
-  // The loss of a step tells of the update before it: the newest one is looked at here, before it takes a checkpoint's place.
+  // The loss of a step tells of the update before it: the newest one is looked at here, before it takes a
+  // checkpoint's place.
   void require_finite() {
-    const auto finite = [&](const Tensor& values) { return backend_->all_finite(values.dtype(), values.elements(), values.data()); };
+    const auto finite = [&](const Tensor& values) {
+      return backend_->all_finite(values.dtype(), values.elements(), values.data());
+    };
     bool all = finite(replica_->store.values());
     for (const OptimizerSlot& slot : replica_->optimizer->slots()) all = all && finite(slot.values);
     if (!all) {
       fail_together(communicator_, ErrorKind::kNumeric,
-                    fmt::format("step {}: training diverged: the update left parameters or optimizer state that are not finite; "
+                    fmt::format("step {}: training diverged: the update left parameters or optimizer state "
+                                "that are not finite; "
                                 "nothing was saved over",
                                 position_.step));
     }
@@ -522,11 +642,11 @@ class Run {
           }
           const std::string checkpoint = keeper_->store.path_of(position_.step);
           if (outcome == TrainOutcome::kStopped) {
-            log_info(fmt::format("stopped{} at step {}; continue with --resume", *stop_.name() ? fmt::format(" by {}", stop_.name()) : "",
-                                 position_.step));
+            log_info(fmt::format("stopped{} at step {}; continue with --resume",
+                                 *stop_.name() ? fmt::format(" by {}", stop_.name()) : "", position_.step));
           }
-          log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg", checkpoint,
-                               settings_.output, settings_.output));
+          log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg",
+                               checkpoint, settings_.output, settings_.output));
         },
         "finish");
   }
@@ -544,13 +664,16 @@ class Run {
   std::vector<std::string> changes_;  // settings that a resumed run has changed
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<Schedule> schedule_;
+  std::optional<LossScaler> scaler_;
+  std::optional<OutlierGuard> guard_;
   std::unique_ptr<Objective> objective_;
   std::unique_ptr<Keeper> keeper_;
   std::unique_ptr<GradientExchange> exchange_;
   RunPosition position_;
-  Tensor ones_;
   size_t peak_bytes_ = 0;        // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;  // the most of any micro-batch so far
+  Tensor cotangent_;  // dL/d(losses): the loss scale
+  double cotangent_scale_ = 0.0;
 };
 
 }  // namespace
@@ -577,13 +700,14 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
         Section schedule = configuration.section("schedule");
         make_schedule(schedule, settings.learning_rate, {});
         configuration.reject_unknown();
-        objective = std::make_unique<Objective>(settings.loss, data.shape, settings.compute, cpu_backend());
+        objective =
+            std::make_unique<Objective>(settings.loss, data.shape, settings.parameters(), cpu_backend());
         restore_parameters(*replica, read_checkpoint(checkpoint), checkpoint);
       },
       "evaluation set-up");
   has_accuracy = objective->classification();
-  return evaluate(*replica, *objective, data.validation ? *data.validation : data.train, settings.micro_batch_size,
-                  communicator);
+  return evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
+                  settings.micro_batch_size, communicator);
 }
 
 }  // namespace lockstep

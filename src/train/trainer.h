@@ -19,13 +19,15 @@ struct TrainOptions {
 
 enum class TrainOutcome { kFinished, kStopped };  // kStopped: a signal; everything is saved
 
-// Every worker of the communicator calls this with the same configuration. A stop signal on any worker ends the run on all
-// after the step under way; `stop` should outlive the communicator, so that a signal that comes late harms nothing. Failures that all workers know of are
-// AgreedFailure; any other exception is this worker's own, and the caller must abort the communicator.
+// Every worker of the communicator calls this with the same configuration. A stop signal on any worker ends
+// the run on all after the step under way; `stop` should outlive the communicator, so that a signal that
+// comes late harms nothing. Failures that all workers know of are AgreedFailure; any other exception is this
+// worker's own, and the caller must abort the communicator.
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
                    Communicator& communicator);
 
-// Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has none.
+// Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has
+// none.
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                      Communicator& communicator, bool& has_accuracy);
 

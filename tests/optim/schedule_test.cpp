@@ -40,6 +40,44 @@ TEST(Schedule, WarmupRisesLinearlyToTheFullRateWhateverTheType) {
   }
 }
 
+TEST(Schedule, PlateauFallsAfterPatienceAndRests) {
+  // Followed by hand, and as torch.optim.lr_scheduler.ReduceLROnPlateau(factor=0.5, patience=1,
+  // threshold=0.1, cooldown=1) goes.
+  const auto schedule = schedule_from(
+      "type = 'plateau'\nfactor = 0.5\npatience = 1\nthreshold = 0.1\ncooldown = 1\nminimum_factor = 0.2",
+      1.0, 100);
+  EXPECT_TRUE(schedule->observes());
+  const std::vector<std::pair<double, double>> course = {
+      {1.00, 1.0},               // the first is the best
+      {0.95, 1.0},               // better, but not by a tenth: worse, 1
+      {0.89, 1.0},               // the best
+      {0.89, 1.0}, {0.85, 0.5},  // the second that is no better: the rate falls
+      {0.99, 0.5},               // does not count
+      {0.99, 0.5}, {std::nan(""), 0.25}, {0.99, 0.25}, {0.99, 0.25}, {0.99, 0.2},  // the minimum
+      {0.10, 0.2},
+  };
+  for (size_t i = 0; i < course.size(); ++i) {
+    schedule->observe(course[i].first);
+    EXPECT_DOUBLE_EQ(schedule->learning_rate(static_cast<int64_t>(i)), course[i].second) << i;
+  }
+}
+
+TEST(Schedule, PlateauGoesOnFromItsState) {
+  const std::string toml = "type = 'plateau'\nfactor = 0.5\npatience = 2\ncooldown = 2";
+  for (int split = 0; split < 12; ++split) {
+    const auto first = schedule_from(toml, 1.0, 100), second = schedule_from(toml, 1.0, 100),
+               straight = schedule_from(toml, 1.0, 100);
+    for (int i = 0; i < 12; ++i) {
+      const double loss = i % 5 == 0 ? 1.0 / (i + 1.0) : 1.0;
+      straight->observe(loss);
+      (i < split ? first : second)->observe(loss);
+      if (i + 1 == split) second->set_state(first->state());
+    }
+    EXPECT_EQ(second->state(), straight->state()) << split;
+    EXPECT_EQ(second->learning_rate(9), straight->learning_rate(9)) << split;
+  }
+}
+
 TEST(Schedule, CosineFallsOverTheStepsAfterTheWarmup) {
   const auto schedule = schedule_from("type = 'cosine'\nwarmup = 20\nminimum_factor = 0.1", 2.0, 120);
   for (int64_t update = 20; update < 120; ++update) {

@@ -24,6 +24,8 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   metrics.loss = 0.1;
   metrics.learning_rate = 1e-3;
   metrics.gradient_norm = 2.0;
+  metrics.loss_scale = 1024.0;
+  metrics.skipped_steps = 3;
   metrics.samples_per_second = 1000.0;
   metrics.times = {0.25, 0.5, 0.125, 0.0625};
   metrics.peak_bytes = 4096;
@@ -36,7 +38,8 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   EXPECT_EQ(nlohmann::json::parse(text),
             nlohmann::json::parse(
                 R"({"step": 7, "epoch": 0.5, "loss": 0.1, "learning_rate": 0.001, "gradient_norm": 2.0,
-                                      "samples_per_second": 1000.0, "data_seconds": 0.25, "compute_seconds": 0.5,
+                                      "loss_scale": 1024.0, "skipped_steps": 3, "samples_per_second": 1000.0, "data_seconds": 0.25,
+                                      "compute_seconds": 0.5,
                                       "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625,
                                       "peak_bytes": 4096, "activation_bytes": 1024})"));
 }

@@ -1,0 +1,92 @@
+// Dynamic and static loss scales.
+#include "optim/loss_scaler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace lockstep {
+namespace {
+
+bool power_of_two(double value) {
+  int exponent = 0;
+  return std::frexp(value, &exponent) == 0.5;
+}
+
+double read_power(Section& section, const std::string& key, double fallback, Range range,
+                  const std::string& description) {
+  const double value = section.real(key, fallback, range, description);
+  if (!power_of_two(value)) {
+    section.reject(key, fmt::format("must be a power of two, so that unscaling is exact, got {}", value));
+  }
+  return value;
+}
+
+// Scaled gradients are fp32: beyond this their scale would itself overflow.
+constexpr double kLargestScale = 0x1p126;
+
+}  // namespace
+
+LossScaleSettings read_loss_scale(Section& precision, DType compute) {
+  LossScaleSettings settings;
+  const std::string mode =
+      precision.text("loss_scale", "auto", {"auto", "off", "static", "dynamic"},
+                     "factor of the loss in the backward sweep; auto: dynamic for fp16, else off");
+  settings.mode = mode == "dynamic" || (mode == "auto" && compute == DType::kF16) ? LossScaling::kDynamic
+                  : mode == "static"                                              ? LossScaling::kStatic
+                                                                                  : LossScaling::kOff;
+  settings.initial = read_power(precision, "initial_scale", 65536.0, {0x1p-30, kLargestScale},
+                                "first (static: only) loss scale");
+  settings.growth = read_power(precision, "growth_factor", 2.0, {1.0, 0x1p20},
+                               "dynamic: factor after growth_interval finite steps");
+  settings.backoff = read_power(precision, "backoff_factor", 0.5, {0x1p-20, 0.5},
+                                "dynamic: factor after a step whose gradient is not finite");
+  settings.interval = precision.integer("growth_interval", 2000, {1.0, 1e12},
+                                        "dynamic: finite steps in a row before the scale grows");
+  settings.minimum = read_power(precision, "minimum_scale", 1.0, {0x1p-30, kLargestScale},
+                                "dynamic: the scale never falls below");
+  settings.most_skips =
+      precision.integer("stop_after_skips", 20, {1.0, 1e12},
+                        "steps in a row skipped because the gradient is not finite before the run stops");
+  if (settings.minimum > settings.initial) {
+    precision.reject("minimum_scale", fmt::format("must not exceed initial_scale = {}, got {}",
+                                                  settings.initial, settings.minimum));
+  }
+  return settings;
+}
+
+LossScaler::LossScaler(const LossScaleSettings& settings)
+    : settings_(settings), scale_(settings.mode == LossScaling::kOff ? 1.0 : settings.initial) {}
+
+void LossScaler::update(bool finite) {
+  if (!finite) {
+    ++skips_in_a_row_;
+    ++skipped_;
+    finite_steps_ = 0;
+    if (settings_.mode == LossScaling::kDynamic)
+      scale_ = std::max(scale_ * settings_.backoff, settings_.minimum);
+    return;
+  }
+  skips_in_a_row_ = 0;
+  if (settings_.mode != LossScaling::kDynamic || ++finite_steps_ < settings_.interval) return;
+  finite_steps_ = 0;
+  if (scale_ * settings_.growth <= kLargestScale) scale_ *= settings_.growth;
+}
+
+std::map<std::string, double> LossScaler::state() const {
+  return {{"scale", scale_},
+          {"finite_steps", static_cast<double>(finite_steps_)},
+          {"skips_in_a_row", static_cast<double>(skips_in_a_row_)},
+          {"skipped", static_cast<double>(skipped_)}};
+}
+
+void LossScaler::set_state(const std::map<std::string, double>& state) {
+  // A resumed run that turns scaling off, or makes it static, means what it says.
+  if (settings_.mode == LossScaling::kDynamic) scale_ = state.at("scale");
+  finite_steps_ = static_cast<int64_t>(state.at("finite_steps"));
+  skips_in_a_row_ = static_cast<int64_t>(state.at("skips_in_a_row"));
+  skipped_ = static_cast<int64_t>(state.at("skipped"));
+}
+
+}  // namespace lockstep

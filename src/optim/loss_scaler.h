@@ -1,0 +1,59 @@
+// Loss scaling: keeps small gradients above the smallest numbers of 16-bit arithmetic (Micikevicius et al.
+// 2018).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "core/configuration.h"
+#include "core/dtype.h"
+
+namespace lockstep {
+
+enum class LossScaling : uint8_t { kOff, kStatic, kDynamic };
+
+struct LossScaleSettings {
+  LossScaling mode = LossScaling::kOff;
+  double initial = 65536.0;  // scales are powers of two, so that unscaling is exact
+  double growth = 2.0;       // factor after `interval` finite steps
+  double backoff = 0.5;      // factor after a step that is not finite
+  int64_t interval = 2000;   // finite steps, one after the other
+  double minimum = 1.0;      // floor
+  int64_t most_skips = 20;   // in a row, then the run has diverged
+};
+
+// Reads precision.loss_scale = "auto" (dynamic for fp16, else off) | "off" | "static" | "dynamic", and
+// initial_scale, growth_factor, backoff_factor, growth_interval, minimum_scale, stop_after_skips. Error
+// (kUsage) for scales that are no powers of two.
+LossScaleSettings read_loss_scale(Section& precision, DType compute);
+
+// The scale of each step. What it sees is the reduced gradient's verdict, so it is the same on every worker.
+class LossScaler {
+ public:
+  explicit LossScaler(const LossScaleSettings& settings);
+
+  // What the loss of the next step is multiplied by; 1 when off.
+  double scale() const { return scale_; }
+  // Whether a step whose gradient is not finite is skipped; when not, it means divergence.
+  bool skips() const { return settings_.mode != LossScaling::kOff; }
+  // After every step: was its gradient finite? Dynamic: grows or backs off.
+  void update(bool finite);
+  // Skipped steps, the last ones without a finite one between them, and all.
+  int64_t skips_in_a_row() const { return skips_in_a_row_; }
+  int64_t skipped() const { return skipped_; }
+  bool diverged() const { return skips_in_a_row_ >= settings_.most_skips; }
+
+  // For checkpoints: "scale", "finite_steps", "skips_in_a_row", "skipped".
+  std::map<std::string, double> state() const;
+  void set_state(const std::map<std::string, double>& state);
+
+ private:
+  LossScaleSettings settings_;
+  double scale_ = 1.0;
+  int64_t finite_steps_ = 0;  // since the scale changed or a step was skipped
+  int64_t skips_in_a_row_ = 0;
+  int64_t skipped_ = 0;
+};
+
+}  // namespace lockstep
