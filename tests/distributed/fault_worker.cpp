@@ -12,7 +12,11 @@
 
 #include "comm/communicator.h"
 #include "core/error.h"
+#include "nn/module.h"
+#include "ops/matmul.h"
 #include "parallel/gradient_exchange.h"
+#include "train/agreement.h"
+#include "train/trainer.h"
 
 namespace {
 
@@ -32,6 +36,43 @@ void exchange_step(Communicator& communicator, int64_t elements) {
   exchange.add(0, elements, values.data());
   exchange.end_micro_batch();
   exchange.finish();
+}
+
+// A linear model on a machine that computes wrongly: at the fifth micro-batch of the drifting worker one bit
+// of one weight changes.
+class Drifting final : public Module {
+ public:
+  Drifting(const ModuleBuilder& builder, const DataShape& data, bool drifts)
+      : weight_(builder.parameter("weight", {data.sample.elements(), data.outputs()}, {})), drifts_(drifts) {}
+  Tensor forward(const Tensor& x, ForwardContext& context) const override {
+    if (context.training && ++calls_ == 5 && drifts_) {
+      Tensor weight = context.parameters[static_cast<size_t>(weight_)].detach();
+      weight.mutable_data_as<float>()[3] += 1e-6f;
+    }
+    return matmul(x, context.parameter(weight_));
+  }
+
+ private:
+  int weight_;
+  bool drifts_;
+  mutable int calls_ = 0;
+};
+
+// Trains on points that lie in the current directory.
+void train_drifting(Communicator& communicator, int drifting_rank) {
+  register_model("drifting", [&communicator, drifting_rank](Section&, const DataShape& data,
+                                                            const ModuleBuilder& builder) {
+    return std::make_unique<Drifting>(builder, data, communicator.rank() == drifting_rank);
+  });
+  Configuration configuration = Configuration::parse(
+      "[run]\noutput = 'out'\n[data]\ntrain = 'points.csv'\n[model]\ntype = 'drifting'\n"
+      "[train]\nsteps = 50\nmicro_batches = 3\nmicro_batch_size = 2\n[parallel]\ndigest_every = 2\n",
+      "drifting.toml", {});
+  const StopSignal stop;
+  TrainOptions options;
+  options.overwrite = true;
+  options.progress = false;
+  train(configuration, options, stop, communicator);
 }
 
 void run(Communicator& communicator, const std::string& fault) {
@@ -78,6 +119,8 @@ void run(Communicator& communicator, const std::string& fault) {
     const size_t sent = !last ? 400 : fault == "sends too much" ? 800 : 200;
     communicator.exchange({{next, buffer.data(), sent}}, {{previous, other.data(), 400}}, "ring")->wait();
     communicator.barrier("end");
+  } else if (fault.rfind("drifts on rank ", 0) == 0) {
+    train_drifting(communicator, std::stoi(fault.substr(15)));
   } else {
     fail(ErrorKind::kUsage, "no such fault: " + fault);
   }
@@ -91,6 +134,10 @@ int main(int argc, char** argv) {
   const auto communicator = make_communicator(options);
   try {
     run(*communicator, argc > 1 ? argv[1] : "none");
+  } catch (const AgreedFailure& failure) {
+    if (failure.speaks()) std::fprintf(stderr, "error: %s\n", failure.what());
+    communicator->barrier("failure");
+    return exit_code(failure.kind());
   } catch (const Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     communicator->abort(exit_code(error.kind()));

@@ -5,7 +5,11 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <string>
+
+#include "hdf5/scratch_directory.h"
 
 namespace lockstep {
 namespace {
@@ -76,6 +80,28 @@ TEST(Faults, AKilledWorkerEndsTheJob) {
     EXPECT_NE(outcome.exit_code, 0) << outcome.output;
     EXPECT_LT(outcome.seconds, kSoon);
   }
+}
+
+TEST(Faults, AReplicaThatDriftsByOneBitIsNamedAtTheNextComparison) {
+  const testing::ScratchDirectory scratch;
+  const std::filesystem::path here = std::filesystem::current_path();
+  std::filesystem::current_path(scratch.path());
+  std::ofstream points("points.csv");
+  points << "a,b,kind\n";
+  for (int row = 0; row < 12; ++row) points << row % 5 << ',' << row % 7 << ',' << row % 3 << '\n';
+  points.close();
+  for (const int rank : {0, 1, 2}) {
+    const Outcome outcome = run_fault(3, "drifts on rank " + std::to_string(rank));
+    EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
+    EXPECT_TRUE(says(outcome, "error: step 6: replicas differ: 2 of 3 workers have "));
+    for (const int other : {0, 1, 2}) {
+      const bool named =
+          outcome.output.find(", rank " + std::to_string(other) + " has ") != std::string::npos;
+      EXPECT_EQ(named, other == rank) << outcome.output;
+    }
+  }
+  EXPECT_EQ(run_fault(3, "drifts on rank 7").exit_code, 0) << "nobody";
+  std::filesystem::current_path(here);
 }
 
 TEST(Faults, AWorkerThatThrowsEndsTheJobWithItsExitCode) {
