@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "autodiff/autocast.h"
 #include "autodiff/recompute.h"
 #include "core/error.h"
 
@@ -224,6 +225,7 @@ std::vector<Tensor> variables(std::span<const Tensor> inputs) {
 std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<const Tensor> leaves,
                                  std::span<const Tensor> tangents) {
   const RecordingScope off(false);
+  const AutocastScope as_recorded(DType::kF32);
   Graph graph(outputs);
   for (size_t i = 0; i < leaves.size(); ++i) {
     if (leaves[i].node() != nullptr && leaves[i].node()->sweep.visited) {
@@ -251,6 +253,7 @@ void backward(const Tensor& output, const Tensor& cotangent, const GradientSink&
   check_cotangent(output, cotangent);
   if (output.node() == nullptr) return;
   const RecordingScope off(false);
+  const AutocastScope as_recorded(DType::kF32);
   Graph graph({&output, 1});
   const auto finished = [&](Node& node) {
     if (node.sweep.derivative.defined())
@@ -263,6 +266,7 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
                               bool create_graph) {
   check_cotangent(output, cotangent);
   const RecordingScope scope(create_graph);
+  const AutocastScope as_recorded(DType::kF32);
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {
     for (const Tensor& target : targets) {

@@ -3,6 +3,7 @@
 
 #include <unordered_set>
 
+#include "autodiff/autocast.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -40,7 +41,7 @@ Tensor recompute(const Function& f, std::span<const Tensor> inputs) {
   // larger than what the backward sweep will hold when it runs f again.
   const Tensor y = f(inputs);
   if (y.node() == nullptr || y.node()->sequence() < begin) return y;
-  auto node = std::make_shared<RecomputedNode>(f, inputs, random);
+  auto node = std::make_shared<RecomputedNode>(f, inputs, random, autocast_compute());
   node->inputs = roots(y, begin);
   if (node->inputs.empty()) return y;
   Tensor result = y.detach();
@@ -50,6 +51,7 @@ Tensor recompute(const Function& f, std::span<const Tensor> inputs) {
 
 Tensor RecomputedNode::rerun(bool last) {
   const RecordingScope on(true);
+  const AutocastScope autocast(compute_);
   std::optional<RandomScope> random;
   if (random_) random.emplace(*random_);
   const uint64_t begin = next_node_sequence();

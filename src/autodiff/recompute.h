@@ -13,18 +13,22 @@
 namespace lockstep {
 
 // f(inputs), of which only the inputs are kept. The sweeps run f again where they need its graph: with the
-// same random draws, and so with the same bits; contributions reach every leaf in the order of the plain run,
-// so first derivatives are bitwise those of f(inputs). f may capture parameters and other tensors with
-// history. It must be callable as long as the graph lives, and give the same result each time: what it writes
-// elsewhere, it writes twice. Nests; derivatives of every order and forward mode go through it (a sweep that
-// is itself recorded keeps the activations).
+// same random draws and autocast, and so with the same bits; contributions reach every leaf in the order of
+// the plain run, so first derivatives are bitwise those of f(inputs). f may capture parameters and other
+// tensors with history. It must be callable as long as the graph lives, and give the same result each time:
+// what it writes elsewhere, it writes twice. Nests; derivatives of every order and forward mode go through it
+// (a sweep that is itself recorded keeps the activations).
 Tensor recompute(const Function& f, std::span<const Tensor> inputs);
 
 // What recompute records. `inputs` are the tensors with history that f reached, given or captured.
 class RecomputedNode final : public Node {
  public:
-  RecomputedNode(Function f, std::span<const Tensor> arguments, std::optional<RandomPlace> random)
-      : f_(std::move(f)), arguments_(arguments.begin(), arguments.end()), random_(random) {}
+  RecomputedNode(Function f, std::span<const Tensor> arguments, std::optional<RandomPlace> random,
+                 DType compute)
+      : f_(std::move(f)),
+        arguments_(arguments.begin(), arguments.end()),
+        random_(random),
+        compute_(compute) {}
   const char* name() const override { return "recompute"; }
   RecomputedNode* recomputed() override { return this; }
   // The sweeps go through the graph of rerun() instead.
@@ -38,6 +42,7 @@ class RecomputedNode final : public Node {
   Function f_;
   std::vector<Tensor> arguments_;
   std::optional<RandomPlace> random_;
+  DType compute_;  // of autocast
 };
 
 }  // namespace lockstep

@@ -4,8 +4,10 @@
 
 #include <fmt/format.h>
 
+#include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/reduction.h"
 
@@ -13,6 +15,8 @@ namespace lockstep {
 
 namespace {
 
+// Each takes operands of any type and runs in arguments.dtype. Results have that type, but those of convolve_weights its
+// accumulation type.
 Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& weights, const Tensor& bias);
 Tensor convolve_data(const ConvolutionArguments& arguments, const Tensor& dy, const Tensor& weights);
 Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy);
@@ -27,15 +31,15 @@ class ConvolutionNode final : public Node {
   explicit ConvolutionNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution"; }
   void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(2)) result[2] = sum(cotangent, {0, 1, 2});
-    if (needs(1)) result[1] = convolve_weights(arguments_, inputs[0], cotangent);
-    if (needs(0)) result[0] = convolve_data(arguments_, cotangent, inputs[1]);
+    if (needs(2)) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
+    if (needs(1)) result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
+    if (needs(0)) result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     Tensor y;
     if (tangents[0].defined()) y = convolve(arguments_, tangents[0], inputs[1], {});
     if (tangents[1].defined()) y = sum_defined(y, convolve(arguments_, inputs[0], tangents[1], {}));
-    if (tangents[2].defined()) y = sum_defined(y, broadcast_to(tangents[2], output.shape()));
+    if (tangents[2].defined()) y = sum_defined(y, broadcast_to(cast(tangents[2], output.dtype()), output.shape()));
     return y;
   }
 
@@ -48,8 +52,8 @@ class ConvolutionDataNode final : public Node {
   explicit ConvolutionDataNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution_backward_data"; }
   void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = convolve(arguments_, cotangent, inputs[1], {});
-    if (needs(1)) result[1] = convolve_weights(arguments_, cotangent, inputs[0]);
+    if (needs(0)) result[0] = cast(convolve(arguments_, cotangent, inputs[1], {}), inputs[0].dtype());
+    if (needs(1)) result[1] = cast(convolve_weights(arguments_, cotangent, inputs[0]), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dx;
@@ -67,8 +71,8 @@ class ConvolutionWeightsNode final : public Node {
   explicit ConvolutionWeightsNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution_backward_weights"; }
   void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = convolve_data(arguments_, inputs[1], cotangent);
-    if (needs(1)) result[1] = convolve(arguments_, inputs[0], cotangent, {});
+    if (needs(0)) result[0] = cast(convolve_data(arguments_, inputs[1], cotangent), inputs[0].dtype());
+    if (needs(1)) result[1] = cast(convolve(arguments_, inputs[0], cotangent, {}), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dw;
@@ -84,7 +88,8 @@ class ConvolutionWeightsNode final : public Node {
 Tensor convolve(const ConvolutionArguments& a, const Tensor& x, const Tensor& weights, const Tensor& bias) {
   Tensor y = Tensor::empty({a.n, a.oh, a.ow, a.o}, a.dtype, x.backend());
   if (y.elements() > 0) {
-    x.backend().convolution(a, x.data(), weights.data(), bias.defined() ? bias.data() : nullptr, y.mutable_data());
+    x.backend().convolution(a, Operand(x, a.dtype).data(), Operand(weights, a.dtype).data(),
+                            bias.defined() ? bias.data() : nullptr, y.mutable_data());
   }
   return record<ConvolutionNode>(std::move(y), {&x, &weights, &bias}, a);
 }
@@ -92,15 +97,17 @@ Tensor convolve(const ConvolutionArguments& a, const Tensor& x, const Tensor& we
 Tensor convolve_data(const ConvolutionArguments& a, const Tensor& dy, const Tensor& weights) {
   Tensor dx = Tensor::empty({a.n, a.h, a.w, a.c}, a.dtype, dy.backend());
   if (dx.elements() > 0) {
-    dy.backend().convolution_backward_data(a, dy.data(), weights.data(), dx.mutable_data());
+    dy.backend().convolution_backward_data(a, Operand(dy, a.dtype).data(), Operand(weights, a.dtype).data(),
+                                           dx.mutable_data());
   }
   return record<ConvolutionDataNode>(std::move(dx), {&dy, &weights}, a);
 }
 
 Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Tensor& dy) {
-  Tensor dw = Tensor::empty({a.o, a.kh, a.kw, a.c}, a.dtype, x.backend());
+  Tensor dw = Tensor::empty({a.o, a.kh, a.kw, a.c}, accumulation_type(a.dtype), x.backend());
   if (dw.elements() > 0) {
-    x.backend().convolution_backward_weights(a, x.data(), dy.data(), dw.mutable_data());
+    x.backend().convolution_backward_weights(a, Operand(x, a.dtype).data(), Operand(dy, a.dtype).data(),
+                                             dw.mutable_data());
   }
   return record<ConvolutionWeightsNode>(std::move(dw), {&x, &dy}, a);
 }
@@ -229,17 +236,23 @@ Tensor spread_averages(const PoolArguments& arguments, const Tensor& dy) {
 }  // namespace
 
 Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, const Window& window) {
-  if (x.rank() != 4 || weights.rank() != 4 || x.shape()[3] != weights.shape()[3] || x.dtype() != weights.dtype()) {
-    fail(ErrorKind::kInternal, fmt::format("convolution: needs (N,H,W,C) and (O,KH,KW,C) of one dtype, got {} {} and {} {}",
-                                           x.shape().to_string(), name_of(x.dtype()), weights.shape().to_string(),
-                                           name_of(weights.dtype())));
+  if (x.rank() != 4 || weights.rank() != 4 || x.shape()[3] != weights.shape()[3]) {
+    fail(ErrorKind::kInternal, fmt::format("convolution: needs (N,H,W,C) and (O,KH,KW,C), got {} and {}",
+                                           x.shape().to_string(), weights.shape().to_string()));
   }
+  const DType compute = autocast_type(OpFamily::kProduct, x.dtype(), weights.dtype(), "convolution");
   if (bias.defined() && !(bias.shape() == Shape{weights.shape()[0]})) {
     fail(ErrorKind::kInternal, fmt::format("convolution: bias {} for weights {}", bias.shape().to_string(),
                                            weights.shape().to_string()));
   }
+  if (bias.defined() && bias.dtype() != accumulation_type(compute)) {
+    if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
+      fail(ErrorKind::kInternal, fmt::format("convolution: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
+    }
+    return convolution(x, weights, cast(bias, accumulation_type(compute)), window);
+  }
   ConvolutionArguments a;
-  a.dtype = x.dtype();
+  a.dtype = compute;
   a.n = x.shape()[0];
   a.h = x.shape()[1];
   a.w = x.shape()[2];

@@ -1,4 +1,4 @@
-// Differentiable convolution and pooling over (N, H, W, C) activations.
+// Differentiable convolution and pooling over (N, H, W, C) activations. Types are those of matmul.h.
 #pragma once
 
 #include "tensor/tensor.h"

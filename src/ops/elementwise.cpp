@@ -6,8 +6,10 @@
 #include <cmath>
 #include <numbers>
 
+#include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/reduction.h"
 
 namespace lockstep {
@@ -57,10 +59,13 @@ BroadcastPlan plan_broadcast(const Shape& a, const Shape& b, const Shape& out) {
   return plan;
 }
 
+// The op on operands of different types, where autocast brings them together.
+Tensor meet(Tensor (*op)(const Tensor&, const Tensor&), const Tensor& a, const Tensor& b, const char* name) {
+  const DType type = autocast_type(OpFamily::kBinary, a.dtype(), b.dtype(), name);
+  return op(cast(a, type), cast(b, type));
+}
+
 Tensor compute_binary(BinaryOp op, const Tensor& a, const Tensor& b, const char* name) {
-  if (a.dtype() != b.dtype()) {
-    fail(ErrorKind::kInternal, fmt::format("{}: dtypes differ: {} and {}", name, name_of(a.dtype()), name_of(b.dtype())));
-  }
   BroadcastPlan plan;
   Tensor y;
   if (a.shape() == b.shape()) {
@@ -253,33 +258,52 @@ Tensor apply_unary(UnaryOp op, const Tensor& x) {
 
 Tensor unary(UnaryOp op, const Tensor& x) { return record<UnaryNode>(apply_unary(op, x), {&x}, op); }
 
+// exp and its like: a rounded argument or result would lose more than the op itself does.
+Tensor exponential(UnaryOp op, const Tensor& x) {
+  const DType type = autocast_type(OpFamily::kExponential, x.dtype());
+  return type == x.dtype() ? unary(op, x) : unary(op, cast(x, type));
+}
+
 }  // namespace
 
 Tensor add(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(add, a, b, "add");
   return record<AddNode>(compute_binary(BinaryOp::kAdd, a, b, "add"), {&a, &b});
 }
 Tensor subtract(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(subtract, a, b, "subtract");
   return record<SubtractNode>(compute_binary(BinaryOp::kSubtract, a, b, "subtract"), {&a, &b});
 }
 Tensor multiply(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(multiply, a, b, "multiply");
   return record<MultiplyNode>(compute_binary(BinaryOp::kMultiply, a, b, "multiply"), {&a, &b});
 }
 Tensor divide(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(divide, a, b, "divide");
   return record<DivideNode>(compute_binary(BinaryOp::kDivide, a, b, "divide"), {&a, &b});
 }
 Tensor maximum(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(maximum, a, b, "maximum");
   Tensor y = compute_binary(BinaryOp::kMaximum, a, b, "maximum");
   if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
   return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(a, b));
 }
 Tensor minimum(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(minimum, a, b, "minimum");
   Tensor y = compute_binary(BinaryOp::kMinimum, a, b, "minimum");
   if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
   return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(b, a));
 }
-Tensor equal(const Tensor& a, const Tensor& b) { return compute_binary(BinaryOp::kEqual, a, b, "equal"); }
-Tensor greater(const Tensor& a, const Tensor& b) { return compute_binary(BinaryOp::kGreater, a, b, "greater"); }
+Tensor equal(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(equal, a, b, "equal");
+  return compute_binary(BinaryOp::kEqual, a, b, "equal");
+}
+Tensor greater(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(greater, a, b, "greater");
+  return compute_binary(BinaryOp::kGreater, a, b, "greater");
+}
 Tensor greater_equal(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return meet(greater_equal, a, b, "greater_equal");
   return compute_binary(BinaryOp::kGreaterEqual, a, b, "greater_equal");
 }
 
@@ -287,17 +311,17 @@ Tensor add_scalar(const Tensor& x, double value) { return scale_shift(x, 1.0, va
 Tensor scale(const Tensor& x, double factor) { return scale_shift(x, factor, 0.0); }
 
 Tensor negate(const Tensor& x) { return unary(UnaryOp::kNegate, x); }
-Tensor exp(const Tensor& x) { return unary(UnaryOp::kExp, x); }
-Tensor log(const Tensor& x) { return unary(UnaryOp::kLog, x); }
-Tensor sqrt(const Tensor& x) { return unary(UnaryOp::kSqrt, x); }
-Tensor square(const Tensor& x) { return unary(UnaryOp::kSquare, x); }
-Tensor reciprocal(const Tensor& x) { return unary(UnaryOp::kReciprocal, x); }
+Tensor exp(const Tensor& x) { return exponential(UnaryOp::kExp, x); }
+Tensor log(const Tensor& x) { return exponential(UnaryOp::kLog, x); }
+Tensor sqrt(const Tensor& x) { return exponential(UnaryOp::kSqrt, x); }
+Tensor square(const Tensor& x) { return exponential(UnaryOp::kSquare, x); }
+Tensor reciprocal(const Tensor& x) { return exponential(UnaryOp::kReciprocal, x); }
 Tensor abs(const Tensor& x) { return unary(UnaryOp::kAbs, x); }
 Tensor sign(const Tensor& x) { return apply_unary(UnaryOp::kSign, x); }
 Tensor erf(const Tensor& x) { return unary(UnaryOp::kErf, x); }
 Tensor tanh(const Tensor& x) { return unary(UnaryOp::kTanh, x); }
 Tensor sigmoid(const Tensor& x) { return unary(UnaryOp::kSigmoid, x); }
-Tensor softplus(const Tensor& x) { return unary(UnaryOp::kSoftplus, x); }
+Tensor softplus(const Tensor& x) { return exponential(UnaryOp::kSoftplus, x); }
 Tensor relu(const Tensor& x) { return unary(UnaryOp::kRelu, x); }
 Tensor gelu(const Tensor& x) { return unary(UnaryOp::kGelu, x); }
 

@@ -3,8 +3,10 @@
 
 #include <fmt/format.h>
 
+#include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/movement.h"
@@ -13,6 +15,9 @@
 namespace lockstep {
 
 namespace {
+
+// 16-bit numbers in fp32, others as they are.
+Tensor widened(const Tensor& x) { return cast(x, accumulation_type(x.dtype())); }
 
 int64_t rows_of(const Tensor& x) { return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1); }
 
@@ -25,10 +30,9 @@ class SoftmaxNode final : public FusedNode {
   const char* name() const override { return log_form_ ? "log_softmax" : "softmax"; }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    const Tensor z = shifted(in[0]);
-    if (log_form_) return subtract(z, log(sum(exp(z), {-1}, true)));
-    const Tensor e = exp(z);
-    return divide(e, sum(e, {-1}, true));
+    const Tensor z = shifted(widened(in[0]));
+    const Tensor e = exp(z), total = sum(e, {-1}, true);
+    return cast(log_form_ ? subtract(z, log(total)) : divide(e, total), in[0].dtype());
   }
 
   void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
@@ -48,6 +52,8 @@ Tensor softmax_of(bool log_form, const Tensor& x) {
   if (x.rank() == 0 || x.shape().last() == 0) {
     fail(ErrorKind::kInternal, "softmax: needs a last axis with elements, shape " + x.shape().to_string());
   }
+  const DType type = autocast_type(OpFamily::kSoftmax, x.dtype());
+  if (type != x.dtype()) return softmax_of(log_form, cast(x, type));
   Tensor y = x.empty_like();
   if (x.elements() > 0) {
     x.backend().softmax(log_form, x.dtype(), rows_of(x), x.shape().last(), x.data(), y.mutable_data());
@@ -60,12 +66,7 @@ Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype) {
   const std::vector<int32_t> host = labels.to_vector<int32_t>();
   std::vector<double> values(host.size() * static_cast<size_t>(classes), 0.0);
   for (size_t i = 0; i < host.size(); ++i) values[i * static_cast<size_t>(classes) + static_cast<size_t>(host[i])] = 1.0;
-  const Tensor exact = Tensor::from({labels.elements(), classes}, values, labels.backend());
-  Tensor result = Tensor::empty(exact.shape(), dtype, labels.backend());
-  if (result.elements() > 0) {
-    result.backend().cast(DType::kF64, dtype, result.elements(), exact.data(), result.mutable_data());
-  }
-  return result;
+  return Tensor::from({labels.elements(), classes}, values, labels.backend()).converted(dtype);
 }
 
 class CrossEntropyNode final : public FusedNode {
@@ -109,13 +110,17 @@ Tensor softmax(const Tensor& x) { return softmax_of(false, x); }
 Tensor log_softmax(const Tensor& x) { return softmax_of(true, x); }
 
 Tensor log_sum_exp(const Tensor& x, bool keep_axis) {
+  if (accumulation_type(x.dtype()) != x.dtype()) {  // rounded once, at the end
+    return cast(log_sum_exp(widened(x), keep_axis), autocast_type(OpFamily::kSoftmax, x.dtype()));
+  }
   const Tensor m = max(x.detach(), -1, true);
   const Tensor kept = add(m, log(sum(exp(subtract(x, m)), {-1}, true)));
   if (keep_axis) return kept;
   return reshape(kept, Shape(x.shape().extents().subspan(0, static_cast<size_t>(x.rank() - 1))));
 }
 
-Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& weights) {
+Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& weights) {
+  const Tensor logits = widened(given);
   if (logits.rank() != 2 || labels.elements() != logits.shape()[0] || labels.dtype() != DType::kI32 ||
       logits.shape()[1] == 0) {
     fail(ErrorKind::kInternal, fmt::format("cross_entropy: logits {} with labels {} {}", logits.shape().to_string(),
@@ -140,9 +145,9 @@ Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& 
     fail(ErrorKind::kInternal, fmt::format("logistic_loss: logits {} with targets {}", logits.shape().to_string(),
                                            targets.shape().to_string()));
   }
-  check_weights("logistic_loss", logits, weights);
-  const Tensor z = reshape(logits, flat);
-  const Tensor losses = subtract(softplus(z), multiply(z, reshape(targets, flat)));
+  const Tensor z = widened(reshape(logits, flat));
+  check_weights("logistic_loss", z, weights);
+  const Tensor losses = subtract(softplus(z), multiply(z, widened(reshape(targets, flat))));
   return weights.defined() ? multiply(losses, reshape(weights, flat)) : losses;
 }
 
@@ -151,9 +156,9 @@ Tensor mean_squared_error(const Tensor& predictions, const Tensor& targets, cons
     fail(ErrorKind::kInternal, fmt::format("mean_squared_error: predictions {} with targets {}",
                                            predictions.shape().to_string(), targets.shape().to_string()));
   }
-  check_weights("mean_squared_error", predictions, weights);
-  const Tensor rows = reshape(predictions, {predictions.shape()[0], -1});
-  const Tensor losses = mean(square(subtract(rows, reshape(targets, rows.shape()))), {1});
+  const Tensor rows = widened(reshape(predictions, {predictions.shape()[0], -1}));
+  check_weights("mean_squared_error", rows, weights);
+  const Tensor losses = mean(square(subtract(rows, widened(reshape(targets, rows.shape())))), {1});
   return weights.defined() ? multiply(losses, reshape(weights, losses.shape())) : losses;
 }
 

@@ -1,6 +1,7 @@
 // Differentiable softmax family and losses, in forms that hold at the extremes of the number range.
 //
 // Losses return one value a sample; trainers sum them and divide once, after the sum over the global batch.
+// 16-bit logits, predictions and targets are widened: losses of them are fp32, and so are the weights of samples.
 // `weights` (B) multiplies each sample's loss; undefined means all 1.
 #pragma once
 

@@ -1,4 +1,5 @@
-// Differentiable matrix products.
+// Differentiable matrix products. Under autocast operands may be of any type but fp64, and the result is of the compute type;
+// else both are of one type, and so is the result. A bias is of the accumulation type or of the operands'.
 #pragma once
 
 #include "tensor/tensor.h"

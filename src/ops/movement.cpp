@@ -5,8 +5,10 @@
 
 #include <algorithm>
 
+#include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 
 namespace lockstep {
 
@@ -203,16 +205,24 @@ Tensor pad_axis(const Tensor& x, int axis, int64_t begin, int64_t size) {
 
 Tensor concatenate(const std::vector<Tensor>& parts, int axis) {
   if (parts.empty()) fail(ErrorKind::kInternal, "concatenate: no parts");
+  DType type = parts[0].dtype();
+  for (const Tensor& part : parts) {
+    if (part.dtype() != type) type = autocast_type(OpFamily::kBinary, type, part.dtype(), "concatenate");
+  }
+  if (std::any_of(parts.begin(), parts.end(), [&](const Tensor& part) { return part.dtype() != type; })) {
+    std::vector<Tensor> same;
+    for (const Tensor& part : parts) same.push_back(cast(part, type));
+    return concatenate(same, axis);
+  }
   const int normalized = normalize_axis(axis, parts[0].rank());
   Shape shape = parts[0].shape();
   shape[normalized] = 0;
   for (const Tensor& part : parts) {
     Shape aligned = part.shape();  // with the free axis made equal
     if (aligned.rank() == shape.rank()) aligned[normalized] = shape[normalized];
-    if (!(aligned == shape) || part.dtype() != parts[0].dtype()) {
-      fail(ErrorKind::kInternal, fmt::format("concatenate: {} {} and {} {} do not fit along axis {}",
-                                             parts[0].shape().to_string(), name_of(parts[0].dtype()),
-                                             part.shape().to_string(), name_of(part.dtype()), axis));
+    if (!(aligned == shape)) {
+      fail(ErrorKind::kInternal, fmt::format("concatenate: {} and {} do not fit along axis {}",
+                                             parts[0].shape().to_string(), part.shape().to_string(), axis));
     }
     shape[normalized] += part.shape()[normalized];
   }

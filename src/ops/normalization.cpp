@@ -5,6 +5,7 @@
 
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/movement.h"
 #include "ops/reduction.h"
@@ -22,9 +23,10 @@ Tensor normalize_reference(const Tensor& x, const Tensor& gamma, const Tensor& b
 
 void check_affine(const char* where, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
   if (x.rank() < 2 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()}) || !(beta.shape() == gamma.shape()) ||
-      gamma.dtype() != x.dtype() || beta.dtype() != x.dtype()) {
-    fail(ErrorKind::kInternal, fmt::format("{}: x {} {} with gamma {} and beta {}", where, x.shape().to_string(),
-                                           name_of(x.dtype()), gamma.shape().to_string(), beta.shape().to_string()));
+      gamma.dtype() != accumulation_type(x.dtype()) || beta.dtype() != gamma.dtype()) {
+    fail(ErrorKind::kInternal, fmt::format("{}: x {} {} with gamma {} {} and beta {} {}", where, x.shape().to_string(),
+                                           name_of(x.dtype()), gamma.shape().to_string(), name_of(gamma.dtype()),
+                                           beta.shape().to_string(), name_of(beta.dtype())));
   }
 }
 
@@ -38,8 +40,9 @@ class NormNode final : public FusedNode {
   const char* name() const override { return over_rows_ ? "batch_norm" : "layer_norm"; }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    const Tensor matrix = reshape(in[0], {rows_of(in[0]), in[0].shape().last()});
-    return reshape(normalize_reference(matrix, in[1], in[2], over_rows_ ? 0 : 1, epsilon_), in[0].shape());
+    const Tensor matrix = cast(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}), in[1].dtype());
+    const Tensor y = normalize_reference(matrix, in[1], in[2], over_rows_ ? 0 : 1, epsilon_);
+    return cast(reshape(y, in[0].shape()), in[0].dtype());
   }
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
@@ -65,7 +68,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
   check_affine("layer_norm", x, gamma, beta);
   const int64_t rows = rows_of(x);
   Tensor y = x.empty_like();
-  Tensor mean = Tensor::empty({rows}, x.dtype(), x.backend());
+  Tensor mean = Tensor::empty({rows}, gamma.dtype(), x.backend());
   Tensor rstd = mean.empty_like();
   x.backend().layer_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
                          y.mutable_data(), mean.mutable_data(), rstd.mutable_data());
@@ -90,7 +93,8 @@ Tensor batch_norm_inference(const Tensor& x, const Tensor& gamma, const Tensor& 
                             const Tensor& variance, double epsilon) {
   check_affine("batch_norm", x, gamma, beta);
   const Tensor factor = divide(gamma, sqrt(add_scalar(variance, epsilon)));
-  return add(multiply(x, factor), subtract(beta, multiply(mean, factor)));
+  const Tensor y = add(multiply(cast(x, factor.dtype()), factor), subtract(beta, multiply(mean, factor)));
+  return cast(y, x.dtype());
 }
 
 }  // namespace lockstep

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <fmt/format.h>
 
+#include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/movement.h"
 
@@ -109,6 +111,8 @@ Tensor sum_keeping(const Tensor& x, const std::vector<int>& axes) {
 }  // namespace
 
 Tensor sum(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
+  const DType type = autocast_type(OpFamily::kReduction, x.dtype());
+  if (type != x.dtype()) return sum(cast(x, type), axes, keep_axes);
   if (x.rank() == 0) return x;
   const std::vector<int> sorted = normalized_axes(axes, x.rank());
   const Tensor kept = sum_keeping(x, sorted);
@@ -119,7 +123,11 @@ Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
   int64_t count = 1;
   for (int axis : normalized_axes(axes, x.rank())) count *= x.shape()[axis];
   if (count == 0) fail(ErrorKind::kInternal, "mean: of no elements, shape " + x.shape().to_string());
-  return scale(sum(x, axes, keep_axes), 1.0 / static_cast<double>(count));
+  const double factor = 1.0 / static_cast<double>(count);
+  const DType single = accumulation_type(x.dtype());
+  if (single == x.dtype()) return scale(sum(x, axes, keep_axes), factor);
+  // The sum of 16-bit numbers may be too large for one although their mean is not.
+  return cast(scale(sum(cast(x, single), axes, keep_axes), factor), autocast_type(OpFamily::kReduction, x.dtype()));
 }
 
 Tensor max(const Tensor& x, int axis, bool keep_axis) {

@@ -37,9 +37,8 @@ void Tensor::copy_to_host(DType dtype, void* values) const {
     backend().copy_to_host(values, data(), bytes());
     return;
   }
-  Tensor converted = empty(shape_, dtype, backend());
-  backend().cast(dtype_, dtype, elements(), data(), converted.mutable_data());
-  backend().copy_to_host(values, converted.data(), converted.bytes());
+  const Tensor same = converted(dtype);
+  backend().copy_to_host(values, same.data(), same.bytes());
 }
 
 double Tensor::item() const {
@@ -79,6 +78,13 @@ Tensor Tensor::detach() const {
 Tensor Tensor::clone() const {
   Tensor result = empty_like();
   if (elements() > 0) backend().copy(result.mutable_data(), data(), bytes());
+  return result;
+}
+
+Tensor Tensor::converted(DType dtype) const {
+  if (dtype == dtype_) return detach();
+  Tensor result = empty(shape_, dtype, backend());
+  if (elements() > 0) backend().cast(dtype_, dtype, elements(), data(), result.mutable_data());
   return result;
 }
 

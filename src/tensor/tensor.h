@@ -77,6 +77,8 @@ class Tensor {
   Tensor detach() const;
   // A copy of the elements in new storage, no history.
   Tensor clone() const;
+  // The elements in another type, rounded to nearest, ties to even; no history. Shares them when it is the same type.
+  Tensor converted(DType dtype) const;
   // In place: overwrites the elements with those of `source` (same shape and dtype).
   void assign(const Tensor& source);
 

@@ -1,0 +1,43 @@
+// Conversion between floating types.
+#include "ops/cast.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/node.h"
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+class CastNode final : public Node {
+ public:
+  explicit CastNode(DType from, DType to) : from_(from), to_(to) {}
+  const char* name() const override { return "cast"; }
+  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    result[0] = cast(cotangent, from_);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return cast(tangents[0], to_);
+  }
+
+ private:
+  DType from_, to_;
+};
+
+}  // namespace
+
+Tensor cast(const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  if (!is_floating(x.dtype()) || !is_floating(dtype)) {
+    fail(ErrorKind::kInternal,
+         fmt::format("cast: {} to {}: both must be floating", name_of(x.dtype()), name_of(dtype)));
+  }
+  Tensor y = x.converted(dtype);
+  // The derivative needs the link alone: the elements of x are not kept.
+  Tensor link = y.detach();
+  link.set_node(x.node());
+  return record<CastNode>(std::move(y), {&link}, x.dtype(), dtype);
+}
+
+}  // namespace lockstep
