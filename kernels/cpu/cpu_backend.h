@@ -18,9 +18,7 @@ inline constexpr int64_t kElementGrain = 32768;
 
 class CpuBackend final : public Backend {
  public:
-  // cpu_backend.cpp
-  std::string description() const override;
-  std::string native_precisions() const override;
+  std::string description() const override;  // cpu_backend.cpp
 
   // memory.cpp
   void* allocate(size_t bytes) override;

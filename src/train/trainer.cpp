@@ -14,6 +14,7 @@
 #include <optional>
 #include <sstream>
 
+#include "autodiff/autocast.h"
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
 #include "checkpoint/store.h"
@@ -479,9 +480,13 @@ class Run {
       optimizer.before_gradient(parameters, learning_rate, replica_->segments);
       exchange_->begin_step();
       const double stop_here = stop_.raised() ? 1.0 : 0.0;
-      for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
-        const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
-        scalars[i].assign({loss_sum, count, stop_here});
+      {
+        // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all micro-batches.
+        const AutocastScope autocast(settings_.compute);
+        for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
+          const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
+          scalars[i].assign({loss_sum, count, stop_here});
+        }
       }
       const Clock::time_point swept = Clock::now();
       exchange_->finish();
@@ -589,6 +594,7 @@ class Run {
 
   void validate(Progress& progress) {
     if (!data_.validation) return;
+    const AutocastScope autocast(settings_.compute);
     const EvaluationResult result =
         evaluate(*replica_, *objective_, *data_.validation, settings_.micro_batch_size, communicator_);
     schedule_->observe(result.loss);
@@ -706,6 +712,7 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
       },
       "evaluation set-up");
   has_accuracy = objective->classification();
+  const AutocastScope autocast(settings.compute);
   return evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
                   settings.micro_batch_size, communicator);
 }
