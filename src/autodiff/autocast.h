@@ -1,25 +1,24 @@
 // Autocast: which type each family of ops runs in while a 16-bit compute type is asked for (Micikevicius et
 // al. 2018).
 //
-// The table, for compute = bf16 or fp16 (fp64 is never lowered, and mixes with nothing but in elementwise
-// ops):
+// The table, for compute = bf16 or fp16. fp64 is never lowered, and enters no product with anything else.
 //
-//   family          ops                                                     runs in
-//   product         matmul, linear, convolution, attention, recurrent cells compute type
-//   exponential     exp, log, sqrt, square, reciprocal, softplus            fp32
-//   reduction       sum, mean                                               fp32
-//   softmax         softmax, log_softmax, log_sum_exp                       fp32
-//   normalization   layer_norm, batch_norm                                  as given; statistics and
-//   parameters fp32 pointwise       negate, abs, sign, relu, tanh, sigmoid, gelu, erf,      as given
-//                   scale, dropout
-//   binary          add, subtract, multiply, divide, maximum, minimum,      widest of the operands
-//                   comparisons, concatenate
-//   movement        reshape, permute, slice, pad, broadcast, pooling, max,  as given
-//                   embedding
+//   family         ops                                                        runs in
+//   product        matmul, linear, convolution, attention                     compute type
+//   exponential    exp, log, sqrt, square, reciprocal, softplus               fp32
+//   reduction      sum, mean                                                  fp32
+//   softmax        softmax, log_softmax, log_sum_exp                          fp32
+//   normalization  layer_norm, batch_norm                                     as given
+//   pointwise      negate, abs, sign, relu, tanh, sigmoid, gelu, erf, scale,  as given
+//                  dropout
+//   binary         add, subtract, multiply, divide, maximum, minimum,         widest operand
+//                  comparisons, concatenate
+//   movement       reshape, permute, slice, pad, broadcast, max, pooling,     as given
+//                  embedding
 //
-// Losses run in fp32 whether or not there is a scope. Gradients come back in the type of what they are the
-// gradient of: that of an fp32 weight leaves a 16-bit product in fp32. Sweeps run their ops outside of the
-// table: in the types of the recorded ones.
+// With or without a scope, losses, the states of recurrent cells, and the statistics and parameters of norms
+// are fp32. Gradients come back in the type of what they are the gradient of: that of an fp32 weight leaves a
+// 16-bit product in fp32. Sweeps run outside of the table, in the types that were recorded.
 #pragma once
 
 #include <memory>

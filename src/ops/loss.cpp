@@ -16,9 +16,6 @@ namespace lockstep {
 
 namespace {
 
-// 16-bit numbers in fp32, others as they are.
-Tensor widened(const Tensor& x) { return cast(x, accumulation_type(x.dtype())); }
-
 int64_t rows_of(const Tensor& x) { return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1); }
 
 // x minus its row maximum. The maximum is a constant here: the functions below do not depend on it.

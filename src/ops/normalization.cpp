@@ -30,6 +30,10 @@ void check_affine(const char* where, const Tensor& x, const Tensor& gamma, const
   }
 }
 
+bool needs_widening(const Tensor& gamma, const Tensor& beta) {
+  return accumulation_type(gamma.dtype()) != gamma.dtype() || accumulation_type(beta.dtype()) != beta.dtype();
+}
+
 int64_t rows_of(const Tensor& x) { return x.shape().elements(0, x.rank() - 1); }
 
 // Both norms share everything but the axis of the statistics and the kernel.
@@ -40,7 +44,7 @@ class NormNode final : public FusedNode {
   const char* name() const override { return over_rows_ ? "batch_norm" : "layer_norm"; }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    const Tensor matrix = cast(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}), in[1].dtype());
+    const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
     const Tensor y = normalize_reference(matrix, in[1], in[2], over_rows_ ? 0 : 1, epsilon_);
     return cast(reshape(y, in[0].shape()), in[0].dtype());
   }
@@ -65,6 +69,7 @@ class NormNode final : public FusedNode {
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  if (needs_widening(gamma, beta)) return layer_norm(x, widened(gamma), widened(beta), epsilon);
   check_affine("layer_norm", x, gamma, beta);
   const int64_t rows = rows_of(x);
   Tensor y = x.empty_like();
@@ -76,6 +81,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
 }
 
 BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  if (needs_widening(gamma, beta)) return batch_norm(x, widened(gamma), widened(beta), epsilon);
   check_affine("batch_norm", x, gamma, beta);
   BatchNormResult result;
   Tensor y = x.empty_like();
@@ -89,11 +95,12 @@ BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& b
   return result;
 }
 
-Tensor batch_norm_inference(const Tensor& x, const Tensor& gamma, const Tensor& beta, const Tensor& mean,
+Tensor batch_norm_inference(const Tensor& x, const Tensor& given_gamma, const Tensor& given_beta, const Tensor& mean,
                             const Tensor& variance, double epsilon) {
+  const Tensor gamma = widened(given_gamma), beta = widened(given_beta);
   check_affine("batch_norm", x, gamma, beta);
-  const Tensor factor = divide(gamma, sqrt(add_scalar(variance, epsilon)));
-  const Tensor y = add(multiply(cast(x, factor.dtype()), factor), subtract(beta, multiply(mean, factor)));
+  const Tensor factor = divide(gamma, sqrt(add_scalar(widened(variance), epsilon)));
+  const Tensor y = add(multiply(widened(x), factor), subtract(beta, multiply(widened(mean), factor)));
   return cast(y, x.dtype());
 }
 

@@ -1,6 +1,6 @@
 // Differentiable layer norm (Ba et al. 2016) and batch norm (Ioffe and Szegedy 2015).
 //
-// Beside 16-bit x, gamma, beta and all statistics are fp32 (accumulation_type); y has the type of x.
+// y has the type of x. Beside 16-bit x, gamma, beta and all statistics are computed with in fp32.
 #pragma once
 
 #include "tensor/tensor.h"

@@ -5,6 +5,7 @@
 
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
 #include "ops/movement.h"
@@ -97,6 +98,10 @@ class RecurrentNode final : public FusedNode {
 
 Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight, const Tensor& bias,
                  bool reverse) {
+  for (const Tensor* given : {&inputs, &weight, &bias}) {
+    if (!given->defined() || accumulation_type(given->dtype()) == given->dtype()) continue;
+    return recurrent(cell, widened(inputs), widened(weight), bias.defined() ? widened(bias) : bias, reverse);
+  }
   RecurrentArguments arguments;
   arguments.cell = cell;
   arguments.dtype = inputs.dtype();

@@ -10,8 +10,8 @@ namespace lockstep {
 //   inputs (T,B,G*H)  what the inputs contribute to the gates, bias included: linear(x, W, b) of all steps at
 //   once weight (H,G*H)    R, from the state before to the gates bias (H)          d, kGru only; undefined
 //   for none
-// reverse runs from the last step to the first; the state of step t stays at index t. The dtype is fp64 or
-// fp32.
+// reverse runs from the last step to the first; the state of step t stays at index t. States are fp64 or
+// fp32: 16-bit operands are widened.
 Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight, const Tensor& bias = {},
                  bool reverse = false);
 

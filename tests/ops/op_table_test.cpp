@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <tuple>
 
+#include "autodiff/autocast.h"
 #include "autodiff/random_scope.h"
 #include "ops/convolution.h"
 #include "ops/derivative_check.h"
@@ -26,6 +28,9 @@ Tensor positive(const Shape& shape, uint64_t stream) { return random_tensor(shap
 Tensor int_tensor(const Shape& shape, const std::vector<int32_t>& values) {
   return Tensor::from(shape, values, cpu_backend());
 }
+
+// Weights of samples in the type of the losses of x.
+Tensor beside(const Tensor& x, const Tensor& weights) { return weights.converted(accumulation_type(x.dtype())); }
 
 std::vector<OpCase> op_table() {
   std::vector<OpCase> table;
@@ -110,10 +115,10 @@ std::vector<OpCase> op_table() {
   const Tensor labels = int_tensor({4}, {2, 0, 4, 2});
   const Tensor weights = Tensor::from<double>({4}, std::vector<double>{1.0, 0.5, 0.0, 2.0}, cpu_backend());
   table.push_back({"cross_entropy", [=](Inputs x) { return cross_entropy(x[0], labels); }, {real({4, 5}, 71)}});
-  table.push_back({"cross_entropy_weighted", [=](Inputs x) { return cross_entropy(x[0], labels, weights); }, {real({4, 5}, 71)}});
-  table.push_back({"logistic_loss", [=](Inputs x) { return logistic_loss(x[0], x[1], weights); },
+  table.push_back({"cross_entropy_weighted", [=](Inputs x) { return cross_entropy(x[0], labels, beside(x[0], weights)); }, {real({4, 5}, 71)}});
+  table.push_back({"logistic_loss", [=](Inputs x) { return logistic_loss(x[0], x[1], beside(x[0], weights)); },
                    {real({4}, 72), random_tensor({4}, 0, 1, 73)}});
-  table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], weights); },
+  table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], beside(x[0], weights)); },
                    {real({4, 3}, 74), real({4, 3}, 75)}});
 
   for (const auto& [name, cell] : {std::pair("rnn_tanh", RecurrentCell::kTanh), {"rnn_relu", RecurrentCell::kRelu},
@@ -169,25 +174,57 @@ INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const a
   return std::to_string(row.index) + "_" + name;
 });
 
-// fp32 runs the same ops on other kernels: values and gradients must agree with fp64 to rounding.
-TEST_P(OpTable, SinglePrecisionAgreesWithDouble) {
-  const OpCase& op = GetParam();
-  if (op.name.rfind("cross_entropy_weighted", 0) == 0 || op.name.rfind("logistic", 0) == 0 ||
-      op.name.rfind("mean_squared", 0) == 0 || op.name == "dropout") {
-    return;  // their sample weights are captured in fp64; dropout draws more bits in fp64
-  }
-  std::vector<Tensor> single;
+// Half the distance from 1 to the next number: the largest relative error of one rounding.
+double unit_roundoff(DType dtype) {
+  return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
+}
+
+// The op on inputs rounded to `dtype` and given as `given`, against the same numbers in fp64. 16-bit results are rounded a few
+// times on their way; fp32 sums are rounded at every term.
+void expect_agreement(const OpCase& op, DType dtype, DType given) {
+  if (op.name == "dropout") return;  // draws more bits in fp64
+  std::vector<Tensor> low, exact;
   for (const Tensor& input : op.inputs) {
-    Tensor cast = Tensor::empty(input.shape(), DType::kF32, cpu_backend());
-    cpu_backend().cast(DType::kF64, DType::kF32, input.elements(), input.data(), cast.mutable_data());
-    single.push_back(cast);
+    low.push_back(input.converted(dtype).converted(given));
+    exact.push_back(low.back().converted(DType::kF64));
   }
-  const Tensor expected = op.function(op.inputs);
-  const auto [value, gradients32] =
-      vjp(op.function, single, Tensor::full(expected.shape(), DType::kF32, cpu_backend(), 1.0));
-  const auto gradients64 = vjp(op.function, op.inputs, expected.full_like(1.0)).second;
-  EXPECT_LT(largest_error(value, expected), 1e-5);
-  for (size_t i = 0; i < single.size(); ++i) EXPECT_LT(largest_error(gradients32[i], gradients64[i]), 5e-5) << i;
+  DType result;
+  {
+    const RecordingScope off(false);
+    result = op.function(low).dtype();
+  }
+  const Tensor ones = op.function(exact).full_like(1.0);
+  const auto [value, gradients] = vjp(op.function, low, ones.converted(result));
+  std::vector<Tensor> expected;
+  Tensor expected_value;
+  {
+    const AutocastScope off(DType::kF32);
+    std::tie(expected_value, expected) = vjp(op.function, exact, ones);
+  }
+  const double roundings = dtype == DType::kF32 ? 80 : 4;
+  EXPECT_LT(largest_error(value, expected_value), roundings * unit_roundoff(dtype));
+  for (size_t i = 0; i < low.size(); ++i) {
+    EXPECT_EQ(gradients[i].dtype(), given) << i;
+    EXPECT_LT(largest_error(gradients[i], expected[i]), 4 * roundings * unit_roundoff(dtype)) << i;
+  }
+  // Through the reference, as higher derivatives go.
+  const std::vector<Tensor> recorded = grad([&](Inputs x) { return sum(op.function(x)); }, low, true);
+  for (size_t i = 0; i < low.size(); ++i) {
+    EXPECT_EQ(recorded[i].dtype(), given) << i;
+    EXPECT_LT(largest_error(recorded[i], expected[i]), 4 * roundings * unit_roundoff(dtype)) << "recorded " << i;
+  }
+}
+
+TEST_P(OpTable, SinglePrecisionAgreesWithDouble) { expect_agreement(GetParam(), DType::kF32, DType::kF32); }
+TEST_P(OpTable, BrainFloatAgreesWithDouble) { expect_agreement(GetParam(), DType::kBF16, DType::kBF16); }
+TEST_P(OpTable, HalfPrecisionAgreesWithDouble) { expect_agreement(GetParam(), DType::kF16, DType::kF16); }
+
+TEST_P(OpTable, AutocastAgreesWithDouble) {
+  for (DType compute : {DType::kBF16, DType::kF16}) {
+    const AutocastScope scope(compute);
+    expect_agreement(GetParam(), compute, DType::kF32);
+    expect_agreement(GetParam(), compute, compute);
+  }
 }
 
 }  // namespace

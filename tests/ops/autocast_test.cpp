@@ -1,0 +1,277 @@
+// Autocast: the table of types, gradients in the type of what they belong to, copies of parameters that are
+// never stale.
+#include "autodiff/autocast.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "autodiff/random_scope.h"
+#include "autodiff/recompute.h"
+#include "core/error.h"
+#include "ops/cast.h"
+#include "ops/convolution.h"
+#include "ops/derivative_check.h"
+#include "ops/dropout.h"
+#include "ops/elementwise.h"
+#include "ops/loss.h"
+#include "ops/matmul.h"
+#include "ops/movement.h"
+#include "ops/normalization.h"
+#include "ops/recurrent.h"
+#include "ops/reduction.h"
+
+namespace lockstep::test {
+namespace {
+
+Tensor values(const Shape& shape, uint64_t stream, DType dtype) {
+  return random_tensor(shape, 0.5, 2.0, stream, dtype);
+}
+
+struct Row {
+  OpFamily family;
+  const char* name;
+  std::function<Tensor(const Tensor&)> apply;  // to (4,4) positive numbers
+};
+
+std::vector<Row> rows() {
+  using enum OpFamily;
+  const auto ones = [](DType dtype) { return Tensor::full({4}, dtype, cpu_backend(), 1.0); };
+  return {
+      {kProduct, "matmul", [](const Tensor& x) { return matmul(x, x); }},
+      {kProduct, "linear", [=](const Tensor& x) { return linear(x, x, ones(accumulation_type(x.dtype()))); }},
+      {kProduct, "convolution",
+       [](const Tensor& x) {
+         return convolution(reshape(x, {1, 4, 4, 1}), reshape(x, {4, 2, 2, 1}), {}, {});
+       }},
+      {kExponential, "exp", exp},
+      {kExponential, "log", log},
+      {kExponential, "sqrt", sqrt},
+      {kExponential, "square", square},
+      {kExponential, "reciprocal", reciprocal},
+      {kExponential, "softplus", softplus},
+      {kReduction, "sum", [](const Tensor& x) { return sum(x, {0}); }},
+      {kReduction, "mean", [](const Tensor& x) { return mean(x, {0}); }},
+      {kSoftmax, "softmax", softmax},
+      {kSoftmax, "log_softmax", log_softmax},
+      {kSoftmax, "log_sum_exp", [](const Tensor& x) { return log_sum_exp(x); }},
+      {kNormalization, "layer_norm",
+       [=](const Tensor& x) {
+         const Tensor one = ones(accumulation_type(x.dtype()));
+         return layer_norm(x, one, one);
+       }},
+      {kNormalization, "batch_norm",
+       [=](const Tensor& x) {
+         const Tensor one = ones(accumulation_type(x.dtype()));
+         return batch_norm(x, one, one).y;
+       }},
+      {kNormalization, "batch_norm_inference",
+       [=](const Tensor& x) {
+         const Tensor one = ones(accumulation_type(x.dtype()));
+         return batch_norm_inference(x, one, one, one, one);
+       }},
+      {kPointwise, "negate", negate},
+      {kPointwise, "abs", abs},
+      {kPointwise, "sign", sign},
+      {kPointwise, "relu", relu},
+      {kPointwise, "tanh", tanh},
+      {kPointwise, "sigmoid", sigmoid},
+      {kPointwise, "gelu", gelu},
+      {kPointwise, "erf", erf},
+      {kPointwise, "scale", [](const Tensor& x) { return scale(x, 2.0); }},
+      {kPointwise, "dropout",
+       [](const Tensor& x) {
+         const RandomScope random(1, 2, 3);
+         return dropout(x, 0.5);
+       }},
+      {kBinary, "add", [](const Tensor& x) { return add(x, x); }},
+      {kBinary, "concatenate",
+       [](const Tensor& x) {
+         return concatenate({x, x}, 0);
+       }},
+      {kMovement, "reshape",
+       [](const Tensor& x) {
+         return reshape(x, {2, 8});
+       }},
+      {kMovement, "transpose", [](const Tensor& x) { return transpose(x); }},
+      {kMovement, "slice", [](const Tensor& x) { return slice(x, 0, 1, 3); }},
+      {kMovement, "broadcast_to",
+       [](const Tensor& x) {
+         return broadcast_to(x, {2, 4, 4});
+       }},
+      {kMovement, "max", [](const Tensor& x) { return max(x, 1); }},
+      {kMovement, "average_pool",
+       [](const Tensor& x) {
+         return average_pool(reshape(x, {1, 4, 4, 1}), 2, 2, {});
+       }},
+  };
+}
+
+TEST(Autocast, EveryOpRunsInTheTypeThatTheTableSays) {
+  for (const Row& row : rows()) {
+    SCOPED_TRACE(row.name);
+    for (DType compute : {DType::kBF16, DType::kF16}) {
+      const AutocastScope scope(compute);
+      const CastRule rule = cast_rule(row.family);
+      EXPECT_EQ(row.apply(values({4, 4}, 1, compute)).dtype(),
+                rule == CastRule::kSingle ? DType::kF32 : compute);
+      EXPECT_EQ(row.apply(values({4, 4}, 1, DType::kF32)).dtype(),
+                rule == CastRule::kCompute ? compute : DType::kF32);
+      EXPECT_EQ(row.apply(values({4, 4}, 1, DType::kF64)).dtype(), DType::kF64) << "fp64 is never lowered";
+      const AutocastScope off(DType::kF32);
+      EXPECT_EQ(row.apply(values({4, 4}, 1, DType::kF32)).dtype(), DType::kF32);
+      EXPECT_EQ(row.apply(values({4, 4}, 1, compute)).dtype(), compute);
+    }
+  }
+}
+
+TEST(Autocast, LossesAreInSinglePrecisionWithAndWithoutIt) {
+  const Tensor logits = values({3, 4}, 1, DType::kF16), column = values({3, 1}, 2, DType::kF16);
+  const Tensor labels = Tensor::from({3}, std::vector<int32_t>{0, 3, 1}, cpu_backend());
+  const auto check = [&] {
+    EXPECT_EQ(cross_entropy(logits, labels).dtype(), DType::kF32);
+    EXPECT_EQ(logistic_loss(column, values({3, 1}, 3, DType::kF32)).dtype(), DType::kF32);
+    EXPECT_EQ(mean_squared_error(logits, values({3, 4}, 3, DType::kF32)).dtype(), DType::kF32);
+  };
+  check();
+  const AutocastScope scope(DType::kF16);
+  check();
+}
+
+TEST(Autocast, OperandsOfDifferentTypesMeetInTheWiderAndAreAnErrorWithoutIt) {
+  const Tensor low = variable(values({3, 4}, 1, DType::kBF16), 0),
+               single = variable(values({4}, 2, DType::kF32), 1);
+  EXPECT_THROW(add(low, single), Error);
+  EXPECT_THROW(matmul(low, values({4, 2}, 2, DType::kF32)), Error);
+  EXPECT_THROW(concatenate({low, values({3, 4}, 2, DType::kF32)}, 0), Error);
+  const AutocastScope scope(DType::kBF16);
+  const Tensor product = multiply(low, single);
+  EXPECT_EQ(product.dtype(), DType::kF32);
+  EXPECT_EQ(
+      largest_error(product, multiply(low.converted(DType::kF64), single.converted(DType::kF64))) < 1e-7,
+      true);
+  const std::vector<Tensor> targets = {low, single};
+  const auto derivatives =
+      gradients(sum(product), Tensor::full({}, DType::kF32, cpu_backend(), 1.0), targets, false);
+  EXPECT_EQ(derivatives[0].dtype(), DType::kBF16);
+  EXPECT_EQ(derivatives[1].dtype(), DType::kF32);
+  EXPECT_EQ(concatenate({low, values({3, 4}, 2, DType::kF32)}, 0).dtype(), DType::kF32);
+  EXPECT_THROW(matmul(low, values({4, 2}, 2, DType::kF64)), Error)
+      << "fp64 is neither lowered nor mixed into a product";
+}
+
+// The gradient of an fp32 weight is the sum of products of 16-bit numbers, in fp32: as exact as fp32 sums
+// are.
+TEST(Autocast, GradientsOfSinglePrecisionWeightsAreNeverRoundedToSixteenBits) {
+  for (DType compute : {DType::kBF16, DType::kF16}) {
+    SCOPED_TRACE(std::string(name_of(compute)));
+    const auto exact = [&](const Tensor& x) { return x.converted(compute).converted(DType::kF64); };
+    const Tensor x = values({32, 6}, 1, DType::kF32), w = variable(values({6, 5}, 2, DType::kF32), 0),
+                 b = variable(values({5}, 3, DType::kF32), 1), u = values({32, 5}, 4, compute);
+    std::vector<Tensor> found;
+    {
+      const AutocastScope scope(compute);
+      const std::vector<Tensor> targets = {w, b};
+      found = gradients(linear(x, w, b), u, targets, false);
+    }
+    EXPECT_EQ(found[0].dtype(), DType::kF32);
+    EXPECT_EQ(found[1].dtype(), DType::kF32);
+    EXPECT_LT(largest_error(found[0], matmul(exact(x), u.converted(DType::kF64), true)), 1e-6);
+    EXPECT_LT(largest_error(found[1], sum(u.converted(DType::kF64), {0})), 1e-6);
+
+    const Tensor image = values({2, 5, 5, 3}, 5, DType::kF32),
+                 kernel = variable(values({4, 3, 3, 3}, 6, DType::kF32), 0);
+    const Tensor v = values({2, 3, 3, 4}, 7, compute);
+    Tensor gradient;
+    {
+      const AutocastScope scope(compute);
+      gradient = gradients(convolution(image, kernel, {}, {}), v, {&kernel, 1}, false)[0];
+    }
+    EXPECT_EQ(gradient.dtype(), DType::kF32);
+    const Tensor kernel64 = variable(exact(kernel), 0);
+    const Tensor expected = gradients(convolution(exact(image), kernel64, {}, {}), v.converted(DType::kF64),
+                                      {&kernel64, 1}, false)[0];
+    EXPECT_LT(largest_error(gradient, expected), 1e-6);
+  }
+}
+
+TEST(Autocast, CopiesAParameterOnceAScopeAndNeverServesAnOldOne) {
+  Tensor storage = values({8, 8}, 1, DType::kF32);
+  const Tensor w = variable(storage, 0), x = values({2, 8}, 2, DType::kBF16);
+  const auto product = [&] { return matmul(x, w).to_vector<double>(); };
+  std::vector<double> before;
+  {
+    const AutocastScope scope(DType::kBF16);
+    const void* const first = Operand(w, DType::kBF16).data();
+    before = product();
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), first);
+    const AutocastScope off(DType::kF32);
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), first) << "a sweep shares the copies";
+    const AutocastScope again(DType::kBF16);
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), first) << "a function that is run again shares the copies";
+    const AutocastScope other(DType::kF16);
+    EXPECT_NE(Operand(w, DType::kF16).data(), first);
+  }
+  storage.assign(values({8, 8}, 3, DType::kF32));
+  const AutocastScope next(DType::kBF16);
+  const std::vector<double> after = product();
+  EXPECT_NE(after, before);
+  EXPECT_EQ(after, matmul(x, w.detach().converted(DType::kBF16)).to_vector<double>());
+}
+
+struct Swept {
+  std::vector<double> loss;
+  std::vector<std::vector<double>> gradients;
+  bool operator==(const Swept&) const = default;
+};
+
+// Two layers with everything that changes types between them; the sweep inside or after the scope, recomputed
+// or not.
+Swept small_model(DType compute, bool sweep_inside, bool again) {
+  const Tensor x = values({6, 8}, 1, DType::kF32), w = variable(values({8, 8}, 2, DType::kF32), 0),
+               gamma = variable(values({8}, 3, DType::kF32), 1),
+               v = variable(values({8, 4}, 4, DType::kF32), 2);
+  const Tensor labels = Tensor::from({6}, std::vector<int32_t>{0, 3, 1, 2, 2, 0}, cpu_backend());
+  const RandomScope random(4, 5, 6);
+  std::optional<AutocastScope> scope(std::in_place, compute);
+  const Function hidden = [&](std::span<const Tensor> in) {
+    return dropout(tanh(layer_norm(linear(in[0], w, gamma, Activation::kRelu), gamma, gamma)), 0.25);
+  };
+  const Tensor h = again ? recompute(hidden, {&x, 1}) : hidden({&x, 1});
+  const Tensor losses = cross_entropy(add(matmul(h, v), matmul(softmax(h), v)), labels);
+  if (!sweep_inside) scope.reset();
+  Swept result{losses.to_vector<double>(), std::vector<std::vector<double>>(3)};
+  backward(losses, losses.full_like(1.0), [&](const Leaf& leaf, const Tensor& gradient) {
+    EXPECT_EQ(gradient.dtype(), DType::kF32);
+    result.gradients[static_cast<size_t>(leaf.index)] = gradient.to_vector<double>();
+  });
+  return result;
+}
+
+TEST(Autocast, SweepsAndRecomputationGiveTheSameBitsInsideAndOutsideOfTheScope) {
+  for (DType compute : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Swept expected = small_model(compute, true, false);
+    EXPECT_EQ(small_model(compute, false, false), expected);
+    EXPECT_EQ(small_model(compute, true, true), expected);
+    EXPECT_EQ(small_model(compute, false, true), expected);
+  }
+  EXPECT_FALSE(small_model(DType::kBF16, true, false) == small_model(DType::kF32, true, false));
+}
+
+TEST(Cast, RoundsOnceAndGivesTheDerivativeBack) {
+  const Tensor x =
+      variable(Tensor::from({3}, std::vector<float>{1.00390625f, -3.0f, 1e-3f}, cpu_backend()), 0);
+  const Tensor y = cast(x, DType::kBF16);
+  EXPECT_EQ(y.to_vector<double>()[0], 1.0) << "a tie goes to the even neighbour";
+  const Tensor u =
+      Tensor::from({3}, std::vector<float>{2.0f, 3.0f, 4.0f}, cpu_backend()).converted(DType::kBF16);
+  const Tensor gradient = gradients(y, u, {&x, 1}, false)[0];
+  EXPECT_EQ(gradient.dtype(), DType::kF32);
+  EXPECT_EQ(gradient.to_vector<float>(), (std::vector<float>{2.0f, 3.0f, 4.0f}));
+  EXPECT_EQ(cast(x, DType::kF32).node(), x.node());
+  EXPECT_THROW(cast(x, DType::kI32), Error);
+}
+
+}  // namespace
+}  // namespace lockstep::test
