@@ -124,6 +124,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::string description() const = 0;  // "cpu: own kernels, AVX-512"
+  // In which precisions products run on the hardware's own units, and what becomes of the others:
+  // "fp64, fp32, bf16 native; fp16 stored in 16 bits, computed in fp32".
+  virtual std::string native_precisions() const = 0;
 
   // ---- memory -------------------------------------------------------------------------------------------------
   // 64-byte aligned (256 on GPUs), never null for bytes > 0; contents undefined.

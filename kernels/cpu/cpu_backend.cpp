@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "kernels/cpu/vector.h"
 
 namespace lockstep {
 
@@ -11,7 +12,9 @@ namespace {
 
 // The widest vectors these kernels were compiled for.
 constexpr const char* instruction_set() {
-#if defined(__AVX512F__)
+#if defined(__AVX512BF16__)
+  return "AVX-512 with bf16";
+#elif defined(__AVX512F__)
   return "AVX-512";
 #elif defined(__AVX2__)
   return "AVX2";
@@ -24,7 +27,10 @@ constexpr const char* instruction_set() {
 
 // A binary that was built on another machine may use instructions that this processor has not.
 void require_instructions() {
-#if defined(__AVX512F__)
+#if defined(__AVX512BF16__)
+  const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+#elif defined(__AVX512F__)
   const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 #elif defined(__AVX2__)
   const bool present = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -41,6 +47,11 @@ void require_instructions() {
 
 std::string CpuBackend::description() const {
   return std::string("cpu: own kernels, ") + instruction_set();
+}
+
+std::string CpuBackend::native_precisions() const {
+  return kMultipliesBFloat16 ? "fp64, fp32, bf16 native; fp16 stored in 16 bits, computed in fp32"
+                             : "fp64, fp32 native; bf16, fp16 stored in 16 bits, computed in fp32";
 }
 
 Backend& cpu_backend() {

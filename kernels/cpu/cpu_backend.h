@@ -18,7 +18,9 @@ inline constexpr int64_t kElementGrain = 32768;
 
 class CpuBackend final : public Backend {
  public:
-  std::string description() const override;  // cpu_backend.cpp
+  // cpu_backend.cpp
+  std::string description() const override;
+  std::string native_precisions() const override;
 
   // memory.cpp
   void* allocate(size_t bytes) override;

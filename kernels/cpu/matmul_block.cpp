@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/cpu/elements.h"
 #include "kernels/cpu/matrix_copy.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector.h"
@@ -22,8 +23,9 @@ namespace {
 // Rows of a register tile: with 32 registers 14 x 2 sums, 2 vectors of b, one of a.
 constexpr int kRows = kVectorRegisters == 32 ? 14 : 6;
 constexpr int kVectors = 2;
-// Longest block of k, and what all but the last are a multiple of: a cache line of float. Part of the
-// result's definition, as sums restart with each block.
+// Longest block of k, and what all but the last are a multiple of: a cache line of float. Both count factors,
+// which are pairs of elements where the processor multiplies bf16. Part of the result's definition, as sums
+// restart with each block.
 constexpr int64_t kDepth = 384;
 constexpr int64_t kDepthStep = 16;
 // Columns of b that are copied at a time.
@@ -38,11 +40,11 @@ constexpr int64_t kRowsAhead = 16;
 // Where a tile goes, and what happens to it on the way.
 template <class T>
 struct Destination {
-  T* c;
+  Sum<T>* c;
   int64_t ldc;
-  int64_t columns;  // valid ones, at most the tile's
-  bool add;         // to what c holds
-  const T* bias;    // of the tile's first column, or null
+  int64_t columns;     // valid ones, at most the tile's
+  bool add;            // to what c holds
+  const Sum<T>* bias;  // of the tile's first column, or null
   Activation activation;
 };
 
@@ -72,11 +74,11 @@ Vector<T> activate(Activation activation, Vector<T> x) {
 template <class T, int R, int V, bool kAcross, bool kCopy>
 void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* copy,
                    const Destination<T>& to) {
-  Vector<T> sum[R][V];
+  Vector<Sum<T>> sum[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) sum[i][j] = Vector<T>{};
+    for (int j = 0; j < V; ++j) sum[i][j] = Vector<Sum<T>>{};
   }
   // Three rows share one address register: base, base + lda, base + 2 lda.
   const T* base[(R + 2) / 3];
@@ -117,15 +119,15 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
   for (int j = 0; j < V; ++j) {
     const int64_t count = std::min<int64_t>(to.columns - j * kLanes<T>, kLanes<T>);
     const bool whole = count == kLanes<T>;
-    Vector<T> bias{};
+    Vector<Sum<T>> bias{};
     if (to.bias) bias = load_first(to.bias + j * kLanes<T>, count);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      T* const c = to.c + i * to.ldc + j * kLanes<T>;
-      Vector<T> x = sum[i][j];
+      Sum<T>* const c = to.c + i * to.ldc + j * kLanes<T>;
+      Vector<Sum<T>> x = sum[i][j];
       if (to.add) x = (whole ? load(c) : load_first(c, count)) + x;
       if (to.bias) x = x + bias;
-      if (to.activation != Activation::kNone) x = activate<T>(to.activation, x);
+      if (to.activation != Activation::kNone) x = activate<Sum<T>>(to.activation, x);
       if (whole) {
         store(c, x);
       } else {
@@ -189,60 +191,79 @@ int64_t blocks_of(int64_t extent, int64_t longest) {
 
 }  // namespace
 
-template <class T>
-void multiply(const Product<T>& product) {
-  const auto& [m, n, k, a, lda, transpose_a, b, ldb, transpose_b, c, ldc, accumulate, bias, activation] =
-      product;
+template <class In, class Out>
+void multiply(const Product<In, Out>& product) {
+  const auto& [m, n, k, a, lda, transpose_a, b, ldb, transpose_b, c, ldc, bias, activation] = product;
   if (m == 0 || n == 0) return;
+  using T = Factor<In>;
   constexpr int64_t lanes = kLanes<T>;
   constexpr int64_t panel = kPanel<T>;
+  constexpr int64_t group = kGroup<T>;
+  constexpr bool converts = !std::is_same_v<In, T>;
+  constexpr bool rounds = !std::is_same_v<Out, Sum<T>>;
 
   // Equal blocks and panels: no thin remainder that would leave the multiply units waiting. Blocks of k are
   // whole cache lines, so that a transposed operand is read line by line.
-  const int64_t depth_blocks = blocks_of(k, kDepth);
+  const int64_t factors = (k + group - 1) / group;
+  const int64_t depth_blocks = blocks_of(factors, kDepth);
   const int64_t width_blocks = blocks_of(n, kWidth<T>);
   const int64_t row_panels = blocks_of(m, kRows);
-  const int64_t longest = ((k + depth_blocks - 1) / depth_blocks + kDepthStep - 1) / kDepthStep * kDepthStep;
+  const int64_t longest =
+      ((factors + depth_blocks - 1) / depth_blocks + kDepthStep - 1) / kDepthStep * kDepthStep;
   const int64_t widest = blocks_of((n + width_blocks - 1) / width_blocks, panel) * panel;
 
   // b is copied when at least five row panels read it; the first of them reads it in place and copies on the
   // way: 109 GFLOP/s at 64x512x512 (m,k,n) against 98 with a copy made beforehand. Rows of up to 1 KiB are
   // close enough in place. a is copied when more than four column panels read it, so that its panel is one
   // stream instead of 14 rows of which each tile misses the first lines: 98 against 93 GFLOP/s at
-  // 256x768x768.
-  const bool copy_b = !transpose_b && row_panels >= 5 && ldb > 256;
-  const bool copy_a = n > 4 * panel && !(transpose_a && lda <= 256);
+  // 256x768x768. What is not stored as it is multiplied is always copied, but for whole pairs along rows of
+  // a.
+  const bool pairs_in_place = group == 2 && !transpose_a && k % 2 == 0 && lda % 2 == 0 &&
+                              reinterpret_cast<uintptr_t>(a) % sizeof(T) == 0;
+  const bool copy_b = !converts && !transpose_b && row_panels >= 5 && ldb > 256;
+  const bool copy_a =
+      (converts && !pairs_in_place) || (n > 4 * panel && (converts || !(transpose_a && lda <= 256)));
   constexpr int64_t a_stride = (kRows + lanes - 1) / lanes * lanes;
   thread_local Scratch scratch;
   T* const copied_a = scratch.get<T>(longest * (a_stride + widest));
   T* const copied_b = copied_a + longest * a_stride;
+  // Sums that are to be rounded: of one tile, or of all rows where a block of k adds to the one before.
+  const int64_t sums_stride = depth_blocks == 1 ? panel : widest;
+  thread_local Scratch sums_scratch;
+  Sum<T>* const sums =
+      rounds ? sums_scratch.get<Sum<T>>((depth_blocks == 1 ? kRows : m) * sums_stride) : nullptr;
 
-  const auto b_at = [&](int64_t p, int64_t j) { return b + (transpose_b ? j * ldb + p : p * ldb + j); };
-  const auto a_at = [&](int64_t i, int64_t p) { return a + (transpose_a ? p * lda + i : i * lda + p); };
+  const auto b_at = [&](int64_t p, int64_t j) {
+    return b + (transpose_b ? j * ldb + p * group : p * group * ldb + j);
+  };
+  const auto a_at = [&](int64_t i, int64_t p) {
+    return a + (transpose_a ? p * group * lda + i : i * lda + p * group);
+  };
 
   for (int64_t column = 0; column < n; column += widest) {
     const int64_t width = std::min(widest, n - column);
     const int64_t column_panels = blocks_of(width, panel);
     for (int64_t block = 0, from = 0; block < depth_blocks; ++block) {
-      const int64_t depth = std::min(longest, k - from);
+      const int64_t depth = std::min(longest, factors - from);
+      const int64_t elements = std::min(depth * group, k - from * group);
       const bool first = block == 0, last = block + 1 == depth_blocks;
       for (int64_t row_panel = 0, row = 0; row_panel < row_panels; ++row_panel) {
         const int64_t rows = m / row_panels + (row_panel < m % row_panels ? 1 : 0);
-        const T* left = a_at(row, from);
-        int64_t left_stride = lda;
-        Ahead<T> next_a;
+        const T* left = reinterpret_cast<const T*>(a_at(row, from));
+        int64_t left_stride = lda / group;
+        Ahead<In> next_a;
         if (copy_a) {
           if (transpose_a) {
-            copy_padded(depth, rows, left, lda, copied_a, a_stride);
+            copy_padded(elements, rows, a_at(row, from), lda, copied_a, a_stride);
           } else {
-            transpose_padded(rows, depth, left, lda, copied_a, a_stride);
+            transpose_padded(rows, elements, a_at(row, from), lda, copied_a, a_stride);
           }
           left = copied_a;
           left_stride = a_stride;
           if (row + rows < m) {
-            next_a = transpose_a
-                         ? Ahead<T>(a_at(row + rows, from), depth, rows, lda)
-                         : Ahead<T>(a_at(row + rows, from), std::min(rows, m - row - rows), depth, lda);
+            const int64_t next_rows = std::min(rows, m - row - rows);
+            next_a = transpose_a ? Ahead<In>(a_at(row + rows, from), elements, rows, lda)
+                                 : Ahead<In>(a_at(row + rows, from), next_rows, elements, lda);
           }
         }
         for (int64_t p = 0; p < column_panels; ++p) {
@@ -250,21 +271,39 @@ void multiply(const Product<T>& product) {
           const int64_t columns = std::min(panel, width - j);
           const int64_t vectors = (columns + lanes - 1) / lanes;
           const bool whole = columns == panel;
-          const T* const in_place = b_at(from, column + j);
+          const In* const in_place = b_at(from, column + j);
           T* const copy = copied_b + j * depth;
           // Whole vectors of a partial panel, read in place, would reach past the matrix.
-          const bool read_copy = transpose_b || columns % lanes != 0 || (copy_b && (row_panel > 0 || !whole));
+          const bool read_copy =
+              converts || transpose_b || columns % lanes != 0 || (copy_b && (row_panel > 0 || !whole));
           if (row_panel == 0 && transpose_b) {
-            transpose_padded(columns, depth, in_place, ldb, copy, vectors * lanes);
+            transpose_padded(columns, elements, in_place, ldb, copy, vectors * lanes);
           } else if (row_panel == 0 && read_copy) {
-            copy_padded(depth, columns, in_place, ldb, copy, vectors * lanes);
+            copy_padded(elements, columns, in_place, ldb, copy, vectors * lanes);
           }
           next_a.fetch(p, column_panels);
+          Sum<T>* to;
+          int64_t to_stride;
+          if constexpr (rounds) {
+            to = depth_blocks == 1 ? sums : sums + row * sums_stride + j;
+            to_stride = sums_stride;
+          } else {
+            to = c + row * ldc + column + j;
+            to_stride = ldc;
+          }
           tile_kernel<T>(transpose_a || copy_a, static_cast<int>(rows), static_cast<int>(vectors),
                          copy_b && whole && row_panel == 0)(
-              depth, left, left_stride, read_copy ? copy : in_place, read_copy ? vectors * lanes : ldb, copy,
-              {c + row * ldc + column + j, ldc, columns, accumulate || !first,
-               last && bias ? bias + column + j : nullptr, last ? activation : Activation::kNone});
+              depth, left, left_stride, read_copy ? copy : reinterpret_cast<const T*>(in_place),
+              read_copy ? vectors * lanes : ldb, copy,
+              {to, to_stride, columns, !first, last && bias ? bias + column + j : nullptr,
+               last ? activation : Activation::kNone});
+          if constexpr (rounds) {
+            for (int64_t i = 0; last && i < rows; ++i) {
+              Out* const rounded = c + (row + i) * ldc + column + j;
+              const Sum<T>* const sum = to + i * to_stride;
+              simd_for<Sum<T>>(columns, [=](int64_t l) { rounded[l] = Out(sum[l]); });
+            }
+          }
         }
         row += rows;
       }
@@ -273,7 +312,11 @@ void multiply(const Product<T>& product) {
   }
 }
 
-template void multiply(const Product<float>&);
-template void multiply(const Product<double>&);
+template void multiply(const Product<float, float>&);
+template void multiply(const Product<double, double>&);
+template void multiply(const Product<BFloat16, BFloat16>&);
+template void multiply(const Product<BFloat16, float>&);
+template void multiply(const Product<Float16, Float16>&);
+template void multiply(const Product<Float16, float>&);
 
 }  // namespace lockstep

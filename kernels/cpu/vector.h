@@ -2,8 +2,12 @@
 // arithmetic.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
+
+#include "core/dtype.h"
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>
@@ -43,6 +47,25 @@ inline void store(T* p, Vector<T> x) {
   *reinterpret_cast<typename VectorOf<T>::Unaligned*>(p) = x;
 }
 
+// Two neighbours of bf16 along k, the earlier in the lower half: what the processor's bf16 units multiply at
+// a time.
+using Pair = uint32_t;
+#if defined(__AVX512BF16__)
+inline constexpr bool kMultipliesBFloat16 = true;
+#else
+inline constexpr bool kMultipliesBFloat16 = false;
+#endif
+
+// What elements of type S are multiplied as.
+template <class S>
+using Factor = std::conditional_t<kMultipliesBFloat16 && std::is_same_v<S, BFloat16>, Pair, Accumulation<S>>;
+// What products of factors are added up in.
+template <class T>
+using Sum = std::conditional_t<std::is_same_v<T, Pair>, float, T>;
+// Elements of a factor.
+template <class T>
+inline constexpr int kGroup = std::is_same_v<T, Pair> ? 2 : 1;
+
 // a * b + c in every lane, rounded once where the processor can.
 #if defined(__AVX512F__)
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
@@ -57,6 +80,15 @@ inline Vector<float> broadcast(float x) {
 inline Vector<double> broadcast(double x) {
   return _mm512_set1_pd(x);
 }
+#if defined(__AVX512BF16__)
+// Both products of the pair are added, the unit's way: subnormals count as zero.
+inline Vector<float> multiply_add(Vector<Pair> a, Vector<Pair> b, Vector<float> c) {
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+inline Vector<Pair> broadcast(Pair x) {
+  return reinterpret_cast<Vector<Pair>>(_mm512_set1_epi32(static_cast<int>(x)));
+}
+#endif
 #elif defined(__AVX2__) && defined(__FMA__)
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
   return _mm256_fmadd_ps(a, b, c);
@@ -110,6 +142,36 @@ inline void store_first(T* p, int64_t count, Vector<T> x) {
 #else
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
 #endif
+}
+
+// Factors out of the first `count` elements from memory (0 < count <= lanes * kGroup), the others zero.
+template <class T, class S>
+inline Vector<T> load_factors(const S* p, int64_t count) {
+  if constexpr (std::is_same_v<T, S>) {
+    return count == kLanes<T> ? load(p) : load_first(p, count);
+  } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    if constexpr (std::is_same_v<T, Pair>) {
+      return reinterpret_cast<Vector<T>>(
+          _mm512_maskz_loadu_epi16(static_cast<__mmask32>(0xFFFFFFFFu >> (32 - count)), p));
+    } else {
+      const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(0xFFFFu >> (16 - count)), p);
+      // Intrinsics whose unused lanes are "undefined" make GCC 12 warn, hence the mask and the plain
+      // conversion.
+      if constexpr (std::is_same_v<S, Float16>) {
+        return _mm512_maskz_cvtph_ps(0xFFFF, bits);
+      } else {
+        typedef uint16_t Halves __attribute__((vector_size(32)));
+        const auto wide = __builtin_convertvector(reinterpret_cast<Halves>(bits), Vector<uint32_t>);
+        return reinterpret_cast<Vector<T>>(wide << 16);
+      }
+    }
+#else
+    T lanes[kLanes<T>];
+    for (int64_t i = 0; i < kLanes<T>; ++i) lanes[i] = i < count ? T(p[i]) : T{0};
+    return load(lanes);
+#endif
+  }
 }
 
 // Turns a square of lanes x lanes elements: row i, lane j goes to row j, lane i. Each of the log2(lanes)

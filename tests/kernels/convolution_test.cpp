@@ -51,7 +51,8 @@ std::string name_of(const Window& v) {
 // Results of the three entries, and of the double loops.
 template <class T>
 struct Results {
-  std::vector<T> y, dx, dw;
+  std::vector<T> y, dx;
+  std::vector<Accumulation<T>> dw;
 };
 struct Expected {
   std::vector<double> y, dx, dw;
@@ -63,9 +64,11 @@ struct Inputs {
   explicit Inputs(const ConvolutionArguments& a)
       : x(random_values<T>(a.n * a.h * a.w * a.c, 1)),
         weights(random_values<T>(a.o * a.kh * a.kw * a.c, 2)),
-        bias(random_values<T>(a.o, 3)),
+        bias(random_values<Accumulation<T>>(a.o, 3)),
         dy(random_values<T>(a.n * a.oh * a.ow * a.o, 4)) {}
-  std::vector<T> x, weights, bias, dy;
+  std::vector<T> x, weights;
+  std::vector<Accumulation<T>> bias;
+  std::vector<T> dy;
 };
 
 // Each output carries marks behind its end, which must survive.
@@ -80,7 +83,7 @@ Results<T> compute(const ConvolutionArguments& a, const Inputs<T>& in) {
   const int64_t ny = a.n * a.oh * a.ow * a.o, nx = a.n * a.h * a.w * a.c, nw = a.o * a.kh * a.kw * a.c;
   Results<T> r{std::vector<T>(static_cast<size_t>(ny + 33), T(-777)),
                std::vector<T>(static_cast<size_t>(nx + 33), T(-777)),
-               std::vector<T>(static_cast<size_t>(nw + 33), T(-777))};
+               std::vector<Accumulation<T>>(static_cast<size_t>(nw + 33), Accumulation<T>(-777))};
   cpu_backend().convolution(a, in.x.data(), in.weights.data(), in.bias.data(), r.y.data());
   cpu_backend().convolution_backward_data(a, in.dy.data(), in.weights.data(), r.dx.data());
   cpu_backend().convolution_backward_weights(a, in.x.data(), in.dy.data(), r.dw.data());
@@ -133,9 +136,12 @@ template <class T>
 void expect_close(const std::vector<T>& got, const std::vector<double>& expected,
                   const std::vector<double>& size, const std::string& what) {
   ASSERT_EQ(got.size(), expected.size()) << what;
+  // Rounding of the result to 16 bits: half a unit of the last of 8 or 11 digits.
+  const double rounding = sizeof(T) != 2 ? 0.0 : dtype_of<T> == DType::kBF16 ? 0x1p-8 : 0x1p-11;
   for (size_t i = 0; i < got.size(); ++i) {
     ASSERT_NEAR(static_cast<double>(got[i]), expected[i],
-                60 * std::numeric_limits<T>::epsilon() * (1 + size[i]))
+                60 * std::numeric_limits<Accumulation<T>>::epsilon() * (1 + size[i]) +
+                    rounding * std::abs(expected[i]))
         << what << " element " << i;
   }
 }
@@ -153,7 +159,7 @@ void check(const Window& window) {
 
 template <class T>
 class ConvolutionOf : public ::testing::Test {};
-using Types = ::testing::Types<float, double>;
+using Types = ::testing::Types<float, double, BFloat16, Float16>;
 TYPED_TEST_SUITE(ConvolutionOf, Types);
 
 TYPED_TEST(ConvolutionOf, AgreesWithDoubleLoopsOnTheShapesOfRealModels) {
@@ -195,7 +201,7 @@ TYPED_TEST(ConvolutionOf, ElementsThatNoWindowSeesHaveDerivativeZero) {
 TYPED_TEST(ConvolutionOf, NoSamplesGiveZeroWeightDerivatives) {
   const ConvolutionArguments a = arguments_of<TypeParam>({0, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1});
   const Results<TypeParam> r = compute(a, Inputs<TypeParam>(a));
-  for (const TypeParam value : r.dw) EXPECT_EQ(value, TypeParam(0));
+  for (const auto value : r.dw) EXPECT_EQ(value, 0);
 }
 
 TYPED_TEST(ConvolutionOf, BiasMayBeLeftOut) {
@@ -203,7 +209,7 @@ TYPED_TEST(ConvolutionOf, BiasMayBeLeftOut) {
   Inputs<TypeParam> in(a);
   std::vector<TypeParam> without(in.dy.size());
   cpu_backend().convolution(a, in.x.data(), in.weights.data(), nullptr, without.data());
-  in.bias.assign(in.bias.size(), TypeParam(0));
+  in.bias.assign(in.bias.size(), 0);
   const Results<TypeParam> with = compute(a, in);
   for (size_t i = 0; i < without.size(); ++i) EXPECT_EQ(without[i], with.y[i]);
 }
@@ -226,7 +232,7 @@ TYPED_TEST(ConvolutionOf, BitsAreTheSameForAnyNumberOfThreads) {
           << name_of(window);
       EXPECT_EQ(std::memcmp(one.dx.data(), many.dx.data(), one.dx.size() * sizeof(TypeParam)), 0)
           << name_of(window);
-      EXPECT_EQ(std::memcmp(one.dw.data(), many.dw.data(), one.dw.size() * sizeof(TypeParam)), 0)
+      EXPECT_EQ(std::memcmp(one.dw.data(), many.dw.data(), one.dw.size() * sizeof(one.dw[0])), 0)
           << name_of(window);
     }
   }

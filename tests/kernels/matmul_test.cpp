@@ -58,7 +58,7 @@ struct Case {
            std::to_string(n) + (transpose_a ? " T" : " N") + (transpose_b ? "T" : "N") +
            (bias ? " bias" : "") + " activation " + std::to_string(static_cast<int>(activation));
   }
-  MatmulArguments arguments(const T* a, const T* b, const T* bias_values, T* c) const {
+  MatmulArguments arguments(const T* a, const T* b, const Accumulation<T>* bias_values, T* c) const {
     MatmulArguments arguments;
     arguments.dtype = arguments.output = dtype_of<T>;
     arguments.batch = batch;
@@ -83,7 +83,7 @@ template <class T>
 std::vector<T> check(const Case<T>& c) {
   const std::vector<T> a = random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
   const std::vector<T> b = random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
-  const std::vector<T> bias = random_values<T>(c.n, 3);
+  const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
   constexpr int64_t kGuard = 40;
   const T kMark = T(-12345);
   std::vector<T> guarded(static_cast<size_t>(c.batch * c.m * c.n + 2 * kGuard), kMark);
@@ -94,7 +94,9 @@ std::vector<T> check(const Case<T>& c) {
     EXPECT_EQ(guarded[static_cast<size_t>(i)], kMark) << c.name();
     EXPECT_EQ(guarded[guarded.size() - 1 - static_cast<size_t>(i)], kMark) << c.name();
   }
-  const double unit = std::numeric_limits<T>::epsilon();
+  const double unit = std::numeric_limits<Accumulation<T>>::epsilon();
+  // Rounding of the result to 16 bits: half a unit of the last of 8 or 11 digits.
+  const double rounding = sizeof(T) != 2 ? 0.0 : dtype_of<T> == DType::kBF16 ? 0x1p-8 : 0x1p-11;
   int64_t wrong = 0;
   for (int64_t g = 0; g < c.batch; ++g) {
     const T* const ga = a.data() + g * arguments.batch_stride_a;
@@ -110,7 +112,8 @@ std::vector<T> check(const Case<T>& c) {
         }
         if (c.bias) sum += static_cast<double>(bias[static_cast<size_t>(j)]);
         const double expected = activated(c.activation, sum);
-        const double tolerance = unit * (4 + 0.5 * static_cast<double>(c.k)) * (magnitude + 1);
+        const double tolerance =
+            unit * (4 + 0.5 * static_cast<double>(c.k)) * (magnitude + 1) + rounding * std::abs(expected);
         const double got = static_cast<double>(y[(g * c.m + i) * c.n + j]);
         if (!(std::abs(got - expected) <= tolerance) && wrong++ == 0) {
           ADD_FAILURE() << c.name() << ": element (" << g << "," << i << "," << j << ") is " << got
@@ -125,7 +128,7 @@ std::vector<T> check(const Case<T>& c) {
 
 template <class T>
 class MatmulOf : public ::testing::Test {};
-using Types = ::testing::Types<float, double>;
+using Types = ::testing::Types<float, double, BFloat16, Float16>;
 TYPED_TEST_SUITE(MatmulOf, Types);
 
 TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForEveryShapeAroundTheTileEdges) {
@@ -167,14 +170,14 @@ TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsAcrossSeveralBlocksOfEachExtent) {
 }
 
 TYPED_TEST(MatmulOf, EmptyInnerExtentGivesTheActivatedBiasOrZero) {
-  const std::vector<TypeParam> bias = {TypeParam(-1), TypeParam(2), TypeParam(0.5)};
+  const std::vector<Accumulation<TypeParam>> bias = {-1, 2, 0.5};
   for (const bool with_bias : {false, true}) {
     Case<TypeParam> c;
     c.m = 2, c.n = 3, c.k = 0, c.bias = with_bias, c.activation = Activation::kRelu;
     std::vector<TypeParam> y(6, TypeParam(9));
     cpu_backend().matmul(c.arguments(nullptr, nullptr, bias.data(), y.data()));
     for (size_t i = 0; i < 6; ++i) {
-      EXPECT_EQ(y[i], with_bias ? std::max(bias[i % 3], TypeParam(0)) : TypeParam(0));
+      EXPECT_EQ(y[i], with_bias ? std::max(TypeParam(bias[i % 3]), TypeParam(0)) : TypeParam(0));
     }
   }
 }
@@ -269,12 +272,12 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
 }
 
 TYPED_TEST(MatmulOf, NotANumberReachesTheResultThroughEveryActivation) {
-  const TypeParam nan = std::numeric_limits<TypeParam>::quiet_NaN();
+  const TypeParam nan(std::numeric_limits<float>::quiet_NaN());
   const std::vector<TypeParam> a = {nan, TypeParam(1)}, b = {TypeParam(1), TypeParam(1)};
   for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
     Case<TypeParam> c;
     c.k = 2, c.activation = activation;
-    TypeParam y = 0;
+    TypeParam y(0);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, &y));
     EXPECT_TRUE(std::isnan(y));
   }
@@ -305,6 +308,59 @@ TYPED_TEST(MatmulOf, ConcurrentProductsDoNotDisturbEachOther) {
   for (int64_t tile = 48; tile < 64; ++tile) hammer(tile);
   foreign.join();
   for (size_t tile = 0; tile < equal.size(); ++tile) EXPECT_TRUE(equal[tile]) << tile;
+}
+
+template <class T>
+class MatmulOf16Bits : public ::testing::Test {};
+using HalfTypes = ::testing::Types<BFloat16, Float16>;
+TYPED_TEST_SUITE(MatmulOf16Bits, HalfTypes);
+
+// The gradient of an fp32 parameter: the sum as it is before it would be rounded to 16 bits.
+TYPED_TEST(MatmulOf16Bits, AFloatResultIsTheSumBeforeItsRounding) {
+  for (const auto& [m, n, k] : {std::tuple{5, 40, 7}, {30, 70, 1000}, {64, 64, 2048}}) {
+    Case<TypeParam> c;
+    c.m = m, c.n = n, c.k = k, c.bias = true, c.transpose_a = true;
+    const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
+                                 b = random_values<TypeParam>(c.k * c.n, 2);
+    const std::vector<float> bias = random_values<float>(c.n, 3);
+    std::vector<TypeParam> rounded(static_cast<size_t>(m * n));
+    std::vector<float> sums(rounded.size());
+    MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), rounded.data());
+    cpu_backend().matmul(arguments);
+    arguments.output = DType::kF32;
+    arguments.c = sums.data();
+    cpu_backend().matmul(arguments);
+    for (size_t i = 0; i < sums.size(); ++i) {
+      ASSERT_EQ(TypeParam(sums[i]).bits, rounded[i].bits) << i;
+      const int64_t row = static_cast<int64_t>(i) / n, column = static_cast<int64_t>(i) % n;
+      double sum = static_cast<double>(bias[static_cast<size_t>(column)]), magnitude = std::abs(sum);
+      for (int64_t p = 0; p < k; ++p) {
+        const double term = static_cast<double>(a[static_cast<size_t>(p * m + row)]) *
+                            static_cast<double>(b[static_cast<size_t>(p * n + column)]);
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      ASSERT_NEAR(static_cast<double>(sums[i]), sum, 8 * 0x1p-23 * magnitude) << i;
+    }
+  }
+}
+
+TYPED_TEST(MatmulOf16Bits, SumsBeyondTheRangeOfTheOperandsDoNotOverflowOnTheWay) {
+  // 100 products of 2^14 each, then as many of -2^14: fp16 would end at infinity, its sums in float at 0.
+  std::vector<TypeParam> a(200, TypeParam(128)), b(200, TypeParam(128));
+  std::fill(b.begin() + 100, b.end(), TypeParam(-128));
+  Case<TypeParam> c;
+  c.k = 200;
+  TypeParam y(1);
+  cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, &y));
+  EXPECT_EQ(y, TypeParam(0));
+}
+
+TEST(Matmul, AResultOfAnotherTypeThanTheOperandsOrTheirSumsIsRefused) {
+  MatmulArguments arguments;
+  arguments.dtype = DType::kBF16;
+  arguments.output = DType::kF16;
+  EXPECT_THROW(cpu_backend().matmul(arguments), Error);
 }
 
 TEST(Matmul, IntegersAreRefusedByName) {

@@ -1,13 +1,14 @@
 // Matrix products: our op against the bare oneDNN primitive on the same shapes and number of threads, in
 // turns.
 //
-// Usage: matmul_benchmark [threads...]   (default 1 2). Figures are GFLOP/s of the fastest and of the median
-// slice.
+// Usage: matmul_benchmark [fp32|bf16|fp16] [threads...]   (default fp32 1 2). The library has no fp16 on
+// CPUs: its side is bf16 then. Figures are GFLOP/s of the fastest and of the median slice.
 #include <fmt/format.h>
 #include <omp.h>
 
 #include <cstdlib>
 #include <dnnl.hpp>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -23,37 +24,45 @@ using namespace lockstep;  // NOLINT: a program, not a header
 struct Extents {
   int64_t m, k, n;
 };
-constexpr Extents kExtents[] = {{32, 64, 128},    {32, 128, 10},    {64, 512, 512},   {256, 768, 768},
-                                {256, 768, 3072}, {256, 3072, 768}, {2048, 768, 768}, {128, 2048, 2048}};
+constexpr Extents kExtents[] = {{32, 64, 128},    {32, 128, 10},     {64, 512, 512},
+                                {256, 768, 768},  {256, 768, 3072},  {256, 3072, 768},
+                                {2048, 768, 768}, {128, 2048, 2048}, {256, 2048, 2048}};
 
-std::vector<float> values(int64_t n, uint32_t stream) {
+// Uniform in [-1/2, 1/2), converted to dtype.
+std::vector<char> values(DType dtype, int64_t n, uint32_t stream) {
   std::vector<float> x(static_cast<size_t>(n));
   const PhiloxKey key = philox_key(1, RandomPurpose::kTest);
   for (size_t i = 0; i < x.size(); ++i) {
     x[i] = uniform_float(philox(key, {static_cast<uint32_t>(i), stream, 0, 0}).r[0]) - 0.5f;
   }
-  return x;
+  std::vector<char> converted(x.size() * size_of(dtype));
+  cpu_backend().cast(DType::kF32, dtype, n, x.data(), converted.data());
+  return converted;
 }
 
-void compare(const Extents& e, bool transpose_a, bool transpose_b, int threads) {
-  const std::vector<float> a = values(e.m * e.k, 1), b = values(e.k * e.n, 2);
-  std::vector<float> ours(static_cast<size_t>(e.m * e.n)), theirs(ours.size());
+void compare(DType dtype, const Extents& e, bool transpose_a, bool transpose_b, int threads) {
+  const std::vector<char> a = values(dtype, e.m * e.k, 1), b = values(dtype, e.k * e.n, 2);
+  const DType library_dtype = dtype == DType::kF16 ? DType::kBF16 : dtype;
+  const std::vector<char> left_values = values(library_dtype, e.m * e.k, 1),
+                          right_values = values(library_dtype, e.k * e.n, 2);
+  std::vector<char> ours(static_cast<size_t>(e.m * e.n) * size_of(dtype)), theirs(ours.size());
 
   // The library's primitive is created once, outside of the timed part, under the number of threads that it
   // runs with.
   using dnnl::memory;
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   static dnnl::stream stream(engine);
-  const auto type = memory::data_type::f32;
+  const auto type = dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
   const memory::desc left({e.m, e.k}, type, transpose_a ? memory::dims{1, e.m} : memory::dims{e.k, 1});
   const memory::desc right({e.k, e.n}, type, transpose_b ? memory::dims{1, e.k} : memory::dims{e.n, 1});
   const memory::desc result({e.m, e.n}, type, memory::dims{e.n, 1});
   const dnnl::matmul primitive(dnnl::matmul::primitive_desc(dnnl::matmul::desc(left, right, result), engine));
   const std::unordered_map<int, memory> memories = {
-      {DNNL_ARG_SRC, {left, engine, const_cast<float*>(a.data())}},
-      {DNNL_ARG_WEIGHTS, {right, engine, const_cast<float*>(b.data())}},
+      {DNNL_ARG_SRC, {left, engine, const_cast<char*>(left_values.data())}},
+      {DNNL_ARG_WEIGHTS, {right, engine, const_cast<char*>(right_values.data())}},
       {DNNL_ARG_DST, {result, engine, theirs.data()}}};
   MatmulArguments arguments;
+  arguments.dtype = arguments.output = dtype;
   arguments.m = e.m;
   arguments.n = e.n;
   arguments.k = e.k;
@@ -76,19 +85,27 @@ void compare(const Extents& e, bool transpose_a, bool transpose_b, int threads) 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<int> counts = {1, 2};
-  if (argc > 1) counts.clear();
-  for (int i = 1; i < argc; ++i) counts.push_back(std::max(1, std::atoi(argv[i])));
-  fmt::print("{}\n\n", cpu_backend().description());
+  DType dtype = DType::kF32;
+  int next = 1;
+  for (const DType named : {DType::kF32, DType::kBF16, DType::kF16}) {
+    if (next < argc && argv[next] == name_of(named)) {
+      dtype = named;
+      ++next;
+    }
+  }
+  std::vector<int> counts;
+  for (; next < argc; ++next) counts.push_back(std::max(1, std::atoi(argv[next])));
+  if (counts.empty()) counts = {1, 2};
+  fmt::print("{}, {}\n\n", cpu_backend().description(), name_of(dtype));
   fmt::print("                              fastest slice              median slice\n");
   fmt::print("    m     k     n  AB threads oneDNN     ours  ratio     oneDNN     ours  ratio    ours us\n");
   for (const int threads : counts) {
     set_threads(threads);
     omp_set_num_threads(threads);
     for (const Extents& e : kExtents) {
-      compare(e, false, false, threads);
-      compare(e, false, true, threads);
-      compare(e, true, false, threads);
+      compare(dtype, e, false, false, threads);
+      compare(dtype, e, false, true, threads);
+      compare(dtype, e, true, false, threads);
     }
   }
 }
