@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build, then the
-# unit tests under the address and undefined-behaviour sanitizers. Exit 0 when all passed.
+# Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build, the unit
+# tests under the address and undefined-behaviour sanitizers, and those of the folders in which threads meet under the thread
+# sanitizer. Exit 0 when all passed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -34,6 +35,12 @@ fi
 part "sanitizer build (address, undefined)" launch/build.sh asan
 if [ -x build/asan/bin/lockstep ]; then
   part "unit tests under sanitizers" run_tests asan --label-regex '^unit$'
+fi
+# The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.
+threaded=(core data checkpoint kernels parallel)
+part "sanitizer build (thread)" launch/build.sh tsan "${threaded[@]/%/_test}"
+if [ -x build/tsan/bin/parallel_test ]; then
+  part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
 fi
 
 printf '\n== summary\n'
