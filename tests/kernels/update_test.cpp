@@ -13,12 +13,13 @@ TYPED_TEST_SUITE(Update, Precisions);
 constexpr double kRate = 0.05, kDecay = 0.02, kScale = 0.25, kBeta = 0.9, kBeta2 = 0.98, kEpsilon = 1e-6;
 
 struct State {
-  double p, slot0, slot1;
+  double p, slot0, slot1, slot2;
 };
 struct Case {
   UpdateFormula formula;
   std::vector<double> scalars;
   std::function<void(State&, double)> exact;  // one element; the gradient comes scaled
+  bool squares_first = false;                 // slots[0] averages squares: positive, and above slots[1]^2
 };
 
 std::vector<Case> cases() {
@@ -27,6 +28,19 @@ std::vector<Case> cases() {
     s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g;
     s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
     s.p -= kRate * (s.slot0 / correction1) / (std::sqrt(s.slot1 / correction2) + kEpsilon);
+  };
+  const auto amsgrad = [=](State& s, double g) {
+    s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g;
+    s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
+    s.slot2 = std::max(s.slot2, s.slot1);
+    s.p -= kRate * (s.slot0 / correction1) / (std::sqrt(s.slot2 / correction2) + kEpsilon);
+  };
+  const auto rmsprop = [](State& s, double g, bool centered) {
+    g += kDecay * s.p;
+    s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g * g;
+    if (centered) s.slot1 = kBeta * s.slot1 + (1 - kBeta) * g;
+    const double spread = centered ? s.slot0 - s.slot1 * s.slot1 : s.slot0;
+    s.p -= kRate * g / (std::sqrt(spread) + kEpsilon);
   };
   return {
       {UpdateFormula::kSgd, {kRate, kDecay}, [](State& s, double g) { s.p -= kRate * (g + kDecay * s.p); }},
@@ -64,17 +78,67 @@ std::vector<Case> cases() {
          s.p -= kRate * kDecay * s.p;
          adam(s, g);
        }},
+      {UpdateFormula::kAdagrad,
+       {kRate, kDecay, kEpsilon},
+       [](State& s, double g) {
+         g += kDecay * s.p;
+         s.slot0 += g * g;
+         s.p -= kRate * g / (std::sqrt(s.slot0) + kEpsilon);
+       },
+       true},
+      {UpdateFormula::kRmsProp,
+       {kRate, kDecay, kBeta, kEpsilon},
+       [=](State& s, double g) { rmsprop(s, g, false); },
+       true},
+      {UpdateFormula::kRmsPropCentered,
+       {kRate, kDecay, kBeta, kEpsilon},
+       [=](State& s, double g) { rmsprop(s, g, true); },
+       true},
+      {UpdateFormula::kAmsGrad,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, correction1, correction2},
+       [=](State& s, double g) { amsgrad(s, g + kDecay * s.p); }},
+      {UpdateFormula::kAmsGradW,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, correction1, correction2},
+       [=](State& s, double g) {
+         s.p -= kRate * kDecay * s.p;
+         amsgrad(s, g);
+       }},
+      {UpdateFormula::kNAdam,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, 0.7, 1.3, correction2},
+       [=](State& s, double g) {
+         g += kDecay * s.p;
+         s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g;
+         s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
+         s.p -= kRate * (0.7 * g + 1.3 * s.slot0) / (std::sqrt(s.slot1 / correction2) + kEpsilon);
+       }},
+      {UpdateFormula::kLion,
+       {kRate, kDecay, kBeta, kBeta2},
+       [](State& s, double g) {
+         const double u = kBeta * s.slot0 + (1 - kBeta) * g;
+         s.p -= kRate * ((u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) + kDecay * s.p);
+         s.slot0 = kBeta2 * s.slot0 + (1 - kBeta2) * g;
+       }},
+      {UpdateFormula::kLambDirection,
+       {kRate, kDecay, kBeta, kBeta2, kEpsilon, correction1, correction2},
+       [=](State& s, double g) {
+         s.slot0 = kBeta * s.slot0 + (1 - kBeta) * g;
+         s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
+         s.slot2 = s.slot0 / correction1 / (std::sqrt(s.slot1 / correction2) + kEpsilon) + kDecay * s.p;
+       }},
   };
 }
 
 template <class T>
 struct Arrays {
-  std::vector<T> p, g, slot0, slot1;
-  explicit Arrays(int64_t n)
+  std::vector<T> p, g, slot0, slot1, slot2;
+  explicit Arrays(const Case& c, int64_t n)
       : p(random_values<T>(n, 71)),
         g(random_values<T>(n, 72)),
         slot0(random_values<T>(n, 73)),
-        slot1(random_values<T>(n, 74, 0.01, 1.0)) {}
+        slot1(random_values<T>(n, 74, 0.01, 1.0)),
+        slot2(random_values<T>(n, 75, 0.01, 1.0)) {
+    for (T& value : slot0) value = c.squares_first ? T(2) + std::fabs(value) : value;
+  }
 
   void update(const Case& c, int64_t begin, int64_t end) {
     UpdateArguments arguments;
@@ -84,6 +148,7 @@ struct Arrays {
     arguments.gradients = g.data() + begin;
     arguments.slots[0] = slot0.data() + begin;
     arguments.slots[1] = slot1.data() + begin;
+    arguments.slots[2] = slot2.data() + begin;
     arguments.gradient_scale = kScale;
     std::copy(c.scalars.begin(), c.scalars.end(), arguments.scalars);
     cpu_backend().update(c.formula, arguments);
@@ -92,6 +157,7 @@ struct Arrays {
     std::vector<T> values = p;
     values.insert(values.end(), slot0.begin(), slot0.end());
     values.insert(values.end(), slot1.begin(), slot1.end());
+    values.insert(values.end(), slot2.begin(), slot2.end());
     return values;
   }
 };
@@ -100,20 +166,21 @@ TYPED_TEST(Update, EveryFormulaFollowsItsEquation) {
   using T = TypeParam;
   for (int64_t n : {int64_t{1}, int64_t{15}, int64_t{1000}, int64_t{70'001}}) {
     for (const Case& c : cases()) {
-      const Arrays<T> start(n);
+      const Arrays<T> start(c, n);
       const std::vector<T> result = on_any_threads([&] {
         Arrays<T> arrays = start;
         arrays.update(c, 0, n);
         return arrays.all();
       });
-      std::vector<double> expected(static_cast<size_t>(3 * n));
+      std::vector<double> expected(static_cast<size_t>(4 * n));
       for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
         State state{static_cast<double>(start.p[i]), static_cast<double>(start.slot0[i]),
-                    static_cast<double>(start.slot1[i])};
+                    static_cast<double>(start.slot1[i]), static_cast<double>(start.slot2[i])};
         c.exact(state, kScale * static_cast<double>(start.g[i]));
         expected[i] = state.p;
         expected[i + static_cast<size_t>(n)] = state.slot0;
         expected[i + static_cast<size_t>(2 * n)] = state.slot1;
+        expected[i + static_cast<size_t>(3 * n)] = state.slot2;
       }
       expect_close(result, expected, 8.0);
     }
@@ -124,7 +191,7 @@ TYPED_TEST(Update, SplittingTheArraysGivesTheSameBits) {
   using T = TypeParam;
   const int64_t n = 1000;
   for (const Case& c : cases()) {
-    Arrays<T> whole(n), split(n);
+    Arrays<T> whole(c, n), split(c, n);
     whole.update(c, 0, n);
     for (int64_t begin = 0, size = 1; begin < n; begin += size, size = size * 2 + 1) {
       split.update(c, begin, std::min(n, begin + size));
@@ -136,8 +203,8 @@ TYPED_TEST(Update, SplittingTheArraysGivesTheSameBits) {
 TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
   using T = TypeParam;
   for (const Case& c : cases()) {
-    Arrays<T> arrays(64);
-    for (auto* values : {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1})
+    Arrays<T> arrays(c, 64);
+    for (auto* values : {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1, &arrays.slot2})
       std::fill(values->begin(), values->end(), T(0));
     arrays.update(c, 0, 64);
     for (T value : arrays.all()) EXPECT_EQ(value, T(0));
