@@ -36,6 +36,26 @@ To convert(From value) {
   }
 }
 
+template <class From, class To>
+void convert_elements(int64_t n, const From* x, To* y) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  // The processor's own conversions of fp16: the bits of Float16's, which take a dozen instructions.
+  if constexpr (std::is_same_v<From, Float16> && std::is_same_v<To, float>) {
+    for (; i + 16 <= n; i += 16) {
+      const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+      _mm512_storeu_ps(y + i, _mm512_maskz_cvtph_ps(0xFFFF, halves));
+    }
+  } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, Float16>) {
+    for (; i + 16 <= n; i += 16) {
+      const __m256i halves = _mm512_maskz_cvtps_ph(0xFFFF, _mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), halves);
+    }
+  }
+#endif
+  for (; i < n; ++i) y[i] = convert<To>(x[i]);
+}
+
 template <class F>
 void dispatch_storable(const char* op, DType dtype, const F& function) {
   switch (dtype) {
@@ -109,7 +129,7 @@ void CpuBackend::cast(DType from, DType to, int64_t n, const void* x, void* y) {
       using To = decltype(to_type);
       const From* source = static_cast<const From*>(x);
       write_elements(n, static_cast<To*>(y), [=](int64_t begin, int64_t end, To* out) {
-        for (int64_t i = begin; i < end; ++i) out[i - begin] = convert<To>(source[i]);
+        convert_elements(end - begin, source + begin, out);
       });
     });
   });

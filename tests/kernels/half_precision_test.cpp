@@ -86,6 +86,10 @@ TYPED_TEST(HalfPrecision, EveryBitPatternWidensToItsValueAndComesBackUnchanged) 
     const double value = this->value_of(bits);
     ASSERT_TRUE(same(static_cast<double>(f32[bits]), value)) << bits;
     ASSERT_TRUE(same(f64[bits], value)) << bits;
+    // NaN too: an element has the same bits in the vector body and in the tail of a cast.
+    ASSERT_EQ(std::bit_cast<uint32_t>(f32[bits]), std::bit_cast<uint32_t>(static_cast<float>(all[bits])))
+        << bits;
+    ASSERT_EQ(from_f32[bits].bits, S(f32[bits]).bits) << bits;
     ASSERT_TRUE(same(static_cast<double>(from_f32[bits]), value)) << bits;
     ASSERT_TRUE(same(static_cast<double>(from_f64[bits]), value)) << bits;
   }
