@@ -251,6 +251,10 @@ Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, c
     }
     return convolution(x, weights, cast(bias, accumulation_type(compute)), window);
   }
+  if (x.dtype() != compute && x.node() == nullptr) {
+    // Nobody asks for the gradient of x: convert it once, for the backward sweep as well.
+    return convolution(x.converted(compute), weights, bias, window);
+  }
   ConvolutionArguments a;
   a.dtype = compute;
   a.n = x.shape()[0];

@@ -161,6 +161,10 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
     }
     return linear(x, weight, cast(bias, accumulation_type(compute)), activation);
   }
+  if (x.dtype() != compute && x.node() == nullptr) {
+    // Nobody asks for the gradient of x: convert it once, for the backward sweep as well.
+    return linear(x.converted(compute), weight, bias, activation);
+  }
   Shape shape = x.shape();
   shape[shape.rank() - 1] = weight.shape()[1];
   Tensor y = Tensor::empty(shape, compute, x.backend());
