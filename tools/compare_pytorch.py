@@ -3,8 +3,8 @@
 
     tools/compare_pytorch.py --lockstep build/release/bin/lockstep --python PYTHON_WITH_TORCH
 
-Rows: steps a second of an MLP and of a residual CNN on the digits data set, and the time from process start to the first
-finished step. PyTorch is written the way a practised user would for a small data set on a CPU: everything preloaded,
+Rows: steps a second of an MLP, of a residual CNN and of recurrent layers (rnn, lstm, gru, over 8 steps of 8 pixels or 64 of
+one) on the digits data set, and the time from process start to the first finished step. PyTorch is written the way a practised user would for a small data set on a CPU: everything preloaded,
 one shuffle an epoch, gradients set to None, and the fastest of its fused and foreach optimizers and of its two memory
 formats. Its figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; this script itself needs nothing.
 """
@@ -58,6 +58,17 @@ WORKLOADS = {
         "model": '[model]\ntype = "cnn"\nchannels = [16, 32, 64]\nstrides = [1, 2, 2]\nblocks = 1\n',
     },
 }
+for cell in ("rnn", "lstm", "gru"):
+    for length in (8, 64):
+        WORKLOADS[f"{cell}-{length}"] = {
+            "title": f"digits {cell.upper()} of 64 units over {length} steps, batch 32, fp32, Adam",
+            "batch": 32,
+            "steps": 24000 // length,
+            "model": '[model]\ntype = "sequential"\n'
+            f'[[model.layers]]\ntype = "reshape"\nshape = [{length}, {64 // length}]\n'
+            f'[[model.layers]]\ntype = "recurrent"\ncell = "{"rnn_tanh" if cell == "rnn" else cell}"\nunits = 64\n'
+            '[[model.layers]]\ntype = "linear"\nunits = 10\n',
+        }
 
 
 # ---- the PyTorch side; runs in a process of its own ------------------------------------------------------------------
@@ -69,6 +80,20 @@ def torch_model(workload):
 
     if workload == "mlp":
         return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    if "-" in workload:
+        cell, length = workload.split("-")
+
+        class LastState(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = getattr(nn, cell.upper())(64 // int(length), 64, batch_first=True)
+                self.output = nn.Linear(64, 10)
+
+            def forward(self, x):
+                return self.output(self.layer(x)[0][:, -1])
+
+        return LastState()
 
     class Block(nn.Module):
         def __init__(self, inputs, outputs, stride):
@@ -103,7 +128,11 @@ def torch_data(workload, data):
     with h5py.File(data, "r") as file:
         x = torch.from_numpy(file["x"][:]).float()
         y = torch.from_numpy(file["y"][:]).long()
-    return (x.reshape(len(x), -1) if workload == "mlp" else x.permute(0, 3, 1, 2).contiguous()), y
+    if workload == "mlp":
+        return x.reshape(len(x), -1), y
+    if "-" in workload:
+        return x.reshape(len(x), int(workload.split("-")[1]), -1), y
+    return x.permute(0, 3, 1, 2).contiguous(), y
 
 
 def torch_batches(x, y, batch):
@@ -303,7 +332,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=5, help="alternations; medians are over them")
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long one throughput run measures")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rows", nargs="+", default=["mlp", "cnn", "first-step"], choices=["mlp", "cnn", "first-step"])
+    rows = [*WORKLOADS, "first-step"]
+    parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
     arguments = parser.parse_args()
     arguments.data = os.path.abspath(arguments.data)
 
