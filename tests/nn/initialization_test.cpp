@@ -82,6 +82,39 @@ TEST_P(Initialization, OfAConvolutionCountsTheWindowInItsFans) {
 INSTANTIATE_TEST_SUITE_P(Variants, Initialization, testing::ValuesIn(kVariants),
                          [](const auto& variant) { return std::string(variant.param.name); });
 
+TEST(InitialValues, OfARecurrentLayerHaveTheSpectralRadiusAskedForInEachGate) {
+  constexpr int64_t kUnits = 120;
+  BuiltModel model(
+      "[model]\ntype = 'sequential'\nlayers = [{type = 'recurrent', cell = 'lstm', units = 120, "
+      "recurrent_scale = "
+      "1.5}]",
+      {{4, 3}, DType::kF32, kUnits});
+  model.allocate();
+  const auto weight = model.store.parameter(1).to_vector<double>();
+  for (int64_t gate = 0; gate < 4; ++gate) {
+    // The growth of A^k v is the largest eigenvalue's magnitude to the power k, times what the k-th root
+    // forgets.
+    std::vector<double> v = uniform_values(kUnits, 3), next(v.size());
+    double growth = 0.0;
+    constexpr int kPower = 300;
+    for (int k = 0; k < kPower; ++k) {
+      double norm = 0.0;
+      for (size_t i = 0; i < v.size(); ++i) {
+        next[i] = 0.0;
+        for (size_t j = 0; j < v.size(); ++j) {
+          next[i] += weight[i * 4 * v.size() + static_cast<size_t>(gate) * v.size() + j] * v[j];
+        }
+        norm += next[i] * next[i];
+      }
+      norm = std::sqrt(norm);
+      growth += std::log(norm) / kPower;
+      for (size_t i = 0; i < v.size(); ++i) v[i] = next[i] / norm;
+    }
+    EXPECT_NEAR(std::exp(growth), 1.5, 0.15) << "gate " << gate;
+  }
+  for (double bias : model.store.parameter(2).to_vector<double>()) EXPECT_EQ(bias, 0.0);
+}
+
 TEST(InitialValues, DependOnSeedAndNameOnly) {
   const std::string head = "[model]\ntype = 'mlp'\nactivation = 'tanh'\nhidden = ";
   BuiltModel one(head + "[20]", {{12}, DType::kF32, 3}), two(head + "[20, 7]", {{12}, DType::kF32, 3});

@@ -8,6 +8,7 @@
 #include "nn/built_model.h"
 #include "nn/dropout.h"
 #include "nn/pooling.h"
+#include "nn/recurrent.h"
 #include "nn/residual_block.h"
 
 namespace lockstep {
@@ -179,6 +180,41 @@ TEST(ResidualBlock, WithZeroWeightsIsTheActivationOfItsInput) {
   const std::vector<double> x = image_values();
   const auto y = block.forward(Tensor::from({2, 2, 2, 3}, x, cpu_backend()), context).to_vector<double>();
   for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], std::max(x[i], 0.0));
+}
+
+TEST(Recurrent, ReadsBackwardWhatItReadsForwardOfTheReversedSequence) {
+  for (const bool sequence : {false, true}) {
+    RecurrentOptions options;
+    options.cell = RecurrentCell::kGru;
+    options.sequence = sequence;
+    ParameterStore store;
+    const RecurrentLayer forward(3, 4, options, ModuleBuilder(store));
+    options.direction = Direction::kBackward;
+    ParameterStore same;
+    const RecurrentLayer backward(3, 4, options, ModuleBuilder(same));
+    store.allocate(DType::kF64, cpu_backend(), 9);
+    same.allocate(DType::kF64, cpu_backend(), 9);
+    ForwardContext context = forward_context(store, false);
+
+    constexpr size_t kSteps = 5, kFeatures = 3, kUnits = 4;
+    const std::vector<double> values = uniform_values(2 * kSteps * kFeatures, 8);
+    const auto reversed = [](const std::vector<double>& x, size_t width) {
+      std::vector<double> y(x.size());
+      for (size_t row = 0; row < 2 * kSteps; ++row) {
+        const size_t mirrored = row / kSteps * kSteps + kSteps - 1 - row % kSteps;
+        for (size_t i = 0; i < width; ++i) y[mirrored * width + i] = x[row * width + i];
+      }
+      return y;
+    };
+    const auto run = [&](const RecurrentLayer& layer, const std::vector<double>& x) {
+      return layer.forward(Tensor::from({2, kSteps, kFeatures}, x, cpu_backend()), context)
+          .to_vector<double>();
+    };
+    const std::vector<double> expected = run(forward, values),
+                              found = run(backward, reversed(values, kFeatures));
+    EXPECT_EQ(sequence ? reversed(found, kUnits) : found, expected);
+    EXPECT_NE(run(backward, values), expected);
+  }
 }
 
 }  // namespace
