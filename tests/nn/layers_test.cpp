@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "autodiff/autocast.h"
+#include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
 #include "nn/batch_norm.h"
 #include "nn/built_model.h"
@@ -214,6 +216,47 @@ TEST(Recurrent, ReadsBackwardWhatItReadsForwardOfTheReversedSequence) {
                               found = run(backward, reversed(values, kFeatures));
     EXPECT_EQ(sequence ? reversed(found, kUnits) : found, expected);
     EXPECT_NE(run(backward, values), expected);
+  }
+}
+
+// The inputs' product alone runs in 16 bits.
+TEST(Recurrent, StatesAndGradientsUnderAutocastAreFp32AndNearThoseWithoutIt) {
+  for (const RecurrentCell cell : {RecurrentCell::kTanh, RecurrentCell::kLstm, RecurrentCell::kGru}) {
+    RecurrentOptions options;
+    options.cell = cell;
+    ParameterStore store;
+    const RecurrentLayer layer(6, 5, options, ModuleBuilder(store));
+    store.allocate(DType::kF32, cpu_backend(), 4);
+    const Tensor x =
+        Tensor::from({3, 7, 6}, uniform_values(3 * 7 * 6, 2), cpu_backend()).converted(DType::kF32);
+    // The last states, then the gradients of their sum.
+    const auto run = [&](DType compute) {
+      const AutocastScope scope(compute);
+      ForwardContext context = forward_context(store, true);
+      const Tensor y = layer.forward(x, context);
+      EXPECT_EQ(y.dtype(), DType::kF32);
+      std::vector<std::vector<double>> results(1 + store.parameters().size());
+      results[0] = y.to_vector<double>();
+      backward(y, y.full_like(1.0), [&](const Leaf& leaf, const Tensor& gradient) {
+        EXPECT_EQ(gradient.dtype(), DType::kF32);
+        results[1 + static_cast<size_t>(leaf.index)] = gradient.to_vector<double>();
+      });
+      return results;
+    };
+    const auto exact = run(DType::kF32);
+    for (const DType compute : {DType::kBF16, DType::kF16}) {
+      const auto found = run(compute);
+      const double unit = compute == DType::kBF16 ? 1.0 / 256 : 1.0 / 2048;
+      bool rounded = false;
+      for (size_t i = 0; i < exact.size(); ++i) {
+        ASSERT_EQ(found[i].size(), exact[i].size());
+        for (size_t j = 0; j < exact[i].size(); ++j) {
+          EXPECT_NEAR(found[i][j], exact[i][j], 8.0 * unit * std::max(1.0, std::abs(exact[i][j])));
+          rounded = rounded || found[i][j] != exact[i][j];
+        }
+      }
+      EXPECT_TRUE(rounded) << "autocast changed nothing";
+    }
   }
 }
 
