@@ -104,7 +104,8 @@ struct RecurrentArguments {
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
 enum class UpdateFormula : uint8_t {
   kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW,
-  kAdagrad, kRmsProp, kRmsPropCentered, kAmsGrad, kAmsGradW, kNAdam, kLion, kLambDirection
+  kAdagrad, kRmsProp, kRmsPropCentered, kAmsGrad, kAmsGradW, kNAdam, kLion, kLambDirection,
+  kDiagonal
 };
 
 // One optimizer update of n consecutive elements. slots[i] is the i-th state array of the formula.

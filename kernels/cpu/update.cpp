@@ -18,7 +18,8 @@ void update_elements(const UpdateArguments& arguments) {
   T* slot0 = static_cast<T*>(arguments.slots[0]);
   T* slot1 = static_cast<T*>(arguments.slots[1]);
   T* slot2 = static_cast<T*>(arguments.slots[2]);
-  static_assert(Update::kSlots <= 3);
+  T* slot3 = static_cast<T*>(arguments.slots[3]);
+  static_assert(Update::kSlots <= 4);
   parallel_ranges(arguments.n, kElementGrain, [=](int64_t begin, int64_t end) {
     simd_for<T>(end - begin, [=](int64_t offset) {
       const int64_t i = begin + offset;
@@ -29,8 +30,10 @@ void update_elements(const UpdateArguments& arguments) {
         update(parameters[i], gradient, slot0[i]);
       } else if constexpr (Update::kSlots == 2) {
         update(parameters[i], gradient, slot0[i], slot1[i]);
-      } else {
+      } else if constexpr (Update::kSlots == 3) {
         update(parameters[i], gradient, slot0[i], slot1[i], slot2[i]);
+      } else {
+        update(parameters[i], gradient, slot0[i], slot1[i], slot2[i], slot3[i]);
       }
     });
   });
@@ -72,6 +75,8 @@ void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments)
         return update_elements<LionUpdate<T>, T>(arguments);
       case UpdateFormula::kLambDirection:
         return update_elements<LambDirectionUpdate<T>, T>(arguments);
+      case UpdateFormula::kDiagonal:
+        return update_elements<DiagonalUpdate<T>, T>(arguments);
     }
   });
 }

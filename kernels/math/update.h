@@ -321,4 +321,36 @@ struct LionUpdate {
   }
 };
 
+// kDiagonal: with s and y the changes of p and g since the update before,
+//   a = beta a + (1 - beta) s y;  b = beta b + (1 - beta) s^2;  h = max(|a| / b, smallest), or initial where b is 0;
+//   p -= learning_rate * g / h.
+// Coupled decay. slots[0], slots[1] = p and g of the update before, slots[2] = a, slots[3] = b. scalars[2] = beta,
+// scalars[3] = initial, scalars[4] = smallest, scalars[5] = 0 at the first update, which has none before it, else 1.
+template <class T>
+struct DiagonalUpdate {
+  static constexpr int kSlots = 4;
+  T learning_rate, weight_decay, beta, one_minus_beta, initial, smallest, counts;
+
+  explicit DiagonalUpdate(const double* scalars)
+      : learning_rate(static_cast<T>(scalars[0])),
+        weight_decay(static_cast<T>(scalars[1])),
+        beta(static_cast<T>(scalars[2])),
+        one_minus_beta(static_cast<T>(1.0 - scalars[2])),
+        initial(static_cast<T>(scalars[3])),
+        smallest(static_cast<T>(scalars[4])),
+        counts(static_cast<T>(scalars[5])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g, T& previous_p, T& previous_g, T& a, T& b) const {
+    g = g + weight_decay * p;
+    const T s = counts * (p - previous_p), y = g - previous_g;
+    a = beta * a + one_minus_beta * (s * y);
+    b = beta * b + one_minus_beta * (s * s);
+    const T slope = std::abs(a) / (b > T{0} ? b : T{1});
+    const T h = b > T{0} ? (slope > smallest ? slope : smallest) : initial;
+    previous_p = p;
+    previous_g = g;
+    p = p - learning_rate * (g / h);
+  }
+};
+
 }  // namespace lockstep

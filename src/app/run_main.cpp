@@ -29,7 +29,7 @@ struct Arguments {
   std::string configuration;
   std::vector<std::string> overrides;
   TrainOptions train;
-  std::string checkpoint;
+  std::string checkpoint, weights;
   std::string file_a, file_b;
   bool digest_only = false;
   DatasetOptions dataset;
@@ -40,10 +40,13 @@ struct Arguments {
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   bool has_accuracy = false;
-  const EvaluationResult result = evaluate_checkpoint(configuration, arguments.checkpoint, communicator, has_accuracy);
+  std::string weights = arguments.weights;
+  const EvaluationResult result =
+      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, has_accuracy, weights);
   if (communicator.rank() == 0) {
     nlohmann::ordered_json line;
     line["checkpoint"] = arguments.checkpoint;
+    line["weights"] = weights;
     line["samples"] = result.samples;
     line["loss"] = result.loss;
     if (has_accuracy) line["accuracy"] = result.accuracy;
@@ -124,6 +127,10 @@ int run_main(int argc, char** argv) {
   CLI::App* evaluate_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
   add_configuration(evaluate_command);
   evaluate_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
+  evaluate_command
+      ->add_option("--weights", arguments.weights,
+                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
+      ->check(CLI::IsMember({"trained", "averaged"}));
   evaluate_command->footer("Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
 
   CLI::App* prepare_command = app.add_subcommand("prepare", "convert a data set into HDF5");

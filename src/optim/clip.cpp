@@ -68,6 +68,12 @@ double global_norm(const Tensor& gradients, int64_t n, double scale) {
   return std::sqrt(tree_sum(sums.to_vector<double>(), {0, blocks})) * std::abs(scale);
 }
 
+double global_norm(const Tensor& gradients, const ParameterShards& shards, double scale) {
+  const std::vector<double> sums = shards.block_square_sums(gradients);
+  if (sums.empty()) return 0.0;
+  return std::sqrt(tree_sum(sums, {0, static_cast<int64_t>(sums.size())})) * std::abs(scale);
+}
+
 double clip_factor(double norm, double max_norm) {
   if (!(max_norm >= 0.0)) {
     fail(ErrorKind::kInternal, fmt::format("clip_factor: max_norm must be >= 0: {}", max_norm));
@@ -123,20 +129,29 @@ void clip_adaptively(Tensor& gradients, const Tensor& values, const std::vector<
 }
 
 double clip_gradients(const ClipSettings& settings, Tensor& gradients, const Tensor& values,
-                      const std::vector<ParameterEntry>& parameters, double scale, double norm) {
+                      const std::vector<ParameterEntry>& parameters, const ParameterShards& shards,
+                      double scale, double norm) {
   if (!std::isfinite(norm)) return scale;
-  const int64_t n = values.elements();
   if (settings.adaptive > 0.0) {
-    clip_adaptively(gradients, values, parameters, scale, settings.adaptive);
+    std::vector<ParameterEntry> owned;
+    for (const ParameterEntry& entry : parameters) {
+      for (const ElementRange& range : shards.mine()) {
+        if (range.begin <= entry.offset && entry.offset < range.end) owned.push_back(entry);
+      }
+    }
+    clip_adaptively(gradients, values, owned, scale, settings.adaptive);
     scale = 1.0;
   }
   if (settings.value > 0.0) {
-    clip_by_value(gradients, n, scale, settings.value);
+    for (const ElementRange& range : shards.mine()) {
+      Tensor part = gradients.view({range.size()}, range.begin);
+      clip_by_value(part, range.size(), scale, settings.value);
+    }
     scale = 1.0;
   }
   if (settings.global_norm == 0.0) return scale;
   const bool changed = settings.adaptive > 0.0 || settings.value > 0.0;
-  return scale * clip_factor(changed ? global_norm(gradients, n, scale) : norm, settings.global_norm);
+  return scale * clip_factor(changed ? global_norm(gradients, shards, scale) : norm, settings.global_norm);
 }
 
 }  // namespace lockstep

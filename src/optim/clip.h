@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "parallel/parameter_shards.h"
 #include "tensor/parameter_store.h"
 #include "tensor/tensor.h"
 
@@ -12,6 +13,10 @@ namespace lockstep {
 // Euclidean norm of the first n elements: fp64 sums of squares over fixed blocks of the flat array, blocks
 // added in tree order (the tree of DESIGN 4.4 over block numbers). Times |scale|.
 double global_norm(const Tensor& gradients, int64_t n, double scale);
+
+// The same of the elements that the shards cover, of which each worker needs its own only; the same bits
+// whatever the shards, on every worker. Collective.
+double global_norm(const Tensor& gradients, const ParameterShards& shards, double scale);
 
 // The factor min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; constant as in common practice). 1 when
 // max_norm is 0 (clipping off) or the norm is not finite.
@@ -33,9 +38,11 @@ struct ClipSettings {
 };
 
 // Clips scale * g, adaptively, then by value, then by global norm, where each is on; nothing when `norm`, the
-// global norm of scale * g, is not finite. May write into the first values.elements() gradients; returns what
-// to multiply them by instead of scale.
+// global norm of scale * g, is not finite. May write into this worker's elements; returns what to multiply
+// them by instead of scale, the same on every worker. Shards must not cut parameters when adaptive clipping
+// is on. Collective.
 double clip_gradients(const ClipSettings& settings, Tensor& gradients, const Tensor& values,
-                      const std::vector<ParameterEntry>& parameters, double scale, double norm);
+                      const std::vector<ParameterEntry>& parameters, const ParameterShards& shards,
+                      double scale, double norm);
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 #include "optim/adafactor.h"
 #include "optim/adagrad.h"
 #include "optim/adam.h"
+#include "optim/diagonal.h"
 #include "optim/gradient_descent.h"
 #include "optim/lamb.h"
 #include "optim/lars.h"
@@ -36,6 +37,7 @@ constexpr OptimizerType kOptimizerTypes[] = {
     {"lars", make_lars},
     {"adafactor", make_adafactor},
     {"muon", make_muon},
+    {"diagonal", make_diagonal},
 };
 
 }  // namespace

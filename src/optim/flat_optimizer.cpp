@@ -13,15 +13,26 @@ FlatOptimizer::FlatOptimizer(std::string type, UpdateFormula formula, std::vecto
   for (std::string& name : array_names) arrays_.push_back({std::move(name), Tensor(), {}});
 }
 
-void FlatOptimizer::allocate(const std::vector<ParameterEntry>&, int64_t extent, DType dtype,
-                             Backend& backend) {
+void FlatOptimizer::allocate(const std::vector<ParameterEntry>&, int64_t extent,
+                             const std::vector<ElementRange>& owned, DType dtype, Backend& backend) {
   extent_ = extent;
+  owned_ = owned;
   dtype_ = dtype;
-  for (OptimizerSlot& array : arrays_) array.values = Tensor::zeros({extent}, dtype, backend);
+  for (OptimizerSlot& array : arrays_) array.values = Tensor::zeros({total_size(owned)}, dtype, backend);
 }
 
-void FlatOptimizer::check_segments(std::span<const UpdateSegment> segments) const {
+void FlatOptimizer::for_owned(
+    std::span<const UpdateSegment> segments,
+    const std::function<void(const UpdateSegment&, const ElementRange&, int64_t)>& use) const {
   check_update_segments(type_, segments, extent_);
+  for (const UpdateSegment& segment : segments) {
+    int64_t position = 0;
+    for (const ElementRange& range : owned_) {
+      const ElementRange elements = overlap(range, {segment.begin, segment.end});
+      if (elements.size() > 0) use(segment, elements, position + elements.begin - range.begin);
+      position += range.size();
+    }
+  }
 }
 
 void FlatOptimizer::update(const UpdateContext& context) {
@@ -32,20 +43,21 @@ void FlatOptimizer::update(const UpdateContext& context) {
   arguments.dtype = dtype_;
   arguments.gradient_scale = context.gradient_scale;
   set_scalars(arguments.scalars);
+  const auto bytes = static_cast<int64_t>(size_of(dtype_));
   auto* parameter_bytes = static_cast<std::byte*>(parameters.mutable_data());
   const auto* gradient_bytes = static_cast<const std::byte*>(context.gradients.data());
-  for (const UpdateSegment& segment : context.segments) {
-    const size_t offset = static_cast<size_t>(segment.begin) * size_of(dtype_);
-    arguments.n = segment.end - segment.begin;
-    arguments.parameters = parameter_bytes + offset;
-    arguments.gradients = gradient_bytes + offset;
-    for (size_t i = 0; i < arrays_.size(); ++i) {
-      arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + offset;
-    }
-    arguments.scalars[0] = context.learning_rate * segment.learning_rate_factor;
-    arguments.scalars[1] = segment.weight_decay ? weight_decay_ : 0.0;
-    parameters.backend().update(formula_, arguments);
-  }
+  for_owned(
+      context.segments, [&](const UpdateSegment& segment, const ElementRange& elements, int64_t position) {
+        arguments.n = elements.size();
+        arguments.parameters = parameter_bytes + elements.begin * bytes;
+        arguments.gradients = gradient_bytes + elements.begin * bytes;
+        for (size_t i = 0; i < arrays_.size(); ++i) {
+          arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
+        }
+        arguments.scalars[0] = context.learning_rate * segment.learning_rate_factor;
+        arguments.scalars[1] = segment.weight_decay ? weight_decay_ : 0.0;
+        parameters.backend().update(formula_, arguments);
+      });
   ++updates_;
 }
 

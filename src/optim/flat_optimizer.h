@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,8 @@ class FlatOptimizer : public Optimizer {
                 double weight_decay);
 
   std::string type() const override { return type_; }
-  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
-                Backend& backend) override;
+  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                const std::vector<ElementRange>& owned, DType dtype, Backend& backend) override;
   std::vector<OptimizerSlot> slots() override { return arrays_; }
   void update(const UpdateContext& context) override;
 
@@ -27,8 +28,13 @@ class FlatOptimizer : public Optimizer {
   // 0-based. 0 and 1, learning rate and weight decay, are set here, segment by segment.
   virtual void set_scalars(double (&scalars)[8]) const { (void)scalars; }
 
-  // Error (kInternal) unless every segment lies within the allocated extent.
-  void check_segments(std::span<const UpdateSegment> segments) const;
+  // Calls use(segment, elements, position) for the elements of each segment that this worker owns, run by
+  // run; position: where their state begins in the arrays. Error (kInternal) unless every segment lies within
+  // the extent.
+  void for_owned(
+      std::span<const UpdateSegment> segments,
+      const std::function<void(const UpdateSegment&, const ElementRange&, int64_t position)>& use) const;
+  const std::vector<ElementRange>& owned() const { return owned_; }
 
   std::vector<OptimizerSlot> arrays_;
 
@@ -37,6 +43,7 @@ class FlatOptimizer : public Optimizer {
   UpdateFormula formula_;
   double weight_decay_;
   int64_t extent_ = 0;
+  std::vector<ElementRange> owned_;
   DType dtype_ = DType::kF32;
 };
 

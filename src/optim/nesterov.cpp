@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "optim/flat_optimizer.h"
+#include "optim/flat_update.h"
 #include "optim/optimizer_keys.h"
 
 namespace lockstep {
@@ -17,28 +18,25 @@ class LookAheadNesterov final : public FlatOptimizer {
   // The origin, theta itself, is rewritten by every before_gradient: it is not state.
   std::vector<OptimizerSlot> slots() override { return {arrays_[0]}; }
 
-  void before_gradient(Tensor& parameters, double learning_rate,
+  bool before_gradient(Tensor& parameters, double learning_rate,
                        std::span<const UpdateSegment> segments) override {
     if (ahead_) fail(ErrorKind::kInternal, "nesterov: before_gradient called twice without an update");
-    check_segments(segments);
-    arrays_[1].values.assign(parameters);
-    ahead_ = true;
+    for_origin(parameters, [](Tensor origin, const Tensor& owned) { origin.assign(owned); });
     // theta~ = theta - (eta momentum) v is an SGD step along the velocity.
-    UpdateArguments arguments;
-    arguments.dtype = parameters.dtype();
-    for (const UpdateSegment& segment : segments) {
-      const size_t offset = static_cast<size_t>(segment.begin) * size_of(parameters.dtype());
-      arguments.n = segment.end - segment.begin;
-      arguments.parameters = static_cast<std::byte*>(parameters.mutable_data()) + offset;
-      arguments.gradients = static_cast<const std::byte*>(arrays_[0].values.data()) + offset;
-      arguments.scalars[0] = learning_rate * segment.learning_rate_factor * momentum_;
-      parameters.backend().update(UpdateFormula::kSgd, arguments);
-    }
+    for_owned(segments, [&](const UpdateSegment& segment, const ElementRange& elements, int64_t position) {
+      flat_update(UpdateFormula::kSgd, parameters.view({elements.size()}, elements.begin),
+                  arrays_[0].values.view({elements.size()}, position), 1.0, {},
+                  {learning_rate * segment.learning_rate_factor * momentum_, 0.0});
+    });
+    ahead_ = true;
+    return true;
   }
 
-  void cancel_gradient(Tensor& parameters) override {
-    if (ahead_) parameters.assign(arrays_[1].values);
+  bool cancel_gradient(Tensor& parameters) override {
+    if (!ahead_) return false;
+    for_origin(parameters, [](const Tensor& origin, Tensor owned) { owned.assign(origin); });
     ahead_ = false;
+    return true;
   }
 
   void update(const UpdateContext& context) override {
@@ -49,6 +47,16 @@ class LookAheadNesterov final : public FlatOptimizer {
 
  private:
   void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+
+  // Views of the saved and the present parameters that this worker owns, range by range.
+  template <class Use>
+  void for_origin(const Tensor& parameters, const Use& use) {
+    int64_t position = 0;
+    for (const ElementRange& range : owned()) {
+      use(arrays_[1].values.view({range.size()}, position), parameters.view({range.size()}, range.begin));
+      position += range.size();
+    }
+  }
 
   double momentum_;
   bool ahead_ = false;  // the parameters are at the look-ahead, not at theta

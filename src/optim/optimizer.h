@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "core/configuration.h"
+#include "parallel/parameter_shards.h"
 #include "tensor/parameter_store.h"
 #include "tensor/tensor.h"
 
 namespace lockstep {
 
-// A run of consecutive elements of the flat arrays that one worker updates with the same settings.
+// A run of consecutive elements of the flat arrays that are updated with the same settings.
 struct UpdateSegment {
   int64_t begin = 0, end = 0;  // elements of the flat arrays
   double learning_rate_factor = 1.0;
@@ -33,14 +34,14 @@ struct UpdateContext {
 struct SlotEntry {
   std::string parameter;
   Shape shape;
-  int64_t offset = 0;  // elements from the start of the slot
+  int64_t offset = 0;  // elements from the start of the whole slot
 };
 
 // A named state array in the parameters' dtype, initially zero; stored in checkpoints.
 struct OptimizerSlot {
   std::string name;                // "first_moment"
-  Tensor values;                   // (parameter_extent), parallel to the parameters, or as `entries` say
-  std::vector<SlotEntry> entries;  // empty: parallel to the parameters
+  Tensor values;                   // what this worker owns of the whole slot, part behind part
+  std::vector<SlotEntry> entries;  // of the whole slot; empty: it is parallel to the parameters
 };
 
 class Optimizer {
@@ -48,22 +49,28 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual std::string type() const = 0;
 
-  // Allocates slots for arrays of `extent` elements that hold the given parameters. Called once before the
-  // first update.
-  virtual void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
-                        Backend& backend) = 0;
+  // Allocates slots for arrays of `extent` elements that hold the given parameters, as far as they are
+  // `owned`: ascending ranges, which cut no parameter where whole_parameters(). The rest is another worker's,
+  // and left alone by everything below. Called once before the first update.
+  virtual void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                        const std::vector<ElementRange>& owned, DType dtype, Backend& backend) = 0;
   virtual std::vector<OptimizerSlot> slots() = 0;
 
   // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it.
-  // Most do nothing. learning_rate and segments: those of the update that follows.
-  virtual void before_gradient(Tensor& parameters, double learning_rate,
+  // Most do nothing. learning_rate and segments: those of the update that follows. Returns whether it moved
+  // them.
+  virtual bool before_gradient(Tensor& parameters, double learning_rate,
                                std::span<const UpdateSegment> segments) {
     (void)parameters;
     (void)learning_rate;
     (void)segments;
+    return false;
   }
-  // Undoes before_gradient without an update (a skipped step).
-  virtual void cancel_gradient(Tensor& parameters) { (void)parameters; }
+  // Undoes before_gradient without an update (a skipped step). Returns whether it moved the parameters.
+  virtual bool cancel_gradient(Tensor& parameters) {
+    (void)parameters;
+    return false;
+  }
   // One step. Splitting the segments differently gives the same bits: between any elements, or between
   // parameters where whole_parameters(). Error (kInternal) when the context does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;

@@ -8,18 +8,32 @@
 
 namespace lockstep {
 
-void ParameterOptimizer::allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
-                                  Backend& backend) {
+void ParameterOptimizer::allocate(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                                  const std::vector<ElementRange>& owned, DType dtype, Backend& backend) {
   check_parameters(parameters);
   parameters_ = parameters;
   extent_ = extent;
   dtype_ = dtype;
+  for (const ParameterEntry& entry : parameters_) {
+    const ElementRange elements{entry.offset, entry.offset + entry.shape.elements()};
+    int64_t common = 0;
+    for (const ElementRange& range : owned) common += overlap(range, elements).size();
+    if (common != 0 && common != elements.size()) {
+      fail(ErrorKind::kInternal,
+           fmt::format("{}: a worker must own the whole of {} or nothing of it: {} of {} elements", type_,
+                       entry.name, common, elements.size()));
+    }
+    if (common > 0) owned_.insert(entry.name);
+  }
   for (declared_ = 0; declared_ < parameters_.size(); ++declared_) {
     declare_state(declared_, parameters_[declared_]);
   }
   for (OptimizerSlot& slot : slots_) {
-    const SlotEntry& last = slot.entries.back();
-    slot.values = Tensor::zeros({last.offset + last.shape.elements()}, dtype, backend);
+    int64_t extent_here = 0;
+    for (const SlotEntry& entry : slot.entries) {
+      if (owned_.contains(entry.parameter)) extent_here += entry.shape.elements();
+    }
+    slot.values = Tensor::zeros({extent_here}, dtype, backend);
   }
 }
 
@@ -37,8 +51,10 @@ void ParameterOptimizer::reserve(const std::string& name, const Shape& shape) {
 Tensor ParameterOptimizer::state(const std::string& name, size_t index) const {
   for (const OptimizerSlot& slot : slots_) {
     if (slot.name != name) continue;
+    int64_t position = 0;
     for (const SlotEntry& entry : slot.entries) {
-      if (entry.parameter == parameters_[index].name) return slot.values.view(entry.shape, entry.offset);
+      if (entry.parameter == parameters_[index].name) return slot.values.view(entry.shape, position);
+      if (owned_.contains(entry.parameter)) position += entry.shape.elements();
     }
   }
   fail(ErrorKind::kInternal, fmt::format("{}: {} has no {}", type_, parameters_[index].name, name));
@@ -61,7 +77,7 @@ void ParameterOptimizer::update(const UpdateContext& context) {
   for (const UpdateSegment& segment : context.segments) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       const ParameterEntry& entry = parameters_[i];
-      if (!overlaps(entry, segment)) continue;
+      if (!overlaps(entry, segment) || !owned_.contains(entry.name)) continue;
       update_parameter({i, context.parameters.view(entry.shape, entry.offset),
                         context.gradients.view(entry.shape, entry.offset), context.gradient_scale,
                         context.learning_rate * segment.learning_rate_factor, segment.weight_decay});

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,8 @@ class ParameterOptimizer : public Optimizer {
 
   std::string type() const override { return type_; }
   bool whole_parameters() const override { return true; }
-  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent, DType dtype,
-                Backend& backend) final;
+  void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent,
+                const std::vector<ElementRange>& owned, DType dtype, Backend& backend) final;
   std::vector<OptimizerSlot> slots() final { return slots_; }
   // Error (kInternal) also when a segment ends inside a parameter.
   void update(const UpdateContext& context) final;
@@ -35,11 +36,11 @@ class ParameterOptimizer : public Optimizer {
  protected:
   // Settings that name parameters are checked here, before declare_state.
   virtual void check_parameters(const std::vector<ParameterEntry>& parameters) const { (void)parameters; }
-  // Which state this parameter has, by repeated calls of reserve.
+  // Which state this parameter has, by repeated calls of reserve; also for parameters of other workers.
   virtual void declare_state(size_t index, const ParameterEntry& parameter) = 0;
   // State for the parameter under way in declare_state: a part of the slot of that name.
   void reserve(const std::string& slot, const Shape& shape);
-  // A parameter's part of a slot.
+  // The part of a slot that an owned parameter has.
   Tensor state(const std::string& slot, size_t index) const;
 
   virtual void update_parameter(const ParameterUpdate& update) = 0;
@@ -47,6 +48,7 @@ class ParameterOptimizer : public Optimizer {
  private:
   std::string type_;
   std::vector<ParameterEntry> parameters_;
+  std::set<std::string> owned_;  // names
   std::vector<OptimizerSlot> slots_;
   int64_t extent_ = 0;
   DType dtype_ = DType::kF32;

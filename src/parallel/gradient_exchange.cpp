@@ -42,16 +42,12 @@ struct Slice {
   int64_t seen_in = kNone;  // the last micro-batch that brought it
 };
 
-// What is communicated as a unit: elements [begin, end), worker d being responsible for the d-th `share` of
-// them.
+// What is communicated as a unit, and who adds up which elements of it.
 struct Piece {
-  int64_t begin = 0, end = 0, share = 0;
+  ElementRange range;
+  std::vector<Share> shares;
+  bool keep = false;  // the sums stay with the workers that made them
   int64_t bucket = 0;
-
-  int64_t share_begin(int rank) const { return std::min(begin + rank * share, end); }
-  int64_t share_elements(int rank) const {
-    return std::min(begin + (rank + 1) * share, end) - share_begin(rank);
-  }
 };
 
 struct Operation {
@@ -84,8 +80,9 @@ struct GradientExchange::Impl {
 
   std::vector<Slice> slices;
   std::vector<Tensor>
-      buffers;     // (extent) each; buffers[0] becomes the result; gaps between slices are always zero
-  Tensor staging;  // received blocks: (gathers in flight, foreign nodes, largest share)
+      buffers;  // (extent) each; buffers[0] becomes the result; gaps between slices are always zero
+  Tensor
+      staging;  // received blocks: (gathers in flight, foreign nodes, most elements that this worker adds up)
   int64_t staging_stride = 0;
   Tensor zeros;  // stands in for slices that no add() brought; made when first needed
 
@@ -121,11 +118,20 @@ struct GradientExchange::Impl {
     if (options.bucket_bytes < 1) {
       fail(ErrorKind::kInternal, fmt::format("gradient exchange: bucket of {} bytes", options.bucket_bytes));
     }
+    const int64_t kept = kept_extent();
+    if (kept > extent || (kept > 0 && kept < extent && !std::ranges::binary_search(slice_offsets, kept))) {
+      fail(ErrorKind::kInternal,
+           fmt::format("gradient exchange: shares must end with a slice of the {} elements: at {}", extent,
+                       kept));
+    }
     plan_sums();
     cut_buckets(extent, slice_offsets);
     if (world_size > 1) lay_down_operations();
     for (int i = 0; i < plan.buffers; ++i) buffers.push_back(Tensor::zeros({extent}, dtype, backend));
   }
+
+  // Elements that stay with the workers of options.shares.
+  int64_t kept_extent() const { return options.shares.empty() ? 0 : options.shares.back().range.end; }
 
   void plan_sums() {
     for (int worker = 0; worker < world_size; ++worker) {
@@ -157,7 +163,7 @@ struct GradientExchange::Impl {
                          i, offsets[i]));
       }
       const int64_t bytes = capacity * element_size;
-      if (slices_in_bucket.empty() || bucket_bytes + bytes > options.bucket_bytes) {
+      if (slices_in_bucket.empty() || bucket_bytes + bytes > options.bucket_bytes || end == kept_extent()) {
         slices_in_bucket.push_back(0);
         bucket_bytes = 0;
       }
@@ -168,27 +174,42 @@ struct GradientExchange::Impl {
     }
   }
 
+  // Who adds up what of the piece [begin, end): options.shares, or else a part of `stripe` elements each.
+  std::vector<Share> shares_of(const ElementRange& piece, int64_t stripe) const {
+    std::vector<Share> shares;
+    for (const Share& share : options.shares) {
+      const ElementRange common = overlap(share.range, piece);
+      if (common.size() > 0) shares.push_back({common, share.owner});
+    }
+    for (int worker = 0; piece.begin >= kept_extent() && worker < world_size; ++worker) {
+      const int64_t begin = piece.begin + worker * stripe;
+      const ElementRange range = overlap({begin, begin + stripe}, piece);
+      if (range.size() > 0) shares.push_back({range, worker});
+    }
+    return shares;
+  }
+
   void lay_down_operations() {
-    int64_t largest_share = 0;
     size_t last_slice = slices.size();
     for (size_t bucket = 0; bucket < slices_in_bucket.size(); ++bucket) {
       const size_t first_slice = last_slice - static_cast<size_t>(slices_in_bucket[bucket]);
       const int64_t begin = slices[first_slice].offset;
       const int64_t end = slices[last_slice - 1].offset + slices[last_slice - 1].capacity;
+      const auto number = static_cast<int64_t>(bucket);
       last_slice = first_slice;
       if (options.mode == ReductionMode::kLibrary) {
         operations.push_back({Operation::Kind::kAllReduce, pieces.size()});
-        pieces.push_back({begin, end, end - begin, static_cast<int64_t>(bucket)});
+        pieces.push_back({{begin, end}, {}, false, number});
         continue;
       }
       // Pieces of equal size, so that no bucket ends with a tiny one.
       const int64_t count = divide_up((end - begin) * element_size, kPieceBytes);
-      const int64_t share =
+      const int64_t stripe =
           divide_up(divide_up(end - begin, count * world_size), kShareAlignment) * kShareAlignment;
-      largest_share = std::max(largest_share, share);
       const size_t first_piece = pieces.size();
-      for (int64_t at = begin; at < end; at += share * world_size) {
-        pieces.push_back({at, std::min(at + share * world_size, end), share, static_cast<int64_t>(bucket)});
+      for (int64_t at = begin; at < end; at += stripe * world_size) {
+        const ElementRange range{at, std::min(at + stripe * world_size, end)};
+        pieces.push_back({range, shares_of(range, stripe), begin < kept_extent(), number});
       }
       for (size_t piece = first_piece; piece < pieces.size() + kGathersInFlight; ++piece) {
         if (piece >= first_piece + kGathersInFlight) {
@@ -198,7 +219,11 @@ struct GradientExchange::Impl {
       }
     }
     const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
-    staging_stride = largest_share;
+    for (const Piece& piece : pieces) {
+      int64_t own = 0;
+      for (const Share& share : piece.shares) own += share.owner == rank ? share.range.size() : 0;
+      staging_stride = std::max(staging_stride, own);
+    }
     staging = Tensor::empty({kGathersInFlight * foreign_nodes * staging_stride}, dtype, backend);
   }
 
@@ -243,16 +268,16 @@ struct GradientExchange::Impl {
     return static_cast<size_t>(found - slices.begin());
   }
 
-  // Where the sum of a node is during the combination of a piece: this worker's are in place, the others' in
-  // staging.
-  std::byte* node_data(size_t piece, int node) {
+  // Where the sum of a node is during the combination of a share of this worker's: its own are in place, the
+  // others' in staging, from element `staged` on.
+  std::byte* node_data(size_t piece, int node, const Share& share, int64_t staged) {
     if (node >= home && node < home_end) {
-      return at(buffers[static_cast<size_t>(node - home)], pieces[piece].share_begin(rank));
+      return at(buffers[static_cast<size_t>(node - home)], share.range.begin);
     }
     const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
     const int64_t foreign = node < home ? node : node - (home_end - home);
     const auto slot = static_cast<int64_t>(piece % kGathersInFlight);
-    return at(staging, (slot * foreign_nodes + foreign) * staging_stride);
+    return at(staging, (slot * foreign_nodes + foreign) * staging_stride + staged);
   }
 
   // Workers in the order in which this one turns to them: its right neighbour first, itself left out.
@@ -261,39 +286,57 @@ struct GradientExchange::Impl {
 
   std::string label(const Piece& piece) const { return fmt::format("bucket {}", piece.bucket); }
 
+  size_t bytes_of(const Share& share) const { return static_cast<size_t>(share.range.size() * element_size); }
+
   std::unique_ptr<Request> gather(size_t index) {
     const Piece& piece = pieces[index];
     std::vector<SendBlock> sends;
     for (int i = 1; i < world_size; ++i) {
-      const int64_t n = piece.share_elements(peer(i));
-      if (n == 0) continue;
-      for (int node = home; node < home_end; ++node) {
-        sends.push_back({peer(i), at(buffers[static_cast<size_t>(node - home)], piece.share_begin(peer(i))),
-                         static_cast<size_t>(n * element_size)});
+      for (const Share& share : piece.shares) {
+        if (share.owner != peer(i)) continue;
+        for (int node = home; node < home_end; ++node) {
+          sends.push_back(
+              {peer(i), at(buffers[static_cast<size_t>(node - home)], share.range.begin), bytes_of(share)});
+        }
       }
     }
     std::vector<ReceiveBlock> receives;
-    const auto bytes = static_cast<size_t>(piece.share_elements(rank) * element_size);
-    for (int node = 0; bytes > 0 && node < static_cast<int>(nodes.size()); ++node) {
-      if (node >= home && node < home_end) continue;
-      receives.push_back({owners[static_cast<size_t>(node)], node_data(index, node), bytes});
+    int64_t staged = 0;
+    for (const Share& share : piece.shares) {
+      if (share.owner != rank) continue;
+      for (int node = 0; node < static_cast<int>(nodes.size()); ++node) {
+        if (node >= home && node < home_end) continue;
+        receives.push_back(
+            {owners[static_cast<size_t>(node)], node_data(index, node, share, staged), bytes_of(share)});
+      }
+      staged += share.range.size();
     }
     return communicator.exchange(std::move(sends), std::move(receives), label(piece));
   }
 
+  void combine(size_t index) {
+    int64_t staged = 0;
+    for (const Share& share : pieces[index].shares) {
+      if (share.owner != rank) continue;
+      for (const Addition& addition : combination) {
+        backend.accumulate(dtype, share.range.size(), node_data(index, addition.from, share, staged),
+                           node_data(index, addition.to, share, staged));
+      }
+      staged += share.range.size();
+    }
+  }
+
   std::unique_ptr<Request> share(size_t index) {
     const Piece& piece = pieces[index];
-    const int64_t n = piece.share_elements(rank);
-    for (const Addition& addition : combination) {
-      if (n > 0) backend.accumulate(dtype, n, node_data(index, addition.from), node_data(index, addition.to));
-    }
     std::vector<SendBlock> sends;
     std::vector<ReceiveBlock> receives;
     for (int i = 1; i < world_size; ++i) {
-      sends.push_back(
-          {peer(i), at(buffers[0], piece.share_begin(rank)), static_cast<size_t>(n * element_size)});
-      receives.push_back({peer(i), at(buffers[0], piece.share_begin(peer(i))),
-                          static_cast<size_t>(piece.share_elements(peer(i)) * element_size)});
+      for (const Share& share : piece.shares) {
+        if (share.owner == rank)
+          sends.push_back({peer(i), at(buffers[0], share.range.begin), bytes_of(share)});
+        if (share.owner == peer(i))
+          receives.push_back({peer(i), at(buffers[0], share.range.begin), bytes_of(share)});
+      }
     }
     return communicator.exchange(std::move(sends), std::move(receives), label(piece));
   }
@@ -315,12 +358,13 @@ struct GradientExchange::Impl {
             return;
           }
           gathers.pop_front();
-          last_requests.push_back(share(operation.piece));
+          combine(operation.piece);
+          if (!piece.keep) last_requests.push_back(share(operation.piece));
           break;
         case Operation::Kind::kAllReduce:
           if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
-          last_requests.push_back(communicator.all_reduce_sum(at(buffers[0], piece.begin),
-                                                              piece.end - piece.begin, dtype, label(piece)));
+          last_requests.push_back(communicator.all_reduce_sum(at(buffers[0], piece.range.begin),
+                                                              piece.range.size(), dtype, label(piece)));
           break;
       }
     }
@@ -478,6 +522,11 @@ std::vector<double> GradientExchange::sum_scalars(
 
 double GradientExchange::exposed_seconds() const {
   return impl_->exposed_seconds;
+}
+size_t GradientExchange::bytes() const {
+  size_t total = impl_->staging.defined() ? impl_->staging.bytes() : 0;
+  for (const Tensor& buffer : impl_->buffers) total += buffer.bytes();
+  return total;
 }
 int64_t GradientExchange::buckets() const {
   return static_cast<int64_t>(impl_->slices_in_bucket.size());

@@ -7,7 +7,7 @@
 //        add(offset, n, values) for every slice of the gradient, each element exactly once, any order;
 //        exchange.end_micro_batch();
 //   exchange.finish();   // result() now holds the sum over all micro-batches, bitwise the same on every
-//   worker
+//   worker (of a sharded optimizer: what the worker needs of it)
 // Slices that no add() touched count as zero.
 #pragma once
 
@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "parallel/parameter_shards.h"
 #include "parallel/reduction_tree.h"
 #include "tensor/tensor.h"
 
@@ -28,6 +29,10 @@ struct ExchangeOptions {
   int64_t micro_batches = 1;
   ReductionMode mode = ReductionMode::kLockstep;
   int64_t bucket_bytes = 25 << 20;
+  // Who needs which elements of the sum, for a sharded optimizer; they are not shared with the others. What
+  // lies behind the last share, and everything when there are none, goes to all. Library mode gives all to
+  // all.
+  std::vector<Share> shares = {};
 };
 
 class GradientExchange {
@@ -49,7 +54,8 @@ class GradientExchange {
   // Waits for every bucket.
   void finish();
 
-  // (extent): the summed gradient. Valid from finish() to the next begin_step().
+  // (extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish() to
+  // the next begin_step().
   const Tensor& result() const;
 
   // Sums `count` doubles per micro-batch over the same tree: values[m][i] for owned m, in order -> totals[i].
@@ -60,6 +66,8 @@ class GradientExchange {
   // Seconds spent in the last finish(): communication that the backward sweep did not hide.
   double exposed_seconds() const;
   int64_t buckets() const;
+  // Held for gradients and their exchange.
+  size_t bytes() const;
 
  private:
   struct Impl;

@@ -4,13 +4,16 @@
 #include <algorithm>
 
 #include "autodiff/node.h"
+#include "autodiff/random_scope.h"
+#include "parallel/gradient_exchange.h"
 #include "parallel/reduction_tree.h"
 
 namespace lockstep {
 
 namespace {
 
-// Samples [begin, end) of the data set as a micro-batch of `size`, filled up with the last sample.
+// Samples [begin, end) of the data set, which begins again behind its end, as a micro-batch of `size`, filled
+// up with the last sample.
 MicroBatch gather(const Dataset& dataset, int64_t begin, int64_t end, int64_t size) {
   MicroBatch batch;
   batch.size = size;
@@ -22,7 +25,7 @@ MicroBatch gather(const Dataset& dataset, int64_t begin, int64_t end, int64_t si
                   source.begin() + static_cast<std::ptrdiff_t>((row + 1) * row_width));
   };
   for (int64_t i = 0; i < size; ++i) {
-    const auto row = static_cast<size_t>(std::min(begin + i, end - 1));
+    const auto row = static_cast<size_t>(std::min(begin + i, end - 1) % dataset.size());
     append(batch.inputs_f32, dataset.inputs_f32, row, width);
     append(batch.inputs_i32, dataset.inputs_i32, row, width);
     append(batch.labels, dataset.labels, row, 1);
@@ -69,6 +72,41 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
   result.loss = loss / static_cast<double>(result.samples);
   result.accuracy = correct / static_cast<double>(result.samples);
   return result;
+}
+
+Tensor mean_statistics(Replica& replica, const Objective& objective, const Dataset& dataset,
+                       const RunSettings& settings, Communicator& communicator) {
+  const ParameterStore& store = replica.store;
+  if (store.statistics().empty()) return store.statistic_values();
+  const RecordingScope off(false);
+  const int64_t size = settings.micro_batch_size;
+  const int64_t count = std::max<int64_t>(dataset.size() / size, 1);
+  // Fewer micro-batches than workers cannot be shared out: each does all of them.
+  const std::unique_ptr<Communicator> alone = make_self_communicator();
+  Communicator& sharing = count < communicator.world_size() ? *alone : communicator;
+  std::vector<int64_t> offsets;
+  for (const StatisticEntry& entry : store.statistics()) offsets.push_back(entry.offset);
+  GradientExchange exchange(sharing, store.backend(), store.dtype(), store.statistic_extent(), offsets,
+                            {count, ReductionMode::kLockstep, settings.bucket_bytes});
+  exchange.begin_step();
+  const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
+    const MicroBatch batch = gather(dataset, i * size, (i + 1) * size, size);
+    exchange.begin_micro_batch(i);
+    replica.model->forward(objective.inputs(batch), replica.training);
+    for (size_t s = 0; s < store.statistics().size(); ++s) {
+      const Tensor& value = replica.training.batch_statistics[s];
+      exchange.add(offsets[s], value.elements(), value.data());
+    }
+    exchange.end_micro_batch();
+  }
+  exchange.finish();
+  const Tensor& sums = exchange.result();
+  Tensor means = sums.empty_like();
+  sums.backend().scale_shift(sums.dtype(), sums.elements(), sums.data(), 1.0 / static_cast<double>(count),
+                             0.0, means.mutable_data());
+  return means;
 }
 
 }  // namespace lockstep

@@ -20,4 +20,11 @@ struct EvaluationResult {
 EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset,
                           int64_t chunk, Communicator& communicator);
 
+// The running statistics (statistic_extent) that fit the replica's present weights: means of the micro-batch
+// statistics over the training data in their order, in whole micro-batches, one at least. What stochastic
+// weight averaging asks for, whose weights no training step has seen (Izmailov et al. 2018, section 3.2). The
+// same bits on any number of workers. Dropout is at work as in training.
+Tensor mean_statistics(Replica& replica, const Objective& objective, const Dataset& dataset,
+                       const RunSettings& settings, Communicator& communicator);
+
 }  // namespace lockstep

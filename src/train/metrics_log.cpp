@@ -63,12 +63,14 @@ void MetricsLog::step(const StepMetrics& m) {
   append(line.dump());
 }
 
-void MetricsLog::evaluation(int64_t step, double loss, const double* accuracy, int64_t samples) {
+void MetricsLog::evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
+                            const std::string& weights) {
   nlohmann::ordered_json line;
   line["step"] = step;
   line["validation_loss"] = loss;
   if (accuracy != nullptr) line["validation_accuracy"] = *accuracy;
   line["validation_samples"] = samples;
+  if (!weights.empty()) line["weights"] = weights;
   append(line.dump());
 }
 

@@ -44,7 +44,9 @@ class MetricsLog {
   MetricsLog& operator=(const MetricsLog&) = delete;
 
   void step(const StepMetrics& metrics);
-  void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples);
+  // weights: "averaged", or "" where there are only the trained ones.
+  void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
+                  const std::string& weights = "");
   void digest(int64_t step, const std::string& digest);
   // Everything so far, on disk.
   void flush();

@@ -84,6 +84,9 @@ RunSettings read_settings(Configuration& configuration) {
       clip.real("adaptive", 0.0, kNonNegative,
                 "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
 
+  Section average = configuration.section("average");
+  settings.average = read_average(average);
+
   Section precision = configuration.section("precision");
   const std::string compute = precision.text(
       "compute", "fp32", {"fp32", "fp64", "bf16", "fp16"},
@@ -105,6 +108,9 @@ RunSettings read_settings(Configuration& configuration) {
           : ReductionMode::kLockstep;
   settings.bucket_bytes = static_cast<int64_t>(
       parallel.real("bucket_mb", 25.0, {1e-3, 4096.0}, "size of a gradient bucket, MiB") * 1048576.0);
+  settings.shard_optimizer =
+      parallel.boolean("shard_optimizer", false,
+                       "each worker keeps and updates its share of the optimizer's state; the same bits");
   settings.digest_every =
       parallel.integer("digest_every", 0, kNonNegative,
                        "steps between state digests, logged and compared across workers; 0: off");
@@ -138,6 +144,9 @@ std::string describe_configuration() {
   Section optimizer = configuration.section("optimizer");
   make_optimizer(optimizer);  // reads the type
   for (const std::string& type : optimizer_types()) make_optimizer(optimizer, type);
+  Section average = configuration.section("average");
+  read_average(average, AverageSettings::Type::kEma);
+  read_average(average, AverageSettings::Type::kSwa);
   Section schedule = configuration.section("schedule");
   make_schedule(schedule, 1.0, {});
   for (const std::string& type : schedule_types()) make_schedule(schedule, type, 1.0, {});

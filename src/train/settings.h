@@ -13,6 +13,7 @@
 #include "optim/clip.h"
 #include "optim/loss_scaler.h"
 #include "optim/parameter_groups.h"
+#include "optim/weight_average.h"
 #include "parallel/gradient_exchange.h"
 #include "train/outlier_guard.h"
 
@@ -49,6 +50,8 @@ struct RunSettings {
   std::vector<ParameterGroup> groups;
   // [clip]
   ClipSettings clip;
+  // [average]
+  AverageSettings average;
   // [precision]
   DType compute = DType::kF32;  // of matrix products and the activations between them
   DType parameters() const {
@@ -60,6 +63,7 @@ struct RunSettings {
   // [parallel]
   ReductionMode reduction = ReductionMode::kLockstep;
   int64_t bucket_bytes = 0;
+  bool shard_optimizer = false;
   int64_t digest_every = 0;
   double timeout_seconds = 0.0;
   // [checkpoint]

@@ -124,10 +124,9 @@ std::map<std::string, std::string> settings_of(const std::string& resolved) {
   return settings;
 }
 
-// Every array and scalar of rank 0's state, to the ranks that did not read the file.
-void broadcast_state(Communicator& communicator, State& state) {
-  // Scalars of the same names everywhere, in the order of the map; texts are the same by the comparison of
-  // configurations.
+// The scalars of rank 0's state, to the ranks that did not read the file: of the same names everywhere, in
+// the order of the map; texts are the same by the comparison of configurations.
+void broadcast_scalars(Communicator& communicator, State& state) {
   std::vector<std::array<std::byte, 8>> numbers;
   for (const auto& [name, scalar] : state.scalars) {
     if (const auto* integer = std::get_if<int64_t>(&scalar))
@@ -141,10 +140,10 @@ void broadcast_state(Communicator& communicator, State& state) {
     if (auto* integer = std::get_if<int64_t>(&scalar)) *integer = std::bit_cast<int64_t>(*next++);
     if (auto* real = std::get_if<double>(&scalar)) *real = std::bit_cast<double>(*next++);
   }
-  for (StateArray& array : state.arrays) {
-    if (!array.bytes.empty())
-      communicator.broadcast(array.bytes.data(), array.bytes.size(), 0, array.path)->wait();
-  }
+}
+
+double mebibytes(size_t bytes) {
+  return static_cast<double>(bytes) / 1048576.0;
 }
 
 class Run {
@@ -171,7 +170,7 @@ class Run {
     set_threads(static_cast<int>(settings_.threads));
     backend_ = &cpu_backend();
     data_ = read_run_data(settings_);
-    replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_);
+    replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_, communicator_);
     batches_ = plan_batches(settings_, *replica_->optimizer, data_.train.size());
     Section schedule = configuration_.section("schedule");
     schedule_ =
@@ -204,7 +203,8 @@ class Run {
     }
     exchange_ = std::make_unique<GradientExchange>(
         communicator_, *backend_, settings_.parameters(), replica_->store.gradient_extent(), slices,
-        ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes});
+        ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes,
+                        settings_.shard_optimizer ? replica_->shards->shares() : std::vector<Share>()});
   }
 
   // Workers that read different files would part at some step, and wait for each other until the timeout.
@@ -230,14 +230,22 @@ class Run {
                      their_line, communicator_.rank(), my_line));
   }
 
-  State snapshot(bool with_metrics = true) {
-    State state = capture_state(*replica_, settings_, position_, data_.train.size(), batches_.micro_batches,
-                                schedule_->type(), resolved_);
+  // Collective when the optimizer is sharded; whole on rank 0 then.
+  State snapshot() {
+    return completed(capture_state(*replica_, settings_, position_, data_.train.size(),
+                                   batches_.micro_batches, schedule_->type(), resolved_));
+  }
+  // Without the bytes of arrays.
+  State description() {
+    return completed(describe_state(*replica_, settings_, position_, data_.train.size(),
+                                    batches_.micro_batches, schedule_->type(), resolved_));
+  }
+
+  State completed(State state) {
     state.scalars["/data/digest"] = data_.digest;
     put(state, "/loss_scale/", scaler_->state());
     put(state, "/guard/", guard_->state());
     put(state, "/schedule/", schedule_->state());
-    if (!with_metrics) state.metrics.clear();
     return state;
   }
 
@@ -258,8 +266,9 @@ class Run {
     return current;
   }
 
-  // Everything but arrays: what follows the checkpoint's state, and the position.
-  void restore_scalars(const State& found, const std::string& path) {
+  // Everything but arrays.
+  void restore(const State& found, const std::string& path) {
+    position_ = restore_scalars(*replica_, description(), found, path);
     scaler_->set_state(take(found, "/loss_scale/", scaler_->state(), path));
     guard_->set_state(take(found, "/guard/", guard_->state(), path));
     // Another schedule than before starts afresh.
@@ -288,10 +297,9 @@ class Run {
             }
             path = newest->first;
             found = std::move(newest->second);
-            check_matches(snapshot(false), found, path);
+            check_matches(description(), found, path);
             compare_with_checkpoint(found.configuration, path);
-            position_ = restore_state(*replica_, snapshot(), found, path);
-            restore_scalars(found, path);
+            restore(found, path);
           } else if (newest) {
             fail(ErrorKind::kUsage,
                  fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
@@ -302,14 +310,12 @@ class Run {
           write_text(settings_.output + "/configuration.toml", resolved_);
         },
         "resume");
-    if (options_.resume && communicator_.world_size() > 1) {
+    if (options_.resume) {
       broadcast_text(communicator_, path, "resume");
-      State state = snapshot();
-      broadcast_state(communicator_, state);
-      if (!leader()) {
-        position_ = restore_state(*replica_, state, state, path);
-        restore_scalars(state, path);
-      }
+      State state = description();
+      broadcast_scalars(communicator_, state);
+      if (!leader()) restore(state, path);
+      restore_arrays(*replica_, found, communicator_);
     }
     check_replicas("start");
     introduce(path);
@@ -323,7 +329,8 @@ class Run {
       const auto it = before.find(key);
       if (it == before.end() || it->second == value || key == "run.output") continue;
       const std::string change = fmt::format("{} = {}, it was {}", key, value, it->second);
-      if (key.rfind("model.", 0) == 0 || key == "train.loss" || key == "precision.compute") {
+      if (key.rfind("model.", 0) == 0 || key.rfind("average.", 0) == 0 || key == "train.loss" ||
+          key == "precision.compute") {
         fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change));
       }
       changes_.push_back(change);
@@ -353,14 +360,34 @@ class Run {
     log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", batches_.total_steps,
                          batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch,
                          settings_.output));
+    const size_t statistics = replica_->store.statistic_values().bytes();
+    std::string averages;
+    if (replica_->average) {
+      averages = fmt::format(", averages {:.1f}", mebibytes(replica_->average->values().bytes()));
+    }
+    log_info(fmt::format(
+        "memory of this worker, MiB: parameters {:.1f}, gradients {:.1f}, optimizer state {:.1f}{}{}",
+        mebibytes(replica_->store.values().bytes() + statistics), mebibytes(exchange_->bytes()),
+        mebibytes(replica_->optimizer_bytes), averages,
+        settings_.shard_optimizer ? fmt::format(" (its share of {} workers)", communicator_.world_size())
+                                  : ""));
     if (!resumed_from.empty())
       log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
     for (const std::string& change : changes_) log_info("changed since the checkpoint: " + change);
   }
 
-  // All workers hold the same state, or the ones that differ from rank 0's are named.
+  // All workers hold the same state, or the ones that differ are named. Of a sharded optimizer's state there
+  // is one copy only: what is compared then are parameters, statistics and scalars. Returns the digest of the
+  // whole state, on rank 0.
   std::string check_replicas(const std::string& when) {
-    const std::string digest = state_digest(snapshot(false));
+    const State state = snapshot();
+    const std::string whole = state_digest(state);
+    std::string digest = whole;
+    if (settings_.shard_optimizer) {
+      State copied = capture_parameters(*replica_);
+      copied.scalars = state.scalars;
+      digest = state_digest(copied);
+    }
     std::vector<char> all(digest.size() * static_cast<size_t>(communicator_.world_size()));
     communicator_.all_gather(digest.data(), digest.size(), all.data(), "digest")->wait();
     // The digest that most workers have counts as right, rank 0's when there is no majority.
@@ -383,7 +410,7 @@ class Run {
                     fmt::format("{}: replicas differ: {} of {} workers have {}{}", when, votes[right],
                                 digests.size(), right, drifted));
     }
-    return digest;
+    return whole;
   }
 
   // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange; returns (loss
@@ -477,7 +504,10 @@ class Run {
       const Clock::time_point loaded = Clock::now();
 
       const double learning_rate = schedule_->learning_rate(optimizer.updates());
-      optimizer.before_gradient(parameters, learning_rate, replica_->segments);
+      const ParameterShards& shards = *replica_->shards;
+      if (optimizer.before_gradient(parameters, learning_rate, replica_->segments)) {
+        shards.gather(parameters, "look-ahead");
+      }
       exchange_->begin_step();
       const double stop_here = stop_.raised() ? 1.0 : 0.0;
       {
@@ -500,7 +530,7 @@ class Run {
       const double count = totals[1];
       const double scale = scaler_->scale();
       const double loss = totals[0] / count + regularize(gradient, count * scale);
-      const double norm = global_norm(gradient, replica_->store.parameter_extent(), 1.0 / (count * scale));
+      const double norm = global_norm(gradient, shards, 1.0 / (count * scale));
       const bool finite = std::isfinite(loss) && std::isfinite(norm);
       if (!finite && !scaler_->skips())
         diverged(fmt::format("loss {}, gradient norm {}", loss, std::abs(norm)), saved_step);
@@ -509,14 +539,19 @@ class Run {
                  saved_step);
       }
       if (finite && !guard_->skip(loss, norm)) {
-        const double gradient_scale = clip_gradients(
-            settings_.clip, gradient, parameters, replica_->store.parameters(), 1.0 / (count * scale), norm);
+        const double gradient_scale =
+            clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(), shards,
+                           1.0 / (count * scale), norm);
         optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
+        shards.gather(parameters, "parameters");
         update_statistics(gradient);
+        if (replica_->average) {
+          replica_->average->update(parameters, replica_->store.statistic_values(), optimizer.updates());
+        }
       } else {
         // The batch is spent, and that is all: no update, no statistics, no progress of schedule and bias
         // correction.
-        optimizer.cancel_gradient(parameters);
+        if (optimizer.cancel_gradient(parameters)) shards.gather(parameters, "cancelled look-ahead");
       }
       scaler_->update(finite);
       if (scaler_->skips() && scaler_->diverged()) {
@@ -595,17 +630,38 @@ class Run {
   void validate(Progress& progress) {
     if (!data_.validation) return;
     const AutocastScope autocast(settings_.compute);
-    const EvaluationResult result =
-        evaluate(*replica_, *objective_, *data_.validation, settings_.micro_batch_size, communicator_);
+    const EvaluationResult result = evaluate_weights();
     schedule_->observe(result.loss);
     if (!leader()) return;
     progress.finish_line();
     const bool classification = objective_->classification();
     keeper_->metrics->evaluation(position_.step, result.loss, classification ? &result.accuracy : nullptr,
-                                 result.samples);
-    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples", position_.step, result.loss,
+                                 result.samples, replica_->average ? "averaged" : "");
+    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples{}", position_.step, result.loss,
                          classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "",
-                         result.samples));
+                         result.samples, replica_->average ? ", averaged weights" : ""));
+  }
+
+  // Of the averaged weights, where there are any: they take the place of the trained ones for as long as it
+  // takes.
+  EvaluationResult evaluate_weights() {
+    const auto result = [&] {
+      return evaluate(*replica_, *objective_, *data_.validation, settings_.micro_batch_size, communicator_);
+    };
+    if (!replica_->average) return result();
+    Tensor values = replica_->store.values(), statistics = replica_->store.statistic_values();
+    const Tensor trained = values.clone(), running = statistics.clone();
+    replica_->average->write(values);
+    replica_->shards->gather(values, "average");
+    if (replica_->average->has_statistics()) {
+      statistics.assign(replica_->average->statistics());
+    } else {
+      statistics.assign(mean_statistics(*replica_, *objective_, data_.train, settings_, communicator_));
+    }
+    const EvaluationResult averaged = result();
+    values.assign(trained);
+    statistics.assign(running);
+    return averaged;
   }
 
   // The loss of a step tells of the update before it: the newest one is looked at here, before it takes a
@@ -616,7 +672,7 @@ class Run {
     };
     bool all = finite(replica_->store.values());
     for (const OptimizerSlot& slot : replica_->optimizer->slots()) all = all && finite(slot.values);
-    if (!all) {
+    if (!replica_->shards->everywhere(all, "finite")) {
       fail_together(communicator_, ErrorKind::kNumeric,
                     fmt::format("step {}: training diverged: the update left parameters or optimizer state "
                                 "that are not finite; "
@@ -626,7 +682,10 @@ class Run {
   }
 
   void save() {
-    if (!leader()) return;
+    if (!leader()) {
+      if (settings_.shard_optimizer) snapshot();
+      return;
+    }
     keeper_->metrics->flush();
     position_.metrics = keeper_->metrics->history();
     keeper_->store.save(position_.step, snapshot());
@@ -690,29 +749,43 @@ TrainOutcome train(Configuration& configuration, const TrainOptions& options, co
 }
 
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                     Communicator& communicator, bool& has_accuracy) {
+                                     Communicator& communicator, bool& has_accuracy, std::string& weights) {
   EvaluationResult result;
   std::unique_ptr<Replica> replica;
   std::unique_ptr<Objective> objective;
   RunSettings settings;
   RunData data;
+  bool without_statistics = false;  // the mean of weights has none of its own
   run_agreed(
       communicator,
       [&] {
         settings = read_settings(configuration);
         set_threads(static_cast<int>(settings.threads));
         data = read_run_data(settings);
-        replica = std::make_unique<Replica>(configuration, settings, data.shape, cpu_backend());
+        replica = std::make_unique<Replica>(configuration, settings, data.shape, cpu_backend(), communicator);
         Section schedule = configuration.section("schedule");
         make_schedule(schedule, settings.learning_rate, {});
         configuration.reject_unknown();
         objective =
             std::make_unique<Objective>(settings.loss, data.shape, settings.parameters(), cpu_backend());
-        restore_parameters(*replica, read_checkpoint(checkpoint), checkpoint);
+        const State state = read_checkpoint(checkpoint);
+        if (weights.empty()) weights = has_average(state) ? "averaged" : "trained";
+        const bool averaged = weights == "averaged";
+        if (averaged && !has_average(state)) {
+          fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
+        }
+        restore_parameters(*replica, state, averaged, checkpoint);
+        const auto type = state.scalars.find("/average/type");
+        without_statistics =
+            averaged && type != state.scalars.end() && type->second == Scalar(std::string("swa"));
       },
       "evaluation set-up");
-  has_accuracy = objective->classification();
   const AutocastScope autocast(settings.compute);
+  if (without_statistics) {
+    Tensor statistics = replica->store.statistic_values();
+    statistics.assign(mean_statistics(*replica, *objective, data.train, settings, communicator));
+  }
+  has_accuracy = objective->classification();
   return evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
                   settings.micro_batch_size, communicator);
 }

@@ -27,8 +27,9 @@ TrainOutcome train(Configuration& configuration, const TrainOptions& options, co
                    Communicator& communicator);
 
 // Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has
-// none.
+// none. weights: "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights,
+// else "trained".
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                     Communicator& communicator, bool& has_accuracy);
+                                     Communicator& communicator, bool& has_accuracy, std::string& weights);
 
 }  // namespace lockstep

@@ -96,6 +96,39 @@ TEST(GradientExchangeBetweenProcesses, CutsLargeBucketsIntoPiecesWithoutChanging
   check_exchange<float>(*world, c, ExchangeData<float>(c));
 }
 
+TEST(GradientExchangeBetweenProcesses, LeavesEachWorkerTheSumsOfItsShares) {
+  ExchangeCase c = case_of(world->world_size() + 3);
+  for (const std::vector<Share>& shares : {striped_shares(c.slices[10], world->world_size()),
+                                           whole_shares(c.slices, c.extent, world->world_size())}) {
+    c.shares = shares;
+    check_exchange<float>(*world, c, ExchangeData<float>(c));
+  }
+}
+
+// The parts of blocks and arrays that travel between processes.
+TEST(ParameterShardsBetweenProcesses, NormBlocksAndGatheredArraysAreThoseOfOneWorker) {
+  const std::vector<float> values = rough_values<float>(700'000, 3);
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  const std::vector<double> expected =
+      ParameterShards(*self, {{{0, 700'000}, 0}})
+          .block_square_sums(Tensor::from(Shape{700'000}, values, cpu_backend()));
+  for (const std::vector<Share>& shares :
+       {striped_shares(700'000, world->world_size()),
+        whole_shares(std::vector<int64_t>{0, 64, 5000, 300'032, 400'000}, 700'000, world->world_size())}) {
+    const ParameterShards shards(*world, shares);
+    Tensor array = Tensor::full({700'000}, DType::kF32, cpu_backend(), NAN);
+    for (const ElementRange& range : shards.mine()) {
+      array.view({range.size()}, range.begin)
+          .assign(Tensor::from(Shape{range.size()},
+                               std::span<const float>(values).subspan(range.begin, range.size()),
+                               cpu_backend()));
+    }
+    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array), expected));
+    shards.gather(array, "test");
+    EXPECT_TRUE(same_bits<float>(array.to_vector<float>(), values));
+  }
+}
+
 TEST(GradientExchangeBetweenProcesses, LibraryModeAgreesWithinRounding) {
   ExchangeCase c = case_of(world->world_size() + 3);
   c.mode = ReductionMode::kLibrary;

@@ -213,10 +213,16 @@ TYPED_TEST(GradientClip, AdaptiveShortensUnitsThatAreLongAgainstTheirParameters)
   }
 }
 
+const ParameterShards& one_worker() {
+  static const std::unique_ptr<Communicator> self = make_self_communicator();
+  static const ParameterShards shards(*self, {{{0, kExtent}, 0}});
+  return shards;
+}
+
 TYPED_TEST(GradientClip, NothingOnLeavesGradientAndScaleAlone) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
   Tensor gradients = tensor_of(g);
-  EXPECT_EQ(clip_gradients({}, gradients, tensor_of(g), kParameters, 0.3, 50.0), 0.3);
+  EXPECT_EQ(clip_gradients({}, gradients, tensor_of(g), kParameters, one_worker(), 0.3, 50.0), 0.3);
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
@@ -224,15 +230,15 @@ TYPED_TEST(GradientClip, NonFiniteNormNeverClips) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
   Tensor gradients = tensor_of(g);
   const ClipSettings all{.global_norm = 0.1, .value = 0.1, .adaptive = 0.1};
-  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, 0.3, kNaN), 0.3);
-  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, 0.3, kInfinity), 0.3);
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, one_worker(), 0.3, kNaN), 0.3);
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, one_worker(), 0.3, kInfinity), 0.3);
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
 TYPED_TEST(GradientClip, GlobalNormAloneOnlyChangesTheScale) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
   Tensor gradients = tensor_of(g);
-  EXPECT_EQ(clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, 0.5, 8.0),
+  EXPECT_EQ(clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, one_worker(), 0.5, 8.0),
             0.5 * clip_factor(8.0, 1.0));
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
@@ -241,7 +247,7 @@ TYPED_TEST(GradientClip, AllTogetherClipOneAfterTheOther) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent), w(kExtent, TypeParam{1});
   Tensor together = tensor_of(g), apart = tensor_of(g);
   const double scale = clip_gradients({.global_norm = 0.05, .value = 0.02, .adaptive = 0.01}, together,
-                                      tensor_of(w), kParameters, 0.5, global_norm(together, kExtent, 0.5));
+                                      tensor_of(w), kParameters, one_worker(), 0.5, global_norm(together, kExtent, 0.5));
   clip_adaptively(apart, tensor_of(w), kParameters, 0.5, 0.01);
   clip_by_value(apart, kExtent, 1.0, 0.02);
   EXPECT_EQ(together.to_vector<TypeParam>(), apart.to_vector<TypeParam>());

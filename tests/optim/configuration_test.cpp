@@ -50,6 +50,9 @@ TEST(OptimizerConfiguration, BadValuesAreUsageErrorsThatNameTheKey) {
       {"type = 'muon'\nrate_scale = 'none'", "optimizer.rate_scale"},
       {"type = 'muon'\nadamw = 'x'", "optimizer.adamw"},
       {"type = 'muon'\nmomentum = 1", "optimizer.momentum: must be < 1"},
+      {"type = 'diagonal'\nmemory = 1", "optimizer.memory: must be < 1"},
+      {"type = 'diagonal'\ninitial_curvature = 0", "optimizer.initial_curvature"},
+      {"type = 'diagonal'\nsmallest_curvature = -1", "optimizer.smallest_curvature"},
   };
   for (const auto& [toml, message] : bad) {
     try {
@@ -110,10 +113,28 @@ TEST(OptimizerConfiguration, DescribesTheKeysOfEveryType) {
     make_optimizer(section, type);
   }
   const std::string description = configuration.describe();
-  for (const char* key :
-       {"weight_decay", "momentum", "dampening", "form", "beta1", "beta2", "epsilon", "variant", "rho",
-        "centered", "momentum_decay", "trust", "decay_exponent", "threshold", "scale_floor",
-        "newton_schulz_steps", "rate_scale", "nesterov", "adamw"}) {
+  for (const char* key : {"weight_decay",
+                          "momentum",
+                          "dampening",
+                          "form",
+                          "beta1",
+                          "beta2",
+                          "epsilon",
+                          "variant",
+                          "rho",
+                          "centered",
+                          "momentum_decay",
+                          "trust",
+                          "decay_exponent",
+                          "threshold",
+                          "scale_floor",
+                          "newton_schulz_steps",
+                          "rate_scale",
+                          "nesterov",
+                          "adamw",
+                          "memory",
+                          "initial_curvature",
+                          "smallest_curvature"}) {
     EXPECT_NE(description.find(key), std::string::npos) << key << "\n" << description;
   }
 }

@@ -118,7 +118,7 @@ std::vector<Vector> walk(Optimizer& optimizer, const Problem& problem, const Rat
   const auto d = static_cast<int64_t>(problem.start.size());
   Tensor parameters =
       Tensor::from(Shape{d}, std::vector<T>(problem.start.begin(), problem.start.end()), backend);
-  optimizer.allocate(one_parameter(problem.shape), d, dtype_of<T>, backend);
+  optimizer.allocate(one_parameter(problem.shape), d, {{0, d}}, dtype_of<T>, backend);
   const std::vector<UpdateSegment> segments = {{.begin = 0, .end = d}};
   std::vector<Vector> path = {problem.start};
   for (int64_t k = 0; k < steps; ++k) {

@@ -135,6 +135,28 @@ Rule rmsprop(double rho, double eps) {
   });
 }
 
+// The chapter's theta_{k+1} = theta_k - eta diag(h)^-1 g, h the slope of g over theta by least squares with
+// weights that fade by beta a step.
+Rule diagonal(double beta, double initial, double smallest, double decay) {
+  return plain_rule([=](size_t d) {
+    return [=, history = std::vector<std::vector<std::pair<double, double>>>(d)](
+               size_t i, double theta, double g, double eta, int64_t) mutable {
+      g += decay * theta;
+      history[i].emplace_back(theta, g);
+      double covariance = 0.0, variance = 0.0;
+      for (size_t k = 1; k < history[i].size(); ++k) {
+        const double s = history[i][k].first - history[i][k - 1].first;
+        const double y = history[i][k].second - history[i][k - 1].second;
+        const double weight = std::pow(beta, static_cast<double>(history[i].size() - 1 - k));
+        covariance += weight * s * y;
+        variance += weight * s * s;
+      }
+      const double h = variance > 0.0 ? std::max(std::abs(covariance) / variance, smallest) : initial;
+      return theta - eta * g / h;
+    };
+  });
+}
+
 struct Case {
   std::string name, toml;
   double rate;
@@ -170,6 +192,11 @@ std::vector<Case> cases() {
       {"RmsProp", "type = 'rmsprop'\nrho = 0.9", 0.002, rmsprop(0.9, 1e-8)},
       {"LionByDefault", "type = 'lion'", 0.01, lion(0.9, 0.99, 0.0)},
       {"Lion", "type = 'lion'\nbeta1 = 0.8\nbeta2 = 0.95\nweight_decay = 0.5", 0.02, lion(0.8, 0.95, 0.5)},
+      {"Diagonal", "type = 'diagonal'\ninitial_curvature = 100\nsmallest_curvature = 2", 0.02,
+       diagonal(0.5, 100.0, 2.0, 0.0)},
+      {"DiagonalDecayed",
+       "type = 'diagonal'\nmemory = 0.9\ninitial_curvature = 50\nsmallest_curvature = 10\nweight_decay = 0.3",
+       0.05, diagonal(0.9, 50.0, 10.0, 0.3)},
   };
 }
 

@@ -51,7 +51,7 @@ struct Bench {
       : n(extent),
         optimizer(optimizer_from(toml)),
         parameters(Tensor::from(Shape{extent}, random_values<T>(extent, 0), cpu_backend())) {
-    optimizer->allocate(one_parameter({n}), n, dtype_of<T>, cpu_backend());
+    optimizer->allocate(one_parameter({n}), n, {{0, n}}, dtype_of<T>, cpu_backend());
   }
 
   void step(const std::vector<UpdateSegment>& segments, const std::vector<T>& gradients,
@@ -276,6 +276,7 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"lars", {"velocity"}},
       {"adafactor", {"second_moment"}},
       {"muon", {"first_moment", "second_moment"}},
+      {"diagonal", {"previous_parameter", "previous_gradient", "covariance", "variance"}},
   };
   ASSERT_EQ(expected.size(), optimizer_types().size());
   for (const auto& [type, names] : expected) {

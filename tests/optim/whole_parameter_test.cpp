@@ -221,7 +221,7 @@ struct Bench {
   Tensor parameters = Tensor::from(Shape{kExtent}, random_values<T>(0), cpu_backend());
 
   explicit Bench(const std::string& toml) : optimizer(optimizer_from(toml)) {
-    optimizer->allocate(kParameters, kExtent, dtype_of<T>, cpu_backend());
+    optimizer->allocate(kParameters, kExtent, {{0, kExtent}}, dtype_of<T>, cpu_backend());
   }
   void step(const std::vector<UpdateSegment>& segments, uint32_t number, double rate = 0.1,
             double gradients_times = 1.0, double scale = 1.0) {

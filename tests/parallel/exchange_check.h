@@ -25,6 +25,7 @@ struct ExchangeCase {
   int steps = 2;
   bool shuffle_adds = true;  // else from the end of the array, as a backward sweep does
   int64_t gap = 0;  // elements at the end of every slice that add() does not bring; they must stay zero
+  std::vector<Share> shares;  // as in ExchangeOptions
 };
 
 // What the workers of a case bring and what they must get, the same for all: made once, outside of the
@@ -60,6 +61,7 @@ void check_exchange(Communicator& communicator, const ExchangeCase& c, const Exc
   options.micro_batches = c.micro_batches;
   options.mode = c.mode;
   options.bucket_bytes = c.bucket_bytes;
+  options.shares = c.shares;
   GradientExchange exchange(communicator, cpu_backend(), dtype_of<T>, c.extent, c.slices, options);
   const MicroBatchRange owned =
       owned_micro_batches(c.micro_batches, communicator.rank(), communicator.world_size());
@@ -82,7 +84,13 @@ void check_exchange(Communicator& communicator, const ExchangeCase& c, const Exc
       exchange.end_micro_batch();
     }
     exchange.finish();
-    const auto found = exchange.result().to_vector<T>();
+    auto found = exchange.result().to_vector<T>();
+    for (const Share& share : c.shares) {
+      // Of what belongs to others nothing is promised.
+      if (share.owner == communicator.rank()) continue;
+      std::copy(expected.begin() + share.range.begin, expected.begin() + share.range.end,
+                found.begin() + share.range.begin);
+    }
     if (c.mode == ReductionMode::kLockstep) {
       ASSERT_TRUE(same_bits<T>(found, expected))
           << "M " << c.micro_batches << ", W " << communicator.world_size() << ", rank "

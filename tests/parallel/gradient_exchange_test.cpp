@@ -94,6 +94,42 @@ TEST(GradientExchange, SumsDoublePrecisionInDoublePrecision) {
   }
 }
 
+TEST(GradientExchange, LeavesEachWorkerTheSumsOfItsSharesAndSharesWhatLiesBehindThem) {
+  for (const ReductionMode mode : {ReductionMode::kLockstep, ReductionMode::kLibrary}) {
+    for (const int64_t bucket_bytes : {int64_t{1}, int64_t{20000}, int64_t{25} << 20}) {
+      for (const int w : {1, 2, 3, 5}) {
+        ExchangeCase c = uneven_case(6);
+        c.mode = mode;
+        c.bucket_bytes = bucket_bytes;
+        const int64_t kept = c.slices[12];
+        const std::vector<int64_t> offsets(c.slices.begin(), c.slices.begin() + 12);
+        for (const std::vector<Share>& shares :
+             {striped_shares(kept, w), whole_shares(offsets, kept, w), striped_shares(c.extent, w),
+              whole_shares(c.slices, c.extent, w)}) {
+          c.shares = shares;
+          check_threaded<float>(w, c);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientExchange, KeepsSharesOfPiecesOfLargeBuckets) {
+  for (const int w : {2, 3}) {
+    ExchangeCase c;
+    c.micro_batches = 4;
+    c.slices = {0, 100001, 1500000};
+    c.extent = 1500017;
+    c.steps = 2;
+    for (const std::vector<Share>& shares :
+         {striped_shares(1500000, w), whole_shares(std::vector<int64_t>{0, 100001}, 1500000, w)}) {
+      c.shares = shares;
+      check_threaded<float>(w, c);
+    }
+  }
+}
+
 TEST(GradientExchange, KeepsGapsBetweenSlicesZero) {
   for (const int w : {1, 2, 3}) {
     ExchangeCase c = uneven_case(3);
@@ -248,6 +284,16 @@ TEST(GradientExchange, RefusesImpossibleLayouts) {
             "gradient exchange: slices must ascend within 10 elements: slice 1 at 5");
   EXPECT_EQ(make(DType::kF32, {-1, 5}, 100),
             "gradient exchange: slices must ascend within 10 elements: slice 0 at -1");
+  for (const int64_t kept : {3, 11}) {
+    EXPECT_EQ(
+        failure_of(ErrorKind::kInternal,
+                   [&] {
+                     ExchangeOptions options;
+                     options.shares = {{{0, kept}, 0}};
+                     GradientExchange(*self, cpu_backend(), DType::kF32, 10, {0, 5}, options);
+                   }),
+        "gradient exchange: shares must end with a slice of the 10 elements: at " + std::to_string(kept));
+  }
 }
 
 TEST(GradientExchange, RefusesCallsOutOfTurn) {

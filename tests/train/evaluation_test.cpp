@@ -34,7 +34,7 @@ class Evaluation : public ::testing::Test {
   Evaluation()
       : configuration_(Configuration::parse(
             "[model]\ntype = \"mlp\"\nhidden = [7]\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {})),
-        replica_(configuration_, RunSettings{}, shape_, cpu_backend()),
+        replica_(configuration_, RunSettings{}, shape_, cpu_backend(), *self_),
         objective_("auto", shape_, DType::kF32, cpu_backend()) {}
 
   // The result on every one of `workers` workers, which must agree.
@@ -53,6 +53,7 @@ class Evaluation : public ::testing::Test {
   }
 
   DataShape shape_{{3}, DType::kF32, 3};
+  std::unique_ptr<Communicator> self_ = make_self_communicator();
   Configuration configuration_;
   Replica replica_;
   Objective objective_;

@@ -1,0 +1,99 @@
+// Running averages as steps towards what enters.
+#include "optim/weight_average.h"
+
+#include <algorithm>
+
+#include "optim/flat_update.h"
+#include "optim/optimizer_keys.h"
+
+namespace lockstep {
+namespace {
+
+// average <- average + share (x - average): a step of plain descent, of length -share, along the "gradient" x
+// with the decay -1.
+void approach(Tensor average, const Tensor& x, double share) {
+  if (average.elements() > 0) flat_update(UpdateFormula::kSgd, average, x, 1.0, {}, {-share, -1.0});
+}
+
+}  // namespace
+
+AverageSettings read_average(Section& section) {
+  const std::string type =
+      section.text("type", "none", {"none", "ema", "swa"},
+                   "weights that are evaluated: trained, or their moving average or mean");
+  for (const AverageSettings::Type known : {AverageSettings::Type::kEma, AverageSettings::Type::kSwa}) {
+    if (type == name_of(known)) return read_average(section, known);
+  }
+  return {};
+}
+
+AverageSettings read_average(Section& section, AverageSettings::Type type) {
+  AverageSettings settings;
+  settings.type = type;
+  if (type == AverageSettings::Type::kEma) {
+    settings.decay = read_decay_rate(section, "decay", 0.999, "ema: share of the average kept");
+    settings.warmup = section.boolean("warmup", false,
+                                      "ema: the n-th to enter finds a decay of (1 + n) / (10 + n) at most");
+  }
+  settings.start =
+      section.integer("start", 1, {1, 1e15}, "updates until the first weights enter the average");
+  settings.every = section.integer("every", 1, {1, 1e15}, "updates between weights that enter the average");
+  return settings;
+}
+
+std::string name_of(AverageSettings::Type type) {
+  switch (type) {
+    case AverageSettings::Type::kEma:
+      return "ema";
+    case AverageSettings::Type::kSwa:
+      return "swa";
+    case AverageSettings::Type::kNone:
+      break;
+  }
+  return "none";
+}
+
+WeightAverage::WeightAverage(const AverageSettings& settings, const Tensor& parameters,
+                             std::vector<ElementRange> owned, const Tensor& statistics)
+    : settings_(settings),
+      owned_(std::move(owned)),
+      values_(Tensor::empty({total_size(owned_)}, parameters.dtype(), parameters.backend())) {
+  for_owned(parameters, [](Tensor average, const Tensor& theta) { average.assign(theta); });
+  if (has_statistics()) statistics_ = statistics.clone();
+}
+
+template <class Use>
+void WeightAverage::for_owned(const Tensor& parameters, const Use& use) const {
+  int64_t position = 0;
+  for (const ElementRange& range : owned_) {
+    use(values_.view({range.size()}, position), parameters.view({range.size()}, range.begin));
+    position += range.size();
+  }
+}
+
+void WeightAverage::update(const Tensor& parameters, const Tensor& statistics, int64_t updates) {
+  const int64_t since = updates - settings_.start;
+  if (since > 0 && since % settings_.every != 0) return;
+  double share = 1.0;
+  if (since > 0) {
+    const auto n = static_cast<double>(since / settings_.every);  // have entered before
+    const double decay =
+        settings_.warmup ? std::min(settings_.decay, (1.0 + n) / (10.0 + n)) : settings_.decay;
+    share = settings_.type == AverageSettings::Type::kSwa ? 1.0 / (n + 1.0) : 1.0 - decay;
+  }
+  const auto enter = [&](Tensor average, const Tensor& x) {
+    if (share == 1.0) {
+      average.assign(x);
+    } else {
+      approach(average, x, share);
+    }
+  };
+  for_owned(parameters, enter);
+  if (has_statistics()) enter(statistics_, statistics);
+}
+
+void WeightAverage::write(Tensor& parameters) const {
+  for_owned(parameters, [](const Tensor& average, Tensor theta) { theta.assign(average); });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,64 @@
+// Averages of the parameters along the path of training: often better than where it ends.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/configuration.h"
+#include "parallel/parameter_shards.h"
+#include "tensor/tensor.h"
+
+namespace lockstep {
+
+struct AverageSettings {
+  enum class Type { kNone, kEma, kSwa };
+  Type type = Type::kNone;
+  double decay = 0.999;
+  bool warmup = false;
+  int64_t start = 1, every = 1;
+};
+
+// Reads [average]: type "none" (default), or
+//   ema   exponential moving average: average <- decay average + (1 - decay) theta, decay (0.999); with
+//   warmup (false)
+//         the decay of the n-th to enter is at most (1 + n) / (10 + n), so that the first ones are forgotten
+//         soon
+//   swa   stochastic weight averaging (Izmailov et al. 2018): the mean
+// Both: what is there after update `start` (1) is the first to enter, as it is; then what every `every`-th
+// (1) update leaves. Before `start` the average is where training is.
+AverageSettings read_average(Section& section);
+// The keys of ema or swa, whatever average.type says: how `config --describe` lists them.
+AverageSettings read_average(Section& section, AverageSettings::Type type);
+std::string name_of(AverageSettings::Type type);
+
+class WeightAverage {
+ public:
+  // parameters (>= the last owned element), of which the `owned` ranges are averaged here; statistics: the
+  // model's running statistics, averaged with the parameters by ema. What the mean's statistics are only a
+  // pass over data can tell: swa keeps none.
+  WeightAverage(const AverageSettings& settings, const Tensor& parameters, std::vector<ElementRange> owned,
+                const Tensor& statistics);
+
+  // After each update. updates: done so far, this one included. A skipped step is none.
+  void update(const Tensor& parameters, const Tensor& statistics, int64_t updates);
+
+  const AverageSettings& settings() const { return settings_; }
+  bool has_statistics() const { return settings_.type == AverageSettings::Type::kEma; }
+  Tensor values() const { return values_; }          // the owned ranges, one behind the other
+  Tensor statistics() const { return statistics_; }  // (statistic extent); undefined unless has_statistics()
+
+  // Writes the owned ranges of the average into `parameters`.
+  void write(Tensor& parameters) const;
+
+ private:
+  // Calls use(part of the average, the same part of the parameters) for each owned range.
+  template <class Use>
+  void for_owned(const Tensor& parameters, const Use& use) const;
+
+  AverageSettings settings_;
+  std::vector<ElementRange> owned_;
+  Tensor values_, statistics_;
+};
+
+}  // namespace lockstep
