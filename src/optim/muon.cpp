@@ -29,7 +29,7 @@ struct MuonSettings {
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
   MatmulArguments arguments;
-  arguments.dtype = a.dtype();
+  arguments.dtype = arguments.output = a.dtype();
   arguments.m = a.shape()[transpose_a ? 1 : 0];
   arguments.k = a.shape()[transpose_a ? 0 : 1];
   arguments.n = b.shape()[transpose_b ? 0 : 1];
