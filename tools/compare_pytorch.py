@@ -3,10 +3,11 @@
 
     tools/compare_pytorch.py --lockstep build/release/bin/lockstep --python PYTHON_WITH_TORCH
 
-Rows: steps a second of an MLP, of a residual CNN and of recurrent layers (rnn, lstm, gru, over 8 steps of 8 pixels or 64 of
-one) on the digits data set, and the time from process start to the first finished step. PyTorch is written the way a practised user would for a small data set on a CPU: everything preloaded,
-one shuffle an epoch, gradients set to None, and the fastest of its fused and foreach optimizers and of its two memory
-formats. Its figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; this script itself needs nothing.
+Rows: steps a second of a small and a wide MLP and a residual CNN, in fp32 and bf16 (PyTorch: autocast), and of recurrent layers
+(rnn, lstm, gru, over 8 steps of 8 pixels or 64 of one) on the digits data set, and the time from process start to the first
+finished step. PyTorch is written the way a practised user would for a small data set on a CPU: everything preloaded, one
+shuffle an epoch, gradients set to None, and the fastest of its fused and foreach optimizers and of its two memory formats. Its
+figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; this script itself needs nothing.
 """
 
 import argparse
@@ -58,9 +59,20 @@ WORKLOADS = {
         "model": '[model]\ntype = "cnn"\nchannels = [16, 32, 64]\nstrides = [1, 2, 2]\nblocks = 1\n',
     },
 }
+WIDE = {
+    "batch": 256,
+    "steps": 8,
+    "model": '[model]\ntype = "mlp"\nhidden = [2048, 2048, 2048]\nactivation = "relu"\n',
+}
+WORKLOADS["wide"] = WIDE | {"title": "MLP 64-2048-2048-2048-10, batch 256, fp32, Adam"}
+WORKLOADS["wide-bf16"] = WIDE | {"title": "MLP 64-2048-2048-2048-10, batch 256, bf16, Adam", "bf16": True}
+for name in ("mlp", "cnn"):
+    title = WORKLOADS[name]["title"].replace("fp32", "bf16")
+    WORKLOADS[f"{name}-bf16"] = WORKLOADS[name] | {"title": title, "bf16": True}
 for cell in ("rnn", "lstm", "gru"):
     for length in (8, 64):
         WORKLOADS[f"{cell}-{length}"] = {
+            "cell": (cell, length),
             "title": f"digits {cell.upper()} of 64 units over {length} steps, batch 32, fp32, Adam",
             "batch": 32,
             "steps": 24000 // length,
@@ -78,16 +90,20 @@ def torch_model(workload):
     """The network that Lockstep builds from the workload's [model] table."""
     from torch import nn
 
-    if workload == "mlp":
+    if workload.startswith("mlp"):
         return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    if workload.startswith("wide"):
+        widths = [64, 2048, 2048, 2048]
+        hidden = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*hidden, nn.Linear(2048, 10))
 
-    if "-" in workload:
-        cell, length = workload.split("-")
+    if "cell" in WORKLOADS[workload]:
+        cell, length = WORKLOADS[workload]["cell"]
 
         class LastState(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.layer = getattr(nn, cell.upper())(64 // int(length), 64, batch_first=True)
+                self.layer = getattr(nn, cell.upper())(64 // length, 64, batch_first=True)
                 self.output = nn.Linear(64, 10)
 
             def forward(self, x):
@@ -128,10 +144,10 @@ def torch_data(workload, data):
     with h5py.File(data, "r") as file:
         x = torch.from_numpy(file["x"][:]).float()
         y = torch.from_numpy(file["y"][:]).long()
-    if workload == "mlp":
+    if workload.startswith(("mlp", "wide")):
         return x.reshape(len(x), -1), y
-    if "-" in workload:
-        return x.reshape(len(x), int(workload.split("-")[1]), -1), y
+    if "cell" in WORKLOADS[workload]:
+        return x.reshape(len(x), WORKLOADS[workload]["cell"][1], -1), y
     return x.permute(0, 3, 1, 2).contiguous(), y
 
 
@@ -159,10 +175,12 @@ def torch_trainer(workload, data, optimizer, channels_last):
         x = x.to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, fused=optimizer == "fused", foreach=optimizer == "foreach")
     batches = torch_batches(x, y, WORKLOADS[workload]["batch"])
+    bf16 = WORKLOADS[workload].get("bf16", False)
 
     def step():
         xb, yb = next(batches)
-        loss = F.cross_entropy(model(xb), yb)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = F.cross_entropy(model(xb), yb)
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
@@ -176,18 +194,19 @@ def torch_throughput(workload, data, threads, seconds):
     import torch
 
     torch.set_num_threads(threads)
-    formats = (False, True) if workload == "cnn" else (False,)
+    formats = (False, True) if workload.startswith("cnn") else (False,)
     variants = [(optimizer, last) for optimizer in ("fused", "foreach") for last in formats]
     rates = {}
     for optimizer, last in variants:
         step = torch_trainer(workload, data, optimizer, last)
-        for _ in range(50):
+        chunk = 2 if workload.startswith("wide") else 20
+        for _ in range(2 * chunk):
             step()
         steps, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds / len(variants):
-            for _ in range(20):
+            for _ in range(chunk):
                 step()
-            steps += 20
+            steps += chunk
         rates[optimizer + (", channels last" if last else "")] = steps / (time.perf_counter() - begin)
     return rates
 
@@ -234,6 +253,7 @@ def lockstep_command(arguments, directory, workload, threads, steps, log_every):
         file.write(COMMON_TOML.format(data=arguments.data, batch=WORKLOADS[workload]["batch"]))
         file.write(WORKLOADS[workload]["model"])
     settings = {"device.threads": threads, "train.steps": steps, "train.log_every": log_every}
+    settings["precision.compute"] = "bf16" if WORKLOADS[workload].get("bf16") else "fp32"
     command = [arguments.lockstep, "train", config, "--output", os.path.join(directory, "run")]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
@@ -247,7 +267,7 @@ def read_metrics(path):
 
 def run_lockstep(arguments, workload, threads):
     """Steps a second: the median over logged intervals, the first quarter left out as warm-up."""
-    steps = max(100, int(WORKLOADS[workload]["steps"] * arguments.seconds / 4))
+    steps = max(12, int(WORKLOADS[workload]["steps"] * arguments.seconds / 4))
     with tempfile.TemporaryDirectory() as directory:
         command = lockstep_command(arguments, directory, workload, threads, steps, max(1, steps // 20))
         result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -316,7 +336,7 @@ def print_row(row):
     def figure(key, digits):
         return f"{row[key]:,.{digits}f}" if key in row else "-"
 
-    digits = 3 if row["unit"] == "s" else 0
+    digits = 3 if row["unit"] == "s" else 1 if row["pytorch"] < 100 else 0
     print(
         f"| {row['title']} | {row['threads']} | {row['unit']} | {figure('lockstep', digits)} | "
         f"{figure('pytorch', digits)} ({row['variant']}) | {figure('ratio', 2)} |",
