@@ -23,8 +23,9 @@ double read_power(Section& section, const std::string& key, double fallback, Ran
   return value;
 }
 
-// Scaled gradients are fp32: beyond this their scale would itself overflow.
-constexpr double kLargestScale = 0x1p126;
+// Gradients are multiplied by clip factor / (samples * scale), rounded to fp32: up to this scale that number
+// is normal for 2^30 samples and a clip factor of 2^-30, so that unscaling loses nothing.
+constexpr double kLargestScale = 0x1p64;
 
 }  // namespace
 
@@ -53,6 +54,16 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute) {
     precision.reject("minimum_scale", fmt::format("must not exceed initial_scale = {}, got {}",
                                                   settings.initial, settings.minimum));
   }
+  const auto reject_idle = [&](std::initializer_list<const char*> keys) {
+    for (const char* key : keys) {
+      if (precision.has(key))
+        precision.reject(key, fmt::format("has no effect with loss_scale = \"{}\"", mode));
+    }
+  };
+  if (mode == "off") reject_idle({"initial_scale", "stop_after_skips"});
+  if (mode == "off" || mode == "static") {
+    reject_idle({"growth_factor", "backoff_factor", "growth_interval", "minimum_scale"});
+  }
   return settings;
 }
 
@@ -75,15 +86,20 @@ void LossScaler::update(bool finite) {
 }
 
 std::map<std::string, double> LossScaler::state() const {
-  return {{"scale", scale_},
+  return {{"mode", static_cast<double>(settings_.mode)},
+          {"scale", scale_},
           {"finite_steps", static_cast<double>(finite_steps_)},
           {"skips_in_a_row", static_cast<double>(skips_in_a_row_)},
           {"skipped", static_cast<double>(skipped_)}};
 }
 
 void LossScaler::set_state(const std::map<std::string, double>& state) {
-  // A resumed run that turns scaling off, or makes it static, means what it says.
-  if (settings_.mode == LossScaling::kDynamic) scale_ = state.at("scale");
+  // Only a dynamic scale goes on from where a dynamic one was: a resumed run that changes the mode means what
+  // it says.
+  if (settings_.mode == LossScaling::kDynamic &&
+      state.at("mode") == static_cast<double>(LossScaling::kDynamic)) {
+    scale_ = std::max(state.at("scale"), settings_.minimum);
+  }
   finite_steps_ = static_cast<int64_t>(state.at("finite_steps"));
   skips_in_a_row_ = static_cast<int64_t>(state.at("skips_in_a_row"));
   skipped_ = static_cast<int64_t>(state.at("skipped"));

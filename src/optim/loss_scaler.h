@@ -44,7 +44,7 @@ class LossScaler {
   int64_t skipped() const { return skipped_; }
   bool diverged() const { return skips_in_a_row_ >= settings_.most_skips; }
 
-  // For checkpoints: "scale", "finite_steps", "skips_in_a_row", "skipped".
+  // For checkpoints: "mode", "scale", "finite_steps", "skips_in_a_row", "skipped".
   std::map<std::string, double> state() const;
   void set_state(const std::map<std::string, double>& state);
 

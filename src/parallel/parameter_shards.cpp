@@ -224,12 +224,6 @@ std::vector<double> ParameterShards::block_square_sums(const Tensor& array) cons
   return sums;
 }
 
-bool ParameterShards::everywhere(bool condition, const std::string& label) const {
-  int64_t failed = condition ? 0 : 1;
-  communicator_->all_reduce_max(&failed, 1, label)->wait();
-  return failed == 0;
-}
-
 void ParameterShards::collect(std::span<const Share> shares, const Tensor& stored, const ElementRange& range,
                               std::byte* bytes, const std::string& label) const {
   const int rank = communicator_->rank();

@@ -60,8 +60,6 @@ class ParameterShards {
 
   // Whether this worker is the one that collect() gives to.
   bool collects() const { return communicator_->rank() == 0; }
-  // Whether the condition holds on every worker. Collective.
-  bool everywhere(bool condition, const std::string& label) const;
 
   // An array over any shares of which each worker stores its own elements only, one share behind the other:
   // moves elements `range` of the whole array into `bytes` (host memory, on worker 0; ignored elsewhere), or

@@ -18,6 +18,11 @@ GuardSettings read_guard(Section& guard) {
                     "steps that the running mean and deviation look back; the first ones never skip");
   settings.most_skips = guard.integer("stop_after_skips", 20, {1.0, 1e12},
                                       "outliers in a row before the run stops as diverged");
+  if (settings.loss_z == 0.0 && settings.norm_z == 0.0) {
+    for (const char* key : {"window", "stop_after_skips"}) {
+      if (guard.has(key)) guard.reject(key, "has no effect without loss_z_score or norm_z_score");
+    }
+  }
   settings.largest_loss =
       guard.real("largest_loss", 0.0, kNonNegative, "a loss above it stops the run as diverged; 0: off");
   return settings;

@@ -57,7 +57,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.micro_batch_size = train.integer("micro_batch_size", 32, {1, 1 << 24}, "samples in a micro-batch");
   settings.recompute_every =
       train.integer("recompute_every", 0, {0, 1 << 20},
-                    "layers of a run of which only the input is kept, the rest is computed again in the backward sweep: least "
+                    "layers of a run of which only the input is kept, the rest is computed again in the "
+                    "backward sweep: least "
                     "memory near the square root of the depth, same results; 0: keep everything");
   settings.log_every = train.integer("log_every", 10, {1, 1e12}, "steps between lines of metrics.jsonl");
   settings.evaluate_every = train.integer("evaluate_every", 0, kNonNegative,
@@ -83,6 +84,15 @@ RunSettings read_settings(Configuration& configuration) {
   settings.clip.adaptive =
       clip.real("adaptive", 0.0, kNonNegative,
                 "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
+
+  // Below, fp32 would hold the limit as zero or a number without digits, and every gradient with it.
+  constexpr double kSmallestLimit = 1e-30;
+  for (const auto& [key, limit] :
+       {std::pair("value", settings.clip.value), {"adaptive", settings.clip.adaptive}}) {
+    if (limit > 0.0 && limit < kSmallestLimit) {
+      clip.reject(key, fmt::format("must be 0 (off) or at least {}, got {}", kSmallestLimit, limit));
+    }
+  }
 
   Section average = configuration.section("average");
   settings.average = read_average(average);

@@ -181,6 +181,17 @@ class Run {
           "type",
           schedule_->type() + " follows the validation loss: give validation data and train.evaluate_every");
     }
+    if (schedule_->observes() && settings_.evaluate_every > batches_.total_steps) {
+      schedule.reject(
+          "type",
+          fmt::format("{} never sees the validation loss: train.evaluate_every = {}, the run has {} steps",
+                      schedule_->type(), settings_.evaluate_every, batches_.total_steps));
+    }
+    if (replica_->average && settings_.average.start > batches_.total_steps) {
+      configuration_.section("average").reject(
+          "start",
+          fmt::format("the run has {} steps, got {}", batches_.total_steps, settings_.average.start));
+    }
     scaler_.emplace(settings_.loss_scale);
     guard_.emplace(settings_.guard);
     configuration_.reject_unknown();
@@ -511,7 +522,8 @@ class Run {
       exchange_->begin_step();
       const double stop_here = stop_.raised() ? 1.0 : 0.0;
       {
-        // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all micro-batches.
+        // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
+        // micro-batches.
         const AutocastScope autocast(settings_.compute);
         for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
           const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
@@ -631,7 +643,10 @@ class Run {
     if (!data_.validation) return;
     const AutocastScope autocast(settings_.compute);
     const EvaluationResult result = evaluate_weights();
-    schedule_->observe(result.loss);
+    // Not the one at the end of a run, unless it is due: a run that is extended goes on like one that never
+    // stopped.
+    if (settings_.evaluate_every > 0 && position_.step % settings_.evaluate_every == 0)
+      schedule_->observe(result.loss);
     if (!leader()) return;
     progress.finish_line();
     const bool classification = objective_->classification();
@@ -672,7 +687,9 @@ class Run {
     };
     bool all = finite(replica_->store.values());
     for (const OptimizerSlot& slot : replica_->optimizer->slots()) all = all && finite(slot.values);
-    if (!replica_->shards->everywhere(all, "finite")) {
+    int64_t broken = all ? 0 : 1;  // on any worker: one that computes wrongly must not leave alone
+    communicator_.all_reduce_max(&broken, 1, "finite")->wait();
+    if (broken != 0) {
       fail_together(communicator_, ErrorKind::kNumeric,
                     fmt::format("step {}: training diverged: the update left parameters or optimizer state "
                                 "that are not finite; "
@@ -737,7 +754,7 @@ class Run {
   RunPosition position_;
   size_t peak_bytes_ = 0;        // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;  // the most of any micro-batch so far
-  Tensor cotangent_;  // dL/d(losses): the loss scale
+  Tensor cotangent_;             // dL/d(losses): the loss scale
   double cotangent_scale_ = 0.0;
 };
 

@@ -5,7 +5,7 @@
 namespace lockstep::testing {
 namespace {
 
-constexpr const char* kLargestScale = "precision.initial_scale=8.507059173023462e37";  // 2^126
+constexpr const char* kTooLarge = "precision.initial_scale=1048576";  // fp16 ends at 65504
 
 class SkippedSteps : public ::testing::Test {
  protected:
@@ -68,27 +68,30 @@ class SkippedSteps : public ::testing::Test {
 TEST_F(SkippedSteps, AStaticScaleThatFitsChangesNoBit) {
   const std::string path = file(0.0, "[clip]\nglobal_norm = 0.2\n");
   train(kNoLauncher, {path, "--output", scratch_.file("plain"), "--set", "train.l2=0.01"});
-  train(kNoLauncher, {path, "--output", scratch_.file("scaled"), "--set", "precision.loss_scale=static",
-                      "--set", "precision.initial_scale=1024", "--set", "train.l2=0.01"});
-  const auto plain = steps_of("plain"), scaled = steps_of("scaled");
-  ASSERT_EQ(plain.size(), scaled.size());
-  for (size_t i = 0; i < plain.size(); ++i) {
-    EXPECT_EQ(plain[i]["loss"], scaled[i]["loss"]) << i;
-    EXPECT_EQ(plain[i]["gradient_norm"], scaled[i]["gradient_norm"])
-        << i << ": unscaled before it is logged and clipped";
-    EXPECT_EQ(scaled[i]["loss_scale"], 1024.0);
+  const auto plain = steps_of("plain");
+  for (const std::string scale : {"1024", "18446744073709551616.0"}) {  // 2^64 is the largest
+    SCOPED_TRACE(scale);
+    train(kNoLauncher, {path, "--output", scratch_.file(scale), "--set", "precision.loss_scale=static",
+                        "--set", "precision.initial_scale=" + scale, "--set", "train.l2=0.01"});
+    const auto scaled = steps_of(scale);
+    ASSERT_EQ(plain.size(), scaled.size());
+    for (size_t i = 0; i < plain.size(); ++i) {
+      EXPECT_EQ(plain[i]["loss"], scaled[i]["loss"]) << i;
+      EXPECT_EQ(plain[i]["gradient_norm"], scaled[i]["gradient_norm"])
+          << i << ": unscaled before it is logged and clipped";
+      EXPECT_EQ(scaled[i]["loss_scale"], std::stod(scale));
+    }
+    const Outcome difference = run(kNoLauncher, {"diff", checkpoint_of(scratch_.file("plain"), 40),
+                                                 checkpoint_of(scratch_.file(scale), 40)});
+    EXPECT_EQ(difference.out.find("/parameters/"), std::string::npos) << difference.out;
+    EXPECT_EQ(difference.out.find("/optimizer/"), std::string::npos) << difference.out;
   }
-  const Outcome difference = run(kNoLauncher, {"diff", checkpoint_of(scratch_.file("plain"), 40),
-                                               checkpoint_of(scratch_.file("scaled"), 40)});
-  EXPECT_EQ(difference.out.find("/parameters/"), std::string::npos) << difference.out;
-  EXPECT_EQ(difference.out.find("/optimizer/"), std::string::npos) << difference.out;
 }
 
 TEST_F(SkippedSteps, ADynamicScaleOverflowsGrowsAndIsTheSameHistoryEverywhere) {
-  const std::string path =
-      file(0.0, "[clip]\nglobal_norm = 0.2\n[schedule]\nwarmup = 100\n");
-  expect_lockstep(path, {"--set", "precision.loss_scale=dynamic", "--set", kLargestScale, "--set",
-                         "precision.growth_interval=5"});
+  const std::string path = file(0.0, "[clip]\nglobal_norm = 0.2\n[schedule]\nwarmup = 100\n");
+  expect_lockstep(
+      path, {"--set", "precision.compute=fp16", "--set", kTooLarge, "--set", "precision.growth_interval=5"});
   // A skipped step does not advance the schedule: its learning rate comes again.
   const auto steps = steps_of("1");
   ASSERT_EQ(steps.size(), 40u);
@@ -111,12 +114,13 @@ TEST_F(SkippedSteps, TooManyInARowStopWithTheNumericExitCode) {
   for (const int workers : {kNoLauncher, 3}) {
     const Outcome outcome =
         run(workers, {"train", path, "--output", scratch_.file("stopped"), "--overwrite", "--set",
-                      "precision.loss_scale=static", "--set", kLargestScale, "--set",
-                      "precision.stop_after_skips=3", "--set", "train.micro_batch_size=16"});
+                      "precision.loss_scale=static", "--set", "precision.compute=fp16", "--set", kTooLarge,
+                      "--set", "precision.stop_after_skips=3", "--set", "train.micro_batch_size=16"});
     EXPECT_EQ(outcome.exit_code, 5) << outcome.err;
-    EXPECT_NE(outcome.err.find(
-                  "step 3: training diverged: 3 steps in a row whose gradient is not finite, loss scale 8.5"),
-              std::string::npos)
+    EXPECT_NE(
+        outcome.err.find(
+            "step 3: training diverged: 3 steps in a row whose gradient is not finite, loss scale 1048576"),
+        std::string::npos)
         << outcome.err;
   }
 }
@@ -139,12 +143,49 @@ TEST_F(SkippedSteps, ALossAboveTheLargestAllowedStopsTheRun) {
       << outcome.err;
 }
 
+TEST_F(SkippedSteps, SettingsThatCannotActAreRefused) {
+  const std::string path = file(0.0, "");
+  const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {
+      {{"clip.value=1e-50"}, "clip.value: must be 0 (off) or at least 1e-30, got 1e-50"},
+      {{"clip.adaptive=1e-40"}, "clip.adaptive: must be 0 (off) or at least 1e-30"},
+      {{"precision.loss_scale=off", "precision.initial_scale=1024"},
+       "precision.initial_scale: has no effect with loss_scale = \"off\""},
+      {{"precision.loss_scale=static", "precision.growth_interval=5"},
+       "precision.growth_interval: has no effect with loss_scale = \"static\""},
+      {{"guard.window=64"}, "guard.window: has no effect without loss_z_score or norm_z_score"},
+      {{"average.type=swa", "average.start=41"}, "average.start: the run has 40 steps, got 41"},
+      {{"schedule.type=plateau", "train.evaluate_every=41"},
+       "schedule.type: plateau never sees the validation loss: train.evaluate_every = 41, the run has 40 "
+       "steps"},
+  };
+  for (const auto& [settings, message] : refused) {
+    std::vector<std::string> arguments = {"train", path, "--output", scratch_.file("refused")};
+    for (const std::string& setting : settings) {
+      arguments.emplace_back("--set");
+      arguments.push_back(setting);
+    }
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << message;
+    EXPECT_NE(outcome.err.find(message), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(SkippedSteps, APlateauLowersTheRateAlikeEverywhere) {
   const std::string path =
       file(0.0, "[schedule]\ntype = \"plateau\"\nfactor = 0.5\npatience = 1\nthreshold = 0.05\n");
   expect_lockstep(path, {"--set", "train.evaluate_every=2"});
   const auto steps = steps_of("1");
   EXPECT_LT(steps.back()["learning_rate"], steps.front()["learning_rate"]);
+  // The evaluation at the end of a run that is extended later does not count when it was not due.
+  const std::string output = scratch_.file("extended");
+  const std::vector<std::string> every = {path, "--output", output, "--set", "train.evaluate_every=2"};
+  std::vector<std::string> part = every;
+  part.insert(part.end(), {"--set", "train.steps=7"});
+  train(kNoLauncher, part);
+  part = every;
+  part.emplace_back("--resume");
+  train(kNoLauncher, part);
+  EXPECT_EQ(digest_of(checkpoint_of(output, 40)), digest_of(checkpoint_of(scratch_.file("1"), 40)));
   const Outcome never = run(kNoLauncher, {"train", path, "--output", scratch_.file("never")});
   EXPECT_EQ(never.exit_code, 2);
   EXPECT_NE(never.err.find("schedule.type: plateau follows the validation loss"), std::string::npos)

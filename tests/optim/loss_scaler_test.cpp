@@ -64,11 +64,10 @@ TEST(LossScaler, BacksOffToItsFloorAndCountsTheSkipsInARow) {
 }
 
 TEST(LossScaler, NeverGrowsBeyondWhatFp32Holds) {
-  LossScaler scaler(
-      settings_from("initial_scale = 1.2676506002282294e30\ngrowth_interval = 1\ngrowth_factor = 1024"));
+  LossScaler scaler(settings_from("initial_scale = 1048576\ngrowth_interval = 1\ngrowth_factor = 1024"));
   for (int i = 0; i < 100; ++i) scaler.update(true);
-  EXPECT_LE(scaler.scale(), 0x1p126);
-  EXPECT_EQ(scaler.scale(), 0x1p120);
+  EXPECT_LE(scaler.scale(), 0x1p64);
+  EXPECT_EQ(scaler.scale(), 0x1p60);
 }
 
 TEST(LossScaler, AStaticScaleStaysAndSkips) {
@@ -91,6 +90,18 @@ TEST(LossScaler, GoesOnFromItsStateInTheMiddleOfAnInterval) {
     }
     EXPECT_EQ(second.state(), straight.state()) << split;
   }
+}
+
+TEST(LossScaler, ARunThatBecomesDynamicStartsAtItsOwnScale) {
+  const LossScaleSettings settings = settings_from("initial_scale = 512\nminimum_scale = 4");
+  for (const char* before : {"loss_scale = 'off'", "loss_scale = 'static'\ninitial_scale = 2"}) {
+    LossScaler scaler(settings);
+    scaler.set_state(LossScaler(settings_from(before)).state());
+    EXPECT_EQ(scaler.scale(), 512.0) << before;
+  }
+  LossScaler low(settings_from("initial_scale = 2")), raised(settings);
+  raised.set_state(low.state());
+  EXPECT_EQ(raised.scale(), 4.0) << "not below the floor";
 }
 
 TEST(LossScaler, RefusesScalesThatWouldRound) {

@@ -127,15 +127,6 @@ TEST(ParameterShards, NormBlocksAndGatheredArraysAreThoseOfOneWorker) {
   }
 }
 
-TEST(ParameterShards, ConditionHoldsEverywhereOnlyWhenItHoldsOnAll) {
-  run_threaded(3, [](Communicator& communicator) {
-    const ParameterShards shards(communicator, striped_shares(6400, 3));
-    EXPECT_TRUE(shards.everywhere(true, "yes"));
-    EXPECT_FALSE(shards.everywhere(communicator.rank() != 1, "no"));
-    EXPECT_FALSE(shards.everywhere(false, "never"));
-  });
-}
-
 TEST(ParameterShards, PartsTravelToWorkerZeroAndBack) {
   for (const auto& [world_size, shares] : layouts()) {
     const int64_t extent = shares.back().range.end;
