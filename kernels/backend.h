@@ -141,6 +141,18 @@ class Backend {
   // y[i] = x[i] converted with round-to-nearest-even. Floating and integer dtypes in any combination.
   virtual void cast(DType from, DType to, int64_t n, const void* x, void* y) = 0;
 
+  // ---- queues -------------------------------------------------------------------------------------------------
+  // Entries run in the order in which they are issued to one queue. A GPU has a second one, the lane, for communication that
+  // runs beside the computation: a backend of its own on the same device and memory. On the CPU the lane is the backend
+  // itself, as is the lane's lane everywhere. Memory that a lane uses must not be released before the queue that it was
+  // allocated for waits for the lane.
+  virtual Backend& lane() = 0;
+  // What is issued here from now on runs after everything issued to `other`, of the same device, so far. Does not block.
+  virtual void wait_for(Backend& other) = 0;
+  // The handle of the queue for libraries that issue work to it, a cudaStream_t on a GPU, whose device becomes the calling
+  // thread's; null on the CPU, where entries have run when they return.
+  virtual void* native_queue() = 0;
+
   // ---- elementwise ---------------------------------------------------------------------------------------------
   virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
   // dx[i] = dy[i] * op'(x[i]); y is op(x), already computed. For kTanh, kSigmoid, kSoftplus, kRelu, kGelu,
@@ -253,5 +265,13 @@ class Backend {
 
 // The CPU's table; lives as long as the process.
 Backend& cpu_backend();
+
+// The table of GPU `device`, counted from 0; made on first use, lives as long as the process. Error (kUsage) that says which
+// when the build has no CUDA, the machine no driver or no GPU, or no GPU of that number.
+Backend& cuda_backend(int device);
+// How many GPUs there are: 0 in a build without CUDA and on a machine without a driver.
+int cuda_device_count();
+// What the GPU kernels of this build were compiled with and for: "CUDA 13.0, sm_80 sm_90", or "none".
+std::string cuda_build();
 
 }  // namespace lockstep

@@ -2,7 +2,7 @@
 #include "kernels/math/binary.h"
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 
 namespace lockstep {

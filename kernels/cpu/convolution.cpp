@@ -17,7 +17,7 @@
 #include "core/thread_pool.h"
 #include "kernels/cpu/convolution_tile.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/matrix_copy.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector.h"

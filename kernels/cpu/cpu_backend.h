@@ -29,6 +29,9 @@ class CpuBackend final : public Backend {
   void copy_from_host(void* destination, const void* source, size_t bytes) override;
   void copy_to_host(void* destination, const void* source, size_t bytes) override;
   void synchronize() override;
+  Backend& lane() override;
+  void wait_for(Backend& other) override;
+  void* native_queue() override;
   void fill(DType dtype, int64_t n, void* y, double value) override;
   void cast(DType from, DType to, int64_t n, const void* x, void* y) override;
 

@@ -1,6 +1,6 @@
 // Table lookup and its adjoint.
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/scratch.h"
 

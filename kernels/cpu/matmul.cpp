@@ -10,7 +10,7 @@
 
 #include "core/thread_pool.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/matmul_block.h"
 
 namespace lockstep {

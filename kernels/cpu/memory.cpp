@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 
 namespace lockstep {
@@ -112,6 +112,17 @@ void CpuBackend::copy_to_host(void* destination, const void* source, size_t byte
 }
 
 void CpuBackend::synchronize() {}
+
+// Entries have run when they return: one queue is all there is, and it is always idle.
+Backend& CpuBackend::lane() {
+  return *this;
+}
+
+void CpuBackend::wait_for(Backend&) {}
+
+void* CpuBackend::native_queue() {
+  return nullptr;
+}
 
 void CpuBackend::fill(DType dtype, int64_t n, void* y, double value) {
   dispatch_storable("fill", dtype, [&](auto type) {

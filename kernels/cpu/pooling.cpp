@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/scratch.h"

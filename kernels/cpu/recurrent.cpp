@@ -9,7 +9,7 @@
 
 #include "core/thread_pool.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/matmul_block.h"
 #include "kernels/cpu/matrix_copy.h"

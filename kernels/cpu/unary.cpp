@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/dispatch.h"
+#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 
 namespace lockstep {

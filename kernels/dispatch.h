@@ -10,7 +10,7 @@ namespace lockstep {
 
 [[noreturn]] inline void fail_dtype(const char* op, DType dtype) {
   fail(ErrorKind::kInternal,
-       std::string(op) + ": dtype " + std::string(name_of(dtype)) + " is not supported by the cpu backend");
+       std::string(op) + ": dtype " + std::string(name_of(dtype)) + " is not supported");
 }
 
 // Calls function(T{}) with the floating type of dtype, float or double. Error (kInternal) naming `op` for any

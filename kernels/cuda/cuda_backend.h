@@ -1,0 +1,168 @@
+// A GPU's filling of the kernel table: one source file per family of kernels.
+//
+// Everything is issued to one stream. What a kernel computes never depends on the number of its blocks, on
+// the device's size or on timing: sums run over trees that the extents alone define.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/dialect.h"
+
+namespace lockstep {
+
+class PinnedRing;
+class Products;
+struct Product;
+
+// Issued to by one thread at a time, but for memory and copies, which any thread may ask for.
+class CudaBackend final : public Backend {
+ public:
+  // The compute queue of GPU `device`, which exists.
+  explicit CudaBackend(int device);
+  ~CudaBackend() override;
+
+  // cuda_backend.cpp
+  std::string description() const override;
+  std::string native_precisions() const override;
+
+  // memory.cpp, but for fill and cast: cast.cu
+  void* allocate(size_t bytes) override;
+  void release(void* pointer, size_t bytes) noexcept override;
+  void copy(void* destination, const void* source, size_t bytes) override;
+  void copy_from_host(void* destination, const void* source, size_t bytes) override;
+  void copy_to_host(void* destination, const void* source, size_t bytes) override;
+  void synchronize() override;
+  Backend& lane() override;
+  void wait_for(Backend& other) override;
+  void* native_queue() override;
+  void fill(DType dtype, int64_t n, void* y, double value) override;
+  void cast(DType from, DType to, int64_t n, const void* x, void* y) override;
+
+  // elementwise.cu
+  void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) override;
+  void unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y, const void* dy,
+                      void* dx) override;
+
+  // binary.cu
+  void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
+              void* y) override;
+  void scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) override;
+  void accumulate(DType dtype, int64_t n, const void* x, void* y) override;
+
+  // movement.cu
+  void permute(size_t element_size, int rank, const int64_t* extents, const int* permutation, const void* x,
+               void* y) override;
+  void copy_rows(int64_t outer, size_t bytes, const void* x, size_t x_row_bytes, void* y,
+                 size_t y_row_bytes) override;
+
+  // reductions.cu
+  void reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent, int64_t inner, const void* x,
+              void* y) override;
+
+  // norm_sums.cu
+  void block_square_sums(DType dtype, int64_t n, const void* x, double* sums) override;
+  bool all_finite(DType dtype, int64_t n, const void* x) override;
+
+  // matmul.cu
+  void matmul(const MatmulArguments& arguments) override;
+
+  // convolution.cu
+  void convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
+                   const void* bias, void* y) override;
+  void convolution_backward_data(const ConvolutionArguments& arguments, const void* dy, const void* weights,
+                                 void* dx) override;
+  void convolution_backward_weights(const ConvolutionArguments& arguments, const void* x, const void* dy,
+                                    void* dweights) override;
+
+  // pooling.cu
+  void max_pool(const PoolArguments& arguments, const void* x, void* y, int32_t* indices) override;
+  void max_pool_backward(const PoolArguments& arguments, const int32_t* indices, const void* dy,
+                         void* dx) override;
+  void max_pool_gather(const PoolArguments& arguments, const int32_t* indices, const void* x,
+                       void* y) override;
+  void average_pool(const PoolArguments& arguments, const void* x, void* y) override;
+  void average_pool_backward(const PoolArguments& arguments, const void* dy, void* dx) override;
+
+  // softmax.cu
+  void softmax(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* x, void* y) override;
+  void softmax_backward(bool log_form, DType dtype, int64_t rows, int64_t columns, const void* y,
+                        const void* dy, void* dx) override;
+
+  // cross_entropy.cu
+  void cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits, const int32_t* labels,
+                     const void* weights, void* losses, void* probabilities) override;
+  void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
+                              const int32_t* labels, const void* weights, const void* dlosses,
+                              void* dlogits) override;
+
+  // layer_norm.cu
+  void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                  const void* beta, double epsilon, void* y, void* mean, void* rstd) override;
+  void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                           const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                           void* dbeta) override;
+
+  // batch_norm.cu
+  void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                  const void* beta, double epsilon, void* y, void* mean, void* variance, void* rstd) override;
+  void batch_norm_backward(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
+                           const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
+                           void* dbeta) override;
+
+  // embedding.cu
+  void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
+                 void* y) override;
+  void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
+                          const void* dy, void* dtable) override;
+
+  // recurrent.cu
+  void recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,
+                 const void* bias, void* activations, void* memory, void* states) override;
+  void recurrent_backward(const RecurrentArguments& arguments, const void* weight, const void* activations,
+                          const void* memory, const void* states, const void* dstates, void* dinputs,
+                          void* dproducts) override;
+
+  // random.cu
+  void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,
+                    void* mask) override;
+
+  // update.cu
+  void update(UpdateFormula formula, const UpdateArguments& arguments) override;
+
+ private:
+  // The lane of `owner`.
+  explicit CudaBackend(CudaBackend* owner);
+
+  // The stream to issue to; its device becomes the calling thread's, which launches and memory calls need.
+  cudaStream_t stream() const;
+
+  // Room for `count` elements on the device, 256-byte aligned, contents undefined, for what is issued to this
+  // queue before the next call of scratch.
+  template <class T>
+  T* scratch(int64_t count) {
+    return static_cast<T*>(scratch_bytes(static_cast<size_t>(count) * sizeof(T)));
+  }
+  void* scratch_bytes(size_t bytes);
+
+  // Matrix products with leading dimensions, matmul.cu.
+  void multiply(const Product& product);
+
+  const int device_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t issued_ = nullptr;  // what another queue waits for
+  std::mutex mutex_;              // of pinned_ and lane_
+  std::unique_ptr<PinnedRing> pinned_;
+  std::unique_ptr<Products> products_;
+  std::unique_ptr<CudaBackend> lane_;
+  CudaBackend* const owner_;  // null unless this is a lane
+  void* scratch_ = nullptr;
+  size_t scratch_bytes_ = 0;
+};
+
+}  // namespace lockstep

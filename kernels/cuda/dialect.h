@@ -1,0 +1,198 @@
+// The dialect that GPU kernels are written in: what both nvcc and an ordinary C++ compiler with stand-ins for
+// the CUDA headers accept.
+//
+// A kernel is a __global__ function launched through LOCKSTEP_LAUNCH. It may use static __shared__ arrays and
+// LOCKSTEP_DYNAMIC_SHARED, __syncthreads, __syncwarp, __shfl_sync, __shfl_xor_sync, __shfl_down_sync and
+// __ballot_sync; atomics only on integers and only where their order cannot show; blocks of at most 1024
+// threads. 16-bit numbers are core/half_precision.h's. Instructions that C++ has no words for stand here,
+// each beside a plain body with the same bits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "core/dtype.h"
+#include "core/philox.h"
+
+#define LOCKSTEP_DEVICE __device__ __forceinline__
+
+// LOCKSTEP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...): queues one launch. `kernel` is a
+// __global__ function, parenthesized when it contains commas, or a pointer to one; arguments are converted at
+// the call. An empty grid launches nothing. Error (kInternal) naming the kernel when the launch is refused.
+#define LOCKSTEP_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  ::lockstep::launch(#kernel, kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__)
+
+// LOCKSTEP_DYNAMIC_SHARED(type, name): the launch's dynamic shared memory, 16-byte aligned, as `type* name`.
+#if defined(__CUDACC__)
+#define LOCKSTEP_DYNAMIC_SHARED(type, name)                                \
+  extern __shared__ __align__(16) unsigned char lockstep_dynamic_shared[]; \
+  type* const name = reinterpret_cast<type*>(lockstep_dynamic_shared)
+#else
+#define LOCKSTEP_DYNAMIC_SHARED(type, name) \
+  type* const name = static_cast<type*>(::cuda_on_cpu::dynamic_shared())
+#endif
+
+namespace lockstep {
+
+// ---- launches (host)
+// ----------------------------------------------------------------------------------------------
+
+// Error (kInternal) "cuda: where: what the runtime says" unless `status` is success.
+void check_cuda(cudaError_t status, const char* where);
+
+template <class... P>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+            cudaStream_t stream, std::type_identity_t<P>... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#if defined(__CUDACC__)
+  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+#else
+  ::cuda_on_cpu::launch(name, grid, block, shared_bytes, stream, [=] { kernel(arguments...); });
+#endif
+  check_cuda(cudaGetLastError(), name);
+}
+
+// Blocks that cover n elements with `per_block` each, all along x; 0 for none. Error (kInternal) beyond 2^31
+// - 1.
+unsigned blocks_for(int64_t n, int64_t per_block);
+
+// ---- where a thread is
+// ----------------------------------------------------------------------------------------------
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+// Position among all threads of a grid along x, and their number.
+LOCKSTEP_DEVICE int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * static_cast<int64_t>(blockDim.x) +
+         static_cast<int64_t>(threadIdx.x);
+}
+LOCKSTEP_DEVICE int64_t global_threads() {
+  return static_cast<int64_t>(gridDim.x) * static_cast<int64_t>(blockDim.x);
+}
+
+// ---- 16-bit numbers
+// ----------------------------------------------------------------------------------------------
+
+// A stored element as a number to compute with: float for the 16-bit types.
+template <class S>
+LOCKSTEP_DEVICE Accumulation<S> widen(S x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<S, Float16>) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+  }
+#endif
+  return static_cast<Accumulation<S>>(x);
+}
+
+// The stored element nearest to x, ties to even.
+template <class S>
+LOCKSTEP_DEVICE S rounded(Accumulation<S> x) {
+#if defined(__CUDA_ARCH__)
+  // The instruction makes every NaN the same one; the plain body keeps its payload.
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    if (x == x) {
+      S y;
+      asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+      return y;
+    }
+  } else if constexpr (std::is_same_v<S, Float16>) {
+    if (x == x) {
+      S y;
+      asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+      return y;
+    }
+  }
+#endif
+  return static_cast<S>(x);
+}
+
+// ---- vectors of elements
+// -----------------------------------------------------------------------------------------------
+
+// N neighbours that move as one load or store of at most 16 bytes; their address must be a multiple of the
+// size.
+template <class S, int N = 16 / static_cast<int>(sizeof(S))>
+struct alignas(sizeof(S) * N) Vector {
+  static_assert(sizeof(S) * N <= 16 && (N & (N - 1)) == 0);
+  static constexpr int kLanes = N;
+  S lane[N];
+};
+
+template <int N, class S>
+LOCKSTEP_DEVICE Vector<S, N> load_vector(const S* x) {
+  return *reinterpret_cast<const Vector<S, N>*>(x);
+}
+template <class S, int N>
+LOCKSTEP_DEVICE void store_vector(S* y, const Vector<S, N>& value) {
+  *reinterpret_cast<Vector<S, N>*>(y) = value;
+}
+
+// Whether every given address is a multiple of `bytes`: what a vectorized kernel asks for.
+template <class... P>
+bool aligned_to(size_t bytes, const P*... addresses) {
+  return ((reinterpret_cast<uintptr_t>(addresses) % bytes == 0) && ...);
+}
+
+// ---- reductions in a fixed order
+// -----------------------------------------------------------------------------------------
+
+struct Plus {
+  template <class T>
+  LOCKSTEP_DEVICE static T neutral() {
+    return T(0);
+  }
+  template <class T>
+  LOCKSTEP_DEVICE static T combine(T a, T b) {
+    return a + b;
+  }
+};
+
+// The larger one; NaN wins.
+struct Larger {
+  template <class T>
+  LOCKSTEP_DEVICE static T neutral() {
+    return -std::numeric_limits<T>::infinity();
+  }
+  template <class T>
+  LOCKSTEP_DEVICE static T combine(T a, T b) {
+    return a > b || a != a ? a : b;
+  }
+};
+
+// Over the first `kLanes` lanes of each group of kLanes (a power of two up to 32): a butterfly, in which
+// every lane ends up with the same bits, because it combines the same pairs. All 32 lanes of the warp must
+// call it.
+template <class Op, int kLanes = kWarp, class T>
+LOCKSTEP_DEVICE T warp_reduce(T value) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    value = Op::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
+  }
+  return value;
+}
+
+// Over a block of `kThreads` threads (a multiple of 32), the same on every thread: each warp, then the warps'
+// results in order. `shared` has room for kThreads / 32 numbers and may be used again after the next
+// __syncthreads.
+template <class Op, int kThreads, class T>
+LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
+  static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
+  constexpr int kWarps = kThreads / kWarp;
+  value = warp_reduce<Op>(value);
+  if constexpr (kWarps == 1) return value;
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T total = shared[0];
+#pragma unroll
+  for (int warp = 1; warp < kWarps; ++warp) total = Op::combine(total, shared[warp]);
+  return total;
+}
+
+}  // namespace lockstep
