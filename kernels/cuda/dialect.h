@@ -1,7 +1,7 @@
 // The dialect that GPU kernels are written in: what both nvcc and an ordinary C++ compiler with stand-ins for
 // the CUDA headers accept.
 //
-// A kernel is a __global__ function launched through LOCKSTEP_LAUNCH. It may use static __shared__ arrays and
+// A kernel is a __global__ function launched through LOCKSTEP_LAUNCH. It may use LOCKSTEP_SHARED and
 // LOCKSTEP_DYNAMIC_SHARED, __syncthreads, __syncwarp, __shfl_sync, __shfl_xor_sync, __shfl_down_sync and
 // __ballot_sync; atomics only on integers and only where their order cannot show; blocks of at most 1024
 // threads. 16-bit numbers are core/half_precision.h's. Instructions that C++ has no words for stand here,
@@ -26,12 +26,16 @@
 #define LOCKSTEP_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::lockstep::launch(#kernel, kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__)
 
-// LOCKSTEP_DYNAMIC_SHARED(type, name): the launch's dynamic shared memory, 16-byte aligned, as `type* name`.
+// LOCKSTEP_SHARED(type, name, extents): static shared memory, `type name extents`: LOCKSTEP_SHARED(float,
+// tile, [32][33]). LOCKSTEP_DYNAMIC_SHARED(type, name): the launch's dynamic shared memory, 16-byte aligned,
+// as `type* name`.
 #if defined(__CUDACC__)
+#define LOCKSTEP_SHARED(type, name, extents) __shared__ type name extents
 #define LOCKSTEP_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char lockstep_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(lockstep_dynamic_shared)
 #else
+#define LOCKSTEP_SHARED(type, name, extents) CUDA_ON_CPU_SHARED(type, name, extents)
 #define LOCKSTEP_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(::cuda_on_cpu::dynamic_shared())
 #endif
@@ -51,7 +55,7 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 #if defined(__CUDACC__)
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
 #else
-  ::cuda_on_cpu::launch(name, grid, block, shared_bytes, stream, [=] { kernel(arguments...); });
+  ::cuda_on_cpu::launch(name, kernel, grid, block, shared_bytes, stream, [=] { kernel(arguments...); });
 #endif
   check_cuda(cudaGetLastError(), name);
 }

@@ -33,8 +33,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
-// Uninitialized and unchecked; CUDA_ON_CPU_SHARED below is better.
-#define __shared__ static
+// There is no __shared__: CUDA_ON_CPU_SHARED (LOCKSTEP_SHARED in kernels/cuda/dialect.h) and dynamic_shared()
+// take its place, because the runtime must know of such memory to poison and bound it.
 
 struct uint3 {
   unsigned x, y, z;
