@@ -3,6 +3,11 @@
 // All workers must issue the same collectives in the same order. Each collective has a label ("bucket 3") and a sequence
 // number; a wait that exceeds the timeout throws Error (kCommunication) naming rank, collective, sequence number and label.
 // Buffers must stay valid and untouched until the request is done. Only one thread of a worker may use a communicator.
+//
+// A communicator moves either host memory or the memory of the workers' device, never both; device() leads from the
+// former to the latter. On a device, collectives run in the order of its communication lane (kernels/backend.h): they
+// see what was issued there before, and a request that is done means that what is issued there from now on sees the
+// result.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/dtype.h"
@@ -37,11 +43,17 @@ struct ReceiveBlock {
   size_t bytes;
 };
 
+// A worker's number among the workers of its host, and how many those are.
+struct HostPlace {
+  int rank = 0, workers = 1;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
+  virtual HostPlace host_place() const = 0;
   virtual std::string description() const = 0;  // "mpi: 4 workers, Open MPI 4.1.4"
 
   // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two ranks match in
@@ -62,8 +74,16 @@ class Communicator {
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
 
-  // Ends every worker of the job with this exit code. Does not return.
+  // Ends every worker of the job with this exit code. Does not return. The only call that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;
+
+  // The same workers' communicator for arrays in the memory of their device: this one where that is host memory.
+  Communicator& device() { return device_ != nullptr ? *device_ : *this; }
+  // Gives it, or with null takes it away.
+  void use_device(std::unique_ptr<Communicator> device) { device_ = std::move(device); }
+
+ private:
+  std::unique_ptr<Communicator> device_;
 };
 
 struct CommunicatorOptions {

@@ -217,8 +217,8 @@ class MpiCommunicator final : public Communicator {
     world_.tag_limit =
         found != 0 ? *static_cast<int*>(limit) : 32767;  // 32767: the least that the standard grants
     world_.timeout_seconds = options.timeout_seconds;
-    world_.spin =
-        workers_on_this_host() <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
+    find_host_place();
+    world_.spin = host_place_.workers <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
   }
 
   // Finalizing waits for all workers, so it happens on orderly shutdown only. A process that leaves without
@@ -231,6 +231,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return world_.rank; }
   int world_size() const override { return world_.size; }
+  HostPlace host_place() const override { return host_place_; }
 
   std::string description() const override {
     return fmt::format("mpi: {} workers, {}", world_.size, communication_library());
@@ -303,14 +304,13 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  int workers_on_this_host() const {
+  void find_host_place() {
     MPI_Comm host = MPI_COMM_NULL;
     check(MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
           "communicator");
-    int workers = 1;
-    MPI_Comm_size(host, &workers);
+    MPI_Comm_rank(host, &host_place_.rank);
+    MPI_Comm_size(host, &host_place_.workers);
     MPI_Comm_free(&host);
-    return workers;
   }
 
   std::unique_ptr<Request> all_reduce(void* data, int64_t count, MPI_Datatype datatype, size_t element_size,
@@ -345,6 +345,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   World world_;
+  HostPlace host_place_;
 };
 
 }  // namespace

@@ -22,6 +22,7 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int world_size() const override { return 1; }
+  HostPlace host_place() const override { return {}; }
   std::string description() const override { return "self: 1 worker"; }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,

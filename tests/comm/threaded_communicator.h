@@ -39,6 +39,7 @@ class ThreadedCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
+  HostPlace host_place() const override { return {rank_, world_size_}; }
   std::string description() const override { return "threads"; }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,

@@ -216,6 +216,7 @@ class ExpectsNoTraffic final : public Communicator {
  public:
   int rank() const override { return 0; }
   int world_size() const override { return 1; }
+  HostPlace host_place() const override { return {}; }
   std::string description() const override { return "none"; }
   std::unique_ptr<Request> exchange(std::vector<SendBlock>, std::vector<ReceiveBlock>, std::string) override {
     return refuse();

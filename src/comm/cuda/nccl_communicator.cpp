@@ -1,0 +1,331 @@
+// The communicator between GPUs over NCCL.
+//
+// Collectives are issued to the lane's stream and are then the device's business; a thread watches over them,
+// because what waits for a device waits without limit.
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+#include <nccl.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "comm/device_communicator.h"
+#include "core/error.h"
+#include "core/log.h"
+
+namespace lockstep {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How often the watch looks: far below any timeout, too seldom to be felt.
+constexpr std::chrono::milliseconds kWatchInterval{50};
+
+void check_cuda(cudaError_t code, const char* where) {
+  if (code == cudaSuccess) return;
+  fail(ErrorKind::kCommunication, fmt::format("{}: CUDA failed: {}", where, cudaGetErrorString(code)));
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+ncclDataType_t datatype_of(DType dtype) {
+  if (dtype == DType::kF32) return ncclFloat32;
+  if (dtype == DType::kF64) return ncclFloat64;
+  fail(ErrorKind::kInternal, fmt::format("communicator: sums are of fp32 or fp64, not {}", name_of(dtype)));
+}
+
+// The first failure among the calls of a group.
+class GroupResult {
+ public:
+  void operator+=(ncclResult_t result) {
+    if (value_ == ncclSuccess && result != ncclInProgress) value_ = result;
+  }
+  ncclResult_t value() const { return value_; }
+
+ private:
+  ncclResult_t value_ = ncclSuccess;
+};
+
+class IssuedRequest final : public Request {
+ public:
+  bool test() override { return true; }
+  void wait() override {}
+};
+
+// A collective on the stream, between two events.
+struct UnderWay {
+  std::string name;
+  cudaEvent_t begin, end;
+  std::optional<Clock::time_point> begun;  // when the watch saw that
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(Communicator& host, cudaStream_t stream, const CommunicatorOptions& options)
+      : host_(host), stream_(stream), timeout_seconds_(options.timeout_seconds) {
+    check_cuda(cudaGetDevice(&device_), "nccl");
+    ncclUniqueId id{};
+    if (rank() == 0) {
+      const ncclResult_t result = ncclGetUniqueId(&id);
+      if (result != ncclSuccess) fail_nccl("initialization on rank 0", result);
+    }
+    host_.broadcast(&id, sizeof id, 0, "nccl id")->wait();
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
+           fmt::format("initialization on rank {}", rank()));
+    watch_ = std::thread([this] { watch(); });
+  }
+
+  // Everyone has finished its collectives by then (the run's last agreement sees to that), or the job is
+  // failing: nothing is left that would need the others, and aborting does not ask them.
+  ~NcclCommunicator() override {
+    {
+      const std::lock_guard lock(mutex_);
+      leaving_ = true;
+    }
+    wake_.notify_all();
+    watch_.join();
+    end_communicator();
+    for (const UnderWay& collective : under_way_)
+      free_events_.insert(free_events_.end(), {collective.begin, collective.end});
+    for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
+  }
+
+  int rank() const override { return host_.rank(); }
+  int world_size() const override { return host_.world_size(); }
+  HostPlace host_place() const override { return host_.host_place(); }
+  std::string description() const override { return "arrays through " + nccl_library(); }
+
+  std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
+                                    std::string label) override {
+    return issue("exchange", label, [&](GroupResult& result) {
+      for (const SendBlock& block : sends) result += send(block.data, block.bytes, block.rank);
+      for (const ReceiveBlock& block : receives) result += receive(block.data, block.bytes, block.rank);
+    });
+  }
+
+  std::unique_ptr<Request> all_reduce_sum(void* data, int64_t count, DType dtype,
+                                          std::string label) override {
+    return all_reduce(data, count, datatype_of(dtype), ncclSum, label);
+  }
+
+  std::unique_ptr<Request> all_reduce_max(int64_t* data, int64_t count, std::string label) override {
+    return all_reduce(data, count, ncclInt64, ncclMax, label);
+  }
+
+  std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
+                                      std::string label) override {
+    return issue("all_gather", label, [&](GroupResult& result) {
+      if (bytes > 0) result += ncclAllGather(data, received, bytes, ncclUint8, communicator_, stream_);
+    });
+  }
+
+  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
+                                      std::string label) override {
+    return issue("all_to_all", label, [&](GroupResult& result) {
+      for (int worker = 0; worker < world_size(); ++worker) {
+        const size_t place = static_cast<size_t>(worker) * bytes;
+        result += send(static_cast<const std::byte*>(data) + place, bytes, worker);
+        result += receive(static_cast<std::byte*>(received) + place, bytes, worker);
+      }
+    });
+  }
+
+  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
+                                              std::string label) override {
+    const ncclDataType_t datatype = datatype_of(dtype);
+    return issue("reduce_scatter_sum", label, [&](GroupResult& result) {
+      if (count == 0) return;
+      result += ncclReduceScatter(data, received, static_cast<size_t>(count), datatype, ncclSum,
+                                  communicator_, stream_);
+    });
+  }
+
+  std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) override {
+    return issue("broadcast", label, [&](GroupResult& result) {
+      if (bytes > 0) result += ncclBroadcast(data, data, bytes, ncclUint8, root, communicator_, stream_);
+    });
+  }
+
+  void barrier(std::string label) override { host_.barrier(std::move(label)); }
+
+  [[noreturn]] void abort(int exit_code) override {
+    end_communicator();
+    host_.abort(exit_code);
+    std::_Exit(exit_code);  // not reached, but compilers forget what virtual functions promise
+  }
+
+ private:
+  ncclResult_t send(const void* data, size_t bytes, int to) {
+    return bytes == 0 ? ncclSuccess : ncclSend(data, bytes, ncclUint8, to, communicator_, stream_);
+  }
+  ncclResult_t receive(void* data, size_t bytes, int from) {
+    return bytes == 0 ? ncclSuccess : ncclRecv(data, bytes, ncclUint8, from, communicator_, stream_);
+  }
+
+  std::unique_ptr<Request> all_reduce(void* data, int64_t count, ncclDataType_t datatype,
+                                      ncclRedOp_t operation, const std::string& label) {
+    return issue("all_reduce", label, [&](GroupResult& result) {
+      if (count == 0) return;
+      result +=
+          ncclAllReduce(data, data, static_cast<size_t>(count), datatype, operation, communicator_, stream_);
+    });
+  }
+
+  // Issues what `calls` calls as one group; it has no more than one meaning on the stream then, whatever its
+  // order.
+  template <class Calls>
+  std::unique_ptr<Request> issue(const char* collective, const std::string& label, const Calls& calls) {
+    UnderWay issued{fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()),
+                    take_event(), take_event(), std::nullopt};
+    check_cuda(cudaEventRecord(issued.begin, stream_), "nccl");
+    GroupResult result;
+    result += ncclGroupStart();
+    calls(result);
+    const ncclResult_t group = ncclGroupEnd();
+    settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
+    check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
+    const std::lock_guard lock(mutex_);
+    under_way_.push_back(std::move(issued));
+    return std::make_unique<IssuedRequest>();
+  }
+
+  // Waits until NCCL has taken note of a call: only then may more be issued to the stream.
+  void settle(ncclResult_t result, const std::string& name) {
+    const Clock::time_point start = Clock::now();
+    while (result == ncclInProgress) {
+      const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &result);
+      if (asked != ncclSuccess) result = asked;
+      if (result == ncclInProgress && seconds_since(start) > timeout_seconds_) {
+        end_communicator();
+        fail(ErrorKind::kCommunication,
+             fmt::format("nccl: {}: not finished after {} s: some worker did not join", name,
+                         timeout_seconds_));
+      }
+      std::this_thread::yield();
+    }
+    if (result != ncclSuccess) fail_nccl(name, result);
+  }
+
+  [[noreturn]] void fail_nccl(const std::string& name, ncclResult_t result) {
+    const std::string why = reason(result);
+    end_communicator();
+    fail(ErrorKind::kCommunication, fmt::format("nccl: {}: {}", name, why));
+  }
+
+  std::string reason(ncclResult_t result) const {
+    const char* detail = communicator_ == nullptr ? nullptr : ncclGetLastError(communicator_);
+    const bool more = detail != nullptr && *detail != '\0';
+    return fmt::format("NCCL failed: {}{}{}", ncclGetErrorString(result), more ? ": " : "",
+                       more ? detail : "");
+  }
+
+  // Once; frees the communicator and ends what is under way on this device without asking other workers.
+  void end_communicator() {
+    if (communicator_ != nullptr && !ended_.exchange(true)) ncclCommAbort(communicator_);
+  }
+
+  cudaEvent_t take_event() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!free_events_.empty()) {
+        cudaEvent_t event = free_events_.back();
+        free_events_.pop_back();
+        return event;
+      }
+    }
+    cudaEvent_t event = nullptr;
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "nccl");
+    return event;
+  }
+
+  // ---- the watch
+
+  void watch() {
+    cudaSetDevice(device_);
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, kWatchInterval, [this] { return leaving_; })) {
+      lock.unlock();
+      const std::string trouble = ended_ ? std::string() : look();
+      if (!trouble.empty()) {
+        log_error("nccl: " + trouble);
+        abort(lockstep::exit_code(ErrorKind::kCommunication));
+      }
+      lock.lock();
+    }
+  }
+
+  // What is wrong with the collectives under way; forgets those that are done.
+  std::string look() {
+    while (true) {
+      ncclResult_t state = ncclSuccess;
+      const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &state);
+      if (asked != ncclSuccess) state = asked;
+      UnderWay* oldest = nullptr;
+      {
+        const std::lock_guard lock(mutex_);
+        // Elements of a deque stay where they are while others are added behind them.
+        if (!under_way_.empty()) oldest = &under_way_.front();
+      }
+      const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
+      if (state != ncclSuccess && state != ncclInProgress) return fmt::format("{}: {}", name, reason(state));
+      if (oldest == nullptr) return {};
+      if (!oldest->begun) {
+        const cudaError_t begun = cudaEventQuery(oldest->begin);
+        if (begun == cudaErrorNotReady) return {};
+        if (begun != cudaSuccess) return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(begun));
+        oldest->begun = Clock::now();
+      }
+      const cudaError_t ended = cudaEventQuery(oldest->end);
+      if (ended == cudaErrorNotReady) {
+        if (seconds_since(*oldest->begun) <= timeout_seconds_) return {};
+        return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
+      }
+      if (ended != cudaSuccess) return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(ended));
+      const std::lock_guard lock(mutex_);
+      free_events_.insert(free_events_.end(), {oldest->begin, oldest->end});
+      under_way_.pop_front();
+    }
+  }
+
+  Communicator& host_;
+  cudaStream_t stream_;
+  double timeout_seconds_;
+  int device_ = 0;
+  ncclComm_t communicator_ = nullptr;
+  std::atomic<bool> ended_{false};
+  uint64_t sequence_ = 0;
+
+  std::mutex mutex_;  // of what follows
+  std::condition_variable wake_;
+  bool leaving_ = false;
+  std::deque<UnderWay> under_way_;
+  std::vector<cudaEvent_t> free_events_;
+  std::thread watch_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, void* queue,
+                                                     const CommunicatorOptions& options) {
+  return std::make_unique<NcclCommunicator>(host, static_cast<cudaStream_t>(queue), options);
+}
+
+std::string nccl_library() {
+  int version = 0;
+  if (ncclGetVersion(&version) != ncclSuccess) return "NCCL";
+  return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,15 @@
+// Stands in for the NCCL communicator in a build without NCCL.
+#include "comm/device_communicator.h"
+#include "core/error.h"
+
+namespace lockstep {
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, void*, const CommunicatorOptions&) {
+  fail(ErrorKind::kUsage, "communicator: this build has no NCCL");
+}
+
+std::string nccl_library() {
+  return "none";
+}
+
+}  // namespace lockstep
