@@ -28,6 +28,7 @@ namespace {
 struct Arguments {
   std::string configuration;
   std::vector<std::string> overrides;
+  std::string device;
   TrainOptions train;
   std::string checkpoint, weights;
   std::string file_a, file_b;
@@ -112,6 +113,8 @@ int run_main(int argc, char** argv) {
     command->add_option("--set", arguments.overrides, "change a setting: --set optimizer.learning_rate=3e-4")
         ->take_all()
         ->allow_extra_args(false);
+    command->add_option("--device", arguments.device, "what to compute on, instead of device.type")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_flag("--verbose", arguments.verbose, "log more");
   };
   CLI::App* train_command = app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
@@ -184,6 +187,7 @@ int run_main(int argc, char** argv) {
       CommunicatorOptions options;
       try {
         if (!refused) {
+          if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
           configuration = Configuration::load(arguments.configuration, arguments.overrides);
           options.timeout_seconds = read_settings(*configuration).timeout_seconds;
         }

@@ -112,7 +112,7 @@ RunSettings read_settings(Configuration& configuration) {
   Section parallel = configuration.section("parallel");
   settings.reduction =
       parallel.text("reduction", "lockstep", {"lockstep", "library"},
-                    "lockstep: same bits on any number of workers; library: MPI's own all-reduce") ==
+                    "lockstep: same bits on any number of workers; library: the all-reduce of MPI or NCCL") ==
               "library"
           ? ReductionMode::kLibrary
           : ReductionMode::kLockstep;
@@ -126,6 +126,8 @@ RunSettings read_settings(Configuration& configuration) {
                        "steps between state digests, logged and compared across workers; 0: off");
   settings.timeout_seconds =
       parallel.real("timeout", 600.0, kPositive, "seconds a worker waits for the others before it gives up");
+  settings.share_gpu = parallel.boolean(
+      "share_gpu", false, "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
 
   Section checkpoint = configuration.section("checkpoint");
   settings.checkpoint_every = checkpoint.integer(
@@ -135,9 +137,11 @@ RunSettings read_settings(Configuration& configuration) {
       checkpoint.integer("keep_every", 0, kNonNegative, "steps whose multiples are kept for good; 0: none");
 
   Section device = configuration.section("device");
-  device.text("type", "auto", {"auto", "cpu"}, "what to compute on");
-  settings.threads =
-      device.integer("threads", 1, {1, 1024}, "threads of a worker; results do not depend on it");
+  settings.device = device.text("type", "auto", {"auto", "cpu", "cuda"},
+                                "what to compute on; auto: GPUs where the build and the machine have them "
+                                "(--device overrides)");
+  settings.threads = device.integer("threads", 1, {1, 1024},
+                                    "threads of a worker on the CPU; results do not depend on it");
 
   if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",

@@ -66,11 +66,13 @@ struct RunSettings {
   bool shard_optimizer = false;
   int64_t digest_every = 0;
   double timeout_seconds = 0.0;
+  bool share_gpu = false;
   // [checkpoint]
   int64_t checkpoint_every = 0;
   int64_t keep = 0;
   int64_t keep_every = 0;
   // [device]
+  std::string device;  // auto, cpu, cuda
   int64_t threads = 1;
 };
 

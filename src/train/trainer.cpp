@@ -24,6 +24,7 @@
 #include "optim/clip.h"
 #include "parallel/gradient_exchange.h"
 #include "train/agreement.h"
+#include "train/device.h"
 #include "train/loss_plot.h"
 #include "train/metrics_log.h"
 #include "train/progress.h"
@@ -155,6 +156,7 @@ class Run {
   TrainOutcome go() {
     run_agreed(
         communicator_, [&] { set_up(); }, "set-up");
+    device_->connect();
     run_agreed(
         communicator_, [&] { compare_configurations(); }, "configuration");
     resume_or_start();
@@ -168,7 +170,8 @@ class Run {
     settings_ = read_settings(configuration_);
     if (!options_.output.empty()) settings_.output = options_.output;
     set_threads(static_cast<int>(settings_.threads));
-    backend_ = &cpu_backend();
+    device_.emplace(settings_, communicator_);
+    backend_ = &device_->backend();
     data_ = read_run_data(settings_);
     replica_ = std::make_unique<Replica>(configuration_, settings_, data_.shape, *backend_, communicator_);
     batches_ = plan_batches(settings_, *replica_->optimizer, data_.train.size());
@@ -362,8 +365,8 @@ class Run {
 
   void introduce(const std::string& resumed_from) {
     if (!leader()) return;
-    log_info(fmt::format("{} | {} | {} thread{} a worker", backend_->description(),
-                         communicator_.description(), settings_.threads, settings_.threads == 1 ? "" : "s"));
+    log_info(fmt::format("{} | {} thread{} a worker", device_->description(), settings_.threads,
+                         settings_.threads == 1 ? "" : "s"));
     log_info(
         fmt::format("{} parameters, {} optimizer, {} samples for training{}",
                     replica_->store.parameter_count(), replica_->optimizer->type(), data_.train.size(),
@@ -738,6 +741,7 @@ class Run {
   const StopSignal& stop_;
   Communicator& communicator_;
   RunSettings settings_;
+  std::optional<WorkerDevice> device_;
   Backend* backend_ = nullptr;
   RunData data_;
   BatchPlan batches_;
@@ -768,9 +772,10 @@ TrainOutcome train(Configuration& configuration, const TrainOptions& options, co
 EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                      Communicator& communicator, bool& has_accuracy, std::string& weights) {
   EvaluationResult result;
+  RunSettings settings;
+  std::optional<WorkerDevice> device;
   std::unique_ptr<Replica> replica;
   std::unique_ptr<Objective> objective;
-  RunSettings settings;
   RunData data;
   bool without_statistics = false;  // the mean of weights has none of its own
   run_agreed(
@@ -778,13 +783,15 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
       [&] {
         settings = read_settings(configuration);
         set_threads(static_cast<int>(settings.threads));
+        device.emplace(settings, communicator);
         data = read_run_data(settings);
-        replica = std::make_unique<Replica>(configuration, settings, data.shape, cpu_backend(), communicator);
+        replica =
+            std::make_unique<Replica>(configuration, settings, data.shape, device->backend(), communicator);
         Section schedule = configuration.section("schedule");
         make_schedule(schedule, settings.learning_rate, {});
         configuration.reject_unknown();
         objective =
-            std::make_unique<Objective>(settings.loss, data.shape, settings.parameters(), cpu_backend());
+            std::make_unique<Objective>(settings.loss, data.shape, settings.parameters(), device->backend());
         const State state = read_checkpoint(checkpoint);
         if (weights.empty()) weights = has_average(state) ? "averaged" : "trained";
         const bool averaged = weights == "averaged";
@@ -797,6 +804,7 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
             averaged && type != state.scalars.end() && type->second == Scalar(std::string("swa"));
       },
       "evaluation set-up");
+  device->connect();
   const AutocastScope autocast(settings.compute);
   if (without_statistics) {
     Tensor statistics = replica->store.statistic_values();

@@ -7,6 +7,7 @@
 
 #include "autodiff/random_scope.h"
 #include "core/error.h"
+#include "device.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -16,7 +17,7 @@ namespace lockstep {
 namespace {
 
 Tensor vector_of(const std::vector<double>& values) {
-  return Tensor::from({static_cast<int64_t>(values.size())}, values, cpu_backend());
+  return Tensor::from({static_cast<int64_t>(values.size())}, values, test_backend());
 }
 double only(const Tensor& x) { return x.item(); }
 
@@ -63,12 +64,12 @@ TEST(Gradient, NeedsAScalar) {
 }
 
 TEST(HessianVectorProduct, OfAQuadraticIsTheMatrix) {
-  const Tensor a = Tensor::from({2, 2}, std::vector<double>{4.0, 1.0, 1.0, 3.0}, cpu_backend());
+  const Tensor a = Tensor::from({2, 2}, std::vector<double>{4.0, 1.0, 1.0, 3.0}, test_backend());
   const Function f = [&](std::span<const Tensor> in) {
     return scale(sum(multiply(in[0], matmul(a, in[0]))), 0.5);
   };
-  const std::vector<Tensor> at = {Tensor::from({2, 1}, std::vector<double>{0.3, -2.0}, cpu_backend())};
-  const std::vector<Tensor> v = {Tensor::from({2, 1}, std::vector<double>{1.0, 2.0}, cpu_backend())};
+  const std::vector<Tensor> at = {Tensor::from({2, 1}, std::vector<double>{0.3, -2.0}, test_backend())};
+  const std::vector<Tensor> v = {Tensor::from({2, 1}, std::vector<double>{1.0, 2.0}, test_backend())};
   EXPECT_EQ(hvp(f, at, v)[0].to_vector<double>(), (std::vector<double>{6.0, 7.0}));
 }
 
@@ -87,7 +88,7 @@ TEST(Backward, HandsOverEachLeafOnceWhenItsLastContributionHasLanded) {
 
 TEST(Backward, FreesActivationsAsItPassesThem) {
   const int64_t n = 1 << 16;
-  const Tensor x = variable(Tensor::full({n}, DType::kF32, cpu_backend(), 0.5), 0);
+  const Tensor x = variable(Tensor::full({n}, DType::kF32, test_backend(), 0.5), 0);
   Tensor y = x;
   for (int i = 0; i < 20; ++i) y = tanh(y);
   const size_t bytes = static_cast<size_t>(n) * 4;
@@ -122,7 +123,7 @@ TEST(Recording, OffMeansNoHistory) {
 }
 
 TEST(RandomScope, ReplaysTheSameDrawsAndOnlyThose) {
-  const Tensor x = Tensor::full({1000}, DType::kF32, cpu_backend(), 1.0);
+  const Tensor x = Tensor::full({1000}, DType::kF32, test_backend(), 1.0);
   const auto masks = [&](uint64_t seed, uint32_t step, uint32_t micro_batch) {
     const RandomScope scope(seed, step, micro_batch);
     std::vector<float> first = dropout(x, 0.5).to_vector<float>(), second = dropout(x, 0.5).to_vector<float>();
@@ -137,7 +138,7 @@ TEST(RandomScope, ReplaysTheSameDrawsAndOnlyThose) {
 }
 
 TEST(RandomScope, DrawingOutsideOfOneIsAnError) {
-  EXPECT_THROW(dropout(Tensor::full({4}, DType::kF32, cpu_backend(), 1.0), 0.5), Error);
+  EXPECT_THROW(dropout(Tensor::full({4}, DType::kF32, test_backend(), 1.0), 0.5), Error);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "device.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/matmul.h"
@@ -25,7 +26,7 @@ Tensor wave(const Shape& shape, double factor) {
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = static_cast<float>(factor * static_cast<double>((i * 7919 + 13) % 101) / 101.0 - 0.4);
   }
-  return Tensor::from(shape, values, cpu_backend());
+  return Tensor::from(shape, values, test_backend());
 }
 
 struct Swept {
@@ -107,7 +108,7 @@ TEST(Recompute, Nests) {
 TEST(Recompute, KeepsOneActivationASegment) {
   constexpr int64_t kElements = 1 << 16;
   const auto peak = [&](int length) {
-    const Tensor x = variable(Tensor::full({kElements}, DType::kF32, cpu_backend(), 0.5), 0);
+    const Tensor x = variable(Tensor::full({kElements}, DType::kF32, test_backend(), 0.5), 0);
     const size_t before = allocator_statistics().bytes_in_use;
     reset_allocator_peak();
     Tensor y = x;
@@ -134,7 +135,7 @@ TEST(Recompute, KeepsOneActivationASegment) {
 }
 
 TEST(Recompute, LeavesNothingBehindWhenTheSweepIsOver) {
-  const Tensor x = variable(Tensor::full({1 << 12}, DType::kF32, cpu_backend(), 0.5), 0);
+  const Tensor x = variable(Tensor::full({1 << 12}, DType::kF32, test_backend(), 0.5), 0);
   const size_t before = allocator_statistics().bytes_in_use;
   {
     Tensor y = recompute([](auto in) { return square(tanh(in[0])); }, {&x, 1});
@@ -145,10 +146,10 @@ TEST(Recompute, LeavesNothingBehindWhenTheSweepIsOver) {
 }
 
 TEST(Recompute, HasDerivativesOfEveryOrderAndForwardMode) {
-  const std::vector<Tensor> at = {Tensor::from({3}, std::vector<double>{0.3, -0.8, 1.1}, cpu_backend()),
-                                  Tensor::from({3}, std::vector<double>{0.5, 0.9, -0.2}, cpu_backend())};
-  const std::vector<Tensor> along = {Tensor::from({3}, std::vector<double>{1.0, 0.4, -2.0}, cpu_backend()),
-                                     Tensor::from({3}, std::vector<double>{-0.7, 0.1, 3.0}, cpu_backend())};
+  const std::vector<Tensor> at = {Tensor::from({3}, std::vector<double>{0.3, -0.8, 1.1}, test_backend()),
+                                  Tensor::from({3}, std::vector<double>{0.5, 0.9, -0.2}, test_backend())};
+  const std::vector<Tensor> along = {Tensor::from({3}, std::vector<double>{1.0, 0.4, -2.0}, test_backend()),
+                                     Tensor::from({3}, std::vector<double>{-0.7, 0.1, 3.0}, test_backend())};
   const auto function = [](bool again) {
     return [again](std::span<const Tensor> in) {
       const Tensor w = in[1];

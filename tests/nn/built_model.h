@@ -6,6 +6,7 @@
 
 #include "core/configuration.h"
 #include "core/error.h"
+#include "device.h"
 #include "nn/module.h"
 
 namespace lockstep {
@@ -22,7 +23,7 @@ struct BuiltModel {
     configuration.reject_unknown();
   }
   BuiltModel& allocate(DType dtype = DType::kF64, uint64_t seed = 7) {
-    store.allocate(dtype, cpu_backend(), seed);
+    store.allocate(dtype, test_backend(), seed);
     return *this;
   }
   // "name (shape)" of every parameter, in order.

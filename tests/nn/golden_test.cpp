@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "autodiff/derivatives.h"
+#include "device.h"
 #include "nn/built_model.h"
 #include "ops/loss.h"
 #include "ops/reduction.h"
@@ -46,18 +47,18 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
     const nlohmann::json expected = of_name(golden.at("parameters"), entry.name);
     ASSERT_FALSE(expected.is_null()) << entry.name;
     Tensor values = model.store.parameter(static_cast<int>(i));
-    values.assign(Tensor::from(entry.shape, expected.at("values").get<std::vector<double>>(), cpu_backend()));
+    values.assign(Tensor::from(entry.shape, expected.at("values").get<std::vector<double>>(), test_backend()));
   }
 
   Shape input{static_cast<int64_t>(labels.size())};
   for (int64_t extent : sample) input.push_back(extent);
-  const Tensor x = Tensor::from(input, golden.at("input").get<std::vector<double>>(), cpu_backend());
+  const Tensor x = Tensor::from(input, golden.at("input").get<std::vector<double>>(), test_backend());
   ForwardContext context = forward_context(model.store, true);
   const Tensor y = model.module->forward(x, context);
   expect_near(y.to_vector<double>(), golden.at("training_output"), "training output");
 
   const Tensor loss =
-      sum(cross_entropy(y, Tensor::from({static_cast<int64_t>(labels.size())}, labels, cpu_backend())));
+      sum(cross_entropy(y, Tensor::from({static_cast<int64_t>(labels.size())}, labels, test_backend())));
   backward(loss, loss.full_like(1.0), [&](const Leaf& leaf, const Tensor& gradient) {
     const std::string& name = model.store.parameters()[static_cast<size_t>(leaf.index)].name;
     expect_near(gradient.to_vector<double>(), of_name(golden.at("parameters"), name).at("gradient"), name);
@@ -73,7 +74,7 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
     }
     expect_near(running, of_name(golden.at("statistics"), entry.name).at("values"), entry.name);
     Tensor values = model.store.statistic(static_cast<int>(i));
-    values.assign(Tensor::from(entry.shape, running, cpu_backend()));
+    values.assign(Tensor::from(entry.shape, running, test_backend()));
   }
   ForwardContext evaluation = forward_context(model.store, false);
   expect_near(model.module->forward(x, evaluation).to_vector<double>(), golden.at("evaluation_output"),

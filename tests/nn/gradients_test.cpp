@@ -5,6 +5,7 @@
 
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
+#include "device.h"
 #include "nn/built_model.h"
 #include "ops/loss.h"
 #include "ops/reduction.h"
@@ -28,9 +29,9 @@ class ModelGradient : public testing::TestWithParam<Case> {
     if (data.input == DType::kI32) {
       std::vector<int32_t> indices(static_cast<size_t>(shape.elements()));
       for (size_t i = 0; i < indices.size(); ++i) indices[i] = static_cast<int32_t>(i * i % 5);
-      return Tensor::from(shape, indices, cpu_backend());
+      return Tensor::from(shape, indices, test_backend());
     }
-    return Tensor::from(shape, uniform_values(shape.elements(), 11), cpu_backend());
+    return Tensor::from(shape, uniform_values(shape.elements(), 11), test_backend());
   }
 
   // The loss that suits the model's output, summed over the batch; dropout draws the same every time.
@@ -40,12 +41,12 @@ class ModelGradient : public testing::TestWithParam<Case> {
     const Tensor y = model.module->forward(x, context);
     if (data.classes == 0) {
       return sum(
-          mean_squared_error(y, Tensor::from(y.shape(), uniform_values(y.elements(), 5), cpu_backend())));
+          mean_squared_error(y, Tensor::from(y.shape(), uniform_values(y.elements(), 5), test_backend())));
     }
     if (y.shape().last() == 1) {
-      return sum(logistic_loss(y, Tensor::from(y.shape(), std::vector<double>{1, 0, 0, 1}, cpu_backend())));
+      return sum(logistic_loss(y, Tensor::from(y.shape(), std::vector<double>{1, 0, 0, 1}, test_backend())));
     }
-    return sum(cross_entropy(y, Tensor::from({kBatch}, std::vector<int32_t>{0, 2, 1, 0}, cpu_backend())));
+    return sum(cross_entropy(y, Tensor::from({kBatch}, std::vector<int32_t>{0, 2, 1, 0}, test_backend())));
   }
 };
 
@@ -56,13 +57,14 @@ TEST_P(ModelGradient, AgreesWithCentralDifferencesInEveryParameter) {
   Tensor values = model.store.values();
   // Away from zero, where biases and logistic weights start and where symmetric mistakes cancel.
   const std::vector<double> shift = uniform_values(values.elements(), 17);
-  double* parameters = values.mutable_data_as<double>();
+  auto parameters = values.to_vector<double>();
   for (size_t p = 0; p < model.store.parameters().size(); ++p) {
     const ParameterEntry& entry = model.store.parameters()[p];
     for (int64_t i = entry.offset; i < entry.offset + entry.shape.elements(); ++i) {
-      parameters[i] += 0.2 * shift[static_cast<size_t>(i)];
+      parameters[static_cast<size_t>(i)] += 0.2 * shift[static_cast<size_t>(i)];
     }
   }
+  values.assign(Tensor::from(values.shape(), parameters, test_backend()));
   const Tensor x = input(data);
 
   ForwardContext context = forward_context(model.store, true);
@@ -74,11 +76,12 @@ TEST_P(ModelGradient, AgreesWithCentralDifferencesInEveryParameter) {
 
   RecordingScope off(false);
   const auto loss_at = [&](int64_t i, double shifted) {
-    const double kept = parameters[i];
-    parameters[i] = shifted;
+    Tensor element = values.view({}, i);
+    const Tensor kept = element.clone();
+    element.assign(element.full_like(shifted));
     ForwardContext fresh = forward_context(model.store, true);
     const double result = loss(model, data, x, fresh).item();
-    parameters[i] = kept;
+    element.assign(kept);
     return result;
   };
   constexpr double kStep = 1e-5;
@@ -89,8 +92,8 @@ TEST_P(ModelGradient, AgreesWithCentralDifferencesInEveryParameter) {
     const auto derivatives = gradient[p].to_vector<double>();
     for (int64_t i = 0; i < entry.shape.elements(); ++i) {
       const int64_t at = entry.offset + i;
-      const double expected =
-          (loss_at(at, parameters[at] + kStep) - loss_at(at, parameters[at] - kStep)) / (2.0 * kStep);
+      const double here = parameters[static_cast<size_t>(at)];
+      const double expected = (loss_at(at, here + kStep) - loss_at(at, here - kStep)) / (2.0 * kStep);
       EXPECT_NEAR(derivatives[static_cast<size_t>(i)], expected, 1e-7 * std::max(1.0, std::abs(expected)))
           << entry.name << "[" << i << "]";
     }

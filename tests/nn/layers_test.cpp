@@ -6,6 +6,7 @@
 #include "autodiff/autocast.h"
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
+#include "device.h"
 #include "nn/batch_norm.h"
 #include "nn/built_model.h"
 #include "nn/dropout.h"
@@ -43,8 +44,8 @@ struct NormedImage {
   ParameterStore store;
   BatchNormLayer layer{3, {0.3, kEpsilon}, ModuleBuilder(store, "norm")};
   std::vector<double> values = image_values();
-  Tensor x = Tensor::from({2, 2, 2, 3}, values, cpu_backend());
-  NormedImage() { store.allocate(DType::kF64, cpu_backend(), 1); }
+  Tensor x = Tensor::from({2, 2, 2, 3}, values, test_backend());
+  NormedImage() { store.allocate(DType::kF64, test_backend(), 1); }
 };
 
 TEST(BatchNorm, TrainingNormalizesByTheMicroBatchAndLeavesItsStatistics) {
@@ -78,8 +79,8 @@ TEST(BatchNorm, TrainingLeavesTheRunningStatisticsAlone) {
 TEST(BatchNorm, EvaluationNormalizesByTheRunningStatistics) {
   NormedImage image;
   ForwardContext context = forward_context(image.store, false);
-  context.statistics = {Tensor::from({3}, std::vector<double>{1.0, -2.0, 0.5}, cpu_backend()),
-                        Tensor::from({3}, std::vector<double>{4.0, 0.25, 9.0}, cpu_backend())};
+  context.statistics = {Tensor::from({3}, std::vector<double>{1.0, -2.0, 0.5}, test_backend()),
+                        Tensor::from({3}, std::vector<double>{4.0, 0.25, 9.0}, test_backend())};
   const double mean[3] = {1.0, -2.0, 0.5}, variance[3] = {4.0, 0.25, 9.0};
   const auto values = image.layer.forward(image.x, context).to_vector<double>();
   for (size_t i = 0; i < values.size(); ++i) {
@@ -100,7 +101,7 @@ TEST(BatchNorm, DeclaresItsMomentumForTheTrainer) {
 TEST(BatchNorm, RefusesToTrainOnASingleValueAChannel) {
   NormedImage image;
   ForwardContext context = forward_context(image.store, true);
-  const Tensor x = Tensor::zeros({1, 3}, DType::kF64, cpu_backend());
+  const Tensor x = Tensor::zeros({1, 3}, DType::kF64, test_backend());
   try {
     image.layer.forward(x, context);
     FAIL() << "no error";
@@ -116,7 +117,7 @@ TEST(BatchNorm, RefusesToTrainOnASingleValueAChannel) {
 TEST(Dropout, IsTheIdentityInEvaluation) {
   const DropoutLayer layer(0.5);
   ForwardContext context;
-  const Tensor x = Tensor::from({4, 8}, uniform_values(32, 1), cpu_backend());
+  const Tensor x = Tensor::from({4, 8}, uniform_values(32, 1), test_backend());
   EXPECT_EQ(layer.forward(x, context).to_vector<double>(),
             x.to_vector<double>());  // and needs no RandomScope
 }
@@ -125,7 +126,7 @@ TEST(Dropout, DropsItsShareInTrainingAndReplaysItsDraws) {
   const DropoutLayer layer(0.25);
   ForwardContext context;
   context.training = true;
-  const Tensor x = Tensor::full({100, 100}, DType::kF64, cpu_backend(), 3.0);
+  const Tensor x = Tensor::full({100, 100}, DType::kF64, test_backend(), 3.0);
   const auto run = [&](uint32_t step) {
     RandomScope random(1, step, 0);
     return layer.forward(x, context).to_vector<double>();
@@ -151,7 +152,7 @@ TEST(Dropout, InTwoLayersOfAModelDrawsDifferently) {
   model.allocate();
   ForwardContext context = forward_context(model.store, true);
   RandomScope random(1, 0, 0);
-  const auto y = model.module->forward(Tensor::full({1, 1000}, DType::kF64, cpu_backend(), 1.0), context)
+  const auto y = model.module->forward(Tensor::full({1, 1000}, DType::kF64, test_backend(), 1.0), context)
                      .to_vector<double>();
   // Two independent masks keep a quarter; twice the same mask would keep a half.
   EXPECT_NEAR(static_cast<double>(std::count(y.begin(), y.end(), 4.0)), 250.0,
@@ -161,7 +162,7 @@ TEST(Dropout, InTwoLayersOfAModelDrawsDifferently) {
 TEST(GlobalAveragePool, IsTheMeanOfEachChannel) {
   const std::vector<double> x = image_values();
   ForwardContext context;
-  const Tensor y = GlobalAveragePoolLayer().forward(Tensor::from({2, 2, 2, 3}, x, cpu_backend()), context);
+  const Tensor y = GlobalAveragePoolLayer().forward(Tensor::from({2, 2, 2, 3}, x, test_backend()), context);
   ASSERT_EQ(y.shape(), (Shape{2, 3}));
   const auto values = y.to_vector<double>();
   for (size_t n = 0; n < 2; ++n) {
@@ -177,10 +178,10 @@ TEST(ResidualBlock, WithZeroWeightsIsTheActivationOfItsInput) {
   ParameterStore store;
   const ResidualBlock block(3, 3, {.initialization = Initializer::Kind::kZeros},
                             ModuleBuilder(store, "block"));
-  store.allocate(DType::kF64, cpu_backend(), 1);
+  store.allocate(DType::kF64, test_backend(), 1);
   ForwardContext context = forward_context(store, true);
   const std::vector<double> x = image_values();
-  const auto y = block.forward(Tensor::from({2, 2, 2, 3}, x, cpu_backend()), context).to_vector<double>();
+  const auto y = block.forward(Tensor::from({2, 2, 2, 3}, x, test_backend()), context).to_vector<double>();
   for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(y[i], std::max(x[i], 0.0));
 }
 
@@ -194,8 +195,8 @@ TEST(Recurrent, ReadsBackwardWhatItReadsForwardOfTheReversedSequence) {
     options.direction = Direction::kBackward;
     ParameterStore same;
     const RecurrentLayer backward(3, 4, options, ModuleBuilder(same));
-    store.allocate(DType::kF64, cpu_backend(), 9);
-    same.allocate(DType::kF64, cpu_backend(), 9);
+    store.allocate(DType::kF64, test_backend(), 9);
+    same.allocate(DType::kF64, test_backend(), 9);
     ForwardContext context = forward_context(store, false);
 
     constexpr size_t kSteps = 5, kFeatures = 3, kUnits = 4;
@@ -209,7 +210,7 @@ TEST(Recurrent, ReadsBackwardWhatItReadsForwardOfTheReversedSequence) {
       return y;
     };
     const auto run = [&](const RecurrentLayer& layer, const std::vector<double>& x) {
-      return layer.forward(Tensor::from({2, kSteps, kFeatures}, x, cpu_backend()), context)
+      return layer.forward(Tensor::from({2, kSteps, kFeatures}, x, test_backend()), context)
           .to_vector<double>();
     };
     const std::vector<double> expected = run(forward, values),
@@ -226,9 +227,9 @@ TEST(Recurrent, StatesAndGradientsUnderAutocastAreFp32AndNearThoseWithoutIt) {
     options.cell = cell;
     ParameterStore store;
     const RecurrentLayer layer(6, 5, options, ModuleBuilder(store));
-    store.allocate(DType::kF32, cpu_backend(), 4);
+    store.allocate(DType::kF32, test_backend(), 4);
     const Tensor x =
-        Tensor::from({3, 7, 6}, uniform_values(3 * 7 * 6, 2), cpu_backend()).converted(DType::kF32);
+        Tensor::from({3, 7, 6}, uniform_values(3 * 7 * 6, 2), test_backend()).converted(DType::kF32);
     // The last states, then the gradients of their sum.
     const auto run = [&](DType compute) {
       const AutocastScope scope(compute);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "autodiff/random_scope.h"
+#include "device.h"
 #include "nn/built_model.h"
 #include "nn/layer.h"
 #include "ops/matmul.h"
@@ -19,7 +20,7 @@ Shape output_shape(BuiltModel& model, const Shape& input) {
   ForwardContext context = forward_context(model.store, true);
   RandomScope random(1, 0, 0);
   const Tensor x =
-      Tensor::from(input, std::vector<float>(static_cast<size_t>(input.elements()), 0.5f), cpu_backend());
+      Tensor::from(input, std::vector<float>(static_cast<size_t>(input.elements()), 0.5f), test_backend());
   return model.module->forward(x, context).shape();
 }
 
@@ -64,7 +65,7 @@ TEST(Mlp, ComputesTheTextbookFormula) {
   model.allocate();
   const std::vector<double> x = uniform_values(2 * 3, 1);
   ForwardContext context = forward_context(model.store, false);
-  const auto y = model.module->forward(Tensor::from({2, 3}, x, cpu_backend()), context).to_vector<double>();
+  const auto y = model.module->forward(Tensor::from({2, 3}, x, test_backend()), context).to_vector<double>();
   const auto w0 = model.store.parameter(0).to_vector<double>(),
              w1 = model.store.parameter(2).to_vector<double>();
   for (size_t b = 0; b < 2; ++b) {
@@ -191,7 +192,7 @@ TEST(Sequential, EmbedsTableIndices) {
   model.allocate();
   ForwardContext context = forward_context(model.store, false);
   const Tensor indices =
-      Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 10, 9, 8, 7, 6}, cpu_backend());
+      Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 10, 9, 8, 7, 6}, test_backend());
   EXPECT_EQ(model.module->forward(indices, context).shape(), (Shape{2, 2}));
 }
 
@@ -358,7 +359,7 @@ TEST(RegisterModel, MakesAProgramsOwnModelConfigurable) {
   BuiltModel model("[model]\ntype = 'scaled'", {{2}, DType::kF32, 0, 1});
   model.allocate();
   ForwardContext context = forward_context(model.store, false);
-  const Tensor x = Tensor::from({1, 2}, std::vector<double>{3.0, 4.0}, cpu_backend());
+  const Tensor x = Tensor::from({1, 2}, std::vector<double>{3.0, 4.0}, test_backend());
   EXPECT_EQ(model.module->forward(x, context).item(), 7.0);
   EXPECT_THROW(register_model("scaled", make), Error);
   EXPECT_THROW(register_model("mlp", make), Error);

@@ -3,6 +3,7 @@
 
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
+#include "device.h"
 #include "nn/built_model.h"
 #include "ops/loss.h"
 
@@ -26,7 +27,7 @@ Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t
   Shape shape{batch};
   for (int64_t extent : sample.extents()) shape.push_back(extent);
   const std::vector<double> values = uniform_values(shape.elements(), 5);
-  const Tensor x = Tensor::from(shape, std::vector<float>(values.begin(), values.end()), cpu_backend());
+  const Tensor x = Tensor::from(shape, std::vector<float>(values.begin(), values.end()), test_backend());
   std::vector<int32_t> labels(static_cast<size_t>(batch));
   for (size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<int32_t>(i % 10);
 
@@ -38,7 +39,7 @@ Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t
   const size_t before = allocator_statistics().bytes_in_use;
   reset_allocator_peak();
   const Tensor losses =
-      cross_entropy(model.module->forward(x, context), Tensor::from({batch}, labels, cpu_backend()));
+      cross_entropy(model.module->forward(x, context), Tensor::from({batch}, labels, test_backend()));
   for (const Tensor& statistic : context.batch_statistics)
     result.statistics.push_back(statistic.to_vector<float>());
   result.loss = losses.to_vector<float>();

@@ -10,6 +10,7 @@
 #include "autodiff/random_scope.h"
 #include "autodiff/recompute.h"
 #include "core/error.h"
+#include "device.h"
 #include "ops/cast.h"
 #include "ops/convolution.h"
 #include "ops/derivative_check.h"
@@ -37,7 +38,7 @@ struct Row {
 
 std::vector<Row> rows() {
   using enum OpFamily;
-  const auto ones = [](DType dtype) { return Tensor::full({4}, dtype, cpu_backend(), 1.0); };
+  const auto ones = [](DType dtype) { return Tensor::full({4}, dtype, test_backend(), 1.0); };
   return {
       {kProduct, "matmul", [](const Tensor& x) { return matmul(x, x); }},
       {kProduct, "linear", [=](const Tensor& x) { return linear(x, x, ones(accumulation_type(x.dtype()))); }},
@@ -128,7 +129,7 @@ TEST(Autocast, EveryOpRunsInTheTypeThatTheTableSays) {
 
 TEST(Autocast, LossesAreInSinglePrecisionWithAndWithoutIt) {
   const Tensor logits = values({3, 4}, 1, DType::kF16), column = values({3, 1}, 2, DType::kF16);
-  const Tensor labels = Tensor::from({3}, std::vector<int32_t>{0, 3, 1}, cpu_backend());
+  const Tensor labels = Tensor::from({3}, std::vector<int32_t>{0, 3, 1}, test_backend());
   const auto check = [&] {
     EXPECT_EQ(cross_entropy(logits, labels).dtype(), DType::kF32);
     EXPECT_EQ(logistic_loss(column, values({3, 1}, 3, DType::kF32)).dtype(), DType::kF32);
@@ -153,7 +154,7 @@ TEST(Autocast, OperandsOfDifferentTypesMeetInTheWiderAndAreAnErrorWithoutIt) {
       true);
   const std::vector<Tensor> targets = {low, single};
   const auto derivatives =
-      gradients(sum(product), Tensor::full({}, DType::kF32, cpu_backend(), 1.0), targets, false);
+      gradients(sum(product), Tensor::full({}, DType::kF32, test_backend(), 1.0), targets, false);
   EXPECT_EQ(derivatives[0].dtype(), DType::kBF16);
   EXPECT_EQ(derivatives[1].dtype(), DType::kF32);
   EXPECT_EQ(concatenate({low, values({3, 4}, 2, DType::kF32)}, 0).dtype(), DType::kF32);
@@ -232,7 +233,7 @@ Swept small_model(DType compute, bool sweep_inside, bool again) {
   const Tensor x = values({6, 8}, 1, DType::kF32), w = variable(values({8, 8}, 2, DType::kF32), 0),
                gamma = variable(values({8}, 3, DType::kF32), 1),
                v = variable(values({8, 4}, 4, DType::kF32), 2);
-  const Tensor labels = Tensor::from({6}, std::vector<int32_t>{0, 3, 1, 2, 2, 0}, cpu_backend());
+  const Tensor labels = Tensor::from({6}, std::vector<int32_t>{0, 3, 1, 2, 2, 0}, test_backend());
   const RandomScope random(4, 5, 6);
   std::optional<AutocastScope> scope(std::in_place, compute);
   const Function hidden = [&](std::span<const Tensor> in) {
@@ -261,11 +262,11 @@ TEST(Autocast, SweepsAndRecomputationGiveTheSameBitsInsideAndOutsideOfTheScope) 
 
 TEST(Cast, RoundsOnceAndGivesTheDerivativeBack) {
   const Tensor x =
-      variable(Tensor::from({3}, std::vector<float>{1.00390625f, -3.0f, 1e-3f}, cpu_backend()), 0);
+      variable(Tensor::from({3}, std::vector<float>{1.00390625f, -3.0f, 1e-3f}, test_backend()), 0);
   const Tensor y = cast(x, DType::kBF16);
   EXPECT_EQ(y.to_vector<double>()[0], 1.0) << "a tie goes to the even neighbour";
   const Tensor u =
-      Tensor::from({3}, std::vector<float>{2.0f, 3.0f, 4.0f}, cpu_backend()).converted(DType::kBF16);
+      Tensor::from({3}, std::vector<float>{2.0f, 3.0f, 4.0f}, test_backend()).converted(DType::kBF16);
   const Tensor gradient = gradients(y, u, {&x, 1}, false)[0];
   EXPECT_EQ(gradient.dtype(), DType::kF32);
   EXPECT_EQ(gradient.to_vector<float>(), (std::vector<float>{2.0f, 3.0f, 4.0f}));

@@ -7,6 +7,7 @@
 #include <ostream>
 
 #include "core/philox.h"
+#include "device.h"
 #include "ops/elementwise.h"
 #include "ops/reduction.h"
 
@@ -21,10 +22,10 @@ Tensor random_tensor(const Shape& shape, double low, double high, uint64_t strea
     const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), 0, 0, 0});
     values[i] = low + (high - low) * uniform_double(block.r[0], block.r[1]);
   }
-  const Tensor exact = Tensor::from(shape, values, cpu_backend());
+  const Tensor exact = Tensor::from(shape, values, test_backend());
   if (dtype == DType::kF64) return exact;
-  Tensor result = Tensor::empty(shape, dtype, cpu_backend());
-  cpu_backend().cast(DType::kF64, dtype, shape.elements(), exact.data(), result.mutable_data());
+  Tensor result = Tensor::empty(shape, dtype, test_backend());
+  test_backend().cast(DType::kF64, dtype, shape.elements(), exact.data(), result.mutable_data());
   return result;
 }
 
@@ -57,15 +58,15 @@ std::vector<Tensor> central_differences(const Function& f, const std::vector<Ten
     for (size_t i = 0; i < values.size(); ++i) {
       const double original = values[i];
       values[i] = original + kStep;
-      moved[which] = Tensor::from(inputs[which].shape(), values, cpu_backend());
+      moved[which] = Tensor::from(inputs[which].shape(), values, test_backend());
       const double above = inner_product(f(moved), u);
       values[i] = original - kStep;
-      moved[which] = Tensor::from(inputs[which].shape(), values, cpu_backend());
+      moved[which] = Tensor::from(inputs[which].shape(), values, test_backend());
       const double below = inner_product(f(moved), u);
       values[i] = original;
       slopes[i] = (above - below) / (2 * kStep);
     }
-    result.push_back(Tensor::from(inputs[which].shape(), slopes, cpu_backend()));
+    result.push_back(Tensor::from(inputs[which].shape(), slopes, test_backend()));
   }
   return result;
 }

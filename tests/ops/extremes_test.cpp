@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "autodiff/derivatives.h"
+#include "device.h"
 #include "ops/derivative_check.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
@@ -15,7 +16,7 @@ namespace {
 class Extremes : public testing::TestWithParam<DType> {
  protected:
   Tensor row(const std::vector<double>& numbers) const {
-    return Tensor::from({1, static_cast<int64_t>(numbers.size())}, numbers, cpu_backend())
+    return Tensor::from({1, static_cast<int64_t>(numbers.size())}, numbers, test_backend())
         .converted(GetParam());
   }
   // As many units in the last place as two roundings move a number by.
@@ -45,7 +46,7 @@ class Extremes : public testing::TestWithParam<DType> {
     const Function function = [f](std::span<const Tensor> in) { return f(in[0]); };
     const Tensor y = f(x[0]);
     expect(y, value);
-    const Tensor u = Tensor::from(y.shape(), slopes, cpu_backend()).converted(y.dtype());
+    const Tensor u = Tensor::from(y.shape(), slopes, test_backend()).converted(y.dtype());
     expect(vjp(function, x, u).second[0], gradient);
   }
 };
@@ -86,7 +87,7 @@ TEST_P(Extremes, CrossEntropy) {
   const std::vector<Tensor> x = {row({kFar, 0, -kFar})};
   for (int32_t label : {0, 1, 2}) {
     const Function loss = [&](std::span<const Tensor> in) {
-      return cross_entropy(in[0], Tensor::from({1}, std::vector<int32_t>{label}, cpu_backend()));
+      return cross_entropy(in[0], Tensor::from({1}, std::vector<int32_t>{label}, test_backend()));
     };
     const Tensor value = loss(x);
     expect(value, {label * far});
@@ -99,8 +100,8 @@ TEST_P(Extremes, CrossEntropy) {
 TEST_P(Extremes, LogisticLoss) {
   const double far = row({kFar}).item();
   const std::vector<Tensor> x = {
-      Tensor::from({4}, std::vector<double>{kFar, kFar, -kFar, -kFar}, cpu_backend()).converted(GetParam())};
-  const Tensor targets = Tensor::from({4}, std::vector<double>{1, 0, 1, 0}, cpu_backend())
+      Tensor::from({4}, std::vector<double>{kFar, kFar, -kFar, -kFar}, test_backend()).converted(GetParam())};
+  const Tensor targets = Tensor::from({4}, std::vector<double>{1, 0, 1, 0}, test_backend())
                              .converted(accumulation_type(GetParam()));
   const Function loss = [&](std::span<const Tensor> in) { return logistic_loss(in[0], targets); };
   const Tensor value = loss(x);

@@ -6,6 +6,7 @@
 
 #include "autodiff/autocast.h"
 #include "autodiff/random_scope.h"
+#include "device.h"
 #include "ops/convolution.h"
 #include "ops/derivative_check.h"
 #include "ops/dropout.h"
@@ -26,7 +27,7 @@ using Inputs = std::span<const Tensor>;
 Tensor real(const Shape& shape, uint64_t stream) { return random_tensor(shape, -2.0, 2.0, stream); }
 Tensor positive(const Shape& shape, uint64_t stream) { return random_tensor(shape, 0.5, 2.0, stream); }
 Tensor int_tensor(const Shape& shape, const std::vector<int32_t>& values) {
-  return Tensor::from(shape, values, cpu_backend());
+  return Tensor::from(shape, values, test_backend());
 }
 
 // Weights of samples in the type of the losses of x.
@@ -113,7 +114,7 @@ std::vector<OpCase> op_table() {
   table.push_back({"linear_without_bias", [](Inputs x) { return linear(x[0], x[1], {}); }, {real({3, 4}, 61), real({4, 5}, 62)}});
 
   const Tensor labels = int_tensor({4}, {2, 0, 4, 2});
-  const Tensor weights = Tensor::from<double>({4}, std::vector<double>{1.0, 0.5, 0.0, 2.0}, cpu_backend());
+  const Tensor weights = Tensor::from<double>({4}, std::vector<double>{1.0, 0.5, 0.0, 2.0}, test_backend());
   table.push_back({"cross_entropy", [=](Inputs x) { return cross_entropy(x[0], labels); }, {real({4, 5}, 71)}});
   table.push_back({"cross_entropy_weighted", [=](Inputs x) { return cross_entropy(x[0], labels, beside(x[0], weights)); }, {real({4, 5}, 71)}});
   table.push_back({"logistic_loss", [=](Inputs x) { return logistic_loss(x[0], x[1], beside(x[0], weights)); },

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "core/thread_pool.h"
+#include "device.h"
 
 namespace lockstep {
 namespace {
@@ -29,7 +30,7 @@ std::vector<T> random_values(int64_t n) {
 
 template <class T>
 Tensor tensor_of(const std::vector<T>& values) {
-  return Tensor::from(Shape{static_cast<int64_t>(values.size())}, values, cpu_backend());
+  return Tensor::from(Shape{static_cast<int64_t>(values.size())}, values, test_backend());
 }
 
 // The sum over leaves [begin, end), split at the largest power of two below their number.
@@ -65,9 +66,11 @@ TYPED_TEST(GlobalNorm, AddsBlocksComputedAnywhereInTreeOrder) {
     for (int64_t b = 0; b < blocks;
          ++b) {  // each block as another worker might compute it: from its own array
       const int64_t begin = b * Backend::kNormBlock, end = std::min(n, begin + Backend::kNormBlock);
-      const std::vector<TypeParam> block(values.begin() + begin, values.begin() + end);
-      cpu_backend().block_square_sums(dtype_of<TypeParam>, end - begin, block.data(),
-                                      &sums[static_cast<size_t>(b)]);
+      const Tensor block = tensor_of(std::vector<TypeParam>(values.begin() + begin, values.begin() + end));
+      Tensor sum = Tensor::empty({}, DType::kF64, test_backend());
+      test_backend().block_square_sums(dtype_of<TypeParam>, end - begin, block.data(),
+                                       sum.mutable_data_as<double>());
+      sums[static_cast<size_t>(b)] = sum.item();
     }
     EXPECT_EQ(global_norm(tensor_of(values), n, 1.0), std::sqrt(tree(sums, 0, sums.size()))) << blocks;
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/configuration.h"
+#include "device.h"
 #include "optim/optimizer.h"
 
 namespace lockstep::testing {
@@ -114,7 +115,7 @@ inline std::vector<ParameterEntry> one_parameter(const Shape& shape) {
 // Parameters after each of `steps` updates in dtype fp64 or fp32: [0] is the start.
 template <class T>
 std::vector<Vector> walk(Optimizer& optimizer, const Problem& problem, const Rate& rate, int64_t steps) {
-  Backend& backend = cpu_backend();
+  Backend& backend = test_backend();
   const auto d = static_cast<int64_t>(problem.start.size());
   Tensor parameters =
       Tensor::from(Shape{d}, std::vector<T>(problem.start.begin(), problem.start.end()), backend);

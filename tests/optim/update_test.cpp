@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "core/thread_pool.h"
+#include "device.h"
 #include "optim/problems.h"
 
 namespace lockstep::testing {
@@ -50,8 +51,8 @@ struct Bench {
   Bench(const std::string& toml, int64_t extent)
       : n(extent),
         optimizer(optimizer_from(toml)),
-        parameters(Tensor::from(Shape{extent}, random_values<T>(extent, 0), cpu_backend())) {
-    optimizer->allocate(one_parameter({n}), n, {{0, n}}, dtype_of<T>, cpu_backend());
+        parameters(Tensor::from(Shape{extent}, random_values<T>(extent, 0), test_backend())) {
+    optimizer->allocate(one_parameter({n}), n, {{0, n}}, dtype_of<T>, test_backend());
   }
 
   void step(const std::vector<UpdateSegment>& segments, const std::vector<T>& gradients,
@@ -59,7 +60,7 @@ struct Bench {
     optimizer->before_gradient(parameters, learning_rate, segments);
     optimizer->update(
         {.parameters = parameters,
-         .gradients = Tensor::from(Shape{static_cast<int64_t>(gradients.size())}, gradients, cpu_backend()),
+         .gradients = Tensor::from(Shape{static_cast<int64_t>(gradients.size())}, gradients, test_backend()),
          .gradient_scale = gradient_scale,
          .learning_rate = learning_rate,
          .segments = segments});
@@ -309,10 +310,10 @@ TEST(Misuse, ArraysThatDoNotFitAreInternalErrorsAndChangeNothing) {
       }
       bench.optimizer->cancel_gradient(bench.parameters);
     };
-    const Tensor gradients = Tensor::zeros({10}, DType::kF32, cpu_backend());
-    attempt(bench.parameters, Tensor::zeros({9}, DType::kF32, cpu_backend()), whole);
-    attempt(bench.parameters, Tensor::zeros({10}, DType::kF64, cpu_backend()), whole);
-    attempt(Tensor::zeros({11}, DType::kF32, cpu_backend()), gradients, whole);
+    const Tensor gradients = Tensor::zeros({10}, DType::kF32, test_backend());
+    attempt(bench.parameters, Tensor::zeros({9}, DType::kF32, test_backend()), whole);
+    attempt(bench.parameters, Tensor::zeros({10}, DType::kF64, test_backend()), whole);
+    attempt(Tensor::zeros({11}, DType::kF32, test_backend()), gradients, whole);
     attempt(bench.parameters, gradients, {{.begin = 0, .end = 11}});
     attempt(bench.parameters, gradients, {{.begin = -1, .end = 5}});
     attempt(bench.parameters, gradients, {{.begin = 0, .end = 5}, {.begin = 7, .end = 6}});

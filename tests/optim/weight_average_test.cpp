@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/philox.h"
+#include "device.h"
 
 namespace lockstep::testing {
 namespace {
@@ -33,7 +34,7 @@ Vector theta(int64_t update, int64_t extent = kExtent) {
 }
 
 Tensor tensor(const Vector& values) {
-  return Tensor::from(Shape{static_cast<int64_t>(values.size())}, values, cpu_backend());
+  return Tensor::from(Shape{static_cast<int64_t>(values.size())}, values, test_backend());
 }
 
 // The average after updates 1 ... n, n = 0 ... 30, of an array whose statistics are `theta(1000 + n)`.

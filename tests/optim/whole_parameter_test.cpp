@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/philox.h"
 #include "core/thread_pool.h"
+#include "device.h"
 #include "optim/problems.h"
 
 namespace lockstep::testing {
@@ -218,17 +219,17 @@ std::vector<T> random_values(uint32_t stream) {
 template <class T>
 struct Bench {
   std::unique_ptr<Optimizer> optimizer;
-  Tensor parameters = Tensor::from(Shape{kExtent}, random_values<T>(0), cpu_backend());
+  Tensor parameters = Tensor::from(Shape{kExtent}, random_values<T>(0), test_backend());
 
   explicit Bench(const std::string& toml) : optimizer(optimizer_from(toml)) {
-    optimizer->allocate(kParameters, kExtent, {{0, kExtent}}, dtype_of<T>, cpu_backend());
+    optimizer->allocate(kParameters, kExtent, {{0, kExtent}}, dtype_of<T>, test_backend());
   }
   void step(const std::vector<UpdateSegment>& segments, uint32_t number, double rate = 0.1,
             double gradients_times = 1.0, double scale = 1.0) {
     std::vector<T> gradients = random_values<T>(number + 1);
     for (T& g : gradients) g = static_cast<T>(g * gradients_times);
     optimizer->update({.parameters = parameters,
-                       .gradients = Tensor::from(Shape{kExtent}, gradients, cpu_backend()),
+                       .gradients = Tensor::from(Shape{kExtent}, gradients, test_backend()),
                        .gradient_scale = scale,
                        .learning_rate = rate,
                        .segments = segments});

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "device.h"
 
 namespace lockstep {
 namespace {
@@ -17,7 +18,7 @@ TEST(ParameterStore, LaysParametersOutAlignedWithZeroGaps) {
   store.declare_parameter("a", {3}, {Initializer::Kind::kOnes});
   store.declare_parameter("b", {65}, {Initializer::Kind::kOnes});
   const int c = store.declare_parameter("c", {2, 2}, {Initializer::Kind::kConstant, 1, 1, 4.0});
-  store.allocate(DType::kF32, cpu_backend(), 1);
+  store.allocate(DType::kF32, test_backend(), 1);
   EXPECT_EQ(store.parameters()[1].offset, 64);
   EXPECT_EQ(store.parameters()[2].offset, 192);
   EXPECT_EQ(store.parameter_extent(), 256);
@@ -35,7 +36,7 @@ TEST(ParameterStore, InitialValuesDependOnSeedAndNameAlone) {
       const int i = store.declare_parameter(name, {40}, normal(1.0));
       if (name == wanted) index = i;
     }
-    store.allocate(DType::kF64, cpu_backend(), seed);
+    store.allocate(DType::kF64, test_backend(), seed);
     return store.parameter(index).to_vector<double>();
   };
   EXPECT_EQ(drawn(1, {"x"}, "x"), drawn(1, {"other", "x", "more"}, "x"));
@@ -46,7 +47,7 @@ TEST(ParameterStore, InitialValuesDependOnSeedAndNameAlone) {
 TEST(ParameterStore, NormalDrawsHaveTheirMoments) {
   ParameterStore store;
   store.declare_parameter("x", {100000}, normal(2.0));
-  store.allocate(DType::kF64, cpu_backend(), 5);
+  store.allocate(DType::kF64, test_backend(), 5);
   double sum = 0.0, squares = 0.0, fourths = 0.0;
   for (double v : store.parameter(0).to_vector<double>()) {
     sum += v;
@@ -62,7 +63,7 @@ TEST(ParameterStore, StatisticsFollowTheParametersInTheGradient) {
   ParameterStore store;
   store.declare_parameter("w", {10}, {Initializer::Kind::kZeros});
   const int running = store.declare_statistic("running_variance", {4}, 1.0, 0.1);
-  store.allocate(DType::kF32, cpu_backend(), 1);
+  store.allocate(DType::kF32, test_backend(), 1);
   EXPECT_EQ(store.gradient_extent(), store.parameter_extent() + store.statistic_extent());
   EXPECT_EQ(store.statistic(running).to_vector<float>(), std::vector<float>(4, 1.0f));
 }

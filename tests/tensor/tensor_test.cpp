@@ -6,52 +6,53 @@
 #include <cstdint>
 
 #include "core/error.h"
+#include "device.h"
 
 namespace lockstep {
 namespace {
 
 TEST(Tensor, RoundTripsThroughTheHostInEveryDtype) {
   const std::vector<double> values = {1.0, -2.0, 3.0, 0.0, 5.0, 6.0};
-  const Tensor exact = Tensor::from({2, 3}, values, cpu_backend());
+  const Tensor exact = Tensor::from({2, 3}, values, test_backend());
   EXPECT_EQ(exact.to_vector<double>(), values);
   EXPECT_EQ(exact.to_vector<int32_t>(), (std::vector<int32_t>{1, -2, 3, 0, 5, 6}));
-  EXPECT_EQ(Tensor::from({6}, std::vector<float>{1, -2, 3, 0, 5, 6}, cpu_backend()).to_vector<double>(), values);
+  EXPECT_EQ(Tensor::from({6}, std::vector<float>{1, -2, 3, 0, 5, 6}, test_backend()).to_vector<double>(), values);
 }
 
 TEST(Tensor, RefusesAWrongNumberOfValues) {
-  EXPECT_THROW(Tensor::from({2, 2}, std::vector<float>{1, 2, 3}, cpu_backend()), Error);
+  EXPECT_THROW(Tensor::from({2, 2}, std::vector<float>{1, 2, 3}, test_backend()), Error);
 }
 
 TEST(Tensor, ViewsShareElementsAndClonesDoNot) {
-  Tensor original = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
+  Tensor original = Tensor::zeros({2, 3}, DType::kF32, test_backend());
   Tensor row = original.view({3}, 3);
   const Tensor copy = original.clone();
-  row.assign(Tensor::full({3}, DType::kF32, cpu_backend(), 7.0));
+  row.assign(Tensor::full({3}, DType::kF32, test_backend(), 7.0));
   EXPECT_EQ(original.to_vector<float>(), (std::vector<float>{0, 0, 0, 7, 7, 7}));
   EXPECT_EQ(copy.to_vector<float>(), std::vector<float>(6, 0.0f));
 }
 
 TEST(Tensor, RefusesViewsOutsideItsElements) {
-  const Tensor x = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
+  const Tensor x = Tensor::zeros({2, 3}, DType::kF32, test_backend());
   EXPECT_THROW(x.view({7}), Error);
   EXPECT_THROW(x.view({3}, 4), Error);
   EXPECT_THROW(x.view({1}, -1), Error);
 }
 
 TEST(Tensor, AssignNeedsTheSameShapeAndDtype) {
-  Tensor x = Tensor::zeros({2, 3}, DType::kF32, cpu_backend());
-  EXPECT_THROW(x.assign(Tensor::zeros({3, 2}, DType::kF32, cpu_backend())), Error);
-  EXPECT_THROW(x.assign(Tensor::zeros({2, 3}, DType::kF64, cpu_backend())), Error);
+  Tensor x = Tensor::zeros({2, 3}, DType::kF32, test_backend());
+  EXPECT_THROW(x.assign(Tensor::zeros({3, 2}, DType::kF32, test_backend())), Error);
+  EXPECT_THROW(x.assign(Tensor::zeros({2, 3}, DType::kF64, test_backend())), Error);
 }
 
 TEST(Tensor, ItemNeedsExactlyOneElement) {
-  EXPECT_EQ(Tensor::full({1, 1}, DType::kF32, cpu_backend(), 2.5).item(), 2.5);
-  EXPECT_THROW(Tensor::zeros({2}, DType::kF32, cpu_backend()).item(), Error);
+  EXPECT_EQ(Tensor::full({1, 1}, DType::kF32, test_backend(), 2.5).item(), 2.5);
+  EXPECT_THROW(Tensor::zeros({2}, DType::kF32, test_backend()).item(), Error);
   EXPECT_THROW(Tensor().item(), Error);
 }
 
 TEST(Tensor, MayHaveNoElements) {
-  const Tensor none = Tensor::zeros({0, 4}, DType::kF32, cpu_backend());
+  const Tensor none = Tensor::zeros({0, 4}, DType::kF32, test_backend());
   EXPECT_TRUE(none.defined());
   EXPECT_EQ(none.elements(), 0);
   EXPECT_TRUE(none.to_vector<float>().empty());
@@ -63,7 +64,7 @@ TEST(Allocator, BlocksAreAlignedAndLargeEnough) {
   for (int64_t size = 1; size < 5000; size = size + 1 + size / 7) {
     for (int64_t n : {size - 1, size, size + 1}) {
       if (n < 1) continue;
-      blocks.push_back(Tensor::full({n}, DType::kU8, cpu_backend(), static_cast<double>(n % 251)));
+      blocks.push_back(Tensor::full({n}, DType::kU8, test_backend(), static_cast<double>(n % 251)));
     }
   }
   for (const Tensor& block : blocks) {
@@ -78,7 +79,7 @@ TEST(Allocator, CountsWhatIsHeldAndReusesWhatIsNot) {
   const size_t before = allocator_statistics().bytes_in_use;
   reset_allocator_peak();
   {
-    const Tensor held = Tensor::zeros({1000}, DType::kF32, cpu_backend());
+    const Tensor held = Tensor::zeros({1000}, DType::kF32, test_backend());
     EXPECT_GE(allocator_statistics().bytes_in_use, before + 4000);
   }
   EXPECT_EQ(allocator_statistics().bytes_in_use, before);

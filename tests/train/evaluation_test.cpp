@@ -8,6 +8,7 @@
 
 #include "autodiff/node.h"
 #include "comm/threaded_communicator.h"
+#include "device.h"
 #include "train/run_data.h"
 
 namespace lockstep {
@@ -34,8 +35,8 @@ class Evaluation : public ::testing::Test {
   Evaluation()
       : configuration_(Configuration::parse(
             "[model]\ntype = \"mlp\"\nhidden = [7]\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {})),
-        replica_(configuration_, RunSettings{}, shape_, cpu_backend(), *self_),
-        objective_("auto", shape_, DType::kF32, cpu_backend()) {}
+        replica_(configuration_, RunSettings{}, shape_, test_backend(), *self_),
+        objective_("auto", shape_, DType::kF32, test_backend()) {}
 
   // The result on every one of `workers` workers, which must agree.
   EvaluationResult evaluate_on(int workers, const Dataset& dataset, int64_t chunk) {

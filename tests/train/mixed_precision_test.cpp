@@ -7,6 +7,7 @@
 
 #include "autodiff/autocast.h"
 #include "autodiff/derivatives.h"
+#include "device.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/matmul.h"
@@ -28,7 +29,7 @@ std::pair<double, double> train_small_gradients(DType compute, const LossScaleSe
     }
     return values;
   };
-  Backend& backend = cpu_backend();
+  Backend& backend = test_backend();
   const Tensor x = Tensor::from({kSamples, kInputs}, wave(kSamples * kInputs, 1.7, 1.0), backend);
   const Tensor y = Tensor::from({kSamples, 1}, wave(kSamples, 6.8, 1.0), backend);
   std::vector<Tensor> parameters = {

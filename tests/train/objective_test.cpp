@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "device.h"
 
 namespace lockstep {
 namespace {
@@ -24,11 +25,11 @@ MicroBatch labelled(std::vector<int32_t> labels, int64_t valid) {
 }
 
 Tensor outputs(const Shape& shape, const std::vector<double>& values) {
-  return Tensor::from(shape, values, cpu_backend());
+  return Tensor::from(shape, values, test_backend());
 }
 
 Objective objective(const std::string& loss, const DataShape& data) {
-  return Objective(loss, data, DType::kF64, cpu_backend());
+  return Objective(loss, data, DType::kF64, test_backend());
 }
 
 std::string usage_error(const std::function<void()>& part) {
@@ -132,7 +133,7 @@ TEST(Objective, ALossThatDoesNotFitTheDataIsRefused) {
 TEST(Objective, AnOutputThatDoesNotFitTheTargetsIsRefused) {
   const auto refusal = [](const std::string& loss, const DataShape& data, const Shape& shape) {
     return usage_error([&] {
-      objective(loss, data).losses(Tensor::zeros(shape, DType::kF64, cpu_backend()), labelled({0, 0}, 2));
+      objective(loss, data).losses(Tensor::zeros(shape, DType::kF64, test_backend()), labelled({0, 0}, 2));
     });
   };
   EXPECT_EQ(refusal("auto", kThreeClasses, {2, 4}),
