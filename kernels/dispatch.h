@@ -41,4 +41,19 @@ void dispatch_floating(const char* op, DType dtype, const F& function) {
   }
 }
 
+// The same for every type that arrays are stored in, integers too.
+template <class F>
+void dispatch_storable(const char* op, DType dtype, const F& function) {
+  switch (dtype) {
+    case DType::kI32:
+      return function(int32_t{});
+    case DType::kI64:
+      return function(int64_t{});
+    case DType::kU8:
+      return function(uint8_t{});
+    default:
+      return dispatch_floating(op, dtype, function);
+  }
+}
+
 }  // namespace lockstep

@@ -1,12 +1,11 @@
 // Memory of the CPU backend: allocation, copies, fills and conversions between element types.
-#include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <type_traits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/dispatch.h"
+#include "kernels/math/conversion.h"
 
 namespace lockstep {
 
@@ -14,27 +13,6 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr int64_t kCopyGrain = int64_t{1} << 20;  // bytes of a copy that one thread does at a time
-
-// Nearest, ties to even, for floating targets and for integers; integers saturate and NaN becomes 0.
-template <class To, class From>
-To convert(From value) {
-  if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>) {
-    return convert<To>(static_cast<float>(value));
-  } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
-    // 2^digits is exact in From where max() may not be.
-    const From bound = std::ldexp(From(1), std::numeric_limits<To>::digits);
-    const From rounded = std::nearbyint(value);
-    if (rounded >= bound) return std::numeric_limits<To>::max();
-    if (rounded < static_cast<From>(std::numeric_limits<To>::min())) return std::numeric_limits<To>::min();
-    return rounded == rounded ? static_cast<To>(rounded) : To(0);
-  } else if constexpr (std::is_integral_v<From> && std::is_integral_v<To>) {
-    const int64_t wide = static_cast<int64_t>(value);
-    const int64_t low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
-    return static_cast<To>(wide < low ? low : (wide > high ? high : wide));
-  } else {
-    return static_cast<To>(value);
-  }
-}
 
 template <class From, class To>
 void convert_elements(int64_t n, const From* x, To* y) {
@@ -53,21 +31,7 @@ void convert_elements(int64_t n, const From* x, To* y) {
     }
   }
 #endif
-  for (; i < n; ++i) y[i] = convert<To>(x[i]);
-}
-
-template <class F>
-void dispatch_storable(const char* op, DType dtype, const F& function) {
-  switch (dtype) {
-    case DType::kI32:
-      return function(int32_t{});
-    case DType::kI64:
-      return function(int64_t{});
-    case DType::kU8:
-      return function(uint8_t{});
-    default:
-      return dispatch_floating(op, dtype, function);
-  }
+  for (; i < n; ++i) y[i] = math::convert<To>(x[i]);
 }
 
 }  // namespace
@@ -127,7 +91,7 @@ void* CpuBackend::native_queue() {
 void CpuBackend::fill(DType dtype, int64_t n, void* y, double value) {
   dispatch_storable("fill", dtype, [&](auto type) {
     using T = decltype(type);
-    const T element = convert<T>(value);
+    const T element = math::convert<T>(value);
     write_elements(n, static_cast<T*>(y),
                    [=](int64_t begin, int64_t end, T* out) { std::fill_n(out, end - begin, element); });
   });

@@ -2,42 +2,13 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/dispatch.h"
+#include "kernels/permute_plan.h"
 
 namespace lockstep {
 
 namespace {
-
-// The output axes after axes of extent 1 are dropped and axes that stay neighbours are merged.
-struct PermutePlan {
-  int rank = 0;
-  int64_t extents[BroadcastPlan::kMaxRank];
-  int64_t input_strides[BroadcastPlan::kMaxRank];  // of each output axis, in the input
-};
-
-PermutePlan plan_permute(int rank, const int64_t* extents, const int* permutation) {
-  int64_t strides[BroadcastPlan::kMaxRank];
-  int64_t stride = 1;
-  for (int axis = rank - 1; axis >= 0; --axis) {
-    strides[axis] = stride;
-    stride *= extents[axis];
-  }
-  PermutePlan plan;
-  for (int i = 0; i < rank; ++i) {
-    const int64_t extent = extents[permutation[i]], input_stride = strides[permutation[i]];
-    if (extent == 1) continue;
-    if (plan.rank > 0 && plan.input_strides[plan.rank - 1] == extent * input_stride) {
-      plan.extents[plan.rank - 1] *= extent;
-      plan.input_strides[plan.rank - 1] = input_stride;
-    } else {
-      plan.extents[plan.rank] = extent;
-      plan.input_strides[plan.rank] = input_stride;
-      ++plan.rank;
-    }
-  }
-  return plan;
-}
 
 // y[a * y_stride + b] = x[b * x_stride + a] for a square of one vector register a side. In log2(side) rounds,
 // each exchanges the off-diagonal quarters of the squares of side 2 distance.
@@ -92,17 +63,12 @@ void transpose_block(int64_t count_a, int64_t count_b, const T* x, int64_t x_str
 
 template <class T>
 void permute_elements(const PermutePlan& plan, const T* x, T* y) {
-  int64_t strides[BroadcastPlan::kMaxRank];
   int64_t elements = 1;
-  for (int axis = plan.rank - 1; axis >= 0; --axis) {
-    strides[axis] = elements;
-    elements *= plan.extents[axis];
-  }
+  for (int axis = 0; axis < plan.rank; ++axis) elements *= plan.extents[axis];
   const int last = plan.rank - 1;
   // The output axis that runs along the input's memory. When it is the last, rows are copied; else it is
   // exchanged with it.
-  int unit = 0;
-  while (plan.input_strides[unit] != 1) ++unit;
+  const int unit = plan.unit_axis();
   const int64_t count_a = unit == last ? 1 : plan.extents[unit], count_b = plan.extents[last];
   const int64_t outer = elements / (count_a * count_b);
   // An exchange is cut into blocks that read a few hundred bytes of each of a few hundred input rows: about
@@ -120,7 +86,7 @@ void permute_elements(const PermutePlan& plan, const T* x, T* y) {
         const int64_t index = rest % plan.extents[axis];
         rest /= plan.extents[axis];
         from += index * plan.input_strides[axis];
-        to += index * strides[axis];
+        to += index * plan.output_strides[axis];
       }
       if (unit == last) {
         std::memcpy(y + to, x + from, static_cast<size_t>(count_b) * sizeof(T));
@@ -129,7 +95,7 @@ void permute_elements(const PermutePlan& plan, const T* x, T* y) {
       const int64_t a = item % parts / parts_b * part_a, b = item % parts_b * part_b;
       transpose_block(std::min(part_a, count_a - a), std::min(part_b, count_b - b),
                       x + from + a + b * plan.input_strides[last], plan.input_strides[last],
-                      y + to + a * strides[unit] + b, strides[unit]);
+                      y + to + a * plan.output_strides[unit] + b, plan.output_strides[unit]);
     }
   });
 }

@@ -1,0 +1,92 @@
+// Cross-entropy of softmax, fused with it, over the rows of (rows, columns), and its derivative.
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/division.h"
+#include "kernels/cuda/softmax.h"
+#include "kernels/dispatch.h"
+
+namespace lockstep {
+
+namespace {
+
+template <class T, class Plan>
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
+    cross_entropy_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
+                         const T* weights, T* losses, T* probabilities, bool vectors) {
+  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  const int64_t r = Team<Plan::kTeam>::row();
+  if (r >= rows) return;
+  RowValues<T, 1, Plan> row({logits}, r, columns, vectors);
+  const Exponentials<T> whole = row_exponentials<true>(row, shared);
+  write_probabilities(row, whole, probabilities + r * columns, vectors);
+  if (Team<Plan::kTeam>::lane() == 0) {
+    const T value = math::log(whole.sum) - (logits[r * columns + labels[r]] - whole.maximum);
+    losses[r] = weights == nullptr ? value : weights[r] * value;
+  }
+}
+
+// Vectors of N elements of a row, counted over `cells` of them from `first` on; row_cells of them a row.
+template <class T, int N>
+__global__ void __launch_bounds__(kFlatThreads)
+    cross_entropy_backward_kernel(uint32_t cells, Divisor row_cells, const T* probabilities,
+                                  const int32_t* labels, const T* weights, const T* dlosses, T* dlogits) {
+  const uint32_t cell = static_cast<uint32_t>(global_thread());
+  if (cell >= cells) return;
+  const int64_t at = static_cast<int64_t>(cell) * N;
+  const Vector<T, N> probability = load_vector<N>(probabilities + at);
+  const uint32_t row = row_cells.quotient(cell);
+  const T factor = weights == nullptr ? dlosses[row] : dlosses[row] * weights[row];
+  const int64_t label = labels[row] - static_cast<int64_t>(cell - row * row_cells.divisor) * N;
+  Vector<T, N> result;
+#pragma unroll
+  for (int j = 0; j < N; ++j) result.lane[j] = factor * (probability.lane[j] - (j == label ? T(1) : T(0)));
+  store_vector(dlogits + at, result);
+}
+
+template <class T, int N>
+void launch_backward(cudaStream_t stream, int64_t rows, int64_t columns, const T* probabilities,
+                     const int32_t* labels, const T* weights, const T* dlosses, T* dlogits) {
+  // As many rows at a time as a cell's index can count.
+  const int64_t part = std::max<int64_t>(1, kLongestWalk / (columns / N));
+  for (int64_t begin = 0; begin < rows; begin += part) {
+    const int64_t cells = std::min(part, rows - begin) * (columns / N);
+    LOCKSTEP_LAUNCH(
+        (cross_entropy_backward_kernel<T, N>), blocks_for(cells, kFlatThreads), kFlatThreads, 0, stream,
+        static_cast<uint32_t>(cells), Divisor(columns / N), probabilities + begin * columns, labels + begin,
+        weights == nullptr ? nullptr : weights + begin, dlosses + begin, dlogits + begin * columns);
+  }
+}
+
+}  // namespace
+
+void CudaBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits,
+                                const int32_t* labels, const void* weights, void* losses,
+                                void* probabilities) {
+  if (rows <= 0) return;
+  dispatch_accumulation("cross_entropy", dtype, [&](auto type) {
+    using T = decltype(type);
+    dispatch_rows<T>(columns, [&](auto plan) {
+      using Plan = decltype(plan);
+      using Rows = Team<Plan::kTeam>;
+      LOCKSTEP_LAUNCH((cross_entropy_kernel<T, Plan>), blocks_for(rows, Rows::kRows), Rows::kThreads, 0,
+                      stream(), rows, columns, static_cast<const T*>(logits), labels,
+                      static_cast<const T*>(weights), static_cast<T*>(losses), static_cast<T*>(probabilities),
+                      aligned_to(16, logits, probabilities));
+    });
+  });
+}
+
+void CudaBackend::cross_entropy_backward(DType dtype, int64_t rows, int64_t columns,
+                                         const void* probabilities, const int32_t* labels,
+                                         const void* weights, const void* dlosses, void* dlogits) {
+  if (rows <= 0 || columns <= 0) return;
+  dispatch_accumulation("cross_entropy_backward", dtype, [&](auto type) {
+    using T = decltype(type);
+    constexpr int kLanes = Vector<T>::kLanes;
+    const bool vectors = columns % kLanes == 0 && aligned_to(16, probabilities, dlogits);
+    const auto launch_rows = vectors ? launch_backward<T, kLanes> : launch_backward<T, 1>;
+    launch_rows(stream(), rows, columns, static_cast<const T*>(probabilities), labels,
+                static_cast<const T*>(weights), static_cast<const T*>(dlosses), static_cast<T*>(dlogits));
+  });
+}
+
+}  // namespace lockstep

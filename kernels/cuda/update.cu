@@ -1,0 +1,129 @@
+// Optimizer updates: one pass over parameters, gradients and state.
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/flat.h"
+#include "kernels/dispatch.h"
+#include "kernels/math/update.h"
+
+namespace lockstep {
+
+namespace {
+
+// Arrays of one update: parameters first, then the slots. All are read and written.
+template <class Update, class T>
+struct UpdateWork {
+  static constexpr int kLanes = Vector<T>::kLanes;
+  static constexpr int kVectors = 1;
+  static constexpr int kArrays = 1 + Update::kSlots;
+  template <int N>
+  struct Values {
+    Vector<T, N> gradients, arrays[kArrays];
+  };
+
+  Update update;
+  T scale;
+  const T* gradients;
+  T* arrays[kArrays];
+  bool vectors;  // all arrays lie alike towards 16 bytes
+
+  template <int N>
+  LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
+    const Reading reading = vectors ? Reading::kVectors : Reading::kElements;
+    Values<N> values;
+    values.gradients = FlatInput<T>{gradients, reading}.template load<N>(i);
+#pragma unroll
+    for (int k = 0; k < kArrays; ++k) {
+      values.arrays[k] = FlatInput<T>{arrays[k], reading}.template load<N>(i);
+    }
+    return values;
+  }
+  template <int N>
+  LOCKSTEP_DEVICE void store(int64_t i, Values<N>& values) const {
+    auto& a = values.arrays;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const T gradient = scale * values.gradients.lane[j];
+      if constexpr (kArrays == 1) {
+        update(a[0].lane[j], gradient);
+      } else if constexpr (kArrays == 2) {
+        update(a[0].lane[j], gradient, a[1].lane[j]);
+      } else if constexpr (kArrays == 3) {
+        update(a[0].lane[j], gradient, a[1].lane[j], a[2].lane[j]);
+      } else if constexpr (kArrays == 4) {
+        update(a[0].lane[j], gradient, a[1].lane[j], a[2].lane[j], a[3].lane[j]);
+      } else {
+        static_assert(kArrays == 5);
+        update(a[0].lane[j], gradient, a[1].lane[j], a[2].lane[j], a[3].lane[j], a[4].lane[j]);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kArrays; ++k) {
+      if (vectors) {
+        store_vector(arrays[k] + i, a[k]);
+      } else {
+#pragma unroll
+        for (int j = 0; j < N; ++j) arrays[k][i + j] = a[k].lane[j];
+      }
+    }
+  }
+};
+
+template <template <class> class Update, class T>
+void launch_update(cudaStream_t stream, const UpdateArguments& arguments) {
+  using Work = UpdateWork<Update<T>, T>;
+  T* const parameters = static_cast<T*>(arguments.parameters);
+  const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
+  Work work{Update<T>(arguments.scalars),
+            static_cast<T>(arguments.gradient_scale),
+            static_cast<const T*>(arguments.gradients),
+            {parameters},
+            aligned_to(16, static_cast<const T*>(arguments.gradients) + head)};
+  for (int k = 1; k < Work::kArrays; ++k) {
+    work.arrays[k] = static_cast<T*>(arguments.slots[k - 1]);
+    work.vectors = work.vectors && aligned_to(16, work.arrays[k] + head);
+  }
+  launch_flat(stream, arguments.n, head, work);
+}
+
+}  // namespace
+
+void CudaBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
+  dispatch_accumulation("update", arguments.dtype, [&](auto type) {
+    using T = decltype(type);
+    switch (formula) {
+      case UpdateFormula::kSgd:
+        return launch_update<SgdUpdate, T>(stream(), arguments);
+      case UpdateFormula::kMomentumAveraged:
+        return launch_update<MomentumAveragedUpdate, T>(stream(), arguments);
+      case UpdateFormula::kMomentumClassical:
+        return launch_update<MomentumClassicalUpdate, T>(stream(), arguments);
+      case UpdateFormula::kNesterovAveraged:
+        return launch_update<NesterovAveragedUpdate, T>(stream(), arguments);
+      case UpdateFormula::kNesterovClassical:
+        return launch_update<NesterovClassicalUpdate, T>(stream(), arguments);
+      case UpdateFormula::kAdam:
+        return launch_update<AdamUpdate, T>(stream(), arguments);
+      case UpdateFormula::kAdamW:
+        return launch_update<AdamWUpdate, T>(stream(), arguments);
+      case UpdateFormula::kAdagrad:
+        return launch_update<AdagradUpdate, T>(stream(), arguments);
+      case UpdateFormula::kRmsProp:
+        return launch_update<RmsPropUpdate, T>(stream(), arguments);
+      case UpdateFormula::kRmsPropCentered:
+        return launch_update<RmsPropCenteredUpdate, T>(stream(), arguments);
+      case UpdateFormula::kAmsGrad:
+        return launch_update<AmsGradUpdate, T>(stream(), arguments);
+      case UpdateFormula::kAmsGradW:
+        return launch_update<AmsGradWUpdate, T>(stream(), arguments);
+      case UpdateFormula::kNAdam:
+        return launch_update<NAdamUpdate, T>(stream(), arguments);
+      case UpdateFormula::kLion:
+        return launch_update<LionUpdate, T>(stream(), arguments);
+      case UpdateFormula::kLambDirection:
+        return launch_update<LambDirectionUpdate, T>(stream(), arguments);
+      case UpdateFormula::kDiagonal:
+        return launch_update<DiagonalUpdate, T>(stream(), arguments);
+    }
+  });
+}
+
+}  // namespace lockstep
