@@ -120,6 +120,11 @@ struct UpdateArguments {
   double scalars[8] = {};       // meaning documented at the formula
 };
 
+// Bytes of a device's memory, as its driver or operating system counts them.
+struct MemoryRoom {
+  size_t free = 0, total = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -130,9 +135,10 @@ class Backend {
   virtual std::string native_precisions() const = 0;
 
   // ---- memory -------------------------------------------------------------------------------------------------
-  // 64-byte aligned (256 on GPUs), never null for bytes > 0; contents undefined.
+  // 64-byte aligned (256 on GPUs); contents undefined. Null for no bytes, and when there is no room left.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* pointer, size_t bytes) noexcept = 0;
+  virtual MemoryRoom memory_room() const = 0;
   virtual void copy(void* destination, const void* source, size_t bytes) = 0;               // within the device
   virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;       // waits

@@ -25,6 +25,7 @@ class CpuBackend final : public Backend {
   // memory.cpp
   void* allocate(size_t bytes) override;
   void release(void* pointer, size_t bytes) noexcept override;
+  MemoryRoom memory_room() const override;
   void copy(void* destination, const void* source, size_t bytes) override;
   void copy_from_host(void* destination, const void* source, size_t bytes) override;
   void copy_to_host(void* destination, const void* source, size_t bytes) override;

@@ -1,4 +1,6 @@
 // Memory of the CPU backend: allocation, copies, fills and conversions between element types.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <type_traits>
 
@@ -39,16 +41,16 @@ void convert_elements(int64_t n, const From* x, To* y) {
 void* CpuBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
   const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* pointer = rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
-  if (pointer == nullptr) {
-    fail(ErrorKind::kInternal,
-         "allocate: the system has no memory left: " + std::to_string(bytes) + " bytes asked");
-  }
-  return pointer;
+  return rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
 }
 
 void CpuBackend::release(void* pointer, size_t) noexcept {
   std::free(pointer);
+}
+
+MemoryRoom CpuBackend::memory_room() const {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return {static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page, static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page};
 }
 
 void CpuBackend::copy(void* destination, const void* source, size_t bytes) {

@@ -23,17 +23,18 @@ struct Product;
 // Issued to by one thread at a time, but for memory and copies, which any thread may ask for.
 class CudaBackend final : public Backend {
  public:
-  // The compute queue of GPU `device`, which exists.
-  explicit CudaBackend(int device);
+  // A queue of GPU `device`, which exists: for computation, or the lane beside it.
+  CudaBackend(int device, bool is_lane);
   ~CudaBackend() override;
 
-  // cuda_backend.cpp
+  // cuda_backend.cu
   std::string description() const override;
   std::string native_precisions() const override;
 
-  // memory.cpp, but for fill and cast: cast.cu
+  // memory.cu, but for fill and cast: cast.cu
   void* allocate(size_t bytes) override;
   void release(void* pointer, size_t bytes) noexcept override;
+  MemoryRoom memory_room() const override;
   void copy(void* destination, const void* source, size_t bytes) override;
   void copy_from_host(void* destination, const void* source, size_t bytes) override;
   void copy_to_host(void* destination, const void* source, size_t bytes) override;
@@ -136,11 +137,9 @@ class CudaBackend final : public Backend {
   void update(UpdateFormula formula, const UpdateArguments& arguments) override;
 
  private:
-  // The lane of `owner`.
-  explicit CudaBackend(CudaBackend* owner);
-
   // The stream to issue to; its device becomes the calling thread's, which launches and memory calls need.
   cudaStream_t stream() const;
+  void make_current() const;
 
   // Room for `count` elements on the device, 256-byte aligned, contents undefined, for what is issued to this
   // queue before the next call of scratch.
@@ -149,18 +148,19 @@ class CudaBackend final : public Backend {
     return static_cast<T*>(scratch_bytes(static_cast<size_t>(count) * sizeof(T)));
   }
   void* scratch_bytes(size_t bytes);
+  PinnedRing& pinned();  // under mutex_
 
   // Matrix products with leading dimensions, matmul.cu.
   void multiply(const Product& product);
 
   const int device_;
+  const bool is_lane_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t issued_ = nullptr;  // what another queue waits for
   std::mutex mutex_;              // of pinned_ and lane_
   std::unique_ptr<PinnedRing> pinned_;
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudaBackend> lane_;
-  CudaBackend* const owner_;  // null unless this is a lane
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
 };

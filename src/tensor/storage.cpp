@@ -2,13 +2,18 @@
 // asks the backend for nothing.
 #include "tensor/storage.h"
 
+#include <fmt/format.h>
+
 #include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <vector>
+
+#include "core/error.h"
 
 namespace lockstep {
 
@@ -41,24 +46,26 @@ bool poisoning() {
   return enabled;
 }
 
+std::string mebibytes(size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+
 class CachingAllocator {
  public:
   std::byte* allocate(Backend& backend, size_t bytes) {
     const size_t index = class_of(bytes);
     const size_t rounded = poisoning() ? bytes : bytes_of_class(index);
     const std::lock_guard lock(mutex_);
-    statistics_.bytes_in_use += rounded;
-    if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
+    std::byte* block = nullptr;
     if (!poisoning()) {
       std::vector<std::byte*>& list = list_of(backend, index);
       if (!list.empty()) {
-        std::byte* block = list.back();
+        block = list.back();
         list.pop_back();
         statistics_.cached_bytes -= rounded;
-        return block;
       }
     }
-    auto* block = static_cast<std::byte*>(backend.allocate(rounded));
+    if (block == nullptr) block = new_block(backend, rounded);
+    statistics_.bytes_in_use += rounded;
+    if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
     if (poisoning()) backend.fill(DType::kU8, static_cast<int64_t>(bytes), block, 255.0);
     return block;
   }
@@ -78,13 +85,7 @@ class CachingAllocator {
 
   void release_cached() {
     const std::lock_guard lock(mutex_);
-    for (Lists& lists : lists_) {
-      for (size_t index = 0; index < lists.free.size(); ++index) {
-        for (std::byte* block : lists.free[index]) lists.backend->release(block, bytes_of_class(index));
-        lists.free[index].clear();
-      }
-    }
-    statistics_.cached_bytes = 0;
+    empty_lists();
   }
 
   AllocatorStatistics statistics() {
@@ -112,6 +113,36 @@ class CachingAllocator {
     lists_.push_back({&backend, {}});
     lists_.back().free.resize(index + 1);
     return lists_.back().free[index];
+  }
+
+  void empty_lists() {
+    for (Lists& lists : lists_) {
+      for (size_t index = 0; index < lists.free.size(); ++index) {
+        for (std::byte* block : lists.free[index]) lists.backend->release(block, bytes_of_class(index));
+        lists.free[index].clear();
+      }
+    }
+    statistics_.cached_bytes = 0;
+  }
+
+  // Blocks of other sizes make room when the device has none left. Error (kUsage): which settings do.
+  std::byte* new_block(Backend& backend, size_t bytes) {
+    const size_t cached = statistics_.cached_bytes;
+    void* block = backend.allocate(bytes);
+    if (block == nullptr && cached > 0) {
+      empty_lists();
+      block = backend.allocate(bytes);
+    }
+    if (block == nullptr) {
+      const MemoryRoom room = backend.memory_room();
+      fail(ErrorKind::kUsage,
+           fmt::format("memory: no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
+                       "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
+                       "parallel.shard_optimizer need less",
+                       mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
+                       mebibytes(room.total)));
+    }
+    return static_cast<std::byte*>(block);
   }
 
   std::mutex mutex_;

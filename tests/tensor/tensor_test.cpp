@@ -89,5 +89,25 @@ TEST(Allocator, CountsWhatIsHeldAndReusesWhatIsNot) {
   EXPECT_EQ(allocator_statistics().cached_bytes, 0u);
 }
 
+TEST(Allocator, SaysWhatIsHeldAndWhichSettingsHelpWhenThereIsNoRoom) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizers' allocators end the process instead of refusing";
+#else
+  const Tensor held = Tensor::zeros({1000}, DType::kF32, cpu_backend());
+  const size_t before = allocator_statistics().bytes_in_use;
+  try {
+    const Tensor none = Tensor::empty({int64_t{1} << 56}, DType::kF32, cpu_backend());
+    FAIL() << "an allocation of 2^58 bytes succeeded";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    const std::string message = error.what();
+    for (const char* part : {"no room for", "tensors hold", "train.micro_batch_size", "parallel.shard_optimizer"}) {
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+  }
+  EXPECT_EQ(allocator_statistics().bytes_in_use, before) << "what was not given is not held";
+#endif
+}
+
 }  // namespace
 }  // namespace lockstep

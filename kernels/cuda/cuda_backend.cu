@@ -1,0 +1,137 @@
+// GPUs as backends: which there are, their description, and one instance of each that is used.
+#include <limits>
+#include <map>
+#include <string>
+
+#include "core/error.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/pinned_ring.h"
+#include "kernels/cuda/products.h"
+
+namespace lockstep {
+
+namespace {
+
+// 13000 -> "13.0"
+std::string version_name(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// The oldest GPUs that the kernels are compiled for: bf16 in hardware.
+constexpr int kOldestMajor = 8;
+
+// Error (kUsage) that says what is missing, unless the machine has GPU `device` and this build can use it.
+void require_device(int device) {
+  int driver = 0, runtime = 0, count = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) fail(ErrorKind::kUsage, "cuda: this machine has no NVIDIA driver");
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (status == cudaErrorInsufficientDriver) {
+    fail(ErrorKind::kUsage, "cuda: the driver is too old: it supports CUDA " + version_name(driver) +
+                                ", this build needs " + version_name(runtime));
+  }
+  if (status == cudaErrorNoDevice || count == 0) fail(ErrorKind::kUsage, "cuda: this machine has no GPU");
+  if (status != cudaSuccess) {
+    fail(ErrorKind::kUsage, std::string("cuda: the GPUs cannot be used: ") + cudaGetErrorString(status));
+  }
+  if (device < 0 || device >= count) {
+    fail(ErrorKind::kUsage,
+         "cuda: there is no GPU " + std::to_string(device) + ": this machine has " + std::to_string(count));
+  }
+  int major = 0, minor = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device");
+  if (major < kOldestMajor) {
+    fail(ErrorKind::kUsage, "cuda: GPU " + std::to_string(device) + " has compute capability " +
+                                std::to_string(major) + "." + std::to_string(minor) + ", this build needs " +
+                                std::to_string(kOldestMajor) + ".0 or newer");
+  }
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t status, const char* where) {
+  if (status == cudaSuccess) return;
+  fail(ErrorKind::kInternal, std::string("cuda: ") + where + ": " + cudaGetErrorString(status));
+}
+
+unsigned blocks_for(int64_t n, int64_t per_block) {
+  const int64_t blocks = n <= 0 ? 0 : (n - 1) / per_block + 1;
+  if (blocks > std::numeric_limits<int32_t>::max()) {
+    fail(ErrorKind::kInternal, "cuda: " + std::to_string(n) + " elements in blocks of " +
+                                   std::to_string(per_block) + " are too many for one launch");
+  }
+  return static_cast<unsigned>(blocks);
+}
+
+CudaBackend::CudaBackend(int device, bool is_lane) : device_(device), is_lane_(is_lane) {
+  make_current();
+  // The lane goes first where both have work: what it exchanges is waited for.
+  int least = 0, greatest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "stream");
+  check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, is_lane ? greatest : least),
+             "stream");
+  check_cuda(cudaEventCreateWithFlags(&issued_, cudaEventDisableTiming), "event");
+}
+
+CudaBackend::~CudaBackend() {
+  lane_.reset();
+  products_.reset();
+  pinned_.reset();
+  cudaFree(scratch_);
+  cudaEventDestroy(issued_);
+  cudaStreamDestroy(stream_);
+}
+
+void CudaBackend::make_current() const {
+  // Each host thread has its own current device, the first one to begin with.
+  check_cuda(cudaSetDevice(device_), "device");
+}
+
+cudaStream_t CudaBackend::stream() const {
+  make_current();
+  return stream_;
+}
+
+std::string CudaBackend::description() const {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device_), "device");
+  int driver = 0, runtime = 0;
+  check_cuda(cudaDriverGetVersion(&driver), "driver");
+  check_cuda(cudaRuntimeGetVersion(&runtime), "runtime");
+  return std::string("cuda: ") + properties.name + ", " + std::to_string(properties.totalGlobalMem >> 30) +
+         " GiB, CUDA " + version_name(runtime) + ", driver for CUDA " + version_name(driver);
+}
+
+std::string CudaBackend::native_precisions() const {
+  return "fp64, fp32, bf16, fp16 native";
+}
+
+Backend& cuda_backend(int device) {
+  // Never destroyed: tensors in static storage outlive any order of destruction, and the driver may be gone
+  // by then.
+  static auto* const mutex = new std::mutex;
+  static auto* const backends = new std::map<int, CudaBackend>;
+  const std::lock_guard lock(*mutex);
+  auto found = backends->find(device);
+  if (found == backends->end()) {
+    require_device(device);
+    found = backends->try_emplace(device, device, false).first;
+  }
+  return found->second;
+}
+
+int cuda_device_count() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  return status == cudaSuccess ? count : 0;
+}
+
+std::string cuda_build() {
+  return LOCKSTEP_CUDA_BUILD;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,270 @@
+// Matrix products: cuBLASLt with explicit workspace, then bias and activation where the library cannot add
+// them as we define them.
+//
+// cuBLASLt's GELU is the tanh form and ours is exact, and its ReLU may swallow NaN: activations run in a pass
+// of our own. The library adds a bias of the result's type alone: of 16-bit results the bias is rounded to 16
+// bits first.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "core/error.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/products.h"
+#include "kernels/dispatch.h"
+#include "kernels/math/unary.h"
+
+namespace lockstep {
+
+namespace {
+
+// Enough for every algorithm of the library on GPUs of today.
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+void check_products(cublasStatus_t status, const char* where) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  fail(ErrorKind::kInternal, std::string("cuda: ") + where + ": " + cublasLtGetStatusString(status));
+}
+
+cudaDataType_t data_type(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+      return CUDA_R_64F;
+    case DType::kF32:
+      return CUDA_R_32F;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF16:
+      return CUDA_R_16F;
+    default:
+      fail_dtype("matmul", dtype);
+  }
+}
+
+// The largest power of two up to 16 that divides the address.
+uint32_t alignment_of(const void* address) {
+  const auto bits = reinterpret_cast<uintptr_t>(address) | 16;
+  return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
+template <class T>
+void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+  check_products(cublasLtMatmulDescSetAttribute(description, attribute, &value, sizeof(value)),
+                 "product description");
+}
+
+// A row-major matrix (rows, columns) is the library's column-major (columns, rows).
+cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t columns, int64_t distance, int64_t batch,
+                              int64_t batch_stride) {
+  cublasLtMatrixLayout_t result = nullptr;
+  // With one row, any distance will do for us; the library wants one that fits.
+  check_products(cublasLtMatrixLayoutCreate(&result, data_type(dtype), static_cast<uint64_t>(columns),
+                                            static_cast<uint64_t>(rows), std::max(distance, columns)),
+                 "matrix layout");
+  if (batch > 1) {
+    const auto count = static_cast<int32_t>(batch);
+    check_products(
+        cublasLtMatrixLayoutSetAttribute(result, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof(count)),
+        "matrix layout");
+    check_products(cublasLtMatrixLayoutSetAttribute(result, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                    &batch_stride, sizeof(batch_stride)),
+                   "matrix layout");
+  }
+  return result;
+}
+
+}  // namespace
+
+Products::Products(cudaStream_t stream) : stream_(stream) {
+  check_products(cublasLtCreate(&handle_), "cuBLASLt");
+  check_cuda(cudaMalloc(&workspace_, kWorkspaceBytes), "workspace of products");
+}
+
+Products::~Products() {
+  for (const auto& [shape, plan] : plans_) {
+    cublasLtMatmulDescDestroy(plan.description);
+    for (cublasLtMatrixLayout_t matrix : {plan.a, plan.b, plan.c}) cublasLtMatrixLayoutDestroy(matrix);
+  }
+  cudaFree(workspace_);
+  cublasLtDestroy(handle_);
+}
+
+const Products::Plan& Products::plan_for(const Shape& shape, const Product& product) {
+  const auto found = plans_.find(shape);
+  if (found != plans_.end()) return found->second;
+
+  Plan plan;
+  const bool wide = shape.dtype == DType::kF64;
+  // CUBLAS_COMPUTE_32F is IEEE fp32 for fp32 operands, never TF32.
+  check_products(cublasLtMatmulDescCreate(&plan.description, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                          wide ? CUDA_R_64F : CUDA_R_32F),
+                 "product description");
+  // Row-major c = op(a) op(b) is column-major c' = op(b)' op(a)': the operands change places and keep their
+  // transposition.
+  set(plan.description, CUBLASLT_MATMUL_DESC_TRANSA,
+      static_cast<int32_t>(shape.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
+  set(plan.description, CUBLASLT_MATMUL_DESC_TRANSB,
+      static_cast<int32_t>(shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
+  if (shape.bias) {
+    set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+    set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
+  }
+  plan.a = shape.transpose_a
+               ? layout(shape.dtype, shape.k, shape.m, shape.lda, shape.batch, shape.batch_stride_a)
+               : layout(shape.dtype, shape.m, shape.k, shape.lda, shape.batch, shape.batch_stride_a);
+  plan.b = shape.transpose_b
+               ? layout(shape.dtype, shape.n, shape.k, shape.ldb, shape.batch, shape.batch_stride_b)
+               : layout(shape.dtype, shape.k, shape.n, shape.ldb, shape.batch, shape.batch_stride_b);
+  plan.c = layout(shape.output, shape.m, shape.n, shape.ldc, shape.batch, shape.batch_stride_c);
+
+  cublasLtMatmulPreference_t preference = nullptr;
+  check_products(cublasLtMatmulPreferenceCreate(&preference), "product preference");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    check_products(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+                   "product preference");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspaceBytes));
+  // Where k is split, partial sums stay in the accumulation type and are added by a separate pass in order.
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+         static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.alignment_b);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.alignment_a);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.alignment_c);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.alignment_c);
+  cublasLtMatmulHeuristicResult_t candidate = {};
+  int candidates = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle_, plan.description, plan.b, plan.a, plan.c, plan.c, preference, 1, &candidate, &candidates);
+  cublasLtMatmulPreferenceDestroy(preference);
+  if (status != CUBLAS_STATUS_SUCCESS || candidates == 0) {
+    fail(ErrorKind::kInternal, "matmul: cuBLASLt has no algorithm for " + std::to_string(shape.batch) +
+                                   " products (" + std::to_string(shape.m) + "," + std::to_string(shape.k) +
+                                   ") x (" + std::to_string(shape.k) + "," + std::to_string(shape.n) +
+                                   ") of " + std::string(name_of(shape.dtype)) + ": " +
+                                   cublasLtGetStatusString(status));
+  }
+  plan.algorithm = candidate.algo;
+  return plans_.emplace(shape, plan).first->second;
+}
+
+void Products::run(const Product& product) {
+  const Shape shape{product.dtype,
+                    product.output,
+                    product.transpose_a,
+                    product.transpose_b,
+                    product.accumulate,
+                    product.bias != nullptr,
+                    alignment_of(product.a),
+                    alignment_of(product.b),
+                    alignment_of(product.c),
+                    alignment_of(product.bias),
+                    product.batch,
+                    product.m,
+                    product.n,
+                    product.k,
+                    product.lda,
+                    product.ldb,
+                    product.ldc,
+                    product.batch_stride_a,
+                    product.batch_stride_b,
+                    product.batch_stride_c};
+  const Plan& plan = plan_for(shape, product);
+  if (shape.bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
+  const float one = 1.0f, addend = product.accumulate ? 1.0f : 0.0f;
+  const double wide_one = one, wide_addend = addend;
+  const bool wide = product.dtype == DType::kF64;
+  check_products(cublasLtMatmul(handle_, plan.description, wide ? static_cast<const void*>(&wide_one) : &one,
+                                product.b, plan.b, product.a, plan.a,
+                                wide ? static_cast<const void*>(&wide_addend) : &addend, product.c, plan.c,
+                                product.c, plan.c, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
+                 "matmul");
+}
+
+void CudaBackend::multiply(const Product& product) {
+  make_current();
+  if (!products_) products_ = std::make_unique<Products>(stream_);
+  products_->run(product);
+}
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// c[i] = Function(c[i] + bias[i % n]), in place; bias may be null.
+template <class Function, class S>
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(int64_t elements, int64_t n, const Accumulation<S>* bias, S* c) {
+  const int64_t i = global_thread();
+  if (i >= elements) return;
+  Accumulation<S> x = widen(c[i]);
+  if (bias != nullptr) x = x + bias[i % n];
+  c[i] = rounded<S>(Function::value(x));
+}
+
+struct Identity {
+  template <class T>
+  LOCKSTEP_FORMULA static T value(T x) {
+    return x;
+  }
+};
+
+template <class S>
+void finish(Activation activation, int64_t elements, int64_t n, const void* bias, void* c,
+            cudaStream_t stream) {
+  using T = Accumulation<S>;
+  void (*kernel)(int64_t, int64_t, const T*, S*) = finish_kernel<Identity, S>;
+  if (activation == Activation::kRelu) kernel = finish_kernel<math::Relu, S>;
+  if (activation == Activation::kGelu) kernel = finish_kernel<math::Gelu, S>;
+  LOCKSTEP_LAUNCH(kernel, blocks_for(elements, kThreads), kThreads, 0, stream, elements, n,
+                  static_cast<const T*>(bias), static_cast<S*>(c));
+}
+
+}  // namespace
+
+void CudaBackend::matmul(const MatmulArguments& arguments) {
+  const MatmulArguments& a = arguments;
+  if (a.output != a.dtype && a.output != accumulation_type(a.dtype)) fail_dtype("matmul: output", a.output);
+  const int64_t elements = a.batch * a.m * a.n;
+  if (elements == 0) return;
+  const void* bias = a.bias;  // what is still to be added
+  if (a.k == 0) {
+    check_cuda(cudaMemsetAsync(a.c, 0, static_cast<size_t>(elements) * size_of(a.output), stream()),
+               "matmul");
+  } else {
+    Product product;
+    product.dtype = a.dtype;
+    product.output = a.output;
+    product.batch = a.batch;
+    product.m = a.m;
+    product.n = a.n;
+    product.k = a.k;
+    product.transpose_a = a.transpose_a;
+    product.transpose_b = a.transpose_b;
+    product.a = a.a;
+    product.b = a.b;
+    product.c = a.c;
+    product.lda = a.transpose_a ? a.m : a.k;
+    product.ldb = a.transpose_b ? a.k : a.n;
+    product.ldc = a.n;
+    product.batch_stride_a = a.batch_stride_a;
+    product.batch_stride_b = a.batch_stride_b;
+    product.batch_stride_c = a.m * a.n;
+    // The library adds no bias to fp64.
+    if (bias != nullptr && a.dtype != DType::kF64) {
+      product.bias = bias;
+      if (size_of(a.output) == 2) {
+        void* const narrow = scratch<uint16_t>(a.n);
+        cast(DType::kF32, a.output, a.n, bias, narrow);
+        product.bias = narrow;
+      }
+      bias = nullptr;
+    }
+    multiply(product);
+  }
+  if (bias == nullptr && a.activation == Activation::kNone) return;
+  dispatch_floating("matmul", a.output, [&](auto type) {
+    finish<decltype(type)>(a.activation, elements, a.n, bias, a.c, stream());
+  });
+}
+
+}  // namespace lockstep
