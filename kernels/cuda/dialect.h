@@ -20,6 +20,13 @@
 
 #define LOCKSTEP_DEVICE __device__ __forceinline__
 
+// LOCKSTEP_UNROLL before a loop of few, constant iterations: no loop is left.
+#if defined(__CUDACC__)
+#define LOCKSTEP_UNROLL _Pragma("unroll")
+#else
+#define LOCKSTEP_UNROLL
+#endif
+
 // LOCKSTEP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...): queues one launch. `kernel` is a
 // __global__ function, parenthesized when it contains commas, or a pointer to one; arguments are converted at
 // the call. An empty grid launches nothing. Error (kInternal) naming the kernel when the launch is refused.
@@ -43,7 +50,6 @@
 namespace lockstep {
 
 // ---- launches (host)
-// ----------------------------------------------------------------------------------------------
 
 // Error (kInternal) "cuda: where: what the runtime says" unless `status` is success.
 void check_cuda(cudaError_t status, const char* where);
@@ -65,7 +71,6 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
 unsigned blocks_for(int64_t n, int64_t per_block);
 
 // ---- where a thread is
-// ----------------------------------------------------------------------------------------------
 
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
@@ -80,7 +85,6 @@ LOCKSTEP_DEVICE int64_t global_threads() {
 }
 
 // ---- 16-bit numbers
-// ----------------------------------------------------------------------------------------------
 
 // A stored element as a number to compute with: float for the 16-bit types.
 template <class S>
@@ -118,7 +122,6 @@ LOCKSTEP_DEVICE S rounded(Accumulation<S> x) {
 }
 
 // ---- vectors of elements
-// -----------------------------------------------------------------------------------------------
 
 // N neighbours that move as one load or store of at most 16 bytes; their address must be a multiple of the
 // size.
@@ -145,7 +148,6 @@ bool aligned_to(size_t bytes, const P*... addresses) {
 }
 
 // ---- reductions in a fixed order
-// -----------------------------------------------------------------------------------------
 
 struct Plus {
   template <class T>
@@ -175,7 +177,7 @@ struct Larger {
 // call it.
 template <class Op, int kLanes = kWarp, class T>
 LOCKSTEP_DEVICE T warp_reduce(T value) {
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     value = Op::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
   }
@@ -194,7 +196,7 @@ LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
   if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = value;
   __syncthreads();
   T total = shared[0];
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int warp = 1; warp < kWarps; ++warp) total = Op::combine(total, shared[warp]);
   return total;
 }
