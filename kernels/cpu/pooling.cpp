@@ -1,33 +1,17 @@
 // Max and average pooling over (N, H, W, C): loops over windows, vectorized over channels, samples in
 // parallel.
-#include <fmt/format.h>
-
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/dispatch.h"
+#include "kernels/pool_windows.h"
 
 namespace lockstep {
 
 namespace {
-
-// Every window must contain an element of the input, and the output must be what the windows say.
-void check_pool(const char* op, const PoolArguments& p) {
-  const bool valid = p.kh > 0 && p.kw > 0 && p.stride_h > 0 && p.stride_w > 0 && p.pad_h >= 0 &&
-                     p.pad_w >= 0 && p.pad_h < p.kh && p.pad_w < p.kw &&
-                     (p.oh - 1) * p.stride_h - p.pad_h + p.kh <= p.h + p.pad_h &&
-                     (p.ow - 1) * p.stride_w - p.pad_w + p.kw <= p.w + p.pad_w;
-  if (!valid) {
-    fail(ErrorKind::kInternal,
-         fmt::format(
-             "{}: windows must fit the padded input and padding be smaller than the window: input {}x{}, "
-             "window {}x{}, stride {}x{}, padding {}x{}, output {}x{}",
-             op, p.h, p.w, p.kh, p.kw, p.stride_h, p.stride_w, p.pad_h, p.pad_w, p.oh, p.ow));
-  }
-}
 
 // The part of a window that lies inside the input; `output` counts positions (n, oh, ow).
 struct Window {

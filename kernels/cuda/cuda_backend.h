@@ -18,7 +18,6 @@ namespace lockstep {
 
 class PinnedRing;
 class Products;
-struct Product;
 
 // Issued to by one thread at a time, but for memory and copies, which any thread may ask for.
 class CudaBackend final : public Backend {
@@ -150,8 +149,8 @@ class CudaBackend final : public Backend {
   void* scratch_bytes(size_t bytes);
   PinnedRing& pinned();  // under mutex_
 
-  // Matrix products with leading dimensions, matmul.cu.
-  void multiply(const Product& product);
+  // matmul.cu: a product that may be added to what c holds, before the activation.
+  void multiply(const MatmulArguments& arguments, bool accumulate);
 
   const int device_;
   const bool is_lane_;

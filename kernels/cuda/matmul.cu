@@ -54,12 +54,11 @@ void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attrib
 }
 
 // A row-major matrix (rows, columns) is the library's column-major (columns, rows).
-cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t columns, int64_t distance, int64_t batch,
+cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t columns, int64_t batch,
                               int64_t batch_stride) {
   cublasLtMatrixLayout_t result = nullptr;
-  // With one row, any distance will do for us; the library wants one that fits.
   check_products(cublasLtMatrixLayoutCreate(&result, data_type(dtype), static_cast<uint64_t>(columns),
-                                            static_cast<uint64_t>(rows), std::max(distance, columns)),
+                                            static_cast<uint64_t>(rows), columns),
                  "matrix layout");
   if (batch > 1) {
     const auto count = static_cast<int32_t>(batch);
@@ -85,11 +84,12 @@ Products::~Products() {
     cublasLtMatmulDescDestroy(plan.description);
     for (cublasLtMatrixLayout_t matrix : {plan.a, plan.b, plan.c}) cublasLtMatrixLayoutDestroy(matrix);
   }
+  cudaFree(narrow_bias_);
   cudaFree(workspace_);
   cublasLtDestroy(handle_);
 }
 
-const Products::Plan& Products::plan_for(const Shape& shape, const Product& product) {
+const Products::Plan& Products::plan_for(const Shape& shape, const void* bias) {
   const auto found = plans_.find(shape);
   if (found != plans_.end()) return found->second;
 
@@ -107,15 +107,14 @@ const Products::Plan& Products::plan_for(const Shape& shape, const Product& prod
       static_cast<int32_t>(shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
   if (shape.bias) {
     set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
-    set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
+    set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
-  plan.a = shape.transpose_a
-               ? layout(shape.dtype, shape.k, shape.m, shape.lda, shape.batch, shape.batch_stride_a)
-               : layout(shape.dtype, shape.m, shape.k, shape.lda, shape.batch, shape.batch_stride_a);
-  plan.b = shape.transpose_b
-               ? layout(shape.dtype, shape.n, shape.k, shape.ldb, shape.batch, shape.batch_stride_b)
-               : layout(shape.dtype, shape.k, shape.n, shape.ldb, shape.batch, shape.batch_stride_b);
-  plan.c = layout(shape.output, shape.m, shape.n, shape.ldc, shape.batch, shape.batch_stride_c);
+  const bool ta = shape.transpose_a, tb = shape.transpose_b;
+  plan.a =
+      layout(shape.dtype, ta ? shape.k : shape.m, ta ? shape.m : shape.k, shape.batch, shape.batch_stride_a);
+  plan.b =
+      layout(shape.dtype, tb ? shape.n : shape.k, tb ? shape.k : shape.n, shape.batch, shape.batch_stride_b);
+  plan.c = layout(shape.output, shape.m, shape.n, shape.batch, shape.m * shape.n);
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_products(cublasLtMatmulPreferenceCreate(&preference), "product preference");
@@ -147,43 +146,45 @@ const Products::Plan& Products::plan_for(const Shape& shape, const Product& prod
   return plans_.emplace(shape, plan).first->second;
 }
 
-void Products::run(const Product& product) {
+void Products::run(const MatmulArguments& product, const void* bias, bool accumulate) {
   const Shape shape{product.dtype,
                     product.output,
                     product.transpose_a,
                     product.transpose_b,
-                    product.accumulate,
-                    product.bias != nullptr,
+                    accumulate,
+                    bias != nullptr,
                     alignment_of(product.a),
                     alignment_of(product.b),
                     alignment_of(product.c),
-                    alignment_of(product.bias),
+                    alignment_of(bias),
                     product.batch,
                     product.m,
                     product.n,
                     product.k,
-                    product.lda,
-                    product.ldb,
-                    product.ldc,
                     product.batch_stride_a,
-                    product.batch_stride_b,
-                    product.batch_stride_c};
-  const Plan& plan = plan_for(shape, product);
-  if (shape.bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, product.bias);
-  const float one = 1.0f, addend = product.accumulate ? 1.0f : 0.0f;
-  const double wide_one = one, wide_addend = addend;
-  const bool wide = product.dtype == DType::kF64;
-  check_products(cublasLtMatmul(handle_, plan.description, wide ? static_cast<const void*>(&wide_one) : &one,
-                                product.b, plan.b, product.a, plan.a,
-                                wide ? static_cast<const void*>(&wide_addend) : &addend, product.c, plan.c,
-                                product.c, plan.c, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
-                 "matmul");
+                    product.batch_stride_b};
+  const Plan& plan = plan_for(shape, bias);
+  if (shape.bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  const float narrow[2] = {1.0f, accumulate ? 1.0f : 0.0f};
+  const double wide[2] = {narrow[0], narrow[1]};
+  const bool is_wide = product.dtype == DType::kF64;
+  const void* const alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
+  const void* const beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
+  check_products(
+      cublasLtMatmul(handle_, plan.description, alpha, product.b, plan.b, product.a, plan.a, beta, product.c,
+                     plan.c, product.c, plan.c, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
+      "matmul");
 }
 
-void CudaBackend::multiply(const Product& product) {
-  make_current();
-  if (!products_) products_ = std::make_unique<Products>(stream_);
-  products_->run(product);
+void* Products::narrow_bias(int64_t n) {
+  if (n > narrow_bias_elements_) {
+    cudaFree(narrow_bias_);  // waits for what still reads it
+    narrow_bias_ = nullptr;
+    narrow_bias_elements_ = 0;
+    check_cuda(cudaMalloc(&narrow_bias_, static_cast<size_t>(n) * sizeof(uint16_t)), "bias of products");
+    narrow_bias_elements_ = n;
+  }
+  return narrow_bias_;
 }
 
 namespace {
@@ -222,48 +223,34 @@ void finish(Activation activation, int64_t elements, int64_t n, const void* bias
 }  // namespace
 
 void CudaBackend::matmul(const MatmulArguments& arguments) {
+  multiply(arguments, false);
+}
+
+void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   const MatmulArguments& a = arguments;
+  data_type(a.dtype);
   if (a.output != a.dtype && a.output != accumulation_type(a.dtype)) fail_dtype("matmul: output", a.output);
   const int64_t elements = a.batch * a.m * a.n;
   if (elements == 0) return;
+  make_current();
+  if (!products_) products_ = std::make_unique<Products>(stream_);
   const void* bias = a.bias;  // what is still to be added
-  if (a.k == 0) {
-    check_cuda(cudaMemsetAsync(a.c, 0, static_cast<size_t>(elements) * size_of(a.output), stream()),
-               "matmul");
-  } else {
-    Product product;
-    product.dtype = a.dtype;
-    product.output = a.output;
-    product.batch = a.batch;
-    product.m = a.m;
-    product.n = a.n;
-    product.k = a.k;
-    product.transpose_a = a.transpose_a;
-    product.transpose_b = a.transpose_b;
-    product.a = a.a;
-    product.b = a.b;
-    product.c = a.c;
-    product.lda = a.transpose_a ? a.m : a.k;
-    product.ldb = a.transpose_b ? a.k : a.n;
-    product.ldc = a.n;
-    product.batch_stride_a = a.batch_stride_a;
-    product.batch_stride_b = a.batch_stride_b;
-    product.batch_stride_c = a.m * a.n;
-    // The library adds no bias to fp64.
-    if (bias != nullptr && a.dtype != DType::kF64) {
-      product.bias = bias;
-      if (size_of(a.output) == 2) {
-        void* const narrow = scratch<uint16_t>(a.n);
-        cast(DType::kF32, a.output, a.n, bias, narrow);
-        product.bias = narrow;
-      }
-      bias = nullptr;
+  if (a.k > 0) {
+    // The library adds no bias to fp64, and to 16-bit results one of their type.
+    const void* added = a.dtype == DType::kF64 ? nullptr : bias;
+    if (added != nullptr && size_of(a.output) == 2) {
+      void* const narrow = products_->narrow_bias(a.n);
+      cast(DType::kF32, a.output, a.n, bias, narrow);
+      added = narrow;
     }
-    multiply(product);
+    products_->run(a, added, accumulate);
+    if (added != nullptr) bias = nullptr;
+  } else if (!accumulate) {
+    check_cuda(cudaMemsetAsync(a.c, 0, static_cast<size_t>(elements) * size_of(a.output), stream_), "matmul");
   }
   if (bias == nullptr && a.activation == Activation::kNone) return;
   dispatch_floating("matmul", a.output, [&](auto type) {
-    finish<decltype(type)>(a.activation, elements, a.n, bias, a.c, stream());
+    finish<decltype(type)>(a.activation, elements, a.n, bias, a.c, stream_);
   });
 }
 

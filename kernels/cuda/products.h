@@ -9,26 +9,9 @@
 #include <cstdint>
 #include <map>
 
-#include "core/dtype.h"
+#include "kernels/backend.h"
 
 namespace lockstep {
-
-// c[i] = op(a[i]) op(b[i]) (+ c[i]) (+ bias) for i in [0, batch), row-major as in MatmulArguments, with the
-// distance between rows of each stored matrix and between matrices. Extents are at least 1.
-struct Product {
-  DType dtype = DType::kF32;   // of a and b
-  DType output = DType::kF32;  // of c: dtype or its accumulation type
-  int64_t batch = 1, m = 0, n = 0, k = 0;
-  bool transpose_a = false, transpose_b = false;
-  bool accumulate = false;  // add to what c holds
-  const void* a = nullptr;
-  const void* b = nullptr;
-  void* c = nullptr;
-  int64_t lda = 0, ldb = 0, ldc = 0;
-  int64_t batch_stride_a = 0, batch_stride_b = 0, batch_stride_c = 0;
-  const void* bias =
-      nullptr;  // (n) of type `output`, added before the result is rounded; may be null; not in fp64
-};
 
 // The products of one stream. What a product computes depends on its shape, its types and how far its
 // pointers are aligned (up to 16 bytes), on the library and on the model of GPU; not on what ran before.
@@ -39,7 +22,12 @@ class Products {
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
-  void run(const Product& product);
+  // c = op(a) op(b) + bias, to which c itself is added when it is to accumulate. Extents are at least 1. The
+  // bias, which may be null, is of the type of c, which is not fp64; the activation is left to the caller.
+  void run(const MatmulArguments& product, const void* bias, bool accumulate);
+
+  // Room for a bias of n elements of 16 bits, until the next call.
+  void* narrow_bias(int64_t n);
 
  private:
   // What a plan depends on.
@@ -47,7 +35,7 @@ class Products {
     DType dtype, output;
     bool transpose_a, transpose_b, accumulate, bias;
     uint32_t alignment_a, alignment_b, alignment_c, alignment_bias;  // bytes
-    int64_t batch, m, n, k, lda, ldb, ldc, batch_stride_a, batch_stride_b, batch_stride_c;
+    int64_t batch, m, n, k, batch_stride_a, batch_stride_b;
     auto operator<=>(const Shape&) const = default;
   };
   // The library's descriptions of a shape, and the algorithm chosen for it: a plain value that any process
@@ -57,11 +45,13 @@ class Products {
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algorithm = {};
   };
-  const Plan& plan_for(const Shape& shape, const Product& product);
+  const Plan& plan_for(const Shape& shape, const void* bias);
 
   cudaStream_t stream_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
+  void* narrow_bias_ = nullptr;
+  int64_t narrow_bias_elements_ = 0;
   std::map<Shape, Plan> plans_;
 };
 
