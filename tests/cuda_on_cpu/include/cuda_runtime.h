@@ -92,6 +92,31 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
   return {x, y, z, w};
 }
 
+// ---- errors ----
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidMemcpyDirection = 21,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+  cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnjoined = 904,
+  cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorStreamCaptureImplicit = 906,
+  cudaErrorCapturedEvent = 907,
+  cudaErrorUnknown = 999
+};
+
 // ---- the machine behind it
 // -----------------------------------------------------------------------------------------
 
@@ -153,11 +178,11 @@ void launch(const char* name, void (*function)(Parameters...), dim3 grid, dim3 b
 }
 
 // Queues work of a stand-in for another library (a product, an exchange between workers). `attempt` is
-// called, in stream order, until it answers true; one that answers false is called again later, while other
-// streams go on. It may touch device memory. Work that is captured into a graph is called again in every
-// replay. Errors: cudaErrorStreamCaptureInvalidated.
+// called, in stream order, until it answers kDone; while it answers kWaiting, other streams go on. It may
+// touch device memory, and must not call what waits for streams; `name` is for messages. Work that is
+// captured into a graph is called again in every replay.
 enum class Progress : bool { kWaiting = false, kDone = true };
-int enqueue(Stream* stream, const char* name, std::function<Progress()> attempt);
+cudaError_t enqueue(Stream* stream, const char* name, std::function<Progress()> attempt);
 
 // Whether [pointer, pointer + bytes) lies in one live buffer of device memory.
 bool is_device_memory(const void* pointer, size_t bytes);
@@ -304,25 +329,6 @@ inline int __float_as_int(float x) {
 
 #define CUDART_VERSION 13000
 
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
-  cudaErrorMemoryAllocation = 2,
-  cudaErrorInitializationError = 3,
-  cudaErrorInvalidConfiguration = 9,
-  cudaErrorInvalidMemcpyDirection = 21,
-  cudaErrorInsufficientDriver = 35,
-  cudaErrorNoDevice = 100,
-  cudaErrorInvalidDevice = 101,
-  cudaErrorInvalidResourceHandle = 400,
-  cudaErrorNotReady = 600,
-  cudaErrorIllegalAddress = 700,
-  cudaErrorNotSupported = 801,
-  cudaErrorStreamCaptureUnsupported = 900,
-  cudaErrorStreamCaptureInvalidated = 901,
-  cudaErrorStreamCaptureUnjoined = 904,
-  cudaErrorUnknown = 999
-};
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();     // of this thread; forgets it
@@ -453,8 +459,9 @@ cudaError_t cudaFuncSetAttribute(void (*function)(Parameters...), cudaFuncAttrib
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(function), attribute, value);
 }
 
-// Capture of what streams would do, as a graph to be launched again. While a thread captures, calls that wait
-// are refused and end the capture as invalid; cudaMalloc and cudaFree too, unless the mode is relaxed.
+// Capture of what streams would do, as a graph to be launched again. Waiting for a stream that captures, and
+// for the device while any does, is refused and makes the capture invalid; so are calls that allocate, free
+// or ask for events, unless the mode is relaxed.
 enum cudaStreamCaptureMode {
   cudaStreamCaptureModeGlobal = 0,
   cudaStreamCaptureModeThreadLocal = 1,

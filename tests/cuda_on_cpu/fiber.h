@@ -1,0 +1,68 @@
+// Fibers: stacks that one operating-system thread switches between, known to the sanitizers.
+#pragma once
+
+#include <cstddef>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define CUDA_ON_CPU_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define CUDA_ON_CPU_ASAN 1
+#endif
+#endif
+
+// The thread sanitizer must not see the runtime itself, which is therefore compiled without it and told by
+// the build.
+#if defined(CUDA_ON_CPU_TSAN)
+inline constexpr bool kRaceCheck = true;
+extern "C" {
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+}
+#else
+inline constexpr bool kRaceCheck = false;
+#endif
+
+namespace cuda_on_cpu {
+
+#if !defined(__x86_64__)
+struct FiberContext;
+#endif
+
+struct Fiber {
+#if defined(__x86_64__)
+  void* stack_pointer = nullptr;
+#else
+  FiberContext* context = nullptr;
+#endif
+  const void* stack_low = nullptr;  // lowest address
+  size_t stack_bytes = 0;
+  void* fake_stack = nullptr;    // of the address sanitizer, while suspended
+  void* race_context = nullptr;  // of the thread sanitizer
+};
+
+// A fiber with a stack of its own that begins in `entry`, which never returns. Lives as long as the process.
+Fiber* make_fiber(void (*entry)());
+
+// Suspends `from`, which runs now, and resumes `to`.
+void switch_fiber(Fiber& from, Fiber& to);
+
+// Tells the address sanitizer that `self` begins; first thing in an entry.
+void fiber_began(Fiber& self);
+
+// For the thread sanitizer, nothing without it. Order between fibers: what precedes release(token) happens
+// before what follows acquire(token).
+void acquire(void* token);
+void release(void* token);
+// Makes `fiber`, which does not run, a thread that nothing has ordered yet.
+void forget_order(Fiber& fiber);
+// Makes `fiber` stand for the thread that runs now.
+void adopt_running_thread(Fiber& fiber);
+// Continues as `fiber` for the sanitizer, on the same stack.
+void act_as(const Fiber& fiber);
+
+}  // namespace cuda_on_cpu

@@ -1,0 +1,29 @@
+// How a process runs what stands in for the GPU, as the variable LOCKSTEP_CUDA_ON_CPU says
+// (include/cuda_runtime.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace cuda_on_cpu {
+
+struct Settings {
+  uint64_t seed = 0;
+  bool lazy = false;         // streams=lazy
+  bool guard = false;        // guard=1
+  bool forbid_host = false;  // host=forbid
+  int devices = 1;
+  size_t memory_bytes = size_t{16384} << 20;
+};
+
+// Read from the environment at the first call. Errors (unknown or malformed entries) end the process.
+const Settings& settings();
+
+// For tests: replaces the settings by those of `text` (the variable's syntax) and starts the random order
+// again.
+void configure(const char* text);
+
+// The next number of the sequence that the seed starts.
+uint64_t random_number();
+
+}  // namespace cuda_on_cpu
