@@ -161,8 +161,9 @@ enum cublasLtMatmulAlgoConfigAttributes_t {
   CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME = 3  // uint32_t
 };
 
-// Up to `requested` candidates, the likely fastest first. They add in different orders, need different
-// workspaces (none for the first) and ask for different alignments.
+// Up to `requested` candidates, the likely fastest first. They differ in how they split sums, so in the last
+// bits of results and in the workspace that they need; the first one adds by atomics where the preference
+// does not forbid it.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t description,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
