@@ -160,7 +160,15 @@ void ParameterShards::gather(Tensor& array, const std::string& label) const {
     // Each turns to its right neighbour first, so that nobody has to take from all at once.
     for (int i = 1; i < workers(); ++i) sends.push_back({(rank + i) % workers(), data, bytes});
   }
-  communicator_->exchange(std::move(sends), std::move(receives), label)->wait();
+  exchange(array.backend(), std::move(sends), std::move(receives), label);
+}
+
+// Between what the backend was told before and what it is told afterwards.
+void ParameterShards::exchange(Backend& backend, std::vector<SendBlock> sends,
+                               std::vector<ReceiveBlock> receives, const std::string& label) const {
+  backend.lane().wait_for(backend);
+  communicator_->device().exchange(std::move(sends), std::move(receives), label)->wait();
+  backend.wait_for(backend.lane());
 }
 
 std::vector<double> ParameterShards::block_square_sums(const Tensor& array) const {
@@ -194,7 +202,7 @@ std::vector<double> ParameterShards::block_square_sums(const Tensor& array) cons
       }
       if (owner == rank) ++slot;
     }
-    communicator_->exchange(std::move(sends), std::move(receives), "norm blocks")->wait();
+    exchange(backend, std::move(sends), std::move(receives), "norm blocks");
   }
 
   Tensor device_sums = Tensor::zeros({blocks}, DType::kF64, backend);

@@ -77,6 +77,8 @@ class ParameterShards {
   };
 
   ElementRange elements_of(int64_t block) const;
+  void exchange(Backend& backend, std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
+                const std::string& label) const;
 
   Communicator* communicator_;
   std::vector<Share> shares_;

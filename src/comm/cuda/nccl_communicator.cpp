@@ -191,9 +191,15 @@ class NcclCommunicator final : public Communicator {
                     take_event(), take_event(), std::nullopt};
     check_cuda(cudaEventRecord(issued.begin, stream_), "nccl");
     GroupResult result;
-    result += ncclGroupStart();
-    calls(result);
-    const ncclResult_t group = ncclGroupEnd();
+    ncclResult_t group = ncclInvalidUsage;
+    {
+      const std::lock_guard lock(life_);
+      if (ended_)
+        fail(ErrorKind::kCommunication, fmt::format("nccl: {}: the communicator has ended", issued.name));
+      result += ncclGroupStart();
+      calls(result);
+      group = ncclGroupEnd();
+    }
     settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
     check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
     const std::lock_guard lock(mutex_);
@@ -205,8 +211,7 @@ class NcclCommunicator final : public Communicator {
   void settle(ncclResult_t result, const std::string& name) {
     const Clock::time_point start = Clock::now();
     while (result == ncclInProgress) {
-      const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &result);
-      if (asked != ncclSuccess) result = asked;
+      result = state();
       if (result == ncclInProgress && seconds_since(start) > timeout_seconds_) {
         end_communicator();
         fail(ErrorKind::kCommunication,
@@ -224,8 +229,17 @@ class NcclCommunicator final : public Communicator {
     fail(ErrorKind::kCommunication, fmt::format("nccl: {}: {}", name, why));
   }
 
-  std::string reason(ncclResult_t result) const {
-    const char* detail = communicator_ == nullptr ? nullptr : ncclGetLastError(communicator_);
+  // Of the communicator: what it is about, or what went wrong.
+  ncclResult_t state() {
+    const std::lock_guard lock(life_);
+    ncclResult_t state = ncclSuccess;
+    const ncclResult_t asked = ended_ ? ncclInvalidUsage : ncclCommGetAsyncError(communicator_, &state);
+    return asked != ncclSuccess ? asked : state;
+  }
+
+  std::string reason(ncclResult_t result) {
+    const std::lock_guard lock(life_);
+    const char* detail = communicator_ == nullptr || ended_ ? nullptr : ncclGetLastError(communicator_);
     const bool more = detail != nullptr && *detail != '\0';
     return fmt::format("NCCL failed: {}{}{}", ncclGetErrorString(result), more ? ": " : "",
                        more ? detail : "");
@@ -233,7 +247,9 @@ class NcclCommunicator final : public Communicator {
 
   // Once; frees the communicator and ends what is under way on this device without asking other workers.
   void end_communicator() {
-    if (communicator_ != nullptr && !ended_.exchange(true)) ncclCommAbort(communicator_);
+    const std::lock_guard lock(life_);
+    if (communicator_ != nullptr && !ended_) ncclCommAbort(communicator_);
+    ended_ = true;
   }
 
   cudaEvent_t take_event() {
@@ -269,9 +285,7 @@ class NcclCommunicator final : public Communicator {
   // What is wrong with the collectives under way; forgets those that are done.
   std::string look() {
     while (true) {
-      ncclResult_t state = ncclSuccess;
-      const ncclResult_t asked = ncclCommGetAsyncError(communicator_, &state);
-      if (asked != ncclSuccess) state = asked;
+      const ncclResult_t found = state();
       UnderWay* oldest = nullptr;
       {
         const std::lock_guard lock(mutex_);
@@ -279,7 +293,7 @@ class NcclCommunicator final : public Communicator {
         if (!under_way_.empty()) oldest = &under_way_.front();
       }
       const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
-      if (state != ncclSuccess && state != ncclInProgress) return fmt::format("{}: {}", name, reason(state));
+      if (found != ncclSuccess && found != ncclInProgress) return fmt::format("{}: {}", name, reason(found));
       if (oldest == nullptr) return {};
       if (!oldest->begun) {
         const cudaError_t begun = cudaEventQuery(oldest->begin);
@@ -304,7 +318,8 @@ class NcclCommunicator final : public Communicator {
   double timeout_seconds_;
   int device_ = 0;
   ncclComm_t communicator_ = nullptr;
-  std::atomic<bool> ended_{false};
+  std::mutex life_;                 // held while communicator_ is used, so that no thread ends it meanwhile
+  std::atomic<bool> ended_{false};  // written under life_
   uint64_t sequence_ = 0;
 
   std::mutex mutex_;  // of what follows
