@@ -4,6 +4,9 @@
 // Collectives must be issued in the same order everywhere, whatever the timing. So everything that a step
 // issues is laid down once as a list of operations, and a step walks along it: an operation is issued when
 // its input is there and all operations before it have been issued.
+//
+// On a GPU everything behind the local sums is issued to the backend's lane, so that it runs beside the rest
+// of the backward sweep: the lane waits for the sums of a bucket, and the result for the lane.
 #include "parallel/gradient_exchange.h"
 
 #include <fmt/format.h>
@@ -62,6 +65,7 @@ struct GradientExchange::Impl {
   // ----------------------------------------------------------------------------------------
   Communicator& communicator;
   Backend& backend;
+  Backend& lane;
   const DType dtype;
   const int64_t element_size;
   const ExchangeOptions options;
@@ -102,6 +106,7 @@ struct GradientExchange::Impl {
        const std::vector<int64_t>& slice_offsets, const ExchangeOptions& options_)
       : communicator(communicator_),
         backend(backend_),
+        lane(backend_.lane()),
         dtype(dtype_),
         element_size(static_cast<int64_t>(size_of(dtype_))),
         options(options_),
@@ -311,7 +316,7 @@ struct GradientExchange::Impl {
       }
       staged += share.range.size();
     }
-    return communicator.exchange(std::move(sends), std::move(receives), label(piece));
+    return communicator.device().exchange(std::move(sends), std::move(receives), label(piece));
   }
 
   void combine(size_t index) {
@@ -319,8 +324,8 @@ struct GradientExchange::Impl {
     for (const Share& share : pieces[index].shares) {
       if (share.owner != rank) continue;
       for (const Addition& addition : combination) {
-        backend.accumulate(dtype, share.range.size(), node_data(index, addition.from, share, staged),
-                           node_data(index, addition.to, share, staged));
+        lane.accumulate(dtype, share.range.size(), node_data(index, addition.from, share, staged),
+                        node_data(index, addition.to, share, staged));
       }
       staged += share.range.size();
     }
@@ -338,7 +343,12 @@ struct GradientExchange::Impl {
           receives.push_back({peer(i), at(buffers[0], share.range.begin), bytes_of(share)});
       }
     }
-    return communicator.exchange(std::move(sends), std::move(receives), label(piece));
+    return communicator.device().exchange(std::move(sends), std::move(receives), label(piece));
+  }
+
+  // Lets the lane see the local sums of a bucket when its first piece is about to go.
+  void join_lane(size_t index) {
+    if (index == 0 || pieces[index - 1].bucket != pieces[index].bucket) lane.wait_for(backend);
   }
 
   // Issues the operations whose turn has come. With `until_done` waits for those that it needs, else returns.
@@ -349,6 +359,7 @@ struct GradientExchange::Impl {
       switch (operation.kind) {
         case Operation::Kind::kGather:
           if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
+          join_lane(operation.piece);
           gathers.push_back(gather(operation.piece));
           break;
         case Operation::Kind::kShare:
@@ -363,8 +374,9 @@ struct GradientExchange::Impl {
           break;
         case Operation::Kind::kAllReduce:
           if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
-          last_requests.push_back(communicator.all_reduce_sum(at(buffers[0], piece.range.begin),
-                                                              piece.range.size(), dtype, label(piece)));
+          join_lane(operation.piece);
+          last_requests.push_back(communicator.device().all_reduce_sum(
+              at(buffers[0], piece.range.begin), piece.range.size(), dtype, label(piece)));
           break;
       }
     }
@@ -457,6 +469,7 @@ void GradientExchange::finish() {
   impl.advance(true);
   for (const auto& request : impl.last_requests) request->wait();
   impl.last_requests.clear();
+  impl.backend.wait_for(impl.lane);
   impl.exposed_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   impl.in_step = false;
 }

@@ -51,7 +51,7 @@ class GradientExchange {
   // shorter than the way to the next one, but always by as much; the elements between are zero.
   void add(int64_t offset, int64_t n, const void* values);
   void end_micro_batch();
-  // Waits for every bucket.
+  // Waits for every bucket; on a GPU, what the backend is told from now on does.
   void finish();
 
   // (extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish() to
@@ -63,7 +63,8 @@ class GradientExchange {
   std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch,
                                   int64_t count);
 
-  // Seconds spent in the last finish(): communication that the backward sweep did not hide.
+  // Seconds spent in the last finish(): communication that the backward sweep did not hide. On a GPU with
+  // NCCL the host does not wait there, and the number says nothing.
   double exposed_seconds() const;
   int64_t buckets() const;
   // Held for gradients and their exchange.
