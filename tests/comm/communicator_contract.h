@@ -15,13 +15,15 @@
 
 #include "comm/communicator.h"
 #include "core/error.h"
+#include "tensor/tensor.h"
 
 namespace lockstep::testing {
 
-// A way to run the same work on every worker of a world.
+// A way to run the same work on every worker of a world, whose communicator moves the backend's memory.
 struct World {
   std::string name;
   std::function<void(const std::function<void(Communicator&)>& work)> run;
+  Backend* backend = &cpu_backend();
 };
 inline void PrintTo(const World& world, std::ostream* out) {
   *out << world.name;
@@ -52,7 +54,25 @@ std::vector<T> sum_of_samples(int world_size, int64_t n, int64_t round = 0) {
 
 class CommunicatorContract : public ::testing::TestWithParam<World> {
  protected:
-  void run(const std::function<void(Communicator&)>& work) { GetParam().run(work); }
+  static void run(const std::function<void(Communicator&)>& work) { GetParam().run(work); }
+
+  // Values where the communicator finds them, and back.
+  template <class T>
+  static Tensor array(const std::vector<T>& values) {
+    Backend& backend = *GetParam().backend;
+    Tensor tensor = Tensor::from(Shape{static_cast<int64_t>(values.size())}, values, backend);
+    backend.lane().wait_for(backend);
+    return tensor;
+  }
+  template <class T>
+  static Tensor array(size_t n, T value) {
+    return array(std::vector<T>(n, value));
+  }
+  template <class T>
+  static std::vector<T> values(const Tensor& tensor) {
+    tensor.backend().wait_for(tensor.backend().lane());
+    return tensor.to_vector<T>();
+  }
 };
 
 TEST_P(CommunicatorContract, RankLiesWithinTheWorld) {
@@ -66,37 +86,38 @@ TEST_P(CommunicatorContract, RankLiesWithinTheWorld) {
 TEST_P(CommunicatorContract, AllReduceSumIsExactOnEveryWorkerForEverySize) {
   run([](Communicator& c) {
     for (const int64_t n : {0, 1, 2, 7, 64, 1000, 65537, 600000}) {
-      auto f32 = samples<float>(c.rank(), n);
-      auto f64 = samples<double>(c.rank(), n);
-      auto a = c.all_reduce_sum(f32.data(), n, DType::kF32, "fp32");
-      auto b = c.all_reduce_sum(f64.data(), n, DType::kF64, "fp64");
+      Tensor f32 = array(samples<float>(c.rank(), n)), f64 = array(samples<double>(c.rank(), n));
+      auto a = c.all_reduce_sum(f32.mutable_data(), n, DType::kF32, "fp32");
+      auto b = c.all_reduce_sum(f64.mutable_data(), n, DType::kF64, "fp64");
       a->wait();
       b->wait();
-      EXPECT_TRUE(f32 == sum_of_samples<float>(c.world_size(), n)) << n;
-      EXPECT_TRUE(f64 == sum_of_samples<double>(c.world_size(), n)) << n;
+      EXPECT_TRUE(values<float>(f32) == sum_of_samples<float>(c.world_size(), n)) << n;
+      EXPECT_TRUE(values<double>(f64) == sum_of_samples<double>(c.world_size(), n)) << n;
     }
   });
 }
 
 TEST_P(CommunicatorContract, AllReduceMaxFindsTheLargestIncludingNegativeAndExtremeValues) {
   run([](Communicator& c) {
-    std::vector<int64_t> values = {-5 - c.rank(), c.rank(), INT64_MIN, c.rank() == 0 ? INT64_MAX : INT64_MIN};
-    c.all_reduce_max(values.data(), 4, "max")->wait();
-    EXPECT_EQ(values, (std::vector<int64_t>{-5, c.world_size() - 1, INT64_MIN, INT64_MAX}));
+    Tensor largest =
+        array<int64_t>({-5 - c.rank(), c.rank(), INT64_MIN, c.rank() == 0 ? INT64_MAX : INT64_MIN});
+    c.all_reduce_max(largest.mutable_data_as<int64_t>(), 4, "max")->wait();
+    EXPECT_EQ(values<int64_t>(largest), (std::vector<int64_t>{-5, c.world_size() - 1, INT64_MIN, INT64_MAX}));
   });
 }
 
 TEST_P(CommunicatorContract, AllGatherOrdersBlocksByRank) {
   run([](Communicator& c) {
     for (const int64_t n : {0, 1, 3, 1000, 300000}) {
-      const auto mine = samples<float>(c.rank(), n);
-      std::vector<float> all(static_cast<size_t>(n * c.world_size()), -1.0f), expected;
-      c.all_gather(mine.data(), mine.size() * sizeof(float), all.data(), "gather")->wait();
+      const Tensor mine = array(samples<float>(c.rank(), n));
+      Tensor all = array(static_cast<size_t>(n * c.world_size()), -1.0f);
+      std::vector<float> expected;
+      c.all_gather(mine.data(), mine.bytes(), all.mutable_data(), "gather")->wait();
       for (int r = 0; r < c.world_size(); ++r) {
         const auto theirs = samples<float>(r, n);
         expected.insert(expected.end(), theirs.begin(), theirs.end());
       }
-      EXPECT_TRUE(all == expected) << n;
+      EXPECT_TRUE(values<float>(all) == expected) << n;
     }
   });
 }
@@ -104,9 +125,12 @@ TEST_P(CommunicatorContract, AllGatherOrdersBlocksByRank) {
 TEST_P(CommunicatorContract, AllToAllTransposesBlocks) {
   run([](Communicator& c) {
     const auto w = static_cast<size_t>(c.world_size());
-    std::vector<int64_t> sent(3 * w), received(3 * w, -1);
+    std::vector<int64_t> sent(3 * w);
     for (size_t i = 0; i < sent.size(); ++i) sent[i] = c.rank() * 1000 + static_cast<int64_t>(i);
-    c.all_to_all(sent.data(), 3 * sizeof(int64_t), received.data(), "transpose")->wait();
+    const Tensor data = array(sent);
+    Tensor transposed = array(3 * w, int64_t{-1});
+    c.all_to_all(data.data(), 3 * sizeof(int64_t), transposed.mutable_data(), "transpose")->wait();
+    const auto received = values<int64_t>(transposed);
     for (size_t s = 0; s < w; ++s) {
       for (size_t i = 0; i < 3; ++i) {
         EXPECT_EQ(received[3 * s + i],
@@ -119,11 +143,12 @@ TEST_P(CommunicatorContract, AllToAllTransposesBlocks) {
 TEST_P(CommunicatorContract, ReduceScatterSumKeepsThisWorkersPart) {
   run([](Communicator& c) {
     for (const int64_t n : {0, 1, 5, 4096}) {
-      const auto data = samples<float>(c.rank(), n * c.world_size());
+      const Tensor data = array(samples<float>(c.rank(), n * c.world_size()));
       const auto sum = sum_of_samples<float>(c.world_size(), n * c.world_size());
-      std::vector<float> part(static_cast<size_t>(n), -1.0f);
-      c.reduce_scatter_sum(data.data(), n, DType::kF32, part.data(), "part")->wait();
-      EXPECT_TRUE(part == std::vector<float>(sum.begin() + n * c.rank(), sum.begin() + n * (c.rank() + 1)))
+      Tensor part = array(static_cast<size_t>(n), -1.0f);
+      c.reduce_scatter_sum(data.data(), n, DType::kF32, part.mutable_data(), "part")->wait();
+      EXPECT_TRUE(values<float>(part) ==
+                  std::vector<float>(sum.begin() + n * c.rank(), sum.begin() + n * (c.rank() + 1)))
           << n;
     }
   });
@@ -133,9 +158,9 @@ TEST_P(CommunicatorContract, BroadcastReachesEveryWorkerFromEveryRoot) {
   run([](Communicator& c) {
     for (int root = 0; root < c.world_size(); ++root) {
       for (const int64_t n : {0, 1, 100000}) {
-        auto data = samples<float>(c.rank(), n, root);
-        c.broadcast(data.data(), data.size() * sizeof(float), root, "broadcast")->wait();
-        EXPECT_TRUE(data == samples<float>(root, n, root)) << root << " " << n;
+        Tensor data = array(samples<float>(c.rank(), n, root));
+        c.broadcast(data.mutable_data(), data.bytes(), root, "broadcast")->wait();
+        EXPECT_TRUE(values<float>(data) == samples<float>(root, n, root)) << root << " " << n;
       }
     }
   });
@@ -147,21 +172,21 @@ TEST_P(CommunicatorContract, ExchangeMatchesBlocksBetweenTwoRanksInOrderAndSkips
     const auto size = [](int from, int to, int block) {
       return block == 1 ? int64_t{0} : int64_t{1} + (from * 37 + to * 11 + block * 4096) % 20000;
     };
-    std::vector<std::vector<float>> sent, received;
+    std::vector<Tensor> sent, received;
     std::vector<SendBlock> sends;
     std::vector<ReceiveBlock> receives;
     for (int r = 0; r < c.world_size(); ++r) {
       for (int block = 0; block < 3; ++block) {
-        sent.push_back(samples<float>(c.rank(), size(c.rank(), r, block), block));
-        received.emplace_back(static_cast<size_t>(size(r, c.rank(), block)), -1.0f);
-        sends.push_back({r, sent.back().data(), sent.back().size() * sizeof(float)});
-        receives.push_back({r, received.back().data(), received.back().size() * sizeof(float)});
+        sent.push_back(array(samples<float>(c.rank(), size(c.rank(), r, block), block)));
+        received.push_back(array(static_cast<size_t>(size(r, c.rank(), block)), -1.0f));
+        sends.push_back({r, sent.back().data(), sent.back().bytes()});
+        receives.push_back({r, received.back().mutable_data(), received.back().bytes()});
       }
     }
     c.exchange(sends, receives, "blocks")->wait();
     for (int r = 0; r < c.world_size(); ++r) {
       for (int block = 0; block < 3; ++block) {
-        EXPECT_TRUE(received[static_cast<size_t>(3 * r + block)] ==
+        EXPECT_TRUE(values<float>(received[static_cast<size_t>(3 * r + block)]) ==
                     samples<float>(r, size(r, c.rank(), block), block));
       }
     }
@@ -179,40 +204,45 @@ TEST_P(CommunicatorContract, ExchangeOfNothingIsDoneAtOnce) {
 TEST_P(CommunicatorContract, ExchangeMayBeOneSided) {
   run([](Communicator& c) {
     // Everyone sends to rank 0 only.
-    const auto mine = samples<double>(c.rank(), 1000);
-    std::vector<std::vector<double>> all(static_cast<size_t>(c.world_size()), std::vector<double>(1000));
+    const Tensor mine = array(samples<double>(c.rank(), 1000));
+    std::vector<Tensor> all;
     std::vector<ReceiveBlock> receives;
     for (int r = 0; c.rank() == 0 && r < c.world_size(); ++r) {
-      receives.push_back({r, all[static_cast<size_t>(r)].data(), 8000});
+      all.push_back(array(1000, 0.0));
+      receives.push_back({r, all.back().mutable_data(), 8000});
     }
     c.exchange({{0, mine.data(), 8000}}, receives, "to rank 0")->wait();
     for (int r = 0; c.rank() == 0 && r < c.world_size(); ++r) {
-      EXPECT_TRUE(all[static_cast<size_t>(r)] == samples<double>(r, 1000));
+      EXPECT_TRUE(values<double>(all[static_cast<size_t>(r)]) == samples<double>(r, 1000));
     }
+    values<double>(mine);  // its memory is in use until then
   });
 }
 
 TEST_P(CommunicatorContract, ManyCollectivesUnderWayDoNotMixAndMayBeWaitedForInAnyOrder) {
   run([](Communicator& c) {
-    constexpr int kRounds = 24;
+    constexpr int64_t kRounds = 24;
     const int64_t n = 5000;
     const int next = (c.rank() + 1) % c.world_size(),
               previous = (c.rank() + c.world_size() - 1) % c.world_size();
-    std::vector<std::vector<float>> sent, received(kRounds, std::vector<float>(n)), sums;
+    std::vector<Tensor> sent, received, sums;
     std::vector<std::unique_ptr<Request>> requests;
-    for (int round = 0; round < kRounds; ++round) {
-      sent.push_back(samples<float>(c.rank(), n, round));
-      sums.push_back(samples<float>(c.rank(), n, round));
+    for (int64_t round = 0; round < kRounds; ++round) {
+      sent.push_back(array(samples<float>(c.rank(), n, round)));
+      received.push_back(array(static_cast<size_t>(n), -1.0f));
+      sums.push_back(array(samples<float>(c.rank(), n, round)));
     }
     for (size_t round = 0; round < kRounds; ++round) {
       requests.push_back(c.exchange({{next, sent[round].data(), n * sizeof(float)}},
-                                    {{previous, received[round].data(), n * sizeof(float)}}, "ring"));
-      requests.push_back(c.all_reduce_sum(sums[round].data(), n, DType::kF32, "sum"));
+                                    {{previous, received[round].mutable_data(), n * sizeof(float)}}, "ring"));
+      requests.push_back(c.all_reduce_sum(sums[round].mutable_data(), n, DType::kF32, "sum"));
     }
     for (size_t i = requests.size(); i-- > 0;) requests[i]->wait();
     for (size_t round = 0; round < kRounds; ++round) {
-      EXPECT_TRUE(received[round] == samples<float>(previous, n, static_cast<int64_t>(round))) << round;
-      EXPECT_TRUE(sums[round] == sum_of_samples<float>(c.world_size(), n, static_cast<int64_t>(round)))
+      EXPECT_TRUE(values<float>(received[round]) == samples<float>(previous, n, static_cast<int64_t>(round)))
+          << round;
+      EXPECT_TRUE(values<float>(sums[round]) ==
+                  sum_of_samples<float>(c.world_size(), n, static_cast<int64_t>(round)))
           << round;
     }
   });
@@ -220,13 +250,13 @@ TEST_P(CommunicatorContract, ManyCollectivesUnderWayDoNotMixAndMayBeWaitedForInA
 
 TEST_P(CommunicatorContract, TestAloneBringsACollectiveToItsEnd) {
   run([](Communicator& c) {
-    auto data = samples<float>(c.rank(), 300000);
-    std::vector<float> all(data.size() * static_cast<size_t>(c.world_size()));
-    const auto request = c.all_gather(data.data(), data.size() * sizeof(float), all.data(), "polled");
+    const Tensor data = array(samples<float>(c.rank(), 300000));
+    Tensor all = array(300000 * static_cast<size_t>(c.world_size()), -1.0f);
+    const auto request = c.all_gather(data.data(), data.bytes(), all.mutable_data(), "polled");
     while (!request->test()) std::this_thread::yield();
     EXPECT_TRUE(request->test());  // done stays done
     request->wait();
-    EXPECT_EQ(all.back(), static_cast<float>(sample(c.world_size() - 1, 299999)));
+    EXPECT_EQ(values<float>(all).back(), static_cast<float>(sample(c.world_size() - 1, 299999)));
   });
 }
 
@@ -241,11 +271,12 @@ TEST_P(CommunicatorContract, BarrierHoldsEveryoneUntilTheLastHasCome) {
     };
     c.barrier("together");
     if (c.rank() == c.world_size() - 1) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    int64_t entered = now();
+    const int64_t entered = now();
     c.barrier("late");
     const int64_t left = now();
-    c.all_reduce_max(&entered, 1, "last entry")->wait();
-    EXPECT_GE(left, entered);
+    Tensor last = array<int64_t>({entered});
+    c.all_reduce_max(last.mutable_data_as<int64_t>(), 1, "last entry")->wait();
+    EXPECT_GE(left, values<int64_t>(last)[0]);
   });
 }
 

@@ -1,5 +1,6 @@
-// A worker that goes wrong on purpose, in the way that its argument names: start it with mpirun. Failures are
-// handled as the command does: one line on stderr, then abort with the exit code of the failure.
+// A worker that goes wrong on purpose, in the way that its first argument names: start it with mpirun. With a
+// second argument "nccl" arrays travel between GPUs. Failures are handled as the command does: one line on
+// stderr, then abort with the exit code of the failure.
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/device_communicator.h"
 #include "core/error.h"
 #include "nn/module.h"
 #include "ops/matmul.h"
@@ -27,15 +29,20 @@ void sleep_forever() {
 }
 
 void exchange_step(Communicator& communicator, int64_t elements) {
+  const bool on_gpu = &communicator.device() != &communicator;
+  Backend& backend = on_gpu ? cuda_backend(0) : cpu_backend();
   ExchangeOptions options;
   options.micro_batches = communicator.world_size();
-  GradientExchange exchange(communicator, cpu_backend(), DType::kF32, elements, {0}, options);
-  const std::vector<float> values(static_cast<size_t>(elements), 1.0f);
+  GradientExchange exchange(communicator, backend, DType::kF32, elements, {0}, options);
+  const Tensor values = Tensor::full({elements}, DType::kF32, backend, 1.0);
   exchange.begin_step();
   exchange.begin_micro_batch(communicator.rank());
   exchange.add(0, elements, values.data());
   exchange.end_micro_batch();
   exchange.finish();
+  if (exchange.result().to_vector<float>().back() != static_cast<float>(communicator.world_size())) {
+    fail(ErrorKind::kInternal, "the exchange is wrong");
+  }
 }
 
 // A linear model on a machine that computes wrongly: at the fifth micro-batch of the drifting worker one bit
@@ -133,6 +140,10 @@ int main(int argc, char** argv) {
   options.timeout_seconds = 1.5;
   const auto communicator = make_communicator(options);
   try {
+    if (argc > 2 && std::string(argv[2]) == "nccl") {
+      communicator->use_device(
+          make_nccl_communicator(*communicator, cuda_backend(0).lane().native_queue(), options));
+    }
     run(*communicator, argc > 1 ? argv[1] : "none");
   } catch (const AgreedFailure& failure) {
     if (failure.speaks()) std::fprintf(stderr, "error: %s\n", failure.what());

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <string>
 
+#include "device.h"
 #include "hdf5/scratch_directory.h"
 
 namespace lockstep {
@@ -20,10 +21,12 @@ struct Outcome {
   double seconds = 0.0;
 };
 
-// Runs fault_worker on `workers` workers with this fault.
-Outcome run_fault(int workers, const std::string& fault) {
-  const std::string command = "timeout --kill-after=5 60 " LOCKSTEP_MPIEXEC " --oversubscribe -np " +
-                              std::to_string(workers) + " " LOCKSTEP_FAULT_WORKER " '" + fault + "' 2>&1";
+// Runs fault_worker on `workers` workers with this fault; variables: "NAME=value" in its environment.
+Outcome run_fault(int workers, const std::string& fault, const std::string& arrays = "mpi",
+                  const std::string& variables = "") {
+  const std::string command =
+      variables + " timeout --kill-after=5 60 " LOCKSTEP_MPIEXEC " --oversubscribe -np " +
+      std::to_string(workers) + " " LOCKSTEP_FAULT_WORKER " '" + fault + "' " + arrays + " 2>&1";
   const auto start = std::chrono::steady_clock::now();
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");
@@ -102,6 +105,52 @@ TEST(Faults, AReplicaThatDriftsByOneBitIsNamedAtTheNextComparison) {
   }
   EXPECT_EQ(run_fault(3, "drifts on rank 7").exit_code, 0) << "nobody";
   std::filesystem::current_path(here);
+}
+
+// With NCCL, the host waits for a device that waits for other workers.
+class NcclFaults : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (test_device() != "cuda") GTEST_SKIP() << "needs LOCKSTEP_TEST_DEVICE=cuda";
+  }
+};
+
+TEST_F(NcclFaults, AHealthyJobEndsWithZeroAndSilently) {
+  const Outcome outcome = run_fault(3, "none", "nccl");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.output, "");
+}
+
+TEST_F(NcclFaults, AWorkerThatNeverJoinsTheExchangeIsReportedByTheOthers) {
+  const Outcome outcome = run_fault(3, "absent from the exchange", "nccl");
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, "nccl: exchange 2 (bucket 0) on rank "));
+  EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST_F(NcclFaults, AKilledWorkerEndsTheJob) {
+  const Outcome outcome = run_fault(3, "killed", "nccl");
+  EXPECT_NE(outcome.exit_code, 0) << outcome.output;
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+// Faults that only a stand-in has on order; a library that is not one runs through.
+TEST_F(NcclFaults, AnErrorThatNcclReportsLaterEndsTheJobNamingTheCollective) {
+  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=1,fault=error");
+  if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for NCCL";
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, "nccl: exchange 1 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST_F(NcclFaults, ADeviceThatHangsIsReportedByRankCollectiveSequenceNumberAndBucket) {
+  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=0,fault=hang");
+  if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for NCCL";
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, "nccl: exchange 0 (bucket 0) on rank "));
+  EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
+  EXPECT_LT(outcome.seconds, kSoon);
 }
 
 TEST(Faults, AWorkerThatThrowsEndsTheJobWithItsExitCode) {

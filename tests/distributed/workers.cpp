@@ -1,4 +1,6 @@
-// The communicator contract and the gradient exchange between processes: start it with mpirun.
+// The communicator contract and the gradient exchange between processes: start it with mpirun, giving the
+// number of workers and what moves arrays between them: mpi (host memory), nccl or staged (GPUs; all workers
+// take the first).
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -10,6 +12,7 @@
 #include <vector>
 
 #include "comm/communicator_contract.h"
+#include "comm/device_communicator.h"
 #include "core/error.h"
 #include "parallel/exchange_check.h"
 
@@ -17,12 +20,13 @@ namespace lockstep::testing {
 namespace {
 
 std::unique_ptr<Communicator> world;
+Backend* backend = nullptr;
 
-World mpi_world() {
-  return {"mpi", [](const std::function<void(Communicator&)>& work) { work(*world); }};
+World world_of_processes() {
+  return {"world", [](const std::function<void(Communicator&)>& work) { work(world->device()); }, backend};
 }
 
-INSTANTIATE_TEST_SUITE_P(Processes, CommunicatorContract, ::testing::Values(mpi_world()),
+INSTANTIATE_TEST_SUITE_P(Processes, CommunicatorContract, ::testing::Values(world_of_processes()),
                          [](const auto& parameter) { return parameter.param.name; });
 
 TEST(MpiCommunicator, IsWhatALaunchedProcessGetsAndSaysSo) {
@@ -74,26 +78,55 @@ ExchangeCase case_of(int64_t micro_batches) {
   return c;
 }
 
+TEST(DeviceCommunicator, SumsOnlyFloats) {
+  EXPECT_THROW(world->device().all_reduce_sum(nullptr, 0, DType::kBF16, "bf16"), Error);
+}
+
+TEST(DeviceCommunicator, SeesWhatWasIssuedBeforeAndIsSeenByWhatIsIssuedAfter) {
+  // Without a word from the host in between, a sum goes around: what is sent is the result of kernels, what
+  // has come goes into kernels, and buffers are used again at once.
+  Backend& lane = backend->lane();
+  const int64_t n = 100'000;
+  const int next = (world->rank() + 1) % world->world_size();
+  const int previous = (world->rank() + world->world_size() - 1) % world->world_size();
+  Tensor sum = Tensor::full({n}, DType::kF32, *backend, world->rank());
+  Tensor sent = sum.clone(), received = sum.empty_like();
+  for (int hop = 1; hop < world->world_size(); ++hop) {
+    lane.wait_for(*backend);
+    world->device()
+        .exchange({{next, sent.data(), sent.bytes()}},
+                  {{previous, received.mutable_data(), received.bytes()}}, "hop")
+        ->wait();
+    lane.accumulate(DType::kF32, n, received.data(), sum.mutable_data());
+    backend->wait_for(lane);
+    sent.assign(received);
+    backend->fill(DType::kF32, n, received.mutable_data(), -1e9);
+  }
+  const int64_t last = world->world_size() - 1;
+  EXPECT_EQ(sum.to_vector<float>(),
+            std::vector<float>(static_cast<size_t>(n), static_cast<float>(last * (last + 1) / 2)));
+}
+
 TEST(GradientExchangeBetweenProcesses, EqualsTheTreeWhateverTheBuckets) {
   for (int64_t m = world->world_size(); m <= world->world_size() + 5; ++m) {
     for (const int64_t bucket_bytes : {int64_t{1}, int64_t{100000}, int64_t{25} << 20}) {
       ExchangeCase c = case_of(m);
       c.bucket_bytes = bucket_bytes;
-      check_exchange<float>(*world, c, ExchangeData<float>(c));
+      check_exchange<float>(*world, *backend, c, ExchangeData<float>(c));
     }
   }
 }
 
 TEST(GradientExchangeBetweenProcesses, EqualsTheTreeInDoublePrecision) {
   ExchangeCase c = case_of(world->world_size() + 3);
-  check_exchange<double>(*world, c, ExchangeData<double>(c));
+  check_exchange<double>(*world, *backend, c, ExchangeData<double>(c));
 }
 
 TEST(GradientExchangeBetweenProcesses, CutsLargeBucketsIntoPiecesWithoutChangingBits) {
   ExchangeCase c = case_of(world->world_size());
   c.slices.push_back(2000001);
   c.extent = 3000017;
-  check_exchange<float>(*world, c, ExchangeData<float>(c));
+  check_exchange<float>(*world, *backend, c, ExchangeData<float>(c));
 }
 
 TEST(GradientExchangeBetweenProcesses, LeavesEachWorkerTheSumsOfItsShares) {
@@ -101,7 +134,7 @@ TEST(GradientExchangeBetweenProcesses, LeavesEachWorkerTheSumsOfItsShares) {
   for (const std::vector<Share>& shares : {striped_shares(c.slices[10], world->world_size()),
                                            whole_shares(c.slices, c.extent, world->world_size())}) {
     c.shares = shares;
-    check_exchange<float>(*world, c, ExchangeData<float>(c));
+    check_exchange<float>(*world, *backend, c, ExchangeData<float>(c));
   }
 }
 
@@ -109,19 +142,17 @@ TEST(GradientExchangeBetweenProcesses, LeavesEachWorkerTheSumsOfItsShares) {
 TEST(ParameterShardsBetweenProcesses, NormBlocksAndGatheredArraysAreThoseOfOneWorker) {
   const std::vector<float> values = rough_values<float>(700'000, 3);
   const std::unique_ptr<Communicator> self = make_self_communicator();
-  const std::vector<double> expected =
-      ParameterShards(*self, {{{0, 700'000}, 0}})
-          .block_square_sums(Tensor::from(Shape{700'000}, values, cpu_backend()));
+  const std::vector<double> expected = ParameterShards(*self, {{{0, 700'000}, 0}})
+                                           .block_square_sums(Tensor::from(Shape{700'000}, values, *backend));
   for (const std::vector<Share>& shares :
        {striped_shares(700'000, world->world_size()),
         whole_shares(std::vector<int64_t>{0, 64, 5000, 300'032, 400'000}, 700'000, world->world_size())}) {
     const ParameterShards shards(*world, shares);
-    Tensor array = Tensor::full({700'000}, DType::kF32, cpu_backend(), NAN);
+    Tensor array = Tensor::full({700'000}, DType::kF32, *backend, NAN);
     for (const ElementRange& range : shards.mine()) {
       array.view({range.size()}, range.begin)
           .assign(Tensor::from(Shape{range.size()},
-                               std::span<const float>(values).subspan(range.begin, range.size()),
-                               cpu_backend()));
+                               std::span<const float>(values).subspan(range.begin, range.size()), *backend));
     }
     EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array), expected));
     shards.gather(array, "test");
@@ -133,14 +164,14 @@ TEST(GradientExchangeBetweenProcesses, LibraryModeAgreesWithinRounding) {
   ExchangeCase c = case_of(world->world_size() + 3);
   c.mode = ReductionMode::kLibrary;
   c.bucket_bytes = 100000;
-  check_exchange<float>(*world, c, ExchangeData<float>(c));
+  check_exchange<float>(*world, *backend, c, ExchangeData<float>(c));
 }
 
 TEST(GradientExchangeBetweenProcesses, RefusesMoreWorkersThanMicroBatches) {
   if (world->world_size() == 1) GTEST_SKIP() << "needs two workers";
   ExchangeOptions options;
   options.micro_batches = world->world_size() - 1;
-  EXPECT_THROW(GradientExchange(*world, cpu_backend(), DType::kF32, 4, {0}, options), Error);
+  EXPECT_THROW(GradientExchange(*world, *backend, DType::kF32, 4, {0}, options), Error);
 }
 
 }  // namespace
@@ -150,6 +181,16 @@ int main(int argc, char** argv) {
   lockstep::CommunicatorOptions options;
   options.timeout_seconds = 30.0;
   lockstep::testing::world = lockstep::make_communicator(options);
+  const std::string arrays = argc > 2 ? argv[2] : "mpi";
+  lockstep::testing::backend = arrays == "mpi" ? &lockstep::cpu_backend() : &lockstep::cuda_backend(0);
+  void* const queue = lockstep::testing::backend->lane().native_queue();
+  if (arrays == "nccl") {
+    lockstep::testing::world->use_device(
+        lockstep::make_nccl_communicator(*lockstep::testing::world, queue, options));
+  } else if (arrays == "staged") {
+    lockstep::testing::world->use_device(
+        lockstep::make_staged_communicator(*lockstep::testing::world, queue));
+  }
   const int expected = argc > 1 ? std::stoi(argv[1]) : lockstep::testing::world->world_size();
   if (lockstep::testing::world->world_size() != expected) {
     std::fprintf(stderr, "%d workers, expected %d\n", lockstep::testing::world->world_size(), expected);

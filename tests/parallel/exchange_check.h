@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "parallel/gradient_exchange.h"
@@ -56,13 +57,14 @@ struct ExchangeData {
 
 // Runs the steps on this worker and expects the result of each to equal the oracle (in library mode: nearly).
 template <class T>
-void check_exchange(Communicator& communicator, const ExchangeCase& c, const ExchangeData<T>& data) {
+void check_exchange(Communicator& communicator, Backend& backend, const ExchangeCase& c,
+                    const ExchangeData<T>& data) {
   ExchangeOptions options;
   options.micro_batches = c.micro_batches;
   options.mode = c.mode;
   options.bucket_bytes = c.bucket_bytes;
   options.shares = c.shares;
-  GradientExchange exchange(communicator, cpu_backend(), dtype_of<T>, c.extent, c.slices, options);
+  GradientExchange exchange(communicator, backend, dtype_of<T>, c.extent, c.slices, options);
   const MicroBatchRange owned =
       owned_micro_batches(c.micro_batches, communicator.rank(), communicator.world_size());
   // Each worker adds in an order of its own.
@@ -78,8 +80,12 @@ void check_exchange(Communicator& communicator, const ExchangeCase& c, const Exc
       if (c.shuffle_adds) std::shuffle(order.begin(), order.end(), shuffle);
       for (const size_t i : order) {
         const int64_t begin = c.slices[i], end = i + 1 < c.slices.size() ? c.slices[i + 1] : c.extent;
-        exchange.add(begin, std::max<int64_t>(1, end - begin - c.gap),
-                     gradients[static_cast<size_t>(m)].data() + begin);
+        const int64_t n = std::max<int64_t>(1, end - begin - c.gap);
+        const Tensor slice = Tensor::from(
+            Shape{n},
+            std::span<const T>(gradients[static_cast<size_t>(m)].data() + begin, static_cast<size_t>(n)),
+            backend);
+        exchange.add(begin, n, slice.data());
       }
       exchange.end_micro_batch();
     }

@@ -7,6 +7,7 @@
 
 #include "comm/threaded_communicator.h"
 #include "core/error.h"
+#include "device.h"
 #include "parallel/exchange_check.h"
 
 namespace lockstep::testing {
@@ -31,7 +32,8 @@ TEST(Oracle, OtherAssociationsGiveOtherBits) {
 template <class T>
 void check_threaded(int world_size, const ExchangeCase& c) {
   const ExchangeData<T> data(c);
-  run_threaded(world_size, [&](Communicator& communicator) { check_exchange<T>(communicator, c, data); });
+  run_threaded(world_size,
+               [&](Communicator& communicator) { check_exchange<T>(communicator, cpu_backend(), c, data); });
 }
 
 // The plans are tested for every pair up to 64; here every pair up to 16 and the telling ones up to 64.
@@ -242,7 +244,7 @@ TEST(GradientExchange, NeverCommunicatesWhenAlone) {
     for (const int64_t m : {1, 2, 5, 8}) {
       ExchangeCase c = uneven_case(m);
       c.mode = mode;
-      check_exchange<float>(none, c, ExchangeData<float>(c));
+      check_exchange<float>(none, test_backend(), c, ExchangeData<float>(c));
     }
   }
 }
