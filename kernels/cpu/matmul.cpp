@@ -2,16 +2,16 @@
 //
 // All sizes run on one kernel of our own instead of a library's, because its bits do not depend on the split,
 // so the split may follow the number of threads. It costs little: `matmul_benchmark fp32 1` on one core of a
-// Zen 4 machine gave 0.86 to 1.38 of oneDNN 2.6.3's speed in its 27 rows (median 0.97), 81 to 104 of the
-// core's 118 GFLOP/s from 64x512x512 up. In bf16 the same kernel gave 0.79 to 1.16 of oneDNN (median 0.92),
-// 1.7 to 2.0 times its own fp32 from 256x768x768 up. A call costs 60 ns; the five products of a 64-128-10
-// network at batch 32 take 14.5 microseconds together.
+// Zen 4 machine gave 0.92 to 1.25 of oneDNN 2.6.3's speed in its 27 rows (median 0.98; 0.94 and more but for
+// 32x64x128 NT), 100 to 112 of the core's 118 GFLOP/s from 64x512x512 up. In bf16 the same kernel gave 0.93
+// to 1.14 of oneDNN (median 0.99; 0.8 at 32x64x128), 1.9 to 2.0 times its own fp32 from 64x512x512 up. A call
+// costs 60 ns.
 #include <algorithm>
 
 #include "core/thread_pool.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/matmul_block.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -1,12 +1,13 @@
 // The matrix product on one thread: register tiles over blocks of k, operands copied only where that pays.
 //
 // The layering is Goto's (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
-// a block of b (kDepth x kWidth) stays in the second-level cache, a panel of a (kRows x kDepth) in the first,
-// and a tile of c (kRows x two vectors) in registers. On one Zen 4 core at 3.7 GHz the register tile alone
-// reaches 118 of 118 GFLOP/s.
+// a block of a (kRowPanels x kRows rows, kDepth deep) stays in the second-level cache while panels of b
+// (kDepth x two vectors) go by, each multiplied with all of it, and a tile of c (kRows x two vectors) in
+// registers. On one Zen 4 core at 3.7 GHz the register tile alone reaches 118 of 118 GFLOP/s.
 #include "kernels/cpu/matmul_block.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -28,15 +29,13 @@ constexpr int kVectors = 2;
 // restart with each block.
 constexpr int64_t kDepth = 384;
 constexpr int64_t kDepthStep = 16;
-// Columns of b that are copied at a time.
+// Row panels of a block of a: up to 480 KiB.
+constexpr int64_t kRowPanels = 20;
+// Columns of b whose copies are kept for further blocks of a, where there are several: up to 590 KiB.
 template <class T>
 constexpr int64_t kWidth = 1536 / static_cast<int64_t>(sizeof(T));
 template <class T>
 constexpr int64_t kPanel = kVectors* kLanes<T>;
-
-// Copies of a up to this size are kept for all blocks of columns; they are read one behind the other, from the
-// last-level cache at worst.
-constexpr int64_t kKeptBytes = int64_t{2} << 20;
 
 // Rows of b that are asked for ahead of copying them: some 450 cycles, the way to memory.
 constexpr int64_t kRowsAhead = 16;
@@ -71,13 +70,31 @@ Vector<T> activate(Activation activation, Vector<T> x) {
   return x;
 }
 
+// What a register tile does on the side, where it is nearly free because the multiply units set the pace.
+enum class Aside {
+  kNothing,
+  kCopy,   // writes the rows of b that it reads to `copy`, one behind the other
+  kFetch,  // asks for the panel of b that is to be copied soon
+};
+template <class T>
+struct OnTheSide {
+  Aside what = Aside::kNothing;
+  T* copy = nullptr;
+  // Step p of the tile asks for the lines at next + (p & mask) * step_bytes + (p >> shift) * 64 and row_bytes
+  // behind: of a panel stored transposed, two rows a step and then the next line of each; else the rows that
+  // become row p of the copy.
+  const char* next = nullptr;
+  int64_t row_bytes = 0, step_bytes = 0, mask = 0;
+  int shift = 0;
+};
+
 // One register tile: R rows, V vectors wide, k products deep. kAcross: a's element (i,p) is a[p * lda + i],
-// else a[i * lda + p]. b's row p starts at b + p * ldb and holds V whole vectors. kCopy: the rows of b are
-// also written to `copy`, one behind the other. That is nearly free here, where the multiply units set the
-// pace.
-template <class T, int R, int V, bool kAcross, bool kCopy>
-void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* copy,
+// else a[i * lda + p]. b's row p starts at b + p * ldb and holds V whole vectors.
+template <class T, int R, int V, bool kAcross, Aside kAside>
+void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, const OnTheSide<T>& aside,
                    const Destination<T>& to) {
+  constexpr bool kCopy = kAside == Aside::kCopy;
+  T* copy = aside.copy;
   Vector<Sum<T>> sum[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
@@ -105,6 +122,11 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
       }
     }
     if constexpr (kCopy) copy += V * kLanes<T>;
+    if constexpr (kAside == Aside::kFetch) {
+      const char* const line = aside.next + (p & aside.mask) * aside.step_bytes + (p >> aside.shift) * 64;
+      __builtin_prefetch(line, 0, 2);
+      __builtin_prefetch(line + aside.row_bytes, 0, 2);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const Vector<T> left = broadcast(kAcross ? a[i] : base[i / 3][(i % 3) * lda]);
@@ -142,52 +164,25 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
 }
 
 template <class T>
-using TileKernel = void (*)(int64_t, const T*, int64_t, const T*, int64_t, T*, const Destination<T>&);
+using TileKernel = void (*)(int64_t, const T*, int64_t, const T*, int64_t, const OnTheSide<T>&,
+                            const Destination<T>&);
 
 template <class T, bool kAcross, int... i>
-constexpr TileKernel<T> tile_kernel(int rows, int vectors, bool copy, std::integer_sequence<int, i...>) {
-  constexpr TileKernel<T> table[3][kRows] = {{multiply_tile<T, i + 1, 1, kAcross, false>...},
-                                             {multiply_tile<T, i + 1, 2, kAcross, false>...},
-                                             {multiply_tile<T, i + 1, 2, kAcross, true>...}};
-  return table[copy ? 2 : vectors - 1][rows - 1];
+constexpr TileKernel<T> tile_kernel(int rows, int vectors, Aside aside, std::integer_sequence<int, i...>) {
+  constexpr TileKernel<T> table[4][kRows] = {{multiply_tile<T, i + 1, 1, kAcross, Aside::kNothing>...},
+                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kNothing>...},
+                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kCopy>...},
+                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kFetch>...}};
+  return table[aside == Aside::kCopy ? 2 : aside == Aside::kFetch ? 3 : vectors - 1][rows - 1];
 }
 
-// copy: two vectors only.
+// Something on the side: two vectors only.
 template <class T>
-TileKernel<T> tile_kernel(bool across, int rows, int vectors, bool copy) {
+TileKernel<T> tile_kernel(bool across, int rows, int vectors, Aside aside) {
   constexpr std::make_integer_sequence<int, kRows> all;
-  return across ? tile_kernel<T, true>(rows, vectors, copy, all)
-                : tile_kernel<T, false>(rows, vectors, copy, all);
+  return across ? tile_kernel<T, true>(rows, vectors, aside, all)
+                : tile_kernel<T, false>(rows, vectors, aside, all);
 }
-
-// A matrix that will be read soon, asked for in shares, so that it arrives while the units multiply.
-template <class T>
-class Ahead {
- public:
-  Ahead() = default;
-  Ahead(const T* x, int64_t rows, int64_t columns, int64_t ldx)
-      : x_(x), row_lines_((columns + kLine - 1) / kLine), lines_(rows * row_lines_), ldx_(ldx) {}
-
-  // Asks for the share `index` of `shares`.
-  void fetch(int64_t index, int64_t shares) const {
-    if (lines_ == 0) return;
-    int64_t line = lines_ * index / shares;
-    const int64_t end = lines_ * (index + 1) / shares;
-    int64_t row = line / row_lines_, at = line % row_lines_;
-    for (; line < end; ++line) {
-      __builtin_prefetch(x_ + row * ldx_ + at * kLine, 0, 2);
-      if (++at == row_lines_) {
-        at = 0;
-        ++row;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  const T* x_ = nullptr;
-  int64_t row_lines_ = 0, lines_ = 0, ldx_ = 0;
-};
 
 int64_t blocks_of(int64_t extent, int64_t longest) {
   return std::max<int64_t>(1, (extent + longest - 1) / longest);
@@ -210,8 +205,10 @@ void multiply(const Product<In, Out>& product) {
   // whole cache lines, so that a transposed operand is read line by line.
   const int64_t factors = (k + group - 1) / group;
   const int64_t depth_blocks = blocks_of(factors, kDepth);
-  const int64_t width_blocks = blocks_of(n, kWidth<T>);
   const int64_t row_panels = blocks_of(m, kRows);
+  const int64_t row_blocks = blocks_of(row_panels, kRowPanels);
+  const int64_t block_panels = (row_panels + row_blocks - 1) / row_blocks;
+  const int64_t width_blocks = row_blocks == 1 ? 1 : blocks_of(n, kWidth<T>);
   const int64_t longest =
       ((factors + depth_blocks - 1) / depth_blocks + kDepthStep - 1) / kDepthStep * kDepthStep;
   const int64_t widest = blocks_of((n + width_blocks - 1) / width_blocks, panel) * panel;
@@ -228,13 +225,10 @@ void multiply(const Product<In, Out>& product) {
   const bool copy_a =
       (converts && !pairs_in_place) || (n > 4 * panel && (converts || !(transpose_a && lda <= 256)));
   constexpr int64_t a_stride = (kRows + lanes - 1) / lanes * lanes;
-  // Where b has several blocks of columns, a small a is copied once for all of them instead of once for each:
-  // 2 to 4% at 128x2048x2048.
-  const int64_t whole_a = row_panels * a_stride * factors;
-  const bool keep_a = copy_a && width_blocks > 1 && whole_a * static_cast<int64_t>(sizeof(T)) <= kKeptBytes;
+  const int64_t copied_width = row_blocks == 1 ? panel : widest;
   thread_local Scratch scratch;
-  T* const copied_b = scratch.get<T>(longest * widest + (keep_a ? whole_a : longest * a_stride));
-  T* const copies_of_a = copied_b + longest * widest;
+  T* const copied_b = scratch.get<T>(longest * (copied_width + (copy_a ? block_panels * a_stride : 0)));
+  T* const copied_a = copied_b + longest * copied_width;
   // Sums that are to be rounded: of one tile, or of all rows where a block of k adds to the one before.
   const int64_t sums_stride = depth_blocks == 1 ? panel : widest;
   thread_local Scratch sums_scratch;
@@ -247,6 +241,17 @@ void multiply(const Product<In, Out>& product) {
   const auto a_at = [&](int64_t i, int64_t p) {
     return a + (transpose_a ? p * group * lda + i : i * lda + p * group);
   };
+  const auto first_row = [&](int64_t row_panel) {
+    return m / row_panels * row_panel + std::min(row_panel, m % row_panels);
+  };
+
+  constexpr int line_shift = std::countr_zero(static_cast<unsigned>(lanes));
+  const int64_t row_bytes = ldb * static_cast<int64_t>(sizeof(In));
+  const OnTheSide<T> fetch = {.what = Aside::kFetch,
+                              .row_bytes = row_bytes,
+                              .step_bytes = (transpose_b ? 2 : group) * row_bytes,
+                              .mask = transpose_b ? lanes - 1 : -1,
+                              .shift = transpose_b ? line_shift : 62};
 
   for (int64_t column = 0; column < n; column += widest) {
     const int64_t width = std::min(widest, n - column);
@@ -255,28 +260,15 @@ void multiply(const Product<In, Out>& product) {
       const int64_t depth = std::min(longest, factors - from);
       const int64_t elements = std::min(depth * group, k - from * group);
       const bool first = block == 0, last = block + 1 == depth_blocks;
-      for (int64_t row_panel = 0, row = 0; row_panel < row_panels; ++row_panel) {
-        const int64_t rows = m / row_panels + (row_panel < m % row_panels ? 1 : 0);
-        const T* left = reinterpret_cast<const T*>(a_at(row, from));
-        int64_t left_stride = lda / group;
-        Ahead<In> next_a;
-        T* const copied_a =
-            keep_a ? copies_of_a + (from * row_panels + row_panel * depth) * a_stride : copies_of_a;
-        if (keep_a && column > 0) {
-          left = copied_a;
-          left_stride = a_stride;
-        } else if (copy_a) {
+      for (int64_t begin = 0; begin < row_panels; begin += block_panels) {
+        const int64_t end = std::min(row_panels, begin + block_panels);
+        for (int64_t row_panel = begin; copy_a && row_panel < end; ++row_panel) {
+          const int64_t row = first_row(row_panel), rows = first_row(row_panel + 1) - row;
+          T* const copy = copied_a + (row_panel - begin) * depth * a_stride;
           if (transpose_a) {
-            copy_padded(elements, rows, a_at(row, from), lda, copied_a, a_stride);
+            copy_padded(elements, rows, a_at(row, from), lda, copy, a_stride);
           } else {
-            transpose_padded(rows, elements, a_at(row, from), lda, copied_a, a_stride);
-          }
-          left = copied_a;
-          left_stride = a_stride;
-          if (row + rows < m) {
-            const int64_t next_rows = std::min(rows, m - row - rows);
-            next_a = transpose_a ? Ahead<In>(a_at(row + rows, from), elements, rows, lda)
-                                 : Ahead<In>(a_at(row + rows, from), next_rows, elements, lda);
+            transpose_padded(rows, elements, a_at(row, from), lda, copy, a_stride);
           }
         }
         for (int64_t p = 0; p < column_panels; ++p) {
@@ -285,40 +277,55 @@ void multiply(const Product<In, Out>& product) {
           const int64_t vectors = (columns + lanes - 1) / lanes;
           const bool whole = columns == panel;
           const In* const in_place = b_at(from, column + j);
-          T* const copy = copied_b + j * depth;
+          T* const copy = copied_b + (row_blocks == 1 ? 0 : j * depth);
           // Whole vectors of a partial panel, read in place, would reach past the matrix.
-          const bool read_copy =
-              converts || transpose_b || columns % lanes != 0 || (copy_b && (row_panel > 0 || !whole));
-          if (row_panel == 0 && transpose_b) {
+          const bool copied_before = converts || transpose_b || columns % lanes != 0 || (copy_b && !whole);
+          if (begin == 0 && transpose_b) {
             transpose_padded(columns, elements, in_place, ldb, copy, vectors * lanes);
-          } else if (row_panel == 0 && read_copy) {
+          } else if (begin == 0 && copied_before) {
             copy_padded(elements, columns, in_place, ldb, copy, vectors * lanes);
           }
-          next_a.fetch(p, column_panels);
-          Sum<T>* to;
-          int64_t to_stride;
-          if constexpr (rounds) {
-            to = depth_blocks == 1 ? sums : sums + row * sums_stride + j;
-            to_stride = sums_stride;
-          } else {
-            to = c + row * ldc + column + j;
-            to_stride = ldc;
-          }
-          tile_kernel<T>(transpose_a || copy_a, static_cast<int>(rows), static_cast<int>(vectors),
-                         copy_b && whole && row_panel == 0)(
-              depth, left, left_stride, read_copy ? copy : reinterpret_cast<const T*>(in_place),
-              read_copy ? vectors * lanes : ldb, copy,
-              {to, to_stride, columns, !first, last && bias ? bias + column + j : nullptr,
-               last ? activation : Activation::kNone});
-          if constexpr (rounds) {
-            for (int64_t i = 0; last && i < rows; ++i) {
-              Out* const rounded = c + (row + i) * ldc + column + j;
-              const Sum<T>* const sum = to + i * to_stride;
-              simd_for<Sum<T>>(columns, [=](int64_t l) { rounded[l] = Out(sum[l]); });
+          const In* const next = p + 1 < column_panels ? b_at(from, column + j + panel)
+                                 : last                ? nullptr
+                                                       : b_at(from + depth, column);
+          for (int64_t row_panel = begin; row_panel < end; ++row_panel) {
+            const int64_t row = first_row(row_panel), rows = first_row(row_panel + 1) - row;
+            const bool read_copy = copied_before || (copy_b && row_panel > 0);
+            const T* const left = copy_a ? copied_a + (row_panel - begin) * depth * a_stride
+                                         : reinterpret_cast<const T*>(a_at(row, from));
+            OnTheSide<T> aside;
+            if (copy_b && whole && row_panel == 0) {
+              aside.what = Aside::kCopy;
+              aside.copy = copy;
+            } else if (copied_before && whole && next && begin == 0 && row_panel + 1 == end) {
+              aside = fetch;
+              aside.next = reinterpret_cast<const char*>(next);
+            }
+            Sum<T>* to;
+            int64_t to_stride;
+            if constexpr (rounds) {
+              to = depth_blocks == 1 ? sums : sums + row * sums_stride + j;
+              to_stride = sums_stride;
+            } else {
+              to = c + row * ldc + column + j;
+              to_stride = ldc;
+            }
+            tile_kernel<T>(transpose_a || copy_a, static_cast<int>(rows), static_cast<int>(vectors),
+                           aside.what)(
+                depth, left, copy_a ? a_stride : lda / group,
+                read_copy ? copy : reinterpret_cast<const T*>(in_place), read_copy ? vectors * lanes : ldb,
+                aside,
+                {to, to_stride, columns, !first, last && bias ? bias + column + j : nullptr,
+                 last ? activation : Activation::kNone});
+            if constexpr (rounds) {
+              for (int64_t i = 0; last && i < rows; ++i) {
+                Out* const rounded = c + (row + i) * ldc + column + j;
+                const Sum<T>* const sum = to + i * to_stride;
+                simd_for<Sum<T>>(columns, [=](int64_t l) { rounded[l] = Out(sum[l]); });
+              }
             }
           }
         }
-        row += rows;
       }
       from += depth;
     }

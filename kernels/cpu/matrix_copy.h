@@ -9,6 +9,51 @@
 
 namespace lockstep {
 
+#if defined(__AVX512F__)
+// y = transpose of a square of 16 x 16 factors of four bytes; rows of x lie row_bytes apart. The loads put
+// quarters of four rows into one register, so that two rounds of interleaving are left: 72 cycles against 96
+// of transpose() with its four.
+template <class T>
+requires(sizeof(T) == 4)
+    [[gnu::always_inline]] inline void transpose_square(const void* x, int64_t row_bytes, T* y, int64_t ldy) {
+  const auto quarter = [=](int row, int q) {
+    return _mm_loadu_ps(
+        reinterpret_cast<const float*>(static_cast<const char*>(x) + row * row_bytes + 16 * q));
+  };
+  Vector<float> quarters[4][4];  // [i][q]: rows i, 4 + i, 8 + i and 12 + i of columns 4q to 4q + 3
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+      __m512 rows = _mm512_maskz_broadcast_f32x4(0x000F, quarter(i, q));
+      rows = _mm512_mask_broadcast_f32x4(rows, 0x00F0, quarter(4 + i, q));
+      rows = _mm512_mask_broadcast_f32x4(rows, 0x0F00, quarter(8 + i, q));
+      quarters[i][q] = _mm512_mask_broadcast_f32x4(rows, 0xF000, quarter(12 + i, q));
+    }
+  }
+  // Elements of the lower or upper halves of each quarter, in turns.
+  const auto singles = [](Vector<float> a, Vector<float> b, bool upper) {
+    return reinterpret_cast<Vector<double>>(
+        upper ? __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+              : __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29));
+  };
+  const auto doubles = [](Vector<double> a, Vector<double> b, bool upper) {
+    return reinterpret_cast<Vector<T>>(upper ? __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15)
+                                             : __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14));
+  };
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+#pragma GCC unroll 2
+    for (int upper = 0; upper < 2; ++upper) {
+      const Vector<double> front = singles(quarters[0][q], quarters[1][q], upper);
+      const Vector<double> back = singles(quarters[2][q], quarters[3][q], upper);
+      store(y + (4 * q + 2 * upper) * ldy, doubles(front, back, false));
+      store(y + (4 * q + 2 * upper + 1) * ldy, doubles(front, back, true));
+    }
+  }
+}
+#endif
+
 // y (columns, rows of them ldy apart) = transpose of x (rows, columns); rows ldx apart. Rows of y are filled
 // with zeros up to the next multiple of the vector length, for which there must be room. Where a factor is
 // several elements (kGroup), they are neighbours in a row of x, and y has as many fewer rows.
@@ -22,6 +67,14 @@ void transpose_padded(int64_t rows, int64_t columns, const S* x, int64_t ldx, T*
     for (int64_t c = 0; c < factors; c += n) {
       const int64_t width = std::min(n, factors - c), elements = std::min(n * group, columns - c * group);
       const S* const from = x + r * ldx + c * group;
+#if defined(__AVX512F__)
+      if constexpr (sizeof(T) == 4 && sizeof(S) * group == sizeof(T)) {
+        if (height == n && elements == n * group) {
+          transpose_square(from, ldx * static_cast<int64_t>(sizeof(S)), y + c * ldy + r, ldy);
+          continue;
+        }
+      }
+#endif
       Vector<T> square[n];
       if (height == n && elements == n * group) {
 #pragma GCC unroll 16

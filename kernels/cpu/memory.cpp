@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/cpu/pages.h"
 #include "kernels/dispatch.h"
 #include "kernels/math/conversion.h"
 
@@ -13,7 +14,6 @@ namespace lockstep {
 
 namespace {
 
-constexpr size_t kAlignment = 64;
 constexpr int64_t kCopyGrain = int64_t{1} << 20;  // bytes of a copy that one thread does at a time
 
 template <class From, class To>
@@ -40,8 +40,7 @@ void convert_elements(int64_t n, const From* x, To* y) {
 
 void* CpuBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  return rounded < bytes ? nullptr : std::aligned_alloc(kAlignment, rounded);
+  return allocate_pages(bytes);
 }
 
 void CpuBackend::release(void* pointer, size_t) noexcept {

@@ -7,6 +7,8 @@
 #include <memory>
 #include <new>
 
+#include "kernels/cpu/pages.h"
+
 namespace lockstep {
 
 // Declare it thread_local. Grows to the largest request; contents are undefined.
@@ -15,11 +17,11 @@ class Scratch {
   // At least `count` elements, 64-byte aligned; valid until the next call.
   template <class T>
   T* get(int64_t count) {
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
     if (bytes > bytes_) {
       memory_.reset();
       bytes_ = 0;
-      memory_.reset(std::aligned_alloc(64, bytes));
+      memory_.reset(allocate_pages(bytes));
       if (!memory_) throw std::bad_alloc();
       bytes_ = bytes;
     }

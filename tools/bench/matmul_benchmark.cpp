@@ -2,7 +2,8 @@
 // turns.
 //
 // Usage: matmul_benchmark [fp32|bf16|fp16] [threads...]   (default fp32 1 2). The library has no fp16 on
-// CPUs: its side is bf16 then. Figures are GFLOP/s of the fastest and of the median slice.
+// CPUs: its side is bf16 then. Figures are GFLOP/s of the fastest and of the median slice. Both sides'
+// matrices lie in the backend's memory, as tensors do.
 #include <fmt/format.h>
 #include <omp.h>
 
@@ -28,24 +29,40 @@ constexpr Extents kExtents[] = {{32, 64, 128},    {32, 128, 10},     {64, 512, 5
                                 {256, 768, 768},  {256, 768, 3072},  {256, 3072, 768},
                                 {2048, 768, 768}, {128, 2048, 2048}, {256, 2048, 2048}};
 
-// Uniform in [-1/2, 1/2), converted to dtype.
-std::vector<char> values(DType dtype, int64_t n, uint32_t stream) {
+// n elements of the backend's memory.
+class Matrix {
+ public:
+  Matrix(DType dtype, int64_t n)
+      : bytes_(static_cast<size_t>(n) * size_of(dtype)), data_(cpu_backend().allocate(bytes_)) {}
+  ~Matrix() { cpu_backend().release(data_, bytes_); }
+  Matrix(const Matrix&) = delete;
+  Matrix& operator=(const Matrix&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+// Uniform in [-1/2, 1/2), converted to the dtype of y.
+void draw(DType dtype, int64_t n, uint32_t stream, const Matrix& y) {
   std::vector<float> x(static_cast<size_t>(n));
   const PhiloxKey key = philox_key(1, RandomPurpose::kTest);
   for (size_t i = 0; i < x.size(); ++i) {
     x[i] = uniform_float(philox(key, {static_cast<uint32_t>(i), stream, 0, 0}).r[0]) - 0.5f;
   }
-  std::vector<char> converted(x.size() * size_of(dtype));
-  cpu_backend().cast(DType::kF32, dtype, n, x.data(), converted.data());
-  return converted;
+  cpu_backend().cast(DType::kF32, dtype, n, x.data(), y.data());
 }
 
 void compare(DType dtype, const Extents& e, bool transpose_a, bool transpose_b, int threads) {
-  const std::vector<char> a = values(dtype, e.m * e.k, 1), b = values(dtype, e.k * e.n, 2);
   const DType library_dtype = dtype == DType::kF16 ? DType::kBF16 : dtype;
-  const std::vector<char> left_values = values(library_dtype, e.m * e.k, 1),
-                          right_values = values(library_dtype, e.k * e.n, 2);
-  std::vector<char> ours(static_cast<size_t>(e.m * e.n) * size_of(dtype)), theirs(ours.size());
+  const Matrix a(dtype, e.m * e.k), b(dtype, e.k * e.n), ours(dtype, e.m * e.n);
+  const Matrix left_values(library_dtype, e.m * e.k), right_values(library_dtype, e.k * e.n),
+      theirs(library_dtype, e.m * e.n);
+  draw(dtype, e.m * e.k, 1, a);
+  draw(dtype, e.k * e.n, 2, b);
+  draw(library_dtype, e.m * e.k, 1, left_values);
+  draw(library_dtype, e.k * e.n, 2, right_values);
 
   // The library's primitive is created once, outside of the timed part, under the number of threads that it
   // runs with.
@@ -57,10 +74,9 @@ void compare(DType dtype, const Extents& e, bool transpose_a, bool transpose_b, 
   const memory::desc right({e.k, e.n}, type, transpose_b ? memory::dims{1, e.k} : memory::dims{e.n, 1});
   const memory::desc result({e.m, e.n}, type, memory::dims{e.n, 1});
   const dnnl::matmul primitive(dnnl::matmul::primitive_desc(dnnl::matmul::desc(left, right, result), engine));
-  const std::unordered_map<int, memory> memories = {
-      {DNNL_ARG_SRC, {left, engine, const_cast<char*>(left_values.data())}},
-      {DNNL_ARG_WEIGHTS, {right, engine, const_cast<char*>(right_values.data())}},
-      {DNNL_ARG_DST, {result, engine, theirs.data()}}};
+  const std::unordered_map<int, memory> memories = {{DNNL_ARG_SRC, {left, engine, left_values.data()}},
+                                                    {DNNL_ARG_WEIGHTS, {right, engine, right_values.data()}},
+                                                    {DNNL_ARG_DST, {result, engine, theirs.data()}}};
   MatmulArguments arguments;
   arguments.dtype = arguments.output = dtype;
   arguments.m = e.m;
