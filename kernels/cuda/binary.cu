@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   constexpr int kCells = N == 1 ? 4 : 2;
   const uint32_t first = blockIdx.x * (kFlatThreads * kCells) + threadIdx.x;
   Vector<S, N> left[kCells], right[kCells];
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int k = 0; k < kCells; ++k) {
     const uint32_t cell = first + k * kFlatThreads;
     if (cell < cells) {
@@ -41,12 +41,12 @@ __global__ void __launch_bounds__(kFlatThreads)
       right[k] = from_b.template load<N>(0);
     }
   }
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int k = 0; k < kCells; ++k) {
     const uint32_t cell = first + k * kFlatThreads;
     if (cell < cells) {
       Vector<S, N> result;
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) result.lane[j] = Combination<Op, S>{}(left[k].lane[j], right[k].lane[j]);
       store_vector(y + static_cast<int64_t>(cell) * N, result);
     }

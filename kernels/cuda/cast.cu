@@ -36,7 +36,7 @@ struct Fill {
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, Values<N>) const {
     Vector<S, N> result;
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) result.lane[j] = value;
     store_vector(y + i, result);
   }

@@ -9,7 +9,7 @@ namespace lockstep {
 namespace {
 
 template <class T, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
     cross_entropy_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
                          const T* weights, T* losses, T* probabilities, bool vectors) {
   LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   const T factor = weights == nullptr ? dlosses[row] : dlosses[row] * weights[row];
   const int64_t label = labels[row] - static_cast<int64_t>(cell - row * row_cells.divisor) * N;
   Vector<T, N> result;
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int j = 0; j < N; ++j) result.lane[j] = factor * (probability.lane[j] - (j == label ? T(1) : T(0)));
   store_vector(dlogits + at, result);
 }

@@ -20,11 +20,15 @@
 
 #define LOCKSTEP_DEVICE __device__ __forceinline__
 
-// LOCKSTEP_UNROLL before a loop of few, constant iterations: no loop is left.
+// LOCKSTEP_UNROLL before a loop of few, constant iterations: no loop is left. LOCKSTEP_UNROLL_BY(n) before
+// one of many: the loads of n iterations are under way together.
 #if defined(__CUDACC__)
-#define LOCKSTEP_UNROLL _Pragma("unroll")
+#define LOCKSTEP_PRAGMA(text) _Pragma(#text)
+#define LOCKSTEP_UNROLL LOCKSTEP_PRAGMA(unroll)
+#define LOCKSTEP_UNROLL_BY(n) LOCKSTEP_PRAGMA(unroll n)
 #else
 #define LOCKSTEP_UNROLL
+#define LOCKSTEP_UNROLL_BY(n)
 #endif
 
 // LOCKSTEP_LAUNCH(kernel, grid, block, shared_bytes, stream, arguments...): queues one launch. `kernel` is a

@@ -17,6 +17,12 @@ inline constexpr int kFlatThreads = 256;
 // How an input is read.
 enum class Reading : uint8_t { kVectors, kElements, kRepeated /* its first element, again and again */ };
 
+// How vectors of 16 bytes are read from arrays that begin at the given addresses.
+template <class... P>
+Reading reading_of(const P*... addresses) {
+  return aligned_to(16, addresses...) ? Reading::kVectors : Reading::kElements;
+}
+
 template <class S>
 struct FlatInput {
   const S* x;
@@ -30,10 +36,10 @@ struct FlatInput {
     Vector<S, N> value;
     if (reading == Reading::kRepeated) {
       const S first = *x;
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) value.lane[j] = first;
     } else {
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) value.lane[j] = x[i + j];
     }
     return value;
@@ -61,14 +67,14 @@ struct FlatMap {
   template <int N>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
     Values<N> values;
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int k = 0; k < kInputs; ++k) values.inputs[k] = inputs[k].template load<N>(i);
     return values;
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, const Values<N>& values) const {
     Vector<R, N> result;
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       if constexpr (kInputs == 1) {
         result.lane[j] = f(values.inputs[0].lane[j]);
@@ -92,12 +98,12 @@ __global__ void __launch_bounds__(kFlatThreads) flat_kernel(int64_t n, int64_t h
   const int64_t thread = threadIdx.x;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kFlatThreads * Work::kVectors) + thread;
   typename Work::template Values<kLanes> values[Work::kVectors];
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int v = 0; v < Work::kVectors; ++v) {
     const int64_t vector = first + v * kFlatThreads;
     if (vector < vectors) values[v] = work.template load<kLanes>(head + vector * kLanes);
   }
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int v = 0; v < Work::kVectors; ++v) {
     const int64_t vector = first + v * kFlatThreads;
     if (vector < vectors) work.template store<kLanes>(head + vector * kLanes, values[v]);

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   const uint32_t first = blockIdx.x * (kFlatThreads * kCopies) + threadIdx.x;
   Unit values[kCopies];
   int64_t targets[kCopies];
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int k = 0; k < kCopies; ++k) {
     const uint32_t cell = first + k * kFlatThreads;
     if (cell < cells) {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kFlatThreads)
       targets[k] = at.second;
     }
   }
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int k = 0; k < kCopies; ++k) {
     if (first + k * kFlatThreads < cells) y[targets[k]] = values[k];
   }
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int64_t b0 = static_cast<int64_t>(blockIdx.x - outer_a * exchange.tiles_b.divisor) * kTile;
   const Walk::Offsets at = walk.offsets(outer);
   const int along = static_cast<int>(threadIdx.x % kTile), across = static_cast<int>(threadIdx.x / kTile);
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int row = 0; row < kTile; row += kTileRows) {
     const int64_t a = a0 + along, b = b0 + row + across;
     if (a < exchange.count_a && b < exchange.count_b) {
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kFlatThreads)
     }
   }
   __syncthreads();
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int row = 0; row < kTile; row += kTileRows) {
     const int64_t a = a0 + row + across, b = b0 + along;
     if (a < exchange.count_a && b < exchange.count_b) {

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kSquareWarps* kWarp)
   const int64_t lane = threadIdx.x % kWarp;
   const int64_t count = n - first < kBlock ? n - first : kBlock;
   double sum = 0.0;
-#pragma unroll 8
+  LOCKSTEP_UNROLL_BY(8)
   for (int64_t i = lane; i < count; i += kWarp) {
     const double value = static_cast<double>(widen(x[first + i]));
     sum += value * value;
@@ -51,7 +51,7 @@ struct NonFinite {
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t, const Values<N>& values) const {
     bool any = false;
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       any = any || (std::bit_cast<Bits>(values.inputs[0].lane[j]) & kExponent) == kExponent;
     }

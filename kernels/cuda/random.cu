@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   const PhiloxBlock words =
       philox(source.key, {static_cast<uint32_t>(block), source.op_ordinal, source.step, source.stream});
   Vector<S, kDraws> result;
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int d = 0; d < kDraws; ++d) {
     Accumulation<S> draw;
     if constexpr (kDraws == 4) {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   if (vectors && first + kDraws <= n) {
     store_vector(mask + first, result);
   } else {
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int d = 0; d < kDraws; ++d) {
       if (first + d < n) mask[first + d] = result.lane[d];
     }

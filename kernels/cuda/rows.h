@@ -17,6 +17,8 @@ template <int kTeam>
 struct Team {
   static constexpr int kThreads = kTeam == kWarp ? 256 : kTeam;  // of a block
   static constexpr int kRows = kThreads / kTeam;                 // of a block
+  static constexpr int kBlocks =
+      512 / kThreads;  // at least, that a multiprocessor has room for: 128 registers a thread
 
   LOCKSTEP_DEVICE static int64_t row() {
     return static_cast<int64_t>(blockIdx.x) * kRows + static_cast<int64_t>(threadIdx.x) / kTeam;
@@ -41,6 +43,7 @@ template <int kTeam_, int kVectors_, int kLanes_>
 struct RowPlan {
   static constexpr int kTeam = kTeam_, kVectors = kVectors_, kLanes = kLanes_;
   static constexpr bool kHeld = kVectors > 0;
+  using Index = std::conditional_t<kHeld, int, int64_t>;  // of an element in a row
 };
 
 // What a team has of one row of each of kInputs arrays, as numbers to compute with: read once and held, or
@@ -48,84 +51,120 @@ struct RowPlan {
 template <class S, int kInputs, class Plan>
 struct RowValues {
   using T = Accumulation<S>;
+  using Index = typename Plan::Index;
   static constexpr int N = Plan::kLanes;
 
   FlatInput<S> rows[kInputs];
-  int64_t columns;
+  Index columns;
   T values[Plan::kHeld ? Plan::kVectors : 1][kInputs][N];
 
   // Row `row` of the arrays; `vectors` when all of them begin at multiples of 16 bytes.
   LOCKSTEP_DEVICE RowValues(const S* const (&arrays)[kInputs], int64_t row, int64_t columns_, bool vectors)
-      : columns(columns_) {
-#pragma unroll
+      : columns(static_cast<Index>(columns_)) {
+    LOCKSTEP_UNROLL
     for (int k = 0; k < kInputs; ++k) {
-      rows[k] = {arrays[k] + row * columns, vectors ? Reading::kVectors : Reading::kElements};
+      rows[k] = {arrays[k] + row * columns_, vectors ? Reading::kVectors : Reading::kElements};
     }
     if constexpr (Plan::kHeld) {
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int v = 0; v < Plan::kVectors; ++v) {
         if (first(v) < columns) read(first(v), values[v]);
       }
     }
   }
 
-  // function(i, x) for the lane's vectors, x[k] the numbers of elements i to i + N - 1 of array k. What it
-  // changes in x is there at the next visit where rows are held.
+  // function(v, i, x) for the lane's vectors, v their number, x[k] the numbers of elements i to i + N - 1 of
+  // array k. What it changes in x is there at the next visit where rows are held.
   template <class F>
   LOCKSTEP_DEVICE void visit(const F& function) {
     if constexpr (Plan::kHeld) {
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int v = 0; v < Plan::kVectors; ++v) {
-        if (first(v) < columns) function(first(v), values[v]);
+        if (first(v) < columns) function(v, first(v), values[v]);
       }
     } else {
-      for (int64_t i = first(0); i < columns; i += Plan::kTeam * N) {
+      for (Index i = first(0); i < columns; i += Plan::kTeam * N) {
         read(i, values[0]);
-        function(i, values[0]);
+        function(0, i, values[0]);
       }
     }
   }
 
  private:
-  LOCKSTEP_DEVICE static int64_t first(int vector) {
+  LOCKSTEP_DEVICE static Index first(int vector) {
     return (vector * Plan::kTeam + Team<Plan::kTeam>::lane()) * N;
   }
-  LOCKSTEP_DEVICE void read(int64_t i, T (&x)[kInputs][N]) const {
-#pragma unroll
+  LOCKSTEP_DEVICE void read(Index i, T (&x)[kInputs][N]) const {
+    LOCKSTEP_UNROLL
     for (int k = 0; k < kInputs; ++k) {
       const Vector<S, N> stored = rows[k].template load<N>(i);
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) x[k][j] = widen(stored.lane[j]);
     }
   }
 };
 
+// x[j] = from[j], to[j] = x[j]: N numbers, in vectors where the address is said to allow it.
+template <int N, class T>
+LOCKSTEP_DEVICE void load_numbers(const T* from, bool vectors, T (&x)[N]) {
+  constexpr int kPiece = N < Vector<T>::kLanes ? N : Vector<T>::kLanes;
+  const FlatInput<T> input = {from, vectors ? Reading::kVectors : Reading::kElements};
+  LOCKSTEP_UNROLL
+  for (int j = 0; j < N; j += kPiece) {
+    const Vector<T, kPiece> piece = input.template load<kPiece>(j);
+    LOCKSTEP_UNROLL
+    for (int l = 0; l < kPiece; ++l) x[j + l] = piece.lane[l];
+  }
+}
+template <int N, class T>
+LOCKSTEP_DEVICE void store_numbers(T* to, bool vectors, const T (&x)[N]) {
+  constexpr int kPiece = N < Vector<T>::kLanes ? N : Vector<T>::kLanes;
+  LOCKSTEP_UNROLL
+  for (int j = 0; j < N; j += kPiece) {
+    Vector<T, kPiece> piece;
+    LOCKSTEP_UNROLL
+    for (int l = 0; l < kPiece; ++l) piece.lane[l] = x[j + l];
+    if (vectors) {
+      store_vector(to + j, piece);
+    } else {
+      LOCKSTEP_UNROLL
+      for (int l = 0; l < kPiece; ++l) to[j + l] = piece.lane[l];
+    }
+  }
+}
+
 // y[j] = x[j] rounded, as one vector where y's address allows.
 template <class S, int N>
 LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors) {
   Vector<S, N> stored;
-#pragma unroll
+  LOCKSTEP_UNROLL
   for (int j = 0; j < N; ++j) stored.lane[j] = rounded<S>(x[j]);
   if (vectors) {
     store_vector(y, stored);
   } else {
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) y[j] = stored.lane[j];
   }
 }
 
-// Calls function(RowPlan{}) with the plan for rows of S with so many columns: held by a warp or a block as
-// long as they fit 32 registers a lane, else read again. A function of the columns alone.
-template <class S, class F>
+// Calls function(RowPlan{}) with the plan for rows of S with so many columns, a function of the columns
+// alone: held by a warp or a block as long as a few dozen registers a lane are enough, else read again. A
+// kernel that needs several times as many registers is not kLean: its rows of medium length are worked on by
+// blocks. So are those that do not consist of whole vectors, whose elements cost a register for the address
+// as well.
+template <class S, bool kLean = true, class F>
 void dispatch_rows(int64_t columns, const F& function) {
   constexpr int kFull = Vector<S>::kLanes;
-  constexpr int kHeld = 128 / static_cast<int>(sizeof(Accumulation<S>));  // elements
-  const auto with_lanes = [&](auto lanes) {
-    constexpr int kLanes = decltype(lanes)::value;
-    if (columns <= kWarp * kHeld / 4) return function(RowPlan<kWarp, kHeld / 4 / kLanes, kLanes>{});
-    if (columns <= kWarp * kHeld) return function(RowPlan<kWarp, kHeld / kLanes, kLanes>{});
-    if (columns <= 256 * kHeld) return function(RowPlan<256, kHeld / kLanes, kLanes>{});
-    return function(RowPlan<512, 0, kLanes>{});
+  constexpr int kFew = 32 / static_cast<int>(sizeof(Accumulation<S>));  // elements a lane
+  constexpr int kBlock = 256, kLargeBlock = 512;
+  const auto with_lanes = [&]<int kLanes>(std::integral_constant<int, kLanes>) {
+    constexpr bool kWarps = kLean && kLanes > 1;
+    constexpr int kMediumTeam = kWarps ? kWarp : kBlock, kMedium = kWarps ? 4 * kFew : kFew;
+    constexpr int kLong = kLanes > 1 ? 2 * kFew : kFew;
+    if (columns <= kWarp * kFew) return function(RowPlan<kWarp, kFew / kLanes, kLanes>{});
+    if (columns <= kMediumTeam * kMedium) return function(RowPlan<kMediumTeam, kMedium / kLanes, kLanes>{});
+    if (columns <= kLargeBlock * kLong) return function(RowPlan<kLargeBlock, kLong / kLanes, kLanes>{});
+    return function(RowPlan<kLargeBlock, 0, kLanes>{});
   };
   if (columns % kFull == 0) return with_lanes(std::integral_constant<int, kFull>{});
   return with_lanes(std::integral_constant<int, 1>{});

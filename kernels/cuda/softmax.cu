@@ -8,7 +8,7 @@ namespace lockstep {
 namespace {
 
 template <bool kLog, class S, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
     softmax_kernel(int64_t rows, int64_t columns, const S* x, S* y, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
@@ -20,9 +20,9 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
   const Exponentials<T> whole = row_exponentials<!kLog>(row, shared);
   if constexpr (kLog) {
     const T log_sum = math::log(whole.sum);
-    row.visit([&](int64_t i, T(&values)[1][N]) {
+    row.visit([&](int, typename Plan::Index i, T(&values)[1][N]) {
       T result[N];
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) result[j] = (values[0][j] - whole.maximum) - log_sum;
       store_row(out + i, result, vectors);
     });
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
 
 // softmax: dx = y (dy - sum(dy y)); log-softmax: dx = dy - e^y sum(dy)
 template <bool kLog, class S, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
     softmax_backward_kernel(int64_t rows, int64_t columns, const S* y, const S* dy, S* dx, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
@@ -43,14 +43,14 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads)
   RowValues<S, 2, Plan> row({y, dy}, r, columns, vectors);
   S* const out = dx + r * columns;
   T sum = 0;
-  row.visit([&](int64_t, T(&values)[2][N]) {
-#pragma unroll
+  row.visit([&](int, typename Plan::Index, T(&values)[2][N]) {
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) sum += kLog ? values[1][j] : values[1][j] * values[0][j];
   });
   sum = Team<Plan::kTeam>::template reduce<Plus>(sum, shared);
-  row.visit([&](int64_t i, T(&values)[2][N]) {
+  row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
     T result[N];
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       const T value = values[0][j], gradient = values[1][j];
       result[j] = kLog ? gradient - math::exp(value) * sum : value * (gradient - sum);
@@ -80,7 +80,7 @@ void CudaBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int
   if (rows <= 0 || columns <= 0) return;
   dispatch_floating("softmax_backward", dtype, [&](auto type) {
     using S = decltype(type);
-    dispatch_rows<S>(columns, [&](auto plan) {
+    dispatch_rows<S, false>(columns, [&](auto plan) {
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
       const auto kernel =

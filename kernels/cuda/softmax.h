@@ -23,13 +23,13 @@ LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, P
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
   T maximum = kLowest, sum = 0;
   if constexpr (Plan::kHeld) {
-    row.visit([&](int64_t, T(&x)[1][N]) {
-#pragma unroll
+    row.visit([&](int, typename Plan::Index, T(&x)[1][N]) {
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) maximum = Larger::combine(maximum, x[0][j]);
     });
     maximum = Rows::template reduce<Larger>(maximum, shared);
-    row.visit([&](int64_t, T(&x)[1][N]) {
-#pragma unroll
+    row.visit([&](int, typename Plan::Index, T(&x)[1][N]) {
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) {
         const T value = math::exp(x[0][j] - maximum);
         if constexpr (kKeep) x[0][j] = value;
@@ -37,13 +37,13 @@ LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, P
       }
     });
   } else {
-    row.visit([&](int64_t, T(&x)[1][N]) {
+    row.visit([&](int, typename Plan::Index, T(&x)[1][N]) {
       T larger = maximum;
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) larger = Larger::combine(larger, x[0][j]);
       const T base = larger == kLowest ? T(0) : larger;
       sum *= math::exp(maximum - base);
-#pragma unroll
+      LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) sum += math::exp(x[0][j] - base);
       maximum = larger;
     });
@@ -62,9 +62,9 @@ LOCKSTEP_DEVICE void write_probabilities(RowValues<S, 1, Plan>& row,
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
   const T factor = T(1) / whole.sum;
-  row.visit([&](int64_t i, T(&x)[1][N]) {
+  row.visit([&](int, typename Plan::Index i, T(&x)[1][N]) {
     T result[N];
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       result[j] = (Plan::kHeld ? x[0][j] : math::exp(x[0][j] - whole.maximum)) * factor;
     }

@@ -30,7 +30,7 @@ struct UpdateWork {
     const Reading reading = vectors ? Reading::kVectors : Reading::kElements;
     Values<N> values;
     values.gradients = FlatInput<T>{gradients, reading}.template load<N>(i);
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int k = 0; k < kArrays; ++k) {
       values.arrays[k] = FlatInput<T>{arrays[k], reading}.template load<N>(i);
     }
@@ -39,7 +39,7 @@ struct UpdateWork {
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, Values<N>& values) const {
     auto& a = values.arrays;
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       const T gradient = scale * values.gradients.lane[j];
       if constexpr (kArrays == 1) {
@@ -55,12 +55,12 @@ struct UpdateWork {
         update(a[0].lane[j], gradient, a[1].lane[j], a[2].lane[j], a[3].lane[j], a[4].lane[j]);
       }
     }
-#pragma unroll
+    LOCKSTEP_UNROLL
     for (int k = 0; k < kArrays; ++k) {
       if (vectors) {
         store_vector(arrays[k] + i, a[k]);
       } else {
-#pragma unroll
+        LOCKSTEP_UNROLL
         for (int j = 0; j < N; ++j) arrays[k][i + j] = a[k].lane[j];
       }
     }
