@@ -8,7 +8,8 @@
 //
 // `convolution_benchmark 1` on a Zen 4 core, against oneDNN 2.6.3 that has its operands in blocked layouts
 // already: 0.76 to 1.30 of its speed from 16 channels up (0.93 to 1.0 at 8x8x32 to 32), 0.46 to 1.03 for
-// first layers of 1 or 3 channels.
+// first layers of 1 or 3 channels. bf16 goes through the processor's units in pairs of channels, but for weight
+// gradients and odd numbers of channels; what these need as float is converted first.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -17,10 +18,10 @@
 #include "core/thread_pool.h"
 #include "kernels/cpu/convolution_tile.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/matrix_copy.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 
@@ -102,6 +103,7 @@ std::vector<AxisClass> backward_classes(int64_t extent, int64_t kernel, int64_t 
 }
 
 // A convolution-like sum of pixels: result (N, result h, result w, columns) from operand (N, h, w, channels).
+// Channels are counted in factors: pairs of them where the processor multiplies bf16.
 template <class T>
 struct PixelSum {
   int64_t images;
@@ -112,8 +114,8 @@ struct PixelSum {
   const T* operand;
   const T* weights;  // panels of two vectors: (panel, tap, channel, columns of the panel)
   int64_t weight_rows;
-  const T* bias;
-  T* result;
+  const Sum<T>* bias;
+  Sum<T>* result;
 };
 
 template <class T>
@@ -198,40 +200,42 @@ int64_t panel_elements(int64_t rows, int64_t columns) {
   return rows * divide_up(columns, kLanes<T>) * kLanes<T>;
 }
 
-template <class T>
-void forward(const ConvolutionArguments& a, const T* x, const T* weights, const T* bias, T* y) {
+// Elements of type S, multiplied as factors T: the same type, or pairs of neighbouring channels.
+template <class T, class S>
+void forward(const ConvolutionArguments& a, const S* x, const S* weights, const Sum<T>* bias, Sum<T>* y) {
   constexpr int64_t panel = kTileVectors * kLanes<T>;
-  const int64_t taps = a.kh * a.kw * a.c;
+  const int64_t channels = a.c / kGroup<T>, taps = a.kh * a.kw * channels, elements = taps * kGroup<T>;
   thread_local Scratch scratch;
   T* const panels = scratch.get<T>(panel_elements<T>(taps, a.o));
   for (int64_t o = 0; o < a.o; o += panel) {
     const int64_t columns = std::min(panel, a.o - o);
-    transpose_padded(columns, taps, weights + o * taps, taps, panels + o * taps,
+    transpose_padded(columns, elements, weights + o * elements, elements, panels + o * taps,
                      divide_up(columns, kLanes<T>) * kLanes<T>);
   }
   const std::vector<AxisClass> rows = forward_classes(a.h, a.kh, a.stride_h, a.pad_h, a.oh);
   const std::vector<AxisClass> lines = forward_classes(a.w, a.kw, a.stride_w, a.pad_w, a.ow);
-  sum_pixels<T>({a.n, a.h, a.w, a.c, a.oh, a.ow, a.o, a.kw, 1, 1, rows, lines, x, panels, taps, bias, y});
+  sum_pixels<T>({a.n, a.h, a.w, channels, a.oh, a.ow, a.o, a.kw, 1, 1, rows, lines,
+                 reinterpret_cast<const T*>(x), panels, taps, bias, y});
 }
 
-template <class T>
-void backward_data(const ConvolutionArguments& a, const T* dy, const T* weights, T* dx) {
+template <class T, class S>
+void backward_data(const ConvolutionArguments& a, const S* dy, const S* weights, Sum<T>* dx) {
   constexpr int64_t panel = kTileVectors * kLanes<T>;
   // Rows of the panels are (kh, kw, o), columns are c.
-  const int64_t taps = a.kh * a.kw, taps_o = taps * a.o;
+  const int64_t channels = a.o / kGroup<T>, taps = a.kh * a.kw, taps_o = taps * channels;
   thread_local Scratch scratch;
   T* const panels = scratch.get<T>(panel_elements<T>(taps_o, a.c));
   for (int64_t c = 0; c < a.c; c += panel) {
     const int64_t columns = std::min(panel, a.c - c), width = divide_up(columns, kLanes<T>) * kLanes<T>;
     for (int64_t tap = 0; tap < taps; ++tap) {
-      copy_padded(a.o, columns, weights + tap * a.c + c, taps * a.c, panels + c * taps_o + tap * a.o * width,
-                  width);
+      copy_padded(a.o, columns, weights + tap * a.c + c, taps * a.c,
+                  panels + c * taps_o + tap * channels * width, width);
     }
   }
   const std::vector<AxisClass> rows = backward_classes(a.h, a.kh, a.stride_h, a.pad_h, a.oh);
   const std::vector<AxisClass> lines = backward_classes(a.w, a.kw, a.stride_w, a.pad_w, a.ow);
-  sum_pixels<T>({a.n, a.oh, a.ow, a.o, a.h, a.w, a.c, a.kw, -a.stride_h, -a.stride_w, rows, lines, dy, panels,
-                 taps_o, static_cast<const T*>(nullptr), dx});
+  sum_pixels<T>({a.n, a.oh, a.ow, channels, a.h, a.w, a.c, a.kw, -a.stride_h, -a.stride_w, rows, lines,
+                 reinterpret_cast<const T*>(dy), panels, taps_o, static_cast<const Sum<T>*>(nullptr), dx});
 }
 
 // dW' (kh, kw, c; o): rows are elements of the window, columns output channels. A tile holds channels of one
@@ -328,23 +332,39 @@ const float* widen(int64_t n, const void* x, Scratch& scratch) {
   return y;
 }
 
+// Calls function with what the elements of `x` are multiplied as: pairs of neighbouring channels where the
+// processor does that and they lie so, else float.
+template <class S, class F>
+void with_factor(int64_t channels, const void* x, const F& function) {
+  if constexpr (std::is_same_v<Factor<S>, Pair>) {
+    if (channels % 2 == 0 && reinterpret_cast<uintptr_t>(x) % sizeof(Pair) == 0) return function(Pair{});
+  }
+  function(float{});
+}
+
 }  // namespace
 
 void CpuBackend::convolution(const ConvolutionArguments& arguments, const void* x, const void* weights,
                              const void* bias, void* y) {
   const ConvolutionArguments& a = arguments;
   dispatch_floating("convolution", arguments.dtype, [&]<class S>(S) {
+    const auto* const stored_x = static_cast<const S*>(x);
+    const auto* const stored_weights = static_cast<const S*>(weights);
+    const auto* const stored_bias = static_cast<const Accumulation<S>*>(bias);
     if constexpr (sizeof(S) == 2) {
       thread_local Scratch x_scratch, weights_scratch, y_scratch;
       const int64_t results = a.n * a.oh * a.ow * a.o;
       float* const wide = y_scratch.get<float>(results);
-      forward(a, widen<S>(a.n * a.h * a.w * a.c, x, x_scratch),
-              widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), static_cast<const float*>(bias),
-              wide);
+      with_factor<S>(a.c, x, [&]<class T>(T) {
+        if constexpr (std::is_same_v<T, Pair>) {
+          return forward<Pair>(a, stored_x, stored_weights, stored_bias, wide);
+        }
+        forward<float>(a, widen<S>(a.n * a.h * a.w * a.c, x, x_scratch),
+                       widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), stored_bias, wide);
+      });
       cast(DType::kF32, a.dtype, results, wide, y);
     } else {
-      forward(a, static_cast<const S*>(x), static_cast<const S*>(weights), static_cast<const S*>(bias),
-              static_cast<S*>(y));
+      forward<S>(a, stored_x, stored_weights, stored_bias, static_cast<S*>(y));
     }
   });
 }
@@ -353,15 +373,20 @@ void CpuBackend::convolution_backward_data(const ConvolutionArguments& arguments
                                            const void* weights, void* dx) {
   const ConvolutionArguments& a = arguments;
   dispatch_floating("convolution", arguments.dtype, [&]<class S>(S) {
+    const auto* const stored_dy = static_cast<const S*>(dy);
+    const auto* const stored_weights = static_cast<const S*>(weights);
     if constexpr (sizeof(S) == 2) {
       thread_local Scratch dy_scratch, weights_scratch, dx_scratch;
       const int64_t results = a.n * a.h * a.w * a.c;
       float* const wide = dx_scratch.get<float>(results);
-      backward_data(a, widen<S>(a.n * a.oh * a.ow * a.o, dy, dy_scratch),
-                    widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), wide);
+      with_factor<S>(a.o, dy, [&]<class T>(T) {
+        if constexpr (std::is_same_v<T, Pair>) return backward_data<Pair>(a, stored_dy, stored_weights, wide);
+        backward_data<float>(a, widen<S>(a.n * a.oh * a.ow * a.o, dy, dy_scratch),
+                             widen<S>(a.o * a.kh * a.kw * a.c, weights, weights_scratch), wide);
+      });
       cast(DType::kF32, a.dtype, results, wide, dx);
     } else {
-      backward_data(a, static_cast<const S*>(dy), static_cast<const S*>(weights), static_cast<S*>(dx));
+      backward_data<S>(a, stored_dy, stored_weights, static_cast<S*>(dx));
     }
   });
 }

@@ -22,10 +22,12 @@ inline constexpr int kTileVectors = 2;
 template <int V>
 inline constexpr int kSteps = V == 1 ? 4 : 1;
 
-// sum[i][j] += rows[i][p + s * left_step] * right[s * right_step, vector j], for s = 0 ... S-1 in order.
+// sum[i][j] += rows[i][p + s * left_step] * right[s * right_step, vector j], for s = 0 ... S-1 in order. T:
+// what is multiplied, a floating type or Pair.
 template <class T, int R, int V, int S>
 [[gnu::always_inline]] inline void add_products(const T* const (&rows)[R], int64_t p, int64_t left_step,
-                                                const T* right, int64_t right_step, Vector<T> (&sum)[R][V]) {
+                                                const T* right, int64_t right_step,
+                                                Vector<Sum<T>> (&sum)[R][V]) {
   Vector<T> other[S][V];
 #pragma GCC unroll 4
   for (int s = 0; s < S; ++s) {
@@ -43,7 +45,7 @@ template <class T, int R, int V, int S>
   }
 }
 
-// A stretch of the inner extent: `length` elements from `left` on, counted from where each row starts, meet
+// A stretch of the inner extent: `length` factors from `left` on, counted from where each row starts, meet
 // as many rows of the right operand from row `right` on.
 struct Stretch {
   int64_t left, right, length;
@@ -56,8 +58,8 @@ struct PixelTile {
   const T* left;
   const int64_t* left_rows;  // R offsets into left
   const T* right;            // rows of V whole vectors
-  const T* bias;             // of the tile's columns, or null
-  T* result;
+  const Sum<T>* bias;        // of the tile's columns, or null
+  Sum<T>* result;
   const int64_t* result_rows;  // R offsets into result
   int64_t columns;             // valid ones
 };
@@ -65,13 +67,13 @@ struct PixelTile {
 // result row i = bias + sum over the stretches of left_rows[i][...] * right[...].
 template <class T, int R, int V>
 void multiply_pixels(const PixelTile<T>& tile) {
-  Vector<T> sum[R][V];
+  Vector<Sum<T>> sum[R][V];
   const T* rows[R];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     rows[i] = tile.left + tile.left_rows[i];
 #pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) sum[i][j] = Vector<T>{};
+    for (int j = 0; j < V; ++j) sum[i][j] = Vector<Sum<T>>{};
   }
   for (const Stretch *s = tile.stretches, *end = s + tile.stretch_count; s != end; ++s) {
     const T* right_row = tile.right + s->right * (V * kLanes<T>);
@@ -85,11 +87,12 @@ void multiply_pixels(const PixelTile<T>& tile) {
 #pragma GCC unroll 2
   for (int j = 0; j < V; ++j) {
     const int64_t count = std::min<int64_t>(tile.columns - j * kLanes<T>, kLanes<T>);
-    const Vector<T> bias = tile.bias ? load_first(tile.bias + j * kLanes<T>, count) : Vector<T>{};
+    Vector<Sum<T>> bias{};
+    if (tile.bias) bias = load_first(tile.bias + j * kLanes<T>, count);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      T* const to = tile.result + tile.result_rows[i] + j * kLanes<T>;
-      const Vector<T> x = tile.bias ? sum[i][j] + bias : sum[i][j];
+      Sum<T>* const to = tile.result + tile.result_rows[i] + j * kLanes<T>;
+      const Vector<Sum<T>> x = tile.bias ? sum[i][j] + bias : sum[i][j];
       if (count == kLanes<T>) {
         store(to, x);
       } else {

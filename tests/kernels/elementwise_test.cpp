@@ -281,13 +281,9 @@ TEST(Memory, BlocksAreAlignedAndCopiesExact) {
   }
 }
 
-TEST(Memory, ARequestBeyondTheMachineIsAnErrorThatStatesIt) {
-  try {
-    cpu_backend().allocate(std::numeric_limits<size_t>::max() - 10);
-    FAIL() << "allocated";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("18446744073709551605"), std::string::npos) << error.what();
-  }
+TEST(Memory, ARequestBeyondTheMachineIsAnsweredWithNothing) {
+  EXPECT_EQ(cpu_backend().allocate(std::numeric_limits<size_t>::max() - 10), nullptr);
+  EXPECT_EQ(cpu_backend().allocate(size_t{1} << 60), nullptr);
 }
 
 TEST(DTypes, AnIntegerArrayIsRefusedNamingOpAndType) {
