@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "e2e/job.h"
 
 namespace lockstep::testing {
@@ -43,13 +44,24 @@ inline std::string points_csv(int rows, int classes) {
   return csv;
 }
 
-// Every step logged with its digest; a number of micro-batches that few numbers of workers divide; buckets
-// that hold a part of the model only; epochs that do not end with a global batch.
+// Where the environment says that GPUs are, are shared (LOCKSTEP_TEST_SHARE_GPU=1), or are not.
+inline bool on_gpu() {
+  return test_device() == "cuda";
+}
+inline bool sharing_gpu() {
+  const char* value = std::getenv("LOCKSTEP_TEST_SHARE_GPU");
+  return value != nullptr && std::string(value) == "1";
+}
+
+// On the device under test. Every step logged with its digest; a number of micro-batches that few numbers of
+// workers divide; buckets that hold a part of the model only; epochs that do not end with a global batch.
 inline std::string configuration(const std::string& data, const std::string& model,
                                  const std::string& optimizer) {
   return "[run]\nseed = 11\n[data]\nlast_batch = \"pad\"\n" + data +
          "[train]\nsteps = 12\nmicro_batches = 5\nmicro_batch_size = 4\nlog_every = 1\n" +
-         "[parallel]\ndigest_every = 1\nbucket_mb = 0.002\n[model]\n" + model + "[optimizer]\n" + optimizer;
+         "[device]\ntype = \"" + test_device() +
+         "\"\n[parallel]\nshare_gpu = " + (sharing_gpu() ? "true" : "false") +
+         "\ndigest_every = 1\nbucket_mb = 0.002\n[model]\n" + model + "[optimizer]\n" + optimizer;
 }
 
 inline std::string digits() {

@@ -1,0 +1,153 @@
+// What runs compute on: how it is chosen, and that neither it nor the way of arrays between GPUs is felt.
+#include <cmath>
+#include <regex>
+
+#include "e2e/training_run.h"
+
+namespace lockstep::testing {
+namespace {
+
+class Device : public ::testing::Test {
+ protected:
+  Device() {
+    write_file(scratch_.file("points.csv"), points_csv(53, 3));
+    write_file(scratch_.file("run.toml"), text(kMlp));
+  }
+  std::string text(const std::string& model) const {
+    return configuration("train = \"" + scratch_.file("points.csv") + "\"\n", model, kAdam);
+  }
+  std::vector<std::string> training(const std::string& output,
+                                    const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {scratch_.file("run.toml"), "--output", scratch_.file(output)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  std::vector<std::string> course(const std::string& output) const {
+    return course_of(scratch_.file(output));
+  }
+
+  ScratchDirectory scratch_;
+};
+
+TEST_F(Device, AskingForAGpuThatIsNotThereIsALineAndExitCodeTwo) {
+  if (on_gpu()) GTEST_SKIP() << "there is one";
+  ::setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  for (const std::vector<std::string>& asking :
+       {std::vector<std::string>{"--device", "cuda"}, {"--set", "device.type=cuda"}}) {
+    std::vector<std::string> arguments = training("out", asking);
+    arguments.insert(arguments.begin(), "train");
+    for (const int workers : {kNoLauncher, 2}) {
+      const Outcome outcome = run(workers, arguments);
+      EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+      EXPECT_TRUE(
+          std::regex_match(outcome.err, std::regex("(\\[rank \\d+\\] )?error: cuda: .*(CUDA|GPU).*\n")))
+          << outcome.err;
+    }
+  }
+  train(kNoLauncher, training("auto", {"--device", "auto"}));
+  train(kNoLauncher, training("cpu", {"--device", "cpu"}));
+  EXPECT_EQ(course("auto"), course("cpu"));
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+}
+
+TEST_F(Device, TheOptionOverridesTheSetting) {
+  train(kNoLauncher, training("out", {"--set", "device.type=cuda", "--device", "cpu"}));
+  EXPECT_NE(bytes_of(scratch_.file("out/configuration.toml")).find("type = \"cpu\""), std::string::npos);
+}
+
+class Gpu : public Device {
+ protected:
+  void SetUp() override {
+    if (!on_gpu()) GTEST_SKIP() << "needs LOCKSTEP_TEST_DEVICE=cuda";
+  }
+};
+
+TEST_F(Gpu, IsTakenWhereThereIsOneAndTheLogSaysSo) {
+  const std::vector<std::string> arguments = training("out", {"--device", "auto"});
+  std::vector<std::string> all = {"train"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  const Outcome outcome = run(kNoLauncher, all);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_TRUE(std::regex_search(outcome.err, std::regex("cuda: .* \\| self: 1 worker \\| "))) << outcome.err;
+}
+
+TEST_F(Gpu, EveryStepIsTheSameBitsOverNcclAndThroughHostMemoryOnAnyNumberOfWorkers) {
+  for (const std::string& model : {kMlp, kCnn}) {
+    const std::string name = model == kMlp ? "mlp" : "cnn";
+    if (model == kCnn) write_file(scratch_.file("run.toml"), configuration(digits(), kCnn, kAdam));
+    for (const char* sharded : {"false", "true"}) {
+      const std::string setting = std::string("parallel.shard_optimizer=") + sharded;
+      const std::string prefix = name + sharded;
+      train(kNoLauncher, training(prefix + "alone", {"--set", setting}));
+      const std::vector<std::string> expected = course(prefix + "alone");
+      EXPECT_GE(expected.size(), 24u);
+      for (const int workers : {1, 2, 4}) {
+        for (const char* shared : {"false", "true"}) {
+          if (*shared == 'f' && sharing_gpu()) continue;
+          const std::string output = prefix + std::to_string(workers) + shared;
+          train(workers,
+                training(output, {"--set", setting, "--set", std::string("parallel.share_gpu=") + shared}));
+          EXPECT_EQ(course(output), expected) << workers << " workers, shared: " << shared;
+          EXPECT_EQ(run(kNoLauncher, {"diff", checkpoint_of(scratch_.file(prefix + "alone"), 12),
+                                      checkpoint_of(scratch_.file(output), 12)})
+                        .exit_code,
+                    0);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Gpu, LibraryReductionAgreesWithinRounding) {
+  train(kNoLauncher, training("alone"));
+  const std::vector<double> expected = losses_of(scratch_.file("alone"));
+  for (const char* shared : {"false", "true"}) {
+    if (*shared == 'f' && sharing_gpu()) continue;
+    const std::string output = std::string("library") + shared;
+    train(3, training(output, {"--set", "parallel.reduction=library", "--set",
+                               std::string("parallel.share_gpu=") + shared}));
+    const std::vector<double> losses = losses_of(scratch_.file(output));
+    ASSERT_EQ(losses.size(), expected.size());
+    for (size_t i = 0; i < losses.size(); ++i)
+      EXPECT_NEAR(losses[i], expected[i], 1e-5 * std::abs(expected[i]));
+  }
+}
+
+TEST_F(Gpu, ARunMovesToTheCpuAndBackThroughItsCheckpoints) {
+  train(kNoLauncher, training("straight", {"--device", "cpu"}));
+  train(2, training("moved", {"--set", "train.steps=4"}));
+  train(3, training("moved", {"--set", "train.steps=8", "--resume", "--device", "cpu"}));
+  train(kNoLauncher, training("moved", {"--resume"}));
+  const std::vector<double> expected = losses_of(scratch_.file("straight")),
+                            losses = losses_of(scratch_.file("moved"));
+  ASSERT_EQ(losses.size(), expected.size());
+  for (size_t i = 0; i < losses.size(); ++i)
+    EXPECT_NEAR(losses[i], expected[i], 1e-4 * std::abs(expected[i])) << i;
+}
+
+TEST_F(Gpu, ACheckpointEvaluatesToTheSameLineOnAnyNumberOfWorkers) {
+  train(kNoLauncher, training("out"));
+  const std::vector<std::string> arguments = {"eval", scratch_.file("run.toml"), "--checkpoint",
+                                              checkpoint_of(scratch_.file("out"), 12)};
+  const Outcome alone = run(kNoLauncher, arguments);
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_EQ(run(2, arguments).out, alone.out);
+}
+
+TEST_F(Gpu, MoreWorkersThanGpusAreRefusedNamingBothNumbers) {
+  const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+  const std::string settings = before != nullptr ? before : "";
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", (settings.empty() ? "devices=1" : settings + ",devices=1").c_str(), 1);
+  ::setenv("CUDA_VISIBLE_DEVICES", "0", 1);
+  std::vector<std::string> arguments = training("out", {"--set", "parallel.share_gpu=false"});
+  arguments.insert(arguments.begin(), "train");
+  const Outcome outcome = run(2, arguments);
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", settings.c_str(), 1);
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("device.type: 2 workers on this host, 1 GPU: "), std::string::npos)
+      << outcome.err;
+}
+
+}  // namespace
+}  // namespace lockstep::testing
