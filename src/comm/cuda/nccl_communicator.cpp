@@ -275,8 +275,10 @@ class NcclCommunicator final : public Communicator {
       lock.unlock();
       const std::string trouble = ended_ ? std::string() : look();
       if (!trouble.empty()) {
+        // NCCL is not told to give up: the other thread, which waits for the device, would go on with what
+        // never came.
         log_error("nccl: " + trouble);
-        abort(lockstep::exit_code(ErrorKind::kCommunication));
+        host_.abort(exit_code(ErrorKind::kCommunication));
       }
       lock.lock();
     }
@@ -284,33 +286,33 @@ class NcclCommunicator final : public Communicator {
 
   // What is wrong with the collectives under way; forgets those that are done.
   std::string look() {
-    while (true) {
-      const ncclResult_t found = state();
-      UnderWay* oldest = nullptr;
-      {
-        const std::lock_guard lock(mutex_);
-        // Elements of a deque stay where they are while others are added behind them.
-        if (!under_way_.empty()) oldest = &under_way_.front();
+    UnderWay* const oldest = forget_done();
+    const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
+    const ncclResult_t found = state();
+    if (found != ncclSuccess && found != ncclInProgress) return fmt::format("{}: {}", name, reason(found));
+    if (oldest == nullptr) return {};
+    for (const cudaEvent_t event : {oldest->begin, oldest->end}) {
+      const cudaError_t code = cudaEventQuery(event);
+      if (code != cudaSuccess && code != cudaErrorNotReady) {
+        return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
       }
-      const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
-      if (found != ncclSuccess && found != ncclInProgress) return fmt::format("{}: {}", name, reason(found));
-      if (oldest == nullptr) return {};
-      if (!oldest->begun) {
-        const cudaError_t begun = cudaEventQuery(oldest->begin);
-        if (begun == cudaErrorNotReady) return {};
-        if (begun != cudaSuccess) return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(begun));
-        oldest->begun = Clock::now();
-      }
-      const cudaError_t ended = cudaEventQuery(oldest->end);
-      if (ended == cudaErrorNotReady) {
-        if (seconds_since(*oldest->begun) <= timeout_seconds_) return {};
-        return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
-      }
-      if (ended != cudaSuccess) return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(ended));
-      const std::lock_guard lock(mutex_);
-      free_events_.insert(free_events_.end(), {oldest->begin, oldest->end});
+    }
+    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_) return {};
+    return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
+  }
+
+  // The oldest collective that is not done, or null. It stays where it is: elements of a deque do while
+  // others are added behind them.
+  UnderWay* forget_done() {
+    const std::lock_guard lock(mutex_);
+    while (!under_way_.empty()) {
+      UnderWay& oldest = under_way_.front();
+      if (!oldest.begun && cudaEventQuery(oldest.begin) == cudaSuccess) oldest.begun = Clock::now();
+      if (!oldest.begun || cudaEventQuery(oldest.end) != cudaSuccess) return &oldest;
+      free_events_.insert(free_events_.end(), {oldest.begin, oldest.end});
       under_way_.pop_front();
     }
+    return nullptr;
   }
 
   Communicator& host_;
