@@ -63,7 +63,7 @@ struct WindowAxis {
 // a walk can count. Error (kInternal) naming `op` when a single image has too many.
 template <class F>
 void for_image_ranges(const char* op, int64_t n, int64_t most, int64_t cells_of_image, const F& function) {
-  if (cells_of_image == 0) return;
+  if (n == 0 || cells_of_image == 0) return;
   const int64_t count = std::min(most, kLongestWalk / cells_of_image);
   if (count == 0) {
     fail(ErrorKind::kInternal, std::string(op) + ": " + std::to_string(cells_of_image) +
