@@ -1,0 +1,169 @@
+// Memory-bound kernels against the device's own copy bandwidth, and matrix products, on the CPU or a GPU.
+//
+// Usage: device_benchmark [cpu|cuda] [MiB]   (default cpu 64). MiB: size of each array. A row: bytes read and
+// written over time, as a share of what a copy of one array reaches in the same run; products: operations
+// over time.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/half_precision.h"
+#include "kernels/backend.h"
+
+namespace {
+
+using namespace lockstep;  // NOLINT: a program, not a header
+
+// n elements of the backend's memory, all `value`.
+class Array {
+ public:
+  Array(Backend& backend, DType dtype, int64_t n, double value = 0.5)
+      : backend_(backend), bytes_(static_cast<size_t>(n) * size_of(dtype)), data_(backend.allocate(bytes_)) {
+    if (data_ == nullptr)
+      fail(ErrorKind::kUsage, fmt::format("device_benchmark: no memory for {} bytes", bytes_));
+    backend.fill(dtype, n, data_, value);
+  }
+  ~Array() { backend_.release(data_, bytes_); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  operator void*() const { return data_; }  // NOLINT: stands for its memory
+
+ private:
+  Backend& backend_;
+  size_t bytes_;
+  void* data_;
+};
+
+// Median seconds of a call, over seven batches of at least 20 ms each. The host waits once a batch.
+double seconds_of(Backend& backend, const std::function<void()>& call) {
+  const auto batch = [&](int calls) {
+    backend.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < calls; ++i) call();
+    backend.synchronize();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+  };
+  batch(1);
+  const int calls = std::clamp(static_cast<int>(0.02 / batch(2)), 1, 2000);
+  std::vector<double> times(7);
+  for (double& time : times) time = batch(calls);
+  std::nth_element(times.begin(), times.begin() + 3, times.end());
+  return times[3];
+}
+
+struct Bandwidth {
+  Backend& backend;
+  double copy = 0;  // bytes a second
+
+  void row(const std::string& name, DType dtype, double bytes, const std::function<void()>& call) {
+    const double rate = bytes / seconds_of(backend, call);
+    if (copy == 0) copy = rate;
+    fmt::print("| {} | {} | {:.1f} GB/s | {:.2f} |\n", name, name_of(dtype), rate * 1e-9, rate / copy);
+    std::fflush(stdout);
+  }
+};
+
+void memory_bound(Backend& backend, int64_t array_bytes) {
+  fmt::print("| kernel | type | read and written | of the copy |\n|---|---|---|---|\n");
+  Bandwidth table{backend};
+  {
+    const Array x(backend, DType::kU8, array_bytes), y(backend, DType::kU8, array_bytes);
+    table.row("copy", DType::kU8, 2.0 * static_cast<double>(array_bytes),
+              [&] { backend.copy(y, x, static_cast<size_t>(array_bytes)); });
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto size = static_cast<int64_t>(size_of(dtype));
+    constexpr int64_t columns = 1024;
+    const int64_t rows = array_bytes / size / columns, n = rows * columns;
+    const double bytes = static_cast<double>(n * size);
+    const DType wide = accumulation_type(dtype);
+    const Array x(backend, dtype, n), y(backend, dtype, n), z(backend, dtype, n), w(backend, dtype, n);
+    const Array gamma(backend, wide, columns), beta(backend, wide, columns), mean(backend, wide, rows),
+        rstd(backend, wide, rows), dgamma(backend, wide, columns), dbeta(backend, wide, columns);
+    BroadcastPlan same;
+    same.rank = 1;
+    same.extents[0] = n;
+    same.strides_a[0] = same.strides_b[0] = 1;
+    BroadcastPlan bias;
+    bias.rank = 2;
+    bias.extents[0] = rows, bias.extents[1] = columns;
+    bias.strides_a[0] = columns, bias.strides_a[1] = bias.strides_b[1] = 1;
+    table.row("gelu", dtype, 2 * bytes, [&] { backend.unary(UnaryOp::kGelu, dtype, n, x, y); });
+    table.row("gelu backward", dtype, 4 * bytes,
+              [&] { backend.unary_backward(UnaryOp::kGelu, dtype, n, x, y, z, w); });
+    table.row("addition", dtype, 3 * bytes, [&] { backend.binary(BinaryOp::kAdd, dtype, same, x, y, z); });
+    table.row("addition of a row", dtype, 2 * bytes,
+              [&] { backend.binary(BinaryOp::kAdd, dtype, bias, x, y, z); });
+    table.row("sum of columns", dtype, bytes,
+              [&] { backend.reduce(ReduceOp::kSum, dtype, 1, rows, columns, x, y); });
+    table.row("softmax", dtype, 2 * bytes, [&] { backend.softmax(false, dtype, rows, columns, x, y); });
+    table.row("layer norm", dtype, 2 * bytes,
+              [&] { backend.layer_norm(dtype, rows, columns, x, gamma, beta, 1e-5, y, mean, rstd); });
+    table.row("layer norm backward", dtype, 3 * bytes, [&] {
+      backend.layer_norm_backward(dtype, rows, columns, x, gamma, mean, rstd, z, y, dgamma, dbeta);
+    });
+  }
+  const DType dtype = DType::kF32;
+  const int64_t columns = 1024, rows = array_bytes / 4 / columns, n = rows * columns;
+  const Array p(backend, dtype, n), g(backend, dtype, n), m(backend, dtype, n, 0), v(backend, dtype, n, 0);
+  const Array labels(backend, DType::kI32, rows, 3), losses(backend, dtype, rows);
+  table.row("cross-entropy", dtype, 8.0 * static_cast<double>(n), [&] {
+    backend.cross_entropy(dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)),
+                          nullptr, losses, g);
+  });
+  UpdateArguments update;
+  update.n = n;
+  update.parameters = p;
+  update.gradients = g;
+  update.slots[0] = m;
+  update.slots[1] = v;
+  const double scalars[] = {1e-3, 1e-2, 0.9, 0.999, 1e-8, 0.1, 0.001};
+  std::copy(std::begin(scalars), std::end(scalars), update.scalars);
+  table.row("AdamW", dtype, 28.0 * static_cast<double>(n),
+            [&] { backend.update(UpdateFormula::kAdamW, update); });
+}
+
+void products(Backend& backend, bool large) {
+  fmt::print("\n| product (m,n,k) | type | TFLOP/s |\n|---|---|---|\n");
+  const int64_t shapes[][3] = {{256, 2048, 2048}, {4096, 4096, 4096}, {16384, 3072, 768}, {16384, 768, 3072}};
+  for (const auto& [m, n, k] : shapes) {
+    if (!large && m > 256) continue;
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Array a(backend, dtype, m * k), b(backend, dtype, k * n), c(backend, dtype, m * n);
+      MatmulArguments arguments;
+      arguments.dtype = arguments.output = dtype;
+      arguments.m = m, arguments.n = n, arguments.k = k;
+      arguments.a = a;
+      arguments.b = b;
+      arguments.c = c;
+      const double seconds = seconds_of(backend, [&] { backend.matmul(arguments); });
+      fmt::print("| {}x{}x{} | {} | {:.2f} |\n", m, n, k, name_of(dtype),
+                 2e-12 * static_cast<double>(m * n * k) / seconds);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const std::string device = argc > 1 ? argv[1] : "cpu";
+    const int64_t mebibytes = argc > 2 ? std::atoll(argv[2]) : 64;
+    if ((device != "cpu" && device != "cuda") || mebibytes < 1) {
+      fail(ErrorKind::kUsage, "usage: device_benchmark [cpu|cuda] [MiB]");
+    }
+    Backend& backend = device == "cuda" ? cuda_backend(0) : cpu_backend();
+    fmt::print("{}, arrays of {} MiB\n\n", backend.description(), mebibytes);
+    memory_bound(backend, mebibytes << 20);
+    products(backend, device == "cuda");
+  } catch (const Error& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return 2;
+  }
+}

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# All checks and benchmarks that need a GPU, in one call under nine minutes: ./run_gpu_checks.sh [RESULTS]   (./results)
+# Prints one table; the log of each check is in RESULTS. Exit status: 0 when no check failed, 1 when one did, 2 without a GPU.
+# LOCKSTEP_CHECK_SECONDS: the limit of the whole call (520). Checks that no time is left for are named as not run.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here"
+results=$(realpath -m "${1:-results}")
+mkdir -p "$results"
+limit=${LOCKSTEP_CHECK_SECONDS:-520}
+begin=$SECONDS
+failures=0
+rows=()
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+bin=$here/bin
+
+# check NAME SECONDS COMMAND...: passes when the command does; the last line of its log is what the table shows.
+check() {
+  local name=$1 seconds=$2 left=$((limit - SECONDS + begin)) start=$SECONDS status verdict
+  shift 2
+  if ((left < 5)); then
+    rows+=("$name|not run|-|no time left")
+    return 0
+  fi
+  timeout --kill-after=5 "$((seconds < left ? seconds : left))" "$@" >"$results/$name.log" 2>&1
+  status=$?
+  case $status in
+    0) verdict=ok ;;
+    77) verdict="not run" ;;
+    124 | 137) verdict="TIME OUT" ;;
+    *) verdict="FAILED ($status)" ;;
+  esac
+  [[ $status == 0 || $status == 77 ]] || failures=$((failures + 1))
+  rows+=("$name|$verdict|$((SECONDS - start))|$(grep -v '^ *$' "$results/$name.log" | tail -n 1 | tr '|' '/' | cut -c1-90)")
+  printf '%-28s %-12s %4d s\n' "$name" "$verdict" "$((SECONDS - start))" >&2
+}
+
+unit_tests() { LOCKSTEP_TEST_DEVICE=cuda "$bin/$1_test" --gtest_brief=1 "${@:2}"; }
+
+# train NAME WORKERS CONFIG OPTIONS...: one run into $results/NAME on the GPU.
+train() {
+  local name=$1 workers=$2 config=$3 launch=()
+  shift 3
+  rm -rf "${results:?}/$name"
+  ((workers == 0)) || launch=("$bin/mpirun" --oversubscribe -np "$workers")
+  "${launch[@]}" "$bin/lockstep" train "$config" --output "$results/$name" --device cuda "$@"
+}
+newest() { find "$results/$1" -name 'step-*.h5' | sort | tail -n 1; }
+digest() { "$bin/lockstep" inspect --digest "$(newest "$1")"; }
+same() {
+  local first other
+  first=$(digest "$1") || return 1
+  for name in "${@:2}"; do
+    other=$(digest "$name") || return 1
+    echo "$name $other"
+    [[ $other == "$first" ]] || { echo "$name ends in $other, $1 in $first"; return 1; }
+  done
+  echo "all $# runs end in $first"
+}
+accuracy_of() {  # NAME CONFIG AT_LEAST
+  local line accuracy
+  line=$("$bin/lockstep" eval "$2" --checkpoint "$(newest "$1")" --device cuda) || return 1
+  accuracy=$(sed -n 's/.*"accuracy": *\([0-9.]*\).*/\1/p' <<<"$line")
+  echo "accuracy ${accuracy:-missing}, at least $3 expected"
+  awk -v a="${accuracy:-0}" -v b="$3" 'BEGIN {exit !(a >= b)}'
+}
+short=(--set train.epochs=2 --set checkpoint.every=44)
+
+trained_and_accurate() { train "$1" 0 "$2" "${@:4}" && accuracy_of "$1" "$2" "$3"; }
+alone() { train alone 0 configs/digits_cnn.toml "${short[@]}"; }
+nccl_one() { train nccl_one 1 configs/digits_cnn.toml "${short[@]}" && same alone nccl_one; }
+staged() {
+  local workers=$1
+  train "staged_$workers" "$workers" configs/digits_cnn.toml --set parallel.share_gpu=true "${short[@]}" && same alone "staged_$workers"
+}
+# Every process says that it is a host of its own, so that NCCL does not refuse the GPU that they share.
+nccl_two() {
+  rm -rf "$results/nccl_two"
+  NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_MAX_CTAS=2 "$bin/mpirun" --oversubscribe -np 2 sh -c \
+    'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$bin/lockstep" train configs/digits_cnn.toml \
+    --output "$results/nccl_two" --device cuda "${short[@]}" && same alone nccl_two
+}
+moved_to_cpu() {
+  rm -rf "$results/moved"
+  cp -r "$results/alone" "$results/moved" && rm -f "$results/moved/$(basename "$(newest alone)")" &&
+    "$bin/lockstep" train configs/digits_cnn.toml "${short[@]}" --output "$results/moved" --device cpu --resume &&
+    "$bin/lockstep" eval configs/digits_cnn.toml --checkpoint "$(newest moved)" --device cuda
+}
+sanitized() {
+  command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 77; }
+  LOCKSTEP_TEST_DEVICE=cuda compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9 \
+    "$bin/kernels_test" --gtest_filter='*Cuda*' --gtest_brief=1
+}
+bench() { "$bin/$1" "${@:2}"; }
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two moved_to_cpu sanitized bench
+export results bin
+export short_text="${short[*]}"
+run() { check "$1" "$2" bash -c 'short=($short_text); "$@"' check "${@:3}"; }
+
+run device 30 bash -c '"$bin/lockstep" --version; nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader'
+if ! grep -qi 'cuda' "$results/device.log" || ! nvidia-smi >/dev/null 2>&1; then
+  if [[ -z ${LOCKSTEP_CHECKS_WITHOUT_GPU:-} ]]; then
+    echo "run_gpu_checks: no GPU on this machine: nvidia-smi finds none" >&2
+    exit 2
+  fi
+fi
+for folder in kernels tensor ops autodiff nn optim parallel train; do run "test_$folder" 120 unit_tests "$folder"; done
+run digits_mlp 60 trained_and_accurate digits_mlp configs/digits_mlp.toml 0.96
+run digits_cnn 60 trained_and_accurate digits_cnn configs/digits_cnn.toml 0.97
+run digits_cnn_bf16 60 trained_and_accurate digits_cnn_bf16 configs/digits_cnn.toml 0.97 --set precision.compute=bf16
+run digits_cnn_fp16 60 trained_and_accurate digits_cnn_fp16 configs/digits_cnn.toml 0.97 --set precision.compute=fp16
+run alone 60 alone
+run nccl_one 60 nccl_one
+run staged_2 90 staged 2
+run staged_4 120 staged 4
+run nccl_two 90 nccl_two
+run moved_to_cpu 60 moved_to_cpu
+run speed 90 bench device_benchmark cuda 128
+run memcheck 90 sanitized memcheck
+run racecheck 90 sanitized racecheck
+
+{
+  echo "$(head -n 1 VERSION), $(date -u +%F), $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
+  echo
+  echo "| check | result | seconds | last line |"
+  echo "|---|---|---|---|"
+  for row in "${rows[@]}"; do
+    IFS='|' read -r name verdict seconds last <<<"$row"
+    echo "| $name | $verdict | $seconds | $last |"
+  done
+} | tee "$results/table.md"
+echo "$failures checks failed; logs are in $results; $((SECONDS - begin)) seconds"
+((failures == 0))
