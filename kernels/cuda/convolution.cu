@@ -19,7 +19,8 @@ namespace lockstep {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kPatchBytes = int64_t{128} << 20;
+// What a GPU's last cache holds, and enough rows to occupy it.
+constexpr int64_t kPatchBytes = int64_t{32} << 20;
 
 // The windows of a call over images whose channels are counted in units of so many elements.
 struct Windows {

@@ -145,6 +145,28 @@ TYPED_TEST(ProductParity, OfConvolutionsAndTheirDerivatives) {
   }
 }
 
+// Patches of so many images do not fit the working memory at once.
+TEST(ConvolutionParity, OfSeveralRangesOfImages) {
+  SKIP_ON_CPU();
+  const ConvolutionArguments a = convolution(DType::kF32, 33, 64, 65, 8, 2, 3, 1, 1);
+  const int64_t inputs = a.n * a.h * a.w * a.c, outputs = a.n * a.oh * a.ow * a.o, taps = a.kh * a.kw * a.c;
+  const auto x = random_values<float>(inputs, 4, -1, 1), w = random_values<float>(a.o * taps, 5, -1, 1),
+             dy = random_values<float>(outputs, 6, -1, 1);
+  expect_parity("forward", {2, sum_error<float>(taps, 1)}, [&](Backend& backend, Arrays& arrays) {
+    const float* const images = arrays.input(x);
+    backend.convolution(a, images, arrays.input(w), nullptr, arrays.output<float>(outputs));
+  });
+  expect_parity("data", {2, sum_error<float>(taps, 1)}, [&](Backend& backend, Arrays& arrays) {
+    const float* const gradients = arrays.input(dy);
+    backend.convolution_backward_data(a, gradients, arrays.input(w), arrays.output<float>(inputs));
+  });
+  // Sums of 137,280 products, whose errors add up like a random walk.
+  expect_parity("weights", {2, sum_error<float>(20000, 1)}, [&](Backend& backend, Arrays& arrays) {
+    const float* const images = arrays.input(x);
+    backend.convolution_backward_weights(a, images, arrays.input(dy), arrays.output<float>(a.o * taps));
+  });
+}
+
 PoolArguments pool(DType dtype, int64_t n, int64_t h, int64_t w, int64_t c, int64_t kernel, int64_t stride,
                    int64_t pad) {
   PoolArguments p;
