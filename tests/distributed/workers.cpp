@@ -34,6 +34,11 @@ TEST(MpiCommunicator, IsWhatALaunchedProcessGetsAndSaysSo) {
   EXPECT_EQ(world->description().rfind("mpi: " + std::to_string(world->world_size()) + " workers, ", 0), 0u);
 }
 
+TEST(MpiCommunicator, KnowsItsPlaceOnTheHost) {
+  EXPECT_EQ(world->host_place().rank, world->rank());  // all are on this one
+  EXPECT_EQ(world->host_place().workers, world->world_size());
+}
+
 TEST(MpiCommunicator, ExistsOnceInAProcess) {
   EXPECT_THROW(make_mpi_communicator({}), Error);
 }
