@@ -5,9 +5,6 @@
 // mixing up data.
 #include <fmt/format.h>
 
-#include <functional>
-#include <string_view>
-
 #define OMPI_SKIP_MPICXX 1  // the C interface only
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
