@@ -39,6 +39,7 @@ struct Memory {
   std::unordered_set<const Buffer*> guarded_device;  // live ones
   size_t device_bytes = 0;
   int serial = 0;
+  bool open = false;                  // device memory is accessible under host=forbid
   const char* accessed_by = nullptr;  // name of the innermost DeviceAccess
   unsigned char* reserved = nullptr;
   size_t reserved_bytes = 0, reserved_used = 0;
@@ -185,7 +186,7 @@ void* allocate_buffer(MemoryKind kind, size_t bytes) {
   buffer.serial = ++m.serial;
   if (kind == MemoryKind::kDevice) {
     m.device_bytes += bytes;
-    if (settings().forbid_host && m.accessed_by == nullptr) protect(buffer, PROT_NONE);
+    if (settings().forbid_host && !m.open) protect(buffer, PROT_NONE);
   }
   const unsigned char* const key = buffer.region != nullptr ? buffer.region : buffer.data;
   const Buffer& kept = m.buffers[reinterpret_cast<uintptr_t>(key)] = buffer;
@@ -216,8 +217,12 @@ bool free_buffer(MemoryKind kind, void* pointer) {
            byte - (buffer.data + buffer.bytes), buffer.serial, buffer.bytes, name_of(kind));
     }
   }
-  madvise(buffer.region, buffer.region_bytes, MADV_DONTNEED);
-  protect(buffer, PROT_NONE);
+  // New pages instead of protected old ones: those would never merge with their neighbours, and the system
+  // counts them.
+  if (mmap(buffer.region, buffer.region_bytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    stop("guard=1: mmap failed");
+  }
   buffer.live = false;
   return true;
 }
@@ -253,11 +258,19 @@ void forget_accesses(unsigned char* begin, size_t bytes) {
 
 DeviceAccess::DeviceAccess(const char* name) : outer_(memory().accessed_by) {
   memory().accessed_by = name;
-  if (outer_ == nullptr && settings().forbid_host) protect_device_memory(PROT_READ | PROT_WRITE);
+  if (settings().forbid_host && !memory().open) {
+    memory().open = true;
+    protect_device_memory(PROT_READ | PROT_WRITE);
+  }
 }
 DeviceAccess::~DeviceAccess() {
   memory().accessed_by = outer_;
-  if (outer_ == nullptr && settings().forbid_host) protect_device_memory(PROT_NONE);
+}
+
+void close_device_memory() {
+  if (!memory().open) return;
+  memory().open = false;
+  protect_device_memory(PROT_NONE);
 }
 
 void watch_faults() {

@@ -36,7 +36,8 @@ unsigned char* dynamic_shared_of(size_t bytes);
 // For the thread sanitizer: what was done to whole pages of shared memory so far is forgotten.
 void forget_accesses(unsigned char* memory, size_t bytes);
 
-// While one lives, device memory is accessible under host=forbid. The caller holds the device's lock.
+// What touches device memory holds one, and the device's lock. Under host=forbid the memory then stays
+// accessible until close_device_memory(): to change the protection of all of it is slow.
 class DeviceAccess {
  public:
   explicit DeviceAccess(const char* name);  // of what accesses, for messages
@@ -47,6 +48,8 @@ class DeviceAccess {
  private:
   const char* outer_;
 };
+
+void close_device_memory();
 
 // Makes faults say what they hit. Once a thread.
 void watch_faults();

@@ -60,6 +60,15 @@ TEST(MemoryDeathTest, UseAfterFreeFaults) {
   EXPECT_NE(other.data(), x);
 }
 
+TEST(Memory, AnyNumberOfGuardedBuffersCanComeAndGo) {
+  const Configured configured("guard=1");
+  void* pointer = nullptr;
+  for (int i = 0; i < 70000; ++i) {
+    ASSERT_EQ(cudaMalloc(&pointer, 64), cudaSuccess);
+    ASSERT_EQ(cudaFree(pointer), cudaSuccess);
+  }
+}
+
 TEST(MemoryDeathTest, HostMustNotTouchDeviceMemory) {
   const Configured configured("host=forbid");
   DeviceArray<float> x(std::vector<float>{1.0f, 2.0f}), y(1);

@@ -82,6 +82,7 @@ struct Queues {
   std::vector<Stream*> streams;
   std::vector<std::shared_ptr<Capture>> captures;
   size_t queued = 0;  // items of all streams
+  int calls = 0;      // locks that are held or let others go on
 };
 
 Queues& queues() {

@@ -12,6 +12,7 @@ namespace cuda_on_cpu {
 class DeviceLock : public std::unique_lock<std::recursive_mutex> {
  public:
   DeviceLock();
+  ~DeviceLock();
 };
 
 // The rest expects the lock to be held; what waits lets others have it meanwhile.
