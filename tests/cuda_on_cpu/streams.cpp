@@ -242,7 +242,11 @@ std::recursive_mutex& device_mutex() {
 }  // namespace
 
 DeviceLock::DeviceLock() : unique_lock(device_mutex()) {
+  ++queues().calls;
   watch_faults();
+}
+DeviceLock::~DeviceLock() {
+  if (--queues().calls == 0) close_device_memory();
 }
 
 cudaError_t remember(cudaError_t error) {
