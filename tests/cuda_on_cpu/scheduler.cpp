@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <numeric>
 #include <unordered_map>
-#include <vector>
 
 #include "fiber.h"
 #include "memory.h"
@@ -66,7 +65,8 @@ struct Scheduler {
   uint64_t seed = 0, random = 1;
   Fiber host;
   Fiber* running = nullptr;
-  std::vector<Fiber*> idle;  // parked in carry()
+  Fiber* idle[kMaxThreads + 2];  // parked in carry()
+  unsigned idle_count = 0;
 
   char began = 0, ended = 0, order[2] = {};  // addresses for the race checker
   unsigned block_barriers = 0;
@@ -201,10 +201,7 @@ bool current_has_started() {
 void carry();
 
 Fiber* idle_fiber() {
-  if (s.idle.empty()) return make_fiber(carry);
-  Fiber* const fiber = s.idle.back();
-  s.idle.pop_back();
-  return fiber;
+  return s.idle_count > 0 ? s.idle[--s.idle_count] : make_fiber(carry);
 }
 
 // Goes on with the current thread, on the fiber that holds it or, when it begins, on an idle one. The fiber
@@ -215,9 +212,12 @@ void resume_current(bool left_is_idle) {
     s.running = s.threads[s.current].fiber;
   } else {
     s.running = idle_fiber();
+    // Whoever makes a thread is ordered before it.
+    act_as(s.host);
     forget_order(*s.running);
+    act_as(*left);
   }
-  if (left_is_idle) s.idle.push_back(left);
+  if (left_is_idle) s.idle[s.idle_count++] = left;
   switch_fiber(*left, *s.running);
 }
 
@@ -235,7 +235,7 @@ void carry() {
     ++s.done_count;
     if (!choose()) {
       Fiber* const left = s.running;
-      s.idle.push_back(left);
+      s.idle[s.idle_count++] = left;
       s.running = &s.host;
       switch_fiber(*left, s.host);
     } else if (kRaceCheck || current_has_started()) {
