@@ -22,6 +22,9 @@ namespace {
 
 constexpr size_t kAlignment = 256;      // of buffers, as cudaMalloc promises
 constexpr size_t kTightAlignment = 16;  // of guarded ones, whose end matters more
+// Live guarded buffers: each splits the address space in two, of which the system allows some 65,000 parts.
+// Further buffers go without guards.
+constexpr int kMaxGuarded = 25000;
 
 struct Buffer {
   unsigned char* data = nullptr;
@@ -38,6 +41,7 @@ struct Memory {
       buffers;  // by the first address of the region, or of the data; freed guarded ones too
   std::unordered_set<const Buffer*> guarded_device;  // live ones
   size_t device_bytes = 0;
+  int guarded = 0;  // live ones of any kind
   int serial = 0;
   bool open = false;                  // device memory is accessible under host=forbid
   const char* accessed_by = nullptr;  // name of the innermost DeviceAccess
@@ -172,7 +176,8 @@ void* allocate_buffer(MemoryKind kind, size_t bytes) {
   Memory& m = memory();
   if (kind == MemoryKind::kDevice && bytes > settings().memory_bytes - m.device_bytes) return nullptr;
   Buffer buffer;
-  if (settings().guard) {
+  if (settings().guard && m.guarded < kMaxGuarded) {
+    ++m.guarded;
     buffer = guarded(bytes, kTightAlignment);
     poison(buffer.region + page_bytes(), buffer.region_bytes - 2 * page_bytes());
   } else {
@@ -186,7 +191,7 @@ void* allocate_buffer(MemoryKind kind, size_t bytes) {
   buffer.serial = ++m.serial;
   if (kind == MemoryKind::kDevice) {
     m.device_bytes += bytes;
-    if (settings().forbid_host && !m.open) protect(buffer, PROT_NONE);
+    if (settings().forbid_host && !m.open && buffer.region != nullptr) protect(buffer, PROT_NONE);
   }
   const unsigned char* const key = buffer.region != nullptr ? buffer.region : buffer.data;
   const Buffer& kept = m.buffers[reinterpret_cast<uintptr_t>(key)] = buffer;
@@ -208,6 +213,7 @@ bool free_buffer(MemoryKind kind, void* pointer) {
     return true;
   }
   m.guarded_device.erase(&buffer);
+  --m.guarded;
   // Alignment leaves a few bytes between the end and the guard page.
   protect(buffer, PROT_READ | PROT_WRITE);
   const unsigned char* const end = buffer.region + buffer.region_bytes - page_bytes();
