@@ -26,6 +26,11 @@ run_tests() {
   ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure --no-tests=error "$@"
 }
 
+# Over the stand-ins of tests/cuda_on_cpu; every tensor a buffer of its own, so that the sanitizer knows where it ends.
+gpu_kernels_under_sanitizers() {
+  LOCKSTEP_ALLOCATOR=poison run_tests asan --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
+}
+
 # Nothing can be built or run without these two.
 launch/install_dependencies.sh
 part "release build" launch/build.sh release
@@ -35,6 +40,7 @@ fi
 part "sanitizer build (address, undefined)" launch/build.sh asan
 if [ -x build/asan/bin/lockstep ]; then
   part "unit tests under sanitizers" run_tests asan --label-regex '^unit$'
+  part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
 fi
 # The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.
 threaded=(core data checkpoint kernels parallel)
