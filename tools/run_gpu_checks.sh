@@ -80,7 +80,8 @@ nccl_two() {
   rm -rf "$results/nccl_two"
   NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_MAX_CTAS=2 "$bin/mpirun" --oversubscribe -np 2 sh -c \
     'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$bin/lockstep" train configs/digits_cnn.toml \
-    --output "$results/nccl_two" --device cuda "${short[@]}" && same alone nccl_two
+    --output "$results/nccl_two" --device cuda --set parallel.share_gpu=true --set parallel.gpu_transport=nccl \
+    "${short[@]}" && same alone nccl_two
 }
 moved_to_cpu() {
   rm -rf "$results/moved"

@@ -32,10 +32,14 @@ bool on_gpu(Backend& backend) {
 
 WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicator)
     : communicator_(&communicator),
-      share_gpu_(settings.share_gpu),
+      through_host_(settings.gpu_transport == "host" ||
+                    (settings.gpu_transport == "auto" && (settings.share_gpu || nccl_library() == "none"))),
       timeout_seconds_(settings.timeout_seconds) {
   const bool gpu = settings.device == "cuda" || (settings.device == "auto" && cuda_device_count() > 0);
   backend_ = gpu ? &gpu_of(communicator.host_place(), settings.share_gpu) : &cpu_backend();
+  if (on_gpu(*backend_) && settings.gpu_transport == "nccl" && nccl_library() == "none") {
+    fail(ErrorKind::kUsage, "parallel.gpu_transport: this build has no NCCL");
+  }
 }
 
 WorkerDevice::~WorkerDevice() {
@@ -53,9 +57,9 @@ void WorkerDevice::connect() {
   }
   if (!on_gpu(*backend_) || communicator_->world_size() == 1) return;
   void* const queue = backend_->lane().native_queue();
-  const bool staged = share_gpu_ || nccl_library() == "none";
-  communicator_->use_device(staged ? make_staged_communicator(*communicator_, queue)
-                                   : make_nccl_communicator(*communicator_, queue, {timeout_seconds_}));
+  communicator_->use_device(through_host_
+                                ? make_staged_communicator(*communicator_, queue)
+                                : make_nccl_communicator(*communicator_, queue, {timeout_seconds_}));
 }
 
 std::string WorkerDevice::description() const {

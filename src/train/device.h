@@ -11,7 +11,8 @@ class WorkerDevice {
  public:
   // settings.device; auto is the GPU where the build has CUDA and this machine a GPU. The GPU of a worker has
   // its number among the workers of the host; with settings.share_gpu they are dealt out in turn. Error
-  // (kUsage) when there is none, or too few of them. The communicator must outlive the object.
+  // (kUsage) when there is none, or too few of them, or settings.gpu_transport is not built in. The
+  // communicator must outlive the object.
   WorkerDevice(const RunSettings& settings, Communicator& communicator);
   // Takes the communicator's device from it again.
   ~WorkerDevice();
@@ -29,7 +30,7 @@ class WorkerDevice {
 
  private:
   Communicator* communicator_;
-  bool share_gpu_;
+  bool through_host_;  // arrays, rather than through NCCL
   double timeout_seconds_;
   Backend* backend_ = nullptr;
 };

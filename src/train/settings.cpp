@@ -128,6 +128,9 @@ RunSettings read_settings(Configuration& configuration) {
       parallel.real("timeout", 600.0, kPositive, "seconds a worker waits for the others before it gives up");
   settings.share_gpu = parallel.boolean(
       "share_gpu", false, "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
+  settings.gpu_transport = parallel.text(
+      "gpu_transport", "auto", {"auto", "nccl", "host"},
+      "way of arrays between GPUs; auto: NCCL where it is built in and no GPU is shared, else host memory and MPI");
 
   Section checkpoint = configuration.section("checkpoint");
   settings.checkpoint_every = checkpoint.integer(

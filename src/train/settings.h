@@ -67,6 +67,7 @@ struct RunSettings {
   int64_t digest_every = 0;
   double timeout_seconds = 0.0;
   bool share_gpu = false;
+  std::string gpu_transport;  // auto, nccl, host
   // [checkpoint]
   int64_t checkpoint_every = 0;
   int64_t keep = 0;

@@ -105,6 +105,21 @@ TEST_F(Gpu, EveryStepIsTheSameBitsOverNcclAndThroughHostMemoryOnAnyNumberOfWorke
   }
 }
 
+TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {
+  for (const auto& [settings, way] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"parallel.share_gpu=true"}, "arrays through host memory"},
+           {{"parallel.share_gpu=true", "parallel.gpu_transport=host"}, "arrays through host memory"},
+           {{"parallel.share_gpu=true", "parallel.gpu_transport=nccl"}, "arrays through NCCL "}}) {
+    if (way == "arrays through NCCL " && sharing_gpu()) continue;
+    std::vector<std::string> arguments = training("out", {"--overwrite", "--set", "train.steps=2"});
+    arguments.insert(arguments.begin(), "train");
+    for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+    const Outcome outcome = run(2, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find(" | " + way), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(Gpu, LibraryReductionAgreesWithinRounding) {
   train(kNoLauncher, training("alone"));
   const std::vector<double> expected = losses_of(scratch_.file("alone"));
