@@ -17,12 +17,13 @@ struct SquaredDeviation {
   using S = S_;
   using T = Accumulation<S>;
   static constexpr int kSums = 1;
-  FlatInput<S> x;
+  const S* x;
   const T* mean;
+  bool vectors;
 
-  template <int N>
+  template <bool kWhole, int N>
   LOCKSTEP_DEVICE void load(int64_t index, int64_t, int64_t column, T (&values)[1][N]) const {
-    const Vector<S, N> value = x.template load<N>(index);
+    const Vector<S, N> value = load_elements<kWhole, N>(x + index);
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       const T deviation = widen(value.lane[j]) - mean[column + j];
@@ -37,12 +38,14 @@ struct BatchNormTerm {
   using S = S_;
   using T = Accumulation<S>;
   static constexpr int kSums = 2;
-  FlatInput<S> x, dy;
+  const S *x, *dy;
   const T *mean, *rstd;
+  bool vectors;
 
-  template <int N>
+  template <bool kWhole, int N>
   LOCKSTEP_DEVICE void load(int64_t index, int64_t, int64_t column, T (&values)[2][N]) const {
-    const Vector<S, N> value = x.template load<N>(index), gradient = dy.template load<N>(index);
+    const Vector<S, N> value = load_elements<kWhole, N>(x + index),
+                       gradient = load_elements<kWhole, N>(dy + index);
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
       values[1][j] = widen(gradient.lane[j]);
@@ -155,10 +158,10 @@ void CudaBackend::batch_norm(DType dtype, int64_t rows, int64_t channels, const 
     T* const inverse = static_cast<T*>(rstd);
     const T count = static_cast<T>(rows);
     T* const room = scratch<T>(column_room<S>(1, 1, rows, channels));
-    const ColumnElements<S, 1> value = {{{in, reading_of(in)}}};
+    const ColumnElements<S, 1> value = {{in}, aligned_to(16, in)};
     column_reduce<Plus>(stream(), 1, rows, channels, value, room, {center});
     map_flat(stream(), channels, {center}, center, Mean<T>{count});
-    const SquaredDeviation<S> square = {{in, reading_of(in)}, center};
+    const SquaredDeviation<S> square = {in, center, aligned_to(16, in)};
     column_reduce<Plus>(stream(), 1, rows, channels, square, room, {spread});
     map_flat(stream(), channels, {spread}, spread, Mean<T>{count});
     map_flat(stream(), channels, {spread}, inverse, InverseRoot<T>{static_cast<T>(epsilon)});
@@ -187,8 +190,7 @@ void CudaBackend::batch_norm_backward(DType dtype, int64_t rows, int64_t channel
                             product_sum,
                             gradient_sum,
                             static_cast<T>(rows)};
-    const Reading reading = reading_of(in, gradient);
-    const BatchNormTerm<S> term = {{in, reading}, {gradient, reading}, of.mean, of.rstd};
+    const BatchNormTerm<S> term = {in, gradient, of.mean, of.rstd, aligned_to(16, in, gradient)};
     column_reduce<Plus>(stream(), 1, rows, channels, term, scratch<T>(column_room<S>(2, 1, rows, channels)),
                         {product_sum, gradient_sum});
     map_channels<BatchNormDerivative>(stream(), rows, channels, of, in, gradient, static_cast<S*>(dx));

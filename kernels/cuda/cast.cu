@@ -29,7 +29,7 @@ struct Fill {
   S* y;
   S value;
 
-  template <int N>
+  template <int N, bool>
   LOCKSTEP_DEVICE Values<N> load(int64_t) const {
     return {};
   }
@@ -48,7 +48,7 @@ void CudaBackend::fill(DType dtype, int64_t n, void* y, double value) {
   dispatch_storable("fill", dtype, [&](auto type) {
     using S = decltype(type);
     const Fill<S> work{static_cast<S*>(y), math::convert<S>(value)};
-    launch_flat(stream(), n, flat_head<Fill<S>::kLanes>(n, work.y), work);
+    launch_flat(stream(), n, flat_head<Fill<S>::kLanes>(n, work.y), true, work);
   });
 }
 

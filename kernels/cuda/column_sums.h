@@ -78,20 +78,26 @@ __global__ void __launch_bounds__(kFlatThreads, 2)
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) total[k][j] = Op::template neutral<T>();
   }
-  if (works) {
+  const auto add_rows = [&]<bool kWhole>(std::bool_constant<kWhole>) {
     const int64_t begin = segment * cut.segment;
     const int64_t end = begin + cut.segment < cut.rows ? begin + cut.segment : cut.rows;
     LOCKSTEP_UNROLL_BY(4)
     for (int64_t row = begin + stack; row < end; row += stacked) {
       T values[kSums][N];
       const int64_t outer_row = outer * cut.rows + row;
-      term.template load<N>(outer_row * cut.columns + column, outer_row, column, values);
+      term.template load<kWhole, N>(outer_row * cut.columns + column, outer_row, column, values);
       LOCKSTEP_UNROLL
       for (int k = 0; k < kSums; ++k) {
         LOCKSTEP_UNROLL
         for (int j = 0; j < N; ++j) total[k][j] = Op::combine(total[k][j], values[k][j]);
       }
     }
+  };
+  // Decided once: branches between the loads of several rows would make each wait for the one before it.
+  if (works && N > 1 && term.vectors) {
+    add_rows(std::true_type{});
+  } else if (works) {
+    add_rows(std::false_type{});
   }
   LOCKSTEP_UNROLL
   for (int k = 0; k < kSums; ++k) {
@@ -118,21 +124,22 @@ __global__ void __launch_bounds__(kFlatThreads, 2)
   }
 }
 
-// What is reduced. Term::load<N>(index, row, column, values): the kSums numbers of each of N elements from
-// `index` on, which lie at (row, column), rows counted over outer too. This one: the elements of kArrays
+// What is reduced. Term::load<kWhole, N>(index, row, column, values): the kSums numbers of each of N elements
+// from `index` on, which lie at (row, column), rows counted over outer too. This one: the elements of kArrays
 // arrays themselves.
 template <class S_, int kArrays>
 struct ColumnElements {
   using S = S_;
   using T = Accumulation<S>;
   static constexpr int kSums = kArrays;
-  FlatInput<S> arrays[kArrays];
+  const S* arrays[kArrays];
+  bool vectors;
 
-  template <int N>
+  template <bool kWhole, int N>
   LOCKSTEP_DEVICE void load(int64_t index, int64_t, int64_t, T (&values)[kSums][N]) const {
     LOCKSTEP_UNROLL
     for (int k = 0; k < kArrays; ++k) {
-      const Vector<S, N> stored = arrays[k].template load<N>(index);
+      const Vector<S, N> stored = load_elements<kWhole, N>(arrays[k] + index);
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) values[k][j] = widen(stored.lane[j]);
     }
@@ -164,7 +171,11 @@ void column_reduce(cudaStream_t stream, int64_t outer, int64_t rows, int64_t col
   }
   if (cut.segments == 1) return;
   ColumnElements<T, static_cast<int>(kSums)> partials;
-  for (size_t k = 0; k < kSums; ++k) partials.arrays[k] = {out[k], reading_of(out[k])};
+  partials.vectors = true;
+  for (size_t k = 0; k < kSums; ++k) {
+    partials.arrays[k] = out[k];
+    partials.vectors = partials.vectors && aligned_to(16, out[k]);
+  }
   column_reduce<Op>(stream, outer, cut.segments, columns, partials, room, results);
 }
 

@@ -103,8 +103,7 @@ constexpr int kTogether = 4;  // rows of dy that a lane has under way
 template <class S, int N>
 __global__ void __launch_bounds__(kFlatThreads)
     gather_sum_kernel(Occurrences of, int64_t width, int64_t strips, const int32_t* indices,
-                      const int32_t* ends, const int32_t* positions, FlatInput<S> dy, S* dtable,
-                      bool vectors) {
+                      const int32_t* ends, const int32_t* positions, const S* dy, S* dtable) {
   using T = Accumulation<S>;
   const int64_t item = global_thread() / kWarp;
   const int64_t row = item / strips;
@@ -126,7 +125,7 @@ __global__ void __launch_bounds__(kFlatThreads)
         const int64_t source =
             __shfl_sync(kAllLanes, position, present[k] ? __ffs(static_cast<int>(lanes)) - 1 : 0);
         lanes &= lanes - 1;
-        if (present[k] && column < width) values[k] = dy.template load<N>(source * width + column);
+        if (present[k] && column < width) values[k] = load_elements<true, N>(dy + source * width + column);
       }
       LOCKSTEP_UNROLL
       for (int k = 0; k < kTogether; ++k) {
@@ -137,17 +136,15 @@ __global__ void __launch_bounds__(kFlatThreads)
       }
     }
   }
-  if (column < width) store_row(dtable + row * width + column, total, vectors);
+  if (column < width) store_row(dtable + row * width + column, total, true);
 }
 
 template <class S, int N>
 void launch_gather_sum(cudaStream_t stream, const Occurrences& of, int64_t width, const int32_t* indices,
                        const int32_t* ends, const int32_t* positions, const S* dy, S* dtable) {
   const int64_t strips = (width + kWarp * N - 1) / (kWarp * N);
-  const FlatInput<S> input = {dy, reading_of(dy)};
   LOCKSTEP_LAUNCH((gather_sum_kernel<S, N>), blocks_for(of.rows * strips, kFlatThreads / kWarp), kFlatThreads,
-                  0, stream, of, width, strips, indices, ends, positions, input, dtable,
-                  aligned_to(16, dtable));
+                  0, stream, of, width, strips, indices, ends, positions, dy, dtable);
 }
 
 }  // namespace
@@ -186,7 +183,8 @@ void CudaBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, i
   dispatch_floating("embedding_backward", dtype, [&](auto type) {
     using S = decltype(type);
     constexpr int kLanes = Vector<S>::kLanes;
-    const auto sum = width % kLanes == 0 ? launch_gather_sum<S, kLanes> : launch_gather_sum<S, 1>;
+    const bool vectors = width % kLanes == 0 && aligned_to(16, dy, dtable);
+    const auto sum = vectors ? launch_gather_sum<S, kLanes> : launch_gather_sum<S, 1>;
     sum(stream(), of, width, indices, ends, positions, static_cast<const S*>(dy), static_cast<S*>(dtable));
   });
 }

@@ -17,10 +17,17 @@ inline constexpr int kFlatThreads = 256;
 // How an input is read.
 enum class Reading : uint8_t { kVectors, kElements, kRepeated /* its first element, again and again */ };
 
-// How vectors of 16 bytes are read from arrays that begin at the given addresses.
-template <class... P>
-Reading reading_of(const P*... addresses) {
-  return aligned_to(16, addresses...) ? Reading::kVectors : Reading::kElements;
+// N neighbours from x on, as one vector or, where the address does not allow it, one by one.
+template <bool kWhole, int N, class S>
+LOCKSTEP_DEVICE Vector<S, N> load_elements(const S* x) {
+  if constexpr (kWhole && N > 1) {
+    return load_vector<N>(x);
+  } else {
+    Vector<S, N> value;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) value.lane[j] = x[j];
+    return value;
+  }
 }
 
 template <class S>
@@ -28,20 +35,18 @@ struct FlatInput {
   const S* x;
   Reading reading;
 
-  template <int N>
+  // kWhole: known to be read in vectors.
+  template <int N, bool kWhole = false>
   LOCKSTEP_DEVICE Vector<S, N> load(int64_t i) const {
+    if constexpr (kWhole && N > 1) return load_vector<N>(x + i);
     if constexpr (N > 1) {
       if (reading == Reading::kVectors) return load_vector<N>(x + i);
     }
+    if (reading != Reading::kRepeated) return load_elements<false, N>(x + i);
+    const S first = *x;
     Vector<S, N> value;
-    if (reading == Reading::kRepeated) {
-      const S first = *x;
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) value.lane[j] = first;
-    } else {
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) value.lane[j] = x[i + j];
-    }
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) value.lane[j] = first;
     return value;
   }
 };
@@ -56,7 +61,7 @@ struct FlatValues {
 template <class S, class R, int kInputs, class F>
 struct FlatMap {
   static constexpr int kLanes = 16 / static_cast<int>(std::max(sizeof(S), sizeof(R)));
-  static constexpr int kVectors = 2;
+  static constexpr int kVectors = kLanes == 2 ? 1 : 2;  // functions of doubles fill the registers as it is
   template <int N>
   using Values = FlatValues<S, kInputs, N>;
 
@@ -64,11 +69,11 @@ struct FlatMap {
   R* y;
   F f;
 
-  template <int N>
+  template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
     Values<N> values;
     LOCKSTEP_UNROLL
-    for (int k = 0; k < kInputs; ++k) values.inputs[k] = inputs[k].template load<N>(i);
+    for (int k = 0; k < kInputs; ++k) values.inputs[k] = inputs[k].template load<N, kWhole>(i);
     return values;
   }
   template <int N>
@@ -88,30 +93,39 @@ struct FlatMap {
   }
 };
 
-// Work loads what N elements from i on need, Work::Values<N> = load<N>(i), and stores what becomes of them,
-// store<N>(i, values). Vectors have Work::kLanes elements; a thread has Work::kVectors of them under way. The
-// first `head` elements come before the vectors.
+// Work loads what N elements from i on need, Work::Values<N> = load<N, kWhole>(i), and stores what becomes of
+// them, store<N>(i, values). Vectors have Work::kLanes elements; a thread has Work::kVectors of them under
+// way. The first `head` elements come before the vectors. `whole`: all inputs are read in vectors; blocks
+// then load without branches, which would make each load wait for the one before it.
 template <class Work>
-__global__ void __launch_bounds__(kFlatThreads) flat_kernel(int64_t n, int64_t head, Work work) {
-  constexpr int kLanes = Work::kLanes;
-  const int64_t vectors = (n - head) / kLanes;
-  const int64_t thread = threadIdx.x;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kFlatThreads * Work::kVectors) + thread;
-  typename Work::template Values<kLanes> values[Work::kVectors];
-  LOCKSTEP_UNROLL
-  for (int v = 0; v < Work::kVectors; ++v) {
-    const int64_t vector = first + v * kFlatThreads;
-    if (vector < vectors) values[v] = work.template load<kLanes>(head + vector * kLanes);
-  }
-  LOCKSTEP_UNROLL
-  for (int v = 0; v < Work::kVectors; ++v) {
-    const int64_t vector = first + v * kFlatThreads;
-    if (vector < vectors) work.template store<kLanes>(head + vector * kLanes, values[v]);
+__global__ void __launch_bounds__(kFlatThreads) flat_kernel(int64_t n, int64_t head, bool whole, Work work) {
+  constexpr int kLanes = Work::kLanes, kVectors = Work::kVectors;
+  const int64_t vectors = (n - head) / kLanes, thread = threadIdx.x;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * (kFlatThreads * kVectors), first = begin + thread;
+  if (whole && begin + kFlatThreads * kVectors <= vectors) {
+    typename Work::template Values<kLanes> values[kVectors];
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = work.template load<kLanes, true>(head + (first + v * kFlatThreads) * kLanes);
+    }
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < kVectors; ++v) {
+      work.template store<kLanes>(head + (first + v * kFlatThreads) * kLanes, values[v]);
+    }
+  } else {
+    LOCKSTEP_UNROLL_BY(1)
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t vector = first + v * kFlatThreads;
+      if (vector >= vectors) break;
+      typename Work::template Values<kLanes> values =
+          work.template load<kLanes, false>(head + vector * kLanes);
+      work.template store<kLanes>(head + vector * kLanes, values);
+    }
   }
   const int64_t rest = n - head - vectors * kLanes;
   if (blockIdx.x == 0 && thread < head + rest) {
     const int64_t i = thread < head ? thread : n - rest + (thread - head);
-    typename Work::template Values<1> value = work.template load<1>(i);
+    typename Work::template Values<1> value = work.template load<1, false>(i);
     work.template store<1>(i, value);
   }
 }
@@ -125,11 +139,11 @@ int64_t flat_head(int64_t n, const R* y) {
 }
 
 template <class Work>
-void launch_flat(cudaStream_t stream, int64_t n, int64_t head, const Work& work) {
+void launch_flat(cudaStream_t stream, int64_t n, int64_t head, bool whole, const Work& work) {
   if (n <= 0) return;
   const int64_t vectors = std::max<int64_t>(1, (n - head) / Work::kLanes);
   LOCKSTEP_LAUNCH(flat_kernel<Work>, blocks_for(vectors, kFlatThreads * Work::kVectors), kFlatThreads, 0,
-                  stream, n, head, work);
+                  stream, n, head, whole, work);
 }
 
 // Launches y[i] = f(x[0][i], ...) for i in [0, n); input k stays at its first element where repeated[k]. y
@@ -140,13 +154,15 @@ void map_flat(cudaStream_t stream, int64_t n, const S* const (&x)[kInputs], cons
   using Work = FlatMap<S, R, kInputs, F>;
   const int64_t head = flat_head<Work::kLanes>(n, y);
   Work work{{}, y, f};
+  bool whole = true;
   for (int k = 0; k < kInputs; ++k) {
     const bool vectors = aligned_to(Work::kLanes * sizeof(S), x[k] + head);
+    whole = whole && vectors && !repeated[k];
     work.inputs[k] = {x[k], repeated[k] ? Reading::kRepeated
                             : vectors   ? Reading::kVectors
                                         : Reading::kElements};
   }
-  launch_flat(stream, n, head, work);
+  launch_flat(stream, n, head, whole, work);
 }
 
 template <class S, class R, class F, int kInputs>

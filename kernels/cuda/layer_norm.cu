@@ -129,12 +129,14 @@ struct LayerNormTerm {
   using S = S_;
   using T = Accumulation<S>;
   static constexpr int kSums = 2;
-  FlatInput<S> x, dy;
+  const S *x, *dy;
   const T *mean, *rstd;
+  bool vectors;
 
-  template <int N>
+  template <bool kWhole, int N>
   LOCKSTEP_DEVICE void load(int64_t index, int64_t row, int64_t, T (&values)[2][N]) const {
-    const Vector<S, N> value = x.template load<N>(index), gradient = dy.template load<N>(index);
+    const Vector<S, N> value = load_elements<kWhole, N>(x + index),
+                       gradient = load_elements<kWhole, N>(dy + index);
     const T center = mean[row], inverse = rstd[row];
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
@@ -200,12 +202,12 @@ void CudaBackend::layer_norm_backward(DType dtype, int64_t rows, int64_t columns
                       static_cast<const T*>(gamma), centers, inverses, gradients, static_cast<S*>(dx), sums,
                       aligned_to(16, x, gamma, dy, dx));
       if constexpr (Plan::kHeld) {
-        const ColumnElements<T, 2> term = {
-            {{sums.dgamma, reading_of(sums.dgamma)}, {sums.dbeta, reading_of(sums.dbeta)}}};
+        const ColumnElements<T, 2> term = {{sums.dgamma, sums.dbeta},
+                                           aligned_to(16, sums.dgamma, sums.dbeta)};
         column_reduce<Plus>(stream(), 1, segments, columns, term, room + 2 * partials, results);
       } else {
-        const Reading reading = reading_of(values, gradients);
-        const LayerNormTerm<S> term = {{values, reading}, {gradients, reading}, centers, inverses};
+        const LayerNormTerm<S> term = {values, gradients, centers, inverses,
+                                       aligned_to(16, values, gradients)};
         column_reduce<Plus>(stream(), 1, rows, columns, term, room, results);
       }
     });

@@ -44,9 +44,9 @@ struct NonFinite {
   FlatInput<S> input;
   int* found;
 
-  template <int N>
+  template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
-    return {{input.template load<N>(i)}};
+    return {{input.template load<N, kWhole>(i)}};
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t, const Values<N>& values) const {
@@ -77,7 +77,7 @@ bool CudaBackend::all_finite(DType dtype, int64_t n, const void* x) {
     using S = decltype(type);
     const S* in = static_cast<const S*>(x);
     const int64_t head = flat_head<NonFinite<S>::kLanes>(n, in);
-    launch_flat(stream(), n, head, NonFinite<S>{{in, Reading::kVectors}, found});
+    launch_flat(stream(), n, head, true, NonFinite<S>{{in, Reading::kVectors}, found});
   });
   int result = 0;
   copy_to_host(&result, found, sizeof(result));

@@ -15,8 +15,8 @@ constexpr int64_t kWarpRow = 1024;   // the longest row that a warp reduces
 // N) mod kTeam.
 template <class Op, int N, int kTeam, class S, class R>
 __global__ void __launch_bounds__(Team<kTeam>::kThreads)
-    row_kernel(int64_t items, int64_t segments, int64_t extent, FlatInput<S> x, Accumulation<S> divisor,
-               R* y) {
+    row_kernel(int64_t items, int64_t segments, int64_t extent, const S* x, bool vectors,
+               Accumulation<S> divisor, R* y) {
   using T = Accumulation<S>;
   LOCKSTEP_SHARED(T, shared, [kTeam / kWarp]);
   const int64_t item = Team<kTeam>::row();
@@ -25,14 +25,22 @@ __global__ void __launch_bounds__(Team<kTeam>::kThreads)
   const int64_t count = extent - begin < kSegment ? extent - begin : kSegment;
   const int64_t base = row * extent + begin;
   T total = Op::template neutral<T>();
-  int64_t i = static_cast<int64_t>(Team<kTeam>::lane()) * N;
-  LOCKSTEP_UNROLL_BY(4)
-  for (; i + N <= count; i += kTeam * N) {
-    const Vector<S, N> values = x.template load<N>(base + i);
-    LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) total = Op::combine(total, widen(values.lane[j]));
+  const auto add_elements = [&]<bool kWhole>(std::bool_constant<kWhole>) {
+    int64_t i = static_cast<int64_t>(Team<kTeam>::lane()) * N;
+    LOCKSTEP_UNROLL_BY(4)
+    for (; i + N <= count; i += kTeam * N) {
+      const Vector<S, N> values = load_elements<kWhole, N>(x + base + i);
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) total = Op::combine(total, widen(values.lane[j]));
+    }
+    for (; i < count; ++i) total = Op::combine(total, widen(x[base + i]));
+  };
+  // Decided once: branches between the loads would make each wait for the one before it.
+  if (N > 1 && vectors) {
+    add_elements(std::true_type{});
+  } else {
+    add_elements(std::false_type{});
   }
-  for (; i < count; ++i) total = Op::combine(total, widen(x.x[base + i]));
   total = Team<kTeam>::template reduce<Op>(total, shared);
   if (Team<kTeam>::lane() == 0) y[item] = rounded<R>(total / divisor);
 }
@@ -51,12 +59,12 @@ template <class Op, class S, class R>
 void launch_rows(cudaStream_t stream, int64_t rows, int64_t segments, int64_t extent, const S* x,
                  Accumulation<S> divisor, R* y) {
   constexpr int kFull = Vector<S>::kLanes, kBlock = 256;
-  const FlatInput<S> input = {x, reading_of(x)};
   const int64_t items = rows * segments;
   const auto launch_team = [&](auto team, auto lanes) {
     constexpr int kTeam = decltype(team)::value, kLanes = decltype(lanes)::value;
     LOCKSTEP_LAUNCH((row_kernel<Op, kLanes, kTeam, S, R>), blocks_for(items, Team<kTeam>::kRows),
-                    Team<kTeam>::kThreads, 0, stream, items, segments, extent, input, divisor, y);
+                    Team<kTeam>::kThreads, 0, stream, items, segments, extent, x, aligned_to(16, x), divisor,
+                    y);
   };
   const auto with_lanes = [&](auto lanes) {
     if (extent <= kWarpRow) return launch_team(std::integral_constant<int, kWarp>{}, lanes);
@@ -100,7 +108,7 @@ void CudaBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent
       if (inner == 1) {
         return row_reduce<Op>(stream(), outer, extent, in, divisor, scratch<T>(row_room(outer, extent)), out);
       }
-      const ColumnElements<S, 1> term = {{{in, reading_of(in)}}};
+      const ColumnElements<S, 1> term = {{in}, aligned_to(16, in)};
       const int64_t room = column_room<S>(1, outer, extent, inner), results = outer * inner;
       if (std::is_same_v<S, T> && divisor == T(1)) {
         return column_reduce<Op>(stream(), outer, extent, inner, term, scratch<T>(room),

@@ -47,34 +47,37 @@ struct RowPlan {
 };
 
 // What a team has of one row of each of kInputs arrays, as numbers to compute with: read once and held, or
-// read again for each visit. Plan::kLanes divides the columns.
+// read again for each visit. Plan::kLanes divides the columns, which are at least one.
+//
+// Loads stand together, free of branches but for one around all of them: a load that is not alone in its
+// block of instructions waits for the one before it.
 template <class S, int kInputs, class Plan>
 struct RowValues {
   using T = Accumulation<S>;
   using Index = typename Plan::Index;
   static constexpr int N = Plan::kLanes;
 
-  FlatInput<S> rows[kInputs];
+  const S* rows[kInputs];
   Index columns;
+  bool vectors;
   T values[Plan::kHeld ? Plan::kVectors : 1][kInputs][N];
 
   // Row `row` of the arrays; `vectors` when all of them begin at multiples of 16 bytes.
-  LOCKSTEP_DEVICE RowValues(const S* const (&arrays)[kInputs], int64_t row, int64_t columns_, bool vectors)
-      : columns(static_cast<Index>(columns_)) {
+  LOCKSTEP_DEVICE RowValues(const S* const (&arrays)[kInputs], int64_t row, int64_t columns_, bool vectors_)
+      : columns(static_cast<Index>(columns_)), vectors(N > 1 && vectors_) {
     LOCKSTEP_UNROLL
-    for (int k = 0; k < kInputs; ++k) {
-      rows[k] = {arrays[k] + row * columns_, vectors ? Reading::kVectors : Reading::kElements};
-    }
+    for (int k = 0; k < kInputs; ++k) rows[k] = arrays[k] + row * columns_;
     if constexpr (Plan::kHeld) {
-      LOCKSTEP_UNROLL
-      for (int v = 0; v < Plan::kVectors; ++v) {
-        if (first(v) < columns) read(first(v), values[v]);
+      if (vectors) {
+        hold<true>();
+      } else {
+        hold<false>();
       }
     }
   }
 
   // function(v, i, x) for the lane's vectors, v their number, x[k] the numbers of elements i to i + N - 1 of
-  // array k. What it changes in x is there at the next visit where rows are held.
+  // array k. What it changes in x is there at the next visit where rows are held; where they are not, v is 0.
   template <class F>
   LOCKSTEP_DEVICE void visit(const F& function) {
     if constexpr (Plan::kHeld) {
@@ -82,24 +85,64 @@ struct RowValues {
       for (int v = 0; v < Plan::kVectors; ++v) {
         if (first(v) < columns) function(v, first(v), values[v]);
       }
+    } else if (vectors) {
+      sweep<true>(function);
     } else {
-      for (Index i = first(0); i < columns; i += Plan::kTeam * N) {
-        read(i, values[0]);
-        function(0, i, values[0]);
-      }
+      sweep<false>(function);
     }
   }
 
  private:
+  struct Stored {
+    Vector<S, N> arrays[kInputs];
+  };
+
   LOCKSTEP_DEVICE static Index first(int vector) {
     return (vector * Plan::kTeam + Team<Plan::kTeam>::lane()) * N;
   }
-  LOCKSTEP_DEVICE void read(Index i, T (&x)[kInputs][N]) const {
+  template <bool kWhole>
+  LOCKSTEP_DEVICE Stored load(Index i) const {
+    Stored stored;
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < kInputs; ++k) stored.arrays[k] = load_elements<kWhole, N>(rows[k] + i);
+    return stored;
+  }
+  LOCKSTEP_DEVICE static void widen_all(const Stored& stored, T (&x)[kInputs][N]) {
     LOCKSTEP_UNROLL
     for (int k = 0; k < kInputs; ++k) {
-      const Vector<S, N> stored = rows[k].template load<N>(i);
       LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) x[k][j] = widen(stored.lane[j]);
+      for (int j = 0; j < N; ++j) x[k][j] = widen(stored.arrays[k].lane[j]);
+    }
+  }
+  // Lanes without a vector read the last one.
+  template <bool kWhole>
+  LOCKSTEP_DEVICE void hold() {
+    Stored stored[Plan::kVectors];
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < Plan::kVectors; ++v) {
+      stored[v] = load<kWhole>(first(v) < columns ? first(v) : columns - N);
+    }
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < Plan::kVectors; ++v) widen_all(stored[v], values[v]);
+  }
+  template <bool kWhole, class F>
+  LOCKSTEP_DEVICE void sweep(const F& function) {
+    constexpr int kAhead = 4;
+    constexpr Index kStep = Plan::kTeam * N;
+    Index i = first(0);
+    for (; i + (kAhead - 1) * kStep < columns; i += kAhead * kStep) {
+      Stored stored[kAhead];
+      LOCKSTEP_UNROLL
+      for (int a = 0; a < kAhead; ++a) stored[a] = load<kWhole>(i + a * kStep);
+      LOCKSTEP_UNROLL
+      for (int a = 0; a < kAhead; ++a) {
+        widen_all(stored[a], values[0]);
+        function(0, i + a * kStep, values[0]);
+      }
+    }
+    for (; i < columns; i += kStep) {
+      widen_all(load<kWhole>(i), values[0]);
+      function(0, i, values[0]);
     }
   }
 };
@@ -108,10 +151,10 @@ struct RowValues {
 template <int N, class T>
 LOCKSTEP_DEVICE void load_numbers(const T* from, bool vectors, T (&x)[N]) {
   constexpr int kPiece = N < Vector<T>::kLanes ? N : Vector<T>::kLanes;
-  const FlatInput<T> input = {from, vectors ? Reading::kVectors : Reading::kElements};
   LOCKSTEP_UNROLL
   for (int j = 0; j < N; j += kPiece) {
-    const Vector<T, kPiece> piece = input.template load<kPiece>(j);
+    const Vector<T, kPiece> piece =
+        vectors ? load_elements<true, kPiece>(from + j) : load_elements<false, kPiece>(from + j);
     LOCKSTEP_UNROLL
     for (int l = 0; l < kPiece; ++l) x[j + l] = piece.lane[l];
   }

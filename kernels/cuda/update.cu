@@ -25,14 +25,14 @@ struct UpdateWork {
   T* arrays[kArrays];
   bool vectors;  // all arrays lie alike towards 16 bytes
 
-  template <int N>
+  template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
     const Reading reading = vectors ? Reading::kVectors : Reading::kElements;
     Values<N> values;
-    values.gradients = FlatInput<T>{gradients, reading}.template load<N>(i);
+    values.gradients = FlatInput<T>{gradients, reading}.template load<N, kWhole>(i);
     LOCKSTEP_UNROLL
     for (int k = 0; k < kArrays; ++k) {
-      values.arrays[k] = FlatInput<T>{arrays[k], reading}.template load<N>(i);
+      values.arrays[k] = FlatInput<T>{arrays[k], reading}.template load<N, kWhole>(i);
     }
     return values;
   }
@@ -81,7 +81,7 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments) {
     work.arrays[k] = static_cast<T*>(arguments.slots[k - 1]);
     work.vectors = work.vectors && aligned_to(16, work.arrays[k] + head);
   }
-  launch_flat(stream, arguments.n, head, work);
+  launch_flat(stream, arguments.n, head, work.vectors, work);
 }
 
 }  // namespace
