@@ -16,9 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <functional>
 #include <set>
-#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -219,14 +217,8 @@ class MpiCommunicator final : public Communicator {
     world_.tag_limit =
         found != 0 ? *static_cast<int*>(limit) : 32767;  // 32767: the least that the standard grants
     world_.timeout_seconds = options.timeout_seconds;
-    MPI_Comm host = MPI_COMM_NULL;
-    check(MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-          "communicator");
-    int workers = 1;
-    MPI_Comm_size(host, &workers);
-    world_.spin = workers <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
-    find_host_place(host);
-    MPI_Comm_free(&host);
+    find_host_place();
+    world_.spin = host_place_.workers <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
   }
 
   // Finalizing waits for all workers, so it happens on orderly shutdown only. A process that leaves without
@@ -312,16 +304,13 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  // Where NCCL is told by NCCL_HOSTID that processes are on hosts of their own, they are so here too: each
-  // takes the GPUs from the first on. That is how several NCCL workers are tried on one GPU.
-  void find_host_place(MPI_Comm host) {
-    const char* const name = std::getenv("NCCL_HOSTID");
-    const size_t hash = name != nullptr ? std::hash<std::string_view>{}(name) : 0;
-    MPI_Comm named = MPI_COMM_NULL;
-    check(MPI_Comm_split(host, static_cast<int>(hash & 0x7FFFFFFF), world_.rank, &named), "communicator");
-    MPI_Comm_rank(named, &host_place_.rank);
-    MPI_Comm_size(named, &host_place_.workers);
-    MPI_Comm_free(&named);
+  void find_host_place() {
+    MPI_Comm host = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
+          "communicator");
+    MPI_Comm_rank(host, &host_place_.rank);
+    MPI_Comm_size(host, &host_place_.workers);
+    MPI_Comm_free(&host);
   }
 
   std::unique_ptr<Request> all_reduce(void* data, int64_t count, MPI_Datatype datatype, size_t element_size,
