@@ -19,9 +19,10 @@ inline void* allocate_pages(size_t bytes) {
   if (rounded < bytes) return nullptr;
 #if defined(MADV_HUGEPAGE)
   if (rounded >= kLargePage) {
-    void* const pointer = std::aligned_alloc(kLargePage, rounded);
+    void* pointer = nullptr;
+    if (posix_memalign(&pointer, kLargePage, rounded) != 0) return nullptr;
     // Whether the system has such pages to give is its affair: only speed depends on it.
-    if (pointer != nullptr) madvise(pointer, rounded, MADV_HUGEPAGE);
+    madvise(pointer, rounded, MADV_HUGEPAGE);
     return pointer;
   }
 #endif
