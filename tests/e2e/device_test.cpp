@@ -39,8 +39,8 @@ TEST_F(Device, AskingForAGpuThatIsNotThereIsALineAndExitCodeTwo) {
     for (const int workers : {kNoLauncher, 2}) {
       const Outcome outcome = run(workers, arguments);
       EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
-      EXPECT_TRUE(
-          std::regex_match(outcome.err, std::regex("(\\[rank \\d+\\] )?error: cuda: .*(CUDA|GPU).*\n")))
+      EXPECT_TRUE(std::regex_match(
+          outcome.err, std::regex("(\\[rank \\d+\\] )?error: cuda: .*(CUDA|GPU|NVIDIA driver).*\n")))
           << outcome.err;
     }
   }
