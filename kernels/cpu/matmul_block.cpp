@@ -219,8 +219,7 @@ void multiply(const Product<In, Out>& product) {
   // stream instead of 14 rows of which each tile misses the first lines: 98 against 93 GFLOP/s at
   // 256x768x768. What is not stored as it is multiplied is always copied, but for whole pairs along rows of
   // a.
-  const bool pairs_in_place = group == 2 && !transpose_a && k % 2 == 0 && lda % 2 == 0 &&
-                              reinterpret_cast<uintptr_t>(a) % sizeof(T) == 0;
+  const bool pairs_in_place = group == 2 && !transpose_a && k % 2 == 0 && lda % 2 == 0;
   const bool copy_b = !converts && !transpose_b && row_panels >= 5 && ldb > 256;
   const bool copy_a =
       (converts && !pairs_in_place) || (n > 4 * panel && (converts || !(transpose_a && lda <= 256)));
@@ -235,11 +234,12 @@ void multiply(const Product<In, Out>& product) {
   Sum<T>* const sums =
       rounds ? sums_scratch.get<Sum<T>>((depth_blocks == 1 ? kRows : m) * sums_stride) : nullptr;
 
+  // Empty operands (k = 0) may be null, to which nothing may be added.
   const auto b_at = [&](int64_t p, int64_t j) {
-    return b + (transpose_b ? j * ldb + p * group : p * group * ldb + j);
+    return k == 0 ? b : b + (transpose_b ? j * ldb + p * group : p * group * ldb + j);
   };
   const auto a_at = [&](int64_t i, int64_t p) {
-    return a + (transpose_a ? p * group * lda + i : i * lda + p * group);
+    return k == 0 ? a : a + (transpose_a ? p * group * lda + i : i * lda + p * group);
   };
   const auto first_row = [&](int64_t row_panel) {
     return m / row_panels * row_panel + std::min(row_panel, m % row_panels);

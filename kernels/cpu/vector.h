@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -27,10 +28,21 @@ inline constexpr int kVectorBytes = 16;
 inline constexpr int kVectorRegisters = 16;
 #endif
 
+// Two neighbours of bf16 along k: what the processor's bf16 units multiply at a time. A lane holds the
+// earlier in its lower half. Any array of bf16 may be read in pairs, wherever it starts.
+struct Pair {
+  BFloat16 earlier, later;
+};
+
 template <class T>
 struct VectorOf {
   typedef T Type __attribute__((vector_size(kVectorBytes)));
   typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
+template <>
+struct VectorOf<Pair> {
+  typedef uint32_t Type __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Unaligned __attribute__((vector_size(kVectorBytes), aligned(alignof(Pair)), may_alias));
 };
 template <class T>
 using Vector = typename VectorOf<T>::Type;
@@ -47,10 +59,7 @@ inline void store(T* p, Vector<T> x) {
   *reinterpret_cast<typename VectorOf<T>::Unaligned*>(p) = x;
 }
 
-// Two neighbours of bf16 along k, the earlier in the lower half: what the processor's bf16 units multiply at
-// a time.
-using Pair = uint32_t;
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 inline constexpr bool kMultipliesBFloat16 = true;
 #else
 inline constexpr bool kMultipliesBFloat16 = false;
@@ -80,13 +89,15 @@ inline Vector<float> broadcast(float x) {
 inline Vector<double> broadcast(double x) {
   return _mm512_set1_pd(x);
 }
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 // Both products of the pair are added, the unit's way: subnormals count as zero.
 inline Vector<float> multiply_add(Vector<Pair> a, Vector<Pair> b, Vector<float> c) {
   return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
-inline Vector<Pair> broadcast(Pair x) {
-  return reinterpret_cast<Vector<Pair>>(_mm512_set1_epi32(static_cast<int>(x)));
+inline Vector<Pair> broadcast(const Pair& x) {
+  int bits;  // read at once, not half by half
+  std::memcpy(&bits, &x, sizeof(bits));
+  return reinterpret_cast<Vector<Pair>>(_mm512_set1_epi32(bits));
 }
 #endif
 #elif defined(__AVX2__) && defined(__FMA__)

@@ -255,5 +255,21 @@ TYPED_TEST(ConvolutionOf, BitsOfASampleDoNotDependOnItsBatch) {
   }
 }
 
+TYPED_TEST(ConvolutionOf, BitsDoNotDependOnWhereArraysBegin) {
+  const ConvolutionArguments a = arguments_of<TypeParam>({3, 6, 6, 8, 10, 3, 3, 1, 1, 1, 1});
+  const Inputs<TypeParam> in(a);
+  const Results<TypeParam> aligned = compute(a, in);
+  const auto one_later = [](std::vector<TypeParam> values) {
+    values.insert(values.begin(), TypeParam(0));
+    return values;
+  };
+  const std::vector<TypeParam> x = one_later(in.x), weights = one_later(in.weights), dy = one_later(in.dy);
+  std::vector<TypeParam> y(aligned.y.size() + 1), dx(aligned.dx.size() + 1);
+  cpu_backend().convolution(a, x.data() + 1, weights.data() + 1, in.bias.data(), y.data() + 1);
+  cpu_backend().convolution_backward_data(a, dy.data() + 1, weights.data() + 1, dx.data() + 1);
+  EXPECT_EQ(std::memcmp(y.data() + 1, aligned.y.data(), aligned.y.size() * sizeof(TypeParam)), 0);
+  EXPECT_EQ(std::memcmp(dx.data() + 1, aligned.dx.data(), aligned.dx.size() * sizeof(TypeParam)), 0);
+}
+
 }  // namespace
 }  // namespace lockstep
