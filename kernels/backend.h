@@ -277,6 +277,8 @@ Backend& cpu_backend();
 Backend& cuda_backend(int device);
 // How many GPUs there are: 0 in a build without CUDA and on a machine without a driver.
 int cuda_device_count();
+// Tells GPU `device` from every other, here or on another host: "GPU-4f0c....", as nvidia-smi prints it.
+std::string cuda_device_identity(int device);
 // What the GPU kernels of this build were compiled with and for: "CUDA 13.0, sm_80 sm_90", or "none".
 std::string cuda_build();
 

@@ -1,4 +1,6 @@
 // GPUs as backends: which there are, their description, and one instance of each that is used.
+#include <cublasLt.h>
+
 #include <limits>
 #include <map>
 #include <string>
@@ -95,6 +97,7 @@ cudaStream_t CudaBackend::stream() const {
   return stream_;
 }
 
+// Says what the bits of results depend on: workers compare it.
 std::string CudaBackend::description() const {
   cudaDeviceProp properties;
   check_cuda(cudaGetDeviceProperties(&properties, device_), "device");
@@ -102,7 +105,8 @@ std::string CudaBackend::description() const {
   check_cuda(cudaDriverGetVersion(&driver), "driver");
   check_cuda(cudaRuntimeGetVersion(&runtime), "runtime");
   return std::string("cuda: ") + properties.name + ", " + std::to_string(properties.totalGlobalMem >> 30) +
-         " GiB, CUDA " + version_name(runtime) + ", driver for CUDA " + version_name(driver);
+         " GiB, CUDA " + version_name(runtime) + ", cuBLASLt " + std::to_string(cublasLtGetVersion()) +
+         ", driver for CUDA " + version_name(driver);
 }
 
 std::string CudaBackend::native_precisions() const {
@@ -128,6 +132,19 @@ int cuda_device_count() {
   const cudaError_t status = cudaGetDeviceCount(&count);
   cudaGetLastError();
   return status == cudaSuccess ? count : 0;
+}
+
+std::string cuda_device_identity(int device) {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device), "device");
+  std::string text = "GPU-";
+  for (size_t i = 0; i < sizeof properties.uuid.bytes; ++i) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    const auto byte = static_cast<unsigned char>(properties.uuid.bytes[i]);
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += {kDigits[byte / 16], kDigits[byte % 16]};
+  }
+  return text;
 }
 
 std::string cuda_build() {

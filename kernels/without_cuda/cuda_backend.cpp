@@ -13,6 +13,10 @@ int cuda_device_count() {
   return 0;
 }
 
+std::string cuda_device_identity(int) {
+  return {};
+}
+
 std::string cuda_build() {
   return "none";
 }

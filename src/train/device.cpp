@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "comm/device_communicator.h"
 #include "core/error.h"
 #include "train/agreement.h"
@@ -11,16 +14,28 @@ namespace lockstep {
 
 namespace {
 
-Backend& gpu_of(const HostPlace& place, bool share_gpu) {
-  const int gpus = cuda_device_count();
-  if (gpus == 0) return cuda_backend(0);  // says why there is none
-  if (place.workers > gpus && !share_gpu) {
-    fail(ErrorKind::kUsage, fmt::format("device.type: {} workers on this host, {} GPU{}: start at most one "
-                                        "worker a GPU, or let them share "
-                                        "with parallel.share_gpu = true",
-                                        place.workers, gpus, gpus == 1 ? "" : "s"));
+// The texts of all workers, by rank; what exceeds the limit is cut off. Collective.
+std::vector<std::string> gathered(Communicator& communicator, const std::string& text, const char* label) {
+  constexpr size_t kLongest = 256;
+  const auto workers = static_cast<size_t>(communicator.world_size());
+  std::string mine = text, all(workers * kLongest, '\0');
+  mine.resize(kLongest);
+  communicator.all_gather(mine.data(), kLongest, all.data(), label)->wait();
+  std::vector<std::string> texts;
+  for (size_t worker = 0; worker < workers; ++worker)
+    texts.emplace_back(all.substr(worker * kLongest, kLongest).c_str());
+  return texts;
+}
+
+// Fails on every worker unless all bring the same text. Collective.
+void require_same(Communicator& communicator, const std::string& text, const char* key, const char* rule) {
+  const std::vector<std::string> texts = gathered(communicator, text, key);
+  for (size_t rank = 1; rank < texts.size(); ++rank) {
+    if (texts[rank] == texts[0]) continue;
+    fail_together(communicator, ErrorKind::kUsage,
+                  fmt::format("{}: workers differ: rank 0 has \"{}\", rank {} has \"{}\": {}", key, texts[0],
+                              rank, texts[rank], rule));
   }
-  return cuda_backend(place.rank % gpus);
 }
 
 // Whether the backend computes on a GPU, whose memory the host does not see.
@@ -32,11 +47,16 @@ bool on_gpu(Backend& backend) {
 
 WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicator)
     : communicator_(&communicator),
+      share_gpu_(settings.share_gpu),
       through_host_(settings.gpu_transport == "host" ||
                     (settings.gpu_transport == "auto" && (settings.share_gpu || nccl_library() == "none"))),
       timeout_seconds_(settings.timeout_seconds) {
   const bool gpu = settings.device == "cuda" || (settings.device == "auto" && cuda_device_count() > 0);
-  backend_ = gpu ? &gpu_of(communicator.host_place(), settings.share_gpu) : &cpu_backend();
+  const int gpus = cuda_device_count();
+  // Without any, cuda_backend(0) says why.
+  const int number = gpus > 0 ? communicator.host_place().rank % gpus : 0;
+  backend_ = gpu ? &cuda_backend(number) : &cpu_backend();
+  if (gpu) gpu_ = cuda_device_identity(number);
   if (on_gpu(*backend_) && settings.gpu_transport == "nccl" && nccl_library() == "none") {
     fail(ErrorKind::kUsage, "parallel.gpu_transport: this build has no NCCL");
   }
@@ -47,15 +67,24 @@ WorkerDevice::~WorkerDevice() {
 }
 
 void WorkerDevice::connect() {
-  // The larger of (on a GPU, on a CPU) over all workers.
-  int64_t kinds[2] = {on_gpu(*backend_) ? 1 : 0, on_gpu(*backend_) ? 0 : 1};
-  communicator_->all_reduce_max(kinds, 2, "device")->wait();
-  if (kinds[0] + kinds[1] == 2) {
-    fail_together(*communicator_, ErrorKind::kUsage,
-                  "device.type: some workers found a GPU, others did not: choose --device cpu, or hosts that "
-                  "have GPUs");
-  }
+  require_same(*communicator_, backend_->description(), "device.type",
+               "bits depend on the device and its libraries: choose hosts that are alike, or --device cpu");
   if (!on_gpu(*backend_) || communicator_->world_size() == 1) return;
+  require_same(*communicator_,
+               fmt::format("{}, {}", through_host_ ? "through host memory" : "through " + nccl_library(),
+                           share_gpu_ ? "GPUs may be shared" : "a GPU each"),
+               "parallel.gpu_transport",
+               "give all the same parallel.gpu_transport and parallel.share_gpu, and the same NCCL");
+  const std::vector<std::string> gpus = gathered(*communicator_, gpu_, "GPUs");
+  for (size_t rank = 1; rank < gpus.size() && !share_gpu_; ++rank) {
+    const auto other = std::find(gpus.begin(), gpus.end(), gpus[rank]) - gpus.begin();
+    if (static_cast<size_t>(other) == rank) continue;
+    fail_together(
+        *communicator_, ErrorKind::kUsage,
+        fmt::format("device.type: ranks {} and {} have one GPU between them ({}): start at most one "
+                    "worker a GPU, or let them share with parallel.share_gpu = true",
+                    other, rank, gpus[rank]));
+  }
   void* const queue = backend_->lane().native_queue();
   communicator_->use_device(through_host_
                                 ? make_staged_communicator(*communicator_, queue)

@@ -1,6 +1,8 @@
 // What this worker computes on, and how the arrays that live there travel between workers.
 #pragma once
 
+#include <string>
+
 #include "comm/communicator.h"
 #include "kernels/backend.h"
 #include "train/settings.h"
@@ -9,10 +11,10 @@ namespace lockstep {
 
 class WorkerDevice {
  public:
-  // settings.device; auto is the GPU where the build has CUDA and this machine a GPU. The GPU of a worker has
-  // its number among the workers of the host; with settings.share_gpu they are dealt out in turn. Error
-  // (kUsage) when there is none, or too few of them, or settings.gpu_transport is not built in. The
-  // communicator must outlive the object.
+  // settings.device; auto is the GPU where the build has CUDA and this machine a GPU. The GPUs that a worker
+  // sees are dealt out in turn to the workers of its host, so that it makes no difference whether every
+  // worker sees all of them or its own alone. Error (kUsage) when there is none, or settings.gpu_transport is
+  // not built in. The communicator must outlive the object.
   WorkerDevice(const RunSettings& settings, Communicator& communicator);
   // Takes the communicator's device from it again.
   ~WorkerDevice();
@@ -22,7 +24,9 @@ class WorkerDevice {
   Backend& backend() const { return *backend_; }
 
   // Gives the communicator a device() that moves the backend's memory, where that is not the host's.
-  // Collective; every worker gets the same failure when some compute on a CPU and others on a GPU.
+  // Collective; every worker gets the same failure (kUsage) when they compute on different kinds or models of
+  // devices, with other libraries, or on one GPU without settings.share_gpu, or move arrays in different
+  // ways.
   void connect();
 
   // Both of the above in words: "cuda: ... | mpi: 4 workers, ... | arrays through NCCL 2.28.9".
@@ -30,9 +34,11 @@ class WorkerDevice {
 
  private:
   Communicator* communicator_;
+  bool share_gpu_;
   bool through_host_;  // arrays, rather than through NCCL
   double timeout_seconds_;
   Backend* backend_ = nullptr;
+  std::string gpu_;  // its identity, or empty on a CPU
 };
 
 }  // namespace lockstep

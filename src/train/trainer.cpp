@@ -147,6 +147,30 @@ double mebibytes(size_t bytes) {
   return static_cast<double>(bytes) / 1048576.0;
 }
 
+// Error where this worker's configuration or data are not those of rank 0: workers that read different files
+// would part at some step, and wait for each other until the timeout. Collective.
+void compare_workers(Communicator& communicator, const std::string& configuration, const RunData& data) {
+  std::string leaders = configuration;
+  broadcast_text(communicator, leaders, "configuration");
+  std::string leaders_data = data.digest;
+  broadcast_text(communicator, leaders_data, "data");
+  if (leaders_data != data.digest) {
+    fail(ErrorKind::kData,
+         fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}", leaders_data,
+                     communicator.rank(), data.digest, data.train.source));
+  }
+  if (leaders == configuration) return;
+  std::istringstream theirs(leaders), mine(configuration);
+  std::string their_line, my_line;
+  do {
+    std::getline(theirs, their_line);
+    std::getline(mine, my_line);
+  } while (their_line == my_line && (theirs || mine));
+  fail(ErrorKind::kUsage,
+       fmt::format("the configuration differs between workers: rank 0 has \"{}\", rank {} has \"{}\"",
+                   their_line, communicator.rank(), my_line));
+}
+
 class Run {
  public:
   Run(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
@@ -158,7 +182,7 @@ class Run {
         communicator_, [&] { set_up(); }, "set-up");
     device_->connect();
     run_agreed(
-        communicator_, [&] { compare_configurations(); }, "configuration");
+        communicator_, [&] { compare_workers(communicator_, resolved_, data_); }, "configuration");
     resume_or_start();
     return loop();
   }
@@ -219,29 +243,6 @@ class Run {
         communicator_, *backend_, settings_.parameters(), replica_->store.gradient_extent(), slices,
         ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes,
                         settings_.shard_optimizer ? replica_->shards->shares() : std::vector<Share>()});
-  }
-
-  // Workers that read different files would part at some step, and wait for each other until the timeout.
-  void compare_configurations() {
-    std::string leaders = resolved_;
-    broadcast_text(communicator_, leaders, "configuration");
-    std::string leaders_data = data_.digest;
-    broadcast_text(communicator_, leaders_data, "data");
-    if (leaders_data != data_.digest) {
-      fail(ErrorKind::kData,
-           fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}",
-                       leaders_data, communicator_.rank(), data_.digest, data_.train.source));
-    }
-    if (leaders == resolved_) return;
-    std::istringstream theirs(leaders), mine(resolved_);
-    std::string their_line, my_line;
-    do {
-      std::getline(theirs, their_line);
-      std::getline(mine, my_line);
-    } while (their_line == my_line && (theirs || mine));
-    fail(ErrorKind::kUsage,
-         fmt::format("the configuration differs between workers: rank 0 has \"{}\", rank {} has \"{}\"",
-                     their_line, communicator_.rank(), my_line));
   }
 
   // Collective when the optimizer is sharded; whole on rank 0 then.
@@ -805,6 +806,8 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
       },
       "evaluation set-up");
   device->connect();
+  run_agreed(
+      communicator, [&] { compare_workers(communicator, configuration.resolved(), data); }, "configuration");
   const AutocastScope autocast(settings.compute);
   if (without_statistics) {
     Tensor statistics = replica->store.statistic_values();

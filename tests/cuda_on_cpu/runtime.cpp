@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -110,7 +112,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->minor = 0;
   properties->l2CacheSize = 1 << 20;
   properties->memoryBusWidth = 64;
-  properties->pciBusID = device;
+  // The machine's number of the device, which processes that see some of them only count from 0 anew.
+  int number = device;
+  if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES"); visible != nullptr) {
+    std::istringstream numbers(visible);
+    std::string entry;
+    for (int i = 0; i <= device && std::getline(numbers, entry, ','); ++i) {
+      if (i == device) number = std::atoi(entry.c_str());
+    }
+  }
+  properties->pciBusID = number;
+  properties->uuid.bytes[15] = static_cast<char>(number);
   return cudaSuccess;
 }
 

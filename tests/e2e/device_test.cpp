@@ -156,7 +156,59 @@ TEST_F(Gpu, ACheckpointEvaluatesToTheSameLineOnAnyNumberOfWorkers) {
   EXPECT_EQ(run(2, arguments).out, alone.out);
 }
 
-TEST_F(Gpu, MoreWorkersThanGpusAreRefusedNamingBothNumbers) {
+// Two workers, each with what is its own alone: options of mpirun, options of the command.
+using Own = std::pair<std::vector<std::string>, std::vector<std::string>>;
+std::vector<std::string> together(const std::vector<std::string>& arguments, const Own& first,
+                                  const Own& second) {
+  std::vector<std::string> command = {LOCKSTEP_MPIEXEC, "-q"};
+  for (const Own* own : {&first, &second}) {
+    command.insert(command.end(), {"-np", "1"});
+    command.insert(command.end(), own->first.begin(), own->first.end());
+    command.emplace_back(LOCKSTEP_COMMAND);
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    command.insert(command.end(), own->second.begin(), own->second.end());
+    if (own == &first) command.emplace_back(":");
+  }
+  return command;
+}
+
+TEST_F(Gpu, AWorkerMaySeeItsOwnGpuAlone) {
+  if (sharing_gpu()) GTEST_SKIP() << "needs two GPUs";
+  const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+  const std::string settings = before != nullptr ? before : "";
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", (settings.empty() ? "devices=1" : settings + ",devices=1").c_str(), 1);
+  std::vector<std::string> arguments = training("out");
+  arguments.insert(arguments.begin(), "train");
+  const Outcome outcome =
+      Job(together(arguments, {{"-x", "CUDA_VISIBLE_DEVICES=0"}, {}}, {{"-x", "CUDA_VISIBLE_DEVICES=1"}, {}}))
+          .wait();
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", settings.c_str(), 1);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+}
+
+TEST_F(Gpu, WorkersThatWouldMoveArraysDifferentlyAreRefusedBeforeTheyWaitForEachOther) {
+  std::vector<std::string> arguments = training("out", {"--set", "parallel.timeout=20"});
+  arguments.insert(arguments.begin(), "train");
+  const std::vector<std::string> host = {"--set", "parallel.gpu_transport=host"};
+  for (const auto& [first, second] :
+       {std::pair{host, std::vector<std::string>()}, std::pair{std::vector<std::string>(), host}}) {
+    if (sharing_gpu()) GTEST_SKIP() << "arrays go through host memory";
+    const Outcome outcome = Job(together(arguments, {{}, first}, {{}, second})).wait();
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_TRUE(std::regex_match(
+        outcome.err, std::regex("error: parallel.gpu_transport: workers differ: rank 0 has .*NCCL.*\n|"
+                                "error: parallel.gpu_transport: workers differ: .*rank 1 has .*NCCL.*\n")))
+        << outcome.err;
+  }
+  const Outcome outcome = Job(together(arguments, {{}, {}}, {{}, {"--device", "cpu"}})).wait();
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_TRUE(
+      std::regex_match(outcome.err, std::regex("error: device.type: workers differ: rank 0 has \"cuda: .*\", "
+                                               "rank 1 has \"cpu: .*\n")))
+      << outcome.err;
+}
+
+TEST_F(Gpu, TwoWorkersOnOneGpuAreRefusedNamingIt) {
   const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
   const std::string settings = before != nullptr ? before : "";
   ::setenv("LOCKSTEP_CUDA_ON_CPU", (settings.empty() ? "devices=1" : settings + ",devices=1").c_str(), 1);
@@ -167,7 +219,7 @@ TEST_F(Gpu, MoreWorkersThanGpusAreRefusedNamingBothNumbers) {
   ::setenv("LOCKSTEP_CUDA_ON_CPU", settings.c_str(), 1);
   ::unsetenv("CUDA_VISIBLE_DEVICES");
   EXPECT_EQ(outcome.exit_code, 2);
-  EXPECT_NE(outcome.err.find("device.type: 2 workers on this host, 1 GPU: "), std::string::npos)
+  EXPECT_NE(outcome.err.find("device.type: ranks 0 and 1 have one GPU between them (GPU-"), std::string::npos)
       << outcome.err;
 }
 

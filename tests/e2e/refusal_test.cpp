@@ -88,9 +88,12 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
       {{"model.type=cnn"}, "unknown key|\\(H,W,C\\)"},
       {{"train.loss=logistic"}, "train\\.loss: logistic does not fit data with 3 classes"},
       {{"train.epochs=3"}, "train\\.steps: give either steps or epochs, got steps = 12 and epochs = 3"},
-      {{"train.epochs=9223372036854775807", "train.steps=0"}, "train\\.epochs: must be in .*, got 9223372036854775807"},
-      {{"train.epochs=4000000000", "train.steps=0"}, "train\\.epochs: 4000000000 epochs of .* are more than 4294967295 steps"},
-      {{"optimizer.type=muon", "optimizer.adamw=[\"nothing\"]"}, "optimizer\\.adamw: pattern \"nothing\" fits no parameter"},
+      {{"train.epochs=9223372036854775807", "train.steps=0"},
+       "train\\.epochs: must be in .*, got 9223372036854775807"},
+      {{"train.epochs=4000000000", "train.steps=0"},
+       "train\\.epochs: 4000000000 epochs of .* are more than 4294967295 steps"},
+      {{"optimizer.type=muon", "optimizer.adamw=[\"nothing\"]"},
+       "optimizer\\.adamw: pattern \"nothing\" fits no parameter"},
       {{"train.steps=0"}, "train\\.steps: give either steps or epochs, got steps = 0 and epochs = 0"},
       {{"data.last_batch=drop", "train.micro_batches=50"}, "200 samples .*data set of 53"},
       {{"data.validation=x.csv", "data.validation_fraction=0.5"},
@@ -201,6 +204,19 @@ TEST_F(Refusal, OfWhatOneWorkerAloneFindsComesFromThatWorkerAndEndsAll) {
       "\"steps = 13\"");
   expect_refusal(together("model.hidden=[8]"), 2,
                  "^\\[rank 1\\] error: the configuration differs between workers");
+}
+
+TEST_F(Refusal, OfEvaluatingWithAnotherConfigurationOnOneWorkerComesFromThatWorker) {
+  ASSERT_EQ(run(kNoLauncher, training({})).exit_code, 0);
+  const std::vector<std::string> evaluation = {"eval", scratch_.file("run.toml"), "--checkpoint",
+                                               checkpoint_of(scratch_.file("out"), 12)};
+  std::vector<std::string> command = Job::on_workers(1, evaluation);
+  for (const char* word : {":", "-np", "1", LOCKSTEP_COMMAND}) command.emplace_back(word);
+  command.insert(command.end(), evaluation.begin(), evaluation.end());
+  command.insert(command.end(), {"--set", "train.micro_batch_size=3"});
+  expect_refusal(command, 2,
+                 "^\\[rank 1\\] error: the configuration differs between workers: rank 0 has "
+                 "\"micro_batch_size = 4\", rank 1 has \"micro_batch_size = 3\"");
 }
 
 // Output directories.

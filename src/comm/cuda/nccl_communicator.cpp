@@ -289,6 +289,7 @@ class NcclCommunicator final : public Communicator {
     UnderWay* const oldest = forget_done();
     const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
     const ncclResult_t found = state();
+    if (ended_) return {};  // by the other thread, which says why
     if (found != ncclSuccess && found != ncclInProgress) return fmt::format("{}: {}", name, reason(found));
     if (oldest == nullptr) return {};
     for (const cudaEvent_t event : {oldest->begin, oldest->end}) {

@@ -33,6 +33,7 @@ class PinnedPool {
   PinnedPool& operator=(const PinnedPool&) = delete;
   ~PinnedPool() {
     for (const PinnedBlock& block : free_) {
+      cudaEventSynchronize(block.read);
       cudaEventDestroy(block.read);
       cudaFreeHost(block.data);
     }
