@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -40,23 +41,25 @@ struct Arguments {
 };
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
-  bool has_accuracy = false;
   std::string weights = arguments.weights;
-  const EvaluationResult result =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, has_accuracy, weights);
+  const CheckpointEvaluation evaluation =
+      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights);
   if (communicator.rank() == 0) {
     nlohmann::ordered_json line;
     line["checkpoint"] = arguments.checkpoint;
     line["weights"] = weights;
-    line["samples"] = result.samples;
-    line["loss"] = result.loss;
-    if (has_accuracy) line["accuracy"] = result.accuracy;
+    line["data"] = evaluation.on_validation ? "validation" : "training";
+    line["samples"] = evaluation.result.samples;
+    line["loss"] = evaluation.result.loss;
+    if (evaluation.classification) line["accuracy"] = evaluation.result.accuracy;
     std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   }
   return 0;
 }
 
-int run_prepare(const Arguments& arguments) {
+int run_prepare(Arguments& arguments) {
+  arguments.dataset.texts = true;
+  try_dataset(arguments.dataset);
   const Dataset dataset = read_dataset(arguments.dataset);
   write_dataset(dataset, arguments.output);
   log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(), dataset.sample_shape.to_string(),
@@ -161,6 +164,8 @@ int run_main(int argc, char** argv) {
   config_command->footer("Example:\n  lockstep config --describe");
 
   configure_log(0, 1, false);
+  // A file that may not grow further (ulimit -f) is then an error of the write, with its reason.
+  std::signal(SIGXFSZ, SIG_IGN);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
     // Before CLI11 takes a misspelt command for a missing one.
@@ -189,7 +194,11 @@ int run_main(int argc, char** argv) {
         if (!refused) {
           if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
           configuration = Configuration::load(arguments.configuration, arguments.overrides);
-          options.timeout_seconds = read_settings(*configuration).timeout_seconds;
+          const RunSettings settings = read_settings(*configuration);
+          options.timeout_seconds = settings.timeout_seconds;
+          // Before MPI has threads.
+          try_dataset(settings.train_data);
+          if (!settings.validation_data.path.empty()) try_dataset(settings.validation_data);
         }
       } catch (const Error& error) {
         refused = error;

@@ -205,22 +205,39 @@ void CheckpointStore::finish() {
   if (impl_->write.valid()) impl_->write.get();
 }
 
+std::optional<int64_t> CheckpointStore::newest_step() const {
+  const std::vector<int64_t> steps = steps_in(impl_->options.directory);
+  return steps.empty() ? std::nullopt : std::optional(steps.front());
+}
+
+void CheckpointStore::remove_all() {
+  const std::vector<int64_t> steps = steps_in(impl_->options.directory);
+  std::error_code error;
+  for (int64_t step : steps) {
+    if (fs::is_directory(fs::symlink_status(path_of(step), error)))
+      fail(ErrorKind::kUsage, path_of(step) + ": a directory with a checkpoint's name: nothing was deleted");
+  }
+  for (int64_t step : steps) {
+    fs::remove(path_of(step), error);
+    if (error)
+      fail(ErrorKind::kUsage, fmt::format("{}: cannot be deleted: {}", path_of(step), error.message()));
+  }
+}
+
 std::optional<std::pair<std::string, State>> CheckpointStore::load_newest(
     std::vector<std::string>& skipped) const {
   const std::vector<int64_t> steps = steps_in(impl_->options.directory);
   if (steps.empty()) return std::nullopt;
-  std::string newest_reason;
   for (int64_t step : steps) {
     const std::string path = path_of(step);
     try {
       return std::pair(path, read_checkpoint(path));
     } catch (const Error& error) {
-      if (newest_reason.empty()) newest_reason = error.what();
       skipped.emplace_back(error.what());
     }
   }
-  fail(ErrorKind::kCheckpoint, fmt::format("{}: none of {} checkpoints is usable; the newest: {}",
-                                           impl_->options.directory, steps.size(), newest_reason));
+  fail(ErrorKind::kCheckpoint, fmt::format("{}: none of {} checkpoints is usable: {}",
+                                           impl_->options.directory, steps.size(), fmt::join(skipped, "; ")));
 }
 
 }  // namespace lockstep

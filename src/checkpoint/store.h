@@ -56,8 +56,14 @@ class CheckpointStore {
   // Waits until everything queued is on disk.
   void finish();
 
+  // The step of the newest checkpoint file by name, whether usable or not; nullopt when there is none.
+  std::optional<int64_t> newest_step() const;
+  // Deletes every checkpoint file. Error (kUsage), with nothing deleted, when something that is no file has
+  // the name of one.
+  void remove_all();
   // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones that did not.
-  // nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable.
+  // nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable, with
+  // what is wrong with each.
   std::optional<std::pair<std::string, State>> load_newest(std::vector<std::string>& skipped) const;
 
  private:

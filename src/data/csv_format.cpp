@@ -2,9 +2,11 @@
 // features.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -154,13 +156,24 @@ Dataset read_csv(const DatasetOptions& options) {
                      names[0]));
   }
   size_t target = columns;
+  std::map<std::string, size_t> numbers;
+  bool all_numbers = true;
   for (size_t column = 0; column < columns; ++column) {
-    if (names[column] != options.target) continue;
-    if (target != columns) {
-      fail(ErrorKind::kData,
-           fmt::format("{}: header names the target column '{}' twice", options.path, options.target));
+    const auto [first, fresh] = numbers.emplace(names[column], column + 1);
+    if (!fresh) {
+      fail(ErrorKind::kData, fmt::format("{}: header names two columns '{}': {} and {}", options.path,
+                                         names[column], first->second, column + 1));
     }
-    target = column;
+    double value = 0.0;
+    all_numbers = all_numbers && parse_number(names[column], value) == nullptr;
+    if (names[column] == options.target) target = column;
+  }
+  if (all_numbers) {
+    fail(ErrorKind::kData,
+         fmt::format(
+             "{}: header holds only numbers ({}{}): the first line must name the columns", options.path,
+             fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
+             columns > 3 ? ", ..." : ""));
   }
   if (options.target.empty()) target = columns - 1;
   if (target == columns) {

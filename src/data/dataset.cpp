@@ -16,6 +16,7 @@ namespace lockstep {
 
 namespace {
 
+// "" when the name does not tell.
 std::string format_by_name(const std::string& path) {
   std::string name = std::filesystem::path(path).filename().string();
   std::transform(name.begin(), name.end(), name.begin(),
@@ -24,11 +25,11 @@ std::string format_by_name(const std::string& path) {
   if (name.ends_with(".h5") || name.ends_with(".hdf5")) return "hdf5";
   if (name.ends_with(".csv")) return "csv";
   if (name.find("idx3") != std::string::npos) return "idx";
-  if (name.ends_with(".bin")) return "cifar10";
-  fail(ErrorKind::kUsage,
-       fmt::format("{}: format cannot be told from the name: give format = \"hdf5\", \"idx\", "
-                   "\"cifar10\" or \"csv\"",
-                   path));
+  return name.ends_with(".bin") ? "cifar10" : "";
+}
+
+std::string format_of(const DatasetOptions& options) {
+  return options.format == "auto" ? format_by_name(options.path) : options.format;
 }
 
 template <class T>
@@ -100,7 +101,13 @@ Dataset read_dataset(const DatasetOptions& options) {
                      "classes below 2^31: got {}",
                      options.path, options.classes));
   }
-  const std::string format = options.format == "auto" ? format_by_name(options.path) : options.format;
+  const std::string format = format_of(options);
+  if (format.empty()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: format cannot be told from the name: give format = \"hdf5\", \"idx\", "
+                     "\"cifar10\" or \"csv\"",
+                     options.path));
+  }
   const bool images_only = format == "idx" || format == "cifar10";
   if (images_only && options.classes == -1) {
     fail(ErrorKind::kUsage,
@@ -125,6 +132,10 @@ Dataset read_dataset(const DatasetOptions& options) {
   }
   fail(ErrorKind::kUsage, fmt::format("{}: format must be auto, hdf5, idx, cifar10 or csv: got '{}'",
                                       options.path, options.format));
+}
+
+void try_dataset(const DatasetOptions& options, int64_t seconds) {
+  if (format_of(options) == "hdf5") try_hdf5(options, seconds);
 }
 
 }  // namespace lockstep

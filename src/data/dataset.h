@@ -37,6 +37,9 @@ struct DatasetOptions {
   std::string format = "auto";  // auto | hdf5 | idx | cifar10 | csv
   std::string labels{};         // IDX: the labels file ("" = derived from the images file's name)
   std::string target{};         // CSV: name of the target column ("" = the last column)
+  // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
+  // training has no use for.
+  bool texts = false;
   int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
 };
 
@@ -44,8 +47,15 @@ struct DatasetOptions {
 // counts that do not agree, label out of range, value not finite.
 Dataset read_dataset(const DatasetOptions& options);
 
+// Of an HDF5 file that no seal vouches for: reads it in a child process. The HDF5 library (1.10) follows
+// damaged numbers out of its memory, which ends the process, or in circles; the Error (kData) says so instead.
+// `seconds` of processor time, and one more a MiB, are long enough. Nothing else is looked at. Only while the
+// process has a single thread.
+void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
+
 // Writes the documented HDF5 layout (see README): x, y, attributes. Atomically (temporary file and rename),
-// sealed.
+// sealed. Error (kUsage) when the directory is not there, or the path is that of the source or of a file that is
+// not HDF5.
 void write_dataset(const Dataset& dataset, const std::string& path);
 
 }  // namespace lockstep

@@ -11,6 +11,7 @@
 namespace lockstep {
 
 Dataset read_hdf5(const DatasetOptions& options);
+void try_hdf5(const DatasetOptions& options, int64_t seconds);
 Dataset read_idx(const DatasetOptions& options);
 Dataset read_cifar10(const DatasetOptions& options);
 Dataset read_csv(const DatasetOptions& options);

@@ -3,13 +3,22 @@
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
 // multiplied by it) and `tokens` (1: integers that index a table); of y, `classes` (number) and `class_names`
 // (one a line). On the root group, texts that are passed on: `source`, `licence`, `citation`.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
+#include <filesystem>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -27,7 +36,8 @@ constexpr std::array<const char*, 3> kAttribution{"source", "licence", "citation
 
 // Of an unsealed file: the end of file that its superblock states ("Version 0/1/2/3 Superblock" in the HDF5
 // file format specification) must not lie behind its real end. The HDF5 library is not shown a file that was
-// cut off.
+// cut off. Both count from the base address where the superblock was once (h5unjam takes away what stood
+// before it, and leaves the address).
 void check_superblock(const std::string& path, int64_t file_size) {
   std::array<uint8_t, 64> head{};
   InputFile file(path);
@@ -36,12 +46,18 @@ void check_superblock(const std::string& path, int64_t file_size) {
   // Versions 0 and 1: sizes at byte 13, then base, free-space and end-of-file addresses from byte 24 or 28.
   // Versions 2 and 3: sizes at byte 9, then base, extension and end-of-file addresses from byte 12.
   const size_t address_bytes = version < 2 ? head[13] : head[9];
-  const size_t end_at = (version == 0 ? 24u : version == 1 ? 28u : 12u) + 2 * address_bytes;
+  const size_t base_at = version == 0 ? 24u : version == 1 ? 28u : 12u, end_at = base_at + 2 * address_bytes;
   if (version > 3 || (address_bytes != 4 && address_bytes != 8) || end_at + address_bytes > got) {
     fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte 8", path));
   }
-  uint64_t stated_end = 0;
-  for (size_t i = address_bytes; i-- > 0;) stated_end = (stated_end << 8) | head[end_at + i];
+  const auto address = [&](size_t at) {
+    uint64_t value = 0;
+    for (size_t i = address_bytes; i-- > 0;) value = (value << 8) | head[at + i];
+    return value;
+  };
+  const uint64_t base = address(base_at), stated_end = address(end_at) - base;
+  if (base > address(end_at))
+    fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte {}", path, base_at));
   if (stated_end > static_cast<uint64_t>(file_size)) {
     fail(ErrorKind::kData,
          fmt::format("{}: truncated: {} bytes long, its superblock says {}", path, file_size, stated_end));
@@ -58,8 +74,9 @@ class Hdf5DatasetReader {
  public:
   explicit Hdf5DatasetReader(const DatasetOptions& options)
       : options_(options), path_(options.path), file_size_(checked_file_size(path_)) {
-    if (verify_seal(path_, ErrorKind::kData, false) == SealState::kUnsealed)
-      check_superblock(path_, file_size_);
+    const bool sealed = verify_seal(path_, ErrorKind::kData, false) == SealState::kSealed;
+    with_texts_ = sealed || options.texts;
+    if (!sealed) check_superblock(path_, file_size_);
   }
 
   Dataset read() {
@@ -86,14 +103,28 @@ class Hdf5DatasetReader {
     } else {
       read_labels(file, y);
     }
-    for (const char* name : kAttribution) {
-      if (file.has_attribute("/", name)) dataset_.attribution[name] = file.read_attribute_text("/", name);
+    if (with_texts_) {
+      dataset_.attribution = read_attribution(file);
+      if (!regression) read_class_names(file);
     }
     file.close();
     return std::move(dataset_);
   }
 
  private:
+  static std::map<std::string, std::string> read_attribution(const Hdf5File& file) {
+    std::map<std::string, std::string> attribution;
+    for (const char* name : kAttribution) {
+      if (file.has_attribute("/", name)) attribution[name] = file.read_attribute_text("/", name);
+    }
+    return attribution;
+  }
+
+  static std::string class_names_text(const Hdf5File& file) {
+    const std::string object = carrier(file, "/y", "class_names");
+    return object.empty() ? "" : file.read_attribute_text(object, "class_names");
+  }
+
   // Type and shape of a data set whose size the file can hold: chunks are compressed by 1032 at most.
   Hdf5Entry describe(const Hdf5File& file, const std::string& object) {
     if (!file.exists(object)) fail(ErrorKind::kData, fmt::format("{}: has no data set {}", path_, object));
@@ -171,12 +202,11 @@ class Hdf5DatasetReader {
     }
     assign_labels(dataset_, values, classes,
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
-    if (const std::string object = carrier(file, "/y", "class_names"); !object.empty()) {
-      read_class_names(file.read_attribute_text(object, "class_names"));
-    }
   }
 
-  void read_class_names(const std::string& lines) {
+  void read_class_names(const Hdf5File& file) {
+    const std::string lines = class_names_text(file);
+    if (lines.empty()) return;
     for (size_t begin = 0; begin < lines.size();) {
       const size_t end = std::min(lines.find('\n', begin), lines.size());
       dataset_.class_names.push_back(lines.substr(begin, end - begin));
@@ -212,8 +242,25 @@ class Hdf5DatasetReader {
   const DatasetOptions& options_;
   const std::string& path_;
   int64_t file_size_;
+  bool with_texts_ = false;
   Dataset dataset_;
 };
+
+// An existing file is replaced only when it is HDF5 or empty, and not the source: what stands there else may
+// be a part of the source, given in the wrong place.
+void require_replaceable(const Dataset& dataset, const std::string& path) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
+  const fs::path directory = fs::path(path).parent_path();
+  std::error_code error;
+  if (!directory.empty() && !fs::is_directory(directory, error))
+    refuse(fmt::format("there is no directory {}", directory.string()));
+  if (!fs::exists(path, error)) return;
+  if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
+  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
+  if (fs::file_size(path, error) > 0 && !begins_as_hdf5(path, ErrorKind::kData))
+    refuse("exists and is not an HDF5 file: not replaced");
+}
 
 }  // namespace
 
@@ -221,7 +268,45 @@ Dataset read_hdf5(const DatasetOptions& options) {
   return Hdf5DatasetReader(options).read();
 }
 
+void try_hdf5(const DatasetOptions& options, int64_t seconds) {
+  try {
+    if (verify_seal(options.path, ErrorKind::kData, false) == SealState::kSealed) return;
+  } catch (const Error&) {
+    return;  // which reading it says too
+  }
+  seconds += checked_file_size(options.path) >> 20;
+  const pid_t child = fork();
+  if (child < 0)
+    fail(ErrorKind::kData, fmt::format("{}: cannot start a process: {}", options.path, std::strerror(errno)));
+  if (child == 0) {
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
+    rlimit time{};
+    getrlimit(RLIMIT_CPU, &time);
+    time.rlim_cur = std::min(time.rlim_max, static_cast<rlim_t>(seconds));
+    setrlimit(RLIMIT_CPU, &time);
+    dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+    try {
+      read_hdf5(options);
+    } catch (...) {
+      // Found in order, so the parent can find it.
+    }
+    _exit(0);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  const auto damaged = [&](const std::string& what) {
+    fail(ErrorKind::kData, fmt::format("{}: damaged: reading it {}", options.path, what));
+  };
+  const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+  if (signal == SIGXCPU) damaged(fmt::format("does not end within {} s of processor time", seconds));
+  // Killed from outside, for want of memory say, is no verdict on the file.
+  if (status != 0 && signal != SIGKILL) damaged("crashes the HDF5 library");
+}
+
 void write_dataset(const Dataset& dataset, const std::string& path) {
+  require_replaceable(dataset, path);
   const int64_t n = dataset.size();
   Shape x_shape{n};
   for (int64_t extent : dataset.sample_shape.extents()) x_shape.push_back(extent);

@@ -208,6 +208,13 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   return SealState::kSealed;
 }
 
+bool begins_as_hdf5(const std::string& path, ErrorKind kind) {
+  const Descriptor file(path, O_RDONLY, kind);
+  std::array<char, kMagic.size()> start{};
+  const std::span<const char> present(start.data(), file.read_at(0, start));
+  return starts_with(present, kHdf5Signature) || starts_with(present, kMagic);
+}
+
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind) {
   try {
     Descriptor(temporary, O_RDONLY, kind).sync();

@@ -33,6 +33,9 @@ void seal_file(const std::string& path, ErrorKind kind);
 // with `required` plain HDF5 is too.
 SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 
+// Whether the file begins as a sealed or a plain HDF5 file does; nothing else is looked at.
+bool begins_as_hdf5(const std::string& path, ErrorKind kind);
+
 // temp -> fsync -> rename -> fsync directory. Error of `kind` on any failure; the temporary file is removed.
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind);
 

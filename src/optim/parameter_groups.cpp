@@ -35,7 +35,7 @@ std::vector<ParameterGroup> read_parameter_groups(Section& optimizer) {
   for (Section& table : optimizer.tables("groups")) {
     ParameterGroup group;
     group.pattern = table.text("pattern", std::nullopt, {},
-                               "parameters by name, * for any characters: \"*.bias\"; the first fit counts");
+                               "parameters by name, * for any characters, ? for one: \"*.bias\"; the first fit counts");
     group.weight_decay = table.boolean("weight_decay", true, "false: no weight decay on these parameters");
     group.learning_rate_factor = table.real("learning_rate_factor", 1.0, kNonNegative,
                                             "multiplies their learning rate; 0 freezes them");

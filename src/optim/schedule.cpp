@@ -99,7 +99,9 @@ Factor read_warmup_stable_decay(Section& section, const Course& course) {
   const double minimum = read_minimum(section);
   const double fraction = section.real("decay_fraction", 0.2, kUnit,
                                        "warmup_stable_decay: share of all steps, the last ones, that decay");
-  const int64_t decay = std::llround(fraction * static_cast<double>(course.total));
+  // Never more than the warmup leaves: the rate falls from where it has risen to.
+  const int64_t decay =
+      std::min<int64_t>(std::llround(fraction * static_cast<double>(course.total)), course.remaining());
   return [minimum, decay, begin = course.remaining() - decay, end = course.remaining()](int64_t u) {
     if (u >= end) return minimum;
     if (u <= begin) return 1.0;
@@ -158,6 +160,7 @@ class WarmupSchedule final : public Schedule {
       : type_(std::move(type)), base_rate_(base_rate), warmup_(warmup), factor_(std::move(factor)) {}
 
   std::string type() const override { return type_; }
+  int64_t warmup() const override { return warmup_; }
 
   double learning_rate(int64_t update) const override {
     const double rise = warmup_factor(update, warmup_);
@@ -188,6 +191,7 @@ class PlateauSchedule final : public Schedule {
   }
 
   std::string type() const override { return "plateau"; }
+  int64_t warmup() const override { return warmup_; }
   double learning_rate(int64_t update) const override {
     return base_rate_ * warmup_factor(update, warmup_) * reached_;
   }

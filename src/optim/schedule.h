@@ -17,6 +17,8 @@ class Schedule {
   virtual std::string type() const = 0;
   // Rate of the update with number `update` (0-based).
   virtual double learning_rate(int64_t update) const = 0;
+  // Updates until the full rate is reached.
+  virtual int64_t warmup() const = 0;
 
   // Whether the rate depends on the validation loss, which observe() then gets after every evaluation.
   virtual bool observes() const { return false; }
@@ -49,7 +51,7 @@ struct RunLength {
 //   step                  `factor` ^ floor(u / `every`), defaults 0.1 and 1000
 //   exponential           `factor` ^ (u / `every`)
 //   inverse_sqrt          sqrt(w / (w + u)), w = warmup, or 1 without (Vaswani et al. 2017)
-//   warmup_stable_decay   1; over the last D = `decay_fraction` (0.2) of all steps, d of them done,
+//   warmup_stable_decay   1; over the last D = `decay_fraction` (0.2) of all steps, T at most, d of them done,
 //                         m + (1 - m) (1 - sqrt(d / D)) (Haegele et al. 2024)
 //   one_cycle             from 1 / `initial_divisor` (25) to 1 over the first `rise_fraction` (0.3) of the
 //   run,

@@ -24,6 +24,7 @@
 #include "optim/clip.h"
 #include "parallel/gradient_exchange.h"
 #include "train/agreement.h"
+#include "train/configuration_changes.h"
 #include "train/device.h"
 #include "train/loss_plot.h"
 #include "train/metrics_log.h"
@@ -103,26 +104,6 @@ void broadcast_text(Communicator& communicator, std::string& text, const std::st
   communicator.broadcast(&size, sizeof size, 0, label)->wait();
   text.resize(static_cast<size_t>(size));
   if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
-}
-
-// "section.key" -> value of a resolved configuration, which holds a setting a line.
-std::map<std::string, std::string> settings_of(const std::string& resolved) {
-  std::map<std::string, std::string> settings;
-  std::map<std::string, int> tables;
-  std::string section;
-  std::istringstream lines(resolved);
-  for (std::string line; std::getline(lines, line);) {
-    const size_t equals = line.find(" = ");
-    if (line.rfind("[[", 0) == 0) {
-      const std::string name = line.substr(2, line.find("]]") - 2);
-      section = fmt::format("{}[{}]", name, tables[name]++);
-    } else if (line.rfind('[', 0) == 0) {
-      section = line.substr(1, line.find(']') - 1);
-    } else if (equals != std::string::npos) {
-      settings[section + "." + line.substr(0, equals)] = line.substr(equals + 3);
-    }
-  }
-  return settings;
 }
 
 // The scalars of rank 0's state, to the ranks that did not read the file: of the same names everywhere, in
@@ -232,6 +213,10 @@ class Run {
     owned_ = owned_micro_batches(batches_.micro_batches, communicator_.rank(), communicator_.world_size());
     objective_ = std::make_unique<Objective>(settings_.loss, data_.shape, settings_.parameters(), *backend_);
     if (leader()) {
+      // Before the directory would be made.
+      if (options_.resume && !std::filesystem::is_directory(settings_.output)) {
+        fail(ErrorKind::kCheckpoint, settings_.output + ": --resume: there is no such directory");
+      }
       keeper_ = std::make_unique<Keeper>(settings_.output, settings_);
     }
     std::vector<int64_t> slices;
@@ -301,11 +286,11 @@ class Run {
         communicator_,
         [&] {
           if (!leader()) return;
-          std::vector<std::string> skipped;
-          if (options_.overwrite) remove_checkpoints();
-          auto newest = keeper_->store.load_newest(skipped);
-          for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
+          if (options_.overwrite) keeper_->store.remove_all();
           if (options_.resume) {
+            std::vector<std::string> skipped;
+            auto newest = keeper_->store.load_newest(skipped);
+            for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
             if (!newest) {
               fail(ErrorKind::kCheckpoint,
                    settings_.output + ": --resume: there is no checkpoint in this directory");
@@ -315,11 +300,12 @@ class Run {
             check_matches(description(), found, path);
             compare_with_checkpoint(found.configuration, path);
             restore(found, path);
-          } else if (newest) {
+          } else if (const std::optional<int64_t> newest = keeper_->store.newest_step()) {
             fail(ErrorKind::kUsage,
                  fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
                              "or choose another --output",
-                             settings_.output, std::filesystem::path(newest->first).filename().string()));
+                             settings_.output,
+                             std::filesystem::path(keeper_->store.path_of(*newest)).filename().string()));
           }
           keeper_->metrics.emplace(settings_.output + "/metrics.jsonl", position_.metrics);
           write_text(settings_.output + "/configuration.toml", resolved_);
@@ -338,29 +324,12 @@ class Run {
 
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
-  void compare_with_checkpoint(const std::string& old, const std::string& path) {
-    const std::map<std::string, std::string> before = settings_of(old), now = settings_of(resolved_);
-    for (const auto& [key, value] : now) {
-      const auto it = before.find(key);
-      if (it == before.end() || it->second == value || key == "run.output") continue;
-      const std::string change = fmt::format("{} = {}, it was {}", key, value, it->second);
-      if (key.rfind("model.", 0) == 0 || key.rfind("average.", 0) == 0 || key == "train.loss" ||
-          key == "precision.compute") {
-        fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change));
+  void compare_with_checkpoint(const std::string& before, const std::string& path) {
+    for (const SettingChange& change : configuration_changes(before, resolved_)) {
+      if (defines_run(change.key)) {
+        fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
       }
-      changes_.push_back(change);
-    }
-  }
-
-  void remove_checkpoints() {
-    for (const auto& entry : std::filesystem::directory_iterator(settings_.output)) {
-      const std::string name = entry.path().filename().string();
-      if (name.rfind("step-", 0) != 0 || !name.ends_with(".h5") || !entry.is_regular_file()) continue;
-      std::error_code error;
-      std::filesystem::remove(entry.path(), error);
-      if (error)
-        fail(ErrorKind::kUsage,
-             fmt::format("{}: cannot be deleted: {}", entry.path().string(), error.message()));
+      changes_.push_back(change.text);
     }
   }
 
@@ -388,6 +357,11 @@ class Run {
                                   : ""));
     if (!resumed_from.empty())
       log_info(fmt::format("resumed from {} at step {}", resumed_from, position_.step));
+    if (schedule_->warmup() > batches_.total_steps) {
+      log_warning(
+          fmt::format("schedule.warmup: {} steps, the run has {}: the full learning rate is never reached",
+                      schedule_->warmup(), batches_.total_steps));
+    }
     for (const std::string& change : changes_) log_info("changed since the checkpoint: " + change);
   }
 
@@ -550,7 +524,7 @@ class Run {
       const bool finite = std::isfinite(loss) && std::isfinite(norm);
       if (!finite && !scaler_->skips())
         diverged(fmt::format("loss {}, gradient norm {}", loss, std::abs(norm)), saved_step);
-      if (settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
+      if (finite && settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
         diverged(fmt::format("loss {} > guard.largest_loss = {}", loss, settings_.guard.largest_loss),
                  saved_step);
       }
@@ -770,9 +744,8 @@ TrainOutcome train(Configuration& configuration, const TrainOptions& options, co
   return Run(configuration, options, stop, communicator).go();
 }
 
-EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                     Communicator& communicator, bool& has_accuracy, std::string& weights) {
-  EvaluationResult result;
+CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                         Communicator& communicator, std::string& weights) {
   RunSettings settings;
   std::optional<WorkerDevice> device;
   std::unique_ptr<Replica> replica;
@@ -800,6 +773,22 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
           fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
         }
         restore_parameters(*replica, state, averaged, checkpoint);
+        for (const SettingChange& change :
+             configuration_changes(state.configuration, configuration.resolved())) {
+          if (defines_model(change.key)) {
+            fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; an evaluation needs the model that was trained",
+                                                     checkpoint, change.text));
+          }
+        }
+        // The digest covers which samples are on which side of the split.
+        const auto digest = state.scalars.find("/data/digest");
+        if (communicator.rank() == 0 && settings.validation_fraction > 0.0 &&
+            (digest == state.scalars.end() || digest->second != Scalar(data.digest))) {
+          log_warning(
+              fmt::format("{}: was trained on other data or another split of it (run.seed, "
+                          "data.validation_fraction): samples evaluated here may have been trained on",
+                          checkpoint));
+        }
         const auto type = state.scalars.find("/average/type");
         without_statistics =
             averaged && type != state.scalars.end() && type->second == Scalar(std::string("swa"));
@@ -813,9 +802,12 @@ EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::st
     Tensor statistics = replica->store.statistic_values();
     statistics.assign(mean_statistics(*replica, *objective, data.train, settings, communicator));
   }
-  has_accuracy = objective->classification();
-  return evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
-                  settings.micro_batch_size, communicator);
+  CheckpointEvaluation evaluation;
+  evaluation.on_validation = data.validation.has_value();
+  evaluation.classification = objective->classification();
+  evaluation.result = evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
+                               settings.micro_batch_size, communicator);
+  return evaluation;
 }
 
 }  // namespace lockstep

@@ -26,10 +26,17 @@ enum class TrainOutcome { kFinished, kStopped };  // kStopped: a signal; everyth
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
                    Communicator& communicator);
 
+struct CheckpointEvaluation {
+  EvaluationResult result;
+  bool on_validation = false;   // else on the training data
+  bool classification = false;  // accuracy means something
+};
+
 // Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has
 // none. weights: "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights,
-// else "trained".
-EvaluationResult evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                     Communicator& communicator, bool& has_accuracy, std::string& weights);
+// else "trained". Error (kCheckpoint) when the configuration's model is not the one that was trained; a
+// warning when the validation samples are split off otherwise than they were in training.
+CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                         Communicator& communicator, std::string& weights);
 
 }  // namespace lockstep

@@ -113,6 +113,9 @@ TEST(Command, PrepareConvertsAndInspectAndDiffRefuseWhatIsNoCheckpoint) {
   const Answer prepared = lockstep_command({"prepare", scratch.file("a.csv"), scratch.file("a.h5")});
   EXPECT_EQ(prepared.exit_code, 0) << prepared.err;
   EXPECT_TRUE(holds(prepared.err, "a.h5: 3 samples of (2), 2 classes")) << prepared.err;
+  const Answer onto_itself = lockstep_command({"prepare", scratch.file("a.csv"), scratch.file("a.csv")});
+  EXPECT_EQ(onto_itself.exit_code, 2);
+  EXPECT_TRUE(holds(onto_itself.err, "a.csv: is the file that was read: not replaced")) << onto_itself.err;
   for (const std::vector<std::string>& arguments : {std::vector<std::string>{"inspect", scratch.file("a.h5")},
                                                     {"diff", scratch.file("a.h5"), scratch.file("a.h5")}}) {
     const Answer answer = lockstep_command(arguments);

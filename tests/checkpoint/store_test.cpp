@@ -157,8 +157,30 @@ TEST_F(StoreTest, NoFilesIsNotAnErrorButOnlyBadOnesAre) {
   overwrite(file_of(20), "x");
   const CheckpointStore store({directory_.path()});
   expect_contains(message_of([&] { store.load_newest(skipped); }, ErrorKind::kCheckpoint),
-                  {directory_.path(), "none of 2 checkpoints", "step-000000020.h5"});
+                  {directory_.path(), "none of 2 checkpoints", "step-000000020.h5: ", "step-000000010.h5: "});
   EXPECT_EQ(skipped.size(), 2u);
+}
+
+TEST_F(StoreTest, TheNewestStepIsKnownWithoutReading) {
+  CheckpointStore store({directory_.path()});
+  EXPECT_FALSE(store.newest_step());
+  overwrite(file_of(20), "no checkpoint");
+  overwrite(file_of(3), "");
+  EXPECT_EQ(store.newest_step(), 20);
+}
+
+TEST_F(StoreTest, RemovesAllCheckpointsOrNone) {
+  save(10);
+  overwrite(file_of(20), "damaged");
+  overwrite(directory_.file("step-1.h5"), "another's");
+  std::filesystem::create_directory(file_of(30));
+  CheckpointStore store({directory_.path()});
+  expect_contains(message_of([&] { store.remove_all(); }, ErrorKind::kUsage),
+                  {file_of(30), "nothing was deleted"});
+  EXPECT_EQ(names().size(), 4u);
+  std::filesystem::remove(file_of(30));
+  store.remove_all();
+  EXPECT_EQ(names(), Names{"step-1.h5"});
 }
 
 TEST_F(StoreTest, FailedWriteIsReportedOnceByFinishOrTheNextSave) {

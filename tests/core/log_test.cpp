@@ -36,5 +36,11 @@ TEST(Log, BracesAndPercentSignsAreOrdinaryText) {
             "100% {} {0} %v\nwarning: 100% {} {0} %v\nerror: 100% {} {0} %v\n");
 }
 
+TEST(Log, ControlBytesAreShownNotSent) {
+  EXPECT_EQ(logged(1, 2, "a\x1b[31mb\r\x7f\tc"),
+            "[rank 1] warning: a\\x1b[31mb\\x0d\\x7f\tc\n[rank 1] error: a\\x1b[31mb\\x0d\\x7f\tc\n");
+  EXPECT_EQ(logged(1, 2, "Käse\n"), "[rank 1] warning: Käse\n\n[rank 1] error: Käse\n\n");
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -111,10 +111,18 @@ TEST_F(Csv, RejectsLabelsThatAreNotClasses) {
 
 TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
   reject({path_, "kind", "a, b"}, "a,b\n1,0\n", "kind");
-  reject({path_, "'b'", "twice"}, "b,b\n1,0\n", "b");
+  reject({path_, "two columns 'b': 1 and 3"}, "b,a,b\n1,0,2\n", "b");
+  reject({path_, "two columns 'a': 1 and 2"}, "a,a,b\n1,0,2\n");
   reject({path_, "two columns", "a"}, "a\n1\n");
   reject({path_, "column 2 has no name"}, "a,,b\n1,2,0\n");
   reject({path_, "quote"}, "a,\"b\n1,0\n");
+}
+
+TEST_F(Csv, RejectsAFirstRowOfNumbersAsHeader) {
+  reject({path_, "only numbers (5.1, 3.5, 1.4, ...)", "must name the columns"},
+         "5.1,3.5,1.4,0\n4.9,3,1.3,1\n");
+  reject({path_, "(1, -2)"}, "1,\"-2\"\n3,4\n");
+  EXPECT_EQ(read("1,2,kind\n3,4,0\n").size(), 1);
 }
 
 TEST_F(Csv, RejectsFilesWithoutRows) {

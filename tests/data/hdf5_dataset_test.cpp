@@ -47,7 +47,7 @@ class Hdf5Dataset : public ::testing::Test {
 };
 
 TEST_F(Hdf5Dataset, ReadsByteImagesWithTheirScale) {
-  const Dataset data = read_dataset({.path = foreign("images_uint8.h5")});
+  const Dataset data = read_dataset({.path = foreign("images_uint8.h5"), .texts = true});
   EXPECT_EQ(data.size(), 5);
   EXPECT_EQ(data.sample_shape, (Shape{2, 3}));
   ASSERT_EQ(data.inputs_f32.size(), 30u);
@@ -159,8 +159,67 @@ TEST_F(Hdf5Dataset, FailedWritesLeaveTheOldFileAndNothingElse) {
   expect_rejection(ErrorKind::kData, {"NUL"}, [&] { write_dataset(broken, path_); });
   EXPECT_EQ(bytes_of(path_), before);
   EXPECT_EQ(files_in(directory_.path()), 1u);
-  expect_rejection(ErrorKind::kData, {directory_.file("none")},
+  expect_rejection(ErrorKind::kUsage, {directory_.file("none/set.h5"), "no directory"},
                    [&] { write_dataset(data, directory_.file("none/set.h5")); });
+}
+
+TEST_F(Hdf5Dataset, WritesOverDataSetsButNotOverTheSourceOrAnythingElse) {
+  Dataset data = read_dataset({.path = foreign("tokens.h5")});
+  overwrite(path_, "");
+  write_dataset(data, path_);
+  write_dataset(data, path_);
+  data = read_dataset({.path = path_});
+  const std::string before = bytes_of(path_), csv = directory_.file("labels.csv");
+  expect_rejection(ErrorKind::kUsage, {path_, "was read"}, [&] { write_dataset(data, path_); });
+  expect_rejection(ErrorKind::kUsage, {"was read"},
+                   [&] { write_dataset(data, directory_.path() + "/./set.h5"); });
+  overwrite(csv, "a,b\n1,2\n");
+  expect_rejection(ErrorKind::kUsage, {csv, "not an HDF5 file"}, [&] { write_dataset(data, csv); });
+  expect_rejection(ErrorKind::kUsage, {directory_.path(), "no plain file"},
+                   [&] { write_dataset(data, directory_.path()); });
+  EXPECT_EQ(bytes_of(path_), before);
+  EXPECT_EQ(bytes_of(csv), "a,b\n1,2\n");
+}
+
+// What h5jam put before the superblock and h5unjam took away again stays in its addresses.
+TEST_F(Hdf5Dataset, ReadsFilesThatOnceStoodBehindAUserBlock) {
+  write_dataset(read_dataset({.path = foreign("tokens.h5")}), path_);
+  const std::string unjammed = bytes_of(path_).substr(static_cast<size_t>(kSealBytes));
+  overwrite(path_, unjammed);
+  EXPECT_EQ(read_dataset({.path = path_}).inputs_i32, (std::vector<int32_t>{7, 0, 3, 1, 2, 65535}));
+  overwrite(path_, unjammed.substr(0, unjammed.size() - 1));
+  reject({path_, "truncated"});
+}
+
+// HDF5 follows damaged numbers out of its memory.
+TEST_F(Hdf5Dataset, NoChangedBitOfAnUnsealedFileEndsTheProcess) {
+  const std::string whole = bytes_of(foreign("images_uint8.h5"));
+  int refused = 0, crashes = 0;
+  for (size_t at = 0; at < whole.size(); at += 11) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at * 5 % 8)));
+    overwrite(path_, damaged);
+    const DatasetOptions options{.path = path_, .texts = true};
+    try {
+      try_dataset(options, 1);
+      read_dataset(options);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kData) << error.what();
+      ++refused;
+      if (std::string(error.what()).find("crashes the HDF5 library") != std::string::npos) ++crashes;
+    }
+  }
+  EXPECT_GT(refused, 10);
+  std::printf("%d refused, of which %d would have ended the process\n", refused, crashes);
+}
+
+TEST_F(Hdf5Dataset, TryingSoundOrOtherFilesSaysNothing) {
+  try_dataset({.path = foreign("images_uint8.h5")});
+  try_dataset({.path = std::string(LOCKSTEP_CONFIGS) + "/data/digits.h5"});
+  try_dataset({.path = directory_.file("absent.h5")});
+  overwrite(path_, "no HDF5");
+  try_dataset({.path = path_});
+  try_dataset({.path = "table.csv"});
 }
 
 TEST_F(Hdf5Dataset, RejectsEveryChangedByteOfASealedFile) {

@@ -284,17 +284,36 @@ TEST_F(CheckpointRefusal, OfADirectoryWithCheckpointsOffersTheChoices) {
   EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{12}));
 }
 
+// Also where no checkpoint is usable: the advice is then what helps.
+TEST_F(CheckpointRefusal, OfADirectoryWithBadCheckpointsOffersTheChoicesToo) {
+  directory("bad", {"", "damaged"});
+  expect_refusal(kNoLauncher, training({}, "bad"), 2,
+                 "/bad: already holds step-000000012\\.h5; .*--overwrite");
+}
+
+TEST_F(CheckpointRefusal, OfOverwritingADirectoryWithACheckpointsNameDeletesNothing) {
+  std::filesystem::create_directory(checkpoint_of(scratch_.file("out"), 18));
+  std::vector<std::string> arguments = training({});
+  arguments.emplace_back("--overwrite");
+  expect_refusal(kNoLauncher, arguments, 2, "step-000000018\\.h5: a directory .*nothing was deleted");
+  EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{6, 12, 18}));
+}
+
 TEST_F(CheckpointRefusal, WithNothingToResumeFromExitsWith4) {
   for (const int workers : {kNoLauncher, 2}) {
-    expect_refusal(workers, resuming("fresh"), 4, "/fresh: --resume: there is no checkpoint");
+    expect_refusal(workers, resuming("fresh"), 4, "/fresh: --resume: there is no such directory");
+    EXPECT_FALSE(std::filesystem::exists(scratch_.file("fresh"))) << "a mistyped name makes no directory";
+    std::filesystem::create_directory(scratch_.file("empty"));
+    expect_refusal(workers, resuming("empty"), 4, "/empty: --resume: there is no checkpoint");
   }
 }
 
 TEST_F(CheckpointRefusal, WithOnlyBadOnesExitsWith4AndDoesNotStartFromScratch) {
   directory("bad", {good_.substr(0, good_.size() / 2), flipped(good_.size() / 2)});
   for (const int workers : {kNoLauncher, 2}) {
-    expect_refusal(workers, resuming("bad"), 4,
-                   "/bad: none of 2 checkpoints is usable; the newest: .*step-000000012\\.h5");
+    expect_refusal(
+        workers, resuming("bad"), 4,
+        "/bad: none of 2 checkpoints is usable: .*step-000000012\\.h5: .*; .*step-000000006\\.h5: ");
   }
   EXPECT_EQ(checkpoints_in(scratch_.file("bad")), (std::vector<int64_t>{6, 12}));
 }
@@ -359,6 +378,74 @@ TEST_F(CheckpointRefusal, OfAResumeThatWouldBeAnotherRunNamesBothValues) {
   expect_refusal(kNoLauncher, resuming("out", {"optimizer.type=adamw"}), 4, "optimizer/type: .*adam.*adamw");
   expect_refusal(kNoLauncher, resuming("out", {"precision.compute=fp64"}), 4,
                  "hidden\\.0\\.weight.*fp64.*fp32");
+}
+
+// Layers without parameters leave no trace in the tensors of a checkpoint.
+TEST_F(CheckpointRefusal, OfAModelThatGainedOrLostALayerWithoutParameters) {
+  const std::string layers = "type = \"sequential\"\n[[model.layers]]\ntype = \"linear\"\nunits = 3\n";
+  const std::string more = layers + "[[model.layers]]\ntype = \"activation\"\nfunction = \"tanh\"\n";
+  const auto file = [&](const std::string& name, const std::string& model) {
+    write_file(scratch_.file(name), replaced(replaced(text(), "[model]\n" + kMlp, ""), "[optimizer]",
+                                             "[model]\n" + model + "[optimizer]"));
+    return scratch_.file(name);
+  };
+  const std::string bare = file("bare.toml", layers), grown = file("grown.toml", more);
+  const std::string gained = "model\\.layers\\[1\\]\\.function = \"tanh\", it was not set",
+                    lost = "model\\.layers\\[1\\]\\.function is not set, it was \"tanh\"";
+  for (const auto& [trained, other, change] : {std::tuple(bare, grown, gained), {grown, bare, lost}}) {
+    const std::string output = trained + ".out";
+    train(kNoLauncher, {trained, "--output", output});
+    expect_refusal(2, {"train", other, "--output", output, "--resume", "--set", "train.steps=20"}, 4,
+                   "step-000000012\\.h5: " + change + "; a resumed run must keep it");
+    expect_refusal(2, {"eval", other, "--checkpoint", checkpoint_of(output, 12)}, 4,
+                   "step-000000012\\.h5: " + change + "; an evaluation needs the model that was trained");
+  }
+}
+
+TEST_F(CheckpointRefusal, IsNotOfOtherSettingsWhichAreSaidWhenTheyComeAndGo) {
+  const auto resumed = [&](const std::string& steps, const std::vector<std::string>& settings) {
+    std::vector<std::string> arguments = resuming("out", settings);
+    arguments.insert(arguments.end(), {"--set", "train.steps=" + steps});
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.err;
+  };
+  const auto says = [](const std::string& log, const std::string& line) {
+    return log.find("changed since the checkpoint: " + line + "\n") != std::string::npos;
+  };
+  const std::string first =
+      resumed("14", {"optimizer.groups=[{pattern=\"*bias\",learning_rate_factor=0.5}]"});
+  EXPECT_TRUE(says(first, "optimizer.groups[0].learning_rate_factor = 0.5, it was not set")) << first;
+  EXPECT_TRUE(says(first, "train.steps = 14, it was 12")) << first;
+  const std::string second = resumed("16", {"schedule.type=cosine"});
+  EXPECT_TRUE(says(second, "optimizer.groups[0].pattern is not set, it was \"*bias\"")) << second;
+  EXPECT_TRUE(says(second, "schedule.minimum_factor = 0.0, it was not set")) << second;
+}
+
+// ---- evaluation
+
+TEST_F(CheckpointRefusal, AnEvaluationSaysOnWhichDataAndWarnsWhenTheSplitIsAnother) {
+  const auto evaluated = [&](const std::vector<std::string>& settings, const std::string& step) {
+    std::vector<std::string> arguments = {"eval", scratch_.file("run.toml"), "--checkpoint", step};
+    for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+    const Outcome outcome = run(2, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome;
+  };
+  const Outcome whole = evaluated({}, checkpoint_of(scratch_.file("out"), 12));
+  EXPECT_NE(whole.out.find("\"data\":\"training\""), std::string::npos) << whole.out;
+  EXPECT_EQ(whole.err, "");
+  EXPECT_EQ(run(kNoLauncher, training({"data.validation_fraction=0.2"}, "split")).exit_code, 0);
+  const std::string split = checkpoint_of(scratch_.file("split"), 12);
+  const Outcome same = evaluated({"data.validation_fraction=0.2"}, split);
+  EXPECT_NE(same.out.find("\"data\":\"validation\",\"samples\":1"), std::string::npos) << same.out;
+  EXPECT_EQ(same.err, "");
+  for (const std::string other : {"run.seed=5", "data.validation_fraction=0.3"}) {
+    const Outcome outcome = evaluated({"data.validation_fraction=0.2", other}, split);
+    EXPECT_NE(outcome.err.find("warning: "), std::string::npos) << other;
+    EXPECT_NE(outcome.err.find("may have been trained on"), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find('\n'), outcome.err.size() - 1) << "said once: " << outcome.err;
+  }
 }
 
 }  // namespace

@@ -143,6 +143,16 @@ TEST_F(SkippedSteps, ALossAboveTheLargestAllowedStopsTheRun) {
       << outcome.err;
 }
 
+// Whether the step counts is settled first: an overflow that the scale answers is no divergence.
+TEST_F(SkippedSteps, ALossThatOverflowsUnderLossScalingIsSkippedNotTakenForDivergence) {
+  const std::string path = file(60000.0, "");
+  train(2, {path, "--output", scratch_.file("skipped"), "--set", "precision.compute=fp16", "--set",
+            "guard.largest_loss=1000"});
+  const auto steps = steps_of("skipped");
+  ASSERT_EQ(steps.size(), 40u);
+  EXPECT_EQ(steps[29]["skipped_steps"].get<int64_t>(), steps[28]["skipped_steps"].get<int64_t>() + 1);
+}
+
 TEST_F(SkippedSteps, SettingsThatCannotActAreRefused) {
   const std::string path = file(0.0, "");
   const std::vector<std::pair<std::vector<std::string>, std::string>> refused = {

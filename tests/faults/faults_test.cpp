@@ -119,6 +119,22 @@ TEST_F(Faults, AFullDiskExitsWith4KeepsTheOldCheckpointAndTheRunGoesOnOnceThereI
   }
 }
 
+// The limit of a batch system, or `ulimit -f`: SIGXFSZ would end the process without a word.
+TEST_F(Faults, AFileSizeLimitExitsWith4AndKeepsTheOldCheckpoint) {
+  const std::string output = scratch_.file("limited");
+  ASSERT_EQ(run(kNoLauncher, training(output, {"train.steps=6"})).exit_code, 0);
+  std::vector<std::string> command = {"bash", "-c", "ulimit -f 8; exec \"$@\"", "bash"};
+  for (const std::string& word : Job::on_workers(
+           kNoLauncher, training(output, {"train.steps=40", "train.log_every=1000", "checkpoint.every=10"})))
+    command.push_back(word);
+  command.emplace_back("--resume");
+  const Outcome outcome = Job(command).wait(30.0);
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  EXPECT_NE(outcome.err.find("File too large"), std::string::npos) << outcome.err;
+  EXPECT_EQ(checkpoints_in(output), std::vector<int64_t>{6});
+  expect_resumes(output);
+}
+
 TEST_F(Faults, DivergenceExitsWith5NamesTheStepAndKeepsTheCheckpointBefore) {
   for (const int workers : {kNoLauncher, 3}) {
     const std::string output = scratch_.file("diverged" + std::to_string(workers));
@@ -146,8 +162,8 @@ TEST_F(Faults, DivergenceExitsWith5NamesTheStepAndKeepsTheCheckpointBefore) {
 TEST_F(Faults, ALastUpdateThatOverflowsExitsWith5AndIsNotSaved) {
   const std::string output = scratch_.file("overflowed");
   const Outcome outcome =
-      run(kNoLauncher, training(output, {"train.steps=1", "optimizer.type=sgd", "optimizer.learning_rate=1e38",
-                                         "optimizer.weight_decay=1e30"}));
+      run(kNoLauncher, training(output, {"train.steps=1", "optimizer.type=sgd",
+                                         "optimizer.learning_rate=1e38", "optimizer.weight_decay=1e30"}));
   EXPECT_EQ(outcome.exit_code, 5) << outcome.err;
   EXPECT_NE(outcome.err.find("step 1: training diverged: "), std::string::npos) << outcome.err;
   EXPECT_TRUE(checkpoints_in(output).empty());

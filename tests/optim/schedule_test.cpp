@@ -164,6 +164,12 @@ TEST(Schedule, WarmupStableDecayDecaysOverTheLastFifth) {
   EXPECT_EQ(schedule->learning_rate(200), 0.2);
   const auto none = schedule_from("type = 'warmup_stable_decay'\ndecay_fraction = 0", 1.0, 10);
   EXPECT_EQ(none->learning_rate(9), 1.0);
+  // No jump where warmup and decay do not both fit: the decay has what the warmup leaves.
+  const auto tight = schedule_from("type = 'warmup_stable_decay'\nwarmup = 6\ndecay_fraction = 0.8", 1.0, 10);
+  EXPECT_EQ(tight->learning_rate(5), 1.0);
+  EXPECT_EQ(tight->learning_rate(6), 1.0);
+  EXPECT_EQ(tight->learning_rate(7), 0.5);
+  EXPECT_EQ(tight->learning_rate(10), 0.0);
   const auto all = schedule_from("type = 'warmup_stable_decay'\ndecay_fraction = 1", 1.0, 16);
   EXPECT_EQ(all->learning_rate(0), 1.0);
   EXPECT_EQ(all->learning_rate(4), 0.5);

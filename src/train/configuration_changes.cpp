@@ -1,0 +1,77 @@
+// Comparing resolved configurations, which hold a setting a line.
+#include "train/configuration_changes.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <set>
+#include <sstream>
+
+namespace lockstep {
+
+namespace {
+
+// "section.key" -> value; elements of lists by their number, in their parents:
+// "model.layers[2].layers[0].type".
+std::map<std::string, std::string> settings_of(const std::string& resolved) {
+  std::map<std::string, std::string> settings;
+  std::map<std::string, int> elements;           // of a list so far
+  std::map<std::string, std::string> innermost;  // name of a list -> path of its newest element
+  // TOML leaves out which element of an outer list a table belongs to: the newest one.
+  const auto path_of = [&](const std::string& name) {
+    for (size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0; dot = name.rfind('.', dot - 1)) {
+      const auto outer = innermost.find(name.substr(0, dot));
+      if (outer != innermost.end()) return outer->second + name.substr(dot);
+    }
+    return name;
+  };
+  std::string section;
+  std::istringstream lines(resolved);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t equals = line.find(" = ");
+    if (line.starts_with("[[")) {
+      const std::string name = line.substr(2, line.find("]]") - 2), list = path_of(name);
+      section = innermost[name] = fmt::format("{}[{}]", list, elements[list]++);
+    } else if (line.starts_with('[')) {
+      section = path_of(line.substr(1, line.find(']') - 1));
+    } else if (equals != std::string::npos) {
+      settings[section + "." + line.substr(0, equals)] = line.substr(equals + 3);
+    }
+  }
+  return settings;
+}
+
+}  // namespace
+
+std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now) {
+  const std::map<std::string, std::string> old_settings = settings_of(before),
+                                           new_settings = settings_of(now);
+  std::set<std::string> keys;
+  for (const auto* settings : {&old_settings, &new_settings}) {
+    for (const auto& [key, value] : *settings) keys.insert(key);
+  }
+  keys.erase("run.output");
+  std::vector<SettingChange> changes;
+  for (const std::string& key : keys) {
+    const auto was = old_settings.find(key), is = new_settings.find(key);
+    if (was == old_settings.end()) {
+      changes.push_back({key, fmt::format("{} = {}, it was not set", key, is->second)});
+    } else if (is == new_settings.end()) {
+      changes.push_back({key, fmt::format("{} is not set, it was {}", key, was->second)});
+    } else if (was->second != is->second) {
+      changes.push_back({key, fmt::format("{} = {}, it was {}", key, is->second, was->second)});
+    }
+  }
+  return changes;
+}
+
+bool defines_model(const std::string& key) {
+  return key.starts_with("model.");
+}
+
+bool defines_run(const std::string& key) {
+  return defines_model(key) || key.starts_with("average.") || key == "train.loss" ||
+         key == "precision.compute";
+}
+
+}  // namespace lockstep

@@ -1,0 +1,24 @@
+// What differs between the configuration in a checkpoint and that of the run which reads it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+struct SettingChange {
+  std::string key;   // "optimizer.learning_rate", "model.layers[2].units"
+  std::string text;  // "KEY = NEW, it was OLD", "KEY = NEW, it was not set" or "KEY is not set, it was OLD"
+};
+
+// Settings that two resolved configurations (Configuration::resolved()) do not share: of another value, or
+// in one of them only. In order of their keys. run.output is none: where a run lies is no part of it.
+std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now);
+
+// Whether the setting is part of the model, layers without parameters included: tensors that fit do not tell,
+// a model that has gained an activation has the same ones.
+bool defines_model(const std::string& key);
+// Whether a run that goes on from a checkpoint must keep the setting: model, objective, precision, averages.
+bool defines_run(const std::string& key);
+
+}  // namespace lockstep
