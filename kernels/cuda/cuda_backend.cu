@@ -82,7 +82,7 @@ CudaBackend::~CudaBackend() {
   lane_.reset();
   products_.reset();
   pinned_.reset();
-  cudaFree(scratch_);
+  for (void* memory : {scratch_, product_workspace_, narrow_bias_}) cudaFree(memory);
   cudaEventDestroy(issued_);
   cudaStreamDestroy(stream_);
 }

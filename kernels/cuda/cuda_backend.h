@@ -147,6 +147,9 @@ class CudaBackend final : public Backend {
     return static_cast<T*>(scratch_bytes(static_cast<size_t>(count) * sizeof(T)));
   }
   void* scratch_bytes(size_t bytes);
+  // allocate(), after idle memory was given back if need be. Error (kUsage) saying what for, when even that
+  // does not help.
+  void* require(size_t bytes, const char* purpose);
   PinnedRing& pinned();  // under mutex_
 
   // matmul.cu: a product that may be added to what c holds, before the activation.
@@ -162,6 +165,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CudaBackend> lane_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
+  void* product_workspace_ = nullptr;
+  void* narrow_bias_ = nullptr;  // of products: 16 bits an element
+  int64_t narrow_bias_elements_ = 0;
 };
 
 }  // namespace lockstep

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -17,9 +18,6 @@
 namespace lockstep {
 
 namespace {
-
-// Enough for every algorithm of the library on GPUs of today.
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
 void check_products(cublasStatus_t status, const char* where) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -41,9 +39,9 @@ cudaDataType_t data_type(DType dtype) {
   }
 }
 
-// The largest power of two up to 16 that divides the address.
-uint32_t alignment_of(const void* address) {
-  const auto bits = reinterpret_cast<uintptr_t>(address) | 16;
+// The largest power of two up to 16 that divides the addresses of all matrices, `stride` bytes apart.
+uint32_t alignment_of(const void* address, int64_t stride = 0) {
+  const auto bits = reinterpret_cast<uintptr_t>(address) | static_cast<uintptr_t>(stride) | 16;
   return static_cast<uint32_t>(bits & (~bits + 1));
 }
 
@@ -74,19 +72,10 @@ cublasLtMatrixLayout_t layout(DType dtype, int64_t rows, int64_t columns, int64_
 
 }  // namespace
 
-Products::Products(cudaStream_t stream) : stream_(stream) {
-  check_products(cublasLtCreate(&handle_), "cuBLASLt");
-  check_cuda(cudaMalloc(&workspace_, kWorkspaceBytes), "workspace of products");
-}
-
-Products::~Products() {
-  for (const auto& [shape, plan] : plans_) {
-    cublasLtMatmulDescDestroy(plan.description);
-    for (cublasLtMatrixLayout_t matrix : {plan.a, plan.b, plan.c}) cublasLtMatrixLayoutDestroy(matrix);
-  }
-  cudaFree(narrow_bias_);
-  cudaFree(workspace_);
-  cublasLtDestroy(handle_);
+Products::Products(cudaStream_t stream, void* workspace) : stream_(stream), workspace_(workspace) {
+  cublasLtHandle_t handle = nullptr;
+  check_products(cublasLtCreate(&handle), "cuBLASLt");
+  handle_.reset(handle);
 }
 
 const Products::Plan& Products::plan_for(const Shape& shape, const void* bias) {
@@ -96,28 +85,31 @@ const Products::Plan& Products::plan_for(const Shape& shape, const void* bias) {
   Plan plan;
   const bool wide = shape.dtype == DType::kF64;
   // CUBLAS_COMPUTE_32F is IEEE fp32 for fp32 operands, never TF32.
-  check_products(cublasLtMatmulDescCreate(&plan.description, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+  cublasLtMatmulDesc_t description = nullptr;
+  check_products(cublasLtMatmulDescCreate(&description, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
                                           wide ? CUDA_R_64F : CUDA_R_32F),
                  "product description");
+  plan.description.reset(description);
   // Row-major c = op(a) op(b) is column-major c' = op(b)' op(a)': the operands change places and keep their
   // transposition.
-  set(plan.description, CUBLASLT_MATMUL_DESC_TRANSA,
+  set(description, CUBLASLT_MATMUL_DESC_TRANSA,
       static_cast<int32_t>(shape.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
-  set(plan.description, CUBLASLT_MATMUL_DESC_TRANSB,
+  set(description, CUBLASLT_MATMUL_DESC_TRANSB,
       static_cast<int32_t>(shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
   if (shape.bias) {
-    set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
-    set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
+    set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   }
   const bool ta = shape.transpose_a, tb = shape.transpose_b;
-  plan.a =
-      layout(shape.dtype, ta ? shape.k : shape.m, ta ? shape.m : shape.k, shape.batch, shape.batch_stride_a);
-  plan.b =
-      layout(shape.dtype, tb ? shape.n : shape.k, tb ? shape.k : shape.n, shape.batch, shape.batch_stride_b);
-  plan.c = layout(shape.output, shape.m, shape.n, shape.batch, shape.m * shape.n);
+  plan.a.reset(
+      layout(shape.dtype, ta ? shape.k : shape.m, ta ? shape.m : shape.k, shape.batch, shape.batch_stride_a));
+  plan.b.reset(
+      layout(shape.dtype, tb ? shape.n : shape.k, tb ? shape.k : shape.n, shape.batch, shape.batch_stride_b));
+  plan.c.reset(layout(shape.output, shape.m, shape.n, shape.batch, shape.m * shape.n));
 
   cublasLtMatmulPreference_t preference = nullptr;
   check_products(cublasLtMatmulPreferenceCreate(&preference), "product preference");
+  const Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> owned_preference(preference);
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     check_products(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
                    "product preference");
@@ -132,9 +124,9 @@ const Products::Plan& Products::plan_for(const Shape& shape, const void* bias) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.alignment_c);
   cublasLtMatmulHeuristicResult_t candidate = {};
   int candidates = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle_, plan.description, plan.b, plan.a, plan.c, plan.c, preference, 1, &candidate, &candidates);
-  cublasLtMatmulPreferenceDestroy(preference);
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_.get(), description, plan.b.get(), plan.a.get(), plan.c.get(),
+                                     plan.c.get(), preference, 1, &candidate, &candidates);
   if (status != CUBLAS_STATUS_SUCCESS || candidates == 0) {
     fail(ErrorKind::kInternal, "matmul: cuBLASLt has no algorithm for " + std::to_string(shape.batch) +
                                    " products (" + std::to_string(shape.m) + "," + std::to_string(shape.k) +
@@ -143,19 +135,22 @@ const Products::Plan& Products::plan_for(const Shape& shape, const void* bias) {
                                    cublasLtGetStatusString(status));
   }
   plan.algorithm = candidate.algo;
-  return plans_.emplace(shape, plan).first->second;
+  return plans_.emplace(shape, std::move(plan)).first->second;
 }
 
 void Products::run(const MatmulArguments& product, const void* bias, bool accumulate) {
+  const auto apart = [&](int64_t stride, DType dtype) {
+    return product.batch > 1 ? stride * static_cast<int64_t>(size_of(dtype)) : 0;
+  };
   const Shape shape{product.dtype,
                     product.output,
                     product.transpose_a,
                     product.transpose_b,
                     accumulate,
                     bias != nullptr,
-                    alignment_of(product.a),
-                    alignment_of(product.b),
-                    alignment_of(product.c),
+                    alignment_of(product.a, apart(product.batch_stride_a, product.dtype)),
+                    alignment_of(product.b, apart(product.batch_stride_b, product.dtype)),
+                    alignment_of(product.c, apart(product.m * product.n, product.output)),
                     alignment_of(bias),
                     product.batch,
                     product.m,
@@ -164,27 +159,16 @@ void Products::run(const MatmulArguments& product, const void* bias, bool accumu
                     product.batch_stride_a,
                     product.batch_stride_b};
   const Plan& plan = plan_for(shape, bias);
-  if (shape.bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  if (shape.bias) set(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
   const float narrow[2] = {1.0f, accumulate ? 1.0f : 0.0f};
   const double wide[2] = {narrow[0], narrow[1]};
   const bool is_wide = product.dtype == DType::kF64;
   const void* const alpha = is_wide ? static_cast<const void*>(&wide[0]) : &narrow[0];
   const void* const beta = is_wide ? static_cast<const void*>(&wide[1]) : &narrow[1];
-  check_products(
-      cublasLtMatmul(handle_, plan.description, alpha, product.b, plan.b, product.a, plan.a, beta, product.c,
-                     plan.c, product.c, plan.c, &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
-      "matmul");
-}
-
-void* Products::narrow_bias(int64_t n) {
-  if (n > narrow_bias_elements_) {
-    cudaFree(narrow_bias_);  // waits for what still reads it
-    narrow_bias_ = nullptr;
-    narrow_bias_elements_ = 0;
-    check_cuda(cudaMalloc(&narrow_bias_, static_cast<size_t>(n) * sizeof(uint16_t)), "bias of products");
-    narrow_bias_elements_ = n;
-  }
-  return narrow_bias_;
+  check_products(cublasLtMatmul(handle_.get(), plan.description.get(), alpha, product.b, plan.b.get(),
+                                product.a, plan.a.get(), beta, product.c, plan.c.get(), product.c,
+                                plan.c.get(), &plan.algorithm, workspace_, kWorkspaceBytes, stream_),
+                 "matmul");
 }
 
 namespace {
@@ -233,15 +217,23 @@ void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   const int64_t elements = a.batch * a.m * a.n;
   if (elements == 0) return;
   make_current();
-  if (!products_) products_ = std::make_unique<Products>(stream_);
+  if (product_workspace_ == nullptr)
+    product_workspace_ = require(Products::kWorkspaceBytes, "workspace of matrix products");
+  if (!products_) products_ = std::make_unique<Products>(stream_, product_workspace_);
   const void* bias = a.bias;  // what is still to be added
   if (a.k > 0) {
     // The library adds no bias to fp64, and to 16-bit results one of their type.
     const void* added = a.dtype == DType::kF64 ? nullptr : bias;
     if (added != nullptr && size_of(a.output) == 2) {
-      void* const narrow = products_->narrow_bias(a.n);
-      cast(DType::kF32, a.output, a.n, bias, narrow);
-      added = narrow;
+      if (a.n > narrow_bias_elements_) {
+        release(narrow_bias_, 0);  // waits for what still reads it
+        narrow_bias_ = nullptr;
+        narrow_bias_elements_ = 0;
+        narrow_bias_ = require(static_cast<size_t>(a.n) * sizeof(uint16_t), "bias of a matrix product");
+        narrow_bias_elements_ = a.n;
+      }
+      cast(DType::kF32, a.output, a.n, bias, narrow_bias_);
+      added = narrow_bias_;
     }
     products_->run(a, added, accumulate);
     if (added != nullptr) bias = nullptr;

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/pinned_ring.h"
+#include "kernels/idle_memory.h"
 
 namespace lockstep {
 
@@ -138,20 +139,34 @@ void* CudaBackend::native_queue() {
   return stream();
 }
 
+void* CudaBackend::require(size_t bytes, const char* purpose) {
+  void* memory = allocate(bytes);
+  if (memory == nullptr) {
+    give_back_idle_memory();
+    memory = allocate(bytes);
+  }
+  if (memory == nullptr) {
+    const auto mebibytes = [](size_t count) { return std::to_string(count >> 20) + " MiB"; };
+    const MemoryRoom room = memory_room();
+    fail(ErrorKind::kUsage, "memory: GPU " + std::to_string(device_) + ": no room for " +
+                                mebibytes(bytes + (size_t{1} << 20) - 1) + " of " + purpose + ": " +
+                                mebibytes(room.free) + " of " + mebibytes(room.total) +
+                                " are free; a smaller train.micro_batch_size, train.recompute_every, "
+                                "precision.compute = \"bf16\" and parallel.shard_optimizer need less");
+  }
+  return memory;
+}
+
 void* CudaBackend::scratch_bytes(size_t bytes) {
   if (bytes > scratch_bytes_) {
     make_current();
     release(scratch_, scratch_bytes_);  // waits for what still uses it
+    scratch_ = nullptr;
+    scratch_bytes_ = 0;
     constexpr size_t kStep = size_t{2} << 20;
-    scratch_bytes_ = (bytes + kStep - 1) / kStep * kStep;
-    scratch_ = allocate(scratch_bytes_);
-    if (scratch_ == nullptr) {
-      const std::string asked = std::to_string(scratch_bytes_ >> 20);
-      scratch_bytes_ = 0;
-      fail(ErrorKind::kUsage,
-           "memory: no room for " + asked +
-               " MiB of working memory of a kernel; a smaller train.micro_batch_size needs less");
-    }
+    const size_t rounded = (bytes + kStep - 1) / kStep * kStep;
+    scratch_ = require(rounded, "working memory of a kernel");
+    scratch_bytes_ = rounded;
   }
   return scratch_;
 }

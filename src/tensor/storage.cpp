@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/idle_memory.h"
 
 namespace lockstep {
 
@@ -136,10 +137,10 @@ class CachingAllocator {
     if (block == nullptr) {
       const MemoryRoom room = backend.memory_room();
       fail(ErrorKind::kUsage,
-           fmt::format("memory: no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
+           fmt::format("memory: {}: no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
                        "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
                        "parallel.shard_optimizer need less",
-                       mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
+                       backend.description(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
                        mebibytes(room.total)));
     }
     return static_cast<std::byte*>(block);
@@ -152,7 +153,10 @@ class CachingAllocator {
 
 // Never destroyed: tensors in static storage may outlive any order of destruction we could choose.
 CachingAllocator& allocator() {
-  static auto* const instance = new CachingAllocator;
+  static auto* const instance = [] {
+    idle_memory_owner() = release_cached_memory;  // working memory of kernels comes from the same device
+    return new CachingAllocator;
+  }();
   return *instance;
 }
 

@@ -109,5 +109,49 @@ TEST(Allocator, SaysWhatIsHeldAndWhichSettingsHelpWhenThereIsNoRoom) {
 #endif
 }
 
+// On a device that is small enough to be filled up.
+TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThatIsNotEnough) {
+  Backend& backend = test_backend();
+  constexpr size_t kMebibyte = size_t{1} << 20, kSmallDevice = 128 * kMebibyte;
+  if (test_device() != "cuda" || backend.memory_room().total > kSmallDevice) GTEST_SKIP() << "needs a small GPU";
+  constexpr int64_t kElements = int64_t{1} << 18;  // a mebibyte
+  std::vector<Tensor> held;
+  const auto fill_up = [&] {
+    while (backend.memory_room().free >= 4 * kMebibyte) held.push_back(Tensor::zeros({kElements}, DType::kF32, backend));
+  };
+  const Tensor a = Tensor::full({2, 2}, DType::kF32, backend, 3.0);
+  Tensor c = Tensor::zeros({2, 2}, DType::kF32, backend);
+  const auto multiply = [&](Backend& queue) {
+    MatmulArguments product;
+    product.m = product.n = product.k = 2;
+    product.a = product.b = a.data();
+    product.c = c.mutable_data();
+    queue.matmul(product);
+    queue.synchronize();
+    return c.to_vector<double>();
+  };
+  const std::vector<double> expected(4, 18.0);
+
+  fill_up();
+  held.clear();
+  EXPECT_GT(allocator_statistics().cached_bytes, kMebibyte);
+  EXPECT_EQ(multiply(backend), expected) << "its workspace was in the cache";
+  EXPECT_LT(allocator_statistics().cached_bytes, kMebibyte);
+
+  fill_up();
+  try {
+    multiply(backend.lane());
+    ADD_FAILURE() << "a second workspace had room";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    const std::string message = error.what();
+    for (const char* part :
+         {"memory: GPU 0: no room for 32 MiB of workspace of matrix products", "are free", "train.micro_batch_size"})
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+  held.clear();
+  EXPECT_EQ(multiply(backend.lane()), expected) << "after the failure everything works";
+}
+
 }  // namespace
 }  // namespace lockstep
