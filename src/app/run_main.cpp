@@ -5,8 +5,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -40,6 +42,13 @@ struct Arguments {
   bool verbose = false;
 };
 
+// Results go to stdout: one that did not get there is a failure.
+void flush_results() {
+  errno = 0;
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written" : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
+}
+
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   std::string weights = arguments.weights;
   const CheckpointEvaluation evaluation =
@@ -53,6 +62,7 @@ int run_evaluate(const Arguments& arguments, Configuration& configuration, Commu
     line["loss"] = evaluation.result.loss;
     if (evaluation.classification) line["accuracy"] = evaluation.result.accuracy;
     std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    flush_results();
   }
   return 0;
 }
@@ -70,6 +80,7 @@ int run_prepare(Arguments& arguments) {
 int run_inspect(const Arguments& arguments) {
   const State state = read_checkpoint(arguments.file_a);
   std::puts(arguments.digest_only ? state_digest(state).c_str() : describe_state(state).c_str());
+  flush_results();
   return 0;
 }
 
@@ -82,12 +93,14 @@ int run_diff(const Arguments& arguments) {
     std::puts(fmt::format("{}: {}", differences[i].path, differences[i].what).c_str());
   }
   if (differences.size() > kShown) std::puts(fmt::format("and {} more", differences.size() - kShown).c_str());
+  flush_results();
   return differences.empty() ? 0 : 1;
 }
 
 int run_config(const Arguments& arguments) {
   if (arguments.describe) {
     std::fputs(describe_configuration().c_str(), stdout);
+    flush_results();
     return 0;
   }
   fail(ErrorKind::kUsage, "config: give --describe");
@@ -122,7 +135,8 @@ int run_main(int argc, char** argv) {
   };
   CLI::App* train_command = app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
   add_configuration(train_command);
-  train_command->add_option("--output", arguments.train.output, "output directory, instead of run.output");
+  train_command->add_option("--output", arguments.train.output, "output directory, instead of run.output")
+      ->check([](const std::string& path) { return path.empty() ? "must not be empty" : ""; }, "DIR");
   train_command->add_flag("--resume", arguments.train.resume, "continue from the newest checkpoint of the output directory");
   train_command->add_flag("--overwrite", arguments.train.overwrite, "delete the checkpoints that the output directory holds")
       ->excludes("--resume");

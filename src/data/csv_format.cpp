@@ -70,6 +70,10 @@ class CsvText {
         while (at_ != end_ && *at_ != ',' && *at_ != '\n' && *at_ != '\r') name += *at_++;
         while (!name.empty() && (name.back() == ' ' || name.back() == '\t')) name.pop_back();
       }
+      if (name.find('\0') != std::string::npos) {
+        fail(ErrorKind::kData, fmt::format("{}: header, column {}: holds a NUL byte: must be text in UTF-8",
+                                           path_, names.size() + 1));
+      }
       if (name.empty()) {
         fail(ErrorKind::kData, fmt::format("{}: header: column {} has no name", path_, names.size() + 1));
       }

@@ -39,7 +39,7 @@ void Progress::show(const StepMetrics& m, bool last) {
   std::string line = fmt::format(
       "step {:>{}}/{}  epoch {:.2f}  loss {:.4f}  {:.0f} samples/s  lr {:.3g}  |g| {:.3g}  ETA {}", m.step,
       std::to_string(total_steps_).size(), total_steps_, m.epoch, m.loss, m.samples_per_second,
-      m.learning_rate, m.gradient_norm, format_duration(remaining));
+      m.learning_rate, std::abs(m.gradient_norm), format_duration(remaining));
   if (m.loss_scale != 1.0) line += fmt::format("  scale {:.4g}", m.loss_scale);
   if (m.skipped_steps > 0) line += fmt::format("  skipped {}", m.skipped_steps);
   if (terminal_) {

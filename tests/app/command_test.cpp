@@ -89,6 +89,7 @@ TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
       {"train", "a.toml", "--fast"},
       {"train", "a.toml", "--output"},
       {"train", "a.toml", "--resume", "--overwrite"},
+      {"train", "a.toml", "--output", ""},
       {"eval", "a.toml"},
       {"prepare", "a.csv"},
       {"prepare", "a.csv", "b.h5", "--classes", "many"},

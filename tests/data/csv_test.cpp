@@ -116,6 +116,7 @@ TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
   reject({path_, "two columns", "a"}, "a\n1\n");
   reject({path_, "column 2 has no name"}, "a,,b\n1,2,0\n");
   reject({path_, "quote"}, "a,\"b\n1,0\n");
+  reject({path_, "NUL byte", "UTF-8"}, std::string("\xff\xfe\x61\0,\0y\0\n\0", 10));  // UTF-16
 }
 
 TEST_F(Csv, RejectsAFirstRowOfNumbersAsHeader) {

@@ -345,6 +345,19 @@ TEST_F(CheckpointRefusal, OfDamagedFilesExitsWith4WhereverTheyAreRead) {
   }
 }
 
+TEST_F(CheckpointRefusal, OfResultsThatCannotBePrintedExitsWith2) {
+  const std::string file = checkpoint_of(scratch_.file("out"), 12);
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"inspect", file},
+        {"inspect", "--digest", file},
+        {"config", "--describe"},
+        {"eval", scratch_.file("run.toml"), "--checkpoint", file}}) {
+    std::vector<std::string> command = {"bash", "-c", "exec \"$@\" >/dev/full", "bash"};
+    for (const std::string& word : Job::on_workers(kNoLauncher, arguments)) command.push_back(word);
+    expect_refusal(command, 2, "stdout: cannot be written");
+  }
+}
+
 TEST_F(CheckpointRefusal, OfAnotherModelNamesEveryTensorThatDoesNotFit) {
   for (const int workers : {kNoLauncher, 2}) {
     expect_refusal(workers, resuming("out", {"model.hidden=[32,8,4]"}), 4,
