@@ -258,7 +258,7 @@ void require_replaceable(const Dataset& dataset, const std::string& path) {
   if (!fs::exists(path, error)) return;
   if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
   if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
-  if (fs::file_size(path, error) > 0 && !begins_as_hdf5(path, ErrorKind::kData))
+  if (fs::file_size(path, error) > 0 && !apparent_state(path, ErrorKind::kData))
     refuse("exists and is not an HDF5 file: not replaced");
 }
 
@@ -270,7 +270,7 @@ Dataset read_hdf5(const DatasetOptions& options) {
 
 void try_hdf5(const DatasetOptions& options, int64_t seconds) {
   try {
-    if (verify_seal(options.path, ErrorKind::kData, false) == SealState::kSealed) return;
+    if (apparent_state(options.path, ErrorKind::kData) != SealState::kUnsealed) return;
   } catch (const Error&) {
     return;  // which reading it says too
   }

@@ -208,11 +208,12 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   return SealState::kSealed;
 }
 
-bool begins_as_hdf5(const std::string& path, ErrorKind kind) {
+std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind) {
   const Descriptor file(path, O_RDONLY, kind);
   std::array<char, kMagic.size()> start{};
   const std::span<const char> present(start.data(), file.read_at(0, start));
-  return starts_with(present, kHdf5Signature) || starts_with(present, kMagic);
+  if (starts_with(present, kMagic)) return SealState::kSealed;
+  return starts_with(present, kHdf5Signature) ? std::optional(SealState::kUnsealed) : std::nullopt;
 }
 
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "core/error.h"
@@ -33,8 +34,9 @@ void seal_file(const std::string& path, ErrorKind kind);
 // with `required` plain HDF5 is too.
 SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 
-// Whether the file begins as a sealed or a plain HDF5 file does; nothing else is looked at.
-bool begins_as_hdf5(const std::string& path, ErrorKind kind);
+// What the file is by its first bytes, which is quickly said of a large one and verifies nothing. nullopt:
+// neither sealed nor plain HDF5.
+std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind);
 
 // temp -> fsync -> rename -> fsync directory. Error of `kind` on any failure; the temporary file is removed.
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind);
