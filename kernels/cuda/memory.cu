@@ -3,9 +3,9 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/idle_memory.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/pinned_ring.h"
-#include "kernels/idle_memory.h"
 
 namespace lockstep {
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "kernels/idle_memory.h"
+#include "core/idle_memory.h"
 
 namespace lockstep {
 
