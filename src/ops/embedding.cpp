@@ -54,6 +54,8 @@ Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& tabl
 }  // namespace
 
 void require_indices(const Tensor& indices, int64_t limit, const char* where) {
+  const std::optional<IndexRange>& known = indices.index_range();
+  if (known && known->least >= 0 && known->largest < limit) return;
   const std::vector<int32_t> host = indices.to_vector<int32_t>();
   for (size_t i = 0; i < host.size(); ++i) {
     if (host[i] < 0 || host[i] >= limit) {

@@ -4,10 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "kernels/backend.h"
 
 namespace lockstep {
+
+// Of the integers in a block of memory.
+struct IndexRange {
+  int32_t least = 0, largest = 0;
+};
 
 // One block of memory of one backend. Returned to the allocator's cache when the last tensor lets go.
 class Storage {
@@ -21,10 +27,19 @@ class Storage {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
 
+  // The range of its integers where the host that wrote them has seen it, so that checking indices does not
+  // wait for a device. Forgotten with the next access for writing.
+  const std::optional<IndexRange>& index_range() const { return index_range_; }
+  void set_index_range(const IndexRange& range) { index_range_ = range; }
+  void forget_index_range() {
+    if (index_range_) index_range_.reset();  // several threads may write to a block that never had one
+  }
+
  private:
   Backend* backend_;
   size_t bytes_;
   std::byte* data_;
+  std::optional<IndexRange> index_range_;
 };
 
 struct AllocatorStatistics {

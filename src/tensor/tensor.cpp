@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace lockstep {
@@ -27,7 +29,12 @@ Tensor Tensor::from_host(const Shape& shape, DType dtype, const void* values, si
     fail(ErrorKind::kInternal, fmt::format("tensor: {} values given for shape {}", count, shape.to_string()));
   }
   Tensor tensor = empty(shape, dtype, backend);
-  if (count > 0) backend.copy_from_host(tensor.mutable_data(), values, tensor.bytes());
+  if (count == 0) return tensor;
+  backend.copy_from_host(tensor.mutable_data(), values, tensor.bytes());
+  if (dtype == DType::kI32) {
+    const auto [least, largest] = std::ranges::minmax(std::span(static_cast<const int32_t*>(values), count));
+    tensor.storage_->set_index_range({least, largest});
+  }
   return tensor;
 }
 

@@ -49,7 +49,12 @@ class Tensor {
   Backend& backend() const { return storage_->backend(); }
 
   const void* data() const { return storage_->data() + offset_; }
-  void* mutable_data() { return storage_->data() + offset_; }
+  void* mutable_data() {
+    storage_->forget_index_range();
+    return storage_->data() + offset_;
+  }
+  // Of the int32 elements, or of more of their storage; nothing unless they came from the host as they are.
+  const std::optional<IndexRange>& index_range() const { return storage_->index_range(); }
   template <class T>
   const T* data_as() const {
     return static_cast<const T*>(data());

@@ -402,9 +402,9 @@ class Run {
     return whole;
   }
 
-  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange; returns (loss
-  // sum, samples).
-  std::pair<double, double> sweep(const MicroBatch& batch) {
+  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange, losses to
+  // their row. Waits for nothing: a GPU has the next micro-batches before it is done with this one.
+  void sweep(const MicroBatch& batch) {
     const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step),
                              static_cast<uint32_t>(batch.number));
     const ParameterStore& store = replica_->store;
@@ -428,9 +428,20 @@ class Run {
     });
     activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
     exchange_->end_micro_batch();
-    double loss = 0.0;
-    for (double value : losses.to_vector<double>()) loss += value;
-    return {loss, static_cast<double>(batch.valid)};
+    losses_.view(losses.shape(), (batch.number - owned_.begin) * losses.elements()).assign(losses);
+  }
+
+  // (Loss sum, samples, stop) of each micro-batch of the step. Waits for the sweeps, once for all of them.
+  std::vector<std::vector<double>> step_scalars(const StepBatch& batch, double stop) const {
+    const std::vector<double> losses = losses_.to_vector<double>();
+    std::vector<std::vector<double>> scalars;
+    auto next = losses.begin();
+    for (const MicroBatch& micro_batch : batch.micro_batches) {
+      double sum = 0.0;
+      for (int64_t i = 0; i < micro_batch.size; ++i) sum += *next++;
+      scalars.push_back({sum, static_cast<double>(micro_batch.valid), stop});
+    }
+    return scalars;
   }
 
   // Adds lambda * divisor * theta to the summed gradient, which is divided by `divisor` later; returns
@@ -485,7 +496,7 @@ class Run {
     const int64_t first_step = position_.step;
     int64_t saved_step = first_step;
     Clock::time_point interval_start = Clock::now();
-    std::vector<std::vector<double>> scalars(static_cast<size_t>(owned_.size()));
+    losses_ = Tensor::empty({owned_.size(), settings_.micro_batch_size}, settings_.parameters(), *backend_);
 
     while (position_.step < batches_.total_steps && outcome == TrainOutcome::kFinished) {
       const Clock::time_point begin = Clock::now();
@@ -503,11 +514,9 @@ class Run {
         // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
         // micro-batches.
         const AutocastScope autocast(settings_.compute);
-        for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
-          const auto [loss_sum, count] = sweep(batch.micro_batches[i]);
-          scalars[i].assign({loss_sum, count, stop_here});
-        }
+        for (const MicroBatch& micro_batch : batch.micro_batches) sweep(micro_batch);
       }
+      const std::vector<std::vector<double>> scalars = step_scalars(batch, stop_here);
       const Clock::time_point swept = Clock::now();
       exchange_->finish();
       const std::vector<double> totals = exchange_->sum_scalars(scalars, 3);
@@ -733,6 +742,7 @@ class Run {
   RunPosition position_;
   size_t peak_bytes_ = 0;        // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;  // the most of any micro-batch so far
+  Tensor losses_;                // (micro-batches of this worker, samples of each) of the step
   Tensor cotangent_;             // dL/d(losses): the loss scale
   double cotangent_scale_ = 0.0;
 };

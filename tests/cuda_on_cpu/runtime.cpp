@@ -263,6 +263,15 @@ std::string problem_of(const char* role, const Rows& rows, bool device) {
   return "";
 }
 
+// Says at the end of the process what it has counted, where it is asked to.
+struct CopyCount {
+  bool asked = settings().count;
+  int64_t number = 0;
+  ~CopyCount() {
+    if (asked) std::fprintf(stderr, "cuda_on_cpu: %lld copies to the host\n", static_cast<long long>(number));
+  }
+};
+
 cudaError_t copy(const char* call, const Rows& destination, const Rows& source, cudaMemcpyKind kind,
                  cudaStream_t stream, bool wait) {
   DeviceLock lock;
@@ -285,6 +294,9 @@ cudaError_t copy(const char* call, const Rows& destination, const Rows& source, 
       source.data < destination.data + destination.extent()) {
     return refused(call, "source and destination overlap");
   }
+
+  static CopyCount copies_to_host;
+  if (from == MemoryKind::kDevice && to != MemoryKind::kDevice) ++copies_to_host.number;
 
   std::function<Progress()> attempt;
   if (from == MemoryKind::kPageable && !is_capturing(stream) && !runs_at_once(stream)) {

@@ -39,6 +39,8 @@ Settings parse(std::string_view text) {
       result.guard = value == "1";
     } else if (entry == "host=forbid") {
       result.forbid_host = true;
+    } else if (entry == "count=1") {
+      result.count = true;
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

@@ -12,6 +12,7 @@ struct Settings {
   bool lazy = false;         // streams=lazy
   bool guard = false;        // guard=1
   bool forbid_host = false;  // host=forbid
+  bool count = false;        // count=1
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

@@ -105,6 +105,27 @@ TEST_F(Gpu, EveryStepIsTheSameBitsOverNcclAndThroughHostMemoryOnAnyNumberOfWorke
   }
 }
 
+TEST_F(Gpu, TheHostReadsTheDeviceAsOftenWhateverTheNumberOfMicroBatches) {
+  const char* stand_in = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+  if (stand_in == nullptr) GTEST_SKIP() << "only stand-ins for the CUDA runtime count copies";
+  const std::string before = stand_in;
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", (before + ",count=1").c_str(), 1);
+  std::vector<std::string> counts;
+  for (const char* micro_batches : {"1", "2", "8"}) {
+    std::vector<std::string> arguments =
+        training("out", {"--overwrite", "--set", std::string("train.micro_batches=") + micro_batches});
+    arguments.insert(arguments.begin(), "train");
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    std::smatch found;
+    ASSERT_TRUE(std::regex_search(outcome.err, found, std::regex("cuda_on_cpu: ([1-9]\\d*) copies")))
+        << outcome.err;
+    counts.push_back(found[1]);
+  }
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", before.c_str(), 1);
+  EXPECT_EQ(counts, std::vector<std::string>(3, counts[0]));
+}
+
 TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {
   for (const auto& [settings, way] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{"parallel.share_gpu=true"}, "arrays through host memory"},

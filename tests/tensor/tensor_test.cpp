@@ -23,6 +23,20 @@ TEST(Tensor, RefusesAWrongNumberOfValues) {
   EXPECT_THROW(Tensor::from({2, 2}, std::vector<float>{1, 2, 3}, test_backend()), Error);
 }
 
+TEST(Tensor, IntegersFromTheHostKeepTheirRangeUntilTheyAreWritten) {
+  Tensor indices = Tensor::from({3}, std::vector<int32_t>{4, -2, 7}, test_backend());
+  ASSERT_TRUE(indices.index_range());
+  EXPECT_EQ(indices.index_range()->least, -2);
+  EXPECT_EQ(indices.index_range()->largest, 7);
+  const Tensor view = indices.view({2}, 0);
+  EXPECT_TRUE(view.index_range());
+  indices.mutable_data();
+  EXPECT_FALSE(indices.index_range());
+  EXPECT_FALSE(view.index_range());
+  EXPECT_FALSE(Tensor::from({1}, std::vector<float>{1}, test_backend()).index_range());
+  EXPECT_FALSE(Tensor::zeros({1}, DType::kI32, test_backend()).index_range());
+}
+
 TEST(Tensor, ViewsShareElementsAndClonesDoNot) {
   Tensor original = Tensor::zeros({2, 3}, DType::kF32, test_backend());
   Tensor row = original.view({3}, 3);

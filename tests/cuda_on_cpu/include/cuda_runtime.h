@@ -11,6 +11,8 @@
 //   host=forbid    device memory is inaccessible except while kernels and copies run; implies guard=1 (slow)
 //   devices=N      number of devices (default 1)
 //   memory_mb=N    memory of a device (default 16384)
+//   count=1        a line on standard error at the end: how often the device was copied from to the host,
+//                  which who reads the copy waits for
 // What a GPU would leave undefined (lanes missing from a warp operation, divergent barriers, too large
 // launches, reading memory that was never written) ends the process with one line, or shows as NaN bytes.
 #pragma once
