@@ -22,6 +22,7 @@ void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
+void AnnotateBenignRaceSized(const char* file, int line, void* memory, size_t bytes, const char* description);
 }
 #else
 inline constexpr bool kRaceCheck = false;

@@ -1,0 +1,228 @@
+// The kernels of the GPU under the thread sanitizer: a call of every entry of the table that launches one, on
+// arrays of a few blocks, so that every thread that writes what another reads without order between them is
+// found.
+//
+// What they compute is compared elsewhere. One element type is enough: the types differ in no barrier, but
+// fp64 and unaligned arrays take other widths.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "kernels/arrays.h"
+#include "kernels/parity.h"
+
+namespace lockstep::test {
+namespace {
+
+constexpr DType kF32 = DType::kF32;
+
+// Runs call(backend, arrays) on the GPU with aligned and unaligned arrays.
+void on_gpu(const std::function<void(Backend&, Arrays&)>& call) {
+  for (int64_t shift : {0, 1}) {
+    Backend& backend = cuda_backend(0);
+    Arrays arrays(backend, shift);
+    call(backend, arrays);
+    backend.synchronize();
+    arrays.results();
+  }
+}
+
+std::vector<float> values(int64_t n) {
+  return random_values<float>(n, 1, 0.5, 1.5);
+}
+
+struct Extents {
+  int64_t rows, columns;
+};
+// A row to a warp, to a block, to a large block; rows that are read again; many rows, whose sums over columns
+// take several rounds.
+constexpr Extents kExtents[] = {{33, 10}, {3, 257}, {2, 1025}, {1, 9000}, {300, 40}};
+
+TEST(KernelRaces, NoneElementByElement) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t n = 1500;
+    float* const x = arrays.in_out(values(n));
+    float* const y = arrays.output<float>(n);
+    double* const wide = arrays.output<double>(n);
+    backend.fill(kF32, n, y, 2.0);
+    backend.cast(kF32, DType::kF64, n, x, wide);
+    backend.unary(UnaryOp::kExp, kF32, n, x, y);
+    backend.unary(UnaryOp::kNegate, kF32, n, x, x);  // in place
+    backend.unary_backward(UnaryOp::kTanh, kF32, n, x, y, y, y);
+    backend.scale_shift(kF32, n, x, 2.0, 1.0, y);
+    backend.accumulate(kF32, n, x, y);
+    backend.dropout_mask(kF32, n, RandomStream{}, 0.5, y);
+    BroadcastPlan plan;
+    plan.rank = 2;
+    plan.extents[0] = 15, plan.extents[1] = 100;
+    plan.strides_a[0] = 100, plan.strides_a[1] = 1, plan.strides_b[1] = 1;
+    backend.binary(BinaryOp::kMultiply, kF32, plan, x, x, y);
+    UpdateArguments update;
+    update.n = n;
+    update.parameters = y;
+    update.gradients = x;
+    update.slots[0] = arrays.in_out(values(n));
+    update.slots[1] = arrays.in_out(values(n));
+    for (double& scalar : update.scalars) scalar = 0.5;
+    backend.update(UpdateFormula::kAdamW, update);
+  });
+}
+
+TEST(KernelRaces, NoneInMovement) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const float* const x = arrays.input(values(70 * 65));
+    float* const y = arrays.output<float>(70 * 65);
+    const int64_t matrix[] = {70, 65}, block[] = {10, 7, 5, 13};
+    const int transposed[] = {1, 0}, swapped[] = {0, 2, 1, 3};
+    backend.permute(sizeof(float), 2, matrix, transposed, x, y);
+    backend.permute(sizeof(float), 4, block, swapped, x, y);
+    backend.copy_rows(20, 28, x, 36, y, 44);
+  });
+}
+
+TEST(KernelRaces, NoneInReductions) {
+  struct Case {
+    int64_t outer, extent, inner;
+  };
+  for (const Case& c : {Case{9, 33, 1}, {2, 1025, 1}, {1, 20'001, 1}, {1, 1000, 3}, {2, 100, 64}}) {
+    on_gpu([&](Backend& backend, Arrays& arrays) {
+      const float* const x = arrays.input(values(c.outer * c.extent * c.inner));
+      float* const y = arrays.output<float>(c.outer * c.inner);
+      backend.reduce(ReduceOp::kSum, kF32, c.outer, c.extent, c.inner, x, y);
+      backend.reduce(ReduceOp::kMax, kF32, c.outer, c.extent, c.inner, x, y);
+    });
+  }
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t n = 3 * Backend::kNormBlock + 5;
+    const float* const x = arrays.input(values(n));
+    backend.block_square_sums(kF32, n, x, arrays.output<double>(4));
+    EXPECT_TRUE(backend.all_finite(kF32, n, x));
+  });
+}
+
+TEST(KernelRaces, NoneInSoftmaxAndCrossEntropy) {
+  for (const Extents& e : kExtents) {
+    on_gpu([&](Backend& backend, Arrays& arrays) {
+      const int64_t n = e.rows * e.columns;
+      const float* const x = arrays.input(values(n));
+      float* const y = arrays.output<float>(n);
+      float* const dx = arrays.output<float>(n);
+      float* const losses = arrays.output<float>(e.rows);
+      const int32_t* const labels = arrays.input(random_indices(e.rows, 2, static_cast<int32_t>(e.columns)));
+      backend.softmax(true, kF32, e.rows, e.columns, x, y);
+      backend.softmax_backward(true, kF32, e.rows, e.columns, y, x, dx);
+      backend.cross_entropy(kF32, e.rows, e.columns, x, labels, nullptr, losses, y);
+      backend.cross_entropy_backward(kF32, e.rows, e.columns, y, labels, nullptr, losses, dx);
+    });
+  }
+}
+
+TEST(KernelRaces, NoneInNormalization) {
+  for (const Extents& e : kExtents) {
+    on_gpu([&](Backend& backend, Arrays& arrays) {
+      const int64_t n = e.rows * e.columns;
+      const float* const x = arrays.input(values(n));
+      const float* const gamma = arrays.input(values(e.columns));
+      float* const y = arrays.output<float>(n);
+      float* const dx = arrays.output<float>(n);
+      float* const dgamma = arrays.output<float>(e.columns);
+      float* const dbeta = arrays.output<float>(e.columns);
+      float* const row_mean = arrays.output<float>(e.rows);
+      float* const row_rstd = arrays.output<float>(e.rows);
+      backend.layer_norm(kF32, e.rows, e.columns, x, gamma, gamma, 1e-5, y, row_mean, row_rstd);
+      backend.layer_norm_backward(kF32, e.rows, e.columns, x, gamma, row_mean, row_rstd, y, dx, dgamma,
+                                  dbeta);
+      if (e.columns > 1100) return;  // channels are fewer
+      float* const mean = arrays.output<float>(e.columns);
+      float* const variance = arrays.output<float>(e.columns);
+      float* const rstd = arrays.output<float>(e.columns);
+      backend.batch_norm(kF32, e.rows, e.columns, x, gamma, gamma, 1e-5, y, mean, variance, rstd);
+      backend.batch_norm_backward(kF32, e.rows, e.columns, x, gamma, mean, rstd, y, dx, dgamma, dbeta);
+    });
+  }
+}
+
+TEST(KernelRaces, NoneInEmbedding) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t count = 100, rows = 7, width = 20;  // rows come up several times
+    const float* const table = arrays.input(values(rows * width));
+    const int32_t* const indices = arrays.input(random_indices(count, 3, rows));
+    float* const y = arrays.output<float>(count * width);
+    backend.embedding(kF32, count, width, table, indices, y);
+    backend.embedding_backward(kF32, count, rows, width, indices, y, arrays.output<float>(rows * width));
+  });
+}
+
+TEST(KernelRaces, NoneInPooling) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    PoolArguments pool;  // windows overlap
+    pool.n = 2, pool.h = pool.w = 7, pool.c = 5, pool.kh = pool.kw = 3, pool.oh = pool.ow = 3;
+    pool.stride_h = pool.stride_w = 2;
+    const int64_t inputs = 2 * 7 * 7 * 5, outputs = 2 * 3 * 3 * 5;
+    const float* const x = arrays.input(values(inputs));
+    float* const y = arrays.output<float>(outputs);
+    float* const dx = arrays.output<float>(inputs);
+    int32_t* const indices = arrays.output<int32_t>(outputs);
+    backend.max_pool(pool, x, y, indices);
+    backend.max_pool_gather(pool, indices, x, y);
+    backend.max_pool_backward(pool, indices, y, dx);
+    backend.average_pool(pool, x, y);
+    backend.average_pool_backward(pool, y, dx);
+  });
+}
+
+TEST(KernelRaces, NoneAroundProductsAndConvolutions) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    MatmulArguments product;
+    product.m = 9, product.n = 17, product.k = 5;
+    product.a = arrays.input(values(9 * 5));
+    product.b = arrays.input(values(5 * 17));
+    product.bias = arrays.input(values(17));
+    product.c = arrays.output<float>(9 * 17);
+    product.activation = Activation::kGelu;
+    backend.matmul(product);
+
+    ConvolutionArguments convolution;
+    convolution.n = 2, convolution.h = convolution.w = 6, convolution.c = 3, convolution.o = 4;
+    convolution.kh = convolution.kw = 3, convolution.oh = convolution.ow = 6;
+    convolution.pad_h = convolution.pad_w = 1;
+    float* const x = arrays.in_out(values(2 * 6 * 6 * 3));
+    float* const weights = arrays.in_out(values(3 * 3 * 3 * 4));
+    float* const y = arrays.output<float>(2 * 6 * 6 * 4);
+    backend.convolution(convolution, x, weights, arrays.input(values(4)), y);
+    backend.convolution_backward_data(convolution, y, weights, x);
+    backend.convolution_backward_weights(convolution, x, y, weights);
+  });
+}
+
+TEST(KernelRaces, NoneInRecurrentCells) {
+  for (const RecurrentCell cell : {RecurrentCell::kTanh, RecurrentCell::kLstm, RecurrentCell::kGru}) {
+    on_gpu([&](Backend& backend, Arrays& arrays) {
+      RecurrentArguments recurrent;
+      recurrent.cell = cell;
+      recurrent.steps = 3, recurrent.rows = 4, recurrent.units = 6;
+      const int64_t gates = recurrent.gates(), all = recurrent.steps * recurrent.rows;
+      const float* const weight = arrays.input(values(recurrent.units * gates));
+      float* const activations = arrays.output<float>(all * gates);
+      float* const memory = arrays.output<float>(all * recurrent.units);
+      float* const states = arrays.output<float>(all * recurrent.units);
+      backend.recurrent(recurrent, arrays.input(values(all * gates)), weight, arrays.input(values(gates)),
+                        activations, memory, states);
+      backend.recurrent_backward(recurrent, weight, activations, memory, states,
+                                 arrays.input(values(all * recurrent.units)),
+                                 arrays.output<float>(all * gates), arrays.output<float>(all * gates));
+    });
+  }
+}
+
+// Every thread writes what its neighbour reads: were the kernels not watched, nothing would be found here.
+TEST(PlantedRace, OfArraysThatOverlap) {
+  Backend& backend = cuda_backend(0);
+  Arrays arrays(backend, 0);
+  float* const x = arrays.in_out(values(301));
+  backend.unary(UnaryOp::kNegate, kF32, 300, x, x + 1);
+  backend.synchronize();
+}
+
+}  // namespace
+}  // namespace lockstep::test
