@@ -12,10 +12,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/dtype.h"
 #include "core/philox.h"
+#include "kernels/math/step_verdict.h"
 
 namespace lockstep {
 
@@ -77,6 +79,8 @@ struct PoolArguments {
 struct RandomStream {
   PhiloxKey key;
   uint32_t op_ordinal = 0, step = 0, stream = 0;
+  // Takes the place of `step` where not null: memory of the backend, read when the call runs.
+  const uint32_t* step_at = nullptr;
 };
 
 // Cells of recurrent layers. With z = x W + b what the inputs contribute and s = h' R what the state h' of the step
@@ -105,7 +109,7 @@ struct RecurrentArguments {
 enum class UpdateFormula : uint8_t {
   kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW,
   kAdagrad, kRmsProp, kRmsPropCentered, kAmsGrad, kAmsGradW, kNAdam, kLion, kLambDirection,
-  kDiagonal
+  kDiagonal, kRunning, kApproach
 };
 
 // One optimizer update of n consecutive elements. slots[i] is the i-th state array of the formula.
@@ -118,6 +122,49 @@ struct UpdateArguments {
   void* slots[4] = {};
   double gradient_scale = 1.0;  // unscale and clip factor in one: every gradient is multiplied by it first
   double scalars[8] = {};       // meaning documented at the formula
+  // Numbers that the device finds out by itself: memory of the backend, read when the update runs. Each may be null.
+  const double* gate = nullptr;    // where it holds 0, nothing is changed
+  const double* factor = nullptr;  // multiplies gradient_scale
+  const double* row = nullptr;     // (8) takes the place of scalars
+};
+
+// The verdict on a step (kernels/math/step_verdict.h). All pointers are to memory of the backend.
+struct StepJudgement {
+  double* square_sums = nullptr;  // (blocks) of the summed gradient, as block_square_sums gives them; lost
+  int64_t blocks = 0;
+  DType dtype = DType::kF32;      // of loss_sum and cotangent: fp32 or fp64
+  const void* loss_sum = nullptr;
+  double max_norm = 0.0;  // of clipping; 0: off
+  LossScaleRule loss_scale;
+  // The scalars of coming updates: those of update number u, counted from 0, in row u % rows of (rows, row_size).
+  const double* table = nullptr;
+  int64_t rows = 0, row_size = 0;
+  // Results: the state after the step, the scalars of its update, and the loss scale of the next step as an element.
+  StepState* state = nullptr;
+  double* row = nullptr;  // (row_size)
+  void* cotangent = nullptr;
+};
+
+// Copies of a few bytes that the host reads later than it asks for them, without making the device wait or waiting for
+// what was issued since. Belongs to one backend, which must outlive it.
+class Mailbox {
+ public:
+  virtual ~Mailbox() = default;
+  // Queues a copy of what `source` (memory of the backend) holds by then into a place, counted from 0.
+  virtual void post(int64_t place, const void* source) = 0;
+  // Whether the last copy into the place is there; waits for nothing.
+  virtual bool arrived(int64_t place) = 0;
+  // Waits for the last copy into the place. Valid until the next post to it.
+  virtual const void* read(int64_t place) = 0;
+};
+
+// What a queue was told during a recording, to be run again and again. Everything that the calls of the recording pointed
+// to must stay where it is.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  // Issues all of it to the queue that it was recorded on.
+  virtual void replay() = 0;
 };
 
 // Bytes of a device's memory, as its driver or operating system counts them.
@@ -158,6 +205,13 @@ class Backend {
   // The handle of the queue for libraries that issue work to it, a cudaStream_t on a GPU, whose device becomes the calling
   // thread's; null on the CPU, where entries have run when they return.
   virtual void* native_queue() = 0;
+  // Room for `places` copies of `bytes` bytes.
+  virtual std::unique_ptr<Mailbox> mailbox(size_t bytes, int64_t places) = 0;
+  // From here to end_recording() nothing that is issued to this queue, or to its lane once that waits for it, runs: it
+  // is recorded. The lane must have been waited for again by then. Nothing in between may wait for the device or copy from
+  // or to the host, and memory that is used stays where it is. False where the backend cannot record.
+  virtual bool begin_recording() = 0;
+  virtual std::unique_ptr<Recording> end_recording() = 0;
 
   // ---- elementwise ---------------------------------------------------------------------------------------------
   virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
@@ -267,6 +321,8 @@ class Backend {
 
   // ---- optimizer -------------------------------------------------------------------------------------------------
   virtual void update(UpdateFormula formula, const UpdateArguments& arguments) = 0;
+  // Adds the sums up in tree order and judges the step; see StepJudgement.
+  virtual void judge(const StepJudgement& judgement) = 0;
 };
 
 // The CPU's table; lives as long as the process.

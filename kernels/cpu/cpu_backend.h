@@ -33,6 +33,9 @@ class CpuBackend final : public Backend {
   Backend& lane() override;
   void wait_for(Backend& other) override;
   void* native_queue() override;
+  std::unique_ptr<Mailbox> mailbox(size_t bytes, int64_t places) override;
+  bool begin_recording() override;
+  std::unique_ptr<Recording> end_recording() override;
   void fill(DType dtype, int64_t n, void* y, double value) override;
   void cast(DType from, DType to, int64_t n, const void* x, void* y) override;
 
@@ -122,6 +125,7 @@ class CpuBackend final : public Backend {
 
   // update.cpp
   void update(UpdateFormula formula, const UpdateArguments& arguments) override;
+  void judge(const StepJudgement& judgement) override;
 };
 
 }  // namespace lockstep

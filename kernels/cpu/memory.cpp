@@ -2,8 +2,12 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <type_traits>
+#include <vector>
 
+#include "core/error.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pages.h"
@@ -87,6 +91,37 @@ void CpuBackend::wait_for(Backend&) {}
 
 void* CpuBackend::native_queue() {
   return nullptr;
+}
+
+namespace {
+
+class CpuMailbox final : public Mailbox {
+ public:
+  CpuMailbox(size_t bytes, int64_t places) : bytes_(bytes), memory_(bytes * static_cast<size_t>(places)) {}
+  void post(int64_t place, const void* source) override { std::memcpy(at(place), source, bytes_); }
+  bool arrived(int64_t) override { return true; }
+  const void* read(int64_t place) override { return at(place); }
+
+ private:
+  std::byte* at(int64_t place) { return memory_.data() + static_cast<size_t>(place) * bytes_; }
+
+  size_t bytes_;
+  std::vector<std::byte> memory_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mailbox> CpuBackend::mailbox(size_t bytes, int64_t places) {
+  return std::make_unique<CpuMailbox>(bytes, places);
+}
+
+// What is issued has run: there is nothing to record.
+bool CpuBackend::begin_recording() {
+  return false;
+}
+
+std::unique_ptr<Recording> CpuBackend::end_recording() {
+  fail(ErrorKind::kInternal, "end_recording: the CPU does not record");
 }
 
 void CpuBackend::fill(DType dtype, int64_t n, void* y, double value) {

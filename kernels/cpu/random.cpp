@@ -16,11 +16,12 @@ constexpr int kBatch = 64;  // Philox blocks computed together
 void philox_batch(const RandomStream& source, uint32_t first, uint32_t* words) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+  const uint32_t step = source.step_at != nullptr ? *source.step_at : source.step;
   alignas(64) uint32_t c0[kBatch], c1[kBatch], c2[kBatch], c3[kBatch];
   for (int b = 0; b < kBatch; ++b) {
     c0[b] = first + static_cast<uint32_t>(b);
     c1[b] = source.op_ordinal;
-    c2[b] = source.step;
+    c2[b] = step;
     c3[b] = source.stream;
   }
   uint32_t k0 = source.key.k0, k1 = source.key.k1;

@@ -1,5 +1,7 @@
-// Optimizer updates: one pass over parameters, gradients and state.
+// Optimizer updates: one pass over parameters, gradients and state; and the verdict before them.
 #include "kernels/math/update.h"
+
+#include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/dispatch.h"
@@ -11,8 +13,10 @@ namespace {
 
 template <class Update, class T>
 void update_elements(const UpdateArguments& arguments) {
-  const Update update(arguments.scalars);
-  const T scale = static_cast<T>(arguments.gradient_scale);
+  if (arguments.gate != nullptr && *arguments.gate == 0.0) return;
+  const Update update(arguments.row != nullptr ? arguments.row : arguments.scalars);
+  const T scale = static_cast<T>(
+      arguments.factor != nullptr ? arguments.gradient_scale * *arguments.factor : arguments.gradient_scale);
   T* parameters = static_cast<T*>(arguments.parameters);
   const T* gradients = static_cast<const T*>(arguments.gradients);
   T* slot0 = static_cast<T*>(arguments.slots[0]);
@@ -40,6 +44,25 @@ void update_elements(const UpdateArguments& arguments) {
 }
 
 }  // namespace
+
+void CpuBackend::judge(const StepJudgement& judgement) {
+  // Pairs of neighbours, neighbouring pairs and so on: the tree that splits at the largest power of two.
+  double* const sums = judgement.square_sums;
+  for (int64_t distance = 1; distance < judgement.blocks; distance *= 2) {
+    for (int64_t i = 0; i + distance < judgement.blocks; i += 2 * distance) sums[i] += sums[i + distance];
+  }
+  StepState& state = *judgement.state;
+  // The update's number is that of the updates before it.
+  const int64_t update = static_cast<int64_t>(state.updates);
+  dispatch_accumulation("judge", judgement.dtype, [&](auto type) {
+    using T = decltype(type);
+    judge_step(judgement.blocks > 0 ? sums[0] : 0.0,
+               static_cast<double>(*static_cast<const T*>(judgement.loss_sum)), judgement.max_norm,
+               judgement.loss_scale, state);
+    *static_cast<T*>(judgement.cotangent) = static_cast<T>(state.loss_scale.scale);
+  });
+  std::copy_n(judgement.table + update % judgement.rows * judgement.row_size, judgement.row_size, judgement.row);
+}
 
 void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
@@ -77,6 +100,10 @@ void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments)
         return update_elements<LambDirectionUpdate<T>, T>(arguments);
       case UpdateFormula::kDiagonal:
         return update_elements<DiagonalUpdate<T>, T>(arguments);
+      case UpdateFormula::kRunning:
+        return update_elements<RunningUpdate<T>, T>(arguments);
+      case UpdateFormula::kApproach:
+        return update_elements<ApproachUpdate<T>, T>(arguments);
     }
   });
 }

@@ -83,6 +83,7 @@ CudaBackend::~CudaBackend() {
   products_.reset();
   pinned_.reset();
   for (void* memory : {scratch_, product_workspace_, narrow_bias_}) cudaFree(memory);
+  for (void* memory : outgrown_) cudaFree(memory);
   cudaEventDestroy(issued_);
   cudaStreamDestroy(stream_);
 }

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/dialect.h"
@@ -30,7 +31,7 @@ class CudaBackend final : public Backend {
   std::string description() const override;
   std::string native_precisions() const override;
 
-  // memory.cu, but for fill and cast: cast.cu
+  // memory.cu, but for fill and cast: cast.cu; mailbox and recordings: queues.cu
   void* allocate(size_t bytes) override;
   void release(void* pointer, size_t bytes) noexcept override;
   MemoryRoom memory_room() const override;
@@ -41,6 +42,9 @@ class CudaBackend final : public Backend {
   Backend& lane() override;
   void wait_for(Backend& other) override;
   void* native_queue() override;
+  std::unique_ptr<Mailbox> mailbox(size_t bytes, int64_t places) override;
+  bool begin_recording() override;
+  std::unique_ptr<Recording> end_recording() override;
   void fill(DType dtype, int64_t n, void* y, double value) override;
   void cast(DType from, DType to, int64_t n, const void* x, void* y) override;
 
@@ -135,6 +139,9 @@ class CudaBackend final : public Backend {
   // update.cu
   void update(UpdateFormula formula, const UpdateArguments& arguments) override;
 
+  // step_verdict.cu
+  void judge(const StepJudgement& judgement) override;
+
  private:
   // The stream to issue to; its device becomes the calling thread's, which launches and memory calls need.
   cudaStream_t stream() const;
@@ -150,6 +157,8 @@ class CudaBackend final : public Backend {
   // allocate(), after idle memory was given back if need be. Error (kUsage) saying what for, when even that
   // does not help.
   void* require(size_t bytes, const char* purpose);
+  // Lets go of working memory that has become too small.
+  void outgrow(void*& memory);
   PinnedRing& pinned();  // under mutex_
 
   // matmul.cu: a product that may be added to what c holds, before the activation.
@@ -166,6 +175,8 @@ class CudaBackend final : public Backend {
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   void* product_workspace_ = nullptr;
+  bool recorded_ = false;         // recordings may hold addresses of working memory
+  std::vector<void*> outgrown_;   // working memory that they may still use
   void* narrow_bias_ = nullptr;  // of products: 16 bits an element
   int64_t narrow_bias_elements_ = 0;
 };

@@ -226,8 +226,7 @@ void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
     const void* added = a.dtype == DType::kF64 ? nullptr : bias;
     if (added != nullptr && size_of(a.output) == 2) {
       if (a.n > narrow_bias_elements_) {
-        release(narrow_bias_, 0);  // waits for what still reads it
-        narrow_bias_ = nullptr;
+        outgrow(narrow_bias_);
         narrow_bias_elements_ = 0;
         narrow_bias_ = require(static_cast<size_t>(a.n) * sizeof(uint16_t), "bias of a matrix product");
         narrow_bias_elements_ = a.n;

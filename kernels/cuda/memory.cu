@@ -157,11 +157,19 @@ void* CudaBackend::require(size_t bytes, const char* purpose) {
   return memory;
 }
 
+void CudaBackend::outgrow(void*& memory) {
+  if (recorded_) {
+    outgrown_.push_back(memory);
+  } else {
+    release(memory, 0);  // waits for what still uses it
+  }
+  memory = nullptr;
+}
+
 void* CudaBackend::scratch_bytes(size_t bytes) {
   if (bytes > scratch_bytes_) {
     make_current();
-    release(scratch_, scratch_bytes_);  // waits for what still uses it
-    scratch_ = nullptr;
+    outgrow(scratch_);
     scratch_bytes_ = 0;
     constexpr size_t kStep = size_t{2} << 20;
     const size_t rounded = (bytes + kStep - 1) / kStep * kStep;

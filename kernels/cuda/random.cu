@@ -14,8 +14,9 @@ __global__ void __launch_bounds__(kFlatThreads)
   constexpr int kDraws = 16 / static_cast<int>(sizeof(Accumulation<S>));
   const int64_t block = global_thread(), first = block * kDraws;
   if (first >= n) return;
+  const uint32_t step = source.step_at != nullptr ? *source.step_at : source.step;
   const PhiloxBlock words =
-      philox(source.key, {static_cast<uint32_t>(block), source.op_ordinal, source.step, source.stream});
+      philox(source.key, {static_cast<uint32_t>(block), source.op_ordinal, step, source.stream});
   Vector<S, kDraws> result;
   LOCKSTEP_UNROLL
   for (int d = 0; d < kDraws; ++d) {

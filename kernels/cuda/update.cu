@@ -8,6 +8,32 @@ namespace lockstep {
 
 namespace {
 
+constexpr size_t kNumberBytes = 256;
+
+// An update's numbers, ready for its elements.
+template <class Update, class T>
+struct UpdateNumbers {
+  Update update;
+  T scale;
+  bool open = true;  // there is an update
+
+  UpdateNumbers(const double* scalars, double gradient_scale)
+      : update(scalars), scale(static_cast<T>(gradient_scale)) {}
+};
+
+// One thread: the numbers that the device finds out by itself, once for all elements.
+template <class Update, class T>
+__global__ void __launch_bounds__(kWarp)
+    numbers_kernel(UpdateNumbers<Update, T> given, double gradient_scale, const double* gate,
+                   const double* factor, const double* row, UpdateNumbers<Update, T>* found) {
+  if (threadIdx.x > 0) return;
+  UpdateNumbers<Update, T> numbers = given;
+  if (row != nullptr) numbers.update = Update(row);
+  if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
+  if (gate != nullptr) numbers.open = *gate != 0.0;
+  *found = numbers;
+}
+
 // Arrays of one update: parameters first, then the slots. All are read and written.
 template <class Update, class T>
 struct UpdateWork {
@@ -19,8 +45,8 @@ struct UpdateWork {
     Vector<T, N> gradients, arrays[kArrays];
   };
 
-  Update update;
-  T scale;
+  UpdateNumbers<Update, T> given;          // what the host knows
+  const UpdateNumbers<Update, T>* found;   // what the device has found out instead, or null
   const T* gradients;
   T* arrays[kArrays];
   bool vectors;  // all arrays lie alike towards 16 bytes
@@ -38,6 +64,10 @@ struct UpdateWork {
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, Values<N>& values) const {
+    const UpdateNumbers<Update, T> numbers = found != nullptr ? *found : given;
+    if (!numbers.open) return;
+    const Update& update = numbers.update;
+    const T scale = numbers.scale;
     auto& a = values.arrays;
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
@@ -67,13 +97,23 @@ struct UpdateWork {
   }
 };
 
+// numbers: room for what the device finds out.
 template <template <class> class Update, class T>
-void launch_update(cudaStream_t stream, const UpdateArguments& arguments) {
+void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* numbers) {
   using Work = UpdateWork<Update<T>, T>;
+  using Numbers = UpdateNumbers<Update<T>, T>;
+  static_assert(sizeof(Numbers) <= kNumberBytes);
   T* const parameters = static_cast<T*>(arguments.parameters);
   const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
-  Work work{Update<T>(arguments.scalars),
-            static_cast<T>(arguments.gradient_scale),
+  const bool finds = arguments.gate != nullptr || arguments.factor != nullptr || arguments.row != nullptr;
+  Numbers* const found = finds ? static_cast<Numbers*>(numbers) : nullptr;
+  const Numbers given(arguments.scalars, arguments.gradient_scale);
+  if (finds) {
+    LOCKSTEP_LAUNCH((numbers_kernel<Update<T>, T>), 1, kWarp, 0, stream, given, arguments.gradient_scale,
+                    arguments.gate, arguments.factor, arguments.row, found);
+  }
+  Work work{given,
+            found,
             static_cast<const T*>(arguments.gradients),
             {parameters},
             aligned_to(16, static_cast<const T*>(arguments.gradients) + head)};
@@ -87,41 +127,47 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments) {
 }  // namespace
 
 void CudaBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
+  if (arguments.n <= 0) return;
+  void* const numbers = scratch_bytes(kNumberBytes);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
     switch (formula) {
       case UpdateFormula::kSgd:
-        return launch_update<SgdUpdate, T>(stream(), arguments);
+        return launch_update<SgdUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kMomentumAveraged:
-        return launch_update<MomentumAveragedUpdate, T>(stream(), arguments);
+        return launch_update<MomentumAveragedUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kMomentumClassical:
-        return launch_update<MomentumClassicalUpdate, T>(stream(), arguments);
+        return launch_update<MomentumClassicalUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kNesterovAveraged:
-        return launch_update<NesterovAveragedUpdate, T>(stream(), arguments);
+        return launch_update<NesterovAveragedUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kNesterovClassical:
-        return launch_update<NesterovClassicalUpdate, T>(stream(), arguments);
+        return launch_update<NesterovClassicalUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kAdam:
-        return launch_update<AdamUpdate, T>(stream(), arguments);
+        return launch_update<AdamUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kAdamW:
-        return launch_update<AdamWUpdate, T>(stream(), arguments);
+        return launch_update<AdamWUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kAdagrad:
-        return launch_update<AdagradUpdate, T>(stream(), arguments);
+        return launch_update<AdagradUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kRmsProp:
-        return launch_update<RmsPropUpdate, T>(stream(), arguments);
+        return launch_update<RmsPropUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kRmsPropCentered:
-        return launch_update<RmsPropCenteredUpdate, T>(stream(), arguments);
+        return launch_update<RmsPropCenteredUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kAmsGrad:
-        return launch_update<AmsGradUpdate, T>(stream(), arguments);
+        return launch_update<AmsGradUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kAmsGradW:
-        return launch_update<AmsGradWUpdate, T>(stream(), arguments);
+        return launch_update<AmsGradWUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kNAdam:
-        return launch_update<NAdamUpdate, T>(stream(), arguments);
+        return launch_update<NAdamUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kLion:
-        return launch_update<LionUpdate, T>(stream(), arguments);
+        return launch_update<LionUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kLambDirection:
-        return launch_update<LambDirectionUpdate, T>(stream(), arguments);
+        return launch_update<LambDirectionUpdate, T>(stream(), arguments, numbers);
       case UpdateFormula::kDiagonal:
-        return launch_update<DiagonalUpdate, T>(stream(), arguments);
+        return launch_update<DiagonalUpdate, T>(stream(), arguments, numbers);
+      case UpdateFormula::kRunning:
+        return launch_update<RunningUpdate, T>(stream(), arguments, numbers);
+      case UpdateFormula::kApproach:
+        return launch_update<ApproachUpdate, T>(stream(), arguments, numbers);
     }
   });
 }

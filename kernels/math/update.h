@@ -25,7 +25,7 @@ struct SgdUpdate {
   static constexpr int kSlots = 0;
   T learning_rate, weight_decay;
 
-  explicit SgdUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit SgdUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])), weight_decay(static_cast<T>(scalars[1])) {}
 
   LOCKSTEP_FORMULA void operator()(T& p, T g) const {
@@ -41,7 +41,7 @@ struct MomentumAveragedUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, weight_decay, beta, one_minus_beta;
 
-  explicit MomentumAveragedUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit MomentumAveragedUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         beta(static_cast<T>(scalars[2])),
@@ -62,7 +62,7 @@ struct MomentumClassicalUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, weight_decay, mu, one_minus_dampening;
 
-  explicit MomentumClassicalUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit MomentumClassicalUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         mu(static_cast<T>(scalars[2])),
@@ -84,7 +84,7 @@ struct NesterovAveragedUpdate {
   static constexpr int kSlots = 2;
   T learning_rate, weight_decay, beta, one_minus_beta;
 
-  explicit NesterovAveragedUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit NesterovAveragedUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         beta(static_cast<T>(scalars[2])),
@@ -104,7 +104,7 @@ struct NesterovClassicalUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, weight_decay, mu;
 
-  explicit NesterovClassicalUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit NesterovClassicalUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         mu(static_cast<T>(scalars[2])) {}
@@ -128,7 +128,7 @@ struct AdamFamilyUpdate {
   T weight_decay;  // kDecoupled: the factor 1 - learning_rate * weight_decay on p
   T beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, step_size, inverse_root_correction;
 
-  explicit AdamFamilyUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit AdamFamilyUpdate(const double* scalars)
       : weight_decay(static_cast<T>(kDecoupled ? 1.0 - scalars[0] * scalars[1] : scalars[1])),
         beta1(static_cast<T>(scalars[2])),
         one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
@@ -163,7 +163,7 @@ struct AmsGradFamilyUpdate {
   static constexpr int kSlots = 3;
   AdamFamilyUpdate<T, kDecoupled> adam;
 
-  explicit AmsGradFamilyUpdate(const double* scalars) : adam(scalars) {}
+  LOCKSTEP_FORMULA explicit AmsGradFamilyUpdate(const double* scalars) : adam(scalars) {}
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& m, T& v, T& w) const {
     if constexpr (kDecoupled) {
@@ -194,7 +194,7 @@ struct NAdamUpdate {
   T weight_decay, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, gradient_step, moment_step;
   T inverse_root_correction;
 
-  explicit NAdamUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit NAdamUpdate(const double* scalars)
       : weight_decay(static_cast<T>(scalars[1])),
         beta1(static_cast<T>(scalars[2])),
         one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
@@ -224,7 +224,7 @@ struct LambDirectionUpdate {
   T weight_decay, beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, inverse_correction,
       inverse_root_correction;
 
-  explicit LambDirectionUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit LambDirectionUpdate(const double* scalars)
       : weight_decay(static_cast<T>(scalars[1])),
         beta1(static_cast<T>(scalars[2])),
         one_minus_beta1(static_cast<T>(1.0 - scalars[2])),
@@ -248,7 +248,7 @@ struct AdagradUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, weight_decay, epsilon;
 
-  explicit AdagradUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit AdagradUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         epsilon(static_cast<T>(scalars[2])) {}
@@ -268,7 +268,7 @@ struct RmsPropUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, weight_decay, rho, one_minus_rho, epsilon;
 
-  explicit RmsPropUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit RmsPropUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         rho(static_cast<T>(scalars[2])),
@@ -287,7 +287,7 @@ struct RmsPropCenteredUpdate {
   static constexpr int kSlots = 2;
   RmsPropUpdate<T> plain;
 
-  explicit RmsPropCenteredUpdate(const double* scalars) : plain(scalars) {}
+  LOCKSTEP_FORMULA explicit RmsPropCenteredUpdate(const double* scalars) : plain(scalars) {}
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v, T& u) const {
     g = g + plain.weight_decay * p;
@@ -305,7 +305,7 @@ struct LionUpdate {
   static constexpr int kSlots = 1;
   T learning_rate, kept, beta1, one_minus_beta1, beta2, one_minus_beta2;
 
-  explicit LionUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit LionUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         kept(static_cast<T>(1.0 - scalars[0] * scalars[1])),
         beta1(static_cast<T>(scalars[2])),
@@ -331,7 +331,7 @@ struct DiagonalUpdate {
   static constexpr int kSlots = 4;
   T learning_rate, weight_decay, beta, one_minus_beta, initial, smallest, counts;
 
-  explicit DiagonalUpdate(const double* scalars)
+  LOCKSTEP_FORMULA explicit DiagonalUpdate(const double* scalars)
       : learning_rate(static_cast<T>(scalars[0])),
         weight_decay(static_cast<T>(scalars[1])),
         beta(static_cast<T>(scalars[2])),
@@ -351,6 +351,33 @@ struct DiagonalUpdate {
     previous_g = g;
     p = p - learning_rate * (g / h);
   }
+};
+
+// kApproach: p += share (g - p), so that p becomes g itself with share 1 and stays with share 0: an average of what g is
+// over time. scalars[2] = share. No slots, no decay.
+template <class T>
+struct ApproachUpdate {
+  static constexpr int kSlots = 0;
+  T share;
+
+  LOCKSTEP_FORMULA explicit ApproachUpdate(const double* scalars) : share(static_cast<T>(scalars[2])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g) const {
+    const T nearer = p + share * (g - p);
+    p = share == T{0} ? p : share == T{1} ? g : nearer;
+  }
+};
+
+// kRunning: p = (1 - momentum) p + g, a running statistic of which gradient_scale brings the momentum's share.
+// scalars[2] = momentum. No slots, no decay.
+template <class T>
+struct RunningUpdate {
+  static constexpr int kSlots = 0;
+  T kept;
+
+  LOCKSTEP_FORMULA explicit RunningUpdate(const double* scalars) : kept(static_cast<T>(1.0 - scalars[2])) {}
+
+  LOCKSTEP_FORMULA void operator()(T& p, T g) const { p = kept * p + g; }
 };
 
 }  // namespace lockstep

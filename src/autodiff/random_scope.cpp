@@ -23,6 +23,7 @@ RandomStream next_random_stream(RandomPurpose purpose) {
   stream.key = philox_key(current->next_.seed, purpose);
   stream.op_ordinal = current->next_.ordinal++;
   stream.step = current->next_.step;
+  stream.step_at = current->next_.step_at;
   stream.stream = current->next_.micro_batch;
   return stream;
 }

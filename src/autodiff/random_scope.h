@@ -13,6 +13,7 @@ namespace lockstep {
 struct RandomPlace {
   uint64_t seed = 0;
   uint32_t step = 0, micro_batch = 0, ordinal = 0;
+  const uint32_t* step_at = nullptr;  // RandomStream::step_at
 };
 
 // Sets the source of draws on this thread for a scope. Re-entering with the same numbers replays the same

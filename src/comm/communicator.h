@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -73,6 +74,15 @@ class Communicator {
                                                       std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
+  // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over collectives
+  // watches over that as over one.
+  virtual void reissue(void* queue, const std::function<void()>& issue, std::string label) {
+    (void)queue;
+    (void)label;
+    issue();
+  }
+  // Whether collectives may be recorded (Backend::begin_recording): they must not need the host.
+  virtual bool recordable() const { return false; }
 
   // Ends every worker of the job with this exit code. Does not return. The only call that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;

@@ -13,7 +13,7 @@ class Adagrad final : public FlatOptimizer {
       : FlatOptimizer("adagrad", UpdateFormula::kAdagrad, {"square_sum"}, weight_decay), epsilon_(epsilon) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override { scalars[2] = epsilon_; }
+  void set_scalars(int64_t, double* scalars) const override { scalars[2] = epsilon_; }
 
   double epsilon_;
 };

@@ -16,8 +16,8 @@ class Adam final : public FlatOptimizer {
       : FlatOptimizer(std::move(type), formula, std::move(arrays), weight_decay), settings_(settings) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override {
-    const double k = static_cast<double>(updates() + 1);
+  void set_scalars(int64_t update, double* scalars) const override {
+    const double k = static_cast<double>(update + 1);
     scalars[2] = settings_.beta1;
     scalars[3] = settings_.beta2;
     scalars[4] = settings_.epsilon;

@@ -69,7 +69,7 @@ double global_norm(const Tensor& gradients, int64_t n, double scale) {
 }
 
 double global_norm(const Tensor& gradients, const ParameterShards& shards, double scale) {
-  const std::vector<double> sums = shards.block_square_sums(gradients);
+  const std::vector<double> sums = shards.block_square_sums(gradients).to_vector<double>();
   if (sums.empty()) return 0.0;
   return std::sqrt(tree_sum(sums, {0, static_cast<int64_t>(sums.size())})) * std::abs(scale);
 }
@@ -78,8 +78,7 @@ double clip_factor(double norm, double max_norm) {
   if (!(max_norm >= 0.0)) {
     fail(ErrorKind::kInternal, fmt::format("clip_factor: max_norm must be >= 0: {}", max_norm));
   }
-  if (max_norm == 0.0 || !std::isfinite(norm)) return 1.0;
-  return std::min(1.0, max_norm / (norm + 1e-6));
+  return clip_factor_of(norm, max_norm);
 }
 
 void clip_by_value(Tensor& gradients, int64_t n, double scale, double limit) {

@@ -17,11 +17,11 @@ class Diagonal final : public FlatOptimizer {
         smallest_curvature_(smallest_curvature) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override {
+  void set_scalars(int64_t update, double* scalars) const override {
     scalars[2] = memory_;
     scalars[3] = initial_curvature_;
     scalars[4] = smallest_curvature_;
-    scalars[5] = updates() == 0 ? 0.0 : 1.0;
+    scalars[5] = update == 0 ? 0.0 : 1.0;
   }
 
   double memory_, initial_curvature_, smallest_curvature_;

@@ -1,7 +1,9 @@
 // Runs a flat update kernel over the segments of the parameter array.
 #include "optim/flat_optimizer.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "optim/update_checks.h"
 
@@ -35,6 +37,18 @@ void FlatOptimizer::for_owned(
   }
 }
 
+void FlatOptimizer::write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,
+                               std::span<double> rows) const {
+  double* row = rows.data();
+  for (const UpdateSegment& segment : segments) {
+    std::fill_n(row, kRowSize, 0.0);
+    set_scalars(update, row);
+    row[0] = learning_rate * segment.learning_rate_factor;
+    row[1] = segment.weight_decay ? weight_decay_ : 0.0;
+    row += kRowSize;
+  }
+}
+
 void FlatOptimizer::update(const UpdateContext& context) {
   Tensor parameters = context.parameters;
   check_update_context(type_, context, extent_, dtype_);
@@ -42,7 +56,15 @@ void FlatOptimizer::update(const UpdateContext& context) {
   UpdateArguments arguments;
   arguments.dtype = dtype_;
   arguments.gradient_scale = context.gradient_scale;
-  set_scalars(arguments.scalars);
+  const bool decided = context.verdict == nullptr;
+  std::vector<double> rows;
+  if (decided) {
+    rows.resize(context.segments.size() * kRowSize);
+    write_rows(updates_, context.learning_rate, context.segments, rows);
+  } else {
+    arguments.gate = &context.verdict->gate;
+    arguments.factor = &context.verdict->factor;
+  }
   const auto bytes = static_cast<int64_t>(size_of(dtype_));
   auto* parameter_bytes = static_cast<std::byte*>(parameters.mutable_data());
   const auto* gradient_bytes = static_cast<const std::byte*>(context.gradients.data());
@@ -54,11 +76,15 @@ void FlatOptimizer::update(const UpdateContext& context) {
         for (size_t i = 0; i < arrays_.size(); ++i) {
           arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
         }
-        arguments.scalars[0] = context.learning_rate * segment.learning_rate_factor;
-        arguments.scalars[1] = segment.weight_decay ? weight_decay_ : 0.0;
+        const auto row = (&segment - context.segments.data()) * kRowSize;
+        if (decided) {
+          std::copy_n(rows.data() + row, kRowSize, arguments.scalars);
+        } else {
+          arguments.row = context.rows + row;
+        }
         parameters.backend().update(formula_, arguments);
       });
-  ++updates_;
+  if (decided) ++updates_;
 }
 
 }  // namespace lockstep

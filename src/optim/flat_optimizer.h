@@ -22,11 +22,17 @@ class FlatOptimizer : public Optimizer {
                 const std::vector<ElementRange>& owned, DType dtype, Backend& backend) override;
   std::vector<OptimizerSlot> slots() override { return arrays_; }
   void update(const UpdateContext& context) override;
+  bool prearranged() const override { return true; }
+  void write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,
+                  std::span<double> rows) const override;
 
  protected:
-  // Sets the formula's scalars from index 2 on (kernels/math/update.h) for the update with number updates(),
+  // Sets the formula's scalars from index 2 on (kernels/math/update.h) for the update with number `update`,
   // 0-based. 0 and 1, learning rate and weight decay, are set here, segment by segment.
-  virtual void set_scalars(double (&scalars)[8]) const { (void)scalars; }
+  virtual void set_scalars(int64_t update, double* scalars) const {
+    (void)update;
+    (void)scalars;
+  }
 
   // Calls use(segment, elements, position) for the elements of each segment that this worker owns, run by
   // run; position: where their state begins in the arrays. Error (kInternal) unless every segment lies within

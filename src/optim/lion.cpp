@@ -15,7 +15,7 @@ class Lion final : public FlatOptimizer {
         beta2_(beta2) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override {
+  void set_scalars(int64_t, double* scalars) const override {
     scalars[2] = beta1_;
     scalars[3] = beta2_;
   }

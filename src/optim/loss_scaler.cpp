@@ -67,30 +67,25 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute) {
   return settings;
 }
 
-LossScaler::LossScaler(const LossScaleSettings& settings)
-    : settings_(settings), scale_(settings.mode == LossScaling::kOff ? 1.0 : settings.initial) {}
+LossScaler::LossScaler(const LossScaleSettings& settings) : settings_(settings) {
+  if (settings_.mode != LossScaling::kOff) state_.scale = settings.initial;
+}
+
+LossScaleRule LossScaler::rule() const {
+  return {settings_.mode == LossScaling::kDynamic, settings_.growth,  settings_.backoff,
+          static_cast<double>(settings_.interval), settings_.minimum, kLargestScale};
+}
 
 void LossScaler::update(bool finite) {
-  if (!finite) {
-    ++skips_in_a_row_;
-    ++skipped_;
-    finite_steps_ = 0;
-    if (settings_.mode == LossScaling::kDynamic)
-      scale_ = std::max(scale_ * settings_.backoff, settings_.minimum);
-    return;
-  }
-  skips_in_a_row_ = 0;
-  if (settings_.mode != LossScaling::kDynamic || ++finite_steps_ < settings_.interval) return;
-  finite_steps_ = 0;
-  if (scale_ * settings_.growth <= kLargestScale) scale_ *= settings_.growth;
+  advance_loss_scale(rule(), finite, state_);
 }
 
 std::map<std::string, double> LossScaler::state() const {
   return {{"mode", static_cast<double>(settings_.mode)},
-          {"scale", scale_},
-          {"finite_steps", static_cast<double>(finite_steps_)},
-          {"skips_in_a_row", static_cast<double>(skips_in_a_row_)},
-          {"skipped", static_cast<double>(skipped_)}};
+          {"scale", state_.scale},
+          {"finite_steps", state_.finite_steps},
+          {"skips_in_a_row", state_.skips_in_a_row},
+          {"skipped", state_.skipped}};
 }
 
 void LossScaler::set_state(const std::map<std::string, double>& state) {
@@ -98,11 +93,11 @@ void LossScaler::set_state(const std::map<std::string, double>& state) {
   // it says.
   if (settings_.mode == LossScaling::kDynamic &&
       state.at("mode") == static_cast<double>(LossScaling::kDynamic)) {
-    scale_ = std::max(state.at("scale"), settings_.minimum);
+    state_.scale = std::max(state.at("scale"), settings_.minimum);
   }
-  finite_steps_ = static_cast<int64_t>(state.at("finite_steps"));
-  skips_in_a_row_ = static_cast<int64_t>(state.at("skips_in_a_row"));
-  skipped_ = static_cast<int64_t>(state.at("skipped"));
+  state_.finite_steps = state.at("finite_steps");
+  state_.skips_in_a_row = state.at("skips_in_a_row");
+  state_.skipped = state.at("skipped");
 }
 
 }  // namespace lockstep

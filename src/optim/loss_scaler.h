@@ -8,6 +8,7 @@
 
 #include "core/configuration.h"
 #include "core/dtype.h"
+#include "kernels/math/step_verdict.h"
 
 namespace lockstep {
 
@@ -34,15 +35,18 @@ class LossScaler {
   explicit LossScaler(const LossScaleSettings& settings);
 
   // What the loss of the next step is multiplied by; 1 when off.
-  double scale() const { return scale_; }
+  double scale() const { return state_.scale; }
   // Whether a step whose gradient is not finite is skipped; when not, it means divergence.
   bool skips() const { return settings_.mode != LossScaling::kOff; }
   // After every step: was its gradient finite? Dynamic: grows or backs off.
   void update(bool finite);
   // Skipped steps, the last ones without a finite one between them, and all.
-  int64_t skips_in_a_row() const { return skips_in_a_row_; }
-  int64_t skipped() const { return skipped_; }
-  bool diverged() const { return skips_in_a_row_ >= settings_.most_skips; }
+  int64_t skips_in_a_row() const { return static_cast<int64_t>(state_.skips_in_a_row); }
+  int64_t skipped() const { return static_cast<int64_t>(state_.skipped); }
+  bool diverged() const { return skips_in_a_row() >= settings_.most_skips; }
+  // What a device needs to move the scale by itself.
+  LossScaleRule rule() const;
+  const LossScaleState& counters() const { return state_; }
 
   // For checkpoints: "mode", "scale", "finite_steps", "skips_in_a_row", "skipped".
   std::map<std::string, double> state() const;
@@ -50,10 +54,7 @@ class LossScaler {
 
  private:
   LossScaleSettings settings_;
-  double scale_ = 1.0;
-  int64_t finite_steps_ = 0;  // since the scale changed or a step was skipped
-  int64_t skips_in_a_row_ = 0;
-  int64_t skipped_ = 0;
+  LossScaleState state_;
 };
 
 }  // namespace lockstep

@@ -16,7 +16,7 @@ class AveragedMomentum final : public FlatOptimizer {
         momentum_(momentum) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+  void set_scalars(int64_t, double* scalars) const override { scalars[2] = momentum_; }
 
   double momentum_;
 };
@@ -29,9 +29,9 @@ class ClassicalMomentum final : public FlatOptimizer {
         dampening_(dampening) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override {
+  void set_scalars(int64_t update, double* scalars) const override {
     scalars[2] = momentum_;
-    scalars[3] = updates() == 0 ? 0.0 : dampening_;
+    scalars[3] = update == 0 ? 0.0 : dampening_;
   }
 
   double momentum_, dampening_;

@@ -21,8 +21,8 @@ class NAdam final : public FlatOptimizer {
     return settings_.beta1 * (1.0 - 0.5 * std::pow(0.96, static_cast<double>(k) * momentum_decay_));
   }
 
-  void set_scalars(double (&scalars)[8]) const override {
-    const int64_t k = updates() + 1;
+  void set_scalars(int64_t update, double* scalars) const override {
+    const int64_t k = update + 1;
     // A resumed run multiplies the same factors in the same order.
     if (multiplied_ > k) {
       multiplied_ = 0;

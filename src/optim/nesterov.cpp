@@ -39,6 +39,8 @@ class LookAheadNesterov final : public FlatOptimizer {
     return true;
   }
 
+  // The parameters that the gradient is taken at depend on the learning rate of the update to come.
+  bool prearranged() const override { return false; }
   void update(const UpdateContext& context) override {
     if (!ahead_) fail(ErrorKind::kInternal, "nesterov: update needs before_gradient first");
     FlatOptimizer::update(context);
@@ -46,7 +48,7 @@ class LookAheadNesterov final : public FlatOptimizer {
   }
 
  private:
-  void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+  void set_scalars(int64_t, double* scalars) const override { scalars[2] = momentum_; }
 
   // Views of the saved and the present parameters that this worker owns, range by range.
   template <class Use>
@@ -69,7 +71,7 @@ class ClassicalNesterov final : public FlatOptimizer {
         momentum_(momentum) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override { scalars[2] = momentum_; }
+  void set_scalars(int64_t, double* scalars) const override { scalars[2] = momentum_; }
 
   double momentum_;
 };

@@ -28,6 +28,11 @@ struct UpdateContext {
   double gradient_scale = 1.0;  // 1/count, unscaling and clip factor in one; multiply gradients by it first
   double learning_rate = 0.0;   // of this step, from the schedule
   std::span<const UpdateSegment> segments;
+  // Of an update that is prearranged(), in the memory of the parameters' backend: the verdict on the step, which decides
+  // whether there is an update and what gradients are multiplied by beside gradient_scale, and the update's rows. Null,
+  // or both are given, and learning_rate is not looked at.
+  const StepState* verdict = nullptr;
+  const double* rows = nullptr;
 };
 
 // Where a slot that is not laid out as the parameters are keeps the state of one of them.
@@ -71,8 +76,21 @@ class Optimizer {
     (void)parameters;
     return false;
   }
+  // Whether the numbers of an update depend on nothing but the number of updates before it and the learning rate, so that
+  // they can be written down ahead, and the device decide by itself whether the update takes place.
+  virtual bool prearranged() const { return false; }
+  static constexpr int64_t kRowSize = 8;  // UpdateArguments::scalars
+  // Those numbers, kRowSize a segment, of the update with number `update`, counted from 0. Only where prearranged().
+  virtual void write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,
+                          std::span<double> rows) const {
+    (void)update;
+    (void)learning_rate;
+    (void)segments;
+    (void)rows;
+  }
   // One step. Splitting the segments differently gives the same bits: between any elements, or between
-  // parameters where whole_parameters(). Error (kInternal) when the context does not fit what was allocated.
+  // parameters where whole_parameters(). Counts as an update unless the verdict is the device's: whoever learns it says so
+  // by set_updates(). Error (kInternal) when the context does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;
 
   // Updates done so far (bias correction); part of the checkpoint.

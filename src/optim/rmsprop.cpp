@@ -14,7 +14,7 @@ class RmsProp final : public FlatOptimizer {
       : FlatOptimizer("rmsprop", formula, std::move(arrays), weight_decay), rho_(rho), epsilon_(epsilon) {}
 
  private:
-  void set_scalars(double (&scalars)[8]) const override {
+  void set_scalars(int64_t, double* scalars) const override {
     scalars[2] = rho_;
     scalars[3] = epsilon_;
   }

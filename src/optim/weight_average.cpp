@@ -3,19 +3,10 @@
 
 #include <algorithm>
 
-#include "optim/flat_update.h"
+#include "optim/optimizer.h"
 #include "optim/optimizer_keys.h"
 
 namespace lockstep {
-namespace {
-
-// average <- average + share (x - average): a step of plain descent, of length -share, along the "gradient" x
-// with the decay -1.
-void approach(Tensor average, const Tensor& x, double share) {
-  if (average.elements() > 0) flat_update(UpdateFormula::kSgd, average, x, 1.0, {}, {-share, -1.0});
-}
-
-}  // namespace
 
 AverageSettings read_average(Section& section) {
   const std::string type =
@@ -71,22 +62,43 @@ void WeightAverage::for_owned(const Tensor& parameters, const Use& use) const {
   }
 }
 
-void WeightAverage::update(const Tensor& parameters, const Tensor& statistics, int64_t updates) {
+double WeightAverage::share(int64_t updates) const {
   const int64_t since = updates - settings_.start;
-  if (since > 0 && since % settings_.every != 0) return;
-  double share = 1.0;
-  if (since > 0) {
-    const auto n = static_cast<double>(since / settings_.every);  // have entered before
-    const double decay =
-        settings_.warmup ? std::min(settings_.decay, (1.0 + n) / (10.0 + n)) : settings_.decay;
-    share = settings_.type == AverageSettings::Type::kSwa ? 1.0 / (n + 1.0) : 1.0 - decay;
-  }
+  if (since <= 0) return 1.0;
+  if (since % settings_.every != 0) return 0.0;
+  const auto n = static_cast<double>(since / settings_.every);  // have entered before
+  const double decay =
+      settings_.warmup ? std::min(settings_.decay, (1.0 + n) / (10.0 + n)) : settings_.decay;
+  return settings_.type == AverageSettings::Type::kSwa ? 1.0 / (n + 1.0) : 1.0 - decay;
+}
+
+void WeightAverage::write_row(int64_t update, double* row) const {
+  std::fill_n(row, Optimizer::kRowSize, 0.0);
+  row[2] = share(update + 1);
+}
+
+void WeightAverage::update(const Tensor& parameters, const Tensor& statistics, int64_t updates) {
+  UpdateArguments arguments;
+  arguments.scalars[2] = share(updates);
+  if (arguments.scalars[2] != 0.0) approach(parameters, statistics, arguments);
+}
+
+void WeightAverage::update(const Tensor& parameters, const Tensor& statistics, const StepState* verdict,
+                           const double* row) {
+  UpdateArguments arguments;
+  arguments.gate = &verdict->gate;
+  arguments.row = row;
+  approach(parameters, statistics, arguments);
+}
+
+void WeightAverage::approach(const Tensor& parameters, const Tensor& statistics, UpdateArguments arguments) {
   const auto enter = [&](Tensor average, const Tensor& x) {
-    if (share == 1.0) {
-      average.assign(x);
-    } else {
-      approach(average, x, share);
-    }
+    if (average.elements() == 0) return;
+    arguments.dtype = average.dtype();
+    arguments.n = average.elements();
+    arguments.parameters = average.mutable_data();
+    arguments.gradients = x.data();
+    average.backend().update(UpdateFormula::kApproach, arguments);
   };
   for_owned(parameters, enter);
   if (has_statistics()) enter(statistics_, statistics);

@@ -42,6 +42,11 @@ class WeightAverage {
 
   // After each update. updates: done so far, this one included. A skipped step is none.
   void update(const Tensor& parameters, const Tensor& statistics, int64_t updates);
+  // The same where the device decides whether there was an update: verdict and row, in its memory, are those of
+  // UpdateContext; the row is written ahead by write_row. The row may be that of an update whose number is not known here.
+  void update(const Tensor& parameters, const Tensor& statistics, const StepState* verdict, const double* row);
+  // The row (Optimizer::kRowSize) of the average after the update with number `update`, counted from 0.
+  void write_row(int64_t update, double* row) const;
 
   const AverageSettings& settings() const { return settings_; }
   bool has_statistics() const { return settings_.type == AverageSettings::Type::kEma; }
@@ -55,6 +60,10 @@ class WeightAverage {
   // Calls use(part of the average, the same part of the parameters) for each owned range.
   template <class Use>
   void for_owned(const Tensor& parameters, const Use& use) const;
+  // What the weights enter with after so many updates; 0: they do not.
+  double share(int64_t updates) const;
+  // With the share in arguments.scalars or behind arguments.row.
+  void approach(const Tensor& parameters, const Tensor& statistics, UpdateArguments arguments);
 
   AverageSettings settings_;
   std::vector<ElementRange> owned_;

@@ -76,8 +76,7 @@ struct GradientExchange::Impl {
   std::vector<int> owners;            // the worker of each
   int home = 0, home_end = 0;         // nodes [home, home_end) are this worker's
   std::vector<Addition> combination;  // over nodes; ends in `home`
-  LocalPlan scalar_plan;              // of this worker's nodes
-  LocalPlan plan;                     // of the gradient: scalar_plan, or a plain sum in library mode
+  LocalPlan plan;                     // of this worker's nodes; in library mode a plain sum
   std::vector<int64_t> slices_in_bucket;
   std::vector<Piece> pieces;
   std::vector<Operation> operations;
@@ -146,14 +145,15 @@ struct GradientExchange::Impl {
         owned = range;
         home = static_cast<int>(nodes.size());
         home_end = home + static_cast<int>(theirs.size());
-        scalar_plan = plan_local_sums(theirs);
+        plan = plan_local_sums(theirs);
       }
       nodes.insert(nodes.end(), theirs.begin(), theirs.end());
       owners.insert(owners.end(), theirs.size(), worker);
     }
     combination = plan_combination(options.micro_batches, nodes, home);
+    if (options.mode == ReductionMode::kLockstep) return;
     const TreeNode all_owned{0, owned.size()};
-    plan = options.mode == ReductionMode::kLockstep ? scalar_plan : plan_local_sums({&all_owned, 1});
+    plan = plan_local_sums({&all_owned, 1});
   }
 
   // Buckets are filled from the end of the array; bucket 0 is the one that a backward sweep completes first.
@@ -469,68 +469,13 @@ void GradientExchange::finish() {
   impl.advance(true);
   for (const auto& request : impl.last_requests) request->wait();
   impl.last_requests.clear();
-  impl.backend.wait_for(impl.lane);
+  if (!impl.operations.empty()) impl.backend.wait_for(impl.lane);
   impl.exposed_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   impl.in_step = false;
 }
 
 const Tensor& GradientExchange::result() const {
   return impl_->buffers[0];
-}
-
-std::vector<double> GradientExchange::sum_scalars(
-    const std::vector<std::vector<double>>& values_by_owned_micro_batch, int64_t count) {
-  Impl& impl = *impl_;
-  impl.require(!impl.in_step, "sum_scalars within a step: the order of collectives would depend on timing");
-  if (static_cast<int64_t>(values_by_owned_micro_batch.size()) != impl.owned.size()) {
-    fail(ErrorKind::kInternal, fmt::format("sum_scalars: values of {} micro-batches, rank {} owns {}",
-                                           values_by_owned_micro_batch.size(), impl.rank, impl.owned.size()));
-  }
-  const auto n = static_cast<size_t>(count);
-  const auto plus = [n](const double* from, double* to) {
-    for (size_t i = 0; i < n; ++i) to[i] += from[i];
-  };
-  std::vector<double> sums(n * static_cast<size_t>(impl.scalar_plan.buffers));
-  for (size_t m = 0; m < values_by_owned_micro_batch.size(); ++m) {
-    const std::vector<double>& values = values_by_owned_micro_batch[m];
-    if (values.size() != n) {
-      fail(ErrorKind::kInternal,
-           fmt::format("sum_scalars: {} values in a micro-batch, expected {}", values.size(), n));
-    }
-    const LocalStep& step = impl.scalar_plan.steps[m];
-    double* sum = sums.data() + n * static_cast<size_t>(step.buffer);
-    if (step.keep) {
-      std::copy(values.begin(), values.end(), sum);
-    } else {
-      plus(values.data(), sum);
-    }
-    for (const Addition& carry : step.carries) {
-      plus(sums.data() + n * static_cast<size_t>(carry.from),
-           sums.data() + n * static_cast<size_t>(carry.to));
-    }
-  }
-  if (impl.world_size == 1) {
-    sums.resize(n);
-    return sums;
-  }
-
-  // Every worker sends as many nodes as the one that has most, since the blocks of an all-gather are equal.
-  std::vector<size_t> nodes_of(static_cast<size_t>(impl.world_size), 0);
-  for (const int owner : impl.owners) ++nodes_of[static_cast<size_t>(owner)];
-  const size_t block = n * *std::max_element(nodes_of.begin(), nodes_of.end());
-  sums.resize(block);
-  std::vector<double> gathered(block * static_cast<size_t>(impl.world_size));
-  impl.communicator.all_gather(sums.data(), block * sizeof(double), gathered.data(), "scalars")->wait();
-  std::vector<double*> node_sums;
-  for (size_t worker = 0; worker < nodes_of.size(); ++worker) {
-    for (size_t i = 0; i < nodes_of[worker]; ++i)
-      node_sums.push_back(gathered.data() + worker * block + i * n);
-  }
-  for (const Addition& addition : impl.combination) {
-    plus(node_sums[static_cast<size_t>(addition.from)], node_sums[static_cast<size_t>(addition.to)]);
-  }
-  const double* total = node_sums[static_cast<size_t>(impl.home)];
-  return {total, total + n};
 }
 
 double GradientExchange::exposed_seconds() const {

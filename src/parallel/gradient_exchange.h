@@ -58,11 +58,6 @@ class GradientExchange {
   // the next begin_step().
   const Tensor& result() const;
 
-  // Sums `count` doubles per micro-batch over the same tree: values[m][i] for owned m, in order -> totals[i].
-  // Always in tree order, whatever the mode. Blocking. Not between begin_step() and finish().
-  std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch,
-                                  int64_t count);
-
   // Seconds spent in the last finish(): communication that the backward sweep did not hide. On a GPU with
   // NCCL the host does not wait there, and the number says nothing.
   double exposed_seconds() const;

@@ -171,12 +171,13 @@ void ParameterShards::exchange(Backend& backend, std::vector<SendBlock> sends,
   backend.wait_for(backend.lane());
 }
 
-std::vector<double> ParameterShards::block_square_sums(const Tensor& array) const {
+Tensor ParameterShards::block_square_sums(const Tensor& array) const {
   const int rank = communicator_->rank();
   const DType dtype = array.dtype();
   Backend& backend = array.backend();
   const int64_t blocks = divide_up(extent(), kNormBlock);
-  if (blocks == 0) return {};
+  Tensor sums = Tensor::zeros({blocks}, DType::kF64, backend);
+  if (blocks == 0) return sums;
 
   std::vector<const CutBlock*> assembled;
   for (const CutBlock& cut : cut_blocks_) {
@@ -205,8 +206,7 @@ std::vector<double> ParameterShards::block_square_sums(const Tensor& array) cons
     exchange(backend, std::move(sends), std::move(receives), "norm blocks");
   }
 
-  Tensor device_sums = Tensor::zeros({blocks}, DType::kF64, backend);
-  auto* to = device_sums.mutable_data_as<double>();
+  auto* to = sums.mutable_data_as<double>();
   for (const ElementRange& run : whole_blocks_) {
     const int64_t begin = run.begin * kNormBlock;
     backend.block_square_sums(dtype, elements_of(run.end - 1).end - begin, at(array, begin), to + run.begin);
@@ -216,19 +216,33 @@ std::vector<double> ParameterShards::block_square_sums(const Tensor& array) cons
     backend.block_square_sums(dtype, elements_of(block).size(),
                               at(scratch, static_cast<int64_t>(i) * kNormBlock), to + block);
   }
-  std::vector<double> sums = device_sums.to_vector<double>();
   if (workers() == 1) return sums;
 
+  // Blocks of an all-gather are equal: as long as the most that a worker has.
   size_t most = 0;
   for (const std::vector<int64_t>& theirs : blocks_of_worker_) most = std::max(most, theirs.size());
-  std::vector<double> packed(most, 0.0), all(most * static_cast<size_t>(workers()));
-  const std::vector<int64_t>& own = blocks_of_worker_[static_cast<size_t>(rank)];
-  for (size_t i = 0; i < own.size(); ++i) packed[i] = sums[static_cast<size_t>(own[i])];
-  communicator_->all_gather(packed.data(), most * sizeof(double), all.data(), "norm")->wait();
-  for (size_t worker = 0; worker < blocks_of_worker_.size(); ++worker) {
-    const std::vector<int64_t>& theirs = blocks_of_worker_[worker];
-    for (size_t i = 0; i < theirs.size(); ++i) sums[static_cast<size_t>(theirs[i])] = all[worker * most + i];
+  const auto all_packed = static_cast<int64_t>(most) * workers();
+  if (!packed_blocks_.defined()) {
+    const std::vector<int64_t>& own = blocks_of_worker_[static_cast<size_t>(rank)];
+    std::vector<int32_t> packs(most, 0), places(static_cast<size_t>(blocks), 0);
+    std::ranges::copy(own, packs.begin());
+    for (size_t worker = 0; worker < blocks_of_worker_.size(); ++worker) {
+      const std::vector<int64_t>& theirs = blocks_of_worker_[worker];
+      for (size_t i = 0; i < theirs.size(); ++i)
+        places[static_cast<size_t>(theirs[i])] = static_cast<int32_t>(worker * most + i);
+    }
+    packed_blocks_ = Tensor::from(Shape{static_cast<int64_t>(most)}, packs, backend);
+    places_of_blocks_ = Tensor::from(Shape{blocks}, places, backend);
   }
+  // A look-up of rows of one element.
+  Tensor packed = Tensor::empty({static_cast<int64_t>(most)}, DType::kF64, backend);
+  Tensor all = Tensor::empty({all_packed}, DType::kF64, backend);
+  backend.embedding(DType::kF64, packed.elements(), 1, sums.data(), packed_blocks_.data_as<int32_t>(),
+                    packed.mutable_data());
+  backend.lane().wait_for(backend);
+  communicator_->device().all_gather(packed.data(), packed.bytes(), all.mutable_data(), "norm")->wait();
+  backend.wait_for(backend.lane());
+  backend.embedding(DType::kF64, blocks, 1, all.data(), places_of_blocks_.data_as<int32_t>(), to);
   return sums;
 }
 

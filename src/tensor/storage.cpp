@@ -11,6 +11,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "core/error.h"
@@ -49,6 +50,8 @@ bool poisoning() {
 
 std::string mebibytes(size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
 
+}  // namespace
+
 class CachingAllocator {
  public:
   std::byte* allocate(Backend& backend, size_t bytes) {
@@ -56,7 +59,8 @@ class CachingAllocator {
     const size_t rounded = poisoning() ? bytes : bytes_of_class(index);
     const std::lock_guard lock(mutex_);
     std::byte* block = nullptr;
-    if (!poisoning()) {
+    if (recorded_ != nullptr) block = reuse_recorded(backend, index);
+    if (block == nullptr && !poisoning()) {
       std::vector<std::byte*>& list = list_of(backend, index);
       if (!list.empty()) {
         block = list.back();
@@ -65,6 +69,7 @@ class CachingAllocator {
       }
     }
     if (block == nullptr) block = new_block(backend, rounded);
+    if (recorded_ != nullptr) keep_for(*recorded_, backend, index, block).free = false;
     statistics_.bytes_in_use += rounded;
     if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
     if (poisoning()) backend.fill(DType::kU8, static_cast<int64_t>(bytes), block, 255.0);
@@ -76,6 +81,13 @@ class CachingAllocator {
     const size_t rounded = poisoning() ? bytes : bytes_of_class(index);
     const std::lock_guard lock(mutex_);
     statistics_.bytes_in_use -= rounded;
+    // Blocks of an earlier recording stay with it, those that a recording sees freed with that one.
+    const auto owner = owners_.find(block);
+    RecordedMemory* const keeper = owner != owners_.end() ? owner->second : recorded_;
+    if (keeper != nullptr) {
+      keep_for(*keeper, backend, index, block).free = true;
+      return;
+    }
     if (poisoning()) {
       backend.release(block, rounded);
       return;
@@ -87,6 +99,30 @@ class CachingAllocator {
   void release_cached() {
     const std::lock_guard lock(mutex_);
     empty_lists();
+  }
+
+  void begin_recording(RecordedMemory& memory) {
+    const std::lock_guard lock(mutex_);
+    if (recorded_ != nullptr) fail(ErrorKind::kInternal, "memory: a recording inside of another");
+    if (poisoning()) {
+      fail(ErrorKind::kUsage, "LOCKSTEP_ALLOCATOR=poison: every tensor has new memory, so that nothing can be recorded");
+    }
+    recorded_ = &memory;
+  }
+  void end_recording(const RecordedMemory& memory) {
+    const std::lock_guard lock(mutex_);
+    if (recorded_ == &memory) recorded_ = nullptr;
+  }
+  // What is free of it becomes everybody's again; what tensors still hold does when they let go.
+  void give_back(RecordedMemory& memory) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [block, kept] : memory.blocks_) {
+      owners_.erase(block);
+      if (!kept.free) continue;
+      list_of(*kept.backend, kept.index).push_back(block);
+      statistics_.cached_bytes += bytes_of_class(kept.index);
+    }
+    memory.blocks_.clear();
   }
 
   AllocatorStatistics statistics() {
@@ -103,6 +139,17 @@ class CachingAllocator {
     Backend* backend;
     std::vector<std::vector<std::byte*>> free;
   };
+
+  std::byte* reuse_recorded(const Backend& backend, size_t index) {
+    for (auto& [block, kept] : recorded_->blocks_) {
+      if (kept.free && kept.index == index && kept.backend == &backend) return block;
+    }
+    return nullptr;
+  }
+  RecordedMemory::Block& keep_for(RecordedMemory& memory, Backend& backend, size_t index, std::byte* block) {
+    owners_[block] = &memory;
+    return memory.blocks_.insert({block, {&backend, index}}).first->second;
+  }
 
   std::vector<std::byte*>& list_of(Backend& backend, size_t index) {
     for (Lists& lists : lists_) {
@@ -149,7 +196,11 @@ class CachingAllocator {
   std::mutex mutex_;
   std::vector<Lists> lists_;  // a process has one or two backends
   AllocatorStatistics statistics_;
+  RecordedMemory* recorded_ = nullptr;                           // that sees what happens now
+  std::unordered_map<const std::byte*, RecordedMemory*> owners_;  // of blocks that recordings keep
 };
+
+namespace {
 
 // Never destroyed: tensors in static storage may outlive any order of destruction we could choose.
 CachingAllocator& allocator() {
@@ -167,6 +218,17 @@ Storage::Storage(Backend& backend, size_t bytes)
 
 Storage::~Storage() {
   if (data_ != nullptr) allocator().release(*backend_, data_, bytes_);
+}
+
+RecordedMemory::RecordedMemory() {
+  allocator().begin_recording(*this);
+}
+RecordedMemory::~RecordedMemory() {
+  end();
+  allocator().give_back(*this);
+}
+void RecordedMemory::end() {
+  allocator().end_recording(*this);
 }
 
 AllocatorStatistics allocator_statistics() { return allocator().statistics(); }

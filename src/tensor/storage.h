@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 
 #include "kernels/backend.h"
 
@@ -49,6 +50,26 @@ struct AllocatorStatistics {
 };
 AllocatorStatistics allocator_statistics();
 void reset_allocator_peak();
+// Keeps the memory of recorded work (Backend::begin_recording) for it alone: blocks that were taken or freed between the
+// constructor and end() go to nobody else until the object is gone, so that the recording may write to them whenever it is
+// replayed. Of one thread; none inside of another.
+class RecordedMemory {
+ public:
+  RecordedMemory();
+  ~RecordedMemory();
+  RecordedMemory(const RecordedMemory&) = delete;
+  RecordedMemory& operator=(const RecordedMemory&) = delete;
+  void end();
+
+ private:
+  friend class CachingAllocator;
+  struct Block {
+    Backend* backend;
+    size_t index;      // of its class
+    bool free = false;
+  };
+  std::unordered_map<std::byte*, Block> blocks_;
+};
 // Gives cached blocks back to the backend.
 void release_cached_memory();
 

@@ -86,6 +86,11 @@ class Tensor {
   Tensor converted(DType dtype) const;
   // In place: overwrites the elements with those of `source` (same shape and dtype).
   void assign(const Tensor& source);
+  // In place: overwrites the elements with as many of host memory, of the same type.
+  template <class T>
+  void assign(const std::vector<T>& values) {
+    assign_from_host(dtype_of<T>, values.data(), values.size());
+  }
 
   // True when no other tensor shares the storage, so that a result may be written over it.
   bool sole_owner() const { return storage_.use_count() == 1; }
@@ -95,6 +100,7 @@ class Tensor {
 
  private:
   static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
+  void assign_from_host(DType dtype, const void* values, size_t count);
   void copy_to_host(DType dtype, void* values) const;
 
   std::shared_ptr<Storage> storage_;

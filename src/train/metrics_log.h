@@ -29,6 +29,7 @@ struct StepMetrics {
   double samples_per_second = 0.0;
   StepTimes times;
   uint64_t peak_bytes = 0;  // of tensors on this worker since the start
+  uint64_t cached_bytes = 0;  // kept for tensors to come, at the moment
   // The most that the forward and backward sweep of a micro-batch held at once, over what was there before it.
   uint64_t activation_bytes = 0;
 };

@@ -14,21 +14,14 @@ namespace lockstep {
 
 namespace {
 
-// Host floats as a tensor of the dtype that the model computes in.
-Tensor device_tensor(const Shape& shape, const std::vector<float>& values, DType dtype, Backend& backend) {
-  const Tensor single = Tensor::from(shape, values, backend);
-  if (dtype == DType::kF32) return single;
-  Tensor result = Tensor::empty(shape, dtype, backend);
-  backend.cast(DType::kF32, dtype, result.elements(), single.data(), result.mutable_data());
-  return result;
-}
-
-// 1 for samples that count, 0 for padding; undefined when all count.
-Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
-  if (batch.valid == batch.size) return {};
-  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
-  std::fill_n(weights.begin(), batch.valid, 1.0f);
-  return device_tensor({batch.size}, weights, dtype, backend);
+// Host numbers into a tensor: the one that is there, or a new one.
+template <class T>
+void upload_values(const Shape& shape, const std::vector<T>& values, Backend& backend, Tensor& into) {
+  if (into.defined()) {
+    into.assign(values);
+  } else {
+    into = Tensor::from(shape, values, backend);
+  }
 }
 
 }  // namespace
@@ -45,11 +38,30 @@ Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backe
   }
 }
 
-Tensor Objective::inputs(const MicroBatch& batch) const {
+void Objective::upload(const MicroBatch& batch, DeviceBatch& into) const {
+  into.size = batch.size;
   Shape shape{batch.size};
   for (int64_t extent : data_.sample.extents()) shape.push_back(extent);
-  if (data_.input == DType::kI32) return Tensor::from(shape, batch.inputs_i32, *backend_);
-  return device_tensor(shape, batch.inputs_f32, dtype_, *backend_);
+  if (!batch.inputs_i32.empty()) upload_values(shape, batch.inputs_i32, *backend_, into.inputs);
+  if (!batch.inputs_f32.empty()) upload_values(shape, batch.inputs_f32, *backend_, into.inputs);
+  if (!batch.labels.empty()) upload_values({batch.size}, batch.labels, *backend_, into.labels);
+  if (!batch.targets.empty()) {
+    upload_values({batch.size, data_.targets}, batch.targets, *backend_, into.targets);
+  }
+  if (batch.valid == batch.size) return;
+  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
+  std::fill_n(weights.begin(), batch.valid, 1.0f);
+  upload_values({batch.size}, weights, *backend_, into.weights);
+}
+
+DeviceBatch Objective::upload(const MicroBatch& batch) const {
+  DeviceBatch result;
+  upload(batch, result);
+  return result;
+}
+
+Tensor Objective::inputs(const DeviceBatch& batch) const {
+  return data_.input == DType::kI32 ? batch.inputs : batch.inputs.converted(dtype_);
 }
 
 // One logit a sample stands for two classes.
@@ -57,8 +69,8 @@ bool Objective::single_logit(const Tensor& output) const {
   return data_.classes == 2 && output.elements() == output.shape()[0] && loss_ != "cross_entropy";
 }
 
-Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
-  const Tensor weights = sample_weights(batch, dtype_, *backend_);
+Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
+  const Tensor weights = batch.weights.defined() ? batch.weights.converted(dtype_) : Tensor();
   const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
   if (output.rank() == 0 || output.shape()[0] != batch.size ||
       !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
@@ -70,15 +82,13 @@ Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
                                         loss_));
   }
   if (data_.classes == 0) {
-    return mean_squared_error(
-        output, device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_), weights);
+    return mean_squared_error(output, batch.targets.converted(dtype_), weights);
   }
   if (single_logit(output)) {
-    const std::vector<float> targets(batch.labels.begin(), batch.labels.end());
-    return logistic_loss(output, device_tensor({batch.size}, targets, dtype_, *backend_), weights);
+    return logistic_loss(output, batch.labels.converted(dtype_), weights);
   }
-  const Tensor labels = Tensor::from(Shape{batch.size}, batch.labels, *backend_);
-  return cross_entropy(output.rank() == 2 ? output : reshape(output, {batch.size, outputs}), labels, weights);
+  return cross_entropy(output.rank() == 2 ? output : reshape(output, {batch.size, outputs}), batch.labels,
+                       weights);
 }
 
 int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {

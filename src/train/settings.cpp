@@ -145,6 +145,10 @@ RunSettings read_settings(Configuration& configuration) {
                                 "(--device overrides)");
   settings.threads = device.integer("threads", 1, {1, 1024},
                                     "threads of a worker on the CPU; results do not depend on it");
+  settings.cuda_graph = device.boolean(
+      "cuda_graph", false,
+      "GPUs: record a step as a CUDA graph and replay it, for small steps whose kernels are over sooner than the host "
+      "can start them; the same bits");
 
   if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",

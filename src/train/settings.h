@@ -75,6 +75,7 @@ struct RunSettings {
   // [device]
   std::string device;  // auto, cpu, cuda
   int64_t threads = 1;
+  bool cuda_graph = false;
 };
 
 // Reads every key above; Error (kUsage) for bad values and combinations.

@@ -8,10 +8,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <optional>
+#include <span>
 #include <sstream>
 
 #include "autodiff/autocast.h"
@@ -30,6 +32,7 @@
 #include "train/metrics_log.h"
 #include "train/progress.h"
 #include "train/run_data.h"
+#include "train/step_control.h"
 
 namespace lockstep {
 
@@ -224,10 +227,45 @@ class Run {
     for (const StatisticEntry& entry : replica_->store.statistics()) {
       slices.push_back(replica_->store.parameter_extent() + entry.offset);
     }
+    slices.push_back(loss_offset());
     exchange_ = std::make_unique<GradientExchange>(
-        communicator_, *backend_, settings_.parameters(), replica_->store.gradient_extent(), slices,
+        communicator_, *backend_, settings_.parameters(),
+        loss_offset() + ParameterStore::kParameterAlignment, slices,
         ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes,
                         settings_.shard_optimizer ? replica_->shards->shares() : std::vector<Share>()});
+    set_up_control();
+  }
+
+  // The sum of a micro-batch's losses travels behind its gradient and its statistics.
+  int64_t loss_offset() const { return replica_->store.gradient_extent(); }
+
+  // Why the host has to know the verdict on a step before its update; empty: the device goes on by itself.
+  std::string host_decides() const {
+    if (!replica_->optimizer->prearranged()) return "optimizer.type = \"" + replica_->optimizer->type() + "\"";
+    if (settings_.clip.value > 0.0) return "clip.value";
+    if (settings_.clip.adaptive > 0.0) return "clip.adaptive";
+    if (settings_.l2 > 0.0) return "train.l2";
+    if (settings_.guard.loss_z > 0.0) return "guard.loss_z_score";
+    if (settings_.guard.norm_z > 0.0) return "guard.norm_z_score";
+    return "";
+  }
+
+  void set_up_control() {
+    // Enough that the host never waits for the device it feeds, few enough that what goes wrong is known soon.
+    constexpr int64_t kStepsAhead = 4;
+    const bool on_gpu = backend_->native_queue() != nullptr;
+    const std::string reason = host_decides();
+    arranged_ = reason.empty();
+    if (settings_.cuda_graph) {
+      Section device = configuration_.section("device");
+      const std::string but = !on_gpu ? "needs a GPU, this run computes on the CPU"
+                              : !arranged_ ? "the device must decide about steps by itself, which it cannot with " + reason
+                                           : "";
+      if (!but.empty()) device.reject("cuda_graph", but);
+    }
+    row_size_ = Optimizer::kRowSize * static_cast<int64_t>(replica_->segments.size() + (replica_->average ? 1 : 0));
+    control_.emplace(*backend_, settings_.parameters(), *scaler_, arranged_ ? settings_.clip.global_norm : 0.0,
+                     arranged_ ? row_size_ : 0, arranged_ && on_gpu ? kStepsAhead : 0);
   }
 
   // Collective when the optimizer is sharded; whole on rank 0 then.
@@ -402,22 +440,21 @@ class Run {
     return whole;
   }
 
-  // Forward and backward sweep of one micro-batch: gradients and statistics go to the exchange, losses to
-  // their row. Waits for nothing: a GPU has the next micro-batches before it is done with this one.
-  void sweep(const MicroBatch& batch) {
-    const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step),
-                             static_cast<uint32_t>(batch.number));
+  // Forward and backward sweep of one micro-batch: gradients, statistics and the sum of its losses go to the exchange.
+  // Waits for nothing: a GPU has the next micro-batches before it is done with this one.
+  void sweep(int64_t number, const DeviceBatch& batch) {
+    const RandomScope random({settings_.seed, static_cast<uint32_t>(position_.step), static_cast<uint32_t>(number), 0,
+                              settings_.cuda_graph ? &control_->verdict()->random_step : nullptr});
     const ParameterStore& store = replica_->store;
     const AllocatorStatistics before = allocator_statistics();
     peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
     reset_allocator_peak();
-    exchange_->begin_micro_batch(batch.number);
+    exchange_->begin_micro_batch(number);
     const Tensor output = replica_->model->forward(objective_->inputs(batch), replica_->training);
     const Tensor losses = objective_->losses(output, batch);
-    if (cotangent_.elements() != losses.elements() || cotangent_scale_ != scaler_->scale()) {
-      cotangent_scale_ = scaler_->scale();
-      cotangent_ = losses.full_like(cotangent_scale_);
-    }
+    Tensor sum = Tensor::empty({1}, losses.dtype(), *backend_);
+    backend_->reduce(ReduceOp::kSum, losses.dtype(), 1, losses.elements(), 1, losses.data(), sum.mutable_data());
+    exchange_->add(loss_offset(), 1, sum.data());
     for (size_t i = 0; i < store.statistics().size(); ++i) {
       const Tensor& value = replica_->training.batch_statistics[i];
       exchange_->add(store.parameter_extent() + store.statistics()[i].offset, value.elements(), value.data());
@@ -428,20 +465,84 @@ class Run {
     });
     activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
     exchange_->end_micro_batch();
-    losses_.view(losses.shape(), (batch.number - owned_.begin) * losses.elements()).assign(losses);
   }
 
-  // (Loss sum, samples, stop) of each micro-batch of the step. Waits for the sweeps, once for all of them.
-  std::vector<std::vector<double>> step_scalars(const StepBatch& batch, double stop) const {
-    const std::vector<double> losses = losses_.to_vector<double>();
-    std::vector<std::vector<double>> scalars;
-    auto next = losses.begin();
-    for (const MicroBatch& micro_batch : batch.micro_batches) {
-      double sum = 0.0;
-      for (int64_t i = 0; i < micro_batch.size; ++i) sum += *next++;
-      scalars.push_back({sum, static_cast<double>(micro_batch.valid), stop});
+  // All that the device does in a step. uploaded: of the owned micro-batches those that are on the device already, in
+  // order; the others are brought there when their turn comes.
+  void issue_step(const StepBatch& batch, std::span<const DeviceBatch> uploaded) {
+    exchange_->begin_step();
+    cotangent_ = control_->cotangent({settings_.micro_batch_size});
+    {
+      // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
+      // micro-batches.
+      const AutocastScope autocast(settings_.compute);
+      for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
+        const MicroBatch& micro_batch = batch.micro_batches[i];
+        sweep(micro_batch.number, uploaded.empty() ? objective_->upload(micro_batch) : uploaded[i]);
+      }
     }
-    return scalars;
+    swept_ = Clock::now();
+    exchange_->finish();
+    exchanged_ = Clock::now();
+    Tensor gradient = exchange_->result();
+    const ParameterShards& shards = *replica_->shards;
+    penalty_ = regularize(gradient, static_cast<double>(batch.valid) * scaler_->scale());
+    control_->judge(shards.block_square_sums(gradient), gradient.view({1}, loss_offset()));
+    if (!arranged_) return;
+    Tensor parameters = replica_->store.values();
+    replica_->optimizer->update(
+        {parameters, gradient, 1.0, 0.0, replica_->segments, control_->verdict(), control_->row()});
+    shards.gather(parameters, "parameters");
+    update_statistics(gradient, &control_->verdict()->gate);
+    if (replica_->average) {
+      replica_->average->update(parameters, replica_->store.statistic_values(), control_->verdict(),
+                                control_->row() + row_size_ - Optimizer::kRowSize);
+    }
+  }
+
+  // A step of a kind that is seen for the first time runs as it is: libraries make their plans then, and the allocator
+  // learns what is needed. The next one is recorded, and from then on all of its kind are that recording.
+  struct RecordedStep {
+    bool seen = false;
+    std::vector<DeviceBatch> uploaded;  // where the recording reads its micro-batches
+    std::unique_ptr<RecordedMemory> memory;
+    std::unique_ptr<Recording> recording;
+  };
+
+  void issue_recorded_step(const StepBatch& batch) {
+    // Steps are of a kind when they have the same samples that count: the rest of a padded one is zero by its weights.
+    RecordedStep& step = recorded_[batch.valid];
+    step.uploaded.resize(batch.micro_batches.size());
+    for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
+      objective_->upload(batch.micro_batches[i], step.uploaded[i]);
+    }
+    if (!step.seen) {
+      step.seen = true;
+      issue_step(batch, step.uploaded);
+      return;
+    }
+    if (step.recording == nullptr) {
+      step.memory = std::make_unique<RecordedMemory>();
+      backend_->begin_recording();
+      issue_step(batch, step.uploaded);
+      step.recording = backend_->end_recording();
+      step.memory->end();
+    }
+    communicator_.device().reissue(
+        backend_->native_queue(), [&] { step.recording->replay(); },
+        fmt::format("step {}", position_.step + 1));
+    swept_ = exchanged_ = Clock::now();
+  }
+
+  // The rows of the updates that the step to come may lead to.
+  void arrange_rows() {
+    const Optimizer& optimizer = *replica_->optimizer;
+    control_->arrange(optimizer.updates(), static_cast<int64_t>(under_way_.size()),
+                      [&](int64_t update, std::span<double> row) {
+                        optimizer.write_rows(update, schedule_->learning_rate(update), replica_->segments, row);
+                        if (replica_->average)
+                          replica_->average->write_row(update, &row[row.size() - Optimizer::kRowSize]);
+                      });
   }
 
   // Adds lambda * divisor * theta to the summed gradient, which is divided by `divisor` later; returns
@@ -457,167 +558,212 @@ class Run {
     return 0.5 * settings_.l2 * norm * norm;
   }
 
-  // running <- (1 - momentum) running + momentum * mean over the micro-batches
-  void update_statistics(const Tensor& gradient) {
+  // running <- (1 - momentum) running + momentum * mean over the micro-batches; where gate (null: 1) holds 0, nothing.
+  void update_statistics(const Tensor& gradient, const double* gate) {
     const ParameterStore& store = replica_->store;
     for (size_t i = 0; i < store.statistics().size(); ++i) {
       const StatisticEntry& entry = store.statistics()[i];
       Tensor running = store.statistic(static_cast<int>(i));
+      UpdateArguments arguments;
+      arguments.dtype = running.dtype();
+      arguments.n = running.elements();
+      arguments.parameters = running.mutable_data();
       const Tensor summed = gradient.view(entry.shape, store.parameter_extent() + entry.offset);
-      Tensor kept = running.empty_like(), fresh = running.empty_like();
-      const int64_t n = running.elements();
-      backend_->scale_shift(running.dtype(), n, running.data(), 1.0 - entry.momentum, 0.0,
-                            kept.mutable_data());
-      backend_->scale_shift(running.dtype(), n, summed.data(),
-                            entry.momentum / static_cast<double>(batches_.micro_batches), 0.0,
-                            fresh.mutable_data());
-      backend_->accumulate(running.dtype(), n, fresh.data(), kept.mutable_data());
-      running.assign(kept);
+      arguments.gradients = summed.data();
+      arguments.gradient_scale = entry.momentum / static_cast<double>(batches_.micro_batches);
+      arguments.scalars[2] = entry.momentum;
+      arguments.gate = gate;
+      backend_->update(UpdateFormula::kRunning, arguments);
     }
   }
 
-  [[noreturn]] void diverged(const std::string& how, int64_t saved_step) {
+  [[noreturn]] void diverged(int64_t step, const std::string& how) {
     if (leader()) keeper_->metrics->flush();
     fail_together(communicator_, ErrorKind::kNumeric,
-                  fmt::format("step {}: training diverged: {}; {}", position_.step + 1, how,
-                              saved_step > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step)
-                                             : "there is no checkpoint yet"));
+                  fmt::format("step {}: training diverged: {}; {}", step, how,
+                              saved_step_ > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step_)
+                                              : "there is no checkpoint yet"));
+  }
+
+  // A step whose report has not been read.
+  struct StepUnderWay {
+    int64_t step = 0;  // its number, counted from 1
+    int64_t valid = 0;
+    StepTimes times;
+  };
+
+  // What the host makes of a step's report. Every worker gets the same report. Returns whether the step leads to an update;
+  // of one that the device has decided about, the host only takes note.
+  bool settle(int64_t step, const StepState& report) {
+    const double loss = report.loss + penalty_, norm = report.norm;
+    const bool finite = std::isfinite(loss) && std::isfinite(norm);
+    if (!finite && !scaler_->skips())
+      diverged(step, fmt::format("loss {}, gradient norm {}", loss, std::abs(norm)));
+    if (finite && settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
+      diverged(step, fmt::format("loss {} > guard.largest_loss = {}", loss, settings_.guard.largest_loss));
+    }
+    const bool updates = finite && !guard_->skip(loss, norm);
+    scaler_->update(finite);
+    if (scaler_->skips() && scaler_->diverged()) {
+      diverged(step, fmt::format("{} steps in a row whose gradient is not finite, loss scale {}",
+                                 scaler_->skips_in_a_row(), report.used_scale));
+    }
+    if (guard_->diverged()) {
+      diverged(step, fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_->skips_in_a_row(), loss,
+                                 norm));
+    }
+    return updates;
+  }
+
+  // Settings that only the host can follow: it reads the report before there is an update.
+  bool decide(int64_t step, const StepBatch& batch, double learning_rate) {
+    const double scale = 1.0 / (static_cast<double>(batch.valid) * scaler_->scale());
+    const StepState report = control_->read(step);
+    const bool updates = settle(step, report);
+    Tensor gradient = exchange_->result(), parameters = replica_->store.values();
+    const ParameterShards& shards = *replica_->shards;
+    Optimizer& optimizer = *replica_->optimizer;
+    if (updates) {
+      const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(),
+                                                   shards, scale, report.norm);
+      optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
+      shards.gather(parameters, "parameters");
+      update_statistics(gradient, nullptr);
+      if (replica_->average) {
+        replica_->average->update(parameters, replica_->store.statistic_values(), optimizer.updates());
+      }
+    } else {
+      // The batch is spent, and that is all: no update, no statistics, no progress of schedule and bias
+      // correction.
+      if (optimizer.cancel_gradient(parameters)) shards.gather(parameters, "cancelled look-ahead");
+    }
+    if (updates != (report.gate != 0.0)) control_->set(*scaler_, optimizer.updates(), step);
+    return updates;
+  }
+
+  // Reads the reports of steps under way, oldest first, until no more than `left` are.
+  void read_reports(size_t left) {
+    while (under_way_.size() > left) {
+      const StepUnderWay done = under_way_.front();
+      under_way_.pop_front();
+      const StepState report = control_->read(done.step);
+      Optimizer& optimizer = *replica_->optimizer;
+      // Of the host's decisions everything is done already.
+      const int64_t before = arranged_ ? optimizer.updates() : updates_before_;
+      if (arranged_ && settle(done.step, report)) optimizer.set_updates(before + 1);
+      log_step(done, report, schedule_->learning_rate(before));
+    }
+  }
+
+  void log_step(const StepUnderWay& done, const StepState& report, double learning_rate) {
+    times_.data += done.times.data;
+    times_.compute += done.times.compute;
+    times_.exposed_communication += done.times.exposed_communication;
+    times_.optimizer += done.times.optimizer;
+    ++interval_steps_;
+    interval_samples_ += done.valid;
+    const bool last = done.step == batches_.total_steps;
+    if (!leader() || !(done.step % settings_.log_every == 0 || last || done.step == stopping_at_)) return;
+    const auto steps = static_cast<double>(interval_steps_);
+    const Clock::time_point now = Clock::now();
+    StepMetrics metrics;
+    metrics.step = done.step;
+    metrics.epoch = static_cast<double>(done.step) / static_cast<double>(batches_.steps_per_epoch);
+    metrics.loss = report.loss + penalty_;
+    metrics.learning_rate = learning_rate;
+    metrics.gradient_norm = report.norm;
+    metrics.loss_scale = report.used_scale;
+    metrics.skipped_steps = scaler_->skipped() + guard_->skipped();
+    metrics.samples_per_second = static_cast<double>(interval_samples_) / seconds_between(interval_start_, now);
+    metrics.times = {times_.data / steps, times_.compute / steps, times_.exposed_communication / steps,
+                     times_.optimizer / steps};
+    metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
+    metrics.cached_bytes = allocator_statistics().cached_bytes;
+    metrics.activation_bytes = activation_bytes_;
+    keeper_->metrics->step(metrics);
+    progress_->show(metrics, last);
+    times_ = {};
+    interval_steps_ = interval_samples_ = 0;
+    interval_start_ = now;
   }
 
   TrainOutcome loop() {
     TrainOutcome outcome = TrainOutcome::kFinished;
     Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, owned_.begin, owned_.end,
                   position_.step, settings_.prefetch);
-    Progress progress(position_.step, batches_.total_steps, leader() && options_.progress);
+    progress_.emplace(position_.step, batches_.total_steps, leader() && options_.progress);
     Tensor parameters = replica_->store.values();
     Optimizer& optimizer = *replica_->optimizer;
-    StepTimes times;
-    int64_t interval_steps = 0, interval_samples = 0;
     const int64_t first_step = position_.step;
-    int64_t saved_step = first_step;
-    Clock::time_point interval_start = Clock::now();
-    losses_ = Tensor::empty({owned_.size(), settings_.micro_batch_size}, settings_.parameters(), *backend_);
+    saved_step_ = first_step;
+    interval_start_ = Clock::now();
+    control_->set(*scaler_, optimizer.updates(), position_.step);
+    if (settings_.cuda_graph && communicator_.world_size() > 1 && !communicator_.device().recordable()) {
+      fail_together(communicator_, ErrorKind::kUsage,
+                    "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
+                    "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
+    }
 
     while (position_.step < batches_.total_steps && outcome == TrainOutcome::kFinished) {
       const Clock::time_point begin = Clock::now();
       const StepBatch& batch = loader.next();
       const Clock::time_point loaded = Clock::now();
 
-      const double learning_rate = schedule_->learning_rate(optimizer.updates());
-      const ParameterShards& shards = *replica_->shards;
+      const double learning_rate = arranged_ ? 0.0 : schedule_->learning_rate(optimizer.updates());
+      updates_before_ = optimizer.updates();
       if (optimizer.before_gradient(parameters, learning_rate, replica_->segments)) {
-        shards.gather(parameters, "look-ahead");
+        replica_->shards->gather(parameters, "look-ahead");
       }
-      exchange_->begin_step();
-      const double stop_here = stop_.raised() ? 1.0 : 0.0;
-      {
-        // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
-        // micro-batches.
-        const AutocastScope autocast(settings_.compute);
-        for (const MicroBatch& micro_batch : batch.micro_batches) sweep(micro_batch);
-      }
-      const std::vector<std::vector<double>> scalars = step_scalars(batch, stop_here);
-      const Clock::time_point swept = Clock::now();
-      exchange_->finish();
-      const std::vector<double> totals = exchange_->sum_scalars(scalars, 3);
-      const Clock::time_point exchanged = Clock::now();
-
-      // The order of DESIGN 4.6 and 4.7: reduced -> finite? -> unscaled -> norm -> clipped -> update ->
-      // scale. The sum of squares in fp64 is finite exactly when every fp32 element is, so that one pass
-      // gives the verdict and the norm.
-      Tensor gradient = exchange_->result();
-      const double count = totals[1];
-      const double scale = scaler_->scale();
-      const double loss = totals[0] / count + regularize(gradient, count * scale);
-      const double norm = global_norm(gradient, shards, 1.0 / (count * scale));
-      const bool finite = std::isfinite(loss) && std::isfinite(norm);
-      if (!finite && !scaler_->skips())
-        diverged(fmt::format("loss {}, gradient norm {}", loss, std::abs(norm)), saved_step);
-      if (finite && settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
-        diverged(fmt::format("loss {} > guard.largest_loss = {}", loss, settings_.guard.largest_loss),
-                 saved_step);
-      }
-      if (finite && !guard_->skip(loss, norm)) {
-        const double gradient_scale =
-            clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(), shards,
-                           1.0 / (count * scale), norm);
-        optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
-        shards.gather(parameters, "parameters");
-        update_statistics(gradient);
-        if (replica_->average) {
-          replica_->average->update(parameters, replica_->store.statistic_values(), optimizer.updates());
-        }
+      if (arranged_) arrange_rows();
+      control_->set_count(static_cast<double>(batch.valid));
+      if (settings_.cuda_graph) {
+        issue_recorded_step(batch);
       } else {
-        // The batch is spent, and that is all: no update, no statistics, no progress of schedule and bias
-        // correction.
-        if (optimizer.cancel_gradient(parameters)) shards.gather(parameters, "cancelled look-ahead");
+        issue_step(batch, {});
       }
-      scaler_->update(finite);
-      if (scaler_->skips() && scaler_->diverged()) {
-        diverged(fmt::format("{} steps in a row whose gradient is not finite, loss scale {}",
-                             scaler_->skips_in_a_row(), scale),
-                 saved_step);
-      }
-      if (guard_->diverged()) {
-        diverged(fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_->skips_in_a_row(),
-                             loss, norm),
-                 saved_step);
-      }
+      ++position_.step;
+      control_->post(position_.step);
+      int64_t stops = stop_.raised() ? 1 : 0;
+      communicator_.all_reduce_max(&stops, 1, "stop")->wait();
+      if (!arranged_) decide(position_.step, batch, learning_rate);
       const Clock::time_point updated = Clock::now();
 
-      ++position_.step;
       position_.epoch = position_.step / batches_.steps_per_epoch;
       position_.position = position_.step % batches_.steps_per_epoch;
-      times.data += seconds_between(begin, loaded);
-      times.compute += seconds_between(loaded, swept);
-      times.exposed_communication += seconds_between(swept, exchanged);
-      times.optimizer += seconds_between(exchanged, updated);
-      ++interval_steps;
-      interval_samples += batch.valid;
       const bool last = position_.step == batches_.total_steps;
-      if (totals[2] > 0.0 && !last) outcome = TrainOutcome::kStopped;
-
-      if (leader() &&
-          (position_.step % settings_.log_every == 0 || last || outcome == TrainOutcome::kStopped)) {
-        const auto steps = static_cast<double>(interval_steps);
-        StepMetrics metrics;
-        metrics.step = position_.step;
-        metrics.epoch = static_cast<double>(position_.step) / static_cast<double>(batches_.steps_per_epoch);
-        metrics.loss = loss;
-        metrics.learning_rate = learning_rate;
-        metrics.gradient_norm = norm;
-        metrics.loss_scale = scale;
-        metrics.skipped_steps = scaler_->skipped() + guard_->skipped();
-        metrics.samples_per_second =
-            static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
-        metrics.times = {times.data / steps, times.compute / steps, times.exposed_communication / steps,
-                         times.optimizer / steps};
-        metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
-        metrics.activation_bytes = activation_bytes_;
-        keeper_->metrics->step(metrics);
-        progress.show(metrics, last);
-        times = {};
-        interval_steps = interval_samples = 0;
-        interval_start = Clock::now();
+      if (stops > 0 && !last) {
+        outcome = TrainOutcome::kStopped;
+        stopping_at_ = position_.step;
       }
-      if (settings_.digest_every > 0 && position_.step % settings_.digest_every == 0) {
+      under_way_.push_back({position_.step, batch.valid,
+                            {seconds_between(begin, loaded), seconds_between(loaded, swept_),
+                             seconds_between(swept_, exchanged_), seconds_between(exchanged_, updated)}});
+
+      const bool digested = settings_.digest_every > 0 && position_.step % settings_.digest_every == 0;
+      const bool evaluated =
+          last || (settings_.evaluate_every > 0 && position_.step % settings_.evaluate_every == 0);
+      const bool due = last || outcome == TrainOutcome::kStopped ||
+                       (settings_.checkpoint_every > 0 && position_.step % settings_.checkpoint_every == 0);
+      // What looks at the state looks at one whose steps are all known.
+      read_reports(digested || evaluated || due ? 0 : static_cast<size_t>(control_->ahead()));
+      if (digested) {
         const std::string digest = check_replicas(fmt::format("step {}", position_.step));
         if (leader()) keeper_->metrics->digest(position_.step, digest);
       }
-      if (last || (settings_.evaluate_every > 0 && position_.step % settings_.evaluate_every == 0)) {
-        if (last) progress.finish_line();
-        validate(progress);
+      if (evaluated) {
+        if (last) progress_->finish_line();
+        validate(*progress_);
+        if (schedule_->observes()) control_->forget_rows(optimizer.updates());
       }
-      const bool due = settings_.checkpoint_every > 0 && position_.step % settings_.checkpoint_every == 0;
-      if (due || last || outcome == TrainOutcome::kStopped) {
+      if (due) {
         require_finite();
         save();
-        saved_step = position_.step;
+        saved_step_ = position_.step;
       } else if (leader()) {
         keeper_->store.poll();
       }
     }
-    progress.finish_line();
+    progress_->finish_line();
     if (leader() && first_step >= batches_.total_steps) {
       log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps",
                            first_step, batches_.total_steps));
@@ -742,9 +888,24 @@ class Run {
   RunPosition position_;
   size_t peak_bytes_ = 0;        // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;  // the most of any micro-batch so far
-  Tensor losses_;                // (micro-batches of this worker, samples of each) of the step
-  Tensor cotangent_;             // dL/d(losses): the loss scale
-  double cotangent_scale_ = 0.0;
+
+  // The step's end, on the device.
+  std::optional<StepControl> control_;
+  bool arranged_ = false;  // the device decides about updates by itself
+  int64_t row_size_ = 0;   // numbers of an update: of its segments, then of the average
+  Tensor cotangent_;       // dL/d(losses) of the step
+  double penalty_ = 0.0;   // what train.l2 adds to the loss of the step
+  std::map<int64_t, RecordedStep> recorded_;
+  std::deque<StepUnderWay> under_way_;  // oldest first
+  int64_t updates_before_ = 0;          // the step that was issued last
+  int64_t stopping_at_ = 0;             // the step after which a signal ends the run; 0: none
+  int64_t saved_step_ = 0;
+  Clock::time_point swept_, exchanged_;  // when the host was through with that, in the step that was issued last
+  // Since the last line of the metrics.
+  StepTimes times_;
+  int64_t interval_steps_ = 0, interval_samples_ = 0;
+  Clock::time_point interval_start_;
+  std::optional<Progress> progress_;
 };
 
 }  // namespace

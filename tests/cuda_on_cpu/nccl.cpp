@@ -107,10 +107,13 @@ struct Operation {
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
   std::vector<Reduction> reductions;
-  std::vector<std::string> files;  // of outgoing
   int64_t number = 0;
   bool begun = false;
 };
+
+std::string message_name(int from, int to, uint64_t number) {
+  return std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(number);
+}
 
 }  // namespace
 
@@ -123,6 +126,7 @@ struct NcclState {
   bool aborted = false;
   ncclResult_t error = ncclSuccess;
   std::string message;
+  std::vector<uint64_t> sent, received;  // messages so far, by rank
 
   std::string file(const std::string& name) const { return directory + "/" + name; }
   std::string rank_file(int of) const { return file("rank-" + std::to_string(of)); }
@@ -175,9 +179,14 @@ struct NcclState {
       if (fault.kind == "error") fail(ncclRemoteError, "injected");
       return Progress::kWaiting;
     }
+    // Messages are counted when they go, not when they are issued: what a graph holds goes again and again.
     if (!operation.begun) {
-      for (size_t i = 0; i < operation.outgoing.size(); ++i) {
-        post(operation.files[i], operation.outgoing[i].data, operation.outgoing[i].bytes);
+      for (const Outgoing& block : operation.outgoing) {
+        post(file(message_name(rank, block.to, sent[static_cast<size_t>(block.to)]++)), block.data, block.bytes);
+      }
+      for (Incoming& block : operation.incoming) {
+        block.file = file(message_name(block.from, rank, received[static_cast<size_t>(block.from)]++));
+        block.here = false;
       }
       operation.begun = true;
     }
@@ -193,6 +202,7 @@ struct NcclState {
       if (reduction.datatype == ncclFloat64) reduce<double>(reduction, operation.incoming);
       if (reduction.datatype == ncclInt64) reduce<int64_t>(reduction, operation.incoming);
     }
+    operation.begun = false;
     return Progress::kDone;
   }
 };
@@ -200,7 +210,6 @@ struct NcclState {
 struct NcclCommunicator {
   std::shared_ptr<NcclState> state;
   int64_t operations = 0;
-  std::vector<uint64_t> sent, received;  // messages so far, by rank
   std::optional<Operation> issued;       // not yet in its stream
   int asked = 0;                         // for its outcome
   bool outcome_known = true;
@@ -224,10 +233,6 @@ ncclResult_t refuse(NcclCommunicator* communicator, ncclResult_t result, const s
   return result;
 }
 
-std::string message_name(int from, int to, uint64_t number) {
-  return std::to_string(from) + "-" + std::to_string(to) + "-" + std::to_string(number);
-}
-
 // Adds to the group what `add(operation)` says, as a group of its own where there is none.
 template <class Add>
 ncclResult_t join_group(NcclCommunicator* communicator, Stream* stream, const Add& add) {
@@ -248,20 +253,14 @@ ncclResult_t join_group(NcclCommunicator* communicator, Stream* stream, const Ad
         refuse(communicator, ncclInvalidArgument, "no rank " + std::to_string(block.to));
       } else if (!is_device_memory(block.data, block.bytes)) {
         refuse(communicator, ncclInvalidArgument, "what is sent is not in device memory");
-      } else {
-        group.operation.files.push_back(state.file(
-            message_name(state.rank, block.to, communicator->sent[static_cast<size_t>(block.to)]++)));
       }
     }
     for (size_t i = incoming; i < group.operation.incoming.size(); ++i) {
-      Incoming& block = group.operation.incoming[i];
+      const Incoming& block = group.operation.incoming[i];
       if (block.from < 0 || block.from >= state.ranks) {
         refuse(communicator, ncclInvalidArgument, "no rank " + std::to_string(block.from));
       } else if (block.data != nullptr && !is_device_memory(block.data, block.bytes)) {
         refuse(communicator, ncclInvalidArgument, "what is received is not for device memory");
-      } else {
-        block.file = state.file(
-            message_name(block.from, state.rank, communicator->received[static_cast<size_t>(block.from)]++));
       }
     }
   }
@@ -332,6 +331,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int ranks, ncclUni
   state->directory = id.internal;
   state->rank = rank;
   state->ranks = ranks;
+  state->sent.resize(static_cast<size_t>(std::max(ranks, 0)));
+  state->received.resize(static_cast<size_t>(std::max(ranks, 0)));
   if (rank < 0 || rank >= ranks) return ncclInvalidArgument;
   if (config->blocking != 0) return ncclInvalidUsage;
   if (::access(state->rank_file(rank).c_str(), F_OK) == 0) return ncclInvalidUsage;
@@ -339,8 +340,6 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int ranks, ncclUni
   if (state->error != ncclSuccess) return state->error;
   *communicator = new cuda_on_cpu::NcclCommunicator;
   (*communicator)->state = state;
-  (*communicator)->sent.resize(static_cast<size_t>(ranks));
-  (*communicator)->received.resize(static_cast<size_t>(ranks));
   return ncclInProgress;
 }
 

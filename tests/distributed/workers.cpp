@@ -148,7 +148,8 @@ TEST(ParameterShardsBetweenProcesses, NormBlocksAndGatheredArraysAreThoseOfOneWo
   const std::vector<float> values = rough_values<float>(700'000, 3);
   const std::unique_ptr<Communicator> self = make_self_communicator();
   const std::vector<double> expected = ParameterShards(*self, {{{0, 700'000}, 0}})
-                                           .block_square_sums(Tensor::from(Shape{700'000}, values, *backend));
+                                           .block_square_sums(Tensor::from(Shape{700'000}, values, *backend))
+                                           .to_vector<double>();
   for (const std::vector<Share>& shares :
        {striped_shares(700'000, world->world_size()),
         whole_shares(std::vector<int64_t>{0, 64, 5000, 300'032, 400'000}, 700'000, world->world_size())}) {
@@ -159,7 +160,7 @@ TEST(ParameterShardsBetweenProcesses, NormBlocksAndGatheredArraysAreThoseOfOneWo
           .assign(Tensor::from(Shape{range.size()},
                                std::span<const float>(values).subspan(range.begin, range.size()), *backend));
     }
-    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array), expected));
+    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array).to_vector<double>(), expected));
     shards.gather(array, "test");
     EXPECT_TRUE(same_bits<float>(array.to_vector<float>(), values));
   }

@@ -105,25 +105,122 @@ TEST_F(Gpu, EveryStepIsTheSameBitsOverNcclAndThroughHostMemoryOnAnyNumberOfWorke
   }
 }
 
-TEST_F(Gpu, TheHostReadsTheDeviceAsOftenWhateverTheNumberOfMicroBatches) {
-  const char* stand_in = std::getenv("LOCKSTEP_CUDA_ON_CPU");
-  if (stand_in == nullptr) GTEST_SKIP() << "only stand-ins for the CUDA runtime count copies";
-  const std::string before = stand_in;
+// What the stand-ins for the CUDA runtime say about a run.
+int64_t copies_to_the_host(std::vector<std::string> arguments) {
+  const std::string before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
   ::setenv("LOCKSTEP_CUDA_ON_CPU", (before + ",count=1").c_str(), 1);
-  std::vector<std::string> counts;
-  for (const char* micro_batches : {"1", "2", "8"}) {
-    std::vector<std::string> arguments =
-        training("out", {"--overwrite", "--set", std::string("train.micro_batches=") + micro_batches});
-    arguments.insert(arguments.begin(), "train");
-    const Outcome outcome = run(kNoLauncher, arguments);
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-    std::smatch found;
-    ASSERT_TRUE(std::regex_search(outcome.err, found, std::regex("cuda_on_cpu: ([1-9]\\d*) copies")))
-        << outcome.err;
-    counts.push_back(found[1]);
-  }
+  arguments.insert(arguments.begin(), "train");
+  const Outcome outcome = run(kNoLauncher, arguments);
   ::setenv("LOCKSTEP_CUDA_ON_CPU", before.c_str(), 1);
-  EXPECT_EQ(counts, std::vector<std::string>(3, counts[0]));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  std::smatch found;
+  if (!std::regex_search(outcome.err, found, std::regex("cuda_on_cpu: ([1-9]\\d*) copies"))) {
+    ADD_FAILURE() << outcome.err;
+    return 0;
+  }
+  return std::stoll(found[1]);
+}
+
+TEST_F(Gpu, TheHostReadsTheDeviceAsOftenWhateverTheNumberOfMicroBatches) {
+  if (std::getenv("LOCKSTEP_CUDA_ON_CPU") == nullptr) GTEST_SKIP() << "only stand-ins count copies";
+  std::vector<int64_t> counts;
+  for (const char* micro_batches : {"1", "2", "8"}) {
+    counts.push_back(copies_to_the_host(
+        training("out", {"--overwrite", "--set", std::string("train.micro_batches=") + micro_batches})));
+  }
+  EXPECT_EQ(counts, std::vector<int64_t>(3, counts[0]));
+}
+
+TEST_F(Gpu, AStepBringsOneReportToTheHostAndNothingElse) {
+  if (std::getenv("LOCKSTEP_CUDA_ON_CPU") == nullptr) GTEST_SKIP() << "only stand-ins count copies";
+  for (const std::string graph : {"false", "true"}) {
+    const std::vector<std::string> more = {"--overwrite", "--set", "parallel.digest_every=0", "--set",
+                                           "average.type=ema", "--set", "device.cuda_graph=" + graph};
+    const auto of_steps = [&](const std::string& steps) {
+      std::vector<std::string> arguments = training("out", more);
+      arguments.insert(arguments.end(), {"--set", "train.steps=" + steps});
+      return copies_to_the_host(arguments);
+    };
+    EXPECT_EQ(of_steps("36") - of_steps("12"), 24) << "graph " << graph;
+  }
+}
+
+TEST_F(Gpu, StepsUnderWayAndRecordedOnesEndInTheSameState) {
+  struct Variant {
+    std::string name, model;
+    std::vector<std::string> settings;
+  };
+  const std::string fp16_overflow = "precision.initial_scale=1048576";
+  const std::vector<Variant> variants = {
+      {"mlp", "mlp", {"clip.global_norm=0.2"}},
+      {"ema", "mlp", {"average.type=ema", "average.decay=0.9", "average.every=2", "average.start=3"}},
+      {"fp16", "mlp", {"precision.compute=fp16", fp16_overflow, "precision.growth_interval=3"}},
+      {"cnn", "cnn", {"precision.compute=bf16", "train.recompute_every=1", "schedule.type=cosine"}},
+      {"sharded", "cnn", {"parallel.shard_optimizer=true", "optimizer.type=momentum"}},
+  };
+  for (const Variant& variant : variants) {
+    SCOPED_TRACE(variant.name);
+    write_file(scratch_.file("run.toml"),
+               variant.model == "cnn" ? configuration(digits(), kCnn, kAdam) : text(kMlp));
+    const auto arguments = [&](const std::string& output, std::vector<std::string> settings) {
+      settings.insert(settings.end(), variant.settings.begin(), variant.settings.end());
+      std::vector<std::string> more;
+      for (const std::string& setting : settings) more.insert(more.end(), {"--set", setting});
+      return training(output, more);
+    };
+    // With a digest each step the host waits for each; without, it is steps ahead.
+    train(kNoLauncher, arguments(variant.name, {}));
+    const std::vector<double> losses = losses_of(scratch_.file(variant.name));
+    const std::string digest = digest_of(checkpoint_of(scratch_.file(variant.name), 12));
+    if (variant.name == "fp16") {
+      int skipped = 0;
+      for (const nlohmann::json& line : metrics_of(scratch_.file("fp16"))) skipped = line.value("skipped_steps", skipped);
+      EXPECT_GE(skipped, 2);
+    }
+    for (const int workers : {kNoLauncher, 2, 3}) {
+      if (workers > 1 && sharing_gpu()) continue;
+      for (const char* graph : {"false", "true"}) {
+        const std::string output = variant.name + std::to_string(workers) + graph;
+        train(workers, arguments(output, {"parallel.digest_every=0", std::string("device.cuda_graph=") + graph}));
+        EXPECT_EQ(losses_of(scratch_.file(output)), losses) << output;
+        EXPECT_EQ(digest_of(checkpoint_of(scratch_.file(output), 12)), digest) << output;
+      }
+    }
+    // Half the way as recorded steps, the rest otherwise.
+    const std::string output = variant.name + "_resumed";
+    train(kNoLauncher, arguments(output, {"train.steps=7", "device.cuda_graph=true"}));
+    std::vector<std::string> rest = arguments(output, {"device.cuda_graph=false", "parallel.digest_every=0"});
+    rest.emplace_back("--resume");
+    train(kNoLauncher, rest);
+    EXPECT_EQ(digest_of(checkpoint_of(scratch_.file(output), 12)), digest);
+  }
+}
+
+TEST_F(Gpu, ADivergenceThatIsSeenStepsLaterStillKeepsTheLastCheckpoint) {
+  std::vector<std::string> arguments =
+      training("out", {"--set", "parallel.digest_every=0", "--set", "checkpoint.every=2", "--set",
+                       "optimizer.type=sgd", "--set", "optimizer.learning_rate=1e30"});
+  arguments.insert(arguments.begin(), "train");
+  const Outcome outcome = run(kNoLauncher, arguments);
+  EXPECT_EQ(outcome.exit_code, 5) << outcome.err;
+  EXPECT_TRUE(std::regex_search(outcome.err, std::regex("error: step [2-9]: training diverged: ")))
+      << outcome.err;
+}
+
+TEST_F(Gpu, AGraphThatCannotBeRecordedIsRefusedSayingWhy) {
+  const auto refusal = [&](int workers, const std::vector<std::string>& settings) {
+    std::vector<std::string> arguments = training("out", {"--set", "device.cuda_graph=true"});
+    arguments.insert(arguments.begin(), "train");
+    for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+    const Outcome outcome = run(workers, arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_NE(refusal(kNoLauncher, {"optimizer.type=lamb"}).find("optimizer.type = \"lamb\""), std::string::npos);
+  EXPECT_NE(refusal(kNoLauncher, {"train.l2=0.1"}).find("train.l2"), std::string::npos);
+  EXPECT_NE(refusal(kNoLauncher, {"device.type=cpu"}).find("device.cuda_graph: needs a GPU"), std::string::npos);
+  EXPECT_NE(refusal(2, {"parallel.share_gpu=true"}).find("device.cuda_graph: arrays that travel through the host"),
+            std::string::npos);
 }
 
 TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {

@@ -612,7 +612,7 @@ TYPED_TEST(CudaKernels, DropoutMasksAreTheCpus) {
 
 TYPED_TEST(CudaLosses, EveryUpdateFormulaHasTheCpusBits) {
   using T = TypeParam;
-  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kDiagonal); ++formula) {
+  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
     for (int64_t n : {0, 1, 33, 1025}) {
       SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n));
       const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
@@ -636,6 +636,86 @@ TYPED_TEST(CudaLosses, EveryUpdateFormulaHasTheCpusBits) {
         for (const Placed<T>& slot : slots) {
           for (T value : slot.values()) all.push_back(value);
         }
+        return all;
+      });
+    }
+  }
+}
+
+TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
+  using T = TypeParam;
+  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
+    for (double open : {1.0, 0.0}) {
+      for (int64_t n : {1, 33, 1025}) {
+        SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n));
+        const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
+        this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
+          const Placed<T> p(backend, parameters, skipped), g(backend, gradients, skipped == 0 ? 0 : 2);
+          const Placed<T> slots[4] = {{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
+          const Placed<double> row(backend, std::vector<double>{1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03}, 0);
+          const Placed<double> gate(backend, std::vector<double>{open}, 0), factor(backend, std::vector<double>{0.3}, 0);
+          UpdateArguments arguments;
+          arguments.dtype = this->kDType;
+          arguments.n = n;
+          arguments.parameters = p.data();
+          arguments.gradients = g.data();
+          for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+          arguments.gradient_scale = 0.125;
+          arguments.gate = gate.data();
+          arguments.factor = factor.data();
+          arguments.row = row.data();
+          backend.update(static_cast<UpdateFormula>(formula), arguments);
+          std::vector<T> all = p.values();
+          for (const Placed<T>& slot : slots) {
+            for (T value : slot.values()) all.push_back(value);
+          }
+          return all;
+        });
+      }
+    }
+  }
+}
+
+TYPED_TEST(CudaLosses, AVerdictHasTheCpusBits) {
+  using T = TypeParam;
+  for (int64_t blocks : {0, 1, 2, 3, 7, 1000, 2049, 5000}) {
+    for (double infinity : {0.0, HUGE_VAL}) {
+      SCOPED_TRACE("blocks " + std::to_string(blocks));
+      std::vector<double> sums = random_values<double>(blocks, 41, 0.0, 1.0);
+      if (blocks > 0) sums.back() += infinity;
+      this->template compare_bits<double>([&](Backend& backend, int64_t) {
+        const Placed<double> squares(backend, sums, 0);
+        const Placed<T> loss(backend, std::vector<T>{T(3.5)}, 0), cotangent(backend, std::vector<T>{T(0)}, 0);
+        const Placed<double> table(backend, random_values<double>(3 * 1100, 42), 0);
+        const Placed<double> row(backend, std::vector<double>(1100), 0);
+        StepState start;
+        start.count = 48.0;
+        start.updates = 4.0;
+        start.random_step = 9;
+        start.loss_scale = {1024.0, 1.0, 0.0, 2.0};
+        std::vector<double> state(sizeof(StepState) / sizeof(double));
+        std::memcpy(state.data(), &start, sizeof start);
+        const Placed<double> held(backend, state, 0);
+        StepJudgement judgement;
+        judgement.square_sums = squares.data();
+        judgement.blocks = blocks;
+        judgement.dtype = this->kDType;
+        judgement.loss_sum = loss.data();
+        judgement.max_norm = 0.01;
+        judgement.loss_scale = {true, 4.0, 0.5, 2.0, 1.0, 1e6};
+        judgement.table = table.data();
+        judgement.rows = 3;
+        judgement.row_size = 1100;
+        judgement.state = reinterpret_cast<StepState*>(held.data());
+        judgement.row = row.data();
+        judgement.cotangent = cotangent.data();
+        for (int step = 0; step < 2; ++step) backend.judge(judgement);
+        std::vector<double> all = held.values();
+        for (double value : row.values()) all.push_back(value);
+        all.push_back(static_cast<double>(cotangent.values()[0]));
         return all;
       });
     }

@@ -125,6 +125,10 @@ std::vector<Case> cases() {
          s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
          s.slot2 = s.slot0 / correction1 / (std::sqrt(s.slot1 / correction2) + kEpsilon) + kDecay * s.p;
        }},
+      {UpdateFormula::kApproach, {0, 0, 0.3}, [](State& s, double g) { s.p += 0.3 * (g - s.p); }},
+      {UpdateFormula::kApproach, {0, 0, 0.0}, [](State&, double) {}},
+      {UpdateFormula::kApproach, {0, 0, 1.0}, [](State& s, double g) { s.p = g; }},
+      {UpdateFormula::kRunning, {0, 0, 0.1}, [](State& s, double g) { s.p = 0.9 * s.p + g; }},
   };
 }
 
@@ -140,7 +144,8 @@ struct Arrays {
     for (T& value : slot0) value = c.squares_first ? T(2) + std::fabs(value) : value;
   }
 
-  void update(const Case& c, int64_t begin, int64_t end) {
+  void update(const Case& c, int64_t begin, int64_t end,
+              const std::function<void(UpdateArguments&)>& change = [](UpdateArguments&) {}) {
     UpdateArguments arguments;
     arguments.dtype = dtype_of<T>;
     arguments.n = end - begin;
@@ -151,6 +156,7 @@ struct Arrays {
     arguments.slots[2] = slot2.data() + begin;
     arguments.gradient_scale = kScale;
     std::copy(c.scalars.begin(), c.scalars.end(), arguments.scalars);
+    change(arguments);
     cpu_backend().update(c.formula, arguments);
   }
   std::vector<T> all() const {
@@ -197,6 +203,29 @@ TYPED_TEST(Update, SplittingTheArraysGivesTheSameBits) {
       split.update(c, begin, std::min(n, begin + size));
     }
     EXPECT_TRUE(same_bits(whole.all(), split.all())) << static_cast<int>(c.formula);
+  }
+}
+
+TYPED_TEST(Update, NumbersThatTheDeviceReadsGiveTheBitsOfThoseThatTheHostGives) {
+  using T = TypeParam;
+  const int64_t n = 1000;
+  for (const Case& c : cases()) {
+    Arrays<T> given(c, n), read(c, n), closed(c, n);
+    const std::vector<T> before = closed.all();
+    given.update(c, 0, n);
+    std::vector<double> row = c.scalars;
+    row.resize(8);
+    const double open = 1.0, shut = 0.0, factor = kScale / 0.5;
+    read.update(c, 0, n, [&](UpdateArguments& arguments) {
+      std::fill_n(arguments.scalars, 8, NAN);
+      arguments.gradient_scale = 0.5;
+      arguments.factor = &factor;
+      arguments.row = row.data();
+      arguments.gate = &open;
+    });
+    EXPECT_TRUE(same_bits(read.all(), given.all())) << static_cast<int>(c.formula);
+    closed.update(c, 0, n, [&](UpdateArguments& arguments) { arguments.gate = &shut; });
+    EXPECT_TRUE(same_bits(closed.all(), before)) << static_cast<int>(c.formula);
   }
 }
 

@@ -315,10 +315,6 @@ TEST(GradientExchange, RefusesCallsOutOfTurn) {
   exchange.begin_step();
   EXPECT_EQ(refusal([&] { exchange.begin_step(); }),
             "gradient exchange: begin_step before the last step was finished");
-  EXPECT_EQ(refusal([&] {
-              exchange.sum_scalars({{1.0}, {1.0}}, 1);
-            }),
-            "gradient exchange: sum_scalars within a step: the order of collectives would depend on timing");
   EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(1); }),
             "gradient exchange: micro-batch 1 out of turn: rank 0 owns [0, 2), next is 0");
   exchange.begin_micro_batch(0);
@@ -344,21 +340,6 @@ TEST(GradientExchange, RefusesCallsOutOfTurn) {
             "gradient exchange: finish before all owned micro-batches were added");
   EXPECT_EQ(refusal([&] { exchange.end_micro_batch(); }),
             "gradient exchange: end_micro_batch without begin_micro_batch");
-}
-
-TEST(SumScalars, RefusesWrongNumbersOfValues) {
-  const auto self = make_self_communicator();
-  ExchangeOptions options;
-  options.micro_batches = 2;
-  GradientExchange exchange(*self, cpu_backend(), DType::kF32, 10, {0}, options);
-  EXPECT_EQ(failure_of(ErrorKind::kInternal, [&] { exchange.sum_scalars({{1.0}}, 1); }),
-            "sum_scalars: values of 1 micro-batches, rank 0 owns 2");
-  EXPECT_EQ(failure_of(ErrorKind::kInternal,
-                       [&] {
-                         exchange.sum_scalars({{1.0}, {1.0, 2.0}}, 1);
-                       }),
-            "sum_scalars: 2 values in a micro-batch, expected 1");
-  EXPECT_TRUE(exchange.sum_scalars({{}, {}}, 0).empty());
 }
 
 TEST(GradientExchange, FailsWhenAWorkerNeverJoins) {

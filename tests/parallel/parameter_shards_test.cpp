@@ -102,7 +102,8 @@ void expect_one_workers_sums(int world_size, const std::vector<Share>& shares) {
   const auto self = make_self_communicator();
   const std::vector<double> expected =
       ParameterShards(*self, {{{0, extent}, 0}})
-          .block_square_sums(Tensor::from(Shape{extent}, values, cpu_backend()));
+          .block_square_sums(Tensor::from(Shape{extent}, values, cpu_backend()))
+          .template to_vector<double>();
   ASSERT_EQ(static_cast<int64_t>(expected.size()), (extent + Backend::kNormBlock - 1) / Backend::kNormBlock);
   run_threaded(world_size, [&](Communicator& communicator) {
     // Elements of other workers are not looked at.
@@ -114,7 +115,7 @@ void expect_one_workers_sums(int world_size, const std::vector<Share>& shares) {
     }
     const ParameterShards shards(communicator, shares);
     Tensor array = Tensor::from(Shape{extent}, own, cpu_backend());
-    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array), expected)) << world_size << " workers";
+    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array).to_vector<double>(), expected)) << world_size << " workers";
     shards.gather(array, "test");
     EXPECT_TRUE(same_bits<T>(array.to_vector<T>(), values)) << world_size << " workers";
   });

@@ -29,6 +29,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   metrics.samples_per_second = 1000.0;
   metrics.times = {0.25, 0.5, 0.125, 0.0625};
   metrics.peak_bytes = 4096;
+  metrics.cached_bytes = 2048;
   metrics.activation_bytes = 1024;
   log.step(metrics);
   log.flush();
@@ -41,7 +42,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                                       "loss_scale": 1024.0, "skipped_steps": 3, "samples_per_second": 1000.0, "data_seconds": 0.25,
                                       "compute_seconds": 0.5,
                                       "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625,
-                                      "peak_bytes": 4096, "activation_bytes": 1024})"));
+                                      "peak_bytes": 4096, "cached_bytes": 2048, "activation_bytes": 1024})"));
 }
 
 TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {

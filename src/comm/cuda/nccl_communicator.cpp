@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -160,6 +161,16 @@ class NcclCommunicator final : public Communicator {
 
   void barrier(std::string label) override { host_.barrier(std::move(label)); }
 
+  void reissue(void* queue, const std::function<void()>& issue, std::string label) override {
+    const auto stream = static_cast<cudaStream_t>(queue);
+    UnderWay issued = announce("recorded collectives", label);
+    check_cuda(cudaEventRecord(issued.begin, stream), "nccl");
+    issue();
+    check_cuda(cudaEventRecord(issued.end, stream), "nccl");
+    watch_over(std::move(issued));
+  }
+  bool recordable() const override { return true; }
+
   [[noreturn]] void abort(int exit_code) override {
     end_communicator();
     host_.abort(exit_code);
@@ -187,9 +198,12 @@ class NcclCommunicator final : public Communicator {
   // order.
   template <class Calls>
   std::unique_ptr<Request> issue(const char* collective, const std::string& label, const Calls& calls) {
-    UnderWay issued{fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()),
-                    take_event(), take_event(), std::nullopt};
-    check_cuda(cudaEventRecord(issued.begin, stream_), "nccl");
+    // What is recorded does not run now: reissue() watches over it when it does.
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(stream_, &capture), "nccl");
+    const bool runs = capture == cudaStreamCaptureStatusNone;
+    UnderWay issued = announce(collective, label);
+    if (runs) check_cuda(cudaEventRecord(issued.begin, stream_), "nccl");
     GroupResult result;
     ncclResult_t group = ncclInvalidUsage;
     {
@@ -201,10 +215,26 @@ class NcclCommunicator final : public Communicator {
       group = ncclGroupEnd();
     }
     settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
-    check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
+    if (runs) {
+      check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
+      watch_over(std::move(issued));
+    } else {
+      give_back(issued);
+    }
+    return std::make_unique<IssuedRequest>();
+  }
+
+  UnderWay announce(const char* collective, const std::string& label) {
+    return {fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()), take_event(),
+            take_event(), std::nullopt};
+  }
+  void watch_over(UnderWay issued) {
     const std::lock_guard lock(mutex_);
     under_way_.push_back(std::move(issued));
-    return std::make_unique<IssuedRequest>();
+  }
+  void give_back(const UnderWay& issued) {
+    const std::lock_guard lock(mutex_);
+    free_events_.insert(free_events_.end(), {issued.begin, issued.end});
   }
 
   // Waits until NCCL has taken note of a call: only then may more be issued to the stream.

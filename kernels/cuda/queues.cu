@@ -1,0 +1,107 @@
+// What the host and a GPU's queue tell each other without waiting: results that are read later, and work that is told once
+// and run again and again, as a CUDA graph.
+#include <memory>
+#include <vector>
+
+#include "core/error.h"
+#include "kernels/cuda/cuda_backend.h"
+
+namespace lockstep {
+
+namespace {
+
+class CudaMailbox final : public Mailbox {
+ public:
+  CudaMailbox(CudaBackend& backend, size_t bytes, int64_t places)
+      : backend_(backend), bytes_(bytes), copied_(static_cast<size_t>(places)) {
+    backend_.native_queue();  // makes the device the thread's
+    void* memory = nullptr;
+    check_cuda(cudaMallocHost(&memory, bytes * copied_.size()), "pinned memory");
+    memory_ = static_cast<std::byte*>(memory);
+    for (cudaEvent_t& event : copied_)
+      check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  }
+  ~CudaMailbox() override {
+    for (cudaEvent_t event : copied_) {
+      if (event != nullptr) {
+        cudaEventSynchronize(event);  // of a copy that nobody read
+        cudaEventDestroy(event);
+      }
+    }
+    cudaFreeHost(memory_);
+  }
+  CudaMailbox(const CudaMailbox&) = delete;
+  CudaMailbox& operator=(const CudaMailbox&) = delete;
+
+  void post(int64_t place, const void* source) override {
+    const auto stream = static_cast<cudaStream_t>(backend_.native_queue());
+    check_cuda(cudaMemcpyAsync(at(place), source, bytes_, cudaMemcpyDeviceToHost, stream), "copy to the host");
+    check_cuda(cudaEventRecord(copied_[static_cast<size_t>(place)], stream), "event");
+  }
+  bool arrived(int64_t place) override {
+    const cudaError_t status = cudaEventQuery(copied_[static_cast<size_t>(place)]);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();
+      return false;
+    }
+    check_cuda(status, "copy to the host");
+    return true;
+  }
+  const void* read(int64_t place) override {
+    check_cuda(cudaEventSynchronize(copied_[static_cast<size_t>(place)]), "copy to the host");
+    return at(place);
+  }
+
+ private:
+  std::byte* at(int64_t place) { return memory_ + static_cast<size_t>(place) * bytes_; }
+
+  CudaBackend& backend_;
+  size_t bytes_;
+  std::vector<cudaEvent_t> copied_;
+  std::byte* memory_ = nullptr;
+};
+
+class CudaRecording final : public Recording {
+ public:
+  // Takes the graph.
+  CudaRecording(CudaBackend& backend, cudaGraph_t graph) : backend_(backend) {
+    const cudaError_t status = cudaGraphInstantiate(&program_, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(status, "graph");
+  }
+  ~CudaRecording() override {
+    cudaStreamSynchronize(static_cast<cudaStream_t>(backend_.native_queue()));  // it may be running
+    cudaGraphExecDestroy(program_);
+  }
+  CudaRecording(const CudaRecording&) = delete;
+  CudaRecording& operator=(const CudaRecording&) = delete;
+
+  void replay() override {
+    check_cuda(cudaGraphLaunch(program_, static_cast<cudaStream_t>(backend_.native_queue())), "graph launch");
+  }
+
+ private:
+  CudaBackend& backend_;
+  cudaGraphExec_t program_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Mailbox> CudaBackend::mailbox(size_t bytes, int64_t places) {
+  return std::make_unique<CudaMailbox>(*this, bytes, places);
+}
+
+bool CudaBackend::begin_recording() {
+  recorded_ = true;
+  // Relaxed: what is not issued to the queue, as asking for memory, goes on as ever.
+  check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "recording");
+  return true;
+}
+
+std::unique_ptr<Recording> CudaBackend::end_recording() {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(stream(), &graph), "recording");
+  return std::make_unique<CudaRecording>(*this, graph);
+}
+
+}  // namespace lockstep
