@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/idle_memory.h"
+#include "core/op_scope.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/pinned_ring.h"
 
@@ -148,8 +149,8 @@ void* CudaBackend::require(size_t bytes, const char* purpose) {
   if (memory == nullptr) {
     const auto mebibytes = [](size_t count) { return std::to_string(count >> 20) + " MiB"; };
     const MemoryRoom room = memory_room();
-    fail(ErrorKind::kUsage, "memory: GPU " + std::to_string(device_) + ": no room for " +
-                                mebibytes(bytes + (size_t{1} << 20) - 1) + " of " + purpose + ": " +
+    fail(ErrorKind::kUsage, "memory: GPU " + std::to_string(device_) + ": " + op_prefix() +
+                                "no room for " + mebibytes(bytes + (size_t{1} << 20) - 1) + " of " + purpose + ": " +
                                 mebibytes(room.free) + " of " + mebibytes(room.total) +
                                 " are free; a smaller train.micro_batch_size, train.recompute_every, "
                                 "precision.compute = \"bf16\" and parallel.shard_optimizer need less");
