@@ -63,9 +63,10 @@ class GradientExchange {
   std::vector<double> sum_scalars(const std::vector<std::vector<double>>& values_by_owned_micro_batch,
                                   int64_t count);
 
-  // Seconds spent in the last finish(): communication that the backward sweep did not hide. On a GPU with
-  // NCCL the host does not wait there, and the number says nothing.
-  double exposed_seconds() const;
+  // Seconds since the last call that the computation spent in finish() waiting for workers: communication
+  // that the backward sweep did not hide. On a GPU the device measures them, and the steps that it has not
+  // finished yet enter later; on the CPU the waiting of sum_scalars() is in it as well. Does not block.
+  double take_exposed_seconds();
   int64_t buckets() const;
   // Held for gradients and their exchange.
   size_t bytes() const;

@@ -16,6 +16,7 @@ struct StepTimes {
   double compute = 0.0;                // forward and backward sweeps
   double exposed_communication = 0.0;  // waiting for other workers that the backward sweep did not hide
   double optimizer = 0.0;              // norm, clipping, update, statistics
+  double host = 0.0;  // of compute, until the host had issued the sweeps: all of it where the host computes
 };
 
 struct StepMetrics {
@@ -29,7 +30,8 @@ struct StepMetrics {
   double samples_per_second = 0.0;
   StepTimes times;
   uint64_t peak_bytes = 0;  // of tensors on this worker since the start
-  // The most that the forward and backward sweep of a micro-batch held at once, over what was there before it.
+  // The most that the forward and backward sweep of a micro-batch held at once, over what was there before
+  // it.
   uint64_t activation_bytes = 0;
 };
 

@@ -516,6 +516,7 @@ class Run {
         const AutocastScope autocast(settings_.compute);
         for (const MicroBatch& micro_batch : batch.micro_batches) sweep(micro_batch);
       }
+      times.host += seconds_between(loaded, Clock::now());
       const std::vector<std::vector<double>> scalars = step_scalars(batch, stop_here);
       const Clock::time_point swept = Clock::now();
       exchange_->finish();
@@ -570,7 +571,7 @@ class Run {
       position_.position = position_.step % batches_.steps_per_epoch;
       times.data += seconds_between(begin, loaded);
       times.compute += seconds_between(loaded, swept);
-      times.exposed_communication += seconds_between(swept, exchanged);
+      times.exposed_communication += exchange_->take_exposed_seconds();
       times.optimizer += seconds_between(exchanged, updated);
       ++interval_steps;
       interval_samples += batch.valid;
@@ -591,7 +592,7 @@ class Run {
         metrics.samples_per_second =
             static_cast<double>(interval_samples) / seconds_between(interval_start, updated);
         metrics.times = {times.data / steps, times.compute / steps, times.exposed_communication / steps,
-                         times.optimizer / steps};
+                         times.optimizer / steps, times.host / steps};
         metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
         metrics.activation_bytes = activation_bytes_;
         keeper_->metrics->step(metrics);
