@@ -55,6 +55,8 @@ class Tensor {
   }
   // Of the int32 elements, or of more of their storage; nothing unless they came from the host as they are.
   const std::optional<IndexRange>& index_range() const { return storage_->index_range(); }
+  // For whoever had the elements written, and saw them on the host.
+  void set_index_range(const IndexRange& range) { storage_->set_index_range(range); }
   template <class T>
   const T* data_as() const {
     return static_cast<const T*>(data());

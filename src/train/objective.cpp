@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/op_scope.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/movement.h"
@@ -58,27 +59,33 @@ bool Objective::single_logit(const Tensor& output) const {
 }
 
 Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
-  const Tensor weights = sample_weights(batch, dtype_, *backend_);
+  DeviceBatch samples;
+  samples.number = batch.number;
+  samples.valid = batch.valid;
+  samples.targets = data_.classes > 0
+                        ? Tensor::from(Shape{batch.size}, batch.labels, *backend_)
+                        : device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_);
+  samples.weights = sample_weights(batch, dtype_, *backend_);
+  return losses(output, samples);
+}
+
+Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
+  const OpScope scope("loss");
+  const int64_t size = batch.targets.extent(0);
   const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
-  if (output.rank() == 0 || output.shape()[0] != batch.size ||
+  if (output.rank() == 0 || output.shape()[0] != size ||
       !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
       (loss_ == "logistic" && outputs != 1)) {
     fail(ErrorKind::kUsage, fmt::format("model: output {} does not fit {} samples of {} for loss {}",
-                                        output.shape().to_string(), batch.size,
+                                        output.shape().to_string(), size,
                                         data_.classes > 0 ? fmt::format("{} classes", data_.classes)
                                                           : fmt::format("{} real targets", data_.targets),
                                         loss_));
   }
-  if (data_.classes == 0) {
-    return mean_squared_error(
-        output, device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_), weights);
-  }
-  if (single_logit(output)) {
-    const std::vector<float> targets(batch.labels.begin(), batch.labels.end());
-    return logistic_loss(output, device_tensor({batch.size}, targets, dtype_, *backend_), weights);
-  }
-  const Tensor labels = Tensor::from(Shape{batch.size}, batch.labels, *backend_);
-  return cross_entropy(output.rank() == 2 ? output : reshape(output, {batch.size, outputs}), labels, weights);
+  if (data_.classes == 0) return mean_squared_error(output, batch.targets, batch.weights);
+  if (single_logit(output)) return logistic_loss(output, batch.targets.converted(dtype_), batch.weights);
+  return cross_entropy(output.rank() == 2 ? output : reshape(output, {size, outputs}), batch.targets,
+                       batch.weights);
 }
 
 int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {

@@ -11,6 +11,15 @@
 
 namespace lockstep {
 
+// A micro-batch whose samples are on the device.
+struct DeviceBatch {
+  int64_t number = 0;  // in the global batch
+  int64_t valid = 0;   // samples that count
+  Tensor inputs;   // (B, sample...)
+  Tensor targets;  // (B) int32 labels of classes, else (B, targets)
+  Tensor weights;  // (B): 1 for samples that count, 0 for padding; undefined when all count
+};
+
 class Objective {
  public:
   // loss: "cross_entropy", "logistic", "mean_squared_error", or "auto": logistic when a model gives one logit
@@ -25,6 +34,8 @@ class Objective {
   // One loss a sample (B); padding samples have loss 0. Error (kUsage) when the output's shape does not fit
   // the targets.
   Tensor losses(const Tensor& output, const MicroBatch& batch) const;
+  // The same of samples that wait on the device (train/input_queue.h).
+  Tensor losses(const Tensor& output, const DeviceBatch& batch) const;
   // Among the samples that count, those whose class is predicted right (the first of equal logits wins).
   int64_t correct(const Tensor& output, const MicroBatch& batch) const;
 
