@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/record_ptxas keeps a compiler's report and its other words apart; tools/kernel_registers adds reports up and finds what
-# exceeds the limits. Usage: planted_reports.sh TOOLS
+# exceeds the limits; tools/kernel_vectors likewise on machine code. Usage: planted_reports.sh TOOLS
 set -euo pipefail
 
 tools=$1
@@ -72,3 +72,38 @@ touch "$work/objects/b.cu.o"
 check 2 '* 896 512'
 rm "$work/objects/b.cu.o" "$work/objects/a.cu.o.ptxas"
 check 2 '* 1024 512'
+
+# A disassembler of machine code: two instances of a kernel, one in vectors, and one kernel that uses local memory.
+mkdir "$work/bin"
+cat >"$work/bin/cuobjdump" <<'DISASSEMBLER'
+#!/bin/sh
+cat <<'CODE'
+arch = sm_80
+		Function : _ZN8lockstep12_GLOBAL__N_114softmax_kernelIfEEvPKT_PS2_
+        /*0010*/                   LDG.E.128 R4, [R2.64] ;
+        /*0020*/                   STG.E.128 [R2.64], R4 ;
+		Function : _ZN8lockstep12_GLOBAL__N_114softmax_kernelIdEEvPKT_PS2_
+        /*0010*/                   LDG.E.CONSTANT R4, [R2.64] ;
+        /*0020*/                   STG.E [R2.64], R4 ;
+		Function : _ZN8lockstep11fill_kernelEPfl
+        /*0010*/                   STL [R1], R4 ;
+CODE
+DISASSEMBLER
+printf '#!/bin/sh\n' >"$work/bin/nvdisasm"
+chmod +x "$work/bin/cuobjdump" "$work/bin/nvdisasm"
+touch "$work/objects/a.cu.o"
+check_vectors() {
+  local expected=$1 status=0
+  printf '%s\n' "$2" >"$work/limits"
+  PATH="$work/bin:$PATH" "$tools/kernel_vectors" "$work/objects" "$work/limits" >"$work/table" 2>"$work/problems" || status=$?
+  [ "$status" -eq "$expected" ] || fail "exit status $status, expected $expected, with limits $2: $(cat "$work/problems")"
+}
+found_vectors() { grep -qxF "kernel_vectors: $1" "$work/problems" || fail "not found: $1 in: $(cat "$work/problems")"; }
+check_vectors 1 'softmax_kernel 50 51'
+found_vectors 'fill_kernel sm_80: local memory in 1 instances, none are allowed'
+found_vectors 'softmax_kernel sm_80: stores of 16 bytes in 1 of 2 instances, 51% are asked for'
+[ "$(wc -l <"$work/problems")" -eq 2 ] || fail "more than two problems: $(cat "$work/problems")"
+sed -i '/STL/d' "$work/bin/cuobjdump"
+check_vectors 0 'softmax_kernel 50 50'
+check_vectors 1 'gone_kernel 50 50'
+found_vectors 'gone_kernel: has a limit, but there is no such kernel'
