@@ -172,6 +172,24 @@ struct MemoryRoom {
   size_t free = 0, total = 0;
 };
 
+class Backend;
+
+// A place in a queue, behind everything issued to it before the marker was set; set anew any number of times. One that was
+// never set, or while its queue was captured into a graph (whose replays do not set it), counts as passed and as no time.
+class Marker {
+ public:
+  virtual ~Marker() = default;
+  virtual void set() = 0;
+  // Whether the queue has come past it. Does not block.
+  virtual bool passed() const = 0;
+  // Blocks the host until it has.
+  virtual void wait() const = 0;
+  // What is issued to `queue`, of the same device, from now on runs after it. Does not block.
+  virtual void hold(Backend& queue) const = 0;
+  // Seconds that the queue took from `earlier`, one of its own, to this one; both have been passed and keep time.
+  virtual double seconds_since(const Marker& earlier) const = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -190,6 +208,12 @@ class Backend {
   virtual void copy_from_host(void* destination, const void* source, size_t bytes) = 0;
   virtual void copy_to_host(void* destination, const void* source, size_t bytes) = 0;       // waits
   virtual void synchronize() = 0;
+  // Host memory that the device reads by itself while the host goes on. Null where the host's memory is the device's, and
+  // what would be copied may be written to its place at once. Error (kUsage) when there is none left.
+  virtual void* allocate_pinned(size_t bytes) = 0;
+  virtual void release_pinned(void* pointer) noexcept = 0;
+  // Does not wait: `source`, in memory of allocate_pinned, must stay as it is until the queue is past the copy.
+  virtual void copy_from_pinned(void* destination, const void* source, size_t bytes) = 0;
   virtual void fill(DType dtype, int64_t n, void* y, double value) = 0;
   // y[i] = x[i] converted with round-to-nearest-even. Floating and integer dtypes in any combination.
   virtual void cast(DType from, DType to, int64_t n, const void* x, void* y) = 0;
@@ -197,11 +221,15 @@ class Backend {
   // ---- queues -------------------------------------------------------------------------------------------------
   // Entries run in the order in which they are issued to one queue. A GPU has a second one, the lane, for communication that
   // runs beside the computation: a backend of its own on the same device and memory. On the CPU the lane is the backend
-  // itself, as is the lane's lane everywhere. Memory that a lane uses must not be released before the queue that it was
+  // itself, as are, everywhere, the lane and the copies of one of the two. Memory that a lane uses must not be released before the queue that it was
   // allocated for waits for the lane.
   virtual Backend& lane() = 0;
+  // A third queue, in the same way: for copies from the host that run ahead of the computation.
+  virtual Backend& copies() = 0;
   // What is issued here from now on runs after everything issued to `other`, of the same device, so far. Does not block.
   virtual void wait_for(Backend& other) = 0;
+  // Of this queue, which must outlive it. One that keeps time costs the device a little more.
+  virtual std::unique_ptr<Marker> marker(bool keeps_time) = 0;
   // The handle of the queue for libraries that issue work to it, a cudaStream_t on a GPU, whose device becomes the calling
   // thread's; null on the CPU, where entries have run when they return.
   virtual void* native_queue() = 0;

@@ -8,6 +8,9 @@ Rows: steps a second of a small and a wide MLP and a residual CNN, in fp32 and b
 finished step. PyTorch is written the way a practised user would for a small data set on a CPU: everything preloaded, one
 shuffle an epoch, gradients set to None, and the fastest of its fused and foreach optimizers and of its two memory formats. Its
 figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; this script itself needs nothing.
+
+With --device cuda both train on the first GPU, PyTorch with its data set on the device; h5py is not needed then (random samples of
+the same shapes take its place, which are as fast). Exit status 77 where PyTorch or its GPU is missing.
 """
 
 import argparse
@@ -42,7 +45,7 @@ type = "adam"
 learning_rate = 1e-3
 
 [device]
-type = "cpu"
+type = "{device}"
 """
 
 WORKLOADS = {
@@ -81,6 +84,10 @@ for cell in ("rnn", "lstm", "gru"):
             f'[[model.layers]]\ntype = "recurrent"\ncell = "{"rnn_tanh" if cell == "rnn" else cell}"\nunits = 64\n'
             '[[model.layers]]\ntype = "linear"\nunits = 10\n',
         }
+
+
+# Steps of a run of four seconds on a GPU, where small ones take about as long as large ones.
+GPU_STEPS = 8000
 
 
 # ---- the PyTorch side; runs in a process of its own ------------------------------------------------------------------
@@ -138,12 +145,16 @@ def torch_model(workload):
 
 
 def torch_data(workload, data):
-    import h5py
     import torch
 
-    with h5py.File(data, "r") as file:
-        x = torch.from_numpy(file["x"][:]).float()
-        y = torch.from_numpy(file["y"][:]).long()
+    try:
+        import h5py
+    except ImportError:
+        x, y = torch.rand(1797, 8, 8, 1), torch.randint(10, (1797,))
+    else:
+        with h5py.File(data, "r") as file:
+            x = torch.from_numpy(file["x"][:]).float()
+            y = torch.from_numpy(file["y"][:]).long()
     if workload.startswith(("mlp", "wide")):
         return x.reshape(len(x), -1), y
     if "cell" in WORKLOADS[workload]:
@@ -156,20 +167,20 @@ def torch_batches(x, y, batch):
     import torch
 
     while True:
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x), device=x.device)
         xs, ys = x.index_select(0, order), y.index_select(0, order)
         for begin in range(0, len(x) - batch + 1, batch):
             yield xs[begin : begin + batch], ys[begin : begin + batch]
 
 
-def torch_trainer(workload, data, optimizer, channels_last):
+def torch_trainer(workload, data, device, optimizer, channels_last):
     """A function that does one training step."""
     import torch
     import torch.nn.functional as F
 
     torch.manual_seed(1)
-    model = torch_model(workload)
-    x, y = torch_data(workload, data)
+    model = torch_model(workload).to(device)
+    x, y = (array.to(device) for array in torch_data(workload, data))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
@@ -179,7 +190,7 @@ def torch_trainer(workload, data, optimizer, channels_last):
 
     def step():
         xb, yb = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(model(xb), yb)
         adam.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,36 +200,39 @@ def torch_trainer(workload, data, optimizer, channels_last):
     return step
 
 
-def torch_throughput(workload, data, threads, seconds):
+def torch_throughput(workload, data, device, threads, seconds):
     """Steps a second of each variant, as {"fused": ...}."""
     import torch
 
     torch.set_num_threads(threads)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     formats = (False, True) if workload.startswith("cnn") else (False,)
     variants = [(optimizer, last) for optimizer in ("fused", "foreach") for last in formats]
     rates = {}
     for optimizer, last in variants:
-        step = torch_trainer(workload, data, optimizer, last)
-        chunk = 2 if workload.startswith("wide") else 20
+        step = torch_trainer(workload, data, device, optimizer, last)
+        chunk = 2 if workload.startswith("wide") and device == "cpu" else 20
         for _ in range(2 * chunk):
             step()
+        wait()
         steps, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds / len(variants):
             for _ in range(chunk):
                 step()
+            wait()
             steps += chunk
         rates[optimizer + (", channels last" if last else "")] = steps / (time.perf_counter() - begin)
     return rates
 
 
-def torch_worker(mode, workload, data, threads, seconds):
+def torch_worker(mode, workload, data, device, threads, seconds):
     if mode == "throughput":
-        print(json.dumps(torch_throughput(workload, data, threads, seconds)))
+        print(json.dumps(torch_throughput(workload, data, device, threads, seconds)))
         return
     import torch
 
     torch.set_num_threads(threads)
-    torch_trainer(workload, data, "foreach", False)().item()
+    torch_trainer(workload, data, device, "foreach", False)().item()
     print("done", flush=True)
 
 
@@ -229,7 +243,8 @@ def run_torch(arguments, workload, threads):
 
 
 def torch_command(arguments, mode, workload, threads):
-    return [arguments.python, os.path.abspath(__file__), "--torch-worker", mode, workload, arguments.data, str(threads)]
+    worker = [arguments.python, os.path.abspath(__file__), "--torch-worker", mode, workload, arguments.data]
+    return [*worker, arguments.device, str(threads)]
 
 
 def first_step_torch(arguments, workload, threads):
@@ -250,7 +265,8 @@ def first_step_torch(arguments, workload, threads):
 def lockstep_command(arguments, directory, workload, threads, steps, log_every):
     config = os.path.join(directory, workload + ".toml")
     with open(config, "w") as file:
-        file.write(COMMON_TOML.format(data=arguments.data, batch=WORKLOADS[workload]["batch"]))
+        batch = WORKLOADS[workload]["batch"]
+        file.write(COMMON_TOML.format(data=arguments.data, batch=batch, device=arguments.device))
         file.write(WORKLOADS[workload]["model"])
     settings = {"device.threads": threads, "train.steps": steps, "train.log_every": log_every}
     settings["precision.compute"] = "bf16" if WORKLOADS[workload].get("bf16") else "fp32"
@@ -267,7 +283,8 @@ def read_metrics(path):
 
 def run_lockstep(arguments, workload, threads):
     """Steps a second: the median over logged intervals, the first quarter left out as warm-up."""
-    steps = max(12, int(WORKLOADS[workload]["steps"] * arguments.seconds / 4))
+    rate = WORKLOADS[workload]["steps"] if arguments.device == "cpu" else GPU_STEPS
+    steps = max(12, int(rate * arguments.seconds / 4))
     with tempfile.TemporaryDirectory() as directory:
         command = lockstep_command(arguments, directory, workload, threads, steps, max(1, steps // 20))
         result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -351,14 +368,23 @@ def main():
     parser.add_argument("--data", default=DIGITS, help="HDF5 file with x (n,8,8,1) and y (n)")
     parser.add_argument("--repeats", type=int, default=5, help="alternations; medians are over them")
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long one throughput run measures")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1 2; 1 with --device cuda")
     rows = [*WORKLOADS, "first-step"]
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
     arguments = parser.parse_args()
     arguments.data = os.path.abspath(arguments.data)
+    arguments.threads = arguments.threads or ([1, 2] if arguments.device == "cpu" else [1])
 
-    version = [arguments.python, "-c", "import torch; print(torch.__version__)"]
-    print("PyTorch " + subprocess.run(version, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    describe = "import torch; print(torch.__version__)"
+    if arguments.device == "cuda":
+        describe = "import torch; print(torch.__version__ + ', ' + torch.cuda.get_device_name())"
+    version = subprocess.run([arguments.python, "-c", describe], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if version.returncode != 0:
+        reason = (version.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"compare_pytorch: {arguments.python} has no PyTorch for {arguments.device}: {reason}", file=sys.stderr)
+        sys.exit(77)
+    print("PyTorch " + version.stdout)
     print("| | threads | unit | Lockstep | PyTorch | times faster |\n|---|---|---|---|---|---|", flush=True)
     for row in arguments.rows:
         for threads in arguments.threads:
@@ -371,7 +397,7 @@ def main():
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] == "--torch-worker":
-        mode_, workload_, data_, threads_, seconds_ = sys.argv[2:]
-        torch_worker(mode_, workload_, data_, int(threads_), float(seconds_))
+        mode_, workload_, data_, device_, threads_, seconds_ = sys.argv[2:]
+        torch_worker(mode_, workload_, data_, device_, int(threads_), float(seconds_))
     else:
         main()

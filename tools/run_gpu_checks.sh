@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks and benchmarks that need a GPU, in one call under nine minutes: ./run_gpu_checks.sh [RESULTS]   (./results)
-# Prints one table; the log of each check is in RESULTS. Exit status: 0 when no check failed, 1 when one did, 2 without a GPU.
+# Prints one table; the log of each check is in RESULTS. RESULTS/table.md has it under a line with commit, date, GPU and driver, and
+# behind it the tables of speed: what to keep of a run, as tools/bench/results/DATE-GPU.md. Exit status: 0 when no check failed, 1 when one did, 2 without a GPU.
 # LOCKSTEP_CHECKS_WITHOUT_GPU=1 goes on without one: for trying this script on stand-ins for the CUDA libraries.
 # LOCKSTEP_CHECK_SECONDS: the limit of the whole call (520). Checks that no time is left for are named as not run.
 set -uo pipefail
@@ -95,7 +96,14 @@ sanitized() {
     "$bin/kernels_test" --gtest_filter='*Cuda*' --gtest_brief=1
 }
 bench() { "$bin/$1" "${@:2}"; }
-export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two moved_to_cpu sanitized bench
+# Against PyTorch in eager mode, where the machine has it; the row that counts comes last.
+pytorch() {
+  local python=${LOCKSTEP_PYTHON:-python3}
+  command -v "$python" >/dev/null || { echo "$python is not installed"; return 77; }
+  "$python" tools/compare_pytorch.py --device cuda --lockstep "$bin/lockstep" --python "$python" --repeats 3 --seconds 1 \
+    --rows cnn wide-bf16 mlp
+}
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two moved_to_cpu sanitized bench pytorch
 export results bin
 export short_text="${short[*]}"
 run() { check "$1" "$2" bash -c 'short=($short_text); "$@"' check "${@:3}"; }
@@ -119,17 +127,24 @@ run staged_4 120 staged 4
 run nccl_two 90 nccl_two
 run moved_to_cpu 60 moved_to_cpu
 run speed 90 bench device_benchmark cuda 128
+run pytorch 100 pytorch
 run memcheck 90 sanitized memcheck
 run racecheck 90 sanitized racecheck
 
 {
-  echo "$(head -n 1 VERSION), $(date -u +%F), $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
+  gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+  echo "Commit $(head -n 1 VERSION 2>/dev/null || echo unknown), $(date -u +%F), ${gpu:-no GPU}: \`run_gpu_checks.sh\`"
   echo
   echo "| check | result | seconds | last line |"
   echo "|---|---|---|---|"
   for row in "${rows[@]}"; do
     IFS='|' read -r name verdict seconds last <<<"$row"
     echo "| $name | $verdict | $seconds | $last |"
+  done
+  for name in speed pytorch; do
+    grep -q '^|' "$results/$name.log" 2>/dev/null || continue
+    echo
+    cat "$results/$name.log"
   done
 } | tee "$results/table.md"
 echo "$failures checks failed; logs are in $results; $((SECONDS - begin)) seconds"

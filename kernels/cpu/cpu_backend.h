@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "kernels/backend.h"
@@ -30,8 +31,13 @@ class CpuBackend final : public Backend {
   void copy_from_host(void* destination, const void* source, size_t bytes) override;
   void copy_to_host(void* destination, const void* source, size_t bytes) override;
   void synchronize() override;
+  void* allocate_pinned(size_t bytes) override;
+  void release_pinned(void* pointer) noexcept override;
+  void copy_from_pinned(void* destination, const void* source, size_t bytes) override;
   Backend& lane() override;
+  Backend& copies() override;
   void wait_for(Backend& other) override;
+  std::unique_ptr<Marker> marker(bool keeps_time) override;
   void* native_queue() override;
   std::unique_ptr<Mailbox> mailbox(size_t bytes, int64_t places) override;
   bool begin_recording() override;

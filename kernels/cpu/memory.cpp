@@ -1,9 +1,11 @@
 // Memory of the CPU backend: allocation, copies, fills and conversions between element types.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -39,6 +41,23 @@ void convert_elements(int64_t n, const From* x, To* y) {
 #endif
   for (; i < n; ++i) y[i] = math::convert<To>(x[i]);
 }
+
+// Where everything issued has run.
+class PassedMarker final : public Marker {
+ public:
+  void set() override { time_ = Clock::now(); }
+  bool passed() const override { return true; }
+  void wait() const override {}
+  void hold(Backend&) const override {}
+  double seconds_since(const Marker& earlier) const override {
+    const auto& begin = static_cast<const PassedMarker&>(earlier);
+    return time_ && begin.time_ ? std::chrono::duration<double>(*time_ - *begin.time_).count() : 0.0;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::optional<Clock::time_point> time_;
+};
 
 }  // namespace
 
@@ -82,12 +101,30 @@ void CpuBackend::copy_to_host(void* destination, const void* source, size_t byte
 
 void CpuBackend::synchronize() {}
 
+void* CpuBackend::allocate_pinned(size_t) {
+  return nullptr;
+}
+
+void CpuBackend::release_pinned(void*) noexcept {}
+
+void CpuBackend::copy_from_pinned(void* destination, const void* source, size_t bytes) {
+  copy(destination, source, bytes);
+}
+
 // Entries have run when they return: one queue is all there is, and it is always idle.
 Backend& CpuBackend::lane() {
   return *this;
 }
 
+Backend& CpuBackend::copies() {
+  return *this;
+}
+
 void CpuBackend::wait_for(Backend&) {}
+
+std::unique_ptr<Marker> CpuBackend::marker(bool) {
+  return std::make_unique<PassedMarker>();
+}
 
 void* CpuBackend::native_queue() {
   return nullptr;

@@ -68,18 +68,19 @@ unsigned blocks_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>(blocks);
 }
 
-CudaBackend::CudaBackend(int device, bool is_lane) : device_(device), is_lane_(is_lane) {
+CudaBackend::CudaBackend(int device, Queue queue) : device_(device), queue_(queue) {
   make_current();
-  // The lane goes first where both have work: what it exchanges is waited for.
+  // The lane and copies go first where several have work: what they bring is waited for.
   int least = 0, greatest = 0;
   check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "stream");
-  check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, is_lane ? greatest : least),
-             "stream");
+  const int priority = queue == Queue::kComputation ? least : greatest;
+  check_cuda(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority), "stream");
   check_cuda(cudaEventCreateWithFlags(&issued_, cudaEventDisableTiming), "event");
 }
 
 CudaBackend::~CudaBackend() {
   lane_.reset();
+  copies_.reset();
   products_.reset();
   pinned_.reset();
   for (void* memory : {scratch_, product_workspace_, narrow_bias_}) cudaFree(memory);
@@ -123,7 +124,7 @@ Backend& cuda_backend(int device) {
   auto found = backends->find(device);
   if (found == backends->end()) {
     require_device(device);
-    found = backends->try_emplace(device, device, false).first;
+    found = backends->try_emplace(device, device, CudaBackend::Queue::kComputation).first;
   }
   return found->second;
 }

@@ -23,8 +23,9 @@ class Products;
 // Issued to by one thread at a time, but for memory and copies, which any thread may ask for.
 class CudaBackend final : public Backend {
  public:
-  // A queue of GPU `device`, which exists: for computation, or the lane beside it.
-  CudaBackend(int device, bool is_lane);
+  enum class Queue : uint8_t { kComputation, kLane, kCopies };
+  // A queue of GPU `device`, which exists.
+  CudaBackend(int device, Queue queue);
   ~CudaBackend() override;
 
   // cuda_backend.cu
@@ -39,8 +40,13 @@ class CudaBackend final : public Backend {
   void copy_from_host(void* destination, const void* source, size_t bytes) override;
   void copy_to_host(void* destination, const void* source, size_t bytes) override;
   void synchronize() override;
+  void* allocate_pinned(size_t bytes) override;
+  void release_pinned(void* pointer) noexcept override;
+  void copy_from_pinned(void* destination, const void* source, size_t bytes) override;
   Backend& lane() override;
+  Backend& copies() override;
   void wait_for(Backend& other) override;
+  std::unique_ptr<Marker> marker(bool keeps_time) override;
   void* native_queue() override;
   std::unique_ptr<Mailbox> mailbox(size_t bytes, int64_t places) override;
   bool begin_recording() override;
@@ -160,18 +166,20 @@ class CudaBackend final : public Backend {
   // Lets go of working memory that has become too small.
   void outgrow(void*& memory);
   PinnedRing& pinned();  // under mutex_
+  // The queue beside the computation's, made when first asked for.
+  Backend& beside(Queue queue, std::unique_ptr<CudaBackend>& instance);
 
   // matmul.cu: a product that may be added to what c holds, before the activation.
   void multiply(const MatmulArguments& arguments, bool accumulate);
 
   const int device_;
-  const bool is_lane_;
+  const Queue queue_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t issued_ = nullptr;  // what another queue waits for
-  std::mutex mutex_;              // of pinned_ and lane_
+  std::mutex mutex_;              // of pinned_, lane_ and copies_
   std::unique_ptr<PinnedRing> pinned_;
   std::unique_ptr<Products> products_;
-  std::unique_ptr<CudaBackend> lane_;
+  std::unique_ptr<CudaBackend> lane_, copies_;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   void* product_workspace_ = nullptr;

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/idle_memory.h"
+#include "core/op_scope.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/pinned_ring.h"
 
@@ -65,6 +66,57 @@ void PinnedRing::download(void* destination, const void* source, size_t bytes, c
   }
 }
 
+namespace {
+
+class EventMarker final : public Marker {
+ public:
+  EventMarker(cudaStream_t stream, bool keeps_time) : stream_(stream) {
+    check_cuda(cudaEventCreateWithFlags(&event_, keeps_time ? cudaEventDefault : cudaEventDisableTiming),
+               "event");
+  }
+  ~EventMarker() override { cudaEventDestroy(event_); }
+  EventMarker(const EventMarker&) = delete;
+  EventMarker& operator=(const EventMarker&) = delete;
+
+  void set() override {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(stream_, &capture), "event");
+    is_set_ = capture == cudaStreamCaptureStatusNone;
+    if (is_set_) check_cuda(cudaEventRecord(event_, stream_), "event");
+  }
+  bool passed() const override {
+    if (!is_set_) return true;
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();  // the runtime would report it again at the next launch
+      return false;
+    }
+    check_cuda(status, "event");
+    return true;
+  }
+  void wait() const override {
+    if (is_set_) check_cuda(cudaEventSynchronize(event_), "event");
+  }
+  void hold(Backend& queue) const override {
+    if (!is_set_) return;
+    check_cuda(cudaStreamWaitEvent(static_cast<cudaStream_t>(queue.native_queue()), event_, 0), "wait");
+  }
+  double seconds_since(const Marker& earlier) const override {
+    const auto& begin = static_cast<const EventMarker&>(earlier);
+    if (!is_set_ || !begin.is_set_) return 0.0;
+    float milliseconds = 0.0f;
+    check_cuda(cudaEventElapsedTime(&milliseconds, begin.event_, event_), "event");
+    return static_cast<double>(milliseconds) * 1e-3;
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaEvent_t event_ = nullptr;
+  bool is_set_ = false;
+};
+
+}  // namespace
+
 void* CudaBackend::allocate(size_t bytes) {
   if (bytes == 0) return nullptr;
   make_current();
@@ -106,6 +158,31 @@ void CudaBackend::copy_to_host(void* destination, const void* source, size_t byt
   pinned().download(destination, source, bytes, stream());
 }
 
+void* CudaBackend::allocate_pinned(size_t bytes) {
+  if (bytes == 0) return nullptr;
+  make_current();
+  void* pointer = nullptr;
+  const cudaError_t status = cudaMallocHost(&pointer, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    fail(ErrorKind::kUsage, "memory: no room for " + std::to_string((bytes + (size_t{1} << 20) - 1) >> 20) +
+                                " MiB of pinned host memory for a step's inputs; a smaller "
+                                "train.micro_batch_size and fewer train.micro_batches need less");
+  }
+  check_cuda(status, "pinned memory");
+  return pointer;
+}
+
+void CudaBackend::release_pinned(void* pointer) noexcept {
+  cudaFreeHost(pointer);
+}
+
+void CudaBackend::copy_from_pinned(void* destination, const void* source, size_t bytes) {
+  if (bytes == 0) return;
+  check_cuda(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, stream()),
+             "copy to the device");
+}
+
 PinnedRing& CudaBackend::pinned() {
   make_current();
   if (!pinned_) pinned_ = std::make_unique<PinnedRing>();
@@ -116,11 +193,23 @@ void CudaBackend::synchronize() {
   check_cuda(cudaStreamSynchronize(stream()), "synchronize");
 }
 
-Backend& CudaBackend::lane() {
-  if (is_lane_) return *this;
+Backend& CudaBackend::beside(Queue queue, std::unique_ptr<CudaBackend>& instance) {
+  if (queue_ != Queue::kComputation) return *this;
   const std::lock_guard lock(mutex_);
-  if (!lane_) lane_ = std::make_unique<CudaBackend>(device_, true);
-  return *lane_;
+  if (!instance) instance = std::make_unique<CudaBackend>(device_, queue);
+  return *instance;
+}
+
+Backend& CudaBackend::lane() {
+  return beside(Queue::kLane, lane_);
+}
+
+Backend& CudaBackend::copies() {
+  return beside(Queue::kCopies, copies_);
+}
+
+std::unique_ptr<Marker> CudaBackend::marker(bool keeps_time) {
+  return std::make_unique<EventMarker>(stream(), keeps_time);
 }
 
 void CudaBackend::wait_for(Backend& other) {
@@ -148,7 +237,7 @@ void* CudaBackend::require(size_t bytes, const char* purpose) {
   if (memory == nullptr) {
     const auto mebibytes = [](size_t count) { return std::to_string(count >> 20) + " MiB"; };
     const MemoryRoom room = memory_room();
-    fail(ErrorKind::kUsage, "memory: GPU " + std::to_string(device_) + ": no room for " +
+    fail(ErrorKind::kUsage, "memory: GPU " + std::to_string(device_) + ": " + op_prefix() + "no room for " +
                                 mebibytes(bytes + (size_t{1} << 20) - 1) + " of " + purpose + ": " +
                                 mebibytes(room.free) + " of " + mebibytes(room.total) +
                                 " are free; a smaller train.micro_batch_size, train.recompute_every, "

@@ -6,6 +6,7 @@
 #include "autodiff/autocast.h"
 #include "autodiff/recompute.h"
 #include "core/error.h"
+#include "core/op_scope.h"
 
 namespace lockstep {
 
@@ -137,6 +138,7 @@ class ReverseSweep {
       }
       contributions.assign(node->inputs.size(), {});
       if (derivative.defined()) {
+        const OpScope scope(node->name(), " (backward)");
         Tensor value = node->value;
         if (recording()) value.set_node(node);
         node->vjp(value, derivative, contributions);

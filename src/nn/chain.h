@@ -7,7 +7,10 @@ namespace lockstep {
 
 class Chain final : public Module {
  public:
-  void append(std::unique_ptr<Module> module) { modules_.push_back(std::move(module)); }
+  // `name` is for messages: "hidden.0 (linear)".
+  void append(std::string name, std::unique_ptr<Module> module) {
+    links_.push_back({std::move(name), std::move(module)});
+  }
   // With context.recompute_every = k, the run of the last k modules is kept all the same: the backward sweep
   // begins with it. Chains inside of this one recompute nothing of their own.
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
@@ -15,7 +18,11 @@ class Chain final : public Module {
  private:
   Tensor apply(size_t begin, size_t end, const Tensor& x, ForwardContext& context) const;
 
-  std::vector<std::unique_ptr<Module>> modules_;
+  struct Link {
+    std::string name;
+    std::unique_ptr<Module> module;
+  };
+  std::vector<Link> links_;
 };
 
 }  // namespace lockstep

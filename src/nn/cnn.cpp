@@ -36,22 +36,24 @@ std::unique_ptr<Module> make_cnn(Section& model, const DataShape& data, const Mo
 
   auto chain = std::make_unique<Chain>();
   int64_t width = channels[0];
-  chain->append(
-      std::make_unique<NormedConvolution>(data.sample[2], width, 3, 1, options, builder.scope("stem")));
-  chain->append(std::make_unique<ActivationLayer>(options.activation));
+  chain->append("stem (convolution)", std::make_unique<NormedConvolution>(data.sample[2], width, 3, 1,
+                                                                          options, builder.scope("stem")));
+  chain->append("stem (activation)", std::make_unique<ActivationLayer>(options.activation));
   for (size_t stage = 0; stage < channels.size(); ++stage) {
     for (int64_t block = 0; block < blocks; ++block) {
       options.stride = block == 0 ? strides[stage] : 1;
       const ModuleBuilder scope = builder.scope(fmt::format("stages.{}.{}", stage, block));
-      chain->append(std::make_unique<ResidualBlock>(width, channels[stage], options, scope));
+      chain->append(scope.prefix() + " (residual block)",
+                    std::make_unique<ResidualBlock>(width, channels[stage], options, scope));
       width = channels[stage];
     }
   }
-  chain->append(std::make_unique<GlobalAveragePoolLayer>());
-  if (dropout > 0.0) chain->append(std::make_unique<DropoutLayer>(dropout));
+  chain->append("global average pool", std::make_unique<GlobalAveragePoolLayer>());
+  if (dropout > 0.0) chain->append("dropout", std::make_unique<DropoutLayer>(dropout));
   LinearOptions head;
   head.initialization = options.initialization;
-  chain->append(std::make_unique<LinearLayer>(width, data.outputs(), head, builder.scope("output")));
+  chain->append("output (linear)",
+                std::make_unique<LinearLayer>(width, data.outputs(), head, builder.scope("output")));
   return chain;
 }
 

@@ -68,7 +68,9 @@ Layer make_layer(Section& keys, const Signal& input, const ModuleBuilder& builde
       keys.reject("type", fmt::format("{} takes table indices (int32 data), got real numbers {}", name,
                                       input.sample.to_string()));
     }
-    return type.make(keys, input.sample, builder);
+    Layer layer = type.make(keys, input.sample, builder);
+    layer.type = name;
+    return layer;
   }
   keys.reject("type", fmt::format("unknown layer {}", name));
 }

@@ -17,6 +17,7 @@ namespace lockstep {
 struct Layer {
   std::unique_ptr<Module> module;
   Shape output;
+  std::string type = {};  // filled in by make_layer
 };
 
 // Reads the layer's own keys, checks that the input's shape fits (Section::reject otherwise) and declares

@@ -22,9 +22,10 @@ std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, con
   options.initialization = Initializer::Kind::kZeros;
   auto chain = std::make_unique<Chain>();
   const int64_t features = data.sample.elements();
-  chain->append(std::make_unique<ReshapeLayer>(Shape{features}));
-  chain->append(std::make_unique<LinearLayer>(features, data.classes == 2 ? 1 : data.classes,
-                                              options, builder.scope("output")));
+  chain->append("inputs (reshape)", std::make_unique<ReshapeLayer>(Shape{features}));
+  chain->append("output (linear)",
+                std::make_unique<LinearLayer>(features, data.classes == 2 ? 1 : data.classes, options,
+                                              builder.scope("output")));
   return chain;
 }
 

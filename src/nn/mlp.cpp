@@ -20,15 +20,17 @@ std::unique_ptr<Module> make_mlp(Section& model, const DataShape& data, const Mo
 
   auto chain = std::make_unique<Chain>();
   int64_t width = data.sample.elements();
-  chain->append(std::make_unique<ReshapeLayer>(Shape{width}));
+  chain->append("inputs (reshape)", std::make_unique<ReshapeLayer>(Shape{width}));
   for (size_t i = 0; i < hidden.size(); ++i) {
     const ModuleBuilder scope = builder.scope("hidden").scope(std::to_string(i));
-    chain->append(std::make_unique<LinearLayer>(width, hidden[i], options, scope));
-    if (dropout > 0.0) chain->append(std::make_unique<DropoutLayer>(dropout));
+    chain->append(scope.prefix() + " (linear)",
+                  std::make_unique<LinearLayer>(width, hidden[i], options, scope));
+    if (dropout > 0.0) chain->append(scope.prefix() + " (dropout)", std::make_unique<DropoutLayer>(dropout));
     width = hidden[i];
   }
   options.activation = ActivationFunction::kNone;
-  chain->append(std::make_unique<LinearLayer>(width, data.outputs(), options, builder.scope("output")));
+  chain->append("output (linear)",
+                std::make_unique<LinearLayer>(width, data.outputs(), options, builder.scope("output")));
   return chain;
 }
 

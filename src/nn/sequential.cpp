@@ -17,7 +17,7 @@ std::unique_ptr<Module> make_sequential(Section& model, const DataShape& data, c
   for (size_t i = 0; i < layers.size(); ++i) {
     const ModuleBuilder scope = builder.scope("layers").scope(std::to_string(i));
     Layer layer = make_layer(layers[i], signal, scope);
-    chain->append(std::move(layer.module));
+    chain->append(fmt::format("layers.{} ({})", i, layer.type), std::move(layer.module));
     signal = {layer.output, false};
   }
   const bool fits =

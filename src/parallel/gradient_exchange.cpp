@@ -12,8 +12,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <deque>
+#include <utility>
 
 #include "core/error.h"
 #include "parallel/reduction_plan.h"
@@ -28,6 +30,8 @@ constexpr int64_t kPieceBytes = 4 << 20;
 // Gathers under way at a time, so that bytes move while others are added. Also bounds the memory that they
 // need.
 constexpr int kGathersInFlight = 2;
+// Steps whose exposed communication a GPU has yet to say: more than it is ever behind.
+constexpr size_t kStepsUnderWay = 8;
 // Shares start at multiples of this many elements, so that additions run on whole vectors.
 constexpr int64_t kShareAlignment = 64;
 
@@ -51,6 +55,11 @@ struct Piece {
   std::vector<Share> shares;
   bool keep = false;  // the sums stay with the workers that made them
   int64_t bucket = 0;
+};
+
+// Around what finish() leaves the computation to wait for.
+struct Exposure {
+  std::unique_ptr<Marker> begin, end;
 };
 
 struct Operation {
@@ -99,7 +108,12 @@ struct GradientExchange::Impl {
   std::vector<int64_t> slices_left;  // of each bucket, in the last micro-batch
   size_t next_operation = 0;
   std::deque<std::unique_ptr<Request>> gathers, last_requests;
-  double exposed_seconds = 0.0;
+
+  // ---- exposed communication
+  // -----------------------------------------------------------------------------------------
+  std::array<Exposure, kStepsUnderWay> exposures;  // used in turn
+  size_t first_exposure = 0, exposures_under_way = 0;
+  double exposed_seconds = 0.0;  // of those that have been read since it was asked for last
 
   Impl(Communicator& communicator_, Backend& backend_, DType dtype_, int64_t extent,
        const std::vector<int64_t>& slice_offsets, const ExchangeOptions& options_)
@@ -132,6 +146,7 @@ struct GradientExchange::Impl {
     cut_buckets(extent, slice_offsets);
     if (world_size > 1) lay_down_operations();
     for (int i = 0; i < plan.buffers; ++i) buffers.push_back(Tensor::zeros({extent}, dtype, backend));
+    for (Exposure& exposure : exposures) exposure = {backend.marker(true), backend.marker(true)};
   }
 
   // Elements that stay with the workers of options.shares.
@@ -387,6 +402,32 @@ struct GradientExchange::Impl {
     while (!last_requests.empty() && last_requests.front()->test()) last_requests.pop_front();
   }
 
+  // Reads the exposures that the device is through with.
+  void read_exposures() {
+    for (; exposures_under_way > 0; --exposures_under_way) {
+      const Exposure& oldest = exposures[first_exposure];
+      if (!oldest.end->passed()) return;
+      exposed_seconds += oldest.end->seconds_since(*oldest.begin);
+      first_exposure = (first_exposure + 1) % exposures.size();
+    }
+  }
+
+  // Where the computation has nothing left to do but to wait for the lane. Null when the device is so far
+  // behind that a step goes unmeasured.
+  Exposure* begin_exposure() {
+    read_exposures();
+    if (exposures_under_way == exposures.size()) return nullptr;
+    Exposure& next = exposures[(first_exposure + exposures_under_way) % exposures.size()];
+    next.begin->set();
+    return &next;
+  }
+
+  void end_exposure(Exposure* exposure) {
+    if (exposure == nullptr) return;
+    exposure->end->set();
+    ++exposures_under_way;
+  }
+
   void require(bool condition, const char* rule) const {
     if (!condition) fail(ErrorKind::kInternal, fmt::format("gradient exchange: {}", rule));
   }
@@ -464,13 +505,12 @@ void GradientExchange::finish() {
   Impl& impl = *impl_;
   impl.require(impl.in_step && impl.micro_batch == kNone && impl.next_micro_batch == impl.owned.end,
                "finish before all owned micro-batches were added");
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point start = Clock::now();
+  Exposure* const exposure = impl.begin_exposure();
   impl.advance(true);
   for (const auto& request : impl.last_requests) request->wait();
   impl.last_requests.clear();
   if (!impl.operations.empty()) impl.backend.wait_for(impl.lane);
-  impl.exposed_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  impl.end_exposure(exposure);
   impl.in_step = false;
 }
 
@@ -478,8 +518,9 @@ const Tensor& GradientExchange::result() const {
   return impl_->buffers[0];
 }
 
-double GradientExchange::exposed_seconds() const {
-  return impl_->exposed_seconds;
+double GradientExchange::take_exposed_seconds() {
+  impl_->read_exposures();
+  return std::exchange(impl_->exposed_seconds, 0.0);
 }
 size_t GradientExchange::bytes() const {
   size_t total = impl_->staging.defined() ? impl_->staging.bytes() : 0;

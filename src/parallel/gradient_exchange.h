@@ -58,9 +58,10 @@ class GradientExchange {
   // the next begin_step().
   const Tensor& result() const;
 
-  // Seconds spent in the last finish(): communication that the backward sweep did not hide. On a GPU with
-  // NCCL the host does not wait there, and the number says nothing.
-  double exposed_seconds() const;
+  // Seconds since the last call that the computation spent in finish() waiting for workers: communication
+  // that the backward sweep did not hide. On a GPU the device measures them, and the steps that it has not
+  // finished yet enter later; steps that are replayed from a recording are not measured. Does not block.
+  double take_exposed_seconds();
   int64_t buckets() const;
   // Held for gradients and their exchange.
   size_t bytes() const;

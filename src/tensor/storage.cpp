@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/idle_memory.h"
+#include "core/op_scope.h"
 
 namespace lockstep {
 
@@ -173,7 +174,8 @@ class CachingAllocator {
     statistics_.cached_bytes = 0;
   }
 
-  // Blocks of other sizes make room when the device has none left. Error (kUsage): which settings do.
+  // Blocks of other sizes make room when the device has none left. Error (kUsage): which op asked, and which settings make
+  // room.
   std::byte* new_block(Backend& backend, size_t bytes) {
     const size_t cached = statistics_.cached_bytes;
     void* block = backend.allocate(bytes);
@@ -184,10 +186,10 @@ class CachingAllocator {
     if (block == nullptr) {
       const MemoryRoom room = backend.memory_room();
       fail(ErrorKind::kUsage,
-           fmt::format("memory: {}: no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
+           fmt::format("memory: {}: {}no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
                        "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
                        "parallel.shard_optimizer need less",
-                       backend.description(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
+                       backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
                        mebibytes(room.total)));
     }
     return static_cast<std::byte*>(block);

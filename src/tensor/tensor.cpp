@@ -25,22 +25,17 @@ Tensor Tensor::full(const Shape& shape, DType dtype, Backend& backend, double va
 }
 
 Tensor Tensor::from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend) {
+  if (static_cast<int64_t>(count) != shape.elements()) {
+    fail(ErrorKind::kInternal, fmt::format("tensor: {} values given for shape {}", count, shape.to_string()));
+  }
   Tensor tensor = empty(shape, dtype, backend);
-  tensor.assign_from_host(dtype, values, count);
-  return tensor;
-}
-
-void Tensor::assign_from_host(DType dtype, const void* values, size_t count) {
-  if (static_cast<int64_t>(count) != elements() || dtype != dtype_) {
-    fail(ErrorKind::kInternal, fmt::format("tensor: {} values of {} given for shape {} of {}", count, name_of(dtype),
-                                           shape_.to_string(), name_of(dtype_)));
-  }
-  if (count == 0) return;
-  backend().copy_from_host(mutable_data(), values, bytes());
-  if (dtype == DType::kI32 && storage_->bytes() == bytes()) {
+  if (count == 0) return tensor;
+  backend.copy_from_host(tensor.mutable_data(), values, tensor.bytes());
+  if (dtype == DType::kI32) {
     const auto [least, largest] = std::ranges::minmax(std::span(static_cast<const int32_t*>(values), count));
-    storage_->set_index_range({least, largest});
+    tensor.storage_->set_index_range({least, largest});
   }
+  return tensor;
 }
 
 void Tensor::copy_to_host(DType dtype, void* values) const {

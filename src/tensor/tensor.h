@@ -55,6 +55,8 @@ class Tensor {
   }
   // Of the int32 elements, or of more of their storage; nothing unless they came from the host as they are.
   const std::optional<IndexRange>& index_range() const { return storage_->index_range(); }
+  // For whoever had the elements written, and saw them on the host.
+  void set_index_range(const IndexRange& range) { storage_->set_index_range(range); }
   template <class T>
   const T* data_as() const {
     return static_cast<const T*>(data());
@@ -86,11 +88,6 @@ class Tensor {
   Tensor converted(DType dtype) const;
   // In place: overwrites the elements with those of `source` (same shape and dtype).
   void assign(const Tensor& source);
-  // In place: overwrites the elements with as many of host memory, of the same type.
-  template <class T>
-  void assign(const std::vector<T>& values) {
-    assign_from_host(dtype_of<T>, values.data(), values.size());
-  }
 
   // True when no other tensor shares the storage, so that a result may be written over it.
   bool sole_owner() const { return storage_.use_count() == 1; }
@@ -100,7 +97,6 @@ class Tensor {
 
  private:
   static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
-  void assign_from_host(DType dtype, const void* values, size_t count);
   void copy_to_host(DType dtype, void* values) const;
 
   std::shared_ptr<Storage> storage_;

@@ -48,10 +48,9 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
   std::vector<double> sums(static_cast<size_t>(2 * most), 0.0);
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const MicroBatch batch = gather(dataset, i * chunk, std::min((i + 1) * chunk, dataset.size()), chunk);
-    const DeviceBatch uploaded = objective.upload(batch);
-    const Tensor output = replica.model->forward(objective.inputs(uploaded), context);
+    const Tensor output = replica.model->forward(objective.inputs(batch), context);
     double loss = 0.0;
-    for (double value : objective.losses(output, uploaded).to_vector<double>()) loss += value;
+    for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
     const auto at = static_cast<size_t>(2 * (i - mine.begin));
     sums[at] = loss;
     if (objective.classification()) sums[at + 1] = static_cast<double>(objective.correct(output, batch));
@@ -95,7 +94,7 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
     const MicroBatch batch = gather(dataset, i * size, (i + 1) * size, size);
     exchange.begin_micro_batch(i);
-    replica.model->forward(objective.inputs(objective.upload(batch)), replica.training);
+    replica.model->forward(objective.inputs(batch), replica.training);
     for (size_t s = 0; s < store.statistics().size(); ++s) {
       const Tensor& value = replica.training.batch_statistics[s];
       exchange.add(offsets[s], value.elements(), value.data());

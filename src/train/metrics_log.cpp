@@ -58,6 +58,7 @@ void MetricsLog::step(const StepMetrics& m) {
   line["compute_seconds"] = m.times.compute;
   line["exposed_communication_seconds"] = m.times.exposed_communication;
   line["optimizer_seconds"] = m.times.optimizer;
+  line["host_seconds"] = m.times.host;
   line["peak_bytes"] = m.peak_bytes;
   line["cached_bytes"] = m.cached_bytes;
   line["activation_bytes"] = m.activation_bytes;

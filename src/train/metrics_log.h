@@ -10,12 +10,14 @@
 
 namespace lockstep {
 
-// Means over the steps since the line before, in seconds a step.
+// Means over the steps since the line before, in seconds a step. On a GPU all but `data` and `host` are the device's time.
+// NaN where nobody knows: within a step that is replayed from a recording.
 struct StepTimes {
-  double data = 0.0;                   // waiting for the loader
-  double compute = 0.0;                // forward and backward sweeps
+  double data = 0.0;                   // of the host: waiting for the loader, handing samples to the device
+  double compute = 0.0;                // forward and backward sweeps; of a replayed step everything
   double exposed_communication = 0.0;  // waiting for other workers that the backward sweep did not hide
   double optimizer = 0.0;              // norm, clipping, update, statistics
+  double host = 0.0;                   // that the host took to issue the step: all of it where the host computes
 };
 
 struct StepMetrics {

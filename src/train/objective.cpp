@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/op_scope.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
 #include "ops/movement.h"
@@ -14,14 +15,21 @@ namespace lockstep {
 
 namespace {
 
-// Host numbers into a tensor: the one that is there, or a new one.
-template <class T>
-void upload_values(const Shape& shape, const std::vector<T>& values, Backend& backend, Tensor& into) {
-  if (into.defined()) {
-    into.assign(values);
-  } else {
-    into = Tensor::from(shape, values, backend);
-  }
+// Host floats as a tensor of the dtype that the model computes in.
+Tensor device_tensor(const Shape& shape, const std::vector<float>& values, DType dtype, Backend& backend) {
+  const Tensor single = Tensor::from(shape, values, backend);
+  if (dtype == DType::kF32) return single;
+  Tensor result = Tensor::empty(shape, dtype, backend);
+  backend.cast(DType::kF32, dtype, result.elements(), single.data(), result.mutable_data());
+  return result;
+}
+
+// 1 for samples that count, 0 for padding; undefined when all count.
+Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
+  if (batch.valid == batch.size) return {};
+  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
+  std::fill_n(weights.begin(), batch.valid, 1.0f);
+  return device_tensor({batch.size}, weights, dtype, backend);
 }
 
 }  // namespace
@@ -38,30 +46,11 @@ Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backe
   }
 }
 
-void Objective::upload(const MicroBatch& batch, DeviceBatch& into) const {
-  into.size = batch.size;
+Tensor Objective::inputs(const MicroBatch& batch) const {
   Shape shape{batch.size};
   for (int64_t extent : data_.sample.extents()) shape.push_back(extent);
-  if (!batch.inputs_i32.empty()) upload_values(shape, batch.inputs_i32, *backend_, into.inputs);
-  if (!batch.inputs_f32.empty()) upload_values(shape, batch.inputs_f32, *backend_, into.inputs);
-  if (!batch.labels.empty()) upload_values({batch.size}, batch.labels, *backend_, into.labels);
-  if (!batch.targets.empty()) {
-    upload_values({batch.size, data_.targets}, batch.targets, *backend_, into.targets);
-  }
-  if (batch.valid == batch.size) return;
-  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
-  std::fill_n(weights.begin(), batch.valid, 1.0f);
-  upload_values({batch.size}, weights, *backend_, into.weights);
-}
-
-DeviceBatch Objective::upload(const MicroBatch& batch) const {
-  DeviceBatch result;
-  upload(batch, result);
-  return result;
-}
-
-Tensor Objective::inputs(const DeviceBatch& batch) const {
-  return data_.input == DType::kI32 ? batch.inputs : batch.inputs.converted(dtype_);
+  if (data_.input == DType::kI32) return Tensor::from(shape, batch.inputs_i32, *backend_);
+  return device_tensor(shape, batch.inputs_f32, dtype_, *backend_);
 }
 
 // One logit a sample stands for two classes.
@@ -69,26 +58,34 @@ bool Objective::single_logit(const Tensor& output) const {
   return data_.classes == 2 && output.elements() == output.shape()[0] && loss_ != "cross_entropy";
 }
 
+Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
+  DeviceBatch samples;
+  samples.number = batch.number;
+  samples.valid = batch.valid;
+  samples.targets = data_.classes > 0
+                        ? Tensor::from(Shape{batch.size}, batch.labels, *backend_)
+                        : device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_);
+  samples.weights = sample_weights(batch, dtype_, *backend_);
+  return losses(output, samples);
+}
+
 Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
-  const Tensor weights = batch.weights.defined() ? batch.weights.converted(dtype_) : Tensor();
+  const OpScope scope("loss");
+  const int64_t size = batch.targets.extent(0);
   const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
-  if (output.rank() == 0 || output.shape()[0] != batch.size ||
+  if (output.rank() == 0 || output.shape()[0] != size ||
       !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
       (loss_ == "logistic" && outputs != 1)) {
     fail(ErrorKind::kUsage, fmt::format("model: output {} does not fit {} samples of {} for loss {}",
-                                        output.shape().to_string(), batch.size,
+                                        output.shape().to_string(), size,
                                         data_.classes > 0 ? fmt::format("{} classes", data_.classes)
                                                           : fmt::format("{} real targets", data_.targets),
                                         loss_));
   }
-  if (data_.classes == 0) {
-    return mean_squared_error(output, batch.targets.converted(dtype_), weights);
-  }
-  if (single_logit(output)) {
-    return logistic_loss(output, batch.labels.converted(dtype_), weights);
-  }
-  return cross_entropy(output.rank() == 2 ? output : reshape(output, {batch.size, outputs}), batch.labels,
-                       weights);
+  if (data_.classes == 0) return mean_squared_error(output, batch.targets, batch.weights);
+  if (single_logit(output)) return logistic_loss(output, batch.targets.converted(dtype_), batch.weights);
+  return cross_entropy(output.rank() == 2 ? output : reshape(output, {size, outputs}), batch.targets,
+                       batch.weights);
 }
 
 int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {

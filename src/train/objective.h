@@ -11,14 +11,13 @@
 
 namespace lockstep {
 
-// A micro-batch on the device, as the host has it: rows of 32-bit numbers. Of the tensors those are defined that the data
-// set has.
+// A micro-batch whose samples are on the device.
 struct DeviceBatch {
-  int64_t size = 0;  // samples
-  Tensor inputs;     // (B, sample...)
-  Tensor labels;     // (B) int32
-  Tensor targets;    // (B, targets)
-  Tensor weights;    // (B): 1 for samples that count, 0 for padding; undefined when all count
+  int64_t number = 0;  // in the global batch
+  int64_t valid = 0;   // samples that count
+  Tensor inputs;   // (B, sample...)
+  Tensor targets;  // (B) int32 labels of classes, else (B, targets)
+  Tensor weights;  // (B): 1 for samples that count, 0 for padding; undefined when all count
 };
 
 class Objective {
@@ -30,14 +29,12 @@ class Objective {
 
   bool classification() const { return data_.classes > 0; }
 
-  // Copies to the device: into the tensors of `into` where it has them, of the same size and padded or not like the
-  // batch; new ones else.
-  void upload(const MicroBatch& batch, DeviceBatch& into) const;
-  DeviceBatch upload(const MicroBatch& batch) const;
-  // The inputs of a micro-batch as a model takes them: (B, sample...).
-  Tensor inputs(const DeviceBatch& batch) const;
+  // The inputs of a micro-batch as a tensor (B, sample...), on the device.
+  Tensor inputs(const MicroBatch& batch) const;
   // One loss a sample (B); padding samples have loss 0. Error (kUsage) when the output's shape does not fit
   // the targets.
+  Tensor losses(const Tensor& output, const MicroBatch& batch) const;
+  // The same of samples that wait on the device (train/input_queue.h).
   Tensor losses(const Tensor& output, const DeviceBatch& batch) const;
   // Among the samples that count, those whose class is predicted right (the first of equal logits wins).
   int64_t correct(const Tensor& output, const MicroBatch& batch) const;

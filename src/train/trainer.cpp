@@ -8,7 +8,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -28,6 +27,7 @@
 #include "train/agreement.h"
 #include "train/configuration_changes.h"
 #include "train/device.h"
+#include "train/input_queue.h"
 #include "train/loss_plot.h"
 #include "train/metrics_log.h"
 #include "train/progress.h"
@@ -442,15 +442,16 @@ class Run {
 
   // Forward and backward sweep of one micro-batch: gradients, statistics and the sum of its losses go to the exchange.
   // Waits for nothing: a GPU has the next micro-batches before it is done with this one.
-  void sweep(int64_t number, const DeviceBatch& batch) {
-    const RandomScope random({settings_.seed, static_cast<uint32_t>(position_.step), static_cast<uint32_t>(number), 0,
+  void sweep(const DeviceBatch& batch) {
+    const RandomScope random({settings_.seed, static_cast<uint32_t>(position_.step),
+                              static_cast<uint32_t>(batch.number), 0,
                               settings_.cuda_graph ? &control_->verdict()->random_step : nullptr});
     const ParameterStore& store = replica_->store;
     const AllocatorStatistics before = allocator_statistics();
     peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
     reset_allocator_peak();
-    exchange_->begin_micro_batch(number);
-    const Tensor output = replica_->model->forward(objective_->inputs(batch), replica_->training);
+    exchange_->begin_micro_batch(batch.number);
+    const Tensor output = replica_->model->forward(batch.inputs, replica_->training);
     const Tensor losses = objective_->losses(output, batch);
     Tensor sum = Tensor::empty({1}, losses.dtype(), *backend_);
     backend_->reduce(ReduceOp::kSum, losses.dtype(), 1, losses.elements(), 1, losses.data(), sum.mutable_data());
@@ -467,26 +468,22 @@ class Run {
     exchange_->end_micro_batch();
   }
 
-  // All that the device does in a step. uploaded: of the owned micro-batches those that are on the device already, in
-  // order; the others are brought there when their turn comes.
-  void issue_step(const StepBatch& batch, std::span<const DeviceBatch> uploaded) {
+  // All that the device does in the step that the inputs have turned to.
+  void issue_step() {
     exchange_->begin_step();
     cotangent_ = control_->cotangent({settings_.micro_batch_size});
     {
       // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
       // micro-batches.
       const AutocastScope autocast(settings_.compute);
-      for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
-        const MicroBatch& micro_batch = batch.micro_batches[i];
-        sweep(micro_batch.number, uploaded.empty() ? objective_->upload(micro_batch) : uploaded[i]);
-      }
+      for (int64_t i = 0; i < owned_.size(); ++i) sweep(inputs_->batch(i));
     }
-    swept_ = Clock::now();
+    current_->swept->set();
     exchange_->finish();
-    exchanged_ = Clock::now();
+    current_->exchanged->set();
     Tensor gradient = exchange_->result();
     const ParameterShards& shards = *replica_->shards;
-    penalty_ = regularize(gradient, static_cast<double>(batch.valid) * scaler_->scale());
+    penalty_ = regularize(gradient, static_cast<double>(inputs_->valid()) * scaler_->scale());
     control_->judge(shards.block_square_sums(gradient), gradient.view({1}, loss_offset()));
     if (!arranged_) return;
     Tensor parameters = replica_->store.values();
@@ -504,40 +501,35 @@ class Run {
   // learns what is needed. The next one is recorded, and from then on all of its kind are that recording.
   struct RecordedStep {
     bool seen = false;
-    std::vector<DeviceBatch> uploaded;  // where the recording reads its micro-batches
     std::unique_ptr<RecordedMemory> memory;
     std::unique_ptr<Recording> recording;
   };
 
-  void issue_recorded_step(const StepBatch& batch) {
-    // Steps are of a kind when they have the same samples that count: the rest of a padded one is zero by its weights.
-    RecordedStep& step = recorded_[batch.valid];
-    step.uploaded.resize(batch.micro_batches.size());
-    for (size_t i = 0; i < batch.micro_batches.size(); ++i) {
-      objective_->upload(batch.micro_batches[i], step.uploaded[i]);
-    }
+  void issue_recorded_step() {
+    // Steps are of a kind when their samples lie at the same place and as many of them count.
+    RecordedStep& step = recorded_[{inputs_->place(), inputs_->valid()}];
     if (!step.seen) {
       step.seen = true;
-      issue_step(batch, step.uploaded);
+      issue_step();
       return;
     }
     if (step.recording == nullptr) {
       step.memory = std::make_unique<RecordedMemory>();
       backend_->begin_recording();
-      issue_step(batch, step.uploaded);
+      issue_step();
       step.recording = backend_->end_recording();
       step.memory->end();
     }
     communicator_.device().reissue(
         backend_->native_queue(), [&] { step.recording->replay(); },
         fmt::format("step {}", position_.step + 1));
-    swept_ = exchanged_ = Clock::now();
+    current_->replayed = true;
   }
 
   // The rows of the updates that the step to come may lead to.
   void arrange_rows() {
     const Optimizer& optimizer = *replica_->optimizer;
-    control_->arrange(optimizer.updates(), static_cast<int64_t>(under_way_.size()),
+    control_->arrange(optimizer.updates(), static_cast<int64_t>(under_way_),
                       [&](int64_t update, std::span<double> row) {
                         optimizer.write_rows(update, schedule_->learning_rate(update), replica_->segments, row);
                         if (replica_->average)
@@ -585,11 +577,13 @@ class Run {
                                               : "there is no checkpoint yet"));
   }
 
-  // A step whose report has not been read.
+  // A step whose report has not been read. Used again and again.
   struct StepUnderWay {
     int64_t step = 0;  // its number, counted from 1
     int64_t valid = 0;
-    StepTimes times;
+    double data_seconds = 0.0, host_seconds = 0.0;
+    bool replayed = false;
+    std::unique_ptr<Marker> begun, swept, exchanged, done;  // where the device was through with that
   };
 
   // What the host makes of a step's report. Every worker gets the same report. Returns whether the step leads to an update;
@@ -616,8 +610,8 @@ class Run {
   }
 
   // Settings that only the host can follow: it reads the report before there is an update.
-  bool decide(int64_t step, const StepBatch& batch, double learning_rate) {
-    const double scale = 1.0 / (static_cast<double>(batch.valid) * scaler_->scale());
+  void decide(int64_t step, double learning_rate) {
+    const double scale = 1.0 / (static_cast<double>(current_->valid) * scaler_->scale());
     const StepState report = control_->read(step);
     const bool updates = settle(step, report);
     Tensor gradient = exchange_->result(), parameters = replica_->store.values();
@@ -638,14 +632,14 @@ class Run {
       if (optimizer.cancel_gradient(parameters)) shards.gather(parameters, "cancelled look-ahead");
     }
     if (updates != (report.gate != 0.0)) control_->set(*scaler_, optimizer.updates(), step);
-    return updates;
   }
 
   // Reads the reports of steps under way, oldest first, until no more than `left` are.
   void read_reports(size_t left) {
-    while (under_way_.size() > left) {
-      const StepUnderWay done = under_way_.front();
-      under_way_.pop_front();
+    while (under_way_ > left) {
+      const StepUnderWay& done =
+          steps_[static_cast<size_t>(position_.step - static_cast<int64_t>(under_way_)) % steps_.size()];
+      --under_way_;
       const StepState report = control_->read(done.step);
       Optimizer& optimizer = *replica_->optimizer;
       // Of the host's decisions everything is done already.
@@ -656,10 +650,17 @@ class Run {
   }
 
   void log_step(const StepUnderWay& done, const StepState& report, double learning_rate) {
-    times_.data += done.times.data;
-    times_.compute += done.times.compute;
-    times_.exposed_communication += done.times.exposed_communication;
-    times_.optimizer += done.times.optimizer;
+    done.done->wait();  // where the host decided, the update may still be running
+    times_.data += done.data_seconds;
+    times_.host += done.host_seconds;
+    if (done.replayed) {
+      times_.compute += done.done->seconds_since(*done.begun);
+      times_.exposed_communication = times_.optimizer = std::nan("");
+    } else {
+      times_.compute += done.swept->seconds_since(*done.begun);
+      times_.exposed_communication += exchange_->take_exposed_seconds();
+      times_.optimizer += done.done->seconds_since(*done.exchanged);
+    }
     ++interval_steps_;
     interval_samples_ += done.valid;
     const bool last = done.step == batches_.total_steps;
@@ -676,7 +677,7 @@ class Run {
     metrics.skipped_steps = scaler_->skipped() + guard_->skipped();
     metrics.samples_per_second = static_cast<double>(interval_samples_) / seconds_between(interval_start_, now);
     metrics.times = {times_.data / steps, times_.compute / steps, times_.exposed_communication / steps,
-                     times_.optimizer / steps};
+                     times_.optimizer / steps, times_.host / steps};
     metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
     metrics.cached_bytes = allocator_statistics().cached_bytes;
     metrics.activation_bytes = activation_bytes_;
@@ -698,47 +699,67 @@ class Run {
     saved_step_ = first_step;
     interval_start_ = Clock::now();
     control_->set(*scaler_, optimizer.updates(), position_.step);
+    inputs_.emplace(*backend_, data_.shape, settings_.parameters(), owned_.size(), settings_.micro_batch_size);
+    steps_.resize(static_cast<size_t>(control_->ahead() + 1));
+    for (StepUnderWay& step : steps_) {
+      for (std::unique_ptr<Marker>* marker : {&step.begun, &step.swept, &step.exchanged, &step.done})
+        *marker = backend_->marker(true);
+    }
     if (settings_.cuda_graph && communicator_.world_size() > 1 && !communicator_.device().recordable()) {
       fail_together(communicator_, ErrorKind::kUsage,
                     "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
                     "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
     }
 
+    // Hands the samples of the next step over, and says how long that took.
+    const auto stage = [&] {
+      const Clock::time_point begin = Clock::now();
+      inputs_->stage(loader.next());
+      return seconds_between(begin, Clock::now());
+    };
+    double data_seconds = position_.step < batches_.total_steps ? stage() : 0.0;
+
     while (position_.step < batches_.total_steps && outcome == TrainOutcome::kFinished) {
       const Clock::time_point begin = Clock::now();
-      const StepBatch& batch = loader.next();
-      const Clock::time_point loaded = Clock::now();
-
+      inputs_->next();
+      current_ = &steps_[static_cast<size_t>(position_.step) % steps_.size()];
+      current_->step = position_.step + 1;
+      current_->valid = inputs_->valid();
+      current_->data_seconds = data_seconds;
+      current_->replayed = false;
+      current_->begun->set();
       const double learning_rate = arranged_ ? 0.0 : schedule_->learning_rate(optimizer.updates());
       updates_before_ = optimizer.updates();
       if (optimizer.before_gradient(parameters, learning_rate, replica_->segments)) {
         replica_->shards->gather(parameters, "look-ahead");
       }
       if (arranged_) arrange_rows();
-      control_->set_count(static_cast<double>(batch.valid));
+      control_->set_count(static_cast<double>(inputs_->valid()));
       if (settings_.cuda_graph) {
-        issue_recorded_step(batch);
+        issue_recorded_step();
       } else {
-        issue_step(batch, {});
+        issue_step();
       }
       ++position_.step;
+      ++under_way_;
+      if (arranged_) current_->done->set();
       control_->post(position_.step);
+      current_->host_seconds = seconds_between(begin, Clock::now());
+      const bool last = position_.step == batches_.total_steps;
+      if (!last) data_seconds = stage();
       int64_t stops = stop_.raised() ? 1 : 0;
       communicator_.all_reduce_max(&stops, 1, "stop")->wait();
-      if (!arranged_) decide(position_.step, batch, learning_rate);
-      const Clock::time_point updated = Clock::now();
+      if (!arranged_) {
+        decide(position_.step, learning_rate);
+        current_->done->set();
+      }
 
       position_.epoch = position_.step / batches_.steps_per_epoch;
       position_.position = position_.step % batches_.steps_per_epoch;
-      const bool last = position_.step == batches_.total_steps;
       if (stops > 0 && !last) {
         outcome = TrainOutcome::kStopped;
         stopping_at_ = position_.step;
       }
-      under_way_.push_back({position_.step, batch.valid,
-                            {seconds_between(begin, loaded), seconds_between(loaded, swept_),
-                             seconds_between(swept_, exchanged_), seconds_between(exchanged_, updated)}});
-
       const bool digested = settings_.digest_every > 0 && position_.step % settings_.digest_every == 0;
       const bool evaluated =
           last || (settings_.evaluate_every > 0 && position_.step % settings_.evaluate_every == 0);
@@ -895,12 +916,14 @@ class Run {
   int64_t row_size_ = 0;   // numbers of an update: of its segments, then of the average
   Tensor cotangent_;       // dL/d(losses) of the step
   double penalty_ = 0.0;   // what train.l2 adds to the loss of the step
-  std::map<int64_t, RecordedStep> recorded_;
-  std::deque<StepUnderWay> under_way_;  // oldest first
+  std::optional<InputQueue> inputs_;
+  std::map<std::pair<int, int64_t>, RecordedStep> recorded_;
+  std::vector<StepUnderWay> steps_;    // used in turn: step n, counted from 0, has the n-th
+  StepUnderWay* current_ = nullptr;    // the one that was issued last
+  size_t under_way_ = 0;               // steps whose reports have not been read, that one included
   int64_t updates_before_ = 0;          // the step that was issued last
   int64_t stopping_at_ = 0;             // the step after which a signal ends the run; 0: none
   int64_t saved_step_ = 0;
-  Clock::time_point swept_, exchanged_;  // when the host was through with that, in the step that was issued last
   // Since the last line of the metrics.
   StepTimes times_;
   int64_t interval_steps_ = 0, interval_samples_ = 0;

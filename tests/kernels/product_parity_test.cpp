@@ -1,6 +1,8 @@
 // Products, convolution, pooling and recurrent layers of a GPU against the CPU's, in every precision, at odd
 // sizes and from unaligned arrays.
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <thread>
 
 #include "core/error.h"
@@ -334,6 +336,66 @@ TEST(GpuQueues, ALaneRunsBesideAndWaitsWhenAsked) {
   backend.release(x, kElements * sizeof(float));
   backend.release(y, kElements * sizeof(float));
   EXPECT_THROW(backend.wait_for(cpu_backend()), Error);
+}
+
+// Copies of coming data into one array, behind the computation that read it last and before the next one.
+TEST(GpuQueues, CopiesRunAheadAndMarkersKeepThemApart) {
+  SKIP_ON_CPU();
+  Backend& backend = test_backend();
+  Backend& copies = backend.copies();
+  EXPECT_NE(&copies, &backend);
+  EXPECT_NE(&copies, &backend.lane());
+  EXPECT_EQ(&copies.copies(), &copies);
+  EXPECT_EQ(&copies.lane(), &copies);
+  EXPECT_EQ(&backend.lane().copies(), &backend.lane());
+  constexpr int64_t kElements = 1 << 14, kRounds = 8;
+  constexpr size_t kBytes = kElements * sizeof(float);
+  auto* const x = static_cast<float*>(backend.allocate(kBytes));
+  auto* const results = static_cast<float*>(backend.allocate(kRounds * kBytes));
+  auto* const pinned = static_cast<float*>(copies.allocate_pinned(kBytes));
+  ASSERT_NE(pinned, nullptr);
+  const auto copied = copies.marker(false), computed = backend.marker(false);
+  EXPECT_TRUE(copied->passed()) << "never set";
+  for (int round = 0; round < kRounds; ++round) {
+    copied->wait();
+    std::fill_n(pinned, kElements, static_cast<float>(round));
+    computed->hold(copies);
+    copies.copy_from_pinned(x, pinned, kBytes);
+    copied->set();
+    copied->hold(backend);
+    backend.scale_shift(DType::kF32, kElements, x, 2.0, 1.0, results + round * kElements);
+    computed->set();
+  }
+  computed->wait();
+  EXPECT_TRUE(computed->passed());
+  std::vector<float> values(kRounds * kElements);
+  backend.copy_to_host(values.data(), results, kRounds * kBytes);
+  for (int64_t i = 0; i < kRounds * kElements; ++i) {
+    ASSERT_EQ(values[static_cast<size_t>(i)], 2.0f * static_cast<float>(i / kElements) + 1.0f) << i;
+  }
+  copies.release_pinned(pinned);
+  backend.release(x, kBytes);
+  backend.release(results, kRounds * kBytes);
+}
+
+TEST(Markers, KeepTheTimeOfTheirQueue) {
+  Backend& backend = test_backend();
+  constexpr int64_t kElements = 1 << 20;
+  void* const memory = backend.allocate(kElements * sizeof(float));
+  const auto begin = backend.marker(true), end = backend.marker(true);
+  for (int round = 0; round < 2; ++round) {
+    backend.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    begin->set();
+    for (int i = 0; i < 4 * (round + 1); ++i) backend.fill(DType::kF32, kElements, memory, 1.0);
+    end->set();
+    end->wait();
+    const std::chrono::duration<double> most = std::chrono::steady_clock::now() - start;
+    EXPECT_TRUE(begin->passed() && end->passed());
+    EXPECT_GT(end->seconds_since(*begin), 0.0);
+    EXPECT_LE(end->seconds_since(*begin), most.count() + 1e-5) << "round " << round;
+  }
+  backend.release(memory, kElements * sizeof(float));
 }
 
 TEST(GpuQueues, OtherThreadsMayCopyWhileOneComputes) {

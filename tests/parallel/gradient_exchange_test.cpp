@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "comm/threaded_communicator.h"
 #include "core/error.h"
@@ -247,6 +252,108 @@ TEST(GradientExchange, NeverCommunicatesWhenAlone) {
       check_exchange<float>(none, test_backend(), c, ExchangeData<float>(c));
     }
   }
+}
+
+// The first of two workers, alone: what it exchanges takes as long as the test says, and moves nothing.
+class SlowCommunicator final : public Communicator {
+ public:
+  // `work` is called with each exchange. Unless `at_once`, the first half of an exchange counts as done only
+  // when it is waited for, so that the second begins in finish().
+  SlowCommunicator(std::function<void()> work, bool at_once) : work_(std::move(work)), at_once_(at_once) {}
+  int rank() const override { return 0; }
+  int world_size() const override { return 2; }
+  HostPlace host_place() const override { return {}; }
+  std::string description() const override { return "slow"; }
+  std::unique_ptr<Request> exchange(std::vector<SendBlock>, std::vector<ReceiveBlock>, std::string) override {
+    work_();
+    return std::make_unique<Done>(at_once_);
+  }
+  std::unique_ptr<Request> all_reduce_sum(void*, int64_t, DType, std::string) override { return none(); }
+  std::unique_ptr<Request> all_reduce_max(int64_t*, int64_t, std::string) override { return none(); }
+  std::unique_ptr<Request> all_gather(const void*, size_t, void*, std::string) override { return none(); }
+  std::unique_ptr<Request> all_to_all(const void*, size_t, void*, std::string) override { return none(); }
+  std::unique_ptr<Request> reduce_scatter_sum(const void*, int64_t, DType, void*, std::string) override {
+    return none();
+  }
+  std::unique_ptr<Request> broadcast(void*, size_t, int, std::string) override { return none(); }
+  void barrier(std::string) override {}
+  [[noreturn]] void abort(int) override { std::abort(); }
+
+ private:
+  struct Done final : Request {
+    explicit Done(bool tests) : tests_(tests) {}
+    bool test() override { return tests_; }
+    void wait() override {}
+    bool tests_;
+  };
+  static std::unique_ptr<Request> none() { fail(ErrorKind::kInternal, "not expected"); }
+
+  std::function<void()> work_;
+  bool at_once_;
+};
+
+// Work for the lane that takes about 50 ms.
+std::function<void()> lane_work(Backend& backend) {
+  static constexpr double kSeconds = 0.05;
+  if (test_device() == "cpu") {
+    return [] { std::this_thread::sleep_for(std::chrono::duration<double>(kSeconds)); };
+  }
+  // Fills of an array, as many as take that long.
+  Backend& lane = backend.lane();
+  auto array = std::make_shared<Tensor>(Tensor::zeros({1 << 20}, DType::kF32, backend));
+  const auto fills = [&lane, array](int count) {
+    for (int i = 0; i < count; ++i) lane.fill(DType::kF32, array->elements(), array->mutable_data(), 0.0);
+  };
+  lane.wait_for(backend);
+  fills(1);
+  lane.synchronize();
+  const auto begin = std::chrono::steady_clock::now();
+  fills(4);
+  lane.synchronize();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  return [fills, count = static_cast<int>(4 * kSeconds / taken.count()) + 1] { fills(count); };
+}
+
+TEST(GradientExchange, MeasuresWhatTheSweepDoesNotHideWhereTheComputationWaits) {
+  Backend& backend = test_backend();
+  const std::function<void()> work = lane_work(backend);
+  double worked = 0.0;  // seconds that the lane spent in finish(), by the host's clock
+  // Exposed seconds of a few steps.
+  const auto measured = [&](bool exposed) {
+    bool finishing = false;
+    SlowCommunicator communicator(
+        [&] {
+          if (finishing != exposed) return;
+          backend.synchronize();  // the computation has come to where it waits
+          backend.lane().synchronize();
+          const auto begin = std::chrono::steady_clock::now();
+          work();
+          backend.lane().synchronize();
+          const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+          if (exposed) worked += taken.count();
+        },
+        !exposed);
+    ExchangeOptions options;
+    options.micro_batches = 2;
+    GradientExchange exchange(communicator, backend, DType::kF32, 64, {0}, options);
+    const Tensor values = Tensor::zeros({64}, DType::kF32, backend);
+    for (int step = 0; step < 3; ++step) {
+      exchange.begin_step();
+      exchange.begin_micro_batch(0);
+      finishing = false;
+      exchange.add(0, 64, values.data());
+      exchange.end_micro_batch();
+      finishing = true;
+      exchange.finish();
+    }
+    backend.synchronize();
+    const double seconds = exchange.take_exposed_seconds();
+    EXPECT_EQ(exchange.take_exposed_seconds(), 0.0) << "counted twice";
+    return seconds;
+  };
+  const double exposed = measured(true), hidden = measured(false);
+  EXPECT_GE(exposed, worked - 1e-4);
+  EXPECT_LT(hidden, exposed / 2);
 }
 
 std::string failure_of(ErrorKind kind, const std::function<void()>& work) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/error.h"
+#include "core/op_scope.h"
 #include "device.h"
 
 namespace lockstep {
@@ -123,6 +124,33 @@ TEST(Allocator, SaysWhatIsHeldAndWhichSettingsHelpWhenThereIsNoRoom) {
 #endif
 }
 
+TEST(Allocator, NamesTheOpThatAskedWhenThereIsNoRoom) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizers' allocators end the process instead of refusing";
+#else
+  const auto message = [] {
+    try {
+      Tensor::empty({int64_t{1} << 56}, DType::kF32, cpu_backend());
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const std::string device = "memory: " + cpu_backend().description() + ": ";
+  EXPECT_EQ(message().find(device + "no room for"), 0u) << message();
+  {
+    const OpScope outer("linear");
+    EXPECT_EQ(message().find(device + "linear: no room for"), 0u) << message();
+    {
+      const OpScope inner("softmax", " (backward)");
+      EXPECT_EQ(message().find(device + "softmax (backward): no room for"), 0u) << message();
+    }
+    EXPECT_EQ(message().find(device + "linear: no room for"), 0u) << message();
+  }
+  EXPECT_EQ(message().find(device + "no room for"), 0u) << message();
+#endif
+}
+
 // On a device that is small enough to be filled up.
 TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThatIsNotEnough) {
   Backend& backend = test_backend();
@@ -154,13 +182,14 @@ TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThat
 
   fill_up();
   try {
+    const OpScope op("linear", " (backward)");
     multiply(backend.lane());
     ADD_FAILURE() << "a second workspace had room";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     const std::string message = error.what();
     for (const char* part :
-         {"memory: GPU 0: no room for 32 MiB of workspace of matrix products", "are free", "train.micro_batch_size"})
+         {"memory: GPU 0: linear (backward): no room for 32 MiB of workspace of matrix products", "are free", "train.micro_batch_size"})
       EXPECT_NE(message.find(part), std::string::npos) << message;
   }
   held.clear();

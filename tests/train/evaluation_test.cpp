@@ -83,7 +83,7 @@ TEST_F(Evaluation, IsTheMeanOverTheSamplesAndIgnoresTheFillingOfTheLastChunk) {
   const RecordingScope off(false);
   ForwardContext context = replica_.evaluation();
   const std::vector<double> logits =
-      replica_.model->forward(objective_.inputs(objective_.upload(batch)), context).to_vector<double>();
+      replica_.model->forward(objective_.inputs(batch), context).to_vector<double>();
   double loss = 0.0, right = 0.0;
   for (size_t i = 0; i < 29; ++i) {
     const double* row = logits.data() + 3 * i;

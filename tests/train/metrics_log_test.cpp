@@ -27,7 +27,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   metrics.loss_scale = 1024.0;
   metrics.skipped_steps = 3;
   metrics.samples_per_second = 1000.0;
-  metrics.times = {0.25, 0.5, 0.125, 0.0625};
+  metrics.times = {0.25, 0.5, 0.125, 0.0625, 0.375};
   metrics.peak_bytes = 4096;
   metrics.cached_bytes = 2048;
   metrics.activation_bytes = 1024;
@@ -41,7 +41,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                 R"({"step": 7, "epoch": 0.5, "loss": 0.1, "learning_rate": 0.001, "gradient_norm": 2.0,
                                       "loss_scale": 1024.0, "skipped_steps": 3, "samples_per_second": 1000.0, "data_seconds": 0.25,
                                       "compute_seconds": 0.5,
-                                      "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625,
+                                      "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625, "host_seconds": 0.375,
                                       "peak_bytes": 4096, "cached_bytes": 2048, "activation_bytes": 1024})"));
 }
 

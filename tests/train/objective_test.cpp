@@ -32,11 +32,6 @@ Objective objective(const std::string& loss, const DataShape& data) {
   return Objective(loss, data, DType::kF64, test_backend());
 }
 
-// The shape of inputs does not matter where there are none.
-DeviceBatch uploaded(const MicroBatch& batch, const DataShape& data = kThreeClasses) {
-  return objective("auto", data).upload(batch);
-}
-
 std::string usage_error(const std::function<void()>& part) {
   try {
     part();
@@ -49,7 +44,7 @@ std::string usage_error(const std::function<void()>& part) {
 TEST(Objective, ClassesGiveTheNegativeLogProbabilityOfTheLabel) {
   const std::vector<double> logits = {1.0, 2.0, 0.5, -3.0, 0.0, 800.0};
   const std::vector<double> losses = objective("auto", kThreeClasses)
-                                         .losses(outputs({2, 3}, logits), uploaded(labelled({0, 1}, 2)))
+                                         .losses(outputs({2, 3}, logits), labelled({0, 1}, 2))
                                          .to_vector<double>();
   ASSERT_EQ(losses.size(), 2u);
   EXPECT_NEAR(losses[0], std::log(std::exp(1.0) + std::exp(2.0) + std::exp(0.5)) - 1.0, 1e-14);
@@ -61,7 +56,7 @@ TEST(Objective, OneLogitForTwoClassesGivesTheLogisticLoss) {
   for (const char* loss : {"auto", "logistic"}) {
     for (const Shape& shape : {Shape{3, 1}, Shape{3}}) {
       const std::vector<double> losses = objective(loss, kTwoClasses)
-                                             .losses(outputs(shape, logits), uploaded(labelled({1, 0, 0}, 3)))
+                                             .losses(outputs(shape, logits), labelled({1, 0, 0}, 3))
                                              .to_vector<double>();
       EXPECT_NEAR(losses[0], std::log1p(std::exp(-0.3)), 1e-14);
       EXPECT_NEAR(losses[1], std::log1p(std::exp(-2.0)), 1e-14);
@@ -72,7 +67,7 @@ TEST(Objective, OneLogitForTwoClassesGivesTheLogisticLoss) {
 
 TEST(Objective, TwoLogitsForTwoClassesGiveCrossEntropy) {
   const std::vector<double> losses = objective("auto", kTwoClasses)
-                                         .losses(outputs({1, 2}, {0.5, 1.5}), uploaded(labelled({0}, 1)))
+                                         .losses(outputs({1, 2}, {0.5, 1.5}), labelled({0}, 1))
                                          .to_vector<double>();
   EXPECT_NEAR(losses[0], std::log1p(std::exp(1.0)), 1e-14);
 }
@@ -82,7 +77,7 @@ TEST(Objective, RealTargetsGiveTheMeanSquaredErrorOfEachSample) {
   batch.size = batch.valid = 2;
   batch.targets = {1.0f, 2.0f, -1.0f, 0.5f};
   const std::vector<double> losses =
-      objective("auto", kTwoTargets).losses(outputs({2, 2}, {1.5, 2.0, 1.0, 3.5}), uploaded(batch, kTwoTargets)).to_vector<double>();
+      objective("auto", kTwoTargets).losses(outputs({2, 2}, {1.5, 2.0, 1.0, 3.5}), batch).to_vector<double>();
   EXPECT_NEAR(losses[0], 0.125, 1e-15);
   EXPECT_NEAR(losses[1], 6.5, 1e-15);
 }
@@ -91,13 +86,13 @@ TEST(Objective, PaddingSamplesHaveLossZeroWhateverTheirOutput) {
   const std::vector<double> logits = {1.0, 2.0, 3.0, 5.0, -5.0, 0.0, 1e30, -1e30, 0.0};
   const Objective classes = objective("auto", kThreeClasses);
   const std::vector<double> all =
-      classes.losses(outputs({3, 3}, logits), uploaded(labelled({0, 1, 1}, 3))).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 3)).to_vector<double>();
   const std::vector<double> padded =
-      classes.losses(outputs({3, 3}, logits), uploaded(labelled({0, 1, 1}, 2))).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 2)).to_vector<double>();
   EXPECT_GT(all[2], 0.0);
   EXPECT_EQ(padded, (std::vector<double>{all[0], all[1], 0.0}));
   const std::vector<double> none =
-      classes.losses(outputs({3, 3}, logits), uploaded(labelled({0, 1, 1}, 0))).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 0)).to_vector<double>();
   EXPECT_EQ(none, (std::vector<double>{0.0, 0.0, 0.0}));
 }
 
@@ -116,30 +111,12 @@ TEST(Objective, InputsHaveTheShapeOfTheDataAndTheTypeOfTheModel) {
   MicroBatch batch;
   batch.size = 2;
   batch.inputs_f32 = {1, 2, 3, 4};
-  const Tensor inputs = objective("auto", kTwoClasses).inputs(uploaded(batch));
+  const Tensor inputs = objective("auto", kTwoClasses).inputs(batch);
   EXPECT_EQ(inputs.shape(), (Shape{2, 2}));
   EXPECT_EQ(inputs.dtype(), DType::kF64);
   EXPECT_EQ(inputs.to_vector<double>(), (std::vector<double>{1, 2, 3, 4}));
-  batch.inputs_f32.clear();
   batch.inputs_i32 = {7, 8, 9, 10};
-  EXPECT_EQ(objective("auto", {{2}, DType::kI32, 3}).inputs(uploaded(batch)).dtype(), DType::kI32);
-}
-
-TEST(Objective, AnUploadIntoTensorsThatAreThereLeavesThemWhereTheyAre) {
-  MicroBatch batch = labelled({0, 1}, 1);
-  batch.inputs_f32 = {1, 2, 3, 4};
-  const Objective classes = objective("auto", kTwoClasses);
-  DeviceBatch device = classes.upload(batch);
-  const DeviceBatch first = device;
-  batch.inputs_f32 = {5, 6, 7, 8};
-  batch.labels = {1, 1};
-  classes.upload(batch, device);
-  EXPECT_EQ(device.inputs.data(), first.inputs.data());
-  EXPECT_EQ(device.labels.data(), first.labels.data());
-  EXPECT_EQ(device.weights.data(), first.weights.data());
-  EXPECT_EQ(device.inputs.to_vector<float>(), (std::vector<float>{5, 6, 7, 8}));
-  EXPECT_EQ(device.labels.to_vector<int32_t>(), (std::vector<int32_t>{1, 1}));
-  EXPECT_EQ(device.labels.index_range()->least, 1);
+  EXPECT_EQ(objective("auto", {{2}, DType::kI32, 3}).inputs(batch).dtype(), DType::kI32);
 }
 
 TEST(Objective, ALossThatDoesNotFitTheDataIsRefused) {
@@ -156,7 +133,7 @@ TEST(Objective, ALossThatDoesNotFitTheDataIsRefused) {
 TEST(Objective, AnOutputThatDoesNotFitTheTargetsIsRefused) {
   const auto refusal = [](const std::string& loss, const DataShape& data, const Shape& shape) {
     return usage_error([&] {
-      objective(loss, data).losses(Tensor::zeros(shape, DType::kF64, test_backend()), uploaded(labelled({0, 0}, 2)));
+      objective(loss, data).losses(Tensor::zeros(shape, DType::kF64, test_backend()), labelled({0, 0}, 2));
     });
   };
   EXPECT_EQ(refusal("auto", kThreeClasses, {2, 4}),

@@ -1,0 +1,210 @@
+// Samples on their way to the device: they arrive as they were, in time, at places that do not move, and no
+// step sees those of another.
+#include "train/input_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "core/error.h"
+#include "device.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int64_t kMicroBatches = 3, kSize = 4, kWidth = 5;
+const DataShape kClasses{{kWidth}, DType::kF32, 7};
+const DataShape kTargets{{kWidth}, DType::kF32, 0, 2};
+const DataShape kIndices{{kWidth}, DType::kI32, 7};
+
+// Numbers that tell the step, the micro-batch and the element.
+float number(int64_t step, int64_t micro_batch, int64_t element) {
+  return static_cast<float>(1000 * step + 100 * micro_batch + element);
+}
+
+StepBatch step_batch(int64_t step, const DataShape& data, int64_t valid_in_last = kSize) {
+  StepBatch batch;
+  batch.step = step;
+  for (int64_t m = 0; m < kMicroBatches; ++m) {
+    MicroBatch micro_batch;
+    micro_batch.number = m;
+    micro_batch.size = kSize;
+    micro_batch.valid = m + 1 == kMicroBatches ? valid_in_last : kSize;
+    batch.valid += micro_batch.valid;
+    for (int64_t i = 0; i < kSize * kWidth; ++i) {
+      const float value = number(step, m, i);
+      if (data.input == DType::kI32) {
+        micro_batch.inputs_i32.push_back(static_cast<int32_t>(value));
+      } else {
+        micro_batch.inputs_f32.push_back(value);
+      }
+    }
+    for (int64_t i = 0; i < kSize; ++i) {
+      if (data.classes > 0) {
+        micro_batch.labels.push_back(static_cast<int32_t>((step + m + i) % data.classes));
+      } else {
+        micro_batch.targets.insert(micro_batch.targets.end(), {number(step, m, i), -number(step, m, i)});
+      }
+    }
+    batch.micro_batches.push_back(std::move(micro_batch));
+  }
+  return batch;
+}
+
+std::vector<double> widened(const auto& values) {
+  return {values.begin(), values.end()};
+}
+
+void expect_arrived(const InputQueue& queue, const StepBatch& batch) {
+  EXPECT_EQ(queue.valid(), batch.valid);
+  for (int64_t m = 0; m < kMicroBatches; ++m) {
+    const MicroBatch& sent = batch.micro_batches[static_cast<size_t>(m)];
+    const DeviceBatch& arrived = queue.batch(m);
+    EXPECT_EQ(arrived.number, sent.number);
+    EXPECT_EQ(arrived.valid, sent.valid);
+    EXPECT_EQ(arrived.inputs.to_vector<double>(),
+              sent.inputs_i32.empty() ? widened(sent.inputs_f32) : widened(sent.inputs_i32));
+    EXPECT_EQ(arrived.targets.to_vector<double>(),
+              sent.labels.empty() ? widened(sent.targets) : widened(sent.labels));
+    EXPECT_EQ(arrived.weights.defined(), sent.valid < sent.size);
+    if (!arrived.weights.defined()) continue;
+    std::vector<double> weights(kSize, 0.0);
+    std::fill_n(weights.begin(), sent.valid, 1.0);
+    EXPECT_EQ(arrived.weights.to_vector<double>(), weights);
+  }
+}
+
+TEST(InputQueue, BringsEveryKindOfSampleInTheTypeOfTheModel) {
+  for (const DataShape& data : {kClasses, kTargets, kIndices}) {
+    for (const DType dtype : {DType::kF32, DType::kF64}) {
+      InputQueue queue(test_backend(), data, dtype, kMicroBatches, kSize);
+      queue.stage(step_batch(0, data));
+      for (int64_t step = 0; step < 5; ++step) {
+        queue.next();
+        // Only every second step is padded.
+        queue.stage(step_batch(step + 1, data, step % 2 == 0 ? 1 : kSize));
+        expect_arrived(queue, step_batch(step, data, step % 2 == 1 ? 1 : kSize));
+      }
+      const DeviceBatch& batch = queue.batch(0);
+      EXPECT_EQ(batch.inputs.shape(), (Shape{kSize, kWidth}));
+      EXPECT_EQ(batch.inputs.dtype(), data.input == DType::kI32 ? DType::kI32 : dtype);
+      EXPECT_EQ(batch.targets.shape(), data.classes > 0 ? (Shape{kSize}) : (Shape{kSize, 2}));
+      EXPECT_EQ(batch.targets.dtype(), data.classes > 0 ? DType::kI32 : dtype);
+    }
+  }
+}
+
+// Nothing waits for the device in between: it may be many steps behind, and its queues overtake each other
+// wherever they may.
+TEST(InputQueue, StepsThatAreComputedLateSeeTheirOwnSamples) {
+  Backend& backend = test_backend();
+  InputQueue queue(backend, kClasses, DType::kF32, kMicroBatches, kSize);
+  constexpr int64_t kSteps = 24;
+  std::vector<Tensor> inputs, labels;
+  queue.stage(step_batch(0, kClasses));
+  for (int64_t step = 0; step < kSteps; ++step) {
+    queue.next();
+    queue.stage(step_batch(step + 1, kClasses));
+    for (int64_t m = 0; m < kMicroBatches; ++m) {
+      inputs.push_back(queue.batch(m).inputs.clone());
+      labels.push_back(queue.batch(m).targets.clone());
+    }
+  }
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const StepBatch batch = step_batch(step, kClasses);
+    for (int64_t m = 0; m < kMicroBatches; ++m) {
+      const auto at = static_cast<size_t>(step * kMicroBatches + m);
+      const MicroBatch& sent = batch.micro_batches[static_cast<size_t>(m)];
+      EXPECT_EQ(inputs[at].to_vector<float>(), sent.inputs_f32) << "step " << step;
+      EXPECT_EQ(labels[at].to_vector<int32_t>(), sent.labels) << "step " << step;
+    }
+  }
+}
+
+TEST(InputQueue, TensorsStayWhereTheyAreInTwoPlaces) {
+  InputQueue queue(test_backend(), kClasses, DType::kF32, kMicroBatches, kSize);
+  std::vector<const void*> addresses[InputQueue::kPlaces];
+  queue.stage(step_batch(0, kClasses, 2));
+  for (int64_t step = 0; step < 6; ++step) {
+    queue.next();
+    queue.stage(step_batch(step + 1, kClasses, 2));
+    EXPECT_EQ(queue.place(), step % 2);
+    std::vector<const void*> now;
+    for (int64_t m = 0; m < kMicroBatches; ++m) {
+      const DeviceBatch& batch = queue.batch(m);
+      now.insert(now.end(), {batch.inputs.data(), batch.targets.data()});
+      if (batch.weights.defined()) now.push_back(batch.weights.data());
+    }
+    auto& before = addresses[queue.place()];
+    if (before.empty()) before = now;
+    EXPECT_EQ(now, before);
+  }
+  EXPECT_NE(addresses[0], addresses[1]);
+}
+
+TEST(InputQueue, TheHostRemembersTheRangeOfIntegers) {
+  InputQueue queue(test_backend(), kIndices, DType::kF32, kMicroBatches, kSize);
+  queue.stage(step_batch(0, kIndices));
+  queue.next();
+  queue.stage(step_batch(1, kIndices));
+  const DeviceBatch& batch = queue.batch(1);
+  ASSERT_TRUE(batch.inputs.index_range() && batch.targets.index_range());
+  EXPECT_EQ(batch.inputs.index_range()->least, 0);
+  EXPECT_EQ(batch.inputs.index_range()->largest, 219);  // number(0, 2, 19): of all micro-batches
+  EXPECT_EQ(batch.targets.index_range()->least, 0);
+  EXPECT_EQ(batch.targets.index_range()->largest, 5);
+}
+
+TEST(InputQueue, LossesAreTheBitsOfSamplesThatWereCopiedByThemselves) {
+  for (const DataShape& data : {kClasses, kTargets, DataShape{{kWidth}, DType::kF32, 2}}) {
+    const Objective objective("auto", data, DType::kF32, test_backend());
+    InputQueue queue(test_backend(), data, DType::kF32, kMicroBatches, kSize);
+    const StepBatch batch = step_batch(0, data, 3);
+    queue.stage(batch);
+    queue.next();
+    for (int64_t m = 0; m < kMicroBatches; ++m) {
+      std::vector<float> values;
+      const int64_t outputs = data.classes == 2 ? 1 : data.outputs();
+      for (int64_t i = 0; i < kSize * outputs; ++i)
+        values.push_back(0.37f * static_cast<float>(i % 5) - 0.7f);
+      const Tensor output = Tensor::from({kSize, outputs}, values, test_backend());
+      EXPECT_EQ(objective.losses(output, queue.batch(m)).to_vector<float>(),
+                objective.losses(output, batch.micro_batches[static_cast<size_t>(m)]).to_vector<float>());
+    }
+  }
+}
+
+TEST(InputQueue, RefusesCallsOutOfTurn) {
+  const auto refusal = [](const std::function<void()>& work) -> std::string {
+    try {
+      work();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+      return error.what();
+    }
+    return "no error";
+  };
+  InputQueue queue(test_backend(), kClasses, DType::kF32, kMicroBatches, kSize);
+  EXPECT_EQ(refusal([&] { queue.next(); }), "input queue: no step is staged");
+  EXPECT_EQ(refusal([&] { queue.batch(0); }), "input queue: next() comes first");
+  queue.stage(step_batch(0, kClasses));
+  queue.stage(step_batch(1, kClasses));
+  EXPECT_EQ(refusal([&] { queue.stage(step_batch(2, kClasses)); }),
+            "input queue: step 2 staged while 2 are waiting");
+  queue.next();
+  EXPECT_EQ(refusal([&] { queue.stage(step_batch(2, kClasses)); }),
+            "input queue: step 2 staged while 1 are waiting");
+  queue.next();
+  queue.stage(step_batch(2, kClasses));
+  queue.next();
+  StepBatch less = step_batch(3, kClasses);
+  less.micro_batches.pop_back();
+  EXPECT_EQ(refusal([&] { queue.stage(less); }), "input queue: 2 micro-batches staged, expected 3");
+  EXPECT_EQ(refusal([&] { queue.stage(step_batch(3, kTargets)); }),
+            "input queue: 0 values in a micro-batch that has 4");
+  EXPECT_EQ(refusal([&] { InputQueue(test_backend(), kClasses, DType::kBF16, 1, 1); }),
+            "input queue: fp32 or fp64, not bf16");
+}
+
+}  // namespace
+}  // namespace lockstep
