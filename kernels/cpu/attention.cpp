@@ -102,15 +102,9 @@ int64_t visible_keys(const AttentionArguments& a, int64_t t) {
   return a.causal ? t + a.keys - a.queries + 1 : a.keys;
 }
 
-// block (keys, kQueries) = value where the query does not see the key. Queries `query`, ..., keys `key`, ...
-template <class T>
-void mask(const AttentionArguments& a, int64_t query, int64_t key, int64_t keys, T value, T* block) {
-  if (!a.causal) return;
-  for (int64_t j = 0; j < keys; ++j) {
-    const int64_t first_seeing = key + j - (a.keys - a.queries);
-    const int64_t blind = std::clamp<int64_t>(first_seeing - query, 0, kQueries);
-    std::fill_n(block + j * kQueries, blind, value);
-  }
+// How many of the queries from `query` on do not see the key: they come before the others. At most `width`.
+int64_t blind_queries(const AttentionArguments& a, int64_t query, int64_t key, int64_t width) {
+  return a.causal ? std::clamp<int64_t>(key - (a.keys - a.queries) - query, 0, width) : 0;
 }
 
 // One block of queries of one head: queries [first, first + count).
@@ -139,12 +133,12 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
     const int64_t n = std::min(kKeys, end - key);
     const Rows<const T> keys = widened(n, a.size, Rows<const S>{k.at(key), k.row}, keys_room);
     multiply_into<T>(n, width, a.size, keys, false, {across, kQueries}, {scores, kQueries}, false);
-    mask(a, first, key, n, -std::numeric_limits<T>::infinity(), scores);
 
     std::copy_n(maxima, kQueries, larger);
     for (int64_t j = 0; j < n; ++j) {
-      simd_for<T>(width, [larger, row = scores + j * kQueries](int64_t i) {
-        larger[i] = row[i] > larger[i] ? row[i] : larger[i];
+      const int64_t blind = blind_queries(a, first, key + j, width);
+      simd_for<T>(width - blind, [to = larger + blind, row = scores + j * kQueries + blind](int64_t i) {
+        to[i] = row[i] > to[i] ? row[i] : to[i];
       });
     }
     simd_for<T>(width, [=](int64_t i) {
@@ -152,11 +146,17 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
       totals[i] *= factors[i];
       maxima[i] = larger[i];
     });
+    // What is not seen is left out rather than given -infinity, for which e^x underflows: that takes many
+    // times as long.
     for (int64_t j = 0; j < n; ++j) {
-      simd_for<T>(width, [maxima, totals, row = scores + j * kQueries](int64_t i) {
-        row[i] = math::exp(row[i] - maxima[i]);
-        totals[i] += row[i];
-      });
+      const int64_t blind = blind_queries(a, first, key + j, width);
+      T* const row = scores + j * kQueries;
+      std::fill_n(row, blind, T(0));
+      simd_for<T>(width - blind,
+                  [maximum = maxima + blind, total = totals + blind, p = row + blind](int64_t i) {
+                    p[i] = math::exp(p[i] - maximum[i]);
+                    total[i] += p[i];
+                  });
     }
     for (int64_t i = 0; key > 0 && i < count; ++i) {
       if (factors[i] == T(1)) continue;
@@ -227,13 +227,15 @@ void attend_backward(const AttentionArguments& a, Rows<const S> q, Rows<const S>
       multiply_into<T>(n, width, a.size, block_keys, false, {across, kQueries}, {scores, kQueries}, false);
       multiply_into<T>(n, width, a.size, block_values, false, {dy_across, kQueries}, {products, kQueries},
                        false);
-      mask(a, first, key, n, -std::numeric_limits<T>::infinity(), scores);
-      mask(a, first, key, n, T(0), products);
       for (int64_t j = 0; j < n; ++j) {
-        simd_for<T>(width,
-                    [logs, row_sums, p = scores + j * kQueries, o = products + j * kQueries](int64_t i) {
-                      p[i] = math::exp(p[i] - logs[i]);
-                      o[i] = p[i] * (o[i] - row_sums[i]);
+        const int64_t blind = blind_queries(a, first, key + j, width);
+        std::fill_n(scores + j * kQueries, blind, T(0));
+        std::fill_n(products + j * kQueries, blind, T(0));
+        simd_for<T>(width - blind,
+                    [log = logs + blind, row_sum = row_sums + blind, p = scores + j * kQueries + blind,
+                     o = products + j * kQueries + blind](int64_t i) {
+                      p[i] = math::exp(p[i] - log[i]);
+                      o[i] = p[i] * (o[i] - row_sum[i]);
                     });
       }
       multiply_into<T>(n, a.size, count, {scores, kQueries}, false, dy_rows, {dv_sums.at(key), dv_sums.row},
