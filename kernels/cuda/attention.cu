@@ -32,7 +32,11 @@ struct TilePlan {
   static constexpr int kOwn = kSide * kRows, kOther = kSide * kOthers;  // of a block
   static constexpr int kWidth = kSide * kColumns;
   static constexpr int kChunk =
-      kColumns == 16 ? 8 : 16;                // others' rows that lie in shared memory at a time to be summed
+      kColumns == 16 ? 8 : 16;  // others' rows that lie in shared memory at a time to be summed
+  // Blocks that a multiprocessor has room for, two where 128 registers a thread are enough: one computes
+  // while the other waits for memory or at a barrier.
+  static constexpr int kForwardBlocks = 2;
+  static constexpr int kBackwardBlocks = sizeof(T) == 4 && kColumns != 8 ? 2 : 1;
   static constexpr int kStride = kDepth + 1;  // odd: neighbours' rows are in different banks
   static constexpr int kBuffer = std::max((kOwn + kOther) * kStride, kChunk* kWidth);
 };
@@ -80,10 +84,25 @@ LOCKSTEP_DEVICE Place place_of_block(int64_t tiles) {
   return {block / tiles, block % tiles * Plan::kOwn};
 }
 
-// Query t sees the keys up to t + keys - queries where the attention is causal.
-LOCKSTEP_DEVICE bool sees(const AttentionArguments& a, int64_t query, int64_t key) {
-  return query < a.queries && key < a.keys && (!a.causal || key <= query + (a.keys - a.queries));
-}
+// Which keys of a tile the queries of a tile see, both counted from the first of theirs.
+struct Sight {
+  int queries, keys;  // that there are
+  int diagonal;       // query i sees the keys up to i + diagonal
+
+  LOCKSTEP_DEVICE Sight(const AttentionArguments& a, int64_t first_query, int64_t first_key)
+      : queries(bounded(a.queries - first_query)),
+        keys(bounded(a.keys - first_key)),
+        diagonal(a.causal ? bounded(first_query + (a.keys - a.queries) - first_key) : kFar) {}
+  LOCKSTEP_DEVICE bool operator()(int query, int key) const {
+    return query < queries && key < keys && key <= query + diagonal;
+  }
+
+ private:
+  static constexpr int kFar = 1 << 20;  // beyond any tile
+  LOCKSTEP_DEVICE static int bounded(int64_t x) {
+    return static_cast<int>(x < -kFar ? -kFar : x > kFar ? kFar : x);
+  }
+};
 
 // sums[r][c] += own row r times others' row c.
 template <class Plan, class S, class T>
@@ -93,9 +112,11 @@ LOCKSTEP_DEVICE void add_products(const TileRows<S>& own, const TileRows<S>& oth
   T* const other_part = buffer + Plan::kOwn * Plan::kStride;
   for (int begin = 0; begin < size; begin += kDepth) {
     __syncthreads();  // the buffer has been read
+    LOCKSTEP_UNROLL_BY(2)
     for (int i = static_cast<int>(threadIdx.x); i < Plan::kOwn * kDepth; i += kThreads) {
       own_part[i / kDepth * Plan::kStride + i % kDepth] = own.at(i / kDepth, begin + i % kDepth, size);
     }
+    LOCKSTEP_UNROLL_BY(2)
     for (int i = static_cast<int>(threadIdx.x); i < Plan::kOther * kDepth; i += kThreads) {
       other_part[i / kDepth * Plan::kStride + i % kDepth] = others.at(i / kDepth, begin + i % kDepth, size);
     }
@@ -132,6 +153,7 @@ LOCKSTEP_DEVICE void add_weighted(const T* weights, const TileRows<S>& others, i
   const int count = static_cast<int>(others.count < Plan::kOther ? others.count : Plan::kOther);
   for (int begin = 0; begin < count; begin += Plan::kChunk) {
     __syncthreads();  // the buffer has been read, the weights are written
+    LOCKSTEP_UNROLL_BY(2)
     for (int i = static_cast<int>(threadIdx.x); i < Plan::kChunk * Plan::kWidth; i += kThreads) {
       buffer[i] = others.at(begin + i / Plan::kWidth, i % Plan::kWidth, size);
     }
@@ -171,7 +193,7 @@ LOCKSTEP_DEVICE void store_rows(S* first, int64_t row, int64_t count, int size,
 
 // The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018).
 template <class S, class Plan>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
     attention_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v, S* y,
                      Accumulation<S>* log_sums) {
   using T = Accumulation<S>;
@@ -189,19 +211,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     totals[r] = 0;
   }
   for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
-    const int64_t last = place.first + Plan::kOwn - 1;
-    if (!sees(a, last < a.queries ? last : a.queries - 1, key)) break;
+    const Sight sees(a, place.first, key);
+    const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
+    if (!sees(last, 0)) break;
     T scores[Plan::kRows][Plan::kOthers] = {};
     add_products<Plan>(own, tile_rows(a, k, place.head, a.keys, a.k_row, key), size, buffer, scores);
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
-      // Rows behind the last query are kept finite: they see what the last query does.
-      const int64_t own_row = place.first + own_thread() + kSide * r;
-      const int64_t query = own_row < a.queries ? own_row : a.queries - 1;
+      // Rows behind the last query are kept finite: they see what it does.
+      const int own_row = own_thread() + kSide * r, query = own_row < last ? own_row : last;
       T larger = maxima[r];
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
-        scores[r][c] = sees(a, query, key + other_thread() + kSide * c) ? scores[r][c] * scale : kLowest;
+        scores[r][c] = sees(query, other_thread() + kSide * c) ? scores[r][c] * scale : kLowest;
         larger = Larger::combine(larger, scores[r][c]);
       }
       larger = warp_reduce<Larger, kSide>(larger);
@@ -253,7 +275,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // With p the softmax, s = scale q k' and o = dy v': ds = p (o - row sums), dq = scale ds k.
 template <class S, class Plan>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     attention_queries_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
                              const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
                              S* dq) {
@@ -265,42 +287,43 @@ __global__ void __launch_bounds__(kThreads, 1)
   const T scale = static_cast<T>(a.scale);
   const TileRows<S> own = tile_rows(a, q, place.head, a.queries, a.q_row, place.first);
   const TileRows<S> own_dy = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, place.first);
-  T logs[Plan::kRows], products_sums[Plan::kRows], factors[Plan::kRows],
-      sums[Plan::kRows][Plan::kColumns] = {};
+  T logs[Plan::kRows], products_sums[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) {
     const int64_t query = place.first + own_thread() + kSide * r, at = place.head * a.queries + query;
     logs[r] = query < a.queries ? log_sums[at] : T(0);
     products_sums[r] = query < a.queries ? row_sums[at] : T(0);
-    factors[r] = scale;
   }
   for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
-    const int64_t last = place.first + Plan::kOwn - 1;
-    if (!sees(a, last < a.queries ? last : a.queries - 1, key)) break;
+    const Sight sees(a, place.first, key);
+    const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
+    if (!sees(last, 0)) break;
     const TileRows<S> keys = tile_rows(a, k, place.head, a.keys, a.k_row, key);
     T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
     add_products<Plan>(own, keys, size, buffer, scores);
     add_products<Plan>(own_dy, tile_rows(a, v, place.head, a.keys, a.v_row, key), size, buffer, products);
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
-      const int64_t query = place.first + own_thread() + kSide * r;
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
         weight_at<Plan>(weights, r, c) =
-            sees(a, query, key + other_thread() + kSide * c)
+            sees(own_thread() + kSide * r, other_thread() + kSide * c)
                 ? math::exp(scores[r][c] * scale - logs[r]) * (products[r][c] - products_sums[r])
                 : T(0);
       }
     }
     add_weighted<Plan>(weights, keys, size, buffer, sums);
   }
+  T factors[Plan::kRows];
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) factors[r] = scale;
   store_rows<Plan>(dq + head_begin(a, place.head, a.queries, a.q_row) + place.first * a.q_row, a.q_row,
                    own.count, size, factors, sums);
 }
 
 // dv = p' dy and dk = scale ds' q.
 template <class S, class Plan>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     attention_keys_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
                           const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
                           S* dk, S* dv) {
@@ -317,6 +340,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   int64_t first_query = a.causal ? place.first - (a.keys - a.queries) : 0;
   first_query = first_query > 0 ? first_query / Plan::kOther * Plan::kOther : 0;
   for (int64_t query = first_query; query < a.queries; query += Plan::kOther) {
+    const Sight sees(a, query, place.first);
     const TileRows<S> queries = tile_rows(a, q, place.head, a.queries, a.q_row, query);
     const TileRows<S> gradients = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, query);
     T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
@@ -329,7 +353,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       const T products_sum = seeing < a.queries ? row_sums[at] : T(0);
       LOCKSTEP_UNROLL
       for (int r = 0; r < Plan::kRows; ++r) {
-        const bool visible = sees(a, seeing, place.first + own_thread() + kSide * r);
+        const bool visible = sees(other_thread() + kSide * c, own_thread() + kSide * r);
         const T p = visible ? math::exp(scores[r][c] * scale - log_sum) : T(0);
         weight_at<Plan>(weights, r, c) = p;
         scores[r][c] = visible ? p * (products[r][c] - products_sum) : T(0);
