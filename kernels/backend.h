@@ -105,6 +105,19 @@ struct RecurrentArguments {
   int64_t gates() const { return gates_of(cell) * units; }
 };
 
+// Scaled dot-product attention of `heads` heads of `size` numbers each (Vaswani et al. 2017): every query weighs the values by
+// the softmax of its products with the keys. Arrays are q (batch, queries, heads * size), k and v (batch, keys, heads * size);
+// consecutive positions lie *_row elements apart, batches queries (of k and v: keys) such rows. A row is heads * size, or
+// 3 * heads * size where q, k and v lie side by side in one array; the gradients lie as what they are the gradients of. Nothing
+// else of a longer row is read or written. With causal, query t sees keys 0 to t + keys - queries, and queries <= keys.
+struct AttentionArguments {
+  DType dtype = DType::kF32;
+  bool causal = false;
+  int64_t batch = 0, heads = 0, queries = 0, keys = 0, size = 0;
+  int64_t q_row = 0, k_row = 0, v_row = 0;  // of dq, dk and dv as well
+  double scale = 1.0;                       // of the products q k', as a rule 1 / sqrt(size)
+};
+
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
 enum class UpdateFormula : uint8_t {
   kSgd, kMomentumAveraged, kMomentumClassical, kNesterovAveraged, kNesterovClassical, kAdam, kAdamW,
@@ -342,6 +355,16 @@ class Backend {
   virtual void recurrent_backward(const RecurrentArguments& arguments, const void* weight, const void* activations,
                                   const void* memory, const void* states, const void* dstates, void* dinputs,
                                   void* dproducts) = 0;
+
+  // ---- attention -------------------------------------------------------------------------------------------------
+  // y (batch, queries, heads * size) = softmax(scale q k') v, head by head. For the backward pass: log_sums (batch, heads,
+  // queries), accumulation type, the logarithm of each query's sum of e^(scale q k'). Nothing of (queries, keys) is stored
+  // (Dao et al. 2022, "FlashAttention"; Dao 2023). There is at least one key. GPUs: error (kUsage) for size > 256.
+  virtual void attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v, void* y,
+                         void* log_sums) = 0;
+  // dq, dk and dv from dy; the softmax is computed again from log_sums.
+  virtual void attention_backward(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
+                                  const void* y, const void* log_sums, const void* dy, void* dq, void* dk, void* dv) = 0;
 
   // ---- random ----------------------------------------------------------------------------------------------------
   // mask[i] = 0 with the given probability, else 1/(1-probability); uniform draw < probability drops.

@@ -192,7 +192,8 @@ int64_t blocks_of(int64_t extent, int64_t longest) {
 
 template <class In, class Out>
 void multiply(const Product<In, Out>& product) {
-  const auto& [m, n, k, a, lda, transpose_a, b, ldb, transpose_b, c, ldc, bias, activation] = product;
+  const auto& [m, n, k, a, lda, transpose_a, b, ldb, transpose_b, c, ldc, accumulate, bias, activation] =
+      product;
   if (m == 0 || n == 0) return;
   using T = Factor<In>;
   constexpr int64_t lanes = kLanes<T>;
@@ -315,7 +316,7 @@ void multiply(const Product<In, Out>& product) {
                 depth, left, copy_a ? a_stride : lda / group,
                 read_copy ? copy : reinterpret_cast<const T*>(in_place), read_copy ? vectors * lanes : ldb,
                 aside,
-                {to, to_stride, columns, !first, last && bias ? bias + column + j : nullptr,
+                {to, to_stride, columns, !first || accumulate, last && bias ? bias + column + j : nullptr,
                  last ? activation : Activation::kNone});
             if constexpr (rounds) {
               for (int64_t i = 0; last && i < rows; ++i) {

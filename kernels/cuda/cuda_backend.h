@@ -138,6 +138,13 @@ class CudaBackend final : public Backend {
                           const void* memory, const void* states, const void* dstates, void* dinputs,
                           void* dproducts) override;
 
+  // attention.cu
+  void attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v, void* y,
+                 void* log_sums) override;
+  void attention_backward(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
+                          const void* y, const void* log_sums, const void* dy, void* dq, void* dk,
+                          void* dv) override;
+
   // random.cu
   void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,
                     void* mask) override;

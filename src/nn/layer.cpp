@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "nn/activation.h"
+#include "nn/attention.h"
 #include "nn/batch_norm.h"
 #include "nn/convolution.h"
 #include "nn/dropout.h"
@@ -11,9 +12,11 @@
 #include "nn/layer_norm.h"
 #include "nn/linear.h"
 #include "nn/pooling.h"
+#include "nn/positions.h"
 #include "nn/recurrent.h"
 #include "nn/reshape.h"
 #include "nn/residual_block.h"
+#include "nn/transformer_block.h"
 #include "tensor/parameter_store.h"
 
 namespace lockstep {
@@ -43,6 +46,10 @@ const std::vector<LayerType>& layer_types() {
       {"reshape", make_reshape, {{1}}},
       {"recurrent", make_recurrent, {{8, 8}}},
       {"residual_block", make_residual_block, {{8, 8, 1}}},
+      {"attention", make_attention, {{8, 8}}},
+      {"positions", make_positions, {{8, 8}}},
+      {"mean_positions", make_mean_positions, {{8, 8}}},
+      {"transformer_block", make_transformer_block, {{8, 8}}},
   };
   return types;
 }
@@ -86,6 +93,14 @@ void describe_layers(Section& keys) {
 void require_image(const Section& keys, const char* layer, const Shape& input) {
   if (input.rank() != 3) {
     keys.reject("type", fmt::format("{} takes images (H,W,C), got {}", layer, input.to_string()));
+  }
+}
+
+void require_sequence(const Section& keys, const char* layer, const Shape& input) {
+  if (input.rank() != 2) {
+    keys.reject("type",
+                fmt::format("{} takes (T,features), got {}: put an embedding or a reshape layer before it",
+                            layer, input.to_string()));
   }
 }
 

@@ -45,4 +45,7 @@ inline constexpr Range kSize{1.0, 1048576.0, false};
 // Requires an image, (H,W,C): rejects `type` otherwise.
 void require_image(const Section& keys, const char* layer, const Shape& input);
 
+// Requires a sequence, (T,features), alike.
+void require_sequence(const Section& keys, const char* layer, const Shape& input);
+
 }  // namespace lockstep

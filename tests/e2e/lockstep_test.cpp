@@ -22,6 +22,12 @@ const std::vector<Case> kCases = {
      "\"dropout\", probability = 0.25}, {type = \"recurrent\", cell = \"gru\", units = 16, direction = "
      "\"both\"}, "
      "{type = \"linear\", units = 10}]\n"},
+    {"CausalTransformerWithDropout", digits(), 10,
+     "type = \"sequential\"\nlayers = [{type = \"reshape\", shape = [8, 8]}, {type = \"linear\", units = "
+     "12}, "
+     "{type = \"positions\"}, {type = \"transformer_block\", heads = 3, causal = true, dropout = 0.2}, "
+     "{type = \"transformer_block\", heads = 2}, {type = \"layer_norm\"}, {type = \"mean_positions\"}, "
+     "{type = \"linear\", units = 10}]\n"},
 };
 
 void PrintTo(const Case& c, std::ostream* out) {

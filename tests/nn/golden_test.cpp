@@ -47,7 +47,8 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
     const nlohmann::json expected = of_name(golden.at("parameters"), entry.name);
     ASSERT_FALSE(expected.is_null()) << entry.name;
     Tensor values = model.store.parameter(static_cast<int>(i));
-    values.assign(Tensor::from(entry.shape, expected.at("values").get<std::vector<double>>(), test_backend()));
+    values.assign(
+        Tensor::from(entry.shape, expected.at("values").get<std::vector<double>>(), test_backend()));
   }
 
   Shape input{static_cast<int64_t>(labels.size())};
@@ -82,7 +83,8 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
-                         testing::Values("mlp", "cnn", "sequential", "rnn_tanh", "rnn_relu", "lstm", "gru"),
+                         testing::Values("mlp", "cnn", "sequential", "rnn_tanh", "rnn_relu", "lstm", "gru",
+                                         "transformer"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

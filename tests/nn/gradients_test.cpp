@@ -129,6 +129,16 @@ INSTANTIATE_TEST_SUITE_P(
              "'recurrent', cell = 'rnn_tanh', units = 3, direction = 'backward', return = 'sequence'}, "
              "{type = 'flatten'}, {type = 'linear', units = 1}]",
              {{8}, DType::kF32, 2}},
+        Case{"CausalTransformerOverEmbedding",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'embedding', rows = 5, width = 4}, {type = "
+             "'positions'}, "
+             "{type = 'transformer_block', heads = 2, causal = true, expansion = 2, dropout = 0.3}, "
+             "{type = 'layer_norm'}, {type = 'mean_positions'}, {type = 'linear', units = 3}]",
+             {{4}, DType::kI32, 3}},
+        Case{"AttentionOverRows",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'attention', heads = 3}, {type = 'flatten'}, "
+             "{type = 'linear', units = 3}]",
+             {{4, 3}, DType::kF32, 3}},
         Case{"CnnReluWithoutNorm",
              "[model]\ntype = 'cnn'\nchannels = [2, 3]\nstrides = [2, 1]\nbatch_norm = false",
              {{4, 4, 1}, DType::kF32, 3}},

@@ -165,6 +165,53 @@ layers = [
     return toml, (steps, features), shapes | linear_shapes("layers.2", 2 * units, 3), forward
 
 
+def transformer():
+    """torch.nn's own pre-norm encoder layers, one of them causal, between positions and the mean over them."""
+    steps, features, heads, expansion = 5, 4, 2, 3
+
+    def block_shapes(scope):
+        shapes = norm_shapes(scope + ".attention_norm", features) | norm_shapes(scope + ".feedforward_norm", features)
+        shapes |= linear_shapes(scope + ".attention.qkv", features, 3 * features)
+        shapes |= linear_shapes(scope + ".attention.output", features, features)
+        shapes |= linear_shapes(scope + ".expand", features, expansion * features)
+        return shapes | linear_shapes(scope + ".contract", expansion * features, features)
+
+    def block(model, scope, x, causal):
+        layer = torch.nn.TransformerEncoderLayer(
+            features, heads, expansion * features, 0.0, F.gelu, batch_first=True, norm_first=True, dtype=torch.float64
+        )
+        ours = {"self_attn.in_proj_": ".attention.qkv.", "self_attn.out_proj.": ".attention.output."}
+        ours |= {"linear1.": ".expand.", "linear2.": ".contract."}
+        norms = {"norm1.": ".attention_norm.", "norm2.": ".feedforward_norm."}
+        tensors = {}
+        for theirs, name in ours.items():
+            tensors[theirs + "weight"] = model.parameters[scope + name + "weight"].T
+            tensors[theirs + "bias"] = model.parameters[scope + name + "bias"]
+        for theirs, name in norms.items():
+            tensors[theirs + "weight"] = model.parameters[scope + name + "gamma"]
+            tensors[theirs + "bias"] = model.parameters[scope + name + "beta"]
+        mask = torch.full((steps, steps), -torch.inf, dtype=torch.float64).triu(1) if causal else None
+        return torch.func.functional_call(layer, tensors, (x,), {"src_mask": mask})
+
+    def forward(model, x, training):
+        x = x + model.parameters["layers.0.weight"]
+        x = block(model, "layers.2", block(model, "layers.1", x, True), False)
+        return model.linear("layers.4", x.mean(1))
+
+    toml = """[model]
+type = 'sequential'
+layers = [
+  {type = 'positions'},
+  {type = 'transformer_block', heads = 2, expansion = 3, causal = true},
+  {type = 'transformer_block', heads = 2, expansion = 3},
+  {type = 'mean_positions'},
+  {type = 'linear', units = 3},
+]
+"""
+    shapes = {"layers.0.weight": (steps, features)} | block_shapes("layers.1") | block_shapes("layers.2")
+    return toml, (steps, features), shapes | linear_shapes("layers.4", features, 3), forward
+
+
 def write(name, case, seed):
     toml, sample, shapes, forward = case
     model = Model(shapes, seed)
@@ -195,3 +242,4 @@ if __name__ == "__main__":
     write("sequential", sequential(), 3)
     for kind, seed in {"rnn_tanh": 4, "rnn_relu": 63, "lstm": 6, "gru": 7}.items():
         write(kind, recurrent(kind), seed)
+    write("transformer", transformer(), 8)

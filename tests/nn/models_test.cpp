@@ -211,6 +211,31 @@ TEST(Sequential, ReadsTheRowsOfAnImageAsStepsOfARecurrentLayer) {
   EXPECT_EQ(output_shape(model, {3, 8, 8, 1}), (Shape{3, 10}));
 }
 
+TEST(Sequential, StacksTransformerBlocksOnTokensAndPositions) {
+  BuiltModel model(
+      "[model]\ntype = 'sequential'\nlayers = [{type = 'embedding', rows = 11, width = 4}, {type = "
+      "'positions'}, "
+      "{type = 'transformer_block', heads = 2, causal = true, expansion = 3, dropout = 0.1}, "
+      "{type = 'attention', heads = 4}, {type = 'mean_positions'}, {type = 'linear', units = 2}]",
+      {{5}, DType::kI32, 2});
+  EXPECT_THAT(
+      model.parameter_names(),
+      ElementsAre("layers.0.weight (11,4)", "layers.1.weight (5,4)", "layers.2.attention_norm.gamma (4)",
+                  "layers.2.attention_norm.beta (4)", "layers.2.attention.qkv.weight (4,12)",
+                  "layers.2.attention.qkv.bias (12)", "layers.2.attention.output.weight (4,4)",
+                  "layers.2.attention.output.bias (4)", "layers.2.feedforward_norm.gamma (4)",
+                  "layers.2.feedforward_norm.beta (4)", "layers.2.expand.weight (4,12)",
+                  "layers.2.expand.bias (12)", "layers.2.contract.weight (12,4)",
+                  "layers.2.contract.bias (4)", "layers.3.qkv.weight (4,12)", "layers.3.qkv.bias (12)",
+                  "layers.3.output.weight (4,4)", "layers.3.output.bias (4)", "layers.5.weight (4,2)",
+                  "layers.5.bias (2)"));
+  model.allocate();
+  ForwardContext context = forward_context(model.store, false);
+  const Tensor indices =
+      Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 10, 9, 8, 7, 6}, test_backend());
+  EXPECT_EQ(model.module->forward(indices, context).shape(), (Shape{2, 2}));
+}
+
 TEST(Sequential, MayGiveOneLogitForTwoClasses) {
   const std::string one = "[model]\ntype = 'sequential'\nlayers = [{type = 'linear', units = 1}]";
   EXPECT_EQ(build_error(one, {{4}, DType::kF32, 2}), "no error");
@@ -278,6 +303,22 @@ INSTANTIATE_TEST_SUITE_P(
                   "model.layers[0].type: the last layer gives (8,10), the data need (10)"},
         BadLayers{"{type = 'recurrent', units = 10, recurrent_scale = -1}", kDigits,
                   "model.layers[0].recurrent_scale: must be >= 0, got -1"},
+        BadLayers{"{type = 'attention'}", kDigits,
+                  "model.layers[0].type: attention takes (T,features), got (8,8,1): put an embedding or a "
+                  "reshape layer "
+                  "before it"},
+        BadLayers{"{type = 'positions'}", kFlatDigits,
+                  "model.layers[0].type: positions takes (T,features), got (64): put an embedding or a "
+                  "reshape layer "
+                  "before it"},
+        BadLayers{"{type = 'mean_positions'}", kFlatDigits,
+                  "model.layers[0].type: mean_positions takes (T,features), got (64): put an embedding or a "
+                  "reshape layer "
+                  "before it"},
+        BadLayers{"{type = 'reshape', shape = [8, 8]}, {type = 'transformer_block', heads = 3}", kFlatDigits,
+                  "model.layers[1].heads: must divide the 8 features, got 3"},
+        BadLayers{"{type = 'reshape', shape = [8, 8]}, {type = 'transformer_block', dropout = 1.0}",
+                  kFlatDigits, "model.layers[1].dropout: must be < 1, got 1"},
         BadLayers{"{type = 'reshape', shape = [8, 9]}", kFlatDigits,
                   "model.layers[0].shape: (8,9) has 72 elements, the input (64) has 64"},
         BadLayers{"{type = 'reshape', shape = []}", DataShape{{1}, DType::kF32, 2},

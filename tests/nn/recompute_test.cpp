@@ -78,7 +78,14 @@ INSTANTIATE_TEST_SUITE_P(
              "[model]\ntype = 'sequential'\nlayers = [{type = 'convolution', channels = 3, padding = 1},"
              "{type = 'batch_norm'}, {type = 'activation', function = 'tanh'}, {type = 'max_pool'},"
              "{type = 'dropout', probability = 0.3}, {type = 'residual_block', channels = 4},"
-             "{type = 'flatten'}, {type = 'layer_norm'}, {type = 'linear', units = 10}]"}),
+             "{type = 'flatten'}, {type = 'layer_norm'}, {type = 'linear', units = 10}]"},
+        Case{"TransformerWithDropout",
+             "[model]\ntype = 'sequential'\nlayers = [{type = 'reshape', shape = [8, 8]}, {type = "
+             "'positions'},"
+             "{type = 'transformer_block', heads = 2, dropout = 0.3},"
+             "{type = 'transformer_block', heads = 4, causal = true}, {type = 'transformer_block', expansion "
+             "= 2},"
+             "{type = 'mean_positions'}, {type = 'linear', units = 10}]"}),
     [](const auto& variant) { return std::string(variant.param.name); });
 
 // A deep MLP whose activations outweigh everything else a sweep allocates.

@@ -11,6 +11,7 @@
 #include "autodiff/recompute.h"
 #include "core/error.h"
 #include "device.h"
+#include "ops/attention.h"
 #include "ops/cast.h"
 #include "ops/convolution.h"
 #include "ops/derivative_check.h"
@@ -45,6 +46,15 @@ std::vector<Row> rows() {
       {kProduct, "convolution",
        [](const Tensor& x) {
          return convolution(reshape(x, {1, 4, 4, 1}), reshape(x, {4, 2, 2, 1}), {}, {});
+       }},
+      {kProduct, "attention",
+       [](const Tensor& x) {
+         const Tensor sequence = reshape(x, {1, 4, 4});
+         return attention(sequence, sequence, sequence, 2);
+       }},
+      {kProduct, "self_attention",
+       [](const Tensor& x) {
+         return self_attention(reshape(slice(x, 0, 0, 3), {1, 2, 6}), 2);
        }},
       {kExponential, "exp", exp},
       {kExponential, "log", log},

@@ -1,10 +1,12 @@
-// Softmax and logistic functions and losses where exp overflows: finite, and right, in every precision.
+// Softmax, attention, logistic functions and losses where exp overflows: finite, and right, in every
+// precision.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "autodiff/derivatives.h"
 #include "device.h"
+#include "ops/attention.h"
 #include "ops/derivative_check.h"
 #include "ops/elementwise.h"
 #include "ops/loss.h"
@@ -95,6 +97,33 @@ TEST_P(Extremes, CrossEntropy) {
     gradient[static_cast<size_t>(label)] -= 1;
     expect(vjp(loss, x, value.full_like(1.0)).second[0], gradient);
   }
+}
+
+// Scores of 2e4 and more either way: each query takes the value of the one key that fits.
+TEST_P(Extremes, Attention) {
+  const auto sequence = [](const std::vector<double>& numbers, int64_t width) {
+    return Tensor::from({1, static_cast<int64_t>(numbers.size()) / width, width}, numbers, test_backend())
+        .converted(GetParam());
+  };
+  for (const bool causal : {false, true}) {
+    const std::vector<Tensor> x = {sequence({200, -200}, 1), sequence({200, -200}, 1), sequence({3, 5}, 1)};
+    const Function function = [&](std::span<const Tensor> in) {
+      return attention(in[0], in[1], in[2], 1, causal);
+    };
+    const auto [y, gradient] = vjp(function, x, sequence({2, 7}, 1));
+    expect(y, {3, 5});
+    expect(gradient[0], {0, 0});
+    expect(gradient[1], {0, 0});
+    expect(gradient[2], {2, 7});
+  }
+  // One key is seen whatever its score.
+  const std::vector<Tensor> one = {sequence({kFar, -kFar}, 2), sequence({kFar, kFar}, 2),
+                                   sequence({3, 5}, 2)};
+  const Function alone = [](std::span<const Tensor> in) { return attention(in[0], in[1], in[2], 1, true); };
+  const auto [y, gradient] = vjp(alone, one, sequence({2, 7}, 2));
+  expect(y, {3, 5});
+  expect(gradient[0], {0, 0});
+  expect(gradient[2], {2, 7});
 }
 
 TEST_P(Extremes, LogisticLoss) {

@@ -7,6 +7,7 @@
 #include "autodiff/autocast.h"
 #include "autodiff/random_scope.h"
 #include "device.h"
+#include "ops/attention.h"
 #include "ops/convolution.h"
 #include "ops/derivative_check.h"
 #include "ops/dropout.h"
@@ -135,6 +136,17 @@ std::vector<OpCase> op_table() {
   }
   table.push_back({"recurrent_gru_bias", [](Inputs x) { return recurrent(RecurrentCell::kGru, x[0], x[1], x[2]); },
                    {real({3, 2, 6}, 64), real({2, 6}, 65), real({2}, 66)}});
+
+  for (bool causal : {false, true}) {
+    const std::string suffix = causal ? "_causal" : "";
+    table.push_back({"attention" + suffix, [=](Inputs x) { return attention(x[0], x[1], x[2], 2, causal); },
+                     {real({2, 3, 4}, 131), real({2, 3, 4}, 132), real({2, 3, 4}, 133)}});
+    table.push_back({"attention_more_keys" + suffix, [=](Inputs x) { return attention(x[0], x[1], x[2], 1, causal); },
+                     {real({2, 2, 3}, 134), real({2, 5, 3}, 135), real({2, 5, 3}, 136)}});
+    table.push_back({"self_attention" + suffix, [=](Inputs x) { return self_attention(x[0], 2, causal); },
+                     {real({2, 4, 12}, 137)}});
+  }
+  table.push_back({"attention_same", [](Inputs x) { return attention(x[0], x[0], x[0], 1); }, {real({1, 3, 2}, 138)}});
 
   table.push_back({"convolution", [](Inputs x) { return convolution(x[0], x[1], x[2], {1, 1, 1, 1}); },
                    {real({2, 4, 5, 3}, 81), real({4, 3, 3, 3}, 82), real({4}, 83)}});

@@ -1,4 +1,5 @@
-// Memory-bound kernels against the device's own copy bandwidth, and matrix products, on the CPU or a GPU.
+// Memory-bound kernels against the device's own copy bandwidth, matrix products and attention, on the CPU or
+// a GPU.
 //
 // Usage: device_benchmark [cpu|cuda] [MiB]   (default cpu 64). MiB: size of each array. A row: bytes read and
 // written over time, as a share of what a copy of one array reaches in the same run; products: operations
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -149,6 +151,43 @@ void products(Backend& backend, bool large) {
   }
 }
 
+// Causal self-attention of q, k and v side by side. Operations forward: two products of 2 B H T T D each, B
+// samples, H heads, T positions, D numbers a head, of which causality leaves half; backward five such
+// products, 2.5 times as many.
+void attention(Backend& backend, bool large) {
+  fmt::print(
+      "\n| causal attention (B,H,T,D) | type | forward TFLOP/s | backward TFLOP/s |\n|---|---|---|---|\n");
+  const int64_t shapes[][4] = {{4, 12, 256, 64}, {16, 12, 1024, 64}, {4, 16, 2048, 128}};
+  for (const auto& [batch, heads, positions, size] : shapes) {
+    if (!large && positions > 256) continue;
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      AttentionArguments a;
+      a.dtype = dtype;
+      a.causal = true;
+      a.batch = batch, a.heads = heads, a.queries = a.keys = positions, a.size = size;
+      a.scale = 1.0 / std::sqrt(static_cast<double>(size));
+      const int64_t width = heads * size, rows = batch * positions;
+      a.q_row = a.k_row = a.v_row = 3 * width;
+      const Array qkv(backend, dtype, 3 * rows * width), dqkv(backend, dtype, 3 * rows * width);
+      const Array y(backend, dtype, rows * width), dy(backend, dtype, rows * width);
+      const Array log_sums(backend, accumulation_type(dtype), batch * heads * positions);
+      const auto part = [&](void* array, int64_t index) -> void* {
+        return static_cast<char*>(array) + index * width * static_cast<int64_t>(size_of(dtype));
+      };
+      const double forward = seconds_of(
+          backend, [&] { backend.attention(a, part(qkv, 0), part(qkv, 1), part(qkv, 2), y, log_sums); });
+      const double backward = seconds_of(backend, [&] {
+        backend.attention_backward(a, part(qkv, 0), part(qkv, 1), part(qkv, 2), y, log_sums, dy,
+                                   part(dqkv, 0), part(dqkv, 1), part(dqkv, 2));
+      });
+      const double operations = 0.5 * 4.0 * static_cast<double>(batch * heads * positions * positions * size);
+      fmt::print("| ({},{},{},{}) | {} | {:.3f} | {:.3f} |\n", batch, heads, positions, size, name_of(dtype),
+                 1e-12 * operations / forward, 2.5e-12 * operations / backward);
+      std::fflush(stdout);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -162,6 +201,7 @@ int main(int argc, char** argv) {
     fmt::print("{}, arrays of {} MiB\n\n", backend.description(), mebibytes);
     memory_bound(backend, mebibytes << 20);
     products(backend, device == "cuda");
+    attention(backend, device == "cuda");
   } catch (const Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     return 2;

@@ -220,6 +220,28 @@ TEST(KernelRaces, NoneInRecurrentCells) {
   }
 }
 
+TEST(KernelRaces, NoneInAttention) {
+  // Tiles of queries and of keys, several of each, the last ones in part.
+  on_gpu(
+      [](Backend& backend, Arrays& arrays) {
+        AttentionArguments attention;
+        attention.causal = true;
+        attention.batch = 1, attention.heads = 2, attention.queries = 70, attention.keys = 130,
+        attention.size = 20;
+        attention.q_row = attention.k_row = attention.v_row = 40;
+        const float* const q = arrays.input(values(70 * 40));
+        const float* const k = arrays.input(values(130 * 40));
+        const float* const v = arrays.input(values(130 * 40));
+        float* const y = arrays.output<float>(70 * 40);
+        float* const log_sums = arrays.output<float>(2 * 70);
+        backend.attention(attention, q, k, v, y, log_sums);
+        backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
+                                   arrays.output<float>(70 * 40), arrays.output<float>(130 * 40),
+                                   arrays.output<float>(130 * 40));
+      },
+      {0});
+}
+
 // Every thread writes what its neighbour reads: were the kernels not watched, nothing would be found here.
 TEST(PlantedRace, OfArraysThatOverlap) {
   Backend& backend = cuda_backend(0);

@@ -1,0 +1,438 @@
+// Scaled dot-product attention of heads, tile by tile (Dao et al. 2022, "FlashAttention"; Dao 2023,
+// "FlashAttention-2"), for heads of any size up to kLargestSize.
+//
+// A block of threads keeps a tile of rows of one head, its own rows, and walks over tiles of the others:
+// queries over the keys for y and dq, keys over the queries for dk and dv. Scores of a tile are computed in
+// registers and, as weights of the others' rows, handed on in shared memory. Every sum has the order that the
+// extents give it, whatever the grid.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/dispatch.h"
+#include "kernels/math/elementary.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr int kSide = 16;  // of the square of threads
+constexpr int kThreads =
+    kSide * kSide;          // thread (y, x): own rows y + kSide r, others' rows and columns x + kSide c
+constexpr int kDepth = 16;  // numbers of a row that lie in shared memory at a time for scores
+constexpr int64_t kLargestSize = 256;
+
+// The tiles of heads of up to kSide * kColumns numbers.
+template <class T, int kColumns_>
+struct TilePlan {
+  static constexpr int kColumns = kColumns_;  // of each own row that a thread sums
+  static constexpr bool kWide = sizeof(T) * kColumns > 32;
+  static constexpr int kRows = kWide ? 2 : 4;                           // own rows of a thread
+  static constexpr int kOthers = kWide || sizeof(T) == 8 ? 2 : 4;       // and others', of its scores
+  static constexpr int kOwn = kSide * kRows, kOther = kSide * kOthers;  // of a block
+  static constexpr int kWidth = kSide * kColumns;
+  static constexpr int kChunk =
+      kColumns == 16 ? 8 : 16;  // others' rows that lie in shared memory at a time to be summed
+  // Blocks that a multiprocessor has room for, two where 128 registers a thread are enough: one computes
+  // while the other waits for memory or at a barrier.
+  static constexpr int kForwardBlocks = 2;
+  static constexpr int kBackwardBlocks = sizeof(T) == 4 && kColumns != 8 ? 2 : 1;
+  static constexpr int kStride = kDepth + 1;  // odd: neighbours' rows are in different banks
+  static constexpr int kBuffer = std::max((kOwn + kOther) * kStride, kChunk* kWidth);
+};
+
+LOCKSTEP_DEVICE int own_thread() {
+  return static_cast<int>(threadIdx.x) / kSide;
+}
+LOCKSTEP_DEVICE int other_thread() {
+  return static_cast<int>(threadIdx.x) % kSide;
+}
+
+// `count` rows of one head, `row` elements apart; those behind them count as zeros.
+template <class S>
+struct TileRows {
+  const S* first;
+  int64_t row;
+  int64_t count;
+
+  LOCKSTEP_DEVICE Accumulation<S> at(int i, int column, int size) const {
+    return i < count && column < size ? widen(first[i * row + column]) : Accumulation<S>(0);
+  }
+};
+
+// Where the rows of head `index` (counted through the batch) of an array begin, whose batches are `positions`
+// rows long.
+LOCKSTEP_DEVICE int64_t head_begin(const AttentionArguments& a, int64_t index, int64_t positions,
+                                   int64_t row) {
+  return index / a.heads * positions * row + index % a.heads * a.size;
+}
+
+// Rows of one head's array from `position` on.
+template <class S>
+LOCKSTEP_DEVICE TileRows<S> tile_rows(const AttentionArguments& a, const S* array, int64_t index,
+                                      int64_t positions, int64_t row, int64_t position) {
+  return {array + head_begin(a, index, positions, row) + position * row, row, positions - position};
+}
+
+// The block's head and the first of its own rows.
+struct Place {
+  int64_t head, first;
+};
+template <class Plan>
+LOCKSTEP_DEVICE Place place_of_block(int64_t tiles) {
+  const int64_t block = static_cast<int64_t>(blockIdx.x);
+  return {block / tiles, block % tiles * Plan::kOwn};
+}
+
+// Which keys of a tile the queries of a tile see, both counted from the first of theirs.
+struct Sight {
+  int queries, keys;  // that there are
+  int diagonal;       // query i sees the keys up to i + diagonal
+
+  LOCKSTEP_DEVICE Sight(const AttentionArguments& a, int64_t first_query, int64_t first_key)
+      : queries(bounded(a.queries - first_query)),
+        keys(bounded(a.keys - first_key)),
+        diagonal(a.causal ? bounded(first_query + (a.keys - a.queries) - first_key) : kFar) {}
+  LOCKSTEP_DEVICE bool operator()(int query, int key) const {
+    return query < queries && key < keys && key <= query + diagonal;
+  }
+
+ private:
+  static constexpr int kFar = 1 << 20;  // beyond any tile
+  LOCKSTEP_DEVICE static int bounded(int64_t x) {
+    return static_cast<int>(x < -kFar ? -kFar : x > kFar ? kFar : x);
+  }
+};
+
+// sums[r][c] += own row r times others' row c.
+template <class Plan, class S, class T>
+LOCKSTEP_DEVICE void add_products(const TileRows<S>& own, const TileRows<S>& others, int size, T* buffer,
+                                  T (&sums)[Plan::kRows][Plan::kOthers]) {
+  T* const own_part = buffer;
+  T* const other_part = buffer + Plan::kOwn * Plan::kStride;
+  for (int begin = 0; begin < size; begin += kDepth) {
+    __syncthreads();  // the buffer has been read
+    LOCKSTEP_UNROLL_BY(2)
+    for (int i = static_cast<int>(threadIdx.x); i < Plan::kOwn * kDepth; i += kThreads) {
+      own_part[i / kDepth * Plan::kStride + i % kDepth] = own.at(i / kDepth, begin + i % kDepth, size);
+    }
+    LOCKSTEP_UNROLL_BY(2)
+    for (int i = static_cast<int>(threadIdx.x); i < Plan::kOther * kDepth; i += kThreads) {
+      other_part[i / kDepth * Plan::kStride + i % kDepth] = others.at(i / kDepth, begin + i % kDepth, size);
+    }
+    __syncthreads();
+    LOCKSTEP_UNROLL_BY(4)
+    for (int p = 0; p < kDepth; ++p) {
+      T left[Plan::kRows], right[Plan::kOthers];
+      LOCKSTEP_UNROLL
+      for (int r = 0; r < Plan::kRows; ++r)
+        left[r] = own_part[(own_thread() + kSide * r) * Plan::kStride + p];
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kOthers; ++c)
+        right[c] = other_part[(other_thread() + kSide * c) * Plan::kStride + p];
+      LOCKSTEP_UNROLL
+      for (int r = 0; r < Plan::kRows; ++r) {
+        LOCKSTEP_UNROLL
+        for (int c = 0; c < Plan::kOthers; ++c) sums[r][c] = std::fma(left[r], right[c], sums[r][c]);
+      }
+    }
+  }
+}
+
+// The weight that own row r gives to others' row c.
+template <class Plan, class T>
+LOCKSTEP_DEVICE T& weight_at(T* weights, int r, int c) {
+  return weights[(own_thread() + kSide * r) * Plan::kOther + other_thread() + kSide * c];
+}
+
+// sums[r][c] += own row r's weights times column c of the others' rows. The weights may have been written
+// just before, by any thread; they may be written again after the next barrier.
+template <class Plan, class S, class T>
+LOCKSTEP_DEVICE void add_weighted(const T* weights, const TileRows<S>& others, int size, T* buffer,
+                                  T (&sums)[Plan::kRows][Plan::kColumns]) {
+  const int count = static_cast<int>(others.count < Plan::kOther ? others.count : Plan::kOther);
+  for (int begin = 0; begin < count; begin += Plan::kChunk) {
+    __syncthreads();  // the buffer has been read, the weights are written
+    LOCKSTEP_UNROLL_BY(2)
+    for (int i = static_cast<int>(threadIdx.x); i < Plan::kChunk * Plan::kWidth; i += kThreads) {
+      buffer[i] = others.at(begin + i / Plan::kWidth, i % Plan::kWidth, size);
+    }
+    __syncthreads();
+    LOCKSTEP_UNROLL_BY(2)
+    for (int p = 0; p < Plan::kChunk; ++p) {
+      T left[Plan::kRows];
+      LOCKSTEP_UNROLL
+      for (int r = 0; r < Plan::kRows; ++r)
+        left[r] = weights[(own_thread() + kSide * r) * Plan::kOther + begin + p];
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kColumns; ++c) {
+        const T right = buffer[p * Plan::kWidth + other_thread() + kSide * c];
+        LOCKSTEP_UNROLL
+        for (int r = 0; r < Plan::kRows; ++r) sums[r][c] = std::fma(left[r], right, sums[r][c]);
+      }
+    }
+  }
+}
+
+// Own row r of an array becomes sums[r] * factors[r], for the rows that there are.
+template <class Plan, class S, class T>
+LOCKSTEP_DEVICE void store_rows(S* first, int64_t row, int64_t count, int size,
+                                const T (&factors)[Plan::kRows],
+                                const T (&sums)[Plan::kRows][Plan::kColumns]) {
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) {
+    const int i = own_thread() + kSide * r;
+    if (i >= count) continue;
+    LOCKSTEP_UNROLL
+    for (int c = 0; c < Plan::kColumns; ++c) {
+      const int column = other_thread() + kSide * c;
+      if (column < size) first[i * row + column] = rounded<S>(sums[r][c] * factors[r]);
+    }
+  }
+}
+
+// The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018).
+template <class S, class Plan>
+__global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
+    attention_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v, S* y,
+                     Accumulation<S>* log_sums) {
+  using T = Accumulation<S>;
+  LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
+  LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
+  constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  const Place place = place_of_block<Plan>(tiles);
+  const int size = static_cast<int>(a.size);
+  const T scale = static_cast<T>(a.scale);
+  const TileRows<S> own = tile_rows(a, q, place.head, a.queries, a.q_row, place.first);
+  T maxima[Plan::kRows], totals[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) {
+    maxima[r] = kLowest;
+    totals[r] = 0;
+  }
+  for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
+    const Sight sees(a, place.first, key);
+    const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
+    if (!sees(last, 0)) break;
+    T scores[Plan::kRows][Plan::kOthers] = {};
+    add_products<Plan>(own, tile_rows(a, k, place.head, a.keys, a.k_row, key), size, buffer, scores);
+    LOCKSTEP_UNROLL
+    for (int r = 0; r < Plan::kRows; ++r) {
+      // Rows behind the last query are kept finite: they see what it does.
+      const int own_row = own_thread() + kSide * r, query = own_row < last ? own_row : last;
+      T larger = maxima[r];
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kOthers; ++c) {
+        scores[r][c] = sees(query, other_thread() + kSide * c) ? scores[r][c] * scale : kLowest;
+        larger = Larger::combine(larger, scores[r][c]);
+      }
+      larger = warp_reduce<Larger, kSide>(larger);
+      const T factor = math::exp(maxima[r] - larger);
+      maxima[r] = larger;
+      T total = 0;
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kOthers; ++c) {
+        const T exponential = math::exp(scores[r][c] - larger);
+        total += exponential;
+        weight_at<Plan>(weights, r, c) = exponential;
+      }
+      totals[r] = totals[r] * factor + warp_reduce<Plus, kSide>(total);
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kColumns; ++c) sums[r][c] *= factor;
+    }
+    add_weighted<Plan>(weights, tile_rows(a, v, place.head, a.keys, a.v_row, key), size, buffer, sums);
+  }
+  T factors[Plan::kRows];
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) {
+    factors[r] = T(1) / totals[r];
+    const int64_t query = place.first + own_thread() + kSide * r;
+    if (other_thread() == 0 && query < a.queries) {
+      log_sums[place.head * a.queries + query] = maxima[r] + math::log(totals[r]);
+    }
+  }
+  const int64_t row = a.heads * a.size;
+  store_rows<Plan>(y + head_begin(a, place.head, a.queries, row) + place.first * row, row, own.count, size,
+                   factors, sums);
+}
+
+// row_sums (batch, heads, queries) = sum of dy y over a head's numbers, a warp a query.
+template <class S>
+__global__ void __launch_bounds__(kThreads)
+    row_sums_kernel(AttentionArguments a, const S* y, const S* dy, Accumulation<S>* row_sums) {
+  using T = Accumulation<S>;
+  const int64_t query = global_thread() / kWarp;
+  if (query >= a.batch * a.heads * a.queries) return;
+  const int64_t row = a.heads * a.size;
+  const int64_t begin = head_begin(a, query / a.queries, a.queries, row) + query % a.queries * row;
+  T sum = 0;
+  for (int64_t i = static_cast<int64_t>(threadIdx.x) % kWarp; i < a.size; i += kWarp) {
+    sum = std::fma(widen(dy[begin + i]), widen(y[begin + i]), sum);
+  }
+  sum = warp_reduce<Plus>(sum);
+  if (threadIdx.x % kWarp == 0) row_sums[query] = sum;
+}
+
+// With p the softmax, s = scale q k' and o = dy v': ds = p (o - row sums), dq = scale ds k.
+template <class S, class Plan>
+__global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
+    attention_queries_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
+                             const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
+                             S* dq) {
+  using T = Accumulation<S>;
+  LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
+  LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
+  const Place place = place_of_block<Plan>(tiles);
+  const int size = static_cast<int>(a.size);
+  const T scale = static_cast<T>(a.scale);
+  const TileRows<S> own = tile_rows(a, q, place.head, a.queries, a.q_row, place.first);
+  const TileRows<S> own_dy = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, place.first);
+  T logs[Plan::kRows], products_sums[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) {
+    const int64_t query = place.first + own_thread() + kSide * r, at = place.head * a.queries + query;
+    logs[r] = query < a.queries ? log_sums[at] : T(0);
+    products_sums[r] = query < a.queries ? row_sums[at] : T(0);
+  }
+  for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
+    const Sight sees(a, place.first, key);
+    const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
+    if (!sees(last, 0)) break;
+    const TileRows<S> keys = tile_rows(a, k, place.head, a.keys, a.k_row, key);
+    T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
+    add_products<Plan>(own, keys, size, buffer, scores);
+    add_products<Plan>(own_dy, tile_rows(a, v, place.head, a.keys, a.v_row, key), size, buffer, products);
+    LOCKSTEP_UNROLL
+    for (int r = 0; r < Plan::kRows; ++r) {
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kOthers; ++c) {
+        weight_at<Plan>(weights, r, c) =
+            sees(own_thread() + kSide * r, other_thread() + kSide * c)
+                ? math::exp(scores[r][c] * scale - logs[r]) * (products[r][c] - products_sums[r])
+                : T(0);
+      }
+    }
+    add_weighted<Plan>(weights, keys, size, buffer, sums);
+  }
+  T factors[Plan::kRows];
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) factors[r] = scale;
+  store_rows<Plan>(dq + head_begin(a, place.head, a.queries, a.q_row) + place.first * a.q_row, a.q_row,
+                   own.count, size, factors, sums);
+}
+
+// dv = p' dy and dk = scale ds' q.
+template <class S, class Plan>
+__global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
+    attention_keys_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
+                          const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
+                          S* dk, S* dv) {
+  using T = Accumulation<S>;
+  LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
+  LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
+  const Place place = place_of_block<Plan>(tiles);
+  const int size = static_cast<int>(a.size);
+  const T scale = static_cast<T>(a.scale);
+  const TileRows<S> own = tile_rows(a, k, place.head, a.keys, a.k_row, place.first);
+  const TileRows<S> own_values = tile_rows(a, v, place.head, a.keys, a.v_row, place.first);
+  T dk_sums[Plan::kRows][Plan::kColumns] = {}, dv_sums[Plan::kRows][Plan::kColumns] = {};
+  // The first query that sees a key of this tile.
+  int64_t first_query = a.causal ? place.first - (a.keys - a.queries) : 0;
+  first_query = first_query > 0 ? first_query / Plan::kOther * Plan::kOther : 0;
+  for (int64_t query = first_query; query < a.queries; query += Plan::kOther) {
+    const Sight sees(a, query, place.first);
+    const TileRows<S> queries = tile_rows(a, q, place.head, a.queries, a.q_row, query);
+    const TileRows<S> gradients = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, query);
+    T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
+    add_products<Plan>(own, queries, size, buffer, scores);
+    add_products<Plan>(own_values, gradients, size, buffer, products);
+    LOCKSTEP_UNROLL
+    for (int c = 0; c < Plan::kOthers; ++c) {
+      const int64_t seeing = query + other_thread() + kSide * c, at = place.head * a.queries + seeing;
+      const T log_sum = seeing < a.queries ? log_sums[at] : T(0);
+      const T products_sum = seeing < a.queries ? row_sums[at] : T(0);
+      LOCKSTEP_UNROLL
+      for (int r = 0; r < Plan::kRows; ++r) {
+        const bool visible = sees(other_thread() + kSide * c, own_thread() + kSide * r);
+        const T p = visible ? math::exp(scores[r][c] * scale - log_sum) : T(0);
+        weight_at<Plan>(weights, r, c) = p;
+        scores[r][c] = visible ? p * (products[r][c] - products_sum) : T(0);
+      }
+    }
+    add_weighted<Plan>(weights, gradients, size, buffer, dv_sums);
+    __syncthreads();
+    LOCKSTEP_UNROLL
+    for (int r = 0; r < Plan::kRows; ++r) {
+      LOCKSTEP_UNROLL
+      for (int c = 0; c < Plan::kOthers; ++c) weight_at<Plan>(weights, r, c) = scores[r][c];
+    }
+    add_weighted<Plan>(weights, queries, size, buffer, dk_sums);
+  }
+  T dk_factors[Plan::kRows], dv_factors[Plan::kRows];
+  LOCKSTEP_UNROLL
+  for (int r = 0; r < Plan::kRows; ++r) {
+    dk_factors[r] = scale;
+    dv_factors[r] = 1;
+  }
+  store_rows<Plan>(dk + head_begin(a, place.head, a.keys, a.k_row) + place.first * a.k_row, a.k_row,
+                   own.count, size, dk_factors, dk_sums);
+  store_rows<Plan>(dv + head_begin(a, place.head, a.keys, a.v_row) + place.first * a.v_row, a.v_row,
+                   own.count, size, dv_factors, dv_sums);
+}
+
+// Calls function(S{}, TilePlan{}) with the plan for the call's type and size of heads.
+template <class F>
+void dispatch_tiles(const char* where, const AttentionArguments& a, const F& function) {
+  if (a.size > kLargestSize) {
+    fail(ErrorKind::kUsage, std::string(where) + ": heads of " + std::to_string(a.size) +
+                                " numbers; on GPUs they may have at most " + std::to_string(kLargestSize));
+  }
+  dispatch_floating(where, a.dtype, [&]<class S>(S zero) {
+    using T = Accumulation<S>;
+    if (a.size <= 4 * kSide) return function(zero, TilePlan<T, 4>{});
+    if (a.size <= 8 * kSide) return function(zero, TilePlan<T, 8>{});
+    return function(zero, TilePlan<T, 16>{});
+  });
+}
+
+int64_t tiles_of(int64_t rows, int64_t tile) {
+  return (rows + tile - 1) / tile;
+}
+
+}  // namespace
+
+void CudaBackend::attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
+                            void* y, void* log_sums) {
+  const AttentionArguments& a = arguments;
+  dispatch_tiles("attention", a, [&]<class S, class Plan>(S, Plan) {
+    const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
+    LOCKSTEP_LAUNCH((attention_kernel<S, Plan>), blocks_for(tiles * a.batch * a.heads, 1), kThreads, 0,
+                    stream(), a, tiles, static_cast<const S*>(q), static_cast<const S*>(k),
+                    static_cast<const S*>(v), static_cast<S*>(y), static_cast<Accumulation<S>*>(log_sums));
+  });
+}
+
+void CudaBackend::attention_backward(const AttentionArguments& arguments, const void* q, const void* k,
+                                     const void* v, const void* y, const void* log_sums, const void* dy,
+                                     void* dq, void* dk, void* dv) {
+  const AttentionArguments& a = arguments;
+  dispatch_tiles("attention_backward", a, [&]<class S, class Plan>(S, Plan) {
+    using T = Accumulation<S>;
+    const int64_t rows = a.batch * a.heads * a.queries;
+    T* const row_sums = scratch<T>(rows);
+    const T* const logs = static_cast<const T*>(log_sums);
+    const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
+    const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
+    LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
+                    static_cast<const S*>(y), gradient, row_sums);
+    const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
+    LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan>), blocks_for(key_tiles * a.batch * a.heads, 1), kThreads,
+                    0, stream(), a, key_tiles, queries, keys, values, logs, row_sums, gradient,
+                    static_cast<S*>(dk), static_cast<S*>(dv));
+    LOCKSTEP_LAUNCH((attention_queries_kernel<S, Plan>), blocks_for(query_tiles * a.batch * a.heads, 1),
+                    kThreads, 0, stream(), a, query_tiles, queries, keys, values, logs, row_sums, gradient,
+                    static_cast<S*>(dq));
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,33 @@
+// Attention layer: multi-head self-attention (Vaswani et al. 2017, "Attention is all you need").
+#pragma once
+
+#include "nn/layer.h"
+#include "nn/linear.h"
+
+namespace lockstep {
+
+struct AttentionOptions {
+  int64_t heads = 1;    // divides the features
+  bool causal = false;  // position t sees positions 0 to t alone
+};
+
+// x (B,T,C) -> (B,T,C): softmax(q k' / sqrt(C/heads)) v of every head, where q, k and v are three linear maps
+// of x, side by side in `qkv` (weight (C,3C), bias (3C)), and what the heads give passes through `output`
+// (weight (C,C), bias (C)). Weights are initially Xavier-uniform, biases zero.
+class AttentionLayer final : public Module {
+ public:
+  AttentionLayer(int64_t features, const AttentionOptions& options, const ModuleBuilder& builder);
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+
+ private:
+  AttentionOptions options_;
+  LinearLayer qkv_, output_;
+};
+
+// Keys `heads` and `causal` of layers over (T,features).
+AttentionOptions read_attention(Section& keys, const char* layer, const Shape& input);
+
+// Keys: heads, causal. (T,features), unchanged.
+Layer make_attention(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+}  // namespace lockstep

@@ -1,0 +1,31 @@
+// Position layers.
+#include "nn/positions.h"
+
+#include "ops/elementwise.h"
+#include "ops/reduction.h"
+
+namespace lockstep {
+
+PositionsLayer::PositionsLayer(int64_t positions, int64_t features, const ModuleBuilder& builder)
+    : table_(builder.parameter("weight", {positions, features},
+                               {Initializer::Kind::kNormal, positions, features, 0.02})) {}
+
+Tensor PositionsLayer::forward(const Tensor& x, ForwardContext& context) const {
+  return add(x, context.parameter(table_));
+}
+
+Tensor MeanPositionsLayer::forward(const Tensor& x, ForwardContext&) const {
+  return mean(x, {1});
+}
+
+Layer make_positions(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+  require_sequence(keys, "positions", input);
+  return {std::make_unique<PositionsLayer>(input[0], input[1], builder), input};
+}
+
+Layer make_mean_positions(Section& keys, const Shape& input, const ModuleBuilder&) {
+  require_sequence(keys, "mean_positions", input);
+  return {std::make_unique<MeanPositionsLayer>(), {input[1]}};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,30 @@
+// Layers that know the positions of a sequence: what tells them apart, and their mean.
+#pragma once
+
+#include "nn/layer.h"
+
+namespace lockstep {
+
+// x (B,T,C) -> x + table, table (T,C) learned, initially normal with standard deviation 0.02 (Radford et al.
+// 2019, "GPT-2").
+class PositionsLayer final : public Module {
+ public:
+  PositionsLayer(int64_t positions, int64_t features, const ModuleBuilder& builder);
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+
+ private:
+  int table_;
+};
+
+// x (B,T,C) -> (B,C): the mean over the positions.
+class MeanPositionsLayer final : public Module {
+ public:
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+};
+
+// No keys. (T,features), unchanged.
+Layer make_positions(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// No keys. (T,features) -> (features).
+Layer make_mean_positions(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+}  // namespace lockstep

@@ -1,0 +1,58 @@
+// Transformer block.
+#include "nn/transformer_block.h"
+
+#include "nn/dropout.h"
+#include "ops/dropout.h"
+#include "ops/elementwise.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr double kEpsilon = 1e-5;  // of the norms
+
+LinearOptions with_gelu() {
+  LinearOptions options;
+  options.activation = ActivationFunction::kGelu;
+  return options;
+}
+
+LinearOptions without_activation() {
+  LinearOptions options;
+  options.initialization = Initializer::Kind::kXavierUniform;
+  return options;
+}
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(int64_t features, const TransformerOptions& options,
+                                   const ModuleBuilder& builder)
+    : dropout_(options.dropout),
+      attention_norm_(features, kEpsilon, builder.scope("attention_norm")),
+      attention_(features, options.attention, builder.scope("attention")),
+      feedforward_norm_(features, kEpsilon, builder.scope("feedforward_norm")),
+      expand_(features, options.expansion * features, with_gelu(), builder.scope("expand")),
+      contract_(options.expansion * features, features, without_activation(), builder.scope("contract")) {}
+
+Tensor TransformerBlock::add_dropped(const Tensor& x, const Tensor& change,
+                                     const ForwardContext& context) const {
+  return add(x, context.training ? dropout(change, dropout_) : change);
+}
+
+Tensor TransformerBlock::forward(const Tensor& x, ForwardContext& context) const {
+  const Tensor h = add_dropped(x, attention_.forward(attention_norm_.forward(x, context), context), context);
+  const Tensor hidden = expand_.forward(feedforward_norm_.forward(h, context), context);
+  return add_dropped(h, contract_.forward(hidden, context), context);
+}
+
+Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+  TransformerOptions options;
+  options.attention = read_attention(keys, "transformer_block", input);
+  options.expansion =
+      keys.integer("expansion", 4, {1.0, 1024.0, false},
+                   "transformer_block: features between its two linear layers, in multiples of its own");
+  options.dropout = read_dropout(keys, "dropout", 0.0);
+  return {std::make_unique<TransformerBlock>(input[1], options, builder), input};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,37 @@
+// Transformer block: attention, then a network of two layers at every position, each added to what it read.
+#pragma once
+
+#include "nn/attention.h"
+#include "nn/layer_norm.h"
+#include "nn/linear.h"
+
+namespace lockstep {
+
+struct TransformerOptions {
+  AttentionOptions attention;
+  int64_t expansion = 4;  // features between the two linear layers, in multiples of the block's
+  double dropout = 0.0;   // of what is added, in training
+};
+
+// x (B,T,C) -> (B,T,C), norms before what they feed (Radford et al. 2019, "GPT-2"; Xiong et al. 2020, "On
+// layer normalization in the transformer architecture"):
+//   h = x + attention(attention_norm(x));  y = h + contract(gelu(expand(feedforward_norm(h))))
+class TransformerBlock final : public Module {
+ public:
+  TransformerBlock(int64_t features, const TransformerOptions& options, const ModuleBuilder& builder);
+  Tensor forward(const Tensor& x, ForwardContext& context) const override;
+
+ private:
+  Tensor add_dropped(const Tensor& x, const Tensor& change, const ForwardContext& context) const;
+
+  double dropout_;
+  LayerNormLayer attention_norm_;
+  AttentionLayer attention_;
+  LayerNormLayer feedforward_norm_;
+  LinearLayer expand_, contract_;
+};
+
+// Keys: heads, causal, expansion, dropout. (T,features), unchanged.
+Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder);
+
+}  // namespace lockstep

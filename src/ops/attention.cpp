@@ -1,0 +1,145 @@
+// Attention as one fused op, with a reference out of products and a softmax.
+#include "ops/attention.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "autodiff/autocast.h"
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "ops/cast.h"
+#include "ops/elementwise.h"
+#include "ops/loss.h"
+#include "ops/matmul.h"
+#include "ops/movement.h"
+
+namespace lockstep {
+
+namespace {
+
+// Where q, k and v begin in their arrays: one each, or one for all.
+template <class Void>
+std::array<Void*, 3> parts_of(const AttentionArguments& a, std::array<Void*, 3> arrays, bool packed) {
+  using Byte = std::conditional_t<std::is_const_v<Void>, const std::byte, std::byte>;
+  if (!packed) return arrays;
+  const int64_t bytes = a.heads * a.size * static_cast<int64_t>(size_of(a.dtype));
+  auto* const begin = static_cast<Byte*>(arrays[0]);
+  return {begin, begin + bytes, begin + 2 * bytes};
+}
+
+std::array<const void*, 3> parts_of(const AttentionArguments& a, std::span<const Tensor> in) {
+  if (in.size() == 1) return parts_of<const void>(a, {in[0].data(), nullptr, nullptr}, true);
+  return {in[0].data(), in[1].data(), in[2].data()};
+}
+
+// 0 where query t sees key s, else -infinity: (T,S).
+Tensor causal_mask(const AttentionArguments& a, const Tensor& like) {
+  std::vector<double> values(static_cast<size_t>(a.queries * a.keys));
+  for (int64_t t = 0; t < a.queries; ++t) {
+    for (int64_t s = t + a.keys - a.queries + 1; s < a.keys; ++s) {
+      values[static_cast<size_t>(t * a.keys + s)] = -std::numeric_limits<double>::infinity();
+    }
+  }
+  return Tensor::from({a.queries, a.keys}, values, like.backend()).converted(like.dtype());
+}
+
+// Inputs: q, k and v, or one tensor with all three.
+class AttentionNode final : public FusedNode {
+ public:
+  AttentionNode(const AttentionArguments& arguments, Tensor log_sums)
+      : arguments_(arguments), log_sums_(std::move(log_sums)) {}
+  const char* name() const override { return "attention"; }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const AttentionArguments& a = arguments_;
+    const int64_t width = a.heads * a.size;
+    const auto heads = [&](size_t part) {  // (B,H,T,C/H)
+      const int64_t begin = static_cast<int64_t>(part) * width;
+      const Tensor x = widened(in.size() == 1 ? slice(in[0], 2, begin, begin + width) : in[part]);
+      return permute(reshape(x, {a.batch, -1, a.heads, a.size}), {0, 2, 1, 3});
+    };
+    Tensor scores = scale(matmul(heads(0), heads(1), false, true), a.scale);
+    if (a.causal) scores = add(scores, causal_mask(a, scores));
+    const Tensor y = permute(matmul(softmax(scores), heads(2)), {0, 2, 1, 3});
+    return cast(reshape(y, {a.batch, a.queries, width}), in[0].dtype());
+  }
+
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+    const bool packed = inputs.size() == 1;
+    std::vector<Tensor> gradients;
+    for (const Tensor& input : inputs) gradients.push_back(input.empty_like());
+    std::array<void*, 3> arrays = {};
+    for (size_t i = 0; i < gradients.size(); ++i) arrays[i] = gradients[i].mutable_data();
+    const auto [q, k, v] = parts_of(arguments_, inputs);
+    const auto [dq, dk, dv] = parts_of<void>(arguments_, arrays, packed);
+    output.backend().attention_backward(arguments_, q, k, v, output.data(), log_sums_.data(),
+                                        cotangent.data(), dq, dk, dv);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      if (needs(i)) result[i] = std::move(gradients[i]);
+    }
+  }
+
+ private:
+  AttentionArguments arguments_;
+  Tensor log_sums_;  // see Backend::attention
+};
+
+// What both forms share; in: q, k and v, or one tensor with all three.
+Tensor attend(AttentionArguments a, std::span<const Tensor> in) {
+  const Tensor& q = in[0];
+  Tensor y = Tensor::empty({a.batch, a.queries, a.heads * a.size}, a.dtype, q.backend());
+  Tensor log_sums = Tensor::empty({a.batch, a.heads, a.queries}, accumulation_type(a.dtype), q.backend());
+  const auto [queries, keys, values] = parts_of(a, in);
+  q.backend().attention(a, queries, keys, values, y.mutable_data(), log_sums.mutable_data());
+  return record_list<AttentionNode>(std::move(y), {in.begin(), in.end()}, a, std::move(log_sums));
+}
+
+AttentionArguments arguments_for(DType dtype, const Tensor& q, int64_t width, int64_t heads, bool causal) {
+  AttentionArguments a;
+  a.dtype = dtype;
+  a.causal = causal;
+  a.batch = q.shape()[0];
+  a.queries = a.keys = q.shape()[1];
+  a.heads = heads;
+  a.size = width / heads;
+  a.q_row = a.k_row = a.v_row = q.shape()[2];
+  a.scale = 1.0 / std::sqrt(static_cast<double>(a.size));
+  return a;
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, bool causal) {
+  const bool fits = q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
+                    k.elements() > 0 && q.shape()[0] == k.shape()[0] && q.shape()[2] == k.shape()[2] &&
+                    heads >= 1 && q.shape()[2] % heads == 0 && !(causal && q.shape()[1] > k.shape()[1]);
+  if (!fits) {
+    fail(ErrorKind::kInternal, fmt::format("attention: q (B,T,C), k and v (B,S,C), heads that divide C{} "
+                                           "expected, got {}, {}, {} and {} heads",
+                                           causal ? ", T <= S" : "", q.shape().to_string(),
+                                           k.shape().to_string(), v.shape().to_string(), heads));
+  }
+  autocast_type(OpFamily::kProduct, k.dtype(), v.dtype(), "attention");
+  const DType type = autocast_type(OpFamily::kProduct, q.dtype(), k.dtype(), "attention");
+  AttentionArguments a = arguments_for(type, q, q.shape()[2], heads, causal);
+  a.keys = k.shape()[1];
+  const std::array<Tensor, 3> in = {cast(q, type), cast(k, type), cast(v, type)};
+  return attend(a, in);
+}
+
+Tensor self_attention(const Tensor& qkv, int64_t heads, bool causal) {
+  if (qkv.rank() != 3 || qkv.elements() == 0 || heads < 1 || qkv.shape()[2] % (3 * heads) != 0) {
+    fail(ErrorKind::kInternal,
+         fmt::format("attention: q, k and v as (B,T,3C), heads that divide C expected, got {} and {} "
+                     "heads",
+                     qkv.shape().to_string(), heads));
+  }
+  const DType type = autocast_type(OpFamily::kProduct, qkv.dtype());
+  const Tensor in = cast(qkv, type);
+  return attend(arguments_for(type, in, in.shape()[2] / 3, heads, causal), {&in, 1});
+}
+
+}  // namespace lockstep

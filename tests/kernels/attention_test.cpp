@@ -1,0 +1,266 @@
+// Attention against the formula in fp64, in every type and layout, on any number of threads; on a GPU against
+// the CPU.
+#include <functional>
+
+#include "core/error.h"
+#include "kernels/arrays.h"
+#include "kernels/parity.h"
+
+namespace lockstep::test {
+namespace {
+
+struct Case {
+  int64_t batch, heads, queries, keys, size;
+  bool causal = false, packed = false;
+
+  std::string name() const {
+    std::string text;
+    for (int64_t extent : {batch, heads, queries, keys, size}) text += std::to_string(extent) + " ";
+    return text + (causal ? "causal " : "") + (packed ? "packed" : "");
+  }
+  int64_t width() const { return heads * size; }
+};
+
+// One element; fewer than a vector; blocks of every kernel, whole and with a rest; more keys than queries and
+// fewer; heads of each size that GPUs tell apart.
+const Case kCases[] = {{1, 1, 1, 1, 1},
+                       {2, 3, 5, 5, 7, true},
+                       {2, 2, 8, 8, 4, true, true},
+                       {1, 2, 64, 64, 16},
+                       {2, 2, 65, 65, 64, true, true},
+                       {1, 1, 130, 200, 33, true},
+                       {1, 2, 3, 150, 8, true},
+                       {1, 3, 4, 1, 5},
+                       {1, 1, 100, 20, 40},
+                       {1, 1, 70, 70, 130, true},
+                       {1, 2, 33, 40, 256, false},
+                       {3, 2, 70, 70, 24, false, true}};
+
+AttentionArguments arguments_of(const Case& c, DType dtype) {
+  AttentionArguments a;
+  a.dtype = dtype;
+  a.causal = c.causal;
+  a.batch = c.batch;
+  a.heads = c.heads;
+  a.queries = c.queries;
+  a.keys = c.keys;
+  a.size = c.size;
+  a.q_row = a.k_row = a.v_row = c.packed ? 3 * c.width() : c.width();
+  a.scale = 1.0 / std::sqrt(static_cast<double>(c.size));
+  return a;
+}
+
+// q, k, v, dy as separate arrays.
+template <class S>
+struct Inputs {
+  explicit Inputs(const Case& c, double largest = 2.0)
+      : q(random_values<S>(c.batch * c.queries * c.width(), 1, -largest, largest)),
+        k(random_values<S>(c.batch * c.keys * c.width(), 2, -largest, largest)),
+        v(random_values<S>(c.batch * c.keys * c.width(), 3)),
+        dy(random_values<S>(c.batch * c.queries * c.width(), 4)) {}
+  // q, k and v side by side.
+  std::vector<S> packed(const Case& c) const {
+    std::vector<S> all;
+    for (int64_t row = 0; row < c.batch * c.queries; ++row) {
+      for (const std::vector<S>* part : {&q, &k, &v}) {
+        all.insert(all.end(), part->begin() + row * c.width(), part->begin() + (row + 1) * c.width());
+      }
+    }
+    return all;
+  }
+  std::vector<S> q, k, v, dy;
+};
+
+// y, log_sums, dq, dk, dv as results of `arrays`; or y, log_sums, dqkv.
+template <class S>
+void run(const Case& c, const Inputs<S>& in, Backend& backend, Arrays& arrays) {
+  const AttentionArguments a = arguments_of(c, dtype_of<S>);
+  S* const y = arrays.output<S>(c.batch * c.queries * c.width());
+  auto* const log_sums = arrays.output<Accumulation<S>>(c.batch * c.heads * c.queries);
+  const S *q, *k, *v;
+  S *dq, *dk, *dv;
+  if (c.packed) {
+    q = arrays.input(in.packed(c));
+    dq = arrays.output<S>(c.batch * c.queries * 3 * c.width());
+    k = q + c.width();
+    v = k + c.width();
+    dk = dq + c.width();
+    dv = dk + c.width();
+  } else {
+    q = arrays.input(in.q);
+    k = arrays.input(in.k);
+    v = arrays.input(in.v);
+    dq = arrays.output<S>(static_cast<int64_t>(in.q.size()));
+    dk = arrays.output<S>(static_cast<int64_t>(in.k.size()));
+    dv = arrays.output<S>(static_cast<int64_t>(in.v.size()));
+  }
+  backend.attention(a, q, k, v, y, log_sums);
+  backend.attention_backward(a, q, k, v, y, log_sums, arrays.input(in.dy), dq, dk, dv);
+}
+
+// y, log_sums, dq, dk, dv, one behind the other.
+template <class S>
+std::vector<double> computed(const Case& c, const Inputs<S>& in) {
+  Arrays arrays(cpu_backend(), 0);
+  run(c, in, cpu_backend(), arrays);
+  std::vector<Arrays::Result> results = arrays.results();
+  if (c.packed) {
+    const std::vector<double> all = results[2].values;
+    results.resize(2);
+    for (int64_t part = 0; part < 3; ++part) {
+      Arrays::Result one{dtype_of<S>, {}};
+      for (int64_t row = 0; row < c.batch * c.queries; ++row) {
+        const auto begin = all.begin() + (3 * row + part) * c.width();
+        one.values.insert(one.values.end(), begin, begin + c.width());
+      }
+      results.push_back(std::move(one));
+    }
+  }
+  std::vector<double> values;
+  for (const Arrays::Result& result : results)
+    values.insert(values.end(), result.values.begin(), result.values.end());
+  return values;
+}
+
+// The same by the formula.
+template <class S>
+std::vector<double> exact(const Case& c, const Inputs<S>& in) {
+  const AttentionArguments a = arguments_of(c, DType::kF64);
+  std::vector<double> y(in.q.size()), log_sums, dq(in.q.size()), dk(in.k.size()), dv(in.v.size());
+  for (int64_t head = 0; head < c.batch * c.heads; ++head) {
+    const int64_t batch = head / c.heads, column = head % c.heads * c.size;
+    const auto query_row = [&](int64_t t) {
+      return static_cast<size_t>((batch * c.queries + t) * c.width() + column);
+    };
+    const auto key_row = [&](int64_t s) {
+      return static_cast<size_t>((batch * c.keys + s) * c.width() + column);
+    };
+    const auto size = static_cast<size_t>(c.size);
+    for (int64_t t = 0; t < c.queries; ++t) {
+      const size_t row = query_row(t);
+      const int64_t visible = c.causal ? t + c.keys - c.queries + 1 : c.keys;
+      std::vector<double> p;
+      double largest = -std::numeric_limits<double>::infinity(), total = 0, product_sum = 0;
+      for (int64_t s = 0; s < visible; ++s) {
+        double sum = 0;
+        for (size_t i = 0; i < size; ++i) sum += double(in.q[row + i]) * double(in.k[key_row(s) + i]);
+        p.push_back(a.scale * sum);
+        largest = std::max(largest, p.back());
+      }
+      for (double& value : p) total += value = std::exp(value - largest);
+      log_sums.push_back(largest + std::log(total));
+      for (int64_t s = 0; s < visible; ++s) {
+        const double weight = p[static_cast<size_t>(s)] /= total;
+        for (size_t i = 0; i < size; ++i) y[row + i] += weight * double(in.v[key_row(s) + i]);
+      }
+      for (size_t i = 0; i < size; ++i) product_sum += double(in.dy[row + i]) * y[row + i];
+      for (int64_t s = 0; s < visible; ++s) {
+        const double weight = p[static_cast<size_t>(s)];
+        double product = 0;
+        for (size_t i = 0; i < size; ++i) product += double(in.dy[row + i]) * double(in.v[key_row(s) + i]);
+        const double ds = a.scale * weight * (product - product_sum);
+        for (size_t i = 0; i < size; ++i) {
+          dq[row + i] += ds * double(in.k[key_row(s) + i]);
+          dk[key_row(s) + i] += ds * double(in.q[row + i]);
+          dv[key_row(s) + i] += weight * double(in.dy[row + i]);
+        }
+      }
+    }
+  }
+  std::vector<double> values;
+  for (const std::vector<double>* part : {&y, &log_sums, &dq, &dk, &dv})
+    values.insert(values.end(), part->begin(), part->end());
+  return values;
+}
+
+template <class S>
+class Attention : public ::testing::Test {};
+using StoredTypes = ::testing::Types<double, float, BFloat16, Float16>;
+TYPED_TEST_SUITE(Attention, StoredTypes);
+
+TYPED_TEST(Attention, IsTheFormulaOnAnyNumberOfThreads) {
+  // Sums of up to 200 numbers in fp64 and fp32; two roundings of y, which the backward pass reads, and of the
+  // result in 16 bits.
+  const double units = sizeof(TypeParam) == 2 ? 2.0 : 32.0;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name());
+    const Inputs<TypeParam> in(c);
+    const std::vector<double> found = on_any_threads([&] { return computed(c, in); });
+    const std::vector<double> expected = exact(c, in);
+    ASSERT_EQ(found.size(), expected.size());
+    for (size_t i = 0; i < found.size(); ++i) {
+      const double bound = units * epsilon_of(dtype_of<TypeParam>) * std::fmax(std::fabs(expected[i]), 1.0);
+      ASSERT_LE(std::fabs(found[i] - expected[i]), bound)
+          << "element " << i << " of " << found.size() << ": expected " << expected[i] << ", got "
+          << found[i];
+    }
+  }
+}
+
+TYPED_TEST(Attention, HasTheSameBitsWhereverItsArraysLie) {
+  for (Case c : {Case{2, 2, 70, 70, 24, true}, {3, 1, 9, 9, 5, false}}) {
+    SCOPED_TRACE(c.name());
+    const Inputs<TypeParam> in(c);
+    const std::vector<double> apart = computed(c, in);
+    c.packed = true;
+    EXPECT_TRUE(same_bits(computed(c, in), apart));
+  }
+}
+
+// Scores of some 1e7 (fp16: 1e5), far beyond what e^x holds: every query takes one key's value, and no
+// gradient reaches q and k.
+TYPED_TEST(Attention, OfHugeScoresIsOneKeysValue) {
+  for (const bool causal : {false, true}) {
+    const Case c{1, 1, 80, 80, 16, causal};
+    Inputs<TypeParam> in(c);
+    const double large = dtype_of<TypeParam> == DType::kF16 ? 300.0 : 3000.0;
+    for (int64_t t = 0; t < c.queries; ++t) {
+      for (int64_t i = 0; i < c.size; ++i) {
+        const auto at = static_cast<size_t>(t * c.size + i);
+        in.q[at] = static_cast<TypeParam>(i % 2 == 0 ? large : -large);
+        in.k[at] = static_cast<TypeParam>((i % 2 == 0 ? large : -large) *
+                                          (t == 0 ? 1.0 : -1.0));  // key 0 fits, the others oppose
+      }
+    }
+    const std::vector<double> found = computed(c, in), expected = exact(c, in);
+    for (size_t i = 0; i < found.size(); ++i) {
+      // What rounding leaves of ds is multiplied by a q or a k, and summed over 80 of them.
+      ASSERT_NEAR(found[i], expected[i],
+                  32 * epsilon_of(dtype_of<TypeParam>) * (large + std::fabs(expected[i])))
+          << i;
+    }
+  }
+}
+
+template <class S>
+class AttentionParity : public ::testing::Test {};
+TYPED_TEST_SUITE(AttentionParity, StoredTypes);
+
+TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
+  SKIP_ON_CPU();
+  // Rounded once, from sums that differ in order; what 16 bits lose of y returns in the gradients.
+  const double epsilon = epsilon_of(dtype_of<TypeParam>);
+  const Tolerance tolerance =
+      sizeof(TypeParam) == 2 ? Tolerance{2.0, 2.0 * epsilon} : Tolerance{32.0, 32.0 * epsilon};
+  for (const Case& c : kCases) {
+    const Inputs<TypeParam> in(c);
+    expect_parity(c.name(), tolerance,
+                  [&](Backend& backend, Arrays& arrays) { run<TypeParam>(c, in, backend, arrays); });
+  }
+}
+
+TYPED_TEST(AttentionParity, HeadsOfGpusHaveABoundedSize) {
+  SKIP_ON_CPU();
+  const Case c{1, 1, 1, 1, 257};
+  try {
+    Arrays arrays(test_backend(), 0);
+    run(c, Inputs<TypeParam>(c), test_backend(), arrays);
+    FAIL() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find("heads of 257 numbers"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::test
