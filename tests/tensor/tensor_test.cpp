@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstdlib>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/op_scope.h"
@@ -194,6 +198,42 @@ TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThat
   }
   held.clear();
   EXPECT_EQ(multiply(backend.lane()), expected) << "after the failure everything works";
+}
+
+TEST(RecordedMemory, WhatARecordingTookOrSawFreedIsItsOwnUntilItEnds) {
+  const char* allocator = std::getenv("LOCKSTEP_ALLOCATOR");
+  if (allocator != nullptr && std::string(allocator) == "poison") {
+    EXPECT_THROW(RecordedMemory(), Error);
+    return;
+  }
+  const Shape shape{100'003};  // a size class of no other test
+  const auto fresh = [&] { return Tensor::empty(shape, DType::kF32, test_backend()); };
+  Tensor before = fresh();
+  std::set<const void*> recorded = {before.data()};
+  {
+    RecordedMemory memory;
+    {
+      const Tensor a = fresh(), b = fresh();
+      recorded.insert({a.data(), b.data()});
+      EXPECT_EQ(recorded.size(), 3u);
+    }
+    before = {};
+    const Tensor again = fresh(), kept = fresh();
+    EXPECT_TRUE(recorded.contains(again.data()) && recorded.contains(kept.data())) << "used again inside";
+    memory.end();
+    std::vector<Tensor> others;
+    for (int i = 0; i < 4; ++i) {
+      others.push_back(fresh());
+      EXPECT_FALSE(recorded.contains(others.back().data())) << i;
+    }
+  }
+  std::vector<Tensor> others;
+  std::set<const void*> found;
+  for (int i = 0; i < 7; ++i) {
+    others.push_back(fresh());
+    found.insert(others.back().data());
+  }
+  for (const void* block : recorded) EXPECT_TRUE(found.contains(block)) << "given back";
 }
 
 }  // namespace
