@@ -234,8 +234,8 @@ class Backend {
   // ---- queues -------------------------------------------------------------------------------------------------
   // Entries run in the order in which they are issued to one queue. A GPU has a second one, the lane, for communication that
   // runs beside the computation: a backend of its own on the same device and memory. On the CPU the lane is the backend
-  // itself, as are, everywhere, the lane and the copies of one of the two. Memory that a lane uses must not be released before the queue that it was
-  // allocated for waits for the lane.
+  // itself, as are the lane and the copies of a lane or of copies. Memory that a lane uses must not be released before the
+  // queue that it was allocated for waits for the lane.
   virtual Backend& lane() = 0;
   // A third queue, in the same way: for copies from the host that run ahead of the computation.
   virtual Backend& copies() = 0;

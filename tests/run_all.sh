@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build, the unit
-# tests under the address and undefined-behaviour sanitizers, and those of the folders in which threads meet under the thread
-# sanitizer. Exit 0 when all passed.
+# tests under the address and undefined-behaviour sanitizers, those of the folders in which threads meet under the thread
+# sanitizer, and the kernels of a second compiler where it is there. Exit 0 when all passed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,6 +18,9 @@ part() {
   [ "$verdict" = passed ] || failures=$((failures + 1))
   summary+=("$(printf '%-42s %-24s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
 }
+
+# left_out NAME REASON: says so in the summary.
+left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }
 
 # run_tests PRESET [CTEST OPTION...]: two at a time, since several tests start workers of their own; no test may hang.
 run_tests() {
@@ -50,6 +53,16 @@ threaded=(core data checkpoint kernels parallel)
 part "sanitizer build (thread)" launch/build.sh tsan "${threaded[@]/%/_test}"
 if [ -x build/tsan/bin/parallel_test ]; then
   part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
+fi
+
+# The kernels' sources, those of GPUs over their stand-ins, by another compiler.
+if command -v clang++ >/dev/null; then
+  part "build with clang++" launch/build.sh clang lockstep_on_cpu cuda_on_cpu_test kernels_test
+  if [ -x build/clang/bin/kernels_test ]; then
+    part "GPU kernels built with clang++" run_tests clang --tests-regex '^cuda_on_cpu/([A-Z]|kernels_seed_)'
+  fi
+else
+  left_out "build with clang++" "clang++ is not installed"
 fi
 
 printf '\n== summary\n'

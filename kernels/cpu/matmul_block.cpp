@@ -192,8 +192,14 @@ int64_t blocks_of(int64_t extent, int64_t longest) {
 
 template <class In, class Out>
 void multiply(const Product<In, Out>& product) {
-  const auto& [m, n, k, a, lda, transpose_a, b, ldb, transpose_b, c, ldc, accumulate, bias, activation] =
-      product;
+  const int64_t m = product.m, n = product.n, k = product.k;
+  const int64_t lda = product.lda, ldb = product.ldb, ldc = product.ldc;
+  const bool transpose_a = product.transpose_a, transpose_b = product.transpose_b;
+  const bool accumulate = product.accumulate;
+  const In *const a = product.a, *const b = product.b;
+  Out* const c = product.c;
+  const Accumulation<In>* const bias = product.bias;
+  const Activation activation = product.activation;
   if (m == 0 || n == 0) return;
   using T = Factor<In>;
   constexpr int64_t lanes = kLanes<T>;

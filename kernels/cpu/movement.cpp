@@ -1,6 +1,9 @@
 // Rearrangements: axes in another order, blocks of rows copied between arrays.
 #include <fmt/format.h>
 
+#include <cstring>
+#include <utility>
+
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/dispatch.h"
@@ -19,22 +22,21 @@ void transpose_square(const T* x, int64_t x_stride, T* y, int64_t y_stride) {
   Row rows[kSide];
 #pragma GCC unroll 16
   for (int i = 0; i < kSide; ++i) std::memcpy(&rows[i], x + i * x_stride, 64);
-#pragma GCC unroll 4
-  for (int distance = 1; distance < kSide; distance *= 2) {
-    Row low, high;
-    for (int lane = 0; lane < kSide; ++lane) {
-      const bool second = (lane & distance) != 0;
-      low[lane] = static_cast<T>(second ? kSide + lane - distance : lane);
-      high[lane] = static_cast<T>(second ? kSide + lane : lane + distance);
-    }
+  const auto exchange = [&]<int kDistance, int... kLane>(std::integer_sequence<int, kLane...>) {
 #pragma GCC unroll 16
     for (int i = 0; i < kSide; ++i) {
-      if (i & distance) continue;
-      const Row a = rows[i], b = rows[i + distance];
-      rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + distance] = __builtin_shuffle(a, b, high);
+      if (i & kDistance) continue;
+      const Row a = rows[i], b = rows[i + kDistance];
+      rows[i] = __builtin_shufflevector(a, b, (kLane & kDistance ? kSide + kLane - kDistance : kLane)...);
+      rows[i + kDistance] =
+          __builtin_shufflevector(a, b, (kLane & kDistance ? kSide + kLane : kLane + kDistance)...);
     }
-  }
+  };
+  constexpr auto lanes = std::make_integer_sequence<int, kSide>();
+  exchange.template operator()<1>(lanes);
+  exchange.template operator()<2>(lanes);
+  exchange.template operator()<4>(lanes);
+  if constexpr (kSide == 16) exchange.template operator()<8>(lanes);
 #pragma GCC unroll 16
   for (int i = 0; i < kSide; ++i) std::memcpy(y + i * y_stride, &rows[i], 64);
 }

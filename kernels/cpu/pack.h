@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/dtype.h"
 
@@ -71,9 +72,10 @@ struct Pack {
   // Lane i of the result is lane (i + kDistance) mod kLanes.
   template <int kDistance>
   Pack rotate() const {
-    Index index;
-    for (int lane = 0; lane < kLanes; ++lane) index[lane] = static_cast<Integer>((lane + kDistance) % kLanes);
-    return {__builtin_shuffle(raw, index)};
+    return [this]<int... kLane>(std::integer_sequence<int, kLane...>) {
+      return Pack{__builtin_shufflevector(raw, raw, ((kLane + kDistance) % int{kLanes})...)};
+    }
+    (std::make_integer_sequence<int, int{kLanes}>());
   }
 
   friend Pack operator+(Pack a, Pack b) {
