@@ -174,40 +174,54 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
   }
 }
 
-// All of one head. With p the softmax, s = scale q k' and o = dy v':
+// What a call of attend_backward computes: dq of some queries, dk and dv of some keys, from what they make of
+// each other.
+struct Part {
+  int64_t first_query, end_query, first_key, end_key;  // keys from a multiple of kKeys on
+  bool dq, dk_dv;
+};
+
+// A part of one head. With p the softmax, s = scale q k' and o = dy v':
 //   dv = p' dy    ds = p (o - sum of dy y)    dq = scale ds k    dk = scale ds' q
+// Every sum runs over whole blocks in their order, so that the parts do not show in it.
 template <class S>
-void attend_backward(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<const S> v,
-                     Rows<const S> y, const Accumulation<S>* log_sums, Rows<const S> dy, Rows<S> dq,
-                     Rows<S> dk, Rows<S> dv) {
+void attend_backward(const AttentionArguments& a, const Part& part, Rows<const S> q, Rows<const S> k,
+                     Rows<const S> v, Rows<const S> y, const Accumulation<S>* log_sums, Rows<const S> dy,
+                     Rows<S> dq, Rows<S> dk, Rows<S> dv) {
   using T = Accumulation<S>;
   constexpr bool kRounds = !std::is_same_v<S, T>;
   thread_local Scratch scratch;
-  const int64_t block = kQueries * a.size, head = kRounds ? a.keys * a.size : 0;
-  Pieces<T> pieces(scratch.get<T>(5 * Pieces<T>::padded(block) + 4 * Pieces<T>::padded(head) +
+  const int64_t part_keys = part.end_key - part.first_key;
+  const int64_t block = kQueries * a.size, copied = kRounds ? part_keys * a.size : 0;
+  Pieces<T> pieces(scratch.get<T>(5 * Pieces<T>::padded(block) + 4 * Pieces<T>::padded(copied) +
                                   2 * kKeys * kQueries + 2 * kQueries));
   T *const scaled = pieces.take(block), *const across = pieces.take(block),
            *const dy_across = pieces.take(block);
   T *const dy_room = pieces.take(block), *const dq_sums = pieces.take(block);
   T *const scores = pieces.take(kKeys * kQueries), *const products = pieces.take(kKeys * kQueries);
   T *const logs = pieces.take(kQueries), *const row_sums = pieces.take(kQueries);
-  const Rows<const T> keys = widened(a.keys, a.size, k, pieces.take(head));
-  const Rows<const T> values = widened(a.keys, a.size, v, pieces.take(head));
+  // Rows of the part's keys.
+  const Rows<const S> own_k{k.at(part.first_key), k.row}, own_v{v.at(part.first_key), v.row};
+  const Rows<S> own_dk{dk.at(part.first_key), dk.row}, own_dv{dv.at(part.first_key), dv.row};
+  const Rows<const T> keys = widened(part_keys, a.size, own_k, pieces.take(copied));
+  const Rows<const T> values = widened(part_keys, a.size, own_v, pieces.take(copied));
   Rows<T> dk_sums, dv_sums;  // what is not rounded is added up in place
   if constexpr (kRounds) {
-    dk_sums = {pieces.take(head), a.size};
-    dv_sums = {pieces.take(head), a.size};
+    dk_sums = {pieces.take(copied), a.size};
+    dv_sums = {pieces.take(copied), a.size};
   } else {
-    dk_sums = dk;
-    dv_sums = dv;
+    dk_sums = own_dk;
+    dv_sums = own_dv;
   }
-  for (int64_t j = 0; j < a.keys; ++j) {
+  for (int64_t j = 0; part.dk_dv && j < part_keys; ++j) {
     std::fill_n(dk_sums.at(j), a.size, T(0));
     std::fill_n(dv_sums.at(j), a.size, T(0));
   }
 
-  for (int64_t first = 0; first < a.queries; first += kQueries) {
-    const int64_t count = std::min(kQueries, a.queries - first), width = Pieces<T>::padded(count);
+  for (int64_t first = part.first_query; first < part.end_query; first += kQueries) {
+    const int64_t count = std::min(kQueries, part.end_query - first), width = Pieces<T>::padded(count);
+    const int64_t end = std::min(part.end_key, visible_keys(a, first + count - 1));
+    if (end <= part.first_key) continue;
     const Rows<const S> gradient{dy.at(first), dy.row};
     copy_scaled(count, a.size, Rows<const S>{q.at(first), q.row}, T(a.scale), scaled);
     transpose_padded(count, a.size, scaled, a.size, across, kQueries);
@@ -220,10 +234,9 @@ void attend_backward(const AttentionArguments& a, Rows<const S> q, Rows<const S>
                                                                int64_t c) { return T(from[c]) * T(by[c]); })
                         : T(0);
     }
-    const int64_t end = visible_keys(a, first + count - 1);
-    for (int64_t key = 0; key < end; key += kKeys) {
-      const int64_t n = std::min(kKeys, end - key);
-      const Rows<const T> block_keys{keys.at(key), keys.row}, block_values{values.at(key), values.row};
+    for (int64_t key = part.first_key; key < end; key += kKeys) {
+      const int64_t n = std::min(kKeys, end - key), own = key - part.first_key;
+      const Rows<const T> block_keys{keys.at(own), keys.row}, block_values{values.at(own), values.row};
       multiply_into<T>(n, width, a.size, block_keys, false, {across, kQueries}, {scores, kQueries}, false);
       multiply_into<T>(n, width, a.size, block_values, false, {dy_across, kQueries}, {products, kQueries},
                        false);
@@ -238,21 +251,26 @@ void attend_backward(const AttentionArguments& a, Rows<const S> q, Rows<const S>
                       o[i] = p[i] * (o[i] - row_sum[i]);
                     });
       }
-      multiply_into<T>(n, a.size, count, {scores, kQueries}, false, dy_rows, {dv_sums.at(key), dv_sums.row},
-                       true);
-      multiply_into<T>(n, a.size, count, {products, kQueries}, false, {scaled, a.size},
-                       {dk_sums.at(key), dk_sums.row}, true);
-      multiply_into<T>(count, a.size, n, {products, kQueries}, true, block_keys, {dq_sums, a.size}, key > 0);
+      if (part.dk_dv) {
+        multiply_into<T>(n, a.size, count, {scores, kQueries}, false, dy_rows, {dv_sums.at(own), dv_sums.row},
+                         true);
+        multiply_into<T>(n, a.size, count, {products, kQueries}, false, {scaled, a.size},
+                         {dk_sums.at(own), dk_sums.row}, true);
+      }
+      if (part.dq) {
+        multiply_into<T>(count, a.size, n, {products, kQueries}, true, block_keys, {dq_sums, a.size},
+                         key > 0);
+      }
     }
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; part.dq && i < count; ++i) {
       simd_for<T>(a.size, [to = dq.at(first + i), from = dq_sums + i * a.size,
                            scale = T(a.scale)](int64_t c) { to[c] = S(from[c] * scale); });
     }
   }
   if constexpr (kRounds) {
-    for (int64_t j = 0; j < a.keys; ++j) {
-      simd_for<T>(a.size, [to = dk.at(j), from = dk_sums.at(j)](int64_t c) { to[c] = S(from[c]); });
-      simd_for<T>(a.size, [to = dv.at(j), from = dv_sums.at(j)](int64_t c) { to[c] = S(from[c]); });
+    for (int64_t j = 0; part.dk_dv && j < part_keys; ++j) {
+      simd_for<T>(a.size, [to = own_dk.at(j), from = dk_sums.at(j)](int64_t c) { to[c] = S(from[c]); });
+      simd_for<T>(a.size, [to = own_dv.at(j), from = dv_sums.at(j)](int64_t c) { to[c] = S(from[c]); });
     }
   }
 }
@@ -291,19 +309,40 @@ void CpuBackend::attention_backward(const AttentionArguments& arguments, const v
   const AttentionArguments& a = arguments;
   dispatch_floating("attention_backward", a.dtype, [&](auto type) {
     using S = decltype(type);
-    parallel_ranges(a.batch * a.heads, tiles_of_a_range(a, a.queries), [&](int64_t begin, int64_t end) {
-      for (int64_t head = begin; head < end; ++head) {
-        const auto queries = [&]<class V>(V* array, int64_t row) {
-          return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.queries, row,
-                                                                               head);
-        };
-        const auto keys = [&]<class V>(V* array, int64_t row) {
-          return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.keys, row, head);
-        };
-        const int64_t row = a.heads * a.size;
-        attend_backward<S>(a, queries(q, a.q_row), keys(k, a.k_row), keys(v, a.v_row), queries(y, row),
-                           static_cast<const Accumulation<S>*>(log_sums) + head * a.queries, queries(dy, row),
-                           queries(dq, a.q_row), keys(dk, a.k_row), keys(dv, a.v_row));
+    const auto compute = [&](int64_t head, const Part& part) {
+      const auto queries = [&]<class V>(V* array, int64_t row) {
+        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.queries, row, head);
+      };
+      const auto keys = [&]<class V>(V* array, int64_t row) {
+        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.keys, row, head);
+      };
+      const int64_t row = a.heads * a.size;
+      attend_backward<S>(a, part, queries(q, a.q_row), keys(k, a.k_row), keys(v, a.v_row), queries(y, row),
+                         static_cast<const Accumulation<S>*>(log_sums) + head * a.queries, queries(dy, row),
+                         queries(dq, a.q_row), keys(dk, a.k_row), keys(dv, a.v_row));
+    };
+    // A head at a time takes five products a pair of blocks; where there are fewer heads than threads, blocks
+    // of queries (three products, for dq) and of keys (four, for dk and dv) by themselves. The bits are the
+    // same.
+    const int64_t heads = a.batch * a.heads;
+    if (heads >= thread_pool().threads()) {
+      parallel_ranges(heads, tiles_of_a_range(a, a.queries), [&](int64_t begin, int64_t end) {
+        for (int64_t head = begin; head < end; ++head) compute(head, {0, a.queries, 0, a.keys, true, true});
+      });
+      return;
+    }
+    const int64_t query_blocks = (a.queries + kQueries - 1) / kQueries,
+                  key_blocks = (a.keys + kKeys - 1) / kKeys;
+    const int64_t blocks = query_blocks + key_blocks;
+    parallel_ranges(heads * blocks, tiles_of_a_range(a, kQueries), [&](int64_t begin, int64_t end) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        const int64_t head = tile / blocks, block = tile % blocks, first = (block - query_blocks) * kKeys;
+        if (block < query_blocks) {
+          compute(head,
+                  {block * kQueries, std::min(a.queries, (block + 1) * kQueries), 0, a.keys, true, false});
+        } else {
+          compute(head, {0, a.queries, first, std::min(a.keys, first + kKeys), false, true});
+        }
       }
     });
   });
