@@ -28,13 +28,15 @@ PlanTable::Search PlanTable::search() const {
 
 void PlanTable::set_search(Search search) {
   const std::lock_guard lock(mutex_);
-  search_ = search;
+  search_ = std::move(search);
   ++generation_;
 }
 
-std::optional<std::string> PlanTable::find(const std::string& call) const {
+std::optional<std::string> PlanTable::find(const std::string& call) {
   const std::lock_guard lock(mutex_);
-  const auto found = plans_.find(call);
+  auto found = plans_.find(call);
+  const auto known = search_.known.find(call);
+  if (found == plans_.end() && known != search_.known.end()) found = plans_.insert(*known).first;
   if (found == plans_.end()) return std::nullopt;
   return found->second;
 }
@@ -50,6 +52,7 @@ std::string PlanTable::insert(const std::string& call, const std::string& choice
 void PlanTable::erase(const std::string& call) {
   const std::lock_guard lock(mutex_);
   plans_.erase(call);
+  search_.known.erase(call);
 }
 
 Plans PlanTable::plans() const {

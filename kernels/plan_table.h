@@ -29,6 +29,7 @@ class PlanTable {
   struct Search {
     bool tune = false;  // time the candidates, and insert the fastest
     int candidate = 0;  // otherwise the candidate of this number, or the first where there are not as many
+    Plans known = {};   // choices of before: find() takes them into the table, those that are asked for
   };
 
   // device: what the choices depend on besides the call: model and library versions, "NVIDIA H100 80GB HBM3,
@@ -42,10 +43,10 @@ class PlanTable {
   Search search() const;
   void set_search(Search search);
 
-  std::optional<std::string> find(const std::string& call) const;
+  std::optional<std::string> find(const std::string& call);
   // Keeps the choice that is there already, if any. Returns the one that the table holds now.
   std::string insert(const std::string& call, const std::string& choice);
-  // Of a choice that cannot be used.
+  // Of a choice that cannot be used: it is known no longer, either.
   void erase(const std::string& call);
 
   Plans plans() const;

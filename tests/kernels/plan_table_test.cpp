@@ -36,10 +36,24 @@ TEST(PlanTable, WhoKeepsWhatWasMadeOfAChoiceLearnsOfOthers) {
   const uint64_t second = table.generation();
   EXPECT_NE(second, first);
   EXPECT_FALSE(table.search().tune);
-  table.set_search({true, 3});
+  table.set_search({true, 3, {}});
   EXPECT_TRUE(table.search().tune);
   EXPECT_EQ(table.search().candidate, 3);
   EXPECT_NE(table.generation(), second);
+}
+
+TEST(PlanTable, OfTheKnownChoicesThoseThatAreAskedForEnterIt) {
+  PlanTable table("a device");
+  table.insert("first", "one");
+  table.set_search(
+      {.tune = true, .known = {{"first", "two"}, {"second", "two"}, {"bad", "two"}, {"other", "two"}}});
+  EXPECT_EQ(table.find("first"), "one");
+  EXPECT_EQ(table.find("second"), "two");
+  EXPECT_EQ(table.find("bad"), "two");
+  EXPECT_EQ(table.find("third"), std::nullopt);
+  table.erase("bad");
+  EXPECT_EQ(table.find("bad"), std::nullopt);
+  EXPECT_EQ(table.plans(), (Plans{{"first", "one"}, {"second", "two"}}));
 }
 
 TEST(PlanTable, ThreadsThatChooseAtOnceAgree) {
