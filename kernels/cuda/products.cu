@@ -108,7 +108,7 @@ class Stopwatch {
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
 };
 
-// As many as the library's own examples ask for; its order is good enough that later ones are never best.
+// They come in the order of the library's own expectation.
 constexpr int kMostCandidates = 16;
 
 }  // namespace
