@@ -186,6 +186,7 @@ struct MemoryRoom {
 };
 
 class Backend;
+class PlanTable;
 
 // A place in a queue, behind everything issued to it before the marker was set; set anew any number of times. One that was
 // never set, or while its queue was captured into a graph (whose replays do not set it), counts as passed and as no time.
@@ -211,6 +212,9 @@ class Backend {
   // In which precisions products run on the hardware's own units, and what becomes of the others:
   // "fp64, fp32, bf16 native; fp16 stored in 16 bits, computed in fp32".
   virtual std::string native_precisions() const = 0;
+  // Which of the algorithms that libraries offer are used for what, where that decides about bits; of all queues of the
+  // device. Null where nothing is left open.
+  virtual PlanTable* plans() { return nullptr; }
 
   // ---- memory -------------------------------------------------------------------------------------------------
   // 64-byte aligned (256 on GPUs); contents undefined. Null for no bytes, and when there is no room left.

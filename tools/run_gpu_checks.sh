@@ -84,6 +84,11 @@ nccl_two() {
     --output "$results/nccl_two" --device cuda --set parallel.share_gpu=true --set parallel.gpu_transport=nccl \
     "${short[@]}" && same alone nccl_two
 }
+tuned() {
+  train tuned_1 0 configs/digits_cnn.toml --set device.tune=true "${short[@]}" &&
+    train tuned_2 2 configs/digits_cnn.toml --set device.tune=true --set parallel.share_gpu=true "${short[@]}" &&
+    same tuned_1 tuned_2
+}
 moved_to_cpu() {
   rm -rf "$results/moved"
   cp -r "$results/alone" "$results/moved" && rm -f "$results/moved/$(basename "$(newest alone)")" &&
@@ -103,7 +108,7 @@ pytorch() {
   "$python" tools/compare_pytorch.py --device cuda --lockstep "$bin/lockstep" --python "$python" --repeats 3 --seconds 1 \
     --rows cnn wide-bf16 mlp
 }
-export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two moved_to_cpu sanitized bench pytorch
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two tuned moved_to_cpu sanitized bench pytorch
 export results bin
 export short_text="${short[*]}"
 run() { check "$1" "$2" bash -c 'short=($short_text); "$@"' check "${@:3}"; }
@@ -125,6 +130,7 @@ run nccl_one 60 nccl_one
 run staged_2 90 staged 2
 run staged_4 120 staged 4
 run nccl_two 90 nccl_two
+run tuned 90 tuned
 run moved_to_cpu 60 moved_to_cpu
 run speed 90 bench device_benchmark cuda 128
 run pytorch 100 pytorch

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -52,6 +53,17 @@ void require_device(int device) {
   }
 }
 
+cudaDeviceProp properties_of(int device) {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device), "device");
+  return properties;
+}
+
+// What plans depend on besides the call: the model of GPU, and the libraries whose algorithms they are.
+std::string plan_device(int device) {
+  return std::string(properties_of(device).name) + ", cuBLASLt " + std::to_string(cublasLtGetVersion());
+}
+
 }  // namespace
 
 void check_cuda(cudaError_t status, const char* where) {
@@ -68,7 +80,8 @@ unsigned blocks_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>(blocks);
 }
 
-CudaBackend::CudaBackend(int device, Queue queue) : device_(device), queue_(queue) {
+CudaBackend::CudaBackend(int device, Queue queue, std::shared_ptr<PlanTable> plans)
+    : device_(device), queue_(queue), plans_(std::move(plans)) {
   make_current();
   // The lane and copies go first where several have work: what they bring is waited for.
   int least = 0, greatest = 0;
@@ -101,8 +114,7 @@ cudaStream_t CudaBackend::stream() const {
 
 // Says what the bits of results depend on: workers compare it.
 std::string CudaBackend::description() const {
-  cudaDeviceProp properties;
-  check_cuda(cudaGetDeviceProperties(&properties, device_), "device");
+  const cudaDeviceProp properties = properties_of(device_);
   int driver = 0, runtime = 0;
   check_cuda(cudaDriverGetVersion(&driver), "driver");
   check_cuda(cudaRuntimeGetVersion(&runtime), "runtime");
@@ -124,7 +136,10 @@ Backend& cuda_backend(int device) {
   auto found = backends->find(device);
   if (found == backends->end()) {
     require_device(device);
-    found = backends->try_emplace(device, device, CudaBackend::Queue::kComputation).first;
+    found = backends
+                ->try_emplace(device, device, CudaBackend::Queue::kComputation,
+                              std::make_shared<PlanTable>(plan_device(device)))
+                .first;
   }
   return found->second;
 }
@@ -137,8 +152,7 @@ int cuda_device_count() {
 }
 
 std::string cuda_device_identity(int device) {
-  cudaDeviceProp properties;
-  check_cuda(cudaGetDeviceProperties(&properties, device), "device");
+  const cudaDeviceProp properties = properties_of(device);
   std::string text = "GPU-";
   for (size_t i = 0; i < sizeof properties.uuid.bytes; ++i) {
     constexpr char kDigits[] = "0123456789abcdef";

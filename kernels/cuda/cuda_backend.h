@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/dialect.h"
+#include "kernels/plan_table.h"
 
 namespace lockstep {
 
@@ -24,13 +25,14 @@ class Products;
 class CudaBackend final : public Backend {
  public:
   enum class Queue : uint8_t { kComputation, kLane, kCopies };
-  // A queue of GPU `device`, which exists.
-  CudaBackend(int device, Queue queue);
+  // A queue of GPU `device`, which exists. plans: the device's, of all its queues.
+  CudaBackend(int device, Queue queue, std::shared_ptr<PlanTable> plans);
   ~CudaBackend() override;
 
   // cuda_backend.cu
   std::string description() const override;
   std::string native_precisions() const override;
+  PlanTable* plans() override { return plans_.get(); }
 
   // memory.cu, but for fill and cast: cast.cu; mailbox and recordings: queues.cu
   void* allocate(size_t bytes) override;
@@ -181,6 +183,7 @@ class CudaBackend final : public Backend {
 
   const int device_;
   const Queue queue_;
+  const std::shared_ptr<PlanTable> plans_;
   cudaStream_t stream_ = nullptr;
   cudaEvent_t issued_ = nullptr;  // what another queue waits for
   std::mutex mutex_;              // of pinned_, lane_ and copies_

@@ -9,18 +9,25 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/plan_table.h"
 
 namespace lockstep {
 
-// The products of one stream. What a product computes depends on its shape, its types and how far its
-// pointers are aligned (up to 16 bytes), on the library and on the model of GPU; not on what ran before.
+// Error (kInternal) that names the type, unless products of it exist.
+cudaDataType_t product_type(DType dtype);
+
+// The products of one stream. What a product computes depends on its shape, its types, how far its pointers
+// are aligned (up to 16 bytes), on the choices in the table, on the library and on the model of GPU; not on
+// what ran before.
 class Products {
  public:
-  // workspace: kWorkspaceBytes of device memory, for as long as this lives.
-  Products(cudaStream_t stream, void* workspace);
+  // workspace: kWorkspaceBytes of device memory. It and the table stay for as long as this lives.
+  Products(cudaStream_t stream, void* workspace, PlanTable& table);
   Products(const Products&) = delete;
   Products& operator=(const Products&) = delete;
 
@@ -29,7 +36,11 @@ class Products {
 
   // c = op(a) op(b) + bias, to which c itself is added when it is to accumulate. Extents are at least 1. The
   // bias, which may be null, is of the type of c, which is not fp64; the activation is left to the caller.
-  void run(const MatmulArguments& product, const void* bias, bool accumulate);
+  // False, and nothing done, where the library has no algorithm for it.
+  //
+  // A product that the table holds no choice for takes the library's first proposal; where the table is to be
+  // tuned, this waits, times the library's proposals with these operands, and inserts the fastest.
+  bool run(const MatmulArguments& product, const void* bias, bool accumulate);
 
  private:
   // A handle of the library's, which is a pointer, destroyed with its owner.
@@ -48,18 +59,44 @@ class Products {
     uint32_t alignment_a, alignment_b, alignment_c, alignment_bias;  // bytes
     int64_t batch, m, n, k, batch_stride_a, batch_stride_b;
     auto operator<=>(const Shape&) const = default;
+    std::string text() const;  // as the table calls it
   };
-  // The library's descriptions of a shape, and the algorithm chosen for it: a plain value that any process
-  // may use on the same model of GPU with the same library.
+  // d = op(a) op(b), to which c is added where the shape accumulates.
+  struct Operands {
+    const void *a, *b, *c;
+    void* d;
+  };
+  // A plain value that any process may use on the same model of GPU with the same library. (nvcc does not
+  // compile containers of the library's type itself, which has no name of its own.)
+  struct Algorithm {
+    cublasLtMatmulAlgo_t value = {};
+  };
+  // The library's descriptions of a shape, and the algorithm chosen for it.
   struct Plan {
     Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> description;
     Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> a, b, c;
-    cublasLtMatmulAlgo_t algorithm = {};
+    bool exists = false;  // an algorithm
+    Algorithm algorithm;
   };
-  const Plan& plan_for(const Shape& shape, const void* bias);
+
+  const Plan& plan_for(const Shape& shape, const Operands& operands, const void* bias);
+  Plan describe(const Shape& shape, const void* bias) const;
+  void choose(Plan& plan, const Shape& shape, const Operands& operands);
+  // The library's proposals, best expectation first; `most` at most.
+  std::vector<Algorithm> proposals(const Plan& plan, const Shape& shape, int most) const;
+  // Whether the text is an algorithm that computes the product in a defined order, within the workspace.
+  bool accept(const std::string& choice, const Plan& plan, Algorithm* algorithm) const;
+  // Seconds of each candidate, infinite where it does not run after all. Empty when there is no memory to
+  // try.
+  std::vector<double> time(const std::vector<Algorithm>& candidates, const Plan& plan, const Shape& shape,
+                           const Operands& operands) const;
+  cublasStatus_t launch(const Algorithm& algorithm, const Plan& plan, const Shape& shape,
+                        const Operands& operands) const;
 
   cudaStream_t stream_;
   void* workspace_;
+  PlanTable& table_;
+  uint64_t generation_;  // of the table, when plans_ was empty last
   Owned<cublasLtHandle_t, cublasLtDestroy> handle_;
   std::map<Shape, Plan> plans_;
 };

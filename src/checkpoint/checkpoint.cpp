@@ -28,6 +28,7 @@ constexpr const char* kFormat = "/format";
 constexpr const char* kVersion = "version";
 constexpr const char* kConfiguration = "/configuration";
 constexpr const char* kMetrics = "/metrics";
+constexpr const char* kPlans = "/plans";
 constexpr const char* kOrder = "order";
 
 std::string group_of(const std::string& path) {
@@ -54,7 +55,7 @@ void require_storable(const State& state) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": must be /group/name", path));
     }
     const std::string first = path.substr(0, path.find('/', 1));
-    if (first == kFormat || first == kConfiguration || first == kMetrics) {
+    if (first == kFormat || first == kConfiguration || first == kMetrics || first == kPlans) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": {} is reserved", path, first));
     }
   };
@@ -89,6 +90,7 @@ void write_content(const State& state, const std::string& path) {
   }
   file.write_text(kConfiguration, state.configuration);
   file.write_text(kMetrics, state.metrics);
+  if (!state.plans.empty()) file.write_text(kPlans, state.plans);
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray& array = state.arrays[i];
     file.write(array.path, array.dtype, array.shape, array.bytes.data());
@@ -109,6 +111,7 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   State state;
   state.configuration = file.read_text(kConfiguration);
   state.metrics = file.read_text(kMetrics);
+  if (file.exists(kPlans)) state.plans = file.read_text(kPlans);
   const auto read_scalars = [&](const std::string& group, const std::string& prefix) {
     for (const auto& [name, value] : file.attributes(group)) state.scalars.emplace(prefix + name, value);
   };
@@ -140,6 +143,7 @@ void require_same_content(const State& state, const std::string& path) {
   };
   if (found.configuration != state.configuration) differs(kConfiguration);
   if (found.metrics != state.metrics) differs(kMetrics);
+  if (found.plans != state.plans) differs(kPlans);
   const bool same_scalars = std::ranges::equal(
       found.scalars, state.scalars,
       [](const auto& a, const auto& b) { return a.first == b.first && same_scalar(a.second, b.second); });

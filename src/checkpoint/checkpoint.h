@@ -1,10 +1,15 @@
 // One checkpoint file: written sealed, verified before it is opened, compared.
 //
 // The layout, here in h5py's words:
-//   f['parameters/layers.0.weight'][...]     an array at its path; its attribute `order` is its place in
-//   store order f['rng'].attrs['seed']                   the scalar /rng/seed: an attribute of the group /rng
-//   (int64, float64 or text) f['configuration'].asstr()[()]           TOML text f['metrics'].asstr()[()] JSON
-//   lines f['format'].attrs['version']             kCheckpointVersion
+//   f['parameters/layers.0.weight'][...]   an array at its path; its attribute `order` is its place in store
+//                                          order
+//   f['rng'].attrs['seed']                 the scalar /rng/seed: an attribute of the group /rng (int64,
+//   float64
+//                                          or text)
+//   f['configuration'].asstr()[()]         TOML text
+//   f['metrics'].asstr()[()]               JSON lines
+//   f['plans'].asstr()[()]                 State::plans; not there where it is empty
+//   f['format'].attrs['version']           kCheckpointVersion
 #pragma once
 
 #include <cstdint>

@@ -30,10 +30,11 @@ struct State {
       scalars;                // "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
   std::string configuration;  // TOML text
   std::string metrics;        // JSON lines logged so far
+  std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
 
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
-// order) and the scalars (sorted by path), excluding configuration and metrics.
+// order) and the scalars (sorted by path), excluding configuration, metrics and plans.
 std::string state_digest(const State& state);
 
 // 32 hex digits: XXH3-128 of the pieces, one behind the other, with their lengths.

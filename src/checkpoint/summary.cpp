@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "kernels/plan_table.h"
+
 namespace lockstep {
 
 namespace {
@@ -56,7 +58,11 @@ std::string describe_state(const State& state) {
     fmt::format_to(out, "  {:<{}}  {:>6} arrays {:>14} elements {:>14} bytes\n", total.group, path_width,
                    total.arrays, total.elements, total.bytes);
   }
-  fmt::format_to(out, "\nmetrics: {} lines\n\nconfiguration\n", std::ranges::count(state.metrics, '\n'));
+  fmt::format_to(out, "\nmetrics: {} lines\n", std::ranges::count(state.metrics, '\n'));
+  for (const auto& [device, plans] : parse_plans(state.plans).value_or(PlansOfDevices())) {
+    fmt::format_to(out, "plans: {} of {}\n", plans.size(), device);
+  }
+  text += "\nconfiguration\n";
   text += state.configuration;
   if (!state.configuration.empty() && !state.configuration.ends_with('\n')) text += '\n';
   return text;

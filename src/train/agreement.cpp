@@ -29,4 +29,11 @@ void fail_together(const Communicator& communicator, ErrorKind kind, const std::
   throw AgreedFailure(kind, message, communicator.rank() == 0);
 }
 
+void broadcast_text(Communicator& communicator, std::string& text, const std::string& label) {
+  int64_t size = static_cast<int64_t>(text.size());
+  communicator.broadcast(&size, sizeof size, 0, label)->wait();
+  text.resize(static_cast<size_t>(size));
+  if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
+}
+
 }  // namespace lockstep

@@ -28,4 +28,7 @@ void run_agreed(Communicator& communicator, const std::function<void()>& part, c
 // Throws AgreedFailure where all workers have found the same failure; rank 0 speaks.
 [[noreturn]] void fail_together(const Communicator& communicator, ErrorKind kind, const std::string& message);
 
+// Rank 0's text to everyone. Collective.
+void broadcast_text(Communicator& communicator, std::string& text, const std::string& label);
+
 }  // namespace lockstep

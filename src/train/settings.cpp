@@ -149,6 +149,10 @@ RunSettings read_settings(Configuration& configuration) {
       "cuda_graph", false,
       "GPUs: record a step as a CUDA graph and replay it, for small steps whose kernels are over sooner than the host "
       "can start them; the same bits");
+  settings.tune = device.boolean(
+      "tune", false,
+      "GPUs: measure at the start of a run which of the algorithms that libraries propose is fastest, instead of "
+      "taking the first; the choices belong to the run and decide about last bits");
 
   if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",

@@ -76,6 +76,7 @@ struct RunSettings {
   std::string device;  // auto, cpu, cuda
   int64_t threads = 1;
   bool cuda_graph = false;
+  bool tune = false;
 };
 
 // Reads every key above; Error (kUsage) for bad values and combinations.

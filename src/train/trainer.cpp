@@ -30,6 +30,7 @@
 #include "train/input_queue.h"
 #include "train/loss_plot.h"
 #include "train/metrics_log.h"
+#include "train/plan_agreement.h"
 #include "train/progress.h"
 #include "train/run_data.h"
 #include "train/step_control.h"
@@ -99,14 +100,6 @@ void write_text(const std::string& path, const std::string& text) {
   file << text;
   file.close();
   if (!file) fail(ErrorKind::kCheckpoint, path + ": cannot be written: " + std::strerror(errno));
-}
-
-// Bytes from rank 0 to everyone.
-void broadcast_text(Communicator& communicator, std::string& text, const std::string& label) {
-  int64_t size = static_cast<int64_t>(text.size());
-  communicator.broadcast(&size, sizeof size, 0, label)->wait();
-  text.resize(static_cast<size_t>(size));
-  if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
 }
 
 // The scalars of rank 0's state, to the ranks that did not read the file: of the same names everywhere, in
@@ -281,6 +274,7 @@ class Run {
 
   State completed(State state) {
     state.scalars["/data/digest"] = data_.digest;
+    state.plans = plans_of_run(backend_->plans());
     put(state, "/loss_scale/", scaler_->state());
     put(state, "/guard/", guard_->state());
     put(state, "/schedule/", schedule_->state());
@@ -358,6 +352,24 @@ class Run {
     }
     check_replicas("start");
     introduce(path);
+    agree_on_plans(backend_->plans(), communicator_, {found.plans, settings_.tune, plan_cache_path()},
+                   [&] { rehearse(); });
+  }
+
+  // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
+  // on the run.
+  void rehearse() {
+    peak_bytes_ = std::max(peak_bytes_, allocator_statistics().peak_bytes);
+    Loader loader(data_.train, batches_.sampler, settings_.micro_batch_size, 0, 1, position_.step);
+    const MicroBatch& batch = loader.next().micro_batches.front();
+    {
+      const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step), 0);
+      const AutocastScope autocast(settings_.compute);
+      const Tensor losses =
+          objective_->losses(replica_->model->forward(objective_->inputs(batch), replica_->training), batch);
+      backward(losses, losses.full_like(scaler_->scale()), [](const Leaf&, const Tensor&) {});
+    }
+    reset_allocator_peak();
   }
 
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
@@ -945,6 +957,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
   std::unique_ptr<Replica> replica;
   std::unique_ptr<Objective> objective;
   RunData data;
+  std::string plans;
   bool without_statistics = false;  // the mean of weights has none of its own
   run_agreed(
       communicator,
@@ -961,6 +974,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
         objective =
             std::make_unique<Objective>(settings.loss, data.shape, settings.parameters(), device->backend());
         const State state = read_checkpoint(checkpoint);
+        plans = state.plans;
         if (weights.empty()) weights = has_average(state) ? "averaged" : "trained";
         const bool averaged = weights == "averaged";
         if (averaged && !has_average(state)) {
@@ -991,6 +1005,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
   device->connect();
   run_agreed(
       communicator, [&] { compare_workers(communicator, configuration.resolved(), data); }, "configuration");
+  agree_on_plans(device->backend().plans(), communicator, {plans, false, {}}, {});
   const AutocastScope autocast(settings.compute);
   if (without_statistics) {
     Tensor statistics = replica->store.statistic_values();

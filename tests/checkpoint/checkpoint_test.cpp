@@ -70,6 +70,7 @@ TEST_F(CheckpointTest, RoundTripIsExact) {
   }
   EXPECT_EQ(found.configuration, state.configuration);
   EXPECT_EQ(found.metrics, state.metrics);
+  EXPECT_EQ(found.plans, state.plans);
   EXPECT_TRUE(compare_states(state, found).empty());
   EXPECT_EQ(testing::files_in(directory_.path()), 1u);
 }
@@ -78,7 +79,7 @@ TEST_F(CheckpointTest, EmptyStateRoundTrips) {
   write_checkpoint(State{}, path_);
   const State found = read_checkpoint(path_);
   EXPECT_EQ(state_digest(found), state_digest(State{}));
-  EXPECT_EQ(found.configuration + found.metrics, "");
+  EXPECT_EQ(found.configuration + found.metrics + found.plans, "");
 }
 
 TEST_F(CheckpointTest, SameStateGivesTheSameBytesAtAnyTime) {
@@ -111,6 +112,7 @@ TEST_F(CheckpointTest, DigestSeesEveryPartOfTheStateAndNoText) {
   EXPECT_TRUE(changes([](State& s) { s.scalars["/new"] = int64_t{0}; }));
   EXPECT_FALSE(changes([](State& s) { s.configuration += "x"; }));
   EXPECT_FALSE(changes([](State& s) { s.metrics += "x"; }));
+  EXPECT_FALSE(changes([](State& s) { s.plans = "[other]\n"; }));
 }
 
 TEST_F(CheckpointTest, EveryTruncationIsRejected) {
@@ -196,6 +198,7 @@ TEST_F(CheckpointTest, WhatTheLayoutCannotHoldIsRefusedBeforeWriting) {
   expect_contains(refused([](State& s) { s.arrays[1].path = s.arrays[0].path; }), {"two arrays"});
   expect_contains(refused([](State& s) { s.arrays[1].path = "no/slash"; }), {"no/slash"});
   expect_contains(refused([](State& s) { s.arrays[1].path = "/metrics/x"; }), {"reserved"});
+  expect_contains(refused([](State& s) { s.arrays[1].path = "/plans"; }), {"reserved"});
   expect_contains(refused([](State& s) { s.scalars["/format/version"] = int64_t{9}; }), {"reserved"});
   expect_contains(refused([](State& s) { s.scalars["/parameters/gain/x"] = 1.0; }), {"/parameters/gain/x"});
 }
@@ -353,7 +356,7 @@ TEST_F(CheckpointTest, SummaryShowsTensorsTotalsAndConfiguration) {
   const std::string text = describe_state(sample_state());
   expect_contains(
       text, {"digest ", "/data/step", "1000", "/parameters/layers.10.weight", "(1000,2,3)", "24000 bytes",
-             "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines", "name = \"übung\"", "\"cosine\""});
+             "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines", "plans: 2 of a GPU, a library 3\n", "name = \"übung\"", "\"cosine\""});
   EXPECT_NE(text.find(state_digest(sample_state())), std::string::npos);
   EXPECT_FALSE(describe_state(State{}).empty());
 }
@@ -380,6 +383,7 @@ assert f['schedule'].attrs['type'] == 'cosine' and f['schedule'].attrs['empty'] 
 assert f.attrs['top'] == -1
 assert f['configuration'].asstr()[()].startswith('[run]')
 assert f['metrics'].asstr()[()].count('\n') == 2
+assert f['plans'].asstr()[()] == '[a GPU, a library 3]\na call\t0f\nanother\t1e\n'
 )";
   overwrite(directory_.file("check.py"), script);
   EXPECT_TRUE(testing::shell("/usr/bin/python3 " + directory_.file("check.py") + " " + path_));

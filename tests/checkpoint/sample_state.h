@@ -54,6 +54,7 @@ inline State sample_state(int64_t elements = 6000) {
   };
   state.configuration = "[run]\nname = \"übung\"\n";
   state.metrics = "{\"step\": 1}\n{\"step\": 2}\n";
+  state.plans = "[a GPU, a library 3]\na call\t0f\nanother\t1e\n";
   return state;
 }
 

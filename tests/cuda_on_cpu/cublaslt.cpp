@@ -15,6 +15,7 @@
 #include "core/half_precision.h"
 #include "memory.h"
 #include "settings.h"
+#include "streams.h"
 
 namespace cuda_on_cpu {
 
@@ -84,7 +85,7 @@ struct Algorithm {
   int32_t id = 0;
   int32_t splits = 1;  // parts of k that are added separately
   uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
-  uint32_t reserved = 0;
+  uint32_t number = 0;          // among those that were proposed
   uint32_t alignments[4] = {};  // bytes that the addresses of A, B, C, D must be multiples of
   uint64_t unused[3] = {};
 };
@@ -274,6 +275,10 @@ void multiply(const Call& call) {
 }
 
 void run(const Call& call) {
+  // By the clock of events, so that no machine is too slow for the difference to be seen.
+  using std::chrono::milliseconds;
+  const auto number = static_cast<int>(call.algorithm.number);
+  spend_device_time(number == settings().fastest ? milliseconds(1000) : milliseconds(1200 + 50 * number));
   using lockstep::BFloat16;
   using lockstep::Float16;
   const bool wide = call.d_layout.type == CUDA_R_32F;
@@ -506,18 +511,24 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
       status != CUBLAS_STATUS_SUCCESS) {
     return status;
   }
-  Algorithm candidates[3];
+  const bool biased = (description->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
+  if (!settings().products || (biased && !settings().biased_products)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  Algorithm candidates[4];
   candidates[0].id = 2;
   candidates[0].splits = 4;
   candidates[0].reduction = CUBLASLT_REDUCTION_SCHEME_INPLACE;
   candidates[2].id = 1;
   candidates[2].splits = 2;
   candidates[2].reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  candidates[3].id = 1;
+  candidates[3].splits = 3;
+  candidates[3].reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   for (Algorithm& candidate : candidates) {
     if (*returned == requested) break;
     if ((candidate.reduction & ~preference->reduction_schemes) != 0) continue;
     if (candidate.splits > shape.k || workspace_of(candidate, shape) > preference->workspace_bytes) continue;
     candidate.mark = Algorithm::kMark;
+    candidate.number = static_cast<uint32_t>(*returned);
     std::copy_n(preference->alignments, 4, candidate.alignments);
     cublasLtMatmulHeuristicResult_t& result = results[(*returned)++];
     result = {};
@@ -598,6 +609,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   } else if (!read(algo, &call.algorithm)) {
     return invalid("not an algorithm of this library");
   }
+  if (algo != nullptr && static_cast<int>(call.algorithm.number) == settings().unlaunchable)
+    return unsupported("this algorithm does not run");
   if (call.algorithm.splits > call.shape.k) return invalid("algorithm splits k into more parts than it has");
   const size_t needed = workspace_of(call.algorithm, call.shape);
   if (workspace_bytes < needed) {

@@ -9,6 +9,7 @@
 
 #include "core/half_precision.h"
 #include "device_array.h"
+#include "settings.h"
 
 namespace cuda_on_cpu {
 namespace {
@@ -221,6 +222,42 @@ TEST(Products, CandidatesDifferInTheirLastBitsAlone) {
     results.insert(problem.d.to_host());
   }
   EXPECT_EQ(results.size(), count);
+}
+
+// The clock of events tells candidates apart, and which of them takes least time is a setting.
+TEST(Products, TakeTheTimeThatTheSettingsSay) {
+  for (const int fastest : {0, 1, 2}) {
+    configure(("fastest=" + std::to_string(fastest) + ",unlaunchable=3").c_str());
+    Problem<float, float> problem({.m = 16, .n = 8, .k = 12});
+    const auto found = problem.candidates();
+    std::vector<float> milliseconds;
+    for (const auto& candidate : found) {
+      cudaEvent_t begin, end;
+      cudaEventCreate(&begin);
+      cudaEventCreate(&end);
+      cudaEventRecord(begin, nullptr);
+      ASSERT_EQ(problem.run(&candidate.algo, problem.a.data(), problem.kWorkspace), CUBLAS_STATUS_SUCCESS);
+      cudaEventRecord(end, nullptr);
+      cudaEventSynchronize(end);
+      cudaEventElapsedTime(&milliseconds.emplace_back(), begin, end);
+      cudaEventDestroy(begin);
+      cudaEventDestroy(end);
+    }
+    ASSERT_EQ(milliseconds.size(), 3u);
+    EXPECT_EQ(std::min_element(milliseconds.begin(), milliseconds.end()) - milliseconds.begin(), fastest);
+  }
+  configure("unlaunchable=1");
+  Problem<float, float> problem({.m = 16, .n = 8, .k = 12});
+  EXPECT_EQ(problem.run(&problem.candidates()[1].algo, problem.a.data(), problem.kWorkspace),
+            CUBLAS_STATUS_NOT_SUPPORTED);
+  configure("products=unbiased");
+  EXPECT_EQ(problem.candidates().size(), 3u);
+  EXPECT_TRUE((Problem<float, float>({.m = 16, .n = 8, .k = 12, .epilogue = CUBLASLT_EPILOGUE_BIAS})
+                   .candidates()
+                   .empty()));
+  configure("products=none");
+  EXPECT_TRUE(problem.candidates().empty());
+  configure("");
 }
 
 // The first candidate adds in any order unless the preference forbids it.

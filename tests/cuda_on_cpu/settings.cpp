@@ -41,6 +41,14 @@ Settings parse(std::string_view text) {
       result.forbid_host = true;
     } else if (entry == "count=1") {
       result.count = true;
+    } else if (entry == "products=none") {
+      result.products = false;
+    } else if (entry == "products=unbiased") {
+      result.biased_products = false;
+    } else if (key == "fastest") {
+      result.fastest = static_cast<int>(number_of(entry, value));
+    } else if (key == "unlaunchable") {
+      result.unlaunchable = static_cast<int>(number_of(entry, value));
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

@@ -93,6 +93,13 @@ Queues& queues() {
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
 
+// What the clock of events is ahead of the host's.
+Clock::duration simulated = Clock::duration::zero();
+
+Clock::time_point device_time() {
+  return Clock::now() + simulated;
+}
+
 // Runs the first item of a stream; false when it has to wait or there is none.
 bool run_first(Stream& stream) {
   if (stream.items.empty() || stream.running) return false;
@@ -100,7 +107,7 @@ bool run_first(Stream& stream) {
   if (item.waits_for != nullptr) {
     if (!item.waits_for->done) return false;
   } else if (item.records != nullptr) {
-    item.records->time = Clock::now();
+    item.records->time = device_time();
     item.records->done = true;
   } else {
     stream.running = true;
@@ -247,6 +254,10 @@ DeviceLock::DeviceLock() : unique_lock(device_mutex()) {
 }
 DeviceLock::~DeviceLock() {
   if (--queues().calls == 0) close_device_memory();
+}
+
+void spend_device_time(std::chrono::nanoseconds time) {
+  simulated += time;
 }
 
 cudaError_t remember(cudaError_t error) {
@@ -492,7 +503,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return remember(submit(
         stream,
         [record = event->record] {
-          record->time = Clock::now();
+          record->time = device_time();
           record->done = true;
           return Progress::kDone;
         },

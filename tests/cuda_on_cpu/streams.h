@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <chrono>
 #include <functional>
 #include <mutex>
 
@@ -29,6 +30,9 @@ void finish_everything(DeviceLock& lock);
 
 // What a call that must not be made while a thread captures answers: success when none does.
 cudaError_t refuse_while_capturing();
+
+// Puts the clock of events forward: what runs next seems to begin later by so much.
+void spend_device_time(std::chrono::nanoseconds time);
 
 // The error, which cudaGetLastError() then answers on this thread.
 cudaError_t remember(cudaError_t error);

@@ -290,6 +290,168 @@ std::vector<std::string> together(const std::vector<std::string>& arguments, con
   return command;
 }
 
+// Adds an entry to what the stand-ins for the CUDA libraries are told, for as long as it lives; on a GPU
+// nothing.
+class StandIns {
+ public:
+  explicit StandIns(const std::string& entry) {
+    const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+    there_ = before != nullptr;
+    if (there_) before_ = before;
+    if (there_)
+      ::setenv("LOCKSTEP_CUDA_ON_CPU", (before_.empty() ? entry : before_ + "," + entry).c_str(), 1);
+  }
+  ~StandIns() {
+    if (there_) ::setenv("LOCKSTEP_CUDA_ON_CPU", before_.c_str(), 1);
+  }
+  StandIns(const StandIns&) = delete;
+  StandIns& operator=(const StandIns&) = delete;
+  bool there() const { return there_; }
+
+ private:
+  bool there_ = false;
+  std::string before_;
+};
+
+class GpuPlans : public Gpu {
+ protected:
+  // Trains, with tuning unless `more` says otherwise, and returns the log.
+  std::string tuned(int workers, const std::string& output, std::vector<std::string> more = {}) const {
+    std::vector<std::string> arguments = training(output, {"--set", "device.tune=true"});
+    arguments.insert(arguments.begin(), "train");
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = run(workers, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.err;
+  }
+  static bool has(const std::string& log, const std::string& pattern) {
+    return std::regex_search(log, std::regex(pattern));
+  }
+  std::string cache(const std::string& name) const { return scratch_.file(name + ".cache"); }
+  static void use_cache(const std::string& path) { ::setenv("LOCKSTEP_PLAN_CACHE", path.c_str(), 1); }
+  void TearDown() override { ::unsetenv("LOCKSTEP_PLAN_CACHE"); }
+};
+
+// Candidates of the stand-ins differ in bits, and which is fastest is told to them.
+TEST_F(GpuPlans, TunedRunsAreTheSameBitsOnAnyNumberOfWorkers) {
+  train(kNoLauncher, training("first"));
+  const StandIns fastest("fastest=1");
+  const std::string log = tuned(kNoLauncher, "alone");
+  EXPECT_TRUE(has(log, "[1-9]\\d* plans: [1-9]\\d* measured in \\d+\\.\\d s\n")) << log;
+  if (fastest.there()) {
+    EXPECT_NE(course("alone"), course("first"));
+  }
+  for (const int workers : {2, 3}) {
+    const std::string output = std::to_string(workers);
+    tuned(workers, output);
+    EXPECT_EQ(course(output), course("alone"));
+    EXPECT_EQ(run(kNoLauncher, {"diff", checkpoint_of(scratch_.file("alone"), 12),
+                                checkpoint_of(scratch_.file(output), 12)})
+                  .exit_code,
+              0);
+  }
+  const Outcome inspected = run(kNoLauncher, {"inspect", checkpoint_of(scratch_.file("alone"), 12)});
+  EXPECT_TRUE(has(inspected.out, "\nplans: [1-9]\\d* of .*, cuBLASLt \\d+")) << inspected.out;
+}
+
+// A run that measures, and finds the library's first proposals fastest, is the run that did not measure.
+TEST_F(GpuPlans, TheRehearsalChangesNothing) {
+  const StandIns fastest("fastest=0");
+  if (!fastest.there()) GTEST_SKIP() << "only stand-ins can be told what is fastest";
+  for (const std::string& model : {text(kMlp), configuration(digits(), kCnn, kAdam)}) {
+    write_file(scratch_.file("run.toml"), model);
+    train(2, training("first", {"--overwrite"}));
+    tuned(2, "rehearsed", {"--overwrite"});
+    EXPECT_EQ(course("rehearsed"), course("first"));
+  }
+}
+
+TEST_F(GpuPlans, AResumedRunKeepsItsPlansWhateverIsFastestNow) {
+  {
+    const StandIns fastest("fastest=1");
+    tuned(kNoLauncher, "straight");
+    tuned(2, "resumed", {"--set", "train.steps=4"});
+  }
+  const StandIns fastest("fastest=2");
+  const std::string log = tuned(3, "resumed", {"--set", "train.steps=8", "--resume"});
+  EXPECT_FALSE(has(log, "measured")) << log;
+  tuned(kNoLauncher, "resumed", {"--set", "device.tune=false", "--resume"});
+  EXPECT_EQ(course("resumed"), course("straight"));
+  tuned(kNoLauncher, "other");
+  if (fastest.there()) {
+    EXPECT_NE(course("other"), course("straight"));
+  }
+  // On the CPU it has none, and back on a GPU it chooses anew.
+  tuned(2, "moved", {"--set", "train.steps=4"});
+  tuned(2, "moved", {"--set", "train.steps=8", "--resume", "--device", "cpu"});
+  const std::string back = tuned(2, "moved", {"--resume"});
+  EXPECT_TRUE(has(back, "measured")) << back;
+}
+
+TEST_F(GpuPlans, WorkersWithCachesOfTheirOwnUseRankZeros) {
+  const StandIns stand_ins("seed=0");
+  if (!stand_ins.there()) GTEST_SKIP() << "only stand-ins can be told what is fastest";
+  std::vector<std::vector<std::string>> courses;
+  for (const std::string number : {"1", "2"}) {
+    const StandIns fastest("fastest=" + number);
+    use_cache(cache(number));
+    EXPECT_TRUE(has(tuned(kNoLauncher, "fastest" + number), "measured in [^ ]* s, 0 of "));
+    courses.push_back(course("fastest" + number));
+  }
+  // Were each worker to use its own, these bits would meet in one run.
+  ASSERT_NE(courses[0], courses[1]);
+  std::vector<std::string> arguments = training("out", {"--overwrite", "--set", "device.tune=true"});
+  arguments.insert(arguments.begin(), "train");
+  for (const size_t first : {size_t{0}, size_t{1}}) {
+    const std::string mine = cache(std::to_string(1 + first)), other = cache(std::to_string(2 - first));
+    const Outcome outcome = Job(together(arguments, {{"-x", "LOCKSTEP_PLAN_CACHE=" + mine}, {}},
+                                         {{"-x", "LOCKSTEP_PLAN_CACHE=" + other}, {}}))
+                                .wait();
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_TRUE(has(outcome.err, "plans: 0 measured in [^ ]* s, [1-9]\\d* of " + mine)) << outcome.err;
+    EXPECT_EQ(course("out"), courses[first]);
+  }
+}
+
+TEST_F(GpuPlans, ACacheThatIsDamagedOrCannotBeWrittenIsAWarning) {
+  use_cache(cache("damaged"));
+  write_file(cache("damaged"), "lockstep plans\n");
+  const std::string damaged = tuned(2, "damaged");
+  EXPECT_TRUE(
+      has(damaged,
+          "warning: LOCKSTEP_PLAN_CACHE: .*/damaged\\.cache: not a cache of plans, or damaged: left alone\n"))
+      << damaged;
+  EXPECT_EQ(bytes_of(cache("damaged")), "lockstep plans\n");
+  use_cache(cache("nowhere/plans"));
+  const std::string unwritable = tuned(2, "unwritable");
+  EXPECT_TRUE(has(unwritable, "warning: LOCKSTEP_PLAN_CACHE: .*/nowhere/plans\\.cache: cannot be written: "))
+      << unwritable;
+  EXPECT_EQ(course("unwritable"), course("damaged"));
+}
+
+TEST_F(GpuPlans, ACheckpointIsEvaluatedWithThem) {
+  const StandIns fastest("fastest=1");
+  tuned(2, "out");
+  const std::vector<std::string> arguments = {"eval", scratch_.file("run.toml"), "--checkpoint",
+                                              checkpoint_of(scratch_.file("out"), 12)};
+  const Outcome alone = run(kNoLauncher, arguments);
+  EXPECT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_EQ(run(2, arguments).out, alone.out);
+}
+
+TEST_F(Device, TuningOnTheCpuIsALineAndChangesNothing) {
+  train(kNoLauncher, training("plain", {"--device", "cpu"}));
+  std::vector<std::string> arguments = training("tuned", {"--device", "cpu", "--set", "device.tune=true"});
+  arguments.insert(arguments.begin(), "train");
+  const Outcome outcome = run(2, arguments);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  const std::string line = "device.tune: there is nothing to tune on the CPU\n";
+  const size_t found = outcome.err.find(line);
+  EXPECT_NE(found, std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find(line, found + 1), std::string::npos) << "once";
+  EXPECT_EQ(course("tuned"), course("plain"));
+}
+
 TEST_F(Gpu, AWorkerMaySeeItsOwnGpuAlone) {
   if (sharing_gpu()) GTEST_SKIP() << "needs two GPUs";
   const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");

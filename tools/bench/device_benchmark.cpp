@@ -3,7 +3,8 @@
 //
 // Usage: device_benchmark [cpu|cuda] [MiB]   (default cpu 64). MiB: size of each array. A row: bytes read and
 // written over time, as a share of what a copy of one array reaches in the same run; products: operations
-// over time.
+// over time. Where a library proposes several algorithms for a product, with the first of them and with the
+// one that tuning chooses, and how fast these are in comparison to the fastest in the same run.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "core/error.h"
 #include "core/half_precision.h"
 #include "kernels/backend.h"
+#include "kernels/plan_table.h"
 
 namespace {
 
@@ -131,8 +133,33 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
             [&] { backend.update(UpdateFormula::kAdamW, update); });
 }
 
+// Seconds of a product with each algorithm that the library proposes; with the first again where there are not
+// as many, which does no harm.
+std::vector<double> candidates(Backend& backend, PlanTable& table, const std::function<void()>& call) {
+  constexpr int kMost = 16;
+  std::vector<double> seconds;
+  table.replace({});
+  for (int number = 0; number < kMost; ++number) {
+    table.set_search({.candidate = number});
+    seconds.push_back(seconds_of(backend, call));
+  }
+  table.set_search({});
+  return seconds;
+}
+
+// Chooses a plan for the call by measurement.
+void tune(Backend& backend, PlanTable& table, const std::function<void()>& call) {
+  table.set_search({.tune = true});
+  call();
+  backend.synchronize();
+  table.set_search({});
+}
+
 void products(Backend& backend, bool large) {
-  fmt::print("\n| product (m,n,k) | type | TFLOP/s |\n|---|---|---|\n");
+  PlanTable* const table = backend.plans();
+  fmt::print("\n| product (m,n,k) | type | TFLOP/s |{}\n|---|---|---|{}\n",
+             table == nullptr ? "" : " first of the best | tuned of the best |",
+             table == nullptr ? "" : "---|---|");
   const int64_t shapes[][3] = {{256, 2048, 2048}, {4096, 4096, 4096}, {16384, 3072, 768}, {16384, 768, 3072}};
   for (const auto& [m, n, k] : shapes) {
     if (!large && m > 256) continue;
@@ -144,9 +171,19 @@ void products(Backend& backend, bool large) {
       arguments.a = a;
       arguments.b = b;
       arguments.c = c;
-      const double seconds = seconds_of(backend, [&] { backend.matmul(arguments); });
-      fmt::print("| {}x{}x{} | {} | {:.2f} |\n", m, n, k, name_of(dtype),
-                 2e-12 * static_cast<double>(m * n * k) / seconds);
+      const auto call = [&] { backend.matmul(arguments); };
+      std::string shares;
+      if (table != nullptr) {
+        const std::vector<double> seconds = candidates(backend, *table, call);
+        tune(backend, *table, call);
+        const double tuned = seconds_of(backend, call);
+        const double best = std::min(tuned, *std::min_element(seconds.begin(), seconds.end()));
+        shares = fmt::format(" {:.3f} | {:.3f} |", best / seconds[0], best / tuned);
+      }
+      const double seconds = seconds_of(backend, call);
+      fmt::print("| {}x{}x{} | {} | {:.2f} |{}\n", m, n, k, name_of(dtype),
+                 2e-12 * static_cast<double>(m * n * k) / seconds, shares);
+      std::fflush(stdout);
     }
   }
 }

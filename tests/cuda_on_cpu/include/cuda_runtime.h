@@ -13,6 +13,10 @@
 //   memory_mb=N    memory of a device (default 16384)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for
+//   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time by
+//                  the clock of events (default 0)
+//   unlaunchable=N the N-th of them does not run, though proposed
+//   products=none  cuBLASLt has no algorithm for any product; products=unbiased: for none with a bias
 // What a GPU would leave undefined (lanes missing from a warp operation, divergent barriers, too large
 // launches, reading memory that was never written) ends the process with one line, or shows as NaN bytes.
 #pragma once
