@@ -1,6 +1,8 @@
 # Decides whether the GPU backend is built: sets LOCKSTEP_CUDA_FOUND and, when it is, LOCKSTEP_CUDA_BUILD (one line that says
-# with and for what) and enables the CUDA language.
+# with and for what) and enables the CUDA language. LOCKSTEP_CUDNN_FOUND: whether it can use cuDNN, whose headers are then in
+# CUDNN_INCLUDE; the library is looked for when the program runs.
 set(LOCKSTEP_CUDA_FOUND FALSE)
+set(LOCKSTEP_CUDNN_FOUND FALSE)
 set(missing "")
 if(NOT LOCKSTEP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "LOCKSTEP_CUDA is AUTO, ON or OFF, not ${LOCKSTEP_CUDA}")
@@ -39,8 +41,20 @@ if(LOCKSTEP_CUDA_FOUND)
   string(REGEX MATCHALL "[0-9]+-real" architectures "${CMAKE_CUDA_ARCHITECTURES}")
   list(TRANSFORM architectures REPLACE "([0-9]+)-real" "sm_\\1")
   list(JOIN architectures " " architectures)
+  set(cudnn "no cuDNN")
+  find_path(CUDNN_INCLUDE cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(CUDNN_INCLUDE)
+    file(STRINGS ${CUDNN_INCLUDE}/cudnn_version.h version REGEX "define CUDNN_M(AJOR|INOR) [0-9]+")
+    string(REGEX REPLACE "[^0-9;]" "" version "${version}")
+    string(REPLACE ";" "." version "${version}")
+    # The graph interface of version 9 is what the sources are written for.
+    if(version MATCHES "^9[.]")
+      set(LOCKSTEP_CUDNN_FOUND TRUE)
+      set(cudnn "cuDNN ${version}")
+    endif()
+  endif()
   set(LOCKSTEP_CUDA_BUILD
-      "CUDA ${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR}, ${architectures}")
+      "CUDA ${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR}, ${architectures}, ${cudnn}")
   message(STATUS "GPU backend: ${LOCKSTEP_CUDA_BUILD}")
 elseif(LOCKSTEP_CUDA STREQUAL "ON")
   message(FATAL_ERROR "LOCKSTEP_CUDA=ON: ${missing}")

@@ -215,6 +215,9 @@ class Backend {
   // Which of the algorithms that libraries offer are used for what, where that decides about bits; of all queues of the
   // device. Null where nothing is left open.
   virtual PlanTable* plans() { return nullptr; }
+  // Whether convolutions and attention go through cuDNN where the build and the machine have it, as they do until told
+  // otherwise. Bits depend on it: description() says so.
+  virtual void use_cudnn(bool) {}
 
   // ---- memory -------------------------------------------------------------------------------------------------
   // 64-byte aligned (256 on GPUs); contents undefined. Null for no bytes, and when there is no room left.

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/dispatch.h"
 #include "kernels/math/elementary.h"
 
@@ -404,6 +405,8 @@ int64_t tiles_of(int64_t rows, int64_t tile) {
 void CudaBackend::attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
                             void* y, void* log_sums) {
   const AttentionArguments& a = arguments;
+  if (Cudnn* const library = cudnn(); library != nullptr && library->attention(a, q, k, v, y, log_sums))
+    return;
   dispatch_tiles("attention", a, [&]<class S, class Plan>(S, Plan) {
     const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
     LOCKSTEP_LAUNCH((attention_kernel<S, Plan>), blocks_for(tiles * a.batch * a.heads, 1), kThreads, 0,
@@ -416,6 +419,10 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
                                      const void* v, const void* y, const void* log_sums, const void* dy,
                                      void* dq, void* dk, void* dv) {
   const AttentionArguments& a = arguments;
+  if (Cudnn* const library = cudnn();
+      library != nullptr && library->attention_backward(a, q, k, v, y, log_sums, dy, dq, dk, dv)) {
+    return;
+  }
   dispatch_tiles("attention_backward", a, [&]<class S, class Plan>(S, Plan) {
     using T = Accumulation<S>;
     const int64_t rows = a.batch * a.heads * a.queries;

@@ -7,9 +7,11 @@
 //   dpatches (rows, K) = dy (rows, O) weights, from which each element of dx gathers its windows in order
 //   dweights (O, K) = dy' patches, ranges of images added in order
 // A 1x1 window without stride or padding has x itself for patches.
+// cuDNN, where there is one, goes first; this serves what it does not.
 #include <algorithm>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/windows.h"
 #include "kernels/cuda/words.h"
 #include "kernels/dispatch.h"
@@ -142,6 +144,15 @@ void CudaBackend::convolution(const ConvolutionArguments& arguments, const void*
   const ConvolutionArguments& a = arguments;
   const int64_t results = outputs_of(a) * a.o;  // of an image
   if (a.n * results == 0) return;
+  if (Cudnn* const library = cudnn()) {
+    const void* const added =
+        bias != nullptr && size_of(a.dtype) == 2 ? narrow_bias(a.dtype, a.o, bias) : bias;
+    if (library->convolution(a, x, weights, added, y)) return;
+    if (bias != nullptr && library->convolution(a, x, weights, nullptr, y)) {
+      add_bias(a.dtype, a.n * results, a.o, bias, y);
+      return;
+    }
+  }
   void* const memory = scratch_bytes(static_cast<size_t>(most_patch_elements(a, a.dtype)) * size_of(a.dtype));
   for_patch_ranges(a, a.dtype, [&](int64_t first, int64_t count) {
     const char* const images = offset(x, first * inputs_of(a), a.dtype);
@@ -168,6 +179,10 @@ void CudaBackend::convolution_backward_data(const ConvolutionArguments& argument
   if (results == 0) {
     check_cuda(cudaMemsetAsync(dx, 0, static_cast<size_t>(a.n * inputs_of(a)) * size_of(a.dtype), stream()),
                "convolution");
+    return;
+  }
+  if (Cudnn* const library = cudnn();
+      library != nullptr && library->convolution_backward_data(a, dy, weights, dx)) {
     return;
   }
   const DType wide = accumulation_type(a.dtype);
@@ -207,6 +222,10 @@ void CudaBackend::convolution_backward_weights(const ConvolutionArguments& argum
   if (a.n * results == 0) {
     check_cuda(cudaMemsetAsync(dweights, 0, static_cast<size_t>(a.o * patch_of(a)) * size_of(wide), stream()),
                "convolution");
+    return;
+  }
+  if (Cudnn* const library = cudnn();
+      library != nullptr && library->convolution_backward_weights(a, x, dy, dweights)) {
     return;
   }
   void* const memory = scratch_bytes(static_cast<size_t>(most_patch_elements(a, a.dtype)) * size_of(a.dtype));

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cudnn.h"
 #include "kernels/cuda/pinned_ring.h"
 #include "kernels/cuda/products.h"
 
@@ -61,7 +62,9 @@ cudaDeviceProp properties_of(int device) {
 
 // What plans depend on besides the call: the model of GPU, and the libraries whose algorithms they are.
 std::string plan_device(int device) {
-  return std::string(properties_of(device).name) + ", cuBLASLt " + std::to_string(cublasLtGetVersion());
+  const std::string cudnn = cudnn_name();
+  return std::string(properties_of(device).name) + ", cuBLASLt " + std::to_string(cublasLtGetVersion()) +
+         (cudnn.empty() ? "" : ", " + cudnn);
 }
 
 }  // namespace
@@ -94,6 +97,7 @@ CudaBackend::CudaBackend(int device, Queue queue, std::shared_ptr<PlanTable> pla
 CudaBackend::~CudaBackend() {
   lane_.reset();
   copies_.reset();
+  cudnn_.reset();
   products_.reset();
   pinned_.reset();
   for (void* memory : {scratch_, product_workspace_, narrow_bias_}) cudaFree(memory);
@@ -118,9 +122,21 @@ std::string CudaBackend::description() const {
   int driver = 0, runtime = 0;
   check_cuda(cudaDriverGetVersion(&driver), "driver");
   check_cuda(cudaRuntimeGetVersion(&runtime), "runtime");
+  const std::string cudnn = use_cudnn_ ? cudnn_name() : std::string();
   return std::string("cuda: ") + properties.name + ", " + std::to_string(properties.totalGlobalMem >> 30) +
-         " GiB, CUDA " + version_name(runtime) + ", cuBLASLt " + std::to_string(cublasLtGetVersion()) +
-         ", driver for CUDA " + version_name(driver);
+         " GiB, CUDA " + version_name(runtime) + ", cuBLASLt " + std::to_string(cublasLtGetVersion()) + ", " +
+         (cudnn.empty() ? "no cuDNN" : cudnn) + ", driver for CUDA " + version_name(driver);
+}
+
+Cudnn* CudaBackend::cudnn() {
+  if (!use_cudnn_) return nullptr;
+  if (!cudnn_ && !cudnn_name().empty()) {
+    make_current();
+    const cudaDeviceProp properties = properties_of(device_);
+    cudnn_ = make_cudnn({stream_, properties.major * 10 + properties.minor, plans_.get(),
+                         [this](size_t bytes) { return scratch_bytes(bytes); }});
+  }
+  return cudnn_.get();
 }
 
 std::string CudaBackend::native_precisions() const {

@@ -18,6 +18,7 @@
 
 namespace lockstep {
 
+class Cudnn;
 class PinnedRing;
 class Products;
 
@@ -33,6 +34,7 @@ class CudaBackend final : public Backend {
   std::string description() const override;
   std::string native_precisions() const override;
   PlanTable* plans() override { return plans_.get(); }
+  void use_cudnn(bool use) override { use_cudnn_ = use; }
 
   // memory.cu, but for fill and cast: cast.cu; mailbox and recordings: queues.cu
   void* allocate(size_t bytes) override;
@@ -180,6 +182,12 @@ class CudaBackend final : public Backend {
 
   // matmul.cu: a product that may be added to what c holds, before the activation.
   void multiply(const MatmulArguments& arguments, bool accumulate);
+  // A bias (n) in 16 bits, for what is issued before the next call.
+  const void* narrow_bias(DType dtype, int64_t n, const void* bias);
+  // y (elements) += bias (n), over and over; bias of the accumulation type.
+  void add_bias(DType dtype, int64_t elements, int64_t n, const void* bias, void* y);
+  // cuda_backend.cu: null where there is none, or it is not to be used.
+  Cudnn* cudnn();
 
   const int device_;
   const Queue queue_;
@@ -190,6 +198,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<PinnedRing> pinned_;
   std::unique_ptr<Products> products_;
   std::unique_ptr<CudaBackend> lane_, copies_;
+  std::unique_ptr<Cudnn> cudnn_;
+  bool use_cudnn_ = true;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   void* product_workspace_ = nullptr;

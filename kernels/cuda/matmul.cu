@@ -115,6 +115,23 @@ void CudaBackend::matmul(const MatmulArguments& arguments) {
   multiply(arguments, false);
 }
 
+const void* CudaBackend::narrow_bias(DType dtype, int64_t n, const void* bias) {
+  if (n > narrow_bias_elements_) {
+    outgrow(narrow_bias_);
+    narrow_bias_elements_ = 0;
+    narrow_bias_ = require(static_cast<size_t>(n) * sizeof(uint16_t), "a bias in 16 bits");
+    narrow_bias_elements_ = n;
+  }
+  cast(DType::kF32, dtype, n, bias, narrow_bias_);
+  return narrow_bias_;
+}
+
+void CudaBackend::add_bias(DType dtype, int64_t elements, int64_t n, const void* bias, void* y) {
+  dispatch_floating("bias", dtype, [&](auto type) {
+    finish<decltype(type)>(Activation::kNone, elements, n, bias, y, stream());
+  });
+}
+
 void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   const MatmulArguments& a = arguments;
   product_type(a.dtype);
@@ -129,16 +146,7 @@ void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   if (a.k > 0) {
     // The library adds no bias to fp64, and to 16-bit results one of their type.
     const void* added = a.dtype == DType::kF64 ? nullptr : bias;
-    if (added != nullptr && size_of(a.output) == 2) {
-      if (a.n > narrow_bias_elements_) {
-        outgrow(narrow_bias_);
-        narrow_bias_elements_ = 0;
-        narrow_bias_ = require(static_cast<size_t>(a.n) * sizeof(uint16_t), "bias of a matrix product");
-        narrow_bias_elements_ = a.n;
-      }
-      cast(DType::kF32, a.output, a.n, bias, narrow_bias_);
-      added = narrow_bias_;
-    }
+    if (added != nullptr && size_of(a.output) == 2) added = narrow_bias(a.output, a.n, bias);
     if (added != nullptr && products_->run(a, added, accumulate)) {
       bias = nullptr;
     } else if (!products_->run(a, nullptr, accumulate)) {

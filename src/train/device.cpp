@@ -56,6 +56,7 @@ WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicat
   // Without any, cuda_backend(0) says why.
   const int number = gpus > 0 ? communicator.host_place().rank % gpus : 0;
   backend_ = gpu ? &cuda_backend(number) : &cpu_backend();
+  backend_->use_cudnn(settings.cudnn);
   if (gpu) gpu_ = cuda_device_identity(number);
   if (on_gpu(*backend_) && settings.gpu_transport == "nccl" && nccl_library() == "none") {
     fail(ErrorKind::kUsage, "parallel.gpu_transport: this build has no NCCL");

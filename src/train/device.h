@@ -14,7 +14,8 @@ class WorkerDevice {
   // settings.device; auto is the GPU where the build has CUDA and this machine a GPU. The GPUs that a worker
   // sees are dealt out in turn to the workers of its host, so that it makes no difference whether every
   // worker sees all of them or its own alone. Error (kUsage) when there is none, or settings.gpu_transport is
-  // not built in. The communicator must outlive the object.
+  // not built in. settings.cudnn decides what the GPU's convolutions and attention are computed with. The
+  // communicator must outlive the object.
   WorkerDevice(const RunSettings& settings, Communicator& communicator);
   // Takes the communicator's device from it again.
   ~WorkerDevice();

@@ -143,6 +143,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.device = device.text("type", "auto", {"auto", "cpu", "cuda"},
                                 "what to compute on; auto: GPUs where the build and the machine have them "
                                 "(--device overrides)");
+  settings.cudnn = device.text("cudnn", "auto", {"auto", "off"},
+                               "cuDNN for convolutions and attention on GPUs; auto: where the build and the machine have "
+                               "it, else own kernels (other bits)") == "auto";
   settings.threads = device.integer("threads", 1, {1, 1024},
                                     "threads of a worker on the CPU; results do not depend on it");
   settings.cuda_graph = device.boolean(

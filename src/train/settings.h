@@ -74,6 +74,7 @@ struct RunSettings {
   int64_t keep_every = 0;
   // [device]
   std::string device;  // auto, cpu, cuda
+  bool cudnn = true;   // where there is one
   int64_t threads = 1;
   bool cuda_graph = false;
   bool tune = false;

@@ -49,6 +49,8 @@ Settings parse(std::string_view text) {
       result.fastest = static_cast<int>(number_of(entry, value));
     } else if (key == "unlaunchable") {
       result.unlaunchable = static_cast<int>(number_of(entry, value));
+    } else if (entry == "cudnn=1" || entry == "cudnn=0") {
+      result.cudnn = value == "1";
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

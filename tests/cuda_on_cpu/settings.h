@@ -17,6 +17,7 @@ struct Settings {
   bool biased_products = true;  // products=unbiased
   int fastest = 0;              // fastest=N
   int unlaunchable = -1;        // unlaunchable=N
+  bool cudnn = false;           // cudnn=1
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

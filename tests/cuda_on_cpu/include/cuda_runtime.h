@@ -11,6 +11,7 @@
 //   host=forbid    device memory is inaccessible except while kernels and copies run; implies guard=1 (slow)
 //   devices=N      number of devices (default 1)
 //   memory_mb=N    memory of a device (default 16384)
+//   cudnn=1        cuDNN is installed (default: it is not)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for
 //   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time by

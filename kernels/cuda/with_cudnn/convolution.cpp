@@ -1,0 +1,138 @@
+// Convolutions through cuDNN: (N, H, W, C) activations and (O, KH, KW, C) weights are its (N, C, H, W) with
+// channels last.
+#include "kernels/cuda/with_cudnn/convolution.h"
+
+#include "kernels/cuda/with_cudnn/operations.h"
+
+namespace lockstep {
+
+namespace {
+
+// The strides of (n, c, h, w) where c runs fastest.
+CudnnExtents channels_last(const CudnnExtents& extents) {
+  const int64_t c = extents[1], h = extents[2], w = extents[3];
+  return {h * w * c, 1, w * c, c};
+}
+
+CudnnExtents inputs_of(const ConvolutionArguments& a) {
+  return {a.n, a.c, a.h, a.w};
+}
+CudnnExtents weights_of(const ConvolutionArguments& a) {
+  return {a.o, a.c, a.kh, a.kw};
+}
+CudnnExtents outputs_of(const ConvolutionArguments& a) {
+  return {a.n, a.o, a.oh, a.ow};
+}
+
+CudnnGraph::Array array(CudnnGraph& graph, int64_t id, DType dtype, const CudnnExtents& extents,
+                        int64_t alignment) {
+  return graph.array(id, cudnn_type(dtype), extents, channels_last(extents), alignment);
+}
+
+// Types that cuDNN serves, and nothing empty.
+bool is_served(const ConvolutionArguments& a) {
+  return a.dtype != DType::kF64 && a.n > 0 && a.o > 0 && a.c > 0 && a.oh > 0 && a.ow > 0 && a.kh > 0 &&
+         a.kw > 0;
+}
+
+// "bf16 16x28x28x64 o128 k3x3 s1x1 p1x1 align 16,16,0,16"
+std::string name_of(const ConvolutionArguments& a, const ConvolutionAlignments& alignments) {
+  const auto pair = [](int64_t h, int64_t w) { return std::to_string(h) + "x" + std::to_string(w); };
+  std::string text(lockstep::name_of(a.dtype));
+  text += " " + std::to_string(a.n) + "x" + pair(a.h, a.w) + "x" + std::to_string(a.c);
+  text += " o" + std::to_string(a.o) + " k" + pair(a.kh, a.kw) + " s" + pair(a.stride_h, a.stride_w) + " p" +
+          pair(a.pad_h, a.pad_w) + " align";
+  for (const int64_t alignment : {alignments.x, alignments.weights, alignments.bias, alignments.y})
+    text += " " + std::to_string(alignment);
+  return text;
+}
+
+}  // namespace
+
+void build_convolution(const ConvolutionArguments& a, const ConvolutionAlignments& alignments, bool bias,
+                       CudnnGraph& graph) {
+  const CudnnExtents outputs = outputs_of(a);
+  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x);
+  CudnnGraph::Array w = array(graph, kConvolutionWeights, a.dtype, weights_of(a), alignments.weights);
+  CudnnGraph::Array y = array(graph, kConvolutionY, a.dtype, outputs, alignments.y);
+  if (!bias) {
+    graph.convolution(a, x, w, y);
+    return;
+  }
+  CudnnGraph::Array b = array(graph, kConvolutionBias, a.dtype, {1, a.o, 1, 1}, alignments.bias);
+  CudnnGraph::Array sums = graph.between(CUDNN_DATA_FLOAT, outputs, channels_last(outputs));
+  graph.convolution(a, x, w, sums);
+  graph.pointwise(CUDNN_POINTWISE_ADD, sums, y, {.b = &b});
+}
+
+void build_convolution_backward_data(const ConvolutionArguments& a, const ConvolutionAlignments& alignments,
+                                     CudnnGraph& graph) {
+  graph.convolution_backward_data(
+      a, array(graph, kConvolutionY, a.dtype, outputs_of(a), alignments.y),
+      array(graph, kConvolutionWeights, a.dtype, weights_of(a), alignments.weights),
+      array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x));
+}
+
+void build_convolution_backward_weights(const ConvolutionArguments& a,
+                                        const ConvolutionAlignments& alignments, CudnnGraph& graph) {
+  const CudnnExtents weights = weights_of(a);
+  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x);
+  CudnnGraph::Array dy = array(graph, kConvolutionY, a.dtype, outputs_of(a), alignments.y);
+  CudnnGraph::Array dw =
+      array(graph, kConvolutionWeights, accumulation_type(a.dtype), weights, alignments.weights);
+  if (accumulation_type(a.dtype) == a.dtype) {
+    graph.convolution_backward_weights(a, x, dy, dw);
+    return;
+  }
+  // Engines whose result is wider than their inputs are those that fuse what follows.
+  CudnnGraph::Array sums = graph.between(CUDNN_DATA_FLOAT, weights, channels_last(weights));
+  graph.convolution_backward_weights(a, x, dy, sums);
+  graph.pointwise(CUDNN_POINTWISE_IDENTITY, sums, dw, {});
+}
+
+bool CudnnOperations::convolution(const ConvolutionArguments& a, const void* x, const void* weights,
+                                  const void* bias, void* y) {
+  if (!is_served(a)) return false;
+  const bool biased = bias != nullptr;
+  const ConvolutionAlignments alignments{cudnn_alignment(x), cudnn_alignment(weights),
+                                         biased ? cudnn_alignment(bias) : 0, cudnn_alignment(y)};
+  return serve(
+      "convolution " + name_of(a, alignments), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution(a, alignments, biased, graph); },
+      [&](const CudnnPlan& plan) {
+        std::vector<Binding> bindings = {
+            {kConvolutionX, x}, {kConvolutionWeights, weights}, {kConvolutionY, y}};
+        if (biased) bindings.push_back({kConvolutionBias, bias});
+        run(plan, bindings, queue_.scratch(plan.workspace_bytes));
+      });
+}
+
+bool CudnnOperations::convolution_backward_data(const ConvolutionArguments& a, const void* dy,
+                                                const void* weights, void* dx) {
+  if (!is_served(a)) return false;
+  const ConvolutionAlignments alignments{cudnn_alignment(dx), cudnn_alignment(weights), 0,
+                                         cudnn_alignment(dy)};
+  return serve(
+      "convolution_backward_data " + name_of(a, alignments), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution_backward_data(a, alignments, graph); },
+      [&](const CudnnPlan& plan) {
+        run(plan, {{kConvolutionY, dy}, {kConvolutionWeights, weights}, {kConvolutionX, dx}},
+            queue_.scratch(plan.workspace_bytes));
+      });
+}
+
+bool CudnnOperations::convolution_backward_weights(const ConvolutionArguments& a, const void* x,
+                                                   const void* dy, void* dweights) {
+  if (!is_served(a)) return false;
+  const ConvolutionAlignments alignments{cudnn_alignment(x), cudnn_alignment(dweights), 0,
+                                         cudnn_alignment(dy)};
+  return serve(
+      "convolution_backward_weights " + name_of(a, alignments), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution_backward_weights(a, alignments, graph); },
+      [&](const CudnnPlan& plan) {
+        run(plan, {{kConvolutionX, x}, {kConvolutionY, dy}, {kConvolutionWeights, dweights}},
+            queue_.scratch(plan.workspace_bytes));
+      });
+}
+
+}  // namespace lockstep
