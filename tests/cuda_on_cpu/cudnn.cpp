@@ -766,7 +766,8 @@ const CudnnLibrary* cudnn_library() {
                                        &cudnnBackendSetAttribute,
                                        &cudnnBackendGetAttribute,
                                        &cudnnBackendFinalize,
-                                       &cudnnBackendExecute};
+                                       &cudnnBackendExecute,
+                                       "no NVRTC"};
   return settings().cudnn ? &library : nullptr;
 }
 

@@ -12,7 +12,7 @@ namespace lockstep {
 std::string CudnnLibrary::name() const {
   const size_t number = version();
   return "cuDNN " + std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." +
-         std::to_string(number % 100);
+         std::to_string(number % 100) + ", " + compiler;
 }
 
 std::string CudnnLibrary::explain(cudnnStatus_t status) const {

@@ -3,6 +3,8 @@
 
 #include <dlfcn.h>
 
+#include <string>
+
 namespace lockstep {
 
 namespace {
@@ -11,6 +13,18 @@ template <class Function>
 bool find(void* library, const char* name, Function& function) {
   function = reinterpret_cast<Function>(dlsym(library, name));
   return function != nullptr;
+}
+
+// Looks where cuDNN's engines will.
+std::string runtime_compiler() {
+  for (const char* const file : {"libnvrtc.so.13", "libnvrtc.so.12"}) {
+    void* const library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    int (*version)(int*, int*) = nullptr;
+    int major = 0, minor = 0;
+    if (library != nullptr && find(library, "nvrtcVersion", version) && version(&major, &minor) == 0)
+      return "NVRTC " + std::to_string(major) + "." + std::to_string(minor);
+  }
+  return "no NVRTC";
 }
 
 const CudnnLibrary* load() {
@@ -31,6 +45,7 @@ const CudnnLibrary* load() {
         find(library, "cudnnBackendGetAttribute", f.get_attribute) &&
         find(library, "cudnnBackendFinalize", f.finalize) &&
         find(library, "cudnnBackendExecute", f.execute)) {
+      f.compiler = runtime_compiler();
       return &functions;
     }
   }

@@ -22,7 +22,11 @@ struct CudnnLibrary {
   decltype(&cudnnBackendFinalize) finalize = nullptr;
   decltype(&cudnnBackendExecute) execute = nullptr;
 
-  std::string name() const;  // "cuDNN 9.19.0"
+  // What many engines need to be compiled when they are planned: "NVRTC 13.0", or "no NVRTC". Which engines there are,
+  // and with them the bits, depend on it.
+  std::string compiler;
+
+  std::string name() const;  // "cuDNN 9.19.0, NVRTC 13.0"
   // What went wrong last on this thread: "CUDNN_STATUS_BAD_PARAM: ..."; one line.
   std::string explain(cudnnStatus_t status) const;
 };
