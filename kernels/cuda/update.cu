@@ -21,23 +21,24 @@ struct UpdateNumbers {
       : update(scalars), scale(static_cast<T>(gradient_scale)) {}
 };
 
-// One thread: the numbers that the device finds out by itself, once for all elements.
+// One thread: what the host knows, and what the device finds out by itself instead, once for all elements.
 template <class Update, class T>
 __global__ void __launch_bounds__(kWarp)
     numbers_kernel(UpdateNumbers<Update, T> given, double gradient_scale, const double* gate,
-                   const double* factor, const double* row, UpdateNumbers<Update, T>* found) {
+                   const double* factor, const double* row, UpdateNumbers<Update, T>* prepared) {
   if (threadIdx.x > 0) return;
   UpdateNumbers<Update, T> numbers = given;
   if (row != nullptr) numbers.update = Update(row);
   if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
   if (gate != nullptr) numbers.open = *gate != 0.0;
-  *found = numbers;
+  *prepared = numbers;
 }
 
 // Arrays of one update: parameters first, then the slots. All are read and written.
 template <class Update, class T>
 struct UpdateWork {
-  static constexpr int kLanes = Vector<T>::kLanes;
+  // Doubles come one by one: dividing them takes the registers that a second one would be in.
+  static constexpr int kLanes = sizeof(T) == 8 ? 1 : Vector<T>::kLanes;
   static constexpr int kVectors = 1;
   static constexpr int kArrays = 1 + Update::kSlots;
   template <int N>
@@ -45,8 +46,7 @@ struct UpdateWork {
     Vector<T, N> gradients, arrays[kArrays];
   };
 
-  UpdateNumbers<Update, T> given;          // what the host knows
-  const UpdateNumbers<Update, T>* found;   // what the device has found out instead, or null
+  const UpdateNumbers<Update, T>* prepared;
   const T* gradients;
   T* arrays[kArrays];
   bool vectors;  // all arrays lie alike towards 16 bytes
@@ -64,7 +64,7 @@ struct UpdateWork {
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, Values<N>& values) const {
-    const UpdateNumbers<Update, T> numbers = found != nullptr ? *found : given;
+    const UpdateNumbers<Update, T> numbers = *prepared;
     if (!numbers.open) return;
     const Update& update = numbers.update;
     const T scale = numbers.scale;
@@ -97,23 +97,19 @@ struct UpdateWork {
   }
 };
 
-// numbers: room for what the device finds out.
+// numbers: room for the update's.
 template <template <class> class Update, class T>
 void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* numbers) {
   using Work = UpdateWork<Update<T>, T>;
   using Numbers = UpdateNumbers<Update<T>, T>;
   static_assert(sizeof(Numbers) <= kNumberBytes);
+  Numbers* const prepared = static_cast<Numbers*>(numbers);
+  LOCKSTEP_LAUNCH((numbers_kernel<Update<T>, T>), 1, kWarp, 0, stream,
+                  Numbers(arguments.scalars, arguments.gradient_scale), arguments.gradient_scale, arguments.gate,
+                  arguments.factor, arguments.row, prepared);
   T* const parameters = static_cast<T*>(arguments.parameters);
   const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
-  const bool finds = arguments.gate != nullptr || arguments.factor != nullptr || arguments.row != nullptr;
-  Numbers* const found = finds ? static_cast<Numbers*>(numbers) : nullptr;
-  const Numbers given(arguments.scalars, arguments.gradient_scale);
-  if (finds) {
-    LOCKSTEP_LAUNCH((numbers_kernel<Update<T>, T>), 1, kWarp, 0, stream, given, arguments.gradient_scale,
-                    arguments.gate, arguments.factor, arguments.row, found);
-  }
-  Work work{given,
-            found,
+  Work work{prepared,
             static_cast<const T*>(arguments.gradients),
             {parameters},
             aligned_to(16, static_cast<const T*>(arguments.gradients) + head)};
