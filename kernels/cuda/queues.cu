@@ -1,5 +1,5 @@
-// What the host and a GPU's queue tell each other without waiting: results that are read later, and work that is told once
-// and run again and again, as a CUDA graph.
+// What the host and a GPU's queue tell each other without waiting: results that are read later, and work that
+// is told once and run again and again, as a CUDA graph.
 #include <memory>
 #include <vector>
 
@@ -35,7 +35,8 @@ class CudaMailbox final : public Mailbox {
 
   void post(int64_t place, const void* source) override {
     const auto stream = static_cast<cudaStream_t>(backend_.native_queue());
-    check_cuda(cudaMemcpyAsync(at(place), source, bytes_, cudaMemcpyDeviceToHost, stream), "copy to the host");
+    check_cuda(cudaMemcpyAsync(at(place), source, bytes_, cudaMemcpyDeviceToHost, stream),
+               "copy to the host");
     check_cuda(cudaEventRecord(copied_[static_cast<size_t>(place)], stream), "event");
   }
   bool arrived(int64_t place) override {
@@ -64,24 +65,24 @@ class CudaMailbox final : public Mailbox {
 class CudaRecording final : public Recording {
  public:
   // Takes the graph.
-  CudaRecording(CudaBackend& backend, cudaGraph_t graph) : backend_(backend) {
+  CudaRecording(cudaStream_t stream, cudaGraph_t graph) : stream_(stream) {
     const cudaError_t status = cudaGraphInstantiate(&program_, graph, 0);
     cudaGraphDestroy(graph);
     check_cuda(status, "graph");
   }
   ~CudaRecording() override {
-    cudaStreamSynchronize(static_cast<cudaStream_t>(backend_.native_queue()));  // it may be running
+    cudaStreamSynchronize(stream_);  // it may be running
     cudaGraphExecDestroy(program_);
   }
   CudaRecording(const CudaRecording&) = delete;
   CudaRecording& operator=(const CudaRecording&) = delete;
 
   void replay() override {
-    check_cuda(cudaGraphLaunch(program_, static_cast<cudaStream_t>(backend_.native_queue())), "graph launch");
+    check_cuda(cudaGraphLaunch(program_, stream_), "graph launch");
   }
 
  private:
-  CudaBackend& backend_;
+  cudaStream_t stream_;
   cudaGraphExec_t program_ = nullptr;
 };
 
@@ -101,7 +102,7 @@ bool CudaBackend::begin_recording() {
 std::unique_ptr<Recording> CudaBackend::end_recording() {
   cudaGraph_t graph = nullptr;
   check_cuda(cudaStreamEndCapture(stream(), &graph), "recording");
-  return std::make_unique<CudaRecording>(*this, graph);
+  return std::make_unique<CudaRecording>(stream(), graph);
 }
 
 }  // namespace lockstep

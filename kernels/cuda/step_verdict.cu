@@ -9,8 +9,8 @@ namespace {
 constexpr int kAdders = 512;
 constexpr int kCopiers = 64;
 
-// One block: the sums of pairs of neighbours, of neighbouring pairs and so on, which is the tree that splits at the
-// largest power of two. The total lands in sums[0].
+// One block: the sums of pairs of neighbours, of neighbouring pairs and so on, which is the tree that splits
+// at the largest power of two. The total lands in sums[0].
 __global__ void __launch_bounds__(kAdders) add_up_kernel(int64_t blocks, double* sums) {
   for (int64_t distance = 1; distance < blocks; distance *= 2) {
     for (int64_t i = 2 * distance * threadIdx.x; i + distance < blocks; i += 2 * distance * kAdders) {
@@ -20,7 +20,8 @@ __global__ void __launch_bounds__(kAdders) add_up_kernel(int64_t blocks, double*
   }
 }
 
-// One block: copies the row of the update, whose number is that of the updates before it; then its first thread judges.
+// One block: copies the row of the update, whose number is that of the updates before it; then its first
+// thread judges.
 template <class T>
 __global__ void __launch_bounds__(kCopiers) judge_kernel(StepJudgement judgement) {
   const int64_t update = static_cast<int64_t>(judgement.state->updates);
@@ -29,8 +30,8 @@ __global__ void __launch_bounds__(kCopiers) judge_kernel(StepJudgement judgement
   __syncthreads();
   if (threadIdx.x > 0) return;
   const T loss_sum = *static_cast<const T*>(judgement.loss_sum);
-  judge_step(judgement.blocks > 0 ? judgement.square_sums[0] : 0.0, static_cast<double>(loss_sum), judgement.max_norm,
-             judgement.loss_scale, *judgement.state);
+  judge_step(judgement.blocks > 0 ? judgement.square_sums[0] : 0.0, static_cast<double>(loss_sum),
+             judgement.max_norm, judgement.loss_scale, *judgement.state);
   *static_cast<T*>(judgement.cotangent) = static_cast<T>(judgement.state->loss_scale.scale);
 }
 

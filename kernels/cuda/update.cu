@@ -105,8 +105,8 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
   static_assert(sizeof(Numbers) <= kNumberBytes);
   Numbers* const prepared = static_cast<Numbers*>(numbers);
   LOCKSTEP_LAUNCH((numbers_kernel<Update<T>, T>), 1, kWarp, 0, stream,
-                  Numbers(arguments.scalars, arguments.gradient_scale), arguments.gradient_scale, arguments.gate,
-                  arguments.factor, arguments.row, prepared);
+                  Numbers(arguments.scalars, arguments.gradient_scale), arguments.gradient_scale,
+                  arguments.gate, arguments.factor, arguments.row, prepared);
   T* const parameters = static_cast<T*>(arguments.parameters);
   const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
   Work work{prepared,

@@ -87,6 +87,7 @@ class CachingAllocator {
     RecordedMemory* const keeper = owner != owners_.end() ? owner->second : recorded_;
     if (keeper != nullptr) {
       keep_for(*keeper, backend, index, block).free = true;
+      statistics_.cached_bytes += rounded;
       return;
     }
     if (poisoning()) {
@@ -121,7 +122,6 @@ class CachingAllocator {
       owners_.erase(block);
       if (!kept.free) continue;
       list_of(*kept.backend, kept.index).push_back(block);
-      statistics_.cached_bytes += bytes_of_class(kept.index);
     }
     memory.blocks_.clear();
   }
@@ -143,7 +143,9 @@ class CachingAllocator {
 
   std::byte* reuse_recorded(const Backend& backend, size_t index) {
     for (auto& [block, kept] : recorded_->blocks_) {
-      if (kept.free && kept.index == index && kept.backend == &backend) return block;
+      if (!kept.free || kept.index != index || kept.backend != &backend) continue;
+      statistics_.cached_bytes -= bytes_of_class(index);
+      return block;
     }
     return nullptr;
   }
@@ -168,28 +170,32 @@ class CachingAllocator {
     for (Lists& lists : lists_) {
       for (size_t index = 0; index < lists.free.size(); ++index) {
         for (std::byte* block : lists.free[index]) lists.backend->release(block, bytes_of_class(index));
+        statistics_.cached_bytes -= lists.free[index].size() * bytes_of_class(index);
         lists.free[index].clear();
       }
     }
-    statistics_.cached_bytes = 0;
   }
 
   // Blocks of other sizes make room when the device has none left. Error (kUsage): which op asked, and which settings make
   // room.
   std::byte* new_block(Backend& backend, size_t bytes) {
-    const size_t cached = statistics_.cached_bytes;
+    size_t given_back = 0;
     void* block = backend.allocate(bytes);
-    if (block == nullptr && cached > 0) {
+    if (block == nullptr && statistics_.cached_bytes > 0) {
+      given_back = statistics_.cached_bytes;
       empty_lists();
+      given_back -= statistics_.cached_bytes;
       block = backend.allocate(bytes);
     }
     if (block == nullptr) {
       const MemoryRoom room = backend.memory_room();
       fail(ErrorKind::kUsage,
-           fmt::format("memory: {}: {}no room for {} more: tensors hold {}, {} cached were given back, {} of the device's {} are "
+           fmt::format("memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the device's {} are "
                        "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
                        "parallel.shard_optimizer need less",
-                       backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use), mebibytes(cached), mebibytes(room.free),
+                       backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
+                       owners_.empty() ? "" : fmt::format(", device.cuda_graph keeps {}", mebibytes(statistics_.cached_bytes)),
+                       mebibytes(given_back), mebibytes(room.free),
                        mebibytes(room.total)));
     }
     return static_cast<std::byte*>(block);
@@ -222,7 +228,7 @@ Storage::~Storage() {
   if (data_ != nullptr) allocator().release(*backend_, data_, bytes_);
 }
 
-RecordedMemory::RecordedMemory() {
+void RecordedMemory::begin() {
   allocator().begin_recording(*this);
 }
 RecordedMemory::~RecordedMemory() {

@@ -46,19 +46,21 @@ class Storage {
 struct AllocatorStatistics {
   size_t bytes_in_use = 0;  // held by live tensors, rounded to size classes
   size_t peak_bytes = 0;    // the largest bytes_in_use since the last reset
-  size_t cached_bytes = 0;  // kept for reuse
+  size_t cached_bytes = 0;  // kept for reuse, by recordings or by anybody
 };
 AllocatorStatistics allocator_statistics();
 void reset_allocator_peak();
-// Keeps the memory of recorded work (Backend::begin_recording) for it alone: blocks that were taken or freed between the
-// constructor and end() go to nobody else until the object is gone, so that the recording may write to them whenever it is
-// replayed. Of one thread; none inside of another.
+// Keeps the memory of recorded work (Backend::begin_recording) for it alone: blocks that were taken or freed between begin() and
+// end() go to nobody else until the object is gone, so that recordings may write to them whenever they are replayed. One
+// object serves all recordings that are never replayed at the same time. Of one thread; none inside of another.
 class RecordedMemory {
  public:
-  RecordedMemory();
+  RecordedMemory() = default;
   ~RecordedMemory();
   RecordedMemory(const RecordedMemory&) = delete;
   RecordedMemory& operator=(const RecordedMemory&) = delete;
+  // Error (kUsage) under LOCKSTEP_ALLOCATOR=poison.
+  void begin();
   void end();
 
  private:

@@ -14,25 +14,35 @@ namespace lockstep {
 
 namespace {
 
-// One kind of array of all micro-batches, one behind the other: on the device, and where the host writes it.
+// One kind of array of all micro-batches, one behind the other: on the device, and where the host writes it. Each begins where
+// a tensor of its own might: libraries choose algorithms by the alignment of addresses, and a micro-batch must be computed the
+// same whatever its number among those of a worker.
 class StagedArray {
  public:
   StagedArray() = default;
-  StagedArray(const Shape& shape, DType dtype, Backend& backend)
-      : tensor_(Tensor::empty(shape, dtype, backend)), pinned_(backend.allocate_pinned(tensor_.bytes())) {}
+  // count: elements of a micro-batch.
+  StagedArray(int64_t micro_batches, int64_t count, DType dtype, Backend& backend)
+      : stride_((count + kAlignment - 1) / kAlignment * kAlignment),
+        tensor_(Tensor::empty({micro_batches * stride_}, dtype, backend)),
+        pinned_(backend.allocate_pinned(tensor_.bytes())) {
+    if (pinned_ != nullptr) std::memset(pinned_, 0, tensor_.bytes());
+  }
   ~StagedArray() {
     if (pinned_ != nullptr) tensor_.backend().release_pinned(pinned_);
   }
-  StagedArray(StagedArray&& other) noexcept : tensor_(std::move(other.tensor_)), pinned_(other.pinned_) {
+  StagedArray(StagedArray&& other) noexcept
+      : stride_(other.stride_), tensor_(std::move(other.tensor_)), pinned_(other.pinned_) {
     other.pinned_ = nullptr;
   }
   StagedArray& operator=(StagedArray&& other) noexcept {
+    std::swap(stride_, other.stride_);
     std::swap(tensor_, other.tensor_);
     std::swap(pinned_, other.pinned_);
     return *this;
   }
 
-  const Tensor& tensor() const { return tensor_; }
+  // The i-th micro-batch.
+  Tensor view(const Shape& shape, int64_t i) const { return tensor_.view(shape, i * stride_); }
 
   // The i-th micro-batch of `count` elements each, converted to the tensor's type.
   template <class T>
@@ -43,11 +53,11 @@ class StagedArray {
     }
     void* const place = pinned_ != nullptr ? pinned_ : tensor_.mutable_data();
     if (tensor_.dtype() != dtype_of<T>) {
-      std::copy(values.begin(), values.end(), static_cast<double*>(place) + i * count);
+      std::copy(values.begin(), values.end(), static_cast<double*>(place) + i * stride_);
     } else if (pinned_ != nullptr) {
-      std::memcpy(static_cast<T*>(place) + i * count, values.data(), values.size() * sizeof(T));
+      std::memcpy(static_cast<T*>(place) + i * stride_, values.data(), values.size() * sizeof(T));
     } else {
-      tensor_.backend().copy_from_host(static_cast<T*>(place) + i * count, values.data(),
+      tensor_.backend().copy_from_host(static_cast<T*>(place) + i * stride_, values.data(),
                                        values.size() * sizeof(T));
     }
   }
@@ -60,6 +70,9 @@ class StagedArray {
   }
 
  private:
+  static constexpr int64_t kAlignment = 64;  // elements: 256 bytes or more
+
+  int64_t stride_ = 0;
   Tensor tensor_;
   void* pinned_ = nullptr;
 };
@@ -97,22 +110,21 @@ InputQueue::InputQueue(Backend& backend, const DataShape& data, DType dtype, int
   if (dtype != DType::kF32 && dtype != DType::kF64) {
     fail(ErrorKind::kInternal, fmt::format("input queue: fp32 or fp64, not {}", name_of(dtype)));
   }
-  const int64_t samples = micro_batches * micro_batch_size;
   Shape sample{micro_batch_size};
   for (int64_t extent : data.sample.extents()) sample.push_back(extent);
   const Shape target = data.classes > 0 ? Shape{micro_batch_size} : Shape{micro_batch_size, data.targets};
   for (Place& place : impl_->places) {
-    place.inputs = StagedArray({micro_batches * sample.elements()},
-                               data.input == DType::kI32 ? DType::kI32 : dtype, backend);
+    place.inputs = StagedArray(micro_batches, sample.elements(), data.input == DType::kI32 ? DType::kI32 : dtype,
+                               backend);
     place.targets =
-        StagedArray({micro_batches * target.elements()}, data.classes > 0 ? DType::kI32 : dtype, backend);
-    place.weights = StagedArray({samples}, dtype, backend);
+        StagedArray(micro_batches, target.elements(), data.classes > 0 ? DType::kI32 : dtype, backend);
+    place.weights = StagedArray(micro_batches, micro_batch_size, dtype, backend);
     place.copied = impl_->copies.marker(false);
     place.computed = backend.marker(false);
     for (int64_t i = 0; i < micro_batches; ++i) {
       DeviceBatch batch;
-      batch.inputs = place.inputs.tensor().view(sample, i * sample.elements());
-      batch.targets = place.targets.tensor().view(target, i * target.elements());
+      batch.inputs = place.inputs.view(sample, i);
+      batch.targets = place.targets.view(target, i);
       place.batches.push_back(std::move(batch));
     }
   }
@@ -122,7 +134,10 @@ InputQueue::InputQueue(Backend& backend, const DataShape& data, DType dtype, int
 
 // The memory of the places goes back to the backend's queue only when nothing travels any more.
 InputQueue::~InputQueue() {
-  impl_->backend.wait_for(impl_->copies);
+  try {
+    impl_->backend.wait_for(impl_->copies);
+  } catch (const Error&) {  // the device has failed: the run is ending with the reason
+  }
 }
 
 void InputQueue::stage(const StepBatch& batch) {
@@ -167,7 +182,7 @@ void InputQueue::stage(const StepBatch& batch) {
     for (int64_t row = 0; row < source.size; ++row)
       weights[static_cast<size_t>(row)] = row < source.valid ? 1.0f : 0.0f;
     place.weights.write(number, source.size, weights);
-    target.weights = place.weights.tensor().view({source.size}, number * source.size);
+    target.weights = place.weights.view({source.size}, number);
   }
   place.inputs.send(impl.copies, indices);
   place.targets.send(impl.copies, labels);

@@ -35,7 +35,7 @@ class PlanCache {
     if (std::filesystem::is_directory(path, ignored))
       path_ = (std::filesystem::path(path) / "lockstep.plans").string();
     if (path_.empty() || !std::filesystem::exists(path_, ignored)) return;
-    plans_ = read();
+    if (std::filesystem::is_regular_file(path_, ignored)) plans_ = read();  // a pipe might never end
     if (!plans_) {
       log_warning(
           fmt::format("LOCKSTEP_PLAN_CACHE: {}: not a cache of plans, or damaged: left alone", path_));
@@ -90,10 +90,10 @@ class PlanCache {
 void find_plans(PlanTable& table, const PlanSources& sources, const std::function<void()>& rehearse) {
   table.replace({});
   const std::optional<PlansOfDevices> stored = parse_plans(sources.checkpoint);
-  if (!stored) log_warning("the checkpoint's plans cannot be read: plans are chosen anew");
+  if (!stored) log_warning("the checkpoint's plans cannot be read and are not used");
   for (const auto& [device, plans] : stored.value_or(PlansOfDevices())) {
     if (device == table.device()) return table.replace(plans);
-    log_info(fmt::format("the checkpoint's plans are of {}: chosen anew for {}", device, table.device()));
+    log_info(fmt::format("the checkpoint's plans are of {}, not used on {}", device, table.device()));
   }
   if (!sources.tune) return;
   PlanCache cache(sources.cache);

@@ -45,7 +45,8 @@ void StepControl::forget_rows(int64_t updates) {
 
 void StepControl::upload_chunk() {
   const int64_t first = next_row_ % kRows * row_size_;
-  backend_.copy_from_host(table_.mutable_data_as<double>() + first, chunk_.data(), chunk_.size() * sizeof(double));
+  backend_.copy_from_host(table_.mutable_data_as<double>() + first, chunk_.data(),
+                          chunk_.size() * sizeof(double));
   next_row_ += kChunk;
 }
 
@@ -56,7 +57,8 @@ Tensor StepControl::cotangent(const Shape& shape) {
   BroadcastPlan everywhere;
   everywhere.rank = 1;
   everywhere.extents[0] = shape.elements();
-  backend_.binary(BinaryOp::kMaximum, dtype_, everywhere, scale_.data(), scale_.data(), cotangent_.mutable_data());
+  backend_.binary(BinaryOp::kMaximum, dtype_, everywhere, scale_.data(), scale_.data(),
+                  cotangent_.mutable_data());
   return cotangent_.view(shape);
 }
 

@@ -1,5 +1,5 @@
-// The device's own side of a step's end: counters, verdict and the numbers of the update that may follow, so that the host
-// need not wait for a step before it issues the next one.
+// The device's own side of a step's end: counters, verdict and the numbers of the update that may follow, so
+// that the host need not wait for a step before it issues the next one.
 #pragma once
 
 #include <cstdint>
@@ -15,25 +15,28 @@ namespace lockstep {
 
 class StepControl {
  public:
-  // dtype: of parameters and losses. row_size: numbers that an update needs (Optimizer::write_rows), 0 where the host gives
-  // them with the update. ahead: how many steps may be under way whose reports nobody has read; at most kMostAhead.
+  // dtype: of parameters and losses. row_size: numbers that an update needs (Optimizer::write_rows), 0 where
+  // the host gives them with the update. ahead: how many steps may be under way whose reports nobody has
+  // read; at most kMostAhead.
   StepControl(Backend& backend, DType dtype, const LossScaler& scaler, double max_norm, int64_t row_size,
               int64_t ahead);
 
   static constexpr int64_t kMostAhead = 16;
   int64_t ahead() const { return ahead_; }
 
-  // Sets the device's counters to the host's: at the start, from a checkpoint, or when the host has decided otherwise than
-  // the device did. step: the number of the step to come.
+  // Sets the device's counters to the host's: at the start, from a checkpoint, or when the host has decided
+  // otherwise than the device did. step: the number of the step to come.
   void set(const LossScaler& scaler, int64_t updates, int64_t step);
 
-  // The rows of updates that may come up before this is called again, where the device does not have them yet: write(u, row)
-  // fills in that of update u, counted from 0. updates: done for certain; the steps under way may each have been one.
+  // The rows of updates that may come up before this is called again, where the device does not have them
+  // yet: write(u, row) fills in that of update u, counted from 0. updates: done for certain; the steps under
+  // way may each have been one.
   template <class Write>
   void arrange(int64_t updates, int64_t under_way, const Write& write) {
     while (row_size_ > 0 && next_row_ <= updates + under_way) {
       for (int64_t i = 0; i < kChunk; ++i) {
-        write(next_row_ + i, std::span(chunk_).subspan(static_cast<size_t>(i * row_size_), static_cast<size_t>(row_size_)));
+        write(next_row_ + i,
+              std::span(chunk_).subspan(static_cast<size_t>(i * row_size_), static_cast<size_t>(row_size_)));
       }
       upload_chunk();
     }
@@ -41,11 +44,12 @@ class StepControl {
   // Rows that the device has are out of date: the schedule has learnt something. Nothing may be under way.
   void forget_rows(int64_t updates);
 
-  // dL/d(losses) of the step to come, in the losses' shape: its loss scale everywhere. The same storage each time.
+  // dL/d(losses) of the step to come, in the losses' shape: its loss scale everywhere. The same storage each
+  // time.
   Tensor cotangent(const Shape& shape);
 
-  // Judges a step of `count` samples: square_sums as ParameterShards::block_square_sums gives them, which are lost; loss_sum
-  // (1) of the samples' losses. count must have been set by set_count.
+  // Judges a step of `count` samples: square_sums as ParameterShards::block_square_sums gives them, which are
+  // lost; loss_sum (1) of the samples' losses. count must have been set by set_count.
   void set_count(double count);
   void judge(Tensor square_sums, const Tensor& loss_sum);
   // Asks for what has become of the state by now, as the report of step number `step`; read() waits for it.
@@ -59,8 +63,8 @@ class StepControl {
  private:
   void upload_chunk();
 
-  static constexpr int64_t kChunk = 16;               // rows that are uploaded together
-  static constexpr int64_t kRows = 4 * kChunk;        // those of the updates before are no longer needed then
+  static constexpr int64_t kChunk = 16;         // rows that are uploaded together
+  static constexpr int64_t kRows = 4 * kChunk;  // those of the updates before are no longer needed then
   static_assert(kRows >= kMostAhead + 2 * kChunk);
 
   Backend& backend_;
@@ -68,13 +72,13 @@ class StepControl {
   LossScaleRule rule_;
   double max_norm_;
   int64_t row_size_, ahead_, places_;
-  Tensor state_;             // a StepState
-  Tensor table_, row_;       // (kRows, row_size), (row_size) fp64
-  Tensor scale_;             // (1): the loss scale of the step to come, in the losses' type
+  Tensor state_;        // a StepState
+  Tensor table_, row_;  // (kRows, row_size), (row_size) fp64
+  Tensor scale_;        // (1): the loss scale of the step to come, in the losses' type
   Tensor cotangent_;
   std::vector<double> chunk_;
-  int64_t next_row_ = 0;     // the first that the device has not got; a multiple of kChunk
-  double count_ = 0.0;       // what the device has
+  int64_t next_row_ = 0;  // the first that the device has not got; a multiple of kChunk
+  double count_ = 0.0;    // what the device has
   std::unique_ptr<Mailbox> reports_;
 };
 

@@ -158,6 +158,7 @@ class Run {
     run_agreed(
         communicator_, [&] { set_up(); }, "set-up");
     device_->connect();
+    require_recordable();
     run_agreed(
         communicator_, [&] { compare_workers(communicator_, resolved_, data_); }, "configuration");
     resume_or_start();
@@ -222,11 +223,21 @@ class Run {
     }
     slices.push_back(loss_offset());
     exchange_ = std::make_unique<GradientExchange>(
-        communicator_, *backend_, settings_.parameters(),
-        loss_offset() + ParameterStore::kParameterAlignment, slices,
+        communicator_, *backend_, settings_.parameters(), loss_offset() + ParameterStore::kParameterAlignment,
+        slices,
         ExchangeOptions{batches_.micro_batches, settings_.reduction, settings_.bucket_bytes,
                         settings_.shard_optimizer ? replica_->shards->shares() : std::vector<Share>()});
     set_up_control();
+  }
+
+  // Before the checkpoints of an earlier run would be deleted.
+  void require_recordable() {
+    if (settings_.cuda_graph && communicator_.world_size() > 1 && !communicator_.device().recordable()) {
+      fail_together(
+          communicator_, ErrorKind::kUsage,
+          "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
+          "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
+    }
   }
 
   // The sum of a micro-batch's losses travels behind its gradient and its statistics.
@@ -234,7 +245,8 @@ class Run {
 
   // Why the host has to know the verdict on a step before its update; empty: the device goes on by itself.
   std::string host_decides() const {
-    if (!replica_->optimizer->prearranged()) return "optimizer.type = \"" + replica_->optimizer->type() + "\"";
+    if (!replica_->optimizer->prearranged())
+      return "optimizer.type = \"" + replica_->optimizer->type() + "\"";
     if (settings_.clip.value > 0.0) return "clip.value";
     if (settings_.clip.adaptive > 0.0) return "clip.adaptive";
     if (settings_.l2 > 0.0) return "train.l2";
@@ -244,21 +256,25 @@ class Run {
   }
 
   void set_up_control() {
-    // Enough that the host never waits for the device it feeds, few enough that what goes wrong is known soon.
+    // Enough that the host never waits for the device it feeds, few enough that what goes wrong is known
+    // soon.
     constexpr int64_t kStepsAhead = 4;
     const bool on_gpu = backend_->native_queue() != nullptr;
     const std::string reason = host_decides();
     arranged_ = reason.empty();
     if (settings_.cuda_graph) {
       Section device = configuration_.section("device");
-      const std::string but = !on_gpu ? "needs a GPU, this run computes on the CPU"
-                              : !arranged_ ? "the device must decide about steps by itself, which it cannot with " + reason
-                                           : "";
+      const std::string but =
+          !on_gpu      ? "needs a GPU, this run computes on the CPU"
+          : !arranged_ ? "the device must decide about steps by itself, which it cannot with " + reason
+                       : "";
       if (!but.empty()) device.reject("cuda_graph", but);
     }
-    row_size_ = Optimizer::kRowSize * static_cast<int64_t>(replica_->segments.size() + (replica_->average ? 1 : 0));
-    control_.emplace(*backend_, settings_.parameters(), *scaler_, arranged_ ? settings_.clip.global_norm : 0.0,
-                     arranged_ ? row_size_ : 0, arranged_ && on_gpu ? kStepsAhead : 0);
+    row_size_ =
+        Optimizer::kRowSize * static_cast<int64_t>(replica_->segments.size() + (replica_->average ? 1 : 0));
+    control_.emplace(*backend_, settings_.parameters(), *scaler_,
+                     arranged_ ? settings_.clip.global_norm : 0.0, arranged_ ? row_size_ : 0,
+                     arranged_ && on_gpu ? kStepsAhead : 0);
   }
 
   // Collective when the optimizer is sharded; whole on rank 0 then.
@@ -452,8 +468,8 @@ class Run {
     return whole;
   }
 
-  // Forward and backward sweep of one micro-batch: gradients, statistics and the sum of its losses go to the exchange.
-  // Waits for nothing: a GPU has the next micro-batches before it is done with this one.
+  // Forward and backward sweep of one micro-batch: gradients, statistics and the sum of its losses go to the
+  // exchange. Waits for nothing: a GPU has the next micro-batches before it is done with this one.
   void sweep(const DeviceBatch& batch) {
     const RandomScope random({settings_.seed, static_cast<uint32_t>(position_.step),
                               static_cast<uint32_t>(batch.number), 0,
@@ -466,7 +482,8 @@ class Run {
     const Tensor output = replica_->model->forward(batch.inputs, replica_->training);
     const Tensor losses = objective_->losses(output, batch);
     Tensor sum = Tensor::empty({1}, losses.dtype(), *backend_);
-    backend_->reduce(ReduceOp::kSum, losses.dtype(), 1, losses.elements(), 1, losses.data(), sum.mutable_data());
+    backend_->reduce(ReduceOp::kSum, losses.dtype(), 1, losses.elements(), 1, losses.data(),
+                     sum.mutable_data());
     exchange_->add(loss_offset(), 1, sum.data());
     for (size_t i = 0; i < store.statistics().size(); ++i) {
       const Tensor& value = replica_->training.batch_statistics[i];
@@ -509,28 +526,39 @@ class Run {
     }
   }
 
-  // A step of a kind that is seen for the first time runs as it is: libraries make their plans then, and the allocator
-  // learns what is needed. The next one is recorded, and from then on all of its kind are that recording.
+  // A step of a kind that is seen for the first time runs as it is: libraries make their plans then, and the
+  // allocator learns what is needed. The next one is recorded, and from then on all of its kind are that
+  // recording.
   struct RecordedStep {
     bool seen = false;
-    std::unique_ptr<RecordedMemory> memory;
     std::unique_ptr<Recording> recording;
   };
 
   void issue_recorded_step() {
     // Steps are of a kind when their samples lie at the same place and as many of them count.
     RecordedStep& step = recorded_[{inputs_->place(), inputs_->valid()}];
-    if (!step.seen) {
+    // Ops look at the range of indices when they are issued, which a replay leaves out.
+    const bool known = remember_indices();
+    if (!step.seen || !known) {
       step.seen = true;
       issue_step();
       return;
     }
     if (step.recording == nullptr) {
-      step.memory = std::make_unique<RecordedMemory>();
+      recorded_memory_.begin();
       backend_->begin_recording();
-      issue_step();
+      try {
+        issue_step();
+      } catch (...) {
+        // What was told so far is forgotten, so that the queue can be used while the run ends.
+        try {
+          backend_->end_recording();
+        } catch (const Error&) {
+        }
+        throw;
+      }
       step.recording = backend_->end_recording();
-      step.memory->end();
+      recorded_memory_.end();
     }
     communicator_.device().reissue(
         backend_->native_queue(), [&] { step.recording->replay(); },
@@ -538,15 +566,32 @@ class Run {
     current_->replayed = true;
   }
 
+  // Remembers the range of the step's indices and labels, which is about to pass the ops' checks. Returns
+  // whether it lies within that of steps that did.
+  bool remember_indices() {
+    bool known = true;
+    const auto look = [&](const Tensor& tensor, std::optional<IndexRange>& range) {
+      const std::optional<IndexRange>& now = tensor.index_range();
+      if (!now) return;
+      known = known && range && range->least <= now->least && now->largest <= range->largest;
+      range = range ? IndexRange{std::min(range->least, now->least), std::max(range->largest, now->largest)}
+                    : *now;
+    };
+    for (int64_t i = 0; i < owned_.size(); ++i) {
+      look(inputs_->batch(i).inputs, input_range_);
+      look(inputs_->batch(i).targets, target_range_);
+    }
+    return known;
+  }
+
   // The rows of the updates that the step to come may lead to.
   void arrange_rows() {
     const Optimizer& optimizer = *replica_->optimizer;
-    control_->arrange(optimizer.updates(), static_cast<int64_t>(under_way_),
-                      [&](int64_t update, std::span<double> row) {
-                        optimizer.write_rows(update, schedule_->learning_rate(update), replica_->segments, row);
-                        if (replica_->average)
-                          replica_->average->write_row(update, &row[row.size() - Optimizer::kRowSize]);
-                      });
+    control_->arrange(
+        optimizer.updates(), static_cast<int64_t>(under_way_), [&](int64_t update, std::span<double> row) {
+          optimizer.write_rows(update, schedule_->learning_rate(update), replica_->segments, row);
+          if (replica_->average) replica_->average->write_row(update, &row[row.size() - Optimizer::kRowSize]);
+        });
   }
 
   // Adds lambda * divisor * theta to the summed gradient, which is divided by `divisor` later; returns
@@ -562,7 +607,8 @@ class Run {
     return 0.5 * settings_.l2 * norm * norm;
   }
 
-  // running <- (1 - momentum) running + momentum * mean over the micro-batches; where gate (null: 1) holds 0, nothing.
+  // running <- (1 - momentum) running + momentum * mean over the micro-batches; where gate (null: 1) holds 0,
+  // nothing.
   void update_statistics(const Tensor& gradient, const double* gate) {
     const ParameterStore& store = replica_->store;
     for (size_t i = 0; i < store.statistics().size(); ++i) {
@@ -583,10 +629,11 @@ class Run {
 
   [[noreturn]] void diverged(int64_t step, const std::string& how) {
     if (leader()) keeper_->metrics->flush();
-    fail_together(communicator_, ErrorKind::kNumeric,
-                  fmt::format("step {}: training diverged: {}; {}", step, how,
-                              saved_step_ > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step_)
-                                              : "there is no checkpoint yet"));
+    fail_together(
+        communicator_, ErrorKind::kNumeric,
+        fmt::format("step {}: training diverged: {}; {}", step, how,
+                    saved_step_ > 0 ? fmt::format("the newest checkpoint is of step {}", saved_step_)
+                                    : "there is no checkpoint yet"));
   }
 
   // A step whose report has not been read. Used again and again.
@@ -598,8 +645,8 @@ class Run {
     std::unique_ptr<Marker> begun, swept, exchanged, done;  // where the device was through with that
   };
 
-  // What the host makes of a step's report. Every worker gets the same report. Returns whether the step leads to an update;
-  // of one that the device has decided about, the host only takes note.
+  // What the host makes of a step's report. Every worker gets the same report. Returns whether the step leads
+  // to an update; of one that the device has decided about, the host only takes note.
   bool settle(int64_t step, const StepState& report) {
     const double loss = report.loss + penalty_, norm = report.norm;
     const bool finite = std::isfinite(loss) && std::isfinite(norm);
@@ -615,8 +662,8 @@ class Run {
                                  scaler_->skips_in_a_row(), report.used_scale));
     }
     if (guard_->diverged()) {
-      diverged(step, fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_->skips_in_a_row(), loss,
-                                 norm));
+      diverged(step, fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_->skips_in_a_row(),
+                                 loss, norm));
     }
     return updates;
   }
@@ -630,8 +677,8 @@ class Run {
     const ParameterShards& shards = *replica_->shards;
     Optimizer& optimizer = *replica_->optimizer;
     if (updates) {
-      const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters, replica_->store.parameters(),
-                                                   shards, scale, report.norm);
+      const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters,
+                                                   replica_->store.parameters(), shards, scale, report.norm);
       optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
       shards.gather(parameters, "parameters");
       update_statistics(gradient, nullptr);
@@ -687,7 +734,8 @@ class Run {
     metrics.gradient_norm = report.norm;
     metrics.loss_scale = report.used_scale;
     metrics.skipped_steps = scaler_->skipped() + guard_->skipped();
-    metrics.samples_per_second = static_cast<double>(interval_samples_) / seconds_between(interval_start_, now);
+    metrics.samples_per_second =
+        static_cast<double>(interval_samples_) / seconds_between(interval_start_, now);
     metrics.times = {times_.data / steps, times_.compute / steps, times_.exposed_communication / steps,
                      times_.optimizer / steps, times_.host / steps};
     metrics.peak_bytes = std::max(peak_bytes_, allocator_statistics().peak_bytes);
@@ -711,18 +759,13 @@ class Run {
     saved_step_ = first_step;
     interval_start_ = Clock::now();
     control_->set(*scaler_, optimizer.updates(), position_.step);
-    inputs_.emplace(*backend_, data_.shape, settings_.parameters(), owned_.size(), settings_.micro_batch_size);
+    inputs_.emplace(*backend_, data_.shape, settings_.parameters(), owned_.size(),
+                    settings_.micro_batch_size);
     steps_.resize(static_cast<size_t>(control_->ahead() + 1));
     for (StepUnderWay& step : steps_) {
       for (std::unique_ptr<Marker>* marker : {&step.begun, &step.swept, &step.exchanged, &step.done})
         *marker = backend_->marker(true);
     }
-    if (settings_.cuda_graph && communicator_.world_size() > 1 && !communicator_.device().recordable()) {
-      fail_together(communicator_, ErrorKind::kUsage,
-                    "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
-                    "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
-    }
-
     // Hands the samples of the next step over, and says how long that took.
     const auto stage = [&] {
       const Clock::time_point begin = Clock::now();
@@ -929,12 +972,14 @@ class Run {
   Tensor cotangent_;       // dL/d(losses) of the step
   double penalty_ = 0.0;   // what train.l2 adds to the loss of the step
   std::optional<InputQueue> inputs_;
+  RecordedMemory recorded_memory_;  // of all recordings: they run one after the other
   std::map<std::pair<int, int64_t>, RecordedStep> recorded_;
-  std::vector<StepUnderWay> steps_;    // used in turn: step n, counted from 0, has the n-th
-  StepUnderWay* current_ = nullptr;    // the one that was issued last
-  size_t under_way_ = 0;               // steps whose reports have not been read, that one included
-  int64_t updates_before_ = 0;          // the step that was issued last
-  int64_t stopping_at_ = 0;             // the step after which a signal ends the run; 0: none
+  std::optional<IndexRange> input_range_, target_range_;  // of integers in steps that were issued
+  std::vector<StepUnderWay> steps_;  // used in turn: step n, counted from 0, has the n-th
+  StepUnderWay* current_ = nullptr;  // the one that was issued last
+  size_t under_way_ = 0;             // steps whose reports have not been read, that one included
+  int64_t updates_before_ = 0;       // the step that was issued last
+  int64_t stopping_at_ = 0;          // the step after which a signal ends the run; 0: none
   int64_t saved_step_ = 0;
   // Since the last line of the metrics.
   StepTimes times_;

@@ -1,6 +1,7 @@
 // What runs compute on: how it is chosen, and that neither it nor the way of arrays between GPUs is felt.
 #include <cmath>
 #include <regex>
+#include <set>
 
 #include "e2e/training_run.h"
 
@@ -134,7 +135,7 @@ TEST_F(Gpu, TheHostReadsTheDeviceAsOftenWhateverTheNumberOfMicroBatches) {
 TEST_F(Gpu, AStepBringsOneReportToTheHostAndNothingElse) {
   if (std::getenv("LOCKSTEP_CUDA_ON_CPU") == nullptr) GTEST_SKIP() << "only stand-ins count copies";
   for (const std::string graph : {"false", "true"}) {
-    const std::vector<std::string> more = {"--overwrite", "--set", "parallel.digest_every=0", "--set",
+    const std::vector<std::string> more = {"--overwrite",      "--set", "parallel.digest_every=0",   "--set",
                                            "average.type=ema", "--set", "device.cuda_graph=" + graph};
     const auto of_steps = [&](const std::string& steps) {
       std::vector<std::string> arguments = training("out", more);
@@ -174,14 +175,16 @@ TEST_F(Gpu, StepsUnderWayAndRecordedOnesEndInTheSameState) {
     const std::string digest = digest_of(checkpoint_of(scratch_.file(variant.name), 12));
     if (variant.name == "fp16") {
       int skipped = 0;
-      for (const nlohmann::json& line : metrics_of(scratch_.file("fp16"))) skipped = line.value("skipped_steps", skipped);
+      for (const nlohmann::json& line : metrics_of(scratch_.file("fp16")))
+        skipped = line.value("skipped_steps", skipped);
       EXPECT_GE(skipped, 2);
     }
     for (const int workers : {kNoLauncher, 2, 3}) {
       if (workers > 1 && sharing_gpu()) continue;
       for (const char* graph : {"false", "true"}) {
         const std::string output = variant.name + std::to_string(workers) + graph;
-        train(workers, arguments(output, {"parallel.digest_every=0", std::string("device.cuda_graph=") + graph}));
+        train(workers,
+              arguments(output, {"parallel.digest_every=0", std::string("device.cuda_graph=") + graph}));
         EXPECT_EQ(losses_of(scratch_.file(output)), losses) << output;
         EXPECT_EQ(digest_of(checkpoint_of(scratch_.file(output), 12)), digest) << output;
       }
@@ -194,6 +197,33 @@ TEST_F(Gpu, StepsUnderWayAndRecordedOnesEndInTheSameState) {
     train(kNoLauncher, rest);
     EXPECT_EQ(digest_of(checkpoint_of(scratch_.file(output), 12)), digest);
   }
+}
+
+TEST_F(Gpu, WhatCannotBeRecordedEndsInOneLineAndTheRightExitCode) {
+  // More than the device has, when the memory of recordings comes on top: whatever happens is said in one line.
+  const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+  if (before == nullptr) GTEST_SKIP() << "needs a device that is soon full";
+  const std::string settings = before;
+  std::vector<std::string> arguments = training(
+      "full", {"--set", "device.cuda_graph=true", "--set", "model.hidden=[512,512]", "--set",
+               "train.micro_batch_size=512", "--set", "parallel.digest_every=0"});
+  arguments.insert(arguments.begin(), "train");
+  std::set<int> codes;
+  for (int mebibytes = 36; mebibytes <= 76; mebibytes += 4) {
+    ::setenv("LOCKSTEP_CUDA_ON_CPU", (settings + ",memory_mb=" + std::to_string(mebibytes)).c_str(), 1);
+    const Outcome outcome = run(kNoLauncher, [&] {
+      std::vector<std::string> once = arguments;
+      once.emplace_back("--overwrite");
+      return once;
+    }());
+    codes.insert(outcome.exit_code);
+    EXPECT_TRUE(outcome.exit_code == 0 || outcome.exit_code == 2) << mebibytes << " MiB: " << outcome.err;
+    if (outcome.exit_code == 2) {
+      EXPECT_NE(outcome.err.find("no room for"), std::string::npos) << outcome.err;
+    }
+  }
+  ::setenv("LOCKSTEP_CUDA_ON_CPU", settings.c_str(), 1);
+  EXPECT_EQ(codes, (std::set<int>{0, 2})) << "the sizes above are to lie on both sides";
 }
 
 TEST_F(Gpu, ADivergenceThatIsSeenStepsLaterStillKeepsTheLastCheckpoint) {
@@ -216,11 +246,14 @@ TEST_F(Gpu, AGraphThatCannotBeRecordedIsRefusedSayingWhy) {
     EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
     return outcome.err;
   };
-  EXPECT_NE(refusal(kNoLauncher, {"optimizer.type=lamb"}).find("optimizer.type = \"lamb\""), std::string::npos);
-  EXPECT_NE(refusal(kNoLauncher, {"train.l2=0.1"}).find("train.l2"), std::string::npos);
-  EXPECT_NE(refusal(kNoLauncher, {"device.type=cpu"}).find("device.cuda_graph: needs a GPU"), std::string::npos);
-  EXPECT_NE(refusal(2, {"parallel.share_gpu=true"}).find("device.cuda_graph: arrays that travel through the host"),
+  EXPECT_NE(refusal(kNoLauncher, {"optimizer.type=lamb"}).find("optimizer.type = \"lamb\""),
             std::string::npos);
+  EXPECT_NE(refusal(kNoLauncher, {"train.l2=0.1"}).find("train.l2"), std::string::npos);
+  EXPECT_NE(refusal(kNoLauncher, {"device.type=cpu"}).find("device.cuda_graph: needs a GPU"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal(2, {"parallel.share_gpu=true"}).find("device.cuda_graph: arrays that travel through the host"),
+      std::string::npos);
 }
 
 TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {
@@ -355,6 +388,18 @@ TEST_F(GpuPlans, TunedRunsAreTheSameBitsOnAnyNumberOfWorkers) {
 }
 
 // A run that measures, and finds the library's first proposals fastest, is the run that did not measure.
+// Algorithms depend on the alignment of addresses: a worker's second micro-batch must lie as its first does.
+TEST_F(GpuPlans, MicroBatchesOfOddSizesAreComputedAlikeWhateverTheirPlace) {
+  const StandIns fastest("fastest=1");
+  const std::vector<std::string> odd = {"--set", "train.micro_batch_size=3"};
+  tuned(kNoLauncher, "odd", odd);
+  for (const int workers : {2, 3, 4}) {
+    const std::string output = "odd" + std::to_string(workers);
+    tuned(workers, output, odd);
+    EXPECT_EQ(course(output), course("odd")) << workers << " workers";
+  }
+}
+
 TEST_F(GpuPlans, TheRehearsalChangesNothing) {
   const StandIns fastest("fastest=0");
   if (!fastest.there()) GTEST_SKIP() << "only stand-ins can be told what is fastest";

@@ -203,7 +203,8 @@ TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThat
 TEST(RecordedMemory, WhatARecordingTookOrSawFreedIsItsOwnUntilItEnds) {
   const char* allocator = std::getenv("LOCKSTEP_ALLOCATOR");
   if (allocator != nullptr && std::string(allocator) == "poison") {
-    EXPECT_THROW(RecordedMemory(), Error);
+    RecordedMemory memory;
+    EXPECT_THROW(memory.begin(), Error);
     return;
   }
   const Shape shape{100'003};  // a size class of no other test
@@ -212,6 +213,7 @@ TEST(RecordedMemory, WhatARecordingTookOrSawFreedIsItsOwnUntilItEnds) {
   std::set<const void*> recorded = {before.data()};
   {
     RecordedMemory memory;
+    memory.begin();
     {
       const Tensor a = fresh(), b = fresh();
       recorded.insert({a.data(), b.data()});

@@ -142,6 +142,21 @@ TEST(InputQueue, TensorsStayWhereTheyAreInTwoPlaces) {
   EXPECT_NE(addresses[0], addresses[1]);
 }
 
+TEST(InputQueue, EveryMicroBatchIsAlignedLikeATensorOfItsOwn) {
+  for (const DataShape& data : {kClasses, kTargets, kIndices}) {
+    InputQueue queue(test_backend(), data, DType::kF32, kMicroBatches, kSize);
+    queue.stage(step_batch(0, data, 1));
+    queue.next();
+    const auto offset = [](const Tensor& tensor, const Tensor& first) {
+      return static_cast<const std::byte*>(tensor.data()) - static_cast<const std::byte*>(first.data());
+    };
+    for (int64_t m = 1; m < kMicroBatches; ++m) {
+      EXPECT_EQ(offset(queue.batch(m).inputs, queue.batch(0).inputs) % 256, 0);
+      EXPECT_EQ(offset(queue.batch(m).targets, queue.batch(0).targets) % 256, 0);
+    }
+  }
+}
+
 TEST(InputQueue, TheHostRemembersTheRangeOfIntegers) {
   InputQueue queue(test_backend(), kIndices, DType::kF32, kMicroBatches, kSize);
   queue.stage(step_batch(0, kIndices));

@@ -34,8 +34,8 @@ TEST(StepControl, JudgesAsTheHostWouldAndGoesOnFromThere) {
   StepControl control(test_backend(), DType::kF32, scaler, kMaxNorm, 3, 2);
   const double infinity = std::numeric_limits<double>::infinity(), nan = std::nan("");
   const std::vector<std::pair<double, float>> steps = {
-      {9.0, 4.0f},      {9e4, 8.0f},      {1.0, 2.0f}, {infinity, 2.0f}, {1.0, std::nanf("")}, {nan, 1.0f}, {4.0, 1.0f},
-      {4.0, HUGE_VALF}, {16.0, 1.0f},     {0.0, 0.0f}, {1e-3, 5.0f},     {2.0, 1.0f},
+      {9.0, 4.0f}, {9e4, 8.0f},      {1.0, 2.0f},  {infinity, 2.0f}, {1.0, std::nanf("")}, {nan, 1.0f},
+      {4.0, 1.0f}, {4.0, HUGE_VALF}, {16.0, 1.0f}, {0.0, 0.0f},      {1e-3, 5.0f},         {2.0, 1.0f},
   };
   int64_t updates = 7, step = 20;
   control.set(scaler, updates, step);
@@ -56,7 +56,8 @@ TEST(StepControl, JudgesAsTheHostWouldAndGoesOnFromThere) {
   for (const auto& [squares, loss] : steps) {
     const double count = step % 2 == 0 ? 4.0 : 3.0, scale = scaler.scale();
     control.arrange(updates, 0, [](int64_t update, std::span<double> row) {
-      for (size_t i = 0; i < row.size(); ++i) row[i] = 100.0 * static_cast<double>(update) + static_cast<double>(i);
+      for (size_t i = 0; i < row.size(); ++i)
+        row[i] = 100.0 * static_cast<double>(update) + static_cast<double>(i);
     });
     EXPECT_EQ(control.cotangent({2}).to_vector<double>(), std::vector<double>(2, scale));
     control.set_count(count);
