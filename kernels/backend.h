@@ -165,8 +165,6 @@ class Mailbox {
   virtual ~Mailbox() = default;
   // Queues a copy of what `source` (memory of the backend) holds by then into a place, counted from 0.
   virtual void post(int64_t place, const void* source) = 0;
-  // Whether the last copy into the place is there; waits for nothing.
-  virtual bool arrived(int64_t place) = 0;
   // Waits for the last copy into the place. Valid until the next post to it.
   virtual const void* read(int64_t place) = 0;
 };

@@ -136,7 +136,6 @@ class CpuMailbox final : public Mailbox {
  public:
   CpuMailbox(size_t bytes, int64_t places) : bytes_(bytes), memory_(bytes * static_cast<size_t>(places)) {}
   void post(int64_t place, const void* source) override { std::memcpy(at(place), source, bytes_); }
-  bool arrived(int64_t) override { return true; }
   const void* read(int64_t place) override { return at(place); }
 
  private:

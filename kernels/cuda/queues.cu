@@ -39,15 +39,6 @@ class CudaMailbox final : public Mailbox {
                "copy to the host");
     check_cuda(cudaEventRecord(copied_[static_cast<size_t>(place)], stream), "event");
   }
-  bool arrived(int64_t place) override {
-    const cudaError_t status = cudaEventQuery(copied_[static_cast<size_t>(place)]);
-    if (status == cudaErrorNotReady) {
-      cudaGetLastError();
-      return false;
-    }
-    check_cuda(status, "copy to the host");
-    return true;
-  }
   const void* read(int64_t place) override {
     check_cuda(cudaEventSynchronize(copied_[static_cast<size_t>(place)]), "copy to the host");
     return at(place);
