@@ -22,7 +22,8 @@
 namespace lockstep {
 
 enum class UnaryOp : uint8_t {
-  kNegate, kExp, kLog, kSqrt, kTanh, kSigmoid, kSoftplus, kRelu, kGelu, kAbs, kSquare, kReciprocal, kSign, kErf
+  kNegate, kExp, kLog, kSqrt, kTanh, kSigmoid, kSoftplus, kRelu, kGelu, kGeluTanh, kAbs, kSquare, kReciprocal, kSign,
+  kErf
 };
 
 enum class BinaryOp : uint8_t {
@@ -32,7 +33,7 @@ enum class BinaryOp : uint8_t {
 
 enum class ReduceOp : uint8_t { kSum, kMean, kMax };
 
-enum class Activation : uint8_t { kNone, kRelu, kGelu };
+enum class Activation : uint8_t { kNone, kRelu, kGelu, kGeluTanh };
 
 // An elementwise operation on two broadcast operands, axes already merged where possible.
 // Output extent of axis i is extents[i]; a stride of 0 repeats the operand along that axis.
@@ -57,7 +58,22 @@ struct MatmulArguments {
   int64_t batch_stride_a = 0, batch_stride_b = 0;  // elements between consecutive matrices; 0 repeats one matrix
   const void* bias = nullptr;                      // (n), accumulation type, added to every row; may be null
   Activation activation = Activation::kNone;       // applied after the bias
+  // (batch,m,n) of type output: what the activation is applied to is stored there too. Null for kNone, else may be.
+  void* argument = nullptr;
+  // (batch,m,n) of type output: where not null, c is the product times activation'(derivative_at) instead, the backward pass
+  // through an activation whose argument that is (of kRelu its result does as well). Null for kNone, and with a bias.
+  const void* derivative_at = nullptr;
+  // (n), accumulation type: where not null, gets the sums over k of the columns of b, which is not transposed; batch is 1.
+  // With b the gradient of x W + bias this is that of the bias.
+  void* column_sums = nullptr;
 };
+
+// The elementwise operation that an activation is; not for kNone.
+inline UnaryOp unary_of(Activation activation) {
+  return activation == Activation::kRelu ? UnaryOp::kRelu
+         : activation == Activation::kGelu ? UnaryOp::kGelu
+                                           : UnaryOp::kGeluTanh;
+}
 
 // Convolution over (N, H, W, C) activations with (O, KH, KW, C) weights, as cuDNN's NHWC/KRSC.
 // Output (N, OH, OW, O), OH = (H + 2*pad_h - KH)/stride_h + 1.
@@ -262,7 +278,7 @@ class Backend {
   // ---- elementwise ---------------------------------------------------------------------------------------------
   virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
   // dx[i] = dy[i] * op'(x[i]); y is op(x), already computed. For kTanh, kSigmoid, kSoftplus, kRelu, kGelu,
-  // kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf.
+  // kGeluTanh, kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf. dx may be any of the others.
   virtual void unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y, const void* dy,
                               void* dx) = 0;
   virtual void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b, void* y) = 0;

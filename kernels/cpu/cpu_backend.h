@@ -139,6 +139,10 @@ class CpuBackend final : public Backend {
   // update.cpp
   void update(UpdateFormula formula, const UpdateArguments& arguments) override;
   void judge(const StepJudgement& judgement) override;
+
+ private:
+  // reductions.cpp: sums (columns), accumulation type, over the rows of x (rows, columns).
+  void sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums);
 };
 
 }  // namespace lockstep

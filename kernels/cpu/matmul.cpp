@@ -23,6 +23,7 @@ constexpr int64_t kSerialWork = int64_t{1} << 19;
 // Narrowest part of c: two register tiles, so that its panels stay whole.
 constexpr int64_t kNarrowestPart = 64;
 
+// c = activation(op(a) op(b) + bias).
 template <class In, class Out>
 void multiply_batch(const MatmulArguments& arguments) {
   const int64_t m = arguments.m, n = arguments.n, k = arguments.k, batch = arguments.batch;
@@ -86,12 +87,26 @@ void multiply_batch(const MatmulArguments& arguments) {
 }  // namespace
 
 void CpuBackend::matmul(const MatmulArguments& arguments) {
-  dispatch_floating("matmul", arguments.dtype, [&]<class In>(In) {
+  const MatmulArguments& a = arguments;
+  MatmulArguments product = a;
+  if (a.argument != nullptr) product.c = a.argument;
+  if (a.argument != nullptr || a.derivative_at != nullptr) product.activation = Activation::kNone;
+  dispatch_floating("matmul", a.dtype, [&]<class In>(In) {
     using Wide = Accumulation<In>;
-    if (arguments.output == arguments.dtype) return multiply_batch<In, In>(arguments);
-    if (arguments.output == dtype_of<Wide>) return multiply_batch<In, Wide>(arguments);
-    fail_dtype("matmul: output", arguments.output);
+    if (a.output == a.dtype) return multiply_batch<In, In>(product);
+    if (a.output == dtype_of<Wide>) return multiply_batch<In, Wide>(product);
+    fail_dtype("matmul: output", a.output);
   });
+  const int64_t elements = a.batch * a.m * a.n;
+  if (a.activation != product.activation) {
+    const UnaryOp op = unary_of(a.activation);
+    if (a.derivative_at != nullptr) {
+      unary_backward(op, a.output, elements, a.derivative_at, a.derivative_at, a.c, a.c);
+    } else {
+      unary(op, a.output, elements, a.argument, a.c);
+    }
+  }
+  if (a.column_sums != nullptr) sum_columns(a.dtype, a.k, a.n, a.b, a.column_sums);
 }
 
 }  // namespace lockstep

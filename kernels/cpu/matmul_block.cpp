@@ -58,6 +58,12 @@ template <class T>
 }
 
 template <class T>
+[[gnu::noinline]] Vector<T> gelu_tanh(Vector<T> x) {
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = math::gelu_tanh(x[i]);
+  return x;
+}
+
+template <class T>
 Vector<T> activate(Activation activation, Vector<T> x) {
   switch (activation) {
     case Activation::kNone:
@@ -66,6 +72,8 @@ Vector<T> activate(Activation activation, Vector<T> x) {
       return x < T{0} ? Vector<T>{} : x;  // this way round NaN passes
     case Activation::kGelu:
       return gelu<T>(x);
+    case Activation::kGeluTanh:
+      return gelu_tanh<T>(x);
   }
   return x;
 }

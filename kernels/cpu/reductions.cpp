@@ -124,6 +124,13 @@ void CpuBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent,
   });
 }
 
+void CpuBackend::sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums) {
+  dispatch_floating("column sums", dtype, [&](auto type) {
+    using S = decltype(type);
+    reduce_axis<SumOf>(1, rows, columns, static_cast<const S*>(x), static_cast<Accumulation<S>*>(sums));
+  });
+}
+
 void CpuBackend::block_square_sums(DType dtype, int64_t n, const void* x, double* sums) {
   dispatch_floating("block_square_sums", dtype, [&](auto type) {
     using T = decltype(type);

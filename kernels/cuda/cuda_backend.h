@@ -180,6 +180,8 @@ class CudaBackend final : public Backend {
   // The queue beside the computation's, made when first asked for.
   Backend& beside(Queue queue, std::unique_ptr<CudaBackend>& instance);
 
+  // reductions.cu: sums (columns), accumulation type, over the rows of x (rows, columns).
+  void sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums);
   // matmul.cu: a product that may be added to what c holds, before the activation.
   void multiply(const MatmulArguments& arguments, bool accumulate);
   // A bias (n) in 16 bits, for what is issued before the next call.

@@ -1,9 +1,10 @@
-// Matrix products: cuBLASLt with explicit workspace, then bias and activation where the library cannot add
-// them as we define them; a plain kernel where it has no algorithm.
+// Matrix products: cuBLASLt with explicit workspace, then whatever the library cannot do on the way out of
+// the product as we define it; a plain kernel where it has no algorithm.
 //
-// cuBLASLt's GELU is the tanh form and ours is exact, and its ReLU may swallow NaN: activations run in a pass
-// of our own. The library adds a bias of the result's type alone: of 16-bit results the bias is rounded to 16
-// bits first.
+// The library's only GELU is the tanh form, of which it does not say how exact it is: it serves 16-bit
+// results, whose rounding is coarser, and wider ones get ours. Its ReLU may swallow NaN. The exact GELU, ReLU
+// and what else remains run in a pass of our own. The library adds a bias of the result's type alone: of
+// 16-bit results the bias is rounded to 16 bits first.
 #include <memory>
 
 #include "core/error.h"
@@ -43,6 +44,7 @@ void finish(Activation activation, int64_t elements, int64_t n, const void* bias
   void (*kernel)(int64_t, int64_t, const T*, S*) = finish_kernel<Identity, S>;
   if (activation == Activation::kRelu) kernel = finish_kernel<math::Relu, S>;
   if (activation == Activation::kGelu) kernel = finish_kernel<math::Gelu, S>;
+  if (activation == Activation::kGeluTanh) kernel = finish_kernel<math::GeluTanh, S>;
   LOCKSTEP_LAUNCH(kernel, blocks_for(elements, kThreads), kThreads, 0, stream, elements, n,
                   static_cast<const T*>(bias), static_cast<S*>(c));
 }
@@ -137,28 +139,72 @@ void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   product_type(a.dtype);
   if (a.output != a.dtype && a.output != accumulation_type(a.dtype)) fail_dtype("matmul: output", a.output);
   const int64_t elements = a.batch * a.m * a.n;
-  if (elements == 0) return;
+  if (elements == 0) {
+    if (a.column_sums != nullptr) sum_columns(a.dtype, a.k, a.n, a.b, a.column_sums);
+    return;
+  }
   make_current();
   if (product_workspace_ == nullptr)
     product_workspace_ = require(Products::kWorkspaceBytes, "workspace of matrix products");
   if (!products_) products_ = std::make_unique<Products>(stream_, product_workspace_, *plans_);
-  const void* bias = a.bias;  // what is still to be added
-  if (a.k > 0) {
-    // The library adds no bias to fp64, and to 16-bit results one of their type.
-    const void* added = a.dtype == DType::kF64 ? nullptr : bias;
-    if (added != nullptr && size_of(a.output) == 2) added = narrow_bias(a.output, a.n, bias);
-    if (added != nullptr && products_->run(a, added, accumulate)) {
-      bias = nullptr;
-    } else if (!products_->run(a, nullptr, accumulate)) {
-      multiply_plainly(a, accumulate, stream_);
-    }
-  } else if (!accumulate) {
-    check_cuda(cudaMemsetAsync(a.c, 0, static_cast<size_t>(elements) * size_of(a.output), stream_), "matmul");
+  // What the library is asked to do on the way: it adds no bias to fp64, and to 16-bit results one of their
+  // type.
+  using Gelu = Products::Epilogue::Gelu;
+  const bool wide = a.dtype == DType::kF64, narrow = size_of(a.output) == 2;
+  Products::Epilogue epilogue;
+  if (a.bias != nullptr && !wide) epilogue.bias = narrow ? narrow_bias(a.output, a.n, a.bias) : a.bias;
+  if (a.activation == Activation::kGeluTanh && narrow && a.n % 8 == 0) {
+    epilogue.gelu = a.derivative_at != nullptr ? Gelu::kDerivative : Gelu::kValue;
+    epilogue.argument = a.derivative_at != nullptr ? const_cast<void*>(a.derivative_at) : a.argument;
   }
-  if (bias == nullptr && a.activation == Activation::kNone) return;
-  dispatch_floating("matmul", a.output, [&](auto type) {
-    finish<decltype(type)>(a.activation, elements, a.n, bias, a.c, stream_);
-  });
+  if (a.output == accumulation_type(a.dtype) && !wide) epilogue.column_sums = a.column_sums;
+
+  MatmulArguments product = a;
+  const auto multiply_by_library = [&] {
+    product.c = epilogue.gelu == Gelu::kNone && a.argument != nullptr ? a.argument : a.c;
+    return products_->run(product, epilogue, accumulate);
+  };
+  if (a.k > 0) {
+    // Less on the way where the library has no algorithm for more.
+    bool done = multiply_by_library();
+    if (!done && epilogue.gelu != Gelu::kNone) {
+      epilogue.gelu = Gelu::kNone;
+      epilogue.argument = nullptr;
+      done = multiply_by_library();
+    }
+    if (!done && epilogue != Products::Epilogue()) {
+      epilogue = {};
+      done = multiply_by_library();
+    }
+    if (!done) multiply_plainly(product, accumulate, stream_);
+  } else {
+    epilogue = {};
+    if (a.argument != nullptr) product.c = a.argument;
+    if (!accumulate) {
+      check_cuda(cudaMemsetAsync(product.c, 0, static_cast<size_t>(elements) * size_of(a.output), stream_),
+                 "matmul");
+    }
+  }
+
+  // What remains.
+  const void* const bias = epilogue.bias == nullptr ? a.bias : nullptr;
+  const Activation activation = epilogue.gelu == Gelu::kNone ? a.activation : Activation::kNone;
+  const bool in_place =
+      activation != Activation::kNone && a.argument == nullptr && a.derivative_at == nullptr;
+  if (bias != nullptr || in_place) {
+    dispatch_floating("matmul", a.output, [&](auto type) {
+      finish<decltype(type)>(in_place ? activation : Activation::kNone, elements, a.n, bias, product.c,
+                             stream_);
+    });
+  }
+  if (activation != Activation::kNone && a.derivative_at != nullptr) {
+    unary_backward(unary_of(activation), a.output, elements, a.derivative_at, a.derivative_at, a.c, a.c);
+  } else if (activation != Activation::kNone && a.argument != nullptr) {
+    unary(unary_of(activation), a.output, elements, a.argument, a.c);
+  }
+  if (a.column_sums != nullptr && epilogue.column_sums == nullptr) {
+    sum_columns(a.dtype, a.k, a.n, a.b, a.column_sums);
+  }
 }
 
 }  // namespace lockstep

@@ -108,6 +108,20 @@ class Stopwatch {
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
 };
 
+// c's rows are the library's columns, and b is its A.
+cublasLtEpilogue_t epilogue_of(const Products::Epilogue& epilogue) {
+  using Gelu = Products::Epilogue::Gelu;
+  if (epilogue.column_sums != nullptr) return CUBLASLT_EPILOGUE_BGRADA;
+  if (epilogue.gelu == Gelu::kDerivative) return CUBLASLT_EPILOGUE_DGELU;
+  if (epilogue.gelu == Gelu::kNone) {
+    return epilogue.bias != nullptr ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  }
+  if (epilogue.argument == nullptr) {
+    return epilogue.bias != nullptr ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+  }
+  return epilogue.bias != nullptr ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+}
+
 // They come in the order of the library's own expectation.
 constexpr int kMostCandidates = 16;
 
@@ -140,10 +154,14 @@ std::string Products::Shape::text() const {
   std::string text = "matmul " + std::string(name_of(dtype)) + "->" + std::string(name_of(output)) + " ";
   text += {transpose_a ? 't' : 'n', transpose_b ? 't' : 'n'};
   if (bias) text += "+bias";
+  if (gelu != Epilogue::Gelu::kNone) text += gelu == Epilogue::Gelu::kValue ? "+gelu" : "+dgelu";
+  if (gelu == Epilogue::Gelu::kValue && argument) text += "+z";
+  if (column_sums) text += "+sums";
   if (accumulate) text += "+c";
   text += " " + numbers({batch, m, n, k}, 'x');
   if (batch > 1) text += " strides " + numbers({batch_stride_a, batch_stride_b}, ',');
-  return text + " align " + numbers({alignment_a, alignment_b, alignment_c, alignment_bias}, ',');
+  text += " align " + numbers({alignment_a, alignment_b, alignment_c, alignment_bias}, ',');
+  return argument ? text + "," + std::to_string(alignment_argument) : text;
 }
 
 Products::Products(cudaStream_t stream, void* workspace, PlanTable& table)
@@ -153,7 +171,15 @@ Products::Products(cudaStream_t stream, void* workspace, PlanTable& table)
   handle_.reset(handle);
 }
 
-Products::Plan Products::describe(const Shape& shape, const void* bias) const {
+void Products::point(cublasLtMatmulDesc_t description, const Epilogue& epilogue) {
+  const void* const vector = epilogue.bias != nullptr ? epilogue.bias : epilogue.column_sums;
+  if (vector != nullptr) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);
+  if (epilogue.argument != nullptr) {
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, epilogue.argument);
+  }
+}
+
+Products::Plan Products::describe(const Shape& shape, const Epilogue& epilogue) const {
   Plan plan;
   const bool wide = shape.dtype == DType::kF64;
   // CUBLAS_COMPUTE_32F is IEEE fp32 for fp32 operands, never TF32.
@@ -168,10 +194,12 @@ Products::Plan Products::describe(const Shape& shape, const void* bias) const {
       static_cast<int32_t>(shape.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
   set(description, CUBLASLT_MATMUL_DESC_TRANSB,
       static_cast<int32_t>(shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N));
-  if (shape.bias) {
-    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
-    set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  set(description, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(epilogue_of(epilogue)));
+  if (epilogue.argument != nullptr) {
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, shape.n);
+    set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, shape.batch > 1 ? shape.m * shape.n : 0);
   }
+  point(description, epilogue);
   const bool ta = shape.transpose_a, tb = shape.transpose_b;
   plan.a.reset(
       layout(shape.dtype, ta ? shape.k : shape.m, ta ? shape.m : shape.k, shape.batch, shape.batch_stride_a));
@@ -302,14 +330,15 @@ void Products::choose(Plan& plan, const Shape& shape, const Operands& operands) 
   if (search.tune) table_.insert(call, text_of(plan.algorithm.value));
 }
 
-const Products::Plan& Products::plan_for(const Shape& shape, const Operands& operands, const void* bias) {
+const Products::Plan& Products::plan_for(const Shape& shape, const Operands& operands,
+                                         const Epilogue& epilogue) {
   if (generation_ != table_.generation()) {
     plans_.clear();
     generation_ = table_.generation();
   }
   const auto found = plans_.find(shape);
   if (found != plans_.end()) return found->second;
-  Plan plan = describe(shape, bias);
+  Plan plan = describe(shape, epilogue);
   choose(plan, shape, operands);
   return plans_.emplace(shape, std::move(plan)).first->second;
 }
@@ -326,7 +355,7 @@ cublasStatus_t Products::launch(const Algorithm& algorithm, const Plan& plan, co
                         &algorithm.value, workspace_, kWorkspaceBytes, stream_);
 }
 
-bool Products::run(const MatmulArguments& product, const void* bias, bool accumulate) {
+bool Products::run(const MatmulArguments& product, const Epilogue& epilogue, bool accumulate) {
   const auto apart = [&](int64_t stride, DType dtype) {
     return product.batch > 1 ? stride * static_cast<int64_t>(size_of(dtype)) : 0;
   };
@@ -335,11 +364,15 @@ bool Products::run(const MatmulArguments& product, const void* bias, bool accumu
                     product.transpose_a,
                     product.transpose_b,
                     accumulate,
-                    bias != nullptr,
+                    epilogue.bias != nullptr,
+                    epilogue.gelu,
+                    epilogue.argument != nullptr,
+                    epilogue.column_sums != nullptr,
                     alignment_of(product.a, apart(product.batch_stride_a, product.dtype)),
                     alignment_of(product.b, apart(product.batch_stride_b, product.dtype)),
                     alignment_of(product.c, apart(product.m * product.n, product.output)),
-                    alignment_of(bias),
+                    alignment_of(epilogue.bias != nullptr ? epilogue.bias : epilogue.column_sums),
+                    alignment_of(epilogue.argument, apart(product.m * product.n, product.output)),
                     product.batch,
                     product.m,
                     product.n,
@@ -347,9 +380,9 @@ bool Products::run(const MatmulArguments& product, const void* bias, bool accumu
                     product.batch_stride_a,
                     product.batch_stride_b};
   const Operands operands{product.a, product.b, product.c, product.c};
-  const Plan& plan = plan_for(shape, operands, bias);
+  const Plan& plan = plan_for(shape, operands, epilogue);
   if (!plan.exists) return false;
-  if (shape.bias) set(plan.description.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  point(plan.description.get(), epilogue);
   check_products(launch(plan.algorithm, plan, shape, operands), "matmul");
   return true;
 }

@@ -34,13 +34,26 @@ class Products {
   // Enough for every algorithm of the library on GPUs of today.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 
-  // c = op(a) op(b) + bias, to which c itself is added when it is to accumulate. Extents are at least 1. The
-  // bias, which may be null, is of the type of c, which is not fp64; the activation is left to the caller.
-  // False, and nothing done, where the library has no algorithm for it.
+  // What the library does on the way out of a product. c is not fp64 where it does anything.
+  struct Epilogue {
+    const void* bias = nullptr;  // (n), of the type of c
+    // What becomes of z = op(a) op(b) + bias: c = z, or gelu_tanh(z), or z gelu_tanh'(argument).
+    enum class Gelu : uint8_t { kNone, kValue, kDerivative } gelu = Gelu::kNone;
+    // (batch, m, n), of the type of c; n is a multiple of 8. z, to be stored, where kValue (may be null
+    // then).
+    void* argument = nullptr;
+    void* column_sums = nullptr;  // (n), of the type of c: sums of the columns of b over k; with nothing else
+
+    bool operator==(const Epilogue&) const = default;
+  };
+
+  // c = op(a) op(b), to which c itself is added when it is to accumulate, and the epilogue. Extents are at
+  // least 1. The product's own bias, activation, argument and sums are left to the caller. False, and nothing
+  // done, where the library has no algorithm for it.
   //
   // A product that the table holds no choice for takes the library's first proposal; where the table is to be
   // tuned, this waits, times the library's proposals with these operands, and inserts the fastest.
-  bool run(const MatmulArguments& product, const void* bias, bool accumulate);
+  bool run(const MatmulArguments& product, const Epilogue& epilogue, bool accumulate);
 
  private:
   // A handle of the library's, which is a pointer, destroyed with its owner.
@@ -56,7 +69,9 @@ class Products {
   struct Shape {
     DType dtype, output;
     bool transpose_a, transpose_b, accumulate, bias;
-    uint32_t alignment_a, alignment_b, alignment_c, alignment_bias;  // bytes
+    Epilogue::Gelu gelu;
+    bool argument, column_sums;
+    uint32_t alignment_a, alignment_b, alignment_c, alignment_bias, alignment_argument;  // bytes
     int64_t batch, m, n, k, batch_stride_a, batch_stride_b;
     auto operator<=>(const Shape&) const = default;
     std::string text() const;  // as the table calls it
@@ -79,8 +94,10 @@ class Products {
     Algorithm algorithm;
   };
 
-  const Plan& plan_for(const Shape& shape, const Operands& operands, const void* bias);
-  Plan describe(const Shape& shape, const void* bias) const;
+  const Plan& plan_for(const Shape& shape, const Operands& operands, const Epilogue& epilogue);
+  Plan describe(const Shape& shape, const Epilogue& epilogue) const;
+  // Tells the library where what the epilogue reads and writes lies.
+  static void point(cublasLtMatmulDesc_t description, const Epilogue& epilogue);
   void choose(Plan& plan, const Shape& shape, const Operands& operands);
   // The library's proposals, best expectation first; `most` at most.
   std::vector<Algorithm> proposals(const Plan& plan, const Shape& shape, int most) const;

@@ -127,4 +127,15 @@ void CudaBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent
   });
 }
 
+void CudaBackend::sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums) {
+  dispatch_floating("column sums", dtype, [&](auto type) {
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const S* const in = static_cast<const S*>(x);
+    const ColumnElements<S, 1> term = {{in}, aligned_to(16, in)};
+    T* const room = scratch<T>(column_room<S>(1, 1, rows, columns));
+    column_reduce<Plus>(stream(), 1, rows, columns, term, room, {static_cast<T*>(sums)});
+  });
+}
+
 }  // namespace lockstep

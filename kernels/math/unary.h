@@ -107,6 +107,17 @@ struct Gelu {
   }
 };
 
+struct GeluTanh {
+  template <class T>
+  LOCKSTEP_FORMULA static T value(T x) {
+    return gelu_tanh(x);
+  }
+  template <class T>
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
+    return dy * gelu_tanh_derivative(x);
+  }
+};
+
 struct Abs {
   template <class T>
   LOCKSTEP_FORMULA static T value(T x) {
@@ -186,6 +197,8 @@ void visit_unary(UnaryOp op, F&& function) {
       return function(Relu{});
     case UnaryOp::kGelu:
       return function(Gelu{});
+    case UnaryOp::kGeluTanh:
+      return function(GeluTanh{});
     case UnaryOp::kAbs:
       return function(Abs{});
     case UnaryOp::kSquare:

@@ -9,8 +9,8 @@
 //   reduction      sum, mean                                                  fp32
 //   softmax        softmax, log_softmax, log_sum_exp                          fp32
 //   normalization  layer_norm, batch_norm                                     as given
-//   pointwise      negate, abs, sign, relu, tanh, sigmoid, gelu, erf, scale,  as given
-//                  dropout
+//   pointwise      negate, abs, sign, relu, tanh, sigmoid, gelu, gelu_tanh,   as given
+//                  erf, scale, dropout
 //   binary         add, subtract, multiply, divide, maximum, minimum,         widest operand
 //                  comparisons, concatenate
 //   movement       reshape, permute, slice, pad, broadcast, max, pooling,     as given

@@ -15,8 +15,9 @@ struct NamedFunction {
 
 constexpr NamedFunction kFunctions[] = {
     {"none", ActivationFunction::kNone},       {"relu", ActivationFunction::kRelu},
-    {"gelu", ActivationFunction::kGelu},       {"tanh", ActivationFunction::kTanh},
-    {"sigmoid", ActivationFunction::kSigmoid}, {"softplus", ActivationFunction::kSoftplus},
+    {"gelu", ActivationFunction::kGelu},       {"gelu_tanh", ActivationFunction::kGeluTanh},
+    {"tanh", ActivationFunction::kTanh},       {"sigmoid", ActivationFunction::kSigmoid},
+    {"softplus", ActivationFunction::kSoftplus},
 };
 
 ActivationFunction read_function(Section& keys, const std::string& key, std::optional<std::string> fallback) {
@@ -39,6 +40,8 @@ Tensor activate(ActivationFunction function, const Tensor& x) {
       return relu(x);
     case ActivationFunction::kGelu:
       return gelu(x);
+    case ActivationFunction::kGeluTanh:
+      return gelu_tanh(x);
     case ActivationFunction::kTanh:
       return tanh(x);
     case ActivationFunction::kSigmoid:

@@ -5,7 +5,7 @@
 
 namespace lockstep {
 
-enum class ActivationFunction { kNone, kRelu, kGelu, kTanh, kSigmoid, kSoftplus };
+enum class ActivationFunction { kNone, kRelu, kGelu, kGeluTanh, kTanh, kSigmoid, kSoftplus };
 
 Tensor activate(ActivationFunction function, const Tensor& x);
 

@@ -3,10 +3,35 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "nn/initialization.h"
 #include "ops/matmul.h"
 
 namespace lockstep {
+
+namespace {
+
+// The functions that a product applies to what it gives.
+std::optional<Activation> fused_activation(ActivationFunction function) {
+  switch (function) {
+    case ActivationFunction::kNone:
+      return Activation::kNone;
+    case ActivationFunction::kRelu:
+      return Activation::kRelu;
+    case ActivationFunction::kGelu:
+      return Activation::kGelu;
+    case ActivationFunction::kGeluTanh:
+      return Activation::kGeluTanh;
+    case ActivationFunction::kTanh:
+    case ActivationFunction::kSigmoid:
+    case ActivationFunction::kSoftplus:
+      break;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
 
 LinearLayer::LinearLayer(int64_t inputs, int64_t outputs, const LinearOptions& options,
                          const ModuleBuilder& builder)
@@ -16,16 +41,22 @@ LinearLayer::LinearLayer(int64_t inputs, int64_t outputs, const LinearOptions& o
 }
 
 Tensor LinearLayer::forward(const Tensor& x, ForwardContext& context) const {
-  const Tensor& weight = context.parameter(weight_);
-  const Tensor bias = bias_ < 0 ? Tensor() : context.parameter(bias_);
-  switch (activation_) {  // what the product's epilogue can do is fused into it
-    case ActivationFunction::kRelu:
-      return linear(x, weight, bias, Activation::kRelu);
-    case ActivationFunction::kGelu:
-      return linear(x, weight, bias, Activation::kGelu);
-    default:
-      return activate(activation_, linear(x, weight, bias));
+  const std::optional<Activation> fused = fused_activation(activation_);
+  const Tensor y = linear(x, context.parameter(weight_), bias(context), fused.value_or(Activation::kNone));
+  return fused ? y : activate(activation_, y);
+}
+
+Tensor LinearLayer::forward_into(const LinearLayer& next, const Tensor& x, ForwardContext& context) const {
+  const std::optional<Activation> fused = fused_activation(activation_);
+  if (!fused || *fused == Activation::kNone || next.activation_ != ActivationFunction::kNone) {
+    return next.forward(forward(x, context), context);
   }
+  return feed_forward(x, context.parameter(weight_), bias(context), *fused, context.parameter(next.weight_),
+                      next.bias(context));
+}
+
+Tensor LinearLayer::bias(ForwardContext& context) const {
+  return bias_ < 0 ? Tensor() : context.parameter(bias_);
 }
 
 Layer make_linear(Section& keys, const Shape& input, const ModuleBuilder& builder) {

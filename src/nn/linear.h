@@ -17,8 +17,13 @@ class LinearLayer final : public Module {
  public:
   LinearLayer(int64_t inputs, int64_t outputs, const LinearOptions& options, const ModuleBuilder& builder);
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
+  // next.forward(forward(x)), with the same bits but where the backend fuses the activation's derivative into
+  // a product. For layers between which nothing is ever recomputed.
+  Tensor forward_into(const LinearLayer& next, const Tensor& x, ForwardContext& context) const;
 
  private:
+  Tensor bias(ForwardContext& context) const;  // undefined: none
+
   ActivationFunction activation_;
   int weight_;
   int bias_ = -1;

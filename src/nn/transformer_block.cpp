@@ -11,9 +11,9 @@ namespace {
 
 constexpr double kEpsilon = 1e-5;  // of the norms
 
-LinearOptions with_gelu() {
+LinearOptions with_activation(ActivationFunction activation) {
   LinearOptions options;
-  options.activation = ActivationFunction::kGelu;
+  options.activation = activation;
   return options;
 }
 
@@ -31,7 +31,8 @@ TransformerBlock::TransformerBlock(int64_t features, const TransformerOptions& o
       attention_norm_(features, kEpsilon, builder.scope("attention_norm")),
       attention_(features, options.attention, builder.scope("attention")),
       feedforward_norm_(features, kEpsilon, builder.scope("feedforward_norm")),
-      expand_(features, options.expansion * features, with_gelu(), builder.scope("expand")),
+      expand_(features, options.expansion * features, with_activation(options.activation),
+              builder.scope("expand")),
       contract_(options.expansion * features, features, without_activation(), builder.scope("contract")) {}
 
 Tensor TransformerBlock::add_dropped(const Tensor& x, const Tensor& change,
@@ -41,8 +42,8 @@ Tensor TransformerBlock::add_dropped(const Tensor& x, const Tensor& change,
 
 Tensor TransformerBlock::forward(const Tensor& x, ForwardContext& context) const {
   const Tensor h = add_dropped(x, attention_.forward(attention_norm_.forward(x, context), context), context);
-  const Tensor hidden = expand_.forward(feedforward_norm_.forward(h, context), context);
-  return add_dropped(h, contract_.forward(hidden, context), context);
+  const Tensor change = expand_.forward_into(contract_, feedforward_norm_.forward(h, context), context);
+  return add_dropped(h, change, context);
 }
 
 Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder) {
@@ -51,6 +52,7 @@ Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuil
   options.expansion =
       keys.integer("expansion", 4, {1.0, 1024.0, false},
                    "transformer_block: features between its two linear layers, in multiples of its own");
+  options.activation = read_activation(keys, "gelu");
   options.dropout = read_dropout(keys, "dropout", 0.0);
   return {std::make_unique<TransformerBlock>(input[1], options, builder), input};
 }

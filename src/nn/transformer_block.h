@@ -10,12 +10,13 @@ namespace lockstep {
 struct TransformerOptions {
   AttentionOptions attention;
   int64_t expansion = 4;  // features between the two linear layers, in multiples of the block's
-  double dropout = 0.0;   // of what is added, in training
+  ActivationFunction activation = ActivationFunction::kGelu;  // between them
+  double dropout = 0.0;                                       // of what is added, in training
 };
 
 // x (B,T,C) -> (B,T,C), norms before what they feed (Radford et al. 2019, "GPT-2"; Xiong et al. 2020, "On
 // layer normalization in the transformer architecture"):
-//   h = x + attention(attention_norm(x));  y = h + contract(gelu(expand(feedforward_norm(h))))
+//   h = x + attention(attention_norm(x));  y = h + contract(activation(expand(feedforward_norm(h))))
 class TransformerBlock final : public Module {
  public:
   TransformerBlock(int64_t features, const TransformerOptions& options, const ModuleBuilder& builder);
@@ -31,7 +32,7 @@ class TransformerBlock final : public Module {
   LinearLayer expand_, contract_;
 };
 
-// Keys: heads, causal, expansion, dropout. (T,features), unchanged.
+// Keys: heads, causal, expansion, activation, dropout. (T,features), unchanged.
 Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder);
 
 }  // namespace lockstep

@@ -209,6 +209,14 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
           scale(exp(scale(square(x), -0.5)), std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
       return add(distribution, multiply(x, density));
     }
+    case UnaryOp::kGeluTanh: {
+      // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3)
+      const double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi_v<double>;
+      const Tensor squared = square(x);
+      const Tensor s = sigmoid(scale(multiply(x, scale_shift(squared, 0.044715, 1.0)), factor));
+      const Tensor slope = scale(scale_shift(squared, 3.0 * 0.044715, 1.0), factor);
+      return add(s, multiply(multiply(x, slope), subtract(s, square(s))));
+    }
     case UnaryOp::kAbs:
       return sign(x);
     case UnaryOp::kSquare:
@@ -324,5 +332,6 @@ Tensor sigmoid(const Tensor& x) { return unary(UnaryOp::kSigmoid, x); }
 Tensor softplus(const Tensor& x) { return exponential(UnaryOp::kSoftplus, x); }
 Tensor relu(const Tensor& x) { return unary(UnaryOp::kRelu, x); }
 Tensor gelu(const Tensor& x) { return unary(UnaryOp::kGelu, x); }
+Tensor gelu_tanh(const Tensor& x) { return unary(UnaryOp::kGeluTanh, x); }
 
 }  // namespace lockstep

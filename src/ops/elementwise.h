@@ -36,6 +36,8 @@ Tensor softplus(const Tensor& x);  // log(1 + e^x), stable for every finite x
 Tensor relu(const Tensor& x);      // derivative 0 at 0
 // x * Phi(x) with the Gaussian distribution function, exact (erf) form; Hendrycks and Gimpel 2016.
 Tensor gelu(const Tensor& x);
+// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), what PyTorch calls approximate="tanh"; the same paper.
+Tensor gelu_tanh(const Tensor& x);
 
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return subtract(a, b); }

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
@@ -21,7 +23,15 @@ struct ProductTypes {
   DType compute, output;
 };
 
-Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types);
+// What a product does on the side, see MatmulArguments. Leaves no history.
+struct Extras {
+  Activation activation = Activation::kNone;
+  const Tensor* derivative_at = nullptr;
+  Tensor* column_sums = nullptr;
+};
+
+Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types,
+               const Extras& extras = {});
 
 class MatmulNode final : public Node {
  public:
@@ -67,33 +77,77 @@ class MatmulNode final : public Node {
 // Rows of x seen as one matrix (rows, last extent).
 Tensor as_matrix(const Tensor& x) { return x.view({x.shape().elements(0, x.rank() - 1), x.shape().last()}); }
 
+// activation(y), y being of the accumulation type, in `compute`: as kernels give it, which round before a GELU and after
+// everything else.
+Tensor activate(Activation activation, const Tensor& y, DType compute) {
+  switch (activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kRelu:
+      return cast(relu(y), compute);
+    case Activation::kGelu:
+      return gelu(cast(y, compute));
+    case Activation::kGeluTanh:
+      return gelu_tanh(cast(y, compute));
+  }
+  return cast(y, compute);
+}
+
+// linear() out of simple ops.
+Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation, DType compute) {
+  const Tensor y = product(x, weight, false, false, {compute, accumulation_type(compute)});
+  return activate(activation, bias.defined() ? add(y, bias) : y, compute);
+}
+
+// The gradients of x weight + bias that are asked for (not null), dz being that of the result. That of x goes through
+// the activation that x is the result of, where one is named.
+struct LinearGradients {
+  Tensor *x = nullptr, *weight = nullptr, *bias = nullptr;
+  Activation activation = Activation::kNone;
+  const Tensor* argument = nullptr;
+};
+
+void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& dz, DType compute,
+                const LinearGradients& gradients) {
+  const Tensor rows = as_matrix(dz);
+  Extras with_weight, with_x;
+  if (gradients.bias != nullptr && gradients.weight != nullptr) {
+    *gradients.bias = bias.empty_like();
+    with_weight.column_sums = gradients.bias;
+  } else if (gradients.bias != nullptr) {
+    *gradients.bias = sum(cast(rows, bias.dtype()), {0});
+  }
+  if (gradients.weight != nullptr) {
+    *gradients.weight = product(as_matrix(x), rows, true, false, {compute, weight.dtype()}, with_weight);
+  }
+  if (gradients.x == nullptr) return;
+  with_x.activation = gradients.activation;
+  with_x.derivative_at = gradients.argument;
+  *gradients.x = product(rows, weight, false, true, {compute, x.dtype()}, with_x).view(x.shape());
+}
+
+// Inputs: x, weight, bias (may be undefined), and for the GELUs what they were applied to, without history.
 class LinearNode final : public FusedNode {
  public:
   LinearNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
   const char* name() const override { return "linear"; }
 
-  // As the kernel does: bias and activation before the result is rounded.
   Tensor reference(std::span<const Tensor> in) const override {
-    Tensor y = product(in[0], in[1], false, false, {compute_, accumulation_type(compute_)});
-    if (in[2].defined()) y = add(y, in[2]);
-    return cast(activation_ == Activation::kRelu ? relu(y) : y, compute_);
+    return reference_linear(in[0], in[1], in[2], activation_, compute_);
   }
 
   void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
     Tensor dz = cotangent;
-    if (activation_ == Activation::kRelu) {
-      // y > 0 exactly where the argument was.
+    if (activation_ != Activation::kNone) {
       dz = cotangent.empty_like();
+      const Tensor& at = activation_ == Activation::kRelu ? output : inputs[3];  // y > 0 exactly where the argument was
       if (dz.elements() > 0) {
-        dz.backend().unary_backward(UnaryOp::kRelu, dz.dtype(), dz.elements(), output.data(), output.data(),
+        dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), output.data(),
                                     cotangent.data(), dz.mutable_data());
       }
     }
-    const Tensor &x = inputs[0], &weight = inputs[1];
-    const Tensor rows = as_matrix(dz);
-    if (needs(2)) result[2] = sum(cast(rows, inputs[2].dtype()), {0});
-    if (needs(1)) result[1] = product(as_matrix(x), rows, true, false, {compute_, weight.dtype()});
-    if (needs(0)) result[0] = product(rows, weight, false, true, {compute_, x.dtype()}).view(x.shape());
+    linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_,
+               {needs(0) ? &result[0] : nullptr, needs(1) ? &result[1] : nullptr, needs(2) ? &result[2] : nullptr});
   }
 
  private:
@@ -101,7 +155,35 @@ class LinearNode final : public FusedNode {
   DType compute_;
 };
 
-Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types) {
+// Inputs: x, weights and biases (may be undefined) of both products; without history what the second product was given,
+// and what the activation was applied to to make it.
+class FeedForwardNode final : public FusedNode {
+ public:
+  FeedForwardNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
+  const char* name() const override { return "feed_forward"; }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const Tensor hidden = reference_linear(in[0], in[1], in[2], activation_, compute_);
+    return reference_linear(hidden, in[3], in[4], Activation::kNone, compute_);
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+    const auto wanted = [&](size_t input) { return needs(input) ? &result[input] : nullptr; };
+    const Tensor &hidden = inputs[5], &argument = inputs[6].defined() ? inputs[6] : hidden;
+    Tensor dz;
+    const bool first = needs(0) || needs(1) || needs(2);
+    linear_vjp(hidden, inputs[3], inputs[4], cotangent, compute_,
+               {first ? &dz : nullptr, wanted(3), wanted(4), activation_, &argument});
+    if (first) linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_, {wanted(0), wanted(1), wanted(2)});
+  }
+
+ private:
+  Activation activation_;
+  DType compute_;
+};
+
+Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types,
+               const Extras& extras) {
   if (a.rank() < 2 || b.rank() < 2) reject("both need at least two axes", a, b);
   const int ra = a.rank(), rb = b.rank();
   MatmulArguments arguments;
@@ -132,39 +214,49 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
   arguments.a = operand_a.data();
   arguments.b = operand_b.data();
   arguments.c = c.mutable_data();
-  if (c.elements() > 0) a.backend().matmul(arguments);
+  arguments.activation = extras.activation;
+  if (extras.derivative_at != nullptr) arguments.derivative_at = extras.derivative_at->data();
+  if (extras.column_sums != nullptr) arguments.column_sums = extras.column_sums->mutable_data();
+  if (c.elements() > 0 || extras.column_sums != nullptr) a.backend().matmul(arguments);
   c = record<MatmulNode>(std::move(c), {&a, &b}, transpose_a, transpose_b, ProductTypes{types.compute, arguments.output});
   return types.output == arguments.output ? c : cast(c, types.output);
 }
 
-}  // namespace
+// Operands of linear(): checked, and brought into the types that the product takes.
+struct LinearOperands {
+  Tensor x, bias;
+  DType compute;
+};
 
-Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
-  const DType type = autocast_type(OpFamily::kProduct, a.dtype(), b.dtype(), "matmul");
-  return product(a, b, transpose_a, transpose_b, {type, type});
-}
-
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
-  if (activation == Activation::kGelu) return gelu(linear(x, weight, bias));  // its derivative needs the argument
+LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[0]) {
     fail(ErrorKind::kInternal, fmt::format("linear: inner dimensions differ: {} x {}", x.shape().to_string(),
                                            weight.shape().to_string()));
   }
-  const DType compute = autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear");
-  if (bias.defined() && !(bias.shape() == Shape{weight.shape()[1]})) {
-    fail(ErrorKind::kInternal, fmt::format("linear: bias {} for weight {}", bias.shape().to_string(),
-                                           weight.shape().to_string()));
-  }
-  if (bias.defined() && bias.dtype() != accumulation_type(compute)) {
+  LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear")};
+  const DType compute = operands.compute;
+  if (bias.defined()) {
+    if (!(bias.shape() == Shape{weight.shape()[1]})) {
+      fail(ErrorKind::kInternal, fmt::format("linear: bias {} for weight {}", bias.shape().to_string(),
+                                             weight.shape().to_string()));
+    }
     if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
       fail(ErrorKind::kInternal, fmt::format("linear: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
     }
-    return linear(x, weight, cast(bias, accumulation_type(compute)), activation);
+    operands.bias = cast(bias, accumulation_type(compute));
   }
-  if (x.dtype() != compute && x.node() == nullptr) {
-    // Nobody asks for the gradient of x: convert it once, for the backward sweep as well.
-    return linear(x.converted(compute), weight, bias, activation);
-  }
+  // Nobody asks for the gradient of x: convert it once, for the backward sweep as well.
+  if (x.dtype() != compute && x.node() == nullptr) operands.x = x.converted(compute);
+  return operands;
+}
+
+// linear() of prepared operands, without history. argument: gets what a GELU was applied to where its derivative will be
+// needed, and wherever the product's type rounds it: in 16 bits a GELU is of the rounded argument, whether or not there is
+// a derivative to come.
+Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activation activation, bool differentiable,
+                    Tensor* argument) {
+  const Tensor& x = operands.x;
+  const DType compute = operands.compute;
   Shape shape = x.shape();
   shape[shape.rank() - 1] = weight.shape()[1];
   Tensor y = Tensor::empty(shape, compute, x.backend());
@@ -177,10 +269,48 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activat
   arguments.a = operand_x.data();
   arguments.b = operand_weight.data();
   arguments.c = y.mutable_data();
-  arguments.bias = bias.defined() ? bias.data() : nullptr;
+  arguments.bias = operands.bias.defined() ? operands.bias.data() : nullptr;
   arguments.activation = activation;
+  const bool gelu = activation == Activation::kGelu || activation == Activation::kGeluTanh;
+  if (gelu && (differentiable || size_of(compute) == 2)) {
+    *argument = y.empty_like();
+    arguments.argument = argument->mutable_data();
+  }
   if (y.elements() > 0) x.backend().matmul(arguments);
-  return record<LinearNode>(std::move(y), {&x, &weight, &bias}, activation, compute);
+  return y;
+}
+
+// Whether an op on these is recorded.
+bool has_history(std::initializer_list<const Tensor*> inputs) {
+  return recording() && std::ranges::any_of(inputs, [](const Tensor* input) { return input->node() != nullptr; });
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
+  const DType type = autocast_type(OpFamily::kProduct, a.dtype(), b.dtype(), "matmul");
+  return product(a, b, transpose_a, transpose_b, {type, type});
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
+  const LinearOperands operands = prepare_linear(x, weight, bias);
+  Tensor argument;
+  Tensor y = apply_linear(operands, weight, activation, has_history({&x, &weight, &bias}), &argument);
+  return record<LinearNode>(std::move(y), {&operands.x, &weight, &operands.bias, &argument}, activation,
+                            operands.compute);
+}
+
+Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                    const Tensor& weight_out, const Tensor& bias_out) {
+  const LinearOperands first = prepare_linear(x, weight, bias);
+  Tensor argument;
+  const Tensor hidden = apply_linear(first, weight, activation,
+                                     has_history({&x, &weight, &bias, &weight_out, &bias_out}), &argument);
+  const LinearOperands second = prepare_linear(hidden, weight_out, bias_out);
+  Tensor y = apply_linear(second, weight_out, Activation::kNone, false, nullptr);
+  return record<FeedForwardNode>(
+      std::move(y), {&first.x, &weight, &first.bias, &weight_out, &second.bias, &hidden, &argument}, activation,
+      first.compute);
 }
 
 }  // namespace lockstep

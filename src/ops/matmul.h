@@ -13,4 +13,9 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool t
 // activation(x weight + bias): x (..., in), weight (in, out), bias (out) or undefined. One fused product.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation = Activation::kNone);
 
+// linear(linear(x, weight, bias, activation), weight_out, bias_out) as one op, whose backward sweep goes through the
+// activation (not kNone) on the way out of a product. x (..., in), weight (in, hidden), weight_out (hidden, out).
+Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                    const Tensor& weight_out, const Tensor& bias_out);
+
 }  // namespace lockstep

@@ -31,6 +31,14 @@ struct MatmulDescription {
   uint32_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   const void* bias = nullptr;
   int32_t bias_type = -1;  // the type of D
+  void* auxiliary = nullptr;
+  int64_t auxiliary_leading_dimension = 0, auxiliary_batch_offset = 0;
+
+  bool has(uint32_t part) const { return (epilogue & part) != 0; }
+  // A vector with an element for each row of D, read or written.
+  bool has_vector() const { return has(CUBLASLT_EPILOGUE_BIAS | CUBLASLT_EPILOGUE_BGRADA); }
+  bool has_auxiliary() const { return has(kAuxiliary); }
+  static constexpr uint32_t kAuxiliary = 128;
 };
 
 struct MatrixLayout {
@@ -139,11 +147,21 @@ cublasStatus_t shape_of(const MatmulDescription& description, const MatrixLayout
   }
   if (c.order != d.order) return unsupported("orders of C and D");
   const uint32_t epilogue = description.epilogue;
-  if ((epilogue & CUBLASLT_EPILOGUE_BIAS) != 0) {
+  if (description.has_vector()) {
     if (d.is_row_major()) return unsupported("bias of a row-major D");
     if (d.type == CUDA_R_64F) return unsupported("bias in fp64");
     const int32_t type = description.bias_type < 0 ? static_cast<int32_t>(d.type) : description.bias_type;
     if (type != static_cast<int32_t>(d.type)) return unsupported("bias of another type than D");
+  }
+  if (description.has(CUBLASLT_EPILOGUE_BGRADA) && d.batch_count > 1)
+    return unsupported("bias gradients of a batch");
+  if (description.has_auxiliary()) {
+    const int64_t leading_dimension = description.auxiliary_leading_dimension;
+    if (d.is_row_major()) return unsupported("auxiliary matrix of a row-major D");
+    if (leading_dimension % 8 != 0 || leading_dimension < static_cast<int64_t>(d.rows) ||
+        description.auxiliary_batch_offset % 8 != 0) {
+      return invalid("leading dimension or batch offset of the auxiliary matrix");
+    }
   }
   if (epilogue != CUBLASLT_EPILOGUE_DEFAULT && d.type == CUDA_R_64F) return unsupported("epilogue in fp64");
   *shape = {static_cast<int64_t>(m), static_cast<int64_t>(n), static_cast<int64_t>(k), d.batch_count};
@@ -206,13 +224,24 @@ void multiply_tile(const T* __restrict__ a, const T* __restrict__ b, int64_t beg
   std::copy_n(&local[0][0], kTileN * kTileM, &sums[0][0]);
 }
 
+// tanh(u(x)) of GELU.
+template <class T>
+T gelu_tangent(T x) {
+  return std::tanh(T(0.7978845608028654) * (x + T(0.044715) * x * x * x));
+}
+
 template <class T>
 T activate(uint32_t epilogue, T x) {
   if ((epilogue & CUBLASLT_EPILOGUE_RELU) != 0) return x > T(0) ? x : T(0);
-  if ((epilogue & CUBLASLT_EPILOGUE_GELU) != 0) {
-    return T(0.5) * x * (T(1) + std::tanh(T(0.7978845608028654) * (x + T(0.044715) * x * x * x)));
-  }
+  if ((epilogue & CUBLASLT_EPILOGUE_GELU) != 0) return T(0.5) * x * (T(1) + gelu_tangent(x));
   return x;
+}
+
+template <class T>
+T gelu_derivative(T x) {
+  const T tangent = gelu_tangent(x);
+  return T(0.5) * (T(1) + tangent) +
+         T(0.5) * x * (T(1) - tangent * tangent) * T(0.7978845608028654) * (T(1) + T(3 * 0.044715) * x * x);
 }
 
 struct Call {
@@ -235,6 +264,7 @@ void multiply(const Call& call) {
   const uint32_t epilogue = call.description.epilogue;
   const R* const bias =
       (epilogue & CUBLASLT_EPILOGUE_BIAS) != 0 ? static_cast<const R*>(call.description.bias) : nullptr;
+  R* const auxiliary = static_cast<R*>(call.description.auxiliary);
   const auto panels_m = (m + kTileM - 1) / kTileM, panels_n = (n + kTileN - 1) / kTileN;
   std::vector<T> a_panels(static_cast<size_t>(panels_m * k * kTileM));
   std::vector<T> b_panels(static_cast<size_t>(panels_n * k * kTileN));
@@ -242,6 +272,15 @@ void multiply(const Call& call) {
     pack(Operand<S>(call.a, call.a_layout, ta, index), true, m, k, kTileM, a_panels.data());
     pack(Operand<S>(call.b, call.b_layout, tb, index), false, n, k, kTileN, b_panels.data());
     const Operand<R> c(call.c, call.c_layout, false, index), d(call.d, call.d_layout, false, index);
+    if (epilogue == CUBLASLT_EPILOGUE_BGRADA) {
+      R* const sums = static_cast<R*>(const_cast<void*>(call.description.bias));
+      const Operand<S> x(call.a, call.a_layout, ta, index);
+      for (int64_t row = 0; row < m; ++row) {
+        T sum = 0;
+        for (int64_t i = 0; i < k; ++i) sum += static_cast<T>(x.data[row * x.row + i * x.column]);
+        sums[row] = static_cast<R>(sum);
+      }
+    }
     for (int64_t pn = 0; pn < panels_n; ++pn) {
       for (int64_t pm = 0; pm < panels_m; ++pm) {
         const T* const a = a_panels.data() + pm * k * kTileM;
@@ -266,6 +305,15 @@ void multiply(const Call& call) {
             T x = alpha * sums[j][i];
             if (beta != T(0)) x += beta * static_cast<T>(c.data[row * c.row + column * c.column]);
             if (bias != nullptr) x += static_cast<T>(bias[row]);
+            if (call.description.has_auxiliary()) {
+              R& other = auxiliary[index * call.description.auxiliary_batch_offset +
+                                   column * call.description.auxiliary_leading_dimension + row];
+              if (epilogue == CUBLASLT_EPILOGUE_DGELU) {
+                x *= gelu_derivative(static_cast<T>(other));
+              } else {
+                other = static_cast<R>(x);
+              }
+            }
             const_cast<R*>(d.data)[row * d.row + column * d.column] = static_cast<R>(activate(epilogue, x));
           }
         }
@@ -414,9 +462,11 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
       uint32_t epilogue = 0;
       if (const cublasStatus_t status = assign(epilogue, value, bytes); status != CUBLAS_STATUS_SUCCESS)
         return status;
-      constexpr uint32_t kKnown[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_RELU,
-                                     CUBLASLT_EPILOGUE_BIAS,    CUBLASLT_EPILOGUE_RELU_BIAS,
-                                     CUBLASLT_EPILOGUE_GELU,    CUBLASLT_EPILOGUE_GELU_BIAS};
+      constexpr uint32_t kKnown[] = {CUBLASLT_EPILOGUE_DEFAULT,  CUBLASLT_EPILOGUE_RELU,
+                                     CUBLASLT_EPILOGUE_BIAS,     CUBLASLT_EPILOGUE_RELU_BIAS,
+                                     CUBLASLT_EPILOGUE_GELU,     CUBLASLT_EPILOGUE_GELU_BIAS,
+                                     CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+                                     CUBLASLT_EPILOGUE_DGELU,    CUBLASLT_EPILOGUE_BGRADA};
       if (std::find(std::begin(kKnown), std::end(kKnown), epilogue) == std::end(kKnown))
         return unsupported("epilogue");
       description->epilogue = epilogue;
@@ -424,6 +474,12 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
     }
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
       return assign(description->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+      return assign(description->auxiliary, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+      return assign(description->auxiliary_leading_dimension, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE:
+      return assign(description->auxiliary_batch_offset, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       return assign(description->bias_type, value, bytes);
   }
@@ -511,8 +567,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
       status != CUBLAS_STATUS_SUCCESS) {
     return status;
   }
-  const bool biased = (description->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0;
-  if (!settings().products || (biased && !settings().biased_products)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  const bool plain = description->epilogue == CUBLASLT_EPILOGUE_DEFAULT;
+  if (!settings().products || (!plain && !settings().epilogues)) return CUBLAS_STATUS_NOT_SUPPORTED;
   Algorithm candidates[4];
   candidates[0].id = 2;
   candidates[0].splits = 4;
@@ -634,9 +690,17 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
     status = check_matrix("C", c, *c_layout, alignments[2]);
   if (status == CUBLAS_STATUS_SUCCESS) status = check_matrix("D", d, *d_layout, alignments[3]);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
-  if ((description->epilogue & CUBLASLT_EPILOGUE_BIAS) != 0 &&
-      !is_device_memory(description->bias, d_layout->rows * size_of(d_layout->type))) {
+  const size_t element = size_of(d_layout->type);
+  if (description->has_vector() && !is_device_memory(description->bias, d_layout->rows * element)) {
     return invalid("bias is not within one live buffer of device memory");
+  }
+  const auto columns_before = static_cast<int64_t>(d_layout->columns) - 1;
+  const int64_t auxiliary_elements = (d_layout->batch_count - 1) * description->auxiliary_batch_offset +
+                                     columns_before * description->auxiliary_leading_dimension +
+                                     static_cast<int64_t>(d_layout->rows);
+  if (description->has_auxiliary() &&
+      !is_device_memory(description->auxiliary, static_cast<size_t>(auxiliary_elements) * element)) {
+    return invalid("auxiliary matrix is not within one live buffer of device memory");
   }
 
   const cudaError_t error = enqueue(stream, "cublasLtMatmul", [call, workspace, needed] {

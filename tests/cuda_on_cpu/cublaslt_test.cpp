@@ -42,7 +42,8 @@ struct Problem {
         a(filled<S>(c.m * c.k * c.batch, 1)),
         b(filled<S>(c.k * c.n * c.batch, 2)),
         d(filled<R>(c.m * c.n * c.batch, 3)),
-        bias(filled<R>(c.m, 4)) {
+        bias(filled<R>(c.m, 4)),
+        auxiliary(filled<R>(auxiliary_rows(c) * c.n * c.batch, 5)) {
     cublasLtCreate(&handle);
     const bool wide = std::is_same_v<S, double>;
     cublasLtMatmulDescCreate(&description, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
@@ -51,6 +52,9 @@ struct Problem {
     set(CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(c.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N));
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, c.epilogue);
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(bias.data()));
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, static_cast<const void*>(auxiliary.data()));
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, auxiliary_rows(c));
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, auxiliary_rows(c) * c.n);
     a_layout = layout(kType<S>, c.transpose_a ? c.k : c.m, c.transpose_a ? c.m : c.k);
     b_layout = layout(kType<S>, c.transpose_b ? c.n : c.k, c.transpose_b ? c.k : c.n);
     d_layout = layout(kType<R>, c.m, c.n);
@@ -91,6 +95,7 @@ struct Problem {
     set(x, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, rows * columns);
     return x;
   }
+  static int64_t auxiliary_rows(const Case& c) { return (c.m + 7) / 8 * 8; }
   template <class V>
   static std::vector<V> filled(int64_t n, int seed) {
     std::vector<V> values(static_cast<size_t>(n));
@@ -118,12 +123,12 @@ struct Problem {
   // coarser.
   void check() {
     const auto x = a.to_host(), y = b.to_host();
-    const auto before = d.to_host(), added = bias.to_host();
+    const auto before = d.to_host(), added = bias.to_host(), argument = auxiliary.to_host();
     const auto found = candidates();
     ASSERT_GT(found.size(), static_cast<size_t>(shape.candidate));
     ASSERT_EQ(run(&found[static_cast<size_t>(shape.candidate)].algo, a.data(), kWorkspace),
               CUBLAS_STATUS_SUCCESS);
-    const auto after = d.to_host();
+    const auto after = d.to_host(), sums = bias.to_host(), stored = auxiliary.to_host();
     const auto at = [&](int64_t rows, int64_t columns, int64_t row, int64_t column, int64_t index) {
       return static_cast<size_t>(index * rows * columns +
                                  (shape.row_major ? row * columns + column : column * rows + row));
@@ -150,14 +155,35 @@ struct Problem {
           if ((shape.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0)
             expected += static_cast<double>(added[static_cast<size_t>(i)]);
           if ((shape.epilogue & CUBLASLT_EPILOGUE_RELU) != 0) expected = std::max(expected, 0.0);
-          if ((shape.epilogue & CUBLASLT_EPILOGUE_GELU) != 0) {
-            const double cube = expected * expected * expected;
-            expected =
-                0.5 * expected * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (expected + 0.044715 * cube)));
+          const auto tolerance_of = [&](double value) {
+            return std::fabs(value) * rounding * 2 +
+                   (std::fabs(shape.alpha) * size + 4.0) * static_cast<double>(shape.k + 4) * summing;
+          };
+          const auto other = static_cast<size_t>((index * shape.n + j) * auxiliary_rows(shape) + i);
+          if (shape.epilogue == CUBLASLT_EPILOGUE_GELU_AUX ||
+              shape.epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS) {
+            ASSERT_NEAR(static_cast<double>(stored[other]), expected, tolerance_of(expected));
+          } else {
+            ASSERT_EQ(static_cast<double>(stored[other]), static_cast<double>(argument[other]));
           }
-          const double tolerance =
-              std::fabs(expected) * rounding * 2 +
-              (std::fabs(shape.alpha) * size + 4.0) * static_cast<double>(shape.k + 4) * summing;
+          const auto gelu = [](double z) {
+            return 0.5 * z * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (z + 0.044715 * z * z * z)));
+          };
+          if ((shape.epilogue & CUBLASLT_EPILOGUE_GELU) != 0) expected = gelu(expected);
+          if (shape.epilogue == CUBLASLT_EPILOGUE_DGELU) {
+            const double z = static_cast<double>(argument[other]), h = 1e-5;
+            expected *= (gelu(z + h) - gelu(z - h)) / (2.0 * h);
+          }
+          if (shape.epilogue == CUBLASLT_EPILOGUE_BGRADA && j == 0) {
+            double column = 0.0;
+            for (int64_t l = 0; l < shape.k; ++l) {
+              column += static_cast<double>(shape.transpose_a ? x[at(shape.k, shape.m, l, i, index)]
+                                                              : x[at(shape.m, shape.k, i, l, index)]);
+            }
+            ASSERT_NEAR(static_cast<double>(sums[static_cast<size_t>(i)]), column,
+                        std::fabs(column) * rounding + static_cast<double>(shape.k * shape.k) * summing);
+          }
+          const double tolerance = tolerance_of(expected);
           ASSERT_NEAR(static_cast<double>(after[place]), expected, tolerance)
               << i << "," << j << " of " << index;
         }
@@ -168,7 +194,7 @@ struct Problem {
   static constexpr size_t kWorkspace = 1 << 20;
   Case shape;
   DeviceArray<S> a, b;
-  DeviceArray<R> d, bias;
+  DeviceArray<R> d, bias, auxiliary;
   cublasLtHandle_t handle = nullptr;
   cublasLtMatmulDesc_t description = nullptr;
   cublasLtMatrixLayout_t a_layout = nullptr, b_layout = nullptr, d_layout = nullptr;
@@ -202,10 +228,15 @@ TEST(Products, OfEveryShapeAndBatch) {
 
 TEST(Products, ScalesAndEpilogues) {
   Problem<float, float>({.m = 19, .n = 5, .k = 7, .alpha = -0.5, .beta = 2.0}).check();
-  for (const uint32_t epilogue : {CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_RELU_BIAS,
-                                  CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS}) {
+  for (const uint32_t epilogue :
+       {CUBLASLT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU,
+        CUBLASLT_EPILOGUE_GELU_BIAS, CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+        CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_BGRADA}) {
     Problem<float, float>({.m = 19, .n = 5, .k = 7, .epilogue = epilogue, .beta = 1.0}).check();
     Problem<BFloat16, BFloat16>({.m = 19, .n = 5, .k = 7, .epilogue = epilogue}).check();
+    Problem<Float16, float>({.m = 16, .n = 5, .k = 7, .transpose_a = true, .epilogue = epilogue}).check();
+    if (epilogue != CUBLASLT_EPILOGUE_BGRADA)
+      Problem<float, float>({.m = 8, .n = 5, .k = 7, .epilogue = epilogue, .batch = 3}).check();
   }
 }
 
@@ -250,7 +281,7 @@ TEST(Products, TakeTheTimeThatTheSettingsSay) {
   Problem<float, float> problem({.m = 16, .n = 8, .k = 12});
   EXPECT_EQ(problem.run(&problem.candidates()[1].algo, problem.a.data(), problem.kWorkspace),
             CUBLAS_STATUS_NOT_SUPPORTED);
-  configure("products=unbiased");
+  configure("products=plain");
   EXPECT_EQ(problem.candidates().size(), 3u);
   EXPECT_TRUE((Problem<float, float>({.m = 16, .n = 8, .k = 12, .epilogue = CUBLASLT_EPILOGUE_BIAS})
                    .candidates()
@@ -306,6 +337,22 @@ TEST(Products, WrongArgumentsAreRefused) {
     p.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_BIAS));
     p.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(CUDA_R_16F));
   }));
+  const auto with_auxiliary = [&](auto change) {
+    return refuses([&](P& p) {
+      p.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_DGELU));
+      change(p);
+    });
+  };
+  EXPECT_FALSE(with_auxiliary([](P&) {}));
+  EXPECT_TRUE(with_auxiliary([](P& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, int64_t{20}); }));
+  EXPECT_TRUE(with_auxiliary([](P& p) { p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, int64_t{8}); }));
+  {
+    P p(c);
+    p.set(CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(CUBLASLT_EPILOGUE_DGELU));
+    std::vector<float> host(16 * 8);
+    p.set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, static_cast<const void*>(host.data()));
+    EXPECT_EQ(p.run(nullptr, p.a.data(), p.kWorkspace), CUBLAS_STATUS_INVALID_VALUE) << "host memory";
+  }
   // Reads beyond the end of its buffer.
   Problem<float, float> p(c);
   P::set(p.a_layout, CUBLASLT_MATRIX_LAYOUT_LD, int64_t{17});

@@ -43,8 +43,8 @@ Settings parse(std::string_view text) {
       result.count = true;
     } else if (entry == "products=none") {
       result.products = false;
-    } else if (entry == "products=unbiased") {
-      result.biased_products = false;
+    } else if (entry == "products=plain") {
+      result.epilogues = false;
     } else if (key == "fastest") {
       result.fastest = static_cast<int>(number_of(entry, value));
     } else if (key == "unlaunchable") {

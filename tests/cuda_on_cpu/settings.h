@@ -9,15 +9,15 @@ namespace cuda_on_cpu {
 
 struct Settings {
   uint64_t seed = 0;
-  bool lazy = false;            // streams=lazy
-  bool guard = false;           // guard=1
-  bool forbid_host = false;     // host=forbid
-  bool count = false;           // count=1
-  bool products = true;         // products=none
-  bool biased_products = true;  // products=unbiased
-  int fastest = 0;              // fastest=N
-  int unlaunchable = -1;        // unlaunchable=N
-  bool cudnn = false;           // cudnn=1
+  bool lazy = false;         // streams=lazy
+  bool guard = false;        // guard=1
+  bool forbid_host = false;  // host=forbid
+  bool count = false;        // count=1
+  bool products = true;      // products=none
+  bool epilogues = true;     // products=plain
+  int fastest = 0;           // fastest=N
+  int unlaunchable = -1;     // unlaunchable=N
+  bool cudnn = false;        // cudnn=1
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

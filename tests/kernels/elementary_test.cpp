@@ -86,12 +86,31 @@ TEST(Elementary, GeluIsAccurateInTheTailsAndAtInfinity) {
   }
 }
 
+// The rounded exponent 2u makes a relative error of |2u| units, which only matters where the result has all
+// but vanished.
+TEST(Elementary, GeluTanhIsAccurateInTheTailsAndAtInfinity) {
+  const std::vector<float> x = float_range();
+  std::vector<float> y(x.size());
+  cpu_backend().unary(UnaryOp::kGeluTanh, DType::kF32, static_cast<int64_t>(x.size()), x.data(), y.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double value = static_cast<double>(x[i]);
+    if (!std::isfinite(value)) {
+      EXPECT_TRUE(std::isnan(value) ? std::isnan(y[i]) : y[i] == (value > 0 ? value : 0.0));
+      continue;
+    }
+    const double exponent = 2.0 * std::sqrt(2.0 / M_PI) * (value + 0.044715 * value * value * value);
+    const double exact = value / (1.0 + std::exp(-exponent));
+    const double bound = value >= 0 ? 5.0 : 5.0 + 3.0 * std::min(-exponent, 110.0);
+    ASSERT_LE(units_off(exact, y[i]), bound) << "at " << x[i] << ": " << y[i] << " for " << exact;
+  }
+}
+
 // This file is compiled for the oldest processor, the kernels for this one: vector body, masked tail and
 // scalar code of another instruction set must agree to the bit.
 TEST(Elementary, AnElementHasTheSameBitsInVectorAndScalarCode) {
   const std::vector<float> x = random_values<float>(1000, 5, -30.0, 30.0);
   for (UnaryOp op : {UnaryOp::kExp, UnaryOp::kLog, UnaryOp::kTanh, UnaryOp::kSigmoid, UnaryOp::kSoftplus,
-                     UnaryOp::kErf, UnaryOp::kGelu}) {
+                     UnaryOp::kErf, UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
     std::vector<float> y(x.size());
     for (int64_t offset = 0; offset < 40; ++offset) {
       const int64_t n = 100 - offset;
@@ -128,6 +147,13 @@ TEST(Elementary, ExtremesOfBothPrecisionsStayFiniteWhereTheFunctionIs) {
     EXPECT_EQ(run(UnaryOp::kTanh), (std::vector<T>{-1, 1, -1, 1}));
     EXPECT_EQ(run(UnaryOp::kErf), (std::vector<T>{-1, 1, -1, 1}));
     EXPECT_EQ(run(UnaryOp::kGelu), (std::vector<T>{0, T(1e4), 0, T(1e30)}));
+    EXPECT_EQ(run(UnaryOp::kGeluTanh), (std::vector<T>{0, T(1e4), 0, T(1e30)}));
+    for (const UnaryOp op : {UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
+      const std::vector<T> ones(4, T(1));
+      std::vector<T> slopes(4);
+      cpu_backend().unary_backward(op, dtype_of<T>, 4, x.data(), run(op).data(), ones.data(), slopes.data());
+      EXPECT_EQ(slopes, (std::vector<T>{0, 1, 0, 1}));
+    }
     EXPECT_EQ(run(UnaryOp::kExp)[0], T(0));
     EXPECT_TRUE(std::isinf(run(UnaryOp::kExp)[1]));
   };

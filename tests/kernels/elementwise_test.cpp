@@ -11,10 +11,10 @@ template <class T>
 class Elementwise : public Kernels<T> {};
 TYPED_TEST_SUITE(Elementwise, Precisions);
 
-constexpr UnaryOp kDifferentiable[] = {UnaryOp::kTanh,       UnaryOp::kSigmoid, UnaryOp::kSoftplus,
-                                       UnaryOp::kRelu,       UnaryOp::kGelu,    UnaryOp::kExp,
-                                       UnaryOp::kLog,        UnaryOp::kSqrt,    UnaryOp::kSquare,
-                                       UnaryOp::kReciprocal, UnaryOp::kAbs,     UnaryOp::kErf};
+constexpr UnaryOp kDifferentiable[] = {
+    UnaryOp::kTanh, UnaryOp::kSigmoid, UnaryOp::kSoftplus, UnaryOp::kRelu,   UnaryOp::kGelu,
+    UnaryOp::kExp,  UnaryOp::kLog,     UnaryOp::kSqrt,     UnaryOp::kSquare, UnaryOp::kReciprocal,
+    UnaryOp::kAbs,  UnaryOp::kErf,     UnaryOp::kGeluTanh};
 
 // Sizes around the lanes, the tile and the streaming threshold.
 constexpr int64_t kSizes[] = {0, 1, 7, 16, 17, 1000, 32768, 32769, 100'003};

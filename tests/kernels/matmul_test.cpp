@@ -37,6 +37,8 @@ double activated(Activation activation, double x) {
       return x > 0 ? x : 0;
     case Activation::kGelu:
       return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::kGeluTanh:
+      return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
   }
   return x;
 }
@@ -271,10 +273,77 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
   }
 }
 
+// The argument that is stored is the product without the activation, and the result the elementwise kernel's
+// of it.
+TYPED_TEST(MatmulOf, StoresTheArgumentOfItsActivation) {
+  using T = TypeParam;
+  for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+    Case<T> c;
+    c.batch = 2, c.m = 9, c.n = 21, c.k = 30, c.bias = true;
+    const int64_t elements = c.batch * c.m * c.n;
+    const std::vector<T> a = random_values<T>(c.batch * c.m * c.k, 1),
+                         b = random_values<T>(c.batch * c.k * c.n, 2);
+    const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
+    const auto size = static_cast<size_t>(elements);
+    std::vector<T> z(size), y(size), stored(size), fused(size);
+    cpu_backend().matmul(c.arguments(a.data(), b.data(), bias.data(), z.data()));
+    cpu_backend().unary(unary_of(activation), dtype_of<T>, elements, z.data(), y.data());
+    c.activation = activation;
+    MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), fused.data());
+    arguments.argument = stored.data();
+    cpu_backend().matmul(arguments);
+    EXPECT_EQ(std::memcmp(stored.data(), z.data(), size * sizeof(T)), 0) << c.name();
+    EXPECT_EQ(std::memcmp(fused.data(), y.data(), size * sizeof(T)), 0) << c.name();
+  }
+}
+
+TYPED_TEST(MatmulOf, GoesThroughTheDerivativeOfAnActivation) {
+  using T = TypeParam;
+  for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+    Case<T> c;
+    c.m = 9, c.n = 21, c.k = 30, c.transpose_b = true;
+    const int64_t elements = c.m * c.n;
+    const std::vector<T> a = random_values<T>(c.m * c.k, 1), b = random_values<T>(c.k * c.n, 2),
+                         at = random_values<T>(elements, 4);
+    const auto size = static_cast<size_t>(elements);
+    std::vector<T> plain(size), expected(size), fused(size);
+    cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, plain.data()));
+    cpu_backend().unary_backward(unary_of(activation), dtype_of<T>, elements, at.data(), at.data(),
+                                 plain.data(), expected.data());
+    c.activation = activation;
+    MatmulArguments arguments = c.arguments(a.data(), b.data(), nullptr, fused.data());
+    arguments.derivative_at = at.data();
+    cpu_backend().matmul(arguments);
+    EXPECT_EQ(std::memcmp(fused.data(), expected.data(), size * sizeof(T)), 0) << c.name();
+  }
+}
+
+TYPED_TEST(MatmulOf, SumsTheColumnsOfItsSecondOperand) {
+  using T = TypeParam;
+  using Wide = Accumulation<T>;
+  for (const int64_t k : {0, 1, 5, 300}) {
+    Case<T> c;
+    c.m = 4, c.n = 19, c.k = k, c.transpose_a = true;
+    const std::vector<T> a = random_values<T>(c.m * k, 1), b = random_values<T>(k * c.n, 2);
+    std::vector<T> y(static_cast<size_t>(c.m * c.n));
+    std::vector<Wide> sums(static_cast<size_t>(c.n), Wide(7));
+    MatmulArguments arguments = c.arguments(a.data(), b.data(), nullptr, y.data());
+    arguments.column_sums = sums.data();
+    cpu_backend().matmul(arguments);
+    for (int64_t j = 0; j < c.n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += static_cast<double>(b[static_cast<size_t>(p * c.n + j)]);
+      EXPECT_NEAR(static_cast<double>(sums[static_cast<size_t>(j)]), sum,
+                  std::numeric_limits<Wide>::epsilon() * static_cast<double>(k));
+    }
+  }
+}
+
 TYPED_TEST(MatmulOf, NotANumberReachesTheResultThroughEveryActivation) {
   const TypeParam nan(std::numeric_limits<float>::quiet_NaN());
   const std::vector<TypeParam> a = {nan, TypeParam(1)}, b = {TypeParam(1), TypeParam(1)};
-  for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+  for (const Activation activation :
+       {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     Case<TypeParam> c;
     c.k = 2, c.activation = activation;
     TypeParam y(0);

@@ -62,11 +62,76 @@ TYPED_TEST(ProductParity, OfEveryShapeTranspositionAndEpilogue) {
       a.transpose_a = transposes % 2 == 1;
       a.transpose_b = transposes / 2 == 1;
       a.batch = variant % 3 == 0 ? 3 : 1;
-      a.activation = static_cast<Activation>(variant / 2 % 3);
+      a.activation = static_cast<Activation>(variant / 2 % 4);
       const bool bias = variant % 2 == 1;
       expect_matmul<S, S>(a, variant % 4 == 3, variant % 5 == 0, bias);
       if constexpr (sizeof(S) == 2) expect_matmul<S, float>(a, variant % 5 == 0, variant % 4 == 3, bias);
     }
+  }
+}
+
+// With multiples of 8 columns, which a library may take, and others.
+TYPED_TEST(ProductParity, OfActivationsForTheBackwardPass) {
+  SKIP_ON_CPU();
+  using S = TypeParam;
+  const double rounding = sizeof(S) == 2 ? 4 * epsilon_of(dtype_of<S>) : 0;
+  for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+    for (const int64_t n : {16, 33}) {
+      for (const int64_t k : {0, 21}) {
+        MatmulArguments a;
+        a.dtype = a.output = dtype_of<S>;
+        a.batch = n == 16 ? 2 : 1, a.m = 10, a.n = n, a.k = k;
+        a.batch_stride_a = a.m * k, a.batch_stride_b = k * n;
+        a.activation = activation;
+        const auto x = random_values<S>(a.batch * a.m * k, 1, -1, 1),
+                   y = random_values<S>(a.batch * k * n, 2, -1, 1);
+        const auto at = random_values<S>(a.batch * a.m * n, 3, -3, 3);
+        const auto bias = random_values<Accumulation<S>>(n, 4, -1, 1);
+        const Tolerance tolerance{4, 2 * sum_error<S>(k + 1, 1) + rounding};
+        for (const bool stored : {false, true}) {
+          expect_parity(shape_name(a), tolerance, [&](Backend& backend, Arrays& arrays) {
+            MatmulArguments arguments = a;
+            arguments.a = arrays.input(x);
+            arguments.b = arrays.input(y);
+            arguments.bias = arrays.input(bias);
+            arguments.c = arrays.output<S>(a.batch * a.m * n);
+            if (stored) arguments.argument = arrays.output<S>(a.batch * a.m * n);
+            backend.matmul(arguments);
+          });
+        }
+        expect_parity(shape_name(a), tolerance, [&](Backend& backend, Arrays& arrays) {
+          MatmulArguments arguments = a;
+          arguments.a = arrays.input(x);
+          arguments.b = arrays.input(y);
+          arguments.derivative_at = arrays.input(at);
+          arguments.c = arrays.output<S>(a.batch * a.m * n);
+          backend.matmul(arguments);
+        });
+      }
+    }
+  }
+}
+
+TYPED_TEST(ProductParity, OfTheGradientsOfAWeightAndItsBias) {
+  SKIP_ON_CPU();
+  using S = TypeParam;
+  using Wide = Accumulation<S>;
+  for (const auto& [m, n, k] :
+       {std::array<int64_t, 3>{7, 24, 50}, {16, 1, 9}, {3, 17, 0}, {0, 5, 6}, {4, 300, 1000}}) {
+    MatmulArguments a;
+    a.dtype = dtype_of<S>;
+    a.output = dtype_of<Wide>;
+    a.m = m, a.n = n, a.k = k;
+    a.transpose_a = true;
+    const auto x = random_values<S>(k * m, 1, -1, 1), dy = random_values<S>(k * n, 2, -1, 1);
+    expect_parity(shape_name(a), {2, sum_error<S>(k, 1)}, [&](Backend& backend, Arrays& arrays) {
+      MatmulArguments arguments = a;
+      arguments.a = arrays.input(x);
+      arguments.b = arrays.input(dy);
+      arguments.c = arrays.output<Wide>(m * n);
+      arguments.column_sums = arrays.output<Wide>(n);
+      backend.matmul(arguments);
+    });
   }
 }
 
@@ -83,7 +148,8 @@ TYPED_TEST(ProductParity, NotANumberPassesEveryActivation) {
   SKIP_ON_CPU();
   using S = TypeParam;
   const S nan(std::numeric_limits<float>::quiet_NaN());
-  for (Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+  for (Activation activation :
+       {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     expect_parity("NaN", {4, 0}, [&](Backend& backend, Arrays& arrays) {
       MatmulArguments a;
       a.dtype = a.output = dtype_of<S>;

@@ -2,6 +2,7 @@
 // library's first proposal otherwise. Where stand-ins say which candidate is fastest, that one.
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <string>
 
 #include "device.h"
@@ -65,6 +66,58 @@ class ProductPlans : public ::testing::Test {
 
   PlanTable* table_ = nullptr;
 };
+
+// The plans name what the library does on its way out of a product.
+TEST_F(ProductPlans, BiasesTheTanhFormOfGeluAndTheirGradientsAreTheLibrarys) {
+  Backend& backend = test_backend();
+  const auto calls = [&](const std::function<void(Arrays&, MatmulArguments&)>& complete) {
+    table_->replace({});
+    table_->set_search({.tune = true});
+    Arrays arrays(backend, 0);
+    MatmulArguments arguments;
+    arguments.dtype = arguments.output = DType::kBF16;
+    arguments.m = kM, arguments.n = kN, arguments.k = kK;
+    arguments.a = arrays.input(random_values<BFloat16>(kM * kK, 1, -1, 1));
+    arguments.b = arrays.input(random_values<BFloat16>(kK * kN, 2, -1, 1));
+    arguments.c = arrays.output<float>(kM * kN);
+    complete(arrays, arguments);
+    backend.matmul(arguments);
+    std::string text;
+    for (const auto& [call, choice] : table_->plans()) text += call.substr(0, call.find(" 1x")) + ";";
+    return text;
+  };
+  const auto with_gelu = [](Arrays& arrays, MatmulArguments& arguments) {
+    arguments.bias = arrays.input(random_values<float>(kN, 3, -1, 1));
+    arguments.activation = Activation::kGeluTanh;
+  };
+  EXPECT_EQ(calls(with_gelu), "matmul bf16->bf16 nn+bias+gelu;");
+  const auto with_argument = [&](Arrays& arrays, MatmulArguments& arguments) {
+    with_gelu(arrays, arguments);
+    arguments.argument = arrays.output<BFloat16>(kM * kN);
+  };
+  EXPECT_EQ(calls(with_argument), "matmul bf16->bf16 nn+bias+gelu+z;");
+  const auto derivative = [](Arrays& arrays, MatmulArguments& arguments) {
+    arguments.activation = Activation::kGeluTanh;
+    arguments.derivative_at = arrays.input(random_values<BFloat16>(kM * kN, 3, -1, 1));
+  };
+  EXPECT_EQ(calls(derivative), "matmul bf16->bf16 nn+dgelu;");
+  const auto sums = [](Arrays& arrays, MatmulArguments& arguments) {
+    arguments.output = DType::kF32;
+    arguments.column_sums = arrays.output<float>(kN);
+  };
+  EXPECT_EQ(calls(sums), "matmul bf16->fp32 nn+sums;");
+  // What it does not do as we define it is not asked of it.
+  const auto exact_gelu = [&](Arrays& arrays, MatmulArguments& arguments) {
+    with_gelu(arrays, arguments);
+    arguments.activation = Activation::kGelu;
+  };
+  EXPECT_EQ(calls(exact_gelu), "matmul bf16->bf16 nn+bias;");
+  const auto odd_rows = [&](Arrays& arrays, MatmulArguments& arguments) {
+    derivative(arrays, arguments);
+    arguments.n = kN - 1;
+  };
+  EXPECT_EQ(calls(odd_rows), "matmul bf16->bf16 nn;");
+}
 
 TEST_F(ProductPlans, WithoutTuningTheFirstProposalIsTakenAndNothingRecorded) {
   const std::vector<float> values = product();

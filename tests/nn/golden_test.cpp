@@ -84,7 +84,7 @@ TEST_P(Golden, OutputsGradientsAndStatisticsAgreeWithPyTorch) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          testing::Values("mlp", "cnn", "sequential", "rnn_tanh", "rnn_relu", "lstm", "gru",
-                                         "transformer"),
+                                         "transformer", "mlp_gelu_tanh"),
                          [](const auto& variant) { return std::string(variant.param); });
 
 }  // namespace

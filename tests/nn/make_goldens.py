@@ -65,14 +65,18 @@ def linear_shapes(scope, inputs, outputs):
     return {scope + ".weight": (inputs, outputs), scope + ".bias": (outputs,)}
 
 
-def mlp():
+def mlp(name, activation):
     def forward(model, x, training):
-        x = F.gelu(model.linear("hidden.0", x.flatten(1)))
-        return model.linear("output", F.gelu(model.linear("hidden.1", x)))
+        x = activation(model.linear("hidden.0", x.flatten(1)))
+        return model.linear("output", activation(model.linear("hidden.1", x)))
 
-    toml = "[model]\ntype = 'mlp'\nhidden = [5, 4]\nactivation = 'gelu'\n"
+    toml = f"[model]\ntype = 'mlp'\nhidden = [5, 4]\nactivation = '{name}'\n"
     shapes = linear_shapes("hidden.0", 6, 5) | linear_shapes("hidden.1", 5, 4) | linear_shapes("output", 4, 3)
     return toml, (2, 3), shapes, forward
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
 
 
 def cnn():
@@ -166,7 +170,7 @@ layers = [
 
 
 def transformer():
-    """torch.nn's own pre-norm encoder layers, one of them causal, between positions and the mean over them."""
+    """torch.nn's own pre-norm encoder layers, one of them causal and with the tanh form of GELU, between positions and the mean over them."""
     steps, features, heads, expansion = 5, 4, 2, 3
 
     def block_shapes(scope):
@@ -178,7 +182,7 @@ def transformer():
 
     def block(model, scope, x, causal):
         layer = torch.nn.TransformerEncoderLayer(
-            features, heads, expansion * features, 0.0, F.gelu, batch_first=True, norm_first=True, dtype=torch.float64
+            features, heads, expansion * features, 0.0, gelu_tanh if causal else F.gelu, batch_first=True, norm_first=True, dtype=torch.float64
         )
         ours = {"self_attn.in_proj_": ".attention.qkv.", "self_attn.out_proj.": ".attention.output."}
         ours |= {"linear1.": ".expand.", "linear2.": ".contract."}
@@ -202,7 +206,7 @@ def transformer():
 type = 'sequential'
 layers = [
   {type = 'positions'},
-  {type = 'transformer_block', heads = 2, expansion = 3, causal = true},
+  {type = 'transformer_block', heads = 2, expansion = 3, causal = true, activation = 'gelu_tanh'},
   {type = 'transformer_block', heads = 2, expansion = 3},
   {type = 'mean_positions'},
   {type = 'linear', units = 3},
@@ -237,9 +241,10 @@ def write(name, case, seed):
 
 
 if __name__ == "__main__":
-    write("mlp", mlp(), 1)
+    write("mlp", mlp("gelu", F.gelu), 1)
     write("cnn", cnn(), 2)
     write("sequential", sequential(), 3)
     for kind, seed in {"rnn_tanh": 4, "rnn_relu": 63, "lstm": 6, "gru": 7}.items():
         write(kind, recurrent(kind), seed)
     write("transformer", transformer(), 8)
+    write("mlp_gelu_tanh", mlp("gelu_tanh", gelu_tanh), 9)

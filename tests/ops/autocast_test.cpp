@@ -89,6 +89,7 @@ std::vector<Row> rows() {
       {kPointwise, "tanh", tanh},
       {kPointwise, "sigmoid", sigmoid},
       {kPointwise, "gelu", gelu},
+      {kPointwise, "gelu_tanh", gelu_tanh},
       {kPointwise, "erf", erf},
       {kPointwise, "scale", [](const Tensor& x) { return scale(x, 2.0); }},
       {kPointwise, "dropout",

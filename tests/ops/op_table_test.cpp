@@ -53,6 +53,7 @@ std::vector<OpCase> op_table() {
   unary("softplus", softplus);
   unary("relu", relu);
   unary("gelu", gelu);
+  unary("gelu_tanh", gelu_tanh);
   unary("softmax", softmax);
   unary("log_softmax", log_softmax);
   table.push_back({"log_sum_exp", [](Inputs x) { return log_sum_exp(x[0]); }, {real({3, 5}, 11)}});
@@ -107,11 +108,19 @@ std::vector<OpCase> op_table() {
                        {real(a, 53), real(batch_b, 54)}});
     }
   }
-  for (Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+  for (Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     table.push_back({"linear_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return linear(x[0], x[1], x[2], activation); },
                      {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63)}});
   }
+  for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+    table.push_back({"feed_forward_" + std::to_string(static_cast<int>(activation)),
+                     [=](Inputs x) { return feed_forward(x[0], x[1], x[2], activation, x[3], x[4]); },
+                     {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63), real({5, 6}, 64), real({6}, 65)}});
+  }
+  table.push_back({"feed_forward_without_bias",
+                   [](Inputs x) { return feed_forward(x[0], x[1], {}, Activation::kGelu, x[2], {}); },
+                   {real({3, 4}, 61), real({4, 5}, 62), real({5, 2}, 64)}});
   table.push_back({"linear_without_bias", [](Inputs x) { return linear(x[0], x[1], {}); }, {real({3, 4}, 61), real({4, 5}, 62)}});
 
   const Tensor labels = int_tensor({4}, {2, 0, 4, 2});

@@ -71,18 +71,25 @@ enum cublasLtEpilogue_t {
   CUBLASLT_EPILOGUE_BIAS = 4,
   CUBLASLT_EPILOGUE_RELU_BIAS = 6,
   CUBLASLT_EPILOGUE_GELU = 32,  // the tanh form
-  CUBLASLT_EPILOGUE_GELU_BIAS = 36
+  CUBLASLT_EPILOGUE_GELU_BIAS = 36,
+  CUBLASLT_EPILOGUE_GELU_AUX = 160,  // AUX: what GELU is applied to is stored as well
+  CUBLASLT_EPILOGUE_GELU_AUX_BIAS = 164,
+  CUBLASLT_EPILOGUE_DGELU = 192,  // times the derivative of GELU at what AUX holds
+  CUBLASLT_EPILOGUE_BGRADA = 256  // sums of op(A) over k, one for each row of D, where a bias would be
 };
 
 enum cublasLtMatmulDescAttributes_t {
-  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,    // int32_t
-  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,      // int32_t
-  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,    // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSA = 3,          // int32_t
-  CUBLASLT_MATMUL_DESC_TRANSB = 4,          // int32_t
-  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,        // uint32_t
-  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,    // void*: one element for each row of D
-  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26  // int32_t; without it the type of D
+  CUBLASLT_MATMUL_DESC_COMPUTE_TYPE = 0,           // int32_t
+  CUBLASLT_MATMUL_DESC_SCALE_TYPE = 1,             // int32_t
+  CUBLASLT_MATMUL_DESC_POINTER_MODE = 2,           // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSA = 3,                 // int32_t
+  CUBLASLT_MATMUL_DESC_TRANSB = 4,                 // int32_t
+  CUBLASLT_MATMUL_DESC_EPILOGUE = 7,               // uint32_t
+  CUBLASLT_MATMUL_DESC_BIAS_POINTER = 8,           // void*: one element for each row of D
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER = 11,  // void*: a column-major matrix of the type and shape of D
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD = 12,       // int64_t, a multiple of 8 that is not below the rows of D
+  CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE = 13,  // int64_t, a multiple of 8
+  CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE = 26              // int32_t; without it the type of D
 };
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* description, cublasComputeType_t compute,

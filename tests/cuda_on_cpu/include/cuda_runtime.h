@@ -17,7 +17,7 @@
 //   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time by
 //                  the clock of events (default 0)
 //   unlaunchable=N the N-th of them does not run, though proposed
-//   products=none  cuBLASLt has no algorithm for any product; products=unbiased: for none with a bias
+//   products=none  cuBLASLt has no algorithm for any product; products=plain: for none with an epilogue
 // What a GPU would leave undefined (lanes missing from a warp operation, divergent barriers, too large
 // launches, reading memory that was never written) ends the process with one line, or shows as NaN bytes.
 #pragma once

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
@@ -185,6 +186,13 @@ TEST(KernelRaces, NoneAroundProductsAndConvolutions) {
     product.bias = arrays.input(values(17));
     product.c = arrays.output<float>(9 * 17);
     product.activation = Activation::kGelu;
+    backend.matmul(product);
+    product.activation = Activation::kGeluTanh;
+    product.argument = arrays.output<float>(9 * 17);
+    backend.matmul(product);
+    product.bias = nullptr;
+    product.derivative_at = std::exchange(product.argument, nullptr);
+    product.column_sums = arrays.output<float>(17);
     backend.matmul(product);
 
     ConvolutionArguments convolution;
