@@ -40,6 +40,13 @@ def main():
         file["x"] = np.array([[7, 0, 3], [1, 2, 65535]], dtype=np.uint16)
         file["y"] = np.array([1, 0], dtype=np.int32)
         file["x"].attrs["tokens"] = 1
+    # Indices below 8, but for one near the end.
+    with open_new("tokens_with_an_outlier.h5") as file:
+        tokens = np.arange(2 * 600, dtype=np.uint8).reshape(600, 2) % 8
+        tokens[590, 1] = 8
+        file["x"] = tokens
+        file["y"] = np.arange(600, dtype=np.uint8) % 3
+        file["x"].attrs["tokens"] = 1
     # A terabyte announced, nothing stored.
     with open_new("terabyte.h5") as file:
         file.create_dataset("x", shape=(2**38, 4), dtype=np.float32, chunks=(1024, 4))

@@ -179,7 +179,7 @@ TEST_F(Gpu, StepsUnderWayAndRecordedOnesEndInTheSameState) {
         skipped = line.value("skipped_steps", skipped);
       EXPECT_GE(skipped, 2);
     }
-    for (const int workers : {kNoLauncher, 2, 3}) {
+    for (const int workers : {kNoLauncher, 3}) {
       if (workers > 1 && sharing_gpu()) continue;
       for (const char* graph : {"false", "true"}) {
         const std::string output = variant.name + std::to_string(workers) + graph;
@@ -209,7 +209,7 @@ TEST_F(Gpu, WhatCannotBeRecordedEndsInOneLineAndTheRightExitCode) {
                "train.micro_batch_size=512", "--set", "parallel.digest_every=0"});
   arguments.insert(arguments.begin(), "train");
   std::set<int> codes;
-  for (int mebibytes = 36; mebibytes <= 76; mebibytes += 4) {
+  for (int mebibytes = 36; mebibytes <= 76; mebibytes += 8) {
     ::setenv("LOCKSTEP_CUDA_ON_CPU", (settings + ",memory_mb=" + std::to_string(mebibytes)).c_str(), 1);
     const Outcome outcome = run(kNoLauncher, [&] {
       std::vector<std::string> once = arguments;
@@ -254,6 +254,34 @@ TEST_F(Gpu, AGraphThatCannotBeRecordedIsRefusedSayingWhy) {
   EXPECT_NE(
       refusal(2, {"parallel.share_gpu=true"}).find("device.cuda_graph: arrays that travel through the host"),
       std::string::npos);
+}
+
+TEST_F(Gpu, ARefusedGraphDeletesNoCheckpoints) {
+  train(kNoLauncher, training("out"));
+  const std::string digest = digest_of(checkpoint_of(scratch_.file("out"), 12));
+  std::vector<std::string> arguments =
+      training("out", {"--overwrite", "--set", "device.cuda_graph=true", "--set", "train.l2=0.1"});
+  arguments.insert(arguments.begin(), "train");
+  EXPECT_EQ(run(kNoLauncher, arguments).exit_code, 2);
+  EXPECT_EQ(digest_of(checkpoint_of(scratch_.file("out"), 12)), digest);
+}
+
+TEST_F(Gpu, AnIndexOutOfRangeIsSeenInRecordedStepsToo) {
+  write_file(scratch_.file("run.toml"),
+             configuration("train = \"" LOCKSTEP_ROOT
+                           "/tests/data/files/tokens_with_an_outlier.h5\"\nshuffle = false\n",
+                           "type = \"sequential\"\nlayers = [{type = \"embedding\", rows = 8, width = 2}, "
+                           "{type = \"flatten\"}, {type = \"linear\", units = 3}]\n",
+                           kAdam));
+  for (const char* graph : {"false", "true"}) {
+    std::vector<std::string> arguments =
+        training("out", {"--overwrite", "--set", "parallel.digest_every=0", "--set", "train.steps=30",
+                         "--set", std::string("device.cuda_graph=") + graph});
+    arguments.insert(arguments.begin(), "train");
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 3) << outcome.err;
+    EXPECT_NE(outcome.err.find("is outside [0, 8)"), std::string::npos) << outcome.err;
+  }
 }
 
 TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {
