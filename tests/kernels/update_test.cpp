@@ -283,7 +283,23 @@ TYPED_TEST(UpdateCopy, IsTheCastOfTheUpdatedParametersAndStaysWhereTheGateIsShut
       expect_copy<TypeParam>(c, n, 3, 1);
     }
   }
-  expect_copy<TypeParam>(cases()[0], 8'400'001, 1, 5);  // large enough that it is written past the caches
+}
+
+TYPED_TEST(UpdateCopy, IsTheCastAlsoWhereItIsSoLargeThatItIsWrittenPastTheCaches) {
+  constexpr int64_t kCount = 8'400'001;
+  std::vector<float> parameters(kCount), gradients(kCount, 0.25f);
+  for (size_t i = 0; i < parameters.size(); ++i) parameters[i] = 1e-6f * static_cast<float>(i) - 3.0f;
+  std::vector<TypeParam> copy(kCount + 6), expected(kCount + 6);
+  UpdateArguments arguments;
+  arguments.n = kCount;
+  arguments.parameters = parameters.data();
+  arguments.gradients = gradients.data();
+  arguments.scalars[0] = kRate;
+  arguments.copy = copy.data() + 5;
+  arguments.copy_dtype = dtype_of<TypeParam>;
+  cpu_backend().update(UpdateFormula::kSgd, arguments);
+  cpu_backend().cast(DType::kF32, dtype_of<TypeParam>, kCount, parameters.data(), expected.data() + 5);
+  EXPECT_TRUE(same_bits(copy, expected));
 }
 
 TEST(CopyOfUpdate, IsOfSinglePrecisionInSixteenBitsOrAnError) {
