@@ -155,6 +155,10 @@ struct UpdateArguments {
   const double* gate = nullptr;    // where it holds 0, nothing is changed
   const double* factor = nullptr;  // multiplies gradient_scale
   const double* row = nullptr;     // (8) takes the place of scalars
+  // (n) bf16 or fp16, of fp32 parameters: what they are after the update, rounded as cast() does; written where the gate is
+  // open. May be null.
+  void* copy = nullptr;
+  DType copy_dtype = DType::kBF16;
 };
 
 // The verdict on a step (kernels/math/step_verdict.h). All pointers are to memory of the backend.

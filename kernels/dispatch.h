@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "kernels/backend.h"
 
 namespace lockstep {
 
@@ -54,6 +55,14 @@ void dispatch_storable(const char* op, DType dtype, const F& function) {
     default:
       return dispatch_floating(op, dtype, function);
   }
+}
+
+// Error (kInternal) for a copy that UpdateArguments does not provide for.
+inline void check_copy(const UpdateArguments& arguments) {
+  if (arguments.copy == nullptr) return;
+  if (arguments.dtype != DType::kF32) fail_dtype("update: parameters with a copy", arguments.dtype);
+  if (accumulation_type(arguments.copy_dtype) == arguments.copy_dtype)
+    fail_dtype("update: copy", arguments.copy_dtype);
 }
 
 }  // namespace lockstep

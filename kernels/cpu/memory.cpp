@@ -6,41 +6,20 @@
 #include <cstring>
 #include <memory>
 #include <optional>
-#include <type_traits>
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/cpu/conversion.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pages.h"
 #include "kernels/dispatch.h"
-#include "kernels/math/conversion.h"
 
 namespace lockstep {
 
 namespace {
 
 constexpr int64_t kCopyGrain = int64_t{1} << 20;  // bytes of a copy that one thread does at a time
-
-template <class From, class To>
-void convert_elements(int64_t n, const From* x, To* y) {
-  int64_t i = 0;
-#if defined(__AVX512F__)
-  // The processor's own conversions of fp16: the bits of Float16's, which take a dozen instructions.
-  if constexpr (std::is_same_v<From, Float16> && std::is_same_v<To, float>) {
-    for (; i + 16 <= n; i += 16) {
-      const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
-      _mm512_storeu_ps(y + i, _mm512_maskz_cvtph_ps(0xFFFF, halves));
-    }
-  } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, Float16>) {
-    for (; i + 16 <= n; i += 16) {
-      const __m256i halves = _mm512_maskz_cvtps_ph(0xFFFF, _mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), halves);
-    }
-  }
-#endif
-  for (; i < n; ++i) y[i] = math::convert<To>(x[i]);
-}
 
 // Where everything issued has run.
 class PassedMarker final : public Marker {

@@ -2,14 +2,39 @@
 #include "kernels/math/update.h"
 
 #include <algorithm>
+#include <type_traits>
 
+#include "kernels/cpu/conversion.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 
 namespace {
+
+// Elements whose copy is made while they are in the first-level cache, with the gradients and the state that
+// came with them.
+constexpr int64_t kCopyPiece = 1024;
+
+// UpdateArguments::copy of up to kCopyPiece parameters from `begin` on.
+template <class T>
+void store_copy(const UpdateArguments& arguments, int64_t begin, int64_t end) {
+  if constexpr (std::is_same_v<T, float>) {
+    const float* const parameters = static_cast<const float*>(arguments.parameters) + begin;
+    dispatch_floating("update: copy", arguments.copy_dtype, [&](auto type) {
+      using S = decltype(type);
+      S* const copy = static_cast<S*>(arguments.copy) + begin;
+      if (arguments.n * static_cast<int64_t>(sizeof(S)) < kStreamBytes) {
+        convert_elements(end - begin, parameters, copy);
+        return;
+      }
+      alignas(64) S piece[kCopyPiece];
+      convert_elements(end - begin, parameters, piece);
+      stream_copy(copy, piece, static_cast<size_t>(end - begin) * sizeof(S));
+    });
+  }
+}
 
 template <class Update, class T>
 void update_elements(const UpdateArguments& arguments) {
@@ -24,7 +49,7 @@ void update_elements(const UpdateArguments& arguments) {
   T* slot2 = static_cast<T*>(arguments.slots[2]);
   T* slot3 = static_cast<T*>(arguments.slots[3]);
   static_assert(Update::kSlots <= 4);
-  parallel_ranges(arguments.n, kElementGrain, [=](int64_t begin, int64_t end) {
+  const auto update_range = [=](int64_t begin, int64_t end) {
     simd_for<T>(end - begin, [=](int64_t offset) {
       const int64_t i = begin + offset;
       const T gradient = scale * gradients[i];
@@ -40,6 +65,16 @@ void update_elements(const UpdateArguments& arguments) {
         update(parameters[i], gradient, slot0[i], slot1[i], slot2[i], slot3[i]);
       }
     });
+  };
+  parallel_ranges(arguments.n, kElementGrain, [=, &arguments](int64_t begin, int64_t end) {
+    const bool copies = arguments.copy != nullptr;
+    const int64_t piece = copies ? kCopyPiece : end - begin;
+    for (int64_t i = begin; i < end; i += piece) {
+      const int64_t stop = std::min(i + piece, end);
+      update_range(i, stop);
+      if (copies) store_copy<T>(arguments, i, stop);
+    }
+    if (copies) stream_fence();
   });
 }
 
@@ -65,6 +100,7 @@ void CpuBackend::judge(const StepJudgement& judgement) {
 }
 
 void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
+  check_copy(arguments);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
     switch (formula) {

@@ -50,6 +50,9 @@ struct UpdateWork {
   const T* gradients;
   T* arrays[kArrays];
   bool vectors;  // all arrays lie alike towards 16 bytes
+  void* copy;    // null, or UpdateArguments::copy
+  DType copy_dtype;
+  bool copy_vectors;  // it lies like the parameters, towards the bytes of as many elements of 16 bits
 
   template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
@@ -94,6 +97,25 @@ struct UpdateWork {
         for (int j = 0; j < N; ++j) arrays[k][i + j] = a[k].lane[j];
       }
     }
+    if constexpr (sizeof(T) == 4) {
+      if (copy != nullptr) store_copy(i, a[0]);
+    }
+  }
+  template <int N>
+  LOCKSTEP_DEVICE void store_copy(int64_t i, const Vector<T, N>& parameters) const {
+    Vector<uint16_t, N> bits;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) {
+      const T p = parameters.lane[j];
+      bits.lane[j] = copy_dtype == DType::kBF16 ? rounded<BFloat16>(p).bits : rounded<Float16>(p).bits;
+    }
+    uint16_t* const y = static_cast<uint16_t*>(copy) + i;
+    if (copy_vectors) {
+      store_vector(y, bits);
+    } else {
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) y[j] = bits.lane[j];
+    }
   }
 };
 
@@ -112,7 +134,11 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
   Work work{prepared,
             static_cast<const T*>(arguments.gradients),
             {parameters},
-            aligned_to(16, static_cast<const T*>(arguments.gradients) + head)};
+            aligned_to(16, static_cast<const T*>(arguments.gradients) + head),
+            arguments.copy,
+            arguments.copy_dtype,
+            arguments.copy != nullptr &&
+                aligned_to(Work::kLanes * sizeof(uint16_t), static_cast<const uint16_t*>(arguments.copy) + head)};
   for (int k = 1; k < Work::kArrays; ++k) {
     work.arrays[k] = static_cast<T*>(arguments.slots[k - 1]);
     work.vectors = work.vectors && aligned_to(16, work.arrays[k] + head);
@@ -123,6 +149,7 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
 }  // namespace
 
 void CudaBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
+  check_copy(arguments);
   if (arguments.n <= 0) return;
   void* const numbers = scratch_bytes(kNumberBytes);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {

@@ -26,13 +26,18 @@ DType widest(DType a, DType b) {
 
 }  // namespace
 
-AutocastScope::AutocastScope(DType compute)
+AutocastScope::AutocastScope(DType compute, const Copies* kept)
     : previous_compute_(current_compute), previous_copies_(current_copies) {
   if (!is_floating(compute))
     fail(ErrorKind::kInternal, fmt::format("autocast: cannot compute in {}", name_of(compute)));
+  if (kept != nullptr && (!is_half(compute) || kept->dtype != compute)) {
+    fail(ErrorKind::kInternal, fmt::format("autocast: computes in {}, was given copies in {}",
+                                           name_of(compute), name_of(kept->dtype)));
+  }
   current_compute = is_half(compute) ? compute : DType::kF32;
-  if (is_half(compute) && (current_copies == nullptr || current_copies->dtype != compute)) {
-    own_ = std::make_unique<Copies>(Copies{compute, {}});
+  if (is_half(compute) &&
+      (kept != nullptr || current_copies == nullptr || current_copies->dtype != compute)) {
+    own_ = std::make_unique<Copies>(Copies{compute, {}, kept});
     current_copies = own_.get();
   }
 }
@@ -71,12 +76,24 @@ DType autocast_type(OpFamily family, DType a, DType b, const char* where) {
   fail(ErrorKind::kInternal, fmt::format("{}: dtypes differ: {} and {}", where, name_of(a), name_of(b)));
 }
 
+namespace {
+
+Tensor copy_of(const Tensor& leaf, AutocastScope::Copies& copies) {
+  if (copies.kept != nullptr) {
+    const auto kept = copies.kept->pairs.find(leaf.node().get());
+    if (kept != copies.kept->pairs.end()) return kept->second.lowered;
+  }
+  const auto [found, fresh] = copies.pairs.try_emplace(leaf.node().get());
+  if (fresh) found->second = {leaf, leaf.converted(copies.dtype)};
+  return found->second.lowered;
+}
+
+}  // namespace
+
 const void* Operand::convert(const Tensor& x, DType dtype) {
   const bool leaf = x.node() != nullptr && x.node()->inputs.empty();
   if (leaf && current_copies != nullptr && current_copies->dtype == dtype) {
-    const auto [found, fresh] = current_copies->pairs.try_emplace(x.node().get());
-    if (fresh) found->second = {x, x.converted(dtype)};
-    copy_ = found->second.lowered;
+    copy_ = copy_of(x, *current_copies);
   } else {
     copy_ = x.converted(dtype);
   }

@@ -66,9 +66,16 @@ constexpr CastRule cast_rule(OpFamily family) {
 // every pass until the scope ends. So parameters must not change inside a scope; a step's scope ends before
 // its update. A scope of the same compute type inside of another, with autocast off in between or not, shares
 // its copies.
+//
+// Copies that the caller keeps beside the leaves, beyond any scope, are served instead of making some.
+// Whoever keeps them answers for it that they hold the leaves' present elements, rounded.
 class AutocastScope {
  public:
-  explicit AutocastScope(DType compute);
+  struct Copies;
+
+  // kept: null, or of the type `compute`, which must be 16-bit, otherwise Error (kInternal). It must outlive
+  // the scope; leaves that it does not have are copied as ever.
+  explicit AutocastScope(DType compute, const Copies* kept = nullptr);
   ~AutocastScope();
   AutocastScope(const AutocastScope&) = delete;
   AutocastScope& operator=(const AutocastScope&) = delete;
@@ -81,6 +88,7 @@ class AutocastScope {
     };
     DType dtype;
     std::unordered_map<const Node*, Pair> pairs;
+    const Copies* kept = nullptr;  // by the caller of the scope; looked at first
   };
 
  private:

@@ -68,11 +68,20 @@ void FlatOptimizer::update(const UpdateContext& context) {
   const auto bytes = static_cast<int64_t>(size_of(dtype_));
   auto* parameter_bytes = static_cast<std::byte*>(parameters.mutable_data());
   const auto* gradient_bytes = static_cast<const std::byte*>(context.gradients.data());
+  Tensor lowered = context.lowered;
+  std::byte* lowered_bytes = nullptr;
+  if (lowered.defined()) {
+    lowered_bytes = static_cast<std::byte*>(lowered.mutable_data());
+    arguments.copy_dtype = lowered.dtype();
+  }
   for_owned(
       context.segments, [&](const UpdateSegment& segment, const ElementRange& elements, int64_t position) {
         arguments.n = elements.size();
         arguments.parameters = parameter_bytes + elements.begin * bytes;
         arguments.gradients = gradient_bytes + elements.begin * bytes;
+        if (lowered_bytes != nullptr)
+          arguments.copy =
+              lowered_bytes + elements.begin * static_cast<int64_t>(size_of(arguments.copy_dtype));
         for (size_t i = 0; i < arrays_.size(); ++i) {
           arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
         }

@@ -23,6 +23,7 @@ class FlatOptimizer : public Optimizer {
   std::vector<OptimizerSlot> slots() override { return arrays_; }
   void update(const UpdateContext& context) override;
   bool prearranged() const override { return true; }
+  bool lowers() const override { return true; }
   void write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,
                   std::span<double> rows) const override;
 

@@ -41,6 +41,8 @@ class LookAheadNesterov final : public FlatOptimizer {
 
   // The parameters that the gradient is taken at depend on the learning rate of the update to come.
   bool prearranged() const override { return false; }
+  // The gradient is never taken at what an update leaves.
+  bool lowers() const override { return false; }
   void update(const UpdateContext& context) override {
     if (!ahead_) fail(ErrorKind::kInternal, "nesterov: update needs before_gradient first");
     FlatOptimizer::update(context);

@@ -23,16 +23,19 @@ struct UpdateSegment {
 
 // What one update sees.
 struct UpdateContext {
-  Tensor parameters;            // (parameter_extent), changed in place
-  Tensor gradients;             // (>= parameter_extent), not scaled
+  Tensor parameters = {};       // (parameter_extent), changed in place
+  Tensor gradients = {};        // (>= parameter_extent), not scaled
   double gradient_scale = 1.0;  // 1/count, unscaling and clip factor in one; multiply gradients by it first
   double learning_rate = 0.0;   // of this step, from the schedule
-  std::span<const UpdateSegment> segments;
+  std::span<const UpdateSegment> segments = {};
   // Of an update that is prearranged(), in the memory of the parameters' backend: the verdict on the step, which decides
   // whether there is an update and what gradients are multiplied by beside gradient_scale, and the update's rows. Null,
   // or both are given, and learning_rate is not looked at.
   const StepState* verdict = nullptr;
   const double* rows = nullptr;
+  // (parameter_extent) bf16 or fp16, of fp32 parameters: their copy, which an update that lowers() changes
+  // with them where this worker owns them. Undefined: none.
+  Tensor lowered = {};
 };
 
 // Where a slot that is not laid out as the parameters are keeps the state of one of them.
@@ -92,6 +95,9 @@ class Optimizer {
   // parameters where whole_parameters(). Counts as an update unless the verdict is the device's: whoever learns it says so
   // by set_updates(). Error (kInternal) when the context does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;
+
+  // Whether update() keeps UpdateContext::lowered up. Others leave it as it is.
+  virtual bool lowers() const { return false; }
 
   // Updates done so far (bias correction); part of the checkpoint.
   int64_t updates() const { return updates_; }

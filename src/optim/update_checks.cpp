@@ -28,6 +28,13 @@ void check_update_context(const std::string& type, const UpdateContext& context,
          fmt::format("{}: allocated for {}: parameters {}, gradients {}", type, name_of(dtype),
                      name_of(context.parameters.dtype()), name_of(context.gradients.dtype())));
   }
+  const Tensor& lowered = context.lowered;
+  if (lowered.defined() && (lowered.elements() != extent || dtype != DType::kF32 ||
+                            accumulation_type(lowered.dtype()) == lowered.dtype())) {
+    fail(ErrorKind::kInternal,
+         fmt::format("{}: a copy in {} of {} elements does not go with {} of {}", type,
+                     name_of(lowered.dtype()), lowered.elements(), extent, name_of(dtype)));
+  }
   check_update_segments(type, context.segments, extent);
 }
 

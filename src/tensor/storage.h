@@ -32,8 +32,15 @@ class Storage {
   // wait for a device. Forgotten with the next access for writing.
   const std::optional<IndexRange>& index_range() const { return index_range_; }
   void set_index_range(const IndexRange& range) { index_range_ = range; }
-  void forget_index_range() {
-    if (index_range_) index_range_.reset();  // several threads may write to a block that never had one
+
+  // Whether nobody has had access for writing since the last watch(); false when there was none.
+  bool unchanged() const { return unchanged_; }
+  void watch() { unchanged_ = true; }
+
+  // Before every access for writing. Several threads may write to a block of which there is nothing to forget.
+  void forget() {
+    if (index_range_) index_range_.reset();
+    if (unchanged_) unchanged_ = false;
   }
 
  private:
@@ -41,6 +48,7 @@ class Storage {
   size_t bytes_;
   std::byte* data_;
   std::optional<IndexRange> index_range_;
+  bool unchanged_ = false;
 };
 
 struct AllocatorStatistics {

@@ -50,13 +50,17 @@ class Tensor {
 
   const void* data() const { return storage_->data() + offset_; }
   void* mutable_data() {
-    storage_->forget_index_range();
+    storage_->forget();
     return storage_->data() + offset_;
   }
   // Of the int32 elements, or of more of their storage; nothing unless they came from the host as they are.
   const std::optional<IndexRange>& index_range() const { return storage_->index_range(); }
   // For whoever had the elements written, and saw them on the host.
   void set_index_range(const IndexRange& range) { storage_->set_index_range(range); }
+  // Whether nothing has had access for writing to the elements' storage since the last watch() on it, by mutable_data() of
+  // any tensor that shares it: how whoever keeps something made of the elements learns that it has to be made anew.
+  bool unchanged() const { return storage_->unchanged(); }
+  void watch() const { storage_->watch(); }
   template <class T>
   const T* data_as() const {
     return static_cast<const T*>(data());

@@ -148,6 +148,26 @@ Replica::Replica(Configuration& configuration, const RunSettings& settings, cons
   segments = update_segments(store.parameters(), extent, settings.decay_biases, settings.groups);
   training = forward_context(store, true);
   training.recompute_every = settings.recompute_every;
+  if (settings.parameters() != settings.compute)
+    lowered.emplace(store, training.parameters, settings.compute);
+}
+
+void Replica::update(UpdateContext context) {
+  Tensor parameters = store.values();
+  // What comes from other workers comes without its copy.
+  const bool together = lowered && optimizer->lowers() && shards->workers() == 1;
+  context.parameters = parameters;
+  context.segments = segments;
+  if (together) context.lowered = lowered->values();
+  optimizer->update(context);
+  shards->gather(parameters, "parameters");
+  if (!lowered) return;
+  if (together) {
+    lowered->take_as_current();
+  } else if (context.verdict != nullptr) {
+    // Within the step: when its recording is replayed, nobody asks whether parameters have changed.
+    lowered->current();
+  }
 }
 
 State capture_state(Replica& replica, const RunSettings& settings, const RunPosition& position,

@@ -15,6 +15,7 @@
 #include "optim/schedule.h"
 #include "optim/weight_average.h"
 #include "parallel/parameter_shards.h"
+#include "train/lowered_parameters.h"
 #include "train/settings.h"
 
 namespace lockstep {
@@ -30,10 +31,18 @@ struct Replica {
   std::unique_ptr<ParameterShards> shards;
   std::optional<WeightAverage> average;
   size_t optimizer_bytes = 0;  // that the optimizer has allocated on this worker
+  // Where precision.compute is bf16 or fp16: what `training` computes with.
+  std::optional<LoweredParameters> lowered;
 
   // Reads [model] and [optimizer]; draws the initial parameters. The communicator must outlive the replica.
   Replica(Configuration& configuration, const RunSettings& settings, const DataShape& data, Backend& backend,
           Communicator& communicator);
+
+  // What an AutocastScope is to be given, up to date: null without `lowered`.
+  const AutocastScope::Copies* current_copies() { return lowered ? &lowered->current() : nullptr; }
+  // One update of this worker's parameters, and then of all from those who own them. Takes parameters,
+  // segments and the copy from the replica. Collective when the optimizer is sharded; may be recorded.
+  void update(UpdateContext context);
 
   // The parameters and running statistics of an evaluation.
   ForwardContext evaluation() const { return forward_context(store, false); }

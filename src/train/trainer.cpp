@@ -380,7 +380,7 @@ class Run {
     const MicroBatch& batch = loader.next().micro_batches.front();
     {
       const RandomScope random(settings_.seed, static_cast<uint32_t>(position_.step), 0);
-      const AutocastScope autocast(settings_.compute);
+      const AutocastScope autocast(settings_.compute, replica_->current_copies());
       const Tensor losses =
           objective_->losses(replica_->model->forward(objective_->inputs(batch), replica_->training), batch);
       backward(losses, losses.full_like(scaler_->scale()), [](const Leaf&, const Tensor&) {});
@@ -411,13 +411,14 @@ class Run {
                          batches_.micro_batches, settings_.micro_batch_size, batches_.steps_per_epoch,
                          settings_.output));
     const size_t statistics = replica_->store.statistic_values().bytes();
+    const size_t copy = replica_->lowered ? replica_->lowered->values().bytes() : 0;
     std::string averages;
     if (replica_->average) {
       averages = fmt::format(", averages {:.1f}", mebibytes(replica_->average->values().bytes()));
     }
     log_info(fmt::format(
         "memory of this worker, MiB: parameters {:.1f}, gradients {:.1f}, optimizer state {:.1f}{}{}",
-        mebibytes(replica_->store.values().bytes() + statistics), mebibytes(exchange_->bytes()),
+        mebibytes(replica_->store.values().bytes() + copy + statistics), mebibytes(exchange_->bytes()),
         mebibytes(replica_->optimizer_bytes), averages,
         settings_.shard_optimizer ? fmt::format(" (its share of {} workers)", communicator_.world_size())
                                   : ""));
@@ -468,6 +469,20 @@ class Run {
     return whole;
   }
 
+  // The next step's products compute with the parameters, rounded, or every worker leaves. Collective.
+  void check_copies() {
+    if (!replica_->lowered) return;
+    replica_->current_copies();
+    int64_t broken = replica_->lowered->exact() ? 0 : 1;
+    communicator_.all_reduce_max(&broken, 1, "copies")->wait();
+    if (broken != 0) {
+      fail_together(
+          communicator_, ErrorKind::kNumeric,
+          fmt::format("step {}: the {} copy that products compute with does not have the parameters' values",
+                      position_.step, name_of(settings_.compute)));
+    }
+  }
+
   // Forward and backward sweep of one micro-batch: gradients, statistics and the sum of its losses go to the
   // exchange. Waits for nothing: a GPU has the next micro-batches before it is done with this one.
   void sweep(const DeviceBatch& batch) {
@@ -502,9 +517,8 @@ class Run {
     exchange_->begin_step();
     cotangent_ = control_->cotangent({settings_.micro_batch_size});
     {
-      // One for the whole step, which ends before the update: its 16-bit copies of parameters serve all
-      // micro-batches.
-      const AutocastScope autocast(settings_.compute);
+      // One for the whole step, which ends before the update.
+      const AutocastScope autocast(settings_.compute, replica_->current_copies());
       for (int64_t i = 0; i < owned_.size(); ++i) sweep(inputs_->batch(i));
     }
     current_->swept->set();
@@ -515,14 +529,11 @@ class Run {
     penalty_ = regularize(gradient, static_cast<double>(inputs_->valid()) * scaler_->scale());
     control_->judge(shards.block_square_sums(gradient), gradient.view({1}, loss_offset()));
     if (!arranged_) return;
-    Tensor parameters = replica_->store.values();
-    replica_->optimizer->update(
-        {parameters, gradient, 1.0, 0.0, replica_->segments, control_->verdict(), control_->row()});
-    shards.gather(parameters, "parameters");
+    replica_->update({.gradients = gradient, .verdict = control_->verdict(), .rows = control_->row()});
     update_statistics(gradient, &control_->verdict()->gate);
     if (replica_->average) {
-      replica_->average->update(parameters, replica_->store.statistic_values(), control_->verdict(),
-                                control_->row() + row_size_ - Optimizer::kRowSize);
+      replica_->average->update(replica_->store.values(), replica_->store.statistic_values(),
+                                control_->verdict(), control_->row() + row_size_ - Optimizer::kRowSize);
     }
   }
 
@@ -535,6 +546,8 @@ class Run {
   };
 
   void issue_recorded_step() {
+    // Outside of recordings, which would make the copies anew in each replay, or never.
+    replica_->current_copies();
     // Steps are of a kind when their samples lie at the same place and as many of them count.
     RecordedStep& step = recorded_[{inputs_->place(), inputs_->valid()}];
     // Ops look at the range of indices when they are issued, which a replay leaves out.
@@ -679,8 +692,8 @@ class Run {
     if (updates) {
       const double gradient_scale = clip_gradients(settings_.clip, gradient, parameters,
                                                    replica_->store.parameters(), shards, scale, report.norm);
-      optimizer.update({parameters, gradient, gradient_scale, learning_rate, replica_->segments});
-      shards.gather(parameters, "parameters");
+      replica_->update(
+          {.gradients = gradient, .gradient_scale = gradient_scale, .learning_rate = learning_rate});
       update_statistics(gradient, nullptr);
       if (replica_->average) {
         replica_->average->update(parameters, replica_->store.statistic_values(), optimizer.updates());
@@ -825,6 +838,7 @@ class Run {
       if (digested) {
         const std::string digest = check_replicas(fmt::format("step {}", position_.step));
         if (leader()) keeper_->metrics->digest(position_.step, digest);
+        check_copies();
       }
       if (evaluated) {
         if (last) progress_->finish_line();

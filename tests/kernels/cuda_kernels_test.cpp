@@ -642,6 +642,53 @@ TYPED_TEST(CudaLosses, EveryUpdateFormulaHasTheCpusBits) {
   }
 }
 
+using HalfPrecisions = ::testing::Types<BFloat16, Float16>;
+template <class T>
+class CudaCopies : public CudaKernels<T> {};
+TYPED_TEST_SUITE(CudaCopies, HalfPrecisions);
+
+// The copy lies like the parameters, or not, and is the CPU's; where the gate is shut it stays as it is.
+TYPED_TEST(CudaCopies, UpdatesLeaveTheCpusCopyOfTheParameters) {
+  using S = TypeParam;
+  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
+    for (double open : {1.0, 0.0}) {
+      for (int64_t n : {0, 1, 33, 1025}) {
+        for (int64_t apart : {0, 1}) {
+          SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n) + ", open " +
+                       std::to_string(open));
+          this->template compare_bits<S>([&](Backend& backend, int64_t skipped) {
+            const Placed<float> p(backend, random_values<float>(n, 32), skipped),
+                g(backend, random_values<float>(n, 33), skipped);
+            const Placed<float> slots[4] = {{backend, random_values<float>(n, 34, 0.0, 1.0), skipped},
+                                            {backend, random_values<float>(n, 35, 0.0, 1.0), skipped},
+                                            {backend, random_values<float>(n, 36, 0.0, 1.0), skipped},
+                                            {backend, random_values<float>(n, 37, 0.0, 1.0), skipped}};
+            const Placed<S> copy(backend, n, skipped + apart);
+            const Placed<double> gate(backend, std::vector<double>{open}, 0);
+            UpdateArguments arguments;
+            arguments.n = n;
+            arguments.parameters = p.data();
+            arguments.gradients = g.data();
+            for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+            const double scalars[] = {1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03};
+            std::copy(std::begin(scalars), std::end(scalars), arguments.scalars);
+            arguments.gate = gate.data();
+            arguments.copy = copy.data();
+            arguments.copy_dtype = this->kDType;
+            backend.update(static_cast<UpdateFormula>(formula), arguments);
+            const Placed<S> rounded(backend, n);
+            backend.cast(DType::kF32, this->kDType, n, p.data(), rounded.data());
+            const std::vector<S> kept = copy.values();
+            expect_same(kept,
+                        open != 0.0 ? rounded.values() : std::vector<S>(kept.size(), static_cast<S>(55)));
+            return kept;
+          });
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
   using T = TypeParam;
   for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {

@@ -1,6 +1,7 @@
 // Optimizer updates against their equations written out in double.
 #include <functional>
 
+#include "core/error.h"
 #include "kernels/arrays.h"
 
 namespace lockstep::test {
@@ -238,6 +239,81 @@ TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
     arrays.update(c, 0, 64);
     for (T value : arrays.all()) EXPECT_EQ(value, T(0));
   }
+}
+
+// The copy of `n` updated parameters, the arrays beginning `skipped` elements and the copy `copy_skipped`
+// elements behind an aligned address; elements around the copy must stay.
+template <class S>
+void expect_copy(const Case& c, int64_t n, int64_t skipped, int64_t copy_skipped) {
+  SCOPED_TRACE("n " + std::to_string(n) + ", formula " + std::to_string(static_cast<int>(c.formula)));
+  const Arrays<float> start(c, skipped + n);
+  const S around(123.0f);
+  for (const double gate : {1.0, 0.0}) {
+    Arrays<float> plain = start;
+    plain.update(c, skipped, skipped + n, [&](UpdateArguments& arguments) { arguments.gate = &gate; });
+    const std::vector<S> copy = on_any_threads([&] {
+      Arrays<float> arrays = start;
+      std::vector<S> values(static_cast<size_t>(copy_skipped + n + 1), around);
+      arrays.update(c, skipped, skipped + n, [&](UpdateArguments& arguments) {
+        arguments.gate = &gate;
+        arguments.copy = values.data() + copy_skipped;
+        arguments.copy_dtype = dtype_of<S>;
+      });
+      EXPECT_TRUE(same_bits(arrays.all(), plain.all())) << "a copy changes what is updated";
+      return values;
+    });
+    std::vector<S> expected(copy.size(), around);
+    if (gate != 0.0) {
+      cpu_backend().cast(DType::kF32, dtype_of<S>, n, plain.p.data() + skipped,
+                         expected.data() + copy_skipped);
+    }
+    EXPECT_TRUE(same_bits(copy, expected)) << "gate " << gate;
+  }
+}
+
+template <class S>
+class UpdateCopy : public ::testing::Test {};
+using HalfPrecisions = ::testing::Types<BFloat16, Float16>;
+TYPED_TEST_SUITE(UpdateCopy, HalfPrecisions);
+
+TYPED_TEST(UpdateCopy, IsTheCastOfTheUpdatedParametersAndStaysWhereTheGateIsShut) {
+  for (const Case& c : cases()) {
+    for (const int64_t n : {1, 15, 1023, 1024, 1025, 70'001}) {
+      expect_copy<TypeParam>(c, n, 0, 0);
+      expect_copy<TypeParam>(c, n, 3, 1);
+    }
+  }
+}
+
+TYPED_TEST(UpdateCopy, IsTheCastAlsoWhereItIsSoLargeThatItIsWrittenPastTheCaches) {
+  constexpr int64_t kCount = 8'400'001;
+  std::vector<float> parameters(kCount), gradients(kCount, 0.25f);
+  for (size_t i = 0; i < parameters.size(); ++i) parameters[i] = 1e-6f * static_cast<float>(i) - 3.0f;
+  std::vector<TypeParam> copy(kCount + 6), expected(kCount + 6);
+  UpdateArguments arguments;
+  arguments.n = kCount;
+  arguments.parameters = parameters.data();
+  arguments.gradients = gradients.data();
+  arguments.scalars[0] = kRate;
+  arguments.copy = copy.data() + 5;
+  arguments.copy_dtype = dtype_of<TypeParam>;
+  cpu_backend().update(UpdateFormula::kSgd, arguments);
+  cpu_backend().cast(DType::kF32, dtype_of<TypeParam>, kCount, parameters.data(), expected.data() + 5);
+  EXPECT_TRUE(same_bits(copy, expected));
+}
+
+TEST(CopyOfUpdate, IsOfSinglePrecisionInSixteenBitsOrAnError) {
+  const Case c = cases()[0];
+  Arrays<double> wide(c, 4);
+  Arrays<float> single(c, 4);
+  std::vector<float> copy(4);
+  EXPECT_THROW(wide.update(c, 0, 4, [&](UpdateArguments& a) { a.copy = copy.data(); }), Error);
+  EXPECT_THROW(single.update(c, 0, 4,
+                             [&](UpdateArguments& a) {
+                               a.copy = copy.data();
+                               a.copy_dtype = DType::kF32;
+                             }),
+               Error);
 }
 
 }  // namespace

@@ -232,6 +232,48 @@ TEST(Autocast, CopiesAParameterOnceAScopeAndNeverServesAnOldOne) {
   EXPECT_EQ(after, matmul(x, w.detach().converted(DType::kBF16)).to_vector<double>());
 }
 
+TEST(Autocast, ServesTheCopiesThatTheCallerKeepsAndMakesNoneOfThoseLeaves) {
+  const Tensor w = variable(values({8, 8}, 1, DType::kF32), 0),
+               other = variable(values({8, 8}, 2, DType::kF32), 1);
+  // Not the rounded leaf, so that a product tells what it was computed from.
+  const Tensor planted = values({8, 8}, 3, DType::kBF16), x = values({2, 8}, 4, DType::kBF16);
+  const AutocastScope::Copies kept{DType::kBF16, {{w.node().get(), {w, planted}}}};
+  const auto expected = matmul(x, planted).to_vector<double>();
+  {
+    const AutocastScope outer(DType::kBF16);
+    const void* const rounded = Operand(w, DType::kBF16).data();
+    EXPECT_NE(rounded, planted.data());
+    const AutocastScope scope(DType::kBF16, &kept);
+    reset_allocator_peak();
+    const size_t before = allocator_statistics().bytes_in_use;
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), planted.data());
+    EXPECT_EQ(allocator_statistics().peak_bytes, before) << "nothing is copied";
+    EXPECT_EQ(matmul(x, w).to_vector<double>(), expected);
+    const void* const made = Operand(other, DType::kBF16).data();
+    EXPECT_EQ(Operand(other, DType::kBF16).data(), made) << "the others are copied once";
+    const AutocastScope off(DType::kF32);
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), planted.data()) << "a sweep shares them";
+    const AutocastScope again(DType::kBF16);
+    EXPECT_EQ(Operand(w, DType::kBF16).data(), planted.data()) << "a function that is run again shares them";
+    EXPECT_EQ(Operand(other, DType::kBF16).data(), made);
+  }
+  EXPECT_EQ(kept.pairs.size(), 1u);
+  // Recomputation and the sweeps: the derivative of the sum of x w is computed with what was planted.
+  const Tensor input = variable(values({2, 8}, 5, DType::kF32), 2);
+  const Function product = [&](std::span<const Tensor> in) { return matmul(in[0], w); };
+  const auto derivative = [&](bool rerun) {
+    const AutocastScope scope(DType::kBF16, &kept);
+    const Tensor y = rerun ? recompute(product, {&input, 1}) : product({&input, 1});
+    return gradients(y, y.full_like(1.0), {&input, 1}, false)[0].to_vector<double>();
+  };
+  EXPECT_EQ(derivative(true), derivative(false));
+  const auto slope = matmul(Tensor::full({2, 8}, DType::kF32, test_backend(), 1.0),
+                            planted.converted(DType::kF32), false, true);
+  EXPECT_LT(largest_error(Tensor::from({2, 8}, derivative(true), test_backend()), slope), 0.05);
+  EXPECT_THROW(AutocastScope(DType::kF16, &kept), Error);
+  EXPECT_THROW(AutocastScope(DType::kF32, &kept), Error);
+}
+
 struct Swept {
   std::vector<double> loss;
   std::vector<std::vector<double>> gradients;

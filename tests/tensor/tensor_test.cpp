@@ -42,6 +42,22 @@ TEST(Tensor, IntegersFromTheHostKeepTheirRangeUntilTheyAreWritten) {
   EXPECT_FALSE(Tensor::zeros({1}, DType::kI32, test_backend()).index_range());
 }
 
+TEST(Tensor, AnyAccessForWritingEndsAWatch) {
+  Tensor values = Tensor::zeros({2, 3}, DType::kF32, test_backend());
+  EXPECT_FALSE(values.unchanged()) << "nobody has looked yet";
+  Tensor row = values.view({3}, 3);
+  values.watch();
+  (void)row.data();
+  (void)row.clone();
+  EXPECT_TRUE(values.unchanged() && row.unchanged());
+  row.assign(row.full_like(1.0));
+  EXPECT_FALSE(values.unchanged());
+  row.watch();
+  EXPECT_TRUE(values.unchanged());
+  values.mutable_data();
+  EXPECT_FALSE(values.unchanged());
+}
+
 TEST(Tensor, ViewsShareElementsAndClonesDoNot) {
   Tensor original = Tensor::zeros({2, 3}, DType::kF32, test_backend());
   Tensor row = original.view({3}, 3);

@@ -131,6 +131,10 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
   std::copy(std::begin(scalars), std::end(scalars), update.scalars);
   table.row("AdamW", dtype, 28.0 * static_cast<double>(n),
             [&] { backend.update(UpdateFormula::kAdamW, update); });
+  const Array copy(backend, DType::kBF16, n, 0);
+  update.copy = copy;
+  table.row("AdamW with a copy", dtype, 30.0 * static_cast<double>(n),
+            [&] { backend.update(UpdateFormula::kAdamW, update); });
 }
 
 // Seconds of a product with each algorithm that the library proposes; with the first again where there are not

@@ -218,6 +218,12 @@ void register_large() {
                [&] { backend.update(UpdateFormula::kMomentumClassical, update_of(kLarge, x, z, w, y)); });
   report_large("adamw", 7 * one,
                [&] { backend.update(UpdateFormula::kAdamW, update_of(kLarge, x, z, w, y)); });
+  static const Array copy(kLarge / 2);  // 16-bit elements
+  report_large("adamw_bf16_copy", 7.5 * one, [&] {
+    UpdateArguments arguments = update_of(kLarge, x, z, w, y);
+    arguments.copy = copy;
+    backend.update(UpdateFormula::kAdamW, arguments);
+  });
 }
 
 // Calls of a training step of a 64-128-10 network at batch 32.

@@ -65,6 +65,7 @@ TEST(KernelRaces, NoneElementByElement) {
     update.slots[0] = arrays.in_out(values(n));
     update.slots[1] = arrays.in_out(values(n));
     for (double& scalar : update.scalars) scalar = 0.5;
+    update.copy = arrays.output<BFloat16>(n);
     backend.update(UpdateFormula::kAdamW, update);
   });
 }
