@@ -58,13 +58,13 @@ struct MatmulArguments {
   int64_t batch_stride_a = 0, batch_stride_b = 0;  // elements between consecutive matrices; 0 repeats one matrix
   const void* bias = nullptr;                      // (n), accumulation type, added to every row; may be null
   Activation activation = Activation::kNone;       // applied after the bias
-  // (batch,m,n) of type output: what the activation is applied to is stored there too. Null for kNone, else may be.
+  // (batch,m,n) of type output: what the activation is applied to, rounded, is stored there too. Null for kNone, else may be.
   void* argument = nullptr;
   // (batch,m,n) of type output: where not null, c is the product times activation'(derivative_at) instead, the backward pass
   // through an activation whose argument that is (of kRelu its result does as well). Null for kNone, and with a bias.
   const void* derivative_at = nullptr;
-  // (n), accumulation type: where not null, gets the sums over k of the columns of b, which is not transposed; batch is 1.
-  // With b the gradient of x W + bias this is that of the bias.
+  // (n), accumulation type: where not null, gets the sums over k of the columns of b, which is not transposed; batch is 1,
+  // and there is no bias. With b the gradient of x W + bias this is that of the bias.
   void* column_sums = nullptr;
 };
 
@@ -280,6 +280,7 @@ class Backend {
   virtual std::unique_ptr<Recording> end_recording() = 0;
 
   // ---- elementwise ---------------------------------------------------------------------------------------------
+  // y may be x.
   virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
   // dx[i] = dy[i] * op'(x[i]); y is op(x), already computed. For kTanh, kSigmoid, kSoftplus, kRelu, kGelu,
   // kGeluTanh, kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf. dx may be any of the others.

@@ -57,6 +57,16 @@ void dispatch_storable(const char* op, DType dtype, const F& function) {
   }
 }
 
+// Error (kInternal) for combinations that MatmulArguments excludes.
+inline void check_product(const MatmulArguments& a) {
+  const bool derived = a.derivative_at != nullptr;
+  const bool excluded = ((a.argument != nullptr || derived) && a.activation == Activation::kNone) ||
+                        (derived && (a.bias != nullptr || a.argument != nullptr)) ||
+                        (a.column_sums != nullptr && (a.bias != nullptr || a.batch != 1 || a.transpose_b));
+  if (excluded)
+    fail(ErrorKind::kInternal, "matmul: bias, activation and column sums that exclude each other");
+}
+
 // Error (kInternal) for a copy that UpdateArguments does not provide for.
 inline void check_copy(const UpdateArguments& arguments) {
   if (arguments.copy == nullptr) return;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build; the unit
-# tests under the address and undefined-behaviour sanitizers, compiled by clang++ where it is there, so that two compilers see
-# everything; those of the folders in which threads meet under the thread sanitizer. Exit 0 when all passed.
+# tests under the address and undefined-behaviour sanitizers, they and what they link compiled by clang++ where it is there, so
+# that a second compiler sees them; those of the folders in which threads meet under the thread sanitizer. Exit 0 when all passed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,7 +31,7 @@ run_tests() {
 
 # Over the stand-ins of tests/cuda_on_cpu; every tensor a buffer of its own, so that the sanitizer knows where it ends.
 gpu_kernels_under_sanitizers() {
-  LOCKSTEP_ALLOCATOR=poison run_tests asan --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
+  LOCKSTEP_ALLOCATOR=poison run_tests "$asan" --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
 }
 
 # Tests ask for more memory than there is, and expect an answer.
@@ -43,14 +43,15 @@ part "release build" launch/build.sh release
 if [ "$failures" -eq 0 ]; then
   part "tests" run_tests release
 fi
+asan=asan
 if command -v clang++ >/dev/null; then
-  part "sanitizer build (address, undefined)" env CC=clang CXX=clang++ launch/build.sh asan
+  asan=asan_clang
 else
   left_out "build with clang++" "clang++ is not installed"
-  part "sanitizer build (address, undefined)" launch/build.sh asan
 fi
-if [ -x build/asan/bin/lockstep ]; then
-  part "unit tests under sanitizers" run_tests asan --label-regex '^unit$'
+part "sanitizer build (address, undefined)" launch/build.sh "$asan"
+if [ -x "build/$asan/bin/lockstep" ]; then
+  part "unit tests under sanitizers" run_tests "$asan" --label-regex '^unit$'
   part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
 fi
 # The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.

@@ -88,9 +88,12 @@ void multiply_batch(const MatmulArguments& arguments) {
 
 void CpuBackend::matmul(const MatmulArguments& arguments) {
   const MatmulArguments& a = arguments;
+  check_product(a);
+  // In 16 bits a GELU is of the rounded argument, stored or not.
+  const bool rounded = size_of(a.output) == 2 && a.activation != Activation::kRelu;
   MatmulArguments product = a;
   if (a.argument != nullptr) product.c = a.argument;
-  if (a.argument != nullptr || a.derivative_at != nullptr) product.activation = Activation::kNone;
+  if (a.argument != nullptr || a.derivative_at != nullptr || rounded) product.activation = Activation::kNone;
   dispatch_floating("matmul", a.dtype, [&]<class In>(In) {
     using Wide = Accumulation<In>;
     if (a.output == a.dtype) return multiply_batch<In, In>(product);
@@ -103,7 +106,7 @@ void CpuBackend::matmul(const MatmulArguments& arguments) {
     if (a.derivative_at != nullptr) {
       unary_backward(op, a.output, elements, a.derivative_at, a.derivative_at, a.c, a.c);
     } else {
-      unary(op, a.output, elements, a.argument, a.c);
+      unary(op, a.output, elements, product.c, a.c);
     }
   }
   if (a.column_sums != nullptr) sum_columns(a.dtype, a.k, a.n, a.b, a.column_sums);

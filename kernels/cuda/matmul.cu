@@ -2,9 +2,10 @@
 // the product as we define it; a plain kernel where it has no algorithm.
 //
 // The library's only GELU is the tanh form, of which it does not say how exact it is: it serves 16-bit
-// results, whose rounding is coarser, and wider ones get ours. Its ReLU may swallow NaN. The exact GELU, ReLU
-// and what else remains run in a pass of our own. The library adds a bias of the result's type alone: of
-// 16-bit results the bias is rounded to 16 bits first.
+// results, whose rounding is coarser, and wider ones get ours. Nor does it say what becomes of infinite
+// arguments, where ours is 0 or the argument. Its ReLU may swallow NaN. The exact GELU, ReLU and what else
+// remains run in a pass of our own. The library adds a bias of the result's type alone: of 16-bit results the
+// bias is rounded to 16 bits first.
 #include <memory>
 
 #include "core/error.h"
@@ -136,6 +137,7 @@ void CudaBackend::add_bias(DType dtype, int64_t elements, int64_t n, const void*
 
 void CudaBackend::multiply(const MatmulArguments& arguments, bool accumulate) {
   const MatmulArguments& a = arguments;
+  check_product(a);
   product_type(a.dtype);
   if (a.output != a.dtype && a.output != accumulation_type(a.dtype)) fail_dtype("matmul: output", a.output);
   const int64_t elements = a.batch * a.m * a.n;

@@ -137,8 +137,8 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
             aligned_to(16, static_cast<const T*>(arguments.gradients) + head),
             arguments.copy,
             arguments.copy_dtype,
-            arguments.copy != nullptr &&
-                aligned_to(Work::kLanes * sizeof(uint16_t), static_cast<const uint16_t*>(arguments.copy) + head)};
+            arguments.copy != nullptr && aligned_to(Work::kLanes * sizeof(uint16_t),
+                                                    static_cast<const uint16_t*>(arguments.copy) + head)};
   for (int k = 1; k < Work::kArrays; ++k) {
     work.arrays[k] = static_cast<T*>(arguments.slots[k - 1]);
     work.vectors = work.vectors && aligned_to(16, work.arrays[k] + head);

@@ -4,8 +4,9 @@
 // a loop over them into vector code; each operation is an IEEE one or an explicit fused multiply-add, so an
 // element has the same bits in the vector body and in the scalar tail of a loop. Errors over the
 // whole range, in units in the last place (tests/kernels check them): exp and log 1, softplus and erf 2, tanh
-// and sigmoid 2.5, gelu 5 (more where Phi is subnormal). Overflow, underflow to subnormals, infinities and
-// NaN come out as the exact function's. The double versions use the C++ library.
+// and sigmoid 2.5, gelu 5 (more where Phi is subnormal), gelu_tanh 5 for positive arguments and 3 more for
+// each factor e that it is smaller than a negative one. Overflow, underflow to subnormals, infinities and NaN
+// come out as the exact function's. The double versions use the C++ library.
 //
 // Coefficients: minimax polynomials (Remez exchange on the weighted relative error), rounded to float.
 #pragma once

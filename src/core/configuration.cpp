@@ -704,6 +704,16 @@ std::string Configuration::resolved() const {
   return text;
 }
 
+std::set<std::string> Configuration::at_default() const {
+  std::set<std::string> keys;
+  impl_->root->visit([&](const Section::Impl& section) {
+    for (const Declaration& declaration : section.declarations) {
+      if (declaration.value == declaration.fallback) keys.insert(join_path(section.path, declaration.key));
+    }
+  });
+  return keys;
+}
+
 std::string Configuration::describe() const {
   std::string text;
   impl_->root->visit([&](const Section::Impl& section) {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -96,6 +97,9 @@ class Configuration {
   // Every key read so far with its value (given or fallback), as TOML text that parses to the same
   // configuration (reals in their shortest exact form). Not for a description.
   std::string resolved() const;
+
+  // Those of the keys read so far that hold their defaults, as "section.key" and "section.list[2].key".
+  std::set<std::string> at_default() const;
 
   // Every key read so far with type, range or choices, default and description, section by section.
   std::string describe() const;

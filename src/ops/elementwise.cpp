@@ -9,6 +9,7 @@
 #include "autodiff/autocast.h"
 #include "autodiff/node.h"
 #include "core/error.h"
+#include "kernels/math/elementary.h"
 #include "ops/cast.h"
 #include "ops/reduction.h"
 
@@ -210,12 +211,16 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
       return add(distribution, multiply(x, density));
     }
     case UnaryOp::kGeluTanh: {
-      // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3)
+      // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3); beyond the bound, as in the kernel, 0
+      // or 1 before anything overflows.
       const double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi_v<double>;
-      const Tensor squared = square(x);
-      const Tensor s = sigmoid(scale(multiply(x, scale_shift(squared, 0.044715, 1.0)), factor));
+      const Tensor bound = add_scalar(Tensor::zeros({1}, x.dtype(), x.backend()),
+                                      x.dtype() == DType::kF64 ? math::kGeluTanhBound<double> : math::kGeluTanhBound<float>);
+      const Tensor bounded = minimum(maximum(x, negate(bound)), bound);
+      const Tensor squared = square(bounded);
+      const Tensor s = sigmoid(scale(multiply(bounded, scale_shift(squared, 0.044715, 1.0)), factor));
       const Tensor slope = scale(scale_shift(squared, 3.0 * 0.044715, 1.0), factor);
-      return add(s, multiply(multiply(x, slope), subtract(s, square(s))));
+      return add(s, multiply(multiply(bounded, slope), subtract(s, square(s))));
     }
     case UnaryOp::kAbs:
       return sign(x);

@@ -250,9 +250,8 @@ LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tenso
   return operands;
 }
 
-// linear() of prepared operands, without history. argument: gets what a GELU was applied to where its derivative will be
-// needed, and wherever the product's type rounds it: in 16 bits a GELU is of the rounded argument, whether or not there is
-// a derivative to come.
+// linear() of prepared operands, without history. argument: gets what a GELU was applied to, where its derivative will be
+// needed.
 Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activation activation, bool differentiable,
                     Tensor* argument) {
   const Tensor& x = operands.x;
@@ -272,7 +271,7 @@ Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activa
   arguments.bias = operands.bias.defined() ? operands.bias.data() : nullptr;
   arguments.activation = activation;
   const bool gelu = activation == Activation::kGelu || activation == Activation::kGeluTanh;
-  if (gelu && (differentiable || size_of(compute) == 2)) {
+  if (gelu && differentiable) {
     *argument = y.empty_like();
     arguments.argument = argument->mutable_data();
   }

@@ -58,7 +58,8 @@ class Tensor {
   // For whoever had the elements written, and saw them on the host.
   void set_index_range(const IndexRange& range) { storage_->set_index_range(range); }
   // Whether nothing has had access for writing to the elements' storage since the last watch() on it, by mutable_data() of
-  // any tensor that shares it: how whoever keeps something made of the elements learns that it has to be made anew.
+  // any tensor that shares it: how the one who keeps something made of the elements learns that it has to be made anew.
+  // One watches a storage, and while it is watched one thread writes.
   bool unchanged() const { return storage_->unchanged(); }
   void watch() const { storage_->watch(); }
   template <class T>

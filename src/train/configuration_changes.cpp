@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <set>
 #include <sstream>
 
 namespace lockstep {
@@ -43,7 +42,8 @@ std::map<std::string, std::string> settings_of(const std::string& resolved) {
 
 }  // namespace
 
-std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now) {
+std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now,
+                                                 const std::set<std::string>& at_default) {
   const std::map<std::string, std::string> old_settings = settings_of(before),
                                            new_settings = settings_of(now);
   std::set<std::string> keys;
@@ -55,6 +55,7 @@ std::vector<SettingChange> configuration_changes(const std::string& before, cons
   for (const std::string& key : keys) {
     const auto was = old_settings.find(key), is = new_settings.find(key);
     if (was == old_settings.end()) {
+      if (at_default.contains(key)) continue;
       changes.push_back({key, fmt::format("{} = {}, it was not set", key, is->second)});
     } else if (is == new_settings.end()) {
       changes.push_back({key, fmt::format("{} is not set, it was {}", key, was->second)});

@@ -1,6 +1,7 @@
 // What differs between the configuration in a checkpoint and that of the run which reads it.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,11 @@ struct SettingChange {
 };
 
 // Settings that two resolved configurations (Configuration::resolved()) do not share: of another value, or
-// in one of them only. In order of their keys. run.output is none: where a run lies is no part of it.
-std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now);
+// in one of them only. In order of their keys. run.output is none: where a run lies is no part of it. Neither
+// is a setting of now alone that holds its default (Configuration::at_default()): it came with a newer
+// version.
+std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now,
+                                                 const std::set<std::string>& at_default);
 
 // Whether the setting is part of the model, layers without parameters included: tensors that fit do not tell,
 // a model that has gained an activation has the same ones.

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "kernels/backend.h"
+
 namespace lockstep {
 
 namespace {
@@ -36,7 +38,11 @@ const AutocastScope::Copies& LoweredParameters::current() {
 }
 
 bool LoweredParameters::exact() const {
-  return bytes_of(values_) == bytes_of(parameters_.converted(values_.dtype()));
+  // Rounded on the host: a device that is full has no room for a second copy.
+  const std::vector<std::byte> parameters = bytes_of(parameters_), copy = bytes_of(values_);
+  std::vector<std::byte> rounded(copy.size());
+  cpu_backend().cast(parameters_.dtype(), values_.dtype(), values_.elements(), parameters.data(), rounded.data());
+  return copy == rounded;
 }
 
 }  // namespace lockstep

@@ -391,7 +391,7 @@ class Run {
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const std::string& before, const std::string& path) {
-    for (const SettingChange& change : configuration_changes(before, resolved_)) {
+    for (const SettingChange& change : configuration_changes(before, resolved_, configuration_.at_default())) {
       if (defines_run(change.key)) {
         fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
       }
@@ -1041,7 +1041,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
         }
         restore_parameters(*replica, state, averaged, checkpoint);
         for (const SettingChange& change :
-             configuration_changes(state.configuration, configuration.resolved())) {
+             configuration_changes(state.configuration, configuration.resolved(), configuration.at_default())) {
           if (defines_model(change.key)) {
             fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; an evaluation needs the model that was trained",
                                                      checkpoint, change.text));

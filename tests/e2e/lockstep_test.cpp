@@ -26,7 +26,8 @@ const std::vector<Case> kCases = {
      "type = \"sequential\"\nlayers = [{type = \"reshape\", shape = [8, 8]}, {type = \"linear\", units = "
      "12}, "
      "{type = \"positions\"}, {type = \"transformer_block\", heads = 3, causal = true, dropout = 0.2}, "
-     "{type = \"transformer_block\", heads = 2}, {type = \"layer_norm\"}, {type = \"mean_positions\"}, "
+     "{type = \"transformer_block\", heads = 2, activation = \"gelu_tanh\"}, {type = \"layer_norm\"}, {type "
+     "= \"mean_positions\"}, "
      "{type = \"linear\", units = 10}]\n"},
 };
 

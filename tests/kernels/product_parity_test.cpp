@@ -116,8 +116,9 @@ TYPED_TEST(ProductParity, OfTheGradientsOfAWeightAndItsBias) {
   SKIP_ON_CPU();
   using S = TypeParam;
   using Wide = Accumulation<S>;
-  for (const auto& [m, n, k] :
+  for (const auto& shape :
        {std::array<int64_t, 3>{7, 24, 50}, {16, 1, 9}, {3, 17, 0}, {0, 5, 6}, {4, 300, 1000}}) {
+    const int64_t m = shape[0], n = shape[1], k = shape[2];
     MatmulArguments a;
     a.dtype = dtype_of<S>;
     a.output = dtype_of<Wide>;

@@ -83,7 +83,8 @@ INSTANTIATE_TEST_SUITE_P(
              "[model]\ntype = 'sequential'\nlayers = [{type = 'reshape', shape = [8, 8]}, {type = "
              "'positions'},"
              "{type = 'transformer_block', heads = 2, dropout = 0.3},"
-             "{type = 'transformer_block', heads = 4, causal = true}, {type = 'transformer_block', expansion "
+             "{type = 'transformer_block', heads = 4, causal = true, activation = 'gelu_tanh'}, {type = "
+             "'transformer_block', expansion "
              "= 2},"
              "{type = 'mean_positions'}, {type = 'linear', units = 10}]"}),
     [](const auto& variant) { return std::string(variant.param.name); });

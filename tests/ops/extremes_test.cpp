@@ -55,6 +55,18 @@ class Extremes : public testing::TestWithParam<DType> {
 
 constexpr double kFar = 1e4, kHalfLargest = 65504.0;
 
+// Where the cube of the argument overflows: the derivatives of any order too.
+TEST_P(Extremes, Gelus) {
+  for (Tensor (*f)(const Tensor&) : {&gelu, &gelu_tanh}) {
+    const std::vector<double> at = {-kHalfLargest, -kFar, -100, 100, kFar, kHalfLargest};
+    check(f, at, {0, 0, 0, 100, kFar, kHalfLargest}, {1, 1, 1, 1, 1, 1}, {0, 0, 0, 1, 1, 1});
+    const std::vector<Tensor> x = {row(at)}, ones = {x[0].full_like(1.0)};
+    const Function total = [f](std::span<const Tensor> in) { return sum(f(in[0])); };
+    expect(grad(total, x, true)[0], {0, 0, 0, 1, 1, 1});
+    expect(hvp(total, x, ones)[0], {0, 0, 0, 0, 0, 0});
+  }
+}
+
 TEST_P(Extremes, Softmax) {
   check(softmax, {kFar, 0, -kFar}, {1, 0, 0}, {3, 5, 7}, {0, 0, 0});
   check(softmax, {-kFar, -kFar, kFar, kFar}, {0, 0, 0.5, 0.5}, {1, 1, 2, 6}, {0, 0, -1, 1});

@@ -6,9 +6,10 @@
 namespace lockstep {
 namespace {
 
-std::vector<std::string> changes(const std::string& before, const std::string& now) {
+std::vector<std::string> changes(const std::string& before, const std::string& now,
+                                 const std::set<std::string>& at_default = {}) {
   std::vector<std::string> texts;
-  for (const SettingChange& change : configuration_changes(before, now)) {
+  for (const SettingChange& change : configuration_changes(before, now, at_default)) {
     EXPECT_EQ(change.text.rfind(change.key + " ", 0), 0u) << change.text;
     texts.push_back(change.text);
   }
@@ -25,6 +26,15 @@ TEST(ConfigurationChanges, OfTheSameSettingsAreNone) {
 TEST(ConfigurationChanges, NameValuesAndWhatOnlyOneSideHas) {
   EXPECT_EQ(changes("[a]\nx = 1\ny = 2\n[b]\nz = \"s\"\n", "[a]\nx = 1\ny = 3\n[c]\nz = true\n"),
             (Texts{"a.y = 3, it was 2", "b.z is not set, it was \"s\"", "c.z = true, it was not set"}));
+}
+
+TEST(ConfigurationChanges, AreNotSettingsOfANewerVersionAtTheirDefaults) {
+  const std::string before = "[[m.l]]\nt = 1\n", now = "[[m.l]]\nt = 1\na = 2\n[b]\nz = true\n";
+  EXPECT_EQ(changes(before, now, {"m.l[0].a", "b.z"}), Texts{});
+  EXPECT_EQ(changes(before, now, {"b.z"}), Texts{"m.l[0].a = 2, it was not set"});
+  EXPECT_EQ(changes(now, before, {"m.l[0].a", "b.z"}),
+            (Texts{"b.z is not set, it was true", "m.l[0].a is not set, it was 2"}));
+  EXPECT_EQ(changes("[b]\nz = false\n", "[b]\nz = true\n", {"b.z"}), Texts{"b.z = true, it was false"});
 }
 
 TEST(ConfigurationChanges, SeeElementsOfListsThatCameOrWent) {
