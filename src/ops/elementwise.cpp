@@ -184,6 +184,12 @@ Tensor scale_shift(const Tensor& x, double factor, double shift) {
   return record<ScaleNode>(std::move(y), {&x}, factor);
 }
 
+// x where it lies within [-bound, bound], else the nearer end.
+Tensor clamp(const Tensor& x, double bound) {
+  const Tensor end = add_scalar(Tensor::zeros({1}, x.dtype(), x.backend()), bound);
+  return minimum(maximum(x, negate(end)), end);
+}
+
 // op'(x) out of differentiable ops; y = op(x).
 Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
   switch (op) {
@@ -204,19 +210,17 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
     case UnaryOp::kRelu:
       return greater(x, Tensor::zeros({1}, x.dtype(), x.backend()));
     case UnaryOp::kGelu: {
-      // Phi(x) + x phi(x)
-      const Tensor distribution = scale_shift(erf(scale(x, std::numbers::sqrt2 / 2)), 0.5, 0.5);
+      // Phi(x) + x phi(x); beyond the bound, as in the kernel, 0 or 1 before anything overflows.
+      const Tensor bounded = clamp(x, x.dtype() == DType::kF64 ? math::kGaussianBound<double> : math::kGaussianBound<float>);
+      const Tensor distribution = scale_shift(erf(scale(bounded, std::numbers::sqrt2 / 2)), 0.5, 0.5);
       const Tensor density =
-          scale(exp(scale(square(x), -0.5)), std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
-      return add(distribution, multiply(x, density));
+          scale(exp(scale(square(bounded), -0.5)), std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
+      return add(distribution, multiply(bounded, density));
     }
     case UnaryOp::kGeluTanh: {
-      // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3); beyond the bound, as in the kernel, 0
-      // or 1 before anything overflows.
+      // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3); bounded as well.
       const double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi_v<double>;
-      const Tensor bound = add_scalar(Tensor::zeros({1}, x.dtype(), x.backend()),
-                                      x.dtype() == DType::kF64 ? math::kGeluTanhBound<double> : math::kGeluTanhBound<float>);
-      const Tensor bounded = minimum(maximum(x, negate(bound)), bound);
+      const Tensor bounded = clamp(x, x.dtype() == DType::kF64 ? math::kGeluTanhBound<double> : math::kGeluTanhBound<float>);
       const Tensor squared = square(bounded);
       const Tensor s = sigmoid(scale(multiply(bounded, scale_shift(squared, 0.044715, 1.0)), factor));
       const Tensor slope = scale(scale_shift(squared, 3.0 * 0.044715, 1.0), factor);

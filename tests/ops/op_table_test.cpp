@@ -119,9 +119,9 @@ std::vector<OpCase> op_table() {
                      {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63), real({5, 6}, 64), real({6}, 65)}});
   }
   // Of a width that cuBLASLt takes for its epilogues.
-  table.push_back({"feed_forward_of_16",
+  table.push_back({"feed_forward_of_8",
                    [](Inputs x) { return feed_forward(x[0], x[1], x[2], Activation::kGeluTanh, x[3], x[4]); },
-                   {real({3, 4}, 61), real({4, 16}, 62), real({16}, 63), real({16, 8}, 64), real({8}, 65)}});
+                   {real({3, 4}, 61), real({4, 8}, 62), real({8}, 63), real({8, 2}, 64), real({2}, 65)}});
   table.push_back({"feed_forward_without_bias",
                    [](Inputs x) { return feed_forward(x[0], x[1], {}, Activation::kGelu, x[2], {}); },
                    {real({3, 4}, 61), real({4, 5}, 62), real({5, 2}, 64)}});
