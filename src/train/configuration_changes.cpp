@@ -55,12 +55,12 @@ std::vector<SettingChange> configuration_changes(const std::string& before, cons
   for (const std::string& key : keys) {
     const auto was = old_settings.find(key), is = new_settings.find(key);
     if (was == old_settings.end()) {
-      if (at_default.contains(key)) continue;
-      changes.push_back({key, fmt::format("{} = {}, it was not set", key, is->second)});
+      changes.push_back(
+          {key, fmt::format("{} = {}, it was not set", key, is->second), at_default.contains(key)});
     } else if (is == new_settings.end()) {
-      changes.push_back({key, fmt::format("{} is not set, it was {}", key, was->second)});
+      changes.push_back({key, fmt::format("{} is not set, it was {}", key, was->second), false});
     } else if (was->second != is->second) {
-      changes.push_back({key, fmt::format("{} = {}, it was {}", key, is->second, was->second)});
+      changes.push_back({key, fmt::format("{} = {}, it was {}", key, is->second, was->second), false});
     }
   }
   return changes;

@@ -10,12 +10,13 @@ namespace lockstep {
 struct SettingChange {
   std::string key;   // "optimizer.learning_rate", "model.layers[2].units"
   std::string text;  // "KEY = NEW, it was OLD", "KEY = NEW, it was not set" or "KEY is not set, it was OLD"
+  // It was not set, and is at its default now: the same thing where it came with a newer version.
+  bool by_default = false;
 };
 
 // Settings that two resolved configurations (Configuration::resolved()) do not share: of another value, or
-// in one of them only. In order of their keys. run.output is none: where a run lies is no part of it. Neither
-// is a setting of now alone that holds its default (Configuration::at_default()): it came with a newer
-// version.
+// in one of them only. In order of their keys. run.output is none: where a run lies is no part of it.
+// at_default: the settings of `now` that hold their defaults, Configuration::at_default().
 std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now,
                                                  const std::set<std::string>& at_default);
 

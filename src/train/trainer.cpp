@@ -391,8 +391,9 @@ class Run {
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const std::string& before, const std::string& path) {
-    for (const SettingChange& change : configuration_changes(before, resolved_, configuration_.at_default())) {
-      if (defines_run(change.key)) {
+    for (const SettingChange& change :
+         configuration_changes(before, resolved_, configuration_.at_default())) {
+      if (defines_run(change.key) && !change.by_default) {
         fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
       }
       changes_.push_back(change.text);
@@ -1040,9 +1041,9 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
           fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
         }
         restore_parameters(*replica, state, averaged, checkpoint);
-        for (const SettingChange& change :
-             configuration_changes(state.configuration, configuration.resolved(), configuration.at_default())) {
-          if (defines_model(change.key)) {
+        for (const SettingChange& change : configuration_changes(
+                 state.configuration, configuration.resolved(), configuration.at_default())) {
+          if (defines_model(change.key) && !change.by_default) {
             fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; an evaluation needs the model that was trained",
                                                      checkpoint, change.text));
           }

@@ -6,10 +6,9 @@
 namespace lockstep {
 namespace {
 
-std::vector<std::string> changes(const std::string& before, const std::string& now,
-                                 const std::set<std::string>& at_default = {}) {
+std::vector<std::string> changes(const std::string& before, const std::string& now) {
   std::vector<std::string> texts;
-  for (const SettingChange& change : configuration_changes(before, now, at_default)) {
+  for (const SettingChange& change : configuration_changes(before, now, {})) {
     EXPECT_EQ(change.text.rfind(change.key + " ", 0), 0u) << change.text;
     texts.push_back(change.text);
   }
@@ -28,13 +27,18 @@ TEST(ConfigurationChanges, NameValuesAndWhatOnlyOneSideHas) {
             (Texts{"a.y = 3, it was 2", "b.z is not set, it was \"s\"", "c.z = true, it was not set"}));
 }
 
-TEST(ConfigurationChanges, AreNotSettingsOfANewerVersionAtTheirDefaults) {
-  const std::string before = "[[m.l]]\nt = 1\n", now = "[[m.l]]\nt = 1\na = 2\n[b]\nz = true\n";
-  EXPECT_EQ(changes(before, now, {"m.l[0].a", "b.z"}), Texts{});
-  EXPECT_EQ(changes(before, now, {"b.z"}), Texts{"m.l[0].a = 2, it was not set"});
-  EXPECT_EQ(changes(now, before, {"m.l[0].a", "b.z"}),
-            (Texts{"b.z is not set, it was true", "m.l[0].a is not set, it was 2"}));
-  EXPECT_EQ(changes("[b]\nz = false\n", "[b]\nz = true\n", {"b.z"}), Texts{"b.z = true, it was false"});
+TEST(ConfigurationChanges, TellSettingsThatANewerVersionAddedAtTheirDefaults) {
+  const std::string before = "[b]\nz = 1\n[[m.l]]\nt = 1\n",
+                    now = "[b]\nz = 2\n[[m.l]]\nt = 1\na = 2\nc = 3\n";
+  Texts by_default;
+  const auto found = configuration_changes(before, now, {"b.z", "m.l[0].a", "m.l[0].t"});
+  for (const SettingChange& change : found) {
+    if (change.by_default) by_default.push_back(change.key);
+  }
+  EXPECT_EQ(found.size(), 3u);
+  EXPECT_EQ(by_default, Texts{"m.l[0].a"});
+  for (const SettingChange& change : configuration_changes(now, before, {"m.l[0].a"}))
+    EXPECT_FALSE(change.by_default) << change.text;
 }
 
 TEST(ConfigurationChanges, SeeElementsOfListsThatCameOrWent) {
