@@ -28,14 +28,16 @@ template <class In, class Out>
 void multiply_batch(const MatmulArguments& arguments) {
   const int64_t m = arguments.m, n = arguments.n, k = arguments.k, batch = arguments.batch;
   if (batch == 0 || m == 0 || n == 0) return;
+  // Of k = 0 nothing is read, but addresses are formed, which may not be of nothing.
+  static constexpr In kNothing{};
   Product<In, Out> whole;
   whole.m = m;
   whole.n = n;
   whole.k = k;
-  whole.a = static_cast<const In*>(arguments.a);
+  whole.a = k > 0 ? static_cast<const In*>(arguments.a) : &kNothing;
   whole.lda = arguments.transpose_a ? m : k;
   whole.transpose_a = arguments.transpose_a;
-  whole.b = static_cast<const In*>(arguments.b);
+  whole.b = k > 0 ? static_cast<const In*>(arguments.b) : &kNothing;
   whole.ldb = arguments.transpose_b ? k : n;
   whole.transpose_b = arguments.transpose_b;
   whole.c = static_cast<Out*>(arguments.c);

@@ -136,8 +136,9 @@ std::vector<OpCase> op_table() {
   table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], beside(x[0], weights)); },
                    {real({4, 3}, 74), real({4, 3}, 75)}});
 
-  for (const auto& [name, cell] : {std::pair("rnn_tanh", RecurrentCell::kTanh), {"rnn_relu", RecurrentCell::kRelu},
+  for (const auto& [name, kind] : {std::pair("rnn_tanh", RecurrentCell::kTanh), {"rnn_relu", RecurrentCell::kRelu},
                                    {"lstm", RecurrentCell::kLstm}, {"gru", RecurrentCell::kGru}}) {
+    const RecurrentCell cell = kind;  // clang 14 captures no structured bindings
     const int64_t gates = 3 * gates_of(cell);
     for (bool reverse : {false, true}) {
       table.push_back({"recurrent_" + std::string(name) + (reverse ? "_reverse" : ""),

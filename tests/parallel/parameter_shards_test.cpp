@@ -129,7 +129,8 @@ TEST(ParameterShards, NormBlocksAndGatheredArraysAreThoseOfOneWorker) {
 }
 
 TEST(ParameterShards, PartsTravelToWorkerZeroAndBack) {
-  for (const auto& [world_size, shares] : layouts()) {
+  for (const auto& [world_size, dealt] : layouts()) {
+    const std::vector<Share>& shares = dealt;  // clang 14 captures no structured bindings
     const int64_t extent = shares.back().range.end;
     const std::vector<float> values = rough_values<float>(extent, 5);
     run_threaded(world_size, [&](Communicator& communicator) {
