@@ -11,19 +11,19 @@ build=build/bundle
 limit_mib=60
 from_cuda='^lib(cuda|cudart|cublas|cublasLt|cudnn[a-z_]*|nccl|nvrtc[a-z-]*|nvJitLink|nvidia-[a-z]*)\.so'
 
+tests=(kernels tensor ops autodiff nn optim parallel train)
+benchmarks=(device reduction)
+programs=(lockstep "${tests[@]/%/_test}" "${benchmarks[@]/%/_benchmark}")
+
 cmake --preset bundle
-cmake --build "$build"
+cmake --build "$build" --target lockstep_command "${programs[@]:1}"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 stage=$work/lockstep-gpu
 mkdir -p "$stage"/{bin,libexec,lib/openmpi,share,etc}
 
-for program in "$build"/bin/*; do
-  # End-to-end tests start other programs by the paths of the build.
-  case $(basename "$program") in e2e_test | faults_test | distributed_*) continue ;; esac
-  cp "$program" "$stage/libexec/"
-done
+cp "${programs[@]/#/$build/bin/}" "$stage/libexec/"
 mpi_bin=$(dirname "$(realpath "$(command -v mpirun)")")
 cp -L "$mpi_bin/mpirun" "$mpi_bin/orted" "$stage/libexec/"
 
@@ -59,8 +59,7 @@ export OPAL_PREFIX="$here" OPAL_LIBDIR="$here/lib" OPAL_PKGLIBDIR="$here/lib/ope
   PMIX_PKGLIBDIR="$here/lib/pmix" PMIX_MCA_mca_base_component_path="$here/lib/pmix" OMPI_MCA_mca_base_component_show_load_errors=0
 path=$here/lib
 for folder in $(echo "${LD_LIBRARY_PATH:-}" | tr : ' ') /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib \
-  /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/x86_64-linux-gnu /usr/lib64 \
-  $(ls -d /usr/lib/python3*/*-packages/nvidia/*/lib /usr/local/lib/python3*/*-packages/nvidia/*/lib 2>/dev/null); do
+  /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/x86_64-linux-gnu /usr/lib64; do
   path=$path:$folder
 done
 exec "$here"/lib/ld-linux-x86-64.so.2 --library-path "$path" "$here/libexec/$(basename "$0")" "$@"

@@ -9,8 +9,9 @@ finished step. PyTorch is written the way a practised user would for a small dat
 shuffle an epoch, gradients set to None, and the fastest of its fused and foreach optimizers and of its two memory formats. Its
 figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; this script itself needs nothing.
 
-With --device cuda both train on the first GPU, PyTorch with its data set on the device; h5py is not needed then (random samples of
-the same shapes take its place, which are as fast). Exit status 77 where PyTorch or its GPU is missing.
+With --device cuda both train on the first GPU: Lockstep with its steps recorded as CUDA graphs, PyTorch with its data set on the
+device. h5py is not needed then (random samples of the same shapes take its place, which are as fast). Exit status 77 where PyTorch
+or its GPU is missing.
 """
 
 import argparse
@@ -269,6 +270,8 @@ def lockstep_command(arguments, directory, workload, threads, steps, log_every):
         file.write(COMMON_TOML.format(data=arguments.data, batch=batch, device=arguments.device))
         file.write(WORKLOADS[workload]["model"])
     settings = {"device.threads": threads, "train.steps": steps, "train.log_every": log_every}
+    if arguments.device == "cuda":
+        settings["device.cuda_graph"] = "true"
     settings["precision.compute"] = "bf16" if WORKLOADS[workload].get("bf16") else "fp32"
     command = [arguments.lockstep, "train", config, "--output", os.path.join(directory, "run")]
     for key, value in settings.items():

@@ -10,20 +10,27 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"
 results=$(realpath -m "${1:-results}")
 mkdir -p "$results"
+rm -f "$results"/*.row
 limit=${LOCKSTEP_CHECK_SECONDS:-520}
 begin=$SECONDS
-failures=0
-rows=()
+names=()
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 bin=$here/bin
+python=${LOCKSTEP_PYTHON:-python3}
+# CUDA's libraries may lie among Python's packages alone; compute-sanitizer beside the toolkit.
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])' 2>/dev/null)
+for folder in "$packages"/nvidia/*/lib; do
+  [[ ! -d $folder ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+done
+PATH=$PATH:/usr/local/cuda/bin
 
 # check NAME SECONDS COMMAND...: passes when the command does; the last line of its log is what the table shows.
 check() {
   local name=$1 seconds=$2 left=$((limit - SECONDS + begin)) start=$SECONDS status verdict
   shift 2
   if ((left < 5)); then
-    rows+=("$name|not run|-|no time left")
-    return 0
+    echo "not run|-|no time left" >"$results/$name.row"
+    return
   fi
   timeout --kill-after=5 "$((seconds < left ? seconds : left))" "$@" >"$results/$name.log" 2>&1
   status=$?
@@ -33,12 +40,12 @@ check() {
     124 | 137) verdict="TIME OUT" ;;
     *) verdict="FAILED ($status)" ;;
   esac
-  [[ $status == 0 || $status == 77 ]] || failures=$((failures + 1))
-  rows+=("$name|$verdict|$((SECONDS - start))|$(grep -v '^ *$' "$results/$name.log" | tail -n 1 | tr '|' '/' | cut -c1-90)")
+  echo "$verdict|$((SECONDS - start))|$(grep -v '^ *$' "$results/$name.log" | tail -n 1 | tr '|' '/' | cut -c1-90)" >"$results/$name.row"
   printf '%-28s %-12s %4d s\n' "$name" "$verdict" "$((SECONDS - start))" >&2
 }
 
-unit_tests() { LOCKSTEP_TEST_DEVICE=cuda "$bin/$1_test" --gtest_brief=1 "${@:2}"; }
+# unit_tests FOLDER SHARD SHARDS: every SHARDS-th case of a folder.
+unit_tests() { LOCKSTEP_TEST_DEVICE=cuda GTEST_SHARD_INDEX=$2 GTEST_TOTAL_SHARDS=$3 "$bin/$1_test" --gtest_brief=1; }
 
 # train NAME WORKERS CONFIG OPTIONS...: one run into $results/NAME on the GPU.
 train() {
@@ -101,17 +108,40 @@ sanitized() {
     "$bin/kernels_test" --gtest_filter='*Cuda*' --gtest_brief=1
 }
 bench() { "$bin/$1" "${@:2}"; }
+# What a step takes, of the last line of a run's metrics: a wide MLP in bf16 alone, recorded, and over NCCL.
+wide=(configs/digits_mlp.toml --set model.hidden=[2048,2048,2048] --set train.micro_batches=2 --set train.micro_batch_size=512
+  --set train.epochs=0 --set train.steps=400 --set train.evaluate_every=0 --set checkpoint.every=0 --set train.log_every=100
+  --set precision.compute=bf16)
+steps() {
+  train step_alone 0 "${wide[@]}" && train step_graph 0 "${wide[@]}" --set device.cuda_graph=true &&
+    train step_nccl 1 "${wide[@]}" --set parallel.gpu_transport=nccl || return 1
+  local line
+  echo "| wide MLP in bf16 | samples/s | sweeps, us | exposed communication, us | update, us | host, us |"
+  echo "|---|---|---|---|---|---|"
+  for name in step_alone step_graph step_nccl; do
+    line=$(grep samples_per_second "$results/$name/metrics.jsonl" | tail -n 1)
+    echo "| $name | $(for field in samples_per_second compute_seconds exposed_communication_seconds optimizer_seconds host_seconds; do
+      sed -n "s/.*\"$field\": *\([^,}]*\).*/\1/p" <<<"$line"
+    done | awk 'NR == 1 {printf "%.0f", $1} NR > 1 {printf " | %s", $1 == "null" ? "-" : sprintf("%.1f", 1e6 * $1)}') |"
+  done
+}
 # Against PyTorch in eager mode, where the machine has it; the row that counts comes last.
 pytorch() {
-  local python=${LOCKSTEP_PYTHON:-python3}
   command -v "$python" >/dev/null || { echo "$python is not installed"; return 77; }
-  "$python" tools/compare_pytorch.py --device cuda --lockstep "$bin/lockstep" --python "$python" --repeats 3 --seconds 1 \
+  "$python" tools/compare_pytorch.py --device cuda --lockstep "$bin/lockstep" --python "$python" --repeats 2 --seconds 1 \
     --rows cnn wide-bf16 mlp
 }
-export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two tuned moved_to_cpu sanitized bench pytorch
-export results bin
-export short_text="${short[*]}"
-run() { check "$1" "$2" bash -c 'short=($short_text); "$@"' check "${@:3}"; }
+preload_pytorch() { "$python" -c 'import torch; torch.cuda.init(); print("PyTorch", torch.__version__)' || return 77; }
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two tuned moved_to_cpu sanitized bench steps pytorch preload_pytorch
+export results bin python
+export short_text="${short[*]}" wide_text="${wide[*]}"
+# run NAME SECONDS COMMAND...: by itself; start: beside what else was started; settle: waits for all that was.
+start() {
+  names+=("$1")
+  check "$1" "$2" bash -c 'short=($short_text); wide=($wide_text); "$@"' check "${@:3}" &
+}
+settle() { wait; }
+run() { start "$@"; settle; }
 
 run device 30 bash -c '"$bin/lockstep" --version && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader'
 if ! grep -qi 'cuda' "$results/device.log" || ! nvidia-smi >/dev/null 2>&1; then
@@ -120,22 +150,32 @@ if ! grep -qi 'cuda' "$results/device.log" || ! nvidia-smi >/dev/null 2>&1; then
     exit 2
   fi
 fi
-for folder in kernels tensor ops autodiff nn optim parallel train; do run "test_$folder" 120 unit_tests "$folder"; done
-run digits_mlp 60 trained_and_accurate digits_mlp configs/digits_mlp.toml 0.96
-run digits_cnn 60 trained_and_accurate digits_cnn configs/digits_cnn.toml 0.97
-run digits_cnn_bf16 60 trained_and_accurate digits_cnn_bf16 configs/digits_cnn.toml 0.97 --set precision.compute=bf16
-run digits_cnn_fp16 60 trained_and_accurate digits_cnn_fp16 configs/digits_cnn.toml 0.97 --set precision.compute=fp16
 run alone 60 alone
-run nccl_one 60 nccl_one
-run staged_2 90 staged 2
-run staged_4 120 staged 4
+
+# Results do not depend on what else the GPU has to do.
+for folder in kernels ops; do for shard in 0 1 2; do start "test_${folder}_$shard" 240 unit_tests "$folder" "$shard" 3; done; done
+for folder in tensor autodiff nn optim parallel train; do start "test_$folder" 240 unit_tests "$folder" 0 1; done
+start digits_mlp 120 trained_and_accurate digits_mlp configs/digits_mlp.toml 0.96
+start digits_cnn 120 trained_and_accurate digits_cnn configs/digits_cnn.toml 0.97
+start digits_cnn_bf16 120 trained_and_accurate digits_cnn_bf16 configs/digits_cnn.toml 0.97 --set precision.compute=bf16
+start digits_cnn_fp16 120 trained_and_accurate digits_cnn_fp16 configs/digits_cnn.toml 0.97 --set precision.compute=fp16
+start nccl_one 120 nccl_one
+start staged_2 120 staged 2
+start staged_4 180 staged 4
+start tuned 180 tuned
+start moved_to_cpu 120 moved_to_cpu
+start preload_pytorch 120 preload_pytorch
+settle
+
+# By themselves: ranks of NCCL that share a GPU wait for each other on it, and times want it for themselves.
 run nccl_two 90 nccl_two
-run tuned 90 tuned
-run moved_to_cpu 60 moved_to_cpu
+run steps 60 steps
 run speed 90 bench device_benchmark cuda 128
-run pytorch 100 pytorch
-run memcheck 90 sanitized memcheck
-run racecheck 90 sanitized racecheck
+run pytorch 120 pytorch
+
+start memcheck 150 sanitized memcheck
+start racecheck 150 sanitized racecheck
+settle
 
 {
   gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1)
@@ -143,15 +183,16 @@ run racecheck 90 sanitized racecheck
   echo
   echo "| check | result | seconds | last line |"
   echo "|---|---|---|---|"
-  for row in "${rows[@]}"; do
-    IFS='|' read -r name verdict seconds last <<<"$row"
+  for name in "${names[@]}"; do
+    IFS='|' read -r verdict seconds last <"$results/$name.row"
     echo "| $name | $verdict | $seconds | $last |"
   done
-  for name in speed pytorch; do
+  for name in steps speed pytorch; do
     grep -q '^|' "$results/$name.log" 2>/dev/null || continue
     echo
-    cat "$results/$name.log"
+    grep -v '^\[' "$results/$name.log"
   done
 } | tee "$results/table.md"
+failures=$(cat "$results"/*.row | grep -cE '^(FAILED|TIME OUT)')
 echo "$failures checks failed; logs are in $results; $((SECONDS - begin)) seconds"
 ((failures == 0))

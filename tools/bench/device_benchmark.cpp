@@ -44,7 +44,7 @@ class Array {
   void* data_;
 };
 
-// Median seconds of a call, over seven batches of at least 20 ms each. The host waits once a batch.
+// Median seconds of a call, over seven batches of at least 10 ms each. The host waits once a batch.
 double seconds_of(Backend& backend, const std::function<void()>& call) {
   const auto batch = [&](int calls) {
     backend.synchronize();
@@ -54,7 +54,7 @@ double seconds_of(Backend& backend, const std::function<void()>& call) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
   };
   batch(1);
-  const int calls = std::clamp(static_cast<int>(0.02 / batch(2)), 1, 2000);
+  const int calls = std::clamp(static_cast<int>(0.01 / batch(2)), 1, 2000);
   std::vector<double> times(7);
   for (double& time : times) time = batch(calls);
   std::nth_element(times.begin(), times.begin() + 3, times.end());
@@ -106,11 +106,23 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
               [&] { backend.binary(BinaryOp::kAdd, dtype, bias, x, y, z); });
     table.row("sum of columns", dtype, bytes,
               [&] { backend.reduce(ReduceOp::kSum, dtype, 1, rows, columns, x, y); });
+    table.row("addition in place", dtype, 3 * bytes, [&] { backend.accumulate(dtype, n, x, y); });
+    table.row("dropout mask", dtype, bytes, [&] { backend.dropout_mask(dtype, n, {}, 0.1, y); });
     table.row("softmax", dtype, 2 * bytes, [&] { backend.softmax(false, dtype, rows, columns, x, y); });
+    table.row("softmax backward", dtype, 3 * bytes,
+              [&] { backend.softmax_backward(false, dtype, rows, columns, x, y, z); });
     table.row("layer norm", dtype, 2 * bytes,
               [&] { backend.layer_norm(dtype, rows, columns, x, gamma, beta, 1e-5, y, mean, rstd); });
     table.row("layer norm backward", dtype, 3 * bytes, [&] {
       backend.layer_norm_backward(dtype, rows, columns, x, gamma, mean, rstd, z, y, dgamma, dbeta);
+    });
+    // Statistics of a channel need all of it, which is read once more then.
+    constexpr int64_t channels = 64;
+    table.row("batch norm", dtype, 3 * bytes, [&] {
+      backend.batch_norm(dtype, n / channels, channels, x, gamma, beta, 1e-5, y, dgamma, dbeta, rstd);
+    });
+    table.row("batch norm backward", dtype, 5 * bytes, [&] {
+      backend.batch_norm_backward(dtype, n / channels, channels, x, gamma, mean, rstd, z, y, dgamma, dbeta);
     });
   }
   const DType dtype = DType::kF32;
@@ -121,6 +133,19 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
     backend.cross_entropy(dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)),
                           nullptr, losses, g);
   });
+  table.row("cross-entropy backward", dtype, 8.0 * static_cast<double>(n), [&] {
+    backend.cross_entropy_backward(dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)),
+                                   nullptr, losses, g);
+  });
+  const Array sums(backend, DType::kF64, (n + Backend::kNormBlock - 1) / Backend::kNormBlock);
+  table.row("sums of squares", dtype, 4.0 * static_cast<double>(n),
+            [&] { backend.block_square_sums(dtype, n, g, static_cast<double*>(static_cast<void*>(sums))); });
+  const Array lowered(backend, DType::kBF16, n);
+  table.row("fp32 to bf16", dtype, 6.0 * static_cast<double>(n),
+            [&] { backend.cast(dtype, DType::kBF16, n, g, lowered); });
+  table.row("bf16 to fp32", dtype, 6.0 * static_cast<double>(n),
+            [&] { backend.cast(DType::kBF16, dtype, n, lowered, g); });
+  backend.fill(dtype, n, g, 0.5);
   UpdateArguments update;
   update.n = n;
   update.parameters = p;
@@ -131,8 +156,7 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
   std::copy(std::begin(scalars), std::end(scalars), update.scalars);
   table.row("AdamW", dtype, 28.0 * static_cast<double>(n),
             [&] { backend.update(UpdateFormula::kAdamW, update); });
-  const Array copy(backend, DType::kBF16, n, 0);
-  update.copy = copy;
+  update.copy = lowered;
   table.row("AdamW with a copy", dtype, 30.0 * static_cast<double>(n),
             [&] { backend.update(UpdateFormula::kAdamW, update); });
 }
