@@ -68,7 +68,7 @@ class PlanTable {
 // The earliest candidate but where a later one is faster by more than `margin` of its time: the order of
 // candidates is the library's own expectation, and a difference within the margin is chance. seconds: of each
 // candidate, in that order; infinite where it cannot be used. Returns its number, 0 if there is none.
-size_t fastest(const double* seconds, size_t candidates, double margin = 0.02);
+size_t fastest(const double* seconds, size_t candidates, double margin = 0.01);
 
 // Plans of several devices as text, in order: a line "[device]" for each, then a line a plan: call, tab,
 // choice.

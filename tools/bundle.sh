@@ -21,7 +21,7 @@ cmake --build "$build" --target lockstep_command "${programs[@]:1}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 stage=$work/lockstep-gpu
-mkdir -p "$stage"/{bin,libexec,lib/openmpi,share,etc}
+mkdir -p "$stage"/{bin,libexec,lib/openmpi,lib/private,share,etc}
 
 cp "${programs[@]/#/$build/bin/}" "$stage/libexec/"
 mpi_bin=$(dirname "$(realpath "$(command -v mpirun)")")
@@ -42,11 +42,12 @@ if [[ -n $pmix ]]; then
   [[ -z $pmix_plugins ]] || cp -rL "$pmix_plugins" "$stage/lib/pmix"
 fi
 
-# Libraries, the loader among them, as the programs find them here.
+# Libraries, the loader among them, as the programs find them here. They lie apart: Open MPI adds its own lib to the paths of
+# every process that it starts, and the machine's programs do not go with this C library.
 needed() { LD_LIBRARY_PATH="$root/$build/lib" ldd "$@" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {print $3} $1 ~ /^\/.*ld-linux/ {print $1}' | sort -u; }
 needed "$stage"/libexec/* "$stage"/lib/openmpi/*.so $(find "$stage/lib/pmix" -name '*.so' 2>/dev/null) | while read -r library; do
   name=$(basename "$library")
-  [[ $name =~ $from_cuda ]] || cp -L "$library" "$stage/lib/$name"
+  [[ $name =~ $from_cuda ]] || cp -L "$library" "$stage/lib/private/$name"
 done
 find "$stage/libexec" "$stage/lib" -type f \( -name '*.so*' -o -path '*/libexec/*' \) -exec strip --strip-unneeded {} + 2>/dev/null || true
 
@@ -57,12 +58,12 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 export OPAL_PREFIX="$here" OPAL_LIBDIR="$here/lib" OPAL_PKGLIBDIR="$here/lib/openmpi" OPAL_PKGDATADIR="$here/share/openmpi" \
   OPAL_SYSCONFDIR="$here/etc" OPAL_BINDIR="$here/bin" PMIX_INSTALL_PREFIX="$here" PMIX_PREFIX="$here" \
   PMIX_PKGLIBDIR="$here/lib/pmix" PMIX_MCA_mca_base_component_path="$here/lib/pmix" OMPI_MCA_mca_base_component_show_load_errors=0
-path=$here/lib
+path=$here/lib/private
 for folder in $(echo "${LD_LIBRARY_PATH:-}" | tr : ' ') /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib \
   /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/x86_64-linux-gnu /usr/lib64; do
   path=$path:$folder
 done
-exec "$here"/lib/ld-linux-x86-64.so.2 --library-path "$path" "$here/libexec/$(basename "$0")" "$@"
+exec "$here"/lib/private/ld-linux-x86-64.so.2 --library-path "$path" "$here/libexec/$(basename "$0")" "$@"
 PROGRAM
 chmod +x "$stage/bin/lockstep"
 for program in "$stage"/libexec/*; do

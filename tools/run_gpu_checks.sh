@@ -4,6 +4,7 @@
 # behind it the tables of speed: what to keep of a run, as tools/bench/results/DATE-GPU.md. Exit status: 0 when no check failed, 1 when one did, 2 without a GPU.
 # LOCKSTEP_CHECKS_WITHOUT_GPU=1 goes on without one: for trying this script on stand-ins for the CUDA libraries.
 # LOCKSTEP_CHECK_SECONDS: the limit of the whole call (520). Checks that no time is left for are named as not run.
+# LOCKSTEP_CHECKS: a regular expression; only checks whose whole name matches are run ("alone" makes what others compare with).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -55,7 +56,7 @@ train() {
   ((workers == 0)) || launch=("$bin/mpirun" --oversubscribe -np "$workers")
   "${launch[@]}" "$bin/lockstep" train "$config" --output "$results/$name" --device cuda "$@"
 }
-newest() { find "$results/$1" -name 'step-*.h5' | sort | tail -n 1; }
+newest() { find "$results/$1" -name 'step-*.h5' 2>/dev/null | sort | tail -n 1; }
 digest() { "$bin/lockstep" inspect --digest "$(newest "$1")"; }
 same() {
   local first other
@@ -83,6 +84,24 @@ staged() {
   local workers=$1
   train "staged_$workers" "$workers" configs/digits_cnn.toml --set parallel.share_gpu=true "${short[@]}" && same alone "staged_$workers"
 }
+# The same, each worker with a share of the optimizer's state.
+sharded() {
+  train sharded 3 configs/digits_cnn.toml --set parallel.share_gpu=true --set parallel.shard_optimizer=true "${short[@]}" &&
+    same alone sharded
+}
+# Three workers are killed once there is a checkpoint, one goes on: the state of digits_cnn, which nobody interrupted.
+killed() {
+  local workers=(--set parallel.share_gpu=true)
+  train killed 3 configs/digits_cnn.toml "${workers[@]}" &
+  until [[ -n $(newest killed) ]]; do
+    kill -0 $! || return 1
+    sleep 0.05
+  done
+  pkill -KILL -f -- "--output $results/killed"
+  wait
+  echo "killed after $(basename "$(newest killed)")"
+  "$bin/lockstep" train configs/digits_cnn.toml "${workers[@]}" --output "$results/killed" --device cuda --resume && same digits_cnn killed
+}
 # Every process says that it is a host of its own, so that NCCL does not refuse the GPU that they share.
 nccl_two() {
   rm -rf "$results/nccl_two"
@@ -96,11 +115,17 @@ tuned() {
     train tuned_2 2 configs/digits_cnn.toml --set device.tune=true --set parallel.share_gpu=true "${short[@]}" &&
     same tuned_1 tuned_2
 }
+# Steps that are recorded and replayed.
+recorded() { train recorded 0 configs/digits_cnn.toml --set device.cuda_graph=true "${short[@]}" && same alone recorded; }
+# resume NAME DEVICE: the run of `alone` once more from its first checkpoint.
+resume() {
+  rm -rf "${results:?}/$1"
+  cp -r "$results/alone" "$results/$1" && rm -f "$results/$1/$(basename "$(newest alone)")" &&
+    "$bin/lockstep" train configs/digits_cnn.toml "${short[@]}" --output "$results/$1" --device "$2" --resume
+}
+resumed() { resume resumed cuda && same alone resumed; }
 moved_to_cpu() {
-  rm -rf "$results/moved"
-  cp -r "$results/alone" "$results/moved" && rm -f "$results/moved/$(basename "$(newest alone)")" &&
-    "$bin/lockstep" train configs/digits_cnn.toml "${short[@]}" --output "$results/moved" --device cpu --resume &&
-    "$bin/lockstep" eval configs/digits_cnn.toml --checkpoint "$(newest moved)" --device cuda
+  resume moved cpu && "$bin/lockstep" eval configs/digits_cnn.toml --checkpoint "$(newest moved)" --device cuda
 }
 sanitized() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 77; }
@@ -132,11 +157,12 @@ pytorch() {
     --rows cnn wide-bf16 mlp
 }
 preload_pytorch() { "$python" -c 'import torch; torch.cuda.init(); print("PyTorch", torch.__version__)' || return 77; }
-export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged nccl_two tuned moved_to_cpu sanitized bench steps pytorch preload_pytorch
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged sharded killed nccl_two tuned recorded resume resumed moved_to_cpu sanitized bench steps pytorch preload_pytorch
 export results bin python
 export short_text="${short[*]}" wide_text="${wide[*]}"
 # run NAME SECONDS COMMAND...: by itself; start: beside what else was started; settle: waits for all that was.
 start() {
+  [[ $1 =~ ^(${LOCKSTEP_CHECKS:-.*})$ ]] || return 0
   names+=("$1")
   check "$1" "$2" bash -c 'short=($short_text); wide=($wide_text); "$@"' check "${@:3}" &
 }
@@ -159,13 +185,21 @@ start digits_mlp 120 trained_and_accurate digits_mlp configs/digits_mlp.toml 0.9
 start digits_cnn 120 trained_and_accurate digits_cnn configs/digits_cnn.toml 0.97
 start digits_cnn_bf16 120 trained_and_accurate digits_cnn_bf16 configs/digits_cnn.toml 0.97 --set precision.compute=bf16
 start digits_cnn_fp16 120 trained_and_accurate digits_cnn_fp16 configs/digits_cnn.toml 0.97 --set precision.compute=fp16
+start digits_lstm 180 trained_and_accurate digits_lstm configs/digits_lstm.toml 0.9
+start digits_transformer_bf16 180 trained_and_accurate digits_transformer_bf16 configs/digits_transformer.toml 0.9 \
+  --set precision.compute=bf16
+start recorded 120 recorded
+start resumed 120 resumed
 start nccl_one 120 nccl_one
 start staged_2 120 staged 2
 start staged_4 180 staged 4
+start sharded 120 sharded
 start tuned 180 tuned
 start moved_to_cpu 120 moved_to_cpu
 start preload_pytorch 120 preload_pytorch
 settle
+
+run killed 60 killed
 
 # By themselves: ranks of NCCL that share a GPU wait for each other on it, and times want it for themselves.
 run nccl_two 90 nccl_two

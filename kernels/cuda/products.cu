@@ -11,6 +11,7 @@
 #include "core/log.h"
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/products.h"
+#include "kernels/cuda/stopwatch.h"
 #include "kernels/dispatch.h"
 
 namespace lockstep {
@@ -76,37 +77,6 @@ bool read_algorithm(const std::string& text, cublasLtMatmulAlgo_t* algorithm) {
   *algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(bytes);
   return true;
 }
-
-// Time on a stream.
-class Stopwatch {
- public:
-  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {
-    check_cuda(cudaEventCreate(&start_), "event");
-    check_cuda(cudaEventCreate(&stop_), "event");
-  }
-  ~Stopwatch() {
-    cudaEventDestroy(start_);
-    cudaEventDestroy(stop_);
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
-  // Seconds of what `issue` issues to the stream. Waits.
-  template <class Issue>
-  double seconds(const Issue& issue) {
-    check_cuda(cudaEventRecord(start_, stream_), "event");
-    issue();
-    check_cuda(cudaEventRecord(stop_, stream_), "event");
-    check_cuda(cudaEventSynchronize(stop_), "event");
-    float milliseconds = 0.0f;
-    check_cuda(cudaEventElapsedTime(&milliseconds, start_, stop_), "event");
-    return 1e-3 * static_cast<double>(milliseconds);
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaEvent_t start_ = nullptr, stop_ = nullptr;
-};
 
 // c's rows are the library's columns, and b is its A.
 cublasLtEpilogue_t epilogue_of(const Products::Epilogue& epilogue) {
@@ -264,8 +234,6 @@ std::vector<double> Products::time(const std::vector<Algorithm>& candidates, con
                                    const Shape& shape, const Operands& operands) const {
   constexpr double kNever = std::numeric_limits<double>::infinity();
   constexpr int kRounds = 5;
-  // Long enough for the clock of events, which counts half microseconds.
-  constexpr double kRound = 200e-6;
   // What takes this much longer than another candidate at first is not tried again.
   constexpr double kHopeless = 1.5;
 
@@ -280,23 +248,21 @@ std::vector<double> Products::time(const std::vector<Algorithm>& candidates, con
     }
     aside.reset(trial.d);
   }
-  Stopwatch stopwatch(stream_);
+  std::vector<std::unique_ptr<Stopwatch>> stopwatches;
   std::vector<double> seconds;
   for (const Algorithm& candidate : candidates) {
-    // The first launch may load code.
-    const bool runs = launch(candidate, plan, shape, trial) == CUBLAS_STATUS_SUCCESS;
-    seconds.push_back(runs ? stopwatch.seconds([&] { launch(candidate, plan, shape, trial); }) : kNever);
+    std::unique_ptr<Stopwatch>& stopwatch = stopwatches.emplace_back();
+    if (launch(candidate, plan, shape, trial) == CUBLAS_STATUS_SUCCESS)
+      stopwatch = std::make_unique<Stopwatch>(stream_, [&] { launch(candidate, plan, shape, trial); });
+    seconds.push_back(stopwatch ? stopwatch->first_seconds() : kNever);
   }
   const double least = *std::min_element(seconds.begin(), seconds.end());
   std::vector<std::vector<double>> rounds(candidates.size());
   // In turns, so that a clock that changes changes for all.
   for (int round = 0; round < kRounds; ++round) {
     for (size_t i = 0; i < candidates.size(); ++i) {
-      if (seconds[i] == kNever || seconds[i] > kHopeless * least) continue;
-      const int launches = static_cast<int>(std::clamp(kRound / std::max(seconds[i], 1e-6), 1.0, 20.0));
-      rounds[i].push_back(stopwatch.seconds([&] {
-        for (int n = 0; n < launches; ++n) launch(candidates[i], plan, shape, trial);
-      }) / launches);
+      if (seconds[i] != kNever && seconds[i] <= kHopeless * least)
+        rounds[i].push_back(stopwatches[i]->seconds());
     }
   }
   for (size_t i = 0; i < candidates.size(); ++i) {

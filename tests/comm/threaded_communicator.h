@@ -21,6 +21,25 @@
 
 namespace lockstep::testing {
 
+// Who of several workers works, where they may not at the same time: a worker that waits for messages lets
+// the others.
+class Turn {
+ public:
+  explicit Turn(std::mutex* mutex) : mutex_(mutex) { take(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() { leave(); }
+  void take() {
+    if (mutex_ != nullptr) mutex_->lock();
+  }
+  void leave() {
+    if (mutex_ != nullptr) mutex_->unlock();
+  }
+
+ private:
+  std::mutex* mutex_;  // null where all work at once
+};
+
 // The messages that have come for one worker, by (sender, sequence number of the collective).
 struct Mailbox {
   std::mutex mutex;
@@ -31,8 +50,9 @@ struct Mailbox {
 
 class ThreadedCommunicator final : public Communicator {
  public:
-  ThreadedCommunicator(std::vector<Mailbox>& mailboxes, int rank, double timeout_seconds)
+  ThreadedCommunicator(std::vector<Mailbox>& mailboxes, Turn& turn, int rank, double timeout_seconds)
       : mailboxes_(mailboxes),
+        turn_(turn),
         rank_(rank),
         world_size_(static_cast<int>(mailboxes.size())),
         timeout_seconds_(timeout_seconds) {}
@@ -118,7 +138,13 @@ class ThreadedCommunicator final : public Communicator {
           std::chrono::steady_clock::now() + std::chrono::duration<double>(communicator_.timeout_seconds_);
       std::unique_lock lock(mailbox.mutex);
       while (!advance()) {
-        if (mailbox.aborted || mailbox.arrival.wait_until(lock, deadline) == std::cv_status::timeout) {
+        communicator_.turn_.leave();
+        const bool ends =
+            mailbox.aborted || mailbox.arrival.wait_until(lock, deadline) == std::cv_status::timeout;
+        lock.unlock();  // whose turn it is may want to leave a message
+        communicator_.turn_.take();
+        lock.lock();
+        if (ends) {
           fail(ErrorKind::kCommunication, "thread " + std::to_string(communicator_.rank_) + ": not finished");
         }
       }
@@ -206,21 +232,24 @@ class ThreadedCommunicator final : public Communicator {
   Mailbox& mailbox(int rank) { return mailboxes_[static_cast<size_t>(rank)]; }
 
   std::vector<Mailbox>& mailboxes_;
+  Turn& turn_;
   int rank_, world_size_;
   double timeout_seconds_;
   uint64_t sequence_ = 0;
 };
 
 // Runs work(communicator) on every one of `world_size` workers; rethrows the first worker's failure after all
-// have ended.
+// have ended. in_turn: one at a time, as those have to who share a device.
 inline void run_threaded(int world_size, const std::function<void(Communicator&)>& work,
-                         double timeout_seconds = 20.0) {
+                         double timeout_seconds = 20.0, bool in_turn = false) {
+  std::mutex turns;
   std::vector<Mailbox> mailboxes(static_cast<size_t>(world_size));
   std::vector<std::exception_ptr> failures(static_cast<size_t>(world_size));
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
-      ThreadedCommunicator communicator(mailboxes, rank, timeout_seconds);
+      Turn turn(in_turn ? &turns : nullptr);
+      ThreadedCommunicator communicator(mailboxes, turn, rank, timeout_seconds);
       try {
         work(communicator);
       } catch (...) {

@@ -189,6 +189,7 @@ TEST_F(ProductPlans, ALaneUsesTheTableOfItsDevice) {
 // candidates were tried.
 TEST_F(ProductPlans, TuningAddsToAnAccumulatorOnce) {
   Backend& backend = test_backend();
+  backend.use_cudnn(false);
   ConvolutionArguments a;
   a.n = 33, a.h = a.oh = 64, a.w = a.ow = 65, a.c = 8, a.o = 2, a.kh = a.kw = 3, a.pad_h = a.pad_w = 1;
   const auto x = random_values<float>(a.n * a.h * a.w * a.c, 1, -1, 1);
@@ -210,6 +211,7 @@ TEST_F(ProductPlans, TuningAddsToAnAccumulatorOnce) {
   });
   EXPECT_TRUE(accumulates) << "the shape is too small for several ranges";
   EXPECT_EQ(gradient(), tuning);
+  backend.use_cudnn(true);
 }
 
 }  // namespace

@@ -206,8 +206,8 @@ double unit_roundoff(DType dtype) {
   return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
 }
 
-// The op on inputs rounded to `dtype` and given as `given`, against the same numbers in fp64. 16-bit results are rounded a few
-// times on their way; fp32 sums are rounded at every term.
+// The op on inputs rounded to `dtype` and given as `given`, against the same numbers in fp64. 16-bit results are rounded up to
+// five times on their way (feed_forward: bias, argument, GELU, bias, result); fp32 sums are rounded at every term.
 void expect_agreement(const OpCase& op, DType dtype, DType given) {
   if (op.name == "dropout") return;  // draws more bits in fp64
   std::vector<Tensor> low, exact;
@@ -228,7 +228,7 @@ void expect_agreement(const OpCase& op, DType dtype, DType given) {
     const AutocastScope off(DType::kF32);
     std::tie(expected_value, expected) = vjp(op.function, exact, ones);
   }
-  const double roundings = dtype == DType::kF32 ? 80 : 4;
+  const double roundings = dtype == DType::kF32 ? 80 : 5;
   EXPECT_LT(largest_error(value, expected_value), roundings * unit_roundoff(dtype));
   for (size_t i = 0; i < low.size(); ++i) {
     EXPECT_EQ(gradients[i].dtype(), given) << i;

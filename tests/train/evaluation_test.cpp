@@ -44,7 +44,7 @@ class Evaluation : public ::testing::Test {
     testing::run_threaded(workers, [&](Communicator& communicator) {
       results[static_cast<size_t>(communicator.rank())] =
           evaluate(replica_, objective_, dataset, chunk, communicator);
-    });
+    }, 20.0, true);
     for (const EvaluationResult& result : results) {
       EXPECT_EQ(result.loss, results[0].loss);
       EXPECT_EQ(result.accuracy, results[0].accuracy);

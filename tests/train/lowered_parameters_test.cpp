@@ -134,7 +134,7 @@ TEST_P(Lowered, IsCurrentWhereOthersOwnTheParameters) {
         trained.update(true);
         EXPECT_TRUE(trained.lowered().exact()) << "a replay does not look";
       }
-    });
+    }, 20.0, true);
   }
 }
 

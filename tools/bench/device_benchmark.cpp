@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -44,19 +45,31 @@ class Array {
   void* data_;
 };
 
-// Median seconds of a call, over seven batches of at least 10 ms each. The host waits once a batch.
+// Median seconds of a call, over seven batches of at least 10 ms each. The host waits once a batch. Where calls can be recorded, a
+// batch replays what was: the host would be slower than a small kernel.
 double seconds_of(Backend& backend, const std::function<void()>& call) {
-  const auto batch = [&](int calls) {
+  const auto time_of = [&](const std::function<void()>& batch) {
     backend.synchronize();
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < calls; ++i) call();
+    batch();
     backend.synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  batch(1);
-  const int calls = std::clamp(static_cast<int>(0.01 / batch(2)), 1, 2000);
+  call();
+  const double once = time_of(call);
+  const int calls = std::clamp(static_cast<int>(0.01 / once), 1, 1000);
+  std::function<void()> batch = [&] {
+    for (int i = 0; i < calls; ++i) call();
+  };
+  std::unique_ptr<Recording> recording;
+  if (backend.begin_recording()) {
+    batch();
+    recording = backend.end_recording();
+    batch = [&] { recording->replay(); };
+    batch();
+  }
   std::vector<double> times(7);
-  for (double& time : times) time = batch(calls);
+  for (double& time : times) time = time_of(batch) / calls;
   std::nth_element(times.begin(), times.begin() + 3, times.end());
   return times[3];
 }

@@ -42,6 +42,7 @@ CudnnDescriptor CudnnGraph::tensor(int64_t id, cudnnDataType_t type, const Cudnn
 
 CudnnGraph::Array CudnnGraph::array(int64_t id, cudnnDataType_t type, const CudnnExtents& extents,
                                     const CudnnExtents& strides, int64_t alignment) {
+  ids_.push_back(id);
   return add(tensor(id, type, extents, strides, alignment));
 }
 
@@ -53,6 +54,7 @@ CudnnGraph::Array CudnnGraph::between(cudnnDataType_t type, const CudnnExtents& 
 }
 
 CudnnGraph::Array CudnnGraph::scalar(int64_t id, size_t rank) {
+  ids_.push_back(id);
   const CudnnExtents ones(rank, 1);
   CudnnDescriptor t = tensor(id, CUDNN_DATA_FLOAT, ones, ones, sizeof(float));
   t.set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, true);

@@ -2,6 +2,7 @@
 // lies between the operations exists inside the library's kernels alone.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <vector>
 
@@ -48,6 +49,9 @@ class CudnnGraph {
   void reduce(cudnnReduceTensorOp_t operation, Array x, Array y);  // axes of y that have extent 1
   void reshape(Array x, Array y);  // the elements of x seen through y's extents and strides
 
+  // Whether an array or a number of that id is one of the graph's.
+  bool has(int64_t id) const { return std::find(ids_.begin(), ids_.end(), id) != ids_.end(); }
+
   // No more operations follow. handle: of the device, or null when it is given by its properties.
   const CudnnDescriptor& finalize(cudnnHandle_t handle);
 
@@ -61,7 +65,8 @@ class CudnnGraph {
   const CudnnLibrary& library_;
   std::deque<CudnnDescriptor> parts_;
   std::vector<const CudnnDescriptor*> operations_;
-  int64_t unnamed_ = 1000;  // ids of what lies between
+  std::vector<int64_t> ids_;  // of what is bound to memory
+  int64_t unnamed_ = 1000;    // ids of what lies between
   CudnnDescriptor graph_;
 };
 

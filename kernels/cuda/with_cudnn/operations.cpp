@@ -1,11 +1,14 @@
 // Plans of cuDNN for one queue: chosen once a call, run as often as asked.
 #include "kernels/cuda/with_cudnn/operations.h"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "kernels/cuda/stopwatch.h"
 #include "kernels/plan_table.h"
 
 namespace lockstep {
@@ -17,11 +20,6 @@ constexpr std::string_view kOwn = "own";
 
 // As many are timed where the fastest is looked for.
 constexpr size_t kMostCandidates = 8;
-
-void check_event(cudaError_t status) {
-  if (status != cudaSuccess)
-    fail(ErrorKind::kInternal, std::string("cuda: event: ") + cudaGetErrorString(status));
-}
 
 }  // namespace
 
@@ -45,21 +43,11 @@ void CudnnOperations::check(cudnnStatus_t status, const char* what) const {
 }
 
 double CudnnOperations::seconds_of(const CudnnPlan& plan, const Run& run_by) const {
-  struct Event {
-    Event() { check_event(cudaEventCreate(&event)); }
-    ~Event() { cudaEventDestroy(event); }
-    cudaEvent_t event = nullptr;
-  };
-  const Event begin, end;
-  constexpr int kRuns = 3;
-  run_by(plan);  // the first one may load code
-  check_event(cudaEventRecord(begin.event, queue_.stream));
-  for (int i = 0; i < kRuns; ++i) run_by(plan);
-  check_event(cudaEventRecord(end.event, queue_.stream));
-  check_event(cudaEventSynchronize(end.event));
-  float milliseconds = 0.0f;
-  check_event(cudaEventElapsedTime(&milliseconds, begin.event, end.event));
-  return static_cast<double>(milliseconds) / (1000.0 * kRuns);
+  Stopwatch stopwatch(queue_.stream, [&] { run_by(plan); });
+  std::array<double, 3> seconds;
+  for (double& time : seconds) time = stopwatch.seconds();
+  std::nth_element(seconds.begin(), seconds.begin() + 1, seconds.end());
+  return seconds[1];
 }
 
 std::optional<CudnnPlan> CudnnOperations::make_plan(const std::string& call, DType inputs, const Build& build,
@@ -129,6 +117,7 @@ void CudnnOperations::run(const CudnnPlan& plan, const std::vector<Binding>& bin
   std::vector<int64_t> ids;
   std::vector<void*> pointers;
   for (const Binding& binding : bindings) {
+    if (!plan.graph->has(binding.id)) continue;
     ids.push_back(binding.id);
     pointers.push_back(const_cast<void*>(binding.memory));
   }

@@ -59,6 +59,7 @@ class CudnnOperations final : public Cudnn {
   double seconds_of(const CudnnPlan& plan, const Run& run_by) const;
   // Runs the call; false when own kernels have to.
   bool serve(const std::string& call, DType inputs, const Build& build, const Run& run_by);
+  // Bindings of which the plan's graph knows nothing are passed over: the library refuses them.
   void run(const CudnnPlan& plan, const std::vector<Binding>& bindings, void* workspace);
   void check(cudnnStatus_t status, const char* what) const;
 
