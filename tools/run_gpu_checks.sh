@@ -110,7 +110,10 @@ nccl_two() {
     --output "$results/nccl_two" --device cuda --set parallel.share_gpu=true --set parallel.gpu_transport=nccl \
     "${short[@]}" && same alone nccl_two
 }
+# Plans belong to a run; a cache brings them to another one.
 tuned() {
+  rm -f "$results/plans"
+  export LOCKSTEP_PLAN_CACHE=$results/plans
   train tuned_1 0 configs/digits_cnn.toml --set device.tune=true "${short[@]}" &&
     train tuned_2 2 configs/digits_cnn.toml --set device.tune=true --set parallel.share_gpu=true "${short[@]}" &&
     same tuned_1 tuned_2
@@ -127,9 +130,10 @@ resumed() { resume resumed cuda && same alone resumed; }
 moved_to_cpu() {
   resume moved cpu && "$bin/lockstep" eval configs/digits_cnn.toml --checkpoint "$(newest moved)" --device cuda
 }
+# sanitized TOOL SHARD SHARDS: every SHARDS-th case of what calls kernels one by one.
 sanitized() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 77; }
-  LOCKSTEP_TEST_DEVICE=cuda compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9 \
+  LOCKSTEP_TEST_DEVICE=cuda GTEST_SHARD_INDEX=$2 GTEST_TOTAL_SHARDS=$3 compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9 \
     "$bin/kernels_test" --gtest_filter='*Cuda*' --gtest_brief=1
 }
 bench() { "$bin/$1" "${@:2}"; }
@@ -207,8 +211,8 @@ run steps 60 steps
 run speed 90 bench device_benchmark cuda 128
 run pytorch 120 pytorch
 
-start memcheck 150 sanitized memcheck
-start racecheck 150 sanitized racecheck
+start memcheck 150 sanitized memcheck 0 1
+for shard in 0 1 2 3; do start "racecheck_$shard" 150 sanitized racecheck "$shard" 4; done
 settle
 
 {

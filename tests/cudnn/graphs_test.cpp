@@ -89,27 +89,15 @@ TEST_F(CudnnGraphs, OfConvolutionsHavePlans) {
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       const ConvolutionArguments a = convolution(dtype, s.n, s.side, s.c, s.o, s.kernel, s.stride, s.pad);
       const std::string name = s.name;
-      expect_plan("convolution " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, {}, false, g); });
-      expect_plan("with bias " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, {}, true, g); });
+      expect_plan("convolution " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, false, g); });
+      expect_plan("with bias " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, true, g); });
       expect_plan("by data " + name, dtype,
-                  [&](CudnnGraph& g) { build_convolution_backward_data(a, {}, g); });
-      // Gradients of fewer channels than fill a vector are left to own kernels in 16 bits.
+                  [&](CudnnGraph& g) { build_convolution_backward_data(a, g); });
+      // Gradients of channels that do not fill vectors are left to own kernels in 16 bits.
       if (dtype != DType::kF32 && s.c % 8 != 0) continue;
       expect_plan("by weights " + name, dtype,
-                  [&](CudnnGraph& g) { build_convolution_backward_weights(a, {}, g); });
+                  [&](CudnnGraph& g) { build_convolution_backward_weights(a, g); });
     }
-  }
-}
-
-TEST_F(CudnnGraphs, OfUnalignedArraysHavePlans) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    const ConvolutionArguments a = convolution(dtype, 8, 16, 5, 7, 3, 1, 1);
-    const auto bytes = static_cast<int64_t>(size_of(dtype));
-    const ConvolutionAlignments apart{bytes, bytes, bytes, bytes};
-    expect_plan("convolution, unaligned", dtype,
-                [&](CudnnGraph& g) { build_convolution(a, apart, true, g); });
-    expect_plan("by data, unaligned", dtype,
-                [&](CudnnGraph& g) { build_convolution_backward_data(a, apart, g); });
   }
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/state.h"
+#include "comm/device_communicator.h"
 #include "comm/threaded_communicator.h"
 #include "core/philox.h"
 #include "device.h"
@@ -123,6 +124,8 @@ TEST_P(Lowered, IsCurrentThroughEveryOptimizersUpdatesAndSkips) {
 TEST_P(Lowered, IsCurrentWhereOthersOwnTheParameters) {
   for (const std::string& section : optimizers()) {
     testing::run_threaded(3, [&](Communicator& communicator) {
+      if (test_device() == "cuda")
+        communicator.use_device(make_staged_communicator(communicator, test_backend().lane().native_queue()));
       Trained trained(section, GetParam(), communicator, true);
       for (int step = 0; step < 2; ++step) {
         trained.look_ahead();

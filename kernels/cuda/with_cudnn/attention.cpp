@@ -41,18 +41,16 @@ struct Builder {
 
   using Array = CudnnGraph::Array;
   Array of_queries(int64_t id, int64_t row) {
-    return graph.array(id, type, shapes.queries, shapes.strides(a.queries, row), kAttentionAlignment);
+    return graph.array(id, type, shapes.queries, shapes.strides(a.queries, row));
   }
   Array of_keys(int64_t id, int64_t row) {
-    return graph.array(id, type, shapes.keys, shapes.strides(a.keys, row), kAttentionAlignment);
+    return graph.array(id, type, shapes.keys, shapes.strides(a.keys, row));
   }
   Array of_keys_transposed(int64_t id, int64_t row) {
     return graph.array(id, type, Shapes::transposed(shapes.keys),
-                       Shapes::transposed(shapes.strides(a.keys, row)), kAttentionAlignment);
+                       Shapes::transposed(shapes.strides(a.keys, row)));
   }
-  Array of_rows(int64_t id) {
-    return graph.array(id, CUDNN_DATA_FLOAT, shapes.rows, shapes.rows_strides, kAttentionAlignment);
-  }
+  Array of_rows(int64_t id) { return graph.array(id, CUDNN_DATA_FLOAT, shapes.rows, shapes.rows_strides); }
   Array scores(cudnnDataType_t of = CUDNN_DATA_FLOAT) {
     return graph.between(of, shapes.scores, shapes.scores_strides);
   }
@@ -158,11 +156,6 @@ bool is_served(const AttentionArguments& a) {
          a.v_row % 8 == 0;
 }
 
-bool aligned(std::initializer_list<const void*> arrays) {
-  return std::all_of(arrays.begin(), arrays.end(),
-                     [](const void* array) { return cudnn_alignment(array) == kAttentionAlignment; });
-}
-
 // "bf16 b8 h12 q1024 k1024 d64 rows 2304 2304 2304 causal"
 std::string name_of(const AttentionArguments& a) {
   const auto number = [](const char* what, int64_t value) { return what + std::to_string(value); };
@@ -186,7 +179,7 @@ void* after(const void* array, int64_t elements, DType dtype) {
 
 bool CudnnOperations::attention(const AttentionArguments& a, const void* q, const void* k, const void* v,
                                 void* y, void* log_sums) {
-  if (!is_served(a) || !aligned({q, k, v, y, log_sums})) return false;
+  if (!is_served(a) || !cudnn_aligned({q, k, v, y, log_sums})) return false;
   const float scale = static_cast<float>(a.scale), masked = masked_score(library_.version());
   return serve(
       "attention " + name_of(a), a.dtype, [&](CudnnGraph& graph) { build_attention(a, graph); },
@@ -207,7 +200,7 @@ bool CudnnOperations::attention_backward(const AttentionArguments& arguments, co
                                          const void* v, const void* y, const void* log_sums, const void* dy,
                                          void* dq, void* dk, void* dv) {
   AttentionArguments a = arguments;
-  if (!is_served(a) || !aligned({q, k, v, y, log_sums, dy, dq, dk, dv})) return false;
+  if (!is_served(a) || !cudnn_aligned({q, k, v, y, log_sums, dy, dq, dk, dv})) return false;
   // Where the front end vouches for the same bits every time without a choice of its own: Ampere, Ada and
   // Hopper. Up to version 9.15 the kernels need keys by 128 or their lengths as arrays.
   constexpr size_t kAnyKeys = 91501;

@@ -22,9 +22,8 @@ enum AttentionArray : int64_t {
   kAttentionOne
 };
 
-// Every array's address is a multiple of so many bytes, and so are its rows.
-inline constexpr int64_t kAttentionAlignment = 16;
-
+// Arrays and their rows begin at multiples of kCudnnAlignment.
+//
 // y and log_sums; kAttentionScale is arguments.scale, kAttentionMasked what scores become that a causal query
 // does not see.
 void build_attention(const AttentionArguments& arguments, CudnnGraph& graph);

@@ -24,9 +24,8 @@ CudnnExtents outputs_of(const ConvolutionArguments& a) {
   return {a.n, a.o, a.oh, a.ow};
 }
 
-CudnnGraph::Array array(CudnnGraph& graph, int64_t id, DType dtype, const CudnnExtents& extents,
-                        int64_t alignment) {
-  return graph.array(id, cudnn_type(dtype), extents, channels_last(extents), alignment);
+CudnnGraph::Array array(CudnnGraph& graph, int64_t id, DType dtype, const CudnnExtents& extents) {
+  return graph.array(id, cudnn_type(dtype), extents, channels_last(extents));
 }
 
 // Types that cuDNN serves, and nothing empty.
@@ -35,51 +34,44 @@ bool is_served(const ConvolutionArguments& a) {
          a.kw > 0;
 }
 
-// "bf16 16x28x28x64 o128 k3x3 s1x1 p1x1 align 16,16,0,16"
-std::string name_of(const ConvolutionArguments& a, const ConvolutionAlignments& alignments) {
+// "bf16 16x28x28x64 o128 k3x3 s1x1 p1x1"
+std::string name_of(const ConvolutionArguments& a) {
   const auto pair = [](int64_t h, int64_t w) { return std::to_string(h) + "x" + std::to_string(w); };
   std::string text(lockstep::name_of(a.dtype));
   text += " " + std::to_string(a.n) + "x" + pair(a.h, a.w) + "x" + std::to_string(a.c);
   text += " o" + std::to_string(a.o) + " k" + pair(a.kh, a.kw) + " s" + pair(a.stride_h, a.stride_w) + " p" +
-          pair(a.pad_h, a.pad_w) + " align";
-  for (const int64_t alignment : {alignments.x, alignments.weights, alignments.bias, alignments.y})
-    text += " " + std::to_string(alignment);
+          pair(a.pad_h, a.pad_w);
   return text;
 }
 
 }  // namespace
 
-void build_convolution(const ConvolutionArguments& a, const ConvolutionAlignments& alignments, bool bias,
-                       CudnnGraph& graph) {
+void build_convolution(const ConvolutionArguments& a, bool bias, CudnnGraph& graph) {
   const CudnnExtents outputs = outputs_of(a);
-  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x);
-  CudnnGraph::Array w = array(graph, kConvolutionWeights, a.dtype, weights_of(a), alignments.weights);
-  CudnnGraph::Array y = array(graph, kConvolutionY, a.dtype, outputs, alignments.y);
+  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a));
+  CudnnGraph::Array w = array(graph, kConvolutionWeights, a.dtype, weights_of(a));
+  CudnnGraph::Array y = array(graph, kConvolutionY, a.dtype, outputs);
   if (!bias) {
     graph.convolution(a, x, w, y);
     return;
   }
-  CudnnGraph::Array b = array(graph, kConvolutionBias, a.dtype, {1, a.o, 1, 1}, alignments.bias);
+  CudnnGraph::Array b = array(graph, kConvolutionBias, a.dtype, {1, a.o, 1, 1});
   CudnnGraph::Array sums = graph.between(CUDNN_DATA_FLOAT, outputs, channels_last(outputs));
   graph.convolution(a, x, w, sums);
   graph.pointwise(CUDNN_POINTWISE_ADD, sums, y, {.b = &b});
 }
 
-void build_convolution_backward_data(const ConvolutionArguments& a, const ConvolutionAlignments& alignments,
-                                     CudnnGraph& graph) {
-  graph.convolution_backward_data(
-      a, array(graph, kConvolutionY, a.dtype, outputs_of(a), alignments.y),
-      array(graph, kConvolutionWeights, a.dtype, weights_of(a), alignments.weights),
-      array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x));
+void build_convolution_backward_data(const ConvolutionArguments& a, CudnnGraph& graph) {
+  graph.convolution_backward_data(a, array(graph, kConvolutionY, a.dtype, outputs_of(a)),
+                                  array(graph, kConvolutionWeights, a.dtype, weights_of(a)),
+                                  array(graph, kConvolutionX, a.dtype, inputs_of(a)));
 }
 
-void build_convolution_backward_weights(const ConvolutionArguments& a,
-                                        const ConvolutionAlignments& alignments, CudnnGraph& graph) {
+void build_convolution_backward_weights(const ConvolutionArguments& a, CudnnGraph& graph) {
   const CudnnExtents weights = weights_of(a);
-  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a), alignments.x);
-  CudnnGraph::Array dy = array(graph, kConvolutionY, a.dtype, outputs_of(a), alignments.y);
-  CudnnGraph::Array dw =
-      array(graph, kConvolutionWeights, accumulation_type(a.dtype), weights, alignments.weights);
+  CudnnGraph::Array x = array(graph, kConvolutionX, a.dtype, inputs_of(a));
+  CudnnGraph::Array dy = array(graph, kConvolutionY, a.dtype, outputs_of(a));
+  CudnnGraph::Array dw = array(graph, kConvolutionWeights, accumulation_type(a.dtype), weights);
   if (accumulation_type(a.dtype) == a.dtype) {
     graph.convolution_backward_weights(a, x, dy, dw);
     return;
@@ -92,29 +84,27 @@ void build_convolution_backward_weights(const ConvolutionArguments& a,
 
 bool CudnnOperations::convolution(const ConvolutionArguments& a, const void* x, const void* weights,
                                   const void* bias, void* y) {
-  if (!is_served(a)) return false;
   const bool biased = bias != nullptr;
-  const ConvolutionAlignments alignments{cudnn_alignment(x), cudnn_alignment(weights),
-                                         biased ? cudnn_alignment(bias) : 0, cudnn_alignment(y)};
+  if (!is_served(a) || !cudnn_aligned({x, weights, bias, y})) return false;
   return serve(
-      "convolution " + name_of(a, alignments), a.dtype,
-      [&](CudnnGraph& graph) { build_convolution(a, alignments, biased, graph); },
+      "convolution " + name_of(a) + (biased ? " bias" : ""), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution(a, biased, graph); },
       [&](const CudnnPlan& plan) {
-        std::vector<Binding> bindings = {
-            {kConvolutionX, x}, {kConvolutionWeights, weights}, {kConvolutionY, y}};
-        if (biased) bindings.push_back({kConvolutionBias, bias});
-        run(plan, bindings, queue_.scratch(plan.workspace_bytes));
+        run(plan,
+            {{kConvolutionX, x},
+             {kConvolutionWeights, weights},
+             {kConvolutionBias, bias},
+             {kConvolutionY, y}},
+            queue_.scratch(plan.workspace_bytes));
       });
 }
 
 bool CudnnOperations::convolution_backward_data(const ConvolutionArguments& a, const void* dy,
                                                 const void* weights, void* dx) {
-  if (!is_served(a)) return false;
-  const ConvolutionAlignments alignments{cudnn_alignment(dx), cudnn_alignment(weights), 0,
-                                         cudnn_alignment(dy)};
+  if (!is_served(a) || !cudnn_aligned({dy, weights, dx})) return false;
   return serve(
-      "convolution_backward_data " + name_of(a, alignments), a.dtype,
-      [&](CudnnGraph& graph) { build_convolution_backward_data(a, alignments, graph); },
+      "convolution_backward_data " + name_of(a), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution_backward_data(a, graph); },
       [&](const CudnnPlan& plan) {
         run(plan, {{kConvolutionY, dy}, {kConvolutionWeights, weights}, {kConvolutionX, dx}},
             queue_.scratch(plan.workspace_bytes));
@@ -123,17 +113,13 @@ bool CudnnOperations::convolution_backward_data(const ConvolutionArguments& a, c
 
 bool CudnnOperations::convolution_backward_weights(const ConvolutionArguments& a, const void* x,
                                                    const void* dy, void* dweights) {
-  if (!is_served(a)) return false;
-  const ConvolutionAlignments alignments{cudnn_alignment(x), cudnn_alignment(dweights), 0,
-                                         cudnn_alignment(dy)};
-  // Sums that leave in a wider type than the inputs' come from engines made for whole vectors: for others
-  // cuDNN 9.19 proposes some that write wrong sums on an H200, or fail when run.
-  const bool vectors = a.c % 8 == 0 && a.o % 8 == 0 && alignments.x == 16 && alignments.weights == 16 &&
-                       alignments.y == 16;
-  if (accumulation_type(a.dtype) != a.dtype && !vectors) return false;
+  if (!is_served(a) || !cudnn_aligned({x, dy, dweights})) return false;
+  // Sums that leave in a wider type than the inputs' come from engines made for whole vectors of channels:
+  // for others cuDNN 9.19 proposes some that write wrong sums on an H200.
+  if (accumulation_type(a.dtype) != a.dtype && (a.c % 8 != 0 || a.o % 8 != 0)) return false;
   return serve(
-      "convolution_backward_weights " + name_of(a, alignments), a.dtype,
-      [&](CudnnGraph& graph) { build_convolution_backward_weights(a, alignments, graph); },
+      "convolution_backward_weights " + name_of(a), a.dtype,
+      [&](CudnnGraph& graph) { build_convolution_backward_weights(a, graph); },
       [&](const CudnnPlan& plan) {
         run(plan, {{kConvolutionX, x}, {kConvolutionY, dy}, {kConvolutionWeights, dweights}},
             queue_.scratch(plan.workspace_bytes));

@@ -41,14 +41,14 @@ CudnnDescriptor CudnnGraph::tensor(int64_t id, cudnnDataType_t type, const Cudnn
 }
 
 CudnnGraph::Array CudnnGraph::array(int64_t id, cudnnDataType_t type, const CudnnExtents& extents,
-                                    const CudnnExtents& strides, int64_t alignment) {
+                                    const CudnnExtents& strides) {
   ids_.push_back(id);
-  return add(tensor(id, type, extents, strides, alignment));
+  return add(tensor(id, type, extents, strides, kCudnnAlignment));
 }
 
 CudnnGraph::Array CudnnGraph::between(cudnnDataType_t type, const CudnnExtents& extents,
                                       const CudnnExtents& strides) {
-  CudnnDescriptor t = tensor(unnamed_++, type, extents, strides, 16);
+  CudnnDescriptor t = tensor(unnamed_++, type, extents, strides, kCudnnAlignment);
   t.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, true);
   return add(std::move(t));
 }

@@ -12,6 +12,9 @@
 
 namespace lockstep {
 
+// Bytes that the addresses of all arrays are multiples of. Engines take less, and some refuse to run then.
+inline constexpr int64_t kCudnnAlignment = 16;
+
 using CudnnExtents = std::vector<int64_t>;
 
 // Of the floating types that cuDNN serves here: fp32, bf16, fp16.
@@ -24,9 +27,8 @@ class CudnnGraph {
   explicit CudnnGraph(const CudnnLibrary& library)
       : library_(library), graph_(library, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) {}
 
-  // An array in memory; alignment: bytes that its address is a multiple of.
-  Array array(int64_t id, cudnnDataType_t type, const CudnnExtents& extents, const CudnnExtents& strides,
-              int64_t alignment);
+  // An array in memory, which begins at a multiple of kCudnnAlignment.
+  Array array(int64_t id, cudnnDataType_t type, const CudnnExtents& extents, const CudnnExtents& strides);
   // An array that no memory holds.
   Array between(cudnnDataType_t type, const CudnnExtents& extents, const CudnnExtents& strides);
   // One fp32 number in host memory, read when the plan is run.

@@ -22,8 +22,8 @@ struct CudnnLibrary {
   decltype(&cudnnBackendFinalize) finalize = nullptr;
   decltype(&cudnnBackendExecute) execute = nullptr;
 
-  // What many engines need to be compiled when they are planned: "NVRTC 13.0", or "no NVRTC". Which engines there are,
-  // and with them the bits, depend on it.
+  // What many engines need to be compiled when they are planned: "NVRTC 13.0", or "no NVRTC". Which engines
+  // there are, and with them the bits, depend on it.
   std::string compiler;
 
   std::string name() const;  // "cuDNN 9.19.0, NVRTC 13.0"

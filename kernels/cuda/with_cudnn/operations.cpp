@@ -23,9 +23,10 @@ constexpr size_t kMostCandidates = 8;
 
 }  // namespace
 
-int64_t cudnn_alignment(const void* pointer) {
-  const auto bits = reinterpret_cast<uintptr_t>(pointer) | 16;
-  return static_cast<int64_t>(bits & (~bits + 1));
+bool cudnn_aligned(std::initializer_list<const void*> arrays) {
+  return std::all_of(arrays.begin(), arrays.end(), [](const void* array) {
+    return reinterpret_cast<uintptr_t>(array) % kCudnnAlignment == 0;
+  });
 }
 
 CudnnOperations::CudnnOperations(const CudnnLibrary& library, CudnnQueue queue)

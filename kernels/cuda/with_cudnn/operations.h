@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -70,7 +71,7 @@ class CudnnOperations final : public Cudnn {
   uint64_t generation_ = 0;  // of the plan table
 };
 
-// What `pointer` is aligned to, up to 16 bytes.
-int64_t cudnn_alignment(const void* pointer);
+// Whether every address (null is one) is a multiple of kCudnnAlignment.
+bool cudnn_aligned(std::initializer_list<const void*> arrays);
 
 }  // namespace lockstep
