@@ -13,7 +13,7 @@ from_cuda='^lib(cuda|cudart|cublas|cublasLt|cudnn[a-z_]*|nccl|nvrtc[a-z-]*|nvJit
 
 tests=(kernels tensor ops autodiff nn optim parallel train)
 benchmarks=(device reduction)
-programs=(lockstep "${tests[@]/%/_test}" "${benchmarks[@]/%/_benchmark}")
+programs=(lockstep distributed_workers "${tests[@]/%/_test}" "${benchmarks[@]/%/_benchmark}")
 
 cmake --preset bundle
 cmake --build "$build" --target lockstep_command "${programs[@]:1}"

@@ -15,7 +15,7 @@ rm -f "$results"/*.row
 limit=${LOCKSTEP_CHECK_SECONDS:-520}
 begin=$SECONDS
 names=()
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 GTEST_COLOR=no GTEST_BRIEF=1
 bin=$here/bin
 python=${LOCKSTEP_PYTHON:-python3}
 # CUDA's libraries may lie among Python's packages alone; compute-sanitizer beside the toolkit.
@@ -46,7 +46,7 @@ check() {
 }
 
 # unit_tests FOLDER SHARD SHARDS: every SHARDS-th case of a folder.
-unit_tests() { LOCKSTEP_TEST_DEVICE=cuda GTEST_SHARD_INDEX=$2 GTEST_TOTAL_SHARDS=$3 "$bin/$1_test" --gtest_brief=1; }
+unit_tests() { LOCKSTEP_TEST_DEVICE=cuda GTEST_SHARD_INDEX=$2 GTEST_TOTAL_SHARDS=$3 "$bin/$1_test"; }
 
 # train NAME WORKERS CONFIG OPTIONS...: one run into $results/NAME on the GPU.
 train() {
@@ -79,7 +79,6 @@ short=(--set train.epochs=2 --set checkpoint.every=22)
 
 trained_and_accurate() { train "$1" 0 "$2" "${@:4}" && accuracy_of "$1" "$2" "$3"; }
 alone() { train alone 0 configs/digits_cnn.toml "${short[@]}"; }
-nccl_one() { train nccl_one 1 configs/digits_cnn.toml "${short[@]}" && same alone nccl_one; }
 staged() {
   local workers=$1
   train "staged_$workers" "$workers" configs/digits_cnn.toml --set parallel.share_gpu=true "${short[@]}" && same alone "staged_$workers"
@@ -102,13 +101,44 @@ killed() {
   echo "killed after $(basename "$(newest killed)")"
   "$bin/lockstep" train configs/digits_cnn.toml "${workers[@]}" --output "$results/killed" --device cuda --resume && same digits_cnn killed
 }
-# Every process says that it is a host of its own, so that NCCL does not refuse the GPU that they share.
-nccl_two() {
-  rm -rf "$results/nccl_two"
+# Two ranks of NCCL on one GPU: each says that it is a host of its own, so that NCCL does not refuse.
+two_of_nccl() {
   NCCL_NET=Socket NCCL_SOCKET_IFNAME=lo NCCL_MAX_CTAS=2 "$bin/mpirun" --oversubscribe -np 2 sh -c \
-    'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$bin/lockstep" train configs/digits_cnn.toml \
-    --output "$results/nccl_two" --device cuda --set parallel.share_gpu=true --set parallel.gpu_transport=nccl \
-    "${short[@]}" && same alone nccl_two
+    'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$@"
+}
+train_by_nccl() {  # NAME CONFIG OPTIONS...
+  rm -rf "${results:?}/$1"
+  two_of_nccl "$bin/lockstep" train "${@:2}" --output "$results/$1" --device cuda --set parallel.share_gpu=true \
+    --set parallel.gpu_transport=nccl
+}
+nccl_two() { train_by_nccl nccl_two configs/digits_cnn.toml "${short[@]}" && same alone nccl_two; }
+nccl_two_recorded() {
+  train_by_nccl nccl_two_recorded configs/digits_cnn.toml --set device.cuda_graph=true "${short[@]}" && same alone nccl_two_recorded
+}
+# One of the two stops answering: the other says so and ends the job.
+nccl_stopped() {
+  train_by_nccl nccl_stopped configs/digits_cnn.toml --set train.epochs=5000 --set checkpoint.every=22 \
+    --set parallel.timeout=4 &
+  local job=$! status
+  until [[ -n $(newest nccl_stopped) ]]; do
+    kill -0 "$job" || return 1
+    sleep 0.05
+  done
+  kill -STOP "$(pgrep -n -f -- "libexec/lockstep train .*--output $results/nccl_stopped")"
+  wait "$job"
+  status=$?
+  pkill -KILL -f -- "--output $results/nccl_stopped"
+  grep -h "not finished after" "$results/nccl_stopped.log" | tail -n 1
+  echo "exit code $status, 6 expected"
+  ((status == 6))
+}
+# Collectives and the exchange of gradients, between buffers on the GPU: TRANSPORT WORKERS.
+exchange() {
+  if [[ $1 == nccl && $2 == 2 ]]; then
+    two_of_nccl "$bin/distributed_workers" 2 nccl
+  else
+    "$bin/mpirun" --oversubscribe -np "$2" "$bin/distributed_workers" "$2" "$1"
+  fi
 }
 # Plans belong to a run; a cache brings them to another one.
 tuned() {
@@ -134,20 +164,20 @@ moved_to_cpu() {
 sanitized() {
   command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer is not installed"; return 77; }
   LOCKSTEP_TEST_DEVICE=cuda GTEST_SHARD_INDEX=$2 GTEST_TOTAL_SHARDS=$3 compute-sanitizer --tool "$1" --target-processes all --error-exitcode 9 \
-    "$bin/kernels_test" --gtest_filter='*Cuda*' --gtest_brief=1
+    "$bin/kernels_test" --gtest_filter='*Cuda*'
 }
 bench() { "$bin/$1" "${@:2}"; }
-# What a step takes, of the last line of a run's metrics: a wide MLP in bf16 alone, recorded, and over NCCL.
+# What a step takes, of the last line of a run's metrics: a wide MLP in bf16 on one worker, recorded, and on two that share the GPU.
 wide=(configs/digits_mlp.toml --set model.hidden=[2048,2048,2048] --set train.micro_batches=2 --set train.micro_batch_size=512
   --set train.epochs=0 --set train.steps=400 --set train.evaluate_every=0 --set checkpoint.every=0 --set train.log_every=100
   --set precision.compute=bf16)
 steps() {
   train step_alone 0 "${wide[@]}" && train step_graph 0 "${wide[@]}" --set device.cuda_graph=true &&
-    train step_nccl 1 "${wide[@]}" --set parallel.gpu_transport=nccl || return 1
+    train_by_nccl step_nccl_two "${wide[@]}" || return 1
   local line
   echo "| wide MLP in bf16 | samples/s | sweeps, us | exposed communication, us | update, us | host, us |"
   echo "|---|---|---|---|---|---|"
-  for name in step_alone step_graph step_nccl; do
+  for name in step_alone step_graph step_nccl_two; do
     line=$(grep samples_per_second "$results/$name/metrics.jsonl" | tail -n 1)
     echo "| $name | $(for field in samples_per_second compute_seconds exposed_communication_seconds optimizer_seconds host_seconds; do
       sed -n "s/.*\"$field\": *\([^,}]*\).*/\1/p" <<<"$line"
@@ -161,7 +191,7 @@ pytorch() {
     --rows cnn wide-bf16 mlp
 }
 preload_pytorch() { "$python" -c 'import torch; torch.cuda.init(); print("PyTorch", torch.__version__)' || return 77; }
-export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone nccl_one staged sharded killed nccl_two tuned recorded resume resumed moved_to_cpu sanitized bench steps pytorch preload_pytorch
+export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone staged sharded killed two_of_nccl train_by_nccl nccl_two nccl_two_recorded nccl_stopped exchange tuned recorded resume resumed moved_to_cpu sanitized bench steps pytorch preload_pytorch
 export results bin python
 export short_text="${short[*]}" wide_text="${wide[*]}"
 # run NAME SECONDS COMMAND...: by itself; start: beside what else was started; settle: waits for all that was.
@@ -194,7 +224,9 @@ start digits_transformer_bf16 180 trained_and_accurate digits_transformer_bf16 c
   --set precision.compute=bf16
 start recorded 120 recorded
 start resumed 120 resumed
-start nccl_one 120 nccl_one
+start exchange_nccl_1 120 exchange nccl 1
+start exchange_staged_2 120 exchange staged 2
+start exchange_staged_4 120 exchange staged 4
 start staged_2 120 staged 2
 start staged_4 180 staged 4
 start sharded 120 sharded
@@ -206,7 +238,10 @@ settle
 run killed 60 killed
 
 # By themselves: ranks of NCCL that share a GPU wait for each other on it, and times want it for themselves.
-run nccl_two 90 nccl_two
+run exchange_nccl_2 60 exchange nccl 2
+run nccl_two 60 nccl_two
+run nccl_two_recorded 60 nccl_two_recorded
+run nccl_stopped 60 nccl_stopped
 run steps 60 steps
 run speed 90 bench device_benchmark cuda 128
 run pytorch 120 pytorch
@@ -228,7 +263,7 @@ settle
   for name in steps speed pytorch; do
     grep -q '^|' "$results/$name.log" 2>/dev/null || continue
     echo
-    grep -v '^\[' "$results/$name.log"
+    grep -E '^([|]|PyTorch|cuda: .* arrays of|$)' "$results/$name.log" | cat -s
   done
 } | tee "$results/table.md"
 failures=$(cat "$results"/*.row | grep -cE '^(FAILED|TIME OUT)')

@@ -45,33 +45,58 @@ class Array {
   void* data_;
 };
 
-// Median seconds of a call, over seven batches of at least 10 ms each. The host waits once a batch. Where calls can be recorded, a
-// batch replays what was: the host would be slower than a small kernel.
-double seconds_of(Backend& backend, const std::function<void()>& call) {
-  const auto time_of = [&](const std::function<void()>& batch) {
-    backend.synchronize();
-    const auto start = std::chrono::steady_clock::now();
-    batch();
-    backend.synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  call();
-  const double once = time_of(call);
-  const int calls = std::clamp(static_cast<int>(0.01 / once), 1, 1000);
-  std::function<void()> batch = [&] {
-    for (int i = 0; i < calls; ++i) call();
-  };
-  std::unique_ptr<Recording> recording;
-  if (backend.begin_recording()) {
-    batch();
-    recording = backend.end_recording();
-    batch = [&] { recording->replay(); };
-    batch();
+// A call, again and again in batches of at least 10 ms. The host waits once a batch. Where calls can be recorded, a batch replays what
+// was: the host would be slower than a small kernel.
+class Batch {
+ public:
+  Batch(Backend& backend, const std::function<void()>& call) : backend_(backend) {
+    call();
+    const double once = seconds_of([&] { call(); });
+    calls_ = std::clamp(static_cast<int>(0.01 / once), 1, 1000);
+    run_ = [this, call] {
+      for (int i = 0; i < calls_; ++i) call();
+    };
+    if (!backend.begin_recording()) return;
+    run_();
+    recording_ = backend.end_recording();
+    run_ = [this] { recording_->replay(); };
+    run_();
   }
-  std::vector<double> times(7);
-  for (double& time : times) time = time_of(batch) / calls;
-  std::nth_element(times.begin(), times.begin() + 3, times.end());
-  return times[3];
+  // Of one call.
+  double seconds() const { return seconds_of(run_) / calls_; }
+
+ private:
+  double seconds_of(const std::function<void()>& work) const {
+    backend_.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    backend_.synchronize();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  Backend& backend_;
+  int calls_ = 1;
+  std::unique_ptr<Recording> recording_;
+  std::function<void()> run_;
+};
+
+// Medians over seven batches of each, in turns, so that a clock that changes changes for all.
+std::vector<double> seconds_of(const std::vector<std::unique_ptr<Batch>>& batches) {
+  std::vector<std::vector<double>> rounds(batches.size());
+  for (int round = 0; round < 7; ++round)
+    for (size_t i = 0; i < batches.size(); ++i) rounds[i].push_back(batches[i]->seconds());
+  std::vector<double> medians;
+  for (std::vector<double>& times : rounds) {
+    std::nth_element(times.begin(), times.begin() + 3, times.end());
+    medians.push_back(times[3]);
+  }
+  return medians;
+}
+
+double seconds_of(Backend& backend, const std::function<void()>& call) {
+  std::vector<std::unique_ptr<Batch>> batches;
+  batches.push_back(std::make_unique<Batch>(backend, call));
+  return seconds_of(batches).front();
 }
 
 struct Bandwidth {
@@ -112,7 +137,7 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
     bias.extents[0] = rows, bias.extents[1] = columns;
     bias.strides_a[0] = columns, bias.strides_a[1] = bias.strides_b[1] = 1;
     table.row("gelu", dtype, 2 * bytes, [&] { backend.unary(UnaryOp::kGelu, dtype, n, x, y); });
-    table.row("gelu backward", dtype, 4 * bytes,
+    table.row("gelu backward", dtype, 3 * bytes,
               [&] { backend.unary_backward(UnaryOp::kGelu, dtype, n, x, y, z, w); });
     table.row("addition", dtype, 3 * bytes, [&] { backend.binary(BinaryOp::kAdd, dtype, same, x, y, z); });
     table.row("addition of a row", dtype, 2 * bytes,
@@ -174,26 +199,24 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
             [&] { backend.update(UpdateFormula::kAdamW, update); });
 }
 
-// Seconds of a product with each algorithm that the library proposes; with the first again where there are not
-// as many, which does no harm.
-std::vector<double> candidates(Backend& backend, PlanTable& table, const std::function<void()>& call) {
+// Seconds of a product with each algorithm that the library proposes, and last with the one that tuning chooses. Where there are fewer
+// algorithms, the first stands for those that are missing. Where calls are not recorded, the one that is in force, once.
+std::vector<double> with_each_algorithm(Backend& backend, const std::function<void()>& call) {
   constexpr int kMost = 16;
-  std::vector<double> seconds;
-  table.replace({});
-  for (int number = 0; number < kMost; ++number) {
-    table.set_search({.candidate = number});
-    seconds.push_back(seconds_of(backend, call));
+  PlanTable* const table = backend.plans();
+  std::vector<std::unique_ptr<Batch>> batches;
+  if (table != nullptr) {
+    table->replace({});
+    for (int number = 0; number < kMost; ++number) {
+      table->set_search({.candidate = number});
+      batches.push_back(std::make_unique<Batch>(backend, call));
+    }
+    table->set_search({.tune = true});
+    call();
+    table->set_search({});
   }
-  table.set_search({});
-  return seconds;
-}
-
-// Chooses a plan for the call by measurement.
-void tune(Backend& backend, PlanTable& table, const std::function<void()>& call) {
-  table.set_search({.tune = true});
-  call();
-  backend.synchronize();
-  table.set_search({});
+  batches.push_back(std::make_unique<Batch>(backend, call));
+  return seconds_of(batches);
 }
 
 void products(Backend& backend, bool large) {
@@ -213,17 +236,12 @@ void products(Backend& backend, bool large) {
       arguments.b = b;
       arguments.c = c;
       const auto call = [&] { backend.matmul(arguments); };
-      std::string shares;
-      if (table != nullptr) {
-        const std::vector<double> seconds = candidates(backend, *table, call);
-        tune(backend, *table, call);
-        const double tuned = seconds_of(backend, call);
-        const double best = std::min(tuned, *std::min_element(seconds.begin(), seconds.end()));
-        shares = fmt::format(" {:.3f} | {:.3f} |", best / seconds[0], best / tuned);
-      }
-      const double seconds = seconds_of(backend, call);
+      const std::vector<double> seconds = with_each_algorithm(backend, call);
+      const double best = *std::min_element(seconds.begin(), seconds.end());
+      const std::string shares =
+          table == nullptr ? "" : fmt::format(" {:.3f} | {:.3f} |", best / seconds.front(), best / seconds.back());
       fmt::print("| {}x{}x{} | {} | {:.2f} |{}\n", m, n, k, name_of(dtype),
-                 2e-12 * static_cast<double>(m * n * k) / seconds, shares);
+                 2e-12 * static_cast<double>(m * n * k) / seconds.back(), shares);
       std::fflush(stdout);
     }
   }
