@@ -173,7 +173,7 @@ wide=(configs/digits_mlp.toml --set model.hidden=[2048,2048,2048] --set train.mi
   --set precision.compute=bf16)
 steps() {
   train step_alone 0 "${wide[@]}" && train step_graph 0 "${wide[@]}" --set device.cuda_graph=true &&
-    train_by_nccl step_nccl_two "${wide[@]}" || return 1
+    train_by_nccl step_nccl_two "${wide[@]}" --set train.steps=60 --set train.log_every=20 || return 1
   local line
   echo "| wide MLP in bf16 | samples/s | sweeps, us | exposed communication, us | update, us | host, us |"
   echo "|---|---|---|---|---|---|"

@@ -10,9 +10,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -25,14 +28,30 @@ namespace {
 
 using namespace lockstep;  // NOLINT: a program, not a header
 
-// n elements of the backend's memory, all `value`.
+// n elements of the backend's memory: all `value`, or else normally distributed ones. With the same number everywhere branches never part,
+// and products draw less power.
 class Array {
  public:
-  Array(Backend& backend, DType dtype, int64_t n, double value = 0.5)
+  Array(Backend& backend, DType dtype, int64_t n, std::optional<double> value = std::nullopt)
       : backend_(backend), bytes_(static_cast<size_t>(n) * size_of(dtype)), data_(backend.allocate(bytes_)) {
     if (data_ == nullptr)
       fail(ErrorKind::kUsage, fmt::format("device_benchmark: no memory for {} bytes", bytes_));
-    backend.fill(dtype, n, data_, value);
+    if (value) {
+      backend.fill(dtype, n, data_, *value);
+      return;
+    }
+    constexpr int64_t kNumbers = 1 << 20;
+    static const std::vector<float> numbers = [] {
+      std::mt19937 generator(1);
+      std::normal_distribution<float> normal;
+      std::vector<float> drawn(kNumbers);
+      for (float& number : drawn) number = normal(generator);
+      return drawn;
+    }();
+    std::vector<std::byte> stored(kNumbers * size_of(dtype));
+    cpu_backend().cast(DType::kF32, dtype, kNumbers, numbers.data(), stored.data());
+    for (size_t at = 0; at < bytes_; at += stored.size())
+      backend.copy_from_host(static_cast<char*>(data_) + at, stored.data(), std::min(stored.size(), bytes_ - at));
   }
   ~Array() { backend_.release(data_, bytes_); }
   Array(const Array&) = delete;
@@ -115,7 +134,7 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
   fmt::print("| kernel | type | read and written | of the copy |\n|---|---|---|---|\n");
   Bandwidth table{backend};
   {
-    const Array x(backend, DType::kU8, array_bytes), y(backend, DType::kU8, array_bytes);
+    const Array x(backend, DType::kF32, array_bytes / 4), y(backend, DType::kF32, array_bytes / 4);
     table.row("copy", DType::kU8, 2.0 * static_cast<double>(array_bytes),
               [&] { backend.copy(y, x, static_cast<size_t>(array_bytes)); });
   }
@@ -183,7 +202,6 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
             [&] { backend.cast(dtype, DType::kBF16, n, g, lowered); });
   table.row("bf16 to fp32", dtype, 6.0 * static_cast<double>(n),
             [&] { backend.cast(DType::kBF16, dtype, n, lowered, g); });
-  backend.fill(dtype, n, g, 0.5);
   UpdateArguments update;
   update.n = n;
   update.parameters = p;
