@@ -28,8 +28,8 @@ namespace {
 
 using namespace lockstep;  // NOLINT: a program, not a header
 
-// n elements of the backend's memory: all `value`, or else normally distributed ones. With the same number everywhere branches never part,
-// and products draw less power.
+// n elements of the backend's memory: all `value`, or else normally distributed ones. With the same number
+// everywhere branches never part, and products draw less power.
 class Array {
  public:
   Array(Backend& backend, DType dtype, int64_t n, std::optional<double> value = std::nullopt)
@@ -51,7 +51,8 @@ class Array {
     std::vector<std::byte> stored(kNumbers * size_of(dtype));
     cpu_backend().cast(DType::kF32, dtype, kNumbers, numbers.data(), stored.data());
     for (size_t at = 0; at < bytes_; at += stored.size())
-      backend.copy_from_host(static_cast<char*>(data_) + at, stored.data(), std::min(stored.size(), bytes_ - at));
+      backend.copy_from_host(static_cast<char*>(data_) + at, stored.data(),
+                             std::min(stored.size(), bytes_ - at));
   }
   ~Array() { backend_.release(data_, bytes_); }
   Array(const Array&) = delete;
@@ -64,8 +65,8 @@ class Array {
   void* data_;
 };
 
-// A call, again and again in batches of at least 10 ms. The host waits once a batch. Where calls can be recorded, a batch replays what
-// was: the host would be slower than a small kernel.
+// A call, again and again in batches of at least 10 ms. The host waits once a batch. Where calls can be
+// recorded, a batch replays what was: the host would be slower than a small kernel.
 class Batch {
  public:
   Batch(Backend& backend, const std::function<void()>& call) : backend_(backend) {
@@ -191,8 +192,8 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
                           nullptr, losses, g);
   });
   table.row("cross-entropy backward", dtype, 8.0 * static_cast<double>(n), [&] {
-    backend.cross_entropy_backward(dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)),
-                                   nullptr, losses, g);
+    backend.cross_entropy_backward(
+        dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)), nullptr, losses, g);
   });
   const Array sums(backend, DType::kF64, (n + Backend::kNormBlock - 1) / Backend::kNormBlock);
   table.row("sums of squares", dtype, 4.0 * static_cast<double>(n),
@@ -217,8 +218,9 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
             [&] { backend.update(UpdateFormula::kAdamW, update); });
 }
 
-// Seconds of a product with each algorithm that the library proposes, and last with the one that tuning chooses. Where there are fewer
-// algorithms, the first stands for those that are missing. Where calls are not recorded, the one that is in force, once.
+// Seconds of a product with each algorithm that the library proposes, and last with the one that tuning
+// chooses. Where there are fewer algorithms, the first stands for those that are missing. Where calls are not
+// recorded, the one that is in force, once.
 std::vector<double> with_each_algorithm(Backend& backend, const std::function<void()>& call) {
   constexpr int kMost = 16;
   PlanTable* const table = backend.plans();
@@ -257,7 +259,8 @@ void products(Backend& backend, bool large) {
       const std::vector<double> seconds = with_each_algorithm(backend, call);
       const double best = *std::min_element(seconds.begin(), seconds.end());
       const std::string shares =
-          table == nullptr ? "" : fmt::format(" {:.3f} | {:.3f} |", best / seconds.front(), best / seconds.back());
+          table == nullptr ? ""
+                           : fmt::format(" {:.3f} | {:.3f} |", best / seconds.front(), best / seconds.back());
       fmt::print("| {}x{}x{} | {} | {:.2f} |{}\n", m, n, k, name_of(dtype),
                  2e-12 * static_cast<double>(m * n * k) / seconds.back(), shares);
       std::fflush(stdout);
