@@ -142,7 +142,7 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
       });
     }
     simd_for<T>(width, [=](int64_t i) {
-      factors[i] = math::exp(maxima[i] - larger[i]);
+      factors[i] = math::exp_nonpositive(maxima[i] - larger[i]);
       totals[i] *= factors[i];
       maxima[i] = larger[i];
     });
@@ -154,7 +154,7 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
       std::fill_n(row, blind, T(0));
       simd_for<T>(width - blind,
                   [maximum = maxima + blind, total = totals + blind, p = row + blind](int64_t i) {
-                    p[i] = math::exp(p[i] - maximum[i]);
+                    p[i] = math::exp_nonpositive(p[i] - maximum[i]);
                     total[i] += p[i];
                   });
     }

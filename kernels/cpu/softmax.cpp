@@ -5,10 +5,10 @@
 #include <limits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/dispatch.h"
 #include "kernels/math/elementary.h"
 
 namespace lockstep {
@@ -45,7 +45,8 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
         maxima[j] = combine_lanes<LargestOf>(row);
         (row - P::repeat(maxima[j])).store(buffer + j * P::kLanes);
       }
-      simd_for<T>(kRows * P::kLanes, [values = buffer](int64_t i) { values[i] = math::exp(values[i]); });
+      simd_for<T>(kRows * P::kLanes,
+                  [values = buffer](int64_t i) { values[i] = math::exp_nonpositive(values[i]); });
 #pragma GCC unroll 4
       for (int64_t j = 0; j < kRows; ++j) sums[j] = combine_lanes<SumOf>(P::load(buffer + j * P::kLanes));
       for (int64_t j = 0; j < rows; ++j) {
@@ -67,7 +68,7 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
     }
     const T maximum = combine_row<LargestOf>(in, columns);
     const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) {
-      const T value = math::exp(T(in[c]) - maximum);
+      const T value = math::exp_nonpositive(T(in[c]) - maximum);
       values[c] = value;
       return value;
     });

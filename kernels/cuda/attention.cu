@@ -228,12 +228,12 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
         larger = Larger::combine(larger, scores[r][c]);
       }
       larger = warp_reduce<Larger, kSide>(larger);
-      const T factor = math::exp(maxima[r] - larger);
+      const T factor = math::exp_nonpositive(maxima[r] - larger);
       maxima[r] = larger;
       T total = 0;
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
-        const T exponential = math::exp(scores[r][c] - larger);
+        const T exponential = math::exp_nonpositive(scores[r][c] - larger);
         total += exponential;
         weight_at<Plan>(weights, r, c) = exponential;
       }

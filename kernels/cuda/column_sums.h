@@ -1,12 +1,11 @@
 // Reductions down the columns of row-major arrays, in an order that the extents alone define.
 //
-// Rows are cut into segments. In a segment, every R-th row goes to the same thread, which adds them one after
-// the other; the R threads of a column are combined by a binary tree. Segments are reduced in the same way
-// until one is left.
+// Rows are cut into segments. In a segment, every R-th row goes to the same thread, which takes them in one
+// after the other; the R threads of a column are combined by a binary tree. The segments' results are reduced
+// in the same way until one is left.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 
 #include "kernels/cuda/dialect.h"
@@ -15,7 +14,8 @@
 
 namespace lockstep {
 
-// How (outer, rows, columns) is cut, a thread having vectors of kLanes columns.
+// How (outer, rows, columns) is cut, a thread having vectors of so many columns and a multiprocessor room for
+// so many blocks.
 struct ColumnCut {
   int64_t outer, rows, columns;
   int64_t across;    // vectors side by side in a block
@@ -25,16 +25,26 @@ struct ColumnCut {
   int64_t segments;  // of one slice of outer
   Divisor by_blocks, by_segments;
 
-  ColumnCut(int64_t outer_, int64_t rows_, int64_t columns_, int lanes)
+  ColumnCut(int64_t outer_, int64_t rows_, int64_t columns_, int lanes, int resident)
       : outer(outer_), rows(rows_), columns(columns_) {
+    // Blocks: about as many as are worked on at a time, so that all end together: a second turn for a few of
+    // them costs as much as one for all. Fewer where a thread's rows would be few, more where they
+    // would be so many that sums lose digits.
+    constexpr int64_t kShortest = 16, kLongest = 128;
+    const int64_t at_work = int64_t{kMultiprocessors} * resident;
     const int64_t vectors = columns / lanes;
-    across = std::min<int64_t>(vectors, kWarp);
-    blocks = (vectors + across - 1) / across;
-    stacked = kFlatThreads / across;
-    // Short chains of additions are exact and many; longer ones only where there are blocks enough for any
-    // device.
-    constexpr int64_t kManyBlocks = 2048, kShortest = 4, kLongest = 64;
-    const int64_t chain = std::clamp(rows / stacked * blocks * outer / kManyBlocks, kShortest, kLongest);
+    const auto arrange = [&](int64_t width) {
+      across = std::min<int64_t>(vectors, width);
+      blocks = (vectors + across - 1) / across;
+      stacked = kFlatThreads / across;
+    };
+    // Few rows: narrow blocks, many threads on a column, so that one pass is enough.
+    int64_t width = kWarp;
+    arrange(width);
+    while (width > 2 && rows > stacked * kShortest && 2 * blocks * outer <= at_work) arrange(width /= 2);
+    if (rows > stacked * kShortest) arrange(kWarp);
+    const int64_t wanted = stacked * std::max<int64_t>(1, at_work / (blocks * outer));  // chains
+    const int64_t chain = std::clamp((rows + wanted - 1) / wanted, kShortest, kLongest);
     segment = stacked * chain;
     segments = std::max<int64_t>(1, (rows + segment - 1) / segment);
     by_blocks = Divisor(blocks);
@@ -48,22 +58,29 @@ int column_lanes(int64_t columns) {
   return columns % Vector<S>::kLanes == 0 ? Vector<S>::kLanes : 1;
 }
 
-// Room, in numbers, that column_reduce needs for kSums results; 0 where one pass does.
-template <class S>
-int64_t column_room(int sums, int64_t outer, int64_t rows, int64_t columns) {
-  const ColumnCut cut(outer, rows, columns, column_lanes<S>(columns));
+// Room, in numbers, that column_reduce of a Work needs for its segments' results; 0 where one pass does.
+template <class Work>
+int64_t column_room(int64_t outer, int64_t rows, int64_t columns) {
+  const ColumnCut cut(outer, rows, columns, column_lanes<typename Work::S>(columns), Work::kResident);
   if (cut.segments == 1) return 0;
-  return sums * outer * cut.segments * columns +
-         column_room<Accumulation<S>>(sums, outer, cut.segments, columns);
+  return Work::kSums * outer * cut.segments * columns +
+         column_room<typename Work::Partials>(outer, cut.segments, columns);
 }
 
-// results[k][outer, segment, column] = combination over the segment's rows of term k.
-template <class Op, int N, class Term>
-__global__ void __launch_bounds__(kFlatThreads, 2)
-    column_kernel(ColumnCut cut, Term term, std::array<typename Term::T*, Term::kSums> results) {
-  using T = typename Term::T;
-  constexpr int kSums = Term::kSums;
-  LOCKSTEP_SHARED(T, shared, [kSums * N][kFlatThreads]);
+// One pass. Work says what is combined, kSums numbers a column in the type T, of elements of type S:
+//   start(total): what nothing combines to;
+//   add_rows<kWhole, N>(first, end, step, columns, column, total): rows first, first + step, ... below end,
+//     counted over outer too and at least one, of N columns; kWhole: in vectors, which vectors() allows;
+//   combine(a, b): a becomes a and b together;
+//   Partials: the Work for results of segments, of_partials(arrays) one on arrays of them;
+//   kResident: blocks that a multiprocessor has room for.
+// out(index, column, numbers) takes what comes of a segment and column; index: in (outer, segments, columns).
+template <class Work, int N, class Out>
+__global__ void __launch_bounds__(kFlatThreads, Work::kResident)
+    column_kernel(ColumnCut cut, Work work, Out out) {
+  using T = typename Work::T;
+  constexpr int kSums = Work::kSums;
+  LOCKSTEP_SHARED(T, shared, [kSums * N][kFlatThreads / 2]);
   const uint32_t slice = cut.by_blocks.quotient(blockIdx.x), outer = cut.by_segments.quotient(slice);
   const int64_t block = blockIdx.x - slice * cut.by_blocks.divisor;
   const int64_t segment = slice - outer * cut.by_segments.divisor;
@@ -72,59 +89,56 @@ __global__ void __launch_bounds__(kFlatThreads, 2)
   const int stack = thread / across;
   const int64_t column = (block * across + (thread - stack * across)) * N;
   const bool works = stack < stacked && column < cut.columns;
+  const int64_t begin = segment * cut.segment;
+  const int64_t end = begin + cut.segment < cut.rows ? begin + cut.segment : cut.rows;
   T total[kSums][N];
-  LOCKSTEP_UNROLL
-  for (int k = 0; k < kSums; ++k) {
-    LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) total[k][j] = Op::template neutral<T>();
-  }
-  const auto add_rows = [&]<bool kWhole>(std::bool_constant<kWhole>) {
-    const int64_t begin = segment * cut.segment;
-    const int64_t end = begin + cut.segment < cut.rows ? begin + cut.segment : cut.rows;
-    LOCKSTEP_UNROLL_BY(4)
-    for (int64_t row = begin + stack; row < end; row += stacked) {
-      T values[kSums][N];
-      const int64_t outer_row = outer * cut.rows + row;
-      term.template load<kWhole, N>(outer_row * cut.columns + column, outer_row, column, values);
-      LOCKSTEP_UNROLL
-      for (int k = 0; k < kSums; ++k) {
-        LOCKSTEP_UNROLL
-        for (int j = 0; j < N; ++j) total[k][j] = Op::combine(total[k][j], values[k][j]);
-      }
-    }
-  };
+  Work::template start<N>(total);
   // Decided once: branches between the loads of several rows would make each wait for the one before it.
-  if (works && N > 1 && term.vectors) {
-    add_rows(std::true_type{});
-  } else if (works) {
-    add_rows(std::false_type{});
+  if (works && begin + stack < end) {
+    const int64_t first = outer * cut.rows + begin + stack, last = outer * cut.rows + end;
+    if (N > 1 && work.vectors()) {
+      work.template add_rows<true, N>(first, last, stacked, cut.columns, column, total);
+    } else {
+      work.template add_rows<false, N>(first, last, stacked, cut.columns, column, total);
+    }
   }
-  LOCKSTEP_UNROLL
-  for (int k = 0; k < kSums; ++k) {
-    LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) shared[k * N + j][thread] = total[k][j];
-  }
+  // The upper half of the threads of a column, at most as many as the lower one, leaves its numbers to that.
   int half = 1;
   while (2 * half < stacked) half *= 2;
   for (; half > 0; half /= 2) {
-    __syncthreads();
-    if (works && stack < half && stack + half < stacked) {
+    if (stack >= half && stack < 2 * half && stack < stacked) {
       LOCKSTEP_UNROLL
-      for (int k = 0; k < kSums * N; ++k) {
-        shared[k][thread] = Op::combine(shared[k][thread], shared[k][thread + half * across]);
+      for (int k = 0; k < kSums; ++k) {
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < N; ++j) shared[k * N + j][thread - half * across] = total[k][j];
       }
     }
+    __syncthreads();
+    if (stack < half && stack + half < stacked) {
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) {
+        T own[kSums], other[kSums];
+        LOCKSTEP_UNROLL
+        for (int k = 0; k < kSums; ++k) own[k] = total[k][j], other[k] = shared[k * N + j][thread];
+        Work::combine(own, other);
+        LOCKSTEP_UNROLL
+        for (int k = 0; k < kSums; ++k) total[k][j] = own[k];
+      }
+    }
+    __syncthreads();
   }
   if (works && stack == 0) {
     LOCKSTEP_UNROLL
-    for (int k = 0; k < kSums; ++k) {
+    for (int j = 0; j < N; ++j) {
+      T numbers[kSums];
       LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) results[k][slice * cut.columns + column + j] = shared[k * N + j][thread];
+      for (int k = 0; k < kSums; ++k) numbers[k] = total[k][j];
+      out(slice * cut.columns + column + j, column + j, numbers);
     }
   }
 }
 
-// What is reduced. Term::load<kWhole, N>(index, row, column, values): the kSums numbers of each of N elements
+// Terms of sums. Term::load<kWhole, N>(index, row, column, values): the kSums numbers of each of N elements
 // from `index` on, which lie at (row, column), rows counted over outer too. This one: the elements of kArrays
 // arrays themselves.
 template <class S_, int kArrays>
@@ -140,43 +154,94 @@ struct ColumnElements {
     LOCKSTEP_UNROLL
     for (int k = 0; k < kArrays; ++k) {
       const Vector<S, N> stored = load_elements<kWhole, N>(arrays[k] + index);
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) values[k][j] = widen(stored.lane[j]);
+      widen_vector(stored, values[k]);
     }
   }
 };
 
-// results[k][outer, column] = combination over the rows of (outer, rows, columns) of term k. `room`:
-// column_room numbers.
-template <class Op, class Term, size_t kSums = Term::kSums>
-void column_reduce(cudaStream_t stream, int64_t outer, int64_t rows, int64_t columns, const Term& term,
-                   typename Term::T* room, const std::array<typename Term::T*, kSums>& results) {
+// Numbers of a term combined by Op, each by itself. One sum of floats fits 32 registers a thread.
+template <class Op, class Term>
+struct ColumnSums {
   using S = typename Term::S;
   using T = typename Term::T;
-  const int lanes = column_lanes<S>(columns);
-  const ColumnCut cut(outer, rows, columns, lanes);
-  std::array<T*, kSums> out = results;
-  if (cut.segments > 1) {
-    for (T*& partials : out) {
-      partials = room;
-      room += outer * cut.segments * columns;
+  using Partials = ColumnSums<Op, ColumnElements<T, Term::kSums>>;
+  static constexpr int kSums = Term::kSums;
+  static constexpr int kResident = kSums == 1 && sizeof(T) == 4 ? 8 : 4;
+  Term term;
+
+  LOCKSTEP_DEVICE bool vectors() const { return term.vectors; }
+  template <int N>
+  LOCKSTEP_DEVICE static void start(T (&total)[kSums][N]) {
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < kSums; ++k) {
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) total[k][j] = Op::template neutral<T>();
     }
   }
+  template <bool kWhole, int N>
+  LOCKSTEP_DEVICE void add_rows(int64_t first, int64_t end, int step, int64_t columns, int64_t column,
+                                T (&total)[kSums][N]) const {
+    LOCKSTEP_UNROLL_BY(4)
+    for (int64_t row = first; row < end; row += step) {
+      T values[kSums][N];
+      term.template load<kWhole, N>(row * columns + column, row, column, values);
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < kSums; ++k) {
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < N; ++j) total[k][j] = Op::combine(total[k][j], values[k][j]);
+      }
+    }
+  }
+  LOCKSTEP_DEVICE static void combine(T (&a)[kSums], const T (&b)[kSums]) {
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < kSums; ++k) a[k] = Op::combine(a[k], b[k]);
+  }
+  static Partials of_partials(T* const (&arrays)[kSums]) {
+    Partials work;
+    work.term.vectors = true;
+    for (int k = 0; k < kSums; ++k) {
+      work.term.arrays[k] = arrays[k];
+      work.term.vectors = work.term.vectors && aligned_to(16, arrays[k]);
+    }
+    return work;
+  }
+};
+
+// Results as they are, an array of each number.
+template <class T, int kSums>
+struct StoreNumbers {
+  T* arrays[kSums];
+  LOCKSTEP_DEVICE void operator()(int64_t index, int64_t, const T (&numbers)[kSums]) const {
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < kSums; ++k) arrays[k][index] = numbers[k];
+  }
+};
+
+// out(index, column, numbers) of the combination over the rows of (outer, rows, columns); index: in (outer,
+// columns). `room`: column_room numbers.
+template <class Work, class Out>
+void column_reduce(cudaStream_t stream, int64_t outer, int64_t rows, int64_t columns, const Work& work,
+                   typename Work::T* room, const Out& out) {
+  using S = typename Work::S;
+  const int lanes = column_lanes<S>(columns);
+  const ColumnCut cut(outer, rows, columns, lanes, Work::kResident);
   const unsigned grid = blocks_for(outer * cut.segments * cut.blocks, 1);
-  if (lanes > 1) {
-    LOCKSTEP_LAUNCH((column_kernel<Op, Vector<S>::kLanes, Term>), grid, kFlatThreads, 0, stream, cut, term,
-                    out);
-  } else {
-    LOCKSTEP_LAUNCH((column_kernel<Op, 1, Term>), grid, kFlatThreads, 0, stream, cut, term, out);
+  const auto pass = [&]<class To>(const To& to) {
+    if (lanes > 1) {
+      LOCKSTEP_LAUNCH((column_kernel<Work, Vector<S>::kLanes, To>), grid, kFlatThreads, 0, stream, cut, work,
+                      to);
+    } else {
+      LOCKSTEP_LAUNCH((column_kernel<Work, 1, To>), grid, kFlatThreads, 0, stream, cut, work, to);
+    }
+  };
+  if (cut.segments == 1) return pass(out);
+  StoreNumbers<typename Work::T, Work::kSums> partials;
+  for (auto& array : partials.arrays) {
+    array = room;
+    room += outer * cut.segments * columns;
   }
-  if (cut.segments == 1) return;
-  ColumnElements<T, static_cast<int>(kSums)> partials;
-  partials.vectors = true;
-  for (size_t k = 0; k < kSums; ++k) {
-    partials.arrays[k] = out[k];
-    partials.vectors = partials.vectors && aligned_to(16, out[k]);
-  }
-  column_reduce<Op>(stream, outer, cut.segments, columns, partials, room, results);
+  pass(partials);
+  column_reduce(stream, outer, cut.segments, columns, Work::of_partials(partials.arrays), room, out);
 }
 
 }  // namespace lockstep

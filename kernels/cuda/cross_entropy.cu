@@ -9,7 +9,7 @@ namespace lockstep {
 namespace {
 
 template <class T, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     cross_entropy_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
                          const T* weights, T* losses, T* probabilities, bool vectors) {
   LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);

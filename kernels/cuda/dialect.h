@@ -5,11 +5,13 @@
 // LOCKSTEP_DYNAMIC_SHARED, __syncthreads, __syncwarp, __shfl_sync, __shfl_xor_sync, __shfl_down_sync and
 // __ballot_sync; atomics only on integers and only where their order cannot show; blocks of at most 1024
 // threads. 16-bit numbers are core/half_precision.h's. Instructions that C++ has no words for stand here,
-// each beside a plain body with the same bits.
+// each beside a plain body with the same bits up to a zero's sign and a NaN's payload where that is said.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -78,6 +80,9 @@ unsigned blocks_for(int64_t n, int64_t per_block);
 
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+// Multiprocessors of the devices that work is cut for, H100 and H200, where the cut shows in results: those
+// must not depend on the device that is there.
+inline constexpr int kMultiprocessors = 132;
 
 // Position among all threads of a grid along x, and their number.
 LOCKSTEP_DEVICE int64_t global_thread() {
@@ -145,6 +150,49 @@ LOCKSTEP_DEVICE void store_vector(S* y, const Vector<S, N>& value) {
   *reinterpret_cast<Vector<S, N>*>(y) = value;
 }
 
+// The elements of a vector as numbers to compute with.
+template <class S, int N>
+LOCKSTEP_DEVICE void widen_vector(const Vector<S, N>& stored, Accumulation<S> (&x)[N]) {
+  if constexpr (std::is_same_v<S, BFloat16> && N % 2 == 0) {
+    // Two at a time, as the halves of a word.
+    const auto words = std::bit_cast<std::array<uint32_t, N / 2>>(stored);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; j += 2) {
+      x[j] = std::bit_cast<float>(words[j / 2] << 16);
+      x[j + 1] = std::bit_cast<float>(words[j / 2] & 0xFFFF0000u);
+    }
+  } else {
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) x[j] = widen(stored.lane[j]);
+  }
+}
+
+// The stored elements nearest to x, two an instruction. Of every NaN it makes the same one, which is what
+// `rounded` makes of the NaN of this device's arithmetic: for results, not for elements that are only moved.
+template <class S, int N>
+LOCKSTEP_DEVICE Vector<S, N> rounded_vector(const Accumulation<S> (&x)[N]) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(S) == 2 && N % 2 == 0) {
+    std::array<uint32_t, N / 2> words;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; j += 2) {
+      if constexpr (std::is_same_v<S, BFloat16>) {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[j / 2]) : "f"(x[j + 1]), "f"(x[j]));
+      } else {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[j / 2]) : "f"(x[j + 1]), "f"(x[j]));
+      }
+    }
+    return std::bit_cast<Vector<S, N>>(words);
+  } else
+#endif
+  {
+    Vector<S, N> stored;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) stored.lane[j] = rounded<S>(x[j]);
+    return stored;
+  }
+}
+
 // Whether every given address is a multiple of `bytes`: what a vectorized kernel asks for.
 template <class... P>
 bool aligned_to(size_t bytes, const P*... addresses) {
@@ -164,7 +212,7 @@ struct Plus {
   }
 };
 
-// The larger one; NaN wins.
+// The larger one; NaN wins. Which of two zeros that differ in sign, and which NaN, is open.
 struct Larger {
   template <class T>
   LOCKSTEP_DEVICE static T neutral() {
@@ -172,6 +220,13 @@ struct Larger {
   }
   template <class T>
   LOCKSTEP_DEVICE static T combine(T a, T b) {
+#if defined(__CUDA_ARCH__)
+    if constexpr (std::is_same_v<T, float>) {
+      float larger;
+      asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+      return larger;
+    }
+#endif
     return a > b || a != a ? a : b;
   }
 };
@@ -188,21 +243,38 @@ LOCKSTEP_DEVICE T warp_reduce(T value) {
   return value;
 }
 
-// Over a block of `kThreads` threads (a multiple of 32), the same on every thread: each warp, then the warps'
-// results in order. `shared` has room for kThreads / 32 numbers and may be used again after the next
-// __syncthreads.
-template <class Op, int kThreads, class T>
-LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
+// K numbers over a block of `kThreads` threads (a multiple of 32), the same on every thread: each warp, then
+// the warps' results in order. `shared` has room for K * kThreads / 32 numbers. There is one barrier, between
+// what is written there and what is read: after a second one, every thread has read, and `shared` may be used
+// again. Without shared memory and barrier for one warp, which may be one of several in a block then.
+template <class Op, int kThreads, int K, class T>
+LOCKSTEP_DEVICE void block_reduce(T (&values)[K], T* shared) {
   static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
   constexpr int kWarps = kThreads / kWarp;
-  value = warp_reduce<Op>(value);
-  if constexpr (kWarps == 1) return value;
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  T total = shared[0];
   LOCKSTEP_UNROLL
-  for (int warp = 1; warp < kWarps; ++warp) total = Op::combine(total, shared[warp]);
-  return total;
+  for (int k = 0; k < K; ++k) values[k] = warp_reduce<Op>(values[k]);
+  if constexpr (kWarps > 1) {
+    if (threadIdx.x % kWarp == 0) {
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < K; ++k) shared[threadIdx.x / kWarp * K + k] = values[k];
+    }
+    __syncthreads();
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = shared[k];
+    LOCKSTEP_UNROLL
+    for (int warp = 1; warp < kWarps; ++warp) {
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < K; ++k) values[k] = Op::combine(values[k], shared[warp * K + k]);
+    }
+  }
+}
+
+// The same for one number.
+template <class Op, int kThreads, class T>
+LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
+  T values[1] = {value};
+  block_reduce<Op, kThreads>(values, shared);
+  return values[0];
 }
 
 }  // namespace lockstep

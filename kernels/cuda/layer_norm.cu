@@ -12,7 +12,7 @@ namespace {
 
 // The variance is the mean of (x - mean)^2 of a row that is at hand: no cancellation.
 template <class S, class Plan, class T = Accumulation<S>>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     layer_norm_kernel(int64_t rows, int64_t columns, const S* x, const T* gamma, const T* beta, T epsilon,
                       S* y, T* mean, T* rstd, bool vectors) {
   using Rows = Team<Plan::kTeam>;
@@ -27,14 +27,14 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) sum += values[0][j];
   });
-  const T center = Rows::template reduce<Plus>(sum, shared) / count;
+  const T part = T(1) / count, center = Rows::template reduce<Plus>(sum, shared) * part;
   T squares = 0;
   row.visit([&](int, typename Plan::Index, T(&values)[1][N]) {
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) squares += (values[0][j] - center) * (values[0][j] - center);
   });
   squares = Rows::template reduce<Plus>(squares, shared + Plan::kTeam / kWarp);
-  const T inverse = T(1) / std::sqrt(squares / count + epsilon);
+  const T inverse = T(1) / std::sqrt(squares * part + epsilon);
   row.visit([&](int, typename Plan::Index i, T(&values)[1][N]) {
     T scale[N], shift[N], result[N];
     load_numbers<N>(gamma + i, vectors, scale);
@@ -51,76 +51,112 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>
 
 template <class T>
 struct LayerNormSums {
-  T *dgamma, *dbeta;  // (segments, columns)
+  T *dgamma, *dbeta;  // (teams, columns)
 };
 
-// A team works on the rows of a segment, one after the other. With h = (x - mean) rstd and g = dy gamma,
+// Team t of `teams` works on rows t, t + teams, ... With h = (x - mean) rstd and g = dy gamma,
 //   dx = rstd (g - mean(g) - h mean(g h));
-// where rows are held, their sums of dy h and dy too, of each lane's columns.
+// and on the way sums dy h and dy of each lane's columns.
 template <class S, class Plan, class T = Accumulation<S>>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
-    layer_norm_backward_kernel(int64_t rows, int64_t columns, int64_t segment, const S* x, const T* gamma,
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
+    layer_norm_backward_kernel(int64_t rows, int64_t columns, int64_t teams, const S* x, const T* gamma,
                                const T* mean, const T* rstd, const S* dy, S* dx, LayerNormSums<T> sums,
                                bool vectors) {
   using Rows = Team<Plan::kTeam>;
-  constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
-  const int64_t begin = Rows::row() * segment;
-  if (begin >= rows) return;
-  const int64_t end = begin + segment < rows ? begin + segment : rows;
-  const T count = static_cast<T>(columns);
-  T products[Plan::kHeld ? Plan::kVectors : 1][N] = {}, gradients[Plan::kHeld ? Plan::kVectors : 1][N] = {};
-  for (int64_t r = begin; r < end; ++r) {
+  constexpr int N = Plan::kLanes, V = Plan::kVectors, kHalf = 2 * Plan::kTeam / kWarp;
+  constexpr bool kGammaHeld = V * N * sizeof(T) <= 32;  // where a lane has the registers for it
+  LOCKSTEP_SHARED(T, shared, [2 * kHalf]);
+  const int64_t team = Rows::row();
+  if (team >= teams) return;
+  const T part = T(1) / static_cast<T>(columns);
+  const auto first_of = [](int v) { return (v * Plan::kTeam + Rows::lane()) * N; };
+  const auto load_gamma = [&](int v, T(&scale)[N]) {
+    load_numbers<N>(gamma + (first_of(v) < columns ? first_of(v) : columns - N), vectors, scale);
+  };
+  T products[V][N] = {}, gradients[V][N] = {}, scales[V][N];
+  if constexpr (kGammaHeld) {
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < V; ++v) load_gamma(v, scales[v]);
+  }
+  int half = 0;
+  for (int64_t r = team; r < rows; r += teams) {
     RowValues<S, 2, Plan> row({x, dy}, r, columns, vectors);
     const T center = mean[r], inverse = rstd[r];
-    T gradient_sum = 0, product_sum = 0;
-    row.visit([&](int v, typename Plan::Index i, T(&values)[2][N]) {
-      T scale[N];
-      load_numbers<N>(gamma + i, vectors, scale);
+    T totals[2] = {};
+    row.visit([&](int v, int, T(&values)[2][N]) {
+      if constexpr (!kGammaHeld) load_gamma(v, scales[v]);
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) {
-        const T h = (values[0][j] - center) * inverse, dy_j = values[1][j], g = dy_j * scale[j];
-        gradient_sum += g;
-        product_sum += g * h;
-        if constexpr (Plan::kHeld) {
-          products[v][j] += dy_j * h;
-          gradients[v][j] += dy_j;
-          values[0][j] = h;
-          values[1][j] = g;
-        }
+        const T h = (values[0][j] - center) * inverse, dy_j = values[1][j], g = dy_j * scales[v][j];
+        products[v][j] += dy_j * h;
+        gradients[v][j] += dy_j;
+        totals[0] += g;
+        totals[1] += g * h;
+        values[0][j] = h;
+        values[1][j] = g;
       }
     });
-    const T mean_gradient = Rows::template reduce<Plus>(gradient_sum, shared) / count;
-    const T mean_product = Rows::template reduce<Plus>(product_sum, shared + Plan::kTeam / kWarp) / count;
-    row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
+    Rows::template reduce<Plus>(totals, shared + half);
+    half = kHalf - half;
+    const T mean_gradient = totals[0] * part, mean_product = totals[1] * part;
+    row.visit([&](int, int i, T(&values)[2][N]) {
       T result[N];
-      if constexpr (!Plan::kHeld) {
-        T scale[N];
-        load_numbers<N>(gamma + i, vectors, scale);
-        LOCKSTEP_UNROLL
-        for (int j = 0; j < N; ++j) {
-          values[0][j] = (values[0][j] - center) * inverse;
-          values[1][j] *= scale[j];
-        }
-      }
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j)
         result[j] = inverse * (values[1][j] - mean_gradient - values[0][j] * mean_product);
       store_row(dx + r * columns + i, result, vectors);
     });
   }
-  if constexpr (Plan::kHeld) {
-    // Partial results lie in scratch memory, where every row begins as the first does.
-    const int64_t first = Rows::row() * columns;
-    LOCKSTEP_UNROLL
-    for (int v = 0; v < Plan::kVectors; ++v) {
-      const int64_t i = (v * Plan::kTeam + Rows::lane()) * N;
-      if (i < columns) {
-        store_numbers<N>(sums.dgamma + first + i, N > 1, products[v]);
-        store_numbers<N>(sums.dbeta + first + i, N > 1, gradients[v]);
-      }
-    }
+  // Partial results lie in scratch memory, where every row begins as the first does.
+  LOCKSTEP_UNROLL
+  for (int v = 0; v < V; ++v) {
+    if (first_of(v) >= columns) continue;
+    const int64_t first = team * columns + first_of(v);
+    store_numbers<N>(sums.dgamma + first, N > 1, products[v]);
+    store_numbers<N>(sums.dbeta + first, N > 1, gradients[v]);
   }
+}
+
+// dx alone, for rows that are too long to be held.
+template <class S, class Plan, class T = Accumulation<S>>
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
+    layer_norm_derivative_kernel(int64_t rows, int64_t columns, const S* x, const T* gamma, const T* mean,
+                                 const T* rstd, const S* dy, S* dx, bool vectors) {
+  using Rows = Team<Plan::kTeam>;
+  constexpr int N = Plan::kLanes;
+  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  const int64_t r = Rows::row();
+  if (r >= rows) return;
+  const T part = T(1) / static_cast<T>(columns), center = mean[r], inverse = rstd[r];
+  RowValues<S, 2, Plan> row({x, dy}, r, columns, vectors);
+  const auto prepare = [&](typename Plan::Index i, T(&values)[2][N]) {
+    T scale[N];
+    load_numbers<N>(gamma + i, vectors, scale);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) {
+      values[0][j] = (values[0][j] - center) * inverse;
+      values[1][j] *= scale[j];
+    }
+  };
+  T totals[2] = {};
+  row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
+    prepare(i, values);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) {
+      totals[0] += values[1][j];
+      totals[1] += values[1][j] * values[0][j];
+    }
+  });
+  Rows::template reduce<Plus>(totals, shared);
+  const T mean_gradient = totals[0] * part, mean_product = totals[1] * part;
+  row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
+    prepare(i, values);
+    T result[N];
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j)
+      result[j] = inverse * (values[1][j] - mean_gradient - values[0][j] * mean_product);
+    store_row(dx + r * columns + i, result, vectors);
+  });
 }
 
 // dy h and dy, for rows that are too long to be held.
@@ -146,12 +182,12 @@ struct LayerNormTerm {
   }
 };
 
-// Rows that a team works on, so that partial sums are few against the rows and teams many against any device.
+// Teams: as many as H100 and H200 work on at a time, so that all end together; with four rows each at least,
+// so that partial sums are few against the rows.
 template <class Plan>
-int64_t segment_rows(int64_t rows) {
-  if (!Plan::kHeld) return 1;
-  constexpr int64_t kMostTeams = Plan::kTeam == kWarp ? 8192 : 1024;
-  return std::max(std::clamp<int64_t>(rows / 256, 1, 16), (rows + kMostTeams - 1) / kMostTeams);
+int64_t teams_for(int64_t rows) {
+  constexpr int64_t kMost = int64_t{kMultiprocessors} * Plan::kBlocks * Team<Plan::kTeam>::kRows;
+  return std::clamp<int64_t>(rows / 4, 1, kMost);
 }
 
 }  // namespace
@@ -188,27 +224,30 @@ void CudaBackend::layer_norm_backward(DType dtype, int64_t rows, int64_t columns
     const S* const gradients = static_cast<const S*>(dy);
     const T* const centers = static_cast<const T*>(mean);
     const T* const inverses = static_cast<const T*>(rstd);
-    const std::array<T*, 2> results = {static_cast<T*>(dgamma), static_cast<T*>(dbeta)};
-    dispatch_rows<S, false>(columns, [&](auto plan) {
+    const StoreNumbers<T, 2> results = {{static_cast<T*>(dgamma), static_cast<T*>(dbeta)}};
+    dispatch_rows<S, 4>(columns, [&](auto plan) {
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
-      const int64_t segment = segment_rows<Plan>(rows), segments = (rows + segment - 1) / segment;
-      const int64_t partials = Plan::kHeld ? segments * columns : 0;
-      T* const room = scratch<T>(2 * partials + (Plan::kHeld ? column_room<T>(2, 1, segments, columns)
-                                                             : column_room<S>(2, 1, rows, columns)));
-      const LayerNormSums<T> sums = {room, room + partials};
-      LOCKSTEP_LAUNCH((layer_norm_backward_kernel<S, Plan>), blocks_for(segments, Rows::kRows),
-                      Rows::kThreads, 0, stream(), rows, columns, segment, values,
-                      static_cast<const T*>(gamma), centers, inverses, gradients, static_cast<S*>(dx), sums,
-                      aligned_to(16, x, gamma, dy, dx));
+      const bool vectors = aligned_to(16, x, gamma, dy, dx);
       if constexpr (Plan::kHeld) {
-        const ColumnElements<T, 2> term = {{sums.dgamma, sums.dbeta},
-                                           aligned_to(16, sums.dgamma, sums.dbeta)};
-        column_reduce<Plus>(stream(), 1, segments, columns, term, room + 2 * partials, results);
+        const int64_t teams = teams_for<Plan>(rows), partials = teams * columns;
+        using Sums = ColumnSums<Plus, ColumnElements<T, 2>>;
+        T* const room = scratch<T>(2 * partials + column_room<Sums>(1, teams, columns));
+        const LayerNormSums<T> sums = {room, room + partials};
+        LOCKSTEP_LAUNCH((layer_norm_backward_kernel<S, Plan>), blocks_for(teams, Rows::kRows), Rows::kThreads,
+                        0, stream(), rows, columns, teams, values, static_cast<const T*>(gamma), centers,
+                        inverses, gradients, static_cast<S*>(dx), sums, vectors);
+        column_reduce(stream(), 1, teams, columns,
+                      Sums{{{sums.dgamma, sums.dbeta}, aligned_to(16, sums.dgamma, sums.dbeta)}},
+                      room + 2 * partials, results);
       } else {
-        const LayerNormTerm<S> term = {values, gradients, centers, inverses,
-                                       aligned_to(16, values, gradients)};
-        column_reduce<Plus>(stream(), 1, rows, columns, term, room, results);
+        LOCKSTEP_LAUNCH((layer_norm_derivative_kernel<S, Plan>), blocks_for(rows, Rows::kRows),
+                        Rows::kThreads, 0, stream(), rows, columns, values, static_cast<const T*>(gamma),
+                        centers, inverses, gradients, static_cast<S*>(dx), vectors);
+        using Sums = ColumnSums<Plus, LayerNormTerm<S>>;
+        column_reduce(stream(), 1, rows, columns,
+                      Sums{{values, gradients, centers, inverses, aligned_to(16, values, gradients)}},
+                      scratch<T>(column_room<Sums>(1, rows, columns)), results);
       }
     });
   });

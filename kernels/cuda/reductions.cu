@@ -88,9 +88,12 @@ void row_reduce(cudaStream_t stream, int64_t rows, int64_t extent, const S* x, A
 
 // y = total / divisor, rounded.
 template <class R>
-struct Quotient {
+struct StoreQuotient {
   Accumulation<R> divisor;
-  LOCKSTEP_DEVICE R operator()(Accumulation<R> total) const { return rounded<R>(total / divisor); }
+  R* y;
+  LOCKSTEP_DEVICE void operator()(int64_t index, int64_t, const Accumulation<R> (&total)[1]) const {
+    y[index] = rounded<R>(total[0] / divisor);
+  }
 };
 
 }  // namespace
@@ -108,16 +111,9 @@ void CudaBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent
       if (inner == 1) {
         return row_reduce<Op>(stream(), outer, extent, in, divisor, scratch<T>(row_room(outer, extent)), out);
       }
-      const ColumnElements<S, 1> term = {{in}, aligned_to(16, in)};
-      const int64_t room = column_room<S>(1, outer, extent, inner), results = outer * inner;
-      if (std::is_same_v<S, T> && divisor == T(1)) {
-        return column_reduce<Op>(stream(), outer, extent, inner, term, scratch<T>(room),
-                                 {static_cast<T*>(y)});
-      }
-      T* const totals = scratch<T>(results + room);
-      column_reduce<Op>(stream(), outer, extent, inner, term, totals + results, {totals});
-      const T* const inputs[] = {totals};
-      map_flat(stream(), results, inputs, out, Quotient<S>{divisor});
+      using Sums = ColumnSums<Op, ColumnElements<S, 1>>;
+      column_reduce(stream(), outer, extent, inner, Sums{{{in}, aligned_to(16, in)}},
+                    scratch<T>(column_room<Sums>(outer, extent, inner)), StoreQuotient<S>{divisor, out});
     };
     if (op == ReduceOp::kMax) {
       run(Larger{});
@@ -132,9 +128,10 @@ void CudaBackend::sum_columns(DType dtype, int64_t rows, int64_t columns, const 
     using S = decltype(type);
     using T = Accumulation<S>;
     const S* const in = static_cast<const S*>(x);
-    const ColumnElements<S, 1> term = {{in}, aligned_to(16, in)};
-    T* const room = scratch<T>(column_room<S>(1, 1, rows, columns));
-    column_reduce<Plus>(stream(), 1, rows, columns, term, room, {static_cast<T*>(sums)});
+    using Sums = ColumnSums<Plus, ColumnElements<S, 1>>;
+    column_reduce(stream(), 1, rows, columns, Sums{{{in}, aligned_to(16, in)}},
+                  scratch<T>(column_room<Sums>(1, rows, columns)),
+                  StoreNumbers<T, 1>{{static_cast<T*>(sums)}});
   });
 }
 

@@ -5,6 +5,7 @@
 // one order whatever its address and the number of blocks.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/dialect.h"
@@ -17,31 +18,30 @@ template <int kTeam>
 struct Team {
   static constexpr int kThreads = kTeam == kWarp ? 256 : kTeam;  // of a block
   static constexpr int kRows = kThreads / kTeam;                 // of a block
-  static constexpr int kBlocks =
-      512 / kThreads;  // at least, that a multiprocessor has room for: 128 registers a thread
 
   LOCKSTEP_DEVICE static int64_t row() {
     return static_cast<int64_t>(blockIdx.x) * kRows + static_cast<int64_t>(threadIdx.x) / kTeam;
   }
   LOCKSTEP_DEVICE static int lane() { return static_cast<int>(threadIdx.x) % kTeam; }
 
-  // value of all lanes combined, on each of them. A block calls it for the two halves of `shared` in turn:
-  // what one leaves there is read until the barrier of the other.
+  // What all lanes have, combined, on each of them: one number, or an array of them in place. A block calls
+  // it for the two halves of `shared` in turn: what one leaves there is read until the barrier of the other.
   template <class Op, class T>
   LOCKSTEP_DEVICE static T reduce(T value, T* shared) {
-    if constexpr (kTeam == kWarp) {
-      return warp_reduce<Op>(value);
-    } else {
-      return block_reduce<Op, kTeam>(value, shared);
-    }
+    return block_reduce<Op, kTeam>(value, shared);
+  }
+  template <class Op, int K, class T>
+  LOCKSTEP_DEVICE static void reduce(T (&values)[K], T* shared) {
+    block_reduce<Op, kTeam>(values, shared);
   }
 };
 
 // How the rows of a kernel are worked on: kVectors vectors of kLanes elements a lane, or 0 for rows too long
-// to be held.
-template <int kTeam_, int kVectors_, int kLanes_>
+// to be held; kResident threads at least that a multiprocessor has room for.
+template <int kTeam_, int kVectors_, int kLanes_, int kResident>
 struct RowPlan {
   static constexpr int kTeam = kTeam_, kVectors = kVectors_, kLanes = kLanes_;
+  static constexpr int kBlocks = kResident / Team<kTeam>::kThreads;  // for __launch_bounds__
   static constexpr bool kHeld = kVectors > 0;
   using Index = std::conditional_t<kHeld, int, int64_t>;  // of an element in a row
 };
@@ -109,10 +109,7 @@ struct RowValues {
   }
   LOCKSTEP_DEVICE static void widen_all(const Stored& stored, T (&x)[kInputs][N]) {
     LOCKSTEP_UNROLL
-    for (int k = 0; k < kInputs; ++k) {
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) x[k][j] = widen(stored.arrays[k].lane[j]);
-    }
+    for (int k = 0; k < kInputs; ++k) widen_vector(stored.arrays[k], x[k]);
   }
   // Lanes without a vector read the last one.
   template <bool kWhole>
@@ -179,9 +176,7 @@ LOCKSTEP_DEVICE void store_numbers(T* to, bool vectors, const T (&x)[N]) {
 // y[j] = x[j] rounded, as one vector where y's address allows.
 template <class S, int N>
 LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors) {
-  Vector<S, N> stored;
-  LOCKSTEP_UNROLL
-  for (int j = 0; j < N; ++j) stored.lane[j] = rounded<S>(x[j]);
+  const Vector<S, N> stored = rounded_vector<S>(x);
   if (vectors) {
     store_vector(y, stored);
   } else {
@@ -191,26 +186,38 @@ LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors
 }
 
 // Calls function(RowPlan{}) with the plan for rows of S with so many columns, a function of the columns
-// alone: held by a warp or a block as long as a few dozen registers a lane are enough, else read again. A
-// kernel that needs several times as many registers is not kLean: its rows of medium length are worked on by
-// blocks. So are those that do not consist of whole vectors, whose elements cost a register for the address
-// as well.
-template <class S, bool kLean = true, class F>
+// alone, for a kernel in which a lane holds kNumbers numbers of each element that it has.
+//
+// The team is the smallest that holds the row: every lane then has several loads under way, and few combine
+// their sums. A lane holds 32 numbers at most, and 64 bytes of an array; on an H200, rows of 16-bit elements
+// take up to a quarter longer with half of that. 64 registers are enough for it, room for 1024 threads.
+// Longer rows are held at twice as much a lane, and the longest read again, with room for half as many
+// threads. So are doubles, whose functions fill the registers. Where rows do not consist of whole vectors, a
+// lane has half as much: each element costs the registers of an address as well.
+template <class S, int kNumbers = 1, class F>
 void dispatch_rows(int64_t columns, const F& function) {
-  constexpr int kFull = Vector<S>::kLanes;
-  constexpr int kFew = 32 / static_cast<int>(sizeof(Accumulation<S>));  // elements a lane
-  constexpr int kBlock = 256, kLargeBlock = 512;
+  constexpr int kFull = Vector<S>::kLanes, kBytes = static_cast<int>(sizeof(Accumulation<S>));
   const auto with_lanes = [&]<int kLanes>(std::integral_constant<int, kLanes>) {
-    constexpr bool kWarps = kLean && kLanes > 1;
-    constexpr int kMediumTeam = kWarps ? kWarp : kBlock, kMedium = kWarps ? 4 * kFew : kFew;
-    constexpr int kLong = kLanes > 1 ? 2 * kFew : kFew;
-    if (columns <= kWarp * kFew) return function(RowPlan<kWarp, kFew / kLanes, kLanes>{});
-    if (columns <= kMediumTeam * kMedium) return function(RowPlan<kMediumTeam, kMedium / kLanes, kLanes>{});
-    if (columns <= kLargeBlock * kLong) return function(RowPlan<kLargeBlock, kLong / kLanes, kLanes>{});
-    return function(RowPlan<kLargeBlock, 0, kLanes>{});
+    constexpr int kWhole = std::min(128 / kBytes / kNumbers, 4 * kFull);
+    constexpr int kMost = kLanes > 1 ? kWhole : std::min(64 / kBytes / kNumbers, 32 / kBytes);
+    constexpr int kFew = std::min(8, kMost), kLoose = 512, kTight = kBytes == 8 ? kLoose : 1024;
+    const auto holds = [&](auto plan) {
+      using Plan = decltype(plan);
+      const bool fits = columns <= Plan::kTeam * Plan::kVectors * Plan::kLanes;
+      if (fits) function(plan);
+      return fits;
+    };
+    const bool held = holds(RowPlan<32, kFew / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<32, kMost / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<64, kMost / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<128, kMost / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<256, kMost / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<512, kMost / kLanes, kLanes, kTight>{}) ||
+                      holds(RowPlan<512, 2 * kMost / kLanes, kLanes, kLoose>{});
+    if (!held) function(RowPlan<512, 0, kLanes, kLoose>{});
   };
   if (columns % kFull == 0) return with_lanes(std::integral_constant<int, kFull>{});
-  return with_lanes(std::integral_constant<int, 1>{});
+  with_lanes(std::integral_constant<int, 1>{});
 }
 
 }  // namespace lockstep

@@ -8,7 +8,7 @@ namespace lockstep {
 namespace {
 
 template <bool kLog, class S, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     softmax_kernel(int64_t rows, int64_t columns, const S* x, S* y, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>
 
 // softmax: dx = y (dy - sum(dy y)); log-softmax: dx = dy - e^y sum(dy)
 template <bool kLog, class S, class Plan>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Team<Plan::kTeam>::kBlocks)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     softmax_backward_kernel(int64_t rows, int64_t columns, const S* y, const S* dy, S* dx, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
@@ -80,7 +80,7 @@ void CudaBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int
   if (rows <= 0 || columns <= 0) return;
   dispatch_floating("softmax_backward", dtype, [&](auto type) {
     using S = decltype(type);
-    dispatch_rows<S, false>(columns, [&](auto plan) {
+    dispatch_rows<S, 2>(columns, [&](auto plan) {
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
       const auto kernel =

@@ -61,6 +61,19 @@ LOCKSTEP_FORMULA double exp(double x) {
   return std::exp(x);
 }
 
+// exp(x) for x <= 0 or NaN, the same bits in two thirds of the instructions: there is no bound above, and one
+// power of two, kept in range by 2^64, so that only the last product rounds.
+LOCKSTEP_FORMULA float exp_nonpositive(float x) {
+  x = x < -104.0f ? -104.0f : x;
+  const SplitExponential split = split_exponential(x);
+  constexpr uint32_t kBias = uint32_t{127 + 64} << 23;
+  const float power = std::bit_cast<float>((static_cast<uint32_t>(split.exponent) << 23) + kBias);
+  return std::fma(split.fraction, power, power) * 0x1p-64f;
+}
+LOCKSTEP_FORMULA double exp_nonpositive(double x) {
+  return std::exp(x);
+}
+
 // log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1].
 LOCKSTEP_FORMULA float log_near_one(float f) {
   float p = 0.0674772859f;
@@ -123,14 +136,14 @@ LOCKSTEP_FORMULA double tanh(double x) {
 // 1/(1 + e^-x); for negative x as e^x/(1 + e^x), so that neither end loses digits.
 template <class T>
 LOCKSTEP_FORMULA T sigmoid(T x) {
-  const T e = exp(-std::fabs(x));
+  const T e = exp_nonpositive(-std::fabs(x));
   return (x >= T(0) ? T(1) : e) / (T(1) + e);
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)
 template <class T>
 LOCKSTEP_FORMULA T softplus(T x) {
-  return (x > T(0) ? x : T(0)) + log1p_unit(exp(-std::fabs(x)));
+  return (x > T(0) ? x : T(0)) + log1p_unit(exp_nonpositive(-std::fabs(x)));
 }
 
 // The upper tail of the standard normal distribution at a >= 0, Q(a) = erfc(a/sqrt(2))/2, and e^(-a^2/2) on
@@ -146,7 +159,7 @@ LOCKSTEP_FORMULA GaussianTail<float> gaussian_tail(float a) {
   const float square = a * a;
   const float square_error =
       std::fma(a, a, -square);  // matters in the tail: e^-s has relative error |error of s|
-  const float e = exp(-0.5f * square);
+  const float e = exp_nonpositive(-0.5f * square);
   const float exponential = std::fma(-0.5f * square_error, e, e);
   const float inverse = 1.0f / (a + 3.0f);
   const float t = (a - 3.0f) * inverse;

@@ -165,7 +165,7 @@ struct Erf {
   }
   template <class T>
   LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
-    return dy * (T(1.1283791670955125739) * exp(-(x * x)));  // 2/sqrt(pi) e^(-x^2)
+    return dy * (T(1.1283791670955125739) * exp_nonpositive(-(x * x)));  // 2/sqrt(pi) e^(-x^2)
   }
 };
 

@@ -149,7 +149,8 @@ std::vector<T> wild_values(int64_t n, uint32_t salt) {
   return values;
 }
 
-// Own formulas up to fp32; in fp64 exp, log, tanh and erf are those of the C library and of CUDA, each right to a unit or two.
+// Own formulas up to fp32; in fp64 exp, log, tanh and erf are those of the C library and of CUDA, each right
+// to a unit or two.
 TYPED_TEST(CudaKernels, UnaryOperationsAndDerivativesHaveTheCpusBitsUpToFp64Functions) {
   using T = TypeParam;
   for (int op = 0; op <= static_cast<int>(UnaryOp::kErf); ++op) {
@@ -339,10 +340,12 @@ TYPED_TEST(CudaKernels, ReductionsOverAnyAxisComeCloseAndMaximaAreExact) {
   struct Case {
     int64_t outer, extent, inner;
   };
-  const Case cases[] = {{1, 1, 1},    {3, 31, 1},     {9, 33, 1},     {5, 1024, 1},   {3, 1025, 1},
-                        {2, 5000, 1}, {1, 40'001, 1}, {2, 40'000, 1}, {1, 0, 1},      {2, 0, 3},
-                        {1, 3, 1},    {4, 7, 5},      {1, 1000, 3},   {1, 3000, 16},  {2, 100, 64},
-                        {1, 5, 1000}, {1, 9000, 33},  {3, 1, 8},      {1, 20'000, 2}, {0, 4, 4}};
+  const Case cases[] = {{1, 1, 1},    {3, 31, 1},     {9, 33, 1},     {5, 1024, 1},    {3, 1025, 1},
+                        {2, 5000, 1}, {1, 40'001, 1}, {2, 40'000, 1}, {1, 0, 1},       {2, 0, 3},
+                        {1, 3, 1},    {4, 7, 5},      {1, 1000, 3},   {1, 3000, 16},   {2, 100, 64},
+                        {1, 5, 1000}, {1, 9000, 33},  {3, 1, 8},      {1, 20'000, 2},  {0, 4, 4},
+                        {1, 16, 40},  {1, 2048, 40},  {1, 2049, 8},   {1, 300'000, 8}, {1, 700, 1000},
+                        {3, 3000, 24}};
   for (const Case& c : cases) {
     SCOPED_TRACE(std::to_string(c.outer) + "," + std::to_string(c.extent) + "," + std::to_string(c.inner));
     std::vector<T> x = random_values<T>(c.outer * c.extent * c.inner, 10);
@@ -408,10 +411,11 @@ TYPED_TEST(CudaKernels, OneNonFiniteElementAnywhereIsFound) {
 struct Extents {
   int64_t rows, columns;
 };
-constexpr Extents kExtents[] = {{1, 1},    {33, 10},   {5, 16},   {9, 31},   {4, 32},   {3, 33},
-                                {5, 256},  {3, 257},   {4, 768},  {2, 1023}, {2, 1024}, {2, 1025},
-                                {2, 2048}, {2, 3000},  {2, 4097}, {2, 8192}, {1, 8200}, {1, 20'001},
-                                {40, 130}, {1000, 24}, {300, 64}};
+constexpr Extents kExtents[] = {{1, 1},    {33, 10},    {5, 16},     {9, 31},    {4, 32},    {3, 33},
+                                {5, 256},  {3, 257},    {4, 768},    {2, 1023},  {2, 1024},  {2, 1025},
+                                {2, 2048}, {2, 3000},   {2, 4097},   {2, 8192},  {1, 8200},  {1, 20'001},
+                                {40, 130}, {1000, 24},  {300, 64},   {3, 512},   {13, 1000}, {13, 1001},
+                                {9, 4096}, {1, 16'384}, {1, 30'000}, {1, 33'000}};
 
 TYPED_TEST(CudaKernels, SoftmaxAndItsDerivativeComeClose) {
   using T = TypeParam;
@@ -579,6 +583,40 @@ TYPED_TEST(CudaKernels, BatchNormAndItsDerivativesComeClose) {
   }
 }
 
+TYPED_TEST(CudaKernels, BatchNormOfInfinitiesAndNaNIsTheCpus) {
+  using T = TypeParam;
+  using A = Accumulation<T>;
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  const int64_t columns = 8;
+  for (int64_t rows : {1, 2, 40, 5000}) {
+    SCOPED_TRACE(std::to_string(rows) + " rows");
+    std::vector<T> x = random_values<T>(rows * columns, 29);
+    const auto put = [&](int64_t row, size_t column, double value) {
+      x[static_cast<size_t>(row * columns) + column] = static_cast<T>(value);
+    };
+    put(0, 0, inf);
+    put(rows / 2, 1, -inf);
+    put(rows - 1, 2, inf);
+    put(0, 3, inf), put(rows - 1, 3, -inf);
+    for (int64_t r = 0; r < rows; ++r) put(r, 4, -inf);
+    put(rows / 2, 5, nan);
+    put(0, 6, inf), put(rows / 2, 6, inf);
+    const std::vector<A> ones(columns, A(1));
+    this->template compare_near<A>(32.0, 1.0, [&](Backend& backend, int64_t skipped) {
+      const Placed<T> in(backend, x, skipped), out(backend, rows * columns, skipped);
+      const Placed<A> scale(backend, ones), mean(backend, columns), variance(backend, columns),
+          rstd(backend, columns);
+      backend.batch_norm(this->kDType, rows, columns, in.data(), scale.data(), scale.data(), 1e-5, out.data(),
+                         mean.data(), variance.data(), rstd.data());
+      std::vector<A> all = mean.values();
+      for (const std::vector<A>& more : {variance.values(), rstd.values()})
+        all.insert(all.end(), more.begin(), more.end());
+      for (T value : out.values()) all.push_back(static_cast<A>(value));
+      return all;
+    });
+  }
+}
+
 TYPED_TEST(CudaKernels, EmbeddingAndItsOrderedDerivativeHaveTheCpusBits) {
   using T = TypeParam;
   struct Case {
@@ -712,8 +750,10 @@ TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
                                       {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
                                       {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
                                       {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
-          const Placed<double> row(backend, std::vector<double>{1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03}, 0);
-          const Placed<double> gate(backend, std::vector<double>{open}, 0), factor(backend, std::vector<double>{0.3}, 0);
+          const Placed<double> row(backend,
+                                   std::vector<double>{1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03}, 0);
+          const Placed<double> gate(backend, std::vector<double>{open}, 0),
+              factor(backend, std::vector<double>{0.3}, 0);
           UpdateArguments arguments;
           arguments.dtype = this->kDType;
           arguments.n = n;

@@ -69,6 +69,22 @@ TEST(Elementary, FloatFunctionsAreWithinTheirStatedErrorOverTheWholeRange) {
   }
 }
 
+TEST(Elementary, ExpOfWhatIsNotPositiveHasTheBitsOfExp) {
+  std::vector<float> values = {0.0f,       -0.0f,      -INFINITY, NAN,     -NAN,
+                               -0x1p-149f, -0x1p-126f, -103.9f,   -104.0f, -104.1f};
+  for (uint64_t bits = uint64_t{1} << 31; bits < (uint64_t{1} << 32); bits += 97) {  // NaN among them
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  }
+  for (float x : random_values<float>(1'000'000, 4, -110.0, 0.0)) values.push_back(x);
+  for (const float x : values) {
+    const uint32_t bits = std::bit_cast<uint32_t>(math::exp_nonpositive(x));
+    ASSERT_EQ(bits, std::bit_cast<uint32_t>(math::exp(x))) << "at " << x;
+  }
+  for (const double x : {-0.0, -1e-300, -0.5, -700.0, -750.0, -std::numeric_limits<double>::infinity()}) {
+    EXPECT_EQ(math::exp_nonpositive(x), math::exp(x));
+  }
+}
+
 TEST(Elementary, GeluIsAccurateInTheTailsAndAtInfinity) {
   const std::vector<float> x = float_range();
   std::vector<float> y(x.size());

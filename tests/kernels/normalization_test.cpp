@@ -1,7 +1,8 @@
 // Softmax, cross-entropy, layer norm and batch norm against long double formulas, backward kernels included.
+#include <algorithm>
 #include <functional>
 
-#include "kernels/arrays.h"
+#include "kernels/parity.h"
 
 namespace lockstep::test {
 namespace {
@@ -272,6 +273,53 @@ TYPED_TEST(Normalization, AMeanFarAboveTheSpreadDoesNotCancelTheVariance) {
     const long double exact = 1 / std::sqrt(moments(row_of(x, r, 4096)).variance);
     EXPECT_NEAR(static_cast<double>(rstd[static_cast<size_t>(r)]), static_cast<double>(exact),
                 40 * static_cast<double>(std::numeric_limits<T>::epsilon()));
+  }
+}
+
+// Of a mean 1e4 times the spread, one pass over x keeps no digit of E[x^2] - E[x]^2 in fp32; nor must a value
+// that x is taken relative to cost digits, when it is one far away from all others.
+TYPED_TEST(Normalization, ALargeCommonOffsetDoesNotCancelOnAnyDevice) {
+  using T = TypeParam;
+  const double offset = 1e4, unit = offset * static_cast<double>(std::numeric_limits<T>::epsilon());
+  std::vector<Backend*> devices = {&cpu_backend()};
+  if (test_device() != "cpu") devices.push_back(&test_backend());
+  for (Backend* device : devices) {
+    for (const Extents& e : {Extents{40, 64}, {2048, 16}, {4099, 5}, {50'000, 8}, {3000, 520}}) {
+      for (const bool outlier : {false, true}) {
+        SCOPED_TRACE(std::to_string(e.rows) + "x" + std::to_string(e.columns) + (outlier ? ", outlier" : "") +
+                     (device == devices[0] ? " on the CPU" : " on the device"));
+        const size_t columns = static_cast<size_t>(e.columns);
+        const double side = std::sqrt(3.0);  // of a uniform distribution with spread 1
+        std::vector<T> x = random_values<T>(e.rows * e.columns, 56, offset - side, offset + side);
+        if (outlier) std::fill_n(x.begin(), columns, T(2 * offset));
+        Arrays arrays(*device, 0);
+        const T* const in = arrays.input(x);
+        const T* const gamma = arrays.input(std::vector<T>(columns, T(1)));
+        const T* const beta = arrays.input(std::vector<T>(columns, T(0)));
+        T* const y = arrays.output<T>(e.rows * e.columns);
+        T* const statistics[3] = {arrays.output<T>(e.columns), arrays.output<T>(e.columns),
+                                  arrays.output<T>(e.columns)};
+        device->batch_norm(this->kDType, e.rows, e.columns, in, gamma, beta, 0.0, y, statistics[0],
+                           statistics[1], statistics[2]);
+        const std::vector<Arrays::Result> results = arrays.results();
+        for (size_t c = 0; c < columns; ++c) {
+          Row column;
+          for (size_t i = c; i < x.size(); i += columns) column.push_back(static_cast<long double>(x[i]));
+          const Moments exact = moments(column);
+          const double mean = static_cast<double>(exact.mean), variance = static_cast<double>(exact.variance);
+          const double rstd = 1 / std::sqrt(variance);
+          ASSERT_NEAR(results[1].values[c], mean, 4 * unit);
+          ASSERT_NEAR(results[2].values[c], variance, unit * variance);
+          ASSERT_NEAR(results[3].values[c], rstd, unit * rstd);
+          for (size_t i = c; i < x.size(); i += columns) {
+            const double normalized =
+                static_cast<double>((static_cast<long double>(x[i]) - exact.mean)) * rstd;
+            ASSERT_NEAR(results[0].values[i], normalized,
+                        (4 * unit + unit * std::fabs(normalized)) * std::fmax(rstd, 1e-3));
+          }
+        }
+      }
+    }
   }
 }
 

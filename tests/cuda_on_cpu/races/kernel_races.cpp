@@ -35,9 +35,9 @@ std::vector<float> values(int64_t n) {
 struct Extents {
   int64_t rows, columns;
 };
-// A row to a warp, to a block, to a large block; rows that are read again; many rows, whose sums over columns
-// take several rounds. Rows of 257 and 1025 are not aligned, wherever their array begins.
-constexpr Extents kExtents[] = {{9, 10}, {3, 257}, {2, 1025}, {1, 9000}, {130, 40}};
+// A row to a warp, to small and large blocks, several rows to a block one after the other; rows that are read
+// again; more rows than columns. Rows of 257 and 1025 are not aligned, wherever their array begins.
+constexpr Extents kExtents[] = {{9, 10}, {3, 257}, {2, 1025}, {13, 1000}, {1, 9000}, {1, 17'000}, {130, 40}};
 
 TEST(KernelRaces, NoneElementByElement) {
   on_gpu([](Backend& backend, Arrays& arrays) {
@@ -86,7 +86,8 @@ TEST(KernelRaces, NoneInReductions) {
   struct Case {
     int64_t outer, extent, inner;
   };
-  for (const Case& c : {Case{9, 33, 1}, {2, 1025, 1}, {1, 20'001, 1}, {1, 1000, 3}, {2, 100, 64}}) {
+  for (const Case& c :
+       {Case{9, 33, 1}, {2, 1025, 1}, {1, 20'001, 1}, {1, 1500, 3}, {2, 100, 64}, {1, 2100, 4}}) {
     on_gpu([&](Backend& backend, Arrays& arrays) {
       const float* const x = arrays.input(values(c.outer * c.extent * c.inner));
       float* const y = arrays.output<float>(c.outer * c.inner);
@@ -147,6 +148,23 @@ TEST(KernelRaces, NoneInNormalization) {
         },
         {0});
   }
+}
+
+// So many rows that their statistics and sums take a second pass.
+TEST(KernelRaces, NoneInBatchNormOfManyRows) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t rows = 2100, columns = 4;
+    const float* const x = arrays.input(values(rows * columns));
+    const float* const gamma = arrays.input(values(columns));
+    float* const y = arrays.output<float>(rows * columns);
+    float* const of_channels[5] = {arrays.output<float>(columns), arrays.output<float>(columns),
+                                   arrays.output<float>(columns), arrays.output<float>(columns),
+                                   arrays.output<float>(columns)};
+    backend.batch_norm(kF32, rows, columns, x, gamma, gamma, 1e-5, y, of_channels[0], of_channels[1],
+                       of_channels[2]);
+    backend.batch_norm_backward(kF32, rows, columns, x, gamma, of_channels[0], of_channels[2], x, y,
+                                of_channels[3], of_channels[4]);
+  });
 }
 
 TEST(KernelRaces, NoneInEmbedding) {
