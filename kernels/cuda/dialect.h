@@ -10,6 +10,8 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -143,6 +145,49 @@ LOCKSTEP_DEVICE Vector<S, N> load_vector(const S* x) {
 template <class S, int N>
 LOCKSTEP_DEVICE void store_vector(S* y, const Vector<S, N>& value) {
   *reinterpret_cast<Vector<S, N>*>(y) = value;
+}
+
+// The elements of a vector as numbers to compute with.
+template <class S, int N>
+LOCKSTEP_DEVICE void widen_vector(const Vector<S, N>& stored, Accumulation<S> (&x)[N]) {
+  if constexpr (std::is_same_v<S, BFloat16> && N % 2 == 0) {
+    // Two at a time, as the halves of a word.
+    const auto words = std::bit_cast<std::array<uint32_t, N / 2>>(stored);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; j += 2) {
+      x[j] = std::bit_cast<float>(words[j / 2] << 16);
+      x[j + 1] = std::bit_cast<float>(words[j / 2] & 0xFFFF0000u);
+    }
+  } else {
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) x[j] = widen(stored.lane[j]);
+  }
+}
+
+// The stored elements nearest to x, two an instruction. Of every NaN it makes the same one, which is what
+// `rounded` makes of the NaN of this device's arithmetic: for results, not for elements that are only moved.
+template <class S, int N>
+LOCKSTEP_DEVICE Vector<S, N> rounded_vector(const Accumulation<S> (&x)[N]) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(S) == 2 && N % 2 == 0) {
+    std::array<uint32_t, N / 2> words;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; j += 2) {
+      if constexpr (std::is_same_v<S, BFloat16>) {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[j / 2]) : "f"(x[j + 1]), "f"(x[j]));
+      } else {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[j / 2]) : "f"(x[j + 1]), "f"(x[j]));
+      }
+    }
+    return std::bit_cast<Vector<S, N>>(words);
+  } else
+#endif
+  {
+    Vector<S, N> stored;
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) stored.lane[j] = rounded<S>(x[j]);
+    return stored;
+  }
 }
 
 // Whether every given address is a multiple of `bytes`: what a vectorized kernel asks for.

@@ -1,5 +1,6 @@
 // Elementwise operations of one argument and their derivatives.
 #include <string>
+#include <type_traits>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/flat.h"
@@ -10,15 +11,26 @@ namespace lockstep {
 
 namespace {
 
+// Operations whose results are their arguments, of another sign perhaps: of a NaN as well.
+template <class Op>
+inline constexpr bool kPasses = std::is_same_v<Op, math::Negate> || std::is_same_v<Op, math::Relu> ||
+                                std::is_same_v<Op, math::Abs> || std::is_same_v<Op, math::Sign>;
+
 template <class Op, class S>
 struct Value {
-  LOCKSTEP_DEVICE S operator()(S x) const { return rounded<S>(Op::value(widen(x))); }
+  using T = Accumulation<S>;
+  using Arithmetic = std::bool_constant<!kPasses<Op>>;
+  LOCKSTEP_DEVICE T number(T x) const { return Op::value(x); }
+  LOCKSTEP_DEVICE S operator()(S x) const { return rounded<S>(number(widen(x))); }
 };
 
 template <class Op, class S>
 struct Derivative {
+  using T = Accumulation<S>;
+  using Arithmetic = std::bool_constant<!kPasses<Op>>;
+  LOCKSTEP_DEVICE T number(T x, T y, T dy) const { return Op::backward(x, y, dy); }
   LOCKSTEP_DEVICE S operator()(S x, S y, S dy) const {
-    return rounded<S>(Op::backward(widen(x), widen(y), widen(dy)));
+    return rounded<S>(number(widen(x), widen(y), widen(dy)));
   }
 };
 
