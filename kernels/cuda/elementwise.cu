@@ -39,7 +39,7 @@ struct Derivative {
 void CudaBackend::unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) {
   dispatch_floating("unary", dtype, [&](auto type) {
     using S = decltype(type);
-    math::visit_unary(op, [&](auto functor) {
+    math::visit_unary<S>(op, [&](auto functor) {
       const S* const inputs[] = {static_cast<const S*>(x)};
       map_flat(stream(), n, inputs, static_cast<S*>(y), Value<decltype(functor), S>{});
     });
@@ -50,7 +50,7 @@ void CudaBackend::unary_backward(UnaryOp op, DType dtype, int64_t n, const void*
                                  const void* dy, void* dx) {
   dispatch_floating("unary_backward", dtype, [&](auto type) {
     using S = decltype(type);
-    math::visit_unary(op, [&](auto functor) {
+    math::visit_unary<S>(op, [&](auto functor) {
       using Op = decltype(functor);
       if constexpr (math::kHasBackward<Op>) {
         const S* const inputs[] = {static_cast<const S*>(x), static_cast<const S*>(y),
