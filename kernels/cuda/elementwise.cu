@@ -27,7 +27,8 @@ struct Value {
 template <class Op, class S>
 struct Derivative {
   using T = Accumulation<S>;
-  using Arithmetic = std::bool_constant<!kPasses<Op>>;
+  // The root divides in a call, beside which registers for the results of a vector are spilled.
+  using Arithmetic = std::bool_constant<!kPasses<Op> && !std::is_same_v<Op, math::Sqrt>>;
   LOCKSTEP_DEVICE T number(T x, T y, T dy) const { return Op::backward(x, y, dy); }
   LOCKSTEP_DEVICE S operator()(S x, S y, S dy) const {
     return rounded<S>(number(widen(x), widen(y), widen(dy)));

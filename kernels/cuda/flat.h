@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -28,6 +29,20 @@ LOCKSTEP_DEVICE Vector<S, N> load_elements(const S* x) {
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) value.lane[j] = x[j];
     return value;
+  }
+}
+
+// The vector in one store. Where its elements are computed one by one, the compiler may store them one by
+// one.
+template <class S, int N>
+LOCKSTEP_DEVICE void store_whole(S* y, const Vector<S, N>& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(value) == sizeof(uint4)) {
+    __stwb(reinterpret_cast<uint4*>(y), std::bit_cast<uint4>(value));
+  } else
+#endif
+  {
+    store_vector(y, value);
   }
 }
 
@@ -95,7 +110,7 @@ struct FlatMap {
         results[j] = of_each([&](int k) { return x[k][j]; }, [&](auto... own) { return f.number(own...); });
       }
       if constexpr (N > 1) {
-        store_vector(y + i, rounded_vector<S>(results));
+        store_whole(y + i, rounded_vector<S>(results));
       } else {
         const Accumulation<S> pair[2] = {results[0], results[0]};  // for the same NaN as in a vector
         y[i] = rounded_vector<S>(pair).lane[0];
