@@ -14,7 +14,7 @@ void CpuBackend::unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* 
     using S = decltype(type);
     using T = Accumulation<S>;
     const S* in = static_cast<const S*>(x);
-    math::visit_unary(op, [&](auto functor) {
+    math::visit_unary<S>(op, [&](auto functor) {
       using Op = decltype(functor);
       write_elements(n, static_cast<S*>(y), [=](int64_t begin, int64_t end, S* out) {
         simd_for<T>(end - begin, [=](int64_t i) { out[i] = S(Op::value(T(in[begin + i]))); });
@@ -31,7 +31,7 @@ void CpuBackend::unary_backward(UnaryOp op, DType dtype, int64_t n, const void* 
     const S* in = static_cast<const S*>(x);
     const S* value = static_cast<const S*>(y);
     const S* gradient = static_cast<const S*>(dy);
-    math::visit_unary(op, [&](auto functor) {
+    math::visit_unary<S>(op, [&](auto functor) {
       using Op = decltype(functor);
       if constexpr (math::kHasBackward<Op>) {
         write_elements(n, static_cast<S*>(dx), [=](int64_t begin, int64_t end, S* out) {

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/dialect.h"
 
@@ -27,6 +29,20 @@ LOCKSTEP_DEVICE Vector<S, N> load_elements(const S* x) {
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) value.lane[j] = x[j];
     return value;
+  }
+}
+
+// The vector in one store. Where its elements are computed one by one, the compiler may store them one by
+// one.
+template <class S, int N>
+LOCKSTEP_DEVICE void store_whole(S* y, const Vector<S, N>& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(value) == sizeof(uint4)) {
+    __stwb(reinterpret_cast<uint4*>(y), std::bit_cast<uint4>(value));
+  } else
+#endif
+  {
+    store_vector(y, value);
   }
 }
 
@@ -57,6 +73,13 @@ struct FlatValues {
   Vector<S, N> inputs[kInputs];
 };
 
+// Whether F has its function on numbers as well, as F::number, whose results may be rounded in pairs: those
+// of arithmetic, not arguments that only pass (rounded_vector).
+template <class F>
+inline constexpr bool kArithmetic = requires {
+  requires F::Arithmetic::value;
+};
+
 // y[i] = f(x0[i], x1[i], ...) for up to three inputs of one type. F takes and returns stored elements.
 template <class S, class R, int kInputs, class F>
 struct FlatMap {
@@ -78,18 +101,42 @@ struct FlatMap {
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, const Values<N>& values) const {
-    Vector<R, N> result;
-    LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) {
-      if constexpr (kInputs == 1) {
-        result.lane[j] = f(values.inputs[0].lane[j]);
-      } else if constexpr (kInputs == 2) {
-        result.lane[j] = f(values.inputs[0].lane[j], values.inputs[1].lane[j]);
-      } else {
-        result.lane[j] = f(values.inputs[0].lane[j], values.inputs[1].lane[j], values.inputs[2].lane[j]);
+    if constexpr (kArithmetic<F> && std::is_same_v<S, R>) {
+      Accumulation<S> x[kInputs][N], results[N];
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < kInputs; ++k) widen_vector(values.inputs[k], x[k]);
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) {
+        results[j] = of_each([&](int k) { return x[k][j]; }, [&](auto... own) { return f.number(own...); });
       }
+      if constexpr (N > 1) {
+        store_whole(y + i, rounded_vector<S>(results));
+      } else {
+        const Accumulation<S> pair[2] = {results[0], results[0]};  // for the same NaN as in a vector
+        y[i] = rounded_vector<S>(pair).lane[0];
+      }
+    } else {
+      Vector<R, N> result;
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) {
+        result.lane[j] =
+            of_each([&](int k) { return values.inputs[k].lane[j]; }, [&](auto... own) { return f(own...); });
+      }
+      store_vector(y + i, result);
     }
-    store_vector(y + i, result);
+  }
+
+ private:
+  // function(input(0), input(1), ...)
+  template <class Input, class Function>
+  LOCKSTEP_DEVICE static auto of_each(const Input& input, const Function& function) {
+    if constexpr (kInputs == 1) {
+      return function(input(0));
+    } else if constexpr (kInputs == 2) {
+      return function(input(0), input(1));
+    } else {
+      return function(input(0), input(1), input(2));
+    }
   }
 };
 

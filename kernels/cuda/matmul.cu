@@ -44,8 +44,8 @@ void finish(Activation activation, int64_t elements, int64_t n, const void* bias
   using T = Accumulation<S>;
   void (*kernel)(int64_t, int64_t, const T*, S*) = finish_kernel<Identity, S>;
   if (activation == Activation::kRelu) kernel = finish_kernel<math::Relu, S>;
-  if (activation == Activation::kGelu) kernel = finish_kernel<math::Gelu, S>;
-  if (activation == Activation::kGeluTanh) kernel = finish_kernel<math::GeluTanh, S>;
+  if (activation == Activation::kGelu) kernel = finish_kernel<math::GeluFor<S>, S>;
+  if (activation == Activation::kGeluTanh) kernel = finish_kernel<math::GeluTanhFor<S>, S>;
   LOCKSTEP_LAUNCH(kernel, blocks_for(elements, kThreads), kThreads, 0, stream, elements, n,
                   static_cast<const T*>(bias), static_cast<S*>(c));
 }

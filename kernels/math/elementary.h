@@ -20,6 +20,32 @@
 
 namespace lockstep::math {
 
+// 1/x, |x| in [2^-100, 2^100] or NaN, correctly rounded. On a GPU what a division does of such numbers,
+// without the branch for others.
+LOCKSTEP_FORMULA float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return std::fma(std::fma(-x, y, 1.0f), y, y);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// condition ? a : b, both of them computed: a GPU's compiler may make branches of the operator, and a warp
+// goes both ways then.
+LOCKSTEP_FORMULA float selected(bool condition, float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("{.reg .pred p; setp.ne.s32 p, %3, 0; selp.f32 %0, %1, %2, p;}"
+      : "=f"(y)
+      : "f"(a), "f"(b), "r"(static_cast<int>(condition)));
+  return y;
+#else
+  return condition ? a : b;
+#endif
+}
+
 // 2^n for n in [-126, 127].
 LOCKSTEP_FORMULA float power_of_two(int32_t n) {
   return std::bit_cast<float>(static_cast<uint32_t>(n + 127) << 23);
@@ -161,7 +187,7 @@ LOCKSTEP_FORMULA GaussianTail<float> gaussian_tail(float a) {
       std::fma(a, a, -square);  // matters in the tail: e^-s has relative error |error of s|
   const float e = exp_nonpositive(-0.5f * square);
   const float exponential = std::fma(-0.5f * square_error, e, e);
-  const float inverse = 1.0f / (a + 3.0f);
+  const float inverse = reciprocal(a + 3.0f);
   const float t = (a - 3.0f) * inverse;
   float p = 5.44632348e-05f;
   p = std::fma(p, t, 0.000131272333f);
@@ -180,7 +206,7 @@ LOCKSTEP_FORMULA GaussianTail<float> gaussian_tail(float a) {
   r = std::fma(r, square, 0.00997332297f);
   r = std::fma(r, square, -0.0664903596f);
   r = std::fma(r, square, 0.398942292f);
-  return {exponential, a < 1.0f ? std::fma(-a, r, 0.5f) : exponential * (p * inverse)};
+  return {exponential, selected(a < 1.0f, std::fma(-a, r, 0.5f), exponential * (p * inverse))};
 }
 LOCKSTEP_FORMULA GaussianTail<double> gaussian_tail(double a) {
   return {std::exp(-0.5 * a * a), 0.5 * std::erfc(a * 0.70710678118654752440)};
@@ -220,9 +246,10 @@ LOCKSTEP_FORMULA T gelu(T x) {
 template <class T>
 LOCKSTEP_FORMULA T gelu_derivative(T x) {
   constexpr T kInverseRootTwoPi = T(0.39894228040143267794);
-  T bounded = x < -kGaussianBound<T> ? -kGaussianBound<T> : x;
-  bounded = bounded > kGaussianBound<T> ? kGaussianBound<T> : bounded;
-  const GaussianTail<T> gaussian = gaussian_tail(std::fabs(bounded));
+  T size = std::fabs(x);
+  size = size > kGaussianBound<T> ? kGaussianBound<T> : size;
+  const T bounded = std::copysign(size, x);
+  const GaussianTail<T> gaussian = gaussian_tail(size);
   return (x > T(0) ? T(1) - gaussian.tail : gaussian.tail) +
          bounded * (gaussian.exponential * kInverseRootTwoPi);
 }

@@ -1,13 +1,16 @@
 // Elementwise operations of one argument: value and derivative of each, shared by every backend.
 //
-// A new operation is a line in UnaryOp, a functor here and its line in visit_unary.
+// A new operation is a line in UnaryOp, a functor here and its line in visit_unary, which also chooses among
+// formulas by the type of the results.
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/backend.h"
 #include "kernels/math/elementary.h"
+#include "kernels/math/narrow_gelu.h"
 
 namespace lockstep::math {
 
@@ -118,6 +121,25 @@ struct GeluTanh {
   }
 };
 
+// The same for results of 16 bits.
+struct NarrowGelu {
+  LOCKSTEP_FORMULA static float value(float x) { return narrow_gelu(x); }
+  LOCKSTEP_FORMULA static float backward(float x, float, float dy) { return dy * narrow_gelu_derivative(x); }
+};
+
+struct NarrowGeluTanh {
+  LOCKSTEP_FORMULA static float value(float x) { return narrow_gelu_tanh(x); }
+  LOCKSTEP_FORMULA static float backward(float x, float, float dy) {
+    return dy * narrow_gelu_tanh_derivative(x);
+  }
+};
+
+// The formulas for results stored as S.
+template <class S>
+using GeluFor = std::conditional_t<sizeof(S) == 2, NarrowGelu, Gelu>;
+template <class S>
+using GeluTanhFor = std::conditional_t<sizeof(S) == 2, NarrowGeluTanh, GeluTanh>;
+
 struct Abs {
   template <class T>
   LOCKSTEP_FORMULA static T value(T x) {
@@ -175,8 +197,8 @@ inline constexpr bool kHasBackward = requires {
   Op::backward(1.0, 1.0, 1.0);
 };
 
-// Calls function with the functor of op.
-template <class F>
+// Calls function with the functor of op for results stored as S.
+template <class S, class F>
 void visit_unary(UnaryOp op, F&& function) {
   switch (op) {
     case UnaryOp::kNegate:
@@ -196,9 +218,9 @@ void visit_unary(UnaryOp op, F&& function) {
     case UnaryOp::kRelu:
       return function(Relu{});
     case UnaryOp::kGelu:
-      return function(Gelu{});
+      return function(GeluFor<S>{});
     case UnaryOp::kGeluTanh:
-      return function(GeluTanh{});
+      return function(GeluTanhFor<S>{});
     case UnaryOp::kAbs:
       return function(Abs{});
     case UnaryOp::kSquare:

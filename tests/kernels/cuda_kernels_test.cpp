@@ -175,6 +175,30 @@ TYPED_TEST(CudaKernels, UnaryOperationsAndDerivativesHaveTheCpusBitsUpToFp64Func
   }
 }
 
+// Their zeros, bounds and reciprocals are instructions of the device's own.
+TYPED_TEST(CudaKernels, GelusOfEvery16BitArgumentHaveTheCpusBits) {
+  using T = TypeParam;
+  if constexpr (sizeof(T) == 2) {
+    std::vector<T> x(65536);
+    for (size_t i = 0; i < x.size(); ++i) x[i].bits = static_cast<uint16_t>(i);
+    const int64_t n = 65536;
+    const std::vector<T> dy(x.size(), T(1.0f));
+    for (const UnaryOp op : {UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
+      SCOPED_TRACE("op " + std::to_string(static_cast<int>(op)));
+      this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
+        const Placed<T> in(backend, x, skipped), out(backend, n);
+        backend.unary(op, this->kDType, n, in.data(), out.data());
+        return out.values();
+      });
+      this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
+        const Placed<T> in(backend, x, skipped), gradient(backend, dy, skipped), out(backend, n, skipped);
+        backend.unary_backward(op, this->kDType, n, in.data(), in.data(), gradient.data(), out.data());
+        return out.values();
+      });
+    }
+  }
+}
+
 TYPED_TEST(CudaKernels, ScalingAccumulationAndFillsHaveTheCpusBits) {
   using T = TypeParam;
   for (int64_t n : kSizes) {

@@ -1,6 +1,7 @@
 // The vectorized elementary functions against the C++ library in double, over the whole range of float.
 #include <bit>
 #include <functional>
+#include <numbers>
 
 #include "kernels/arrays.h"
 #include "kernels/math/unary.h"
@@ -133,7 +134,7 @@ TEST(Elementary, AnElementHasTheSameBitsInVectorAndScalarCode) {
       cpu_backend().unary(op, DType::kF32, n, x.data() + offset, y.data());
       for (int64_t i = 0; i < n; ++i) {
         const float input = x[static_cast<size_t>(offset + i)];
-        math::visit_unary(op, [&](auto functor) {
+        math::visit_unary<float>(op, [&](auto functor) {
           const float scalar = decltype(functor)::value(input);
           const float vector = y[static_cast<size_t>(i)];
           if (std::isnan(scalar)) {
@@ -146,6 +147,174 @@ TEST(Elementary, AnElementHasTheSameBitsInVectorAndScalarCode) {
         });
       }
     }
+  }
+}
+
+// ---- the GELUs of 16 bits, of every argument
+
+template <class S>
+constexpr int kDigits = std::is_same_v<S, BFloat16> ? 8 : 11;
+template <class S>
+constexpr int kLowest = std::is_same_v<S, BFloat16> ? -133 : -24;  // exponent of the smallest subnormal
+
+// From -infinity to infinity, the zeros as -0 and 0; NaNs behind them where wanted.
+template <class S>
+std::vector<S> every_value(bool with_nan) {
+  std::vector<S> negative, positive, rest;
+  for (uint32_t bits = 0; bits < 0x8000u; ++bits) {
+    const S x = std::bit_cast<S>(static_cast<uint16_t>(bits));
+    const S opposite = std::bit_cast<S>(static_cast<uint16_t>(bits | 0x8000u));
+    if (std::isnan(static_cast<float>(x))) {
+      rest.insert(rest.end(), {x, opposite});
+    } else {
+      positive.push_back(x);
+      negative.push_back(opposite);
+    }
+  }
+  std::vector<S> all(negative.rbegin(), negative.rend());
+  all.insert(all.end(), positive.begin(), positive.end());
+  if (with_nan) all.insert(all.end(), rest.begin(), rest.end());
+  return all;
+}
+
+template <class S>
+std::vector<S> gelu_of(UnaryOp op, bool derivative, const std::vector<S>& x) {
+  const int64_t n = static_cast<int64_t>(x.size());
+  std::vector<S> y(x.size());
+  cpu_backend().unary(op, dtype_of<S>, n, x.data(), y.data());
+  if (!derivative) return y;
+  const std::vector<S> ones(x.size(), S(1.0f));
+  std::vector<S> dx(x.size());
+  cpu_backend().unary_backward(op, dtype_of<S>, n, x.data(), y.data(), ones.data(), dx.data());
+  return dx;
+}
+
+struct NarrowCase {
+  UnaryOp op;
+  bool derivative;
+  const char* name;
+  double units[2];  // of bf16 and fp16, half of one being the rounding's
+  long double (*exact)(long double);
+};
+
+long double gauss(long double x) {
+  return std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi_v<long double>);
+}
+long double gauss_integral(long double x) {
+  return std::erfc(-x / std::numbers::sqrt2_v<long double>) / 2;
+}
+long double logistic(long double x) {
+  return 1 / (1 + std::exp(-x));
+}
+const long double kRootEightOverPi = std::sqrt(8 / std::numbers::pi_v<long double>);
+long double tanh_form_exponent(long double x) {
+  return kRootEightOverPi * (x + 0.044715L * x * x * x);
+}
+
+const NarrowCase kNarrowCases[] = {
+    {UnaryOp::kGelu, false, "gelu", {0.505, 0.525}, [](long double x) { return x * gauss_integral(x); }},
+    {UnaryOp::kGelu,
+     true,
+     "gelu derivative",
+     {0.501, 0.52},
+     [](long double x) { return gauss_integral(x) + x * gauss(x); }},
+    {UnaryOp::kGeluTanh,
+     false,
+     "gelu_tanh",
+     {0.501, 0.505},
+     [](long double x) { return x * logistic(tanh_form_exponent(x)); }},
+    // Near its zero the difference that makes it has fp32's error, of 1 and not of itself.
+    {UnaryOp::kGeluTanh,
+     true,
+     "gelu_tanh derivative",
+     {0.501, 0.58},
+     [](long double x) {
+       const long double z = tanh_form_exponent(x);
+       return logistic(z) * (1 + x * logistic(-z) * kRootEightOverPi * (1 + 3 * 0.044715L * x * x));
+     }},
+};
+
+template <class S>
+class NarrowGelu : public ::testing::Test {};
+using NarrowTypes = ::testing::Types<BFloat16, Float16>;
+TYPED_TEST_SUITE(NarrowGelu, NarrowTypes);
+
+TYPED_TEST(NarrowGelu, IsWithinLittleMoreThanHalfAUnitOfEveryArgument) {
+  using S = TypeParam;
+  const std::vector<S> x = every_value<S>(true);
+  for (const NarrowCase& function : kNarrowCases) {
+    const std::vector<S> y = gelu_of(function.op, function.derivative, x);
+    long double worst = 0;
+    float where = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float argument = static_cast<float>(x[i]), result = static_cast<float>(y[i]);
+      if (std::isnan(argument)) {
+        ASSERT_TRUE(std::isnan(result)) << function.name;
+        continue;
+      }
+      if (std::fabs(argument) > 200.0f) {
+        const float limit = function.derivative ? 1.0f : argument;
+        ASSERT_EQ(result, argument > 0 ? limit : 0.0f) << function.name << " of " << argument;
+        continue;
+      }
+      const long double exact = function.exact(static_cast<long double>(argument));
+      int exponent = 0;
+      std::frexp(exact, &exponent);
+      const long double unit = std::ldexp(1.0L, std::max(exponent - kDigits<S>, kLowest<S>));
+      const long double units = std::fabs(exact - static_cast<long double>(result)) / unit;
+      if (units > worst) worst = units, where = argument;
+    }
+    EXPECT_LE(worst, static_cast<long double>(function.units[std::is_same_v<S, Float16>]))
+        << function.name << " at " << where;
+  }
+}
+
+TYPED_TEST(NarrowGelu, FallsToItsMinimumAndRisesFromThere) {
+  using S = TypeParam;
+  const std::vector<S> x = every_value<S>(false);
+  for (const UnaryOp op : {UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
+    const std::vector<S> y = gelu_of(op, false, x);
+    for (size_t i = 1; i < x.size(); ++i) {
+      const float before = static_cast<float>(y[i - 1]), now = static_cast<float>(y[i]);
+      if (static_cast<float>(x[i]) <= -0.755f) {
+        ASSERT_LE(now, before) << "at " << static_cast<float>(x[i]);
+      } else if (static_cast<float>(x[i - 1]) >= -0.75f) {
+        ASSERT_GE(now, before) << "at " << static_cast<float>(x[i]);
+      }
+    }
+  }
+}
+
+TYPED_TEST(NarrowGelu, KeepsTheSignOfZeroAndApproachesZeroFromBelow) {
+  using S = TypeParam;
+  const std::vector<S> x = {S(0.0f), S(-0.0f), S(-INFINITY), S(-1e4f), S(-15.0f)};
+  for (const UnaryOp op : {UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
+    for (const bool derivative : {false, true}) {
+      const std::vector<S> y = gelu_of(op, derivative, x);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const float result = static_cast<float>(y[i]);
+        EXPECT_EQ(result, derivative && i < 2 ? 0.5f : 0.0f);
+        EXPECT_EQ(std::signbit(result), i > 1 || (!derivative && i == 1)) << static_cast<float>(x[i]);
+      }
+    }
+  }
+}
+
+TYPED_TEST(NarrowGelu, HasTheSameBitsInVectorAndScalarCode) {
+  using S = TypeParam;
+  const std::vector<S> x = every_value<S>(false);
+  for (const UnaryOp op : {UnaryOp::kGelu, UnaryOp::kGeluTanh}) {
+    const std::vector<S> y = gelu_of(op, false, x), dx = gelu_of(op, true, x);
+    math::visit_unary<S>(op, [&](auto functor) {
+      using Op = decltype(functor);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const float argument = static_cast<float>(x[i]);
+        ASSERT_EQ(S(Op::value(argument)).bits, y[i].bits) << argument;
+        if constexpr (math::kHasBackward<Op>) {
+          ASSERT_EQ(S(Op::backward(argument, 0.0f, 1.0f)).bits, dx[i].bits) << argument;
+        }
+      }
+    });
   }
 }
 
