@@ -33,7 +33,7 @@ struct PartialMoments {
   using S = T_;
   using T = T_;
   using Partials = PartialMoments;
-  static constexpr int kSums = 3, kResident = sizeof(T) == 8 ? 3 : 4;  // doubles divide in many registers
+  static constexpr int kSums = 3, kResident = 2, kAhead = 4;
   const T* arrays[3];
   bool vectors_;
 
@@ -46,19 +46,26 @@ struct PartialMoments {
   template <bool kWhole, int N>
   LOCKSTEP_DEVICE void add_rows(int64_t first, int64_t end, int step, int64_t columns, int64_t column,
                                 T (&total)[3][N]) const {
-    LOCKSTEP_UNROLL_BY(4)
-    for (int64_t row = first; row < end; row += step) {
+    struct Stored {
       Vector<T, N> parts[3];
-      LOCKSTEP_UNROLL
-      for (int k = 0; k < 3; ++k) parts[k] = load_elements<kWhole, N>(arrays[k] + row * columns + column);
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) {
-        T own[3] = {total[0][j], total[1][j], total[2][j]};
-        const T other[3] = {parts[0].lane[j], parts[1].lane[j], parts[2].lane[j]};
-        combine_moments(own, other);
-        total[0][j] = own[0], total[1][j] = own[1], total[2][j] = own[2];
-      }
-    }
+    };
+    for_rows<kWhole ? kAhead : 1>(
+        first, end, step, columns, column,
+        [from = *this](int64_t index, int64_t) {
+          Stored stored;
+          LOCKSTEP_UNROLL
+          for (int k = 0; k < 3; ++k) stored.parts[k] = load_elements<kWhole, N>(from.arrays[k] + index);
+          return stored;
+        },
+        [&](const Stored& stored) {
+          LOCKSTEP_UNROLL
+          for (int j = 0; j < N; ++j) {
+            T own[3] = {total[0][j], total[1][j], total[2][j]};
+            const T other[3] = {stored.parts[0].lane[j], stored.parts[1].lane[j], stored.parts[2].lane[j]};
+            combine_moments(own, other);
+            total[0][j] = own[0], total[1][j] = own[1], total[2][j] = own[2];
+          }
+        });
   }
   LOCKSTEP_DEVICE static void combine(T (&a)[3], const T (&b)[3]) { combine_moments(a, b); }
   static Partials of_partials(T* const (&arrays)[3]) {
@@ -75,7 +82,7 @@ struct Moments {
   using S = S_;
   using T = Accumulation<S>;
   using Partials = PartialMoments<T>;
-  static constexpr int kSums = 3, kResident = 4;
+  static constexpr int kSums = 3, kResident = 2, kAhead = 16;
   const S* x;
   bool vectors_;
 
@@ -91,17 +98,19 @@ struct Moments {
     widen_vector(load_elements<kWhole, N>(x + first * columns + column), shift);
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) shift[j] = is_infinite(shift[j]) ? T(0) : shift[j];
-    LOCKSTEP_UNROLL_BY(4)
-    for (int64_t row = first; row < end; row += step) {
-      T values[N];
-      widen_vector(load_elements<kWhole, N>(x + row * columns + column), values);
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) {
-        const T difference = values[j] - shift[j];
-        total[1][j] += difference;
-        total[2][j] = std::fma(difference, difference, total[2][j]);
-      }
-    }
+    for_rows<kWhole ? kAhead : 1>(
+        first, end, step, columns, column,
+        [from = x](int64_t index, int64_t) { return load_elements<kWhole, N>(from + index); },
+        [&](const Vector<S, N>& stored) {
+          T values[N];
+          widen_vector(stored, values);
+          LOCKSTEP_UNROLL
+          for (int j = 0; j < N; ++j) {
+            const T difference = values[j] - shift[j];
+            total[1][j] += difference;
+            total[2][j] = std::fma(difference, difference, total[2][j]);
+          }
+        });
     const T count = static_cast<T>((end - first + step - 1) / step), part = T(1) / count;
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
@@ -133,15 +142,23 @@ template <class S_>
 struct BatchNormTerm {
   using S = S_;
   using T = Accumulation<S>;
-  static constexpr int kSums = 2;
+  static constexpr int kSums = 2, kResident = 2, kAhead = 4;
   const S *x, *dy;
   const T* mean;
   bool vectors;
 
+  template <int N>
+  struct Stored {
+    Vector<S, N> x, dy;
+  };
   template <bool kWhole, int N>
-  LOCKSTEP_DEVICE void load(int64_t index, int64_t, int64_t column, T (&values)[2][N]) const {
-    widen_vector(load_elements<kWhole, N>(x + index), values[0]);
-    widen_vector(load_elements<kWhole, N>(dy + index), values[1]);
+  LOCKSTEP_DEVICE Stored<N> fetch(int64_t index, int64_t) const {
+    return {load_elements<kWhole, N>(x + index), load_elements<kWhole, N>(dy + index)};
+  }
+  template <int N>
+  LOCKSTEP_DEVICE void widen_all(const Stored<N>& stored, int64_t column, T (&values)[2][N]) const {
+    widen_vector(stored.x, values[0]);
+    widen_vector(stored.dy, values[1]);
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) values[0][j] = values[1][j] * (values[0][j] - mean[column + j]);
   }

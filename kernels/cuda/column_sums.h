@@ -14,8 +14,8 @@
 
 namespace lockstep {
 
-// How (outer, rows, columns) is cut, a thread having vectors of so many columns and a multiprocessor room for
-// so many blocks.
+// How (outer, rows, columns) is cut, a thread having vectors of so many columns, of which it loads so many
+// rows ahead, and a multiprocessor room for so many blocks.
 struct ColumnCut {
   int64_t outer, rows, columns;
   int64_t across;    // vectors side by side in a block
@@ -25,12 +25,12 @@ struct ColumnCut {
   int64_t segments;  // of one slice of outer
   Divisor by_blocks, by_segments;
 
-  ColumnCut(int64_t outer_, int64_t rows_, int64_t columns_, int lanes, int resident)
+  ColumnCut(int64_t outer_, int64_t rows_, int64_t columns_, int lanes, int resident, int ahead)
       : outer(outer_), rows(rows_), columns(columns_) {
     // Blocks: about as many as are worked on at a time, so that all end together: a second turn for a few of
     // them costs as much as one for all. Fewer where a thread's rows would be few, more where they
     // would be so many that sums lose digits.
-    constexpr int64_t kShortest = 16, kLongest = 128;
+    constexpr int64_t kFew = 4, kShortest = 16, kLongest = 128;  // of a thread
     const int64_t at_work = int64_t{kMultiprocessors} * resident;
     const int64_t vectors = columns / lanes;
     const auto arrange = [&](int64_t width) {
@@ -41,11 +41,11 @@ struct ColumnCut {
     // Few rows: narrow blocks, many threads on a column, so that one pass is enough.
     int64_t width = kWarp;
     arrange(width);
-    while (width > 2 && rows > stacked * kShortest && 2 * blocks * outer <= at_work) arrange(width /= 2);
+    while (width > 2 && rows > stacked * kFew && 2 * blocks * outer <= at_work) arrange(width /= 2);
     if (rows > stacked * kShortest) arrange(kWarp);
     const int64_t wanted = stacked * std::max<int64_t>(1, at_work / (blocks * outer));  // chains
     const int64_t chain = std::clamp((rows + wanted - 1) / wanted, kShortest, kLongest);
-    segment = stacked * chain;
+    segment = stacked * ((chain + ahead - 1) / ahead * ahead);  // whole groups of rows
     segments = std::max<int64_t>(1, (rows + segment - 1) / segment);
     by_blocks = Divisor(blocks);
     by_segments = Divisor(segments);
@@ -61,10 +61,43 @@ int column_lanes(int64_t columns) {
 // Room, in numbers, that column_reduce of a Work needs for its segments' results; 0 where one pass does.
 template <class Work>
 int64_t column_room(int64_t outer, int64_t rows, int64_t columns) {
-  const ColumnCut cut(outer, rows, columns, column_lanes<typename Work::S>(columns), Work::kResident);
+  const ColumnCut cut(outer, rows, columns, column_lanes<typename Work::S>(columns), Work::kResident,
+                      Work::kAhead);
   if (cut.segments == 1) return 0;
   return Work::kSums * outer * cut.segments * columns +
          column_room<typename Work::Partials>(outer, cut.segments, columns);
+}
+
+// add(stored) of a thread's rows first, first + step, ... below end, in this order, stored = load(index,
+// row), index that of the row's element at `column`. kAhead rows at a time are loaded before one is used;
+// what is left over is such a group as well, in which the first row stands in for those beyond the end.
+template <int kAhead, class Load, class Add>
+LOCKSTEP_DEVICE void for_rows(int64_t first, int64_t end, int step, int64_t columns, int64_t column,
+                              const Load& load, const Add& add) {
+  const int64_t stride = static_cast<int64_t>(step) * columns;
+  const int count = static_cast<int>((end - first + step - 1) / step);
+  int64_t index = first * columns + column;
+  int done = 0;
+  decltype(load(first, first)) stored[kAhead];
+  const auto load_group = [&](int rows) {
+    LOCKSTEP_UNROLL
+    for (int a = 0; a < kAhead; ++a) {
+      const int own = a < rows ? a : 0;
+      stored[a] = load(index + own * stride, first + static_cast<int64_t>(done + own) * step);
+    }
+  };
+  LOCKSTEP_UNROLL_BY(1)
+  for (; done + kAhead <= count; done += kAhead, index += kAhead * stride) {
+    load_group(kAhead);
+    LOCKSTEP_UNROLL
+    for (int a = 0; a < kAhead; ++a) add(stored[a]);
+  }
+  if (done == count) return;
+  load_group(count - done);
+  LOCKSTEP_UNROLL
+  for (int a = 0; a < kAhead; ++a) {
+    if (done + a < count) add(stored[a]);
+  }
 }
 
 // One pass. Work says what is combined, kSums numbers a column in the type T, of elements of type S:
@@ -73,7 +106,8 @@ int64_t column_room(int64_t outer, int64_t rows, int64_t columns) {
 //     counted over outer too and at least one, of N columns; kWhole: in vectors, which vectors() allows;
 //   combine(a, b): a becomes a and b together;
 //   Partials: the Work for results of segments, of_partials(arrays) one on arrays of them;
-//   kResident: blocks that a multiprocessor has room for.
+//   kResident: blocks that a multiprocessor has room for;
+//   kAhead: rows of a thread that are under way together. On an H200, 64 to 128 KiB a multiprocessor do best.
 // out(index, column, numbers) takes what comes of a segment and column; index: in (outer, segments, columns).
 template <class Work, int N, class Out>
 __global__ void __launch_bounds__(kFlatThreads, Work::kResident)
@@ -138,35 +172,42 @@ __global__ void __launch_bounds__(kFlatThreads, Work::kResident)
   }
 }
 
-// Terms of sums. Term::load<kWhole, N>(index, row, column, values): the kSums numbers of each of N elements
-// from `index` on, which lie at (row, column), rows counted over outer too. This one: the elements of kArrays
-// arrays themselves.
+// Terms of sums. Term::fetch<kWhole, N>(index, row): what N elements from `index` on, in a row counted over
+// outer too, need as it lies in memory; Term::widen_all(stored, column, values): the kSums numbers of each.
+// kResident, kAhead: see Work. This one: the elements of kArrays arrays themselves.
 template <class S_, int kArrays>
 struct ColumnElements {
   using S = S_;
   using T = Accumulation<S>;
-  static constexpr int kSums = kArrays;
+  static constexpr int kSums = kArrays, kResident = 4, kAhead = 8 / kArrays;
   const S* arrays[kArrays];
   bool vectors;
 
+  template <int N>
+  struct Stored {
+    Vector<S, N> arrays[kArrays];
+  };
   template <bool kWhole, int N>
-  LOCKSTEP_DEVICE void load(int64_t index, int64_t, int64_t, T (&values)[kSums][N]) const {
+  LOCKSTEP_DEVICE Stored<N> fetch(int64_t index, int64_t) const {
+    Stored<N> stored;
     LOCKSTEP_UNROLL
-    for (int k = 0; k < kArrays; ++k) {
-      const Vector<S, N> stored = load_elements<kWhole, N>(arrays[k] + index);
-      widen_vector(stored, values[k]);
-    }
+    for (int k = 0; k < kArrays; ++k) stored.arrays[k] = load_elements<kWhole, N>(arrays[k] + index);
+    return stored;
+  }
+  template <int N>
+  LOCKSTEP_DEVICE void widen_all(const Stored<N>& stored, int64_t, T (&values)[kSums][N]) const {
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < kArrays; ++k) widen_vector(stored.arrays[k], values[k]);
   }
 };
 
-// Numbers of a term combined by Op, each by itself. One sum of floats fits 32 registers a thread.
+// Numbers of a term combined by Op, each by itself.
 template <class Op, class Term>
 struct ColumnSums {
   using S = typename Term::S;
   using T = typename Term::T;
   using Partials = ColumnSums<Op, ColumnElements<T, Term::kSums>>;
-  static constexpr int kSums = Term::kSums;
-  static constexpr int kResident = kSums == 1 && sizeof(T) == 4 ? 8 : 4;
+  static constexpr int kSums = Term::kSums, kResident = Term::kResident, kAhead = Term::kAhead;
   Term term;
 
   LOCKSTEP_DEVICE bool vectors() const { return term.vectors; }
@@ -181,16 +222,18 @@ struct ColumnSums {
   template <bool kWhole, int N>
   LOCKSTEP_DEVICE void add_rows(int64_t first, int64_t end, int step, int64_t columns, int64_t column,
                                 T (&total)[kSums][N]) const {
-    LOCKSTEP_UNROLL_BY(4)
-    for (int64_t row = first; row < end; row += step) {
-      T values[kSums][N];
-      term.template load<kWhole, N>(row * columns + column, row, column, values);
-      LOCKSTEP_UNROLL
-      for (int k = 0; k < kSums; ++k) {
-        LOCKSTEP_UNROLL
-        for (int j = 0; j < N; ++j) total[k][j] = Op::combine(total[k][j], values[k][j]);
-      }
-    }
+    for_rows<kWhole ? kAhead : 1>(
+        first, end, step, columns, column,
+        [of = term](int64_t index, int64_t row) { return of.template fetch<kWhole, N>(index, row); },
+        [&, of = term](const auto& stored) {
+          T values[kSums][N];
+          of.widen_all(stored, column, values);
+          LOCKSTEP_UNROLL
+          for (int k = 0; k < kSums; ++k) {
+            LOCKSTEP_UNROLL
+            for (int j = 0; j < N; ++j) total[k][j] = Op::combine(total[k][j], values[k][j]);
+          }
+        });
   }
   LOCKSTEP_DEVICE static void combine(T (&a)[kSums], const T (&b)[kSums]) {
     LOCKSTEP_UNROLL
@@ -224,7 +267,7 @@ void column_reduce(cudaStream_t stream, int64_t outer, int64_t rows, int64_t col
                    typename Work::T* room, const Out& out) {
   using S = typename Work::S;
   const int lanes = column_lanes<S>(columns);
-  const ColumnCut cut(outer, rows, columns, lanes, Work::kResident);
+  const ColumnCut cut(outer, rows, columns, lanes, Work::kResident, Work::kAhead);
   const unsigned grid = blocks_for(outer * cut.segments * cut.blocks, 1);
   const auto pass = [&]<class To>(const To& to) {
     if (lanes > 1) {

@@ -193,6 +193,20 @@ LOCKSTEP_DEVICE Vector<S, N> rounded_vector(const Accumulation<S> (&x)[N]) {
   }
 }
 
+// Keeps the compiler from holding what it computed of a vector of 16-bit elements until it is needed again,
+// as if the vector were another one by then: widened, it takes twice the registers.
+template <class S, int N>
+LOCKSTEP_DEVICE void recompute([[maybe_unused]] Vector<S, N>& held) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(S) == 2 && N % 2 == 0) {
+    auto words = std::bit_cast<std::array<uint32_t, N / 2>>(held);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N / 2; ++j) asm volatile("" : "+r"(words[j]));
+    held = std::bit_cast<Vector<S, N>>(words);
+  }
+#endif
+}
+
 // Whether every given address is a multiple of `bytes`: what a vectorized kernel asks for.
 template <class... P>
 bool aligned_to(size_t bytes, const P*... addresses) {
@@ -243,38 +257,78 @@ LOCKSTEP_DEVICE T warp_reduce(T value) {
   return value;
 }
 
-// K numbers over a block of `kThreads` threads (a multiple of 32), the same on every thread: each warp, then
-// the warps' results in order. `shared` has room for K * kThreads / 32 numbers. There is one barrier, between
-// what is written there and what is read: after a second one, every thread has read, and `shared` may be used
-// again. Without shared memory and barrier for one warp, which may be one of several in a block then.
+// K numbers, a power of two, over a warp: lanes exchange halves of what they have until each has one number,
+// of K lanes, and these are combined by a butterfly. Fewer exchanges than a butterfly a number. Lane l
+// returns number l / (32 / K). All 32 lanes of the warp must call it.
+template <class Op, int K, class T>
+LOCKSTEP_DEVICE T warp_reduce_transposed(T (&values)[K]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int distance = kWarp / 2;
+  LOCKSTEP_UNROLL
+  for (int left = K / 2; left > 0; left /= 2, distance /= 2) {
+    const bool upper = (lane & distance) != 0;
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < left; ++k) {
+      const T sent = upper ? values[k] : values[k + left], kept = upper ? values[k + left] : values[k];
+      values[k] = Op::combine(kept, __shfl_xor_sync(kAllLanes, sent, distance));
+    }
+  }
+  return warp_reduce<Op, kWarp / K>(values[0]);
+}
+
+// Over a block of `kThreads` threads (a multiple of 32), the same on every thread: each warp, then the warps'
+// results in order. `shared` has room for kThreads / 32 numbers. There is one barrier, between what is
+// written there and what is read: after a second one, every thread has read, and `shared` may be used again.
+// Without shared memory and barrier for one warp, which may be one of several in a block then.
+template <class Op, int kThreads, class T>
+LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
+  static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
+  constexpr int kWarps = kThreads / kWarp;
+  value = warp_reduce<Op>(value);
+  if constexpr (kWarps > 1) {
+    if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    value = shared[0];
+    LOCKSTEP_UNROLL
+    for (int warp = 1; warp < kWarps; ++warp) value = Op::combine(value, shared[warp]);
+  }
+  return value;
+}
+
+// The same for each of K numbers, a power of two, in place; `shared` has room for K times as many. The
+// results of 16 or 32 warps are combined by a butterfly, as one or more for each lane of a warp.
 template <class Op, int kThreads, int K, class T>
 LOCKSTEP_DEVICE void block_reduce(T (&values)[K], T* shared) {
   static_assert(kThreads % kWarp == 0 && kThreads <= 1024);
-  constexpr int kWarps = kThreads / kWarp;
-  LOCKSTEP_UNROLL
-  for (int k = 0; k < K; ++k) values[k] = warp_reduce<Op>(values[k]);
-  if constexpr (kWarps > 1) {
-    if (threadIdx.x % kWarp == 0) {
-      LOCKSTEP_UNROLL
-      for (int k = 0; k < K; ++k) shared[threadIdx.x / kWarp * K + k] = values[k];
-    }
+  constexpr int kWarps = kThreads / kWarp, kEach = kWarp / K, kNumbers = kWarps * K;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const T own = warp_reduce_transposed<Op>(values);
+  if constexpr (kWarps == 1) {
+    LOCKSTEP_UNROLL
+    for (int k = 0; k < K; ++k) values[k] = __shfl_sync(kAllLanes, own, k * kEach);
+  } else {
+    if (lane % kEach == 0) shared[static_cast<int>(threadIdx.x) / kWarp * K + lane / kEach] = own;
     __syncthreads();
-    LOCKSTEP_UNROLL
-    for (int k = 0; k < K; ++k) values[k] = shared[k];
-    LOCKSTEP_UNROLL
-    for (int warp = 1; warp < kWarps; ++warp) {
+    if constexpr (kWarps >= 16 && (kWarps & (kWarps - 1)) == 0) {
+      T total = shared[lane];
       LOCKSTEP_UNROLL
-      for (int k = 0; k < K; ++k) values[k] = Op::combine(values[k], shared[warp * K + k]);
+      for (int i = kWarp; i < kNumbers; i += kWarp) total = Op::combine(total, shared[i + lane]);
+      LOCKSTEP_UNROLL
+      for (int distance = kWarp / 2; distance >= K; distance /= 2) {
+        total = Op::combine(total, __shfl_xor_sync(kAllLanes, total, distance));
+      }
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < K; ++k) values[k] = __shfl_sync(kAllLanes, total, k);
+    } else {
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < K; ++k) values[k] = shared[k];
+      LOCKSTEP_UNROLL
+      for (int warp = 1; warp < kWarps; ++warp) {
+        LOCKSTEP_UNROLL
+        for (int k = 0; k < K; ++k) values[k] = Op::combine(values[k], shared[warp * K + k]);
+      }
     }
   }
-}
-
-// The same for one number.
-template <class Op, int kThreads, class T>
-LOCKSTEP_DEVICE T block_reduce(T value, T* shared) {
-  T values[1] = {value};
-  block_reduce<Op, kThreads>(values, shared);
-  return values[0];
 }
 
 }  // namespace lockstep

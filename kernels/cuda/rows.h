@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/flat.h"
@@ -186,20 +187,19 @@ LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors
 }
 
 // Calls function(RowPlan{}) with the plan for rows of S with so many columns, a function of the columns
-// alone, for a kernel in which a lane holds kNumbers numbers of each element that it has.
+// alone, for a kernel that reads so many arrays.
 //
 // The team is the smallest that holds the row: every lane then has several loads under way, and few combine
-// their sums. A lane holds 32 numbers at most, and 64 bytes of an array; on an H200, rows of 16-bit elements
-// take up to a quarter longer with half of that. 64 registers are enough for it, room for 1024 threads.
-// Longer rows are held at twice as much a lane, and the longest read again, with room for half as many
-// threads. So are doubles, whose functions fill the registers. Where rows do not consist of whole vectors, a
-// lane has half as much: each element costs the registers of an address as well.
-template <class S, int kNumbers = 1, class F>
+// their sums. A lane holds 64 bytes of one array, 32 of each of two; on an H200, rows of 16-bit elements take
+// up to a quarter longer with half of that. 64 registers are enough for it, room for 1024 threads. Longer
+// rows are held at twice as much a lane, and the longest read again, with room for half as many threads. So
+// are doubles, whose functions fill the registers. Where rows do not consist of whole vectors, each element
+// costs the registers of an address as well: a lane has eight, or four doubles.
+template <class S, int kArrays = 1, class F>
 void dispatch_rows(int64_t columns, const F& function) {
   constexpr int kFull = Vector<S>::kLanes, kBytes = static_cast<int>(sizeof(Accumulation<S>));
   const auto with_lanes = [&]<int kLanes>(std::integral_constant<int, kLanes>) {
-    constexpr int kWhole = std::min(128 / kBytes / kNumbers, 4 * kFull);
-    constexpr int kMost = kLanes > 1 ? kWhole : std::min(64 / kBytes / kNumbers, 32 / kBytes);
+    constexpr int kMost = kLanes > 1 ? 64 / kArrays / static_cast<int>(sizeof(S)) : 32 / kBytes;
     constexpr int kFew = std::min(8, kMost), kLoose = 512, kTight = kBytes == 8 ? kLoose : 1024;
     const auto holds = [&](auto plan) {
       using Plan = decltype(plan);
@@ -207,12 +207,12 @@ void dispatch_rows(int64_t columns, const F& function) {
       if (fits) function(plan);
       return fits;
     };
+    // Teams between the powers of two, so that no more than a third of the lanes are idle.
+    const auto one_holds = [&]<int... kTeams>(std::integer_sequence<int, kTeams...>) {
+      return (holds(RowPlan<kTeams, kMost / kLanes, kLanes, kTight>{}) || ...);
+    };
     const bool held = holds(RowPlan<32, kFew / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<32, kMost / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<64, kMost / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<128, kMost / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<256, kMost / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<512, kMost / kLanes, kLanes, kTight>{}) ||
+                      one_holds(std::integer_sequence<int, 32, 64, 96, 128, 192, 256, 384, 512>{}) ||
                       holds(RowPlan<512, 2 * kMost / kLanes, kLanes, kLoose>{});
     if (!held) function(RowPlan<512, 0, kLanes, kLoose>{});
   };

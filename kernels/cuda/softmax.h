@@ -31,7 +31,7 @@ LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, P
     row.visit([&](int, typename Plan::Index, T(&x)[1][N]) {
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) {
-        const T value = math::exp_nonpositive(x[0][j] - maximum);
+        const T value = math::exp_for<S>(x[0][j] - maximum);
         if constexpr (kKeep) x[0][j] = value;
         sum += value;
       }
@@ -42,14 +42,14 @@ LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, P
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) larger = Larger::combine(larger, x[0][j]);
       const T base = larger == kLowest ? T(0) : larger;
-      sum *= math::exp_nonpositive(maximum - base);
+      sum *= math::exp_for<S>(maximum - base);
       LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) sum += math::exp_nonpositive(x[0][j] - base);
+      for (int j = 0; j < N; ++j) sum += math::exp_for<S>(x[0][j] - base);
       maximum = larger;
     });
     const T own = maximum;
     maximum = Rows::template reduce<Larger>(own, shared);
-    sum *= math::exp_nonpositive(own - (maximum == kLowest ? T(0) : maximum));
+    sum *= math::exp_for<S>(own - (maximum == kLowest ? T(0) : maximum));
   }
   sum = Rows::template reduce<Plus>(sum, shared + Plan::kTeam / kWarp);
   return {maximum, sum};
@@ -66,7 +66,7 @@ LOCKSTEP_DEVICE void write_probabilities(RowValues<S, 1, Plan>& row,
     T result[N];
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
-      result[j] = (Plan::kHeld ? x[0][j] : math::exp_nonpositive(x[0][j] - whole.maximum)) * factor;
+      result[j] = (Plan::kHeld ? x[0][j] : math::exp_for<S>(x[0][j] - whole.maximum)) * factor;
     }
     store_row(y + i, result, vectors);
   });

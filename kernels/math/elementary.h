@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/dtype.h"
 #include "kernels/math/formula.h"
 
 namespace lockstep::math {
@@ -98,6 +99,40 @@ LOCKSTEP_FORMULA float exp_nonpositive(float x) {
 }
 LOCKSTEP_FORMULA double exp_nonpositive(double x) {
   return std::exp(x);
+}
+
+// The larger of x and a bound that is no NaN; NaN of NaN.
+LOCKSTEP_FORMULA float bounded_below(float x, float bound) {
+#if defined(__CUDA_ARCH__)
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(bound));  // a select is two instructions
+  return larger;
+#else
+  return x < bound ? bound : x;
+#endif
+}
+
+// e^x for x <= 0 or NaN, as closely as results that are stored as S need: of 16-bit ones, which keep 11 bits,
+// within 2.7e-7 + 1.4e-8 |x| of itself (log2(e) is rounded), 0 below 2^-126.5, in 12 instructions of a GPU
+// where exp_nonpositive takes 17.
+template <class S>
+LOCKSTEP_FORMULA Accumulation<S> exp_for(Accumulation<S> x) {
+  if constexpr (sizeof(S) == 2) {
+    // 2^n 2^f, n + f = x log2(e), |f| <= 1/2; at the bound of x the bits of 2^n are those of 0.
+    constexpr float kLog2E = 1.44269504f;
+    constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    x = bounded_below(x, -88.1f);
+    const float shifted = std::fma(x, kLog2E, kRounder), n = shifted - kRounder, f = std::fma(x, kLog2E, -n);
+    float p = 0.00133813021f;
+    p = std::fma(p, f, 0.00966636837f);
+    p = std::fma(p, f, 0.0555038117f);
+    p = std::fma(p, f, 0.240223497f);
+    p = std::fma(p, f, 0.693147182f);
+    p = std::fma(p, f, 1.0f);
+    return p * std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + 0x3F800000u);
+  } else {
+    return exp_nonpositive(x);
+  }
 }
 
 // log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1].

@@ -561,6 +561,48 @@ TYPED_TEST(CudaKernels, LayerNormAndItsDerivativesComeClose) {
   }
 }
 
+// An infinite dy makes infinities of either sign and NaN of its own row, the same as on the CPU, wherever in
+// the row it is: lanes that have no columns must add nothing of those that they read in their place.
+TYPED_TEST(CudaKernels, LayerNormBackwardOfInfinitiesIsTheCpus) {
+  using T = TypeParam;
+  using A = Accumulation<T>;
+  const double inf = std::numeric_limits<double>::infinity();
+  const int64_t rows = 3;
+  for (int64_t columns : {1, 7, 8, 24, 33, 200, 264, 520, 768, 1000, 1001, 2056, 4104, 4100, 8200, 8208}) {
+    const int64_t n = rows * columns;
+    const std::vector<T> x = random_values<T>(n, 61, -1.0, 4.0), finite = random_values<T>(n, 62);
+    const std::vector<A> gamma = random_values<A>(columns, 63), mean = random_values<A>(rows, 64),
+                         rstd = random_values<A>(rows, 65, 0.5, 1.0);
+    std::vector<int64_t> positions;
+    for (int64_t i = 0; i < columns; i += std::max<int64_t>(1, columns / 16)) positions.push_back(i);
+    for (int64_t i = std::max<int64_t>(0, columns - 17); i < columns; ++i) positions.push_back(i);
+    for (const int64_t position : positions) {
+      const double value = position % 2 == 0 ? inf : -inf;
+      SCOPED_TRACE(std::to_string(columns) + " columns, " + std::to_string(value) + " at " +
+                   std::to_string(position));
+      std::vector<T> dy = finite;
+      dy[static_cast<size_t>(columns + position)] = static_cast<T>(value);
+      std::vector<A> dgamma, dbeta;
+      this->template compare_near<T>(64.0, 4.0, [&](Backend& backend, int64_t skipped) {
+        const Placed<T> in(backend, x, skipped), gradient(backend, dy, skipped), out(backend, n, skipped);
+        const Placed<A> scale(backend, gamma), center(backend, mean), inverse(backend, rstd),
+            scale_sums(backend, columns), shift_sums(backend, columns);
+        backend.layer_norm_backward(this->kDType, rows, columns, in.data(), scale.data(), center.data(),
+                                    inverse.data(), gradient.data(), out.data(), scale_sums.data(),
+                                    shift_sums.data());
+        if (&backend == &cpu_backend()) {
+          dgamma = scale_sums.values();
+          dbeta = shift_sums.values();
+        } else {
+          expect_near(scale_sums.values(), dgamma, 16.0, 16.0);
+          expect_near(shift_sums.values(), dbeta, 16.0, 16.0);
+        }
+        return out.values();
+      });
+    }
+  }
+}
+
 TYPED_TEST(CudaKernels, BatchNormAndItsDerivativesComeClose) {
   using T = TypeParam;
   using A = Accumulation<T>;

@@ -86,6 +86,30 @@ TEST(Elementary, ExpOfWhatIsNotPositiveHasTheBitsOfExp) {
   }
 }
 
+// Against long double, at every 101st float that is not positive: where the result is a normal number, where
+// it is a subnormal one, rounded to a multiple of 2^-149, and where it is 0, from e^x = 2^-126.5 down.
+TEST(Elementary, ExpForHalfPrecisionIsWithinItsStatedError) {
+  for (uint64_t bits = uint64_t{1} << 31; bits <= std::bit_cast<uint32_t>(-INFINITY); bits += 101) {
+    const float x = std::bit_cast<float>(static_cast<uint32_t>(bits));
+    const long double exact = std::exp(static_cast<long double>(x));
+    const float y = math::exp_for<BFloat16>(x);
+    if (exact >= 0x1p-126L) {
+      ASSERT_NEAR(static_cast<double>(y / exact), 1.0, 2.7e-7 + 1.4e-8 * std::fabs(x)) << "at " << x;
+    } else if (exact > 0x1.0001p-127L * std::sqrt(2.0L)) {
+      ASSERT_NEAR(y, static_cast<double>(exact), 0x1p-126 * 1.5e-6 + 0x1p-150) << "at " << x;
+    } else if (exact < 0x0.ffffp-127L * std::sqrt(2.0L)) {
+      ASSERT_EQ(y, 0.0f) << "at " << x;
+    }
+  }
+  EXPECT_EQ(math::exp_for<BFloat16>(0.0f), 1.0f);
+  EXPECT_EQ(math::exp_for<Float16>(-0.0f), 1.0f);
+  EXPECT_EQ(math::exp_for<Float16>(-INFINITY), 0.0f);
+  EXPECT_TRUE(std::isnan(math::exp_for<BFloat16>(NAN)));
+  EXPECT_TRUE(std::isnan(math::exp_for<BFloat16>(-NAN)));
+  for (const float x : {-0.0f, -0.5f, -87.5f, -103.0f}) EXPECT_EQ(math::exp_for<float>(x), math::exp(x));
+  for (const double x : {-0.0, -0.5, -700.0}) EXPECT_EQ(math::exp_for<double>(x), math::exp(x));
+}
+
 TEST(Elementary, GeluIsAccurateInTheTailsAndAtInfinity) {
   const std::vector<float> x = float_range();
   std::vector<float> y(x.size());

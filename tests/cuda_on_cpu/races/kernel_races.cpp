@@ -37,7 +37,8 @@ struct Extents {
 };
 // A row to a warp, to small and large blocks, several rows to a block one after the other; rows that are read
 // again; more rows than columns. Rows of 257 and 1025 are not aligned, wherever their array begins.
-constexpr Extents kExtents[] = {{9, 10}, {3, 257}, {2, 1025}, {13, 1000}, {1, 9000}, {1, 17'000}, {130, 40}};
+constexpr Extents kExtents[] = {{9, 10},   {3, 257},  {2, 1025},   {13, 1000},
+                                {2, 4104}, {1, 9000}, {1, 17'000}, {130, 40}};
 
 TEST(KernelRaces, NoneElementByElement) {
   on_gpu([](Backend& backend, Arrays& arrays) {
@@ -145,6 +146,24 @@ TEST(KernelRaces, NoneInNormalization) {
           float* const rstd = arrays.output<float>(e.columns);
           backend.batch_norm(kF32, e.rows, e.columns, x, gamma, gamma, 1e-5, y, mean, variance, rstd);
           backend.batch_norm_backward(kF32, e.rows, e.columns, x, gamma, mean, rstd, y, dx, dgamma, dbeta);
+        },
+        {0});
+  }
+}
+
+// Of 16-bit elements a lane has more numbers: gamma lies in shared memory, warps share it.
+TEST(KernelRaces, NoneInLayerNormBackwardOfHalfPrecision) {
+  for (const Extents& e : {Extents{30, 512}, Extents{9, 1024}, Extents{9, 3000}}) {
+    on_gpu(
+        [&](Backend& backend, Arrays& arrays) {
+          const BFloat16* const x = arrays.input(random_values<BFloat16>(e.rows * e.columns, 1));
+          const float* const gamma = arrays.input(values(e.columns));
+          const float* const of_rows = arrays.input(values(e.rows));
+          BFloat16* const dx = arrays.output<BFloat16>(e.rows * e.columns);
+          float* const dgamma = arrays.output<float>(e.columns);
+          float* const dbeta = arrays.output<float>(e.columns);
+          backend.layer_norm_backward(DType::kBF16, e.rows, e.columns, x, gamma, of_rows, of_rows, x, dx,
+                                      dgamma, dbeta);
         },
         {0});
   }
