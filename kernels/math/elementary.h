@@ -101,7 +101,7 @@ LOCKSTEP_FORMULA double exp_nonpositive(double x) {
   return std::exp(x);
 }
 
-// The larger of x and a bound that is no NaN; NaN of NaN.
+// The larger of x and a bound that is no NaN; NaN of NaN, and x where it is a zero and the bound -0.
 LOCKSTEP_FORMULA float bounded_below(float x, float bound) {
 #if defined(__CUDA_ARCH__)
   float larger;

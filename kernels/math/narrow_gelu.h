@@ -19,17 +19,6 @@
 
 namespace lockstep::math {
 
-// x, or bound where x is less than that; NaN passes, and so does a zero of either sign where bound is -0.
-LOCKSTEP_FORMULA float at_least(float x, float bound) {
-#if defined(__CUDA_ARCH__)
-  float y;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(bound));
-  return y;
-#else
-  return x < bound ? bound : x;
-#endif
-}
-
 // 2^(x y) 2^64 within 2^-18 of itself, x y in [-190, 62] or NaN. The factor keeps results normal that are to
 // be multiplied by more before they are rounded.
 inline constexpr float kPowerUnit = 0x1p-64f;
@@ -56,7 +45,7 @@ LOCKSTEP_FORMULA float mirrored(float below, float unit, float x) {
 // x Phi(x). Phi(b) = 2^(b q(b))/2: the logarithm is smooth, and the polynomial's error is relative to Phi;
 // 2^-16.4, 2^-14 below -5.9.
 LOCKSTEP_FORMULA float narrow_gelu(float x) {
-  const float b = at_least(-std::fabs(x), -kGaussianBound<float>);
+  const float b = bounded_below(-std::fabs(x), -kGaussianBound<float>);
   float q = 2.07506057e-09f;
   q = std::fma(q, b, 1.4989493e-07f);
   q = std::fma(q, b, 4.75108436e-06f);
@@ -66,13 +55,13 @@ LOCKSTEP_FORMULA float narrow_gelu(float x) {
   q = std::fma(q, b, 0.0543163903f);
   q = std::fma(q, b, -0.458323061f);
   q = std::fma(q, b, 1.1512301f);
-  return std::fma(b * narrow_power(b, q), 0.5f * kPowerUnit, at_least(x, -0.0f));
+  return std::fma(b * narrow_power(b, q), 0.5f * kPowerUnit, bounded_below(x, -0.0f));
 }
 
 // Phi(x) + x phi(x). At b it is (1 - b/z) 2^(b q(b))/2, z = -0.751791525 its zero; 2^-16.7, 2^-14.4 below -8.
 LOCKSTEP_FORMULA float narrow_gelu_derivative(float x) {
   constexpr float kMinusInverseZero = 1.33015597f;
-  const float b = at_least(-std::fabs(x), -kGaussianBound<float>);
+  const float b = bounded_below(-std::fabs(x), -kGaussianBound<float>);
   float q = 5.75504228e-11f;
   q = std::fma(q, b, 4.62770222e-09f);
   q = std::fma(q, b, 1.64504726e-07f);
@@ -102,15 +91,15 @@ inline constexpr float kNarrowGeluTanhBound = 11.0f;
 
 // x sigmoid(2u)
 LOCKSTEP_FORMULA float narrow_gelu_tanh(float x) {
-  const float b = at_least(-std::fabs(x), -kNarrowGeluTanhBound);
+  const float b = bounded_below(-std::fabs(x), -kNarrowGeluTanhBound);
   const NarrowSigmoid s = narrow_sigmoid(b, b * b);
-  return std::fma(b * s.exponential * s.inverse, kPowerUnit, at_least(x, -0.0f));
+  return std::fma(b * s.exponential * s.inverse, kPowerUnit, bounded_below(x, -0.0f));
 }
 
 // s + x s (1 - s) (2u)', s = sigmoid(2u)
 LOCKSTEP_FORMULA float narrow_gelu_tanh_derivative(float x) {
   constexpr float kLinear = 1.59576912f, kThreeCubic = 0.214064449f;
-  const float b = at_least(-std::fabs(x), -kNarrowGeluTanhBound), square = b * b;
+  const float b = bounded_below(-std::fabs(x), -kNarrowGeluTanhBound), square = b * b;
   const NarrowSigmoid s = narrow_sigmoid(b, square);
   const float growth = std::fma(b * std::fma(square, kThreeCubic, kLinear), s.inverse, 1.0f);
   return mirrored(s.exponential * s.inverse * growth, kPowerUnit, x);
