@@ -238,15 +238,17 @@ struct BatchNormDerivative {
 // them once. Four vectors of a thread are on the way together.
 template <template <class, int> class Formula, class S, int N>
 __global__ void __launch_bounds__(kFlatThreads)
-    channels_kernel(int64_t rows, int64_t columns, int across, int stacked,
+    channels_kernel(int64_t rows, int64_t columns, int across, int stacked, Divisor beside,
                     Channels<Accumulation<S>> channels, const S* x, const S* dy, S* y, bool vectors) {
   using T = Accumulation<S>;
   using Values = Formula<S, N>;
   constexpr int kInputs = Values::kInputs, kAhead = 4 / kInputs;
   const int thread = static_cast<int>(threadIdx.x), stack = thread / across;
-  const int64_t column = (static_cast<int64_t>(blockIdx.y) * across + thread % across) * N;
+  const uint32_t below = beside.quotient(blockIdx.x);
+  const int64_t column =
+      (static_cast<int64_t>(blockIdx.x - below * beside.divisor) * across + thread % across) * N;
   if (stack >= stacked || column >= columns) return;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * stacked * kChannelRows + stack;
+  const int64_t first = static_cast<int64_t>(below) * stacked * kChannelRows + stack;
   const S* const inputs[2] = {x, dy};
   const Values formula(channels, column);
   const auto work = [&]<bool kWhole>(std::bool_constant<kWhole>) {
@@ -288,11 +290,10 @@ void map_channels(cudaStream_t stream, int64_t rows, int64_t columns,
   const auto with_lanes = [&]<int N>(std::integral_constant<int, N>) {
     const int64_t cells = columns / N, beside = (cells + kFlatThreads - 1) / kFlatThreads,
                   across = (cells + beside - 1) / beside, stacked = kFlatThreads / across;
-    LOCKSTEP_LAUNCH((channels_kernel<Formula, S, N>),
-                    dim3(blocks_for(rows, stacked * kChannelRows), static_cast<unsigned>(beside)),
-                    static_cast<unsigned>(across * stacked), 0, stream, rows, columns,
-                    static_cast<int>(across), static_cast<int>(stacked), channels, x, dy, y,
-                    aligned_to(16, x, dy, y));
+    LOCKSTEP_LAUNCH(
+        (channels_kernel<Formula, S, N>), blocks_for(beside * ((rows - 1) / (stacked * kChannelRows) + 1), 1),
+        static_cast<unsigned>(across * stacked), 0, stream, rows, columns, static_cast<int>(across),
+        static_cast<int>(stacked), Divisor(beside), channels, x, dy, y, aligned_to(16, x, dy, y));
   };
   if (columns % kFull == 0) return with_lanes(std::integral_constant<int, kFull>{});
   with_lanes(std::integral_constant<int, 1>{});

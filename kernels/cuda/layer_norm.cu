@@ -313,7 +313,7 @@ int64_t backward_blocks(int64_t rows) {
 
 void CudaBackend::layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
                              const void* beta, double epsilon, void* y, void* mean, void* rstd) {
-  if (rows <= 0) return;
+  if (rows <= 0 || columns <= 0) return;
   dispatch_floating("layer_norm", dtype, [&](auto type) {
     using S = decltype(type);
     using T = Accumulation<S>;

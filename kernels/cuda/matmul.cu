@@ -28,6 +28,9 @@ __global__ void __launch_bounds__(kThreads)
   if (i >= elements) return;
   Accumulation<S> x = widen(c[i]);
   if (bias != nullptr) x = x + bias[i % n];
+  // As where the argument is stored: a 16-bit GELU is of what is left of it (ReLU has the same bits either
+  // way).
+  if constexpr (sizeof(S) == 2) x = widen(rounded<S>(x));
   c[i] = rounded<S>(Function::value(x));
 }
 

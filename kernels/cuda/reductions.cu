@@ -124,6 +124,7 @@ void CudaBackend::reduce(ReduceOp op, DType dtype, int64_t outer, int64_t extent
 }
 
 void CudaBackend::sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums) {
+  if (columns <= 0) return;
   dispatch_floating("column sums", dtype, [&](auto type) {
     using S = decltype(type);
     using T = Accumulation<S>;

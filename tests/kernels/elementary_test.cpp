@@ -236,7 +236,7 @@ long double tanh_form_exponent(long double x) {
 }
 
 const NarrowCase kNarrowCases[] = {
-    {UnaryOp::kGelu, false, "gelu", {0.505, 0.525}, [](long double x) { return x * gauss_integral(x); }},
+    {UnaryOp::kGelu, false, "gelu", {0.505, 0.52}, [](long double x) { return x * gauss_integral(x); }},
     {UnaryOp::kGelu,
      true,
      "gelu derivative",

@@ -136,6 +136,34 @@ TYPED_TEST(ProductParity, OfTheGradientsOfAWeightAndItsBias) {
   }
 }
 
+// A pass without history does not store it.
+TYPED_TEST(ProductParity, ActivationsHaveTheSameBitsWhetherTheirArgumentIsStored) {
+  using S = TypeParam;
+  Backend& backend = test_backend();
+  for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+    for (const int64_t n : {7, 8}) {
+      for (const int64_t k : {0, 16}) {
+        MatmulArguments a;
+        a.dtype = a.output = dtype_of<S>;
+        a.m = 64, a.n = n, a.k = k;
+        a.activation = activation;
+        const auto x = random_values<S>(a.m * k, 1, -1, 1), y = random_values<S>(k * n, 2, -1, 1);
+        const auto bias = random_values<Accumulation<S>>(n, 3, -1, 1);
+        std::vector<std::vector<double>> results;
+        for (const bool stored : {false, true}) {
+          Arrays arrays(backend, 0);
+          a.a = arrays.input(x), a.b = arrays.input(y), a.bias = arrays.input(bias);
+          a.c = arrays.output<S>(a.m * n);
+          a.argument = stored ? arrays.output<S>(a.m * n) : nullptr;
+          backend.matmul(a);
+          results.push_back(arrays.results().front().values);
+        }
+        EXPECT_EQ(results[0], results[1]) << static_cast<int>(activation) << ", n " << n << ", k " << k;
+      }
+    }
+  }
+}
+
 TYPED_TEST(ProductParity, OfEmptyResultsWritesNothing) {
   SKIP_ON_CPU();
   for (const auto& [batch, m, n] : {std::array<int64_t, 3>{0, 2, 2}, {1, 0, 2}, {1, 2, 0}}) {
@@ -143,6 +171,18 @@ TYPED_TEST(ProductParity, OfEmptyResultsWritesNothing) {
     a.batch = batch, a.m = m, a.n = n, a.k = 3;
     expect_matmul<TypeParam, TypeParam>(a, false, false, true);
   }
+}
+
+TYPED_TEST(ProductParity, OfNoColumnsHaveNoSumsOfThem) {
+  MatmulArguments a;
+  a.dtype = dtype_of<TypeParam>;
+  a.output = dtype_of<Accumulation<TypeParam>>;
+  a.m = 2, a.n = 0, a.k = 3;
+  Arrays arrays(test_backend(), 0);
+  a.a = arrays.input(random_values<TypeParam>(6, 1)), a.b = arrays.output<TypeParam>(0);
+  a.c = arrays.output<Accumulation<TypeParam>>(0), a.column_sums = arrays.output<Accumulation<TypeParam>>(0);
+  test_backend().matmul(a);
+  for (const auto& result : arrays.results()) EXPECT_TRUE(result.values.empty());
 }
 
 TYPED_TEST(ProductParity, NotANumberPassesEveryActivation) {

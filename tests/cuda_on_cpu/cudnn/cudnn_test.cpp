@@ -51,7 +51,7 @@ class CudnnInterface : public ::testing::Test {
   // The plan of an engine for y = x * w, fp32, whatever its notes.
   CudnnDescriptor plan_of(int64_t index) {
     CudnnGraph graph(library);
-    build_convolution(a, {}, false, graph);
+    build_convolution(a, false, graph);
     CudnnDescriptor engine(library, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
     engine.set(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph.finalize(handle));
     engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, index);
@@ -136,7 +136,7 @@ TEST_F(CudnnInterface, ChoicesAreThoseOfEnginesWithoutRefusedNotes) {
     ConvolutionArguments of_type = a;
     of_type.dtype = dtype;
     CudnnGraph graph(library);
-    build_convolution(of_type, {}, false, graph);
+    build_convolution(of_type, false, graph);
     std::vector<std::string> texts;
     for (const CudnnChoice& choice : cudnn_choices(library, {handle, nullptr}, graph.finalize(handle), dtype))
       texts.push_back(choice.text());
@@ -268,7 +268,7 @@ TEST_F(CudnnBackend, IsASettingOfRuns) {
 // The table of plans decides, and what it says that cannot be is forgotten.
 TEST_F(CudnnBackend, FollowsTheTableOfPlans) {
   const ConvolutionArguments a = window(DType::kF32, 2, 6, 8, 4, 3, 1, 1);
-  const std::string call = "convolution fp32 2x6x6x8 o4 k3x3 s1x1 p1x1 align 16 16 0 16";
+  const std::string call = "convolution fp32 2x6x6x8 o4 k3x3 s1x1 p1x1";
   DeviceArray<float> x(random_values<float>(2 * 36 * 8, 1)), w(random_values<float>(4 * 72, 2)),
       y(2 * 36 * 4);
   const auto run = [&](const char* choice, int64_t plans) {
