@@ -271,12 +271,18 @@ TEST_F(CudnnBackend, FollowsTheTableOfPlans) {
   const std::string call = "convolution fp32 2x6x6x8 o4 k3x3 s1x1 p1x1";
   DeviceArray<float> x(random_values<float>(2 * 36 * 8, 1)), w(random_values<float>(4 * 72, 2)),
       y(2 * 36 * 4);
+  constexpr int64_t kTimed = -1;  // as often as measuring takes
   const auto run = [&](const char* choice, int64_t plans) {
     backend.plans()->replace(choice == nullptr ? Plans{} : Plans{{call, choice}});
     const int64_t before = cudnn_executions();
     backend.convolution(a, x.data(), w.data(), nullptr, y.data());
     backend.synchronize();
-    EXPECT_EQ(cudnn_executions() - before, plans) << choice;
+    const int64_t executions = cudnn_executions() - before;
+    if (plans == kTimed) {
+      EXPECT_GE(executions, 1 + 3 * 3) << "each of three candidates: at first, timed, recorded";
+    } else {
+      EXPECT_EQ(executions, plans) << choice;
+    }
     return y.to_host();
   };
   const std::vector<float> first = run(nullptr, 1), plain = run("0 2:1", 1), own = run("own", 0);
@@ -296,7 +302,7 @@ TEST_F(CudnnBackend, FollowsTheTableOfPlans) {
   EXPECT_EQ(run(nullptr, 1), first) << "there are three candidates that can be finalized";
   // The fastest is one of them, and stands in the table from then on.
   backend.plans()->set_search({.tune = true});
-  const std::vector<float> tuned = run(nullptr, 1 + 3 * 4);
+  const std::vector<float> tuned = run(nullptr, kTimed);
   const std::optional<std::string> choice = backend.plans()->find(call);
   ASSERT_TRUE(choice);
   backend.plans()->set_search({});
