@@ -10,7 +10,7 @@ namespace lockstep {
 // One call, again and again. Its launches are recorded and replayed, so that only the device's part counts.
 class Stopwatch {
  public:
-  // issue: issues the call to the stream; it is run here, also in between, and never later. Waits.
+  // issue: issues the call to the stream; it is run here and never later. Waits.
   Stopwatch(cudaStream_t stream, const std::function<void()>& issue);
   ~Stopwatch();
   Stopwatch(const Stopwatch&) = delete;
