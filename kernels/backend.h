@@ -165,8 +165,8 @@ struct UpdateArguments {
 struct StepJudgement {
   double* square_sums = nullptr;  // (blocks) of the summed gradient, as block_square_sums gives them; lost
   int64_t blocks = 0;
-  DType dtype = DType::kF32;      // of loss_sum and cotangent: fp32 or fp64
-  const void* loss_sum = nullptr;
+  DType dtype = DType::kF32;      // of cotangent: fp32 or fp64
+  const double* sums = nullptr;   // (2) of the samples' losses, each times its weight, and of the weights
   double max_norm = 0.0;  // of clipping; 0: off
   LossScaleRule loss_scale;
   // The scalars of coming updates: those of update number u, counted from 0, in row u % rows of (rows, row_size).

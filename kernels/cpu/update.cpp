@@ -89,11 +89,10 @@ void CpuBackend::judge(const StepJudgement& judgement) {
   StepState& state = *judgement.state;
   // The update's number is that of the updates before it.
   const int64_t update = static_cast<int64_t>(state.updates);
+  judge_step(judgement.blocks > 0 ? sums[0] : 0.0, judgement.sums[0], judgement.sums[1], judgement.max_norm,
+             judgement.loss_scale, state);
   dispatch_accumulation("judge", judgement.dtype, [&](auto type) {
     using T = decltype(type);
-    judge_step(judgement.blocks > 0 ? sums[0] : 0.0,
-               static_cast<double>(*static_cast<const T*>(judgement.loss_sum)), judgement.max_norm,
-               judgement.loss_scale, state);
     *static_cast<T*>(judgement.cotangent) = static_cast<T>(state.loss_scale.scale);
   });
   std::copy_n(judgement.table + update % judgement.rows * judgement.row_size, judgement.row_size, judgement.row);

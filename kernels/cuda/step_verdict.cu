@@ -29,8 +29,7 @@ __global__ void __launch_bounds__(kCopiers) judge_kernel(StepJudgement judgement
   for (int64_t i = threadIdx.x; i < judgement.row_size; i += kCopiers) judgement.row[i] = source[i];
   __syncthreads();
   if (threadIdx.x > 0) return;
-  const T loss_sum = *static_cast<const T*>(judgement.loss_sum);
-  judge_step(judgement.blocks > 0 ? judgement.square_sums[0] : 0.0, static_cast<double>(loss_sum),
+  judge_step(judgement.blocks > 0 ? judgement.square_sums[0] : 0.0, judgement.sums[0], judgement.sums[1],
              judgement.max_norm, judgement.loss_scale, *judgement.state);
   *static_cast<T*>(judgement.cotangent) = static_cast<T>(judgement.state->loss_scale.scale);
 }

@@ -60,7 +60,7 @@ struct StepState {
   uint32_t random_step = 0;      // the number of the step to come, for draws
   uint32_t unused = 0;
   // Of the step that was judged last.
-  double count = 0.0;       // samples in it
+  double count = 0.0;       // sum of its samples' weights
   double used_scale = 1.0;  // its loss scale
   double loss = 0.0;        // mean over the samples
   double norm = 0.0;        // of the gradient of that mean, before clipping
@@ -68,20 +68,29 @@ struct StepState {
   double factor = 0.0;      // what its summed gradient is multiplied by: unscaling, mean and clipping in one
 };
 
-// The order of DESIGN 4.6 and 4.7: summed -> finite? -> unscaled -> norm -> clipped; then the scale of the next step.
-// square_sum: of the summed gradient's elements; loss_sum: of the samples' losses, not scaled.
-LOCKSTEP_FORMULA void judge_step(double square_sum, double loss_sum, double max_norm, const LossScaleRule& rule,
-                                 StepState& state) {
-  const double scale = 1.0 / (state.count * state.loss_scale.scale);
+// The order: summed -> finite? -> unscaled -> norm -> clipped; then the scale of the next step. Whoever clips
+// before unscaling clips the loss scale.
+//
+// square_sum: of the summed gradient's elements; loss_sum: of the samples' losses, each times its weight, not
+// scaled; count: of the weights. A step in which nothing counts says nothing: no update, and no progress of
+// the loss scale.
+LOCKSTEP_FORMULA void judge_step(double square_sum, double loss_sum, double count, double max_norm,
+                                 const LossScaleRule& rule, StepState& state) {
+  state.count = count;
   state.used_scale = state.loss_scale.scale;
-  state.loss = loss_sum / state.count;
+  state.random_step += 1;
+  if (count == 0.0) {
+    state.loss = state.norm = state.gate = state.factor = 0.0;
+    return;
+  }
+  const double scale = 1.0 / (count * state.loss_scale.scale);
+  state.loss = loss_sum / count;
   state.norm = std::sqrt(square_sum) * std::abs(scale);
   const bool finite = state.loss - state.loss == 0.0 && state.norm - state.norm == 0.0;
   state.gate = finite ? 1.0 : 0.0;
   state.factor = scale * clip_factor_of(state.norm, max_norm);
   if (finite) state.updates += 1.0;
   advance_loss_scale(rule, finite, state.loss_scale);
-  state.random_step += 1;
 }
 
 }  // namespace lockstep

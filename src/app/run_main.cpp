@@ -21,6 +21,7 @@
 #include "core/log.h"
 #include "data/dataset.h"
 #include "train/agreement.h"
+#include "train/checkpoint_evaluation.h"
 #include "train/settings.h"
 #include "train/trainer.h"
 

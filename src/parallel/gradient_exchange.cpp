@@ -35,6 +35,9 @@ constexpr size_t kStepsUnderWay = 8;
 // Shares start at multiples of this many elements, so that additions run on whole vectors.
 constexpr int64_t kShareAlignment = 64;
 
+// Sums of fp64 that fit behind a gradient of fp32, whatever the shares.
+constexpr int64_t kMostSums = kShareAlignment / 2;
+
 constexpr int64_t kNone = -1;
 
 int64_t divide_up(int64_t a, int64_t b) {
@@ -79,13 +82,14 @@ struct GradientExchange::Impl {
   const int64_t element_size;
   const ExchangeOptions options;
   const int rank, world_size;
+  const int64_t sums_begin;  // of options.sums, behind the gradient; everything when there are none
   MicroBatchRange owned;
 
   std::vector<TreeNode> nodes;        // the maximal nodes of all workers, left to right
   std::vector<int> owners;            // the worker of each
   int home = 0, home_end = 0;         // nodes [home, home_end) are this worker's
   std::vector<Addition> combination;  // over nodes; ends in `home`
-  LocalPlan plan;                     // of this worker's nodes; in library mode a plain sum
+  LocalPlan plan;                     // of this worker's nodes; in library mode of all that it owns
   std::vector<int64_t> slices_in_bucket;
   std::vector<Piece> pieces;
   std::vector<Operation> operations;
@@ -115,8 +119,8 @@ struct GradientExchange::Impl {
   size_t first_exposure = 0, exposures_under_way = 0;
   double exposed_seconds = 0.0;  // of those that have been read since it was asked for last
 
-  Impl(Communicator& communicator_, Backend& backend_, DType dtype_, int64_t extent,
-       const std::vector<int64_t>& slice_offsets, const ExchangeOptions& options_)
+  Impl(Communicator& communicator_, Backend& backend_, DType dtype_, int64_t extent_,
+       std::vector<int64_t> slice_offsets, const ExchangeOptions& options_)
       : communicator(communicator_),
         backend(backend_),
         lane(backend_.lane()),
@@ -124,7 +128,8 @@ struct GradientExchange::Impl {
         element_size(static_cast<int64_t>(size_of(dtype_))),
         options(options_),
         rank(communicator_.rank()),
-        world_size(communicator_.world_size()) {
+        world_size(communicator_.world_size()),
+        sums_begin(options_.sums > 0 ? divide_up(extent_, kShareAlignment) * kShareAlignment : extent_) {
     if (dtype != DType::kF32 && dtype != DType::kF64) {
       fail(ErrorKind::kInternal, fmt::format("gradient exchange: fp32 or fp64, not {}", name_of(dtype)));
     }
@@ -135,6 +140,14 @@ struct GradientExchange::Impl {
     }
     if (options.bucket_bytes < 1) {
       fail(ErrorKind::kInternal, fmt::format("gradient exchange: bucket of {} bytes", options.bucket_bytes));
+    }
+    if (options.sums < 0 || options.sums > kMostSums) {
+      fail(ErrorKind::kInternal, fmt::format("gradient exchange: {} sums", options.sums));
+    }
+    int64_t extent = extent_;
+    if (options.sums > 0) {
+      slice_offsets.push_back(sums_begin);
+      extent = sums_begin + kShareAlignment;
     }
     const int64_t kept = kept_extent();
     if (kept > extent || (kept > 0 && kept < extent && !std::ranges::binary_search(slice_offsets, kept))) {
@@ -218,8 +231,13 @@ struct GradientExchange::Impl {
       const auto number = static_cast<int64_t>(bucket);
       last_slice = first_slice;
       if (options.mode == ReductionMode::kLibrary) {
-        operations.push_back({Operation::Kind::kAllReduce, pieces.size()});
-        pieces.push_back({{begin, end}, {}, false, number});
+        // The sums by themselves: they are of another type.
+        for (const ElementRange& range : {ElementRange{begin, std::min(end, sums_begin)},
+                                          ElementRange{std::max(begin, sums_begin), end}}) {
+          if (range.size() <= 0) continue;
+          operations.push_back({Operation::Kind::kAllReduce, pieces.size()});
+          pieces.push_back({range, {}, false, number});
+        }
         continue;
       }
       // Pieces of equal size, so that no bucket ends with a tiny one.
@@ -251,6 +269,18 @@ struct GradientExchange::Impl {
     return static_cast<std::byte*>(tensor.mutable_data()) + element * element_size;
   }
 
+  // to += from, of the n elements of the array from `begin` on, those of the sums being fp64.
+  void accumulate(Backend& queue, int64_t begin, int64_t n, const void* from, void* to) const {
+    const int64_t gradient = std::clamp<int64_t>(sums_begin - begin, 0, n);
+    if (gradient > 0) queue.accumulate(dtype, gradient, from, to);
+    if (gradient == n) return;
+    const auto offset = static_cast<size_t>(gradient * element_size);
+    queue.accumulate(DType::kF64, doubles(n - gradient), static_cast<const std::byte*>(from) + offset,
+                     static_cast<std::byte*>(to) + offset);
+  }
+  // How many fp64 numbers take the place of n elements.
+  int64_t doubles(int64_t n) const { return n * element_size / static_cast<int64_t>(sizeof(double)); }
+
   // ---- one step
   // --------------------------------------------------------------------------------------------------
 
@@ -263,16 +293,16 @@ struct GradientExchange::Impl {
         backend.fill(dtype, n, sum, 0.0);
       } else {
         // Not skipped: -0 + 0 is +0, and it must be so on any number of workers.
-        backend.accumulate(dtype, n, zeros.data(), sum);
+        accumulate(backend, slice.offset, n, zeros.data(), sum);
       }
     } else if (step.keep) {
       backend.copy(sum, values, static_cast<size_t>(n * element_size));
     } else {
-      backend.accumulate(dtype, n, values, sum);
+      accumulate(backend, slice.offset, n, values, sum);
     }
     for (const Addition& carry : step.carries) {
-      backend.accumulate(dtype, n, at(buffers[static_cast<size_t>(carry.from)], slice.offset),
-                         at(buffers[static_cast<size_t>(carry.to)], slice.offset));
+      accumulate(backend, slice.offset, n, at(buffers[static_cast<size_t>(carry.from)], slice.offset),
+                 at(buffers[static_cast<size_t>(carry.to)], slice.offset));
     }
     if (micro_batch + 1 == owned.end) --slices_left[static_cast<size_t>(slice.bucket)];
   }
@@ -339,8 +369,9 @@ struct GradientExchange::Impl {
     for (const Share& share : pieces[index].shares) {
       if (share.owner != rank) continue;
       for (const Addition& addition : combination) {
-        lane.accumulate(dtype, share.range.size(), node_data(index, addition.from, share, staged),
-                        node_data(index, addition.to, share, staged));
+        accumulate(lane, share.range.begin, share.range.size(),
+                   node_data(index, addition.from, share, staged),
+                   node_data(index, addition.to, share, staged));
       }
       staged += share.range.size();
     }
@@ -390,8 +421,13 @@ struct GradientExchange::Impl {
         case Operation::Kind::kAllReduce:
           if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
           join_lane(operation.piece);
-          last_requests.push_back(communicator.device().all_reduce_sum(
-              at(buffers[0], piece.range.begin), piece.range.size(), dtype, label(piece)));
+          last_requests.push_back(piece.range.begin < sums_begin
+                                      ? communicator.device().all_reduce_sum(
+                                            at(buffers[0], piece.range.begin), piece.range.size(), dtype,
+                                            label(piece))
+                                      : communicator.device().all_reduce_sum(
+                                            at(buffers[0], piece.range.begin), doubles(piece.range.size()),
+                                            DType::kF64, label(piece)));
           break;
       }
     }
@@ -435,7 +471,8 @@ struct GradientExchange::Impl {
 
 GradientExchange::GradientExchange(Communicator& communicator, Backend& backend, DType dtype, int64_t extent,
                                    std::vector<int64_t> slice_offsets, const ExchangeOptions& options)
-    : impl_(std::make_unique<Impl>(communicator, backend, dtype, extent, slice_offsets, options)) {}
+    : impl_(std::make_unique<Impl>(communicator, backend, dtype, extent, std::move(slice_offsets),
+                                   options)) {}
 
 GradientExchange::~GradientExchange() = default;
 
@@ -514,8 +551,19 @@ void GradientExchange::finish() {
   impl.in_step = false;
 }
 
+void GradientExchange::add_sums(const double* values) {
+  Impl& impl = *impl_;
+  impl.require(impl.options.sums > 0, "it carries no sums");
+  add(impl.sums_begin, impl.options.sums * static_cast<int64_t>(sizeof(double)) / impl.element_size, values);
+}
+
 const Tensor& GradientExchange::result() const {
   return impl_->buffers[0];
+}
+
+const double* GradientExchange::sums() const {
+  return reinterpret_cast<const double*>(static_cast<const std::byte*>(impl_->buffers[0].data()) +
+                                         impl_->sums_begin * impl_->element_size);
 }
 
 double GradientExchange::take_exposed_seconds() {

@@ -33,6 +33,9 @@ struct ExchangeOptions {
   // lies behind the last share, and everything when there are none, goes to all. Library mode gives all to
   // all.
   std::vector<Share> shares = {};
+  // Numbers of fp64 that travel behind the gradient, whatever its type, and are summed in the same way: of
+  // losses, of weights. At most 32.
+  int64_t sums = 0;
 };
 
 class GradientExchange {
@@ -50,13 +53,18 @@ class GradientExchange {
   // values: n elements of the gradient at `offset`, a whole slice, of the current micro-batch. A slice may be
   // shorter than the way to the next one, but always by as much; the elements between are zero.
   void add(int64_t offset, int64_t n, const void* values);
+  // The micro-batch's options.sums numbers, in the backend's memory.
+  void add_sums(const double* values);
   void end_micro_batch();
   // Waits for every bucket; on a GPU, what the backend is told from now on does.
   void finish();
 
-  // (extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish() to
+  // (>= extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish() to
   // the next begin_step().
   const Tensor& result() const;
+  // (options.sums): what add_sums() was given, summed; on every worker. In the backend's memory, valid as
+  // long as result().
+  const double* sums() const;
 
   // Seconds since the last call that the computation spent in finish() waiting for workers: communication
   // that the backward sweep did not hide. On a GPU the device measures them, and the steps that it has not

@@ -2,22 +2,24 @@
 #include "train/evaluation.h"
 
 #include <algorithm>
+#include <numeric>
+#include <span>
 
 #include "autodiff/node.h"
 #include "autodiff/random_scope.h"
 #include "parallel/gradient_exchange.h"
 #include "parallel/reduction_tree.h"
+#include "train/agreement.h"
 
 namespace lockstep {
 
 namespace {
 
-// Samples [begin, end) of the data set, which begins again behind its end, as a micro-batch of `size`, filled
-// up with the last sample.
-MicroBatch gather(const Dataset& dataset, int64_t begin, int64_t end, int64_t size) {
+// The rows as a micro-batch of `size`, filled up with the last one.
+MicroBatch gather(const Dataset& dataset, std::span<const int64_t> rows, int64_t size) {
   MicroBatch batch;
   batch.size = size;
-  batch.valid = end - begin;
+  batch.valid = static_cast<int64_t>(rows.size());
   const auto width = static_cast<size_t>(dataset.sample_shape.elements());
   const auto append = [](auto& target, const auto& source, size_t row, size_t row_width) {
     if (source.empty()) return;
@@ -25,7 +27,7 @@ MicroBatch gather(const Dataset& dataset, int64_t begin, int64_t end, int64_t si
                   source.begin() + static_cast<std::ptrdiff_t>((row + 1) * row_width));
   };
   for (int64_t i = 0; i < size; ++i) {
-    const auto row = static_cast<size_t>(std::min(begin + i, end - 1) % dataset.size());
+    const auto row = static_cast<size_t>(rows[static_cast<size_t>(std::min(i, batch.valid - 1))]);
     append(batch.inputs_f32, dataset.inputs_f32, row, width);
     append(batch.inputs_i32, dataset.inputs_i32, row, width);
     append(batch.labels, dataset.labels, row, 1);
@@ -46,15 +48,26 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
 
   // Loss sum and number right of each owned chunk.
   std::vector<double> sums(static_cast<size_t>(2 * most), 0.0);
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const MicroBatch batch = gather(dataset, i * chunk, std::min((i + 1) * chunk, dataset.size()), chunk);
-    const Tensor output = replica.model->forward(objective.inputs(batch), context);
-    double loss = 0.0;
-    for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
-    const auto at = static_cast<size_t>(2 * (i - mine.begin));
-    sums[at] = loss;
-    if (objective.classification()) sums[at + 1] = static_cast<double>(objective.correct(output, batch));
-  }
+  // A sample that an op refuses is one worker's find, and everybody's end.
+  run_agreed(
+      communicator,
+      [&] {
+        std::vector<int64_t> rows;
+        for (int64_t i = mine.begin; i < mine.end; ++i) {
+          rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, dataset.size()) - i * chunk));
+          std::iota(rows.begin(), rows.end(), i * chunk);
+          const MicroBatch batch = gather(dataset, rows, chunk);
+          const Tensor output = replica.model->forward(objective.inputs(batch), context);
+          double loss = 0.0;
+          for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
+          const auto at = static_cast<size_t>(2 * (i - mine.begin));
+          sums[at] = loss;
+          if (objective.classification()) {
+            sums[at + 1] = static_cast<double>(objective.correct(output, batch));
+          }
+        }
+      },
+      "evaluation");
   std::vector<double> all(sums.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(sums.data(), sums.size() * sizeof(double), all.data(), "evaluation")->wait();
 
@@ -80,7 +93,11 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
   if (store.statistics().empty()) return store.statistic_values();
   const RecordingScope off(false);
   const int64_t size = settings.micro_batch_size;
-  const int64_t count = std::max<int64_t>(dataset.size() / size, 1);
+  // Shuffled, whatever data.shuffle says: in a file that is sorted, neighbours are alike, and their statistics
+  // are not those of the data.
+  Sampler sampler(
+      {.samples = dataset.size(), .global_batch = size, .seed = settings.seed, .last_batch = LastBatch::kPad});
+  const int64_t count = sampler.steps_per_epoch();
   // Fewer micro-batches than workers cannot be shared out: each does all of them.
   const std::unique_ptr<Communicator> alone = make_self_communicator();
   Communicator& sharing = count < communicator.world_size() ? *alone : communicator;
@@ -92,7 +109,7 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const MicroBatch batch = gather(dataset, i * size, (i + 1) * size, size);
+    const MicroBatch batch = gather(dataset, sampler.batch(i).samples, size);
     exchange.begin_micro_batch(i);
     replica.model->forward(objective.inputs(batch), replica.training);
     for (size_t s = 0; s < store.statistics().size(); ++s) {

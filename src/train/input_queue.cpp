@@ -200,8 +200,8 @@ void InputQueue::next() {
   ++impl.begun;
 }
 
-const DeviceBatch& InputQueue::batch(int64_t i) const {
-  return impl_->places[static_cast<size_t>(place())].batches[static_cast<size_t>(i)];
+std::span<const DeviceBatch> InputQueue::batches() const {
+  return impl_->places[static_cast<size_t>(place())].batches;
 }
 
 int64_t InputQueue::valid() const {

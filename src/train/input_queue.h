@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "data/loader.h"
@@ -40,8 +41,9 @@ class InputQueue {
   // Turns to the step that was staged first. The tensors of the one before belong to the queue again: what
   // was issued to the backend so far is the last that may read them. Error (kInternal) when none is staged.
   void next();
-  // The i-th micro-batch of the step that next() turned to.
-  const DeviceBatch& batch(int64_t i) const;
+  // The micro-batches of the step that next() turned to.
+  std::span<const DeviceBatch> batches() const;
+  const DeviceBatch& batch(int64_t i) const { return batches()[static_cast<size_t>(i)]; }
   // Samples of that step's whole global batch that count.
   int64_t valid() const;
   // Which of the places it is in: its tensors are where they were the last time that the place was this one.

@@ -88,6 +88,22 @@ Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
                        batch.weights);
 }
 
+Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
+  Tensor result = Tensor::empty({kSums}, DType::kF64, *backend_);
+  double* const at = result.mutable_data_as<double>();
+  const auto add_up = [&](const Tensor& values, double* to) {
+    const Tensor wide = values.converted(DType::kF64);
+    backend_->reduce(ReduceOp::kSum, DType::kF64, 1, wide.elements(), 1, wide.data(), to);
+  };
+  add_up(losses, at);
+  if (batch.weights.defined()) {
+    add_up(batch.weights, at + 1);
+  } else {
+    backend_->fill(DType::kF64, 1, at + 1, static_cast<double>(losses.elements()));
+  }
+  return result;
+}
+
 int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {
   const std::vector<double> logits = output.to_vector<double>();
   const bool single = single_logit(output);

@@ -36,6 +36,10 @@ class Objective {
   Tensor losses(const Tensor& output, const MicroBatch& batch) const;
   // The same of samples that wait on the device (train/input_queue.h).
   Tensor losses(const Tensor& output, const DeviceBatch& batch) const;
+  // What the losses of a micro-batch add to the objective, in the device's memory: (2) fp64, the sum of the
+  // losses, which are times their weights already, and that of the weights.
+  Tensor sums(const Tensor& losses, const DeviceBatch& batch) const;
+  static constexpr int64_t kSums = 2;
   // Among the samples that count, those whose class is predicted right (the first of equal logits wins).
   int64_t correct(const Tensor& output, const MicroBatch& batch) const;
 

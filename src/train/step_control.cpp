@@ -1,7 +1,6 @@
 // Keeping the device's counters, and reading its reports.
 #include "train/step_control.h"
 
-#include <cstddef>
 #include <cstring>
 
 #include "core/error.h"
@@ -33,7 +32,6 @@ void StepControl::set(const LossScaler& scaler, int64_t updates, int64_t step) {
   state.loss_scale = scaler.counters();
   state.updates = static_cast<double>(updates);
   state.random_step = static_cast<uint32_t>(step);
-  state.count = count_;
   backend_.copy_from_host(state_.mutable_data(), &state, sizeof state);
   backend_.fill(dtype_, 1, scale_.mutable_data(), scaler.scale());
   forget_rows(updates);
@@ -62,19 +60,12 @@ Tensor StepControl::cotangent(const Shape& shape) {
   return cotangent_.view(shape);
 }
 
-void StepControl::set_count(double count) {
-  if (count == count_) return;
-  count_ = count;
-  backend_.copy_from_host(static_cast<std::byte*>(state_.mutable_data()) + offsetof(StepState, count), &count,
-                          sizeof count);
-}
-
-void StepControl::judge(Tensor square_sums, const Tensor& loss_sum) {
+void StepControl::judge(Tensor square_sums, const double* sums) {
   StepJudgement judgement;
   judgement.square_sums = square_sums.mutable_data_as<double>();
   judgement.blocks = square_sums.elements();
   judgement.dtype = dtype_;
-  judgement.loss_sum = loss_sum.data();
+  judgement.sums = sums;
   judgement.max_norm = max_norm_;
   judgement.loss_scale = rule_;
   judgement.table = table_.data_as<double>();

@@ -48,10 +48,9 @@ class StepControl {
   // time.
   Tensor cotangent(const Shape& shape);
 
-  // Judges a step of `count` samples: square_sums as ParameterShards::block_square_sums gives them, which are
-  // lost; loss_sum (1) of the samples' losses. count must have been set by set_count.
-  void set_count(double count);
-  void judge(Tensor square_sums, const Tensor& loss_sum);
+  // Judges a step: square_sums as ParameterShards::block_square_sums gives them, which are lost; sums (2), in
+  // the device's memory, of losses and of weights.
+  void judge(Tensor square_sums, const double* sums);
   // Asks for what has become of the state by now, as the report of step number `step`; read() waits for it.
   void post(int64_t step) { reports_->post(step % places_, state_.data()); }
   StepState read(int64_t step);
@@ -78,7 +77,6 @@ class StepControl {
   Tensor cotangent_;
   std::vector<double> chunk_;
   int64_t next_row_ = 0;  // the first that the device has not got; a multiple of kChunk
-  double count_ = 0.0;    // what the device has
   std::unique_ptr<Mailbox> reports_;
 };
 

@@ -1,12 +1,19 @@
-// Training a configuration from start or checkpoint to its end, on any number of workers.
+// Training from start or checkpoint to its end, on any number of workers: the loop and what hangs on it. Each
+// part of the work is a class of its own (GradientPass, StepEnd, StepLog, Evaluator, RunKeeper, ...); the
+// trainer calls them in turn.
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "comm/communicator.h"
 #include "core/configuration.h"
 #include "train/evaluation.h"
+#include "train/metrics_log.h"
 #include "train/stop_signal.h"
+#include "train/training_job.h"
 
 namespace lockstep {
 
@@ -15,28 +22,54 @@ struct TrainOptions {
   bool overwrite = false;  // delete the checkpoints of an earlier run in the output directory
   std::string output;      // replaces run.output when not empty
   bool progress = true;
+
+  // Asked after every step: why this worker wants the run to end, "SIGTERM" for example; empty: go on. One
+  // worker that wants it is enough.
+  std::function<std::string()> stop = {};
+  // Called on every worker where a line of the metrics is due, and after every evaluation during run().
+  std::function<void(const StepMetrics& metrics)> on_step = {};
+  std::function<void(int64_t step, const EvaluationResult& result)> on_evaluation = {};
 };
 
-enum class TrainOutcome { kFinished, kStopped };  // kStopped: a signal; everything is saved
+enum class TrainOutcome { kFinished, kStopped };  // kStopped: options.stop; everything is saved
 
-// Every worker of the communicator calls this with the same configuration. A stop signal on any worker ends
-// the run on all after the step under way; `stop` should outlive the communicator, so that a signal that
-// comes late harms nothing. Failures that all workers know of are AgreedFailure; any other exception is this
-// worker's own, and the caller must abort the communicator.
+// Every worker of the communicator makes one of the same job and calls the same methods, all of which are
+// collective. Failures that all workers know of are AgreedFailure; any other exception is this worker's own,
+// and the caller must abort the communicator.
+class Trainer {
+ public:
+  // Sets up, and resumes where options say so. Error (kUsage, kData, kCheckpoint) where something does not fit
+  // together; nothing has been deleted or written then. The communicator must outlive the trainer.
+  Trainer(TrainingJob job, const TrainOptions& options, Communicator& communicator);
+  ~Trainer();
+
+  int64_t steps_done() const;
+  int64_t total_steps() const;
+
+  // One optimizer step. Neither evaluates nor saves. Error (kNumeric) when training diverged; on a GPU it may
+  // be one of the steps before that is found out about.
+  void step();
+  // The mean loss on the validation data, of averaged weights where there are any; logged. Error (kUsage)
+  // without validation data.
+  EvaluationResult evaluate();
+  // Writes a checkpoint, in the background. Error (kNumeric), and nothing is written, when the newest update
+  // left something that is not finite.
+  void save();
+  // All steps that are left with the evaluations, digests and checkpoints that settings ask for; then
+  // finish().
+  TrainOutcome run();
+  // Everything on disk, the loss plot included, before any worker returns.
+  void finish();
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+// The run that a configuration describes: makes a trainer and runs it. A stop signal on any worker ends the
+// run on all after the step under way; `stop` should outlive the communicator, so that a signal that comes
+// late harms nothing.
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
                    Communicator& communicator);
-
-struct CheckpointEvaluation {
-  EvaluationResult result;
-  bool on_validation = false;   // else on the training data
-  bool classification = false;  // accuracy means something
-};
-
-// Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has
-// none. weights: "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights,
-// else "trained". Error (kCheckpoint) when the configuration's model is not the one that was trained; a
-// warning when the validation samples are split off otherwise than they were in training.
-CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                         Communicator& communicator, std::string& weights);
 
 }  // namespace lockstep

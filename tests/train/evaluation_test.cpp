@@ -35,7 +35,7 @@ class Evaluation : public ::testing::Test {
   Evaluation()
       : configuration_(Configuration::parse(
             "[model]\ntype = \"mlp\"\nhidden = [7]\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {})),
-        replica_(configuration_, RunSettings{}, shape_, test_backend(), *self_),
+        replica_(read_training_job(configuration_, RunSettings{}), shape_, test_backend(), *self_),
         objective_("auto", shape_, DType::kF32, test_backend()) {}
 
   // The result on every one of `workers` workers, which must agree.

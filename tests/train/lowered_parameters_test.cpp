@@ -25,7 +25,7 @@ class Trained {
     settings.compute = compute;
     settings.shard_optimizer = sharded;
     settings.average.type = AverageSettings::Type::kEma;
-    replica_.emplace(configuration_, settings, DataShape{{5}, DType::kF32, 3}, test_backend(), communicator);
+    replica_.emplace(read_training_job(configuration_, settings), DataShape{{5}, DType::kF32, 3}, test_backend(), communicator);
     std::vector<float> values(static_cast<size_t>(replica_->store.gradient_extent()));
     const PhiloxKey key = philox_key(5, RandomPurpose::kTest);
     for (size_t i = 0; i < values.size(); ++i) {
@@ -185,7 +185,7 @@ TEST(LoweredParameters, ThereAreNoneWithoutSixteenBits) {
         Configuration::parse("[model]\ntype = \"logistic\"\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {});
     RunSettings settings;
     settings.compute = compute;
-    Replica replica(configuration, settings, DataShape{{5}, DType::kF32, 3}, test_backend(), *self);
+    Replica replica(read_training_job(configuration, settings), DataShape{{5}, DType::kF32, 3}, test_backend(), *self);
     EXPECT_EQ(replica.current_copies(), nullptr);
   }
 }

@@ -24,8 +24,9 @@ LossScaler dynamic_scaler() {
 Tensor square_sums(const std::vector<double>& blocks) {
   return Tensor::from(Shape{static_cast<int64_t>(blocks.size())}, blocks, test_backend());
 }
-Tensor loss_sum(float value) {
-  return Tensor::from(Shape{1}, std::vector<float>{value}, test_backend());
+// Of losses and of weights.
+Tensor sums(double loss, double count) {
+  return Tensor::from(Shape{2}, std::vector<double>{loss, count}, test_backend());
 }
 
 TEST(StepControl, JudgesAsTheHostWouldAndGoesOnFromThere) {
@@ -60,8 +61,8 @@ TEST(StepControl, JudgesAsTheHostWouldAndGoesOnFromThere) {
         row[i] = 100.0 * static_cast<double>(update) + static_cast<double>(i);
     });
     EXPECT_EQ(control.cotangent({2}).to_vector<double>(), std::vector<double>(2, scale));
-    control.set_count(count);
-    control.judge(square_sums({0.25 * squares, 0.75 * squares}), loss_sum(loss));
+    const Tensor summed = sums(static_cast<double>(loss), count);
+    control.judge(square_sums({0.25 * squares, 0.75 * squares}), summed.data_as<double>());
     StepState want;
     want.used_scale = scale;
     want.loss = static_cast<double>(loss) / count;
@@ -86,11 +87,27 @@ TEST(StepControl, JudgesAsTheHostWouldAndGoesOnFromThere) {
   EXPECT_GT(scaler.skipped(), 3);
 }
 
+TEST(StepControl, AStepInWhichNothingCountsChangesNothingButTheDraws) {
+  LossScaler scaler = dynamic_scaler();
+  StepControl control(test_backend(), DType::kF32, scaler, 0.0, 0, 0);
+  control.set(scaler, 5, 9);
+  const Tensor summed = sums(0.0, 0.0);
+  control.judge(square_sums({0.0}), summed.data_as<double>());
+  control.post(10);
+  const StepState state = control.read(10);
+  EXPECT_EQ(state.gate, 0.0);
+  EXPECT_EQ(state.loss, 0.0);
+  EXPECT_EQ(state.updates, 5.0);
+  EXPECT_EQ(state.random_step, 10u);
+  EXPECT_EQ(state.loss_scale.scale, 8.0);
+  EXPECT_EQ(state.loss_scale.skipped, 0.0);
+  EXPECT_EQ(state.loss_scale.finite_steps, 0.0);
+}
+
 TEST(StepControl, RowsOfManyUpdatesComeInTurnAndAnewWhenTheyAreForgotten) {
   const LossScaler scaler{LossScaleSettings{}};
   StepControl control(test_backend(), DType::kF32, scaler, 0.0, 1, 4);
   control.set(scaler, 0, 0);
-  control.set_count(1.0);
   double offset = 0.0;
   for (int64_t update = 0; update < 300; ++update) {
     if (update == 150) {
@@ -99,7 +116,8 @@ TEST(StepControl, RowsOfManyUpdatesComeInTurnAndAnewWhenTheyAreForgotten) {
     }
     control.arrange(update < 4 ? 0 : update - 4, update < 4 ? update : 4,
                     [&](int64_t u, std::span<double> row) { row[0] = offset + static_cast<double>(u); });
-    control.judge(square_sums({1.0}), loss_sum(1.0f));
+    const Tensor summed = sums(1.0, 1.0);
+    control.judge(square_sums({1.0}), summed.data_as<double>());
     double found = 0.0;
     test_backend().copy_to_host(&found, control.row(), sizeof found);
     ASSERT_EQ(found, offset + static_cast<double>(update));

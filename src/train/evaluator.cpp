@@ -1,0 +1,43 @@
+// Evaluating the weights in force.
+#include "train/evaluator.h"
+
+#include "autodiff/autocast.h"
+#include "core/error.h"
+
+namespace lockstep {
+
+WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, const Dataset& training,
+                               const RunSettings& settings, Communicator& communicator)
+    : replica_(replica) {
+  if (!replica.average) return;
+  Tensor values = replica.store.values(), statistics = replica.store.statistic_values();
+  trained_ = values.clone();
+  running_ = statistics.clone();
+  replica.average->write(values);
+  replica.shards->gather(values, "average");
+  if (replica.average->has_statistics()) {
+    statistics.assign(replica.average->statistics());
+    return;
+  }
+  const AutocastScope autocast(settings.compute);
+  statistics.assign(mean_statistics(replica, objective, training, settings, communicator));
+}
+
+WeightsInForce::~WeightsInForce() {
+  if (!trained_.defined()) return;
+  try {
+    Tensor values = replica_.store.values(), statistics = replica_.store.statistic_values();
+    values.assign(trained_);
+    statistics.assign(running_);
+  } catch (const Error&) {  // the device has failed: the run is ending with the reason
+  }
+}
+
+EvaluationResult Evaluator::evaluate() {
+  const WeightsInForce weights(replica_, objective_, data_.train, settings_, communicator_);
+  const AutocastScope autocast(settings_.compute);
+  return lockstep::evaluate(replica_, objective_, *data_.validation, settings_.micro_batch_size,
+                            communicator_);
+}
+
+}  // namespace lockstep

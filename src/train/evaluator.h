@@ -1,0 +1,51 @@
+// Evaluation during training, of the weights that the run is after: averaged ones where it has them.
+#pragma once
+
+#include "comm/communicator.h"
+#include "train/evaluation.h"
+#include "train/objective.h"
+#include "train/replica.h"
+#include "train/run_data.h"
+
+namespace lockstep {
+
+// Puts averaged weights, with statistics that fit them, in the place of the trained ones for as long as it
+// lives; does nothing where there are none. Collective, and not within an AutocastScope: parameters change.
+class WeightsInForce {
+ public:
+  WeightsInForce(Replica& replica, const Objective& objective, const Dataset& training,
+                 const RunSettings& settings, Communicator& communicator);
+  ~WeightsInForce();
+  WeightsInForce(const WeightsInForce&) = delete;
+  WeightsInForce& operator=(const WeightsInForce&) = delete;
+
+ private:
+  Replica& replica_;
+  Tensor trained_, running_;  // undefined: nothing was replaced
+};
+
+class Evaluator {
+ public:
+  // Everything must outlive the object.
+  Evaluator(Replica& replica, const Objective& objective, const RunData& data, const RunSettings& settings,
+            Communicator& communicator)
+      : replica_(replica),
+        objective_(objective),
+        data_(data),
+        settings_(settings),
+        communicator_(communicator) {}
+
+  // On the validation data, which there must be. Every worker gets the result. Collective.
+  EvaluationResult evaluate();
+  // Whether it is of averaged weights.
+  bool averaged() const { return replica_.average.has_value(); }
+
+ private:
+  Replica& replica_;
+  const Objective& objective_;
+  const RunData& data_;
+  const RunSettings& settings_;
+  Communicator& communicator_;
+};
+
+}  // namespace lockstep

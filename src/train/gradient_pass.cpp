@@ -1,0 +1,220 @@
+// Sweeps over a worker's micro-batches, and their sums over all.
+#include "train/gradient_pass.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "autodiff/autocast.h"
+#include "autodiff/derivatives.h"
+#include "autodiff/random_scope.h"
+#include "core/error.h"
+#include "ops/reduction.h"
+#include "optim/clip.h"
+#include "tensor/storage.h"
+
+namespace lockstep {
+
+GradientPass::GradientPass(Replica& replica, const Objective& objective, const RunPlan& plan,
+                           const RunSettings& settings, Communicator& communicator)
+    : replica_(replica),
+      objective_(objective),
+      settings_(settings),
+      communicator_(communicator),
+      backend_(replica.store.backend()),
+      micro_batches_(plan.micro_batches),
+      seed_(plan.sampler.seed) {
+  const ParameterStore& store = replica.store;
+  std::vector<int64_t> slices;
+  for (const ParameterEntry& entry : store.parameters()) slices.push_back(entry.offset);
+  for (const StatisticEntry& entry : store.statistics()) {
+    slices.push_back(store.parameter_extent() + entry.offset);
+  }
+  exchange_ = std::make_unique<GradientExchange>(
+      communicator, backend_, store.dtype(), store.gradient_extent(), slices,
+      ExchangeOptions{micro_batches_, settings.reduction, settings.bucket_bytes,
+                      settings.shard_optimizer ? replica.shards->shares() : std::vector<Share>(),
+                      Objective::kSums});
+}
+
+void GradientPass::set_batch(std::span<const DeviceBatch> owned, int64_t step, const uint32_t* step_at) {
+  batches_ = owned;
+  step_ = step;
+  step_at_ = step_at;
+}
+
+void GradientPass::for_batches(GradientExchange& exchange,
+                               const std::function<void(const DeviceBatch&)>& part) {
+  exchange.begin_step();
+  for (const DeviceBatch& batch : batches_) {
+    const RandomScope random(
+        {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
+    exchange.begin_micro_batch(batch.number);
+    part(batch);
+    exchange.end_micro_batch();
+  }
+}
+
+// Waits for nothing: a GPU has the next micro-batches before it is done with this one.
+void GradientPass::sweep(const DeviceBatch& batch, const Tensor& cotangent) {
+  const ParameterStore& store = replica_.store;
+  const AllocatorStatistics before = allocator_statistics();
+  peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
+  reset_allocator_peak();
+  const Tensor output = replica_.model->forward(batch.inputs, replica_.training);
+  const Tensor losses = objective_.losses(output, batch);
+  exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
+  for (size_t i = 0; i < store.statistics().size(); ++i) {
+    const Tensor& value = replica_.training.batch_statistics[i];
+    exchange_->add(store.parameter_extent() + store.statistics()[i].offset, value.elements(), value.data());
+  }
+  backward(losses, cotangent, [&](const Leaf& leaf, const Tensor& gradient) {
+    const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
+    exchange_->add(entry.offset, gradient.elements(), gradient.data());
+  });
+  activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
+}
+
+void GradientPass::issue(const Tensor& cotangent, Marker* swept) {
+  {
+    // One for all micro-batches, which ends before anything changes the parameters.
+    const AutocastScope autocast(settings_.compute, replica_.current_copies());
+    for_batches(*exchange_, [&](const DeviceBatch& batch) { sweep(batch, cotangent); });
+  }
+  if (swept != nullptr) swept->set();
+  exchange_->finish();
+}
+
+double GradientPass::regularize(double divisor) {
+  if (settings_.l2 == 0.0) return 0.0;
+  const Tensor values = replica_.store.values();
+  const int64_t n = replica_.store.parameter_extent();
+  Tensor gradient = exchange_->result();
+  Tensor term = values.empty_like();
+  backend_.scale_shift(values.dtype(), n, values.data(), settings_.l2 * divisor, 0.0, term.mutable_data());
+  backend_.accumulate(values.dtype(), n, term.data(), gradient.mutable_data());
+  const double norm = global_norm(values, n, 1.0);
+  return 0.5 * settings_.l2 * norm * norm;
+}
+
+GradientPass::Value GradientPass::read_value(const GradientExchange& exchange) const {
+  std::array<double, Objective::kSums> sums{};
+  backend_.copy_to_host(sums.data(), exchange.sums(), sizeof sums);
+  Value value{0.0, sums[1]};
+  if (sums[1] != 0.0) value.loss = sums[0] / sums[1];
+  return value;
+}
+
+void GradientPass::take_mean(double divisor, Tensor& out) const {
+  const int64_t n = replica_.store.parameter_extent();
+  if (out.dtype() != replica_.store.dtype() || out.elements() != n) {
+    fail(ErrorKind::kInternal, fmt::format("gradient pass: an array of {} elements {}, expected {} {}",
+                                           out.elements(), name_of(out.dtype()), n,
+                                           name_of(replica_.store.dtype())));
+  }
+  const double factor = divisor == 0.0 ? 0.0 : 1.0 / divisor;
+  backend_.scale_shift(out.dtype(), n, exchange_->result().data(), factor, 0.0, out.mutable_data());
+  replica_.shards->gather(out, "gradient");
+}
+
+std::vector<Tensor> GradientPass::views(const Tensor& flat) const {
+  std::vector<Tensor> result;
+  for (const ParameterEntry& entry : replica_.store.parameters()) {
+    result.push_back(flat.view(entry.shape, entry.offset));
+  }
+  return result;
+}
+
+GradientPass::Value GradientPass::value() {
+  if (values_ == nullptr) {
+    values_ = std::make_unique<GradientExchange>(
+        communicator_, backend_, replica_.store.dtype(), 0, std::vector<int64_t>(),
+        ExchangeOptions{micro_batches_, settings_.reduction, settings_.bucket_bytes, {}, Objective::kSums});
+  }
+  const RecordingScope off(false);
+  const AutocastScope autocast(settings_.compute, replica_.current_copies());
+  for_batches(*values_, [&](const DeviceBatch& batch) {
+    const Tensor losses = objective_.losses(replica_.model->forward(batch.inputs, replica_.training), batch);
+    values_->add_sums(objective_.sums(losses, batch).data_as<double>());
+  });
+  values_->finish();
+  Value value = read_value(*values_);
+  if (settings_.l2 > 0.0) {
+    const double norm = global_norm(replica_.store.values(), replica_.store.parameter_extent(), 1.0);
+    value.loss += 0.5 * settings_.l2 * norm * norm;
+  }
+  return value;
+}
+
+GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
+  const Tensor ones = Tensor::full({settings_.micro_batch_size}, replica_.store.dtype(), backend_, 1.0);
+  issue(ones, nullptr);
+  Value value = read_value(*exchange_);
+  value.loss += regularize(value.weight);
+  take_mean(value.weight, gradient);
+  return value;
+}
+
+void GradientPass::require_products(const char* what) const {
+  if (settings_.compute == replica_.store.dtype()) return;
+  fail(ErrorKind::kUsage, fmt::format("precision.compute = {}: {} need fp32 or fp64",
+                                      name_of(settings_.compute), what));
+}
+
+void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {
+  const ParameterStore& store = replica_.store;
+  for_batches(*exchange_, [&](const DeviceBatch& batch) {
+    ForwardContext context = replica_.training;
+    const std::vector<Tensor> contributions = part(batch, context);
+    for (size_t i = 0; i < contributions.size(); ++i) {
+      exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
+    }
+    // Of the weights alone.
+    const Tensor none = Tensor::zeros({settings_.micro_batch_size}, store.dtype(), backend_);
+    exchange_->add_sums(objective_.sums(none, batch).data_as<double>());
+  });
+  exchange_->finish();
+  take_mean(read_value(*exchange_).weight, product);
+  if (settings_.l2 == 0.0) return;
+  Tensor term = vector.empty_like();
+  backend_.scale_shift(vector.dtype(), vector.elements(), vector.data(), settings_.l2, 0.0,
+                       term.mutable_data());
+  backend_.accumulate(product.dtype(), product.elements(), term.data(), product.mutable_data());
+}
+
+void GradientPass::hessian_product(const Tensor& vector, Tensor& result) {
+  require_products("Hessian products");
+  const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
+  product(vector, result, [&](const DeviceBatch& batch, ForwardContext& context) {
+    const Function loss = [&](std::span<const Tensor> at) {
+      context.parameters.assign(at.begin(), at.end());
+      return sum(objective_.losses(replica_.model->forward(batch.inputs, context), batch));
+    };
+    return hvp(loss, parameters, vectors);
+  });
+}
+
+void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
+  require_products("Gauss-Newton products");
+  const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
+  product(vector, result, [&](const DeviceBatch& batch, ForwardContext& context) {
+    const RandomPlace place = *random_place();
+    const Function model = [&](std::span<const Tensor> at) {
+      // Each run draws the same masks.
+      const RandomScope random(place);
+      context.parameters.assign(at.begin(), at.end());
+      return replica_.model->forward(batch.inputs, context);
+    };
+    const Function loss = [&](std::span<const Tensor> at) { return sum(objective_.losses(at[0], batch)); };
+    const auto [outputs, tangents] = jvp(model, parameters, vectors);
+    const std::vector<Tensor> curved = hvp(loss, std::array{outputs}, std::array{tangents});
+    return vjp(model, parameters, curved[0]).second;
+  });
+}
+
+size_t GradientPass::peak_bytes() const {
+  return std::max(peak_bytes_, allocator_statistics().peak_bytes);
+}
+
+}  // namespace lockstep

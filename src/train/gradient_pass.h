@@ -1,0 +1,106 @@
+// The objective over one global batch as a mathematical object: its value, its gradient and products with its
+// second derivatives, shared out over the workers and summed over the reduction tree, so that every number is
+// the same bits on any number of workers and threads.
+//
+// The objective at the replica's present parameters theta is
+//   L(theta) = sum_i w_i l_i(theta) / sum_i w_i + lambda/2 |theta|^2
+// over the samples i of the batch with their weights w and losses l, lambda = train.l2. Everything may be
+// asked again at other parameters: dropout draws the same masks as long as the batch is the same.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "comm/communicator.h"
+#include "parallel/gradient_exchange.h"
+#include "train/objective.h"
+#include "train/replica.h"
+#include "train/run_plan.h"
+
+namespace lockstep {
+
+class GradientPass {
+ public:
+  // Of the objective's value.
+  struct Value {
+    double loss = 0.0;    // L; without regularization 0 where nothing counts
+    double weight = 0.0;  // sum of the samples' weights
+  };
+
+  // Everything must outlive the object. Error (kUsage) when there are more workers than micro-batches.
+  GradientPass(Replica& replica, const Objective& objective, const RunPlan& plan, const RunSettings& settings,
+               Communicator& communicator);
+
+  // The micro-batches of the global batch that this worker owns, in order; their tensors must stay as they
+  // are until the next call. step: decides the draws. step_at: where the device keeps it, for recorded steps.
+  void set_batch(std::span<const DeviceBatch> owned, int64_t step, const uint32_t* step_at = nullptr);
+
+  // ---- for training steps: nothing waits for the device, and all may be recorded
+
+  // Sweeps and sums up. cotangent: dL/d(losses of a micro-batch), the loss scale everywhere. `swept` is set
+  // where the device is through with this worker's sweeps; may be null.
+  void issue(const Tensor& cotangent, Marker* swept);
+  // What issue() has summed over all samples, neither divided nor unscaled: the gradient and, behind it, the
+  // micro-batches' statistics, laid out as the parameter store says; (2) fp64, of losses and of weights. Of a
+  // sharded optimizer the worker's own elements only. Valid until the next sweep.
+  Tensor gradient() const { return exchange_->result(); }
+  const double* sums() const { return exchange_->sums(); }
+  // Adds the regularization's part to gradient(), for a weight of all samples times the loss scale of
+  // `divisor`, by which gradient() will be divided. Returns what it adds to the loss.
+  double regularize(double divisor);
+  // Seconds that communication was waited for; see GradientExchange.
+  double take_exposed_seconds() { return exchange_->take_exposed_seconds(); }
+
+  // ---- for methods that look before they move: each call is collective and waits. Arrays are
+  // (parameter_extent) in the type of the parameters, laid out as the parameter store says.
+
+  Value value();
+  Value value_and_gradient(Tensor& gradient);
+  // H v, H the second derivative of L. Error (kUsage) in 16-bit precision, whose derivatives have no digits
+  // for it.
+  void hessian_product(const Tensor& vector, Tensor& product);
+  // G v, G the Gauss-Newton matrix of L: sum_i w_i J_i' H_i J_i / sum_i w_i + lambda I, J the derivative of
+  // the model's outputs with respect to the parameters, H of the loss with respect to the outputs (Schraudolph
+  // 2002). Positive semidefinite where the loss is convex in the outputs.
+  void gauss_newton_product(const Tensor& vector, Tensor& product);
+
+  // The most that a micro-batch's sweeps held at once, over what was there before them.
+  size_t activation_bytes() const { return activation_bytes_; }
+  // The allocator's peak so far: looking at single sweeps resets it.
+  size_t peak_bytes() const;
+  // Held for gradients and their exchange.
+  size_t bytes() const { return exchange_->bytes(); }
+
+ private:
+  void sweep(const DeviceBatch& batch, const Tensor& cotangent);
+  // Runs `part` for each owned micro-batch within its random scope, between begin and end of the exchange.
+  void for_batches(GradientExchange& exchange, const std::function<void(const DeviceBatch&)>& part);
+  // product <- (sum over micro-batches of what `part` gives for each parameter) / weight + lambda vector
+  using Contributions = std::function<std::vector<Tensor>(const DeviceBatch& batch, ForwardContext& context)>;
+  void product(const Tensor& vector, Tensor& product, const Contributions& part);
+  void require_products(const char* what) const;
+  Value read_value(const GradientExchange& exchange) const;
+  // out <- (the exchange's result) / divisor, whole on every worker.
+  void take_mean(double divisor, Tensor& out) const;
+  // Views of a flat array as the parameters lie in it.
+  std::vector<Tensor> views(const Tensor& flat) const;
+
+  Replica& replica_;
+  const Objective& objective_;
+  const RunSettings& settings_;
+  Communicator& communicator_;
+  Backend& backend_;
+  std::unique_ptr<GradientExchange> exchange_;
+  std::unique_ptr<GradientExchange> values_;  // of sums alone; made when first needed
+  int64_t micro_batches_;
+  std::span<const DeviceBatch> batches_;
+  uint64_t seed_;
+  int64_t step_ = 0;
+  const uint32_t* step_at_ = nullptr;
+  size_t peak_bytes_ = 0;  // before the allocator's peak was reset last
+  size_t activation_bytes_ = 0;
+};
+
+}  // namespace lockstep

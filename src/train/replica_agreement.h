@@ -1,0 +1,43 @@
+// What all workers must agree on: configuration and data at the start, replicas, copies and verdicts on the
+// way. Every method is collective, and a failure is the same AgreedFailure on every worker.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "comm/communicator.h"
+#include "train/replica.h"
+#include "train/run_data.h"
+
+namespace lockstep {
+
+class ReplicaAgreement {
+ public:
+  // Both must outlive the object.
+  ReplicaAgreement(Replica& replica, Communicator& communicator)
+      : replica_(replica), communicator_(communicator) {}
+
+  // Whether any worker says so.
+  bool any(bool mine, const std::string& label);
+
+  // All workers hold the same state, or those that differ from the majority are named (kNumeric). `state`: a
+  // snapshot on every worker; of a sharded optimizer's arrays, whose bytes rank 0 alone has, nothing is
+  // compared. Returns the digest of the whole state, on rank 0.
+  std::string compare(const State& state, const std::string& when);
+  // The 16-bit copy that products compute with has the parameters' values, rounded (kNumeric).
+  void compare_copies(int64_t step);
+  // Parameters and optimizer state are finite (kNumeric): the loss of a step tells of the update before it,
+  // so the newest update is looked at by itself before it takes a checkpoint's place.
+  void require_finite(int64_t step);
+
+ private:
+  Replica& replica_;
+  Communicator& communicator_;
+};
+
+// Error where this worker's configuration (kUsage) or data (kData) are not those of rank 0: workers that read
+// different files would part at some step, and wait for each other until the timeout.
+void compare_workers(Communicator& communicator, const std::string& configuration, const RunData& data);
+
+}  // namespace lockstep

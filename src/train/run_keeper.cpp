@@ -1,0 +1,82 @@
+// Keeping a run's directory.
+#include "train/run_keeper.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "train/loss_plot.h"
+
+namespace lockstep {
+
+namespace {
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) fail(ErrorKind::kCheckpoint, path + ": cannot be written: " + std::strerror(errno));
+}
+
+// Before the directory would be made.
+const std::string& checked(const std::string& directory, bool resume) {
+  if (resume && !std::filesystem::is_directory(directory)) {
+    fail(ErrorKind::kCheckpoint, directory + ": --resume: there is no such directory");
+  }
+  return directory;
+}
+
+}  // namespace
+
+RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
+    : name_(settings.name),
+      directory_(checked(settings.output, resume)),
+      lock_(directory_),
+      store_(StoreOptions{directory_, settings.keep, settings.keep_every}) {}
+
+std::pair<std::string, State> RunKeeper::newest() const {
+  std::vector<std::string> skipped;
+  auto found = store_.load_newest(skipped);
+  for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
+  if (!found) {
+    fail(ErrorKind::kCheckpoint, directory_ + ": --resume: there is no checkpoint in this directory");
+  }
+  return std::move(*found);
+}
+
+void RunKeeper::require_fresh() const {
+  const std::optional<int64_t> step = store_.newest_step();
+  if (!step) return;
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
+                   "or choose another --output",
+                   directory_, std::filesystem::path(store_.path_of(*step)).filename().string()));
+}
+
+void RunKeeper::start(const std::string& history, const std::string& configuration) {
+  metrics_.emplace(directory_ + "/metrics.jsonl", history);
+  write_text(directory_ + "/configuration.toml", configuration);
+}
+
+void RunKeeper::save(int64_t step, const std::function<State(std::string metrics)>& snapshot) {
+  store_.finish();
+  metrics_->flush();
+  store_.save(step, snapshot(metrics_->history()));
+}
+
+void RunKeeper::finish(bool chart) {
+  store_.finish();
+  metrics_->flush();
+  const LossCurves curves = loss_curves(metrics_->history());
+  write_text(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
+  const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
+  if (!characters.empty()) log_info("\n" + characters);
+}
+
+}  // namespace lockstep

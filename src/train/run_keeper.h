@@ -1,0 +1,50 @@
+// Rank 0's side of a run: its output directory with checkpoints, metrics, configuration and loss plot.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "checkpoint/store.h"
+#include "train/metrics_log.h"
+#include "train/settings.h"
+
+namespace lockstep {
+
+class RunKeeper {
+ public:
+  // Takes the directory settings.output, which it makes unless `resume`. Error: kCheckpoint when a run is to
+  // be resumed that has no directory, kUsage when another run has it or it cannot be written to.
+  RunKeeper(const RunSettings& settings, bool resume);
+
+  // The newest checkpoint that verifies, and its path; newer ones that do not are warned of. Error
+  // (kCheckpoint) when there is none.
+  std::pair<std::string, State> newest() const;
+  // Error (kUsage) when the directory holds checkpoints of an earlier run.
+  void require_fresh() const;
+  void remove_checkpoints() { store_.remove_all(); }
+  // Opens the metrics, which go on behind `history`, and writes configuration.toml.
+  void start(const std::string& history, const std::string& configuration);
+
+  MetricsLog& metrics() { return *metrics_; }
+
+  // Writes what `snapshot` gives for the metrics so far, in the background. A write that is still under way is
+  // waited for first, so that there is one copy of the state at a time.
+  void save(int64_t step, const std::function<State(std::string metrics)>& snapshot);
+  // Rethrows what a write in the background threw; never blocks.
+  void poll() { store_.poll(); }
+  // Everything on disk, the loss plot included. `chart`: also shows it as characters.
+  void finish(bool chart);
+
+  std::string path_of(int64_t step) const { return store_.path_of(step); }
+
+ private:
+  std::string name_, directory_;
+  DirectoryLock lock_;
+  CheckpointStore store_;
+  std::optional<MetricsLog> metrics_;
+};
+
+}  // namespace lockstep

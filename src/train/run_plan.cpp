@@ -1,0 +1,69 @@
+// Batches, epochs and shares of a run.
+#include "train/run_plan.h"
+
+#include <fmt/format.h>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+MicroBatchRange RunPlan::owned(int rank, int world_size) const {
+  if (world_size > micro_batches) {
+    fail(ErrorKind::kUsage,
+         fmt::format("train.micro_batches: {} workers cannot share {} micro-batches; use at most {} "
+                     "workers or raise it",
+                     world_size, micro_batches, micro_batches));
+  }
+  return owned_micro_batches(micro_batches, rank, world_size);
+}
+
+void RunPlan::describe(int64_t step, State& state) const {
+  state.scalars["/train/step"] = step;
+  state.scalars["/train/micro_batches"] = micro_batches;
+  state.scalars["/train/micro_batch_size"] = micro_batch_size;
+  state.scalars["/rng/algorithm"] = std::string("philox4x32-10");
+  state.scalars["/rng/seed"] = static_cast<int64_t>(sampler.seed);
+  state.scalars["/rng/step"] = step;
+  state.scalars["/data/samples"] = sampler.samples;
+  state.scalars["/data/shuffle"] = static_cast<int64_t>(sampler.shuffle);
+  state.scalars["/data/last_batch"] = std::string(sampler.last_batch == LastBatch::kPad ? "pad" : "drop");
+  state.scalars["/data/epoch"] = step / steps_per_epoch;
+  state.scalars["/data/position"] = step % steps_per_epoch;
+}
+
+RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
+                 const std::string& optimizer) {
+  RunPlan plan;
+  plan.micro_batches = settings.micro_batches;
+  plan.micro_batch_size = settings.micro_batch_size;
+  plan.sampler.samples = samples;
+  plan.sampler.seed = settings.seed;
+  plan.sampler.shuffle = settings.shuffle;
+  plan.sampler.last_batch = settings.last_batch;
+  if (full_batch) {
+    const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
+    if (settings.micro_batches != 0 && settings.micro_batches != needed) {
+      fail(ErrorKind::kUsage,
+           fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in "
+                       "micro-batches of "
+                       "{} are {}, got {} (leave it out)",
+                       optimizer, samples, settings.micro_batch_size, needed, settings.micro_batches));
+    }
+    plan.micro_batches = needed;
+    plan.sampler.last_batch = LastBatch::kPad;
+  } else if (plan.micro_batches == 0) {
+    plan.micro_batches = 1;
+  }
+  plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
+  plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();
+  plan.total_steps = settings.steps;
+  if (settings.steps == 0 &&
+      (__builtin_mul_overflow(settings.epochs, plan.steps_per_epoch, &plan.total_steps) ||
+       static_cast<double>(plan.total_steps) > kMostSteps)) {
+    fail(ErrorKind::kUsage, fmt::format("train.epochs: {} epochs of {} steps are more than {:.0f} steps",
+                                        settings.epochs, plan.steps_per_epoch, kMostSteps));
+  }
+  return plan;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,36 @@
+// How data and settings make up the global batches of a run: pure arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "data/sampler.h"
+#include "parallel/reduction_tree.h"
+#include "train/settings.h"
+
+namespace lockstep {
+
+struct RunPlan {
+  int64_t micro_batches = 0;  // of a global batch
+  int64_t micro_batch_size = 0;
+  int64_t total_steps = 0;
+  int64_t steps_per_epoch = 0;
+  SamplerOptions sampler;
+
+  // The micro-batches of a worker. Error (kUsage) when there are more workers than micro-batches.
+  MicroBatchRange owned(int rank, int world_size) const;
+  // Epochs done after so many steps.
+  double epochs(int64_t step) const {
+    return static_cast<double>(step) / static_cast<double>(steps_per_epoch);
+  }
+
+  // Where a run stands after `step` steps, and what decides which samples and draws the following ones use.
+  void describe(int64_t step, State& state) const;
+};
+
+// full_batch: of an optimizer that sees the whole training set in each step; its type is named in messages.
+// Error (kUsage) for combinations that make no batch, and for runs of too many steps.
+RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer);
+
+}  // namespace lockstep

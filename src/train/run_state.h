@@ -1,0 +1,69 @@
+// The state of a run, into and out of checkpoints: what every part of it adds, under which names, and what a
+// resumed run must have in common with the one that wrote the file.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "checkpoint/state.h"
+#include "comm/communicator.h"
+#include "train/replica.h"
+#include "train/run_plan.h"
+
+namespace lockstep {
+
+// A part of a run that keeps numbers of its own in checkpoints.
+class Checkpointed {
+ public:
+  virtual ~Checkpointed() = default;
+  // Adds its scalars.
+  virtual void describe(State& state) const = 0;
+  // Sets it to a checkpoint's. Error (kCheckpoint), naming `path`, when one is missing.
+  virtual void restore(const State& found, const std::string& path) = 0;
+};
+
+// Numbers under a group: "/guard/" and {"skipped": 2} are the scalar "/guard/skipped".
+void put_numbers(State& state, const std::string& group, const std::map<std::string, double>& values);
+// Those with the names of `current`. Error (kCheckpoint) when one is missing.
+std::map<std::string, double> take_numbers(const State& state, const std::string& group,
+                                           std::map<std::string, double> current, const std::string& path);
+
+class RunState {
+ public:
+  // Everything must outlive the object. configuration: TOML text.
+  RunState(Replica& replica, const RunPlan& plan, std::string data_digest, std::string configuration,
+           std::vector<Checkpointed*> parts);
+
+  // After `step` steps, without the bytes of arrays: what a checkpoint has to have. Never collective.
+  State describe(int64_t step) const;
+  // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes on
+  // worker 0 only.
+  State capture(int64_t step, std::string metrics) const;
+
+  // Sets everything but arrays to a checkpoint and returns its step. Every mismatch is one Error (kCheckpoint)
+  // and changes nothing: tensors (all of them named), and what decides which samples and draws the following
+  // steps use: seed, optimizer, micro-batches, data.
+  int64_t restore(const State& found, const std::string& path);
+  // The same on every worker, arrays included, where rank 0 has done the above and read `found`; `step` is
+  // rank 0's. Returns the step. Collective.
+  int64_t distribute(int64_t step, const State& found, const std::string& path, Communicator& communicator);
+
+ private:
+  Replica& replica_;
+  const RunPlan& plan_;
+  std::string data_digest_, configuration_;
+  std::vector<Checkpointed*> parts_;
+};
+
+// What every worker holds a copy of, whatever the sharding: parameters and running statistics.
+State capture_parameters(Replica& replica);
+
+// Whether the state has averaged weights.
+bool has_average(const State& state);
+// Sets parameters and running statistics, to the trained or the averaged ones of a checkpoint that worker 0
+// alone needs to have. Error (kCheckpoint) on every worker, naming all tensors that do not fit. Collective.
+void restore_parameters(Replica& replica, const State& found, bool averaged, const std::string& path,
+                        Communicator& communicator);
+
+}  // namespace lockstep

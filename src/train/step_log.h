@@ -1,0 +1,59 @@
+// Steps under way and what they took: where the device was when, and the means that a line of the metrics
+// tells.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "train/metrics_log.h"
+#include "train/run_plan.h"
+#include "train/step_end.h"
+
+namespace lockstep {
+
+class StepLog {
+ public:
+  // For at most `ahead` steps under way beside the one that is being issued. Both must outlive the object.
+  StepLog(Backend& backend, const RunPlan& plan, int64_t log_every, int64_t ahead);
+
+  // A step that the host is about to issue; its number counts from 1. data_seconds: that its samples took.
+  struct Step {
+    int64_t number = 0;
+    int64_t samples = 0;  // that count
+    double data_seconds = 0.0, host_seconds = 0.0;
+    bool replayed = false;
+    std::unique_ptr<Marker> begun, swept, exchanged, done;  // where the device was through with that
+  };
+  Step& begin(int64_t number, int64_t samples, double data_seconds);
+  // The step that begin() gave last is issued, but for what the host may have to decide.
+  void issued(double host_seconds);
+
+  // Steps whose reports nobody has read: those that are issued and not ended.
+  size_t under_way() const { return under_way_; }
+  // The number of the oldest of them.
+  int64_t oldest() const;
+  // Ends the oldest. Returns a line of the metrics when one is due: every log_every steps, at the end of the
+  // run, and at the step `last`. exposed_seconds: that communication was waited for since the last call.
+  std::optional<StepMetrics> end(const StepReport& report, double exposed_seconds, int64_t last);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  Step& step(int64_t number) { return steps_[static_cast<size_t>(number) % steps_.size()]; }
+
+  const RunPlan& plan_;
+  const int64_t log_every_;
+  std::vector<Step> steps_;  // used in turn
+  int64_t newest_ = 0;       // number of the step that was begun last
+  size_t under_way_ = 0;
+  // Since the last line of the metrics.
+  StepTimes times_;
+  int64_t interval_steps_ = 0, interval_samples_ = 0;
+  Clock::time_point interval_start_ = Clock::now();
+};
+
+}  // namespace lockstep

@@ -1,0 +1,61 @@
+// Recording and replaying steps.
+#include "train/step_recorder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+bool StepRecorder::issue(const InputQueue& inputs, int64_t step, const std::function<void()>& issue_step) {
+  RecordedStep& recorded = steps_[{inputs.place(), inputs.valid()}];
+  // Ops look at the range of indices when they are issued, which a replay leaves out.
+  const bool known = remember_indices(inputs);
+  if (!recorded.seen || !known) {
+    recorded.seen = true;
+    issue_step();
+    return false;
+  }
+  if (recorded.recording == nullptr) recorded.recording = record(issue_step);
+  communicator_.device().reissue(
+      backend_.native_queue(), [&] { recorded.recording->replay(); }, fmt::format("step {}", step));
+  return true;
+}
+
+std::unique_ptr<Recording> StepRecorder::record(const std::function<void()>& issue_step) {
+  memory_.begin();
+  backend_.begin_recording();
+  try {
+    issue_step();
+  } catch (...) {
+    // What was told so far is forgotten, so that the queue can be used while the run ends.
+    try {
+      backend_.end_recording();
+    } catch (const Error&) {
+    }
+    throw;
+  }
+  std::unique_ptr<Recording> recording = backend_.end_recording();
+  memory_.end();
+  return recording;
+}
+
+bool StepRecorder::remember_indices(const InputQueue& inputs) {
+  bool known = true;
+  const auto look = [&](const Tensor& tensor, std::optional<IndexRange>& range) {
+    const std::optional<IndexRange>& now = tensor.index_range();
+    if (!now) return;
+    known = known && range && range->least <= now->least && now->largest <= range->largest;
+    range = range ? IndexRange{std::min(range->least, now->least), std::max(range->largest, now->largest)}
+                  : *now;
+  };
+  for (const DeviceBatch& batch : inputs.batches()) {
+    look(batch.inputs, input_range_);
+    look(batch.targets, target_range_);
+  }
+  return known;
+}
+
+}  // namespace lockstep
