@@ -39,9 +39,10 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
   const auto digest = state.scalars.find("/data/digest");
   if (settings.validation_fraction > 0.0 &&
       (digest == state.scalars.end() || digest->second != Scalar(data.digest))) {
-    log_warning(fmt::format("{}: was trained on other data or another split of it (run.seed, "
-                            "data.validation_fraction): samples evaluated here may have been trained on",
-                            path));
+    log_warning(
+        fmt::format("{}: was trained on other data or another split of it (run.seed, "
+                    "data.validation_fraction): samples evaluated here may have been trained on",
+                    path));
   }
 }
 

@@ -22,8 +22,8 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
 
 // The running statistics (statistic_extent) that fit the replica's present weights: means of the micro-batch
 // statistics over all training data in a shuffled order, the last micro-batch filled up from its start. What
-// stochastic weight averaging asks for, whose weights no training step has seen (Izmailov et al. 2018, section
-// 3.2). The same bits on any number of workers. Dropout is at work as in training.
+// stochastic weight averaging asks for, whose weights no training step has seen (Izmailov et al. 2018,
+// section 3.2). The same bits on any number of workers. Dropout is at work as in training.
 Tensor mean_statistics(Replica& replica, const Objective& objective, const Dataset& dataset,
                        const RunSettings& settings, Communicator& communicator);
 

@@ -109,9 +109,9 @@ GradientPass::Value GradientPass::read_value(const GradientExchange& exchange) c
 void GradientPass::take_mean(double divisor, Tensor& out) const {
   const int64_t n = replica_.store.parameter_extent();
   if (out.dtype() != replica_.store.dtype() || out.elements() != n) {
-    fail(ErrorKind::kInternal, fmt::format("gradient pass: an array of {} elements {}, expected {} {}",
-                                           out.elements(), name_of(out.dtype()), n,
-                                           name_of(replica_.store.dtype())));
+    fail(ErrorKind::kInternal,
+         fmt::format("gradient pass: an array of {} elements {}, expected {} {}", out.elements(),
+                     name_of(out.dtype()), n, name_of(replica_.store.dtype())));
   }
   const double factor = divisor == 0.0 ? 0.0 : 1.0 / divisor;
   backend_.scale_shift(out.dtype(), n, exchange_->result().data(), factor, 0.0, out.mutable_data());
@@ -158,8 +158,8 @@ GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
 
 void GradientPass::require_products(const char* what) const {
   if (settings_.compute == replica_.store.dtype()) return;
-  fail(ErrorKind::kUsage, fmt::format("precision.compute = {}: {} need fp32 or fp64",
-                                      name_of(settings_.compute), what));
+  fail(ErrorKind::kUsage,
+       fmt::format("precision.compute = {}: {} need fp32 or fp64", name_of(settings_.compute), what));
 }
 
 void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {

@@ -62,8 +62,8 @@ class GradientPass {
   // for it.
   void hessian_product(const Tensor& vector, Tensor& product);
   // G v, G the Gauss-Newton matrix of L: sum_i w_i J_i' H_i J_i / sum_i w_i + lambda I, J the derivative of
-  // the model's outputs with respect to the parameters, H of the loss with respect to the outputs (Schraudolph
-  // 2002). Positive semidefinite where the loss is convex in the outputs.
+  // the model's outputs with respect to the parameters, H of the loss with respect to the outputs
+  // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
   void gauss_newton_product(const Tensor& vector, Tensor& product);
 
   // The most that a micro-batch's sweeps held at once, over what was there before them.

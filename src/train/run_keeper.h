@@ -30,8 +30,8 @@ class RunKeeper {
 
   MetricsLog& metrics() { return *metrics_; }
 
-  // Writes what `snapshot` gives for the metrics so far, in the background. A write that is still under way is
-  // waited for first, so that there is one copy of the state at a time.
+  // Writes what `snapshot` gives for the metrics so far, in the background. A write that is still under way
+  // is waited for first, so that there is one copy of the state at a time.
   void save(int64_t step, const std::function<State(std::string metrics)>& snapshot);
   // Rethrows what a write in the background threw; never blocks.
   void poll() { store_.poll(); }

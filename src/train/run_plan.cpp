@@ -66,4 +66,25 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
   return plan;
 }
 
+void require_reachable(const RunSettings& settings, const Schedule& schedule, const RunPlan& plan,
+                       bool validation) {
+  if (schedule.observes() && (!validation || settings.evaluate_every == 0)) {
+    fail(ErrorKind::kUsage,
+         fmt::format("schedule.type: {} follows the validation loss: give validation data and "
+                     "train.evaluate_every",
+                     schedule.type()));
+  }
+  if (schedule.observes() && settings.evaluate_every > plan.total_steps) {
+    fail(ErrorKind::kUsage,
+         fmt::format("schedule.type: {} never sees the validation loss: train.evaluate_every = {}, the run "
+                     "has {} steps",
+                     schedule.type(), settings.evaluate_every, plan.total_steps));
+  }
+  const bool averages = settings.average.type != AverageSettings::Type::kNone;
+  if (averages && settings.average.start > plan.total_steps) {
+    fail(ErrorKind::kUsage, fmt::format("average.start: the run has {} steps, got {}", plan.total_steps,
+                                        settings.average.start));
+  }
+}
+
 }  // namespace lockstep

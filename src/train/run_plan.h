@@ -6,6 +6,7 @@
 
 #include "checkpoint/state.h"
 #include "data/sampler.h"
+#include "optim/schedule.h"
 #include "parallel/reduction_tree.h"
 #include "train/settings.h"
 
@@ -32,5 +33,10 @@ struct RunPlan {
 // full_batch: of an optimizer that sees the whole training set in each step; its type is named in messages.
 // Error (kUsage) for combinations that make no batch, and for runs of too many steps.
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer);
+
+// Error (kUsage) where the run ends before a setting would come to bear: a schedule that never sees a
+// validation loss, an average that nothing enters.
+void require_reachable(const RunSettings& settings, const Schedule& schedule, const RunPlan& plan,
+                       bool validation);
 
 }  // namespace lockstep

@@ -37,13 +37,13 @@ class RunState {
 
   // After `step` steps, without the bytes of arrays: what a checkpoint has to have. Never collective.
   State describe(int64_t step) const;
-  // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes on
-  // worker 0 only.
+  // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
+  // on worker 0 only.
   State capture(int64_t step, std::string metrics) const;
 
-  // Sets everything but arrays to a checkpoint and returns its step. Every mismatch is one Error (kCheckpoint)
-  // and changes nothing: tensors (all of them named), and what decides which samples and draws the following
-  // steps use: seed, optimizer, micro-batches, data.
+  // Sets everything but arrays to a checkpoint and returns its step. Every mismatch is one Error
+  // (kCheckpoint) and changes nothing: tensors (all of them named), and what decides which samples and draws
+  // the following steps use: seed, optimizer, micro-batches, data.
   int64_t restore(const State& found, const std::string& path);
   // The same on every worker, arrays included, where rank 0 has done the above and read `found`; `step` is
   // rank 0's. Returns the step. Collective.

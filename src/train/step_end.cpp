@@ -152,8 +152,8 @@ bool StepEnd::settle(int64_t step, const StepState& verdict) {
                          scaler_.skips_in_a_row(), verdict.used_scale));
   }
   if (guard_.diverged()) {
-    diverged(fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_.skips_in_a_row(), loss,
-                         norm));
+    diverged(
+        fmt::format("{} outliers in a row, loss {}, gradient norm {}", guard_.skips_in_a_row(), loss, norm));
   }
   return updates;
 }
@@ -209,6 +209,17 @@ std::string host_decides(const Optimizer& optimizer, const RunSettings& settings
   if (settings.guard.loss_z > 0.0) return "guard.loss_z_score";
   if (settings.guard.norm_z > 0.0) return "guard.norm_z_score";
   return "";
+}
+
+void require_graph(const RunSettings& settings, const Optimizer& optimizer, Backend& backend) {
+  if (!settings.cuda_graph) return;
+  if (backend.native_queue() == nullptr) {
+    fail(ErrorKind::kUsage, "device.cuda_graph: needs a GPU, this run computes on the CPU");
+  }
+  const std::string reason = host_decides(optimizer, settings);
+  if (reason.empty()) return;
+  fail(ErrorKind::kUsage,
+       "device.cuda_graph: the device must decide about steps by itself, which it cannot with " + reason);
 }
 
 std::unique_ptr<StepEnd> make_step_end(const StepEnd::Parts& parts) {

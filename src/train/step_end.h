@@ -7,10 +7,9 @@
 //
 //   end.begin(...);               what has to be there before the sweeps
 //   ... sweeps and exchange ...   with end.cotangent()
-//   end.issue(...);               verdict and, where the device decides, update; may be recorded with the sweeps
-//   end.post(step);               asks for the report
-//   end.decide(step);             host: reads it, and updates
-//   end.report(step);             oldest first, at most ahead() steps later
+//   end.issue(...);               verdict and, where the device decides, update; may be recorded with the
+//   sweeps end.post(step);               asks for the report end.decide(step);             host: reads it,
+//   and updates end.report(step);             oldest first, at most ahead() steps later
 #pragma once
 
 #include <cstdint>
@@ -85,7 +84,8 @@ class StepEnd : public Checkpointed {
 
   // Judges the step that the pass has summed up.
   void judge();
-  // What the host makes of a verdict. Every worker gets the same. Returns whether the step leads to an update.
+  // What the host makes of a verdict. Every worker gets the same. Returns whether the step leads to an
+  // update.
   bool settle(int64_t step, const StepState& verdict);
   StepReport report_of(const StepState& verdict, int64_t update) const;
   // running <- (1 - momentum) running + momentum * mean over the micro-batches; where gate (null: 1) holds 0,
@@ -106,6 +106,9 @@ class StepEnd : public Checkpointed {
 // Why the host has to know the verdict on a step before its update, by the name of a setting; empty: the
 // device goes on by itself.
 std::string host_decides(const Optimizer& optimizer, const RunSettings& settings);
+
+// Error (kUsage), saying why, where device.cuda_graph asks for recorded steps that cannot be.
+void require_graph(const RunSettings& settings, const Optimizer& optimizer, Backend& backend);
 
 std::unique_ptr<StepEnd> make_step_end(const StepEnd::Parts& parts);
 

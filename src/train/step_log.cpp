@@ -61,8 +61,8 @@ std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed
   metrics.learning_rate = report.learning_rate;
   metrics.gradient_norm = report.gradient_norm;
   metrics.loss_scale = report.loss_scale;
-  metrics.samples_per_second = static_cast<double>(interval_samples_) /
-                               std::chrono::duration<double>(now - interval_start_).count();
+  metrics.samples_per_second =
+      static_cast<double>(interval_samples_) / std::chrono::duration<double>(now - interval_start_).count();
   metrics.times = {times_.data / steps, times_.compute / steps, times_.exposed_communication / steps,
                    times_.optimizer / steps, times_.host / steps};
   times_ = {};

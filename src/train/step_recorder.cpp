@@ -48,8 +48,8 @@ bool StepRecorder::remember_indices(const InputQueue& inputs) {
     const std::optional<IndexRange>& now = tensor.index_range();
     if (!now) return;
     known = known && range && range->least <= now->least && now->largest <= range->largest;
-    range = range ? IndexRange{std::min(range->least, now->least), std::max(range->largest, now->largest)}
-                  : *now;
+    range =
+        range ? IndexRange{std::min(range->least, now->least), std::max(range->largest, now->largest)} : *now;
   };
   for (const DeviceBatch& batch : inputs.batches()) {
     look(batch.inputs, input_range_);

@@ -21,10 +21,10 @@ class StepRecorder {
   StepRecorder(Backend& backend, Communicator& communicator)
       : backend_(backend), communicator_(communicator) {}
 
-  // Has the device do what issue_step issues, for the step with number `step`, counted from 1, that the inputs
-  // have turned to. Returns whether it was a replay. A step of a kind that is seen for the first time runs as
-  // it is: libraries make their plans then, and the allocator learns what is needed. The next one is recorded,
-  // and from then on all of its kind are that recording.
+  // Has the device do what issue_step issues, for the step with number `step`, counted from 1, that the
+  // inputs have turned to. Returns whether it was a replay. A step of a kind that is seen for the first time
+  // runs as it is: libraries make their plans then, and the allocator learns what is needed. The next one is
+  // recorded, and from then on all of its kind are that recording.
   bool issue(const InputQueue& inputs, int64_t step, const std::function<void()>& issue_step);
 
  private:

@@ -19,6 +19,7 @@
 #include "train/evaluator.h"
 #include "train/gradient_pass.h"
 #include "train/input_queue.h"
+#include "train/introduction.h"
 #include "train/plan_agreement.h"
 #include "train/progress.h"
 #include "train/replica_agreement.h"
@@ -38,43 +39,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-double mebibytes(size_t bytes) {
-  return static_cast<double>(bytes) / 1048576.0;
-}
-
-// What of the settings fits neither the schedule nor the length of the run.
-void require_reachable(const RunSettings& settings, const Schedule& schedule, const RunPlan& plan,
-                       bool validation) {
-  if (schedule.observes() && (!validation || settings.evaluate_every == 0)) {
-    fail(ErrorKind::kUsage,
-         fmt::format("schedule.type: {} follows the validation loss: give validation data and "
-                     "train.evaluate_every",
-                     schedule.type()));
-  }
-  if (schedule.observes() && settings.evaluate_every > plan.total_steps) {
-    fail(ErrorKind::kUsage,
-         fmt::format("schedule.type: {} never sees the validation loss: train.evaluate_every = {}, the run "
-                     "has {} steps",
-                     schedule.type(), settings.evaluate_every, plan.total_steps));
-  }
-  const bool averages = settings.average.type != AverageSettings::Type::kNone;
-  if (averages && settings.average.start > plan.total_steps) {
-    fail(ErrorKind::kUsage, fmt::format("average.start: the run has {} steps, got {}", plan.total_steps,
-                                        settings.average.start));
-  }
-}
-
-void require_graph(const RunSettings& settings, const Optimizer& optimizer, Backend& backend) {
-  if (!settings.cuda_graph) return;
-  if (backend.native_queue() == nullptr) {
-    fail(ErrorKind::kUsage, "device.cuda_graph: needs a GPU, this run computes on the CPU");
-  }
-  const std::string reason = host_decides(optimizer, settings);
-  if (reason.empty()) return;
-  fail(ErrorKind::kUsage,
-       "device.cuda_graph: the device must decide about steps by itself, which it cannot with " + reason);
 }
 
 }  // namespace
@@ -127,7 +91,11 @@ struct Trainer::Parts {
     if (options.resume) done = state->distribute(done, found, path, communicator);
     saved = done;
     agreement->compare(state->capture(done, ""), "start");
-    introduce(path);
+    if (leader()) {
+      introduce({settings, data, *replica, plan, *schedule, *pass, *device, communicator.world_size()});
+      if (!path.empty()) log_info(fmt::format("resumed from {} at step {}", path, done));
+      for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
+    }
     agree_on_plans(backend().plans(), communicator, {found.plans, settings.tune, plan_cache_path()},
                    [&] { rehearse(); });
     set_going();
@@ -204,37 +172,6 @@ struct Trainer::Parts {
     }
   }
 
-  void introduce(const std::string& resumed_from) {
-    if (!leader()) return;
-    log_info(fmt::format("{} | {} thread{} a worker", device->description(), settings.threads,
-                         settings.threads == 1 ? "" : "s"));
-    log_info(
-        fmt::format("{} parameters, {} optimizer, {} samples for training{}",
-                    replica->store.parameter_count(), replica->optimizer->type(), data.train.size(),
-                    data.validation ? fmt::format(", {} for validation", data.validation->size()) : ""));
-    log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", plan.total_steps,
-                         plan.micro_batches, plan.micro_batch_size, plan.steps_per_epoch, settings.output));
-    const size_t statistics = replica->store.statistic_values().bytes();
-    const size_t copy = replica->lowered ? replica->lowered->values().bytes() : 0;
-    std::string averages;
-    if (replica->average) {
-      averages = fmt::format(", averages {:.1f}", mebibytes(replica->average->values().bytes()));
-    }
-    log_info(fmt::format(
-        "memory of this worker, MiB: parameters {:.1f}, gradients {:.1f}, optimizer state {:.1f}{}{}",
-        mebibytes(replica->store.values().bytes() + copy + statistics), mebibytes(pass->bytes()),
-        mebibytes(replica->optimizer_bytes), averages,
-        settings.shard_optimizer ? fmt::format(" (its share of {} workers)", communicator.world_size())
-                                 : ""));
-    if (!resumed_from.empty()) log_info(fmt::format("resumed from {} at step {}", resumed_from, done));
-    if (schedule->warmup() > plan.total_steps) {
-      log_warning(
-          fmt::format("schedule.warmup: {} steps, the run has {}: the full learning rate is never reached",
-                      schedule->warmup(), plan.total_steps));
-    }
-    for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
-  }
-
   // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
   // on the run.
   void rehearse() {
@@ -242,8 +179,8 @@ struct Trainer::Parts {
     const MicroBatch& batch = rehearsed.next().micro_batches.front();
     const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
     const AutocastScope autocast(settings.compute, replica->current_copies());
-    const Tensor losses = objective->losses(
-        replica->model->forward(objective->inputs(batch), replica->training), batch);
+    const Tensor losses =
+        objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
     backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
   }
 

@@ -38,8 +38,8 @@ enum class TrainOutcome { kFinished, kStopped };  // kStopped: options.stop; eve
 // and the caller must abort the communicator.
 class Trainer {
  public:
-  // Sets up, and resumes where options say so. Error (kUsage, kData, kCheckpoint) where something does not fit
-  // together; nothing has been deleted or written then. The communicator must outlive the trainer.
+  // Sets up, and resumes where options say so. Error (kUsage, kData, kCheckpoint) where something does not
+  // fit together; nothing has been deleted or written then. The communicator must outlive the trainer.
   Trainer(TrainingJob job, const TrainOptions& options, Communicator& communicator);
   ~Trainer();
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <string>
@@ -151,6 +152,59 @@ TEST(GradientExchange, LibraryModeAgreesWithinRounding) {
     c.mode = ReductionMode::kLibrary;
     c.bucket_bytes = 20000;
     check_threaded<float>(w, c);
+  }
+}
+
+// Numbers that fp32 would lose, beside gradients that are odd in number, in buckets of any size.
+TEST(GradientExchange, CarriesSumsOfDoublesBehindTheGradient) {
+  constexpr int64_t kMicroBatches = 7;
+  const auto losses = [](int64_t m) {
+    return std::pair(1e9 + 0.125 * static_cast<double>(m), 1.0 / 3.0 + static_cast<double>(m));
+  };
+  std::vector<std::vector<double>> first, second;
+  for (int64_t m = 0; m < kMicroBatches; ++m) {
+    first.push_back({losses(m).first});
+    second.push_back({losses(m).second});
+  }
+  const double expected[] = {testing::tree_sum_of_vectors(first)[0], testing::tree_sum_of_vectors(second)[0]};
+  for (const ReductionMode mode : {ReductionMode::kLockstep, ReductionMode::kLibrary}) {
+    for (const int64_t extent : {0, 1, 77, 5000}) {
+      for (const int64_t bucket_bytes : {64, 1 << 20}) {
+        for (const int workers : {1, 2, 3, 5}) {
+          testing::run_threaded(workers, [&](Communicator& communicator) {
+            ExchangeOptions options;
+            options.micro_batches = kMicroBatches;
+            options.mode = mode;
+            options.bucket_bytes = bucket_bytes;
+            options.sums = 2;
+            const std::vector<int64_t> slices = extent > 0 ? std::vector<int64_t>{0} : std::vector<int64_t>();
+            GradientExchange exchange(communicator, cpu_backend(), DType::kF32, extent, slices, options);
+            const MicroBatchRange owned =
+                owned_micro_batches(kMicroBatches, communicator.rank(), communicator.world_size());
+            for (int step = 0; step < 2; ++step) {
+              exchange.begin_step();
+              for (int64_t m = owned.begin; m < owned.end; ++m) {
+                exchange.begin_micro_batch(m);
+                const std::vector<float> gradient(static_cast<size_t>(extent), static_cast<float>(m));
+                if (extent > 0) exchange.add(0, extent, gradient.data());
+                const double values[] = {losses(m).first, losses(m).second};
+                exchange.add_sums(values);
+                exchange.end_micro_batch();
+              }
+              exchange.finish();
+              for (int i = 0; i < 2; ++i) {
+                const double found = exchange.sums()[i];
+                const double tolerance = mode == ReductionMode::kLockstep ? 0.0 : 1e-15 * expected[i];
+                if (!(std::abs(found - expected[i]) <= tolerance)) throw std::runtime_error("sums differ");
+              }
+              for (int64_t i = 0; i < extent; ++i) {
+                if (exchange.result().data_as<float>()[i] != 21.0f) throw std::runtime_error("gradient");
+              }
+            }
+          });
+        }
+      }
+    }
   }
 }
 

@@ -10,6 +10,7 @@
 #include "core/philox.h"
 #include "device.h"
 #include "train/replica.h"
+#include "train/run_state.h"
 
 namespace lockstep {
 namespace {
@@ -152,7 +153,7 @@ TEST_P(Lowered, IsCurrentWhenAveragesOrACheckpointTookThePlaceOfTheParameters) {
   trained.expect_current("averaged");
   values.assign(before);
   trained.expect_current("put back");
-  restore_parameters(trained.replica(), saved, false, "test");
+  restore_parameters(trained.replica(), saved, false, "test", *self_);
   trained.expect_current("restored");
 }
 

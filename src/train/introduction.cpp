@@ -1,0 +1,46 @@
+// What a run says first.
+#include "train/introduction.h"
+
+#include <fmt/format.h>
+
+#include "core/log.h"
+
+namespace lockstep {
+
+namespace {
+
+double mebibytes(size_t bytes) {
+  return static_cast<double>(bytes) / 1048576.0;
+}
+
+}  // namespace
+
+void introduce(const Introduction& run) {
+  log_info(fmt::format("{} | {} thread{} a worker", run.device.description(), run.settings.threads,
+                       run.settings.threads == 1 ? "" : "s"));
+  log_info(fmt::format(
+      "{} parameters, {} optimizer, {} samples for training{}", run.replica.store.parameter_count(),
+      run.replica.optimizer->type(), run.data.train.size(),
+      run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
+  log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,
+                       run.plan.micro_batches, run.plan.micro_batch_size, run.plan.steps_per_epoch,
+                       run.settings.output));
+  const size_t statistics = run.replica.store.statistic_values().bytes();
+  const size_t copy = run.replica.lowered ? run.replica.lowered->values().bytes() : 0;
+  std::string averages;
+  if (run.replica.average) {
+    averages = fmt::format(", averages {:.1f}", mebibytes(run.replica.average->values().bytes()));
+  }
+  log_info(fmt::format(
+      "memory of this worker, MiB: parameters {:.1f}, gradients {:.1f}, optimizer state {:.1f}{}{}",
+      mebibytes(run.replica.store.values().bytes() + copy + statistics), mebibytes(run.pass.bytes()),
+      mebibytes(run.replica.optimizer_bytes), averages,
+      run.settings.shard_optimizer ? fmt::format(" (its share of {} workers)", run.workers) : ""));
+  if (run.schedule.warmup() > run.plan.total_steps) {
+    log_warning(
+        fmt::format("schedule.warmup: {} steps, the run has {}: the full learning rate is never reached",
+                    run.schedule.warmup(), run.plan.total_steps));
+  }
+}
+
+}  // namespace lockstep

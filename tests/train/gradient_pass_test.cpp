@@ -1,0 +1,258 @@
+// The distributed objective against differences of itself, and its bits on any number of workers.
+#include "train/gradient_pass.h"
+
+#include <gtest/gtest.h>
+
+#include "autodiff/node.h"
+#include "comm/threaded_communicator.h"
+#include "train/small_run.h"
+
+namespace lockstep {
+namespace {
+
+using testing::SmallRun;
+using testing::SmallRunOptions;
+using testing::values_of;
+
+SmallRunOptions in_fp64() {
+  SmallRunOptions options;
+  options.settings.compute = DType::kF64;
+  return options;
+}
+
+// A direction in parameter space; zero in the gaps between parameters, as everything that is summed is.
+std::vector<double> direction(const SmallRun& run, uint32_t stream) {
+  const std::vector<double> draws = values_of(run.replica->store.parameter_extent(), stream);
+  std::vector<double> result(draws.size(), 0.0);
+  for (const ParameterEntry& entry : run.replica->store.parameters()) {
+    for (int64_t i = entry.offset; i < entry.offset + entry.shape.elements(); ++i)
+      result[static_cast<size_t>(i)] = draws[static_cast<size_t>(i)];
+  }
+  return result;
+}
+
+std::vector<double> moved(std::vector<double> from, const std::vector<double>& along, double by) {
+  for (size_t i = 0; i < from.size(); ++i) from[i] += by * along[i];
+  return from;
+}
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+std::vector<double> gradient_of(SmallRun& run) {
+  Tensor gradient = run.replica->store.values().empty_like();
+  run.pass->value_and_gradient(gradient);
+  return gradient.to_vector<double>();
+}
+
+enum class Kind { kHessian, kGaussNewton };
+
+std::vector<double> product_of(SmallRun& run, const std::vector<double>& vector, Kind kind) {
+  const Tensor values = run.replica->store.values();
+  const Tensor v = Tensor::from(values.shape(), vector, test_backend()).converted(values.dtype());
+  Tensor product = values.empty_like();
+  if (kind == Kind::kHessian) {
+    run.pass->hessian_product(v, product);
+  } else {
+    run.pass->gauss_newton_product(v, product);
+  }
+  return product.to_vector<double>();
+}
+
+// A single worker with a batch.
+struct Alone {
+  explicit Alone(const SmallRunOptions& options) : run(options, *self) { run.set_batch(); }
+  std::unique_ptr<Communicator> self = make_self_communicator();
+  SmallRun run;
+};
+
+TEST(GradientPass, TheGradientIsThatOfTheValue) {
+  for (const double l2 : {0.0, 0.3}) {
+    SmallRunOptions options = in_fp64();
+    options.settings.l2 = l2;
+    Alone alone(options);
+    SmallRun& run = alone.run;
+    const std::vector<double> start = run.parameters(), gradient = gradient_of(run);
+    for (uint32_t stream = 1; stream < 6; ++stream) {
+      const std::vector<double> along = direction(run, stream);
+      run.set_parameters(moved(start, along, 1e-5));
+      const double above = run.pass->value().loss;
+      run.set_parameters(moved(start, along, -1e-5));
+      const double below = run.pass->value().loss;
+      EXPECT_NEAR(dot(gradient, along), (above - below) / 2e-5, 1e-8) << l2;
+    }
+  }
+}
+
+TEST(GradientPass, TheValueIsTheWeightedMeanOfTheLosses) {
+  Alone alone(in_fp64());
+  SmallRun& run = alone.run;
+  run.batches.clear();
+  double losses = 0.0, weights = 0.0;
+  for (int64_t m = 0; m < 4; ++m) {
+    // The third micro-batch counts for nothing.
+    const std::vector<double> w = m == 2 ? std::vector<double>(3, 0.0) : std::vector<double>{1.0, 0.5, 2.0};
+    run.batches.push_back(run.batch(m, 0, w));
+    const DeviceBatch plain = run.batch(m);
+    const RecordingScope off(false);
+    const std::vector<double> each =
+        run.objective->losses(run.replica->model->forward(plain.inputs, run.replica->training), plain)
+            .to_vector<double>();
+    for (size_t i = 0; i < 3; ++i) {
+      losses += w[i] * each[i];
+      weights += w[i];
+    }
+  }
+  run.pass->set_batch(run.batches, 0);
+  const GradientPass::Value value = run.pass->value();
+  EXPECT_EQ(value.weight, weights);
+  EXPECT_NEAR(value.loss, losses / weights, 1e-14);
+}
+
+TEST(GradientPass, WhereNothingCountsEverythingIsZero) {
+  Alone alone(in_fp64());
+  SmallRun& run = alone.run;
+  run.batches.clear();
+  for (int64_t m = 0; m < 4; ++m) run.batches.push_back(run.batch(m, 0, std::vector<double>(3, 0.0)));
+  run.pass->set_batch(run.batches, 0);
+  const GradientPass::Value value = run.pass->value();
+  EXPECT_EQ(value.weight, 0.0);
+  EXPECT_EQ(value.loss, 0.0);
+  for (const double g : gradient_of(run)) EXPECT_EQ(g, 0.0);
+}
+
+TEST(GradientPass, HessianProductsAreDifferencesOfGradientsAndSymmetric) {
+  SmallRunOptions options = in_fp64();
+  options.settings.l2 = 0.1;
+  Alone alone(options);
+  SmallRun& run = alone.run;
+  const std::vector<double> start = run.parameters();
+  const std::vector<double> u = direction(run, 21), v = direction(run, 22);
+  const std::vector<double> hu = product_of(run, u, Kind::kHessian), hv = product_of(run, v, Kind::kHessian);
+  EXPECT_NEAR(dot(u, hv), dot(v, hu), 1e-12);
+  run.set_parameters(moved(start, v, 1e-5));
+  const std::vector<double> above = gradient_of(run);
+  run.set_parameters(moved(start, v, -1e-5));
+  const std::vector<double> below = gradient_of(run);
+  for (size_t i = 0; i < hv.size(); ++i) EXPECT_NEAR(hv[i], (above[i] - below[i]) / 2e-5, 1e-8) << i;
+}
+
+TEST(GradientPass, TheGaussNewtonMatrixOfALinearModelIsTheHessian) {
+  for (const int64_t classes : {0, 3}) {
+    SmallRunOptions options = in_fp64();
+    options.data.classes = classes;
+    options.data.targets = 2;
+    options.model = classes > 0 ? "type = \"logistic\"\n"
+                                : "type = \"sequential\"\n[[model.layers]]\ntype = \"linear\"\nunits = 2\n";
+    Alone alone(options);
+    const std::vector<double> v = direction(alone.run, 31);
+    const std::vector<double> hessian = product_of(alone.run, v, Kind::kHessian);
+    const std::vector<double> gauss_newton = product_of(alone.run, v, Kind::kGaussNewton);
+    for (size_t i = 0; i < v.size(); ++i) EXPECT_NEAR(hessian[i], gauss_newton[i], 1e-13) << i;
+  }
+}
+
+TEST(GradientPass, TheGaussNewtonMatrixIsSymmetricAndPositiveWhereTheHessianIsNot) {
+  Alone alone(in_fp64());
+  const std::vector<double> u = direction(alone.run, 41), v = direction(alone.run, 42);
+  const std::vector<double> gv = product_of(alone.run, v, Kind::kGaussNewton);
+  EXPECT_NEAR(dot(u, gv), dot(v, product_of(alone.run, u, Kind::kGaussNewton)), 1e-12);
+  for (uint32_t stream = 50; stream < 60; ++stream) {
+    const std::vector<double> w = direction(alone.run, stream);
+    EXPECT_GE(dot(w, product_of(alone.run, w, Kind::kGaussNewton)), 0.0);
+  }
+}
+
+TEST(GradientPass, IsRepeatableAtOtherParametersWithTheSameDropout) {
+  SmallRunOptions options = in_fp64();
+  options.model = R"(type = "sequential"
+[[model.layers]]
+type = "linear"
+units = 8
+[[model.layers]]
+type = "activation"
+function = "tanh"
+[[model.layers]]
+type = "dropout"
+rate = 0.5
+[[model.layers]]
+type = "linear"
+units = 3
+)";
+  Alone alone(options);
+  SmallRun& run = alone.run;
+  const std::vector<double> start = run.parameters(), along = direction(run, 61);
+  const std::vector<double> gradient = gradient_of(run);
+  const double loss = run.pass->value().loss;
+  run.set_parameters(moved(start, along, 1e-5));
+  const double above = run.pass->value().loss;
+  run.set_parameters(moved(start, along, -1e-5));
+  const double below = run.pass->value().loss;
+  EXPECT_NEAR(dot(gradient, along), (above - below) / 2e-5, 1e-8);
+  const std::vector<double> hv = product_of(run, along, Kind::kHessian);
+  run.set_parameters(start);
+  EXPECT_EQ(run.pass->value().loss, loss);
+  EXPECT_EQ(gradient_of(run), gradient);
+  product_of(run, along, Kind::kGaussNewton);
+  EXPECT_EQ(gradient_of(run), gradient);
+  // Another step draws other masks.
+  run.pass->set_batch(run.batches, 1);
+  EXPECT_NE(run.pass->value().loss, loss);
+}
+
+// Everything that a pass gives, on every worker, must be the same bits.
+TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
+  for (const DType compute : {DType::kF64, DType::kF32}) {
+    std::vector<double> alone;
+    for (const int workers : {1, 2, 3, 4}) {
+      for (const bool sharded : {false, true}) {
+        SmallRunOptions options;
+        options.settings.compute = compute;
+        options.settings.shard_optimizer = sharded;
+        options.settings.l2 = 0.01;
+        std::vector<std::vector<double>> results(static_cast<size_t>(workers));
+        testing::run_threaded(
+            workers,
+            [&](Communicator& communicator) {
+              SmallRun run(options, communicator);
+              run.set_batch();
+              std::vector<double>& result = results[static_cast<size_t>(communicator.rank())];
+              Tensor gradient = run.replica->store.values().empty_like();
+              const GradientPass::Value value = run.pass->value_and_gradient(gradient);
+              result = gradient.to_vector<double>();
+              result.push_back(value.loss);
+              result.push_back(value.weight);
+              result.push_back(run.pass->value().loss);
+              const std::vector<double> v = direction(run, 71);
+              for (const Kind kind : {Kind::kHessian, Kind::kGaussNewton}) {
+                for (const double element : product_of(run, v, kind)) result.push_back(element);
+              }
+            },
+            20.0, true);
+        if (alone.empty()) alone = results[0];
+        for (const std::vector<double>& result : results) {
+          EXPECT_EQ(result, alone) << workers << (sharded ? " sharded" : "");
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientPass, RefusesSecondDerivativesInSixteenBits) {
+  SmallRunOptions options;
+  options.settings.compute = DType::kBF16;
+  Alone alone(options);
+  try {
+    product_of(alone.run, direction(alone.run, 1), Kind::kHessian);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_STREQ(error.what(), "precision.compute = bf16: Hessian products need fp32 or fp64");
+  }
+}
+
+}  // namespace
+}  // namespace lockstep

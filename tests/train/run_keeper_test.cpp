@@ -1,0 +1,103 @@
+// Rank 0's directory: what is refused, what is found again.
+#include "train/run_keeper.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+RunSettings settings_in(const std::string& directory) {
+  RunSettings settings;
+  settings.name = "kept";
+  settings.output = directory;
+  settings.keep = 2;
+  return settings;
+}
+
+State state_of(int64_t step) {
+  State state;
+  state.arrays.push_back({"/parameters/w", DType::kF32, {1}, std::vector<std::byte>(4)});
+  state.scalars["/train/step"] = step;
+  return state;
+}
+
+class RunKeeperTest : public ::testing::Test {
+ protected:
+  std::string directory() const { return scratch_.file("run"); }
+  std::string error_of(const std::function<void()>& part, ErrorKind kind) {
+    try {
+      part();
+    } catch (const Error& error) {
+      return error.kind() == kind ? error.what() : std::string("wrong kind: ") + error.what();
+    }
+    return "no error";
+  }
+  testing::ScratchDirectory scratch_;
+};
+
+TEST_F(RunKeeperTest, SavesAndFindsAgainWithTheMetricsSoFar) {
+  {
+    RunKeeper keeper(settings_in(directory()), false);
+    keeper.require_fresh();
+    keeper.start("", "a = 1\n");
+    for (int64_t step = 1; step <= 4; ++step) {
+      StepMetrics metrics;
+      metrics.step = step;
+      metrics.loss = 1.0 / static_cast<double>(step);
+      keeper.metrics().step(metrics);
+      keeper.save(step, [&](std::string history) {
+        State state = state_of(step);
+        state.metrics = std::move(history);
+        return state;
+      });
+    }
+    keeper.finish(false);
+  }
+  EXPECT_EQ(testing::bytes_of(directory() + "/configuration.toml"), "a = 1\n");
+  EXPECT_NE(testing::bytes_of(directory() + "/loss.svg").find("kept: loss"), std::string::npos);
+  RunKeeper keeper(settings_in(directory()), true);
+  const auto [path, state] = keeper.newest();
+  EXPECT_EQ(path, keeper.path_of(4));
+  EXPECT_EQ(state.scalars.at("/train/step"), Scalar(int64_t{4}));
+  EXPECT_EQ(std::ranges::count(state.metrics, '\n'), 4);
+  EXPECT_FALSE(std::filesystem::exists(keeper.path_of(2)));
+  EXPECT_TRUE(std::filesystem::exists(keeper.path_of(3)));
+}
+
+TEST_F(RunKeeperTest, RefusesADirectoryThatHoldsAnEarlierRun) {
+  {
+    RunKeeper keeper(settings_in(directory()), false);
+    keeper.start("", "");
+    keeper.save(3, [](std::string) { return state_of(3); });
+    keeper.finish(false);
+  }
+  RunKeeper keeper(settings_in(directory()), false);
+  EXPECT_EQ(error_of([&] { keeper.require_fresh(); }, ErrorKind::kUsage),
+            directory() +
+                ": already holds step-000000003.h5; continue it with --resume, delete it with "
+                "--overwrite, or choose another --output");
+}
+
+TEST_F(RunKeeperTest, RefusesToResumeWhatIsNotThere) {
+  EXPECT_EQ(error_of([&] { RunKeeper(settings_in(directory()), true); }, ErrorKind::kCheckpoint),
+            directory() + ": --resume: there is no such directory");
+  EXPECT_FALSE(std::filesystem::exists(directory()));
+  std::filesystem::create_directory(directory());
+  const RunKeeper keeper(settings_in(directory()), true);
+  EXPECT_EQ(error_of([&] { keeper.newest(); }, ErrorKind::kCheckpoint),
+            directory() + ": --resume: there is no checkpoint in this directory");
+}
+
+TEST_F(RunKeeperTest, IsAloneInItsDirectory) {
+  const RunKeeper keeper(settings_in(directory()), false);
+  EXPECT_NE(error_of([&] { RunKeeper(settings_in(directory()), false); }, ErrorKind::kUsage), "no error");
+}
+
+}  // namespace
+}  // namespace lockstep
