@@ -102,44 +102,9 @@ void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments)
   check_copy(arguments);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
-    switch (formula) {
-      case UpdateFormula::kSgd:
-        return update_elements<SgdUpdate<T>, T>(arguments);
-      case UpdateFormula::kMomentumAveraged:
-        return update_elements<MomentumAveragedUpdate<T>, T>(arguments);
-      case UpdateFormula::kMomentumClassical:
-        return update_elements<MomentumClassicalUpdate<T>, T>(arguments);
-      case UpdateFormula::kNesterovAveraged:
-        return update_elements<NesterovAveragedUpdate<T>, T>(arguments);
-      case UpdateFormula::kNesterovClassical:
-        return update_elements<NesterovClassicalUpdate<T>, T>(arguments);
-      case UpdateFormula::kAdam:
-        return update_elements<AdamUpdate<T>, T>(arguments);
-      case UpdateFormula::kAdamW:
-        return update_elements<AdamWUpdate<T>, T>(arguments);
-      case UpdateFormula::kAdagrad:
-        return update_elements<AdagradUpdate<T>, T>(arguments);
-      case UpdateFormula::kRmsProp:
-        return update_elements<RmsPropUpdate<T>, T>(arguments);
-      case UpdateFormula::kRmsPropCentered:
-        return update_elements<RmsPropCenteredUpdate<T>, T>(arguments);
-      case UpdateFormula::kAmsGrad:
-        return update_elements<AmsGradUpdate<T>, T>(arguments);
-      case UpdateFormula::kAmsGradW:
-        return update_elements<AmsGradWUpdate<T>, T>(arguments);
-      case UpdateFormula::kNAdam:
-        return update_elements<NAdamUpdate<T>, T>(arguments);
-      case UpdateFormula::kLion:
-        return update_elements<LionUpdate<T>, T>(arguments);
-      case UpdateFormula::kLambDirection:
-        return update_elements<LambDirectionUpdate<T>, T>(arguments);
-      case UpdateFormula::kDiagonal:
-        return update_elements<DiagonalUpdate<T>, T>(arguments);
-      case UpdateFormula::kRunning:
-        return update_elements<RunningUpdate<T>, T>(arguments);
-      case UpdateFormula::kApproach:
-        return update_elements<ApproachUpdate<T>, T>(arguments);
-    }
+    visit_update<T>(formula, [&](auto update) {
+      update_elements<typename decltype(update)::type, T>(arguments);
+    });
   });
 }
 

@@ -120,13 +120,13 @@ struct UpdateWork {
 };
 
 // numbers: room for the update's.
-template <template <class> class Update, class T>
+template <class Update, class T>
 void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* numbers) {
-  using Work = UpdateWork<Update<T>, T>;
-  using Numbers = UpdateNumbers<Update<T>, T>;
+  using Work = UpdateWork<Update, T>;
+  using Numbers = UpdateNumbers<Update, T>;
   static_assert(sizeof(Numbers) <= kNumberBytes);
   Numbers* const prepared = static_cast<Numbers*>(numbers);
-  LOCKSTEP_LAUNCH((numbers_kernel<Update<T>, T>), 1, kWarp, 0, stream,
+  LOCKSTEP_LAUNCH((numbers_kernel<Update, T>), 1, kWarp, 0, stream,
                   Numbers(arguments.scalars, arguments.gradient_scale), arguments.gradient_scale,
                   arguments.gate, arguments.factor, arguments.row, prepared);
   T* const parameters = static_cast<T*>(arguments.parameters);
@@ -154,44 +154,9 @@ void CudaBackend::update(UpdateFormula formula, const UpdateArguments& arguments
   void* const numbers = scratch_bytes(kNumberBytes);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
-    switch (formula) {
-      case UpdateFormula::kSgd:
-        return launch_update<SgdUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kMomentumAveraged:
-        return launch_update<MomentumAveragedUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kMomentumClassical:
-        return launch_update<MomentumClassicalUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kNesterovAveraged:
-        return launch_update<NesterovAveragedUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kNesterovClassical:
-        return launch_update<NesterovClassicalUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kAdam:
-        return launch_update<AdamUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kAdamW:
-        return launch_update<AdamWUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kAdagrad:
-        return launch_update<AdagradUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kRmsProp:
-        return launch_update<RmsPropUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kRmsPropCentered:
-        return launch_update<RmsPropCenteredUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kAmsGrad:
-        return launch_update<AmsGradUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kAmsGradW:
-        return launch_update<AmsGradWUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kNAdam:
-        return launch_update<NAdamUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kLion:
-        return launch_update<LionUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kLambDirection:
-        return launch_update<LambDirectionUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kDiagonal:
-        return launch_update<DiagonalUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kRunning:
-        return launch_update<RunningUpdate, T>(stream(), arguments, numbers);
-      case UpdateFormula::kApproach:
-        return launch_update<ApproachUpdate, T>(stream(), arguments, numbers);
-    }
+    visit_update<T>(formula, [&](auto update) {
+      launch_update<typename decltype(update)::type, T>(stream(), arguments, numbers);
+    });
   });
 }
 

@@ -14,7 +14,9 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
+#include "kernels/backend.h"
 #include "kernels/math/formula.h"
 
 namespace lockstep {
@@ -379,5 +381,48 @@ struct RunningUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g) const { p = kept * p + g; }
 };
+
+// Calls function with std::type_identity of the functor of formula.
+template <class T, class F>
+void visit_update(UpdateFormula formula, F&& function) {
+  switch (formula) {
+    case UpdateFormula::kSgd:
+      return function(std::type_identity<SgdUpdate<T>>{});
+    case UpdateFormula::kMomentumAveraged:
+      return function(std::type_identity<MomentumAveragedUpdate<T>>{});
+    case UpdateFormula::kMomentumClassical:
+      return function(std::type_identity<MomentumClassicalUpdate<T>>{});
+    case UpdateFormula::kNesterovAveraged:
+      return function(std::type_identity<NesterovAveragedUpdate<T>>{});
+    case UpdateFormula::kNesterovClassical:
+      return function(std::type_identity<NesterovClassicalUpdate<T>>{});
+    case UpdateFormula::kAdam:
+      return function(std::type_identity<AdamUpdate<T>>{});
+    case UpdateFormula::kAdamW:
+      return function(std::type_identity<AdamWUpdate<T>>{});
+    case UpdateFormula::kAdagrad:
+      return function(std::type_identity<AdagradUpdate<T>>{});
+    case UpdateFormula::kRmsProp:
+      return function(std::type_identity<RmsPropUpdate<T>>{});
+    case UpdateFormula::kRmsPropCentered:
+      return function(std::type_identity<RmsPropCenteredUpdate<T>>{});
+    case UpdateFormula::kAmsGrad:
+      return function(std::type_identity<AmsGradUpdate<T>>{});
+    case UpdateFormula::kAmsGradW:
+      return function(std::type_identity<AmsGradWUpdate<T>>{});
+    case UpdateFormula::kNAdam:
+      return function(std::type_identity<NAdamUpdate<T>>{});
+    case UpdateFormula::kLion:
+      return function(std::type_identity<LionUpdate<T>>{});
+    case UpdateFormula::kLambDirection:
+      return function(std::type_identity<LambDirectionUpdate<T>>{});
+    case UpdateFormula::kDiagonal:
+      return function(std::type_identity<DiagonalUpdate<T>>{});
+    case UpdateFormula::kRunning:
+      return function(std::type_identity<RunningUpdate<T>>{});
+    case UpdateFormula::kApproach:
+      return function(std::type_identity<ApproachUpdate<T>>{});
+  }
+}
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "kernels/arrays.h"
+#include "kernels/math/update.h"
 
 namespace lockstep::test {
 namespace {
@@ -14,7 +15,7 @@ TYPED_TEST_SUITE(Update, Precisions);
 constexpr double kRate = 0.05, kDecay = 0.02, kScale = 0.25, kBeta = 0.9, kBeta2 = 0.98, kEpsilon = 1e-6;
 
 struct State {
-  double p, slot0, slot1, slot2;
+  double p, slot0, slot1, slot2, slot3;
 };
 struct Case {
   UpdateFormula formula;
@@ -42,6 +43,16 @@ std::vector<Case> cases() {
     if (centered) s.slot1 = kBeta * s.slot1 + (1 - kBeta) * g;
     const double spread = centered ? s.slot0 - s.slot1 * s.slot1 : s.slot0;
     s.p -= kRate * g / (std::sqrt(spread) + kEpsilon);
+  };
+  // slot0, slot1: parameter and gradient of the update before; slot2, slot3: what is known of the curvature.
+  const auto diagonal = [](State& s, double g, double counts) {
+    g += kDecay * s.p;
+    const double change = counts * (s.p - s.slot0);
+    s.slot2 = kBeta * s.slot2 + (1 - kBeta) * change * (g - s.slot1);
+    s.slot3 = kBeta * s.slot3 + (1 - kBeta) * change * change;
+    s.slot0 = s.p;
+    s.slot1 = g;
+    s.p -= kRate * g / (s.slot3 > 0 ? std::max(std::fabs(s.slot2) / s.slot3, 0.5) : 2.0);
   };
   return {
       {UpdateFormula::kSgd, {kRate, kDecay}, [](State& s, double g) { s.p -= kRate * (g + kDecay * s.p); }},
@@ -126,6 +137,12 @@ std::vector<Case> cases() {
          s.slot1 = kBeta2 * s.slot1 + (1 - kBeta2) * g * g;
          s.slot2 = s.slot0 / correction1 / (std::sqrt(s.slot1 / correction2) + kEpsilon) + kDecay * s.p;
        }},
+      {UpdateFormula::kDiagonal,
+       {kRate, kDecay, kBeta, 2.0, 0.5, 1.0},
+       [=](State& s, double g) { diagonal(s, g, 1.0); }},
+      {UpdateFormula::kDiagonal,
+       {kRate, kDecay, kBeta, 2.0, 0.5, 0.0},
+       [=](State& s, double g) { diagonal(s, g, 0.0); }},
       {UpdateFormula::kApproach, {0, 0, 0.3}, [](State& s, double g) { s.p += 0.3 * (g - s.p); }},
       {UpdateFormula::kApproach, {0, 0, 0.0}, [](State&, double) {}},
       {UpdateFormula::kApproach, {0, 0, 1.0}, [](State& s, double g) { s.p = g; }},
@@ -135,14 +152,37 @@ std::vector<Case> cases() {
 
 template <class T>
 struct Arrays {
-  std::vector<T> p, g, slot0, slot1, slot2;
+  std::vector<T> p, g, slot0, slot1, slot2, slot3;
   explicit Arrays(const Case& c, int64_t n)
       : p(random_values<T>(n, 71)),
         g(random_values<T>(n, 72)),
         slot0(random_values<T>(n, 73)),
         slot1(random_values<T>(n, 74, 0.01, 1.0)),
-        slot2(random_values<T>(n, 75, 0.01, 1.0)) {
+        slot2(random_values<T>(n, 75, 0.01, 1.0)),
+        slot3(random_values<T>(n, 76, 0.5, 2.0)) {
     for (T& value : slot0) value = c.squares_first ? T(2) + std::fabs(value) : value;
+  }
+
+  // The formula itself on one element: compiled here for a processor without fused multiply-adds.
+  void update_element(const Case& c, size_t i) {
+    std::vector<double> scalars = c.scalars;
+    scalars.resize(8);
+    visit_update<T>(c.formula, [&](auto identity) {
+      using Formula = typename decltype(identity)::type;
+      const Formula formula(scalars.data());
+      const T gradient = T(kScale) * g[i];
+      if constexpr (Formula::kSlots == 0) {
+        formula(p[i], gradient);
+      } else if constexpr (Formula::kSlots == 1) {
+        formula(p[i], gradient, slot0[i]);
+      } else if constexpr (Formula::kSlots == 2) {
+        formula(p[i], gradient, slot0[i], slot1[i]);
+      } else if constexpr (Formula::kSlots == 3) {
+        formula(p[i], gradient, slot0[i], slot1[i], slot2[i]);
+      } else {
+        formula(p[i], gradient, slot0[i], slot1[i], slot2[i], slot3[i]);
+      }
+    });
   }
 
   void update(const Case& c, int64_t begin, int64_t end,
@@ -155,6 +195,7 @@ struct Arrays {
     arguments.slots[0] = slot0.data() + begin;
     arguments.slots[1] = slot1.data() + begin;
     arguments.slots[2] = slot2.data() + begin;
+    arguments.slots[3] = slot3.data() + begin;
     arguments.gradient_scale = kScale;
     std::copy(c.scalars.begin(), c.scalars.end(), arguments.scalars);
     change(arguments);
@@ -165,6 +206,7 @@ struct Arrays {
     values.insert(values.end(), slot0.begin(), slot0.end());
     values.insert(values.end(), slot1.begin(), slot1.end());
     values.insert(values.end(), slot2.begin(), slot2.end());
+    values.insert(values.end(), slot3.begin(), slot3.end());
     return values;
   }
 };
@@ -179,15 +221,17 @@ TYPED_TEST(Update, EveryFormulaFollowsItsEquation) {
         arrays.update(c, 0, n);
         return arrays.all();
       });
-      std::vector<double> expected(static_cast<size_t>(4 * n));
+      std::vector<double> expected(static_cast<size_t>(5 * n));
       for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
         State state{static_cast<double>(start.p[i]), static_cast<double>(start.slot0[i]),
-                    static_cast<double>(start.slot1[i]), static_cast<double>(start.slot2[i])};
+                    static_cast<double>(start.slot1[i]), static_cast<double>(start.slot2[i]),
+                    static_cast<double>(start.slot3[i])};
         c.exact(state, kScale * static_cast<double>(start.g[i]));
         expected[i] = state.p;
         expected[i + static_cast<size_t>(n)] = state.slot0;
         expected[i + static_cast<size_t>(2 * n)] = state.slot1;
         expected[i + static_cast<size_t>(3 * n)] = state.slot2;
+        expected[i + static_cast<size_t>(4 * n)] = state.slot3;
       }
       expect_close(result, expected, 8.0);
     }
@@ -204,6 +248,33 @@ TYPED_TEST(Update, SplittingTheArraysGivesTheSameBits) {
       split.update(c, begin, std::min(n, begin + size));
     }
     EXPECT_TRUE(same_bits(whole.all(), split.all())) << static_cast<int>(c.formula);
+  }
+}
+
+TYPED_TEST(Update, EveryFormulaIsAmongTheCases) {
+  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
+    int count = 0;
+    for (const Case& c : cases()) count += static_cast<int>(c.formula) == formula;
+    EXPECT_GT(count, 0) << formula;
+  }
+}
+
+TYPED_TEST(Update, AnElementHasTheBitsOfTheFormulaInTheVectorBodyAndInTheTail) {
+  using T = TypeParam;
+  constexpr int64_t kMost = 1000;
+  for (const Case& c : cases()) {
+    SCOPED_TRACE("formula " + std::to_string(static_cast<int>(c.formula)));
+    const Arrays<T> start(c, kMost);
+    for (const int64_t begin : {0, 1, 3}) {
+      for (int64_t end = begin + 1; end <= kMost; end = end < begin + 70 ? end + 1 : end + 233) {
+        Arrays<T> arrays = start, expected = start;
+        arrays.update(c, begin, end);
+        for (size_t i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+          expected.update_element(c, i);
+        }
+        ASSERT_TRUE(same_bits(arrays.all(), expected.all())) << "elements " << begin << " to " << end;
+      }
+    }
   }
 }
 
@@ -234,7 +305,8 @@ TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
   using T = TypeParam;
   for (const Case& c : cases()) {
     Arrays<T> arrays(c, 64);
-    for (auto* values : {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1, &arrays.slot2})
+    for (auto* values :
+         {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1, &arrays.slot2, &arrays.slot3})
       std::fill(values->begin(), values->end(), T(0));
     arrays.update(c, 0, 64);
     for (T value : arrays.all()) EXPECT_EQ(value, T(0));
