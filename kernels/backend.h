@@ -402,7 +402,7 @@ class Backend {
   virtual void judge(const StepJudgement& judgement) = 0;
 };
 
-// The CPU's table; lives as long as the process.
+// The CPU's table; lives as long as the process. Error (kUsage) where the processor lacks instructions that it needs.
 Backend& cpu_backend();
 
 // The table of GPU `device`, counted from 0; made on first use, lives as long as the process. Error (kUsage) that says which

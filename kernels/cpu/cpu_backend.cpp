@@ -3,7 +3,6 @@
 
 #include <string>
 
-#include "core/error.h"
 #include "kernels/cpu/vector.h"
 
 namespace lockstep {
@@ -25,24 +24,6 @@ constexpr const char* instruction_set() {
 #endif
 }
 
-// A binary that was built on another machine may use instructions that this processor has not.
-void require_instructions() {
-#if defined(__AVX512BF16__)
-  const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
-#elif defined(__AVX512F__)
-  const bool present = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
-#elif defined(__AVX2__)
-  const bool present = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  const bool present = true;
-#endif
-  if (!present) {
-    fail(ErrorKind::kUsage, std::string("cpu: this build needs ") + instruction_set() +
-                                ", which this processor has not; rebuild with -DLOCKSTEP_CPU_ARCH=native");
-  }
-}
-
 }  // namespace
 
 std::string CpuBackend::description() const {
@@ -54,9 +35,8 @@ std::string CpuBackend::native_precisions() const {
                              : "fp64, fp32 native; bf16, fp16 stored in 16 bits, computed in fp32";
 }
 
-Backend& cpu_backend() {
+Backend& cpu_kernels() {
   static CpuBackend backend;
-  [[maybe_unused]] static const bool usable = (require_instructions(), true);
   return backend;
 }
 

@@ -145,4 +145,7 @@ class CpuBackend final : public Backend {
   void sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums);
 };
 
+// cpu_backend.cpp: the single instance, which cpu_backend() hands out where the processor can run it.
+Backend& cpu_kernels();
+
 }  // namespace lockstep

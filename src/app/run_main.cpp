@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "data/dataset.h"
+#include "kernels/instructions.h"
 #include "train/agreement.h"
 #include "train/checkpoint_evaluation.h"
 #include "train/settings.h"
@@ -110,6 +111,11 @@ int run_config(const Arguments& arguments) {
 }  // namespace
 
 int run_main(int argc, char** argv) {
+  // Before anything else, --version and --help included: what follows need not run here.
+  if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions()); !missing.empty()) {
+    std::fprintf(stderr, "error: %s\n", missing.c_str());
+    return exit_code(ErrorKind::kUsage);
+  }
   CLI::App app{"Lockstep trains neural networks data-parallel, bitwise the same on any number of workers."};
   app.name("lockstep");
   app.set_version_flag("--version", version_text());

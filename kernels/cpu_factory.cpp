@@ -1,0 +1,19 @@
+// The CPU's kernels, handed out where the processor can run them.
+#include "core/error.h"
+#include "kernels/backend.h"
+#include "kernels/instructions.h"
+
+namespace lockstep {
+
+Backend& cpu_kernels();  // kernels/cpu/cpu_backend.h, which includes what is compiled for one processor
+
+Backend& cpu_backend() {
+  static Backend& backend = []() -> Backend& {
+    const std::string missing = missing_instructions(kKernelInstructions, processor_instructions());
+    if (!missing.empty()) fail(ErrorKind::kUsage, missing);
+    return cpu_kernels();
+  }();
+  return backend;
+}
+
+}  // namespace lockstep
