@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/math/portable.h"
 #include "optim/clip.h"
 #include "optim/flat_update.h"
 #include "optim/optimizer_keys.h"
@@ -113,7 +114,7 @@ class Adafactor final : public ParameterOptimizer {
                         gradient.mutable_data());
     backend.unary(UnaryOp::kSquare, dtype, n, gradient.data(), squares.mutable_data());
     const Tensor moment =
-        at_least(second_moment(update, squares, 1.0 - std::pow(k, -settings_.decay_exponent), epsilon),
+        at_least(second_moment(update, squares, 1.0 - math::portable::power(k, -settings_.decay_exponent), epsilon),
                  epsilon * epsilon);
     Tensor root = moment.empty_like();
     backend.unary(UnaryOp::kSqrt, dtype, n, moment.data(), root.mutable_data());

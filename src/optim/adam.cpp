@@ -1,8 +1,7 @@
 // Adam, AdamW and their AMSGrad variants: one flat kernel each, bias corrections computed here in fp64.
 #include "optim/adam.h"
 
-#include <cmath>
-
+#include "kernels/math/portable.h"
 #include "optim/flat_optimizer.h"
 #include "optim/optimizer_keys.h"
 
@@ -21,8 +20,8 @@ class Adam final : public FlatOptimizer {
     scalars[2] = settings_.beta1;
     scalars[3] = settings_.beta2;
     scalars[4] = settings_.epsilon;
-    scalars[5] = 1.0 - std::pow(settings_.beta1, k);
-    scalars[6] = 1.0 - std::pow(settings_.beta2, k);
+    scalars[5] = 1.0 - math::portable::power(settings_.beta1, k);
+    scalars[6] = 1.0 - math::portable::power(settings_.beta2, k);
   }
 
   MomentSettings settings_;

@@ -1,8 +1,7 @@
 // LAMB: one flat kernel for the direction, two norms, one flat kernel for the step.
 #include "optim/lamb.h"
 
-#include <cmath>
-
+#include "kernels/math/portable.h"
 #include "optim/clip.h"
 #include "optim/flat_update.h"
 #include "optim/optimizer_keys.h"
@@ -29,7 +28,7 @@ class Lamb final : public ParameterOptimizer {
     flat_update(UpdateFormula::kLambDirection, update.parameter, update.gradient, update.gradient_scale,
                 {state("first_moment", update.index), state("second_moment", update.index), direction},
                 {0.0, update.weight_decay ? weight_decay_ : 0.0, settings_.beta1, settings_.beta2,
-                 settings_.epsilon, 1.0 - std::pow(settings_.beta1, k), 1.0 - std::pow(settings_.beta2, k)});
+                 settings_.epsilon, 1.0 - math::portable::power(settings_.beta1, k), 1.0 - math::portable::power(settings_.beta2, k)});
     const double parameter_norm = global_norm(update.parameter, n, 1.0);
     const double direction_norm = global_norm(direction, n, 1.0);
     const double ratio = parameter_norm > 0.0 && direction_norm > 0.0 ? parameter_norm / direction_norm : 1.0;

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/math/portable.h"
 #include "optim/clip.h"
 #include "optim/flat_update.h"
 #include "optim/optimizer_keys.h"
@@ -129,7 +130,7 @@ class Muon final : public ParameterOptimizer {
     flat_update(UpdateFormula::kAdamW, update.parameter, update.gradient, update.gradient_scale,
                 {state("first_moment", update.index), state("second_moment", update.index)},
                 {update.learning_rate * settings_.adamw_learning_rate_factor, decay, adamw.beta1, adamw.beta2,
-                 adamw.epsilon, 1.0 - std::pow(adamw.beta1, k), 1.0 - std::pow(adamw.beta2, k)});
+                 adamw.epsilon, 1.0 - math::portable::power(adamw.beta1, k), 1.0 - math::portable::power(adamw.beta2, k)});
   }
 
   MuonSettings settings_;

@@ -1,8 +1,7 @@
 // NAdam as one flat kernel; its product of momenta is a function of the number of updates.
 #include "optim/nadam.h"
 
-#include <cmath>
-
+#include "kernels/math/portable.h"
 #include "optim/flat_optimizer.h"
 #include "optim/optimizer_keys.h"
 
@@ -18,7 +17,7 @@ class NAdam final : public FlatOptimizer {
 
  private:
   double momentum(int64_t k) const {
-    return settings_.beta1 * (1.0 - 0.5 * std::pow(0.96, static_cast<double>(k) * momentum_decay_));
+    return settings_.beta1 * (1.0 - 0.5 * math::portable::power(0.96, static_cast<double>(k) * momentum_decay_));
   }
 
   void set_scalars(int64_t update, double* scalars) const override {
@@ -35,7 +34,7 @@ class NAdam final : public FlatOptimizer {
     scalars[4] = settings_.epsilon;
     scalars[5] = (1.0 - momentum(k)) / (1.0 - product_);
     scalars[6] = next / (1.0 - product_ * next);
-    scalars[7] = 1.0 - std::pow(settings_.beta2, static_cast<double>(k));
+    scalars[7] = 1.0 - math::portable::power(settings_.beta2, static_cast<double>(k));
   }
 
   MomentSettings settings_;

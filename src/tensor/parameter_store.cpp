@@ -4,10 +4,10 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <numbers>
 
 #include "core/error.h"
 #include "core/philox.h"
+#include "kernels/math/portable.h"
 
 namespace lockstep {
 
@@ -35,9 +35,9 @@ struct InitialDraws {
   // Box and Muller 1958; 1 - u keeps the logarithm's argument above zero.
   double normal(uint64_t index) const {
     const PhiloxBlock b = block(index / 2);
-    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform_double(b.r[0], b.r[1])));
-    const double angle = 2.0 * std::numbers::pi * uniform_double(b.r[2], b.r[3]);
-    return index % 2 == 0 ? radius * std::cos(angle) : radius * std::sin(angle);
+    const double radius = std::sqrt(-2.0 * math::portable::log(1.0 - uniform_double(b.r[0], b.r[1])));
+    const double half_turns = 2.0 * uniform_double(b.r[2], b.r[3]);
+    return radius * (index % 2 == 0 ? math::portable::cos_pi(half_turns) : math::portable::sin_pi(half_turns));
   }
 };
 
