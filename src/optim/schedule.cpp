@@ -7,30 +7,40 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <numbers>
 #include <utility>
 
 #include "core/error.h"
+#include "kernels/math/portable.h"
 
 namespace lockstep {
 namespace {
 
-// Factor of the base rate at update u >= 0 after the warmup.
+// Factor of the base rate at position u >= 0 after the warmup.
 using Factor = std::function<double(int64_t u)>;
 
 // Bounds the product of a count of epochs with the steps of an epoch.
 constexpr double kMaximumCount = 1e9;
 
-// What a schedule is laid out over, in steps.
+// What a schedule is laid out over. A position in a run is a number of steps, or of samples where the configuration counts in
+// these: lengths need not be whole steps then.
 struct Course {
-  int64_t warmup, total;
-  std::function<int64_t(int64_t count)> to_steps;  // from the unit of the configuration
+  int64_t step;   // positions that one update advances
+  int64_t count;  // positions of one unit of the configuration
+  int64_t warmup = 0, total = 0;
   int64_t remaining() const { return std::max<int64_t>(total - warmup, 0); }
+
+  // Linear rise over the warmup, to the full rate in the update that completes it.
+  double rise(int64_t update) const {
+    if (update < 0) fail(ErrorKind::kInternal, fmt::format("schedule: update must be >= 0: {}", update));
+    const int64_t done = (update + 1) * step;
+    return done < warmup ? static_cast<double>(done) / static_cast<double>(warmup) : 1.0;
+  }
+  int64_t warmup_updates() const { return (warmup + step - 1) / step; }
 };
 
 // 1 at progress 0, -1 at progress 1, along a cosine.
 double half_wave(double progress) {
-  return std::cos(std::numbers::pi * progress);
+  return math::portable::cos_pi(progress);
 }
 
 double read_minimum(Section& section) {
@@ -48,7 +58,7 @@ Factor read_constant(Section&, const Course&) {
   return [](int64_t) { return 1.0; };
 }
 
-// Falls from 1 to the minimum over the steps after the warmup; shape: 1 at progress 0, 0 at progress 1.
+// Falls from 1 to the minimum over what comes after the warmup; shape: 1 at progress 0, 0 at progress 1.
 Factor falling(Section& section, const Course& course, double (*shape)(double progress)) {
   return [minimum = read_minimum(section), total = course.remaining(), shape](int64_t u) {
     if (u >= total) return minimum;
@@ -66,7 +76,7 @@ Factor read_cosine(Section& section, const Course& course) {
 
 struct Decay {
   double factor;
-  int64_t period;  // steps
+  int64_t period;
 };
 
 Decay read_decay(Section& section, const Course& course) {
@@ -74,23 +84,23 @@ Decay read_decay(Section& section, const Course& course) {
   const int64_t every =
       section.integer("every", 1000, {1.0, kMaximumCount},
                       "step, exponential: how often, in units, by factor (exponential: smoothly)");
-  return {factor, course.to_steps(every)};
+  return {factor, every * course.count};
 }
 
 Factor read_step(Section& section, const Course& course) {
   return [decay = read_decay(section, course)](int64_t u) {
-    return std::pow(decay.factor, static_cast<double>(u / decay.period));
+    return math::portable::power(decay.factor, static_cast<double>(u / decay.period));
   };
 }
 
 Factor read_exponential(Section& section, const Course& course) {
   return [decay = read_decay(section, course)](int64_t u) {
-    return std::pow(decay.factor, static_cast<double>(u) / static_cast<double>(decay.period));
+    return math::portable::power(decay.factor, static_cast<double>(u) / static_cast<double>(decay.period));
   };
 }
 
 Factor read_inverse_sqrt(Section&, const Course& course) {
-  return [warmup = static_cast<double>(std::max<int64_t>(course.warmup, 1))](int64_t u) {
+  return [warmup = static_cast<double>(course.warmup > 0 ? course.warmup : course.step)](int64_t u) {
     return std::sqrt(warmup / (warmup + static_cast<double>(u)));
   };
 }
@@ -119,10 +129,10 @@ Factor read_one_cycle(Section& section, const Course& course) {
       section.real("final_divisor", 1e4, {1.0}, "one_cycle: first rate over last rate");
   if (course.warmup > 0) section.reject("warmup", "must be 0: one_cycle rises by itself");
   const double initial = 1.0 / initial_divisor, last_factor = initial / final_divisor;
-  const double last = static_cast<double>(course.total - 1);
-  const double peak = std::clamp(rise * static_cast<double>(course.total) - 1.0, 0.0, std::max(last, 0.0));
-  return [=](int64_t update) {
-    const double u = static_cast<double>(update);
+  const double last = static_cast<double>(course.total - course.step);
+  const double peak = std::clamp(rise * static_cast<double>(course.total) - static_cast<double>(course.step), 0.0, std::max(last, 0.0));
+  return [=](int64_t position) {
+    const double u = static_cast<double>(position);
     if (u >= last) return last_factor;
     const auto between = [](double from, double to, double progress) {
       return to + (from - to) * 0.5 * (1.0 + half_wave(progress));
@@ -130,12 +140,6 @@ Factor read_one_cycle(Section& section, const Course& course) {
     if (u < peak) return between(initial, 1.0, u / peak);
     return between(1.0, last_factor, (u - peak) / (last - peak));
   };
-}
-
-// Linear rise of the first `warmup` updates.
-double warmup_factor(int64_t update, int64_t warmup) {
-  if (update < 0) fail(ErrorKind::kInternal, fmt::format("schedule: update must be >= 0: {}", update));
-  return update < warmup ? static_cast<double>(update + 1) / static_cast<double>(warmup) : 1.0;
 }
 
 struct ScheduleType {
@@ -156,30 +160,31 @@ constexpr ScheduleType kScheduleTypes[] = {
 
 class WarmupSchedule final : public Schedule {
  public:
-  WarmupSchedule(std::string type, double base_rate, int64_t warmup, Factor factor)
-      : type_(std::move(type)), base_rate_(base_rate), warmup_(warmup), factor_(std::move(factor)) {}
+  WarmupSchedule(std::string type, double base_rate, const Course& course, Factor factor)
+      : type_(std::move(type)), base_rate_(base_rate), course_(course), factor_(std::move(factor)) {}
 
   std::string type() const override { return type_; }
-  int64_t warmup() const override { return warmup_; }
+  int64_t warmup() const override { return course_.warmup_updates(); }
 
   double learning_rate(int64_t update) const override {
-    const double rise = warmup_factor(update, warmup_);
-    return base_rate_ * (update < warmup_ ? rise : factor_(update - warmup_));
+    const double rise = course_.rise(update);
+    const int64_t position = update * course_.step - course_.warmup;
+    return base_rate_ * (position < 0 ? rise : factor_(position));
   }
 
  private:
   std::string type_;
   double base_rate_;
-  int64_t warmup_;
+  Course course_;
   Factor factor_;
 };
 
 // Falls when the validation loss has stopped to.
 class PlateauSchedule final : public Schedule {
  public:
-  PlateauSchedule(Section& section, double base_rate, int64_t warmup)
+  PlateauSchedule(Section& section, double base_rate, const Course& course)
       : base_rate_(base_rate),
-        warmup_(warmup),
+        course_(course),
         factor_(read_factor(section)),
         minimum_(read_minimum(section)) {
     patience_ = section.integer("patience", 10, kNonNegative,
@@ -191,9 +196,9 @@ class PlateauSchedule final : public Schedule {
   }
 
   std::string type() const override { return "plateau"; }
-  int64_t warmup() const override { return warmup_; }
+  int64_t warmup() const override { return course_.warmup_updates(); }
   double learning_rate(int64_t update) const override {
-    return base_rate_ * warmup_factor(update, warmup_) * reached_;
+    return base_rate_ * course_.rise(update) * reached_;
   }
 
   bool observes() const override { return true; }
@@ -229,7 +234,7 @@ class PlateauSchedule final : public Schedule {
 
  private:
   double base_rate_;
-  int64_t warmup_;
+  Course course_;
   double factor_, minimum_, threshold_ = 0.0;
   int64_t patience_ = 0, cooldown_ = 0;
   double best_ = std::numeric_limits<double>::max();
@@ -257,20 +262,14 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
                                         const RunLength& run) {
   const std::string unit =
       section.text("unit", "steps", {"steps", "epochs", "samples"}, "what warmup and every are counted in");
-  Course course;
-  course.total = run.total_steps;
-  course.to_steps = [unit, run](int64_t count) {
-    if (unit == "epochs") return count * run.steps_per_epoch;
-    if (unit == "samples") return (count + run.samples_per_step - 1) / run.samples_per_step;
-    return count;
-  };
-  course.warmup =
-      course.to_steps(section.integer("warmup", 0, {0.0, kMaximumCount},
-                                      "length, in units, of the linear rise to the full rate; 0 for none"));
-  if (type == "plateau") return std::make_unique<PlateauSchedule>(section, base_rate, course.warmup);
+  Course course{unit == "samples" ? run.samples_per_step : 1, unit == "epochs" ? run.steps_per_epoch : 1};
+  course.total = run.total_steps * course.step;
+  course.warmup = course.count * section.integer("warmup", 0, {0.0, kMaximumCount},
+                                                 "length, in units, of the linear rise to the full rate; 0 for none");
+  if (type == "plateau") return std::make_unique<PlateauSchedule>(section, base_rate, course);
   for (const ScheduleType& known : kScheduleTypes) {
     if (type == known.name) {
-      return std::make_unique<WarmupSchedule>(type, base_rate, course.warmup, known.read(section, course));
+      return std::make_unique<WarmupSchedule>(type, base_rate, course, known.read(section, course));
     }
   }
   fail(ErrorKind::kInternal, "make_schedule: unknown type: " + type);

@@ -119,13 +119,59 @@ TEST(Schedule, UnitEpochsCountsWarmupAndStepsInEpochs) {
   EXPECT_DOUBLE_EQ(schedule->learning_rate(14 + 21), 0.1);
 }
 
-TEST(Schedule, UnitSamplesCountsStepsThatHoldThem) {
+TEST(Schedule, UnitSamplesKnowsWhereInAPeriodAStepLies) {
   const auto schedule = schedule_from(
       "type = 'step'\nunit = 'samples'\nevery = 320\nfactor = 0.5\nwarmup = 65", 1.0, 1000, 7, 32);
-  EXPECT_DOUBLE_EQ(schedule->learning_rate(0), 1.0 / 3) << "65 samples need 3 steps of 32";
-  EXPECT_EQ(schedule->learning_rate(2), 1.0);
+  EXPECT_EQ(schedule->warmup(), 3) << "65 samples need 3 steps of 32";
+  EXPECT_DOUBLE_EQ(schedule->learning_rate(0), 32.0 / 65);
+  EXPECT_DOUBLE_EQ(schedule->learning_rate(1), 64.0 / 65);
+  EXPECT_EQ(schedule->learning_rate(2), 1.0) << "not above the full rate";
+  EXPECT_EQ(schedule->learning_rate(3), 1.0);
+  // Sample 384 is the 319th after the warmup; 13 * 32 - 65 = 351.
   EXPECT_EQ(schedule->learning_rate(12), 1.0);
   EXPECT_EQ(schedule->learning_rate(13), 0.5);
+  // 22 * 32 - 65 = 639, 23 * 32 - 65 = 671.
+  EXPECT_EQ(schedule->learning_rate(22), 0.5);
+  EXPECT_EQ(schedule->learning_rate(23), 0.25);
+}
+
+TEST(Schedule, UnitSamplesDoesNotRoundPeriodsToWholeSteps) {
+  // 64 of 72 samples a step: 0.5^(64 / 72) = 0.540, not 0.5^(1/2) = 0.707 as if a period were two steps.
+  const auto schedule =
+      schedule_from("type = 'exponential'\nunit = 'samples'\nevery = 72\nfactor = 0.5", 1.0, 1000, 7, 64);
+  for (int64_t update = 0; update < 20; ++update) {
+    EXPECT_NEAR(schedule->learning_rate(update), std::pow(0.5, 64.0 * static_cast<double>(update) / 72), 1e-15);
+  }
+  // A period shorter than a step: seven of them in each.
+  const auto fast = schedule_from("type = 'step'\nunit = 'samples'\nevery = 9\nfactor = 0.9", 1.0, 1000, 7, 64);
+  EXPECT_NEAR(fast->learning_rate(1), std::pow(0.9, 7), 1e-15);
+  EXPECT_NEAR(fast->learning_rate(9), std::pow(0.9, 64), 1e-15);
+}
+
+TEST(Schedule, UnitSamplesGivesTheRatesOfStepsWhereLengthsAreWholeSteps) {
+  for (const std::string& type : schedule_types()) {
+    const std::string warmup = type == "one_cycle" ? "" : "\nwarmup = ";
+    const bool periodic = type == "step" || type == "exponential";
+    const auto steps = schedule_from(
+        "type = '" + type + "'" + (warmup.empty() ? "" : warmup + "6") + (periodic ? "\nevery = 9" : ""), 0.3, 100);
+    const auto samples = schedule_from("type = '" + type + "'\nunit = 'samples'" +
+                                           (warmup.empty() ? "" : warmup + "192") + (periodic ? "\nevery = 288" : ""),
+                                       0.3, 100);
+    EXPECT_EQ(samples->warmup(), steps->warmup());
+    for (int64_t update = 0; update < 110; ++update) {
+      EXPECT_NEAR(samples->learning_rate(update), steps->learning_rate(update), 1e-15) << type << " " << update;
+    }
+  }
+}
+
+TEST(Schedule, RatesAreMadeOfNoFunctionOfTheCLibrary) {
+  // The nearest numbers to what the formulas say, computed with mpmath in 300 bits.
+  const auto cosine = schedule_from("type = 'cosine'", 1.0, 7);
+  EXPECT_EQ(cosine->learning_rate(0), 1.0);
+  EXPECT_EQ(schedule_from("type = 'cosine'", 1.0, 8)->learning_rate(4), 0.5);
+  const auto exponential = schedule_from("type = 'exponential'\nevery = 3\nfactor = 0.7", 1.0, 100);
+  EXPECT_EQ(exponential->learning_rate(1), 0.8879040017426006);
+  EXPECT_EQ(exponential->learning_rate(50), 0.0026199962330459817);
 }
 
 TEST(Schedule, LinearFallsInEqualStepsToTheMinimum) {
