@@ -6,6 +6,8 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -97,21 +99,29 @@ struct ThreadPool::State {
       work();
     }
   }
+
+  // Also of a pool that could not start all of its threads.
+  ~State() {
+    {
+      const std::lock_guard lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+  }
 };
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   if (threads < 1) fail(ErrorKind::kUsage, "threads: must be at least 1, got " + std::to_string(threads));
-  for (int i = 1; i < threads; ++i) state_->workers.emplace_back([this] { state_->serve(); });
+  try {
+    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->serve(); });
+  } catch (const std::system_error& error) {
+    fail(ErrorKind::kUsage, "threads: only " + std::to_string(this->threads()) + " of " + std::to_string(threads) +
+                                " can be started: " + error.code().message() + "; a smaller device.threads needs fewer");
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->stop = true;
-  }
-  state_->wake.notify_all();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::threads() const {
   return static_cast<int>(state_->workers.size()) + 1;

@@ -21,6 +21,7 @@ class TileFunction {
 
 class ThreadPool {
  public:
+  // Error (kUsage) for less than one thread, and for more than the system starts: none of them is left then.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

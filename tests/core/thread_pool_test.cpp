@@ -3,10 +3,14 @@
 #include "core/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <ctime>
+#include <fstream>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -14,6 +18,14 @@
 #include <vector>
 
 #include "core/error.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LOCKSTEP_ADDRESSES_ARE_TAKEN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define LOCKSTEP_ADDRESSES_ARE_TAKEN
+#endif
+#endif
 
 namespace lockstep {
 namespace {
@@ -128,6 +140,35 @@ TEST(ThreadPool, LeavesTheProcessorAloneWhenIdle) {
 TEST(ThreadPool, RefusesLessThanOneThread) {
   EXPECT_THROW(ThreadPool(0), Error);
 }
+
+// Their stacks have no room: every thread that started must have ended when the error arrives. In a process of its own, and not
+// under sanitizers, which need all the addresses there are.
+#if !defined(LOCKSTEP_ADDRESSES_ARE_TAKEN)
+TEST(ThreadPool, SaysHowManyThreadsCouldBeStartedAndEndsThem) {
+  const auto start_too_many = [] {
+    rlimit limit{};
+    getrlimit(RLIMIT_AS, &limit);
+    std::ifstream statm("/proc/self/statm");
+    uint64_t pages = 0;
+    statm >> pages;
+    limit.rlim_cur = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) + (uint64_t{512} << 20);
+    setrlimit(RLIMIT_AS, &limit);
+    try {
+      ThreadPool pool(10'000);
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      const bool counted = text.starts_with("threads: only ") && text.find(" of 10000 can be started") != std::string::npos;
+      std::ifstream status("/proc/self/status");
+      for (std::string line; std::getline(status, line);) {
+        if (line == "Threads:\t1") std::exit(counted && error.kind() == ErrorKind::kUsage ? 0 : 3);
+      }
+      std::exit(4);
+    }
+    std::exit(5);
+  };
+  EXPECT_EXIT(start_too_many(), testing::ExitedWithCode(0), "");
+}
+#endif
 
 TEST(ThreadPool, SetThreadsReplacesTheProcessPool) {
   EXPECT_EQ(thread_pool().threads(), 1);
