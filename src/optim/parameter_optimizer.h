@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -47,9 +46,17 @@ class ParameterOptimizer : public Optimizer {
 
  private:
   std::string type_;
-  std::vector<ParameterEntry> parameters_;
-  std::set<std::string> owned_;  // names
+  static constexpr size_t kNone = static_cast<size_t>(-1);
+  // What a parameter has of a slot.
+  struct Part {
+    size_t entry = kNone;  // of OptimizerSlot::entries
+    int64_t position = 0;  // in OptimizerSlot::values, where the parameter is owned
+  };
+
+  std::vector<ParameterEntry> parameters_;  // in the order of their offsets
+  std::vector<bool> owned_;                 // by parameter
   std::vector<OptimizerSlot> slots_;
+  std::vector<std::vector<Part>> parts_;  // by slot and parameter
   int64_t extent_ = 0;
   DType dtype_ = DType::kF32;
   size_t declared_ = 0;  // the parameter under way in declare_state
