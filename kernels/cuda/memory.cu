@@ -196,7 +196,10 @@ void CudaBackend::synchronize() {
 Backend& CudaBackend::beside(Queue queue, std::unique_ptr<CudaBackend>& instance) {
   if (queue_ != Queue::kComputation) return *this;
   const std::lock_guard lock(mutex_);
-  if (!instance) instance = std::make_unique<CudaBackend>(device_, queue, plans_);
+  if (!instance) {
+    instance = std::make_unique<CudaBackend>(device_, queue, plans_);
+    instance->recorded_ = recorded_ && queue == Queue::kLane;
+  }
   return *instance;
 }
 

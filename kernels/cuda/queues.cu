@@ -85,6 +85,11 @@ std::unique_ptr<Mailbox> CudaBackend::mailbox(size_t bytes, int64_t places) {
 
 bool CudaBackend::begin_recording() {
   recorded_ = true;
+  {
+    // What the lane is given between two waits becomes part of the recording.
+    const std::lock_guard lock(mutex_);
+    if (lane_) lane_->recorded_ = true;
+  }
   // Relaxed: what is not issued to the queue, as asking for memory, goes on as ever.
   check_cuda(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed), "recording");
   return true;
