@@ -14,10 +14,6 @@
 namespace lockstep {
 namespace {
 
-struct AdafactorSettings {
-  double decay_exponent, threshold, scale_floor, epsilon, weight_decay;
-};
-
 // The parameter as a matrix (rows, columns).
 int64_t rows_of(const Shape& shape) {
   return shape[0];
@@ -64,8 +60,7 @@ void blend(Tensor average, const Tensor& x, double beta) {
 
 class Adafactor final : public ParameterOptimizer {
  public:
-  explicit Adafactor(const AdafactorSettings& settings)
-      : ParameterOptimizer("adafactor"), settings_(settings) {}
+  explicit Adafactor(const AdafactorOptions& options) : ParameterOptimizer("adafactor"), options_(options) {}
 
  private:
   void declare_state(size_t, const ParameterEntry& parameter) override {
@@ -107,46 +102,55 @@ class Adafactor final : public ParameterOptimizer {
     const double k = static_cast<double>(updates() + 1), root_n = std::sqrt(static_cast<double>(n));
     const double spacing =
         dtype == DType::kF64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-    const double epsilon = settings_.epsilon > 0.0 ? settings_.epsilon : spacing;
+    const double epsilon = options_.epsilon > 0.0 ? options_.epsilon : spacing;
 
     Tensor gradient = update.gradient.empty_like(), squares = update.gradient.empty_like();
     backend.scale_shift(dtype, n, update.gradient.data(), update.gradient_scale, 0.0,
                         gradient.mutable_data());
     backend.unary(UnaryOp::kSquare, dtype, n, gradient.data(), squares.mutable_data());
-    const Tensor moment =
-        at_least(second_moment(update, squares, 1.0 - math::portable::power(k, -settings_.decay_exponent), epsilon),
-                 epsilon * epsilon);
+    const Tensor moment = at_least(
+        second_moment(update, squares, 1.0 - math::portable::power(k, -options_.decay_exponent), epsilon),
+        epsilon * epsilon);
     Tensor root = moment.empty_like();
     backend.unary(UnaryOp::kSqrt, dtype, n, moment.data(), root.mutable_data());
     const Tensor direction = apply(BinaryOp::kDivide, flat_plan(n, false), gradient, root, gradient.shape());
 
     const double relative = std::min(update.learning_rate, 1.0 / std::sqrt(k));
-    const double size = std::max(settings_.scale_floor, global_norm(update.parameter, n, 1.0) / root_n);
-    const double excess = std::max(1.0, global_norm(direction, n, 1.0) / (root_n * settings_.threshold));
+    const double size = std::max(options_.scale_floor, global_norm(update.parameter, n, 1.0) / root_n);
+    const double excess = std::max(1.0, global_norm(direction, n, 1.0) / (root_n * options_.threshold));
     const double step = size * relative / excess;
-    const double decay = update.weight_decay ? settings_.weight_decay : 0.0;
+    const double decay = update.weight_decay ? options_.weight_decay : 0.0;
     // kSgd multiplies the decay by the step; here its factor is the learning rate.
     flat_update(UpdateFormula::kSgd, update.parameter, direction, 1.0, {},
                 {step, step > 0.0 ? update.learning_rate * decay / step : 0.0});
   }
 
-  AdafactorSettings settings_;
+  AdafactorOptions options_;
 };
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_adafactor(const AdafactorOptions& options) {
+  require_positive("adafactor", "decay_exponent", options.decay_exponent);
+  require_positive("adafactor", "threshold", options.threshold);
+  require_epsilon("adafactor", "scale_floor", options.scale_floor);
+  require_not_negative("adafactor", "epsilon", options.epsilon);
+  require_not_negative("adafactor", "weight_decay", options.weight_decay);
+  return std::make_unique<Adafactor>(options);
+}
+
 std::unique_ptr<Optimizer> make_adafactor(Section& section) {
-  AdafactorSettings settings;
-  settings.decay_exponent = section.real("decay_exponent", 0.8, {0.0, 1.0, true},
-                                         "adafactor: update k keeps 1 - k^-decay_exponent of its averages");
-  settings.threshold =
-      section.real("threshold", 1.0, kPositive, "adafactor: largest root mean square of a direction");
-  settings.scale_floor = section.real("scale_floor", 1e-3, {1e-30},
-                                      "adafactor: steps are relative to the parameter's size, at least this");
-  settings.epsilon =
-      section.real("epsilon", 0.0, kNonNegative, "adafactor: smallest root of a second moment; 0: by dtype");
-  settings.weight_decay = read_decoupled_weight_decay(section, 0.0, "lion, adafactor");
-  return std::make_unique<Adafactor>(settings);
+  AdafactorOptions options;
+  options.decay_exponent = section.real("decay_exponent", options.decay_exponent, {0.0, 1.0, true},
+                                        "adafactor: update k keeps 1 - k^-decay_exponent of its averages");
+  options.threshold = section.real("threshold", options.threshold, kPositive,
+                                   "adafactor: largest root mean square of a direction");
+  options.scale_floor = section.real("scale_floor", options.scale_floor, {1e-30},
+                                     "adafactor: steps are relative to the parameter's size, at least this");
+  options.epsilon = section.real("epsilon", options.epsilon, kNonNegative,
+                                 "adafactor: smallest root of a second moment; 0: by dtype");
+  options.weight_decay = read_decoupled_weight_decay(section, options.weight_decay, "lion, adafactor");
+  return make_adafactor(options);
 }
 
 }  // namespace lockstep

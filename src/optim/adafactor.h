@@ -15,9 +15,14 @@ namespace lockstep {
 //   vector: v <- beta v + (1 - beta) g^2
 //   u = g / sqrt(max(v, epsilon^2));
 //   theta <- (1 - eta weight_decay) theta - alpha u / max(1, |u| / (sqrt(n) threshold))
-// The learning rate is thus the largest step relative to the size of the parameter. Keys: decay_exponent
-// (0.8), threshold (1), scale_floor (1e-3), epsilon (0: the spacing of numbers near 1 in the parameters'
-// dtype), weight_decay (0).
+// The learning rate is thus the largest step relative to the size of the parameter.
+struct AdafactorOptions {
+  double decay_exponent = 0.8, threshold = 1.0, scale_floor = 1e-3;
+  double epsilon = 0.0;  // 0: the spacing of numbers near 1 in the parameters' dtype
+  double weight_decay = 0.0;
+};
+std::unique_ptr<Optimizer> make_adafactor(const AdafactorOptions& options = {});
+// Keys of the same names.
 std::unique_ptr<Optimizer> make_adafactor(Section& section);
 
 }  // namespace lockstep

@@ -20,9 +20,17 @@ class Adagrad final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_adagrad(const AdagradOptions& options) {
+  require_epsilon("adagrad", "epsilon", options.epsilon);
+  require_not_negative("adagrad", "weight_decay", options.weight_decay);
+  return std::make_unique<Adagrad>(options.epsilon, options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_adagrad(Section& section) {
-  const double epsilon = read_epsilon(section, 1e-10, "adagrad");
-  return std::make_unique<Adagrad>(epsilon, read_coupled_weight_decay(section));
+  AdagradOptions options;
+  options.epsilon = read_epsilon(section, options.epsilon, "adagrad");
+  options.weight_decay = read_coupled_weight_decay(section);
+  return make_adagrad(options);
 }
 
 }  // namespace lockstep

@@ -10,51 +10,61 @@ namespace {
 
 class Adam final : public FlatOptimizer {
  public:
-  Adam(std::string type, UpdateFormula formula, std::vector<std::string> arrays,
-       const MomentSettings& settings, double weight_decay)
-      : FlatOptimizer(std::move(type), formula, std::move(arrays), weight_decay), settings_(settings) {}
+  Adam(std::string type, UpdateFormula formula, std::vector<std::string> arrays, const AdamOptions& options)
+      : FlatOptimizer(std::move(type), formula, std::move(arrays), options.weight_decay), options_(options) {}
 
  private:
   void set_scalars(int64_t update, double* scalars) const override {
     const double k = static_cast<double>(update + 1);
-    scalars[2] = settings_.beta1;
-    scalars[3] = settings_.beta2;
-    scalars[4] = settings_.epsilon;
-    scalars[5] = 1.0 - math::portable::power(settings_.beta1, k);
-    scalars[6] = 1.0 - math::portable::power(settings_.beta2, k);
+    scalars[2] = options_.beta1;
+    scalars[3] = options_.beta2;
+    scalars[4] = options_.epsilon;
+    scalars[5] = 1.0 - math::portable::power(options_.beta1, k);
+    scalars[6] = 1.0 - math::portable::power(options_.beta2, k);
   }
 
-  MomentSettings settings_;
+  AdamOptions options_;
 };
 
-std::unique_ptr<Optimizer> make(std::string type, UpdateFormula plain, UpdateFormula amsgrad,
-                                const MomentSettings& settings, double weight_decay, Section& section) {
-  const std::string variant =
+std::unique_ptr<Optimizer> make(const char* type, UpdateFormula plain, UpdateFormula amsgrad,
+                                const AdamOptions& options) {
+  require_moments(type, options);
+  std::vector<std::string> arrays{"first_moment", "second_moment"};
+  if (options.amsgrad) arrays.emplace_back("largest_second_moment");
+  return std::make_unique<Adam>(type, options.amsgrad ? amsgrad : plain, std::move(arrays), options);
+}
+
+template <class Options>
+void read(Section& section, Options& options) {
+  read_moments(section, options);
+  options.amsgrad =
       section.text("variant", "plain", {"plain", "amsgrad"},
-                   "adam, adamw: amsgrad divides by the largest second moment so far");
-  if (variant == "amsgrad") {
-    return std::make_unique<Adam>(
-        std::move(type), amsgrad,
-        std::vector<std::string>{"first_moment", "second_moment", "largest_second_moment"}, settings,
-        weight_decay);
-  }
-  return std::make_unique<Adam>(std::move(type), plain,
-                                std::vector<std::string>{"first_moment", "second_moment"}, settings,
-                                weight_decay);
+                   "adam, adamw: amsgrad divides by the largest second moment so far") == "amsgrad";
 }
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_adam(const AdamOptions& options) {
+  return make("adam", UpdateFormula::kAdam, UpdateFormula::kAmsGrad, options);
+}
+
+std::unique_ptr<Optimizer> make_adamw(const AdamWOptions& options) {
+  return make("adamw", UpdateFormula::kAdamW, UpdateFormula::kAmsGradW,
+              {options.beta1, options.beta2, options.epsilon, options.weight_decay, options.amsgrad});
+}
+
 std::unique_ptr<Optimizer> make_adam(Section& section) {
-  const MomentSettings settings = read_moments(section);
-  return make("adam", UpdateFormula::kAdam, UpdateFormula::kAmsGrad, settings,
-              read_coupled_weight_decay(section), section);
+  AdamOptions options;
+  read(section, options);
+  options.weight_decay = read_coupled_weight_decay(section);
+  return make_adam(options);
 }
 
 std::unique_ptr<Optimizer> make_adamw(Section& section) {
-  const MomentSettings settings = read_moments(section);
-  return make("adamw", UpdateFormula::kAdamW, UpdateFormula::kAmsGradW, settings,
-              read_decoupled_weight_decay(section, 0.01, "adamw"), section);
+  AdamWOptions options;
+  read(section, options);
+  options.weight_decay = read_decoupled_weight_decay(section, options.weight_decay, "adamw");
+  return make_adamw(options);
 }
 
 }  // namespace lockstep

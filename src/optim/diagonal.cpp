@@ -29,15 +29,26 @@ class Diagonal final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_diagonal(const DiagonalOptions& options) {
+  require_decay_rate("diagonal", "memory", options.memory);
+  require_epsilon("diagonal", "initial_curvature", options.initial_curvature);
+  require_epsilon("diagonal", "smallest_curvature", options.smallest_curvature);
+  require_not_negative("diagonal", "weight_decay", options.weight_decay);
+  return std::make_unique<Diagonal>(options.memory, options.initial_curvature, options.smallest_curvature,
+                                    options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_diagonal(Section& section) {
-  const double memory =
-      read_decay_rate(section, "memory", 0.5, "diagonal: share of earlier steps in the curvature");
-  const double initial =
-      section.real("initial_curvature", 1.0, {1e-30},
+  DiagonalOptions options;
+  options.memory =
+      read_decay_rate(section, "memory", options.memory, "diagonal: share of earlier steps in the curvature");
+  options.initial_curvature =
+      section.real("initial_curvature", options.initial_curvature, {1e-30},
                    "diagonal: the first step is learning_rate / initial_curvature times the gradient");
-  const double smallest =
-      section.real("smallest_curvature", 1e-6, {1e-30}, "diagonal: flatter directions count as this curved");
-  return std::make_unique<Diagonal>(memory, initial, smallest, read_coupled_weight_decay(section));
+  options.smallest_curvature = section.real("smallest_curvature", options.smallest_curvature, {1e-30},
+                                            "diagonal: flatter directions count as this curved");
+  options.weight_decay = read_coupled_weight_decay(section);
+  return make_diagonal(options);
 }
 
 }  // namespace lockstep

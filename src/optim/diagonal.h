@@ -17,8 +17,14 @@ namespace lockstep {
 //   h = max(|a| / b, smallest_curvature), or initial_curvature while b = 0 (the first step)
 // Differences of gradients of different mini-batches are mostly noise: made for full or large batches, and
 // for problems whose axes are nearly separate. A first step of eta / initial_curvature should be one that
-// plain descent survives. Keys: memory (beta, 0.5), initial_curvature (1), smallest_curvature (1e-6),
-// weight_decay (0), added to the gradient as weight_decay theta.
+// plain descent survives.
+struct DiagonalOptions {
+  double memory = 0.5;  // beta
+  double initial_curvature = 1.0, smallest_curvature = 1e-6;
+  double weight_decay = 0.0;  // weight_decay theta joins the gradient
+};
+std::unique_ptr<Optimizer> make_diagonal(const DiagonalOptions& options = {});
+// Keys of the same names.
 std::unique_ptr<Optimizer> make_diagonal(Section& section);
 
 }  // namespace lockstep

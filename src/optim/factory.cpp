@@ -18,33 +18,49 @@ namespace lockstep {
 namespace {
 
 struct OptimizerType {
-  const char* name;
-  std::unique_ptr<Optimizer> (*make)(Section& section);
+  std::string name;
+  OptimizerFactory make;
 };
 
-constexpr OptimizerType kOptimizerTypes[] = {
-    {"gradient_descent", make_gradient_descent},
-    {"sgd", make_sgd},
-    {"momentum", make_momentum},
-    {"nesterov", make_nesterov},
-    {"adam", make_adam},
-    {"adamw", make_adamw},
-    {"nadam", make_nadam},
-    {"adagrad", make_adagrad},
-    {"rmsprop", make_rmsprop},
-    {"lion", make_lion},
-    {"lamb", make_lamb},
-    {"lars", make_lars},
-    {"adafactor", make_adafactor},
-    {"muon", make_muon},
-    {"diagonal", make_diagonal},
-};
+// The Section& form of a name that is overloaded.
+using Reader = std::unique_ptr<Optimizer> (*)(Section& section);
+
+std::vector<OptimizerType>& registered_optimizers() {
+  static const auto built_in = [](const char* name, Reader make) { return OptimizerType{name, make}; };
+  static std::vector<OptimizerType> types = {
+      built_in("gradient_descent", make_gradient_descent),
+      built_in("sgd", make_sgd),
+      built_in("momentum", make_momentum),
+      built_in("nesterov", make_nesterov),
+      built_in("adam", make_adam),
+      built_in("adamw", make_adamw),
+      built_in("nadam", make_nadam),
+      built_in("adagrad", make_adagrad),
+      built_in("rmsprop", make_rmsprop),
+      built_in("lion", make_lion),
+      built_in("lamb", make_lamb),
+      built_in("lars", make_lars),
+      built_in("adafactor", make_adafactor),
+      built_in("muon", make_muon),
+      built_in("diagonal", make_diagonal),
+  };
+  return types;
+}
 
 }  // namespace
 
+void register_optimizer(const std::string& type, OptimizerFactory factory) {
+  for (const std::string& known : optimizer_types()) {
+    if (known == type) {
+      fail(ErrorKind::kUsage, "register_optimizer: there is already an optimizer \"" + type + "\"");
+    }
+  }
+  registered_optimizers().push_back({type, std::move(factory)});
+}
+
 std::vector<std::string> optimizer_types() {
   std::vector<std::string> names;
-  for (const OptimizerType& type : kOptimizerTypes) names.emplace_back(type.name);
+  for (const OptimizerType& type : registered_optimizers()) names.push_back(type.name);
   return names;
 }
 
@@ -53,7 +69,7 @@ std::unique_ptr<Optimizer> make_optimizer(Section& section) {
 }
 
 std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& type) {
-  for (const OptimizerType& known : kOptimizerTypes) {
+  for (const OptimizerType& known : registered_optimizers()) {
     if (type == known.name) return known.make(section);
   }
   fail(ErrorKind::kInternal, "make_optimizer: unknown type: " + type);

@@ -16,13 +16,23 @@ class GradientDescent final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_gradient_descent(const GradientDescentOptions& options) {
+  require_not_negative("gradient_descent", "weight_decay", options.weight_decay);
+  return std::make_unique<GradientDescent>(options.weight_decay);
+}
+
+std::unique_ptr<Optimizer> make_sgd(const GradientDescentOptions& options) {
+  require_not_negative("sgd", "weight_decay", options.weight_decay);
+  return std::make_unique<FlatOptimizer>("sgd", UpdateFormula::kSgd, std::vector<std::string>{},
+                                         options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_gradient_descent(Section& section) {
-  return std::make_unique<GradientDescent>(read_coupled_weight_decay(section));
+  return make_gradient_descent({read_coupled_weight_decay(section)});
 }
 
 std::unique_ptr<Optimizer> make_sgd(Section& section) {
-  return std::make_unique<FlatOptimizer>("sgd", UpdateFormula::kSgd, std::vector<std::string>{},
-                                         read_coupled_weight_decay(section));
+  return make_sgd({read_coupled_weight_decay(section)});
 }
 
 }  // namespace lockstep

@@ -7,8 +7,13 @@
 
 namespace lockstep {
 
-// theta <- theta - eta g. Keys: weight_decay (0). gradient_descent asks for the gradient of the whole
-// training set each step.
+// theta <- theta - eta g. gradient_descent asks for the gradient of the whole training set each step.
+struct GradientDescentOptions {
+  double weight_decay = 0.0;  // weight_decay theta joins the gradient
+};
+std::unique_ptr<Optimizer> make_gradient_descent(const GradientDescentOptions& options = {});
+std::unique_ptr<Optimizer> make_sgd(const GradientDescentOptions& options = {});
+// Keys of the same names.
 std::unique_ptr<Optimizer> make_gradient_descent(Section& section);
 std::unique_ptr<Optimizer> make_sgd(Section& section);
 

@@ -12,8 +12,7 @@ namespace {
 
 class Lamb final : public ParameterOptimizer {
  public:
-  Lamb(const MomentSettings& settings, double weight_decay)
-      : ParameterOptimizer("lamb"), settings_(settings), weight_decay_(weight_decay) {}
+  explicit Lamb(const LambOptions& options) : ParameterOptimizer("lamb"), options_(options) {}
 
  private:
   void declare_state(size_t, const ParameterEntry& parameter) override {
@@ -27,8 +26,9 @@ class Lamb final : public ParameterOptimizer {
     const Tensor direction = update.parameter.empty_like();
     flat_update(UpdateFormula::kLambDirection, update.parameter, update.gradient, update.gradient_scale,
                 {state("first_moment", update.index), state("second_moment", update.index), direction},
-                {0.0, update.weight_decay ? weight_decay_ : 0.0, settings_.beta1, settings_.beta2,
-                 settings_.epsilon, 1.0 - math::portable::power(settings_.beta1, k), 1.0 - math::portable::power(settings_.beta2, k)});
+                {0.0, update.weight_decay ? options_.weight_decay : 0.0, options_.beta1, options_.beta2,
+                 options_.epsilon, 1.0 - math::portable::power(options_.beta1, k),
+                 1.0 - math::portable::power(options_.beta2, k)});
     const double parameter_norm = global_norm(update.parameter, n, 1.0);
     const double direction_norm = global_norm(direction, n, 1.0);
     const double ratio = parameter_norm > 0.0 && direction_norm > 0.0 ? parameter_norm / direction_norm : 1.0;
@@ -36,19 +36,26 @@ class Lamb final : public ParameterOptimizer {
                 {update.learning_rate * ratio, 0.0});
   }
 
-  MomentSettings settings_;
-  double weight_decay_;
+  LambOptions options_;
 };
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_lamb(const LambOptions& options) {
+  require_moments("lamb", options);
+  return std::make_unique<Lamb>(options);
+}
+
 std::unique_ptr<Optimizer> make_lamb(Section& section) {
-  MomentSettings settings;
-  settings.beta1 = read_decay_rate(section, "beta1", 0.9, "share of the first moment kept each step");
-  settings.beta2 = read_decay_rate(section, "beta2", 0.999, "share of the second moment kept each step");
-  settings.epsilon = read_epsilon(section, 1e-6, "lamb");
-  return std::make_unique<Lamb>(settings, section.real("weight_decay", 0.01, kNonNegative,
-                                                       "lamb: weight_decay * parameter joins the direction"));
+  LambOptions options;
+  options.beta1 =
+      read_decay_rate(section, "beta1", options.beta1, "share of the first moment kept each step");
+  options.beta2 =
+      read_decay_rate(section, "beta2", options.beta2, "share of the second moment kept each step");
+  options.epsilon = read_epsilon(section, options.epsilon, "lamb");
+  options.weight_decay = section.real("weight_decay", options.weight_decay, kNonNegative,
+                                      "lamb: weight_decay * parameter joins the direction");
+  return make_lamb(options);
 }
 
 }  // namespace lockstep

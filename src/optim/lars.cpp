@@ -39,11 +39,21 @@ class Lars final : public ParameterOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_lars(const LarsOptions& options) {
+  require_decay_rate("lars", "momentum", options.momentum);
+  require_positive("lars", "trust", options.trust);
+  require_not_negative("lars", "weight_decay", options.weight_decay);
+  return std::make_unique<Lars>(options.momentum, options.trust, options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_lars(Section& section) {
-  const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
-  const double trust =
-      section.real("trust", 1e-3, kPositive, "lars: local rate per ratio of parameter norm to gradient norm");
-  return std::make_unique<Lars>(momentum, trust, read_coupled_weight_decay(section));
+  LarsOptions options;
+  options.momentum =
+      read_decay_rate(section, "momentum", options.momentum, "share of the velocity kept each step");
+  options.trust = section.real("trust", options.trust, kPositive,
+                               "lars: local rate per ratio of parameter norm to gradient norm");
+  options.weight_decay = read_coupled_weight_decay(section);
+  return make_lars(options);
 }
 
 }  // namespace lockstep

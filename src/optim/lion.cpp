@@ -25,10 +25,21 @@ class Lion final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_lion(const LionOptions& options) {
+  require_decay_rate("lion", "beta1", options.beta1);
+  require_decay_rate("lion", "beta2", options.beta2);
+  require_not_negative("lion", "weight_decay", options.weight_decay);
+  return std::make_unique<Lion>(options.beta1, options.beta2, options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_lion(Section& section) {
-  const double beta1 = read_decay_rate(section, "beta1", 0.9, "lion: share of the momentum in the direction");
-  const double beta2 = read_decay_rate(section, "beta2", 0.99, "lion: share of the momentum kept each step");
-  return std::make_unique<Lion>(beta1, beta2, read_decoupled_weight_decay(section, 0.0, "lion, adafactor"));
+  LionOptions options;
+  options.beta1 =
+      read_decay_rate(section, "beta1", options.beta1, "lion: share of the momentum in the direction");
+  options.beta2 =
+      read_decay_rate(section, "beta2", options.beta2, "lion: share of the momentum kept each step");
+  options.weight_decay = read_decoupled_weight_decay(section, options.weight_decay, "lion, adafactor");
+  return make_lion(options);
 }
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "core/error.h"
 #include "optim/flat_optimizer.h"
 #include "optim/optimizer_keys.h"
 
@@ -39,19 +40,37 @@ class ClassicalMomentum final : public FlatOptimizer {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_momentum(Section& section) {
-  const double weight_decay = read_coupled_weight_decay(section);
-  const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
-  const double dampening = section.real(
-      "dampening", 0.0, kUnit, "momentum, form = \"classical\": the gradient enters times 1 - dampening");
-  const std::string form =
-      section.text("form", "averaged", {"averaged", "classical"},
-                   "momentum: v = momentum*v + (1-momentum)*g, or v = momentum*v + (1-dampening)*g");
-  if (form == "classical") return std::make_unique<ClassicalMomentum>(momentum, dampening, weight_decay);
-  if (dampening != 0.0) {
-    section.reject("dampening", fmt::format("belongs to form = \"classical\": must be 0, got {}", dampening));
+std::unique_ptr<Optimizer> make_momentum(const MomentumOptions& options) {
+  require_decay_rate("momentum", "momentum", options.momentum);
+  require_not_negative("momentum", "dampening", options.dampening);
+  require_not_negative("momentum", "weight_decay", options.weight_decay);
+  if (options.classical) {
+    return std::make_unique<ClassicalMomentum>(options.momentum, options.dampening, options.weight_decay);
   }
-  return std::make_unique<AveragedMomentum>(momentum, weight_decay);
+  if (options.dampening != 0.0) {
+    fail(ErrorKind::kUsage,
+         fmt::format("momentum: dampening belongs to the classical form: must be 0, got {}",
+                     options.dampening));
+  }
+  return std::make_unique<AveragedMomentum>(options.momentum, options.weight_decay);
+}
+
+std::unique_ptr<Optimizer> make_momentum(Section& section) {
+  MomentumOptions options;
+  options.weight_decay = read_coupled_weight_decay(section);
+  options.momentum =
+      read_decay_rate(section, "momentum", options.momentum, "share of the velocity kept each step");
+  options.dampening = section.real("dampening", options.dampening, kUnit,
+                                   "momentum, form = \"classical\": the gradient enters times 1 - dampening");
+  options.classical =
+      section.text("form", "averaged", {"averaged", "classical"},
+                   "momentum: v = momentum*v + (1-momentum)*g, or v = momentum*v + (1-dampening)*g") ==
+      "classical";
+  if (!options.classical && options.dampening != 0.0) {
+    section.reject("dampening",
+                   fmt::format("belongs to form = \"classical\": must be 0, got {}", options.dampening));
+  }
+  return make_momentum(options);
 }
 
 }  // namespace lockstep

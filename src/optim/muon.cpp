@@ -17,17 +17,6 @@
 namespace lockstep {
 namespace {
 
-struct MuonSettings {
-  double momentum;
-  bool nesterov;
-  int64_t steps;
-  bool match_adamw;
-  double weight_decay;
-  std::vector<std::string> adamw_patterns;
-  double adamw_learning_rate_factor;
-  MomentSettings adamw;
-};
-
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b) {
   MatmulArguments arguments;
   arguments.dtype = arguments.output = a.dtype();
@@ -74,16 +63,16 @@ Tensor orthogonalized(const Tensor& u, int64_t steps) {
 
 class Muon final : public ParameterOptimizer {
  public:
-  explicit Muon(MuonSettings settings) : ParameterOptimizer("muon"), settings_(std::move(settings)) {}
+  explicit Muon(MuonOptions options) : ParameterOptimizer("muon"), options_(std::move(options)) {}
 
  private:
   void check_parameters(const std::vector<ParameterEntry>& parameters) const override {
-    for (const std::string& pattern : settings_.adamw_patterns) require_fit("optimizer.adamw", pattern, parameters);
+    for (const std::string& pattern : options_.adamw) require_fit("optimizer.adamw", pattern, parameters);
   }
 
   void declare_state(size_t index, const ParameterEntry& parameter) override {
     orthogonal_.resize(index + 1);
-    const auto& patterns = settings_.adamw_patterns;
+    const auto& patterns = options_.adamw;
     orthogonal_[index] = parameter.shape.rank() > 1 &&
                          std::none_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
                            return matches_pattern(pattern, parameter.name);
@@ -97,7 +86,7 @@ class Muon final : public ParameterOptimizer {
   }
 
   void update_parameter(const ParameterUpdate& update) override {
-    const double decay = update.weight_decay ? settings_.weight_decay : 0.0;
+    const double decay = update.weight_decay ? options_.weight_decay : 0.0;
     if (orthogonal_[update.index]) {
       update_matrix(update, decay);
     } else {
@@ -110,54 +99,64 @@ class Muon final : public ParameterOptimizer {
     const int64_t rows = shape[0], columns = shape.elements(1, shape.rank());
     // Both rules write -(-1) times their step into a parameter that was 0: the direction.
     const Tensor direction = update.gradient.full_like(0.0);
-    flat_update(settings_.nesterov ? UpdateFormula::kNesterovClassical : UpdateFormula::kMomentumClassical,
+    flat_update(options_.nesterov ? UpdateFormula::kNesterovClassical : UpdateFormula::kMomentumClassical,
                 direction, update.gradient, update.gradient_scale, {state("momentum", update.index)},
-                {-1.0, 0.0, settings_.momentum, 0.0});
+                {-1.0, 0.0, options_.momentum, 0.0});
     // Weights of linear layers are (in, out), of convolutions (out, ...).
     const double fan_ratio = shape.rank() == 2 ? static_cast<double>(columns) / static_cast<double>(rows)
                                                : static_cast<double>(rows) / static_cast<double>(columns);
-    const double scale = settings_.match_adamw ? 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns)))
-                                               : std::sqrt(std::max(1.0, fan_ratio));
+    const double scale = options_.match_adamw ? 0.2 * std::sqrt(static_cast<double>(std::max(rows, columns)))
+                                              : std::sqrt(std::max(1.0, fan_ratio));
     // kSgd multiplies the decay by the whole step; here its factor is the learning rate alone.
     flat_update(UpdateFormula::kSgd, update.parameter,
-                orthogonalized(direction.view({rows, columns}), settings_.steps), 1.0, {},
+                orthogonalized(direction.view({rows, columns}), options_.newton_schulz_steps), 1.0, {},
                 {update.learning_rate * scale, decay / scale});
   }
 
   void update_rest(const ParameterUpdate& update, double decay) {
     const double k = static_cast<double>(updates() + 1);
-    const MomentSettings& adamw = settings_.adamw;
     flat_update(UpdateFormula::kAdamW, update.parameter, update.gradient, update.gradient_scale,
                 {state("first_moment", update.index), state("second_moment", update.index)},
-                {update.learning_rate * settings_.adamw_learning_rate_factor, decay, adamw.beta1, adamw.beta2,
-                 adamw.epsilon, 1.0 - math::portable::power(adamw.beta1, k), 1.0 - math::portable::power(adamw.beta2, k)});
+                {update.learning_rate * options_.adamw_learning_rate_factor, decay, options_.beta1,
+                 options_.beta2, options_.epsilon, 1.0 - math::portable::power(options_.beta1, k),
+                 1.0 - math::portable::power(options_.beta2, k)});
   }
 
-  MuonSettings settings_;
+  MuonOptions options_;
   std::vector<bool> orthogonal_;  // by parameter: Muon's, not AdamW's
 };
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_muon(const MuonOptions& options) {
+  require_decay_rate("muon", "momentum", options.momentum);
+  require_positive("muon", "newton_schulz_steps", static_cast<double>(options.newton_schulz_steps));
+  require_not_negative("muon", "adamw_learning_rate_factor", options.adamw_learning_rate_factor);
+  require_moments("muon", options);
+  return std::make_unique<Muon>(options);
+}
+
 std::unique_ptr<Optimizer> make_muon(Section& section) {
-  MuonSettings settings;
-  settings.momentum =
-      read_decay_rate(section, "momentum", 0.95, "muon: share of the velocity kept each step");
-  settings.nesterov = section.boolean("nesterov", true, "muon: orthogonalize the gradient plus momentum");
-  settings.steps =
-      section.integer("newton_schulz_steps", 5, {1, 100}, "muon: iterations of the orthogonalization");
-  settings.match_adamw =
+  MuonOptions options;
+  options.momentum =
+      read_decay_rate(section, "momentum", options.momentum, "muon: share of the velocity kept each step");
+  options.nesterov =
+      section.boolean("nesterov", options.nesterov, "muon: orthogonalize the gradient plus momentum");
+  options.newton_schulz_steps = section.integer("newton_schulz_steps", options.newton_schulz_steps, {1, 100},
+                                                "muon: iterations of the orthogonalization");
+  options.match_adamw =
       section.text("rate_scale", "original", {"original", "match_adamw"},
                    "muon: steps times sqrt(max(1, fan_out/fan_in)), or 0.2 sqrt(longer side)") ==
       "match_adamw";
-  settings.weight_decay = read_decoupled_weight_decay(section, 0.1, "muon");
-  settings.adamw_patterns = section.texts(
-      "adamw", std::vector<std::string>{},
+  options.weight_decay = read_decoupled_weight_decay(section, options.weight_decay, "muon");
+  options.adamw = section.texts(
+      "adamw", options.adamw,
       "muon: patterns of names of matrices left to AdamW, such as embeddings and the last layer");
-  settings.adamw_learning_rate_factor = section.real("adamw_learning_rate_factor", 1.0, kNonNegative,
-                                                     "muon: on the learning rate of what AdamW updates");
-  settings.adamw = read_moments(section);
-  return std::make_unique<Muon>(std::move(settings));
+  options.adamw_learning_rate_factor =
+      section.real("adamw_learning_rate_factor", options.adamw_learning_rate_factor, kNonNegative,
+                   "muon: on the learning rate of what AdamW updates");
+  read_moments(section, options);
+  return make_muon(options);
 }
 
 }  // namespace lockstep

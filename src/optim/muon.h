@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "optim/optimizer.h"
 
@@ -14,10 +16,20 @@ namespace lockstep {
 //   theta <- (1 - eta weight_decay) theta - eta s X
 // X has U's singular vectors and singular values near 1. s: "original" max(1, fan_out / fan_in)^(1/2);
 // "match_adamw" 0.2 max(rows, columns)^(1/2), with which AdamW's learning rates fit (Liu et al. 2025).
-// Vectors, and matrices whose names match a pattern of `adamw`: AdamW with beta1 (0.9), beta2 (0.999),
-// epsilon (1e-8) and a learning rate times adamw_learning_rate_factor (1). Keys besides: momentum (0.95),
-// nesterov (true), newton_schulz_steps (5), rate_scale ("original"), weight_decay (0.1, for all parameters),
-// adamw ([]).
+// Vectors, and matrices whose names match a pattern of `adamw`: AdamW with beta1, beta2, epsilon and a
+// learning rate times adamw_learning_rate_factor.
+struct MuonOptions {
+  double momentum = 0.95;
+  bool nesterov = true;
+  int64_t newton_schulz_steps = 5;
+  bool match_adamw = false;   // how s is chosen
+  double weight_decay = 0.1;  // of all parameters
+  std::vector<std::string> adamw = {};
+  double adamw_learning_rate_factor = 1.0;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+};
+std::unique_ptr<Optimizer> make_muon(const MuonOptions& options = {});
+// Keys of the same names; rate_scale = "original" or "match_adamw".
 std::unique_ptr<Optimizer> make_muon(Section& section);
 
 }  // namespace lockstep

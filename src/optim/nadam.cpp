@@ -10,14 +10,15 @@ namespace {
 
 class NAdam final : public FlatOptimizer {
  public:
-  NAdam(const MomentSettings& settings, double momentum_decay, double weight_decay)
-      : FlatOptimizer("nadam", UpdateFormula::kNAdam, {"first_moment", "second_moment"}, weight_decay),
-        settings_(settings),
-        momentum_decay_(momentum_decay) {}
+  explicit NAdam(const NAdamOptions& options)
+      : FlatOptimizer("nadam", UpdateFormula::kNAdam, {"first_moment", "second_moment"},
+                      options.weight_decay),
+        options_(options) {}
 
  private:
   double momentum(int64_t k) const {
-    return settings_.beta1 * (1.0 - 0.5 * math::portable::power(0.96, static_cast<double>(k) * momentum_decay_));
+    return options_.beta1 *
+           (1.0 - 0.5 * math::portable::power(0.96, static_cast<double>(k) * options_.momentum_decay));
   }
 
   void set_scalars(int64_t update, double* scalars) const override {
@@ -29,27 +30,34 @@ class NAdam final : public FlatOptimizer {
     }
     while (multiplied_ < k) product_ *= momentum(++multiplied_);
     const double next = momentum(k + 1);
-    scalars[2] = settings_.beta1;
-    scalars[3] = settings_.beta2;
-    scalars[4] = settings_.epsilon;
+    scalars[2] = options_.beta1;
+    scalars[3] = options_.beta2;
+    scalars[4] = options_.epsilon;
     scalars[5] = (1.0 - momentum(k)) / (1.0 - product_);
     scalars[6] = next / (1.0 - product_ * next);
-    scalars[7] = 1.0 - math::portable::power(settings_.beta2, static_cast<double>(k));
+    scalars[7] = 1.0 - math::portable::power(options_.beta2, static_cast<double>(k));
   }
 
-  MomentSettings settings_;
-  double momentum_decay_;
+  NAdamOptions options_;
   mutable int64_t multiplied_ = 0;  // product_ = mu_1 ... mu_multiplied
   mutable double product_ = 1.0;
 };
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_nadam(const NAdamOptions& options) {
+  require_moments("nadam", options);
+  require_not_negative("nadam", "momentum_decay", options.momentum_decay);
+  return std::make_unique<NAdam>(options);
+}
+
 std::unique_ptr<Optimizer> make_nadam(Section& section) {
-  const MomentSettings settings = read_moments(section);
-  const double momentum_decay = section.real("momentum_decay", 0.004, kNonNegative,
-                                             "nadam: how fast the momentum rises from beta1 / 2 to beta1");
-  return std::make_unique<NAdam>(settings, momentum_decay, read_coupled_weight_decay(section));
+  NAdamOptions options;
+  read_moments(section, options);
+  options.momentum_decay = section.real("momentum_decay", options.momentum_decay, kNonNegative,
+                                        "nadam: how fast the momentum rises from beta1 / 2 to beta1");
+  options.weight_decay = read_coupled_weight_decay(section);
+  return make_nadam(options);
 }
 
 }  // namespace lockstep

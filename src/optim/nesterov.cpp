@@ -80,14 +80,23 @@ class ClassicalNesterov final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_nesterov(const NesterovOptions& options) {
+  require_decay_rate("nesterov", "momentum", options.momentum);
+  require_not_negative("nesterov", "weight_decay", options.weight_decay);
+  if (options.classical) return std::make_unique<ClassicalNesterov>(options.momentum, options.weight_decay);
+  return std::make_unique<LookAheadNesterov>(options.momentum, options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_nesterov(Section& section) {
-  const double weight_decay = read_coupled_weight_decay(section);
-  const double momentum = read_decay_rate(section, "momentum", 0.9, "share of the velocity kept each step");
-  const std::string form =
+  NesterovOptions options;
+  options.weight_decay = read_coupled_weight_decay(section);
+  options.momentum =
+      read_decay_rate(section, "momentum", options.momentum, "share of the velocity kept each step");
+  options.classical =
       section.text("form", "averaged", {"averaged", "classical"},
-                   "nesterov: v = momentum*v + (1-momentum)*g with a look-ahead, or v = momentum*v + g");
-  if (form == "classical") return std::make_unique<ClassicalNesterov>(momentum, weight_decay);
-  return std::make_unique<LookAheadNesterov>(momentum, weight_decay);
+                   "nesterov: v = momentum*v + (1-momentum)*g with a look-ahead, or v = momentum*v + g") ==
+      "classical";
+  return make_nesterov(options);
 }
 
 }  // namespace lockstep

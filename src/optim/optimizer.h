@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -113,6 +114,11 @@ class Optimizer {
  protected:
   int64_t updates_ = 0;
 };
+
+// A program's own optimizers, by name in optimizer.type. The factory reads its keys of [optimizer]. Error
+// (kUsage) when the name is taken.
+using OptimizerFactory = std::function<std::unique_ptr<Optimizer>(Section& section)>;
+void register_optimizer(const std::string& type, OptimizerFactory factory);
 
 std::vector<std::string> optimizer_types();
 // Reads optimizer.type (default "adam") and that type's keys, documented at its make function; Error (kUsage)

@@ -3,7 +3,22 @@
 
 #include <fmt/format.h>
 
+#include "core/error.h"
+
 namespace lockstep {
+
+namespace {
+
+// A normal number in fp32: where all gradients were zero, 0 / (0 + epsilon) must stay 0.
+constexpr double kSmallestEpsilon = 1e-30;
+
+// Not a number is in no range.
+void require(bool holds, const char* optimizer, const char* option, const char* rule, double value) {
+  if (!holds)
+    fail(ErrorKind::kUsage, fmt::format("{}: {} must be {}, got {}", optimizer, option, rule, value));
+}
+
+}  // namespace
 
 double read_coupled_weight_decay(Section& section) {
   return section.real("weight_decay", 0.0, kNonNegative, "weight_decay * parameter is added to the gradient");
@@ -23,13 +38,20 @@ double read_decay_rate(Section& section, const std::string& key, double fallback
 }
 
 double read_epsilon(Section& section, double fallback, const std::string& owner) {
-  return section.real("epsilon", fallback, {1e-30}, owner + ": added to the denominator");
+  return section.real("epsilon", fallback, {kSmallestEpsilon}, owner + ": added to the denominator");
 }
 
-MomentSettings read_moments(Section& section) {
-  return {read_decay_rate(section, "beta1", 0.9, "share of the first moment kept each step"),
-          read_decay_rate(section, "beta2", 0.999, "share of the second moment kept each step"),
-          read_epsilon(section, 1e-8, "adam, adamw, nadam, muon")};
+void require_decay_rate(const char* optimizer, const char* option, double value) {
+  require(value >= 0.0 && value < 1.0, optimizer, option, "in [0, 1)", value);
+}
+void require_epsilon(const char* optimizer, const char* option, double value) {
+  require(value >= kSmallestEpsilon, optimizer, option, ">= 1e-30", value);
+}
+void require_not_negative(const char* optimizer, const char* option, double value) {
+  require(value >= 0.0, optimizer, option, ">= 0", value);
+}
+void require_positive(const char* optimizer, const char* option, double value) {
+  require(value > 0.0, optimizer, option, "> 0", value);
 }
 
 }  // namespace lockstep

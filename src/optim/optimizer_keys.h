@@ -22,10 +22,28 @@ double read_decay_rate(Section& section, const std::string& key, double fallback
 // 0 / (0 + epsilon) must stay 0.
 double read_epsilon(Section& section, double fallback, const std::string& owner);
 
-// beta1 (0.9), beta2 (0.999) and epsilon (1e-8) of the Adam family.
-struct MomentSettings {
-  double beta1, beta2, epsilon;
-};
-MomentSettings read_moments(Section& section);
+// beta1, beta2 and epsilon of the Adam family, into options that hold the defaults.
+template <class Options>
+void read_moments(Section& section, Options& options) {
+  options.beta1 =
+      read_decay_rate(section, "beta1", options.beta1, "share of the first moment kept each step");
+  options.beta2 =
+      read_decay_rate(section, "beta2", options.beta2, "share of the second moment kept each step");
+  options.epsilon = read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon");
+}
+
+// The same rules for options that a program has filled in: Error (kUsage) "adam: beta1 must be in [0, 1), got
+// 1".
+void require_decay_rate(const char* optimizer, const char* option, double value);
+void require_epsilon(const char* optimizer, const char* option, double value);
+void require_not_negative(const char* optimizer, const char* option, double value);
+void require_positive(const char* optimizer, const char* option, double value);
+template <class Options>
+void require_moments(const char* optimizer, const Options& options) {
+  require_decay_rate(optimizer, "beta1", options.beta1);
+  require_decay_rate(optimizer, "beta2", options.beta2);
+  require_epsilon(optimizer, "epsilon", options.epsilon);
+  require_not_negative(optimizer, "weight_decay", options.weight_decay);
+}
 
 }  // namespace lockstep

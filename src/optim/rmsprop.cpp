@@ -24,19 +24,26 @@ class RmsProp final : public FlatOptimizer {
 
 }  // namespace
 
+std::unique_ptr<Optimizer> make_rmsprop(const RmsPropOptions& options) {
+  require_decay_rate("rmsprop", "rho", options.rho);
+  require_epsilon("rmsprop", "epsilon", options.epsilon);
+  require_not_negative("rmsprop", "weight_decay", options.weight_decay);
+  std::vector<std::string> arrays{"square_average"};
+  if (options.centered) arrays.emplace_back("average");
+  return std::make_unique<RmsProp>(
+      options.centered ? UpdateFormula::kRmsPropCentered : UpdateFormula::kRmsProp, std::move(arrays),
+      options.rho, options.epsilon, options.weight_decay);
+}
+
 std::unique_ptr<Optimizer> make_rmsprop(Section& section) {
-  const double rho =
-      read_decay_rate(section, "rho", 0.99, "rmsprop: share of the running averages kept each step");
-  const double epsilon = read_epsilon(section, 1e-8, "rmsprop");
-  const double weight_decay = read_coupled_weight_decay(section);
-  if (section.boolean("centered", false,
-                      "rmsprop: divide by the deviation of the gradients, not by their size")) {
-    return std::make_unique<RmsProp>(UpdateFormula::kRmsPropCentered,
-                                     std::vector<std::string>{"square_average", "average"}, rho, epsilon,
-                                     weight_decay);
-  }
-  return std::make_unique<RmsProp>(UpdateFormula::kRmsProp, std::vector<std::string>{"square_average"}, rho,
-                                   epsilon, weight_decay);
+  RmsPropOptions options;
+  options.rho =
+      read_decay_rate(section, "rho", options.rho, "rmsprop: share of the running averages kept each step");
+  options.epsilon = read_epsilon(section, options.epsilon, "rmsprop");
+  options.weight_decay = read_coupled_weight_decay(section);
+  options.centered = section.boolean("centered", options.centered,
+                                     "rmsprop: divide by the deviation of the gradients, not by their size");
+  return make_rmsprop(options);
 }
 
 }  // namespace lockstep

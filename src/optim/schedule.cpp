@@ -21,8 +21,8 @@ using Factor = std::function<double(int64_t u)>;
 // Bounds the product of a count of epochs with the steps of an epoch.
 constexpr double kMaximumCount = 1e9;
 
-// What a schedule is laid out over. A position in a run is a number of steps, or of samples where the configuration counts in
-// these: lengths need not be whole steps then.
+// What a schedule is laid out over. A position in a run is a number of steps, or of samples where the
+// configuration counts in these: lengths need not be whole steps then.
 struct Course {
   int64_t step;   // positions that one update advances
   int64_t count;  // positions of one unit of the configuration
@@ -43,76 +43,50 @@ double half_wave(double progress) {
   return math::portable::cos_pi(progress);
 }
 
-double read_minimum(Section& section) {
-  return section.real(
-      "minimum_factor", 0.0, kUnit,
-      "linear, cosine, warmup_stable_decay, plateau: lowest rate as a factor of the learning rate");
-}
-
-double read_factor(Section& section) {
-  return section.real("factor", 0.1, {0.0, 1.0, true},
-                      "step, exponential, plateau: what the rate is multiplied by");
-}
-
-Factor read_constant(Section&, const Course&) {
+Factor constant(const ScheduleOptions&, const Course&) {
   return [](int64_t) { return 1.0; };
 }
 
 // Falls from 1 to the minimum over what comes after the warmup; shape: 1 at progress 0, 0 at progress 1.
-Factor falling(Section& section, const Course& course, double (*shape)(double progress)) {
-  return [minimum = read_minimum(section), total = course.remaining(), shape](int64_t u) {
+Factor falling(const ScheduleOptions& options, const Course& course, double (*shape)(double progress)) {
+  return [minimum = options.minimum_factor, total = course.remaining(), shape](int64_t u) {
     if (u >= total) return minimum;
     return minimum + (1.0 - minimum) * shape(static_cast<double>(u) / static_cast<double>(total));
   };
 }
 
-Factor read_linear(Section& section, const Course& course) {
-  return falling(section, course, [](double progress) { return 1.0 - progress; });
+Factor linear(const ScheduleOptions& options, const Course& course) {
+  return falling(options, course, [](double progress) { return 1.0 - progress; });
 }
 
-Factor read_cosine(Section& section, const Course& course) {
-  return falling(section, course, [](double progress) { return 0.5 * (1.0 + half_wave(progress)); });
+Factor cosine(const ScheduleOptions& options, const Course& course) {
+  return falling(options, course, [](double progress) { return 0.5 * (1.0 + half_wave(progress)); });
 }
 
-struct Decay {
-  double factor;
-  int64_t period;
-};
-
-Decay read_decay(Section& section, const Course& course) {
-  const double factor = read_factor(section);
-  const int64_t every =
-      section.integer("every", 1000, {1.0, kMaximumCount},
-                      "step, exponential: how often, in units, by factor (exponential: smoothly)");
-  return {factor, every * course.count};
-}
-
-Factor read_step(Section& section, const Course& course) {
-  return [decay = read_decay(section, course)](int64_t u) {
-    return math::portable::power(decay.factor, static_cast<double>(u / decay.period));
+Factor step(const ScheduleOptions& options, const Course& course) {
+  return [factor = options.factor, period = options.every * course.count](int64_t u) {
+    return math::portable::power(factor, static_cast<double>(u / period));
   };
 }
 
-Factor read_exponential(Section& section, const Course& course) {
-  return [decay = read_decay(section, course)](int64_t u) {
-    return math::portable::power(decay.factor, static_cast<double>(u) / static_cast<double>(decay.period));
+Factor exponential(const ScheduleOptions& options, const Course& course) {
+  return [factor = options.factor, period = static_cast<double>(options.every * course.count)](int64_t u) {
+    return math::portable::power(factor, static_cast<double>(u) / period);
   };
 }
 
-Factor read_inverse_sqrt(Section&, const Course& course) {
+Factor inverse_sqrt(const ScheduleOptions&, const Course& course) {
   return [warmup = static_cast<double>(course.warmup > 0 ? course.warmup : course.step)](int64_t u) {
     return std::sqrt(warmup / (warmup + static_cast<double>(u)));
   };
 }
 
-Factor read_warmup_stable_decay(Section& section, const Course& course) {
-  const double minimum = read_minimum(section);
-  const double fraction = section.real("decay_fraction", 0.2, kUnit,
-                                       "warmup_stable_decay: share of all steps, the last ones, that decay");
+Factor warmup_stable_decay(const ScheduleOptions& options, const Course& course) {
   // Never more than the warmup leaves: the rate falls from where it has risen to.
-  const int64_t decay =
-      std::min<int64_t>(std::llround(fraction * static_cast<double>(course.total)), course.remaining());
-  return [minimum, decay, begin = course.remaining() - decay, end = course.remaining()](int64_t u) {
+  const int64_t decay = std::min<int64_t>(
+      std::llround(options.decay_fraction * static_cast<double>(course.total)), course.remaining());
+  return [minimum = options.minimum_factor, decay, begin = course.remaining() - decay,
+          end = course.remaining()](int64_t u) {
     if (u >= end) return minimum;
     if (u <= begin) return 1.0;
     const double progress = static_cast<double>(u - begin) / static_cast<double>(decay);
@@ -120,17 +94,12 @@ Factor read_warmup_stable_decay(Section& section, const Course& course) {
   };
 }
 
-Factor read_one_cycle(Section& section, const Course& course) {
-  const double rise =
-      section.real("rise_fraction", 0.3, kUnit, "one_cycle: share of the run in which the rate rises");
-  const double initial_divisor =
-      section.real("initial_divisor", 25.0, {1.0}, "one_cycle: peak rate over first rate");
-  const double final_divisor =
-      section.real("final_divisor", 1e4, {1.0}, "one_cycle: first rate over last rate");
-  if (course.warmup > 0) section.reject("warmup", "must be 0: one_cycle rises by itself");
-  const double initial = 1.0 / initial_divisor, last_factor = initial / final_divisor;
+Factor one_cycle(const ScheduleOptions& options, const Course& course) {
+  const double initial = 1.0 / options.initial_divisor, last_factor = initial / options.final_divisor;
   const double last = static_cast<double>(course.total - course.step);
-  const double peak = std::clamp(rise * static_cast<double>(course.total) - static_cast<double>(course.step), 0.0, std::max(last, 0.0));
+  const double peak =
+      std::clamp(options.rise_fraction * static_cast<double>(course.total) - static_cast<double>(course.step),
+                 0.0, std::max(last, 0.0));
   return [=](int64_t position) {
     const double u = static_cast<double>(position);
     if (u >= last) return last_factor;
@@ -142,21 +111,102 @@ Factor read_one_cycle(Section& section, const Course& course) {
   };
 }
 
+// The keys of a type, into options that hold the defaults.
+void read_minimum(Section& section, ScheduleOptions& options) {
+  options.minimum_factor = section.real(
+      "minimum_factor", options.minimum_factor, kUnit,
+      "linear, cosine, warmup_stable_decay, plateau: lowest rate as a factor of the learning rate");
+}
+
+void read_factor(Section& section, ScheduleOptions& options) {
+  options.factor = section.real("factor", options.factor, {0.0, 1.0, true},
+                                "step, exponential, plateau: what the rate is multiplied by");
+}
+
+void read_decay(Section& section, ScheduleOptions& options) {
+  read_factor(section, options);
+  options.every =
+      section.integer("every", options.every, {1.0, kMaximumCount},
+                      "step, exponential: how often, in units, by factor (exponential: smoothly)");
+}
+
+void read_warmup_stable_decay(Section& section, ScheduleOptions& options) {
+  read_minimum(section, options);
+  options.decay_fraction = section.real("decay_fraction", options.decay_fraction, kUnit,
+                                        "warmup_stable_decay: share of all steps, the last ones, that decay");
+}
+
+void read_one_cycle(Section& section, ScheduleOptions& options) {
+  options.rise_fraction = section.real("rise_fraction", options.rise_fraction, kUnit,
+                                       "one_cycle: share of the run in which the rate rises");
+  options.initial_divisor =
+      section.real("initial_divisor", options.initial_divisor, {1.0}, "one_cycle: peak rate over first rate");
+  options.final_divisor =
+      section.real("final_divisor", options.final_divisor, {1.0}, "one_cycle: first rate over last rate");
+  if (options.warmup > 0) section.reject("warmup", "must be 0: one_cycle rises by itself");
+}
+
+void read_plateau(Section& section, ScheduleOptions& options) {
+  read_factor(section, options);
+  read_minimum(section, options);
+  options.patience =
+      section.integer("patience", options.patience, kNonNegative,
+                      "plateau: evaluations without a better validation loss that are put up with");
+  options.threshold = section.real("threshold", options.threshold, kUnit,
+                                   "plateau: relative improvement that counts as better");
+  options.cooldown =
+      section.integer("cooldown", options.cooldown, kNonNegative,
+                      "plateau: evaluations after a fall of the rate that do not count as worse");
+}
+
+void read_nothing(Section&, ScheduleOptions&) {}
+
 struct ScheduleType {
   const char* name;
-  Factor (*read)(Section& section, const Course& course);
+  void (*read)(Section& section, ScheduleOptions& options);
+  Factor (*factor)(const ScheduleOptions& options, const Course& course);  // null: plateau
 };
 
 constexpr ScheduleType kScheduleTypes[] = {
-    {"constant", read_constant},
-    {"linear", read_linear},
-    {"cosine", read_cosine},
-    {"step", read_step},
-    {"exponential", read_exponential},
-    {"inverse_sqrt", read_inverse_sqrt},
-    {"warmup_stable_decay", read_warmup_stable_decay},
-    {"one_cycle", read_one_cycle},
+    {"constant", read_nothing, constant},
+    {"linear", read_minimum, linear},
+    {"cosine", read_minimum, cosine},
+    {"step", read_decay, step},
+    {"exponential", read_decay, exponential},
+    {"inverse_sqrt", read_nothing, inverse_sqrt},
+    {"warmup_stable_decay", read_warmup_stable_decay, warmup_stable_decay},
+    {"one_cycle", read_one_cycle, one_cycle},
+    {"plateau", read_plateau, nullptr},
 };
+
+// What the reader of a configuration has seen to by itself; not a number is in no range.
+void check(const ScheduleOptions& options) {
+  const auto require = [](bool holds, const char* option, const char* rule, auto value) {
+    if (!holds) fail(ErrorKind::kUsage, fmt::format("schedule: {} must be {}, got {}", option, rule, value));
+  };
+  const auto unit = [&](const char* option, double value) {
+    require(value >= 0.0 && value <= 1.0, option, "in [0, 1]", value);
+  };
+  const auto count = [&](const char* option, int64_t value, int64_t least) {
+    require(value >= least && static_cast<double>(value) <= kMaximumCount, option,
+            least > 0 ? "in [1, 1e9]" : "in [0, 1e9]", value);
+  };
+  require(options.unit == "steps" || options.unit == "epochs" || options.unit == "samples", "unit",
+          "steps, epochs or samples", options.unit);
+  count("warmup", options.warmup, 0);
+  unit("minimum_factor", options.minimum_factor);
+  require(options.factor > 0.0 && options.factor <= 1.0, "factor", "in (0, 1]", options.factor);
+  count("every", options.every, 1);
+  unit("decay_fraction", options.decay_fraction);
+  unit("rise_fraction", options.rise_fraction);
+  require(options.initial_divisor >= 1.0, "initial_divisor", ">= 1", options.initial_divisor);
+  require(options.final_divisor >= 1.0, "final_divisor", ">= 1", options.final_divisor);
+  count("patience", options.patience, 0);
+  unit("threshold", options.threshold);
+  count("cooldown", options.cooldown, 0);
+  require(options.type != "one_cycle" || options.warmup == 0, "warmup", "0: one_cycle rises by itself",
+          options.warmup);
+}
 
 class WarmupSchedule final : public Schedule {
  public:
@@ -182,28 +232,16 @@ class WarmupSchedule final : public Schedule {
 // Falls when the validation loss has stopped to.
 class PlateauSchedule final : public Schedule {
  public:
-  PlateauSchedule(Section& section, double base_rate, const Course& course)
-      : base_rate_(base_rate),
-        course_(course),
-        factor_(read_factor(section)),
-        minimum_(read_minimum(section)) {
-    patience_ = section.integer("patience", 10, kNonNegative,
-                                "plateau: evaluations without a better validation loss that are put up with");
-    threshold_ =
-        section.real("threshold", 1e-4, kUnit, "plateau: relative improvement that counts as better");
-    cooldown_ = section.integer("cooldown", 0, kNonNegative,
-                                "plateau: evaluations after a fall of the rate that do not count as worse");
-  }
+  PlateauSchedule(const ScheduleOptions& options, double base_rate, const Course& course)
+      : options_(options), base_rate_(base_rate), course_(course) {}
 
   std::string type() const override { return "plateau"; }
   int64_t warmup() const override { return course_.warmup_updates(); }
-  double learning_rate(int64_t update) const override {
-    return base_rate_ * course_.rise(update) * reached_;
-  }
+  double learning_rate(int64_t update) const override { return base_rate_ * course_.rise(update) * reached_; }
 
   bool observes() const override { return true; }
   void observe(double validation_loss) override {
-    if (validation_loss < best_ * (1.0 - threshold_)) {  // never true of NaN
+    if (validation_loss < best_ * (1.0 - options_.threshold)) {  // never true of NaN
       best_ = validation_loss;
       worse_ = 0;
     } else {
@@ -213,9 +251,9 @@ class PlateauSchedule final : public Schedule {
       --cooling_;
       worse_ = 0;
     }
-    if (worse_ <= patience_) return;
-    reached_ = std::max(reached_ * factor_, minimum_);
-    cooling_ = cooldown_;
+    if (worse_ <= options_.patience) return;
+    reached_ = std::max(reached_ * options_.factor, options_.minimum_factor);
+    cooling_ = options_.cooldown;
     worse_ = 0;
   }
 
@@ -233,10 +271,9 @@ class PlateauSchedule final : public Schedule {
   }
 
  private:
+  ScheduleOptions options_;
   double base_rate_;
   Course course_;
-  double factor_, minimum_, threshold_ = 0.0;
-  int64_t patience_ = 0, cooldown_ = 0;
   double best_ = std::numeric_limits<double>::max();
   double reached_ = 1.0;  // factor of the base rate
   int64_t worse_ = 0;     // evaluations since the best that counts
@@ -248,7 +285,6 @@ class PlateauSchedule final : public Schedule {
 std::vector<std::string> schedule_types() {
   std::vector<std::string> names;
   for (const ScheduleType& type : kScheduleTypes) names.emplace_back(type.name);
-  names.emplace_back("plateau");
   return names;
 }
 
@@ -260,19 +296,32 @@ std::unique_ptr<Schedule> make_schedule(Section& section, double base_rate, cons
 
 std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& type, double base_rate,
                                         const RunLength& run) {
-  const std::string unit =
-      section.text("unit", "steps", {"steps", "epochs", "samples"}, "what warmup and every are counted in");
-  Course course{unit == "samples" ? run.samples_per_step : 1, unit == "epochs" ? run.steps_per_epoch : 1};
-  course.total = run.total_steps * course.step;
-  course.warmup = course.count * section.integer("warmup", 0, {0.0, kMaximumCount},
-                                                 "length, in units, of the linear rise to the full rate; 0 for none");
-  if (type == "plateau") return std::make_unique<PlateauSchedule>(section, base_rate, course);
+  ScheduleOptions options;
+  options.type = type;
+  options.unit = section.text("unit", options.unit, {"steps", "epochs", "samples"},
+                              "what warmup and every are counted in");
+  options.warmup = section.integer("warmup", options.warmup, {0.0, kMaximumCount},
+                                   "length, in units, of the linear rise to the full rate; 0 for none");
   for (const ScheduleType& known : kScheduleTypes) {
-    if (type == known.name) {
-      return std::make_unique<WarmupSchedule>(type, base_rate, course, known.read(section, course));
-    }
+    if (type == known.name) known.read(section, options);
   }
-  fail(ErrorKind::kInternal, "make_schedule: unknown type: " + type);
+  return make_schedule(options, base_rate, run);
+}
+
+std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double base_rate,
+                                        const RunLength& run) {
+  check(options);
+  Course course{options.unit == "samples" ? run.samples_per_step : 1,
+                options.unit == "epochs" ? run.steps_per_epoch : 1};
+  course.total = run.total_steps * course.step;
+  course.warmup = course.count * options.warmup;
+  for (const ScheduleType& known : kScheduleTypes) {
+    if (options.type != known.name) continue;
+    if (known.factor == nullptr) return std::make_unique<PlateauSchedule>(options, base_rate, course);
+    return std::make_unique<WarmupSchedule>(options.type, base_rate, course, known.factor(options, course));
+  }
+  fail(ErrorKind::kUsage, fmt::format("schedule: type must be one of {}, got {}",
+                                      fmt::join(schedule_types(), ", "), options.type));
 }
 
 }  // namespace lockstep

@@ -37,6 +37,22 @@ struct RunLength {
   int64_t samples_per_step = 1;  // of a global batch
 };
 
+// A schedule as a program asks for one; which options a type looks at stands below.
+struct ScheduleOptions {
+  std::string type = "constant";
+  std::string unit = "steps";  // "epochs", "samples": what warmup and every are counted in
+  int64_t warmup = 0;
+  double minimum_factor = 0.0;
+  double factor = 0.1;
+  int64_t every = 1000;
+  double decay_fraction = 0.2;
+  double rise_fraction = 0.3, initial_divisor = 25.0, final_divisor = 1e4;
+  int64_t patience = 10, cooldown = 0;
+  double threshold = 1e-4;
+};
+// Error (kUsage) for bad values.
+std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double base_rate, const RunLength& run);
+
 // Reads schedule.type (default "constant") and the keys of that schedule; Error (kUsage) for bad values.
 // base_rate is optimizer.learning_rate.
 //

@@ -49,6 +49,10 @@ WeightAverage::WeightAverage(const AverageSettings& settings, const Tensor& para
     : settings_(settings),
       owned_(std::move(owned)),
       values_(Tensor::empty({total_size(owned_)}, parameters.dtype(), parameters.backend())) {
+  restart(parameters, statistics);
+}
+
+void WeightAverage::restart(const Tensor& parameters, const Tensor& statistics) {
   for_owned(parameters, [](Tensor average, const Tensor& theta) { average.assign(theta); });
   if (has_statistics()) statistics_ = statistics.clone();
 }

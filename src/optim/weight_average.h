@@ -40,6 +40,8 @@ class WeightAverage {
   WeightAverage(const AverageSettings& settings, const Tensor& parameters, std::vector<ElementRange> owned,
                 const Tensor& statistics);
 
+  // Starts anew from these, which have taken the place of what the average was made of.
+  void restart(const Tensor& parameters, const Tensor& statistics);
   // After each update. updates: done so far, this one included. A skipped step is none.
   void update(const Tensor& parameters, const Tensor& statistics, int64_t updates);
   // The same where the device decides whether there was an update: verdict and row, in its memory, are those of

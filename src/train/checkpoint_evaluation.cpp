@@ -66,7 +66,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
         device.emplace(settings, communicator);
         data = read_run_data(settings);
         replica = std::make_unique<Replica>(job, data.shape, device->backend(), communicator);
-        job.schedule({});
+        job.schedule({});  // reads its keys
         description = job.describe();
         objective.emplace(settings.loss, data.shape, settings.parameters(), device->backend());
         if (communicator.rank() > 0) return;

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "core/error.h"
 
 namespace lockstep {
@@ -33,6 +35,16 @@ void RunPlan::describe(int64_t step, State& state) const {
 
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
                  const std::string& optimizer) {
+  // A configuration's reader has seen to these; a program may fill in anything.
+  for (const auto& [name, value] : {std::pair("train.micro_batch_size", settings.micro_batch_size),
+                                    {"train.log_every", settings.log_every},
+                                    {"device.threads", settings.threads}}) {
+    if (value < 1) fail(ErrorKind::kUsage, fmt::format("{}: must be >= 1, got {}", name, value));
+  }
+  if ((settings.steps > 0) == (settings.epochs > 0)) {
+    fail(ErrorKind::kUsage, fmt::format("train.steps: give either steps or epochs, got steps = {} and epochs = {}",
+                                        settings.steps, settings.epochs));
+  }
   RunPlan plan;
   plan.micro_batches = settings.micro_batches;
   plan.micro_batch_size = settings.micro_batch_size;

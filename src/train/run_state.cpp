@@ -11,6 +11,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
+#include "optim/parameter_groups.h"
 #include "optim/slot_layout.h"
 #include "train/agreement.h"
 #include "train/plan_agreement.h"
@@ -282,20 +283,31 @@ bool has_average(const State& state) {
 }
 
 void restore_parameters(Replica& replica, const State& found, bool averaged, const std::string& path,
-                        Communicator& communicator) {
+                        Communicator& communicator, const std::vector<std::string>& without) {
   const StateLayout layout(replica);
+  // "/parameters/NAME" or "/statistics/NAME"
+  const auto stays = [&](const std::string& place) {
+    const std::string name = place.substr(place.find('/', 1) + 1);
+    return std::ranges::any_of(without,
+                               [&](const std::string& pattern) { return matches_pattern(pattern, name); });
+  };
   State wanted;
   run_agreed(
       communicator,
       [&] {
         if (communicator.rank() > 0) return;
         State expected;
-        for (const StatePart& part : layout.replicated()) expected.arrays.push_back(description_of(part));
+        for (const StatePart& part : layout.replicated()) {
+          if (!stays(part.path)) expected.arrays.push_back(description_of(part));
+        }
         wanted = weights_of(found, averaged);
+        std::erase_if(wanted.arrays, [&](const StateArray& array) { return stays(array.path); });
         check_matches(expected, wanted, path);
       },
       "weights");
-  for (const StatePart& part : layout.replicated()) broadcast_array(part, wanted, communicator);
+  for (const StatePart& part : layout.replicated()) {
+    if (!stays(part.path)) broadcast_array(part, wanted, communicator);
+  }
 }
 
 }  // namespace lockstep

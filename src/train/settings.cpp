@@ -69,6 +69,17 @@ RunSettings read_settings(Configuration& configuration) {
   settings.l2 =
       train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
 
+  settings.initial_weights =
+      train.text("initial_weights", "", {},
+                 "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "
+                 "it has them; empty: drawn from run.seed");
+  settings.initial_weights_without = train.texts(
+      "initial_weights_without", std::vector<std::string>{},
+      "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");
+  if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
+    train.reject("initial_weights_without", "goes with train.initial_weights");
+  }
+
   Section optimizer = configuration.section("optimizer");
   settings.learning_rate =
       optimizer.real("learning_rate", 1e-3, kNonNegative, "step size, shaped by [schedule]");

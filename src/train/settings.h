@@ -24,9 +24,9 @@ inline constexpr double kMostSteps = 4294967295.0;
 
 struct RunSettings {
   // [run]
-  std::string name;
+  std::string name = "run";
   uint64_t seed = 0;
-  std::string output;
+  std::string output = "runs/run";
   // [data]
   DatasetOptions train_data;
   DatasetOptions validation_data;  // path empty: none, or split off by validation_fraction
@@ -38,14 +38,16 @@ struct RunSettings {
   int64_t steps = 0;  // 0: given by epochs
   int64_t epochs = 0;
   int64_t micro_batches = 0;  // 0: 1, or the whole data set for full-batch optimizers
-  int64_t micro_batch_size = 0;
+  int64_t micro_batch_size = 32;
   int64_t recompute_every = 0;
-  int64_t log_every = 0;
+  int64_t log_every = 10;
   int64_t evaluate_every = 0;
-  std::string loss;
+  std::string loss = "auto";
   double l2 = 0.0;
+  std::string initial_weights;  // a checkpoint, or empty: drawn
+  std::vector<std::string> initial_weights_without;
   // [optimizer]
-  double learning_rate = 0.0;
+  double learning_rate = 1e-3;
   bool decay_biases = true;
   std::vector<ParameterGroup> groups;
   // [clip]
@@ -62,18 +64,18 @@ struct RunSettings {
   GuardSettings guard;
   // [parallel]
   ReductionMode reduction = ReductionMode::kLockstep;
-  int64_t bucket_bytes = 0;
+  int64_t bucket_bytes = 25 << 20;
   bool shard_optimizer = false;
   int64_t digest_every = 0;
-  double timeout_seconds = 0.0;
+  double timeout_seconds = 600.0;
   bool share_gpu = false;
-  std::string gpu_transport;  // auto, nccl, host
+  std::string gpu_transport = "auto";  // auto, nccl, host
   // [checkpoint]
   int64_t checkpoint_every = 0;
-  int64_t keep = 0;
+  int64_t keep = 3;
   int64_t keep_every = 0;
   // [device]
-  std::string device;  // auto, cpu, cuda
+  std::string device = "auto";  // auto, cpu, cuda
   bool cudnn = true;   // where there is one
   int64_t threads = 1;
   bool cuda_graph = false;

@@ -10,9 +10,11 @@
 #include "autodiff/autocast.h"
 #include "autodiff/derivatives.h"
 #include "autodiff/random_scope.h"
+#include "checkpoint/checkpoint.h"
 #include "core/log.h"
 #include "core/thread_pool.h"
 #include "data/loader.h"
+#include "optim/parameter_groups.h"
 #include "train/agreement.h"
 #include "train/configuration_changes.h"
 #include "train/device.h"
@@ -88,7 +90,11 @@ struct Trainer::Parts {
         communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
     State found;
     const std::string path = resume_or_start(found);
-    if (options.resume) done = state->distribute(done, found, path, communicator);
+    if (options.resume) {
+      done = state->distribute(done, found, path, communicator);
+    } else if (!settings.initial_weights.empty()) {
+      take_initial_weights();
+    }
     saved = done;
     agreement->compare(state->capture(done, ""), "start");
     if (leader()) {
@@ -111,10 +117,11 @@ struct Trainer::Parts {
     replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
     const Optimizer& optimizer = *replica->optimizer;
     plan = plan_run(settings, data.train.size(), optimizer.full_batch(), optimizer.type());
-    schedule = job.schedule({plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch});
+    const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
+    schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
     require_reachable(settings, *schedule, plan, data.validation.has_value());
     require_graph(settings, optimizer, backend());
-    description = job.describe();
+    if (job.describe) description = job.describe();
     owned = plan.owned(communicator.rank(), communicator.world_size());
     objective.emplace(settings.loss, data.shape, settings.parameters(), backend());
     if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
@@ -157,6 +164,26 @@ struct Trainer::Parts {
         "resume");
     if (options.resume) broadcast_text(communicator, path, "resume");
     return path;
+  }
+
+  void take_initial_weights() {
+    const std::string& path = settings.initial_weights;
+    State found;
+    run_agreed(
+        communicator,
+        [&] {
+          for (const std::string& pattern : settings.initial_weights_without) {
+            require_fit("train.initial_weights_without", pattern, replica->store.parameters());
+          }
+          if (leader()) found = read_checkpoint(path);
+        },
+        "initial weights");
+    restore_parameters(*replica, found, has_average(found), path, communicator,
+                       settings.initial_weights_without);
+    if (replica->average) {
+      replica->average->restart(replica->store.values(), replica->store.statistic_values());
+    }
+    if (leader()) log_info("initial weights from " + path);
   }
 
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or

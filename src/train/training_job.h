@@ -20,15 +20,16 @@ struct TrainingJob {
   // Builds the model over its parameter store; called once a worker.
   std::function<std::unique_ptr<Module>(const DataShape& data, const ModuleBuilder& builder)> model;
   std::function<std::unique_ptr<Optimizer>()> optimizer;
-  std::function<std::unique_ptr<Schedule>(const RunLength& run)> schedule;
+  // Empty: the constant rate settings.learning_rate.
+  std::function<std::unique_ptr<Schedule>(const RunLength& run)> schedule = {};
 
   // The job as TOML text, which checkpoints keep and which workers and resumed runs compare; called when all
-  // of the above have been. at_default: the settings that hold their defaults.
+  // of the above have been. at_default: the settings that hold their defaults. Empty: no text.
   struct Description {
     std::string text;
     std::set<std::string> at_default;
   };
-  std::function<Description()> describe;
+  std::function<Description()> describe = {};
 };
 
 // The job that a configuration describes, which must outlive it. Its functions read their sections when they

@@ -16,6 +16,43 @@ accuracy=$("$work/build/gated" eval "$work/gated.toml" --checkpoint "$work/run/s
 echo "accuracy of the consumer's model: $accuracy"
 awk -v a="$accuracy" 'BEGIN { exit !(a > 0.9) }'
 
+# A training loop of one's own: early stopping, with the best weights as the newest checkpoint.
+"$work/build/own_loop" "$data" "$work/own" | tee "$work/own.txt"
+awk 'END { exit !($3 > 0.9) }' "$work/own.txt"
+"$work/prefix/bin/lockstep" inspect "$work/own/step-$(printf %09d "$(tail -n 1 "$work/own.txt" | cut -d" " -f1)").h5" >/dev/null
+
+# Logistic regression from scratch takes the path that the command takes.
+awk 'BEGIN {
+  srand(7); print "a,b,c,y"
+  for (i = 0; i < 200; ++i) {
+    a = rand() - 0.5; b = rand() - 0.5; c = rand() - 0.5
+    print a "," b "," c "," (2 * a - b + 0.3 * (rand() - 0.5) > 0 ? 1 : 0)
+  }
+}' >"$work/two.csv"
+cat >"$work/two.toml" <<END
+[data]
+train = "$work/two.csv"
+[model]
+type = "logistic"
+[train]
+steps = 40
+micro_batch_size = 64
+log_every = 1
+l2 = 0.01
+[optimizer]
+type = "gradient_descent"
+learning_rate = 0.8
+[precision]
+compute = "fp64"
+END
+"$work/prefix/bin/lockstep" train "$work/two.toml" --output "$work/two"
+sed -n 's/.*"loss":\([^,]*\),.*/\1/p' "$work/two/metrics.jsonl" >"$work/command.txt"
+"$work/build/logistic_regression" "$work/two.csv" 40 0.8 0.01 >"$work/scratch.txt"
+paste "$work/command.txt" "$work/scratch.txt" | awk '
+  { d = $1 - $2; if (d < 0) d = -d; if (d > 1e-13) { print "step " NR ": " $1 " and " $2; bad = 1 } last = $2 }
+  NR == 1 { first = $2 }
+  END { exit !(NR == 40 && !bad && last < 0.6 * first) }'
+
 # The installed command works from its prefix, and does not know the consumer's model.
 "$work/prefix/bin/lockstep" --version
 code=0
