@@ -38,17 +38,20 @@ class MatmulNode final : public Node {
   MatmulNode(bool transpose_a, bool transpose_b, ProductTypes types)
       : transpose_a_(transpose_a), transpose_b_(transpose_b), types_(types) {}
   const char* name() const override { return "matmul"; }
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
   // C = A B: dA = dC B', dB = A' dC, each written with stored transposes so that nothing is moved, and given in the type of
   // what it is the gradient of.
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &a = inputs[0], &b = inputs[1];
-    if (needs(0)) {
+    if (result.wanted(0)) {
       const ProductTypes types{types_.compute, a.dtype()};
       const Tensor da = transpose_a_ ? product(b, cotangent, transpose_b_, true, types)
                                      : product(cotangent, b, false, !transpose_b_, types);
       result[0] = sum_to(da, a.shape());
     }
-    if (needs(1)) {
+    if (result.wanted(1)) {
       const ProductTypes types{types_.compute, b.dtype()};
       const Tensor db = transpose_b_ ? product(cotangent, a, true, transpose_a_, types)
                                      : product(a, cotangent, !transpose_a_, false, types);
@@ -131,23 +134,27 @@ class LinearNode final : public FusedNode {
  public:
   LinearNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
   const char* name() const override { return "linear"; }
+  Saved fused_saved() const override {
+    return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3) |
+           Saved::output(activation_ == Activation::kRelu);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     return reference_linear(in[0], in[1], in[2], activation_, compute_);
   }
 
-  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     Tensor dz = cotangent;
     if (activation_ != Activation::kNone) {
       dz = cotangent.empty_like();
       const Tensor& at = activation_ == Activation::kRelu ? output : inputs[3];  // y > 0 exactly where the argument was
       if (dz.elements() > 0) {
-        dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), output.data(),
+        dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), at.data(),
                                     cotangent.data(), dz.mutable_data());
       }
     }
     linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_,
-               {needs(0) ? &result[0] : nullptr, needs(1) ? &result[1] : nullptr, needs(2) ? &result[2] : nullptr});
+               {result.wanted(0) ? &result[0] : nullptr, result.wanted(1) ? &result[1] : nullptr, result.wanted(2) ? &result[2] : nullptr});
   }
 
  private:
@@ -161,17 +168,22 @@ class FeedForwardNode final : public FusedNode {
  public:
   FeedForwardNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
   const char* name() const override { return "feed_forward"; }
+  Saved fused_saved() const override {
+    const bool first = differentiable(0) || differentiable(1) || differentiable(2);
+    return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3, first) |
+           Saved::input(5, differentiable(3) || (first && !inputs[6].defined())) | Saved::input(6, first);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor hidden = reference_linear(in[0], in[1], in[2], activation_, compute_);
     return reference_linear(hidden, in[3], in[4], Activation::kNone, compute_);
   }
 
-  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    const auto wanted = [&](size_t input) { return needs(input) ? &result[input] : nullptr; };
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const auto wanted = [&](size_t input) { return result.wanted(input) ? &result[input] : nullptr; };
     const Tensor &hidden = inputs[5], &argument = inputs[6].defined() ? inputs[6] : hidden;
     Tensor dz;
-    const bool first = needs(0) || needs(1) || needs(2);
+    const bool first = result.wanted(0) || result.wanted(1) || result.wanted(2);
     linear_vjp(hidden, inputs[3], inputs[4], cotangent, compute_,
                {first ? &dz : nullptr, wanted(3), wanted(4), activation_, &argument});
     if (first) linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_, {wanted(0), wanted(1), wanted(2)});

@@ -6,11 +6,13 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/op_scope.h"
 
 namespace lockstep {
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Backend& backend) {
   Tensor tensor;
+  tensor.backend_ = &backend;
   tensor.storage_ =
       std::make_shared<Storage>(backend, static_cast<size_t>(shape.elements()) * size_of(dtype));
   tensor.shape_ = shape;
@@ -80,6 +82,19 @@ Tensor Tensor::detach() const {
   Tensor result = *this;
   result.node_ = nullptr;
   return result;
+}
+
+Tensor Tensor::without_elements() const {
+  Tensor result = *this;
+  result.storage_ = nullptr;
+  return result;
+}
+
+void Tensor::refuse_to_read() const {
+  fail(ErrorKind::kInternal,
+       defined() ? fmt::format("{}elements of a tensor {} {} that were not kept are read", op_prefix(),
+                               shape_.to_string(), name_of(dtype_))
+                 : op_prefix() + "an undefined tensor is read");
 }
 
 Tensor Tensor::clone() const {
