@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "autodiff/autocast.h"
 #include "autodiff/node.h"
@@ -38,13 +37,9 @@ std::array<const void*, 3> parts_of(const AttentionArguments& a, std::span<const
 
 // 0 where query t sees key s, else -infinity: (T,S).
 Tensor causal_mask(const AttentionArguments& a, const Tensor& like) {
-  std::vector<double> values(static_cast<size_t>(a.queries * a.keys));
-  for (int64_t t = 0; t < a.queries; ++t) {
-    for (int64_t s = t + a.keys - a.queries + 1; s < a.keys; ++s) {
-      values[static_cast<size_t>(t * a.keys + s)] = -std::numeric_limits<double>::infinity();
-    }
-  }
-  return Tensor::from({a.queries, a.keys}, values, like.backend()).converted(like.dtype());
+  const Tensor keys = Tensor::arange(a.keys, like.dtype(), like.backend());
+  const Tensor last_seen = add_scalar(keys.view({a.queries, 1}, 0), static_cast<double>(a.keys - a.queries));
+  return log(greater_equal(last_seen, keys));
 }
 
 // Inputs: q, k and v, or one tensor with all three; then log sums, see Backend::attention.

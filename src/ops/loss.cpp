@@ -59,12 +59,11 @@ Tensor softmax_of(bool log_form, const Tensor& x) {
   return record<SoftmaxNode>(std::move(y), {&x}, log_form);
 }
 
-// (B, classes): 1 at the label.
+// (B, classes): 1 at the label. `dtype` is fp32, which has every number up to 2^24, or fp64.
 Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype) {
-  const std::vector<int32_t> host = labels.to_vector<int32_t>();
-  std::vector<double> values(host.size() * static_cast<size_t>(classes), 0.0);
-  for (size_t i = 0; i < host.size(); ++i) values[i * static_cast<size_t>(classes) + static_cast<size_t>(host[i])] = 1.0;
-  return Tensor::from({labels.elements(), classes}, values, labels.backend()).converted(dtype);
+  const Tensor numbers = Tensor::arange(classes, dtype, labels.backend());
+  const Tensor own = embedding(numbers.view({classes, 1}), labels.view({labels.elements()}));
+  return equal(own, numbers.view({1, classes}));
 }
 
 // Inputs: logits, labels, weights (may be undefined), softmax(logits).

@@ -1,8 +1,9 @@
 // Tensor: a value made of shape, dtype and shared storage, always contiguous and row-major.
 //
-// Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can see, except the
-// functions that say "in place". A tensor that takes part in differentiation also carries the Node that made it (autodiff/).
-// One without elements (without_elements) stands for them where shape, type and history are all that is asked for.
+// Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can
+// see, except the functions that say "in place". A tensor that takes part in differentiation also carries the
+// Node that made it (autodiff/). One without elements (without_elements) stands for them where shape, type
+// and history are all that is asked for.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,8 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype, Backend& backend);
   static Tensor full(const Shape& shape, DType dtype, Backend& backend, double value);
   static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) { return full(shape, dtype, backend, 0.0); }
+  // 0, 1, ..., n - 1.
+  static Tensor arange(int64_t n, DType dtype, Backend& backend);
   // Copies from host memory; values.size() must equal shape.elements().
   template <class T>
   static Tensor from(const Shape& shape, std::span<const T> values, Backend& backend) {
