@@ -97,8 +97,9 @@ Tensor activate(Activation activation, const Tensor& y, DType compute) {
 }
 
 // linear() out of simple ops.
-Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation, DType compute) {
-  const Tensor y = product(x, weight, false, false, {compute, accumulation_type(compute)});
+Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                        DType compute, bool transpose_weight = false) {
+  const Tensor y = product(x, weight, false, transpose_weight, {compute, accumulation_type(compute)});
   return activate(activation, bias.defined() ? add(y, bias) : y, compute);
 }
 
@@ -108,31 +109,36 @@ struct LinearGradients {
   Tensor *x = nullptr, *weight = nullptr, *bias = nullptr;
   Activation activation = Activation::kNone;
   const Tensor* argument = nullptr;
+  bool transpose_weight = false;
 };
 
 void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& dz, DType compute,
                 const LinearGradients& gradients) {
   const Tensor rows = as_matrix(dz);
   Extras with_weight, with_x;
-  if (gradients.bias != nullptr && gradients.weight != nullptr) {
+  const bool transposed = gradients.transpose_weight;
+  if (gradients.bias != nullptr && gradients.weight != nullptr && !transposed) {
     *gradients.bias = bias.empty_like();
     with_weight.column_sums = gradients.bias;
   } else if (gradients.bias != nullptr) {
     *gradients.bias = sum(cast(rows, bias.dtype()), {0});
   }
   if (gradients.weight != nullptr) {
-    *gradients.weight = product(as_matrix(x), rows, true, false, {compute, weight.dtype()}, with_weight);
+    const ProductTypes types{compute, weight.dtype()};
+    *gradients.weight = transposed ? product(rows, as_matrix(x), true, false, types)
+                                   : product(as_matrix(x), rows, true, false, types, with_weight);
   }
   if (gradients.x == nullptr) return;
   with_x.activation = gradients.activation;
   with_x.derivative_at = gradients.argument;
-  *gradients.x = product(rows, weight, false, true, {compute, x.dtype()}, with_x).view(x.shape());
+  *gradients.x = product(rows, weight, false, !transposed, {compute, x.dtype()}, with_x).view(x.shape());
 }
 
 // Inputs: x, weight, bias (may be undefined), and for the GELUs what they were applied to, without history.
 class LinearNode final : public FusedNode {
  public:
-  LinearNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
+  LinearNode(Activation activation, DType compute, bool transpose_weight)
+      : activation_(activation), compute_(compute), transpose_weight_(transpose_weight) {}
   const char* name() const override { return "linear"; }
   Saved fused_saved() const override {
     return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3) |
@@ -140,7 +146,7 @@ class LinearNode final : public FusedNode {
   }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    return reference_linear(in[0], in[1], in[2], activation_, compute_);
+    return reference_linear(in[0], in[1], in[2], activation_, compute_, transpose_weight_);
   }
 
   void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
@@ -154,12 +160,16 @@ class LinearNode final : public FusedNode {
       }
     }
     linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_,
-               {result.wanted(0) ? &result[0] : nullptr, result.wanted(1) ? &result[1] : nullptr, result.wanted(2) ? &result[2] : nullptr});
+               {.x = result.wanted(0) ? &result[0] : nullptr,
+                .weight = result.wanted(1) ? &result[1] : nullptr,
+                .bias = result.wanted(2) ? &result[2] : nullptr,
+                .transpose_weight = transpose_weight_});
   }
 
  private:
   Activation activation_;
   DType compute_;
+  bool transpose_weight_;
 };
 
 // Inputs: x, weights and biases (may be undefined) of both products; without history what the second product was given,
@@ -238,17 +248,22 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
 struct LinearOperands {
   Tensor x, bias;
   DType compute;
+  bool transpose_weight;
+  int64_t outputs;
 };
 
-LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[0]) {
-    fail(ErrorKind::kInternal, fmt::format("linear: inner dimensions differ: {} x {}", x.shape().to_string(),
-                                           weight.shape().to_string()));
+LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                              bool transpose_weight = false) {
+  if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[transpose_weight ? 1 : 0]) {
+    fail(ErrorKind::kInternal,
+         fmt::format("linear: inner dimensions differ: {} x {}{}", x.shape().to_string(),
+                     weight.shape().to_string(), transpose_weight ? " transposed" : ""));
   }
-  LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear")};
+  LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear"),
+                          transpose_weight, weight.shape()[transpose_weight ? 0 : 1]};
   const DType compute = operands.compute;
   if (bias.defined()) {
-    if (!(bias.shape() == Shape{weight.shape()[1]})) {
+    if (!(bias.shape() == Shape{operands.outputs})) {
       fail(ErrorKind::kInternal, fmt::format("linear: bias {} for weight {}", bias.shape().to_string(),
                                              weight.shape().to_string()));
     }
@@ -269,13 +284,14 @@ Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activa
   const Tensor& x = operands.x;
   const DType compute = operands.compute;
   Shape shape = x.shape();
-  shape[shape.rank() - 1] = weight.shape()[1];
+  shape[shape.rank() - 1] = operands.outputs;
   Tensor y = Tensor::empty(shape, compute, x.backend());
   MatmulArguments arguments;
   arguments.dtype = arguments.output = compute;
   arguments.m = x.shape().elements(0, x.rank() - 1);
-  arguments.k = weight.shape()[0];
-  arguments.n = weight.shape()[1];
+  arguments.k = x.shape().last();
+  arguments.n = operands.outputs;
+  arguments.transpose_b = operands.transpose_weight;
   const Operand operand_x(x, compute), operand_weight(weight, compute);
   arguments.a = operand_x.data();
   arguments.b = operand_weight.data();
@@ -303,12 +319,13 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   return product(a, b, transpose_a, transpose_b, {type, type});
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
-  const LinearOperands operands = prepare_linear(x, weight, bias);
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+              bool transpose_weight) {
+  const LinearOperands operands = prepare_linear(x, weight, bias, transpose_weight);
   Tensor argument;
   Tensor y = apply_linear(operands, weight, activation, has_history({&x, &weight, &bias}), &argument);
   return record<LinearNode>(std::move(y), {&operands.x, &weight, &operands.bias, &argument}, activation,
-                            operands.compute);
+                            operands.compute, transpose_weight);
 }
 
 Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,

@@ -113,7 +113,16 @@ std::vector<OpCase> op_table() {
     table.push_back({"linear_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return linear(x[0], x[1], x[2], activation); },
                      {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63)}});
+    table.push_back({"linear_transposed_" + std::to_string(static_cast<int>(activation)),
+                     [=](Inputs x) { return linear(x[0], x[1], x[2], activation, true); },
+                     {real({2, 3, 4}, 61), real({5, 4}, 62), real({5}, 63)}});
   }
+  table.push_back({"linear_tied",
+                   [](Inputs x) {
+                     const Tensor h = embedding(x[0], int_tensor({2, 3}, {1, 0, 1, 3, 1, 0}));
+                     return linear(h, x[0], {}, Activation::kNone, true);
+                   },
+                   {real({4, 5}, 66)}});
   for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     table.push_back({"feed_forward_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return feed_forward(x[0], x[1], x[2], activation, x[3], x[4]); },
