@@ -35,8 +35,10 @@ class ConvolutionNode final : public Node {
   }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     if (result.wanted(2)) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
-    if (result.wanted(1)) result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
-    if (result.wanted(0)) result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
+    if (result.wanted(1))
+      result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
+    if (result.wanted(0))
+      result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     Tensor y;
@@ -59,7 +61,8 @@ class ConvolutionDataNode final : public Node {
   }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     if (result.wanted(0)) result[0] = cast(convolve(arguments_, cotangent, inputs[1], {}), inputs[0].dtype());
-    if (result.wanted(1)) result[1] = cast(convolve_weights(arguments_, cotangent, inputs[0]), inputs[1].dtype());
+    if (result.wanted(1))
+      result[1] = cast(convolve_weights(arguments_, cotangent, inputs[0]), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dx;
@@ -80,7 +83,8 @@ class ConvolutionWeightsNode final : public Node {
     return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
   }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
-    if (result.wanted(0)) result[0] = cast(convolve_data(arguments_, inputs[1], cotangent), inputs[0].dtype());
+    if (result.wanted(0))
+      result[0] = cast(convolve_data(arguments_, inputs[1], cotangent), inputs[0].dtype());
     if (result.wanted(1)) result[1] = cast(convolve(arguments_, inputs[0], cotangent, {}), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {

@@ -20,7 +20,9 @@ class GatherRowsNode final : public Node {
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = scatter_rows(cotangent, inputs[1], inputs[0].shape());
   }
-  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return embedding(tangents[0], inputs[1]); }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return embedding(tangents[0], inputs[1]);
+  }
 };
 
 // table[j] = sum of rows[i] with indices[i] == j. Inputs: rows, indices.

@@ -56,8 +56,9 @@ class NormNode final : public FusedNode {
     const Tensor &x = inputs[0], &gamma = inputs[1];
     Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
     const auto kernel = over_rows_ ? &Backend::batch_norm_backward : &Backend::layer_norm_backward;
-    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), inputs[3].data(), inputs[4].data(),
-                          cotangent.data(), dx.mutable_data(), dgamma.mutable_data(), dbeta.mutable_data());
+    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), inputs[3].data(),
+                          inputs[4].data(), cotangent.data(), dx.mutable_data(), dgamma.mutable_data(),
+                          dbeta.mutable_data());
     if (result.wanted(0)) result[0] = std::move(dx);
     if (result.wanted(1)) result[1] = std::move(dgamma);
     if (result.wanted(2)) result[2] = std::move(dbeta);

@@ -173,9 +173,11 @@ TEST(Saved, ArraysLiveAsLongAsADerivativeReadsThem) {
   EXPECT_EQ(held_by([&] { return multiply(scale(x, 2.0), x.detach()); }), 1u)
       << "the other factor of one that has history";
   EXPECT_EQ(held_by([&] {
-    const RandomScope random(1, 2, 3);
-    return dropout(dropout(x, 0.5), 0.5);
-  }), 1u) << "masks are drawn again";
+              const RandomScope random(1, 2, 3);
+              return dropout(dropout(x, 0.5), 0.5);
+            }),
+            1u)
+      << "masks are drawn again";
 }
 
 TEST(Saved, FusedOpsKeepTheirInputsForHigherDerivativesOnlyWhenTold) {
