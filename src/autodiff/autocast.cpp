@@ -59,7 +59,6 @@ DType autocast_type(OpFamily family, DType given) {
     case CastRule::kSingle:
       return accumulation_type(given);
     case CastRule::kWidest:
-    case CastRule::kGiven:
       break;
   }
   return given;

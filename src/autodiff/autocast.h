@@ -8,17 +8,13 @@
 //   exponential    exp, log, sqrt, square, reciprocal, softplus               fp32
 //   reduction      sum, mean                                                  fp32
 //   softmax        softmax, log_softmax, log_sum_exp                          fp32
-//   normalization  layer_norm, batch_norm                                     as given
-//   pointwise      negate, abs, sign, relu, tanh, sigmoid, gelu, gelu_tanh,   as given
-//                  erf, scale, dropout
 //   binary         add, subtract, multiply, divide, maximum, minimum,         widest operand
 //                  comparisons, concatenate
-//   movement       reshape, permute, slice, pad, broadcast, max, pooling,     as given
-//                  embedding
 //
-// With or without a scope, losses, the states of recurrent cells, and the statistics and parameters of norms
-// are fp32. Gradients come back in the type of what they are the gradient of: that of an fp32 weight leaves a
-// 16-bit product in fp32. Sweeps run outside of the table, in the types that were recorded.
+// Every other op (norms, activations, rearrangements, lookups) runs in the type that it is given, and asks
+// nobody. With or without a scope, losses, the states of recurrent cells, and the statistics and parameters
+// of norms are fp32. Gradients come back in the type of what they are the gradient of: that of an fp32 weight
+// leaves a 16-bit product in fp32. Sweeps run outside of the table, in the types that were recorded.
 #pragma once
 
 #include <memory>
@@ -28,18 +24,9 @@
 
 namespace lockstep {
 
-enum class OpFamily : uint8_t {
-  kProduct,
-  kExponential,
-  kReduction,
-  kSoftmax,
-  kNormalization,
-  kPointwise,
-  kBinary,
-  kMovement
-};
+enum class OpFamily : uint8_t { kProduct, kExponential, kReduction, kSoftmax, kBinary };
 
-enum class CastRule : uint8_t { kCompute, kSingle, kWidest, kGiven };
+enum class CastRule : uint8_t { kCompute, kSingle, kWidest };
 
 // The table above.
 constexpr CastRule cast_rule(OpFamily family) {
@@ -51,13 +38,9 @@ constexpr CastRule cast_rule(OpFamily family) {
     case OpFamily::kSoftmax:
       return CastRule::kSingle;
     case OpFamily::kBinary:
-      return CastRule::kWidest;
-    case OpFamily::kNormalization:
-    case OpFamily::kPointwise:
-    case OpFamily::kMovement:
       break;
   }
-  return CastRule::kGiven;
+  return CastRule::kWidest;
 }
 
 // Turns autocast on for this thread: AutocastScope scope(DType::kBF16). fp32 and fp64 turn it off.

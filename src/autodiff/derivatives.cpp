@@ -2,6 +2,8 @@
 #include "autodiff/derivatives.h"
 
 #include <algorithm>
+#include <optional>
+#include <unordered_map>
 
 #include "autodiff/autocast.h"
 #include "autodiff/recompute.h"
@@ -12,16 +14,35 @@ namespace lockstep {
 
 namespace {
 
-// The nodes below some outputs, newest first; clears their scratch when it goes out of scope.
+// What a sweep knows of the nodes that it meets. It belongs to the call and is gone with it, whatever
+// happens: nodes are not written to, so that sweeps over the same parameters can run at the same time.
+class SweepStates {
+ public:
+  struct State {
+    Tensor derivative;    // cotangent (reverse) or tangent (forward) gathered so far
+    int32_t pending = 0;  // contributions still to come
+    bool visited = false;
+    bool target = false;  // a derivative with respect to this node was asked for
+    bool useful = false;  // a leaf or target lies below
+  };
+
+  State& of(const Node& node) { return states_[&node]; }
+  void forget(const Node& node) { states_.erase(&node); }
+
+ private:
+  std::unordered_map<const Node*, State> states_;  // asked, never walked through: its order does not matter
+};
+
+// The nodes below some outputs, newest first. Their states go when it does.
 class Graph {
  public:
-  // Does not go below nodes marked as targets.
-  explicit Graph(std::span<const Tensor> outputs) {
+  // Does not go below nodes marked as targets, nor into nodes that another graph of the sweep has visited.
+  Graph(std::span<const Tensor> outputs, SweepStates& states) : states_(states) {
     for (const Tensor& output : outputs) visit(output.node());
     while (!stack_.empty()) {
       const std::shared_ptr<Node> node = std::move(stack_.back());
       stack_.pop_back();
-      if (!node->sweep.target) {
+      if (!states_.of(*node).target) {
         for (const Tensor& input : node->inputs) visit(input.node());
       }
       nodes_.push_back(node);
@@ -29,40 +50,26 @@ class Graph {
     std::sort(nodes_.begin(), nodes_.end(),
               [](const auto& a, const auto& b) { return a->sequence() > b->sequence(); });
   }
+  // While the nodes are alive, so that no new one can be taken for one of them.
   ~Graph() {
-    for (const auto& node : nodes_) node->sweep = {};
+    for (const auto& node : nodes_) states_.forget(*node);
   }
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  std::vector<std::shared_ptr<Node>>& nodes() { return nodes_; }
+  const std::vector<std::shared_ptr<Node>>& nodes() const { return nodes_; }
 
  private:
   void visit(const std::shared_ptr<Node>& node) {
-    if (node == nullptr || node->sweep.visited) return;
-    node->sweep.visited = true;
+    if (node == nullptr || states_.of(*node).visited) return;
+    states_.of(*node).visited = true;
     stack_.push_back(node);
   }
 
+  SweepStates& states_;
   std::vector<std::shared_ptr<Node>> nodes_;
   std::vector<std::shared_ptr<Node>> stack_;
 };
-
-// Marks what leads to a target (or, without targets, to a leaf) and counts the contributions each node will
-// get.
-void plan_reverse(std::vector<std::shared_ptr<Node>>& nodes, bool to_targets) {
-  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
-    Node::Sweep& sweep = (*node)->sweep;
-    sweep.useful = to_targets ? sweep.target : (*node)->inputs.empty();
-    if (sweep.target) continue;
-    for (const Tensor& input : (*node)->inputs) {
-      if (input.node() != nullptr && input.node()->sweep.useful) {
-        sweep.useful = true;
-        ++input.node()->sweep.pending;
-      }
-    }
-  }
-}
 
 Tensor add_derivatives(const Tensor& a, const Tensor& b) {
   BroadcastPlan plan;
@@ -78,9 +85,10 @@ Tensor add_derivatives(const Tensor& a, const Tensor& b) {
 class AddDerivatives final : public Node {
  public:
   const char* name() const override { return "add_derivatives"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = cotangent;
-    if (needs(1)) result[1] = cotangent;
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(0)) result[0] = cotangent;
+    if (result.wanted(1)) result[1] = cotangent;
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     if (!tangents[0].defined()) return tangents[1];
@@ -107,36 +115,60 @@ void check_cotangent(const Tensor& output, const Tensor& cotangent) {
   }
 }
 
-// One reverse sweep. finished(node) is called when the last contribution of a leaf or target has landed.
+// One reverse sweep. finished(node, derivative) is called when the last contribution of a leaf or target has
+// landed; the derivative is undefined where nothing has.
 template <class Finished>
 class ReverseSweep {
  public:
-  ReverseSweep(bool to_targets, bool consume, const Finished& finished)
-      : to_targets_(to_targets), consume_(consume), finished_(finished) {}
+  ReverseSweep(SweepStates& states, bool to_targets, bool consume, const Finished& finished)
+      : states_(states), to_targets_(to_targets), consume_(consume), finished_(finished) {}
 
-  void run(Graph& graph, Node& root, const Tensor& cotangent) {
-    plan_reverse(graph.nodes(), to_targets_);
-    if (!root.sweep.useful) return;
-    root.sweep.derivative = cotangent;
-    if (root.inputs.empty() || root.sweep.target) {
-      finished_(root);
+  void run(const Graph& graph, Node& root, const Tensor& cotangent) {
+    plan(graph);
+    SweepStates::State& state = states_.of(root);
+    if (!state.useful) return;
+    state.derivative = cotangent;
+    if (root.inputs.empty() || state.target) {
+      finished_(root, state.derivative);
     } else {
       pass(graph);
     }
   }
 
  private:
-  void pass(Graph& graph) {
-    std::vector<Tensor> contributions;
-    for (std::shared_ptr<Node>& node : graph.nodes()) {
-      if (!node->sweep.useful || node->sweep.target || node->inputs.empty()) continue;
-      Tensor derivative = std::move(node->sweep.derivative);
-      node->sweep.derivative = {};
+  bool useful(const Tensor& input) { return input.node() != nullptr && states_.of(*input.node()).useful; }
+
+  // Marks what leads to a target (or, without targets, to a leaf) and counts the contributions each node will
+  // get.
+  void plan(const Graph& graph) {
+    const auto& nodes = graph.nodes();
+    for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) {
+      SweepStates::State& state = states_.of(**node);
+      state.useful = to_targets_ ? state.target : (*node)->inputs.empty();
+      if (state.target) continue;
+      for (const Tensor& input : (*node)->inputs) {
+        if (!useful(input)) continue;
+        state.useful = true;
+        ++states_.of(*input.node()).pending;
+      }
+    }
+  }
+
+  void pass(const Graph& graph) {
+    InputGradients contributions;
+    for (const std::shared_ptr<Node>& node : graph.nodes()) {
+      SweepStates::State& state = states_.of(*node);
+      if (!state.useful || state.target || node->inputs.empty()) continue;
+      const Tensor derivative = std::move(state.derivative);
+      state.derivative = {};
       if (node->recomputed() != nullptr && derivative.defined()) {
-        pass_recomputed(*node, std::move(derivative));
+        pass_recomputed(*node, derivative);
         continue;
       }
-      contributions.assign(node->inputs.size(), {});
+      contributions.reset(node->inputs.size());
+      for (size_t i = 0; i < node->inputs.size(); ++i) {
+        if (useful(node->inputs[i])) contributions.want(i);
+      }
       if (derivative.defined()) {
         const OpScope scope(node->name(), " (backward)");
         Tensor value = node->value;
@@ -144,11 +176,10 @@ class ReverseSweep {
         node->vjp(value, derivative, contributions);
       }
       for (size_t i = 0; i < contributions.size(); ++i) {
-        if (!node->needs(i)) continue;
-        if (contributions[i].defined()) {
-          gather(node->inputs[i].node()->sweep.derivative, std::move(contributions[i]));
-        }
-        landed(*node->inputs[i].node());
+        if (!contributions.wanted(i)) continue;
+        const Node& below = *node->inputs[i].node();
+        if (contributions[i].defined()) gather(states_.of(below).derivative, std::move(contributions[i]));
+        landed(below);
       }
       if (consume_) let_go(*node);
     }
@@ -157,41 +188,39 @@ class ReverseSweep {
   // Runs the function again and sweeps its graph at once, straight into the derivatives of the nodes that it
   // grows from: each of them gathers what the plain run would have given it, in the same order. Those nodes
   // have been visited by the graph around, so the new one ends above them.
-  void pass_recomputed(Node& node, Tensor derivative) {
-    Tensor output = node.recomputed()->rerun(consume_);
-    Graph graph({&output, 1});
+  void pass_recomputed(Node& node, const Tensor& derivative) {
+    Tensor output = node.recomputed()->rerun(consume_, recording());
+    const Graph graph({&output, 1}, states_);
     const std::shared_ptr<Node> root = output.node();
     output = {};
-    plan_reverse(graph.nodes(), to_targets_);
+    plan(graph);
     // The contributions that this node stood for are counted one by one from here on.
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      if (node.needs(i)) landed(*node.inputs[i].node());
+    for (const Tensor& input : node.inputs) {
+      if (useful(input)) landed(*input.node());
     }
     if (consume_) let_go(node);
-    root->sweep.derivative = std::move(derivative);
+    states_.of(*root).derivative = derivative;
     pass(graph);
   }
 
-  void landed(Node& below) {
-    if (--below.sweep.pending == 0 && (below.sweep.target || below.inputs.empty())) finished_(below);
+  void landed(const Node& below) {
+    SweepStates::State& state = states_.of(below);
+    if (--state.pending == 0 && (state.target || below.inputs.empty())) finished_(below, state.derivative);
   }
 
-  // Frees values, keeps the links.
+  // Frees elements, keeps the links.
   static void let_go(Node& node) {
     node.value = {};
-    for (Tensor& input : node.inputs) {
-      std::shared_ptr<Node> below = input.node();
-      input = {};
-      input.set_node(std::move(below));
-    }
+    for (Tensor& input : node.inputs) input = input.without_elements();
   }
 
+  SweepStates& states_;
   bool to_targets_, consume_;
   const Finished& finished_;
 };
 
-// Pushes tangents upward; every node's sweep.derivative is then its tangent. Leaves must hold theirs before.
-void forward_sweep(Graph& graph) {
+// Pushes tangents upward; every node's derivative is then its tangent. Leaves must hold theirs before.
+void forward_sweep(const Graph& graph, SweepStates& states) {
   std::vector<Tensor> tangents;
   for (auto it = graph.nodes().rbegin(); it != graph.nodes().rend(); ++it) {
     Node& node = **it;
@@ -199,17 +228,18 @@ void forward_sweep(Graph& graph) {
     tangents.clear();
     bool any = false;
     for (const Tensor& input : node.inputs) {
-      tangents.push_back(input.node() != nullptr ? input.node()->sweep.derivative : Tensor());
+      tangents.push_back(input.node() != nullptr ? states.of(*input.node()).derivative : Tensor());
       any = any || tangents.back().defined();
     }
     if (!any) continue;
     if (node.recomputed() != nullptr) {
-      const Tensor output = node.recomputed()->rerun(false);
-      Graph below({&output, 1});
-      forward_sweep(below);
-      node.sweep.derivative = output.node()->sweep.derivative;
+      const Tensor output = node.recomputed()->rerun(false, true);
+      const Graph below({&output, 1}, states);
+      forward_sweep(below, states);
+      states.of(node).derivative = states.of(*output.node()).derivative;
     } else {
-      node.sweep.derivative = node.jvp(node.value, tangents);
+      const OpScope scope(node.name(), " (forward mode)");
+      states.of(node).derivative = node.jvp(node.value, tangents);
     }
   }
 }
@@ -228,16 +258,17 @@ std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<cons
                                  std::span<const Tensor> tangents) {
   const RecordingScope off(false);
   const AutocastScope as_recorded(DType::kF32);
-  Graph graph(outputs);
+  SweepStates states;
+  const Graph graph(outputs, states);
   for (size_t i = 0; i < leaves.size(); ++i) {
-    if (leaves[i].node() != nullptr && leaves[i].node()->sweep.visited) {
-      leaves[i].node()->sweep.derivative = tangents[i].detach();
-    }
+    if (leaves[i].node() == nullptr) continue;
+    SweepStates::State& state = states.of(*leaves[i].node());
+    if (state.visited) state.derivative = tangents[i].detach();
   }
-  forward_sweep(graph);
+  forward_sweep(graph, states);
   std::vector<Tensor> result;
   for (const Tensor& output : outputs) {
-    const Tensor tangent = output.node() != nullptr ? output.node()->sweep.derivative : Tensor();
+    const Tensor tangent = output.node() != nullptr ? states.of(*output.node()).derivative : Tensor();
     result.push_back(tangent.defined() ? tangent : output.full_like(0.0));
   }
   return result;
@@ -256,12 +287,12 @@ void backward(const Tensor& output, const Tensor& cotangent, const GradientSink&
   if (output.node() == nullptr) return;
   const RecordingScope off(false);
   const AutocastScope as_recorded(DType::kF32);
-  Graph graph({&output, 1});
-  const auto finished = [&](Node& node) {
-    if (node.sweep.derivative.defined())
-      sink(static_cast<const Leaf&>(node), std::move(node.sweep.derivative));
+  SweepStates states;
+  const Graph graph({&output, 1}, states);
+  const auto finished = [&](const Node& leaf, Tensor& gradient) {
+    if (gradient.defined()) sink(static_cast<const Leaf&>(leaf), std::move(gradient));
   };
-  ReverseSweep(false, true, finished).run(graph, *output.node(), cotangent);
+  ReverseSweep(states, false, true, finished).run(graph, *output.node(), cotangent);
 }
 
 std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std::span<const Tensor> targets,
@@ -271,18 +302,18 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
   const AutocastScope as_recorded(DType::kF32);
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {
+    SweepStates states;
     for (const Tensor& target : targets) {
       if (target.node() == nullptr)
         fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
-      target.node()->sweep.target = true;
+      states.of(*target.node()).target = true;
     }
-    Graph graph({&output, 1});
-    const auto finished = [](Node&) {};
-    ReverseSweep(true, false, finished).run(graph, *output.node(), cotangent);
-    for (size_t i = 0; i < targets.size(); ++i) result[i] = targets[i].node()->sweep.derivative;
+    const Graph graph({&output, 1}, states);
+    const auto finished = [](const Node&, const Tensor&) {};
+    ReverseSweep(states, true, false, finished).run(graph, *output.node(), cotangent);
+    for (size_t i = 0; i < targets.size(); ++i) result[i] = states.of(*targets[i].node()).derivative;
   }
   for (size_t i = 0; i < targets.size(); ++i) {
-    if (targets[i].node() != nullptr) targets[i].node()->sweep = {};
     if (!result[i].defined()) result[i] = targets[i].full_like(0.0);
   }
   return result;
@@ -298,6 +329,8 @@ std::pair<Tensor, std::vector<Tensor>> value_and_grad(const Function& f, std::sp
   Tensor value;
   {
     const RecordingScope on(true);
+    std::optional<EveryOrderScope> every;
+    if (create_graph) every.emplace();
     value = f(arguments);
   }
   if (value.elements() != 1) {
@@ -332,6 +365,7 @@ std::pair<Tensor, std::vector<Tensor>> vjp(const Function& f, std::span<const Te
 std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
                               std::span<const Tensor> tangents) {
   const RecordingScope on(true);
+  const EveryOrderScope every;
   const std::vector<Tensor> arguments = variables(inputs);
   const Tensor value = f(arguments);
   return {value.detach(), push_forward({&value, 1}, arguments, tangents)[0]};
@@ -339,6 +373,7 @@ std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
 
 std::vector<Tensor> hvp(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> vectors) {
   const RecordingScope on(true);
+  const EveryOrderScope every;
   const std::vector<Tensor> arguments = variables(inputs);
   const std::vector<Tensor> gradient = grad(f, arguments, true);
   return push_forward(gradient, arguments, vectors);

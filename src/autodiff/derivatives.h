@@ -23,7 +23,7 @@ using GradientSink = std::function<void(const Leaf& leaf, Tensor gradient)>;
 void backward(const Tensor& output, const Tensor& cotangent, const GradientSink& sink);
 
 // dL/d(targets[i]) for tensors of the graph of `output`; zeros where it does not depend on one. The sweep stops at the targets.
-// With create_graph the result is itself differentiable.
+// With create_graph the result is itself differentiable; the graph has then been recorded in an EveryOrderScope.
 std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std::span<const Tensor> targets,
                               bool create_graph);
 

@@ -5,19 +5,22 @@
 #include <atomic>
 
 #include "autodiff/derivatives.h"
+#include "core/error.h"
 
 namespace lockstep {
 
 namespace {
 
 thread_local bool recording_enabled = true;
+thread_local bool every_order = false;
 std::atomic<uint64_t> next_sequence{1};
 
 // The same values, differentiable with respect to themselves: cuts a subgraph off from the graph above it.
 class Alias final : public Node {
  public:
   const char* name() const override { return "alias"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = cotangent;
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
@@ -59,30 +62,79 @@ RecordingScope::~RecordingScope() {
   recording_enabled = previous_;
 }
 
-void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const {
+EveryOrderScope::EveryOrderScope() : previous_(every_order) {
+  every_order = true;
+}
+EveryOrderScope::~EveryOrderScope() {
+  every_order = previous_;
+}
+
+Tensor attach(Tensor value, std::vector<Tensor> inputs, std::shared_ptr<Node> node) {
+  node->inputs = std::move(inputs);
+  const Saved saved = node->saved();
+  for (size_t i = 0; i < node->inputs.size(); ++i) {
+    if (!saved.has_input(i)) node->inputs[i] = node->inputs[i].without_elements();
+  }
+  node->value = saved.has_output() ? value : value.without_elements();
+  value.set_node(std::move(node));
+  return value;
+}
+
+Saved FusedNode::saved() const {
+  return every_order ? fused_saved() | Saved::every_input() : fused_saved();
+}
+
+void FusedNode::require_inputs() const {
+  for (const Tensor& input : inputs) {
+    if (input.defined() && !input.has_elements()) {
+      fail(ErrorKind::kInternal,
+           std::string(name()) +
+               ": was recorded for first derivatives; others need an EveryOrderScope around the recording");
+    }
+  }
+}
+
+void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const {
   if (!recording()) {
     fused_vjp(output, cotangent, result);
     return;
   }
+  require_inputs();
   std::vector<Tensor> aliases;
   std::vector<Tensor> targets;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    aliases.push_back(needs(i) ? record<Alias>(inputs[i].detach(), {&inputs[i]}) : inputs[i].detach());
-    if (needs(i)) targets.push_back(aliases.back());
+    const bool wanted = result.wanted(i);
+    aliases.push_back(wanted ? record<Alias>(inputs[i].detach(), {&inputs[i]}) : inputs[i].detach());
+    if (wanted) targets.push_back(aliases.back());
   }
-  const std::vector<Tensor> derivatives = gradients(reference(aliases), cotangent, targets, true);
+  Tensor again;
+  {
+    const EveryOrderScope every;  // a reference has fused ops in it, and its sweep is recorded
+    again = reference(aliases);
+  }
+  const std::vector<Tensor> derivatives = gradients(again, cotangent, targets, true);
   for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
-    if (needs(i)) result[i] = derivatives[next++];
+    if (result.wanted(i)) result[i] = derivatives[next++];
   }
 }
 
+// Inputs without a tangent are constants.
 Tensor FusedNode::jvp(const Tensor&, std::span<const Tensor> tangents) const {
-  std::vector<Tensor> all(tangents.begin(), tangents.end());
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (!all[i].defined() && inputs[i].defined() && is_floating(inputs[i].dtype()))
-      all[i] = inputs[i].full_like(0.0);
+  require_inputs();
+  std::vector<Tensor> moving, directions;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!tangents[i].defined()) continue;
+    moving.push_back(inputs[i]);
+    directions.push_back(tangents[i]);
   }
-  return lockstep::jvp([this](std::span<const Tensor> x) { return reference(x); }, inputs, all).second;
+  const auto function = [&](std::span<const Tensor> x) {
+    std::vector<Tensor> all;
+    for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
+      all.push_back(tangents[i].defined() ? x[next++] : inputs[i].detach());
+    }
+    return reference(all);
+  };
+  return lockstep::jvp(function, moving, directions).second;
 }
 
 }  // namespace lockstep

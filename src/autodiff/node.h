@@ -1,4 +1,5 @@
-// One recorded application of an op: its inputs, and how derivatives pass through it in both directions.
+// One recorded application of an op: what it was applied to, how derivatives pass through it in both
+// directions, and which elements that takes.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,61 @@ namespace lockstep {
 
 class RecomputedNode;  // autodiff/recompute.h
 
+// The elements that the derivatives of an op read: of some inputs, of the output. A node keeps those, and of
+// everything else shape, type and history. `when`: for what only some derivatives read, whether one of them
+// can be asked for.
+class Saved {
+ public:
+  static constexpr Saved nothing() { return {}; }
+  static constexpr Saved input(size_t index, bool when = true) {
+    Saved saved;
+    if (when) saved.inputs_ = uint32_t{1} << index;
+    return saved;
+  }
+  static constexpr Saved output(bool when = true) {
+    Saved saved;
+    saved.output_ = when;
+    return saved;
+  }
+  static constexpr Saved every_input() {
+    Saved saved;
+    saved.inputs_ = ~uint32_t{0};
+    return saved;
+  }
+  constexpr Saved operator|(const Saved& other) const {
+    Saved saved;
+    saved.inputs_ = inputs_ | other.inputs_;
+    saved.output_ = output_ || other.output_;
+    return saved;
+  }
+
+  bool has_input(size_t index) const { return index < 32 && ((inputs_ >> index) & 1) != 0; }
+  bool has_output() const { return output_; }
+
+ private:
+  uint32_t inputs_ = 0;
+  bool output_ = false;
+};
+
+// Where a vjp leaves dL/d(inputs[i]). Those that nobody wants need not be computed.
+class InputGradients {
+ public:
+  bool wanted(size_t input) const { return wanted_[input]; }
+  Tensor& operator[](size_t input) { return gradients_[input]; }
+  size_t size() const { return gradients_.size(); }
+
+  // For the sweep that asks: begins anew, with nothing wanted.
+  void reset(size_t inputs) {
+    gradients_.assign(inputs, {});
+    wanted_.assign(inputs, false);
+  }
+  void want(size_t input) { wanted_[input] = true; }
+
+ private:
+  std::vector<Tensor> gradients_;
+  std::vector<bool> wanted_;
+};
+
 class Node : public std::enable_shared_from_this<Node> {
  public:
   Node();
@@ -22,10 +78,14 @@ class Node : public std::enable_shared_from_this<Node> {
 
   virtual const char* name() const = 0;
 
+  // What vjp and jvp read. Asked once, when the inputs are in place. Elements that are not declared here are
+  // not there: reading them is an Error (kInternal) in every build.
+  virtual Saved saved() const = 0;
+
   // Reverse mode. `output` is the recorded result, `cotangent` dL/d(output) of its shape. Writes
-  // dL/d(inputs[i]) into result[i] wherever needs(i). Written in tensor ops, so that it can itself be
+  // dL/d(inputs[i]) into result[i] wherever result.wanted(i). Written in tensor ops, so that it can itself be
   // differentiated.
-  virtual void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const = 0;
+  virtual void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const = 0;
 
   // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one
   // is defined.
@@ -34,26 +94,17 @@ class Node : public std::enable_shared_from_this<Node> {
   // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
   virtual RecomputedNode* recomputed() { return nullptr; }
 
-  // During a sweep: is the derivative with respect to this input wanted?
-  bool needs(size_t input) const {
-    return inputs[input].node() != nullptr && inputs[input].node()->sweep.useful;
-  }
+  // Whether a derivative with respect to this input can be asked for.
+  bool differentiable(size_t input) const { return inputs[input].node() != nullptr; }
 
+  // The operands, then what else the derivatives read (masks, statistics), without history. All that a node
+  // keeps stands here and in `value`, so that a sweep which has passed can let go of it. Without elements
+  // but for what is saved().
   std::vector<Tensor> inputs;
   Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
 
   // Creation order: a topological order of every graph.
   uint64_t sequence() const { return sequence_; }
-
-  // Scratch of the sweep that is running over this node.
-  struct Sweep {
-    Tensor derivative;    // cotangent (reverse) or tangent (forward) gathered so far
-    int32_t pending = 0;  // contributions still to come
-    bool visited = false;
-    bool target = false;  // a derivative with respect to this node was asked for
-    bool useful = false;  // a leaf or target lies below
-  };
-  mutable Sweep sweep;
 
  private:
   uint64_t sequence_;
@@ -65,7 +116,8 @@ class Leaf final : public Node {
  public:
   explicit Leaf(int leaf_index) : index(leaf_index) {}
   const char* name() const override { return "leaf"; }
-  void vjp(const Tensor&, const Tensor&, std::span<Tensor>) const override {}
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor&, InputGradients&) const override {}
   Tensor jvp(const Tensor&, std::span<const Tensor>) const override { return {}; }
   const int index;
 };
@@ -88,48 +140,64 @@ class RecordingScope {
   bool previous_;
 };
 
-// Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else
-// returns value. Null pointers among the inputs stand for absent optional ones; they are recorded as
-// undefined tensors.
-template <class NodeType, class... Arguments>
-Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Arguments&&... arguments) {
-  if (!recording()) return value;
-  bool any = false;
-  for (const Tensor* input : inputs) any = any || (input != nullptr && input->node() != nullptr);
-  if (!any) return value;
-  auto node = std::make_shared<NodeType>(std::forward<Arguments>(arguments)...);
-  node->inputs.reserve(inputs.size());
-  for (const Tensor* input : inputs) node->inputs.push_back(input != nullptr ? *input : Tensor());
-  node->value = value;
-  value.set_node(std::move(node));
-  return value;
-}
+// Graphs of this thread are recorded for reverse sweeps that are not recorded themselves, which is what
+// training needs; within this scope for derivatives of every order and for forward mode too, which read more
+// (FusedNode). value_and_grad with create_graph, jvp and hvp open it around the function that they are given.
+class EveryOrderScope {
+ public:
+  EveryOrderScope();
+  ~EveryOrderScope();
+  EveryOrderScope(const EveryOrderScope&) = delete;
+  EveryOrderScope& operator=(const EveryOrderScope&) = delete;
 
-// The same for a list of inputs.
+ private:
+  bool previous_;
+};
+
+// Makes `node` the history of `value`, with these inputs, and lets it keep what it declares.
+Tensor attach(Tensor value, std::vector<Tensor> inputs, std::shared_ptr<Node> node);
+
+// Attaches a NodeType(arguments...) to `value` when the thread records and an input carries history; else
+// returns value.
 template <class NodeType, class... Arguments>
-Tensor record_list(Tensor value, const std::vector<Tensor>& inputs, Arguments&&... arguments) {
-  if (!recording()) return value;
+Tensor record_list(Tensor value, std::vector<Tensor> inputs, Arguments&&... arguments) {
   bool any = false;
   for (const Tensor& input : inputs) any = any || input.node() != nullptr;
-  if (!any) return value;
-  auto node = std::make_shared<NodeType>(std::forward<Arguments>(arguments)...);
-  node->inputs = inputs;
-  node->value = value;
-  value.set_node(std::move(node));
-  return value;
+  if (!any || !recording()) return value;
+  return attach(std::move(value), std::move(inputs),
+                std::make_shared<NodeType>(std::forward<Arguments>(arguments)...));
+}
+
+// The same for inputs by name. Undefined tensors stand for absent optional ones.
+template <class NodeType, class... Arguments>
+Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Arguments&&... arguments) {
+  bool any = false;
+  for (const Tensor* input : inputs) any = any || input->node() != nullptr;
+  if (!any || !recording()) return value;
+  std::vector<Tensor> list;
+  list.reserve(inputs.size());
+  for (const Tensor* input : inputs) list.push_back(*input);
+  return attach(std::move(value), std::move(list),
+                std::make_shared<NodeType>(std::forward<Arguments>(arguments)...));
 }
 
 // An op with hand-written kernels and a reference composition out of simple ops. First derivatives use
 // fused_vjp; when the sweep itself is being recorded (higher derivatives), and in forward mode, derivatives
-// go through the reference.
+// go through the reference, for which an EveryOrderScope keeps all inputs.
 class FusedNode : public Node {
  public:
   // The same function of the inputs, out of simple differentiable ops.
   virtual Tensor reference(std::span<const Tensor> inputs) const = 0;
-  virtual void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const = 0;
+  virtual void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const = 0;
+  // What fused_vjp reads.
+  virtual Saved fused_saved() const = 0;
 
-  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const final;
+  Saved saved() const final;
+  void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const final;
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const final;
+
+ private:
+  void require_inputs() const;
 };
 
 }  // namespace lockstep

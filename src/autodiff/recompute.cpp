@@ -42,15 +42,14 @@ Tensor recompute(const Function& f, std::span<const Tensor> inputs) {
   const Tensor y = f(inputs);
   if (y.node() == nullptr || y.node()->sequence() < begin) return y;
   auto node = std::make_shared<RecomputedNode>(f, inputs, random, autocast_compute());
-  node->inputs = roots(y, begin);
-  if (node->inputs.empty()) return y;
-  Tensor result = y.detach();
-  result.set_node(std::move(node));
-  return result;
+  std::vector<Tensor> links = roots(y, begin);
+  return links.empty() ? y : attach(y.detach(), std::move(links), std::move(node));
 }
 
-Tensor RecomputedNode::rerun(bool last) {
+Tensor RecomputedNode::rerun(bool last, bool every_order) {
   const RecordingScope on(true);
+  std::optional<EveryOrderScope> every;
+  if (every_order) every.emplace();
   const AutocastScope autocast(compute_);
   std::optional<RandomScope> random;
   if (random_) random.emplace(*random_);

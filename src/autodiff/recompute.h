@@ -20,7 +20,8 @@ namespace lockstep {
 // (a sweep that is itself recorded keeps the activations).
 Tensor recompute(const Function& f, std::span<const Tensor> inputs);
 
-// What recompute records. `inputs` are the tensors with history that f reached, given or captured.
+// What recompute records. `inputs` are the tensors with history that f reached, given or captured: links; the
+// elements are those that f and its arguments hold.
 class RecomputedNode final : public Node {
  public:
   RecomputedNode(Function f, std::span<const Tensor> arguments, std::optional<RandomPlace> random,
@@ -31,12 +32,14 @@ class RecomputedNode final : public Node {
         compute_(compute) {}
   const char* name() const override { return "recompute"; }
   RecomputedNode* recomputed() override { return this; }
+  Saved saved() const override { return Saved::nothing(); }
   // The sweeps go through the graph of rerun() instead.
-  void vjp(const Tensor&, const Tensor&, std::span<Tensor>) const override {}
+  void vjp(const Tensor&, const Tensor&, InputGradients&) const override {}
   Tensor jvp(const Tensor&, std::span<const Tensor>) const override { return {}; }
 
-  // The result with its history. `last`: nobody will ask again, so the arguments are let go.
-  Tensor rerun(bool last);
+  // The result with its history. `last`: nobody will ask again, so the arguments are let go. `every_order`:
+  // recorded under an EveryOrderScope.
+  Tensor rerun(bool last, bool every_order);
 
  private:
   Function f_;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "autodiff/derivatives.h"
+#include "core/error.h"
 
 namespace lockstep {
 
@@ -12,13 +13,24 @@ ForwardContext forward_context(const ParameterStore& store, bool training) {
   context.training = training;
   for (size_t i = 0; i < store.parameters().size(); ++i) {
     const int index = static_cast<int>(i);
-    context.parameters.push_back(training ? variable(store.parameter(index), index) : store.parameter(index));
+    context.parameters.push_back(variable(store.parameter(index), index));
   }
   for (size_t i = 0; i < store.statistics().size(); ++i) {
     context.statistics.push_back(store.statistic(static_cast<int>(i)));
   }
   context.batch_statistics.resize(store.statistics().size());
   return context;
+}
+
+std::vector<Tensor> take_batch_statistics(ForwardContext& context, const ParameterStore& store) {
+  std::vector<Tensor> taken(store.statistics().size());
+  taken.swap(context.batch_statistics);
+  for (size_t i = 0; i < store.statistics().size(); ++i) {
+    if (i < taken.size() && taken[i].defined()) continue;
+    fail(ErrorKind::kInternal, fmt::format("{}: the forward pass in training left no statistic of this name",
+                                           store.statistics()[i].name));
+  }
+  return taken;
 }
 
 void require_real_inputs(const Section& model, const DataShape& data) {

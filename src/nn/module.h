@@ -15,8 +15,9 @@ namespace lockstep {
 // What a forward pass needs besides its input.
 struct ForwardContext {
   bool training = false;
-  // The parameters as leaves of differentiation (training) or plain views; indexed like
-  // ParameterStore::parameters().
+  // The parameters as leaves of differentiation; indexed like ParameterStore::parameters(). In evaluation
+  // too, where nothing is to be recorded (RecordingScope): an AutocastScope keeps the 16-bit copies of
+  // leaves.
   std::vector<Tensor> parameters;
   // Running statistics, indexed like ParameterStore::statistics(); read in evaluation.
   std::vector<Tensor> statistics;
@@ -30,9 +31,14 @@ struct ForwardContext {
   const Tensor& parameter(int index) const { return parameters[static_cast<size_t>(index)]; }
 };
 
-// A context over an allocated store: its parameters (leaves with their index in training, views in
-// evaluation), its running statistics, and room for those of one micro-batch.
+// A context over an allocated store: its parameters (leaves with their index), its running statistics, and
+// room for those of one micro-batch.
 ForwardContext forward_context(const ParameterStore& store, bool training);
+
+// The statistics that the forward pass in training has written, indexed like ParameterStore::statistics();
+// the context is left without them, for the next micro-batch. Error (kInternal) naming a statistic of the
+// store that the pass has left out.
+std::vector<Tensor> take_batch_statistics(ForwardContext& context, const ParameterStore& store);
 
 // Names what a module declares: scopes make "layers.0.weight".
 class ModuleBuilder {

@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cmath>
-#include <limits>
 
 #include "autodiff/autocast.h"
 #include "autodiff/node.h"
@@ -30,6 +29,7 @@ std::array<Void*, 3> parts_of(const AttentionArguments& a, std::array<Void*, 3> 
   return {begin, begin + bytes, begin + 2 * bytes};
 }
 
+// in: operands.
 std::array<const void*, 3> parts_of(const AttentionArguments& a, std::span<const Tensor> in) {
   if (in.size() == 1) return parts_of<const void>(a, {in[0].data(), nullptr, nullptr}, true);
   return {in[0].data(), in[1].data(), in[2].data()};
@@ -37,28 +37,24 @@ std::array<const void*, 3> parts_of(const AttentionArguments& a, std::span<const
 
 // 0 where query t sees key s, else -infinity: (T,S).
 Tensor causal_mask(const AttentionArguments& a, const Tensor& like) {
-  std::vector<double> values(static_cast<size_t>(a.queries * a.keys));
-  for (int64_t t = 0; t < a.queries; ++t) {
-    for (int64_t s = t + a.keys - a.queries + 1; s < a.keys; ++s) {
-      values[static_cast<size_t>(t * a.keys + s)] = -std::numeric_limits<double>::infinity();
-    }
-  }
-  return Tensor::from({a.queries, a.keys}, values, like.backend()).converted(like.dtype());
+  const Tensor keys = Tensor::arange(a.keys, like.dtype(), like.backend());
+  const Tensor last_seen = add_scalar(keys.view({a.queries, 1}, 0), static_cast<double>(a.keys - a.queries));
+  return log(greater_equal(last_seen, keys));
 }
 
-// Inputs: q, k and v, or one tensor with all three.
+// Inputs: q, k and v, or one tensor with all three; then log sums, see Backend::attention.
 class AttentionNode final : public FusedNode {
  public:
-  AttentionNode(const AttentionArguments& arguments, Tensor log_sums)
-      : arguments_(arguments), log_sums_(std::move(log_sums)) {}
+  explicit AttentionNode(const AttentionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "attention"; }
+  Saved fused_saved() const override { return Saved::every_input() | Saved::output(); }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const AttentionArguments& a = arguments_;
     const int64_t width = a.heads * a.size;
     const auto heads = [&](size_t part) {  // (B,H,T,C/H)
       const int64_t begin = static_cast<int64_t>(part) * width;
-      const Tensor x = widened(in.size() == 1 ? slice(in[0], 2, begin, begin + width) : in[part]);
+      const Tensor x = widened(in.size() == 2 ? slice(in[0], 2, begin, begin + width) : in[part]);
       return permute(reshape(x, {a.batch, -1, a.heads, a.size}), {0, 2, 1, 3});
     };
     Tensor scores = scale(matmul(heads(0), heads(1), false, true), a.scale);
@@ -67,24 +63,23 @@ class AttentionNode final : public FusedNode {
     return cast(reshape(y, {a.batch, a.queries, width}), in[0].dtype());
   }
 
-  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
-    const bool packed = inputs.size() == 1;
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
+    const std::span<const Tensor> operands(inputs.data(), inputs.size() - 1);
     std::vector<Tensor> gradients;
-    for (const Tensor& input : inputs) gradients.push_back(input.empty_like());
+    for (const Tensor& operand : operands) gradients.push_back(operand.empty_like());
     std::array<void*, 3> arrays = {};
     for (size_t i = 0; i < gradients.size(); ++i) arrays[i] = gradients[i].mutable_data();
-    const auto [q, k, v] = parts_of(arguments_, inputs);
-    const auto [dq, dk, dv] = parts_of<void>(arguments_, arrays, packed);
-    output.backend().attention_backward(arguments_, q, k, v, output.data(), log_sums_.data(),
+    const auto [q, k, v] = parts_of(arguments_, operands);
+    const auto [dq, dk, dv] = parts_of<void>(arguments_, arrays, operands.size() == 1);
+    output.backend().attention_backward(arguments_, q, k, v, output.data(), inputs.back().data(),
                                         cotangent.data(), dq, dk, dv);
     for (size_t i = 0; i < gradients.size(); ++i) {
-      if (needs(i)) result[i] = std::move(gradients[i]);
+      if (result.wanted(i)) result[i] = std::move(gradients[i]);
     }
   }
 
  private:
   AttentionArguments arguments_;
-  Tensor log_sums_;  // see Backend::attention
 };
 
 // What both forms share; in: q, k and v, or one tensor with all three.
@@ -94,7 +89,9 @@ Tensor attend(AttentionArguments a, std::span<const Tensor> in) {
   Tensor log_sums = Tensor::empty({a.batch, a.heads, a.queries}, accumulation_type(a.dtype), q.backend());
   const auto [queries, keys, values] = parts_of(a, in);
   q.backend().attention(a, queries, keys, values, y.mutable_data(), log_sums.mutable_data());
-  return record_list<AttentionNode>(std::move(y), {in.begin(), in.end()}, a, std::move(log_sums));
+  std::vector<Tensor> inputs(in.begin(), in.end());
+  inputs.push_back(std::move(log_sums));
+  return record_list<AttentionNode>(std::move(y), std::move(inputs), a);
 }
 
 AttentionArguments arguments_for(DType dtype, const Tensor& q, int64_t width, int64_t heads, bool causal) {

@@ -14,7 +14,8 @@ class CastNode final : public Node {
  public:
   explicit CastNode(DType from, DType to) : from_(from), to_(to) {}
   const char* name() const override { return "cast"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = cast(cotangent, from_);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
@@ -33,11 +34,7 @@ Tensor cast(const Tensor& x, DType dtype) {
     fail(ErrorKind::kInternal,
          fmt::format("cast: {} to {}: both must be floating", name_of(x.dtype()), name_of(dtype)));
   }
-  Tensor y = x.converted(dtype);
-  // The derivative needs the link alone: the elements of x are not kept.
-  Tensor link = y.detach();
-  link.set_node(x.node());
-  return record<CastNode>(std::move(y), {&link}, x.dtype(), dtype);
+  return record<CastNode>(x.converted(dtype), {&x}, x.dtype(), dtype);
 }
 
 }  // namespace lockstep

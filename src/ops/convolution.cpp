@@ -30,10 +30,15 @@ class ConvolutionNode final : public Node {
  public:
   explicit ConvolutionNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(2)) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
-    if (needs(1)) result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
-    if (needs(0)) result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(2)) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
+    if (result.wanted(1))
+      result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
+    if (result.wanted(0))
+      result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     Tensor y;
@@ -51,9 +56,13 @@ class ConvolutionDataNode final : public Node {
  public:
   explicit ConvolutionDataNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution_backward_data"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = cast(convolve(arguments_, cotangent, inputs[1], {}), inputs[0].dtype());
-    if (needs(1)) result[1] = cast(convolve_weights(arguments_, cotangent, inputs[0]), inputs[1].dtype());
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(0)) result[0] = cast(convolve(arguments_, cotangent, inputs[1], {}), inputs[0].dtype());
+    if (result.wanted(1))
+      result[1] = cast(convolve_weights(arguments_, cotangent, inputs[0]), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dx;
@@ -70,9 +79,13 @@ class ConvolutionWeightsNode final : public Node {
  public:
   explicit ConvolutionWeightsNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "convolution_backward_weights"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = cast(convolve_data(arguments_, inputs[1], cotangent), inputs[0].dtype());
-    if (needs(1)) result[1] = cast(convolve(arguments_, inputs[0], cotangent, {}), inputs[1].dtype());
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(0))
+      result[0] = cast(convolve_data(arguments_, inputs[1], cotangent), inputs[0].dtype());
+    if (result.wanted(1)) result[1] = cast(convolve(arguments_, inputs[0], cotangent, {}), inputs[1].dtype());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dw;
@@ -143,45 +156,45 @@ Shape output_shape(const PoolArguments& a) { return {a.n, a.oh, a.ow, a.c}; }
 
 Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Tensor& indices);
 
-// y = x at the indices of the maxima.
+// y = x at the indices of the maxima. Inputs: x, indices.
 class GatherMaximaNode final : public Node {
  public:
-  GatherMaximaNode(const PoolArguments& arguments, Tensor indices) : arguments_(arguments), indices_(std::move(indices)) {}
+  explicit GatherMaximaNode(const PoolArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "max_pool"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    result[0] = scatter_maxima(arguments_, cotangent, indices_);
+  Saved saved() const override { return Saved::input(1); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = scatter_maxima(arguments_, cotangent, inputs[1]);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
-    return gather(arguments_, tangents[0], indices_);
+    return gather(arguments_, tangents[0], inputs[1]);
   }
   static Tensor gather(const PoolArguments& arguments, const Tensor& x, const Tensor& indices) {
     Tensor y = Tensor::empty(output_shape(arguments), x.dtype(), x.backend());
     if (y.elements() > 0) {
       x.backend().max_pool_gather(arguments, indices.data_as<int32_t>(), x.data(), y.mutable_data());
     }
-    return record<GatherMaximaNode>(std::move(y), {&x}, arguments, indices);
+    return record<GatherMaximaNode>(std::move(y), {&x, &indices}, arguments);
   }
 
  private:
   PoolArguments arguments_;
-  Tensor indices_;
 };
 
+// Its adjoint. Inputs: dy, indices.
 class ScatterMaximaNode final : public Node {
  public:
-  ScatterMaximaNode(const PoolArguments& arguments, Tensor indices)
-      : arguments_(arguments), indices_(std::move(indices)) {}
+  explicit ScatterMaximaNode(const PoolArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "max_pool_backward"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    result[0] = GatherMaximaNode::gather(arguments_, cotangent, indices_);
+  Saved saved() const override { return Saved::input(1); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = GatherMaximaNode::gather(arguments_, cotangent, inputs[1]);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
-    return scatter_maxima(arguments_, tangents[0], indices_);
+    return scatter_maxima(arguments_, tangents[0], inputs[1]);
   }
 
  private:
   PoolArguments arguments_;
-  Tensor indices_;
 };
 
 Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Tensor& indices) {
@@ -189,7 +202,7 @@ Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Te
   if (dx.elements() > 0) {
     dy.backend().max_pool_backward(arguments, indices.data_as<int32_t>(), dy.data(), dx.mutable_data());
   }
-  return record<ScatterMaximaNode>(std::move(dx), {&dy}, arguments, indices);
+  return record<ScatterMaximaNode>(std::move(dx), {&dy, &indices}, arguments);
 }
 
 Tensor spread_averages(const PoolArguments& arguments, const Tensor& dy);
@@ -198,7 +211,8 @@ class AveragePoolNode final : public Node {
  public:
   explicit AveragePoolNode(const PoolArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "average_pool"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = spread_averages(arguments_, cotangent);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return apply(arguments_, tangents[0]); }
@@ -216,7 +230,8 @@ class SpreadAveragesNode final : public Node {
  public:
   explicit SpreadAveragesNode(const PoolArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "average_pool_backward"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = AveragePoolNode::apply(arguments_, cotangent);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
@@ -284,7 +299,7 @@ Tensor max_pool(const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
   Tensor y = Tensor::empty(output_shape(a), x.dtype(), x.backend());
   Tensor indices = Tensor::empty(output_shape(a), DType::kI32, x.backend());
   if (y.elements() > 0) x.backend().max_pool(a, x.data(), y.mutable_data(), indices.mutable_data_as<int32_t>());
-  return record<GatherMaximaNode>(std::move(y), {&x}, a, std::move(indices));
+  return record<GatherMaximaNode>(std::move(y), {&x, &indices}, a);
 }
 
 Tensor average_pool(const Tensor& x, int64_t kh, int64_t kw, const Window& window) {

@@ -90,9 +90,10 @@ Tensor tangent_or_zero(const Tensor& tangent, const Tensor& like) {
 class AddNode final : public Node {
  public:
   const char* name() const override { return "add"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     for (size_t i = 0; i < 2; ++i) {
-      if (needs(i)) result[i] = sum_to(cotangent, inputs[i].shape());
+      if (result.wanted(i)) result[i] = sum_to(cotangent, inputs[i].shape());
     }
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
@@ -104,9 +105,10 @@ class AddNode final : public Node {
 class SubtractNode final : public Node {
  public:
   const char* name() const override { return "subtract"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = sum_to(cotangent, inputs[0].shape());
-    if (needs(1)) result[1] = negate(sum_to(cotangent, inputs[1].shape()));
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(0)) result[0] = sum_to(cotangent, inputs[0].shape());
+    if (result.wanted(1)) result[1] = negate(sum_to(cotangent, inputs[1].shape()));
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     if (tangents[0].defined() && tangents[1].defined()) return subtract(tangents[0], tangents[1]);
@@ -118,9 +120,12 @@ class SubtractNode final : public Node {
 class MultiplyNode final : public Node {
  public:
   const char* name() const override { return "multiply"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    if (needs(0)) result[0] = sum_to(multiply(cotangent, inputs[1]), inputs[0].shape());
-    if (needs(1)) result[1] = sum_to(multiply(cotangent, inputs[0]), inputs[1].shape());
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (result.wanted(0)) result[0] = sum_to(multiply(cotangent, inputs[1]), inputs[0].shape());
+    if (result.wanted(1)) result[1] = sum_to(multiply(cotangent, inputs[0]), inputs[1].shape());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     if (!tangents[1].defined()) return multiply(tangents[0], inputs[1]);
@@ -132,10 +137,11 @@ class MultiplyNode final : public Node {
 class DivideNode final : public Node {
  public:
   const char* name() const override { return "divide"; }
-  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::input(1) | Saved::output(differentiable(1)); }
+  void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor scaled = divide(cotangent, inputs[1]);
-    if (needs(0)) result[0] = sum_to(scaled, inputs[0].shape());
-    if (needs(1)) result[1] = negate(sum_to(multiply(scaled, output), inputs[1].shape()));
+    if (result.wanted(0)) result[0] = sum_to(scaled, inputs[0].shape());
+    if (result.wanted(1)) result[1] = negate(sum_to(multiply(scaled, output), inputs[1].shape()));
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     if (!tangents[1].defined()) return divide(tangents[0], inputs[1]);
@@ -145,31 +151,29 @@ class DivideNode final : public Node {
   }
 };
 
-// Maximum and minimum: the mask says where the first operand wins.
+// Maximum and minimum. Inputs: the operands, and a mask that says where the first one wins.
 class SelectNode final : public Node {
  public:
-  explicit SelectNode(Tensor first_wins) : mask_(std::move(first_wins)) {}
   const char* name() const override { return "maximum"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    const Tensor first = multiply(cotangent, mask_);
-    if (needs(0)) result[0] = sum_to(first, inputs[0].shape());
-    if (needs(1)) result[1] = sum_to(subtract(cotangent, first), inputs[1].shape());
+  Saved saved() const override { return Saved::input(2); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const Tensor first = multiply(cotangent, inputs[2]);
+    if (result.wanted(0)) result[0] = sum_to(first, inputs[0].shape());
+    if (result.wanted(1)) result[1] = sum_to(subtract(cotangent, first), inputs[1].shape());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
-    const Tensor first = multiply(tangent_or_zero(tangents[0], inputs[0]), mask_);
+    const Tensor first = multiply(tangent_or_zero(tangents[0], inputs[0]), inputs[2]);
     const Tensor second = tangent_or_zero(tangents[1], inputs[1]);
-    return add(first, subtract(second, multiply(second, mask_)));
+    return add(first, subtract(second, multiply(second, inputs[2])));
   }
-
- private:
-  Tensor mask_;
 };
 
 class ScaleNode final : public Node {
  public:
   explicit ScaleNode(double factor) : factor_(factor) {}
   const char* name() const override { return "scale"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = scale(cotangent, factor_);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return scale(tangents[0], factor_); }
@@ -190,7 +194,7 @@ Tensor clamp(const Tensor& x, double bound) {
   return minimum(maximum(x, negate(end)), end);
 }
 
-// op'(x) out of differentiable ops; y = op(x).
+// op'(x) out of differentiable ops; y = op(x). It and the kernels read either x or y: what UnaryNode keeps.
 Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
   switch (op) {
     case UnaryOp::kNegate:
@@ -208,7 +212,7 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
     case UnaryOp::kSoftplus:
       return sigmoid(x);
     case UnaryOp::kRelu:
-      return greater(x, Tensor::zeros({1}, x.dtype(), x.backend()));
+      return greater(y, Tensor::zeros({1}, y.dtype(), y.backend()));  // y > 0 exactly where x is
     case UnaryOp::kGelu: {
       // Phi(x) + x phi(x); beyond the bound, as in the kernel, 0 or 1 before anything overflows.
       const Tensor bounded = clamp(x, x.dtype() == DType::kF64 ? math::kGaussianBound<double> : math::kGaussianBound<float>);
@@ -244,7 +248,11 @@ class UnaryNode final : public Node {
  public:
   explicit UnaryNode(UnaryOp op) : op_(op) {}
   const char* name() const override { return "unary"; }
-  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override {
+    if (op_ == UnaryOp::kNegate) return Saved::nothing();
+    return reads_output() ? Saved::output() : Saved::input(0);
+  }
+  void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = apply(output, cotangent);
   }
   // The Jacobian is diagonal: both directions multiply by it.
@@ -253,14 +261,29 @@ class UnaryNode final : public Node {
   }
 
  private:
+  // Whether the derivative is a function of the result, or else of the argument. The result is what the next
+  // op is likely to keep as well.
+  bool reads_output() const {
+    switch (op_) {
+      case UnaryOp::kExp:
+      case UnaryOp::kSqrt:
+      case UnaryOp::kTanh:
+      case UnaryOp::kSigmoid:
+      case UnaryOp::kRelu:
+      case UnaryOp::kReciprocal:
+        return true;
+      default:
+        return false;
+    }
+  }
   Tensor apply(const Tensor& output, const Tensor& direction) const {
-    const Tensor& x = inputs[0];
     if (op_ == UnaryOp::kNegate) return negate(direction);
-    if (recording()) return multiply(direction, derivative(op_, x, output));
-    Tensor dx = x.empty_like();
-    if (x.elements() > 0) {
-      x.backend().unary_backward(op_, x.dtype(), x.elements(), x.data(), output.data(), direction.data(),
-                                 dx.mutable_data());
+    if (recording()) return multiply(direction, derivative(op_, inputs[0], output));
+    Tensor dx = direction.empty_like();
+    if (dx.elements() > 0) {
+      const void* const read = reads_output() ? output.data() : inputs[0].data();
+      dx.backend().unary_backward(op_, dx.dtype(), dx.elements(), read, read, direction.data(),
+                                  dx.mutable_data());
     }
     return dx;
   }
@@ -303,13 +326,15 @@ Tensor maximum(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype()) return meet(maximum, a, b, "maximum");
   Tensor y = compute_binary(BinaryOp::kMaximum, a, b, "maximum");
   if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
-  return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(a, b));
+  const Tensor first_wins = greater_equal(a, b);
+  return record<SelectNode>(std::move(y), {&a, &b, &first_wins});
 }
 Tensor minimum(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype()) return meet(minimum, a, b, "minimum");
   Tensor y = compute_binary(BinaryOp::kMinimum, a, b, "minimum");
   if (!recording() || (a.node() == nullptr && b.node() == nullptr)) return y;
-  return record<SelectNode>(std::move(y), {&a, &b}, greater_equal(b, a));
+  const Tensor first_wins = greater_equal(b, a);
+  return record<SelectNode>(std::move(y), {&a, &b, &first_wins});
 }
 Tensor equal(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype()) return meet(equal, a, b, "equal");

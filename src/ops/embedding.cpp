@@ -12,34 +12,30 @@ namespace {
 
 Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table);
 
-// y[i] = table[indices[i]]
+// y[i] = table[indices[i]]. Inputs: table, indices.
 class GatherRowsNode final : public Node {
  public:
-  explicit GatherRowsNode(Tensor indices) : indices_(std::move(indices)) {}
   const char* name() const override { return "embedding"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    result[0] = scatter_rows(cotangent, indices_, inputs[0].shape());
+  Saved saved() const override { return Saved::input(1); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = scatter_rows(cotangent, inputs[1], inputs[0].shape());
   }
-  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return embedding(tangents[0], indices_); }
-
- private:
-  Tensor indices_;
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return embedding(tangents[0], inputs[1]);
+  }
 };
 
-// table[j] = sum of rows[i] with indices[i] == j
+// table[j] = sum of rows[i] with indices[i] == j. Inputs: rows, indices.
 class ScatterRowsNode final : public Node {
  public:
-  explicit ScatterRowsNode(Tensor indices) : indices_(std::move(indices)) {}
   const char* name() const override { return "embedding_backward"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    result[0] = embedding(cotangent, indices_);
+  Saved saved() const override { return Saved::input(1); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = embedding(cotangent, inputs[1]);
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
-    return scatter_rows(tangents[0], indices_, output.shape());
+    return scatter_rows(tangents[0], inputs[1], output.shape());
   }
-
- private:
-  Tensor indices_;
 };
 
 Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table) {
@@ -48,7 +44,7 @@ Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& tabl
     rows.backend().embedding_backward(rows.dtype(), indices.elements(), table[0], table[1], indices.data_as<int32_t>(),
                                       rows.data(), y.mutable_data());
   }
-  return record<ScatterRowsNode>(std::move(y), {&rows}, indices);
+  return record<ScatterRowsNode>(std::move(y), {&rows, &indices});
 }
 
 }  // namespace
@@ -77,7 +73,7 @@ Tensor embedding(const Tensor& table, const Tensor& indices) {
     table.backend().embedding(table.dtype(), indices.elements(), table.shape()[1], table.data(),
                               indices.data_as<int32_t>(), y.mutable_data());
   }
-  return record<GatherRowsNode>(std::move(y), {&table}, indices);
+  return record<GatherRowsNode>(std::move(y), {&table, &indices});
 }
 
 }  // namespace lockstep

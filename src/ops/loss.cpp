@@ -25,6 +25,7 @@ class SoftmaxNode final : public FusedNode {
  public:
   explicit SoftmaxNode(bool log_form) : log_form_(log_form) {}
   const char* name() const override { return log_form_ ? "log_softmax" : "softmax"; }
+  Saved fused_saved() const override { return Saved::output(); }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor z = shifted(widened(in[0]));
@@ -32,7 +33,7 @@ class SoftmaxNode final : public FusedNode {
     return cast(log_form_ ? subtract(z, log(total)) : divide(e, total), in[0].dtype());
   }
 
-  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     Tensor dx = output.empty_like();
     if (dx.elements() > 0) {
       dx.backend().softmax_backward(log_form_, dx.dtype(), rows_of(dx), dx.shape().last(), output.data(),
@@ -58,39 +59,36 @@ Tensor softmax_of(bool log_form, const Tensor& x) {
   return record<SoftmaxNode>(std::move(y), {&x}, log_form);
 }
 
-// (B, classes): 1 at the label.
+// (B, classes): 1 at the label. `dtype` is fp32, which has every number up to 2^24, or fp64.
 Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype) {
-  const std::vector<int32_t> host = labels.to_vector<int32_t>();
-  std::vector<double> values(host.size() * static_cast<size_t>(classes), 0.0);
-  for (size_t i = 0; i < host.size(); ++i) values[i * static_cast<size_t>(classes) + static_cast<size_t>(host[i])] = 1.0;
-  return Tensor::from({labels.elements(), classes}, values, labels.backend()).converted(dtype);
+  const Tensor numbers = Tensor::arange(classes, dtype, labels.backend());
+  const Tensor own = embedding(numbers.view({classes, 1}), labels.view({labels.elements()}));
+  return equal(own, numbers.view({1, classes}));
 }
 
+// Inputs: logits, labels, weights (may be undefined), softmax(logits).
 class CrossEntropyNode final : public FusedNode {
  public:
-  CrossEntropyNode(Tensor labels, Tensor weights, Tensor probabilities)
-      : labels_(std::move(labels)), weights_(std::move(weights)), probabilities_(std::move(probabilities)) {}
   const char* name() const override { return "cross_entropy"; }
+  Saved fused_saved() const override { return Saved::input(1) | Saved::input(2) | Saved::input(3); }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    const Tensor picked = multiply(log_softmax(in[0]), one_hot(labels_, in[0].shape()[1], in[0].dtype()));
+    const Tensor picked = multiply(log_softmax(in[0]), one_hot(in[1], in[0].shape()[1], in[0].dtype()));
     const Tensor losses = negate(sum(picked, {1}));
-    return weights_.defined() ? multiply(losses, weights_) : losses;
+    return in[2].defined() ? multiply(losses, in[2]) : losses;
   }
 
-  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const Tensor &labels = inputs[1], &weights = inputs[2], &probabilities = inputs[3];
     Tensor dlogits = inputs[0].empty_like();
     if (dlogits.elements() > 0) {
       dlogits.backend().cross_entropy_backward(dlogits.dtype(), dlogits.shape()[0], dlogits.shape()[1],
-                                               probabilities_.data(), labels_.data_as<int32_t>(),
-                                               weights_.defined() ? weights_.data() : nullptr, cotangent.data(),
+                                               probabilities.data(), labels.data_as<int32_t>(),
+                                               weights.defined() ? weights.data() : nullptr, cotangent.data(),
                                                dlogits.mutable_data());
     }
     result[0] = std::move(dlogits);
   }
-
- private:
-  Tensor labels_, weights_, probabilities_;
 };
 
 void check_weights(const char* where, const Tensor& losses_like, const Tensor& weights) {
@@ -133,7 +131,7 @@ Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& we
                                    weights.defined() ? weights.data() : nullptr, losses.mutable_data(),
                                    probabilities.mutable_data());
   }
-  return record<CrossEntropyNode>(std::move(losses), {&logits}, labels, weights, std::move(probabilities));
+  return record<CrossEntropyNode>(std::move(losses), {&logits, &labels, &weights, &probabilities});
 }
 
 Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& weights) {

@@ -38,17 +38,20 @@ class MatmulNode final : public Node {
   MatmulNode(bool transpose_a, bool transpose_b, ProductTypes types)
       : transpose_a_(transpose_a), transpose_b_(transpose_b), types_(types) {}
   const char* name() const override { return "matmul"; }
+  Saved saved() const override {
+    return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
+  }
   // C = A B: dA = dC B', dB = A' dC, each written with stored transposes so that nothing is moved, and given in the type of
   // what it is the gradient of.
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &a = inputs[0], &b = inputs[1];
-    if (needs(0)) {
+    if (result.wanted(0)) {
       const ProductTypes types{types_.compute, a.dtype()};
       const Tensor da = transpose_a_ ? product(b, cotangent, transpose_b_, true, types)
                                      : product(cotangent, b, false, !transpose_b_, types);
       result[0] = sum_to(da, a.shape());
     }
-    if (needs(1)) {
+    if (result.wanted(1)) {
       const ProductTypes types{types_.compute, b.dtype()};
       const Tensor db = transpose_b_ ? product(cotangent, a, true, transpose_a_, types)
                                      : product(a, cotangent, !transpose_a_, false, types);
@@ -94,8 +97,9 @@ Tensor activate(Activation activation, const Tensor& y, DType compute) {
 }
 
 // linear() out of simple ops.
-Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation, DType compute) {
-  const Tensor y = product(x, weight, false, false, {compute, accumulation_type(compute)});
+Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                        DType compute, bool transpose_weight = false) {
+  const Tensor y = product(x, weight, false, transpose_weight, {compute, accumulation_type(compute)});
   return activate(activation, bias.defined() ? add(y, bias) : y, compute);
 }
 
@@ -105,54 +109,67 @@ struct LinearGradients {
   Tensor *x = nullptr, *weight = nullptr, *bias = nullptr;
   Activation activation = Activation::kNone;
   const Tensor* argument = nullptr;
+  bool transpose_weight = false;
 };
 
 void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& dz, DType compute,
                 const LinearGradients& gradients) {
   const Tensor rows = as_matrix(dz);
   Extras with_weight, with_x;
-  if (gradients.bias != nullptr && gradients.weight != nullptr) {
+  const bool transposed = gradients.transpose_weight;
+  if (gradients.bias != nullptr && gradients.weight != nullptr && !transposed) {
     *gradients.bias = bias.empty_like();
     with_weight.column_sums = gradients.bias;
   } else if (gradients.bias != nullptr) {
     *gradients.bias = sum(cast(rows, bias.dtype()), {0});
   }
   if (gradients.weight != nullptr) {
-    *gradients.weight = product(as_matrix(x), rows, true, false, {compute, weight.dtype()}, with_weight);
+    const ProductTypes types{compute, weight.dtype()};
+    *gradients.weight = transposed ? product(rows, as_matrix(x), true, false, types)
+                                   : product(as_matrix(x), rows, true, false, types, with_weight);
   }
   if (gradients.x == nullptr) return;
   with_x.activation = gradients.activation;
   with_x.derivative_at = gradients.argument;
-  *gradients.x = product(rows, weight, false, true, {compute, x.dtype()}, with_x).view(x.shape());
+  *gradients.x = product(rows, weight, false, !transposed, {compute, x.dtype()}, with_x).view(x.shape());
 }
 
 // Inputs: x, weight, bias (may be undefined), and for the GELUs what they were applied to, without history.
 class LinearNode final : public FusedNode {
  public:
-  LinearNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
+  LinearNode(Activation activation, DType compute, bool transpose_weight)
+      : activation_(activation), compute_(compute), transpose_weight_(transpose_weight) {}
   const char* name() const override { return "linear"; }
-
-  Tensor reference(std::span<const Tensor> in) const override {
-    return reference_linear(in[0], in[1], in[2], activation_, compute_);
+  Saved fused_saved() const override {
+    return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3) |
+           Saved::output(activation_ == Activation::kRelu);
   }
 
-  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Tensor reference(std::span<const Tensor> in) const override {
+    return reference_linear(in[0], in[1], in[2], activation_, compute_, transpose_weight_);
+  }
+
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     Tensor dz = cotangent;
     if (activation_ != Activation::kNone) {
       dz = cotangent.empty_like();
       const Tensor& at = activation_ == Activation::kRelu ? output : inputs[3];  // y > 0 exactly where the argument was
       if (dz.elements() > 0) {
-        dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), output.data(),
+        dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), at.data(),
                                     cotangent.data(), dz.mutable_data());
       }
     }
     linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_,
-               {needs(0) ? &result[0] : nullptr, needs(1) ? &result[1] : nullptr, needs(2) ? &result[2] : nullptr});
+               {.x = result.wanted(0) ? &result[0] : nullptr,
+                .weight = result.wanted(1) ? &result[1] : nullptr,
+                .bias = result.wanted(2) ? &result[2] : nullptr,
+                .transpose_weight = transpose_weight_});
   }
 
  private:
   Activation activation_;
   DType compute_;
+  bool transpose_weight_;
 };
 
 // Inputs: x, weights and biases (may be undefined) of both products; without history what the second product was given,
@@ -161,17 +178,22 @@ class FeedForwardNode final : public FusedNode {
  public:
   FeedForwardNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
   const char* name() const override { return "feed_forward"; }
+  Saved fused_saved() const override {
+    const bool first = differentiable(0) || differentiable(1) || differentiable(2);
+    return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3, first) |
+           Saved::input(5, differentiable(3) || (first && !inputs[6].defined())) | Saved::input(6, first);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor hidden = reference_linear(in[0], in[1], in[2], activation_, compute_);
     return reference_linear(hidden, in[3], in[4], Activation::kNone, compute_);
   }
 
-  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
-    const auto wanted = [&](size_t input) { return needs(input) ? &result[input] : nullptr; };
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const auto wanted = [&](size_t input) { return result.wanted(input) ? &result[input] : nullptr; };
     const Tensor &hidden = inputs[5], &argument = inputs[6].defined() ? inputs[6] : hidden;
     Tensor dz;
-    const bool first = needs(0) || needs(1) || needs(2);
+    const bool first = result.wanted(0) || result.wanted(1) || result.wanted(2);
     linear_vjp(hidden, inputs[3], inputs[4], cotangent, compute_,
                {first ? &dz : nullptr, wanted(3), wanted(4), activation_, &argument});
     if (first) linear_vjp(inputs[0], inputs[1], inputs[2], dz, compute_, {wanted(0), wanted(1), wanted(2)});
@@ -226,17 +248,22 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
 struct LinearOperands {
   Tensor x, bias;
   DType compute;
+  bool transpose_weight;
+  int64_t outputs;
 };
 
-LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[0]) {
-    fail(ErrorKind::kInternal, fmt::format("linear: inner dimensions differ: {} x {}", x.shape().to_string(),
-                                           weight.shape().to_string()));
+LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                              bool transpose_weight = false) {
+  if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[transpose_weight ? 1 : 0]) {
+    fail(ErrorKind::kInternal,
+         fmt::format("linear: inner dimensions differ: {} x {}{}", x.shape().to_string(),
+                     weight.shape().to_string(), transpose_weight ? " transposed" : ""));
   }
-  LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear")};
+  LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear"),
+                          transpose_weight, weight.shape()[transpose_weight ? 0 : 1]};
   const DType compute = operands.compute;
   if (bias.defined()) {
-    if (!(bias.shape() == Shape{weight.shape()[1]})) {
+    if (!(bias.shape() == Shape{operands.outputs})) {
       fail(ErrorKind::kInternal, fmt::format("linear: bias {} for weight {}", bias.shape().to_string(),
                                              weight.shape().to_string()));
     }
@@ -257,13 +284,14 @@ Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activa
   const Tensor& x = operands.x;
   const DType compute = operands.compute;
   Shape shape = x.shape();
-  shape[shape.rank() - 1] = weight.shape()[1];
+  shape[shape.rank() - 1] = operands.outputs;
   Tensor y = Tensor::empty(shape, compute, x.backend());
   MatmulArguments arguments;
   arguments.dtype = arguments.output = compute;
   arguments.m = x.shape().elements(0, x.rank() - 1);
-  arguments.k = weight.shape()[0];
-  arguments.n = weight.shape()[1];
+  arguments.k = x.shape().last();
+  arguments.n = operands.outputs;
+  arguments.transpose_b = operands.transpose_weight;
   const Operand operand_x(x, compute), operand_weight(weight, compute);
   arguments.a = operand_x.data();
   arguments.b = operand_weight.data();
@@ -291,12 +319,13 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose
   return product(a, b, transpose_a, transpose_b, {type, type});
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
-  const LinearOperands operands = prepare_linear(x, weight, bias);
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+              bool transpose_weight) {
+  const LinearOperands operands = prepare_linear(x, weight, bias, transpose_weight);
   Tensor argument;
   Tensor y = apply_linear(operands, weight, activation, has_history({&x, &weight, &bias}), &argument);
   return record<LinearNode>(std::move(y), {&operands.x, &weight, &operands.bias, &argument}, activation,
-                            operands.compute);
+                            operands.compute, transpose_weight);
 }
 
 Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,

@@ -11,7 +11,9 @@ namespace lockstep {
 Tensor matmul(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false);
 
 // activation(x weight + bias): x (..., in), weight (in, out), bias (out) or undefined. One fused product.
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation = Activation::kNone);
+// transpose_weight says that the weight is stored (out, in): so a head shares the table of an embedding.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
+              Activation activation = Activation::kNone, bool transpose_weight = false);
 
 // linear(linear(x, weight, bias, activation), weight_out, bias_out) as one op, whose backward sweep goes through the
 // activation (not kNone) on the way out of a product. x (..., in), weight (in, hidden), weight_out (hidden, out).

@@ -17,7 +17,8 @@ namespace {
 class ReshapeNode final : public Node {
  public:
   const char* name() const override { return "reshape"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = reshape(cotangent, inputs[0].shape());
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
@@ -29,7 +30,8 @@ class PermuteNode final : public Node {
  public:
   explicit PermuteNode(std::vector<int> permutation) : permutation_(std::move(permutation)) {}
   const char* name() const override { return "permute"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     std::vector<int> inverse(permutation_.size());
     for (size_t i = 0; i < permutation_.size(); ++i) inverse[static_cast<size_t>(permutation_[i])] = static_cast<int>(i);
     result[0] = permute(cotangent, inverse);
@@ -46,7 +48,8 @@ class SliceNode final : public Node {
  public:
   SliceNode(int axis, int64_t begin) : axis_(axis), begin_(begin) {}
   const char* name() const override { return "slice"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = pad_axis(cotangent, axis_, begin_, inputs[0].shape()[axis_]);
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
@@ -62,7 +65,8 @@ class PadNode final : public Node {
  public:
   PadNode(int axis, int64_t begin) : axis_(axis), begin_(begin) {}
   const char* name() const override { return "pad_axis"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = slice(cotangent, axis_, begin_, begin_ + inputs[0].shape()[axis_]);
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
@@ -78,11 +82,12 @@ class ConcatenateNode final : public Node {
  public:
   explicit ConcatenateNode(int axis) : axis_(axis) {}
   const char* name() const override { return "concatenate"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     int64_t begin = 0;
     for (size_t i = 0; i < inputs.size(); ++i) {
       const int64_t end = begin + inputs[i].shape()[axis_];
-      if (needs(i)) result[i] = slice(cotangent, axis_, begin, end);
+      if (result.wanted(i)) result[i] = slice(cotangent, axis_, begin, end);
       begin = end;
     }
   }

@@ -36,12 +36,15 @@ bool needs_widening(const Tensor& gamma, const Tensor& beta) {
 
 int64_t rows_of(const Tensor& x) { return x.shape().elements(0, x.rank() - 1); }
 
-// Both norms share everything but the axis of the statistics and the kernel.
+// Both norms share everything but the axis of the statistics and the kernel. Inputs: x, gamma, beta, mean,
+// 1/standard deviation.
 class NormNode final : public FusedNode {
  public:
-  NormNode(bool over_rows, double epsilon, Tensor mean, Tensor rstd)
-      : over_rows_(over_rows), epsilon_(epsilon), mean_(std::move(mean)), rstd_(std::move(rstd)) {}
+  NormNode(bool over_rows, double epsilon) : over_rows_(over_rows), epsilon_(epsilon) {}
   const char* name() const override { return over_rows_ ? "batch_norm" : "layer_norm"; }
+  Saved fused_saved() const override {
+    return Saved::input(0) | Saved::input(1) | Saved::input(3) | Saved::input(4);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
@@ -49,21 +52,21 @@ class NormNode final : public FusedNode {
     return cast(reshape(y, in[0].shape()), in[0].dtype());
   }
 
-  void fused_vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &x = inputs[0], &gamma = inputs[1];
     Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
     const auto kernel = over_rows_ ? &Backend::batch_norm_backward : &Backend::layer_norm_backward;
-    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), mean_.data(), rstd_.data(),
-                          cotangent.data(), dx.mutable_data(), dgamma.mutable_data(), dbeta.mutable_data());
-    if (needs(0)) result[0] = std::move(dx);
-    if (needs(1)) result[1] = std::move(dgamma);
-    if (needs(2)) result[2] = std::move(dbeta);
+    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), inputs[3].data(),
+                          inputs[4].data(), cotangent.data(), dx.mutable_data(), dgamma.mutable_data(),
+                          dbeta.mutable_data());
+    if (result.wanted(0)) result[0] = std::move(dx);
+    if (result.wanted(1)) result[1] = std::move(dgamma);
+    if (result.wanted(2)) result[2] = std::move(dbeta);
   }
 
  private:
   bool over_rows_;
   double epsilon_;
-  Tensor mean_, rstd_;
 };
 
 }  // namespace
@@ -77,7 +80,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
   Tensor rstd = mean.empty_like();
   x.backend().layer_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
                          y.mutable_data(), mean.mutable_data(), rstd.mutable_data());
-  return record<NormNode>(std::move(y), {&x, &gamma, &beta}, false, epsilon, std::move(mean), std::move(rstd));
+  return record<NormNode>(std::move(y), {&x, &gamma, &beta, &mean, &rstd}, false, epsilon);
 }
 
 BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
@@ -91,7 +94,7 @@ BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& b
   x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
                          y.mutable_data(), result.mean.mutable_data(), result.variance.mutable_data(),
                          rstd.mutable_data());
-  result.y = record<NormNode>(std::move(y), {&x, &gamma, &beta}, true, epsilon, result.mean, std::move(rstd));
+  result.y = record<NormNode>(std::move(y), {&x, &gamma, &beta, &result.mean, &rstd}, true, epsilon);
   return result;
 }
 

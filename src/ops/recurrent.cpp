@@ -22,11 +22,14 @@ void* mutable_data_or_null(Tensor& x) {
   return x.defined() ? x.mutable_data() : nullptr;
 }
 
+// Inputs: those of recurrent(), then activations and memory, see Backend::recurrent; undefined where absent.
 class RecurrentNode final : public FusedNode {
  public:
-  RecurrentNode(const RecurrentArguments& arguments, Tensor activations, Tensor memory)
-      : arguments_(arguments), activations_(std::move(activations)), memory_(std::move(memory)) {}
+  explicit RecurrentNode(const RecurrentArguments& arguments) : arguments_(arguments) {}
   const char* name() const override { return "recurrent"; }
+  Saved fused_saved() const override {
+    return Saved::input(1) | Saved::input(3) | Saved::input(4) | Saved::output();
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const int64_t steps = arguments_.steps, units = arguments_.units;
@@ -67,31 +70,30 @@ class RecurrentNode final : public FusedNode {
     return concatenate(states, 0);
   }
 
-  void fused_vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &inputs_z = inputs[0], &weight = inputs[1];
     const bool gru = arguments_.cell == RecurrentCell::kGru;
     Tensor dinputs = inputs_z.empty_like(), dproducts = gru ? inputs_z.empty_like() : Tensor();
-    output.backend().recurrent_backward(arguments_, weight.data(), data_or_null(activations_),
-                                        data_or_null(memory_), output.data(), cotangent.data(),
+    output.backend().recurrent_backward(arguments_, weight.data(), data_or_null(inputs[3]),
+                                        data_or_null(inputs[4]), output.data(), cotangent.data(),
                                         dinputs.mutable_data(), mutable_data_or_null(dproducts));
     const int64_t steps = arguments_.steps, units = arguments_.units, gates = arguments_.gates();
     const Tensor& ds = gru ? dproducts : dinputs;
-    if (needs(1)) {
+    if (result.wanted(1)) {
       // Every state but the last computed, against dL/ds of the step that read it: one product for all steps.
       const int64_t rows = (steps - 1) * arguments_.rows;
       const Tensor states = output.view({rows, units}, arguments_.reverse ? arguments_.rows * units : 0);
       const Tensor readers = ds.view({rows, gates}, arguments_.reverse ? 0 : arguments_.rows * gates);
       result[1] = matmul(states, readers, true, false);
     }
-    if (needs(2)) {
+    if (result.wanted(2)) {
       result[2] = slice(sum(ds.view({steps * arguments_.rows, gates}), {0}), 0, 2 * units, gates);
     }
-    if (needs(0)) result[0] = std::move(dinputs);
+    if (result.wanted(0)) result[0] = std::move(dinputs);
   }
 
  private:
   RecurrentArguments arguments_;
-  Tensor activations_, memory_;  // see Backend::recurrent
 };
 
 }  // namespace
@@ -131,8 +133,8 @@ Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight,
   inputs.backend().recurrent(arguments, inputs.data(), weight.data(), data_or_null(bias),
                              mutable_data_or_null(activations), mutable_data_or_null(memory),
                              states.mutable_data());
-  return record<RecurrentNode>(std::move(states), {&inputs, &weight, &bias}, arguments,
-                               std::move(activations), std::move(memory));
+  return record<RecurrentNode>(std::move(states), {&inputs, &weight, &bias, &activations, &memory},
+                               arguments);
 }
 
 }  // namespace lockstep

@@ -62,7 +62,8 @@ Shape without_axes(const Shape& shape, const std::vector<int>& axes) {
 class BroadcastNode final : public Node {
  public:
   const char* name() const override { return "broadcast_to"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = sum_to(cotangent, inputs[0].shape());
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
@@ -74,7 +75,8 @@ class SumNode final : public Node {
  public:
   explicit SumNode(std::vector<int> axes) : axes_(std::move(axes)) {}
   const char* name() const override { return "sum"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = broadcast_to(cotangent, inputs[0].shape());
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return sum(tangents[0], axes_, true); }
@@ -87,7 +89,8 @@ class MaxNode final : public Node {
  public:
   explicit MaxNode(int axis) : axis_(axis) {}
   const char* name() const override { return "max"; }
-  void vjp(const Tensor& output, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::input(0) | Saved::output(); }
+  void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = multiply(weights(output), cotangent);
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {

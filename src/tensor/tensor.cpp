@@ -4,13 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/error.h"
+#include "core/op_scope.h"
 
 namespace lockstep {
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Backend& backend) {
   Tensor tensor;
+  tensor.backend_ = &backend;
   tensor.storage_ =
       std::make_shared<Storage>(backend, static_cast<size_t>(shape.elements()) * size_of(dtype));
   tensor.shape_ = shape;
@@ -22,6 +25,12 @@ Tensor Tensor::full(const Shape& shape, DType dtype, Backend& backend, double va
   Tensor tensor = empty(shape, dtype, backend);
   backend.fill(dtype, tensor.elements(), tensor.mutable_data(), value);
   return tensor;
+}
+
+Tensor Tensor::arange(int64_t n, DType dtype, Backend& backend) {
+  std::vector<double> values(static_cast<size_t>(n));
+  std::iota(values.begin(), values.end(), 0.0);
+  return from({n}, values, backend).converted(dtype);
 }
 
 Tensor Tensor::from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend) {
@@ -80,6 +89,19 @@ Tensor Tensor::detach() const {
   Tensor result = *this;
   result.node_ = nullptr;
   return result;
+}
+
+Tensor Tensor::without_elements() const {
+  Tensor result = *this;
+  result.storage_ = nullptr;
+  return result;
+}
+
+void Tensor::refuse_to_read() const {
+  fail(ErrorKind::kInternal, defined()
+                                 ? fmt::format("{}elements of a tensor {} {} that were not kept are read",
+                                               op_prefix(), shape_.to_string(), name_of(dtype_))
+                                 : op_prefix() + "an undefined tensor is read");
 }
 
 Tensor Tensor::clone() const {

@@ -1,7 +1,9 @@
 // Tensor: a value made of shape, dtype and shared storage, always contiguous and row-major.
 //
-// Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can see, except the
-// functions that say "in place". A tensor that takes part in differentiation also carries the Node that made it (autodiff/).
+// Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can
+// see, except the functions that say "in place". A tensor that takes part in differentiation also carries the
+// Node that made it (autodiff/). One without elements (without_elements) stands for them where shape, type
+// and history are all that is asked for.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +28,8 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype, Backend& backend);
   static Tensor full(const Shape& shape, DType dtype, Backend& backend, double value);
   static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) { return full(shape, dtype, backend, 0.0); }
+  // 0, 1, ..., n - 1.
+  static Tensor arange(int64_t n, DType dtype, Backend& backend);
   // Copies from host memory; values.size() must equal shape.elements().
   template <class T>
   static Tensor from(const Shape& shape, std::span<const T> values, Backend& backend) {
@@ -39,29 +43,32 @@ class Tensor {
   Tensor empty_like() const { return empty(shape_, dtype_, backend()); }
   Tensor full_like(double value) const { return full(shape_, dtype_, backend(), value); }
 
-  bool defined() const { return storage_ != nullptr; }
+  bool defined() const { return backend_ != nullptr; }
+  // False for what without_elements() gives, and for undefined tensors.
+  bool has_elements() const { return storage_ != nullptr; }
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
   int64_t extent(int axis) const { return shape_[normalize_axis(axis, shape_.rank())]; }
   int64_t elements() const { return shape_.elements(); }
   size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype_); }
   DType dtype() const { return dtype_; }
-  Backend& backend() const { return storage_->backend(); }
+  Backend& backend() const { return *backend_; }
 
-  const void* data() const { return storage_->data() + offset_; }
+  // Error (kInternal), here and wherever elements are read, when there are none.
+  const void* data() const { return storage().data() + offset_; }
   void* mutable_data() {
-    storage_->forget();
-    return storage_->data() + offset_;
+    storage().forget();
+    return storage().data() + offset_;
   }
   // Of the int32 elements, or of more of their storage; nothing unless they came from the host as they are.
-  const std::optional<IndexRange>& index_range() const { return storage_->index_range(); }
+  const std::optional<IndexRange>& index_range() const { return storage().index_range(); }
   // For whoever had the elements written, and saw them on the host.
-  void set_index_range(const IndexRange& range) { storage_->set_index_range(range); }
+  void set_index_range(const IndexRange& range) { storage().set_index_range(range); }
   // Whether nothing has had access for writing to the elements' storage since the last watch() on it, by mutable_data() of
   // any tensor that shares it: how the one who keeps something made of the elements learns that it has to be made anew.
   // One watches a storage, and while it is watched one thread writes.
-  bool unchanged() const { return storage_->unchanged(); }
-  void watch() const { storage_->watch(); }
+  bool unchanged() const { return storage().unchanged(); }
+  void watch() const { storage().watch(); }
   template <class T>
   const T* data_as() const {
     return static_cast<const T*>(data());
@@ -87,6 +94,8 @@ class Tensor {
   Tensor view(const Shape& shape, int64_t begin) const;
   // No copy, no history.
   Tensor detach() const;
+  // Shape, type, backend and history alone: holds no memory of elements.
+  Tensor without_elements() const;
   // A copy of the elements in new storage, no history.
   Tensor clone() const;
   // The elements in another type, rounded to nearest, ties to even; no history. Shares them when it is the same type.
@@ -103,7 +112,13 @@ class Tensor {
  private:
   static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
   void copy_to_host(DType dtype, void* values) const;
+  Storage& storage() const {
+    if (storage_ == nullptr) refuse_to_read();
+    return *storage_;
+  }
+  [[noreturn]] void refuse_to_read() const;
 
+  Backend* backend_ = nullptr;
   std::shared_ptr<Storage> storage_;
   std::shared_ptr<Node> node_;
   Shape shape_;

@@ -114,9 +114,9 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
     const MicroBatch batch = gather(dataset, sampler.batch(i).samples, size);
     exchange.begin_micro_batch(i);
     replica.model->forward(objective.inputs(batch), replica.training);
-    for (size_t s = 0; s < store.statistics().size(); ++s) {
-      const Tensor& value = replica.training.batch_statistics[s];
-      exchange.add(offsets[s], value.elements(), value.data());
+    const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);
+    for (size_t s = 0; s < statistics.size(); ++s) {
+      exchange.add(offsets[s], statistics[s].elements(), statistics[s].data());
     }
     exchange.end_micro_batch();
   }

@@ -65,9 +65,10 @@ void GradientPass::sweep(const DeviceBatch& batch, const Tensor& cotangent) {
   const Tensor output = replica_.model->forward(batch.inputs, replica_.training);
   const Tensor losses = objective_.losses(output, batch);
   exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
-  for (size_t i = 0; i < store.statistics().size(); ++i) {
-    const Tensor& value = replica_.training.batch_statistics[i];
-    exchange_->add(store.parameter_extent() + store.statistics()[i].offset, value.elements(), value.data());
+  const std::vector<Tensor> statistics = take_batch_statistics(replica_.training, store);
+  for (size_t i = 0; i < statistics.size(); ++i) {
+    exchange_->add(store.parameter_extent() + store.statistics()[i].offset, statistics[i].elements(),
+                   statistics[i].data());
   }
   backward(losses, cotangent, [&](const Leaf& leaf, const Tensor& gradient) {
     const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
@@ -137,6 +138,7 @@ GradientPass::Value GradientPass::value() {
   for_batches(*values_, [&](const DeviceBatch& batch) {
     const Tensor losses = objective_.losses(replica_.model->forward(batch.inputs, replica_.training), batch);
     values_->add_sums(objective_.sums(losses, batch).data_as<double>());
+    take_batch_statistics(replica_.training, replica_.store);  // not for the next micro-batch
   });
   values_->finish();
   Value value = read_value(*values_);

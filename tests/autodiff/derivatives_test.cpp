@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <memory>
+#include <thread>
 
 #include "autodiff/random_scope.h"
 #include "core/error.h"
 #include "device.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/loss.h"
 #include "ops/matmul.h"
 #include "ops/reduction.h"
 
@@ -110,6 +113,163 @@ TEST(Backward, SurvivesAVeryLongChain) {
   // And so does destroying one that was never swept.
   Tensor z = x;
   for (int i = 0; i < 200000; ++i) z = scale(z, 1.0);
+}
+
+TEST(Backward, FreesWhatOnlyTheRootKeeps) {
+  // The caller holds the root; what it keeps for its derivative is as large as the logits.
+  const int64_t rows = 256, classes = 256;
+  const Tensor logits = variable(Tensor::full({rows, classes}, DType::kF32, test_backend(), 0.5), 0);
+  const Tensor labels =
+      Tensor::from({rows}, std::vector<int32_t>(static_cast<size_t>(rows), 3), test_backend());
+  const size_t before = allocator_statistics().bytes_in_use;
+  const Tensor losses = cross_entropy(logits, labels);
+  EXPECT_GT(allocator_statistics().bytes_in_use, before + logits.bytes());
+  backward(losses, losses.full_like(1.0), [](const Leaf&, const Tensor&) {});
+  EXPECT_LT(allocator_statistics().bytes_in_use, before + logits.bytes());
+}
+
+// y = x, whose derivative reads x without having said so.
+class ForgetfulNode final : public Node {
+ public:
+  const char* name() const override { return "forgetful"; }
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = multiply(cotangent, inputs[0]);
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
+};
+
+std::string internal_error(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.kind() == ErrorKind::kInternal ? error.what() : std::string("wrong kind: ") + error.what();
+  }
+  return "no error";
+}
+
+TEST(Saved, ReadingWhatWasNotKeptIsAnErrorThatNamesTheOp) {
+  const Tensor x = variable(vector_of({2.0, 3.0}), 0);
+  const Tensor y = record<ForgetfulNode>(x.clone(), {&x});
+  const std::string message =
+      internal_error([&] { gradients(y, y.full_like(1.0), std::vector<Tensor>{x}, false); });
+  EXPECT_NE(message.find("forgetful (backward): elements of a tensor (2) fp64 that were not kept are read"),
+            std::string::npos)
+      << message;
+}
+
+TEST(Saved, ArraysLiveAsLongAsADerivativeReadsThem) {
+  const int64_t n = 1 << 16;
+  const Tensor x = variable(Tensor::full({n}, DType::kF32, test_backend(), 0.5), 0);
+  const size_t bytes = x.bytes(), before = allocator_statistics().bytes_in_use;
+  const auto held_by = [&](const std::function<Tensor()>& f) {
+    const Tensor y = f();
+    return (allocator_statistics().bytes_in_use - before) / bytes;
+  };
+  EXPECT_EQ(held_by([&] { return tanh(x); }), 1u);
+  EXPECT_EQ(held_by([&] { return scale(add(scale(x, 2.0), x), 3.0); }), 1u) << "of a linear op: nothing";
+  EXPECT_EQ(held_by([&] { return scale(square(scale(x, 2.0)), 3.0); }), 2u) << "the argument";
+  EXPECT_EQ(held_by([&] { return scale(tanh(scale(x, 2.0)), 3.0); }), 2u) << "the result";
+  EXPECT_EQ(held_by([&] { return multiply(scale(x, 2.0), x.detach()); }), 1u)
+      << "the other factor of one that has history";
+  EXPECT_EQ(held_by([&] {
+              const RandomScope random(1, 2, 3);
+              return dropout(dropout(x, 0.5), 0.5);
+            }),
+            1u)
+      << "masks are drawn again";
+}
+
+TEST(Saved, FusedOpsKeepTheirInputsForHigherDerivativesOnlyWhenTold) {
+  const Tensor x = variable(Tensor::from({1, 3}, std::vector<double>{0.1, -0.4, 2.0}, test_backend()), 0);
+  const std::vector<Tensor> targets = {x};
+  const auto slopes = [&](const Tensor& y, bool create_graph) {
+    return gradients(y, scale(y.full_like(1.0), 0.5), targets, create_graph)[0].to_vector<double>();
+  };
+  const Tensor y = multiply(softmax(x), softmax(x));
+  const std::string message = internal_error([&] { slopes(y, true); });
+  EXPECT_NE(message.find("softmax"), std::string::npos) << message;
+  EXPECT_NE(message.find("EveryOrderScope"), std::string::npos) << message;
+  const std::vector<double> first = slopes(y, false);
+  const EveryOrderScope every;
+  const std::vector<double> again = slopes(multiply(softmax(x), softmax(x)), true);
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_NEAR(again[i], first[i], 1e-15);
+}
+
+// A loss of two layers whose graph is recorded anew for each call, over parameters that all calls share.
+std::vector<std::vector<double>> sweep_once(const std::vector<Tensor>& parameters, double input) {
+  const Tensor x = Tensor::full({8, 4}, DType::kF64, test_backend(), input);
+  const RandomScope random(1, 2, 3);
+  const Tensor y = sum(square(matmul(dropout(tanh(matmul(x, parameters[0])), 0.25), parameters[1])));
+  std::vector<std::vector<double>> result(parameters.size());
+  backward(y, y.full_like(1.0), [&](const Leaf& leaf, const Tensor& gradient) {
+    result[static_cast<size_t>(leaf.index)] = gradient.to_vector<double>();
+  });
+  return result;
+}
+
+TEST(Sweeps, OverTheSameParametersRunInTwoThreadsAtOnce) {
+  const std::vector<Tensor> parameters = {
+      variable(Tensor::full({4, 16}, DType::kF64, test_backend(), 0.25), 0),
+      variable(Tensor::full({16, 2}, DType::kF64, test_backend(), -0.5), 1)};
+  const auto first = sweep_once(parameters, 0.5), second = sweep_once(parameters, -1.5);
+  ASSERT_NE(first, second);
+  std::vector<int> wrong(2, 0);
+  const auto repeat = [&](size_t thread, double input, const std::vector<std::vector<double>>& expected) {
+    for (int i = 0; i < 200; ++i) {
+      if (sweep_once(parameters, input) != expected) ++wrong[thread];
+    }
+  };
+  std::thread other([&] { repeat(0, 0.5, first); });
+  repeat(1, -1.5, second);
+  other.join();
+  EXPECT_EQ(wrong, (std::vector<int>{0, 0}));
+}
+
+// y = x, whose derivative fails as often as it is told to.
+class FailingNode final : public Node {
+ public:
+  explicit FailingNode(std::shared_ptr<int> failures) : failures_(std::move(failures)) {}
+  const char* name() const override { return "failing"; }
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if ((*failures_)-- > 0) fail(ErrorKind::kInternal, "told to fail");
+    result[0] = cotangent;
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
+
+ private:
+  std::shared_ptr<int> failures_;
+};
+
+TEST(Sweeps, ThatFailLeaveNothingBehind) {
+  const Tensor x = variable(vector_of({2.0}), 0), w = variable(vector_of({3.0}), 1);
+  const auto failures = std::make_shared<int>(1);
+  const Tensor middle = multiply(x, w);
+  // By the time it fails, w has a contribution from above.
+  const Tensor y = multiply(record<FailingNode>(middle.detach(), {&middle}, failures), w);
+  const std::vector<Tensor> targets = {x, w, middle};
+  const auto sweep = [&] {
+    std::vector<double> result;
+    for (const Tensor& derivative : gradients(y, y.full_like(1.0), targets, false)) {
+      result.push_back(derivative.item());
+    }
+    return result;
+  };
+  EXPECT_THROW(sweep(), Error);
+  EXPECT_EQ(sweep(), (std::vector<double>{0.0, 6.0, 3.0})) << "the sweep stops at the targets";
+  const std::vector<Tensor> leaves = {x, w};
+  const auto through = gradients(y, y.full_like(1.0), leaves, false);
+  EXPECT_EQ(only(through[0]), 9.0);
+  EXPECT_EQ(only(through[1]), 12.0);
+}
+
+TEST(Sweeps, RefuseATargetWithoutHistoryAndMarkNoOther) {
+  const Tensor x = variable(vector_of({2.0}), 0);
+  const Tensor middle = square(x), y = square(middle);
+  const std::vector<Tensor> wrong = {middle, vector_of({1.0})}, right = {x};
+  EXPECT_THROW(gradients(y, y.full_like(1.0), wrong, false), Error);
+  EXPECT_EQ(only(gradients(y, y.full_like(1.0), right, false)[0]), 32.0);
 }
 
 TEST(Recording, OffMeansNoHistory) {

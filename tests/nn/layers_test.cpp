@@ -98,6 +98,28 @@ TEST(BatchNorm, DeclaresItsMomentumForTheTrainer) {
   EXPECT_EQ(image.store.statistics()[1].momentum, 0.3);
 }
 
+TEST(BatchStatistics, AreTakenOnceAndNamedWhenAPassLeavesThemOut) {
+  NormedImage image;
+  ForwardContext context = forward_context(image.store, true);
+  image.layer.forward(image.x, context);
+  const std::vector<double> mean = context.batch_statistics[0].to_vector<double>();
+  const std::vector<Tensor> taken = take_batch_statistics(context, image.store);
+  ASSERT_EQ(taken.size(), 2u);
+  EXPECT_EQ(taken[0].to_vector<double>(), mean);
+  // The next micro-batch goes through a module that leaves the variance out: not that of the one before.
+  image.layer.forward(image.x, context);
+  context.batch_statistics[1] = {};
+  try {
+    take_batch_statistics(context, image.store);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_STREQ(error.what(),
+                 "norm.running_variance: the forward pass in training left no statistic of this name");
+  }
+  EXPECT_THROW(take_batch_statistics(context, image.store), Error) << "nothing has been written since";
+}
+
 TEST(BatchNorm, RefusesToTrainOnASingleValueAChannel) {
   NormedImage image;
   ForwardContext context = forward_context(image.store, true);

@@ -38,7 +38,8 @@ Tensor too_much() {
 class GreedyNode final : public Node {
  public:
   const char* name() const override { return "greedy"; }
-  void vjp(const Tensor&, const Tensor&, std::span<Tensor> result) const override { result[0] = too_much(); }
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor&, InputGradients& result) const override { result[0] = too_much(); }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
 };
 

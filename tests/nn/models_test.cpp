@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "autodiff/autocast.h"
+#include "autodiff/node.h"
 #include "autodiff/random_scope.h"
 #include "device.h"
 #include "nn/built_model.h"
@@ -404,6 +406,35 @@ TEST(RegisterModel, MakesAProgramsOwnModelConfigurable) {
   EXPECT_EQ(model.module->forward(x, context).item(), 7.0);
   EXPECT_THROW(register_model("scaled", make), Error);
   EXPECT_THROW(register_model("mlp", make), Error);
+}
+
+// Products of an evaluation in 16 bits take one copy of each weight, however many chunks there are.
+TEST(Models, EvaluationConvertsEachWeightOnce) {
+  BuiltModel model("[model]\ntype = \"mlp\"\nhidden = [256, 256]\n", kFlatDigits);
+  model.allocate(DType::kF32);
+  const Tensor x = Tensor::from({8, 64}, uniform_values(8 * 64, 3), test_backend()).converted(DType::kF32);
+  const RecordingScope off(false);
+  ForwardContext context = forward_context(model.store, false), views = context;
+  for (Tensor& parameter : views.parameters) parameter = parameter.detach();
+  int64_t weights = 0;
+  for (const ParameterEntry& entry : model.store.parameters()) {
+    if (entry.shape.rank() == 2) weights += entry.shape.elements();
+  }
+  for (const DType compute : {DType::kBF16, DType::kF16}) {
+    const AutocastScope scope(compute);
+    const std::vector<float> expected = model.module->forward(x, views).to_vector<float>();
+    const auto chunk = [&] {
+      const size_t before = allocator_statistics().bytes_in_use;
+      EXPECT_EQ(model.module->forward(x, context).to_vector<float>(), expected);
+      return allocator_statistics().bytes_in_use - before;
+    };
+    EXPECT_GE(chunk(), static_cast<size_t>(weights) * 2) << "the copies, for the chunks to come";
+    reset_allocator_peak();
+    const size_t before = allocator_statistics().bytes_in_use;
+    EXPECT_EQ(chunk(), 0u);
+    EXPECT_LT(allocator_statistics().peak_bytes, before + size_t{2} * 256 * 256)
+        << "a weight was copied again";
+  }
 }
 
 }  // namespace

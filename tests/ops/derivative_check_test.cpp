@@ -133,7 +133,8 @@ namespace {
 class WrongNode final : public Node {
  public:
   const char* name() const override { return "wrong"; }
-  void vjp(const Tensor&, const Tensor& cotangent, std::span<Tensor> result) const override {
+  Saved saved() const override { return Saved::input(0); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = multiply(cotangent, inputs[0]);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {

@@ -6,6 +6,7 @@
 
 #include "autodiff/autocast.h"
 #include "autodiff/random_scope.h"
+#include "core/error.h"
 #include "device.h"
 #include "ops/attention.h"
 #include "ops/convolution.h"
@@ -112,7 +113,16 @@ std::vector<OpCase> op_table() {
     table.push_back({"linear_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return linear(x[0], x[1], x[2], activation); },
                      {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63)}});
+    table.push_back({"linear_transposed_" + std::to_string(static_cast<int>(activation)),
+                     [=](Inputs x) { return linear(x[0], x[1], x[2], activation, true); },
+                     {real({2, 3, 4}, 61), real({5, 4}, 62), real({5}, 63)}});
   }
+  table.push_back({"linear_tied",
+                   [](Inputs x) {
+                     const Tensor h = embedding(x[0], int_tensor({2, 3}, {1, 0, 1, 3, 1, 0}));
+                     return linear(h, x[0], {}, Activation::kNone, true);
+                   },
+                   {real({4, 5}, 66)}});
   for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     table.push_back({"feed_forward_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return feed_forward(x[0], x[1], x[2], activation, x[3], x[4]); },
@@ -200,6 +210,102 @@ INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const a
   std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
   return std::to_string(row.index) + "_" + name;
 });
+
+// The op on its inputs, those chosen with history.
+Tensor applied(const OpCase& op, const std::vector<bool>& chosen, std::vector<Tensor>& targets) {
+  std::vector<Tensor> inputs;
+  targets.clear();
+  for (size_t i = 0; i < op.inputs.size(); ++i) {
+    inputs.push_back(chosen[i] ? variable(op.inputs[i], static_cast<int>(i)) : op.inputs[i]);
+    if (chosen[i]) targets.push_back(inputs.back());
+  }
+  return op.function(inputs);
+}
+
+std::vector<std::vector<double>> derivatives_of(const Tensor& y, const std::vector<Tensor>& targets) {
+  std::vector<std::vector<double>> result;
+  const Tensor u = random_tensor(y.shape(), -1.0, 1.0, 1001);
+  for (const Tensor& derivative : gradients(y, u, targets, false)) {
+    result.push_back(derivative.to_vector<double>());
+  }
+  return result;
+}
+
+// Every node below y once, in an order that depends on the graph alone.
+std::vector<Node*> nodes_below(const Tensor& y) {
+  std::vector<Node*> nodes;
+  if (y.node() != nullptr) nodes.push_back(y.node().get());
+  for (size_t next = 0; next < nodes.size(); ++next) {
+    for (const Tensor& input : nodes[next]->inputs) {
+      if (input.node() == nullptr || std::ranges::find(nodes, input.node().get()) != nodes.end()) continue;
+      nodes.push_back(input.node().get());
+    }
+  }
+  return nodes;
+}
+
+// The arrays that a node keeps.
+std::vector<Tensor*> kept_by(Node& node) {
+  std::vector<Tensor*> kept;
+  for (Tensor& input : node.inputs) {
+    if (input.has_elements()) kept.push_back(&input);
+  }
+  if (node.value.has_elements()) kept.push_back(&node.value);
+  return kept;
+}
+
+// All inputs, and each alone.
+std::vector<std::vector<bool>> choices(size_t inputs) {
+  std::vector<std::vector<bool>> result = {std::vector<bool>(inputs, true)};
+  for (size_t i = 0; i < inputs && inputs > 1; ++i) {
+    result.emplace_back(inputs, false);
+    result.back()[i] = true;
+  }
+  return result;
+}
+
+TEST_P(OpTable, KeepsAllThatItsDerivativesRead) {
+  const OpCase& op = GetParam();
+  std::vector<Tensor> targets;
+  Tensor y = applied(op, std::vector<bool>(op.inputs.size(), true), targets);
+  const auto together = derivatives_of(y, targets);
+  for (const std::vector<bool>& chosen : choices(op.inputs.size())) {
+    y = applied(op, chosen, targets);
+    const auto found = derivatives_of(y, targets);
+    for (size_t i = 0, next = 0; i < chosen.size(); ++i) {
+      if (!chosen[i]) continue;
+      EXPECT_EQ(found[next++], together[i]) << "input " << i;
+    }
+    const EveryOrderScope every;
+    y = applied(op, chosen, targets);
+    EXPECT_EQ(derivatives_of(y, targets), found) << "what is kept for other derivatives changes this one";
+  }
+}
+
+// Without any one of the arrays that are kept, some derivative fails, and says so.
+TEST_P(OpTable, KeepsNothingThatNoDerivativeReads) {
+  const OpCase& op = GetParam();
+  for (const std::vector<bool>& chosen : choices(op.inputs.size())) {
+    std::vector<Tensor> targets;
+    Tensor y = applied(op, chosen, targets);
+    const size_t count = nodes_below(y).size();
+    for (size_t n = 0; n < count; ++n) {
+      for (size_t k = 0; k < kept_by(*nodes_below(y)[n]).size(); ++k) {
+        const Tensor broken = applied(op, chosen, targets);
+        Node& node = *nodes_below(broken)[n];
+        Tensor& kept = *kept_by(node)[k];
+        kept = kept.without_elements();
+        try {
+          derivatives_of(broken, targets);
+          ADD_FAILURE() << node.name() << " keeps " << kept.shape().to_string() << " that nothing reads";
+        } catch (const Error& error) {
+          EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+          EXPECT_NE(std::string(error.what()).find(node.name()), std::string::npos) << error.what();
+        }
+      }
+    }
+  }
+}
 
 // Half the distance from 1 to the next number: the largest relative error of one rounding.
 double unit_roundoff(DType dtype) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -84,6 +85,36 @@ TEST(Tensor, ItemNeedsExactlyOneElement) {
   EXPECT_EQ(Tensor::full({1, 1}, DType::kF32, test_backend(), 2.5).item(), 2.5);
   EXPECT_THROW(Tensor::zeros({2}, DType::kF32, test_backend()).item(), Error);
   EXPECT_THROW(Tensor().item(), Error);
+}
+
+TEST(Tensor, CanStandForElementsThatAreGone) {
+  Tensor x = Tensor::full({2, 3}, DType::kF32, test_backend(), 1.0);
+  const Tensor link = x.without_elements();
+  EXPECT_TRUE(link.defined());
+  EXPECT_FALSE(link.has_elements());
+  EXPECT_EQ(link.shape(), x.shape());
+  EXPECT_EQ(link.dtype(), DType::kF32);
+  EXPECT_EQ(&link.backend(), &x.backend());
+  EXPECT_TRUE(x.sole_owner()) << "it holds the memory";
+  EXPECT_EQ(link.full_like(2.0).to_vector<float>(), std::vector<float>(6, 2.0f));
+  EXPECT_EQ(link.view({6}).shape(), Shape{6});
+  for (const std::function<void()>& read : std::vector<std::function<void()>>{
+           [&] { link.data(); }, [&] { link.to_vector<float>(); }, [&] { link.clone(); },
+           [&] { link.converted(DType::kF64); }, [&] { x.assign(link); }, [] { Tensor().data(); }}) {
+    try {
+      read();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    }
+  }
+  EXPECT_FALSE(Tensor().without_elements().defined());
+}
+
+TEST(Tensor, ArangeCounts) {
+  EXPECT_EQ(Tensor::arange(4, DType::kF32, test_backend()).to_vector<float>(),
+            (std::vector<float>{0.0f, 1.0f, 2.0f, 3.0f}));
+  EXPECT_EQ(Tensor::arange(0, DType::kF64, test_backend()).shape(), Shape{0});
 }
 
 TEST(Tensor, MayHaveNoElements) {
