@@ -266,10 +266,11 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
   course.total = run.total_steps * course.step;
   course.warmup = course.count * section.integer("warmup", 0, {0.0, kMaximumCount},
                                                  "length, in units, of the linear rise to the full rate; 0 for none");
-  if (type == "plateau") return std::make_unique<PlateauSchedule>(section, base_rate, course);
+  Section own = section.of_type(type);
+  if (type == "plateau") return std::make_unique<PlateauSchedule>(own, base_rate, course);
   for (const ScheduleType& known : kScheduleTypes) {
     if (type == known.name) {
-      return std::make_unique<WarmupSchedule>(type, base_rate, course, known.read(section, course));
+      return std::make_unique<WarmupSchedule>(type, base_rate, course, known.read(own, course));
     }
   }
   fail(ErrorKind::kInternal, "make_schedule: unknown type: " + type);
