@@ -49,9 +49,19 @@ std::string_view last_name(std::string_view path) {
     if (!key.of_type.empty()) add(names, name_of_type(key));
     add(names, key.section + "." + key.key);
   }
-  std::vector<std::string> suggestions = nearest_names(part, names);
+  // In a section that is there only the last name is wrong.
+  const std::string prefix = part.substr(0, part.size() - last_name(part).size());
+  std::vector<std::string> beside;
   for (const std::string& name : names) {
-    // "adamw" for "optimizer.adamw"; also behind the wrong section.
+    if (!prefix.empty() && name.starts_with(prefix)) beside.push_back(name.substr(prefix.size()));
+  }
+  std::vector<std::string> suggestions =
+      beside.empty() ? nearest_names(part, names) : nearest_names(last_name(part), beside);
+  if (!beside.empty()) {
+    for (std::string& name : suggestions) name = prefix + name;
+  }
+  // "adamw" for "optimizer.adamw"; also behind the wrong section.
+  for (const std::string& name : names) {
     if (suggestions.size() < 3 && last_name(name) == last_name(part)) add(suggestions, name);
   }
   fail(ErrorKind::kUsage,

@@ -55,7 +55,7 @@ Configuration Configuration::for_description() {
 bool Configuration::is_override(const std::string& text) {
   const size_t equals = text.find('=');
   std::vector<std::variant<std::string, size_t>> steps;
-  return equals != std::string::npos && split_path(text.substr(0, equals), steps);
+  return equals != std::string::npos && text.front() != '-' && split_path(text.substr(0, equals), steps);
 }
 
 void Configuration::apply_override(const std::string& assignment) {

@@ -108,7 +108,7 @@ class Configuration {
   // "a.b=value" or "model.layers[1].units=3", as in load; an index one past the end appends. Errors (kUsage)
   // quote it. Sections that exist already see it too.
   void apply_override(const std::string& assignment);
-  // Whether the text has the form of an override: a key, and "=".
+  // Whether the text has the form of an override: a key, and "="; "--output=x" has that of an option.
   static bool is_override(const std::string& text);
 
   Section section(const std::string& name);
