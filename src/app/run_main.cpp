@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "app/description.h"
 #include "app/version.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/summary.h"
@@ -40,7 +41,8 @@ struct Arguments {
   bool digest_only = false;
   DatasetOptions dataset;
   std::string output;
-  bool describe = false;
+  std::string part;  // of the configuration, to be described
+  bool as_json = false;
   bool verbose = false;
 };
 
@@ -100,12 +102,30 @@ int run_diff(const Arguments& arguments) {
 }
 
 int run_config(const Arguments& arguments) {
-  if (arguments.describe) {
-    std::fputs(describe_configuration().c_str(), stdout);
-    flush_results();
-    return 0;
+  const std::vector<KeyDescription> keys = keys_of_part(described_keys(), arguments.part);
+  std::fputs((arguments.as_json ? describe_as_json(keys) : describe_as_text(keys)).c_str(), stdout);
+  flush_results();
+  return 0;
+}
+
+// The arguments behind the program's name, with a --set of its own for each override: several may follow one --set. An
+// argument that has not the form of an override ends them, so that none of them is taken for CONFIG, nor CONFIG for one.
+std::vector<std::string> separate_overrides(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  bool after_override = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--set" && i + 1 < argc) {
+      arguments.insert(arguments.end(), {argument, argv[++i]});
+      after_override = true;
+    } else if (after_override && Configuration::is_override(argument)) {
+      arguments.insert(arguments.end(), {"--set", argument});
+    } else {
+      arguments.push_back(argument);
+      after_override = argument.starts_with("--set=");
+    }
   }
-  fail(ErrorKind::kUsage, "config: give --describe");
+  return arguments;
 }
 
 }  // namespace
@@ -133,7 +153,9 @@ int run_main(int argc, char** argv) {
 
   const auto add_configuration = [&](CLI::App* command) {
     command->add_option("config", arguments.configuration, "TOML file")->required();
-    command->add_option("--set", arguments.overrides, "change a setting: --set optimizer.learning_rate=3e-4")
+    command
+        ->add_option("--set", arguments.overrides,
+                     "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5")
         ->take_all()
         ->allow_extra_args(false);
     command->add_option("--device", arguments.device, "what to compute on, instead of device.type")
@@ -181,8 +203,16 @@ int run_main(int argc, char** argv) {
   diff_command->footer("Example:\n  lockstep diff runs/a/step-000000100.h5 runs/b/step-000000100.h5");
 
   CLI::App* config_command = app.add_subcommand("config", "describe the configuration");
-  config_command->add_flag("--describe", arguments.describe, "print every key with type, range, default and meaning");
-  config_command->footer("Example:\n  lockstep config --describe");
+  CLI::Option* describe =
+      config_command
+          ->add_option("--describe", arguments.part,
+                       "print every key with default, meaning and what it takes; of a PART alone: optimizer, "
+                       "optimizer.adamw, model.layers.linear, train.steps")
+          ->expected(0, 1)
+          ->type_name("[PART]")
+          ->required();
+  config_command->add_flag("--json", arguments.as_json, "as JSON, for other programs")->needs(describe);
+  config_command->footer("Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
   configure_log(0, 1, false);
   // A file that may not grow further (ulimit -f) is then an error of the write, with its reason.
@@ -196,7 +226,9 @@ int run_main(int argc, char** argv) {
       throw CLI::ExtrasError(fmt::format("\"{}\": no such command: choose one of {}", argv[1], fmt::join(commands, ", ")),
                              CLI::ExitCodes::ExtrasError);
     }
-    app.parse(argc, argv);
+    std::vector<std::string> words = separate_overrides(argc, argv);
+    std::ranges::reverse(words);  // as CLI11 wants them
+    app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     refused.emplace(ErrorKind::kUsage, fmt::format("{} (see lockstep --help)", error.what()));

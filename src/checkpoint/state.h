@@ -15,8 +15,8 @@
 namespace lockstep {
 
 struct StateArray {
-  std::string
-      path;  // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
+  // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
+  std::string path;
   DType dtype = DType::kF32;
   Shape shape;
   std::vector<std::byte> bytes;
@@ -26,8 +26,8 @@ using Scalar = std::variant<int64_t, double, std::string>;
 
 struct State {
   std::vector<StateArray> arrays;  // in store order
-  std::map<std::string, Scalar>
-      scalars;                // "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
+  // By path: "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
+  std::map<std::string, Scalar> scalars;
   std::string configuration;  // TOML text
   std::string metrics;        // JSON lines logged so far
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed

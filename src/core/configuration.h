@@ -1,5 +1,5 @@
 // The configuration: TOML read strictly. Reading a key also declares it, so that the same code that uses a
-// setting gives its type, range, default and description to `lockstep config --describe` and to the
+// setting gives its type, range, default and meaning to `lockstep config --describe` and to the
 // unknown-key check.
 #pragma once
 
@@ -19,11 +19,29 @@ struct Range {
   double minimum = -std::numeric_limits<double>::infinity();
   double maximum = std::numeric_limits<double>::infinity();
   bool open_minimum = false;
+  bool operator==(const Range&) const = default;
 };
 inline constexpr Range kAny{};
 inline constexpr Range kNonNegative{0.0, std::numeric_limits<double>::infinity(), false};
 inline constexpr Range kPositive{0.0, std::numeric_limits<double>::infinity(), true};
 inline constexpr Range kUnit{0.0, 1.0, false};
+
+// One key that some reader asks for.
+struct KeyDescription {
+  std::string section;   // "optimizer", "model.layers"
+  bool in_list = false;  // of each element of a list of tables: [[model.layers]]
+  std::string of_type;   // read where the section's type is this: "adamw"; "": whatever it is
+  std::string key;
+  std::string type;                  // integer, real, boolean, text, integers, reals, texts
+  Range range;                       // of numbers
+  std::vector<std::string> choices;  // of texts; empty: any
+  std::string fallback;              // as TOML, which is JSON as well; "": required
+  std::string meaning;
+  bool operator==(const KeyDescription&) const = default;
+
+  // "real in [0, 1]", "text one of "drop", "pad"".
+  std::string rule() const;
+};
 
 class Configuration;
 
@@ -36,19 +54,19 @@ class Configuration;
 class Section {
  public:
   int64_t integer(const std::string& key, std::optional<int64_t> fallback, Range range,
-                  const std::string& description);
+                  const std::string& meaning);
   double real(const std::string& key, std::optional<double> fallback, Range range,
-              const std::string& description);
-  bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& description);
+              const std::string& meaning);
+  bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& meaning);
   // choices empty: any text.
   std::string text(const std::string& key, std::optional<std::string> fallback,
-                   const std::vector<std::string>& choices, const std::string& description);
+                   const std::vector<std::string>& choices, const std::string& meaning);
   std::vector<int64_t> integers(const std::string& key, std::optional<std::vector<int64_t>> fallback,
-                                Range range, const std::string& description);
+                                Range range, const std::string& meaning);
   std::vector<double> reals(const std::string& key, std::optional<std::vector<double>> fallback, Range range,
-                            const std::string& description);
+                            const std::string& meaning);
   std::vector<std::string> texts(const std::string& key, std::optional<std::vector<std::string>> fallback,
-                                 const std::string& description);
+                                 const std::string& meaning);
 
   // Whether the file or an override gives the key. Does not declare it.
   bool has(const std::string& key) const;
@@ -56,6 +74,9 @@ class Section {
   // description).
   Section table(const std::string& key);
   std::vector<Section> tables(const std::string& key);
+
+  // The same table, for reading keys that belong to its type `type` ("adamw") alone: descriptions say so.
+  Section of_type(const std::string& type) const;
 
   // "optimizer" or "model.layers[2]"; for error messages of callers.
   const std::string& path() const;
@@ -67,26 +88,28 @@ class Section {
   struct Impl;
   explicit Section(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<Impl> impl_;
+  std::string type_;  // of_type
 };
 
 class Configuration {
  public:
   // Errors (kUsage) name file, line and column of a syntax error or a duplicate key. overrides: "a.b=value",
-  // value in TOML syntax or, failing that, taken as text. An override may name a key that the file does not
-  // have.
+  // value in TOML syntax (numbers may be written .5 and 5. too) or, failing that, taken as text. An override
+  // may name a key that the file does not have.
   static Configuration load(const std::string& path, const std::vector<std::string>& overrides);
   static Configuration parse(const std::string& toml, const std::string& name,
                              const std::vector<std::string>& overrides);
 
   // An empty configuration whose readers are asked only for what they would accept: a missing key without
   // fallback yields a neutral value (in range and nearest to 0, empty, or the first choice). Readers whose
-  // keys depend on a type are shown one after the other: apply_override("optimizer.type=adam"), read, apply
-  // the next; describe() then lists all.
+  // keys depend on a type are asked one after the other; keys() then has those of all.
   static Configuration for_description();
 
   // "a.b=value" or "model.layers[1].units=3", as in load; an index one past the end appends. Errors (kUsage)
   // quote it. Sections that exist already see it too.
   void apply_override(const std::string& assignment);
+  // Whether the text has the form of an override: a key, and "="; "--output=x" has that of an option.
+  static bool is_override(const std::string& text);
 
   Section section(const std::string& name);
 
@@ -101,8 +124,9 @@ class Configuration {
   // Those of the keys read so far that hold their defaults, as "section.key" and "section.list[2].key".
   std::set<std::string> at_default() const;
 
-  // Every key read so far with type, range or choices, default and description, section by section.
-  std::string describe() const;
+  // Every key read so far: section by section, in it those of any type, then type by type. Of a description a
+  // key that several types read is there for each.
+  std::vector<KeyDescription> keys() const;
 
  private:
   struct Impl;

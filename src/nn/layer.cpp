@@ -75,7 +75,8 @@ Layer make_layer(Section& keys, const Signal& input, const ModuleBuilder& builde
       keys.reject("type", fmt::format("{} takes table indices (int32 data), got real numbers {}", name,
                                       input.sample.to_string()));
     }
-    Layer layer = type.make(keys, input.sample, builder);
+    Section own = keys.of_type(name);
+    Layer layer = type.make(own, input.sample, builder);
     layer.type = name;
     return layer;
   }
@@ -86,7 +87,8 @@ void describe_layers(Section& keys) {
   read_layer_type(keys);
   ParameterStore scratch;
   for (const LayerType& type : layer_types()) {
-    type.make(keys, type.example.sample, ModuleBuilder(scratch, type.name));
+    Section own = keys.of_type(type.name);
+    type.make(own, type.example.sample, ModuleBuilder(scratch, type.name));
   }
 }
 

@@ -5,9 +5,9 @@
 
 namespace lockstep {
 
-// No keys. Two classes: one logit a sample, binary logistic regression (chapter 43.2.3); more: a logit a
-// class, softmax regression. Inputs of any shape are flattened. The objective is convex, so the parameters
-// start at zero.
+// No keys. Two classes: one logit a sample, binary logistic regression (Cox 1958); more: a logit a class,
+// softmax regression. Inputs of any shape are flattened. The objective is convex, so the parameters start at
+// zero.
 std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, const ModuleBuilder& builder);
 
 }  // namespace lockstep

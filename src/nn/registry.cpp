@@ -54,7 +54,9 @@ std::vector<std::string> model_types() {
 std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const ModuleBuilder& builder) {
   const std::string name = read_type(model);
   for (const ModelType& type : registered_models()) {
-    if (type.name == name) return type.make(model, data, builder);
+    if (type.name != name) continue;
+    Section own = model.of_type(name);
+    return type.make(own, data, builder);
   }
   model.reject("type", fmt::format("unknown model {}", name));
 }
@@ -63,7 +65,8 @@ void describe_models(Section& model) {
   read_type(model);
   for (const ModelType& type : registered_models()) {
     ParameterStore scratch;
-    type.make(model, type.example, ModuleBuilder(scratch));
+    Section own = model.of_type(type.name);
+    type.make(own, type.example, ModuleBuilder(scratch));
   }
   for (Section& layer : model.tables("layers")) describe_layers(layer);
 }

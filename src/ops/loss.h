@@ -15,7 +15,8 @@ Tensor log_sum_exp(const Tensor& x, bool keep_axis = false);  // over the last a
 
 // logits (B, classes), labels (B) int32 in [0, classes) -> (B): -log softmax(logits)[label].
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& weights = {});
-// logits (B) or (B,1), targets of the same shape in [0, 1] -> (B): softplus(z) - y z (chapter 43.2.3).
+// logits (B) or (B,1), targets of the same shape in [0, 1] -> (B): softplus(z) - y z, the
+// negative log-likelihood -y log sigma(z) - (1 - y) log(1 - sigma(z)) of logistic regression (Cox 1958).
 Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& weights = {});
 // predictions and targets (B, ...) -> (B): mean over the other axes of the squared difference.
 Tensor mean_squared_error(const Tensor& predictions, const Tensor& targets, const Tensor& weights = {});

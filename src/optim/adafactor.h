@@ -9,8 +9,9 @@ namespace lockstep {
 
 // Shazeer and Stern 2018, algorithms 4 and 5, without first moment. Update k = 1, 2, ..., a parameter tensor
 // of n elements at a time; one of more than two axes counts as the matrix of its first axis and the rest:
-//   rho = min(eta, 1 / sqrt(k)),  alpha = max(scale_floor, |theta| / sqrt(n)) rho,  beta = 1 -
-//   k^-decay_exponent matrix: r <- beta r + (1 - beta) row means of g^2;  c: the same of columns;
+//   rho = min(eta, 1 / sqrt(k)),  alpha = max(scale_floor, |theta| / sqrt(n)) rho
+//   beta = 1 - k^-decay_exponent
+//   matrix: r <- beta r + (1 - beta) row means of g^2;  c: the same of columns;
 //           v = r c' / max(mean(r), epsilon)
 //   vector: v <- beta v + (1 - beta) g^2
 //   u = g / sqrt(max(v, epsilon^2));

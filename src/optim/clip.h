@@ -11,7 +11,7 @@
 namespace lockstep {
 
 // Euclidean norm of the first n elements: fp64 sums of squares over fixed blocks of the flat array, blocks
-// added in tree order (the tree of DESIGN 4.4 over block numbers). Times |scale|.
+// added over the tree of parallel/reduction_tree.h, block numbers for leaves. Times |scale|.
 double global_norm(const Tensor& gradients, int64_t n, double scale);
 
 // The same of the elements that the shards cover, of which each worker needs its own only; the same bits

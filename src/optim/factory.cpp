@@ -70,7 +70,9 @@ std::unique_ptr<Optimizer> make_optimizer(Section& section) {
 
 std::unique_ptr<Optimizer> make_optimizer(Section& section, const std::string& type) {
   for (const OptimizerType& known : registered_optimizers()) {
-    if (type == known.name) return known.make(section);
+    if (type != known.name) continue;
+    Section own = section.of_type(type);
+    return known.make(own);
   }
   fail(ErrorKind::kInternal, "make_optimizer: unknown type: " + type);
 }

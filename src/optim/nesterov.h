@@ -8,8 +8,7 @@
 namespace lockstep {
 
 // Two forms:
-//   averaged              the gradient g is taken at the look-ahead theta - eta momentum v (before_gradient
-//   moves there);
+//   averaged              g is taken at the look-ahead theta - eta momentum v (before_gradient moves there);
 //                         v <- momentum v + (1 - momentum) g;   theta <- theta - eta v
 //   classical             v <- momentum v + g;   theta <- theta - eta (g + momentum v), g taken at theta
 //                         (Sutskever et al. 2013)

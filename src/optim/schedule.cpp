@@ -302,8 +302,9 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
                               "what warmup and every are counted in");
   options.warmup = section.integer("warmup", options.warmup, {0.0, kMaximumCount},
                                    "length, in units, of the linear rise to the full rate; 0 for none");
+  Section own = section.of_type(type);
   for (const ScheduleType& known : kScheduleTypes) {
-    if (type == known.name) known.read(section, options);
+    if (type == known.name) known.read(own, options);
   }
   return make_schedule(options, base_rate, run);
 }

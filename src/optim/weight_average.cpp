@@ -18,7 +18,8 @@ AverageSettings read_average(Section& section) {
   return {};
 }
 
-AverageSettings read_average(Section& section, AverageSettings::Type type) {
+AverageSettings read_average(Section& any, AverageSettings::Type type) {
+  Section section = any.of_type(name_of(type));
   AverageSettings settings;
   settings.type = type;
   if (type == AverageSettings::Type::kEma) {

@@ -20,10 +20,9 @@ struct AverageSettings {
 };
 
 // Reads [average]: type "none" (default), or
-//   ema   exponential moving average: average <- decay average + (1 - decay) theta, decay (0.999); with
-//   warmup (false)
-//         the decay of the n-th to enter is at most (1 + n) / (10 + n), so that the first ones are forgotten
-//         soon
+//   ema   exponential moving average: average <- decay average + (1 - decay) theta, decay (0.999);
+//         with warmup (false) the decay of the n-th to enter is at most (1 + n) / (10 + n), so that
+//         the first ones are forgotten soon
 //   swa   stochastic weight averaging (Izmailov et al. 2018): the mean
 // Both: what is there after update `start` (1) is the first to enter, as it is; then what every `every`-th
 // (1) update leaves. Before `start` the average is where training is.

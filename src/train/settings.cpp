@@ -31,7 +31,7 @@ RunSettings read_settings(Configuration& configuration) {
       data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
   settings.validation_data = settings.train_data;
   settings.validation_data.path =
-      data.text("validation", "", {}, "validation data of the same format; empty: see below");
+      data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");
   settings.validation_data.labels =
       data.text("validation_labels", "", {}, "IDX: labels file of the validation data");
   settings.validation_fraction = data.real("validation_fraction", 0.0, {0.0, 0.9},
@@ -175,7 +175,7 @@ RunSettings read_settings(Configuration& configuration) {
   return settings;
 }
 
-std::string describe_configuration() {
+std::vector<KeyDescription> described_keys() {
   Configuration configuration = Configuration::for_description();
   read_settings(configuration);
   Section model = configuration.section("model");
@@ -189,7 +189,7 @@ std::string describe_configuration() {
   Section schedule = configuration.section("schedule");
   make_schedule(schedule, 1.0, {});
   for (const std::string& type : schedule_types()) make_schedule(schedule, type, 1.0, {});
-  return configuration.describe();
+  return configuration.keys();
 }
 
 }  // namespace lockstep

@@ -85,8 +85,8 @@ struct RunSettings {
 // Reads every key above; Error (kUsage) for bad values and combinations.
 RunSettings read_settings(Configuration& configuration);
 
-// Every key of every section with the keys of every model, optimizer and schedule type: `lockstep config
-// --describe`.
-std::string describe_configuration();
+// Every key of every section with the keys of every model, optimizer and schedule type: what `lockstep config
+// --describe` shows.
+std::vector<KeyDescription> described_keys();
 
 }  // namespace lockstep

@@ -1,6 +1,8 @@
 // The command line, called as a function: help, version, description, and what it refuses.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "nn/module.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
+#include "train/settings.h"
 
 namespace lockstep {
 namespace {
@@ -81,6 +84,124 @@ TEST(Command, DescriptionListsEveryTypeAndTheKeysOfEachWithRangeAndDefault) {
   }
 }
 
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(Command, DescriptionHasAtMost100ColumnsAndOnePartATypeThatReadsAKey) {
+  const Answer description = lockstep_command({"config", "--describe"});
+  for (const std::string& line : lines_of(description.out)) EXPECT_LE(line.size(), 100u) << line;
+  // weight_decay: adam adds it to the gradient, adamw has a default of its own.
+  for (const char* heading :
+       {"[optimizer] type = \"adam\"", "[optimizer] type = \"adamw\"", "[schedule] type = \"cosine\"",
+        "[average] type = \"swa\"", "[model] type = \"mlp\"", "[[model.layers]] type = \"linear\""}) {
+    EXPECT_TRUE(holds(description.out, "\n" + std::string(heading) + "\n")) << heading;
+  }
+}
+
+TEST(Command, DescriptionOfAPartHasItsKeysAndThoseOfAnyType) {
+  const std::string adamw = lockstep_command({"config", "--describe", "optimizer.adamw"}).out;
+  EXPECT_EQ(adamw.rfind("[optimizer]\n", 0), 0u) << adamw;
+  EXPECT_TRUE(holds(adamw, "\n[optimizer] type = \"adamw\"\n")) << adamw;
+  EXPECT_TRUE(holds(adamw, "\n  learning_rate ")) << adamw;
+  EXPECT_TRUE(holds(adamw, "\n  weight_decay  0.01 ")) << adamw;
+  EXPECT_FALSE(holds(adamw, "\"adam\"\n")) << adamw;
+  EXPECT_FALSE(holds(adamw, "\n  momentum ")) << adamw;
+  const std::string layer = lockstep_command({"config", "--describe", "model.layers.linear"}).out;
+  EXPECT_EQ(layer.rfind("[[model.layers]]\n", 0), 0u) << layer;
+  EXPECT_TRUE(holds(layer, "\n  units ")) << layer;
+  EXPECT_FALSE(holds(layer, "kernel ")) << layer;
+  const std::string section = lockstep_command({"config", "--describe", "model"}).out;
+  EXPECT_TRUE(holds(section, "[model]\n") && holds(section, "[[model.layers]] type = \"dropout\"\n")) << section;
+  // A key: of each type that reads it.
+  const std::string key = lockstep_command({"config", "--describe", "optimizer.beta2"}).out;
+  EXPECT_EQ(key.rfind("[optimizer] type = ", 0), 0u) << key;
+  EXPECT_TRUE(holds(key, "[optimizer] type = \"lion\"\n  beta2  0.99  ")) << key;
+  EXPECT_FALSE(holds(key, "beta1")) << key;
+  EXPECT_EQ(lines_of(lockstep_command({"config", "--describe", "train.steps"}).out).size(), 3u);
+}
+
+TEST(Command, DescriptionOfAPartThatIsNotThereNamesTheNearest) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"optimizer.adamv", "config: no part \"optimizer.adamv\": did you mean optimizer.adam or optimizer.adamw"},
+      {"adamw", "did you mean optimizer.adamw?"},
+      {"optimzer", "did you mean optimizer?"},
+      {"train.step", "did you mean train.steps"},
+      {"optimizer.cosine", "did you mean schedule.cosine?"},
+      {"zzzzzzzzzzzzzzzzzzzz", "there are run, data, train, optimizer"},
+  };
+  for (const auto& [part, message] : cases) {
+    const Answer answer = lockstep_command({"config", "--describe", part});
+    EXPECT_EQ(answer.exit_code, 2) << part;
+    EXPECT_EQ(answer.out, "") << part;
+    EXPECT_TRUE(holds(answer.err, message)) << answer.err;
+    EXPECT_EQ(answer.err.find('\n'), answer.err.size() - 1) << answer.err;
+  }
+}
+
+TEST(Command, DescriptionAsJsonHasEveryKeyWithTypeRangeDefaultAndMeaning) {
+  const Answer answer = lockstep_command({"config", "--describe", "--json"});
+  const nlohmann::json keys = nlohmann::json::parse(answer.out);
+  EXPECT_EQ(keys.size(), described_keys().size());
+  const auto find = [&](const std::string& section, const nlohmann::json& type, const std::string& name) {
+    for (const nlohmann::json& key : keys) {
+      if (key["section"] == section && key["of_type"] == type && key["key"] == name) return key;
+    }
+    ADD_FAILURE() << section << "." << name << " is not there";
+    return nlohmann::json();
+  };
+  EXPECT_EQ(find("optimizer", "lion", "beta2"),
+            nlohmann::json::parse(R"({"section": "optimizer", "in_list": false, "of_type": "lion", "key": "beta2",
+                "type": "real", "minimum": 0.0, "maximum": 1.0, "minimum_excluded": false, "choices": null,
+                "required": false, "default": 0.99,
+                "meaning": "lion: share of the momentum kept each step; less than 1"})"));
+  EXPECT_EQ(find("optimizer", "adam", "beta2")["default"], 0.999);
+  const nlohmann::json path = find("data", nullptr, "train");
+  EXPECT_TRUE(path["required"]);
+  EXPECT_EQ(path["default"], nullptr);
+  EXPECT_EQ(path["minimum"], nullptr);
+  EXPECT_EQ(find("data", nullptr, "last_batch")["choices"], (nlohmann::json{"drop", "pad"}));
+  EXPECT_EQ(find("model", "mlp", "hidden")["default"], (nlohmann::json{128}));
+  EXPECT_EQ(find("parallel", nullptr, "timeout")["minimum_excluded"], true);
+  EXPECT_EQ(find("run", nullptr, "seed")["default"], 0);
+  EXPECT_EQ(find("run", nullptr, "seed")["maximum"].dump(), "9007199254740992");
+  EXPECT_TRUE(find("model.layers", "linear", "units")["in_list"]);
+  for (const nlohmann::json& key : keys) {
+    EXPECT_NE(key["meaning"], "") << key;
+    EXPECT_EQ(key.size(), 12u) << key;
+  }
+  const Answer part = lockstep_command({"config", "--describe", "train.steps", "--json"});
+  EXPECT_EQ(nlohmann::json::parse(part.out).size(), 1u);
+}
+
+TEST(Command, SeveralOverridesMayFollowOneSetAndNoneIsTakenForTheConfiguration) {
+  const testing::ScratchDirectory scratch;
+  const std::string file = scratch.file("run.toml");
+  testing::overwrite(file, "[run]\nname = \"file\"\n");
+  // Every override is seen: the last one is refused, and the file is the one that is meant.
+  const std::vector<std::vector<std::string>> table = {
+      {"train", file, "--set", "run.name=x", "run.seed=-7"},
+      {"train", "--set", "run.name=x", "run.seed=-7", file},
+      {"train", "--set=run.name=x", "run.seed=-7", file},
+      {"train", "--set", "run.name=x", file, "--set", "run.seed=3", "run.seed=-7"},
+      {"train", "--set", "run.name=x", "run.seed=-7", "--verbose", file},
+      {"train", file, "--set", "run.seed=3", "model.layers[0].units=2", "run.seed=-7", "--resume"},
+      {"train", file, "--set", "run.seed=-7", "--output=x", "--device=cpu"},
+  };
+  for (const std::vector<std::string>& arguments : table) {
+    const Answer answer = lockstep_command(arguments);
+    EXPECT_EQ(answer.exit_code, 2);
+    EXPECT_TRUE(holds(answer.err, "--set: run.seed: must be in [0, ")) << answer.err;
+    EXPECT_TRUE(holds(answer.err, "got -7")) << answer.err;
+  }
+  // Without --set before it an override is no override; the first word behind --set always is one.
+  EXPECT_TRUE(holds(lockstep_command({"train", file, "run.seed=1"}).err, "run.seed=1")) << "not refused";
+  EXPECT_TRUE(holds(lockstep_command({"train", file, "--set", "seed"}).err, "--set \"seed\": must be of the form"));
+}
+
 TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
   const std::vector<std::vector<std::string>> table = {
       {},
@@ -97,6 +218,10 @@ TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
       {"inspect"},
       {"diff", "a.h5"},
       {"config", "extra"},
+      {"config", "--json"},
+      {"config", "--describe", "optimizer", "schedule"},
+      {"train", "--set", "a.b=1", "c.d=2"},
+      {"train", "--set", "a.b=1", "a.toml", "b.toml"},
   };
   for (const std::vector<std::string>& arguments : table) {
     const Answer answer = lockstep_command(arguments);

@@ -24,8 +24,8 @@ Tensor vector_of(const std::vector<double>& values) {
 }
 double only(const Tensor& x) { return x.item(); }
 
-TEST(Gradient, OfTheChaptersExample) {
-  // f = x y + x at (2, 3): df/dx = y + 1, df/dy = x (chapter 43.7.2).
+TEST(Gradient, OfAnExampleByHand) {
+  // f = x y + x at (2, 3): df/dx = y + 1, df/dy = x.
   const std::vector<Tensor> at = {vector_of({2.0}), vector_of({3.0})};
   const auto [value, g] = value_and_grad([](auto in) { return add(multiply(in[0], in[1]), in[0]); }, at);
   EXPECT_EQ(only(value), 8.0);

@@ -236,6 +236,102 @@ TEST(Overrides, ValuesThatAreNotOneTomlValueAreText) {
   }
 }
 
+TEST(Overrides, NumbersMayLackTheDigitsThatTomlWants) {
+  const std::pair<const char*, double> spellings[] = {{".001", 1e-3},   {"1.e-3", 1e-3}, {"5.", 5.0},      {"-.5", -0.5},
+                                                      {"+.5e1", 5.0},   {"-2.", -2.0},   {".5E-1", 0.05},  {"1_0.", 10.0},
+                                                      {"0.25", 0.25},   {"3e-4", 3e-4},  {"12.E+1", 120.0}, {" .5 ", 0.5}};
+  for (const auto& [spelling, value] : spellings) {
+    Configuration c = parse("", {std::string("a.x=") + spelling});
+    EXPECT_EQ(c.section("a").real("x", std::nullopt, kAny, ""), value) << spelling;
+  }
+  Configuration list = parse("", {"a.x=[.9, 1., -.5]"});
+  EXPECT_EQ(list.section("a").reals("x", std::nullopt, kAny, ""), (std::vector<double>{0.9, 1.0, -0.5}));
+  Configuration texts = parse("", {"a.x=[\".5\", '1.']", "a.y=v1.", "a.z=1.2.3", "a.file=.cache", "a.dots=..", "a.e=.e5"});
+  Section a = texts.section("a");
+  EXPECT_EQ(a.texts("x", std::nullopt, ""), (std::vector<std::string>{".5", "1."}));
+  EXPECT_EQ(a.text("y", std::nullopt, {}, ""), "v1.");
+  EXPECT_EQ(a.text("z", std::nullopt, {}, ""), "1.2.3");
+  EXPECT_EQ(a.text("file", std::nullopt, {}, ""), ".cache");
+  EXPECT_EQ(a.text("dots", std::nullopt, {}, ""), "..");
+  EXPECT_EQ(a.text("e", std::nullopt, {}, ""), ".e5");
+}
+
+TEST(Configuration, MisspeltNumbersAreShownInTheSpellingOfToml) {
+  const std::pair<const char*, const char*> cases[] = {
+      {".001", "run.toml:2:5: TOML writes .001 as 0.001"},
+      {"1.e-3", "run.toml:2:7: TOML writes 1.e-3 as 1.0e-3"},
+      {"5.", "run.toml:2:7: TOML writes 5. as 5.0"},
+      {"-.5", "run.toml:2:6: TOML writes -.5 as -0.5"},
+      {"[0.5, .9]", "run.toml:2:11: TOML writes .9 as 0.9"},
+      {"5. # .5", "run.toml:2:7: TOML writes 5. as 5.0"},
+  };
+  for (const auto& [value, expected] : cases) {
+    const std::string toml = std::string("[a]\nx = ") + value + "\n";
+    EXPECT_EQ(message_of([&] { parse(toml); }), expected);
+  }
+  // Another mistake keeps its own words.
+  EXPECT_EQ(message_of([] { parse("[a]\nx = 5,\n"); }).find("TOML writes"), std::string::npos);
+}
+
+TEST(Configuration, NumbersThatNoValueHoldsAreCalledByTheirName) {
+  EXPECT_EQ(message_of([] { parse("a = 99999999999999999999"); }), "run.toml:1:25: 99999999999999999999 is beyond 64 bits");
+  EXPECT_EQ(message_of([] { parse("a = [1, -0x1]\nb = 0xFFFFFFFFFFFFFFFFF\n"); }).rfind("run.toml:1:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("a = 1e999"); }), "run.toml:1:10: 1e999 is beyond the range of fp64");
+  const auto read_seed = [](const std::string& value) {
+    return message_of([&] {
+      Configuration c = parse("", {"run.seed=" + value});
+      c.section("run").integer("seed", 0, {0, 9007199254740992.0}, "");
+    });
+  };
+  EXPECT_EQ(read_seed("99999999999999999999"), "--set: run.seed: must be an integer: 99999999999999999999 is beyond 64 bits");
+  EXPECT_EQ(read_seed("-9223372036854775809"), "--set: run.seed: must be an integer: -9223372036854775809 is beyond 64 bits");
+  EXPECT_EQ(read_seed("0xFFFFFFFFFFFFFFFFF"), "--set: run.seed: must be an integer: 0xFFFFFFFFFFFFFFFFF is beyond 64 bits");
+  EXPECT_EQ(read_seed("9223372036854775807"), "--set: run.seed: must be in [0, 9007199254740992], got 9223372036854775807");
+  // 2^53 + 1 is not 2^53.
+  EXPECT_EQ(read_seed("9007199254740993"), "--set: run.seed: must be in [0, 9007199254740992], got 9007199254740993");
+  Configuration most = parse("", {"run.seed=9007199254740992"});
+  EXPECT_EQ(most.section("run").integer("seed", 0, {0, 9007199254740992.0}, ""), 9007199254740992);
+  EXPECT_EQ(message_of([] {
+              Configuration c = parse("", {"a.x=[1, 99999999999999999999]"});
+              c.section("a").integers("x", std::nullopt, kAny, "");
+            }),
+            "--set: a.x: must be a list of integers: 99999999999999999999 is beyond 64 bits");
+  EXPECT_EQ(message_of([] {
+              Configuration c = parse("", {"a.x=1e999"});
+              c.section("a").real("x", std::nullopt, kAny, "");
+            }),
+            "--set: a.x: must be a number: 1e999 is beyond the range of fp64");
+  // A text may look like anything.
+  Configuration text = parse("", {"a.x=99999999999999999999"});
+  EXPECT_EQ(text.section("a").text("x", std::nullopt, {}, ""), "99999999999999999999");
+}
+
+TEST(Configuration, RealsTakeTheIntegersThatTheyHold) {
+  Configuration c = parse("[a]\nx = 9007199254740992\ny = -9223372036854775808\nz = 9007199254740993\nw = 9223372036854775807\n"
+                          "l = [1, 9007199254740993]\n");
+  Section a = c.section("a");
+  EXPECT_EQ(a.real("x", std::nullopt, kAny, ""), 0x1p53);
+  EXPECT_EQ(a.real("y", std::nullopt, kAny, ""), -0x1p63);
+  for (const auto& [key, value] : {std::pair("z", "9007199254740993"), {"w", "9223372036854775807"}}) {
+    const std::string name = key;
+    EXPECT_EQ(message_of([&] { a.real(name, std::nullopt, kAny, ""); }),
+              "run.toml: a." + name + ": must be a number: " + value +
+                  " is beyond 2^53, and none of the integers that fp64 holds there");
+  }
+  EXPECT_EQ(message_of([&] { a.reals("l", std::nullopt, kAny, ""); }),
+            "run.toml: a.l: must be a list of numbers: 9007199254740993 is beyond 2^53, and none of the integers that fp64 "
+            "holds there as element 1");
+}
+
+TEST(Overrides, AreTellable) {
+  for (const char* text : {"a=1", "a.b=", "model.layers[0].units=3", "a.b=x=y", "a-b_c=1"}) {
+    EXPECT_TRUE(Configuration::is_override(text)) << text;
+  }
+  for (const char* text : {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x", "a b=1"}) {
+    EXPECT_FALSE(Configuration::is_override(text)) << text;
+  }
+}
+
 TEST(Overrides, BadFormsAreRefusedAndQuoted) {
   const std::string toml = "[optimizer]\nlearning_rate = 1.0\n[[model.layers]]\nunits = 2\n";
   const std::pair<const char*, const char*> cases[] = {
@@ -380,36 +476,37 @@ TEST(Declaring, RejectNamesFileAndKey) {
             "run.toml: train.steps: give steps or epochs, not both");
 }
 
-TEST(Description, ListsEveryKeyAlignedWithTypeRangeFallbackAndMeaning) {
+// "section type.key = default: rule: meaning" of each key.
+std::vector<std::string> listed(const Configuration& c) {
+  std::vector<std::string> lines;
+  for (const KeyDescription& key : c.keys()) {
+    lines.push_back((key.in_list ? "[[" + key.section + "]] " : "[" + key.section + "] ") +
+                    (key.of_type.empty() ? "" : key.of_type + ": ") + key.key + " = " +
+                    (key.fallback.empty() ? "?" : key.fallback) + ": " + key.rule() + ": " + key.meaning);
+  }
+  return lines;
+}
+
+TEST(Description, ListsEveryKeyWithTypeRangeFallbackAndMeaning) {
   Configuration c = Configuration::for_description();
   const Settings neutral = read(c);
   EXPECT_EQ(neutral.steps, 1);
   ASSERT_EQ(neutral.layers.size(), 1u);
   EXPECT_EQ(neutral.layers[0].first, "linear");
-  EXPECT_EQ(c.describe(), R"([run]
-  name  text     "unnamed"  name of the run
-  seed  integer  0          seed of every random draw
-
-[train]
-  steps  integer in [1, 1000000000]  required  optimizer updates
-
-[data]
-  shuffle  boolean  true  new order each epoch
-  files    texts    []    data files
-
-[optimizer]
-  type           text one of "sgd", "adam"  "sgd"         method
-  learning_rate  real > 0                   0.1           step size
-  weight_decay   real in [0, 1]             0.0           decoupled decay
-  betas          reals in [0, 1]            [0.9, 0.999]  averages
-
-[model]
-  hidden  integers > 0  [16]  widths
-
-[[model.layers]]
-  type   text one of "linear", "relu"  required  kind
-  units  integer > 0                   4         width
-)");
+  EXPECT_EQ(listed(c), (std::vector<std::string>{
+                           "[run] name = \"unnamed\": text: name of the run",
+                           "[run] seed = 0: integer: seed of every random draw",
+                           "[train] steps = ?: integer in [1, 1000000000]: optimizer updates",
+                           "[data] shuffle = true: boolean: new order each epoch",
+                           "[data] files = []: texts: data files",
+                           "[optimizer] type = \"sgd\": text one of \"sgd\", \"adam\": method",
+                           "[optimizer] learning_rate = 0.1: real > 0: step size",
+                           "[optimizer] weight_decay = 0.0: real in [0, 1]: decoupled decay",
+                           "[optimizer] betas = [0.9, 0.999]: reals in [0, 1]: averages",
+                           "[model] hidden = [16]: integers > 0: widths",
+                           "[[model.layers]] type = ?: text one of \"linear\", \"relu\": kind",
+                           "[[model.layers]] units = 4: integer > 0: width",
+                       }));
   message_of([&] { (void)c.resolved(); }, ErrorKind::kInternal);
 }
 
@@ -426,21 +523,41 @@ TEST(Description, NeutralValuesLieInRange) {
   EXPECT_TRUE(s.integers("h", std::nullopt, kPositive, "").empty());
 }
 
-TEST(Description, CollectsTheKeysOfEachTypeInTurn) {
+TEST(Description, GroupsTheKeysOfEachTypeAndRepeatsWhatSeveralRead) {
   Configuration c = Configuration::for_description();
   for (const std::string type : {"sgd", "adam"}) {
-    c.apply_override("optimizer.type=" + type);
     Section s = c.section("optimizer");
-    ASSERT_EQ(s.text("type", std::nullopt, {"sgd", "adam"}, "method"), type);
-    s.real("learning_rate", type == "sgd" ? 0.1 : 0.001, kPositive, "step size of " + type);
-    if (type == "adam") s.real("epsilon", 1e-8, kPositive, "denominator");
+    s.text("type", std::nullopt, {"sgd", "adam"}, "method");
+    Section own = s.of_type(type);
+    own.real("decay", type == "sgd" ? 0.1 : 0.001, kPositive, "decay");
+    own.integer("period", 3, kPositive, "period");
+    own.integer("period", 3, kPositive, "period");
+    if (type == "adam") own.real("epsilon", 1e-8, kPositive, "denominator");
+    s.boolean("last", false, "of any type");
   }
-  EXPECT_EQ(c.describe(), R"([optimizer]
-  type           text one of "sgd", "adam"  required  method
-  learning_rate  real > 0                   0.1       step size of sgd
-  learning_rate  real > 0                   0.001     step size of adam
-  epsilon        real > 0                   1e-08     denominator
-)");
+  EXPECT_EQ(listed(c), (std::vector<std::string>{
+                           "[optimizer] type = ?: text one of \"sgd\", \"adam\": method",
+                           "[optimizer] last = false: boolean: of any type",
+                           "[optimizer] sgd: decay = 0.1: real > 0: decay",
+                           "[optimizer] sgd: period = 3: integer > 0: period",
+                           "[optimizer] adam: decay = 0.001: real > 0: decay",
+                           "[optimizer] adam: period = 3: integer > 0: period",
+                           "[optimizer] adam: epsilon = 1e-08: real > 0: denominator",
+                       }));
+}
+
+TEST(Declaring, KeysOfATypeAreReadAndResolvedAsAnyOther) {
+  Configuration c = parse("[optimizer]\ndecay = 2\n");
+  Section own = c.section("optimizer").of_type("adam");
+  EXPECT_EQ(own.real("decay", 0.5, kAny, ""), 2.0);
+  EXPECT_EQ(own.path(), "optimizer");
+  EXPECT_EQ(c.section("optimizer").real("decay", 0.5, kAny, ""), 2.0);
+  EXPECT_EQ(c.resolved(), "[optimizer]\ndecay = 2.0\n");
+  c.reject_unknown();
+  EXPECT_EQ(message_of([&] { c.section("optimizer").of_type("sgd").integer("absent", 1, kAny, "");
+                             c.section("optimizer").of_type("adam").integer("absent", 2, kAny, ""); },
+                       ErrorKind::kInternal),
+            "run.toml: optimizer.absent: has two fallbacks: 1 and 2");
 }
 
 }  // namespace

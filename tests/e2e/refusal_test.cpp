@@ -138,7 +138,7 @@ TEST_F(Refusal, BadCommandLinesExitWith2AndAreSaidOnceByAnyNumberOfWorkers) {
   }
   expect_refusal(kNoLauncher, {"train", file, "--resume", "--overwrite"}, 2, "--resume excludes --overwrite");
   expect_refusal(kNoLauncher, {"eval", file}, 2, "--checkpoint is required");
-  expect_refusal(kNoLauncher, {"config"}, 2, "give --describe");
+  expect_refusal(kNoLauncher, {"config"}, 2, "--describe is required");
   expect_refusal(kNoLauncher, {"prepare", file, scratch_.file("x.h5"), "--format", "xml"}, 2, "xml");
 }
 

@@ -372,7 +372,16 @@ TEST(Configuration, DescribesTheKeysOfEveryModelAndLayer) {
   Configuration configuration = Configuration::for_description();
   Section section = configuration.section("model");
   describe_models(section);
-  const std::string text = configuration.describe();
+  std::vector<std::string> names;
+  for (const KeyDescription& key : configuration.keys()) names.push_back(key.of_type + "." + key.key);
+  for (const char* key : {".type", "mlp.hidden", "cnn.strides", "recurrent.cell", "attention.heads", "linear.units",
+                          "convolution.kernel", "max_pool.kernel"}) {
+    EXPECT_THAT(names, ::testing::Contains(key));
+  }
+  // The linear layer that the description of a sequential model is built with is no key of all layers.
+  EXPECT_THAT(names, ::testing::Not(::testing::Contains(".units")));
+  std::string text;
+  for (const KeyDescription& key : configuration.keys()) text += "\n  " + key.key + " ";
   for (const char* key :
        {"hidden", "channels", "strides", "blocks", "dropout", "initialization", "units", "kernel", "padding",
         "rows", "width", "probability", "function", "epsilon", "momentum"}) {

@@ -112,7 +112,11 @@ TEST(OptimizerConfiguration, DescribesTheKeysOfEveryType) {
     Section section = configuration.section("optimizer");
     make_optimizer(section, type);
   }
-  const std::string description = configuration.describe();
+  std::string description;
+  for (const KeyDescription& key : configuration.keys()) {
+    description += key.key + " ";
+    EXPECT_NE(key.of_type, "") << key.key;
+  }
   for (const char* key : {"weight_decay",
                           "momentum",
                           "dampening",

@@ -308,7 +308,8 @@ TEST(ScheduleConfiguration, DescribesTheKeysOfEveryType) {
     Section section = configuration.section("schedule");
     make_schedule(section, type, 1.0, {});
   }
-  const std::string description = configuration.describe();
+  std::string description;
+  for (const KeyDescription& key : configuration.keys()) description += key.key + " ";
   for (const char* key : {"warmup", "unit", "minimum_factor", "every", "factor", "decay_fraction",
                           "rise_fraction", "initial_divisor", "final_divisor"}) {
     EXPECT_NE(description.find(key), std::string::npos) << key << "\n" << description;

@@ -115,7 +115,7 @@ Rule lion(double b1, double b2, double decay) {
   });
 }
 
-// The chapter's G = G + g^2, theta_{k+1} = theta_k - eta g / (sqrt(G) + eps).
+// Duchi et al. 2011, diagonal form: G = G + g^2, theta_{k+1} = theta_k - eta g / (sqrt(G) + eps).
 Rule adagrad(double eps) {
   return plain_rule([=](size_t d) {
     return [=, sum = Vector(d)](size_t i, double theta, double g, double eta, int64_t) mutable {
@@ -125,7 +125,7 @@ Rule adagrad(double eps) {
   });
 }
 
-// The chapter's v = rho v + (1 - rho) g^2, theta_{k+1} = theta_k - eta g / (sqrt(v) + eps).
+// Tieleman and Hinton 2012: v = rho v + (1 - rho) g^2, theta_{k+1} = theta_k - eta g / (sqrt(v) + eps).
 Rule rmsprop(double rho, double eps) {
   return plain_rule([=](size_t d) {
     return [=, v = Vector(d)](size_t i, double theta, double g, double eta, int64_t) mutable {
@@ -135,7 +135,7 @@ Rule rmsprop(double rho, double eps) {
   });
 }
 
-// The chapter's theta_{k+1} = theta_k - eta diag(h)^-1 g, h the slope of g over theta by least squares with
+// Diagonal preconditioning: theta_{k+1} = theta_k - eta diag(h)^-1 g, h the slope of g over theta by least squares with
 // weights that fade by beta a step.
 Rule diagonal(double beta, double initial, double smallest, double decay) {
   return plain_rule([=](size_t d) {
