@@ -53,8 +53,7 @@ void sums${head}, long n) { for (long i = 0; i < n; ++i) y[i] = a[i] * b[i] + c[
   probe_contraction(found "${plain}" ${host_options})
   if(found)
     message(FATAL_ERROR "${CMAKE_CXX_COMPILER} fuses multiplications and additions (${found}) in spite of -ffp-contract=off: "
-      "bits would depend on an element's place in its array. Look for -ffast-math and the like in CMAKE_CXX_FLAGS "
-      "(${CMAKE_CXX_FLAGS}), or take another compiler")
+      "bits would depend on an element's place in its array; take another compiler")
   endif()
   probe_contraction(found "void pair${head}) ${pair}\n" ${host_options})
   if(found)

@@ -1,4 +1,4 @@
-// sin, cos, log and powers in fp64 out of additions, multiplications, divisions and square roots alone: the
+// sin, cos, log and powers in fp64 out of additions, multiplications and divisions alone: the
 // same bits under every C library, compiler and processor. For numbers that enter a run's state: learning
 // rates, bias corrections, initial values.
 //
@@ -67,10 +67,26 @@ inline constexpr DoubleDouble kLogOfTwo = {std::numbers::ln2, 0x1.abc9e3b39803fp
 inline constexpr DoubleDouble kPi = {std::numbers::pi, 0x1.1a62633145c07p-53};
 
 // The polynomial with these coefficients, the constant one first, at x.
-template <class T, size_t N>
-constexpr T polynomial(const std::array<T, N>& coefficients, T x) {
-  T value = coefficients[N - 1];
+template <size_t N>
+constexpr double polynomial(const std::array<double, N>& coefficients, double x) {
+  double value = coefficients[N - 1];
   for (size_t i = N - 1; i > 0; --i) value = value * x + coefficients[i - 1];
+  return value;
+}
+
+// The same in 106 bits, but for the coefficients from number `precise` on: what these add is so small that it
+// need not be known as well. Each coefficient is larger than all that is added to it.
+template <size_t N>
+constexpr DoubleDouble polynomial(const std::array<DoubleDouble, N>& coefficients, DoubleDouble x,
+                                  size_t precise) {
+  double rest = coefficients[N - 1].high;
+  for (size_t i = N - 1; i > precise; --i) rest = rest * x.high + coefficients[i - 1].high;
+  DoubleDouble value{rest};
+  for (size_t i = precise; i > 0; --i) {
+    const DoubleDouble product = value * x, coefficient = coefficients[i - 1];
+    const DoubleDouble sum = ordered_sum(coefficient.high, product.high);
+    value = ordered_sum(sum.high, sum.low + (coefficient.low + product.low));
+  }
   return value;
 }
 
@@ -166,10 +182,10 @@ inline double cos_pi(double x) {
   return sin_pi_turned(x, 1);
 }
 
-// log x of x > 0 in 100 bits, the series of log() above.
+// log x of x > 0 in 75 bits, the series of log() above.
 inline DoubleDouble precise_log(double x) {
-  static constexpr std::array<DoubleDouble, 21> kTerms = [] {
-    std::array<DoubleDouble, 21> terms{};
+  static constexpr std::array<DoubleDouble, 15> kTerms = [] {
+    std::array<DoubleDouble, 15> terms{};
     for (size_t i = 0; i < terms.size(); ++i) {
       terms[i] = DoubleDouble{2.0} / DoubleDouble{static_cast<double>(2 * i + 1)};
     }
@@ -177,13 +193,13 @@ inline DoubleDouble precise_log(double x) {
   }();
   const SplitLogarithm split = split_logarithm(x);
   const DoubleDouble s = DoubleDouble{split.fraction} / exact_sum(2.0, split.fraction);
-  return kLogOfTwo * DoubleDouble{static_cast<double>(split.exponent)} + s * polynomial(kTerms, s * s);
+  return kLogOfTwo * DoubleDouble{static_cast<double>(split.exponent)} + s * polynomial(kTerms, s * s, 5);
 }
 
 // e^x, the nearest double but for near ties.
 inline double exp_of(DoubleDouble x) {
-  static constexpr std::array<DoubleDouble, 25> kTerms = [] {
-    std::array<DoubleDouble, 25> terms{};
+  static constexpr std::array<DoubleDouble, 17> kTerms = [] {
+    std::array<DoubleDouble, 17> terms{};
     terms[0] = {1.0};
     for (size_t i = 1; i < terms.size(); ++i) terms[i] = terms[i - 1] / DoubleDouble{static_cast<double>(i)};
     return terms;
@@ -192,7 +208,7 @@ inline double exp_of(DoubleDouble x) {
   if (x.high < -746.0) return 0.0;
   constexpr double kRounder = 0x1.8p52;
   const double n = (x.high / kLogOfTwo.high + kRounder) - kRounder;
-  const DoubleDouble value = polynomial(kTerms, x + kLogOfTwo * DoubleDouble{-n});
+  const DoubleDouble value = polynomial(kTerms, x + kLogOfTwo * DoubleDouble{-n}, 6);
   // Two powers of two, because one alone may be out of range where the result is not.
   const int64_t exponent = static_cast<int64_t>(n), half = exponent / 2;
   const auto power_of_two = [](int64_t k) {

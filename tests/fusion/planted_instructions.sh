@@ -73,6 +73,8 @@ expect 0 'kernels/cuda/fused.cu planted::' "$stand_ins/fused.cu.o"
 expect 2 'kernels/cpu/fused.cpp' "$folder/fused.cpp.o"
 expect 2 'kernels/cpu/fused.cpp planted:: double' "$folder/fused.cpp.o"
 expect 2 '# nothing' "$folder/absent.cpp.o"
+expect 2 '# nothing'
+expect 0 'kernels/cpu/fused.cpp planted::' "$work/kernels/cpu/CMakeFiles/kernels.dir/./fused.cpp.o"
 status=0
 "$check" - "$folder/fused.cpp.o" || status=$?
 [ "$status" -eq 0 ] || { echo "plain fused multiply-adds of a library: exit status $status" >&2; failures=1; }

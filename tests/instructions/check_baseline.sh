@@ -45,6 +45,7 @@ done <"$kernels"
 
 newer_instructions "$library" >"$work/functions"
 [ -s "$work/of_others" ] || { echo "$others: no functions" >&2; failed=1; }
+[ -s "$kernels" ] || { echo "$kernels: no objects" >&2; failed=1; }
 for name in $(comm -12 "$work/functions" "$work/of_others"); do
   echo "$library: the kernels' copy of $(c++filt "$name")" >&2
   failed=1
