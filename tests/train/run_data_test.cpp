@@ -10,9 +10,9 @@
 #include "core/error.h"
 #include "data/loader.h"
 #include "data/prepared_file.h"
-#include "device.h"
 #include "hdf5/scratch_directory.h"
-#include "train/replica.h"
+#include "train/run_state.h"
+#include "train/small_run.h"
 
 namespace lockstep {
 namespace {
@@ -84,24 +84,19 @@ TEST_F(RunDataTest, DigestTellsDataAndSplitsApart) {
 
 // Format 1 had another order of samples: where the order matters, the run cannot go on.
 TEST_F(RunDataTest, CheckpointsOfTheOlderFormatGoOnOnlyWhereOrderDoesNotMatter) {
-  Configuration configuration = Configuration::parse(
-      "[model]\ntype = \"mlp\"\nhidden = [3]\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {});
   const std::unique_ptr<Communicator> self = make_self_communicator();
-  const DataShape shape{{2}, DType::kF32, 2};
-  Replica replica(configuration, settings_, shape, test_backend(), *self);
   const auto resume = [&](bool shuffle, double fraction) -> std::string {
-    settings_.shuffle = shuffle;
-    settings_.validation_fraction = fraction;
-    RunPosition position;
-    position.step = 7;
-    State expected = describe_state(replica, settings_, position, 50, 1, "constant", "");
-    expected.scalars["/data/digest"] = std::string("new");
-    State found = expected;
+    testing::SmallRunOptions options;
+    options.settings.shuffle = shuffle;
+    options.settings.validation_fraction = fraction;
+    testing::SmallRun run(options, *self);
+    RunState state(*run.replica, run.plan, "new", "", {});
+    State found = state.describe(7);
     found.version = 1;
     found.scalars["/data/digest"] = std::string("old");
     found.scalars.erase("/data/validation_fraction");
     try {
-      EXPECT_EQ(restore_scalars(replica, expected, found, "a.h5").step, 7);
+      EXPECT_EQ(state.restore(found, "a.h5"), 7);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
       return error.what();
