@@ -134,6 +134,7 @@ struct Loader::Impl {
       gathered.fetch_add(1);
       gathered.notify_one();
       if (target.error) return;
+      if (source.waits()) read_ahead(first_step + count);
     }
   }
 
@@ -150,13 +151,13 @@ struct Loader::Impl {
   void fill(int64_t step, StepBatch& batch) {
     const int64_t owned = std::ssize(batch.micro_batches) * micro_batch_size;
     const int64_t start = batch.micro_batches.front().number * micro_batch_size;
-    if (source.waits()) read_ahead(step, start, owned);
     sampler.batch(step, start, owned, global);
     batch.step = step;
     batch.epoch = global.epoch;
     batch.position = global.position;
     batch.valid = global.valid;
     for (MicroBatch& micro : batch.micro_batches) {
+      if (stop.load(std::memory_order_relaxed)) return;  // nobody will look at the rest
       const int64_t first = micro.number * micro_batch_size;
       micro.valid = std::clamp<int64_t>(global.valid - first, 0, micro_batch_size);
       source.gather(std::span(global.samples)
@@ -165,11 +166,13 @@ struct Loader::Impl {
     }
   }
 
-  // The rows of steps behind `step`, which is about to be gathered.
-  void read_ahead(int64_t step, int64_t start, int64_t owned) {
+  // The rows of steps behind `step`, which has been gathered.
+  void read_ahead(int64_t step) {
+    const std::vector<MicroBatch>& owned = ring.front().batch.micro_batches;
+    const int64_t start = owned.front().number * micro_batch_size;
     asked_for = std::max(asked_for, step + 1);
-    for (; asked_for <= step + kReadAheadSteps; ++asked_for) {
-      sampler.batch(asked_for, start, owned, coming);
+    for (; asked_for <= step + kReadAheadSteps && !stop.load(std::memory_order_relaxed); ++asked_for) {
+      sampler.batch(asked_for, start, std::ssize(owned) * micro_batch_size, coming);
       source.read_ahead(coming.samples);
     }
   }

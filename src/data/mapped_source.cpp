@@ -84,6 +84,9 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
   mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
   stored_.inputs = mapping_->array(kInputs);
   stored_.targets = mapping_->array(kTargets);
+  // Until the first gathers have shown otherwise.
+  if (std::ssize(stored_.inputs) >= kReadAheadBytes)
+    waiting_.store(kWaitingGathers, std::memory_order_relaxed);
 }
 
 void MappedSource::require_rows(std::span<const int64_t> rows) const {
@@ -103,6 +106,8 @@ void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& ou
     return;
   }
   const int64_t before = waits_of_this_thread();
+  // All at once: a disk is faster at many requests than at one after the other.
+  if (waits()) read_ahead(rows);
   require_rows(rows);
   gather_stored(rows, out);
   if (waits_of_this_thread() != before) {
@@ -123,6 +128,7 @@ void MappedSource::read_ahead(std::span<const int64_t> rows) const {
     while (next < rows.size() && rows[next] == rows[next - 1] + 1) ++next;
     const int64_t first = rows[i], last = rows[next - 1] + 1;
     mapping_->read_ahead(kInputs, first * stored_.input_bytes(), last * stored_.input_bytes());
+    mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
     i = next;
   }
 }

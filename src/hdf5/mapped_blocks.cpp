@@ -66,8 +66,15 @@ std::optional<int64_t> MappedBlocks::first_damaged(int64_t i, int64_t begin, int
 }
 
 void MappedBlocks::read_ahead(int64_t i, int64_t begin, int64_t end) const {
+  if (end <= begin) return;
   static const int64_t page = ::sysconf(_SC_PAGESIZE);
   const int64_t offset = content_.arrays[static_cast<size_t>(i)].offset;
+  // All of a block is needed where it is still to be verified.
+  const size_t first_block = first_blocks_[static_cast<size_t>(i)];
+  const int64_t from = begin / kBlockBytes, to = (end - 1) / kBlockBytes;
+  if (!verified(first_block + static_cast<size_t>(from))) begin = from * kBlockBytes;
+  if (!verified(first_block + static_cast<size_t>(to)))
+    end = std::min((to + 1) * kBlockBytes, content_.arrays[static_cast<size_t>(i)].bytes);
   const int64_t first = (offset + begin) / page * page;
   // Advice: where it fails, the pages come when they are touched.
   ::madvise(mapping_ + first, static_cast<size_t>(offset + end - first), MADV_WILLNEED);
