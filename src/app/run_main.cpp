@@ -20,10 +20,13 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "data/dataset.h"
+#include "data/data_source.h"
+#include "data/prepared_file.h"
+#include "hdf5/sealed_file.h"
 #include "kernels/instructions.h"
 #include "train/agreement.h"
 #include "train/checkpoint_evaluation.h"
+#include "train/progress.h"
 #include "train/settings.h"
 #include "train/trainer.h"
 
@@ -39,6 +42,7 @@ struct Arguments {
   std::string checkpoint, weights;
   std::string file_a, file_b;
   bool digest_only = false;
+  bool verify = false;
   DatasetOptions dataset;
   std::string output;
   std::string part;  // of the configuration, to be described
@@ -74,14 +78,42 @@ int run_evaluate(const Arguments& arguments, Configuration& configuration, Commu
 int run_prepare(Arguments& arguments) {
   arguments.dataset.texts = true;
   try_dataset(arguments.dataset);
-  const Dataset dataset = read_dataset(arguments.dataset);
-  write_dataset(dataset, arguments.output);
+  const Dataset dataset = prepare_dataset(arguments.dataset, arguments.output);
   log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(), dataset.sample_shape.to_string(),
                        dataset.classes > 0 ? fmt::format(", {} classes", dataset.classes) : ""));
   return 0;
 }
 
+// All bytes of a sealed file against their checksums.
+int run_verify(const std::string& path) {
+  std::optional<BlockedFile> content = verify_outline(path, ErrorKind::kData);
+  if (!content) {
+    verify_seal(path, ErrorKind::kCheckpoint, true);
+    std::puts(fmt::format("{}: intact", path).c_str());
+    flush_results();
+    return 0;
+  }
+  const MappedSource source(path, std::move(*content), 0);
+  ProgressBar bar("verified", source.blocks() * kBlockBytes);
+  int64_t block = 0, damaged = 0;
+  std::string damage;
+  while (source.verify_next(block, damage)) {
+    bar.show(block * kBlockBytes);
+    if (damage.empty()) continue;
+    bar.clear();
+    if (++damaged <= 20) std::puts(damage.c_str());
+  }
+  bar.clear();
+  if (damaged > 0)
+    fail(ErrorKind::kData, fmt::format("{}: {} of {} blocks are damaged", path, damaged, source.blocks()));
+  std::puts(fmt::format("{}: intact: {} samples, {} blocks, digest {}", path, source.size(), source.blocks(), source.digest())
+                .c_str());
+  flush_results();
+  return 0;
+}
+
 int run_inspect(const Arguments& arguments) {
+  if (arguments.verify) return run_verify(arguments.file_a);
   const State state = read_checkpoint(arguments.file_a);
   std::puts(arguments.digest_only ? state_digest(state).c_str() : describe_state(state).c_str());
   flush_results();
@@ -192,9 +224,10 @@ int run_main(int argc, char** argv) {
   prepare_command->add_option("--classes", arguments.dataset.classes, "number of classes; 0: find out; -1: regression");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
-  CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint");
-  inspect_command->add_option("file", arguments.file_a, "checkpoint file")->required();
+  CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
+  inspect_command->add_option("file", arguments.file_a, "checkpoint file; with --verify any file that Lockstep has sealed")->required();
   inspect_command->add_flag("--digest", arguments.digest_only, "print the state digest only");
+  inspect_command->add_flag("--verify", arguments.verify, "only compare every byte of the file with its checksums")->excludes("--digest");
   inspect_command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
 
   CLI::App* diff_command = app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");

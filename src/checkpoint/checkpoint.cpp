@@ -109,6 +109,7 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   }
   if (version < 1) fail(kKind, fmt::format("{}: checkpoint format {}: no such format", path, version));
   State state;
+  state.version = version;
   state.configuration = file.read_text(kConfiguration);
   state.metrics = file.read_text(kMetrics);
   if (file.exists(kPlans)) state.plans = file.read_text(kPlans);

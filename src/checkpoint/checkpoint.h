@@ -20,8 +20,6 @@
 
 namespace lockstep {
 
-inline constexpr int64_t kCheckpointVersion = 1;
-
 // Where write_checkpoint prepares the file that ends up at `path`: ".NAME.tmp-PID" in the same directory.
 std::string temporary_path(const std::string& path);
 

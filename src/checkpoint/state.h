@@ -14,6 +14,10 @@
 
 namespace lockstep {
 
+// Of the file. 2: the order of samples and the rows held out for validation are computed (data/permutation.h, data/split.h), and
+// /data/digest is a digest of digests of blocks. 1: shuffled arrays, one digest.
+inline constexpr int64_t kCheckpointVersion = 2;
+
 struct StateArray {
   // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
   std::string path;
@@ -30,6 +34,7 @@ struct State {
   std::map<std::string, Scalar> scalars;
   std::string configuration;  // TOML text
   std::string metrics;        // JSON lines logged so far
+  int64_t version = kCheckpointVersion;  // of the file that it was read from
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
 

@@ -38,11 +38,19 @@ Dataset read_cifar10(const DatasetOptions& options) {
   dataset.sample_shape = {kSide, kSide, kChannels};
   dataset.classes = options.classes > 0 ? options.classes : kClasses;
   if (dataset.classes == kClasses) dataset.class_names.assign(kClassNames.begin(), kClassNames.end());
+  if (options.narrow) {
+    dataset.input_dtype = DType::kU8;
+    dataset.divisor = 255.0f;
+  }
   for (const std::string& path : split_paths(options.path)) {
     InputFile file(path);
     if (!file.compressed()) {
-      dataset.inputs_f32.reserve(dataset.inputs_f32.size() +
-                                 static_cast<size_t>(file.most_remaining() / kRecord * kChannels * kPlane));
+      const auto more = static_cast<size_t>(file.most_remaining() / kRecord * kChannels * kPlane);
+      if (options.narrow) {
+        dataset.inputs_u8.reserve(dataset.inputs_u8.size() + more);
+      } else {
+        dataset.inputs_f32.reserve(dataset.inputs_f32.size() + more);
+      }
     }
     std::array<uint8_t, kRecord> record{};
     for (;;) {
@@ -61,7 +69,11 @@ Dataset read_cifar10(const DatasetOptions& options) {
       for (int64_t pixel = 0; pixel < kPlane; ++pixel) {
         for (int64_t channel = 0; channel < kChannels; ++channel) {
           const uint8_t value = record[static_cast<size_t>(1 + channel * kPlane + pixel)];
-          dataset.inputs_f32.push_back(static_cast<float>(value) / 255.0f);
+          if (options.narrow) {
+            dataset.inputs_u8.push_back(value);
+          } else {
+            dataset.inputs_f32.push_back(static_cast<float>(value) / 255.0f);
+          }
         }
       }
     }

@@ -28,45 +28,15 @@ std::string format_by_name(const std::string& path) {
   return name.ends_with(".bin") ? "cifar10" : "";
 }
 
+}  // namespace
+
 std::string format_of(const DatasetOptions& options) {
   return options.format == "auto" ? format_by_name(options.path) : options.format;
 }
 
-template <class T>
-void pick_rows(const std::vector<T>& from, int64_t width, const std::vector<int64_t>& rows,
-               std::vector<T>& to) {
-  if (from.empty()) return;
-  to.reserve(rows.size() * static_cast<size_t>(width));
-  for (int64_t row : rows) to.insert(to.end(), from.begin() + row * width, from.begin() + (row + 1) * width);
-}
-
-}  // namespace
-
 int64_t Dataset::size() const {
   if (classes > 0) return static_cast<int64_t>(labels.size());
   return target_width > 0 ? static_cast<int64_t>(targets.size()) / target_width : 0;
-}
-
-Dataset Dataset::subset(const std::vector<int64_t>& rows) const {
-  const int64_t n = size();
-  for (int64_t row : rows) {
-    if (row < 0 || row >= n) {
-      fail(ErrorKind::kInternal, fmt::format("{}: subset: row {} is not one of {}", source, row, n));
-    }
-  }
-  Dataset result;
-  result.source = source;
-  result.sample_shape = sample_shape;
-  result.input_dtype = input_dtype;
-  result.classes = classes;
-  result.target_width = target_width;
-  result.class_names = class_names;
-  result.attribution = attribution;
-  pick_rows(inputs_f32, sample_shape.elements(), rows, result.inputs_f32);
-  pick_rows(inputs_i32, sample_shape.elements(), rows, result.inputs_i32);
-  pick_rows(labels, 1, rows, result.labels);
-  pick_rows(targets, target_width, rows, result.targets);
-  return result;
 }
 
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,

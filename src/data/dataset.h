@@ -15,9 +15,14 @@ namespace lockstep {
 struct Dataset {
   std::string source;                    // path, for messages
   Shape sample_shape;                    // of one input: (64), (8,8,1), (T)
-  DType input_dtype = DType::kF32;       // kF32 (features) or kI32 (tokens, table indices)
-  std::vector<float> inputs_f32;         // n * sample elements, when kF32
-  std::vector<int32_t> inputs_i32;       // n * sample elements, when kI32
+  DType input_dtype = DType::kF32;       // kF32, kU8, kF16 (features) or kI32 (tokens, table indices)
+  // n * sample elements, of the array of this type.
+  std::vector<float> inputs_f32;
+  std::vector<uint8_t> inputs_u8;
+  std::vector<Float16> inputs_f16;
+  std::vector<int32_t> inputs_i32;
+  // Of kU8 and kF16: a feature is value * scale / divisor, in fp32.
+  float scale = 1.0f, divisor = 1.0f;
   int64_t classes = 0;                   // > 0: classification, labels in [0, classes)
   std::vector<int32_t> labels;           // n, classification
   int64_t target_width = 0;              // > 0: regression
@@ -28,8 +33,6 @@ struct Dataset {
   std::map<std::string, std::string> attribution;
 
   int64_t size() const;
-  // A data set of the given rows, in that order. Error (kInternal) when a row is not in [0, size()).
-  Dataset subset(const std::vector<int64_t>& rows) const;
 };
 
 struct DatasetOptions {
@@ -40,6 +43,8 @@ struct DatasetOptions {
   // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
   // training has no use for.
   bool texts = false;
+  // Whether features that the file holds as uint8 or float16 stay so, or become fp32 in the data set.
+  bool narrow = false;
   int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
 };
 
@@ -53,9 +58,11 @@ Dataset read_dataset(const DatasetOptions& options);
 // process has a single thread.
 void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
 
-// Writes the documented HDF5 layout (see README): x, y, attributes. Atomically (temporary file and rename),
-// sealed. Error (kUsage) when the directory is not there, or the path is that of the source or of a file that is
-// not HDF5.
+// hdf5, idx, cifar10 or csv; "" when "auto" cannot be told from the name.
+std::string format_of(const DatasetOptions& options);
+
+// Writes a prepared file (data/prepared_file.h), atomically (temporary file and rename). Error (kUsage) when the directory is not
+// there, or the path is that of the source or of a file that is not HDF5.
 void write_dataset(const Dataset& dataset, const std::string& path);
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -11,6 +12,21 @@
 namespace lockstep {
 
 Dataset read_hdf5(const DatasetOptions& options);
+
+// An HDF5 data set whose inputs are read in pieces.
+class Hdf5Rows {
+ public:
+  explicit Hdf5Rows(const DatasetOptions& options);
+  ~Hdf5Rows();
+  // All but the inputs.
+  const Dataset& outline() const;
+  // The inputs of `count` rows from `first` on take the place of those of `dataset`, which is a copy of the outline.
+  void read_inputs(int64_t first, int64_t count, Dataset& dataset) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 void try_hdf5(const DatasetOptions& options, int64_t seconds);
 Dataset read_idx(const DatasetOptions& options);
 Dataset read_cifar10(const DatasetOptions& options);

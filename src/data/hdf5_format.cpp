@@ -1,7 +1,7 @@
 // HDF5 data sets: /x (n, sample...) and /y, (n) labels or (n, width) targets.
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
-// multiplied by it) and `tokens` (1: integers that index a table); of y, `classes` (number) and `class_names`
+// multiplied by it), `divisor` (real: and divided by this one) and `tokens` (1: integers that index a table); of y, `classes` (number) and `class_names`
 // (one a line). On the root group, texts that are passed on: `source`, `licence`, `citation`.
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,22 +80,35 @@ class Hdf5DatasetReader {
     if (!sealed) check_superblock(path_, file_size_);
   }
 
-  Dataset read() {
-    Hdf5File file = Hdf5File::open(path_, ErrorKind::kData);
+  // Everything but the inputs, and what read_inputs() needs.
+  void open() {
+    file_.emplace(Hdf5File::open(path_, ErrorKind::kData));
+    const Hdf5File& file = *file_;
     dataset_.source = path_;
-    const Hdf5Entry x = describe(file, "/x");
+    x_ = describe(file, "/x");
     const Hdf5Entry y = describe(file, "/y");
-    if (x.shape.rank() < 2) {
+    if (x_.shape.rank() < 2) {
       fail(ErrorKind::kData,
-           fmt::format("{}: /x: must have the shape (n, sample...): got {}", path_, x.shape.to_string()));
+           fmt::format("{}: /x: must have the shape (n, sample...): got {}", path_, x_.shape.to_string()));
     }
-    if (y.shape.rank() < 1 || y.shape.rank() > 2 || y.shape[0] != x.shape[0]) {
+    if (y.shape.rank() < 1 || y.shape.rank() > 2 || y.shape[0] != x_.shape[0]) {
       fail(ErrorKind::kData,
            fmt::format("{}: /y: must hold one label or target for each row of x: shapes {} and {}", path_,
-                       y.shape.to_string(), x.shape.to_string()));
+                       y.shape.to_string(), x_.shape.to_string()));
     }
-    dataset_.sample_shape = Shape(x.shape.extents().subspan(1));
-    read_inputs(file, x);
+    dataset_.sample_shape = Shape(x_.shape.extents().subspan(1));
+    const std::string tokens = carrier(file, "/x", "tokens");
+    if (!tokens.empty() && file.read_attribute_integer(tokens, "tokens") != 0) {
+      dataset_.input_dtype = DType::kI32;
+    } else {
+      scale_ = factor("scale");
+      divisor_ = factor("divisor");
+      if (options_.narrow && (x_.dtype == DType::kU8 || x_.dtype == DType::kF16)) {
+        dataset_.input_dtype = x_.dtype;
+        dataset_.scale = scale_;
+        dataset_.divisor = divisor_;
+      }
+    }
     const bool stated = options_.classes > 0 || !carrier(file, "/y", "classes").empty();
     const bool regression = options_.classes == -1 || (options_.classes == 0 && !stated &&
                                                        (y.shape.rank() == 2 || is_floating(y.dtype)));
@@ -107,7 +121,41 @@ class Hdf5DatasetReader {
       dataset_.attribution = read_attribution(file);
       if (!regression) read_class_names(file);
     }
-    file.close();
+  }
+
+  const Dataset& outline() const { return dataset_; }
+
+  void read_inputs(int64_t first, int64_t count, Dataset& into) const {
+    const auto elements = static_cast<size_t>(count * dataset_.sample_shape.elements());
+    switch (dataset_.input_dtype) {
+      case DType::kI32:
+        read_tokens(first, count, into);
+        return;
+      case DType::kU8:
+        into.inputs_u8.resize(elements);
+        file_->read_rows("/x", DType::kU8, first, count, into.inputs_u8.data());
+        check_finite("/x", {255.0f * scale_ / divisor_}, 1, first);
+        return;
+      case DType::kF16: {
+        into.inputs_f16.resize(elements);
+        file_->read_rows("/x", DType::kF16, first, count, into.inputs_f16.data());
+        std::vector<float> values(into.inputs_f16.begin(), into.inputs_f16.end());
+        scale(values);
+        check_finite("/x", values, dataset_.sample_shape.elements(), first);
+        return;
+      }
+      default:
+        into.inputs_f32.resize(elements);
+        file_->read_rows("/x", DType::kF32, first, count, into.inputs_f32.data());
+        scale(into.inputs_f32);
+        check_finite("/x", into.inputs_f32, dataset_.sample_shape.elements(), first);
+    }
+  }
+
+  Dataset read() {
+    open();
+    read_inputs(0, x_.shape[0], dataset_);
+    file_->close();
     return std::move(dataset_);
   }
 
@@ -147,33 +195,33 @@ class Hdf5DatasetReader {
     return entry;
   }
 
-  void read_inputs(const Hdf5File& file, const Hdf5Entry& x) {
-    const std::string tokens = carrier(file, "/x", "tokens");
-    if (!tokens.empty() && file.read_attribute_integer(tokens, "tokens") != 0) {
-      read_tokens(file, x);
-      return;
-    }
-    dataset_.inputs_f32.resize(static_cast<size_t>(x.shape.elements()));
-    file.read("/x", DType::kF32, dataset_.inputs_f32.data());
-    const std::string scale = carrier(file, "/x", "scale");
-    if (!scale.empty()) {
-      const auto factor = static_cast<float>(file.read_attribute_real(scale, "scale"));
-      for (float& value : dataset_.inputs_f32) value *= factor;
-    }
-    check_finite("/x", dataset_.inputs_f32, dataset_.sample_shape.elements());
+  float factor(const char* name) const {
+    const std::string object = carrier(*file_, "/x", name);
+    return object.empty() ? 1.0f : static_cast<float>(file_->read_attribute_real(object, name));
   }
 
-  void read_tokens(const Hdf5File& file, const Hdf5Entry& x) {
-    dataset_.input_dtype = DType::kI32;
-    const std::vector<int64_t> values = read_integers(file, x);
-    dataset_.inputs_i32.resize(values.size());
+  void scale(std::vector<float>& values) const {
+    if (scale_ != 1.0f) {
+      for (float& value : values) value *= scale_;
+    }
+    if (divisor_ != 1.0f) {
+      for (float& value : values) value /= divisor_;
+    }
+  }
+
+  void read_tokens(int64_t first, int64_t count, Dataset& into) const {
+    if (is_floating(x_.dtype))
+      fail(ErrorKind::kData, fmt::format("{}: /x: must hold integers: got {}", path_, name_of(x_.dtype)));
+    std::vector<int64_t> values(static_cast<size_t>(count * dataset_.sample_shape.elements()));
+    file_->read_rows("/x", DType::kI64, first, count, values.data());
+    into.inputs_i32.resize(values.size());
     for (size_t i = 0; i < values.size(); ++i) {
       if (values[i] < 0 || values[i] > std::numeric_limits<int32_t>::max()) {
         fail(ErrorKind::kData,
              fmt::format("{}: /x: row {}: token must be in [0, 2^31): got {}", path_,
-                         static_cast<int64_t>(i) / dataset_.sample_shape.elements() + 1, values[i]));
+                         first + static_cast<int64_t>(i) / dataset_.sample_shape.elements() + 1, values[i]));
       }
-      dataset_.inputs_i32[i] = static_cast<int32_t>(values[i]);
+      into.inputs_i32[i] = static_cast<int32_t>(values[i]);
     }
   }
 
@@ -229,43 +277,48 @@ class Hdf5DatasetReader {
     return values;
   }
 
-  void check_finite(const char* object, const std::vector<float>& values, int64_t width) {
+  void check_finite(const char* object, const std::vector<float>& values, int64_t width, int64_t first_row = 0) const {
     for (size_t i = 0; i < values.size(); ++i) {
       if (!std::isfinite(values[i])) {
         const auto at = static_cast<int64_t>(i);
         fail(ErrorKind::kData, fmt::format("{}: {}: row {}, element {}: value must be finite in fp32: got {}",
-                                           path_, object, at / width + 1, at % width + 1, values[i]));
+                                           path_, object, first_row + at / width + 1, at % width + 1, values[i]));
       }
     }
   }
 
-  const DatasetOptions& options_;
-  const std::string& path_;
+  const DatasetOptions options_;
+  const std::string path_;
   int64_t file_size_;
   bool with_texts_ = false;
+  std::optional<Hdf5File> file_;
+  Hdf5Entry x_;
+  float scale_ = 1.0f, divisor_ = 1.0f;  // of x
   Dataset dataset_;
 };
-
-// An existing file is replaced only when it is HDF5 or empty, and not the source: what stands there else may
-// be a part of the source, given in the wrong place.
-void require_replaceable(const Dataset& dataset, const std::string& path) {
-  namespace fs = std::filesystem;
-  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
-  const fs::path directory = fs::path(path).parent_path();
-  std::error_code error;
-  if (!directory.empty() && !fs::is_directory(directory, error))
-    refuse(fmt::format("there is no directory {}", directory.string()));
-  if (!fs::exists(path, error)) return;
-  if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
-  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
-  if (fs::file_size(path, error) > 0 && !apparent_state(path, ErrorKind::kData))
-    refuse("exists and is not an HDF5 file: not replaced");
-}
 
 }  // namespace
 
 Dataset read_hdf5(const DatasetOptions& options) {
   return Hdf5DatasetReader(options).read();
+}
+
+struct Hdf5Rows::Impl {
+  Hdf5DatasetReader reader;
+};
+
+Hdf5Rows::Hdf5Rows(const DatasetOptions& options) : impl_(new Impl{Hdf5DatasetReader(options)}) {
+  impl_->reader.open();
+}
+
+Hdf5Rows::~Hdf5Rows() = default;
+
+const Dataset& Hdf5Rows::outline() const {
+  return impl_->reader.outline();
+}
+
+void Hdf5Rows::read_inputs(int64_t first, int64_t count, Dataset& dataset) const {
+  impl_->reader.read_inputs(first, count, dataset);
 }
 
 void try_hdf5(const DatasetOptions& options, int64_t seconds) {
@@ -287,7 +340,12 @@ void try_hdf5(const DatasetOptions& options, int64_t seconds) {
     setrlimit(RLIMIT_CPU, &time);
     dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
     try {
-      read_hdf5(options);
+      const Hdf5Rows rows(options);
+      Dataset piece = rows.outline();
+      constexpr int64_t kPieceElements = 1 << 22;
+      const int64_t count = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, piece.sample_shape.elements()));
+      for (int64_t first = 0; first < rows.outline().size(); first += count)
+        rows.read_inputs(first, std::min(count, rows.outline().size() - first), piece);
     } catch (...) {
       // Found in order, so the parent can find it.
     }
@@ -303,39 +361,6 @@ void try_hdf5(const DatasetOptions& options, int64_t seconds) {
   if (signal == SIGXCPU) damaged(fmt::format("does not end within {} s of processor time", seconds));
   // Killed from outside, for want of memory say, is no verdict on the file.
   if (status != 0 && signal != SIGKILL) damaged("crashes the HDF5 library");
-}
-
-void write_dataset(const Dataset& dataset, const std::string& path) {
-  require_replaceable(dataset, path);
-  const int64_t n = dataset.size();
-  Shape x_shape{n};
-  for (int64_t extent : dataset.sample_shape.extents()) x_shape.push_back(extent);
-  const std::string temporary = fmt::format("{}.{}.partial", path, getpid());
-  try {
-    Hdf5File file = Hdf5File::create(temporary, ErrorKind::kData);
-    if (dataset.input_dtype == DType::kI32) {
-      file.write("/x", DType::kI32, x_shape, dataset.inputs_i32.data());
-      file.write_attribute("/x", "tokens", int64_t{1});
-    } else {
-      file.write("/x", DType::kF32, x_shape, dataset.inputs_f32.data());
-    }
-    if (dataset.classes > 0) {
-      file.write("/y", DType::kI32, {n}, dataset.labels.data());
-      file.write_attribute("/", "classes", dataset.classes);
-      if (!dataset.class_names.empty()) {
-        file.write_attribute("/", "class_names", fmt::format("{}", fmt::join(dataset.class_names, "\n")));
-      }
-    } else {
-      file.write("/y", DType::kF32, {n, dataset.target_width}, dataset.targets.data());
-    }
-    for (const auto& [name, text] : dataset.attribution) file.write_attribute("/", name, text);
-    file.close();
-    seal_file(temporary, ErrorKind::kData);
-    commit_file(temporary, path, ErrorKind::kData);
-  } catch (...) {
-    std::remove(temporary.c_str());
-    throw;
-  }
 }
 
 }  // namespace lockstep

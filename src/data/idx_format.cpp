@@ -90,11 +90,22 @@ Dataset read_idx(const DatasetOptions& options) {
   const int64_t total =
       checked_bytes(images, {n, height, width}, fmt::format("{} x {} x {}", n, height, width));
   dataset.sample_shape = {height, width, 1};
-  dataset.inputs_f32.resize(static_cast<size_t>(total));
+  if (options.narrow) {
+    dataset.input_dtype = DType::kU8;
+    dataset.divisor = 255.0f;
+    dataset.inputs_u8.resize(static_cast<size_t>(total));
+  } else {
+    dataset.inputs_f32.resize(static_cast<size_t>(total));
+  }
   std::vector<uint8_t> piece(static_cast<size_t>(std::min<int64_t>(total, 64 * 1024)));
   for (int64_t done = 0; done < total;) {
     const int64_t count = std::min<int64_t>(total - done, static_cast<int64_t>(piece.size()));
     images.read(piece.data(), static_cast<size_t>(count), "images");
+    if (options.narrow) {
+      std::copy_n(piece.begin(), count, dataset.inputs_u8.begin() + done);
+      done += count;
+      continue;
+    }
     float* out = dataset.inputs_f32.data() + done;
     for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(piece[static_cast<size_t>(i)]) / 255.0f;
     done += count;

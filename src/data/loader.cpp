@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <exception>
+#include <span>
 #include <thread>
 #include <utility>
 
@@ -26,26 +26,37 @@ struct Slot {
   std::exception_ptr error;  // what gathering this step threw
 };
 
-template <class T>
-void gather(const std::vector<T>& from, int64_t width, const int64_t* rows, int64_t count,
-            std::vector<T>& to) {
-  if (from.empty()) return;
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(to.data() + i * width, from.data() + rows[i] * width, static_cast<size_t>(width) * sizeof(T));
-  }
-}
+// Steps whose rows a disk is asked for before they are gathered.
+constexpr int64_t kReadAheadSteps = 4;
 
 }  // namespace
+
+void MicroBatch::resize(int64_t samples, const DataDescription& description) {
+  const auto count = static_cast<size_t>(samples);
+  const size_t inputs = count * static_cast<size_t>(description.sample_shape.elements());
+  if (description.input_dtype == DType::kI32) {
+    inputs_i32.resize(inputs);
+  } else {
+    inputs_f32.resize(inputs);
+  }
+  if (description.classes > 0) labels.resize(count);
+  targets.resize(count * static_cast<size_t>(description.target_width));
+}
+
+SampleBuffers MicroBatch::buffers() {
+  return {inputs_f32.data(), inputs_i32.data(), labels.data(), targets.data()};
+}
 
 // A ring for one producer and one consumer. Both sides count steps; a step count is written by one side only,
 // and its fetch_add is sequentially consistent because the notification after it looks for sleepers.
 struct Loader::Impl {
-  const Dataset& dataset;
+  const DataSource& source;
   Sampler sampler;
   int64_t micro_batch_size;
   int64_t first_step;
-  int64_t sample_elements;
   GlobalBatch global;      // the gathering thread's
+  GlobalBatch coming;      // of a step ahead of it
+  int64_t asked_for = 0;   // steps before this one have been read ahead, or not needed it
   std::vector<Slot> ring;  // the n-th step from the start lies in slot n % size
   // The thread sleeps when the ring is full, until no more than this many slots are taken.
   uint32_t refill_at = 0;
@@ -58,13 +69,9 @@ struct Loader::Impl {
   bool lent = false;       // the consumer holds the slot of step `given_back`
   std::thread thread;
 
-  Impl(const Dataset& data, const SamplerOptions& options, int64_t size, int64_t first_micro_batch,
+  Impl(const DataSource& data, const SamplerOptions& options, int64_t size, int64_t first_micro_batch,
        int64_t last_micro_batch, int64_t start, int64_t depth)
-      : dataset(data),
-        sampler(options),
-        micro_batch_size(size),
-        first_step(start),
-        sample_elements(data.sample_shape.elements()) {
+      : source(data), sampler(options), micro_batch_size(size), first_step(start) {
     if (size < 1 || options.global_batch % size != 0) {
       fail(ErrorKind::kUsage,
            fmt::format("loader: global batch must be a multiple of the micro-batch: {} and {}",
@@ -77,12 +84,13 @@ struct Loader::Impl {
     }
     if (options.samples != data.size()) {
       fail(ErrorKind::kInternal, fmt::format("loader: sampler draws from {} samples, {} has {}",
-                                             options.samples, data.source, data.size()));
+                                             options.samples, data.description().source, data.size()));
     }
     if (depth < 1) fail(ErrorKind::kInternal, fmt::format("loader: depth must be at least 1: got {}", depth));
 
-    const bool tokens = data.input_dtype == DType::kI32;
-    const int64_t target_elements = data.classes > 0 ? 1 : data.target_width;
+    const DataDescription& description = data.description();
+    const int64_t sample_elements = description.sample_shape.elements();
+    const int64_t target_elements = description.classes > 0 ? 1 : description.target_width;
     const int64_t owned = last_micro_batch - first_micro_batch;
     const int64_t step_bytes = owned * size * (sample_elements + target_elements) * 4;
     const int64_t ahead =
@@ -95,17 +103,11 @@ struct Loader::Impl {
         MicroBatch& micro = slot.batch.micro_batches[static_cast<size_t>(m)];
         micro.number = first_micro_batch + m;
         micro.size = size;
-        const auto samples = static_cast<size_t>(size);
-        if (tokens) {
-          micro.inputs_i32.resize(samples * static_cast<size_t>(sample_elements));
-        } else {
-          micro.inputs_f32.resize(samples * static_cast<size_t>(sample_elements));
-        }
-        if (data.classes > 0) micro.labels.resize(samples);
-        micro.targets.resize(samples * static_cast<size_t>(data.target_width));
+        micro.resize(size, description);
       }
     }
-    global.samples.reserve(static_cast<size_t>(options.global_batch));
+    coming.samples.reserve(static_cast<size_t>(owned * size));
+    global.samples.reserve(static_cast<size_t>(owned * size));
     thread = std::thread([this] { run(); });
   }
 
@@ -132,6 +134,7 @@ struct Loader::Impl {
       gathered.fetch_add(1);
       gathered.notify_one();
       if (target.error) return;
+      if (source.waits()) read_ahead(first_step + count);
     }
   }
 
@@ -146,19 +149,31 @@ struct Loader::Impl {
   }
 
   void fill(int64_t step, StepBatch& batch) {
-    sampler.batch(step, global);
+    const int64_t owned = std::ssize(batch.micro_batches) * micro_batch_size;
+    const int64_t start = batch.micro_batches.front().number * micro_batch_size;
+    sampler.batch(step, start, owned, global);
     batch.step = step;
     batch.epoch = global.epoch;
     batch.position = global.position;
     batch.valid = global.valid;
     for (MicroBatch& micro : batch.micro_batches) {
+      if (stop.load(std::memory_order_relaxed)) return;  // nobody will look at the rest
       const int64_t first = micro.number * micro_batch_size;
-      const int64_t* rows = global.samples.data() + first;
       micro.valid = std::clamp<int64_t>(global.valid - first, 0, micro_batch_size);
-      gather(dataset.inputs_f32, sample_elements, rows, micro_batch_size, micro.inputs_f32);
-      gather(dataset.inputs_i32, sample_elements, rows, micro_batch_size, micro.inputs_i32);
-      gather(dataset.labels, 1, rows, micro_batch_size, micro.labels);
-      gather(dataset.targets, dataset.target_width, rows, micro_batch_size, micro.targets);
+      source.gather(std::span(global.samples)
+                        .subspan(static_cast<size_t>(first - start), static_cast<size_t>(micro_batch_size)),
+                    micro.buffers());
+    }
+  }
+
+  // The rows of steps behind `step`, which has been gathered.
+  void read_ahead(int64_t step) {
+    const std::vector<MicroBatch>& owned = ring.front().batch.micro_batches;
+    const int64_t start = owned.front().number * micro_batch_size;
+    asked_for = std::max(asked_for, step + 1);
+    for (; asked_for <= step + kReadAheadSteps && !stop.load(std::memory_order_relaxed); ++asked_for) {
+      sampler.batch(asked_for, start, std::ssize(owned) * micro_batch_size, coming);
+      source.read_ahead(coming.samples);
     }
   }
 
@@ -178,9 +193,9 @@ struct Loader::Impl {
   }
 };
 
-Loader::Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size,
+Loader::Loader(const DataSource& source, const SamplerOptions& sampler, int64_t micro_batch_size,
                int64_t first_micro_batch, int64_t last_micro_batch, int64_t first_step, int64_t depth)
-    : impl_(std::make_unique<Impl>(dataset, sampler, micro_batch_size, first_micro_batch, last_micro_batch,
+    : impl_(std::make_unique<Impl>(source, sampler, micro_batch_size, first_micro_batch, last_micro_batch,
                                    first_step, depth)) {}
 
 Loader::~Loader() = default;

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "data/dataset.h"
+#include "data/data_source.h"
 #include "data/sampler.h"
 
 namespace lockstep {
@@ -20,6 +20,10 @@ struct MicroBatch {
   std::vector<int32_t> inputs_i32;
   std::vector<int32_t> labels;
   std::vector<float> targets;
+
+  // Makes room for `samples` samples of a source.
+  void resize(int64_t samples, const DataDescription& description);
+  SampleBuffers buffers();
 };
 
 struct StepBatch {
@@ -34,9 +38,10 @@ struct StepBatch {
 class Loader {
  public:
   // The micro-batches [first_micro_batch, last_micro_batch) of the global batches from first_step on. The
-  // data set must outlive the loader. Errors: kUsage as Sampler, and when global_batch is no multiple of
-  // micro_batch_size; kInternal when the range or the number of samples does not fit.
-  Loader(const Dataset& dataset, const SamplerOptions& sampler, int64_t micro_batch_size,
+  // source must outlive the loader. Where it waits for a disk, the rows of coming steps are asked for ahead.
+  // Errors: kUsage as Sampler, and when global_batch is no multiple of micro_batch_size; kInternal when the
+  // range or the number of samples does not fit.
+  Loader(const DataSource& source, const SamplerOptions& sampler, int64_t micro_batch_size,
          int64_t first_micro_batch, int64_t last_micro_batch, int64_t first_step, int64_t depth = 2);
   ~Loader();
   // The batch of the next step, in order. Rethrows what the background thread threw. The reference stays

@@ -1,10 +1,11 @@
 // Which samples make up a global batch: a function of (seed, epoch, position), computed without replaying
-// history.
+// history and without an array of the order.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
+
+#include "data/permutation.h"
 
 namespace lockstep {
 
@@ -18,12 +19,12 @@ struct SamplerOptions {
   LastBatch last_batch = LastBatch::kDrop;
 };
 
-// The samples of one global batch. With kPad the last batch of an epoch is filled up with samples from the
-// epoch's start; only the first `valid` count in the loss.
+// Samples of one global batch. With kPad the last batch of an epoch is filled up with samples from the
+// epoch's start; only the first `valid` of the whole batch count in the loss.
 struct GlobalBatch {
   int64_t epoch = 0;
   int64_t position = 0;          // number of the batch in its epoch
-  std::vector<int64_t> samples;  // global_batch rows of the data set
+  std::vector<int64_t> samples;  // rows of the data set
   int64_t valid = 0;
 };
 
@@ -32,27 +33,15 @@ class Sampler {
   // Error (kUsage) when an epoch would hold no batch: no samples, or (kDrop) fewer than one global batch.
   explicit Sampler(const SamplerOptions& options);
   int64_t steps_per_epoch() const;
-  // The batch of a step (0-based, over the whole run). Caches the epoch's permutation. Error (kInternal) when
-  // step < 0.
+  // The batch of a step (0-based, over the whole run). Error (kInternal) when step < 0.
   GlobalBatch batch(int64_t step);
-  // The same into an existing batch, whose memory is reused.
-  void batch(int64_t step, GlobalBatch& batch);
-  // The permutation of an epoch: Fisher-Yates driven by Philox keyed by (seed, kShuffle), counter (position,
-  // epoch).
-  static std::vector<int64_t> permutation(uint64_t seed, int64_t epoch, int64_t samples);
+  // The `count` samples from `first` on of that batch, into an existing one, whose memory is reused.
+  void batch(int64_t step, int64_t first, int64_t count, GlobalBatch& batch);
 
  private:
   SamplerOptions options_;
-  int64_t cached_epoch_ = -1;
-  std::vector<int64_t> permutation_;
+  int64_t epoch_ = -1;  // whose order this is:
+  Permutation order_;
 };
-
-// Rows of [0, n) split into (train, validation) by a permutation keyed by (seed, kSplit); each part in
-// ascending order. Validation gets n * fraction rows, rounded to nearest. Error (kUsage) when the fraction is
-// not in [0, 1), or is positive and leaves one of the parts empty.
-struct Split {
-  std::vector<int64_t> train, validation;
-};
-Split split_rows(int64_t n, double validation_fraction, uint64_t seed);
 
 }  // namespace lockstep

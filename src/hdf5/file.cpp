@@ -12,7 +12,6 @@
 #include <system_error>
 #include <utility>
 
-#include "hdf5/sealed_file.h"
 #include "hdf5/write_driver.h"
 
 namespace lockstep {
@@ -138,6 +137,12 @@ std::optional<DType> dtype_of_type(hid_t type) {
     default:
       return std::nullopt;
   }
+}
+
+Handle space_of(const Shape& shape) {
+  std::array<hsize_t, Shape::kMaxRank> extents{};
+  std::ranges::copy(shape.extents(), extents.begin());
+  return {H5Screate_simple(shape.rank(), extents.data(), nullptr), H5Sclose};
 }
 
 std::string parent_of(const std::string& path) {
@@ -292,6 +297,13 @@ struct Hdf5File::Impl {
     return read_attribute(open_object(object), object, name);
   }
 
+  void require_readable(const Hdf5Entry& entry, DType dtype) const {
+    if (entry.kind != Hdf5Entry::Kind::kArray) fail_reading(entry.path, "not an array of numbers");
+    if ((entry.dtype == DType::kBF16) != (dtype == DType::kBF16)) {
+      fail_reading(entry.path, fmt::format("holds {}: cannot be read as {}", name_of(entry.dtype), name_of(dtype)));
+    }
+  }
+
   bool stores_bf16(hid_t dataset, const std::string& object) const {
     if (H5Aexists(dataset, kDTypeAttribute) <= 0) return false;
     const Hdf5Attribute value = read_attribute(dataset, object, kDTypeAttribute);
@@ -349,7 +361,7 @@ Hdf5File::~Hdf5File() {
   impl_.reset();
 }
 
-Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind) {
+Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind, int64_t user_block, int64_t alignment) {
   const LibraryLock lock;
   auto impl = std::make_unique<Impl>(path, kind);
   impl->driver.emplace(path);
@@ -358,7 +370,8 @@ Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind) {
   }
   const Handle creation = impl->creation_list(H5P_FILE_CREATE);
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  const bool prepared = access.valid() && H5Pset_userblock(creation, kSealBytes) >= 0 &&
+  const bool prepared = access.valid() && H5Pset_userblock(creation, static_cast<hsize_t>(user_block)) >= 0 &&
+                        H5Pset_alignment(access, 1, static_cast<hsize_t>(alignment)) >= 0 &&
                         H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST) >= 0 &&
                         H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
                         impl->driver->install(access) >= 0;
@@ -399,9 +412,7 @@ void Hdf5File::create_group(const std::string& path) {
 void Hdf5File::write(const std::string& path, DType dtype, const Shape& shape, const void* values) {
   const LibraryLock lock;
   const Handle type = storage_type(dtype);
-  std::array<hsize_t, Shape::kMaxRank> extents{};
-  std::ranges::copy(shape.extents(), extents.begin());
-  const Handle space(H5Screate_simple(shape.rank(), extents.data(), nullptr), H5Sclose);
+  const Handle space = space_of(shape);
   impl_->require_written(type.valid() && space.valid(), path);
   impl_->create_dataset(path, type, space, values, shape.elements() == 0);
   if (dtype == DType::kBF16) {
@@ -409,6 +420,23 @@ void Hdf5File::write(const std::string& path, DType dtype, const Shape& shape, c
     const char* pointer = text.c_str();
     impl_->write_attribute(path, kDTypeAttribute, text_type(), &pointer);
   }
+}
+
+int64_t Hdf5File::allocate(const std::string& path, DType dtype, const Shape& shape) {
+  const LibraryLock lock;
+  impl_->require_path(path);
+  const Handle type = storage_type(dtype);
+  const Handle space = space_of(shape);
+  const Handle creation = impl_->creation_list(H5P_DATASET_CREATE);
+  const bool prepared = type.valid() && space.valid() && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 &&
+                        H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
+                        H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0;
+  impl_->require_written(prepared, path);
+  Handle dataset(H5Dcreate2(impl_->file, path.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose);
+  impl_->require_written(dataset.valid(), path);
+  const haddr_t offset = H5Dget_offset(dataset);
+  impl_->require_written(offset != HADDR_UNDEF && dataset.close(), path);
+  return static_cast<int64_t>(offset);
 }
 
 void Hdf5File::write_text(const std::string& path, const std::string& text) {
@@ -469,17 +497,47 @@ Hdf5Entry Hdf5File::describe(const std::string& path) const {
 void Hdf5File::read(const std::string& path, DType dtype, void* values) const {
   const LibraryLock lock;
   const Hdf5Entry entry = impl_->describe(path);
-  if (entry.kind != Hdf5Entry::Kind::kArray) impl_->fail_reading(path, "not an array of numbers");
-  if ((entry.dtype == DType::kBF16) != (dtype == DType::kBF16)) {
-    impl_->fail_reading(path,
-                        fmt::format("holds {}: cannot be read as {}", name_of(entry.dtype), name_of(dtype)));
-  }
+  impl_->require_readable(entry, dtype);
   if (entry.shape.elements() == 0) return;
   const Handle dataset = impl_->open_dataset(path);
   const Handle type = storage_type(dtype);
   if (!type.valid() || H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
     impl_->fail_reading(path, "cannot read: " + deepest_reason());
   }
+}
+
+void Hdf5File::read_rows(const std::string& path, DType dtype, int64_t first, int64_t count, void* values) const {
+  const LibraryLock lock;
+  const Hdf5Entry entry = impl_->describe(path);
+  impl_->require_readable(entry, dtype);
+  if (entry.shape.rank() < 1 || first < 0 || count < 0 || first > entry.shape[0] - count)
+    impl_->fail_reading(path, fmt::format("rows [{}, {}) of {}", first, first + count, entry.shape.to_string()));
+  if (count == 0 || entry.shape.elements() == 0) return;
+  const Handle dataset = impl_->open_dataset(path);
+  const Handle type = storage_type(dtype);
+  std::array<hsize_t, Shape::kMaxRank> start{}, extents{};
+  std::ranges::copy(entry.shape.extents(), extents.begin());
+  start[0] = static_cast<hsize_t>(first);
+  extents[0] = static_cast<hsize_t>(count);
+  const Handle in_file(H5Dget_space(dataset), H5Sclose);
+  const Handle in_memory(H5Screate_simple(entry.shape.rank(), extents.data(), nullptr), H5Sclose);
+  if (!type.valid() || !in_file.valid() || !in_memory.valid() ||
+      H5Sselect_hyperslab(in_file, H5S_SELECT_SET, start.data(), nullptr, extents.data(), nullptr) < 0 ||
+      H5Dread(dataset, type, in_memory, in_file, H5P_DEFAULT, values) < 0) {
+    impl_->fail_reading(path, "cannot read: " + deepest_reason());
+  }
+}
+
+std::optional<int64_t> Hdf5File::offset(const std::string& path, DType dtype) const {
+  const LibraryLock lock;
+  const Handle dataset = impl_->open_dataset(path);
+  const Handle type(H5Dget_type(dataset), H5Tclose), expected = storage_type(dtype);
+  const Handle creation(H5Dget_create_plist(dataset), H5Pclose);
+  if (!type.valid() || !expected.valid() || !creation.valid() || H5Pget_layout(creation) != H5D_CONTIGUOUS ||
+      H5Pget_external_count(creation) != 0 || H5Tequal(type, expected) <= 0)
+    return std::nullopt;
+  const haddr_t offset = H5Dget_offset(dataset);
+  return offset == HADDR_UNDEF ? std::nullopt : std::optional(static_cast<int64_t>(offset));
 }
 
 std::string Hdf5File::read_text(const std::string& path) const {

@@ -27,8 +27,10 @@ static_assert(std::endian::native == std::endian::little, "the seal stores nativ
 constexpr std::array<char, 16> kMagic = {'\x89', 'L', 'O', 'C', 'K', 'S', 'T',  'E',
                                          'P',    '-', 'S', 'E', 'A', 'L', '\r', '\n'};
 constexpr std::array<char, 8> kHdf5Signature = {'\x89', 'H', 'D', 'F', '\r', '\n', '\x1a', '\n'};
-constexpr uint64_t kSealVersion = 1;
+constexpr uint64_t kSealVersion = 1, kBlockedVersion = 2;
 constexpr size_t kVersionOffset = 16, kLengthOffset = 24, kPayloadHashOffset = 32, kBlockHashOffset = 496;
+constexpr size_t kBlockBytesOffset = 48, kTableOffset = 56, kArrayCountOffset = 64, kArraysOffset = 72,
+                 kMostArrays = 16;
 constexpr size_t kBufferBytes = size_t{1} << 20;
 
 using Block = std::array<char, kSealBytes>;
@@ -101,17 +103,29 @@ XXH128_canonical_t canonical(XXH128_hash_t hash) {
   return bytes;
 }
 
-// XXH3-128 of everything after the seal; `length` receives the number of bytes.
-XXH128_canonical_t hash_payload(const Descriptor& file, uint64_t& length) {
+// XXH3-128 of everything between the seal and `end` but the arrays.
+XXH128_canonical_t hash_payload(const Descriptor& file, int64_t end,
+                                std::span<const BlockedArray> arrays = {}) {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
   if (!state) throw std::bad_alloc();
   XXH3_128bits_reset(state.get());
   std::vector<char> buffer(kBufferBytes);
-  length = 0;
-  while (const size_t count = file.read_at(kSealBytes + length, buffer)) {
-    XXH3_128bits_update(state.get(), buffer.data(), count);
-    length += count;
+  int64_t at = kSealBytes;
+  const auto hash_until = [&](int64_t stop) {
+    while (at < stop) {
+      const auto wanted = std::min<int64_t>(stop - at, std::ssize(buffer));
+      const size_t count =
+          file.read_at(static_cast<uint64_t>(at), std::span(buffer).first(static_cast<size_t>(wanted)));
+      if (count == 0) break;  // shorter than it was: another digest
+      XXH3_128bits_update(state.get(), buffer.data(), count);
+      at += static_cast<int64_t>(count);
+    }
+  };
+  for (const BlockedArray& array : arrays) {
+    hash_until(array.offset);
+    at = array.offset + array.bytes;
   }
+  hash_until(end);
   return canonical(XXH3_128bits_digest(state.get()));
 }
 
@@ -147,28 +161,43 @@ void sync_directory_of(const std::string& path, ErrorKind kind) {
 
 }  // namespace
 
-void seal_file(const std::string& path, ErrorKind kind) {
-  const Descriptor file(path, O_RDWR, kind);
-  file.regular_file_size();
-  std::array<char, kHdf5Signature.size()> signature{};
-  if (file.read_at(kSealBytes, signature) != signature.size() || signature != kHdf5Signature) {
-    fail(kind,
-         fmt::format("{}: cannot seal: not an HDF5 file with a user block of {} bytes", path, kSealBytes));
-  }
-  uint64_t length = 0;
-  const XXH128_canonical_t payload_hash = hash_payload(file, length);
-  Block block{};
+Digest digest_of(std::span<const std::byte> bytes) {
+  return std::bit_cast<Digest>(canonical(XXH3_128bits(bytes.data(), bytes.size())));
+}
+
+std::vector<Digest> block_digests(std::span<const std::byte> array) {
+  std::vector<Digest> digests;
+  digests.reserve(static_cast<size_t>(blocks_of(std::ssize(array))));
+  for (size_t at = 0; at < array.size(); at += static_cast<size_t>(kBlockBytes))
+    digests.push_back(
+        digest_of(array.subspan(at, std::min(array.size() - at, static_cast<size_t>(kBlockBytes)))));
+  return digests;
+}
+
+std::string digest_of_digests(const std::string& layout, std::span<const Digest> digests) {
+  std::vector<std::byte> bytes(layout.size() + digests.size_bytes());
+  std::memcpy(bytes.data(), layout.data(), layout.size());
+  if (!digests.empty()) std::memcpy(bytes.data() + layout.size(), digests.data(), digests.size_bytes());
+  std::string text;
+  for (const std::byte byte : digest_of(bytes)) text += fmt::format("{:02x}", static_cast<unsigned>(byte));
+  return text;
+}
+
+namespace {
+
+void write_seal(const Descriptor& file, Block block, std::span<const BlockedArray> arrays) {
+  const int64_t size = file.regular_file_size();
   put(block, 0, kMagic);
-  put(block, kVersionOffset, kSealVersion);
-  put(block, kLengthOffset, length);
-  put(block, kPayloadHashOffset, payload_hash);
+  put(block, kLengthOffset, static_cast<uint64_t>(size - kSealBytes));
+  put(block, kPayloadHashOffset, hash_payload(file, size, arrays));
   put(block, kBlockHashOffset, block_hash(block));
   file.write_at_start(block);
   file.sync();
 }
 
-SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
-  const Descriptor file(path, O_RDONLY, kind);
+// The block of a file that is sealed and has the sealed length; nullopt: plain HDF5.
+std::optional<Block> sealed_block(const Descriptor& file, const std::string& path, ErrorKind kind,
+                                  bool required) {
   const int64_t size = file.regular_file_size();
   if (size == 0) fail(kind, path + ": empty file");
   Block block{};
@@ -176,7 +205,7 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   const std::span<const char> start(block.data(), present);
   if (starts_with(start, kHdf5Signature)) {
     if (required) fail(kind, path + ": not sealed: an HDF5 file of another program");
-    return SealState::kUnsealed;
+    return std::nullopt;
   }
   if (!starts_with(start, kMagic)) {
     fail(kind, path + ": neither a sealed file nor plain HDF5, or its first bytes were damaged");
@@ -188,9 +217,10 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   if (std::memcmp(&expected_block_hash, block.data() + kBlockHashOffset, sizeof expected_block_hash) != 0) {
     fail(kind, path + ": damaged: the checksum of the seal differs");
   }
-  if (const uint64_t version = integer_at(block, kVersionOffset); version != kSealVersion) {
-    fail(kind,
-         fmt::format("{}: seal version {}: this program knows version {}", path, version, kSealVersion));
+  if (const uint64_t version = integer_at(block, kVersionOffset);
+      version != kSealVersion && version != kBlockedVersion) {
+    fail(kind, fmt::format("{}: seal version {}: this program knows versions {} and {}", path, version,
+                           kSealVersion, kBlockedVersion));
   }
   const uint64_t sealed_length = integer_at(block, kLengthOffset);
   const uint64_t found_length = static_cast<uint64_t>(size - kSealBytes);
@@ -199,11 +229,101 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
                            found_length < sealed_length ? "truncated" : "longer than sealed", sealed_length,
                            found_length));
   }
-  uint64_t length = 0;
-  const XXH128_canonical_t payload_hash = hash_payload(file, length);
-  if (length != sealed_length ||
-      std::memcmp(&payload_hash, block.data() + kPayloadHashOffset, sizeof payload_hash) != 0) {
-    fail(kind, path + ": damaged: the checksum of the content differs from the sealed one");
+  return block;
+}
+
+// Arrays and digests of a seal of version 2; none of version 1. Everything outside of the arrays is verified.
+BlockedFile verified_outline(const Descriptor& file, const Block& block, const std::string& path,
+                             ErrorKind kind) {
+  BlockedFile content;
+  const auto number = [&](size_t offset) { return static_cast<int64_t>(integer_at(block, offset)); };
+  const int64_t size = number(kLengthOffset) + kSealBytes;
+  const bool blocked = number(kVersionOffset) == static_cast<int64_t>(kBlockedVersion);
+  int64_t table = 0, blocks = 0;
+  if (blocked) {
+    // The seal's own checksum holds, so these numbers are wrong only where a program wrote them so.
+    table = number(kTableOffset);
+    const int64_t count = number(kArrayCountOffset);
+    bool sound =
+        number(kBlockBytesOffset) == kBlockBytes && count >= 0 && count <= static_cast<int64_t>(kMostArrays);
+    int64_t end = kSealBytes;
+    for (int64_t i = 0; sound && i < count; ++i) {
+      const size_t at = kArraysOffset + static_cast<size_t>(i) * 16;
+      const BlockedArray array{number(at), number(at + 8)};
+      sound = array.offset >= end && array.bytes >= 0 && array.bytes <= size - array.offset;
+      end = array.offset + array.bytes;
+      blocks += blocks_of(array.bytes);
+      content.arrays.push_back(array);
+    }
+    sound = sound && table >= kSealBytes && blocks <= (size - table) / std::ssize(Digest{});
+    if (!sound) fail(kind, path + ": damaged: the seal describes arrays that the file cannot hold");
+  }
+  const XXH128_canonical_t payload_hash = hash_payload(file, size, content.arrays);
+  if (std::memcmp(&payload_hash, block.data() + kPayloadHashOffset, sizeof payload_hash) != 0) {
+    fail(kind, fmt::format("{}: damaged: the checksum of the {} differs from the sealed one", path,
+                           blocked ? "metadata" : "content"));
+  }
+  content.digests.resize(static_cast<size_t>(blocks));
+  const std::span<char> bytes(reinterpret_cast<char*>(content.digests.data()),
+                              content.digests.size() * sizeof(Digest));
+  if (file.read_at(static_cast<uint64_t>(table), bytes) != bytes.size()) fail(kind, path + ": truncated");
+  return content;
+}
+
+}  // namespace
+
+void seal_file(const std::string& path, ErrorKind kind) {
+  const Descriptor file(path, O_RDWR, kind);
+  file.regular_file_size();
+  std::array<char, kHdf5Signature.size()> signature{};
+  if (file.read_at(kSealBytes, signature) != signature.size() || signature != kHdf5Signature) {
+    fail(kind,
+         fmt::format("{}: cannot seal: not an HDF5 file with a user block of {} bytes", path, kSealBytes));
+  }
+  Block block{};
+  put(block, kVersionOffset, kSealVersion);
+  write_seal(file, block, {});
+}
+
+void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vector<BlockedArray>& arrays,
+                       int64_t table) {
+  const Descriptor file(path, O_RDWR, kind);
+  Block block{};
+  put(block, kVersionOffset, kBlockedVersion);
+  put(block, kBlockBytesOffset, static_cast<uint64_t>(kBlockBytes));
+  put(block, kTableOffset, static_cast<uint64_t>(table));
+  put(block, kArrayCountOffset, static_cast<uint64_t>(arrays.size()));
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    put(block, kArraysOffset + i * 16, static_cast<uint64_t>(arrays[i].offset));
+    put(block, kArraysOffset + i * 16 + 8, static_cast<uint64_t>(arrays[i].bytes));
+  }
+  write_seal(file, block, arrays);
+}
+
+std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind) {
+  const Descriptor file(path, O_RDONLY, kind);
+  const std::optional<Block> block = sealed_block(file, path, kind, false);
+  if (!block || integer_at(*block, kVersionOffset) != kBlockedVersion) return std::nullopt;
+  return verified_outline(file, *block, path, kind);
+}
+
+SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
+  const Descriptor file(path, O_RDONLY, kind);
+  const std::optional<Block> block = sealed_block(file, path, kind, required);
+  if (!block) return SealState::kUnsealed;
+  const BlockedFile content = verified_outline(file, *block, path, kind);
+  std::vector<char> buffer(content.arrays.empty() ? 0 : static_cast<size_t>(kBlockBytes));
+  auto expected = content.digests.begin();
+  for (const BlockedArray& array : content.arrays) {
+    for (int64_t at = 0; at < array.bytes; at += kBlockBytes, ++expected) {
+      const auto bytes =
+          std::span(buffer).first(static_cast<size_t>(std::min(kBlockBytes, array.bytes - at)));
+      if (file.read_at(static_cast<uint64_t>(array.offset + at), bytes) != bytes.size() ||
+          digest_of(std::as_bytes(bytes)) != *expected) {
+        fail(kind, fmt::format("{}: damaged: the checksum of bytes {} to {} differs from the sealed one",
+                               path, array.offset + at, array.offset + at + std::ssize(bytes)));
+      }
+    }
   }
   return SealState::kSealed;
 }

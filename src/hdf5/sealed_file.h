@@ -8,11 +8,24 @@
 //   32  16 bytes  XXH3-128 of the payload, everything after the block
 //   48            zeros
 //   496 16 bytes  XXH3-128 of the first 496 bytes of the block
+//
+// Version 2 seals files whose large arrays are checked block by block when they are used. Its payload digest
+// leaves those arrays out, and covers everything else: the metadata of HDF5 and the table of the blocks'
+// digests, 16 bytes a block of 1 MiB (the last of an array may be shorter), array by array.
+//   48  uint64    bytes in a block, 1048576
+//   56  uint64    where the table of digests begins in the file
+//   64  uint64    number of arrays, at most 16
+//   72  2 uint64  of each array: where it begins in the file, its bytes; in the order of the file, without
+//   overlap
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 
@@ -25,9 +38,40 @@ enum class SealState {
   kUnsealed
 };  // kUnsealed: a plain HDF5 file, whose signature stands at its very beginning
 
+inline constexpr int64_t kBlockBytes = int64_t{1} << 20;
+inline constexpr int64_t blocks_of(int64_t bytes) {
+  return (bytes + kBlockBytes - 1) / kBlockBytes;
+}
+
+// XXH3-128, canonical order.
+using Digest = std::array<std::byte, 16>;
+Digest digest_of(std::span<const std::byte> bytes);
+// Of each block of an array.
+std::vector<Digest> block_digests(std::span<const std::byte> array);
+// 32 hex digits: the digest of `layout`, a text, and of the digests.
+std::string digest_of_digests(const std::string& layout, std::span<const Digest> digests);
+
+// An array with a digest a block, by its place in the file.
+struct BlockedArray {
+  int64_t offset = 0, bytes = 0;
+};
+// What version 2 says of a file.
+struct BlockedFile {
+  std::vector<BlockedArray> arrays;
+  std::vector<Digest> digests;  // of the blocks of all arrays
+};
+
 // Writes the seal into the first 512 bytes of a closed HDF5 file that was created with a user block of that
 // size, then fsyncs.
 void seal_file(const std::string& path, ErrorKind kind);
+
+// The same with version 2, whose table of digests stands in the file at `table`.
+void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vector<BlockedArray>& arrays,
+                       int64_t table);
+
+// Verifies everything but the arrays of a file with a seal of version 2; nullopt: no such seal. Errors as
+// verify_seal.
+std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind);
 
 // Error of `kind` naming the file and the rule when it is missing, truncated, longer than sealed, or its
 // checksum differs: every changed bit is found. A file that is neither sealed nor plain HDF5 is an error;

@@ -97,12 +97,12 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
   broadcast_text(communicator, average, "average");
   if (weights == "averaged" && average == name_of(AverageSettings::Type::kSwa)) {
     Tensor statistics = replica->store.statistic_values();
-    statistics.assign(mean_statistics(*replica, *objective, data.train, job.settings, communicator));
+    statistics.assign(mean_statistics(*replica, *objective, *data.train, job.settings, communicator));
   }
   CheckpointEvaluation evaluation;
-  evaluation.on_validation = data.validation.has_value();
+  evaluation.on_validation = data.validation != nullptr;
   evaluation.classification = objective->classification();
-  evaluation.result = evaluate(*replica, *objective, data.validation ? *data.validation : data.train,
+  evaluation.result = evaluate(*replica, *objective, data.validation ? *data.validation : *data.train,
                                job.settings.micro_batch_size, communicator);
   return evaluation;
 }

@@ -16,33 +16,25 @@ namespace lockstep {
 namespace {
 
 // The rows as a micro-batch of `size`, filled up with the last one.
-MicroBatch gather(const Dataset& dataset, std::span<const int64_t> rows, int64_t size) {
+MicroBatch gather(const DataSource& data, std::span<const int64_t> rows, int64_t size) {
   MicroBatch batch;
   batch.size = size;
   batch.valid = static_cast<int64_t>(rows.size());
-  const auto width = static_cast<size_t>(dataset.sample_shape.elements());
-  const auto append = [](auto& target, const auto& source, size_t row, size_t row_width) {
-    if (source.empty()) return;
-    target.insert(target.end(), source.begin() + static_cast<std::ptrdiff_t>(row * row_width),
-                  source.begin() + static_cast<std::ptrdiff_t>((row + 1) * row_width));
-  };
-  for (int64_t i = 0; i < size; ++i) {
-    const auto row = static_cast<size_t>(rows[static_cast<size_t>(std::min(i, batch.valid - 1))]);
-    append(batch.inputs_f32, dataset.inputs_f32, row, width);
-    append(batch.inputs_i32, dataset.inputs_i32, row, width);
-    append(batch.labels, dataset.labels, row, 1);
-    append(batch.targets, dataset.targets, row, static_cast<size_t>(dataset.target_width));
-  }
+  batch.resize(size, data.description());
+  std::vector<int64_t> filled(rows.begin(), rows.end());
+  filled.resize(static_cast<size_t>(size), rows.back());
+  if (data.waits()) data.read_ahead(rows);
+  data.gather(filled, batch.buffers());
   return batch;
 }
 
 }  // namespace
 
-EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset,
+EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
                           int64_t chunk, Communicator& communicator) {
   const RecordingScope off(false);
   ForwardContext context = replica.evaluation();
-  const int64_t chunks = (dataset.size() + chunk - 1) / chunk;
+  const int64_t chunks = (data.size() + chunk - 1) / chunk;
   const MicroBatchRange mine = owned_micro_batches(chunks, communicator.rank(), communicator.world_size());
   const int64_t most = (chunks + communicator.world_size() - 1) / communicator.world_size();
 
@@ -54,9 +46,9 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
       [&] {
         std::vector<int64_t> rows;
         for (int64_t i = mine.begin; i < mine.end; ++i) {
-          rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, dataset.size()) - i * chunk));
+          rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, data.size()) - i * chunk));
           std::iota(rows.begin(), rows.end(), i * chunk);
-          const MicroBatch batch = gather(dataset, rows, chunk);
+          const MicroBatch batch = gather(data, rows, chunk);
           const Tensor output = replica.model->forward(objective.inputs(batch), context);
           double loss = 0.0;
           for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
@@ -72,7 +64,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
   communicator.all_gather(sums.data(), sums.size() * sizeof(double), all.data(), "evaluation")->wait();
 
   EvaluationResult result;
-  result.samples = dataset.size();
+  result.samples = data.size();
   double loss = 0.0, correct = 0.0;
   for (int rank = 0; rank < communicator.world_size(); ++rank) {
     const MicroBatchRange range = owned_micro_batches(chunks, rank, communicator.world_size());
@@ -87,7 +79,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
   return result;
 }
 
-Tensor mean_statistics(Replica& replica, const Objective& objective, const Dataset& dataset,
+Tensor mean_statistics(Replica& replica, const Objective& objective, const DataSource& data,
                        const RunSettings& settings, Communicator& communicator) {
   const ParameterStore& store = replica.store;
   if (store.statistics().empty()) return store.statistic_values();
@@ -95,7 +87,7 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
   const int64_t size = settings.micro_batch_size;
   // Shuffled, whatever data.shuffle says: in a file that is sorted, neighbours are alike, and their
   // statistics are not those of the data.
-  Sampler sampler({.samples = dataset.size(),
+  Sampler sampler({.samples = data.size(),
                    .global_batch = size,
                    .seed = settings.seed,
                    .last_batch = LastBatch::kPad});
@@ -111,7 +103,7 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const Datas
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const MicroBatch batch = gather(dataset, sampler.batch(i).samples, size);
+    const MicroBatch batch = gather(data, sampler.batch(i).samples, size);
     exchange.begin_micro_batch(i);
     replica.model->forward(objective.inputs(batch), replica.training);
     const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "comm/communicator.h"
+#include "data/data_source.h"
 #include "train/objective.h"
 #include "train/replica.h"
 
@@ -17,14 +18,14 @@ struct EvaluationResult {
 
 // Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64,
 // so that the result is the same bits on any number of workers. Every worker gets it.
-EvaluationResult evaluate(const Replica& replica, const Objective& objective, const Dataset& dataset,
+EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
                           int64_t chunk, Communicator& communicator);
 
 // The running statistics (statistic_extent) that fit the replica's present weights: means of the micro-batch
 // statistics over all training data in a shuffled order, the last micro-batch filled up from its start. What
 // stochastic weight averaging asks for, whose weights no training step has seen (Izmailov et al. 2018,
 // section 3.2). The same bits on any number of workers. Dropout is at work as in training.
-Tensor mean_statistics(Replica& replica, const Objective& objective, const Dataset& dataset,
+Tensor mean_statistics(Replica& replica, const Objective& objective, const DataSource& data,
                        const RunSettings& settings, Communicator& communicator);
 
 }  // namespace lockstep

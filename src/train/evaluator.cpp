@@ -6,7 +6,7 @@
 
 namespace lockstep {
 
-WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, const Dataset& training,
+WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, const DataSource& training,
                                const RunSettings& settings, Communicator& communicator)
     : replica_(replica) {
   if (!replica.average) return;
@@ -34,7 +34,7 @@ WeightsInForce::~WeightsInForce() {
 }
 
 EvaluationResult Evaluator::evaluate() {
-  const WeightsInForce weights(replica_, objective_, data_.train, settings_, communicator_);
+  const WeightsInForce weights(replica_, objective_, *data_.train, settings_, communicator_);
   const AutocastScope autocast(settings_.compute);
   return lockstep::evaluate(replica_, objective_, *data_.validation, settings_.micro_batch_size,
                             communicator_);

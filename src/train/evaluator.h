@@ -13,7 +13,7 @@ namespace lockstep {
 // lives; does nothing where there are none. Collective, and not within an AutocastScope: parameters change.
 class WeightsInForce {
  public:
-  WeightsInForce(Replica& replica, const Objective& objective, const Dataset& training,
+  WeightsInForce(Replica& replica, const Objective& objective, const DataSource& training,
                  const RunSettings& settings, Communicator& communicator);
   ~WeightsInForce();
   WeightsInForce(const WeightsInForce&) = delete;

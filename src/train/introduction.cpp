@@ -20,7 +20,7 @@ void introduce(const Introduction& run) {
                        run.settings.threads == 1 ? "" : "s"));
   log_info(fmt::format(
       "{} parameters, {} optimizer, {} samples for training{}", run.replica.store.parameter_count(),
-      run.replica.optimizer->type(), run.data.train.size(),
+      run.replica.optimizer->type(), run.data.train->size(),
       run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
   log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,
                        run.plan.micro_batches, run.plan.micro_batch_size, run.plan.steps_per_epoch,

@@ -26,6 +26,21 @@ class Progress {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
+// How far a pass over bytes has come: a bar on a terminal, nothing elsewhere.
+class ProgressBar {
+ public:
+  ProgressBar(std::string what, int64_t bytes);
+  void show(int64_t done);
+  // Takes the bar away, so that other output can stand there.
+  void clear();
+
+ private:
+  std::string what_;
+  int64_t bytes_;
+  bool terminal_, shown_ = false;
+  std::chrono::steady_clock::time_point start_, last_;
+};
+
 // "1h02m", "3m20s", "12s".
 std::string format_duration(double seconds);
 

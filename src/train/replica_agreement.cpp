@@ -86,7 +86,7 @@ void compare_workers(Communicator& communicator, const std::string& configuratio
   if (leaders_data != data.digest) {
     fail(ErrorKind::kData,
          fmt::format("the data differ between workers: rank 0 read {}, rank {} read {} from {}", leaders_data,
-                     communicator.rank(), data.digest, data.train.source));
+                     communicator.rank(), data.digest, data.train->description().source));
   }
   if (leaders == configuration) return;
   std::istringstream theirs(leaders), mine(configuration);

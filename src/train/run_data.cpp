@@ -1,60 +1,59 @@
-// Loading and splitting data.
+// Opening and splitting data.
 #include "train/run_data.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <span>
-#include <vector>
+#include <utility>
 
-#include "checkpoint/state.h"
 #include "core/error.h"
+#include "data/split.h"
+#include "hdf5/sealed_file.h"
 
 namespace lockstep {
 
 RunData read_run_data(const RunSettings& settings) {
   RunData data;
-  Dataset all = read_dataset(settings.train_data);
+  const std::shared_ptr<const StoredSource> all = open_data_source(settings.train_data);
+  std::string contents = all->digest();
+  data.train = all;
+  std::optional<FeatureStatistics> statistics;
+  if (settings.normalize) statistics = all->statistics();
+  const auto prepared = [&](std::shared_ptr<const DataSource> source) -> std::shared_ptr<const DataSource> {
+    if (!statistics) return source;
+    return std::make_shared<StandardizedSource>(std::move(source), *statistics);
+  };
   if (settings.validation_fraction > 0.0) {
-    const Split split = split_rows(all.size(), settings.validation_fraction, settings.seed);
-    if (split.train.empty() || split.validation.empty()) {
-      fail(ErrorKind::kUsage,
-           fmt::format(
-               "data.validation_fraction: {} leaves {} of {} samples for training and {} for validation",
-               settings.validation_fraction, split.train.size(), all.size(), split.validation.size()));
+    const Split split(all->size(), settings.validation_fraction, settings.seed);
+    data.train = std::make_shared<PartSource>(all, split, PartSource::Side::kTrain);
+    data.validation = std::make_shared<PartSource>(all, split, PartSource::Side::kValidation);
+    contents += fmt::format(" {} {}", split.validation_size(), settings.seed);
+  } else if (!settings.validation_data.path.empty()) {
+    DatasetOptions options = settings.validation_data;
+    const DataDescription& train = all->description();
+    // The labels of a validation file may not reach the last class.
+    if (options.classes == 0) options.classes = train.classes > 0 ? train.classes : -1;
+    const std::shared_ptr<const StoredSource> validation = open_data_source(options);
+    const DataDescription& found = validation->description();
+    if (!(found.sample_shape == train.sample_shape) || found.classes != train.classes ||
+        found.target_width != train.target_width || found.input_dtype != train.input_dtype) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: samples {} with {} classes do not fit the training data: {} with {} classes",
+                       found.source, found.sample_shape.to_string(), found.classes,
+                       train.sample_shape.to_string(), train.classes));
     }
-    data.train = all.subset(split.train);
-    data.validation = all.subset(split.validation);
-  } else {
-    data.train = std::move(all);
-    if (!settings.validation_data.path.empty()) {
-      DatasetOptions options = settings.validation_data;
-      // The labels of a validation file may not reach the last class.
-      if (options.classes == 0) options.classes = data.train.classes > 0 ? data.train.classes : -1;
-      data.validation = read_dataset(options);
-      if (!(data.validation->sample_shape == data.train.sample_shape) ||
-          data.validation->classes != data.train.classes ||
-          data.validation->target_width != data.train.target_width) {
-        fail(ErrorKind::kData,
-             fmt::format("{}: samples {} with {} classes do not fit the training data: {} with {} classes",
-                         data.validation->source, data.validation->sample_shape.to_string(),
-                         data.validation->classes, data.train.sample_shape.to_string(), data.train.classes));
-      }
-    }
+    data.validation = validation;
+    contents += " " + validation->digest();
   }
-  data.shape.sample = data.train.sample_shape;
-  data.shape.input = data.train.input_dtype;
-  data.shape.classes = data.train.classes;
-  data.shape.targets = std::max<int64_t>(1, data.train.target_width);
-  std::vector<std::span<const std::byte>> contents;
-  for (const Dataset* part : {&data.train, data.validation ? &*data.validation : nullptr}) {
-    if (part == nullptr) continue;
-    contents.push_back(std::as_bytes(std::span(part->inputs_f32)));
-    contents.push_back(std::as_bytes(std::span(part->inputs_i32)));
-    contents.push_back(std::as_bytes(std::span(part->labels)));
-    contents.push_back(std::as_bytes(std::span(part->targets)));
-  }
-  data.digest = content_digest(contents);
+  data.train = prepared(data.train);
+  if (data.validation) data.validation = prepared(data.validation);
+  const DataDescription& description = data.train->description();
+  data.shape.sample = description.sample_shape;
+  data.shape.input = description.input_dtype;
+  data.shape.classes = description.classes;
+  data.shape.targets = std::max<int64_t>(1, description.target_width);
+  data.digest = digest_of_digests(contents, {});
   return data;
 }
 

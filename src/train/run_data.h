@@ -1,23 +1,23 @@
 // The data sets of a run.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <string>
 
-#include "data/dataset.h"
+#include "data/data_source.h"
 #include "nn/module.h"
 #include "train/settings.h"
 
 namespace lockstep {
 
 struct RunData {
-  Dataset train;
-  std::optional<Dataset> validation;
+  std::shared_ptr<const DataSource> train;
+  std::shared_ptr<const DataSource> validation;  // null: none
   DataShape shape;
-  std::string digest;  // of the contents of both
+  std::string digest;  // of the contents of both, and of which samples are on which side
 };
 
-// Reads and splits. Error (kData) when training and validation data do not fit each other.
+// Opens, splits and standardizes. Error (kData) when training and validation data do not fit each other.
 RunData read_run_data(const RunSettings& settings);
 
 }  // namespace lockstep

@@ -28,6 +28,7 @@ void RunPlan::describe(int64_t step, State& state) const {
   state.scalars["/rng/step"] = step;
   state.scalars["/data/samples"] = sampler.samples;
   state.scalars["/data/shuffle"] = static_cast<int64_t>(sampler.shuffle);
+  state.scalars["/data/validation_fraction"] = validation_fraction;
   state.scalars["/data/last_batch"] = std::string(sampler.last_batch == LastBatch::kPad ? "pad" : "drop");
   state.scalars["/data/epoch"] = step / steps_per_epoch;
   state.scalars["/data/position"] = step % steps_per_epoch;
@@ -52,6 +53,7 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
   plan.sampler.seed = settings.seed;
   plan.sampler.shuffle = settings.shuffle;
   plan.sampler.last_batch = settings.last_batch;
+  plan.validation_fraction = settings.validation_fraction;
   if (full_batch) {
     const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
     if (settings.micro_batches != 0 && settings.micro_batches != needed) {

@@ -18,6 +18,7 @@ struct RunPlan {
   int64_t total_steps = 0;
   int64_t steps_per_epoch = 0;
   SamplerOptions sampler;
+  double validation_fraction = 0.0;  // of the data, before they were split
 
   // The micro-batches of a worker. Error (kUsage) when there are more workers than micro-batches.
   MicroBatchRange owned(int rank, int world_size) const;

@@ -8,6 +8,7 @@
 #include <bit>
 #include <deque>
 #include <span>
+#include <string_view>
 
 #include "checkpoint/checkpoint.h"
 #include "core/error.h"
@@ -233,9 +234,22 @@ State RunState::capture(int64_t step, std::string metrics) const {
 int64_t RunState::restore(const State& found, const std::string& path) {
   const State expected = describe(0);
   check_matches(expected, found, path);
+  const bool older = found.version < 2;
+  if (older && (plan_.sampler.shuffle || plan_.validation_fraction != 0.0)) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: checkpoint format {}: the order of samples and the rows held out for validation "
+                     "have changed since, so that this run cannot go on with the samples it would have seen; "
+                     "it can be evaluated, and a run with data.shuffle = false and "
+                     "data.validation_fraction = 0 resumed",
+                     path, found.version));
+  }
   for (const char* name :
        {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples",
-        "/data/digest", "/data/shuffle", "/data/last_batch", "/optimizer/type"}) {
+        "/data/digest", "/data/shuffle", "/data/validation_fraction", "/data/last_batch",
+        "/optimizer/type"}) {
+    // The older format has another digest, and no fraction.
+    const std::string_view key = name;
+    if (older && (key == "/data/digest" || key == "/data/validation_fraction")) continue;
     const auto it = found.scalars.find(name);
     if (it == found.scalars.end()) fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
     if (it->second != expected.scalars.at(name)) {

@@ -31,6 +31,7 @@ struct RunSettings {
   DatasetOptions train_data;
   DatasetOptions validation_data;  // path empty: none, or split off by validation_fraction
   double validation_fraction = 0.0;
+  bool normalize = false;  // features less their mean, divided by their deviation
   bool shuffle = true;
   LastBatch last_batch = LastBatch::kDrop;
   int64_t prefetch = 2;

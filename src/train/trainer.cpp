@@ -116,10 +116,10 @@ struct Trainer::Parts {
     data = read_run_data(settings);
     replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
     const Optimizer& optimizer = *replica->optimizer;
-    plan = plan_run(settings, data.train.size(), optimizer.full_batch(), optimizer.type());
+    plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
     const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
     schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
-    require_reachable(settings, *schedule, plan, data.validation.has_value());
+    require_reachable(settings, *schedule, plan, data.validation != nullptr);
     require_graph(settings, optimizer, backend());
     if (job.describe) description = job.describe();
     owned = plan.owned(communicator.rank(), communicator.world_size());
@@ -202,7 +202,7 @@ struct Trainer::Parts {
   // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
   // on the run.
   void rehearse() {
-    Loader rehearsed(data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
+    Loader rehearsed(*data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
     const MicroBatch& batch = rehearsed.next().micro_batches.front();
     const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
     const AutocastScope autocast(settings.compute, replica->current_copies());
@@ -212,7 +212,7 @@ struct Trainer::Parts {
   }
 
   void set_going() {
-    loader.emplace(data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
+    loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
                    settings.prefetch);
     inputs.emplace(backend(), data.shape, settings.parameters(), owned.size(), plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);

@@ -180,7 +180,7 @@ TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
     const std::string message = message_of([&] { read_checkpoint(path_); });
     expect_contains(message, {
                                  "step-000000001.h5",
-                                 version == 0 ? "format 0" : "format 2 is newer",
+                                 version == 0 ? "format 0" : "format 3 is newer",
                              });
   }
 }
@@ -370,7 +370,7 @@ TEST_F(CheckpointTest, H5pyAndH5dumpReadTheDocumentedLayout) {
   const std::string script = R"(
 import h5py, numpy as np, sys
 f = h5py.File(sys.argv[1], 'r')
-assert f['format'].attrs['version'] == 1
+assert f['format'].attrs['version'] == 2
 w = f['parameters/layers.10.weight']
 assert w.shape == (1000, 2, 3) and w.dtype == np.float32 and w.attrs['order'] == 0
 assert (w[...].view('u4').ravel()[1:] == (np.arange(1, 6000, dtype='u8') * 2654435761 & 0xffffffff)).all()

@@ -184,7 +184,7 @@ TEST_F(Hdf5Dataset, WritesOverDataSetsButNotOverTheSourceOrAnythingElse) {
 // What h5jam put before the superblock and h5unjam took away again stays in its addresses.
 TEST_F(Hdf5Dataset, ReadsFilesThatOnceStoodBehindAUserBlock) {
   write_dataset(read_dataset({.path = foreign("tokens.h5")}), path_);
-  const std::string unjammed = bytes_of(path_).substr(static_cast<size_t>(kSealBytes));
+  const std::string unjammed = bytes_of(path_).substr(4096);
   overwrite(path_, unjammed);
   EXPECT_EQ(read_dataset({.path = path_}).inputs_i32, (std::vector<int32_t>{7, 0, 3, 1, 2, 65535}));
   overwrite(path_, unjammed.substr(0, unjammed.size() - 1));
@@ -319,10 +319,15 @@ TEST_F(Hdf5Dataset, RejectsLabelsAndTokensOutOfRange) {
   make_with(0, 7);
   reject({path_, "/y", "row 3", "[0, 7)", "got 5000000000"});
   reject({path_, "/y", "row 3", "[0, 9)"}, 9);
-  make_with(1, 7);
-  reject({path_, "/x", "row 3", "token", "2147483648"});
   make_with(0, 0);
   reject({path_, "classes", "0"});
+  const int64_t labels_in_range[3] = {0, 1, 2};
+  make([&](Hdf5File& file) {
+    file.write("/x", DType::kI64, {3, 2}, values);
+    file.write("/y", DType::kI64, {3}, labels_in_range);
+    file.write_attribute("/x", "tokens", int64_t{1});
+  });
+  reject({path_, "/x", "row 3", "token", "2147483648"});
 }
 
 TEST_F(Hdf5Dataset, RejectsLabelsThatAreNotWholeOrNotOneARow) {

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <mutex>
 #include <new>
+#include <set>
 #include <thread>
 
 #include "data/rejection.h"
@@ -39,7 +41,7 @@ namespace {
 using testing::expect_rejection;
 
 // Row r of width w holds 1000 r + column, its label is r modulo 7.
-Dataset make_dataset(int64_t n, int64_t width) {
+TableSource table(int64_t n, int64_t width) {
   Dataset data;
   data.source = "made up";
   data.sample_shape = {width};
@@ -49,14 +51,14 @@ Dataset make_dataset(int64_t n, int64_t width) {
       data.inputs_f32.push_back(static_cast<float>(1000 * row + column));
     data.labels.push_back(static_cast<int32_t>(row % 7));
   }
-  return data;
+  return TableSource(std::move(data));
 }
 
 // The batch of a step, compared with what the sampler says of it; micro-batches [first, last).
-void expect_step(const StepBatch& batch, const Dataset& data, Sampler& sampler, int64_t step, int64_t size,
+void expect_step(const StepBatch& batch, const DataSource& data, Sampler& sampler, int64_t step, int64_t size,
                  int64_t first, int64_t last) {
   const GlobalBatch expected = sampler.batch(step);
-  const int64_t width = data.sample_shape.elements();
+  const int64_t width = data.description().sample_shape.elements();
   ASSERT_EQ(batch.step, step);
   ASSERT_EQ(batch.epoch, expected.epoch);
   ASSERT_EQ(batch.position, expected.position);
@@ -83,7 +85,7 @@ void expect_step(const StepBatch& batch, const Dataset& data, Sampler& sampler, 
 }
 
 TEST(Loader, DeliversTheSamplersRowsToEveryWorker) {
-  const Dataset data = make_dataset(50, 3);
+  const TableSource data = table(50, 3);
   const SamplerOptions options{.samples = 50, .global_batch = 12, .seed = 5, .last_batch = LastBatch::kPad};
   for (const auto& [first, last] : std::vector<std::pair<int64_t, int64_t>>{{0, 4}, {0, 1}, {1, 3}, {3, 4}}) {
     Sampler sampler(options);
@@ -95,7 +97,7 @@ TEST(Loader, DeliversTheSamplersRowsToEveryWorker) {
 }
 
 TEST(Loader, EntersTheOrderAtAnyStep) {
-  const Dataset data = make_dataset(50, 3);
+  const TableSource data = table(50, 3);
   const SamplerOptions options{.samples = 50, .global_batch = 12, .seed = 5};
   for (const int64_t start : {1, 4, 5, 1000001}) {
     Sampler sampler(options);
@@ -113,7 +115,8 @@ TEST(Loader, GathersTokensAndTargets) {
   data.inputs_i32 = {10, 11, 20, 21, 30, 31};
   data.target_width = 3;
   data.targets = {1, 2, 3, 4, 5, 6, 7, 8, 9};
-  Loader loader(data, {.samples = 3, .global_batch = 4, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
+  const TableSource source(data);
+  Loader loader(source, {.samples = 3, .global_batch = 4, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
                 0, 2, 0);
   const StepBatch& batch = loader.next();
   EXPECT_EQ(batch.micro_batches[0].inputs_i32, (std::vector<int32_t>{10, 11, 20, 21}));
@@ -126,7 +129,7 @@ TEST(Loader, GathersTokensAndTargets) {
 
 // Steps too large to be gathered far ahead, so that the ring is full while the consumer holds its batch.
 TEST(Loader, LeavesABatchAloneUntilTheNextCall) {
-  const Dataset data = make_dataset(64, 4096);
+  const TableSource data = table(64, 4096);
   const SamplerOptions options{.samples = 64, .global_batch = 64, .seed = 5};
   for (const int64_t depth : {1, 2, 3}) {
     Sampler sampler(options);
@@ -141,7 +144,7 @@ TEST(Loader, LeavesABatchAloneUntilTheNextCall) {
 
 // Both sides wait for each other again and again; a lost wake-up would hang here.
 TEST(Loader, KeepsUpWithAFastAndAnUnsteadyConsumer) {
-  const Dataset data = make_dataset(40, 2);
+  const TableSource data = table(40, 2);
   const SamplerOptions options{.samples = 40, .global_batch = 4, .seed = 5};
   Sampler sampler(options);
   Loader loader(data, options, 4, 0, 1, 0);
@@ -156,7 +159,7 @@ TEST(Loader, KeepsUpWithAFastAndAnUnsteadyConsumer) {
 }
 
 TEST(Loader, AllocatesNothingOnceItRuns) {
-  const Dataset data = make_dataset(512, 64);
+  const TableSource data = table(512, 64);
   Loader loader(data, {.samples = 512, .global_batch = 32, .seed = 1}, 16, 0, 2, 0);
   for (int64_t step = 0; step < 300; ++step) loader.next();
   const int64_t before = allocations.load();
@@ -165,20 +168,51 @@ TEST(Loader, AllocatesNothingOnceItRuns) {
   EXPECT_EQ(allocations.load(), before);
   EXPECT_EQ(valid, 2000 * 32);
   // The counter sees the library's allocations too.
-  Sampler::permutation(1, 0, 10);
+  Sampler({.samples = 10, .global_batch = 5}).batch(0);
   EXPECT_GT(allocations.load(), before);
 }
 
+// Stands for a file on a disk: what was asked for, and what was gathered without having been.
+class DiskSource final : public DataSource {
+ public:
+  explicit DiskSource(int64_t samples) { description_ = {"made up", samples, {1}, DType::kF32, 2, 0}; }
+  bool waits() const override { return true; }
+  void read_ahead(std::span<const int64_t> rows) const override {
+    const std::lock_guard lock(mutex_);
+    asked_for_.insert(rows.begin(), rows.end());
+  }
+  void gather(std::span<const int64_t> rows, const SampleBuffers&) const override {
+    const std::lock_guard lock(mutex_);
+    for (const int64_t row : rows) surprises_ += asked_for_.contains(row) ? 0 : 1;
+  }
+  int64_t surprises() const {
+    const std::lock_guard lock(mutex_);
+    return surprises_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::set<int64_t> asked_for_;
+  mutable int64_t surprises_ = 0;
+};
+
+TEST(Loader, AsksADiskForTheRowsOfComingSteps) {
+  const DiskSource source(1000000);
+  Loader loader(source, {.samples = 1000000, .global_batch = 32, .seed = 1}, 8, 1, 3, 0);
+  for (int64_t step = 0; step < 200; ++step) loader.next();
+  EXPECT_EQ(source.surprises(), 16) << "of the first step";
+}
+
 TEST(Loader, HandsOnWhatTheThreadThrew) {
-  const Dataset data = make_dataset(40, 2);
+  const TableSource data = table(40, 2);
   Loader loader(data, {.samples = 40, .global_batch = 4}, 4, 0, 1, /*first_step=*/-1);
   expect_rejection(ErrorKind::kInternal, {"step", "-1"}, [&] { loader.next(); });
   expect_rejection(ErrorKind::kInternal, {"step", "-1"}, [&] { loader.next(); });
 }
 
 TEST(Loader, StopsAtAnyMoment) {
-  const Dataset small = make_dataset(40, 2);
-  const Dataset large = make_dataset(64, 4096);
+  const TableSource small = table(40, 2);
+  const TableSource large = table(64, 4096);
   for (int round = 0; round < 300; ++round) {
     const bool big = round % 3 == 0;
     Loader loader(big ? large : small, {.samples = big ? 64 : 40, .global_batch = 4}, 4, 0, 1, 0,
@@ -190,7 +224,7 @@ TEST(Loader, StopsAtAnyMoment) {
 }
 
 TEST(Loader, RejectsWhatDoesNotFitTogether) {
-  const Dataset data = make_dataset(40, 2);
+  const TableSource data = table(40, 2);
   const SamplerOptions options{.samples = 40, .global_batch = 12};
   expect_rejection(ErrorKind::kUsage, {"multiple", "12", "5"}, [&] { Loader(data, options, 5, 0, 1, 0); });
   expect_rejection(ErrorKind::kUsage, {"multiple", "0"}, [&] { Loader(data, options, 0, 0, 1, 0); });

@@ -119,11 +119,11 @@ TEST_F(SealedFileTest, PlainHdf5IsUnsealedUnlessASealIsRequired) {
 
 TEST_F(SealedFileTest, NewerSealVersionIsNamed) {
   std::string newer = good_;
-  newer[16] = 2;
+  newer[16] = 3;
   XXH128_canonical_t block;
   XXH128_canonicalFromHash(&block, XXH3_128bits(newer.data(), 496));
   std::memcpy(newer.data() + 496, &block, 16);
-  EXPECT_NE(rejection(newer).find("seal version 2: this program knows version 1"), std::string::npos);
+  EXPECT_NE(rejection(newer).find("seal version 3: this program knows versions 1 and 2"), std::string::npos);
 }
 
 TEST_F(SealedFileTest, OtherThingsThanFilesAreRejectedWithoutHanging) {

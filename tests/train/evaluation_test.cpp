@@ -41,9 +41,10 @@ class Evaluation : public ::testing::Test {
   // The result on every one of `workers` workers, which must agree.
   EvaluationResult evaluate_on(int workers, const Dataset& dataset, int64_t chunk) {
     std::vector<EvaluationResult> results(static_cast<size_t>(workers));
+    const TableSource source(dataset);
     testing::run_threaded(workers, [&](Communicator& communicator) {
       results[static_cast<size_t>(communicator.rank())] =
-          evaluate(replica_, objective_, dataset, chunk, communicator);
+          evaluate(replica_, objective_, source, chunk, communicator);
     }, 20.0, true);
     for (const EvaluationResult& result : results) {
       EXPECT_EQ(result.loss, results[0].loss);

@@ -1,0 +1,198 @@
+// Sources in memory and those made of other sources.
+#include "data/data_source.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/error.h"
+#include "core/half_precision.h"
+#include "data/stored_features.h"
+
+namespace lockstep {
+
+namespace {
+
+template <class T>
+std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+  return std::as_bytes(std::span(values));
+}
+
+}  // namespace
+
+SampleBuffers SampleBuffers::from(int64_t n, const DataDescription& description) const {
+  const int64_t inputs = n * description.sample_shape.elements();
+  return {inputs_f32 == nullptr ? nullptr : inputs_f32 + inputs,
+          inputs_i32 == nullptr ? nullptr : inputs_i32 + inputs, labels == nullptr ? nullptr : labels + n,
+          targets == nullptr ? nullptr : targets + n * description.target_width};
+}
+
+std::string StoredSamples::layout_text() const {
+  return fmt::format("{} {} {} {};{} {};", name_of(input_dtype), input_elements, scale, divisor,
+                     name_of(target_dtype), target_elements);
+}
+
+void convert_features(const StoredSamples& stored, const std::byte* from, int64_t count, float* to) {
+  // Multiplying by one changes nothing and costs less than asking; a division by one costs too much.
+  const auto convert = [&]<class T>(const T* values) {
+    const float scale = stored.scale, divisor = stored.divisor;
+    if (divisor == 1.0f) {
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale;
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale / divisor;
+    }
+  };
+  switch (stored.input_dtype) {
+    case DType::kU8:
+      return convert(reinterpret_cast<const uint8_t*>(from));
+    case DType::kF16:
+      return convert(reinterpret_cast<const Float16*>(from));
+    default:
+      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+  }
+}
+
+void StoredSource::gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  const int64_t input_bytes = stored_.input_bytes(), target_bytes = stored_.target_bytes();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SampleBuffers place = out.from(static_cast<int64_t>(i), description_);
+    const std::byte* input = stored_.inputs.data() + rows[i] * input_bytes;
+    const std::byte* target = stored_.targets.data() + rows[i] * target_bytes;
+    if (stored_.input_dtype == DType::kI32) {
+      std::memcpy(place.inputs_i32, input, static_cast<size_t>(input_bytes));
+    } else {
+      convert_features(stored_, input, stored_.input_elements, place.inputs_f32);
+    }
+    if (description_.classes > 0) {
+      std::memcpy(place.labels, target, sizeof(int32_t));
+    } else if (stored_.target_dtype == DType::kF32) {
+      std::memcpy(place.targets, target, static_cast<size_t>(target_bytes));
+    } else {
+      const auto* labels = reinterpret_cast<const int32_t*>(target);
+      std::transform(labels, labels + stored_.target_elements, place.targets,
+                     [](int32_t label) { return static_cast<float>(label); });
+    }
+  }
+}
+
+StoredSamples stored_samples(const Dataset& dataset) {
+  StoredSamples stored;
+  stored.input_dtype = dataset.input_dtype;
+  stored.inputs = dataset.input_dtype == DType::kI32   ? bytes_of(dataset.inputs_i32)
+                  : dataset.input_dtype == DType::kU8  ? bytes_of(dataset.inputs_u8)
+                  : dataset.input_dtype == DType::kF16 ? bytes_of(dataset.inputs_f16)
+                                                       : bytes_of(dataset.inputs_f32);
+  const bool labels = dataset.classes > 0;
+  stored.target_dtype = labels ? DType::kI32 : DType::kF32;
+  stored.targets = labels ? bytes_of(dataset.labels) : bytes_of(dataset.targets);
+  stored.scale = dataset.scale;
+  stored.divisor = dataset.divisor;
+  stored.input_elements = dataset.sample_shape.elements();
+  stored.target_elements = labels ? 1 : dataset.target_width;
+  return stored;
+}
+
+TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
+  const DType delivered = dataset_.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
+  description_ = {dataset_.source, dataset_.size(),  dataset_.sample_shape,
+                  delivered,       dataset_.classes, dataset_.target_width};
+  stored_ = stored_samples(dataset_);
+  if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
+      std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
+    fail(ErrorKind::kInternal,
+         fmt::format("{}: {} bytes of inputs and {} of targets are not {} samples", description_.source,
+                     stored_.inputs.size(), stored_.targets.size(), size()));
+  }
+}
+
+std::string TableSource::digest() const {
+  std::vector<Digest> digests = block_digests(stored_.inputs);
+  const std::vector<Digest> targets = block_digests(stored_.targets);
+  digests.insert(digests.end(), targets.begin(), targets.end());
+  return digest_of_digests(stored_.layout_text(), digests);
+}
+
+FeatureStatistics TableSource::statistics() const {
+  if (description_.input_dtype == DType::kI32)
+    fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
+  FeatureStatisticsPass pass(stored_.input_elements);
+  std::vector<float> row(static_cast<size_t>(stored_.input_elements));
+  for (int64_t i = 0; i < size(); ++i) {
+    convert_features(stored_, stored_.inputs.data() + i * stored_.input_bytes(), stored_.input_elements,
+                     row.data());
+    pass.add(row);
+  }
+  return pass.result();
+}
+
+StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
+                                       const FeatureStatistics& statistics)
+    : base_(std::move(base)) {
+  description_ = base_->description();
+  const auto features = static_cast<size_t>(description_.sample_shape.elements());
+  if (statistics.mean.size() != features || statistics.deviation.size() != features) {
+    fail(ErrorKind::kData, fmt::format("{}: {} features do not fit statistics of {}", description_.source,
+                                       features, statistics.mean.size()));
+  }
+  for (size_t i = 0; i < features; ++i) {
+    mean_.push_back(static_cast<float>(statistics.mean[i]));
+    // A feature that never changes is zero. So is one that changes by less than fp32 can tell from its mean.
+    const double deviation = statistics.deviation[i], least = 1e-7 * std::abs(statistics.mean[i]);
+    factor_.push_back(deviation > least && deviation > 1e-30 ? static_cast<float>(1.0 / deviation) : 0.0f);
+  }
+}
+
+void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  base_->gather(rows, out);
+  const size_t features = mean_.size();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    float* row = out.inputs_f32 + i * features;
+    for (size_t j = 0; j < features; ++j) row[j] = (row[j] - mean_[j]) * factor_[j];
+  }
+}
+
+PartSource::PartSource(std::shared_ptr<const DataSource> base, const Split& split, Side side)
+    : base_(std::move(base)), split_(split), side_(side) {
+  description_ = base_->description();
+  description_.samples = side == Side::kTrain ? split.train_size() : split.validation_size();
+}
+
+// In pieces, so that nothing is allocated.
+template <class Use>
+void PartSource::with_base_rows(std::span<const int64_t> rows, Use&& use) const {
+  std::array<int64_t, 256> piece{};
+  for (size_t done = 0; done < rows.size(); done += piece.size()) {
+    const size_t count = std::min(piece.size(), rows.size() - done);
+    for (size_t i = 0; i < count; ++i) {
+      const int64_t row = rows[done + i];
+      piece[i] = side_ == Side::kTrain ? split_.train_row(row) : split_.validation_row(row);
+    }
+    use(std::span<const int64_t>(piece.data(), count), static_cast<int64_t>(done));
+  }
+}
+
+void PartSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  with_base_rows(rows, [&](std::span<const int64_t> piece, int64_t done) {
+    base_->gather(piece, out.from(done, description_));
+  });
+}
+
+void PartSource::read_ahead(std::span<const int64_t> rows) const {
+  with_base_rows(rows, [&](std::span<const int64_t> piece, int64_t) { base_->read_ahead(piece); });
+}
+
+std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& options) {
+  if (format_of(options) == "hdf5" && apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
+    if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
+      return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
+  }
+  DatasetOptions narrow = options;
+  narrow.narrow = true;
+  return std::make_shared<TableSource>(read_dataset(narrow));
+}
+
+}  // namespace lockstep

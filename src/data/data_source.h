@@ -1,0 +1,165 @@
+// Samples by index, wherever they lie: in memory, in a mapped file, as a part of another source.
+//
+// Opening a source costs the same for a megabyte and a terabyte where the file is a prepared one (`lockstep
+// prepare`); files of other formats are read into memory. Nothing above this interface knows which.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "data/feature_statistics.h"
+#include "data/split.h"
+#include "hdf5/mapped_blocks.h"
+
+namespace lockstep {
+
+// What a source gives.
+struct DataDescription {
+  std::string source;  // path, for messages
+  int64_t samples = 0;
+  Shape sample_shape;               // of one input
+  DType input_dtype = DType::kF32;  // kF32 (features, whatever type they are stored in) or kI32 (tokens)
+  int64_t classes = 0;              // > 0: classification, labels in [0, classes)
+  int64_t target_width = 0;         // > 0: regression
+};
+
+// Where gathered samples go, one behind the other: of the four those that the description names.
+struct SampleBuffers {
+  float* inputs_f32 = nullptr;    // sample elements
+  int32_t* inputs_i32 = nullptr;  // sample elements
+  int32_t* labels = nullptr;      // 1
+  float* targets = nullptr;       // target_width
+
+  // From the n-th sample on.
+  SampleBuffers from(int64_t n, const DataDescription& description) const;
+};
+
+// Any number of threads may use a source.
+class DataSource {
+ public:
+  DataSource() = default;
+  DataSource(const DataSource&) = delete;
+  DataSource& operator=(const DataSource&) = delete;
+  virtual ~DataSource() = default;
+  const DataDescription& description() const { return description_; }
+  int64_t size() const { return description_.samples; }
+  // Copies the samples of these rows, each in [0, size()), in the given order. Allocates nothing. Error
+  // (kData) naming file, block and rows when stored bytes are not those that were prepared.
+  virtual void gather(std::span<const int64_t> rows, const SampleBuffers& out) const = 0;
+  // Whether gathering has lately had to wait for a disk: then read_ahead(), called with rows before they are
+  // gathered, has them brought meanwhile.
+  virtual bool waits() const { return false; }
+  virtual void read_ahead(std::span<const int64_t>) const {}
+
+ protected:
+  DataDescription description_;
+};
+
+// How samples are stored: rows of inputs and of targets, each one behind the other.
+struct StoredSamples {
+  std::span<const std::byte> inputs, targets;
+  DType input_dtype = DType::kF32;                  // kF32, kU8, kF16 or kI32
+  DType target_dtype = DType::kI32;                 // kI32 (labels; targets too on request) or kF32
+  float scale = 1.0f, divisor = 1.0f;               // a feature is value * scale / divisor, in fp32
+  int64_t input_elements = 0, target_elements = 0;  // of a row
+
+  int64_t input_bytes() const { return input_elements * static_cast<int64_t>(size_of(input_dtype)); }
+  int64_t target_bytes() const { return target_elements * static_cast<int64_t>(size_of(target_dtype)); }
+  // Digests of blocks of different storage must not be taken for each other.
+  std::string layout_text() const;
+};
+
+// A whole data set, as opposed to what is made of one.
+class StoredSource : public DataSource {
+ public:
+  // 32 hex digits: of the digests of the blocks, inputs before targets. The same samples, stored in the same
+  // types, have the same digest in memory and in a prepared file.
+  virtual std::string digest() const = 0;
+  // Of the features; Error (kUsage) for tokens.
+  virtual FeatureStatistics statistics() const = 0;
+
+ protected:
+  void gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const;
+  StoredSamples stored_;
+};
+
+// In memory.
+class TableSource final : public StoredSource {
+ public:
+  explicit TableSource(Dataset dataset);
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+    gather_stored(rows, out);
+  }
+  std::string digest() const override;
+  FeatureStatistics statistics() const override;
+
+ private:
+  Dataset dataset_;
+};
+
+// A file that `lockstep prepare` wrote, mapped.
+class MappedSource final : public StoredSource {
+ public:
+  // classes: as DatasetOptions. Verifies everything but the samples, whatever their number. Errors (kData)
+  // name the file and the rule; (kUsage) for classes that it does not have.
+  MappedSource(const std::string& path, BlockedFile content, int64_t classes);
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
+  bool waits() const override;
+  void read_ahead(std::span<const int64_t> rows) const override;
+  std::string digest() const override;
+  FeatureStatistics statistics() const override;
+
+  // Looks at the next block of those that make up the file; false when there is none left. A damaged one is
+  // named in `damage`.
+  bool verify_next(int64_t& block, std::string& damage) const;
+  int64_t blocks() const { return std::ssize(mapping_->digests()); }
+
+ private:
+  std::string damage_text(int64_t array, int64_t block) const;
+  void require_rows(std::span<const int64_t> rows) const;
+
+  std::unique_ptr<MappedBlocks> mapping_;
+  FeatureStatistics statistics_;
+  mutable std::atomic<int64_t> waiting_{0};  // > 0: gathers to come that are taken to wait
+};
+
+// Features less their mean, divided by their deviation.
+class StandardizedSource final : public DataSource {
+ public:
+  StandardizedSource(std::shared_ptr<const DataSource> base, const FeatureStatistics& statistics);
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
+  bool waits() const override { return base_->waits(); }
+  void read_ahead(std::span<const int64_t> rows) const override { base_->read_ahead(rows); }
+
+ private:
+  std::shared_ptr<const DataSource> base_;
+  std::vector<float> mean_, factor_;
+};
+
+// One side of a split.
+class PartSource final : public DataSource {
+ public:
+  enum class Side { kTrain, kValidation };
+  PartSource(std::shared_ptr<const DataSource> base, const Split& split, Side side);
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
+  bool waits() const override { return base_->waits(); }
+  void read_ahead(std::span<const int64_t> rows) const override;
+
+ private:
+  template <class Use>
+  void with_base_rows(std::span<const int64_t> rows, Use&& use) const;
+
+  std::shared_ptr<const DataSource> base_;
+  Split split_;
+  Side side_;
+};
+
+// A prepared file mapped, anything else read into memory. Errors as read_dataset and MappedSource.
+std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& options);
+
+}  // namespace lockstep

@@ -1,0 +1,172 @@
+// Prepared files, mapped.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "core/error.h"
+#include "data/data_source.h"
+#include "data/prepared_file.h"
+#include "hdf5/file.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr int64_t kInputs = 0, kTargets = 1;  // the sealed arrays
+// Gathers after one that waited for the disk that are taken to wait too.
+constexpr int64_t kWaitingGathers = 256;
+// A smaller file stays in memory once it has been read.
+constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
+
+int64_t waits_of_this_thread() {
+  rusage usage{};
+  return ::getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_majflt : 0;
+}
+
+}  // namespace
+
+MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t classes) {
+  const auto refuse = [&](const std::string& rule) {
+    fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
+  };
+  Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+  if (!file.has_attribute("/", kLayoutAttribute)) refuse("not a prepared data set");
+  if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute); layout != kPreparedLayout)
+    refuse(fmt::format("layout {} of prepared data: this program knows {}", layout, kPreparedLayout));
+  const Hdf5Entry x = file.describe("/x"), y = file.describe("/y");
+  if (x.shape.rank() < 2 || y.shape.rank() < 1 || y.shape[0] != x.shape[0])
+    refuse("/x and /y do not fit each other");
+  const auto is_array = [&](const Hdf5Entry& entry, int64_t number) {
+    return number < std::ssize(content.arrays) &&
+           file.offset(entry.path, entry.dtype) == content.arrays[static_cast<size_t>(number)].offset &&
+           entry.shape.elements() * static_cast<int64_t>(size_of(entry.dtype)) ==
+               content.arrays[static_cast<size_t>(number)].bytes;
+  };
+  if (!is_array(x, kInputs) || !is_array(y, kTargets))
+    refuse("its seal is about other arrays than /x and /y");
+
+  description_.source = path;
+  description_.samples = x.shape[0];
+  description_.sample_shape = Shape(x.shape.extents().subspan(1));
+  description_.input_dtype = file.has_attribute("/x", "tokens") ? DType::kI32 : DType::kF32;
+  stored_.input_dtype = x.dtype;
+  stored_.target_dtype = y.dtype;
+  stored_.input_elements = x.shape.elements(1, x.shape.rank());
+  stored_.target_elements = y.shape.elements(1, y.shape.rank());
+  const auto factor = [&](const char* name) {
+    return file.has_attribute("/x", name) ? static_cast<float>(file.read_attribute_real("/x", name)) : 1.0f;
+  };
+  stored_.scale = factor("scale");
+  stored_.divisor = factor("divisor");
+  if (file.has_attribute("/", "classes")) {
+    const int64_t found = file.read_attribute_integer("/", "classes");
+    if (classes > 0 && classes < found)
+      refuse(fmt::format("has {} classes, {} were asked for", found, classes));
+    if (classes >= 0) description_.classes = std::max(classes, found);
+  } else if (classes > 0) {
+    refuse(fmt::format("holds real targets, {} classes were asked for", classes));
+  }
+  if (description_.classes == 0) description_.target_width = stored_.target_elements;
+  if (file.exists("/mean")) {
+    statistics_.mean.resize(static_cast<size_t>(stored_.input_elements));
+    statistics_.deviation.resize(statistics_.mean.size());
+    for (const char* name : {"/mean", "/deviation"}) {
+      if (file.describe(name).shape.elements() != stored_.input_elements)
+        refuse(fmt::format("{}: one number a feature", name));
+    }
+    file.read("/mean", DType::kF64, statistics_.mean.data());
+    file.read("/deviation", DType::kF64, statistics_.deviation.data());
+  }
+  file.close();
+  mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
+  stored_.inputs = mapping_->array(kInputs);
+  stored_.targets = mapping_->array(kTargets);
+  // Until the first gathers have shown otherwise.
+  if (std::ssize(stored_.inputs) >= kReadAheadBytes)
+    waiting_.store(kWaitingGathers, std::memory_order_relaxed);
+}
+
+void MappedSource::require_rows(std::span<const int64_t> rows) const {
+  for (const int64_t row : rows) {
+    for (const auto& [array, bytes] :
+         {std::pair(kInputs, stored_.input_bytes()), {kTargets, stored_.target_bytes()}}) {
+      if (const std::optional<int64_t> block = mapping_->first_damaged(array, row * bytes, (row + 1) * bytes))
+        fail(ErrorKind::kData, damage_text(array, *block));
+    }
+  }
+}
+
+void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  if (std::ssize(stored_.inputs) < kReadAheadBytes) {
+    require_rows(rows);
+    gather_stored(rows, out);
+    return;
+  }
+  const int64_t before = waits_of_this_thread();
+  // All at once: a disk is faster at many requests than at one after the other.
+  if (waits()) read_ahead(rows);
+  require_rows(rows);
+  gather_stored(rows, out);
+  if (waits_of_this_thread() != before) {
+    waiting_.store(kWaitingGathers, std::memory_order_relaxed);
+  } else if (waits()) {
+    waiting_.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+bool MappedSource::waits() const {
+  return waiting_.load(std::memory_order_relaxed) > 0;
+}
+
+void MappedSource::read_ahead(std::span<const int64_t> rows) const {
+  // Rows that follow each other are one request.
+  for (size_t i = 0; i < rows.size();) {
+    size_t next = i + 1;
+    while (next < rows.size() && rows[next] == rows[next - 1] + 1) ++next;
+    const int64_t first = rows[i], last = rows[next - 1] + 1;
+    mapping_->read_ahead(kInputs, first * stored_.input_bytes(), last * stored_.input_bytes());
+    mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
+    i = next;
+  }
+}
+
+std::string MappedSource::digest() const {
+  return digest_of_digests(stored_.layout_text(), mapping_->digests());
+}
+
+FeatureStatistics MappedSource::statistics() const {
+  if (statistics_.mean.empty())
+    fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
+  return statistics_;
+}
+
+std::string MappedSource::damage_text(int64_t array, int64_t block) const {
+  const int64_t bytes = array == kInputs ? stored_.input_bytes() : stored_.target_bytes();
+  const int64_t end = std::min((block + 1) * kBlockBytes, bytes * size());
+  return fmt::format(
+      "{}: damaged: the checksum of block {} of {} differs from the sealed one: sample rows {} to {}",
+      description_.source, block, array == kInputs ? "/x" : "/y", block * kBlockBytes / bytes + 1,
+      (end + bytes - 1) / bytes);
+}
+
+bool MappedSource::verify_next(int64_t& block, std::string& damage) const {
+  // Far enough that the disk is never idle.
+  constexpr int64_t kAhead = 16;
+  damage.clear();
+  if (block >= blocks()) return false;
+  const int64_t of_inputs = blocks_of(std::ssize(stored_.inputs));
+  const int64_t array = block < of_inputs ? kInputs : kTargets,
+                number = block - (array == kTargets ? of_inputs : 0);
+  const int64_t bytes = std::ssize(mapping_->array(array)), begin = number * kBlockBytes;
+  if (number % kAhead == 0)
+    mapping_->read_ahead(array, begin, std::min(begin + 2 * kAhead * kBlockBytes, bytes));
+  if (mapping_->first_damaged(array, begin, std::min(begin + kBlockBytes, bytes)))
+    damage = damage_text(array, number);
+  ++block;
+  return true;
+}
+
+}  // namespace lockstep

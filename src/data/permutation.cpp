@@ -1,0 +1,101 @@
+// The rounds of the bijection.
+#include "data/permutation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+// A random function of the line, uniform in [0, bound): the output of SplitMix64 that starts at the key,
+// `line` steps on, and of it the high word of the product (Lemire, "Fast random integer generation in an
+// interval", 2019).
+uint64_t distance(uint64_t key, uint64_t line, uint64_t bound) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>((static_cast<Wide>(mix64(key + line * 0x9E3779B97F4A7C15ull)) * bound) >> 64);
+}
+
+uint64_t add(uint64_t place, uint64_t distance, uint64_t bound) {
+  const uint64_t sum = place + distance;
+  return sum >= bound ? sum - bound : sum;
+}
+
+uint64_t subtract(uint64_t place, uint64_t distance, uint64_t bound) {
+  return place >= distance ? place - distance : place + bound - distance;
+}
+
+// The least number whose square is not below n.
+uint64_t side_of(uint64_t n) {
+  auto side = static_cast<uint64_t>(std::sqrt(static_cast<double>(n)));
+  while (side * side < n) ++side;
+  while (side > 1 && (side - 1) * (side - 1) >= n) --side;
+  return side;
+}
+
+}  // namespace
+
+Permutation::Permutation(uint64_t seed, RandomPurpose purpose, int64_t stream, int64_t size) : size_(size) {
+  if (size < 0 || size >= int64_t{1} << 62)
+    fail(ErrorKind::kInternal, fmt::format("permutation: size must be in [0, 2^62): got {}", size));
+  // An even number of lines: moving along a column of them is an odd permutation then, so that no half of the
+  // orders is out of reach.
+  const auto n = static_cast<uint64_t>(std::max<int64_t>(size, 1));
+  lines_ = side_of(n);
+  lines_ += lines_ % 2;
+  columns_ = (n + lines_ - 1) / lines_;
+  constexpr int64_t kSmall = 64;
+  if (size < kSmall) rounds_ = kMostRounds;
+  const PhiloxKey key = philox_key(seed, purpose);
+  const auto low = static_cast<uint32_t>(stream),
+             high = static_cast<uint32_t>(static_cast<uint64_t>(stream) >> 32);
+  for (uint32_t round = 0; round < rounds_; round += 2) {
+    const PhiloxBlock block = philox(key, {round, 0, low, high});
+    keys_[round] = (static_cast<uint64_t>(block.r[0]) << 32) | block.r[1];
+    keys_[round + 1] = (static_cast<uint64_t>(block.r[2]) << 32) | block.r[3];
+  }
+}
+
+uint64_t Permutation::forward(uint64_t cell) const {
+  uint64_t line = cell / columns_, column = cell % columns_;
+  for (size_t round = 0; round < rounds_; round += 2) {
+    line = add(line, distance(keys_[round], column, lines_), lines_);
+    column = add(column, distance(keys_[round + 1], line, columns_), columns_);
+  }
+  return line * columns_ + column;
+}
+
+uint64_t Permutation::backward(uint64_t cell) const {
+  uint64_t line = cell / columns_, column = cell % columns_;
+  for (size_t round = rounds_; round > 0; round -= 2) {
+    column = subtract(column, distance(keys_[round - 1], line, columns_), columns_);
+    line = subtract(line, distance(keys_[round - 2], column, lines_), lines_);
+  }
+  return line * columns_ + column;
+}
+
+int64_t Permutation::row(int64_t position) const {
+  uint64_t cell = forward(static_cast<uint64_t>(position));
+  while (cell >= static_cast<uint64_t>(size_)) cell = forward(cell);
+  return static_cast<int64_t>(cell);
+}
+
+int64_t Permutation::position(int64_t row) const {
+  uint64_t cell = backward(static_cast<uint64_t>(row));
+  while (cell >= static_cast<uint64_t>(size_)) cell = backward(cell);
+  return static_cast<int64_t>(cell);
+}
+
+void Permutation::rows(int64_t first, std::span<int64_t> out) const {
+  int64_t position = first % size_;
+  for (int64_t& row_out : out) {
+    row_out = row(position);
+    if (++position == size_) position = 0;
+  }
+}
+
+}  // namespace lockstep

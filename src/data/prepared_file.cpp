@@ -1,0 +1,225 @@
+// Writing prepared files: HDF5 lays them out, the samples are written around it.
+#include "data/prepared_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "data/feature_statistics.h"
+#include "data/formats.h"
+#include "data/stored_features.h"
+#include "hdf5/file.h"
+#include "hdf5/sealed_file.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr int64_t kPage = 4096;
+// Inputs that are read and written at a time.
+constexpr int64_t kPieceBytes = int64_t{16} << 20;
+
+// An existing file is replaced only when it is HDF5 or empty, and not the source: what stands there else may
+// be a part of the source, given in the wrong place.
+void require_replaceable(const Dataset& dataset, const std::string& path) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
+  const fs::path directory = fs::path(path).parent_path();
+  std::error_code error;
+  if (!directory.empty() && !fs::is_directory(directory, error))
+    refuse(fmt::format("there is no directory {}", directory.string()));
+  if (!fs::exists(path, error)) return;
+  if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
+  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
+  if (fs::file_size(path, error) > 0 && !apparent_state(path, ErrorKind::kData))
+    refuse("exists and is not an HDF5 file: not replaced");
+}
+
+void write_at(int file, const std::string& path, int64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(file, bytes.data(), bytes.size(), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0)
+      fail(ErrorKind::kData,
+           fmt::format("{}: cannot write: {}", path, std::strerror(count == 0 ? EIO : errno)));
+    offset += count;
+    bytes = bytes.subspan(static_cast<size_t>(count));
+  }
+}
+
+// An array that arrives in pieces of any size and leaves in blocks.
+class BlockWriter {
+ public:
+  BlockWriter(const BlockedArray& array, const std::string& path) : array_(array), path_(path) {}
+
+  void add(int file, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto room = static_cast<size_t>(kBlockBytes) - buffer_.size();
+      const auto piece = bytes.first(std::min(room, bytes.size()));
+      buffer_.insert(buffer_.end(), piece.begin(), piece.end());
+      if (std::ssize(buffer_) == kBlockBytes) flush(file);
+      bytes = bytes.subspan(piece.size());
+    }
+  }
+  void flush(int file) {
+    if (buffer_.empty()) return;
+    if (written_ + std::ssize(buffer_) > array_.bytes)
+      fail(ErrorKind::kInternal, fmt::format("{}: more than {} bytes of samples", path_, array_.bytes));
+    write_at(file, path_, array_.offset + written_, buffer_);
+    digests_.push_back(digest_of(buffer_));
+    written_ += std::ssize(buffer_);
+    buffer_.clear();
+  }
+  bool complete() const { return written_ == array_.bytes; }
+  const std::vector<Digest>& digests() const { return digests_; }
+
+ private:
+  BlockedArray array_;
+  const std::string& path_;
+  int64_t written_ = 0;
+  std::vector<std::byte> buffer_;
+  std::vector<Digest> digests_;
+};
+
+}  // namespace
+
+struct PreparedFileWriter::Impl {
+  std::string path, temporary;
+  StoredSamples outline;  // its views are not used
+  bool tokens = false;
+  BlockedArray x, y;
+  int64_t mean = 0, deviation = 0, table = 0;
+  std::optional<BlockWriter> inputs, targets;
+  FeatureStatisticsPass statistics{0};
+  std::vector<float> features;  // of a row
+  int file = -1;
+
+  ~Impl() {
+    if (file >= 0) ::close(file);
+    if (!temporary.empty()) ::unlink(temporary.c_str());
+  }
+
+  void lay_out(const Dataset& dataset) {
+    const int64_t n = dataset.size();
+    Shape x_shape{n}, sample = dataset.sample_shape;
+    for (int64_t extent : sample.extents()) x_shape.push_back(extent);
+    const Shape y_shape = dataset.classes > 0 ? Shape{n} : Shape{n, dataset.target_width};
+    x.bytes = n * outline.input_bytes();
+    y.bytes = n * outline.target_bytes();
+    Hdf5File hdf5 = Hdf5File::create(temporary, ErrorKind::kData, kPage, kPage);
+    x.offset = hdf5.allocate("/x", outline.input_dtype, x_shape);
+    y.offset = hdf5.allocate("/y", outline.target_dtype, y_shape);
+    table = hdf5.allocate("/digests", DType::kU8,
+                          {blocks_of(x.bytes) + blocks_of(y.bytes), std::ssize(Digest{})});
+    if (!tokens) {
+      mean = hdf5.allocate("/mean", DType::kF64, sample);
+      deviation = hdf5.allocate("/deviation", DType::kF64, sample);
+    }
+    hdf5.write_attribute("/", kLayoutAttribute, kPreparedLayout);
+    if (tokens) hdf5.write_attribute("/x", "tokens", int64_t{1});
+    if (outline.scale != 1.0f) hdf5.write_attribute("/x", "scale", static_cast<double>(outline.scale));
+    if (outline.divisor != 1.0f) hdf5.write_attribute("/x", "divisor", static_cast<double>(outline.divisor));
+    if (dataset.classes > 0) {
+      hdf5.write_attribute("/", "classes", dataset.classes);
+      if (!dataset.class_names.empty())
+        hdf5.write_attribute("/", "class_names", fmt::format("{}", fmt::join(dataset.class_names, "\n")));
+    }
+    for (const auto& [name, text] : dataset.attribution) hdf5.write_attribute("/", name, text);
+    hdf5.close();
+    if (x.offset > y.offset)
+      fail(ErrorKind::kInternal, fmt::format("{}: HDF5 has put /y before /x", temporary));
+  }
+};
+
+PreparedFileWriter::PreparedFileWriter(const Dataset& outline, const std::string& path)
+    : impl_(std::make_unique<Impl>()) {
+  require_replaceable(outline, path);
+  Impl& impl = *impl_;
+  impl.path = path;
+  impl.temporary = fmt::format("{}.{}.partial", path, getpid());
+  impl.outline = stored_samples(outline);
+  impl.tokens = outline.input_dtype == DType::kI32;
+  impl.lay_out(outline);
+  impl.file = ::open(impl.temporary.c_str(), O_RDWR | O_CLOEXEC);
+  if (impl.file < 0)
+    fail(ErrorKind::kData, fmt::format("{}: cannot open: {}", impl.temporary, std::strerror(errno)));
+  impl.inputs.emplace(impl.x, impl.temporary);
+  impl.targets.emplace(impl.y, impl.temporary);
+  if (!impl.tokens) {
+    impl.statistics = FeatureStatisticsPass(impl.outline.input_elements);
+    impl.features.resize(static_cast<size_t>(impl.outline.input_elements));
+  }
+  impl.targets->add(impl.file, impl.outline.targets);
+  impl.targets->flush(impl.file);
+}
+
+PreparedFileWriter::~PreparedFileWriter() = default;
+
+void PreparedFileWriter::add_inputs(const Dataset& rows) {
+  Impl& impl = *impl_;
+  const StoredSamples stored = stored_samples(rows);
+  impl.inputs->add(impl.file, stored.inputs);
+  if (impl.tokens) return;
+  const auto bytes = static_cast<size_t>(impl.outline.input_bytes());
+  for (size_t at = 0; at + bytes <= stored.inputs.size(); at += bytes) {
+    convert_features(impl.outline, stored.inputs.data() + at, impl.outline.input_elements,
+                     impl.features.data());
+    impl.statistics.add(impl.features);
+  }
+}
+
+void PreparedFileWriter::finish() {
+  Impl& impl = *impl_;
+  impl.inputs->flush(impl.file);
+  if (!impl.inputs->complete() || !impl.targets->complete())
+    fail(ErrorKind::kInternal, impl.temporary + ": samples are missing");
+  std::vector<Digest> digests = impl.inputs->digests();
+  digests.insert(digests.end(), impl.targets->digests().begin(), impl.targets->digests().end());
+  write_at(impl.file, impl.temporary, impl.table, std::as_bytes(std::span(digests)));
+  if (!impl.tokens) {
+    const FeatureStatistics statistics = impl.statistics.result();
+    write_at(impl.file, impl.temporary, impl.mean, std::as_bytes(std::span(statistics.mean)));
+    write_at(impl.file, impl.temporary, impl.deviation, std::as_bytes(std::span(statistics.deviation)));
+  }
+  seal_blocked_file(impl.temporary, ErrorKind::kData, {impl.x, impl.y}, impl.table);
+  commit_file(impl.temporary, impl.path, ErrorKind::kData);
+  impl.temporary.clear();
+}
+
+void write_dataset(const Dataset& dataset, const std::string& path) {
+  PreparedFileWriter writer(dataset, path);
+  writer.add_inputs(dataset);
+  writer.finish();
+}
+
+Dataset prepare_dataset(const DatasetOptions& options, const std::string& path) {
+  DatasetOptions stored = options;
+  stored.narrow = stored.texts = true;
+  if (format_of(stored) != "hdf5") {
+    Dataset dataset = read_dataset(stored);
+    write_dataset(dataset, path);
+    return dataset;
+  }
+  Hdf5Rows rows(stored);
+  Dataset piece = rows.outline();
+  PreparedFileWriter writer(piece, path);
+  const int64_t count =
+      std::max<int64_t>(1, kPieceBytes / (4 * std::max<int64_t>(1, piece.sample_shape.elements())));
+  for (int64_t first = 0; first < rows.outline().size(); first += count) {
+    rows.read_inputs(first, std::min(count, rows.outline().size() - first), piece);
+    writer.add_inputs(piece);
+  }
+  writer.finish();
+  return rows.outline();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,341 @@
+// Samples are the same through every source, damaged ones are named, and sources are made of sources.
+#include "data/data_source.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "data/loader.h"
+#include "data/prepared_file.h"
+#include "data/rejection.h"
+#include "hdf5/file.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+using testing::bytes_of;
+using testing::expect_rejection;
+using testing::overwrite;
+using testing::ScratchDirectory;
+
+// Pseudo-random bytes: enough of them for several blocks.
+Dataset images(int64_t n, int64_t width, DType dtype) {
+  Dataset data;
+  data.source = "made up";
+  data.sample_shape = {width, 1};
+  data.input_dtype = dtype;
+  data.classes = 5;
+  uint64_t state = 7;
+  for (int64_t i = 0; i < n * width; ++i) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    const auto byte = static_cast<uint8_t>(state >> 56);
+    if (dtype == DType::kU8) data.inputs_u8.push_back(byte);
+    if (dtype == DType::kF16) data.inputs_f16.emplace_back(static_cast<float>(byte) / 8.0f - 7.0f);
+    if (dtype == DType::kF32) data.inputs_f32.push_back(static_cast<float>(byte) * 0.37f - 40.0f);
+    if (dtype == DType::kI32) data.inputs_i32.push_back(byte);
+  }
+  for (int64_t i = 0; i < n; ++i) data.labels.push_back(static_cast<int32_t>(i * i % 5));
+  return data;
+}
+
+struct Samples {
+  std::vector<float> inputs, targets;
+  std::vector<int32_t> tokens, labels;
+  bool operator==(const Samples&) const = default;
+};
+
+Samples gather(const DataSource& source, const std::vector<int64_t>& rows) {
+  MicroBatch batch;
+  batch.resize(std::ssize(rows), source.description());
+  source.gather(rows, batch.buffers());
+  return {batch.inputs_f32, batch.targets, batch.inputs_i32, batch.labels};
+}
+
+std::vector<int64_t> all_rows(const DataSource& source) {
+  std::vector<int64_t> rows(static_cast<size_t>(source.size()));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+class Source : public ::testing::Test {
+ protected:
+  std::shared_ptr<const StoredSource> prepared(const Dataset& data) {
+    write_dataset(data, path_);
+    return open_data_source({.path = path_});
+  }
+  ScratchDirectory directory_;
+  std::string path_ = directory_.file("set.h5");
+};
+
+TEST_F(Source, OfATableGivesItsRowsInAnyOrder) {
+  Dataset data;
+  data.sample_shape = {2};
+  data.input_dtype = DType::kI32;
+  data.inputs_i32 = {7, 8, 9, 10, 11, 12};
+  data.target_width = 2;
+  data.targets = {0, 1, 2, 3, 4, 5};
+  const TableSource source(data);
+  EXPECT_EQ(source.size(), 3);
+  const Samples samples = gather(source, {2, 0, 2});
+  EXPECT_EQ(samples.tokens, (std::vector<int32_t>{11, 12, 7, 8, 11, 12}));
+  EXPECT_EQ(samples.targets, (std::vector<float>{4, 5, 0, 1, 4, 5}));
+  EXPECT_TRUE(samples.inputs.empty() && samples.labels.empty());
+}
+
+TEST_F(Source, FeaturesAreValueTimesScaleByDivisorInFp32) {
+  Dataset data = images(3, 2, DType::kU8);
+  data.scale = 0.3f;
+  data.divisor = 255.0f;
+  const Samples samples = gather(TableSource(data), {0, 1, 2});
+  for (size_t i = 0; i < 6; ++i)
+    EXPECT_EQ(samples.inputs[i], static_cast<float>(data.inputs_u8[i]) * 0.3f / 255.0f);
+}
+
+TEST_F(Source, MappedGivesTheBitsAndTheDigestOfTheTable) {
+  for (const DType dtype : {DType::kF32, DType::kU8, DType::kF16, DType::kI32}) {
+    SCOPED_TRACE(name_of(dtype));
+    Dataset data = images(3001, 700, dtype);  // rows cross the borders of blocks
+    if (dtype == DType::kU8) data.divisor = 255.0f;
+    if (dtype == DType::kF16) data.scale = 0.1f;
+    const TableSource table(data);
+    const std::shared_ptr<const StoredSource> mapped = prepared(data);
+    ASSERT_NE(dynamic_cast<const MappedSource*>(mapped.get()), nullptr);
+    EXPECT_EQ(mapped->size(), 3001);
+    EXPECT_EQ(mapped->description().sample_shape, (Shape{700, 1}));
+    EXPECT_EQ(mapped->description().classes, 5);
+    EXPECT_EQ(mapped->digest(), table.digest());
+    EXPECT_EQ(gather(*mapped, {3000, 0, 1499, 1500, 0}), gather(table, {3000, 0, 1499, 1500, 0}));
+    EXPECT_EQ(gather(*mapped, all_rows(table)), gather(table, all_rows(table)));
+    if (dtype == DType::kI32) continue;
+    EXPECT_EQ(mapped->statistics().mean, table.statistics().mean);
+    EXPECT_EQ(mapped->statistics().deviation, table.statistics().deviation);
+  }
+}
+
+TEST_F(Source, MappedTargetsAndLabelsAsTargets) {
+  Dataset data;
+  data.source = "made up";
+  data.sample_shape = {1};
+  data.inputs_f32 = {1, 2, 3};
+  data.target_width = 2;
+  data.targets = {1, 2, 3, 4, 5, 6};
+  EXPECT_EQ(gather(*prepared(data), {2, 1}).targets, (std::vector<float>{5, 6, 3, 4}));
+  expect_rejection(ErrorKind::kData, {path_, "real targets", "2"},
+                   [&] { open_data_source({.path = path_, .classes = 2}); });
+
+  prepared(images(10, 1, DType::kF32));
+  const auto regression = open_data_source({.path = path_, .classes = -1});
+  EXPECT_EQ(regression->description().classes, 0);
+  EXPECT_EQ(regression->description().target_width, 1);
+  EXPECT_EQ(gather(*regression, {2, 3}).targets, (std::vector<float>{4, 4}));
+  EXPECT_EQ(open_data_source({.path = path_, .classes = 9})->description().classes, 9);
+  expect_rejection(ErrorKind::kData, {path_, "5 classes", "4"},
+                   [&] { open_data_source({.path = path_, .classes = 4}); });
+}
+
+TEST_F(Source, DigestTellsSamplesAndTypesApart) {
+  Dataset data = images(10, 3, DType::kU8);
+  const std::string digest = TableSource(data).digest();
+  data.inputs_u8[7] ^= 1;
+  EXPECT_NE(TableSource(data).digest(), digest);
+  data.inputs_u8[7] ^= 1;
+  EXPECT_EQ(TableSource(data).digest(), digest);
+  data.labels[9] ^= 1;
+  EXPECT_NE(TableSource(data).digest(), digest);
+  data.labels[9] ^= 1;
+  data.divisor = 255.0f;
+  EXPECT_NE(TableSource(data).digest(), digest);
+}
+
+// Opening looks at no sample; the first use of one finds the damage, and names block and rows.
+TEST_F(Source, NamesADamagedBlockWhenItIsTouched) {
+  const Dataset data = images(3001, 700, DType::kU8);  // 2 MB: three blocks of inputs
+  prepared(data);
+  const std::string whole = bytes_of(path_);
+  const size_t x = whole.find(std::string(data.inputs_u8.begin(), data.inputs_u8.begin() + 64));
+  ASSERT_EQ(x % 4096, 0u);
+  std::string damaged = whole;
+  damaged[x + (1 << 20) + 5] ^= 16;
+  overwrite(path_, damaged);
+  const auto source = open_data_source({.path = path_});
+  EXPECT_EQ(gather(*source, {0, 1496, 2996, 3000}).labels, (std::vector<int32_t>{0, 1, 1, 0}));
+  // Row 1497, counted from 0, ends at byte 1048600: with the second block.
+  for (const int64_t row : {1497, 2000, 2995}) {
+    expect_rejection(ErrorKind::kData, {path_, "block 1 of /x", "rows 1498 to 2996"}, [&] {
+      gather(*source, {0, row});
+    });
+  }
+  expect_rejection(ErrorKind::kData, {path_, "damaged"}, [&] { read_dataset({.path = path_}); });
+
+  const std::vector<int32_t> labels(data.labels.begin(), data.labels.begin() + 20);
+  const size_t y =
+      whole.find(std::string(reinterpret_cast<const char*>(labels.data()), 80), x + data.inputs_u8.size());
+  damaged = whole;
+  damaged[y + 4] ^= 1;
+  overwrite(path_, damaged);
+  const auto other = open_data_source({.path = path_});
+  expect_rejection(ErrorKind::kData, {"block 0 of /y", "rows 1 to 3001"}, [&] { gather(*other, {0}); });
+}
+
+// Whatever HDF5 reads, the table of digests and the statistics included, is verified before it opens the
+// file.
+TEST_F(Source, RefusesEveryOtherChangedByteWhenItIsOpened) {
+  prepared(images(3, 2, DType::kF32));
+  const std::string whole = bytes_of(path_);
+  int at_opening = 0;
+  for (size_t at = 0; at < whole.size(); at += 13) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 8);
+    overwrite(path_, damaged);
+    std::shared_ptr<const StoredSource> source;
+    try {
+      source = open_data_source({.path = path_});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kData) << error.what();
+      ++at_opening;
+      continue;
+    }
+    expect_rejection(ErrorKind::kData, {path_, "block 0"}, [&] { gather(*source, {0, 1, 2}); });
+  }
+  EXPECT_GT(at_opening, static_cast<int>(whole.size() / 13) - 5);
+  overwrite(path_, whole.substr(0, whole.size() - 1));
+  expect_rejection(ErrorKind::kData, {path_, "truncated"}, [&] { open_data_source({.path = path_}); });
+}
+
+TEST_F(Source, VerifyingLooksAtEveryBlock) {
+  const Dataset data = images(3001, 700, DType::kU8);
+  prepared(data);
+  std::string bytes = bytes_of(path_);
+  const size_t x = bytes.find(std::string(data.inputs_u8.begin(), data.inputs_u8.begin() + 64));
+  bytes[x + (2 << 20)] ^= 1;
+  overwrite(path_, bytes);
+  const MappedSource source(path_, *verify_outline(path_, ErrorKind::kData), 0);
+  EXPECT_EQ(source.blocks(), 4);
+  std::vector<std::string> damage;
+  int64_t block = 0;
+  for (std::string text; source.verify_next(block, text);) damage.push_back(text);
+  ASSERT_EQ(damage.size(), 4u);
+  EXPECT_EQ(damage[0] + damage[1] + damage[3], "");
+  EXPECT_NE(damage[2].find("block 2 of /x"), std::string::npos) << damage[2];
+}
+
+// In h5py's words: what the header of the file says.
+TEST_F(Source, H5pyReadsPreparedFiles) {
+  Dataset data = images(100, 3, DType::kU8);
+  data.divisor = 255.0f;
+  prepared(data);
+  if (!testing::shell("/usr/bin/python3 -c 'import h5py'")) GTEST_SKIP() << "h5py is not installed";
+  const std::string script = R"(
+import h5py, numpy as np, sys
+f = h5py.File(sys.argv[1], 'r')
+x, y = f['x'], f['y']
+assert x.shape == (100, 3, 1) and x.dtype == np.uint8 and x.attrs['divisor'] == 255.0 and x.chunks is None
+assert (y[...] == np.arange(100) ** 2 % 5).all() and y.dtype == np.int32 and f.attrs['classes'] == 5
+features = x[...].astype(np.float64) / 255.0
+assert np.allclose(f['mean'][...], features.mean(0), rtol=1e-6) and np.allclose(f['deviation'][...], features.std(0), rtol=1e-6)
+assert f['digests'].shape == (2, 16) and f.attrs['layout'] == 1
+assert x.id.get_offset() % 4096 == 0 and y.id.get_offset() % 4096 == 0
+raw = open(sys.argv[1], 'rb').read()
+assert raw[x.id.get_offset():][:300] == x[...].tobytes() and raw[y.id.get_offset():][:400] == y[...].tobytes()
+)";
+  overwrite(directory_.file("check.py"), script);
+  EXPECT_TRUE(testing::shell("/usr/bin/python3 " + directory_.file("check.py") + " " + path_));
+}
+
+// In pieces, from h5py's chunked and unchunked files, and again from what was prepared.
+TEST_F(Source, PrepareKeepsWhatOtherFilesHold) {
+  for (const std::string name : {"images_uint8.h5", "features_latest.h5", "regression.h5", "tokens.h5"}) {
+    SCOPED_TRACE(name);
+    const std::string source = std::string(LOCKSTEP_DATA_FILES) + "/" + name,
+                      again = directory_.file("again.h5");
+    const TableSource table(read_dataset({.path = source}));
+    prepare_dataset({.path = source}, path_);
+    prepare_dataset({.path = path_}, again);
+    for (const std::string& file : {path_, again}) {
+      const auto mapped = open_data_source({.path = file});
+      EXPECT_EQ(gather(*mapped, all_rows(table)), gather(table, all_rows(table)));
+      EXPECT_EQ(mapped->description().classes, table.description().classes);
+    }
+    EXPECT_EQ(bytes_of(path_), bytes_of(again));
+  }
+  EXPECT_EQ(open_data_source({.path = path_})->description().input_dtype, DType::kI32);
+  prepare_dataset({.path = std::string(LOCKSTEP_DATA_FILES) + "/images_uint8.h5"}, path_);
+  EXPECT_EQ(Hdf5File::open(path_, ErrorKind::kData).describe("/x").dtype, DType::kU8);
+  expect_rejection(ErrorKind::kUsage, {path_, "was read"}, [&] { prepare_dataset({.path = path_}, path_); });
+}
+
+TEST_F(Source, StatisticsAreThoseOfTwoPasses) {
+  Dataset data = images(1000, 4, DType::kF32);
+  for (size_t row = 0; row < 1000; ++row) {
+    data.inputs_f32[4 * row] += 1e6f;      // far from zero
+    data.inputs_f32[4 * row + 1] = 3.25f;  // constant
+  }
+  const FeatureStatistics found = TableSource(data).statistics();
+  for (size_t feature = 0; feature < 4; ++feature) {
+    double mean = 0.0, squares = 0.0;
+    for (size_t row = 0; row < 1000; ++row)
+      mean += static_cast<double>(data.inputs_f32[4 * row + feature]) / 1000.0;
+    for (size_t row = 0; row < 1000; ++row)
+      squares += std::pow(static_cast<double>(data.inputs_f32[4 * row + feature]) - mean, 2);
+    EXPECT_NEAR(found.mean[feature], mean, 1e-12 * std::abs(mean) + 1e-12);
+    EXPECT_NEAR(found.deviation[feature], std::sqrt(squares / 1000.0), 1e-9);
+  }
+  EXPECT_EQ(found.deviation[1], 0.0);
+  expect_rejection(ErrorKind::kUsage, {"tokens", "normalize"},
+                   [] { TableSource(images(2, 2, DType::kI32)).statistics(); });
+}
+
+TEST_F(Source, StandardizedHasMeanZeroAndDeviationOne) {
+  Dataset data = images(1000, 4, DType::kF32);
+  for (size_t row = 0; row < 1000; ++row) data.inputs_f32[4 * row + 1] = 3.25f;
+  const auto table = std::make_shared<TableSource>(data);
+  const StandardizedSource source(table, table->statistics());
+  Dataset result = images(1000, 4, DType::kF32);
+  result.inputs_f32 = gather(source, all_rows(source)).inputs;
+  const FeatureStatistics found = TableSource(result).statistics();
+  for (const size_t feature : {0u, 2u, 3u}) {
+    EXPECT_NEAR(found.mean[feature], 0.0, 1e-6);
+    EXPECT_NEAR(found.deviation[feature], 1.0, 1e-6);
+  }
+  EXPECT_EQ(result.inputs_f32[1], 0.0f);
+  EXPECT_EQ(found.deviation[1], 0.0);
+  expect_rejection(ErrorKind::kData, {"4 features", "3"}, [&] {
+    StandardizedSource(table, {{1, 2, 3}, {1, 1, 1}});
+  });
+}
+
+TEST_F(Source, PartsGiveTheRowsOfTheSplit) {
+  const auto table = std::make_shared<TableSource>(images(1000, 3, DType::kF32));
+  const Split split(1000, 0.3, 4);
+  const PartSource train(table, split, PartSource::Side::kTrain),
+      validation(table, split, PartSource::Side::kValidation);
+  EXPECT_EQ(train.size(), 700);
+  EXPECT_EQ(validation.size(), 300);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < 300; ++i) rows.push_back(split.validation_row(i));
+  EXPECT_EQ(gather(validation, all_rows(validation)), gather(*table, rows));
+  rows.clear();
+  for (int64_t i = 0; i < 700; ++i) rows.push_back(split.train_row(699 - i));
+  std::vector<int64_t> backwards = all_rows(train);
+  std::reverse(backwards.begin(), backwards.end());
+  EXPECT_EQ(gather(train, backwards), gather(*table, rows));
+}
+
+// What is not yet prepared of data that a prepared file cannot describe yet is an error, not another reading
+// of it.
+TEST_F(Source, RefusesLayoutsOfLaterVersions) {
+  Hdf5File file = Hdf5File::create(path_, ErrorKind::kData, 4096, 4096);
+  const int64_t x = file.allocate("/x", DType::kF32, {2, 2}), y = file.allocate("/y", DType::kI32, {2});
+  const int64_t table = file.allocate("/digests", DType::kU8, {2, 16});
+  file.write_attribute("/", kLayoutAttribute, kPreparedLayout + 1);
+  file.close();
+  seal_blocked_file(path_, ErrorKind::kData, {{x, 16}, {y, 8}}, table);
+  expect_rejection(ErrorKind::kData, {path_, "layout 2", "knows 1"},
+                   [&] { open_data_source({.path = path_}); });
+}
+
+}  // namespace
+}  // namespace lockstep
