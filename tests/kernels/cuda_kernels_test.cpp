@@ -851,11 +851,11 @@ TYPED_TEST(CudaLosses, AVerdictHasTheCpusBits) {
       if (blocks > 0) sums.back() += infinity;
       this->template compare_bits<double>([&](Backend& backend, int64_t) {
         const Placed<double> squares(backend, sums, 0);
-        const Placed<T> loss(backend, std::vector<T>{T(3.5)}, 0), cotangent(backend, std::vector<T>{T(0)}, 0);
+        const Placed<double> loss(backend, std::vector<double>{3.5, 48.0}, 0);  // and the samples' weights
+        const Placed<T> cotangent(backend, std::vector<T>{T(0)}, 0);
         const Placed<double> table(backend, random_values<double>(3 * 1100, 42), 0);
         const Placed<double> row(backend, std::vector<double>(1100), 0);
         StepState start;
-        start.count = 48.0;
         start.updates = 4.0;
         start.random_step = 9;
         start.loss_scale = {1024.0, 1.0, 0.0, 2.0};
@@ -866,7 +866,7 @@ TYPED_TEST(CudaLosses, AVerdictHasTheCpusBits) {
         judgement.square_sums = squares.data();
         judgement.blocks = blocks;
         judgement.dtype = this->kDType;
-        judgement.loss_sum = loss.data();
+        judgement.sums = loss.data();
         judgement.max_norm = 0.01;
         judgement.loss_scale = {true, 4.0, 0.5, 2.0, 1.0, 1e6};
         judgement.table = table.data();
