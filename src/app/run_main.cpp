@@ -106,7 +106,8 @@ int run_verify(const std::string& path) {
   bar.clear();
   if (damaged > 0)
     fail(ErrorKind::kData, fmt::format("{}: {} of {} blocks are damaged", path, damaged, source.blocks()));
-  std::puts(fmt::format("{}: intact: {} samples, {} blocks, digest {}", path, source.size(), source.blocks(), source.digest())
+  std::puts(fmt::format("{}: intact: {} samples, {} blocks, digest {}", path, source.size(), source.blocks(),
+                        source.digest())
                 .c_str());
   flush_results();
   return 0;
@@ -225,9 +226,14 @@ int run_main(int argc, char** argv) {
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
-  inspect_command->add_option("file", arguments.file_a, "checkpoint file; with --verify any file that Lockstep has sealed")->required();
+  inspect_command
+      ->add_option("file", arguments.file_a,
+                   "checkpoint file; with --verify any file that Lockstep has sealed")
+      ->required();
   inspect_command->add_flag("--digest", arguments.digest_only, "print the state digest only");
-  inspect_command->add_flag("--verify", arguments.verify, "only compare every byte of the file with its checksums")->excludes("--digest");
+  inspect_command
+      ->add_flag("--verify", arguments.verify, "only compare every byte of the file with its checksums")
+      ->excludes("--digest");
   inspect_command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
 
   CLI::App* diff_command = app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");

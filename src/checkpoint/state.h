@@ -14,8 +14,8 @@
 
 namespace lockstep {
 
-// Of the file. 2: the order of samples and the rows held out for validation are computed (data/permutation.h, data/split.h), and
-// /data/digest is a digest of digests of blocks. 1: shuffled arrays, one digest.
+// Of the file. 2: the order of samples and the rows held out for validation are computed (data/permutation.h,
+// data/split.h), and /data/digest is a digest of digests of blocks. 1: shuffled arrays, one digest.
 inline constexpr int64_t kCheckpointVersion = 2;
 
 struct StateArray {

@@ -61,8 +61,8 @@ void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
 // hdf5, idx, cifar10 or csv; "" when "auto" cannot be told from the name.
 std::string format_of(const DatasetOptions& options);
 
-// Writes a prepared file (data/prepared_file.h), atomically (temporary file and rename). Error (kUsage) when the directory is not
-// there, or the path is that of the source or of a file that is not HDF5.
+// Writes a prepared file (data/prepared_file.h), atomically (temporary file and rename). Error (kUsage) when
+// the directory is not there, or the path is that of the source or of a file that is not HDF5.
 void write_dataset(const Dataset& dataset, const std::string& path);
 
 }  // namespace lockstep

@@ -20,7 +20,8 @@ class Hdf5Rows {
   ~Hdf5Rows();
   // All but the inputs.
   const Dataset& outline() const;
-  // The inputs of `count` rows from `first` on take the place of those of `dataset`, which is a copy of the outline.
+  // The inputs of `count` rows from `first` on take the place of those of `dataset`, which is a copy of the
+  // outline.
   void read_inputs(int64_t first, int64_t count, Dataset& dataset) const;
 
  private:

@@ -1,8 +1,9 @@
 // HDF5 data sets: /x (n, sample...) and /y, (n) labels or (n, width) targets.
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
-// multiplied by it), `divisor` (real: and divided by this one) and `tokens` (1: integers that index a table); of y, `classes` (number) and `class_names`
-// (one a line). On the root group, texts that are passed on: `source`, `licence`, `citation`.
+// multiplied by it), `divisor` (real: and divided by this one) and `tokens` (1: integers that index a table);
+// of y, `classes` (number) and `class_names` (one a line). On the root group, texts that are passed on:
+// `source`, `licence`, `citation`.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -277,12 +278,14 @@ class Hdf5DatasetReader {
     return values;
   }
 
-  void check_finite(const char* object, const std::vector<float>& values, int64_t width, int64_t first_row = 0) const {
+  void check_finite(const char* object, const std::vector<float>& values, int64_t width,
+                    int64_t first_row = 0) const {
     for (size_t i = 0; i < values.size(); ++i) {
       if (!std::isfinite(values[i])) {
         const auto at = static_cast<int64_t>(i);
-        fail(ErrorKind::kData, fmt::format("{}: {}: row {}, element {}: value must be finite in fp32: got {}",
-                                           path_, object, first_row + at / width + 1, at % width + 1, values[i]));
+        fail(ErrorKind::kData,
+             fmt::format("{}: {}: row {}, element {}: value must be finite in fp32: got {}", path_, object,
+                         first_row + at / width + 1, at % width + 1, values[i]));
       }
     }
   }
@@ -343,7 +346,8 @@ void try_hdf5(const DatasetOptions& options, int64_t seconds) {
       const Hdf5Rows rows(options);
       Dataset piece = rows.outline();
       constexpr int64_t kPieceElements = 1 << 22;
-      const int64_t count = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, piece.sample_shape.elements()));
+      const int64_t count =
+          std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, piece.sample_shape.elements()));
       for (int64_t first = 0; first < rows.outline().size(); first += count)
         rows.read_inputs(first, std::min(count, rows.outline().size() - first), piece);
     } catch (...) {

@@ -300,7 +300,8 @@ struct Hdf5File::Impl {
   void require_readable(const Hdf5Entry& entry, DType dtype) const {
     if (entry.kind != Hdf5Entry::Kind::kArray) fail_reading(entry.path, "not an array of numbers");
     if ((entry.dtype == DType::kBF16) != (dtype == DType::kBF16)) {
-      fail_reading(entry.path, fmt::format("holds {}: cannot be read as {}", name_of(entry.dtype), name_of(dtype)));
+      fail_reading(entry.path,
+                   fmt::format("holds {}: cannot be read as {}", name_of(entry.dtype), name_of(dtype)));
     }
   }
 
@@ -432,7 +433,8 @@ int64_t Hdf5File::allocate(const std::string& path, DType dtype, const Shape& sh
                         H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
                         H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0;
   impl_->require_written(prepared, path);
-  Handle dataset(H5Dcreate2(impl_->file, path.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose);
+  Handle dataset(H5Dcreate2(impl_->file, path.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
+                 H5Dclose);
   impl_->require_written(dataset.valid(), path);
   const haddr_t offset = H5Dget_offset(dataset);
   impl_->require_written(offset != HADDR_UNDEF && dataset.close(), path);
@@ -506,12 +508,14 @@ void Hdf5File::read(const std::string& path, DType dtype, void* values) const {
   }
 }
 
-void Hdf5File::read_rows(const std::string& path, DType dtype, int64_t first, int64_t count, void* values) const {
+void Hdf5File::read_rows(const std::string& path, DType dtype, int64_t first, int64_t count,
+                         void* values) const {
   const LibraryLock lock;
   const Hdf5Entry entry = impl_->describe(path);
   impl_->require_readable(entry, dtype);
   if (entry.shape.rank() < 1 || first < 0 || count < 0 || first > entry.shape[0] - count)
-    impl_->fail_reading(path, fmt::format("rows [{}, {}) of {}", first, first + count, entry.shape.to_string()));
+    impl_->fail_reading(path,
+                        fmt::format("rows [{}, {}) of {}", first, first + count, entry.shape.to_string()));
   if (count == 0 || entry.shape.elements() == 0) return;
   const Handle dataset = impl_->open_dataset(path);
   const Handle type = storage_type(dtype);

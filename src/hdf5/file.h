@@ -36,9 +36,11 @@ using Hdf5Attribute = std::variant<int64_t, double, std::string>;
 // absolute: "/", "/group/name". Errors are of the kind given at create or open, and name file and object.
 class Hdf5File {
  public:
-  // Creates (or truncates) with a user block, 512 bytes or another power of two above, libver latest. Everything begins at a
-  // multiple of `alignment` behind the user block, arrays in the order in which they are made.
-  static Hdf5File create(const std::string& path, ErrorKind kind, int64_t user_block = 512, int64_t alignment = 1);
+  // Creates (or truncates) with a user block, 512 bytes or another power of two above, libver latest.
+  // Everything begins at a multiple of `alignment` behind the user block, arrays in the order in which they
+  // are made.
+  static Hdf5File create(const std::string& path, ErrorKind kind, int64_t user_block = 512,
+                         int64_t alignment = 1);
   // Opens for reading.
   static Hdf5File open(const std::string& path, ErrorKind kind);
   Hdf5File(Hdf5File&&) noexcept;
@@ -53,8 +55,8 @@ class Hdf5File {
   // shape.elements() values of dtype, contiguous and row-major. No element is allowed, as is rank 0 (one
   // element).
   void write(const std::string& path, DType dtype, const Shape& shape, const void* values);
-  // An array whose elements are written to the file by other means after close(): contiguous, its place taken. At least one
-  // element, not bf16. Returns the number of bytes in the file before it.
+  // An array whose elements are written to the file by other means after close(): contiguous, its place
+  // taken. At least one element, not bf16. Returns the number of bytes in the file before it.
   int64_t allocate(const std::string& path, DType dtype, const Shape& shape);
   void write_text(const std::string& path, const std::string& text);
   void write_attribute(const std::string& object, const std::string& name, int64_t value);
@@ -70,8 +72,8 @@ class Hdf5File {
   void read(const std::string& path, DType dtype, void* values) const;
   // The same of `count` rows from `first` on, of a data set of rank 1 or more.
   void read_rows(const std::string& path, DType dtype, int64_t first, int64_t count, void* values) const;
-  // Where the elements of a contiguous little-endian array of exactly this type lie in the file; nullopt: they do not lie there
-  // in one piece as they are in memory.
+  // Where the elements of a contiguous little-endian array of exactly this type lie in the file; nullopt:
+  // they do not lie there in one piece as they are in memory.
   std::optional<int64_t> offset(const std::string& path, DType dtype) const;
   std::string read_text(const std::string& path) const;
   bool has_attribute(const std::string& object, const std::string& name) const;

@@ -87,10 +87,8 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const DataS
   const int64_t size = settings.micro_batch_size;
   // Shuffled, whatever data.shuffle says: in a file that is sorted, neighbours are alike, and their
   // statistics are not those of the data.
-  Sampler sampler({.samples = data.size(),
-                   .global_batch = size,
-                   .seed = settings.seed,
-                   .last_batch = LastBatch::kPad});
+  Sampler sampler(
+      {.samples = data.size(), .global_batch = size, .seed = settings.seed, .last_batch = LastBatch::kPad});
   const int64_t count = sampler.steps_per_epoch();
   // Fewer micro-batches than workers cannot be shared out: each does all of them.
   const std::unique_ptr<Communicator> alone = make_self_communicator();

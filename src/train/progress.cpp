@@ -52,7 +52,11 @@ void Progress::show(const StepMetrics& m, bool last) {
 }
 
 ProgressBar::ProgressBar(std::string what, int64_t bytes)
-    : what_(std::move(what)), bytes_(bytes), terminal_(isatty(STDERR_FILENO) == 1), start_(std::chrono::steady_clock::now()), last_(start_) {}
+    : what_(std::move(what)),
+      bytes_(bytes),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(std::chrono::steady_clock::now()),
+      last_(start_) {}
 
 void ProgressBar::show(int64_t done) {
   constexpr int kWidth = 40;
@@ -64,8 +68,9 @@ void ProgressBar::show(int64_t done) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const int filled = static_cast<int>(share * kWidth);
   std::fprintf(stderr, "\r\033[K%s",
-               fmt::format("{} [{:#<{}}{:<{}}] {:.0f}%  {:.2f} GB/s  ETA {}", what_, "", filled, "", kWidth - filled, 100.0 * share,
-                           static_cast<double>(done) / seconds * 1e-9, format_duration(seconds / share * (1.0 - share)))
+               fmt::format("{} [{:#<{}}{:<{}}] {:.0f}%  {:.2f} GB/s  ETA {}", what_, "", filled, "",
+                           kWidth - filled, 100.0 * share, static_cast<double>(done) / seconds * 1e-9,
+                           format_duration(seconds / share * (1.0 - share)))
                    .c_str());
   std::fflush(stderr);
 }

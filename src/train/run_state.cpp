@@ -243,10 +243,9 @@ int64_t RunState::restore(const State& found, const std::string& path) {
                      "data.validation_fraction = 0 resumed",
                      path, found.version));
   }
-  for (const char* name :
-       {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size", "/data/samples",
-        "/data/digest", "/data/shuffle", "/data/validation_fraction", "/data/last_batch",
-        "/optimizer/type"}) {
+  for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size",
+                           "/data/samples", "/data/digest", "/data/shuffle", "/data/validation_fraction",
+                           "/data/last_batch", "/optimizer/type"}) {
     // The older format has another digest, and no fraction.
     const std::string_view key = name;
     if (older && (key == "/data/digest" || key == "/data/validation_fraction")) continue;

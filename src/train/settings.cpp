@@ -39,10 +39,10 @@ RunSettings read_settings(Configuration& configuration) {
   if (!settings.validation_data.path.empty() && settings.validation_fraction > 0.0) {
     data.reject("validation_fraction", "must be 0 when data.validation names a file");
   }
-  settings.normalize =
-      data.text("normalize", "none", {"none", "standard"},
-                "standard: each feature less its mean, divided by its deviation, both of the whole training file; validation "
-                "and eval use the same numbers") == "standard";
+  settings.normalize = data.text("normalize", "none", {"none", "standard"},
+                                 "standard: each feature less its mean, divided by its deviation, both of "
+                                 "the whole training file; validation "
+                                 "and eval use the same numbers") == "standard";
   settings.shuffle = data.boolean("shuffle", true, "a new order each epoch, a function of (seed, epoch)");
   settings.last_batch = data.text("last_batch", "drop", {"drop", "pad"},
                                   "incomplete global batch at an epoch's end: leave out, or fill up "

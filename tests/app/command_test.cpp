@@ -244,7 +244,8 @@ TEST(Command, PrepareConvertsAndInspectAndDiffRefuseWhatIsNoCheckpoint) {
   EXPECT_TRUE(holds(intact.out, "a.h5: intact: 3 samples, 2 blocks, digest ")) << intact.out;
   std::string damaged = testing::bytes_of(scratch.file("a.h5"));
   const float second_row = 4.0f;
-  const size_t at = damaged.find(std::string(reinterpret_cast<const char*>(&second_row), sizeof second_row), 4096);
+  const size_t at =
+      damaged.find(std::string(reinterpret_cast<const char*>(&second_row), sizeof second_row), 4096);
   ASSERT_NE(at, std::string::npos);
   damaged[at] ^= 1;
   testing::overwrite(scratch.file("damaged.h5"), damaged);

@@ -68,7 +68,8 @@ TEST(Sampler, GivesAnyPartOfABatch) {
     for (int64_t first = 0; first < 5; ++first) {
       for (int64_t count = 1; first + count <= 5; ++count) {
         sampler.batch(step, first, count, part);
-        EXPECT_EQ(part.samples, std::vector<int64_t>(whole.samples.begin() + first, whole.samples.begin() + first + count));
+        EXPECT_EQ(part.samples,
+                  std::vector<int64_t>(whole.samples.begin() + first, whole.samples.begin() + first + count));
         EXPECT_EQ(part.valid, whole.valid);
       }
     }

@@ -42,10 +42,13 @@ class Evaluation : public ::testing::Test {
   EvaluationResult evaluate_on(int workers, const Dataset& dataset, int64_t chunk) {
     std::vector<EvaluationResult> results(static_cast<size_t>(workers));
     const TableSource source(dataset);
-    testing::run_threaded(workers, [&](Communicator& communicator) {
-      results[static_cast<size_t>(communicator.rank())] =
-          evaluate(replica_, objective_, source, chunk, communicator);
-    }, 20.0, true);
+    testing::run_threaded(
+        workers,
+        [&](Communicator& communicator) {
+          results[static_cast<size_t>(communicator.rank())] =
+              evaluate(replica_, objective_, source, chunk, communicator);
+        },
+        20.0, true);
     for (const EvaluationResult& result : results) {
       EXPECT_EQ(result.loss, results[0].loss);
       EXPECT_EQ(result.accuracy, results[0].accuracy);
