@@ -41,8 +41,7 @@ Dataset read_cifar10(const DatasetOptions& options) {
   for (const std::string& path : split_paths(options.path)) {
     InputFile file(path);
     if (!file.compressed()) {
-      dataset.inputs_f32.reserve(dataset.inputs_f32.size() +
-                                 static_cast<size_t>(file.most_remaining() / kRecord * kChannels * kPlane));
+      make_room(dataset.inputs_f32, static_cast<size_t>(file.most_remaining() / kRecord * kChannels * kPlane), path);
     }
     std::array<uint8_t, kRecord> record{};
     for (;;) {
@@ -57,6 +56,7 @@ Dataset read_cifar10(const DatasetOptions& options) {
         fail(ErrorKind::kData, fmt::format("{}: byte {}: CIFAR-10 label must be in [0, {}): got {}", path,
                                            start, dataset.classes, record[0]));
       }
+      make_room(dataset.inputs_f32, kChannels * kPlane, path);
       dataset.labels.push_back(record[0]);
       for (int64_t pixel = 0; pixel < kPlane; ++pixel) {
         for (int64_t channel = 0; channel < kChannels; ++channel) {

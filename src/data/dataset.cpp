@@ -4,11 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 #include <limits>
 #include <new>
 
+#include "core/available_memory.h"
 #include "core/error.h"
 #include "data/formats.h"
 
@@ -16,20 +16,12 @@ namespace lockstep {
 
 namespace {
 
-// "" when the name does not tell.
-std::string format_by_name(const std::string& path) {
-  std::string name = std::filesystem::path(path).filename().string();
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  if (name.ends_with(".gz")) name.resize(name.size() - 3);
-  if (name.ends_with(".h5") || name.ends_with(".hdf5")) return "hdf5";
-  if (name.ends_with(".csv")) return "csv";
-  if (name.find("idx3") != std::string::npos) return "idx";
-  return name.ends_with(".bin") ? "cifar10" : "";
-}
-
 std::string format_of(const DatasetOptions& options) {
-  return options.format == "auto" ? format_by_name(options.path) : options.format;
+  if (options.format != "auto") return options.format;
+  // CIFAR-10: several files may stand in a list.
+  const size_t comma = options.path.find(',');
+  const bool list = comma != std::string::npos && !std::filesystem::exists(options.path);
+  return detect_format(list ? options.path.substr(0, comma) : options.path);
 }
 
 template <class T>
@@ -54,6 +46,9 @@ Dataset Dataset::subset(const std::vector<int64_t>& rows) const {
       fail(ErrorKind::kInternal, fmt::format("{}: subset: row {} is not one of {}", source, row, n));
     }
   }
+  require_memory(source, static_cast<int64_t>(rows.size()) *
+                             static_cast<int64_t>(sizeof(float)) *
+                             (sample_shape.elements() + std::max<int64_t>(1, target_width)));
   Dataset result;
   result.source = source;
   result.sample_shape = sample_shape;
@@ -61,12 +56,26 @@ Dataset Dataset::subset(const std::vector<int64_t>& rows) const {
   result.classes = classes;
   result.target_width = target_width;
   result.class_names = class_names;
+  result.columns = columns;
+  result.largest_index = largest_index;
+  result.largest_index_row = largest_index_row;
   result.attribution = attribution;
   pick_rows(inputs_f32, sample_shape.elements(), rows, result.inputs_f32);
   pick_rows(inputs_i32, sample_shape.elements(), rows, result.inputs_i32);
   pick_rows(labels, 1, rows, result.labels);
   pick_rows(targets, target_width, rows, result.targets);
   return result;
+}
+
+bool fits_memory(int64_t bytes) {
+  constexpr int64_t kSmall = 1 << 20;
+  return bytes < kSmall || bytes <= AvailableMemory().bytes();
+}
+
+void require_memory(const std::string& path, int64_t bytes) {
+  if (fits_memory(bytes)) return;
+  fail(ErrorKind::kData, fmt::format("{}: takes {} bytes of memory: {} are available", path, bytes,
+                                     AvailableMemory().bytes()));
 }
 
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
@@ -102,12 +111,6 @@ Dataset read_dataset(const DatasetOptions& options) {
                      options.path, options.classes));
   }
   const std::string format = format_of(options);
-  if (format.empty()) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: format cannot be told from the name: give format = \"hdf5\", \"idx\", "
-                     "\"cifar10\" or \"csv\"",
-                     options.path));
-  }
   const bool images_only = format == "idx" || format == "cifar10";
   if (images_only && options.classes == -1) {
     fail(ErrorKind::kUsage,

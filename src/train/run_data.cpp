@@ -9,12 +9,17 @@
 
 #include "checkpoint/state.h"
 #include "core/error.h"
+#include "train/data_checks.h"
 
 namespace lockstep {
 
 RunData read_run_data(const RunSettings& settings) {
   RunData data;
   Dataset all = read_dataset(settings.train_data);
+  const auto add_hint = [&data](std::string hint) {
+    if (!hint.empty()) data.hints.push_back(std::move(hint));
+  };
+  add_hint(overflow_hint(all, settings.compute));
   if (settings.validation_fraction > 0.0) {
     const Split split = split_rows(all.size(), settings.validation_fraction, settings.seed);
     if (split.train.empty() || split.validation.empty()) {
@@ -31,7 +36,10 @@ RunData read_run_data(const RunSettings& settings) {
       DatasetOptions options = settings.validation_data;
       // The labels of a validation file may not reach the last class.
       if (options.classes == 0) options.classes = data.train.classes > 0 ? data.train.classes : -1;
+      options.expected_target = data.train.columns.target;
       data.validation = read_dataset(options);
+      match_columns(*data.validation, data.train.columns, data.train.source);
+      add_hint(overflow_hint(*data.validation, settings.compute));
       if (!(data.validation->sample_shape == data.train.sample_shape) ||
           data.validation->classes != data.train.classes ||
           data.validation->target_width != data.train.target_width) {

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/dataset.h"
 #include "nn/module.h"
@@ -14,7 +15,8 @@ struct RunData {
   Dataset train;
   std::optional<Dataset> validation;
   DataShape shape;
-  std::string digest;  // of the contents of both
+  std::string digest;              // of the contents of both
+  std::vector<std::string> hints;  // warnings for the first lines of a run
 };
 
 // Reads and splits. Error (kData) when training and validation data do not fit each other.
