@@ -307,7 +307,7 @@ Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind, bool follow) {
                         H5Pset_file_locking(access, false, true) >= 0;
   if (prepared) impl->file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
   if (!impl->file.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
-  impl->access = data_access(access, Impl::traverse, impl.get());
+  impl->access = data_access(Impl::traverse, impl.get());
   if (!impl->access.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
   return Hdf5File(std::move(impl));
 }

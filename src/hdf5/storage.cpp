@@ -65,8 +65,9 @@ int64_t regular_size(const std::string& path) {
 
 class Inspection {
  public:
-  Inspection(std::string where, ErrorKind kind, bool follow)
-      : where_(std::move(where)), kind_(kind), follow_(follow) {}
+  // `where`: the data set that is read; `source`: the one that is looked at for it, "" when it is the same.
+  Inspection(std::string where, std::string source, ErrorKind kind, bool follow)
+      : where_(std::move(where)), source_(std::move(source)), kind_(kind), follow_(follow) {}
 
   Hdf5Storage of(hid_t dataset, hid_t access, int level) {
     const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
@@ -94,7 +95,7 @@ class Inspection {
 
  private:
   [[noreturn]] void refuse(const std::string& rule) const {
-    fail(kind_, fmt::format("{}: {}", where_, rule));
+    fail(kind_, fmt::format("{}: {}{}{}", where_, source_, source_.empty() ? "" : ": ", rule));
   }
 
   [[noreturn]] void refuse_unwritten(hid_t space) const {
@@ -253,12 +254,12 @@ class Inspection {
     }
     if (!checked_.emplace(path, object).second) return;
     const Hdf5Storage inner =
-        Inspection(fmt::format("{}: {} of {}", where_, object, path), kind_, follow_).of(source, access, level + 1);
+        Inspection(where_, fmt::format("{} of {}", object, path), kind_, follow_).of(source, access, level + 1);
     storage.partly_unwritten = storage.partly_unwritten || inner.partly_unwritten;
     storage.chunk_bytes = std::max(storage.chunk_bytes, inner.chunk_bytes);
   }
 
-  std::string where_;
+  std::string where_, source_;
   ErrorKind kind_;
   bool follow_;
   std::set<std::pair<std::string, std::string>> checked_;  // sources
@@ -266,17 +267,16 @@ class Inspection {
 
 }  // namespace
 
-Handle data_access(hid_t file_access, H5L_elink_traverse_t traverse, void* traverse_data) {
+Handle data_access(H5L_elink_traverse_t traverse, void* traverse_data) {
   Handle access(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
   const bool prepared = access.valid() && H5Pset_efile_prefix(access, "${ORIGIN}") >= 0 &&
                         H5Pset_virtual_prefix(access, "${ORIGIN}") >= 0 &&
-                        H5Pset_elink_fapl(access, file_access) >= 0 &&
                         H5Pset_elink_cb(access, traverse, traverse_data) >= 0;
   return prepared ? std::move(access) : Handle(-1, H5Pclose);
 }
 
 Hdf5Storage inspect_storage(hid_t dataset, hid_t access, const std::string& where, ErrorKind kind, bool follow) {
-  return Inspection(where, kind, follow).of(dataset, access, 0);
+  return Inspection(where, "", kind, follow).of(dataset, access, 0);
 }
 
 }  // namespace lockstep

@@ -9,9 +9,9 @@
 
 namespace lockstep {
 
-// Access to data sets and links of a file that was opened with `file_access`: names of other files are looked up beside the file that names
+// Access to data sets and links: names of other files are looked up beside the file that names
 // them. `traverse` is asked at each link into another file.
-Handle data_access(hid_t file_access, H5L_elink_traverse_t traverse, void* traverse_data);
+Handle data_access(H5L_elink_traverse_t traverse, void* traverse_data);
 
 // Of a data set that was opened through `access`. `where` opens messages: "a.h5: /x". Errors of `kind`: a filter that
 // is not there; values in other files, unless `follow`; a source that is missing, or that does not hold what is taken
