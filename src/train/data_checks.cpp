@@ -131,7 +131,7 @@ void KeptColumns::restore(const State& found, const std::string& path) {
            : trained.features == now.features ? fmt::format("the target is '{}'", names.target)
                                               : fmt::format("there are {} columns", names.features.size());
   };
-  fail(ErrorKind::kData, fmt::format("{}: {}, when {} was written {}: a resumed run must keep its columns",
+  fail(ErrorKind::kData, fmt::format("{}: {}, in {} {}: a resumed run must keep its columns",
                                      data_.train.source, name(now), path, name(trained)));
 }
 
