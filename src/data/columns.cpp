@@ -17,7 +17,8 @@ namespace {
 std::string some_of(const std::vector<std::string>& names) {
   constexpr size_t kShown = 3;
   const size_t shown = std::min(names.size(), kShown);
-  return fmt::format("'{}'{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), "', '"),
+  return fmt::format("'{}'{}",
+                     fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), "', '"),
                      names.size() > shown ? fmt::format(" and {} more", names.size() - shown) : "");
 }
 
@@ -50,7 +51,8 @@ void match_columns(Dataset& dataset, const ColumnNames& wanted, const std::strin
     }
   }
   if (!missing.empty()) {
-    fail(ErrorKind::kData, fmt::format("{}: has no column {}, which {} has", dataset.source, some_of(missing), owner));
+    fail(ErrorKind::kData,
+         fmt::format("{}: has no column {}, which {} has", dataset.source, some_of(missing), owner));
   }
   if (!places.empty()) {
     std::vector<std::string> unexpected;
@@ -59,8 +61,8 @@ void match_columns(Dataset& dataset, const ColumnNames& wanted, const std::strin
                                        some_of(unexpected), owner));
   }
   if (own.target != wanted.target && !own.target.empty() && !wanted.target.empty()) {
-    fail(ErrorKind::kData, fmt::format("{}: its target is the column '{}', that of {} is '{}'", dataset.source,
-                                       own.target, owner, wanted.target));
+    fail(ErrorKind::kData, fmt::format("{}: its target is the column '{}', that of {} is '{}'",
+                                       dataset.source, own.target, owner, wanted.target));
   }
   if (own.features == wanted.features) return;
   log_info(fmt::format("{}: columns are taken by name, in the order of {}", dataset.source, owner));

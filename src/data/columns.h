@@ -15,8 +15,9 @@ struct ColumnNames {
   bool operator==(const ColumnNames&) const = default;
 };
 
-// Puts the features into the order of `wanted`, the columns of `owner` ("train.csv"), by their names. Error (kData)
-// naming columns that are missing or not wanted, or another target. Where one of both has no names nothing is done.
+// Puts the features into the order of `wanted`, the columns of `owner` ("train.csv"), by their names. Error
+// (kData) naming columns that are missing or not wanted, or another target. Where one of both has no names
+// nothing is done.
 void match_columns(Dataset& dataset, const ColumnNames& wanted, const std::string& owner);
 
 }  // namespace lockstep

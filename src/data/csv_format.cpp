@@ -19,8 +19,8 @@ namespace lockstep {
 
 namespace {
 
-// The text of a file in pieces of whole lines, so that it is never in memory as a whole. Blanks and line ends at the
-// end of the file are left out.
+// The text of a file in pieces of whole lines, so that it is never in memory as a whole. Blanks and line ends
+// at the end of the file are left out.
 class Lines {
  public:
   explicit Lines(InputFile& file) : file_(file) {}
@@ -32,7 +32,8 @@ class Lines {
     given_ = 0;
     while (!ended_) {
       const size_t size = text_.size();
-      if (size + kPiece > text_.capacity()) require_memory(file_.path(), static_cast<int64_t>(2 * (size + kPiece)));
+      if (size + kPiece > text_.capacity())
+        require_memory(file_.path(), static_cast<int64_t>(2 * (size + kPiece)));
       text_.resize(size + kPiece);
       text_.resize(size + file_.read_up_to(text_.data() + size, kPiece));
       ended_ = text_.size() < size + kPiece;
@@ -51,7 +52,8 @@ class Lines {
  private:
   static bool is_blank(char c) { return c == '\n' || c == '\r' || c == ' '; }
 
-  // Behind the last line that is whole, without the empty lines after it: they may be those at the end of the file.
+  // Behind the last line that is whole, without the empty lines after it: they may be those at the end of the
+  // file.
   size_t end_of_lines() const {
     size_t blank = text_.rfind('\n');
     if (blank == std::string::npos) return 0;
@@ -216,8 +218,8 @@ Dataset read_csv(const DatasetOptions& options) {
   }
   if (wanted.empty()) target = columns - 1;
   if (target == columns) {
-    fail(ErrorKind::kData, fmt::format("{}: header has no column '{}', the target: it has {}", options.path, wanted,
-                                       fmt::join(names, ", ")));
+    fail(ErrorKind::kData, fmt::format("{}: header has no column '{}', the target: it has {}", options.path,
+                                       wanted, fmt::join(names, ", ")));
   }
 
   Dataset dataset;

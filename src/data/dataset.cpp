@@ -46,8 +46,7 @@ Dataset Dataset::subset(const std::vector<int64_t>& rows) const {
       fail(ErrorKind::kInternal, fmt::format("{}: subset: row {} is not one of {}", source, row, n));
     }
   }
-  require_memory(source, static_cast<int64_t>(rows.size()) *
-                             static_cast<int64_t>(sizeof(float)) *
+  require_memory(source, static_cast<int64_t>(rows.size()) * static_cast<int64_t>(sizeof(float)) *
                              (sample_shape.elements() + std::max<int64_t>(1, target_width)));
   Dataset result;
   result.source = source;
@@ -74,8 +73,8 @@ bool fits_memory(int64_t bytes) {
 
 void require_memory(const std::string& path, int64_t bytes) {
   if (fits_memory(bytes)) return;
-  fail(ErrorKind::kData, fmt::format("{}: takes {} bytes of memory: {} are available", path, bytes,
-                                     AvailableMemory().bytes()));
+  fail(ErrorKind::kData,
+       fmt::format("{}: takes {} bytes of memory: {} are available", path, bytes, AvailableMemory().bytes()));
 }
 
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,

@@ -41,9 +41,10 @@ struct DatasetOptions {
   std::string format = "auto";  // auto (by the content) | hdf5 | idx | cifar10 | csv
   std::string labels{};         // IDX: the labels file ("" = derived from the images file's name)
   std::string target{};         // CSV: name of the target column ("" = expected_target, else the last column)
-  std::string expected_target{};  // CSV: that of the data which these belong to; without meaning for other formats
-  // HDF5: whether values may lie in other files (external links, external storage, virtual data sets), which a file of
-  // a stranger could use to have any file read.
+  // CSV: the target of the data that these belong to; without meaning for other formats.
+  std::string expected_target{};
+  // HDF5: whether values may lie in other files (external links, external storage, virtual data sets), which
+  // a file of a stranger could use to have any file read.
   bool follow = false;
   // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
   // training has no use for.

@@ -42,7 +42,9 @@ constexpr std::array<std::pair<std::string_view, const char*>, 9> kOthers{{
     {"ARROW1", "an Arrow file"},
     {"SQLite format 3", "an SQLite database"},
     {"BZh", "compressed with bzip2"},
-    {"\xFD" "7zXZ", "compressed with xz"},
+    {"\xFD"
+     "7zXZ",
+     "compressed with xz"},
     {"\x28\xB5\x2F\xFD", "compressed with zstd"},
 }};
 
@@ -87,16 +89,18 @@ std::string detect_format(const std::string& path) {
   }
   if (is_idx(start)) return "idx";
   for (const auto& [bytes, what] : kOthers) {
-    if (start.starts_with(bytes)) fail(ErrorKind::kData, fmt::format("{}: is {}, which is not read", path, what));
+    if (start.starts_with(bytes))
+      fail(ErrorKind::kData, fmt::format("{}: is {}, which is not read", path, what));
   }
   if (file.compressed() && start.starts_with("\x89HDF\r\n\x1a\n"))
     fail(ErrorKind::kData, fmt::format("{}: is an HDF5 file inside gzip: unpack it first (gunzip)", path));
   if (by_name == "cifar10" && (file.compressed() || status.st_size % kCifarRecord == 0)) return by_name;
   if (is_text(start) && (has_fields(start) || by_name.empty())) return "csv";
   if (by_name.empty()) {
-    fail(ErrorKind::kUsage, fmt::format("{}: format can be told neither from the content nor from the name: give "
-                                        "format = \"hdf5\", \"idx\", \"cifar10\" or \"csv\"",
-                                        path));
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: format can be told neither from the content nor from the name: give "
+                     "format = \"hdf5\", \"idx\", \"cifar10\" or \"csv\"",
+                     path));
   }
   return by_name;
 }

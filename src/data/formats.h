@@ -12,10 +12,10 @@
 
 namespace lockstep {
 
-// The format of a file by its content: hdf5 (a seal, or the signature behind whatever user block), idx (its magic
-// number), csv (text), each but hdf5 also inside gzip; cifar10, which has no mark, where name and size agree. Where the
-// content does not tell, by the name. Errors: kData when it is of another known kind, or cannot be read and has no
-// telling name; kUsage when nothing tells.
+// The format of a file by its content: hdf5 (a seal, or the signature behind whatever user block), idx (its
+// magic number), csv (text), each but hdf5 also inside gzip; cifar10, which has no mark, where name and size
+// agree. Where the content does not tell, by the name. Errors: kData when it is of another known kind, or
+// cannot be read and has no telling name; kUsage when nothing tells.
 std::string detect_format(const std::string& path);
 
 Dataset read_hdf5(const DatasetOptions& options);
@@ -27,8 +27,8 @@ Dataset read_csv(const DatasetOptions& options);
 // Whether this process can still take so many bytes.
 bool fits_memory(int64_t bytes);
 
-// Error (kData) in one line where this process cannot take so many bytes: before they are asked for, since a system
-// that hands out more than it has ends the process later. Small amounts are not looked at.
+// Error (kData) in one line where this process cannot take so many bytes: before they are asked for, since a
+// system that hands out more than it has ends the process later. Small amounts are not looked at.
 void require_memory(const std::string& path, int64_t bytes);
 
 // Room for `more` further values of a file whose number is not known before its end.

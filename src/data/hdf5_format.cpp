@@ -1,10 +1,10 @@
-// HDF5 data sets: /x (n, sample...) and /y: labels, (n) or (n, 1) integers or (n, classes) with a single 1 a row; or
-// targets, (n, width).
+// HDF5 data sets: /x (n, sample...) and /y: labels, (n) or (n, 1) integers or (n, classes) with a single 1 a
+// row; or targets, (n, width).
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
-// multiplied by it), `tokens` (1: integers that index a table) and `feature_names` (of its columns); of y, `classes`
-// (number), `class_names` and `target_name`. Several names are one a line, or an array of texts. On the root group,
-// texts that are passed on: `source`, `licence`, `citation`.
+// multiplied by it), `tokens` (1: integers that index a table) and `feature_names` (of its columns); of y,
+// `classes` (number), `class_names` and `target_name`. Several names are one a line, or an array of texts. On
+// the root group, texts that are passed on: `source`, `licence`, `citation`.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -40,8 +40,8 @@ constexpr std::array<const char*, 3> kAttribution{"source", "licence", "citation
 
 // Of an unsealed file: the end of file that its superblock states ("Version 0/1/2/3 Superblock" in the HDF5
 // file format specification) must not lie behind its real end. The HDF5 library is not shown a file that was
-// cut off. `at`: where the superblock stands, behind a user block perhaps. Its addresses count from the base address,
-// where it was once (h5unjam takes away what stood before it, and leaves the address).
+// cut off. `at`: where the superblock stands, behind a user block perhaps. Its addresses count from the base
+// address, where it was once (h5unjam takes away what stood before it, and leaves the address).
 void check_superblock(const std::string& path, int64_t at, int64_t file_size) {
   std::array<char, 64> bytes{};
   std::ifstream file(path, std::ios::binary);
@@ -65,7 +65,8 @@ void check_superblock(const std::string& path, int64_t at, int64_t file_size) {
   };
   const uint64_t base = address(base_at), stated_end = address(end_at) - base;
   if (base > address(end_at))
-    fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte {}", path, at + static_cast<int64_t>(base_at)));
+    fail(ErrorKind::kData,
+         fmt::format("{}: damaged HDF5 superblock at byte {}", path, at + static_cast<int64_t>(base_at)));
   if (stated_end > static_cast<uint64_t>(file_size)) {
     fail(ErrorKind::kData,
          fmt::format("{}: truncated: {} bytes long, its superblock says {}", path, file_size, stated_end));
@@ -112,9 +113,10 @@ class Hdf5DatasetReader {
     } else {
       read_targets(file, y);
       if (!take_one_hot(file) && stated) {
-        fail(ErrorKind::kData, fmt::format("{}: /y: labels must have the shape (n) or (n,1), or be one-hot rows: got {} "
-                                           "(classes = -1 makes it a regression)",
-                                           path_, y.shape.to_string()));
+        fail(ErrorKind::kData,
+             fmt::format("{}: /y: labels must have the shape (n) or (n,1), or be one-hot rows: got {} "
+                         "(classes = -1 makes it a regression)",
+                         path_, y.shape.to_string()));
       }
     }
     if (with_texts_) {
@@ -142,7 +144,8 @@ class Hdf5DatasetReader {
   }
 
   // One a line, or an array of texts. None when there is no such attribute.
-  std::vector<std::string> read_names(const Hdf5File& file, const std::string& array, const std::string& name) const {
+  std::vector<std::string> read_names(const Hdf5File& file, const std::string& array,
+                                      const std::string& name) const {
     const std::string object = carrier(file, array, name);
     if (object.empty()) return {};
     std::vector<std::string> names = file.read_attribute_texts(object, name);
@@ -162,8 +165,8 @@ class Hdf5DatasetReader {
     return names;
   }
 
-  // Type and shape of a data set that can be read and, unless its values lie elsewhere, whose size the file can hold:
-  // chunks are compressed by 1032 at most.
+  // Type and shape of a data set that can be read and, unless its values lie elsewhere, whose size the file
+  // can hold: chunks are compressed by 1032 at most.
   Hdf5Entry describe(const Hdf5File& file, const std::string& object) {
     if (!file.exists(object)) fail(ErrorKind::kData, fmt::format("{}: has no data set {}", path_, object));
     Hdf5Entry entry = file.describe(object);
@@ -171,8 +174,8 @@ class Hdf5DatasetReader {
       fail(ErrorKind::kData, fmt::format("{}: {} must be an array of numbers", path_, object));
     const Hdf5Storage storage = file.inspect(object);
     if (storage.partly_unwritten) {
-      log_warning(fmt::format("{}: {}: parts were never written: they are read as the fill value, 0 as a rule", path_,
-                              object));
+      log_warning(fmt::format(
+          "{}: {}: parts were never written: they are read as the fill value, 0 as a rule", path_, object));
     }
     constexpr int64_t kAnyNumber = int64_t{1} << 50;
     const int64_t most =
@@ -189,10 +192,7 @@ class Hdf5DatasetReader {
       }
       elements *= extent;
     }
-    // Integers are read in 64 bits and kept in 32.
-    constexpr int64_t kMostBytes = 12;
-    require_memory(path_, std::min(storage.chunk_bytes, kAnyNumber) +
-                              elements * (is_floating(entry.dtype) ? int64_t{sizeof(float)} : kMostBytes));
+    require_memory(path_, std::min(storage.chunk_bytes, kAnyNumber) + elements * int64_t{sizeof(float)});
     return entry;
   }
 
@@ -265,10 +265,12 @@ class Hdf5DatasetReader {
     }
     const int64_t stated = stated_classes(file);
     if (stated > 0 && stated != width) {
-      fail(ErrorKind::kData, fmt::format("{}: /y: one-hot rows of {} classes, {} are stated", path_, width, stated));
+      fail(ErrorKind::kData,
+           fmt::format("{}: /y: one-hot rows of {} classes, {} are stated", path_, width, stated));
     }
-    log_info(fmt::format("{}: /y: its one-hot rows are labels of {} classes (data.classes = -1 keeps them as targets)",
-                         path_, width));
+    log_info(fmt::format(
+        "{}: /y: its one-hot rows are labels of {} classes (data.classes = -1 keeps them as targets)", path_,
+        width));
     dataset_.targets = {};
     dataset_.target_width = 0;
     assign_labels(dataset_, labels, width,
@@ -290,8 +292,9 @@ class Hdf5DatasetReader {
     dataset_.columns.features = read_names(file, "/x", "feature_names");
     const int64_t names = std::ssize(dataset_.columns.features), width = dataset_.sample_shape.elements();
     if (names > 0 && names != width) {
-      fail(ErrorKind::kData, fmt::format("{}: attribute feature_names must hold one name a feature: {} names, {} features",
-                                         path_, names, width));
+      fail(ErrorKind::kData,
+           fmt::format("{}: attribute feature_names must hold one name a feature: {} names, {} features",
+                       path_, names, width));
     }
     const std::vector<std::string> target = read_names(file, "/y", "target_name");
     if (target.size() == 1) dataset_.columns.target = target[0];
@@ -302,6 +305,9 @@ class Hdf5DatasetReader {
       fail(ErrorKind::kData,
            fmt::format("{}: {}: must hold integers: got {}", path_, entry.path, name_of(entry.dtype)));
     }
+    // Read in 64 bits, kept in 32.
+    constexpr int64_t kBytes = sizeof(int64_t) + sizeof(int32_t);
+    require_memory(path_, entry.shape.elements() * kBytes);
     std::vector<int64_t> values(static_cast<size_t>(entry.shape.elements()));
     file.read(entry.path, DType::kI64, values.data());
     return values;
@@ -407,7 +413,8 @@ void write_dataset(const Dataset& dataset, const std::string& path) {
       file.write("/y", DType::kF32, {n, dataset.target_width}, dataset.targets.data());
     }
     if (!dataset.columns.features.empty()) {
-      file.write_attribute("/x", "feature_names", fmt::format("{}", fmt::join(dataset.columns.features, "\n")));
+      file.write_attribute("/x", "feature_names",
+                           fmt::format("{}", fmt::join(dataset.columns.features, "\n")));
     }
     if (!dataset.columns.target.empty()) file.write_attribute("/y", "target_name", dataset.columns.target);
     for (const auto& [name, text] : dataset.attribution) file.write_attribute("/", name, text);

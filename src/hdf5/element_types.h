@@ -14,8 +14,8 @@ Handle storage_type(DType dtype);
 // Text of variable length in UTF-8.
 Handle text_type();
 
-// The DType that holds the values of an HDF5 number type, or of an enumeration (h5py stores booleans as one); nothing
-// when none does.
+// The DType that holds the values of an HDF5 number type, or of an enumeration (h5py stores booleans as one);
+// nothing when none does.
 std::optional<DType> dtype_of_type(hid_t type);
 
 }  // namespace lockstep

@@ -84,8 +84,9 @@ struct Hdf5File::Impl {
   [[noreturn]] void fail_opening(const std::string& object) const {
     if (outside.empty()) fail_reading(object, "cannot open: " + deepest_reason());
     if (follow) fail_reading(object, fmt::format("a link to {}: cannot open: {}", outside, deepest_reason()));
-    fail_reading(object,
-                 fmt::format("a link to another file, {}: data.follow = true (prepare: --follow) allows it", outside));
+    fail_reading(
+        object,
+        fmt::format("a link to another file, {}: data.follow = true (prepare: --follow) allows it", outside));
   }
 
   Handle open_object(const std::string& object) const {
@@ -174,7 +175,8 @@ struct Hdf5File::Impl {
     }
     const size_t size = H5Tget_size(type);
     std::string all(size * result.size(), '\0');
-    if (read(type, static_cast<void*>(all.data())) < 0) fail_reading(where, "cannot read: " + deepest_reason());
+    if (read(type, static_cast<void*>(all.data())) < 0)
+      fail_reading(where, "cannot read: " + deepest_reason());
     const char padding = H5Tget_strpad(type) == H5T_STR_SPACEPAD ? ' ' : '\0';
     for (size_t i = 0; i < result.size(); ++i) {
       std::string& text = result[i];
@@ -481,10 +483,10 @@ std::vector<std::string> Hdf5File::read_attribute_texts(const std::string& objec
   if (!attribute.valid()) impl_->fail_reading(where, "no such attribute");
   const Handle type(H5Aget_type(attribute), H5Tclose);
   const Handle space(H5Aget_space(attribute), H5Sclose);
-  if (!type.valid() || !space.valid() || H5Tget_class(type) != H5T_STRING) impl_->fail_reading(where, "not text");
-  return impl_->texts(where, type, space, [&](hid_t memory_type, void* value) {
-    return H5Aread(attribute, memory_type, value);
-  });
+  if (!type.valid() || !space.valid() || H5Tget_class(type) != H5T_STRING)
+    impl_->fail_reading(where, "not text");
+  return impl_->texts(where, type, space,
+                      [&](hid_t memory_type, void* value) { return H5Aread(attribute, memory_type, value); });
 }
 
 std::string Hdf5File::read_attribute_text(const std::string& object, const std::string& name) const {

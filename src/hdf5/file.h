@@ -44,8 +44,8 @@ class Hdf5File {
  public:
   // Creates (or truncates) with a 512-byte user block, libver latest.
   static Hdf5File create(const std::string& path, ErrorKind kind);
-  // Opens for reading. Objects and values in other files (external links, external storage, virtual data sets) are
-  // refused unless `follow`: a file of a stranger could name any file that the user may read.
+  // Opens for reading. Objects and values in other files (external links, external storage, virtual data
+  // sets) are refused unless `follow`: a file of a stranger could name any file that the user may read.
   static Hdf5File open(const std::string& path, ErrorKind kind, bool follow = false);
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
@@ -68,9 +68,9 @@ class Hdf5File {
   // Every object below `group`, sorted by path. Links out of the file are left out.
   std::vector<Hdf5Entry> list(const std::string& group) const;
   Hdf5Entry describe(const std::string& path) const;
-  // Looks for what HDF5 would silently read as zeros, before a data set is read. Errors: a filter that this library
-  // does not have; values in other files without `follow`; sources that are missing or too small, by name; nothing
-  // ever written.
+  // Looks for what HDF5 would silently read as zeros, before a data set is read. Errors: a filter that this
+  // library does not have; values in other files without `follow`; sources that are missing or too small, by
+  // name; nothing ever written.
   Hdf5Storage inspect(const std::string& path) const;
   // Reads the whole data set, converted to dtype as HDF5 does (out of range clips, fractions are cut); bf16
   // never converts. `values` has room for describe(path).shape.elements() elements.

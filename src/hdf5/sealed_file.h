@@ -20,7 +20,8 @@ namespace lockstep {
 
 inline constexpr int64_t kSealBytes = 512;
 
-// kUnsealed: a plain HDF5 file, whose signature stands at its beginning or behind a user block (of MATLAB, say).
+// kUnsealed: a plain HDF5 file, whose signature stands at its beginning or behind a user block (of MATLAB,
+// say).
 enum class SealState { kSealed, kUnsealed };
 
 // Writes the seal into the first 512 bytes of a closed HDF5 file that was created with a user block of that
@@ -36,8 +37,8 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 // neither sealed nor plain HDF5.
 std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind);
 
-// Where the signature of HDF5 stands in an unsealed file: at byte 0, or behind a user block at 512, 1024, 2048 and so
-// on, as the format has it. nullopt: nowhere, or the file is sealed, or its seal was damaged.
+// Where the signature of HDF5 stands in an unsealed file: at byte 0, or behind a user block at 512, 1024,
+// 2048 and so on, as the format has it. nullopt: nowhere, or the file is sealed, or its seal was damaged.
 std::optional<int64_t> plain_signature(const std::string& path, ErrorKind kind);
 
 // temp -> fsync -> rename -> fsync directory. Error of `kind` on any failure; the temporary file is removed.

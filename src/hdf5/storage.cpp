@@ -17,12 +17,13 @@ namespace lockstep {
 
 namespace {
 
-// Virtual data sets over virtual data sets: deeper than anybody builds, and an end for those that name each other.
+// Virtual data sets over virtual data sets: deeper than anybody builds, and an end for those that name each
+// other.
 constexpr int kMostLevels = 8;
 constexpr const char* kRemedy = "data.follow = true (prepare: --follow) allows it";
 
-// Filters that are registered with the HDF Group, and that data sets meet; by their numbers, since files need not
-// hold the names.
+// Filters that are registered with the HDF Group, and that data sets meet; by their numbers, since files need
+// not hold the names.
 constexpr std::array<std::pair<H5Z_filter_t, const char*>, 11> kFilters{{{4, "szip"},
                                                                          {307, "bzip2"},
                                                                          {32000, "lzf"},
@@ -116,9 +117,10 @@ class Inspection {
       for (const auto& [number, known] : kFilters) {
         if (number == filter) name = known;
       }
-      refuse(fmt::format("is compressed with filter {}{}, which the HDF5 library here does not have: write it again with "
-                         "gzip (h5py: compression=\"gzip\"), or name the folder of the filter's plugin in HDF5_PLUGIN_PATH",
-                         filter, name.empty() ? "" : fmt::format(" ({})", name)));
+      refuse(fmt::format(
+          "is compressed with filter {}{}, which the HDF5 library here does not have: write it again with "
+          "gzip (h5py: compression=\"gzip\"), or name the folder of the filter's plugin in HDF5_PLUGIN_PATH",
+          filter, name.empty() ? "" : fmt::format(" ({})", name)));
     }
   }
 
@@ -149,7 +151,8 @@ class Inspection {
       std::array<char, 4096> name{};
       off_t offset = 0;
       hsize_t size = 0;
-      if (H5Pget_external(properties, static_cast<unsigned>(i), name.size() - 1, name.data(), &offset, &size) < 0)
+      if (H5Pget_external(properties, static_cast<unsigned>(i), name.size() - 1, name.data(), &offset,
+                          &size) < 0)
         refuse("cannot read: " + deepest_reason());
       require_following(name.data());
       const std::string path = beside(dataset, name.data());
@@ -157,8 +160,9 @@ class Inspection {
       const int64_t bytes = regular_size(path);
       if (bytes < 0) refuse(fmt::format("its values lie in {}, which is not there", path));
       if (static_cast<double>(bytes - offset) < wanted) {
-        refuse(fmt::format("its values lie in {}, which is too short: {} bytes, {:.0f} are taken from byte {} on",
-                           path, bytes, wanted, offset));
+        refuse(fmt::format(
+            "its values lie in {}, which is too short: {} bytes, {:.0f} are taken from byte {} on", path,
+            bytes, wanted, offset));
       }
       missing -= wanted;
     }
@@ -174,12 +178,15 @@ class Inspection {
 
   static std::string beside(hid_t object, const std::string& name) {
     const std::filesystem::path path(name);
-    return path.is_absolute() ? name : (std::filesystem::path(own_path(object)).parent_path() / path).string();
+    return path.is_absolute() ? name
+                              : (std::filesystem::path(own_path(object)).parent_path() / path).string();
   }
 
-  // Every source of a virtual data set is there and holds what is taken from it, and every element has a source.
+  // Every source of a virtual data set is there and holds what is taken from it, and every element has a
+  // source.
   void require_sources(hid_t dataset, hid_t properties, hid_t access, int level, Hdf5Storage& storage) {
-    if (level == kMostLevels) refuse(fmt::format("virtual data sets over each other, more than {} deep", kMostLevels));
+    if (level == kMostLevels)
+      refuse(fmt::format("virtual data sets over each other, more than {} deep", kMostLevels));
     size_t count = 0;
     if (H5Pget_virtual_count(properties, &count) < 0) refuse("cannot read: " + deepest_reason());
     double covered = 0.0;
@@ -193,7 +200,8 @@ class Inspection {
       const Handle given(H5Pget_virtual_vspace(properties, i), H5Sclose);
       if (!taken.valid() || !given.valid()) refuse("cannot read: " + deepest_reason());
       if (file.find('%') != std::string::npos || object.find('%') != std::string::npos)
-        refuse(fmt::format("takes values from {} of {}: sources with numbers for names are not supported", object, file));
+        refuse(fmt::format("takes values from {} of {}: sources with numbers for names are not supported",
+                           object, file));
       if (file != ".") {
         require_following(file);
         storage.elsewhere = true;
@@ -215,7 +223,8 @@ class Inspection {
   static bool without_end(hid_t space) {
     if (H5Sget_select_type(space) != H5S_SEL_HYPERSLABS || H5Sis_regular_hyperslab(space) <= 0) return false;
     std::vector<hsize_t> start(extents_of(space).size()), stride(start), counts(start), block(start);
-    if (H5Sget_regular_hyperslab(space, start.data(), stride.data(), counts.data(), block.data()) < 0) return false;
+    if (H5Sget_regular_hyperslab(space, start.data(), stride.data(), counts.data(), block.data()) < 0)
+      return false;
     for (size_t axis = 0; axis < start.size(); ++axis) {
       if (counts[axis] == H5S_UNLIMITED || block[axis] == H5S_UNLIMITED) return true;
     }
@@ -231,12 +240,14 @@ class Inspection {
     const Handle own(H5Iget_file_id(dataset), H5Fclose);
     // As HDF5 will open it when it reads: a source that does not open then is silently left out.
     const Handle file_access(own.valid() ? H5Fget_access_plist(own) : -1, H5Pclose);
-    const Handle other(inside || !file_access.valid() ? -1 : H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access),
-                       H5Fclose);
+    const Handle other(
+        inside || !file_access.valid() ? -1 : H5Fopen(path.c_str(), H5F_ACC_RDONLY, file_access), H5Fclose);
     const hid_t file = inside ? own : other;
-    if (file < 0) refuse(fmt::format("takes values from {}, which cannot be opened: {}", path, deepest_reason()));
+    if (file < 0)
+      refuse(fmt::format("takes values from {}, which cannot be opened: {}", path, deepest_reason()));
     const Handle source(H5Dopen2(file, object.c_str(), access), H5Dclose);
-    if (!source.valid()) refuse(fmt::format("takes values from {} of {}, which has no such data set", object, path));
+    if (!source.valid())
+      refuse(fmt::format("takes values from {} of {}, which has no such data set", object, path));
     const Handle space(H5Dget_space(source), H5Sclose);
     const std::vector<hsize_t> extents = extents_of(space);
     std::vector<hsize_t> least(extents.size()), most(extents.size());
@@ -249,12 +260,12 @@ class Inspection {
       for (size_t axis = 0; fits && axis < extents.size(); ++axis) fits = most[axis] < extents[axis];
     }
     if (!fits) {
-      refuse(fmt::format("takes {} values from {} of {}, whose shape {} does not have them", points, object, path,
-                         text_of(extents)));
+      refuse(fmt::format("takes {} values from {} of {}, whose shape {} does not have them", points, object,
+                         path, text_of(extents)));
     }
     if (!checked_.emplace(path, object).second) return;
-    const Hdf5Storage inner =
-        Inspection(where_, fmt::format("{} of {}", object, path), kind_, follow_).of(source, access, level + 1);
+    const Hdf5Storage inner = Inspection(where_, fmt::format("{} of {}", object, path), kind_, follow_)
+                                  .of(source, access, level + 1);
     storage.partly_unwritten = storage.partly_unwritten || inner.partly_unwritten;
     storage.chunk_bytes = std::max(storage.chunk_bytes, inner.chunk_bytes);
   }
@@ -275,7 +286,8 @@ Handle data_access(H5L_elink_traverse_t traverse, void* traverse_data) {
   return prepared ? std::move(access) : Handle(-1, H5Pclose);
 }
 
-Hdf5Storage inspect_storage(hid_t dataset, hid_t access, const std::string& where, ErrorKind kind, bool follow) {
+Hdf5Storage inspect_storage(hid_t dataset, hid_t access, const std::string& where, ErrorKind kind,
+                            bool follow) {
   return Inspection(where, "", kind, follow).of(dataset, access, 0);
 }
 

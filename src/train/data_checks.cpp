@@ -18,7 +18,8 @@ constexpr const char* kFeatureNames = "/data/feature_names";
 constexpr const char* kTargetName = "/data/target_name";
 
 std::string target_of(const Dataset& dataset) {
-  return dataset.columns.target.empty() ? "labels" : fmt::format("target column '{}'", dataset.columns.target);
+  return dataset.columns.target.empty() ? "labels"
+                                        : fmt::format("target column '{}'", dataset.columns.target);
 }
 
 std::string name_of_class(const Dataset& dataset, size_t number) {
@@ -48,7 +49,7 @@ std::string describe_task(const Dataset& train, const std::string& loss) {
     return fmt::format("regression of {} target{}{}, loss mean_squared_error", train.target_width,
                        train.target_width == 1 ? "" : "s", column);
   }
-  const std::string chosen = loss != "auto" ? loss
+  const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
   return fmt::format("classification of {} classes{}, loss {}", train.classes, column, chosen);
@@ -62,8 +63,8 @@ void check_classes(RunData& data) {
   const auto first = static_cast<size_t>(train.labels.front());
   if (counts[first] == std::ssize(train.labels)) {
     fail(ErrorKind::kData,
-         fmt::format("{}: {}: all {} training samples are of class {}: there is nothing to tell apart{}", train.source,
-                     target_of(train), train.labels.size(), name_of_class(train, first),
+         fmt::format("{}: {}: all {} training samples are of class {}: there is nothing to tell apart{}",
+                     train.source, target_of(train), train.labels.size(), name_of_class(train, first),
                      train.columns.target.empty() ? "" : " (data.target names another column)"));
   }
   constexpr size_t kShown = 5;
@@ -74,30 +75,35 @@ void check_classes(RunData& data) {
     if (++number <= kShown) empty.push_back(name_of_class(train, i));
   }
   if (number == 0) return;
-  data.hints.push_back(fmt::format("{}: {} of {} classes have no training samples: {}{}", train.source, number,
-                                   train.classes, fmt::join(empty, ", "), number > kShown ? ", ..." : ""));
+  data.hints.push_back(fmt::format("{}: {} of {} classes have no training samples: {}{}", train.source,
+                                   number, train.classes, fmt::join(empty, ", "),
+                                   number > kShown ? ", ..." : ""));
 }
 
 std::string overflow_hint(const Dataset& dataset, DType compute) {
   if (compute != DType::kF16) return "";
   constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
-  const auto found = std::ranges::find_if(dataset.inputs_f32, [](float x) { return std::fabs(x) >= kInfinite; });
+  const auto found =
+      std::ranges::find_if(dataset.inputs_f32, [](float x) { return std::fabs(x) >= kInfinite; });
   if (found == dataset.inputs_f32.end()) return "";
   const int64_t at = found - dataset.inputs_f32.begin(), width = dataset.sample_shape.elements();
-  const std::string place = dataset.columns.features.empty()
-                                ? fmt::format("element {}", at % width + 1)
-                                : fmt::format("column '{}'", dataset.columns.features[static_cast<size_t>(at % width)]);
-  return fmt::format("{}: row {}, {}: {} is infinite in fp16, whose largest number is {}: scale the data, or use "
-                     "precision.compute = \"bf16\"",
-                     dataset.source, at / width + 1, place, *found, kLargest);
+  const std::string place =
+      dataset.columns.features.empty()
+          ? fmt::format("element {}", at % width + 1)
+          : fmt::format("column '{}'", dataset.columns.features[static_cast<size_t>(at % width)]);
+  return fmt::format(
+      "{}: row {}, {}: {} is infinite in fp16, whose largest number is {}: scale the data, or use "
+      "precision.compute = \"bf16\"",
+      dataset.source, at / width + 1, place, *found, kLargest);
 }
 
 void check_indices(const RunData& data, int64_t limit) {
   if (limit == 0) return;
   for (const Dataset* part : {&data.train, data.validation ? &*data.validation : nullptr}) {
     if (part == nullptr || part->largest_index < limit) continue;
-    fail(ErrorKind::kData, fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table",
-                                       part->source, part->largest_index_row, part->largest_index, limit));
+    fail(ErrorKind::kData,
+         fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", part->source,
+                     part->largest_index_row, part->largest_index, limit));
   }
 }
 
@@ -111,7 +117,8 @@ void KeptColumns::describe(State& state) const {
 std::string columns_text(const State& state) {
   const auto features = state.scalars.find(kFeatureNames), target = state.scalars.find(kTargetName);
   if (features == state.scalars.end() || target == state.scalars.end()) return "";
-  const auto *names = std::get_if<std::string>(&features->second), *name = std::get_if<std::string>(&target->second);
+  const auto *names = std::get_if<std::string>(&features->second),
+             *name = std::get_if<std::string>(&target->second);
   return names == nullptr || name == nullptr ? "" : *names + "\n" + *name;
 }
 
@@ -125,9 +132,10 @@ void KeptColumns::restore(const State& found, const std::string& path) {
   const ColumnNames trained = columns_of(columns_text(found)), &now = data_.train.columns;
   if (trained.features.empty() || now.features.empty() || trained == now) return;
   size_t at = 0;
-  while (at < trained.features.size() && at < now.features.size() && trained.features[at] == now.features[at]) ++at;
+  while (at < trained.features.size() && at < now.features.size() && trained.features[at] == now.features[at])
+    ++at;
   const auto name = [&](const ColumnNames& names) {
-    return at < names.features.size() ? fmt::format("column {} is '{}'", at + 1, names.features[at])
+    return at < names.features.size()         ? fmt::format("column {} is '{}'", at + 1, names.features[at])
            : trained.features == now.features ? fmt::format("the target is '{}'", names.target)
                                               : fmt::format("there are {} columns", names.features.size());
   };

@@ -1,4 +1,5 @@
-// Memory that is left: by the machine's counters, those of control groups of both versions, and the address space.
+// Memory that is left: by the machine's counters, those of control groups of both versions, and the address
+// space.
 #include "core/available_memory.h"
 
 #include <gtest/gtest.h>

@@ -150,7 +150,8 @@ TEST_F(Csv, ReadsLinesThatLieAcrossPieces) {
     const std::string name(header, 'h');
     std::string text = name + ",b,y\r\n";
     for (int row = 0; row < 100000; ++row) {
-      text += std::to_string(row) + ", \"" + std::to_string(row % 7) + "\" ," + std::to_string(row % 3) + "\r\n";
+      text +=
+          std::to_string(row) + ", \"" + std::to_string(row % 7) + "\" ," + std::to_string(row % 3) + "\r\n";
     }
     const Dataset data = read(text + std::string((2 << 20) + 5, '\n'));
     ASSERT_EQ(data.size(), 100000) << header;

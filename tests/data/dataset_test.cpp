@@ -55,7 +55,8 @@ TEST(Dataset, TheFormatFollowsFromTheContentUnlessGiven) {
   const std::string csv = "a,y\n1,0\n2,1\n";
   const std::string hdf5 = testing::bytes_of(std::string(LOCKSTEP_DATA_FILES) + "/images_uint8.h5");
   const std::string sealed = testing::bytes_of(std::string(LOCKSTEP_CONFIGS) + "/data/digits.h5");
-  const auto size_of = [&](const std::string& name, const std::string& content, const std::string& format = "auto") {
+  const auto size_of = [&](const std::string& name, const std::string& content,
+                           const std::string& format = "auto") {
     overwrite(directory.file(name), content);
     return read_dataset({.path = directory.file(name), .format = format}).size();
   };
@@ -82,17 +83,20 @@ TEST(Dataset, WhatIsNoDataSetIsCalledByItsName) {
   const auto expect = [&](ErrorKind kind, const std::string& name, const std::string& content,
                           const std::string& part) {
     if (!content.empty()) overwrite(directory.file(name), content);
-    expect_rejection(kind, {directory.file(name), part}, [&] { read_dataset({.path = directory.file(name)}); });
+    expect_rejection(kind, {directory.file(name), part},
+                     [&] { read_dataset({.path = directory.file(name)}); });
   };
   expect(ErrorKind::kData, "book.csv", "PK\x03\x04 and more", "ZIP archive");
   expect(ErrorKind::kData, "array.bin", "\x93NUMPY\x01", "NumPy");
   expect(ErrorKind::kData, "old.h5", "MATLAB 5.0 MAT-file, Platform", "-v7.3");
   expect(ErrorKind::kData, "table.csv", "PAR1....", "Parquet");
-  expect(ErrorKind::kUsage, "unknown", std::string("\x01\x02\x03 \0", 5), "neither from the content nor from the name");
+  expect(ErrorKind::kUsage, "unknown", std::string("\x01\x02\x03 \0", 5),
+         "neither from the content nor from the name");
   expect(ErrorKind::kData, "cut.bin", std::string(3072, '\1'), "truncated");
   expect(ErrorKind::kData, "damaged.h5", std::string(100, '\1'), "neither a sealed file nor plain HDF5");
   expect(ErrorKind::kData, "images-idx3-ubyte", std::string(100, 'x'), "magic");
-  expect(ErrorKind::kData, "train-labels-idx1-ubyte", std::string("\0\0\x08\x01\0\0\0\1\0", 9), "magic must be 0x00000803");
+  expect(ErrorKind::kData, "train-labels-idx1-ubyte", std::string("\0\0\x08\x01\0\0\0\1\0", 9),
+         "magic must be 0x00000803");
   expect(ErrorKind::kData, "absent", "", "No such file");
   gzFile file = gzopen(directory.file("zipped.h5.gz").c_str(), "wb");
   gzwrite(file, "\x89HDF\r\n\x1a\n and more", 17);

@@ -1,5 +1,5 @@
-// HDF5 files of other programs: values that lie elsewhere or nowhere, user blocks, filters, booleans, names. h5py
-// writes them.
+// HDF5 files of other programs: values that lie elsewhere or nowhere, user blocks, filters, booleans, names.
+// h5py writes them.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -178,7 +178,8 @@ virtual('virtual.h5', 'source.h5')
 )");
   std::vector<float> values(36, -1.0f);
   const Hdf5File closed = Hdf5File::open(directory_.file("virtual.h5"), ErrorKind::kCheckpoint);
-  expect_rejection(ErrorKind::kCheckpoint, {"another file"}, [&] { closed.read("/x", DType::kF32, values.data()); });
+  expect_rejection(ErrorKind::kCheckpoint, {"another file"},
+                   [&] { closed.read("/x", DType::kF32, values.data()); });
   EXPECT_EQ(values, std::vector<float>(36, -1.0f));
 }
 
@@ -223,7 +224,8 @@ with new('part.h5') as file: file.create_dataset('x', (12, 3), 'f4', chunks=(4, 
   reject("chunked.h5", false, {"chunked.h5: /x: ", "nothing was ever written", "(12,3)"});
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(read("part.h5").size(), 12);
-  EXPECT_NE(::testing::internal::GetCapturedStderr().find("part.h5: /x: parts were never written"), std::string::npos);
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("part.h5: /x: parts were never written"),
+            std::string::npos);
 }
 
 TEST_F(Hdf5Sources, BooleansAreLabelsOfTwoClassesAndInputs) {

@@ -18,7 +18,8 @@ namespace {
 
 class Bomb : public ::testing::Test {
  protected:
-  // What reading says in a process that may take 200 MiB more; "" when it works, "ended by signal" when it does.
+  // What reading says in a process that may take 200 MiB more; "" when it works, "ended by signal" when it
+  // does.
   static std::string message_of(const DatasetOptions& options) {
     int ends[2];
     if (pipe(ends) != 0) return "no pipe";
@@ -115,7 +116,8 @@ with new('chunk.h5', 4) as file:
     file.create_dataset('x', (4, 1 << 20), 'u1', chunks=(4, 1 << 26), maxshape=(4, None), compression='gzip')[0] = 1
 )");
   ASSERT_TRUE(testing::shell("/usr/bin/python3 " + directory_.file("make.py") + " " + directory_.path()));
-  for (const char* name : {"zeros.h5", "fill.h5", "chunk.h5"}) expect_refused({.path = directory_.file(name)});
+  for (const char* name : {"zeros.h5", "fill.h5", "chunk.h5"})
+    expect_refused({.path = directory_.file(name)});
 }
 
 }  // namespace

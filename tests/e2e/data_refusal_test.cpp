@@ -1,4 +1,5 @@
-// What users bring by mistake: columns in another order, one class, files that name other files. One line each, in time.
+// What users bring by mistake: columns in another order, one class, files that name other files. One line
+// each, in time.
 #include <regex>
 
 #include "e2e/training_run.h"
@@ -10,10 +11,12 @@ class Tables : public ::testing::Test {
  protected:
   Tables() {
     write_file(scratch_.file("train.csv"), points_csv(53, 3));
-    write_file(scratch_.file("run.toml"), configuration("train = \"" + scratch_.file("train.csv") + "\"\n", kMlp, kAdam));
+    write_file(scratch_.file("run.toml"),
+               configuration("train = \"" + scratch_.file("train.csv") + "\"\n", kMlp, kAdam));
   }
   // points_csv with its columns a, b, c, kind in the order of `order`, renamed to `header`.
-  static std::string reordered(const std::string& csv, const std::vector<size_t>& order, const std::string& header) {
+  static std::string reordered(const std::string& csv, const std::vector<size_t>& order,
+                               const std::string& header) {
     std::istringstream lines(csv);
     std::string line, text = header + "\n";
     std::getline(lines, line);
@@ -26,13 +29,15 @@ class Tables : public ::testing::Test {
           fields.back() += c;
         }
       }
-      for (size_t i = 0; i < order.size(); ++i) text += fields[order[i]] + (i + 1 < order.size() ? "," : "\n");
+      for (size_t i = 0; i < order.size(); ++i)
+        text += fields[order[i]] + (i + 1 < order.size() ? "," : "\n");
     }
     return text;
   }
-  Outcome train(const std::vector<std::string>& settings, const std::string& output, int workers = kNoLauncher,
-                bool resume = false) const {
-    std::vector<std::string> arguments = {"train", scratch_.file("run.toml"), "--output", scratch_.file(output)};
+  Outcome train(const std::vector<std::string>& settings, const std::string& output,
+                int workers = kNoLauncher, bool resume = false) const {
+    std::vector<std::string> arguments = {"train", scratch_.file("run.toml"), "--output",
+                                          scratch_.file(output)};
     if (resume) arguments.emplace_back("--resume");
     for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
     return run(workers, arguments);
@@ -62,7 +67,8 @@ TEST_F(Tables, ColumnsOfValidationDataAreTakenByName) {
   ASSERT_EQ(train({same}, "same").exit_code, 0);
   const Outcome other = train({mixed}, "mixed", 2);
   EXPECT_EQ(other.exit_code, 0) << other.err;
-  EXPECT_NE(other.err.find("mixed.csv: columns are taken by name, in the order of "), std::string::npos) << other.err;
+  EXPECT_NE(other.err.find("mixed.csv: columns are taken by name, in the order of "), std::string::npos)
+      << other.err;
   EXPECT_EQ(metrics_of(scratch_.file("mixed")).back()["validation_loss"],
             metrics_of(scratch_.file("same")).back()["validation_loss"]);
   EXPECT_EQ(evaluate({mixed}, "same").out, evaluate({same}, "same").out);
@@ -77,7 +83,8 @@ TEST_F(Tables, ColumnsAreKeptInTheCheckpoint) {
   write_file(scratch_.file("renamed.csv"), reordered(points, {0, 1, 2, 3}, "a,b,c,sort"));
   EXPECT_EQ(evaluate({mixed}, "out").out, evaluate({}, "out").out);
   expect_refusal(evaluate({"data.train=" + scratch_.file("renamed.csv")}, "out"), "'sort'.*'kind'");
-  expect_refusal(train({mixed, "train.steps=20"}, "out", kNoLauncher, true), "column 1 is 'c'.*column 1 is 'a'");
+  expect_refusal(train({mixed, "train.steps=20"}, "out", kNoLauncher, true),
+                 "column 1 is 'c'.*column 1 is 'a'");
   expect_refusal(train({mixed, "train.steps=20"}, "out", 2, true), "column 1 is 'c'.*column 1 is 'a'");
   EXPECT_EQ(train({"train.steps=20"}, "out", 2, true).exit_code, 0);
 }
@@ -90,7 +97,8 @@ TEST_F(Tables, OneClassIsRefusedAndTheTaskIsSaid) {
   }
   const Outcome outcome = train({"data.classes=5"}, "five", 2);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  EXPECT_NE(outcome.err.find("classification of 5 classes, target column 'kind', loss cross_entropy\n"), std::string::npos)
+  EXPECT_NE(outcome.err.find("classification of 5 classes, target column 'kind', loss cross_entropy\n"),
+            std::string::npos)
       << outcome.err;
   EXPECT_NE(outcome.err.find("warning: " + scratch_.file("train.csv") +
                              ": 2 of 5 classes have no training samples: 3, 4\n"),
@@ -100,8 +108,10 @@ TEST_F(Tables, OneClassIsRefusedAndTheTaskIsSaid) {
 
 TEST_F(Tables, InputsBeyondHalfPrecisionAreSaid) {
   write_file(scratch_.file("large.csv"), points_csv(53, 3) + "1,70000,3,1\n");
-  const Outcome outcome = train({"data.train=" + scratch_.file("large.csv"), "precision.compute=fp16"}, "large");
-  EXPECT_NE(outcome.err.find("large.csv: row 54, column 'b': 70000 is infinite in fp16"), std::string::npos) << outcome.err;
+  const Outcome outcome =
+      train({"data.train=" + scratch_.file("large.csv"), "precision.compute=fp16"}, "large");
+  EXPECT_NE(outcome.err.find("large.csv: row 54, column 'b': 70000 is infinite in fp16"), std::string::npos)
+      << outcome.err;
 }
 
 TEST_F(Tables, AnIndexOutsideOfTheTableIsRefusedBeforeTheFirstStep) {
@@ -146,11 +156,13 @@ with h5py.File('spy.h5', 'w') as file:
   EXPECT_EQ(prepare("spy.h5", true).exit_code, 0);
   const std::string plain = "data.train=" + scratch_.file("plain.h5"),
                     other = "data.train=" + scratch_.file("virtual.h5");
-  expect_refusal(train({other}, "closed"), "virtual\\.h5: /x: .*another file, source\\.h5: data\\.follow = true");
+  expect_refusal(train({other}, "closed"),
+                 "virtual\\.h5: /x: .*another file, source\\.h5: data\\.follow = true");
   const Outcome followed = train({other, "data.follow=true"}, "followed", 2);
   EXPECT_EQ(followed.exit_code, 0) << followed.err;
   ASSERT_EQ(train({plain}, "plain").exit_code, 0);
-  EXPECT_EQ(digest_of(checkpoint_of(scratch_.file("followed"), 12)), digest_of(checkpoint_of(scratch_.file("plain"), 12)));
+  EXPECT_EQ(digest_of(checkpoint_of(scratch_.file("followed"), 12)),
+            digest_of(checkpoint_of(scratch_.file("plain"), 12)));
   EXPECT_EQ(evaluate({other, "data.follow=true"}, "followed").exit_code, 0);
 }
 

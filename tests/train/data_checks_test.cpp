@@ -28,11 +28,13 @@ TEST(DataChecks, TheTaskIsSaidInOneLine) {
             "classification of 10 classes, target column 'digit', loss cross_entropy");
   EXPECT_EQ(describe_task(labelled({0, 1}, 2).train, "auto"),
             "classification of 2 classes, loss logistic for one output, else cross_entropy");
-  EXPECT_EQ(describe_task(labelled({0, 1}, 2).train, "logistic"), "classification of 2 classes, loss logistic");
+  EXPECT_EQ(describe_task(labelled({0, 1}, 2).train, "logistic"),
+            "classification of 2 classes, loss logistic");
   Dataset prices;
   prices.target_width = 1;
   prices.columns.target = "price";
-  EXPECT_EQ(describe_task(prices, "auto"), "regression of 1 target, target column 'price', loss mean_squared_error");
+  EXPECT_EQ(describe_task(prices, "auto"),
+            "regression of 1 target, target column 'price', loss mean_squared_error");
   prices.columns = {};
   prices.target_width = 3;
   EXPECT_EQ(describe_task(prices, "auto"), "regression of 3 targets, loss mean_squared_error");
@@ -97,7 +99,8 @@ TEST(DataChecks, IndicesOutsideOfTheTableAreRefusedWithFileAndRow) {
   data.validation->largest_index_row = 12;
   expect_rejection(ErrorKind::kData, {"validation.h5: row 12: index 9 is outside [0, 9)"},
                    [&] { check_indices(data, 9); });
-  expect_rejection(ErrorKind::kData, {"train.h5: row 3: index 7 is outside [0, 7)"}, [&] { check_indices(data, 7); });
+  expect_rejection(ErrorKind::kData, {"train.h5: row 3: index 7 is outside [0, 7)"},
+                   [&] { check_indices(data, 7); });
 }
 
 class Columns : public ::testing::Test {
@@ -107,7 +110,8 @@ class Columns : public ::testing::Test {
     data.train.source = "table.csv";
     data.train.sample_shape = {static_cast<int64_t>(names.features.size())};
     data.train.columns = names;
-    for (const std::string& name : names.features) data.train.inputs_f32.push_back(static_cast<float>(name[0]));
+    for (const std::string& name : names.features)
+      data.train.inputs_f32.push_back(static_cast<float>(name[0]));
     return data;
   }
   static void put_columns(const ColumnNames& names, State& state) {
