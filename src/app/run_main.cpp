@@ -223,6 +223,8 @@ int run_main(int argc, char** argv) {
   prepare_command->add_option("--labels", arguments.dataset.labels, "IDX: labels file");
   prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
   prepare_command->add_option("--classes", arguments.dataset.classes, "number of classes; 0: find out; -1: regression");
+  prepare_command->add_flag("--follow", arguments.dataset.follow,
+                            "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");

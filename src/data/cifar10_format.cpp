@@ -47,9 +47,9 @@ Dataset read_cifar10(const DatasetOptions& options) {
     if (!file.compressed()) {
       const auto more = static_cast<size_t>(file.most_remaining() / kRecord * kChannels * kPlane);
       if (options.narrow) {
-        dataset.inputs_u8.reserve(dataset.inputs_u8.size() + more);
+        make_room(dataset.inputs_u8, more, path);
       } else {
-        dataset.inputs_f32.reserve(dataset.inputs_f32.size() + more);
+        make_room(dataset.inputs_f32, more, path);
       }
     }
     std::array<uint8_t, kRecord> record{};
@@ -64,6 +64,11 @@ Dataset read_cifar10(const DatasetOptions& options) {
       if (record[0] >= dataset.classes) {
         fail(ErrorKind::kData, fmt::format("{}: byte {}: CIFAR-10 label must be in [0, {}): got {}", path,
                                            start, dataset.classes, record[0]));
+      }
+      if (options.narrow) {
+        make_room(dataset.inputs_u8, kChannels * kPlane, path);
+      } else {
+        make_room(dataset.inputs_f32, kChannels * kPlane, path);
       }
       dataset.labels.push_back(record[0]);
       for (int64_t pixel = 0; pixel < kPlane; ++pixel) {

@@ -19,33 +19,68 @@ namespace lockstep {
 
 namespace {
 
-std::string read_text(InputFile& file) {
-  constexpr size_t kPiece = 1 << 20;
-  std::string text;
-  // One byte more than a plain file holds, so that a single read also sees its end.
-  size_t piece = file.compressed() ? kPiece : static_cast<size_t>(file.most_remaining()) + 1;
-  for (size_t size = 0;; piece = kPiece) {
-    text.resize(size + piece);
-    const size_t got = file.read_up_to(text.data() + size, piece);
-    size += got;
-    if (got < piece) {
-      text.resize(size);
-      return text;
-    }
-  }
-}
+// The text of a file in pieces of whole lines, so that it is never in memory as a whole. Blanks and line ends
+// at the end of the file are left out.
+class Lines {
+ public:
+  explicit Lines(InputFile& file) : file_(file) {}
 
-// A cursor over the text: fields separated by commas, lines by LF or CRLF; a field may stand in double
+  // The next piece, which stays valid until the following call; empty at the end.
+  std::string_view next() {
+    constexpr size_t kPiece = size_t{1} << 20;
+    text_.erase(0, given_);
+    given_ = 0;
+    while (!ended_) {
+      const size_t size = text_.size();
+      if (size + kPiece > text_.capacity())
+        require_memory(file_.path(), static_cast<int64_t>(2 * (size + kPiece)));
+      text_.resize(size + kPiece);
+      text_.resize(size + file_.read_up_to(text_.data() + size, kPiece));
+      ended_ = text_.size() < size + kPiece;
+      given_ = ended_ ? text_.size() : end_of_lines();
+      if (given_ > 0) break;
+    }
+    std::string_view piece(text_.data(), given_);
+    if (first_ && piece.starts_with("\xEF\xBB\xBF")) piece.remove_prefix(3);  // byte order mark
+    first_ = false;
+    if (ended_) {
+      while (!piece.empty() && is_blank(piece.back())) piece.remove_suffix(1);
+    }
+    return piece;
+  }
+
+ private:
+  static bool is_blank(char c) { return c == '\n' || c == '\r' || c == ' '; }
+
+  // Behind the last line that is whole, without the empty lines after it: they may be those at the end of the
+  // file.
+  size_t end_of_lines() const {
+    size_t blank = text_.rfind('\n');
+    if (blank == std::string::npos) return 0;
+    while (blank > 0 && is_blank(text_[blank - 1])) --blank;
+    return blank == 0 ? 0 : text_.find('\n', blank) + 1;
+  }
+
+  InputFile& file_;
+  std::string text_;
+  size_t given_ = 0;
+  bool first_ = true, ended_ = false;
+};
+
+// A cursor over the lines: fields separated by commas, lines by LF or CRLF; a field may stand in double
 // quotes.
 class CsvText {
  public:
-  CsvText(const std::string& path, std::string_view text)
-      : path_(path), at_(text.data()), end_(at_ + text.size()) {
-    if (text.starts_with("\xEF\xBB\xBF")) at_ += 3;  // byte order mark
-    while (end_ > at_ && (end_[-1] == '\n' || end_[-1] == '\r' || end_[-1] == ' ')) --end_;
-  }
+  CsvText(const std::string& path, Lines& lines) : path_(path), lines_(lines) {}
 
-  bool done() const { return at_ == end_; }
+  // Whether nothing follows. At the end of a line only.
+  bool done() {
+    if (at_ != end_) return false;
+    const std::string_view piece = lines_.next();
+    at_ = piece.data();
+    end_ = at_ + piece.size();
+    return piece.empty();
+  }
 
   // The names of the first line, unquoted, without surrounding blanks.
   std::vector<std::string> header() {
@@ -123,8 +158,9 @@ class CsvText {
   }
 
   const std::string& path_;
-  const char* at_;
-  const char* end_;
+  Lines& lines_;
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
 };
 
 // A finite number of the type T. nullptr, or why the text is none.
@@ -148,8 +184,8 @@ const char* parse_number(std::string_view text, T& value) {
 
 Dataset read_csv(const DatasetOptions& options) {
   InputFile file(options.path);
-  const std::string text = read_text(file);
-  CsvText csv(options.path, text);
+  Lines lines(file);
+  CsvText csv(options.path, lines);
   if (csv.done()) fail(ErrorKind::kData, fmt::format("{}: holds no header", options.path));
 
   const std::vector<std::string> names = csv.header();
@@ -159,6 +195,7 @@ Dataset read_csv(const DatasetOptions& options) {
          fmt::format("{}: header must name at least two columns, separated by commas: got '{}'", options.path,
                      names[0]));
   }
+  const std::string& wanted = options.target.empty() ? options.expected_target : options.target;
   size_t target = columns;
   std::map<std::string, size_t> numbers;
   bool all_numbers = true;
@@ -170,7 +207,7 @@ Dataset read_csv(const DatasetOptions& options) {
     }
     double value = 0.0;
     all_numbers = all_numbers && parse_number(names[column], value) == nullptr;
-    if (names[column] == options.target) target = column;
+    if (names[column] == wanted) target = column;
   }
   if (all_numbers) {
     fail(ErrorKind::kData,
@@ -179,21 +216,27 @@ Dataset read_csv(const DatasetOptions& options) {
              fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
              columns > 3 ? ", ..." : ""));
   }
-  if (options.target.empty()) target = columns - 1;
+  if (wanted.empty()) target = columns - 1;
   if (target == columns) {
-    fail(ErrorKind::kData, fmt::format("{}: header has no column '{}': it has {}", options.path,
-                                       options.target, fmt::join(names, ", ")));
+    fail(ErrorKind::kData, fmt::format("{}: header has no column '{}', the target: it has {}", options.path,
+                                       wanted, fmt::join(names, ", ")));
   }
 
   Dataset dataset;
   dataset.source = options.path;
   dataset.sample_shape = {static_cast<int64_t>(columns) - 1};
+  dataset.columns.target = names[target];
+  for (size_t column = 0; column < columns; ++column) {
+    if (column != target) dataset.columns.features.push_back(names[column]);
+  }
   std::vector<double> targets;
   const auto place = [&](size_t row, size_t column) {
     return fmt::format("{}: row {}, column '{}'", options.path, row, names[column]);
   };
   for (size_t row = 1; !csv.done(); ++row) {
     size_t column = 0;
+    make_room(dataset.inputs_f32, columns - 1, options.path);
+    make_room(targets, 1, options.path);
     for (bool more = true; more; ++column) {
       const std::string_view field = csv.field();
       if (column < columns) {
@@ -228,6 +271,7 @@ Dataset read_csv(const DatasetOptions& options) {
                                        place(fractional + 1, target), targets[fractional]));
   }
   if (options.classes >= 0 && fractional == targets.size()) {
+    require_memory(options.path, static_cast<int64_t>(targets.size() * (sizeof(int64_t) + sizeof(int32_t))));
     std::vector<int64_t> labels(targets.size());
     for (size_t i = 0; i < targets.size(); ++i) {
       constexpr double kOutOfRange = 9.0e18;  // converts to int64 without overflow

@@ -96,10 +96,32 @@ StoredSamples stored_samples(const Dataset& dataset) {
   return stored;
 }
 
+std::vector<int64_t> class_counts(std::span<const int32_t> labels, int64_t classes) {
+  // More than are worth keeping beside the data.
+  constexpr int64_t kMostClasses = 1 << 20;
+  if (classes == 0 || classes > kMostClasses) return {};
+  std::vector<int64_t> counts(static_cast<size_t>(classes), 0);
+  for (const int32_t label : labels) ++counts[static_cast<size_t>(label)];
+  return counts;
+}
+
 TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
   const DType delivered = dataset_.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
-  description_ = {dataset_.source, dataset_.size(),  dataset_.sample_shape,
-                  delivered,       dataset_.classes, dataset_.target_width};
+  description_.source = dataset_.source;
+  description_.samples = dataset_.size();
+  description_.sample_shape = dataset_.sample_shape;
+  description_.input_dtype = delivered;
+  description_.classes = dataset_.classes;
+  description_.target_width = dataset_.target_width;
+  description_.columns = dataset_.columns;
+  description_.class_names = dataset_.class_names;
+  description_.class_counts = class_counts(dataset_.labels, dataset_.classes);
+  const auto largest = std::ranges::max_element(dataset_.inputs_i32);
+  if (largest != dataset_.inputs_i32.end()) {
+    description_.largest_index = *largest;
+    description_.largest_index_row =
+        (largest - dataset_.inputs_i32.begin()) / dataset_.sample_shape.elements() + 1;
+  }
   stored_ = stored_samples(dataset_);
   if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
       std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
@@ -153,6 +175,28 @@ void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffe
     float* row = out.inputs_f32 + i * features;
     for (size_t j = 0; j < features; ++j) row[j] = (row[j] - mean_[j]) * factor_[j];
   }
+}
+
+ReorderedSource::ReorderedSource(std::shared_ptr<const DataSource> base, std::vector<size_t> order,
+                                 ColumnNames columns)
+    : base_(std::move(base)), order_(std::move(order)) {
+  description_ = base_->description();
+  description_.columns = std::move(columns);
+}
+
+void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  base_->gather(rows, out);
+  const auto reorder = [&]<class T>(T* values) {
+    if (values == nullptr) return;
+    thread_local std::vector<T> row;
+    row.resize(order_.size());
+    for (size_t i = 0; i < rows.size(); ++i, values += order_.size()) {
+      std::copy_n(values, order_.size(), row.begin());
+      std::transform(order_.begin(), order_.end(), values, [&](size_t from) { return row[from]; });
+    }
+  };
+  reorder(out.inputs_f32);
+  reorder(out.inputs_i32);
 }
 
 PartSource::PartSource(std::shared_ptr<const DataSource> base, const Split& split, Side side)

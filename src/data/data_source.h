@@ -26,6 +26,11 @@ struct DataDescription {
   DType input_dtype = DType::kF32;  // kF32 (features, whatever type they are stored in) or kI32 (tokens)
   int64_t classes = 0;              // > 0: classification, labels in [0, classes)
   int64_t target_width = 0;         // > 0: regression
+  ColumnNames columns;              // of tables
+  std::vector<std::string> class_names;
+  std::vector<int64_t> class_counts;  // samples of each class in the whole file; empty: not known
+  // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.
+  int64_t largest_index = -1, largest_index_row = 0;
 };
 
 // Where gathered samples go, one behind the other: of the four those that the description names.
@@ -55,6 +60,8 @@ class DataSource {
   // gathered, has them brought meanwhile.
   virtual bool waits() const { return false; }
   virtual void read_ahead(std::span<const int64_t>) const {}
+  // Whether all samples are in memory, so that a look at each costs little.
+  virtual bool in_memory() const { return false; }
 
  protected:
   DataDescription description_;
@@ -95,6 +102,7 @@ class TableSource final : public StoredSource {
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
     gather_stored(rows, out);
   }
+  bool in_memory() const override { return true; }
   std::string digest() const override;
   FeatureStatistics statistics() const override;
 
@@ -135,10 +143,26 @@ class StandardizedSource final : public DataSource {
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override { return base_->waits(); }
   void read_ahead(std::span<const int64_t> rows) const override { base_->read_ahead(rows); }
+  bool in_memory() const override { return base_->in_memory(); }
 
  private:
   std::shared_ptr<const DataSource> base_;
   std::vector<float> mean_, factor_;
+};
+
+// Features (or tokens) in another order.
+class ReorderedSource final : public DataSource {
+ public:
+  // order[i]: the element of the base's samples that becomes element i.
+  ReorderedSource(std::shared_ptr<const DataSource> base, std::vector<size_t> order, ColumnNames columns);
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
+  bool waits() const override { return base_->waits(); }
+  void read_ahead(std::span<const int64_t> rows) const override { base_->read_ahead(rows); }
+  bool in_memory() const override { return base_->in_memory(); }
+
+ private:
+  std::shared_ptr<const DataSource> base_;
+  std::vector<size_t> order_;
 };
 
 // One side of a split.
@@ -149,6 +173,7 @@ class PartSource final : public DataSource {
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override { return base_->waits(); }
   void read_ahead(std::span<const int64_t> rows) const override;
+  bool in_memory() const override { return base_->in_memory(); }
 
  private:
   template <class Use>

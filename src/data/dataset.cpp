@@ -4,39 +4,38 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 #include <limits>
 #include <new>
 
+#include "core/available_memory.h"
 #include "core/error.h"
 #include "data/formats.h"
 
 namespace lockstep {
 
-namespace {
-
-// "" when the name does not tell.
-std::string format_by_name(const std::string& path) {
-  std::string name = std::filesystem::path(path).filename().string();
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  if (name.ends_with(".gz")) name.resize(name.size() - 3);
-  if (name.ends_with(".h5") || name.ends_with(".hdf5")) return "hdf5";
-  if (name.ends_with(".csv")) return "csv";
-  if (name.find("idx3") != std::string::npos) return "idx";
-  return name.ends_with(".bin") ? "cifar10" : "";
-}
-
-}  // namespace
-
 std::string format_of(const DatasetOptions& options) {
-  return options.format == "auto" ? format_by_name(options.path) : options.format;
+  if (options.format != "auto") return options.format;
+  // CIFAR-10: several files may stand in a list.
+  const size_t comma = options.path.find(',');
+  const bool list = comma != std::string::npos && !std::filesystem::exists(options.path);
+  return detect_format(list ? options.path.substr(0, comma) : options.path);
 }
 
 int64_t Dataset::size() const {
   if (classes > 0) return static_cast<int64_t>(labels.size());
   return target_width > 0 ? static_cast<int64_t>(targets.size()) / target_width : 0;
+}
+
+bool fits_memory(int64_t bytes) {
+  constexpr int64_t kSmall = 1 << 20;
+  return bytes < kSmall || bytes <= AvailableMemory().bytes();
+}
+
+void require_memory(const std::string& path, int64_t bytes) {
+  if (fits_memory(bytes)) return;
+  fail(ErrorKind::kData,
+       fmt::format("{}: takes {} bytes of memory: {} are available", path, bytes, AvailableMemory().bytes()));
 }
 
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
@@ -72,12 +71,6 @@ Dataset read_dataset(const DatasetOptions& options) {
                      options.path, options.classes));
   }
   const std::string format = format_of(options);
-  if (format.empty()) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: format cannot be told from the name: give format = \"hdf5\", \"idx\", "
-                     "\"cifar10\" or \"csv\"",
-                     options.path));
-  }
   const bool images_only = format == "idx" || format == "cifar10";
   if (images_only && options.classes == -1) {
     fail(ErrorKind::kUsage,

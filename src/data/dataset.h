@@ -8,6 +8,7 @@
 
 #include "core/dtype.h"
 #include "core/shape.h"
+#include "data/columns.h"
 
 namespace lockstep {
 
@@ -28,6 +29,7 @@ struct Dataset {
   int64_t target_width = 0;              // > 0: regression
   std::vector<float> targets;            // n * target_width, regression
   std::vector<std::string> class_names;  // optional
+  ColumnNames columns;                   // of tables; the names travel with the HDF5 file
   // Where the data came from and under which terms ("source", "licence", "citation"): travels with the HDF5
   // file.
   std::map<std::string, std::string> attribution;
@@ -37,9 +39,14 @@ struct Dataset {
 
 struct DatasetOptions {
   std::string path{};           // file; IDX: the images file; CIFAR-10: a file or several separated by commas
-  std::string format = "auto";  // auto | hdf5 | idx | cifar10 | csv
+  std::string format = "auto";  // auto (by the content) | hdf5 | idx | cifar10 | csv
   std::string labels{};         // IDX: the labels file ("" = derived from the images file's name)
-  std::string target{};         // CSV: name of the target column ("" = the last column)
+  std::string target{};         // CSV: name of the target column ("" = expected_target, else the last column)
+  // CSV: the target of the data that these belong to; without meaning for other formats.
+  std::string expected_target{};
+  // HDF5: whether values may lie in other files (external links, external storage, virtual data sets), which
+  // a file of a stranger could use to have any file read.
+  bool follow = false;
   // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
   // training has no use for.
   bool texts = false;

@@ -1,15 +1,23 @@
 // The readers behind read_dataset, one a file format, and the label check that they share.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "data/dataset.h"
 
 namespace lockstep {
+
+// The format of a file by its content: hdf5 (a seal, or the signature behind whatever user block), idx (its
+// magic number), csv (text), each but hdf5 also inside gzip; cifar10, which has no mark, where name and size
+// agree. Where the content does not tell, by the name. Errors: kData when it is of another known kind, or
+// cannot be read and has no telling name; kUsage when nothing tells.
+std::string detect_format(const std::string& path);
 
 Dataset read_hdf5(const DatasetOptions& options);
 
@@ -32,6 +40,26 @@ void try_hdf5(const DatasetOptions& options, int64_t seconds);
 Dataset read_idx(const DatasetOptions& options);
 Dataset read_cifar10(const DatasetOptions& options);
 Dataset read_csv(const DatasetOptions& options);
+
+// Whether this process can still take so many bytes.
+bool fits_memory(int64_t bytes);
+
+// Error (kData) in one line where this process cannot take so many bytes: before they are asked for, since a
+// system that hands out more than it has ends the process later. Small amounts are not looked at.
+void require_memory(const std::string& path, int64_t bytes);
+
+// Room for `more` further values of a file whose number is not known before its end.
+template <class T>
+void make_room(std::vector<T>& values, size_t more, const std::string& path) {
+  const size_t least = values.size() + more;
+  if (least <= values.capacity()) return;
+  const auto bytes = [](size_t count) { return static_cast<int64_t>(count * sizeof(T)); };
+  size_t room = std::max(least, 2 * values.capacity());
+  // Where doubling goes too far, in smaller steps.
+  if (!fits_memory(bytes(room))) room = least + least / 8;
+  require_memory(path, bytes(room));
+  values.reserve(room);
+}
 
 // Makes the data set a classification with these labels. classes > 0 states their number, 0 takes the largest
 // label + 1. place(i) names where label i stands ("train.csv: row 3, column 'digit'"), for the Error (kData)

@@ -1,9 +1,11 @@
-// HDF5 data sets: /x (n, sample...) and /y, (n) labels or (n, width) targets.
+// HDF5 data sets: /x (n, sample...) and /y: labels, (n) or (n, 1) integers or (n, classes) with a single 1 a
+// row; or targets, (n, width).
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
-// multiplied by it), `divisor` (real: and divided by this one) and `tokens` (1: integers that index a table);
-// of y, `classes` (number) and `class_names` (one a line). On the root group, texts that are passed on:
-// `source`, `licence`, `citation`.
+// multiplied by it), `divisor` (real: and divided by this one), `tokens` (1: integers that index a table) and
+// `feature_names` (of its columns); of y, `classes` (number), `class_names` and `target_name`. Several names
+// are one a line, or an array of texts. On the root group, texts that are passed on: `source`, `licence`,
+// `citation`.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -18,6 +20,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <optional>
@@ -25,6 +28,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "data/formats.h"
 #include "data/input_file.h"
 #include "hdf5/file.h"
@@ -38,28 +42,33 @@ constexpr std::array<const char*, 3> kAttribution{"source", "licence", "citation
 
 // Of an unsealed file: the end of file that its superblock states ("Version 0/1/2/3 Superblock" in the HDF5
 // file format specification) must not lie behind its real end. The HDF5 library is not shown a file that was
-// cut off. Both count from the base address where the superblock was once (h5unjam takes away what stood
-// before it, and leaves the address).
-void check_superblock(const std::string& path, int64_t file_size) {
+// cut off. `at`: where the superblock stands, behind a user block perhaps. Its addresses count from the base
+// address, where it was once (h5unjam takes away what stood before it, and leaves the address).
+void check_superblock(const std::string& path, int64_t at, int64_t file_size) {
+  std::array<char, 64> bytes{};
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(at).read(bytes.data(), bytes.size());
+  const auto got = static_cast<size_t>(file.gcount());
   std::array<uint8_t, 64> head{};
-  InputFile file(path);
-  const size_t got = file.read_up_to(head.data(), head.size());
+  std::copy(bytes.begin(), bytes.end(), head.begin());
+  file_size -= at;
   const uint8_t version = head[8];
   // Versions 0 and 1: sizes at byte 13, then base, free-space and end-of-file addresses from byte 24 or 28.
   // Versions 2 and 3: sizes at byte 9, then base, extension and end-of-file addresses from byte 12.
   const size_t address_bytes = version < 2 ? head[13] : head[9];
   const size_t base_at = version == 0 ? 24u : version == 1 ? 28u : 12u, end_at = base_at + 2 * address_bytes;
   if (version > 3 || (address_bytes != 4 && address_bytes != 8) || end_at + address_bytes > got) {
-    fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte 8", path));
+    fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte {}", path, at + 8));
   }
-  const auto address = [&](size_t at) {
+  const auto address = [&](size_t offset) {
     uint64_t value = 0;
-    for (size_t i = address_bytes; i-- > 0;) value = (value << 8) | head[at + i];
+    for (size_t i = address_bytes; i-- > 0;) value = (value << 8) | head[offset + i];
     return value;
   };
   const uint64_t base = address(base_at), stated_end = address(end_at) - base;
   if (base > address(end_at))
-    fail(ErrorKind::kData, fmt::format("{}: damaged HDF5 superblock at byte {}", path, base_at));
+    fail(ErrorKind::kData,
+         fmt::format("{}: damaged HDF5 superblock at byte {}", path, at + static_cast<int64_t>(base_at)));
   if (stated_end > static_cast<uint64_t>(file_size)) {
     fail(ErrorKind::kData,
          fmt::format("{}: truncated: {} bytes long, its superblock says {}", path, file_size, stated_end));
@@ -78,24 +87,24 @@ class Hdf5DatasetReader {
       : options_(options), path_(options.path), file_size_(checked_file_size(path_)) {
     const bool sealed = verify_seal(path_, ErrorKind::kData, false) == SealState::kSealed;
     with_texts_ = sealed || options.texts;
-    if (!sealed) check_superblock(path_, file_size_);
+    if (!sealed) check_superblock(path_, plain_signature(path_, ErrorKind::kData).value_or(0), file_size_);
   }
 
   // Everything but the inputs, and what read_inputs() needs.
   void open() {
-    file_.emplace(Hdf5File::open(path_, ErrorKind::kData));
+    file_.emplace(Hdf5File::open(path_, ErrorKind::kData, options_.follow));
     const Hdf5File& file = *file_;
     dataset_.source = path_;
-    x_ = describe(file, "/x");
-    const Hdf5Entry y = describe(file, "/y");
+    x_ = describe(file, "/x", false);
+    const Hdf5Entry y = describe(file, "/y", true);
     if (x_.shape.rank() < 2) {
       fail(ErrorKind::kData,
            fmt::format("{}: /x: must have the shape (n, sample...): got {}", path_, x_.shape.to_string()));
     }
     if (y.shape.rank() < 1 || y.shape.rank() > 2 || y.shape[0] != x_.shape[0]) {
       fail(ErrorKind::kData,
-           fmt::format("{}: /y: must hold one label or target for each row of x: shapes {} and {}", path_,
-                       y.shape.to_string(), x_.shape.to_string()));
+           fmt::format("{}: /y: must hold one label or target for each row of x: shapes {} and {}{}", path_,
+                       y.shape.to_string(), x_.shape.to_string(), reversed_axes(x_, y)));
     }
     dataset_.sample_shape = Shape(x_.shape.extents().subspan(1));
     const std::string tokens = carrier(file, "/x", "tokens");
@@ -111,16 +120,24 @@ class Hdf5DatasetReader {
       }
     }
     const bool stated = options_.classes > 0 || !carrier(file, "/y", "classes").empty();
-    const bool regression = options_.classes == -1 || (options_.classes == 0 && !stated &&
-                                                       (y.shape.rank() == 2 || is_floating(y.dtype)));
-    if (regression) {
+    const bool wide = y.shape.rank() == 2 && y.shape[1] > 1;
+    if (options_.classes == -1 || (!wide && !stated && is_floating(y.dtype))) {
       read_targets(file, y);
-    } else {
+    } else if (!wide) {
       read_labels(file, y);
+    } else {
+      read_targets(file, y);
+      if (!take_one_hot(file) && stated) {
+        fail(ErrorKind::kData,
+             fmt::format("{}: /y: labels must have the shape (n) or (n,1), or be one-hot rows: got {} "
+                         "(classes = -1 makes it a regression)",
+                         path_, y.shape.to_string()));
+      }
     }
     if (with_texts_) {
       dataset_.attribution = read_attribution(file);
-      if (!regression) read_class_names(file);
+      if (dataset_.classes > 0) read_class_names(file);
+      read_column_names(file);
     }
   }
 
@@ -155,6 +172,7 @@ class Hdf5DatasetReader {
 
   Dataset read() {
     open();
+    require_memory(path_, x_.shape.elements() * static_cast<int64_t>(size_of(dataset_.input_dtype)));
     read_inputs(0, x_.shape[0], dataset_);
     file_->close();
     return std::move(dataset_);
@@ -169,18 +187,50 @@ class Hdf5DatasetReader {
     return attribution;
   }
 
-  static std::string class_names_text(const Hdf5File& file) {
-    const std::string object = carrier(file, "/y", "class_names");
-    return object.empty() ? "" : file.read_attribute_text(object, "class_names");
+  // MATLAB writes arrays column by column: in the file their axes are the other way round.
+  static std::string reversed_axes(const Hdf5Entry& x, const Hdf5Entry& y) {
+    const bool reversed = y.shape.rank() >= 1 && y.shape[y.shape.rank() - 1] == x.shape[x.shape.rank() - 1];
+    return reversed ? " (the axes stand in reverse order, as MATLAB writes them: save x.' and y.')" : "";
   }
 
-  // Type and shape of a data set whose size the file can hold: chunks are compressed by 1032 at most.
-  Hdf5Entry describe(const Hdf5File& file, const std::string& object) {
+  // One a line, or an array of texts. None when there is no such attribute.
+  std::vector<std::string> read_names(const Hdf5File& file, const std::string& array,
+                                      const std::string& name) const {
+    const std::string object = carrier(file, array, name);
+    if (object.empty()) return {};
+    std::vector<std::string> names = file.read_attribute_texts(object, name);
+    if (names.size() == 1) {
+      const std::string lines = names[0];
+      names.clear();
+      for (size_t begin = 0; begin < lines.size();) {
+        const size_t end = std::min(lines.find('\n', begin), lines.size());
+        names.push_back(lines.substr(begin, end - begin));
+        begin = end + 1;
+      }
+    }
+    for (const std::string& text : names) {
+      if (text.find('\n') != std::string::npos)
+        fail(ErrorKind::kData, fmt::format("{}: attribute {}: a name holds a line break", path_, name));
+    }
+    return names;
+  }
+
+  // Type and shape of a data set that can be read and, unless its values lie elsewhere, whose size the file
+  // can hold: chunks are compressed by 1032 at most.
+  // whole: it is about to be read at once.
+  Hdf5Entry describe(const Hdf5File& file, const std::string& object, bool whole) {
     if (!file.exists(object)) fail(ErrorKind::kData, fmt::format("{}: has no data set {}", path_, object));
     Hdf5Entry entry = file.describe(object);
     if (entry.kind != Hdf5Entry::Kind::kArray)
       fail(ErrorKind::kData, fmt::format("{}: {} must be an array of numbers", path_, object));
-    const int64_t most = file_size_ * 1032 / static_cast<int64_t>(size_of(entry.dtype));
+    const Hdf5Storage storage = file.inspect(object);
+    if (storage.partly_unwritten) {
+      log_warning(fmt::format(
+          "{}: {}: parts were never written: they are read as the fill value, 0 as a rule", path_, object));
+    }
+    constexpr int64_t kAnyNumber = int64_t{1} << 50;
+    const int64_t most =
+        storage.elsewhere ? kAnyNumber : file_size_ * 1032 / static_cast<int64_t>(size_of(entry.dtype));
     int64_t elements = 1;
     for (int64_t extent : entry.shape.extents()) {
       if (extent == 0) {
@@ -193,6 +243,8 @@ class Hdf5DatasetReader {
       }
       elements *= extent;
     }
+    require_memory(path_, std::min(storage.chunk_bytes, kAnyNumber) +
+                              (whole ? elements * int64_t{sizeof(float)} : 0));
     return entry;
   }
 
@@ -233,34 +285,50 @@ class Hdf5DatasetReader {
     check_finite("/y", dataset_.targets, dataset_.target_width);
   }
 
-  void read_labels(const Hdf5File& file, const Hdf5Entry& y) {
-    if (y.shape.rank() != 1) {
+  // The stated number of classes; 0: none is.
+  int64_t stated_classes(const Hdf5File& file) const {
+    const std::string object = carrier(file, "/y", "classes");
+    if (options_.classes != 0 || object.empty()) return options_.classes;
+    const int64_t classes = file.read_attribute_integer(object, "classes");
+    if (classes < 1 || classes > std::numeric_limits<int32_t>::max()) {
       fail(ErrorKind::kData,
-           fmt::format("{}: /y: labels must have the shape (n): got {} (classes = -1 makes it a "
-                       "regression)",
-                       path_, y.shape.to_string()));
+           fmt::format("{}: attribute classes must be a positive 32-bit number: got {}", path_, classes));
     }
-    const std::vector<int64_t> values = read_integers(file, y);
-    int64_t classes = options_.classes;
-    if (const std::string object = carrier(file, "/y", "classes"); classes == 0 && !object.empty()) {
-      classes = file.read_attribute_integer(object, "classes");
-      if (classes < 1 || classes > std::numeric_limits<int32_t>::max()) {
-        fail(ErrorKind::kData,
-             fmt::format("{}: attribute classes must be a positive 32-bit number: got {}", path_, classes));
-      }
-    }
-    assign_labels(dataset_, values, classes,
+    return classes;
+  }
+
+  void read_labels(const Hdf5File& file, const Hdf5Entry& y) {
+    assign_labels(dataset_, read_integers(file, y), stated_classes(file),
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
   }
 
-  void read_class_names(const Hdf5File& file) {
-    const std::string lines = class_names_text(file);
-    if (lines.empty()) return;
-    for (size_t begin = 0; begin < lines.size();) {
-      const size_t end = std::min(lines.find('\n', begin), lines.size());
-      dataset_.class_names.push_back(lines.substr(begin, end - begin));
-      begin = end + 1;
+  // Targets of which each row holds a single 1 and otherwise 0 are labels. False when they are others.
+  bool take_one_hot(const Hdf5File& file) {
+    const int64_t width = dataset_.target_width;
+    std::vector<int64_t> labels;
+    for (auto row = dataset_.targets.begin(); row != dataset_.targets.end(); row += width) {
+      const auto one = std::find(row, row + width, 1.0f);
+      if (std::count(row, row + width, 0.0f) != width - 1 || one == row + width) return false;
+      labels.push_back(one - row);
     }
+    const int64_t stated = stated_classes(file);
+    if (stated > 0 && stated != width) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: /y: one-hot rows of {} classes, {} are stated", path_, width, stated));
+    }
+    log_info(fmt::format(
+        "{}: /y: its one-hot rows are labels of {} classes (data.classes = -1 keeps them as targets)", path_,
+        width));
+    dataset_.targets = {};
+    dataset_.target_width = 0;
+    assign_labels(dataset_, labels, width,
+                  [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
+    return true;
+  }
+
+  void read_class_names(const Hdf5File& file) {
+    dataset_.class_names = read_names(file, "/y", "class_names");
+    if (dataset_.class_names.empty()) return;
     if (static_cast<int64_t>(dataset_.class_names.size()) != dataset_.classes) {
       fail(ErrorKind::kData,
            fmt::format("{}: attribute class_names must hold one name a class: {} names, {} classes", path_,
@@ -268,11 +336,26 @@ class Hdf5DatasetReader {
     }
   }
 
+  void read_column_names(const Hdf5File& file) {
+    dataset_.columns.features = read_names(file, "/x", "feature_names");
+    const int64_t names = std::ssize(dataset_.columns.features), width = dataset_.sample_shape.elements();
+    if (names > 0 && names != width) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: attribute feature_names must hold one name a feature: {} names, {} features",
+                       path_, names, width));
+    }
+    const std::vector<std::string> target = read_names(file, "/y", "target_name");
+    if (target.size() == 1) dataset_.columns.target = target[0];
+  }
+
   std::vector<int64_t> read_integers(const Hdf5File& file, const Hdf5Entry& entry) {
     if (is_floating(entry.dtype)) {
       fail(ErrorKind::kData,
            fmt::format("{}: {}: must hold integers: got {}", path_, entry.path, name_of(entry.dtype)));
     }
+    // Read in 64 bits, kept in 32.
+    constexpr int64_t kBytes = sizeof(int64_t) + sizeof(int32_t);
+    require_memory(path_, entry.shape.elements() * kBytes);
     std::vector<int64_t> values(static_cast<size_t>(entry.shape.elements()));
     file.read(entry.path, DType::kI64, values.data());
     return values;

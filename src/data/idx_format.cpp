@@ -90,6 +90,8 @@ Dataset read_idx(const DatasetOptions& options) {
   const int64_t total =
       checked_bytes(images, {n, height, width}, fmt::format("{} x {} x {}", n, height, width));
   dataset.sample_shape = {height, width, 1};
+  require_memory(options.path,
+                 total * static_cast<int64_t>(options.narrow ? sizeof(uint8_t) : sizeof(float)));
   if (options.narrow) {
     dataset.input_dtype = DType::kU8;
     dataset.divisor = 255.0f;
@@ -121,6 +123,8 @@ Dataset read_idx(const DatasetOptions& options) {
   }
   const int64_t data_start = labels.offset();
   checked_bytes(labels, {labels_n}, fmt::format("{}", labels_n));
+  constexpr int64_t kLabelBytes = sizeof(uint8_t) + sizeof(int64_t) + sizeof(int32_t);
+  require_memory(labels.path(), labels_n * kLabelBytes);
   std::vector<uint8_t> bytes(static_cast<size_t>(labels_n));
   labels.read(bytes.data(), bytes.size(), "labels");
   labels.expect_end();

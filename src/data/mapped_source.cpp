@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <utility>
 
@@ -20,6 +21,16 @@ constexpr int64_t kInputs = 0, kTargets = 1;  // the sealed arrays
 constexpr int64_t kWaitingGathers = 256;
 // A smaller file stays in memory once it has been read.
 constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
+
+// Names, one a line.
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0, end = 0; begin < text.size(); begin = end + 1) {
+    end = std::min(text.find('\n', begin), text.size());
+    lines.push_back(text.substr(begin, end - begin));
+  }
+  return lines;
+}
 
 int64_t waits_of_this_thread() {
   rusage usage{};
@@ -70,6 +81,25 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
     refuse(fmt::format("holds real targets, {} classes were asked for", classes));
   }
   if (description_.classes == 0) description_.target_width = stored_.target_elements;
+  const auto names = [&](const char* object, const char* name) {
+    return file.has_attribute(object, name) ? file.read_attribute_text(object, name) : std::string();
+  };
+  description_.columns = {lines_of(names("/x", "feature_names")), names("/y", "target_name")};
+  if (description_.classes > 0) description_.class_names = lines_of(names("/", "class_names"));
+  if (description_.classes > 0 && file.exists("/class_counts")) {
+    std::vector<int64_t>& counts = description_.class_counts;
+    counts.resize(static_cast<size_t>(file.describe("/class_counts").shape.elements()));
+    if (std::ssize(counts) > description_.classes) refuse("/class_counts: more classes than there are");
+    file.read("/class_counts", DType::kI64, counts.data());
+    counts.resize(static_cast<size_t>(description_.classes), 0);
+  }
+  if (file.exists("/largest_index")) {
+    std::array<int64_t, 2> largest{};
+    if (file.describe("/largest_index").shape.elements() != 2) refuse("/largest_index: an index and its row");
+    file.read("/largest_index", DType::kI64, largest.data());
+    description_.largest_index = largest[0];
+    description_.largest_index_row = largest[1];
+  }
   if (file.exists("/mean")) {
     statistics_.mean.resize(static_cast<size_t>(stored_.input_elements));
     statistics_.deviation.resize(statistics_.mean.size());

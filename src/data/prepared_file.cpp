@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -97,7 +98,9 @@ struct PreparedFileWriter::Impl {
   StoredSamples outline;  // its views are not used
   bool tokens = false;
   BlockedArray x, y;
-  int64_t mean = 0, deviation = 0, table = 0;
+  int64_t mean = 0, deviation = 0, table = 0, largest = 0;
+  int64_t rows = 0;                                  // of inputs, so far
+  std::array<int64_t, 2> largest_index = {-1, 0};  // of tokens, and its row
   std::optional<BlockWriter> inputs, targets;
   FeatureStatisticsPass statistics{0};
   std::vector<float> features;  // of a row
@@ -124,7 +127,15 @@ struct PreparedFileWriter::Impl {
       mean = hdf5.allocate("/mean", DType::kF64, sample);
       deviation = hdf5.allocate("/deviation", DType::kF64, sample);
     }
+    if (tokens) largest = hdf5.allocate("/largest_index", DType::kI64, {2});
+    const std::vector<int64_t> counts = class_counts(dataset.labels, dataset.classes);
+    if (!counts.empty()) hdf5.write("/class_counts", DType::kI64, {std::ssize(counts)}, counts.data());
     hdf5.write_attribute("/", kLayoutAttribute, kPreparedLayout);
+    if (!dataset.columns.features.empty()) {
+      hdf5.write_attribute("/x", "feature_names",
+                           fmt::format("{}", fmt::join(dataset.columns.features, "\n")));
+    }
+    if (!dataset.columns.target.empty()) hdf5.write_attribute("/y", "target_name", dataset.columns.target);
     if (tokens) hdf5.write_attribute("/x", "tokens", int64_t{1});
     if (outline.scale != 1.0f) hdf5.write_attribute("/x", "scale", static_cast<double>(outline.scale));
     if (outline.divisor != 1.0f) hdf5.write_attribute("/x", "divisor", static_cast<double>(outline.divisor));
@@ -168,7 +179,15 @@ void PreparedFileWriter::add_inputs(const Dataset& rows) {
   Impl& impl = *impl_;
   const StoredSamples stored = stored_samples(rows);
   impl.inputs->add(impl.file, stored.inputs);
-  if (impl.tokens) return;
+  if (impl.tokens) {
+    const int64_t width = impl.outline.input_elements;
+    for (size_t i = 0; i < rows.inputs_i32.size(); ++i) {
+      if (rows.inputs_i32[i] > impl.largest_index[0])
+        impl.largest_index = {rows.inputs_i32[i], impl.rows + static_cast<int64_t>(i) / width + 1};
+    }
+    impl.rows += std::ssize(rows.inputs_i32) / width;
+    return;
+  }
   const auto bytes = static_cast<size_t>(impl.outline.input_bytes());
   for (size_t at = 0; at + bytes <= stored.inputs.size(); at += bytes) {
     convert_features(impl.outline, stored.inputs.data() + at, impl.outline.input_elements,
@@ -185,7 +204,9 @@ void PreparedFileWriter::finish() {
   std::vector<Digest> digests = impl.inputs->digests();
   digests.insert(digests.end(), impl.targets->digests().begin(), impl.targets->digests().end());
   write_at(impl.file, impl.temporary, impl.table, std::as_bytes(std::span(digests)));
-  if (!impl.tokens) {
+  if (impl.tokens) {
+    write_at(impl.file, impl.temporary, impl.largest, std::as_bytes(std::span(impl.largest_index)));
+  } else {
     const FeatureStatistics statistics = impl.statistics.result();
     write_at(impl.file, impl.temporary, impl.mean, std::as_bytes(std::span(statistics.mean)));
     write_at(impl.file, impl.temporary, impl.deviation, std::as_bytes(std::span(statistics.deviation)));

@@ -3,7 +3,8 @@
 // /x (n, sample...) float32, uint8, float16 or int32 (tokens) and /y, (n) int32 labels or (n, width) float32
 // targets, are contiguous, begin at a page and are sealed block by block (hdf5/sealed_file.h). Around them,
 // sealed as a whole: /digests (blocks, 16), those of /x before those of /y; /mean and /deviation (sample...)
-// float64, of the features (not of tokens); the attributes that data/hdf5_format.cpp reads, and `layout`.
+// float64, of the features; /largest_index (2) int64, of tokens, with its row; /class_counts (classes) int64;
+// the attributes that data/hdf5_format.cpp reads, and `layout`.
 // h5py and h5dump read all of it.
 #pragma once
 

@@ -6,144 +6,21 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <mutex>
 #include <optional>
 #include <system_error>
 #include <utility>
 
+#include "hdf5/element_types.h"
+#include "hdf5/library.h"
+#include "hdf5/sealed_file.h"
+#include "hdf5/storage.h"
 #include "hdf5/write_driver.h"
 
 namespace lockstep {
 
 namespace {
 
-static_assert(std::endian::native == std::endian::little,
-              "files and memory share the same little-endian types");
-
 constexpr const char* kDTypeAttribute = "dtype";
-
-// Held for every call into HDF5, from its first use on.
-class LibraryLock {
- public:
-  LibraryLock() : lock_(mutex()) {
-    // Reasons reach the user through exceptions; HDF5 would print its stack of them to stderr.
-    static const herr_t silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-    (void)silenced;
-  }
-
- private:
-  static std::mutex& mutex() {
-    static std::mutex instance;
-    return instance;
-  }
-  std::lock_guard<std::mutex> lock_;
-};
-
-// Owns an HDF5 identifier.
-class Handle {
- public:
-  using Close = herr_t (*)(hid_t);
-  Handle(hid_t id, Close close_call) : id_(id), close_(close_call) {}
-  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(id_, other.id_);
-    std::swap(close_, other.close_);
-    return *this;
-  }
-  ~Handle() {
-    if (id_ >= 0) close_(id_);
-  }
-  bool valid() const { return id_ >= 0; }
-  operator hid_t() const { return id_; }
-  // False when closing failed, which can be where buffered data is written.
-  bool close() { return close_(std::exchange(id_, -1)) >= 0; }
-
- private:
-  hid_t id_;
-  Close close_;
-};
-
-// The description that stands deepest in HDF5's error stack: the cause, e.g. "file signature not found".
-std::string deepest_reason() {
-  std::string reason = "no reason given";
-  H5Ewalk2(
-      H5E_DEFAULT, H5E_WALK_UPWARD,
-      [](unsigned position, const H5E_error2_t* entry, void* result) -> herr_t {
-        if (position == 0 && entry->desc != nullptr) *static_cast<std::string*>(result) = entry->desc;
-        return 0;
-      },
-      &reason);
-  return reason;
-}
-
-// IEEE binary16: sign at bit 15, exponent of 5 bits at 10, fraction of 10 bits at 0.
-constexpr std::array<size_t, 5> kHalfFields = {15, 10, 5, 0, 10};
-
-// The type of dtype's elements in files and, byte for byte, in memory.
-Handle storage_type(DType dtype) {
-  const auto copy = [](hid_t type) { return Handle(H5Tcopy(type), H5Tclose); };
-  switch (dtype) {
-    case DType::kF32:
-      return copy(H5T_IEEE_F32LE);
-    case DType::kF64:
-      return copy(H5T_IEEE_F64LE);
-    case DType::kBF16:
-      return copy(H5T_STD_U16LE);
-    case DType::kF16: {
-      Handle half = copy(H5T_IEEE_F32LE);
-      const auto& [sign, exponent, exponent_bits, fraction, fraction_bits] = kHalfFields;
-      const bool ok = H5Tset_fields(half, sign, exponent, exponent_bits, fraction, fraction_bits) >= 0 &&
-                      H5Tset_size(half, 2) >= 0 && H5Tset_ebias(half, 15) >= 0;
-      return ok ? std::move(half) : Handle(-1, H5Tclose);
-    }
-    case DType::kI32:
-      return copy(H5T_STD_I32LE);
-    case DType::kI64:
-      return copy(H5T_STD_I64LE);
-    case DType::kU8:
-      return copy(H5T_STD_U8LE);
-  }
-  return {-1, H5Tclose};
-}
-
-Handle text_type() {
-  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
-  if (type.valid() && (H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0)) {
-    return {-1, H5Tclose};
-  }
-  return type;
-}
-
-// The DType that holds the values of an HDF5 number type; nothing when none does.
-std::optional<DType> dtype_of_type(hid_t type) {
-  const size_t size = H5Tget_size(type);
-  switch (H5Tget_class(type)) {
-    case H5T_FLOAT: {
-      std::array<size_t, 5> fields{};
-      H5Tget_fields(type, &fields[0], &fields[1], &fields[2], &fields[3], &fields[4]);
-      if (fields == kHalfFields) return DType::kF16;
-      if (size <= 4) return DType::kF32;
-      if (size <= 8) return DType::kF64;
-      return std::nullopt;
-    }
-    case H5T_INTEGER: {
-      const bool is_signed = H5Tget_sign(type) == H5T_SGN_2;
-      if (size == 1 && !is_signed) return DType::kU8;
-      if (size < 4 || (size == 4 && is_signed)) return DType::kI32;
-      if (size <= 8) return DType::kI64;
-      return std::nullopt;
-    }
-    default:
-      return std::nullopt;
-  }
-}
-
-Handle space_of(const Shape& shape) {
-  std::array<hsize_t, Shape::kMaxRank> extents{};
-  std::ranges::copy(shape.extents(), extents.begin());
-  return {H5Screate_simple(shape.rank(), extents.data(), nullptr), H5Sclose};
-}
 
 std::string parent_of(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -157,6 +34,9 @@ struct Hdf5File::Impl {
   ErrorKind kind;
   std::optional<WriteDriver> driver;  // of a created file; outlives `file`
   Handle file{-1, H5Fclose};
+  Handle access{-1, H5Pclose};  // of objects of a file that is read
+  bool follow = false;
+  mutable std::string outside;  // the file that the newest link out of this one names
 
   Impl(std::string file_path, ErrorKind error_kind) : path(std::move(file_path)), kind(error_kind) {}
 
@@ -186,23 +66,53 @@ struct Hdf5File::Impl {
   bool exists(const std::string& object) const {
     require_path(object);
     for (size_t slash = object.find('/', 1); object.size() > 1; slash = object.find('/', slash + 1)) {
-      if (H5Lexists(file, object.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) return false;
+      if (H5Lexists(file, object.substr(0, slash).c_str(), link_access()) <= 0) return false;
       if (slash == std::string::npos) break;
     }
     return true;
   }
 
+  hid_t link_access() const { return access.valid() ? static_cast<hid_t>(access) : H5P_DEFAULT; }
+
+  static herr_t traverse(const char*, const char*, const char* child_file, const char*, unsigned*, hid_t,
+                         void* impl) noexcept {
+    const auto* self = static_cast<const Impl*>(impl);
+    self->outside = child_file;
+    return self->follow ? 0 : -1;
+  }
+
+  [[noreturn]] void fail_opening(const std::string& object) const {
+    if (outside.empty()) fail_reading(object, "cannot open: " + deepest_reason());
+    if (follow) fail_reading(object, fmt::format("a link to {}: cannot open: {}", outside, deepest_reason()));
+    fail_reading(
+        object,
+        fmt::format("a link to another file, {}: data.follow = true (prepare: --follow) allows it", outside));
+  }
+
   Handle open_object(const std::string& object) const {
-    if (!exists(object)) fail_reading(object, "no such object");
-    Handle handle(H5Oopen(file, object.c_str(), H5P_DEFAULT), H5Oclose);
-    if (!handle.valid()) fail_reading(object, "cannot open: " + deepest_reason());
+    outside.clear();
+    if (!exists(object)) {
+      if (!outside.empty()) fail_opening(object);
+      fail_reading(object, "no such object");
+    }
+    Handle handle(H5Oopen(file, object.c_str(), link_access()), H5Oclose);
+    if (!handle.valid()) fail_opening(object);
     return handle;
   }
 
   Handle open_dataset(const std::string& object) const {
-    Handle handle = open_object(object);
-    if (H5Iget_type(handle) != H5I_DATASET) fail_reading(object, "not a data set");
+    if (H5Iget_type(open_object(object)) != H5I_DATASET) fail_reading(object, "not a data set");
+    // As a data set: names of other files are looked up by the access properties.
+    Handle handle(H5Dopen2(file, object.c_str(), link_access()), H5Dclose);
+    if (!handle.valid()) fail_opening(object);
     return handle;
+  }
+
+  // Refused where its values lie in other files, unless `follow`: those who follow have inspected it.
+  Handle open_readable(const std::string& object) const {
+    Handle dataset = open_dataset(object);
+    if (!follow) inspect_storage(dataset, access, path + ": " + object, kind, false);
+    return dataset;
   }
 
   // Properties of a new object. Without times: the same content gives the same bytes, whenever it is written.
@@ -246,25 +156,41 @@ struct Hdf5File::Impl {
     require_written(attribute.valid() && H5Awrite(attribute, type, value) >= 0 && attribute.close(), where);
   }
 
-  // The text of a data set or attribute that holds one, in variable or fixed length, read by `read(type,
-  // buffer)`.
+  // The texts of a data set or attribute, in variable or fixed length, read by `read(type, buffer)`.
+  template <class Read>
+  std::vector<std::string> texts(const std::string& where, hid_t type, hid_t space, Read&& read) const {
+    const hssize_t count = H5Sget_simple_extent_npoints(space);
+    if (count < 1) fail_reading(where, "holds no text");
+    std::vector<std::string> result(static_cast<size_t>(count));
+    if (H5Tis_variable_str(type) > 0) {
+      std::vector<char*> pointers(result.size(), nullptr);
+      const bool got = read(type, static_cast<void*>(pointers.data())) >= 0;
+      const std::string reason = got ? "" : deepest_reason();
+      for (size_t i = 0; i < result.size(); ++i) {
+        if (got && pointers[i] != nullptr) result[i] = pointers[i];
+        H5free_memory(pointers[i]);
+      }
+      if (!got) fail_reading(where, "cannot read: " + reason);
+      return result;
+    }
+    const size_t size = H5Tget_size(type);
+    std::string all(size * result.size(), '\0');
+    if (read(type, static_cast<void*>(all.data())) < 0)
+      fail_reading(where, "cannot read: " + deepest_reason());
+    const char padding = H5Tget_strpad(type) == H5T_STR_SPACEPAD ? ' ' : '\0';
+    for (size_t i = 0; i < result.size(); ++i) {
+      std::string& text = result[i];
+      text = all.substr(i * size, size);
+      if (H5Tget_strpad(type) == H5T_STR_NULLTERM) text.resize(std::min(text.find('\0'), text.size()));
+      text.resize(text.find_last_not_of(padding) + 1);
+    }
+    return result;
+  }
+
   template <class Read>
   std::string one_text(const std::string& where, hid_t type, hid_t space, Read&& read) const {
     if (H5Sget_simple_extent_npoints(space) != 1) fail_reading(where, "not a single text");
-    if (H5Tis_variable_str(type) > 0) {
-      char* text = nullptr;
-      if (read(type, static_cast<void*>(&text)) < 0) fail_reading(where, "cannot read: " + deepest_reason());
-      const std::string result = text == nullptr ? "" : text;
-      H5free_memory(text);
-      return result;
-    }
-    std::string text(H5Tget_size(type), '\0');
-    if (read(type, static_cast<void*>(text.data())) < 0)
-      fail_reading(where, "cannot read: " + deepest_reason());
-    const char padding = H5Tget_strpad(type) == H5T_STR_SPACEPAD ? ' ' : '\0';
-    if (H5Tget_strpad(type) == H5T_STR_NULLTERM) text.resize(std::min(text.find('\0'), text.size()));
-    text.resize(text.find_last_not_of(padding) + 1);
-    return text;
+    return texts(where, type, space, read).front();
   }
 
   Hdf5Attribute read_attribute(hid_t owner, const std::string& object, const std::string& name) const {
@@ -313,15 +239,15 @@ struct Hdf5File::Impl {
   }
 
   Hdf5Entry describe(const std::string& object) const {
-    const Handle handle = open_object(object);
     Hdf5Entry entry;
     entry.path = object;
-    const H5I_type_t object_type = H5Iget_type(handle);
+    const H5I_type_t object_type = H5Iget_type(open_object(object));
     if (object_type == H5I_GROUP) {
       entry.kind = Hdf5Entry::Kind::kGroup;
       return entry;
     }
     if (object_type != H5I_DATASET) fail_reading(object, "neither a group nor a data set");
+    const Handle handle = open_dataset(object);
     const Handle type(H5Dget_type(handle), H5Tclose);
     const Handle space(H5Dget_space(handle), H5Sclose);
     if (!type.valid() || !space.valid()) fail_reading(object, "cannot read: " + deepest_reason());
@@ -382,15 +308,18 @@ Hdf5File Hdf5File::create(const std::string& path, ErrorKind kind, int64_t user_
   return Hdf5File(std::move(impl));
 }
 
-Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind) {
+Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind, bool follow) {
   const LibraryLock lock;
   auto impl = std::make_unique<Impl>(path, kind);
+  impl->follow = follow;
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   // No lock on the file: several workers read it, and some network file systems have no locks.
   const bool prepared = access.valid() && H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
                         H5Pset_file_locking(access, false, true) >= 0;
   if (prepared) impl->file = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
   if (!impl->file.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
+  impl->access = data_access(Impl::traverse, impl.get());
+  if (!impl->access.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
   return Hdf5File(std::move(impl));
 }
 
@@ -496,12 +425,21 @@ Hdf5Entry Hdf5File::describe(const std::string& path) const {
   return impl_->describe(path);
 }
 
+Hdf5Storage Hdf5File::inspect(const std::string& path) const {
+  const LibraryLock lock;
+  const Handle dataset = impl_->open_dataset(path);
+  Hdf5Storage storage =
+      inspect_storage(dataset, impl_->access, impl_->path + ": " + path, impl_->kind, impl_->follow);
+  storage.elsewhere = storage.elsewhere || !impl_->outside.empty();
+  return storage;
+}
+
 void Hdf5File::read(const std::string& path, DType dtype, void* values) const {
   const LibraryLock lock;
   const Hdf5Entry entry = impl_->describe(path);
   impl_->require_readable(entry, dtype);
   if (entry.shape.elements() == 0) return;
-  const Handle dataset = impl_->open_dataset(path);
+  const Handle dataset = impl_->open_readable(path);
   const Handle type = storage_type(dtype);
   if (!type.valid() || H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) < 0) {
     impl_->fail_reading(path, "cannot read: " + deepest_reason());
@@ -517,7 +455,7 @@ void Hdf5File::read_rows(const std::string& path, DType dtype, int64_t first, in
     impl_->fail_reading(path,
                         fmt::format("rows [{}, {}) of {}", first, first + count, entry.shape.to_string()));
   if (count == 0 || entry.shape.elements() == 0) return;
-  const Handle dataset = impl_->open_dataset(path);
+  const Handle dataset = impl_->open_readable(path);
   const Handle type = storage_type(dtype);
   std::array<hsize_t, Shape::kMaxRank> start{}, extents{};
   std::ranges::copy(entry.shape.extents(), extents.begin());
@@ -546,7 +484,7 @@ std::optional<int64_t> Hdf5File::offset(const std::string& path, DType dtype) co
 
 std::string Hdf5File::read_text(const std::string& path) const {
   const LibraryLock lock;
-  const Handle dataset = impl_->open_dataset(path);
+  const Handle dataset = impl_->open_readable(path);
   const Handle type(H5Dget_type(dataset), H5Tclose);
   const Handle space(H5Dget_space(dataset), H5Sclose);
   if (!type.valid() || !space.valid()) impl_->fail_reading(path, "cannot read: " + deepest_reason());
@@ -591,6 +529,21 @@ double Hdf5File::read_attribute_real(const std::string& object, const std::strin
   if (const auto* real = std::get_if<double>(&value)) return *real;
   if (const auto* integer = std::get_if<int64_t>(&value)) return static_cast<double>(*integer);
   impl_->fail_reading(object + " @" + name, "not a number");
+}
+
+std::vector<std::string> Hdf5File::read_attribute_texts(const std::string& object,
+                                                        const std::string& name) const {
+  const LibraryLock lock;
+  const std::string where = object + " @" + name;
+  const Handle owner = impl_->open_object(object);
+  const Handle attribute(H5Aopen(owner, name.c_str(), H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid()) impl_->fail_reading(where, "no such attribute");
+  const Handle type(H5Aget_type(attribute), H5Tclose);
+  const Handle space(H5Aget_space(attribute), H5Sclose);
+  if (!type.valid() || !space.valid() || H5Tget_class(type) != H5T_STRING)
+    impl_->fail_reading(where, "not text");
+  return impl_->texts(where, type, space,
+                      [&](hid_t memory_type, void* value) { return H5Aread(attribute, memory_type, value); });
 }
 
 std::string Hdf5File::read_attribute_text(const std::string& object, const std::string& name) const {

@@ -29,6 +29,13 @@ struct Hdf5Entry {
   Shape shape;
 };
 
+// What reading a data set takes besides room for its values.
+struct Hdf5Storage {
+  bool elsewhere = false;         // values lie in other files
+  bool partly_unwritten = false;  // what nobody wrote is read as the fill value, 0 as a rule
+  int64_t chunk_bytes = 0;        // a chunk is unpacked as a whole
+};
+
 using Hdf5Attribute = std::variant<int64_t, double, std::string>;
 
 // Numbers are stored little-endian in their own type, fp16 as HDF5's 16-bit float, bf16 as uint16 with the
@@ -41,8 +48,9 @@ class Hdf5File {
   // are made.
   static Hdf5File create(const std::string& path, ErrorKind kind, int64_t user_block = 512,
                          int64_t alignment = 1);
-  // Opens for reading.
-  static Hdf5File open(const std::string& path, ErrorKind kind);
+  // Opens for reading. Objects and values in other files (external links, external storage, virtual data
+  // sets) are refused unless `follow`: a file of a stranger could name any file that the user may read.
+  static Hdf5File open(const std::string& path, ErrorKind kind, bool follow = false);
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();
@@ -67,6 +75,10 @@ class Hdf5File {
   // Every object below `group`, sorted by path. Links out of the file are left out.
   std::vector<Hdf5Entry> list(const std::string& group) const;
   Hdf5Entry describe(const std::string& path) const;
+  // Looks for what HDF5 would silently read as zeros, before a data set is read. Errors: a filter that this
+  // library does not have; values in other files without `follow`; sources that are missing or too small, by
+  // name; nothing ever written.
+  Hdf5Storage inspect(const std::string& path) const;
   // Reads the whole data set, converted to dtype as HDF5 does (out of range clips, fractions are cut); bf16
   // never converts. `values` has room for describe(path).shape.elements() elements.
   void read(const std::string& path, DType dtype, void* values) const;
@@ -83,6 +95,8 @@ class Hdf5File {
   // An integer attribute reads as a real one too.
   double read_attribute_real(const std::string& object, const std::string& name) const;
   std::string read_attribute_text(const std::string& object, const std::string& name) const;
+  // One text or an array of them.
+  std::vector<std::string> read_attribute_texts(const std::string& object, const std::string& name) const;
 
  private:
   struct Impl;

@@ -148,6 +148,29 @@ bool starts_with(std::span<const char> bytes, std::span<const char> prefix) {
   return bytes.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), bytes.begin());
 }
 
+// A seal whose magic was damaged, or that was erased: what follows is not to be taken for a file that never
+// had one. Whoever makes room for a user block of this size writes something into it.
+bool resembles_seal(const Block& block, int64_t file_size) {
+  size_t same = 0;
+  for (size_t i = 0; i < kMagic.size(); ++i) same += block[i] == kMagic[i] ? 1 : 0;
+  return same >= kMagic.size() / 2 || std::ranges::all_of(block, [](char byte) { return byte == 0; }) ||
+         (integer_at(block, kVersionOffset) == kSealVersion &&
+          integer_at(block, kLengthOffset) == static_cast<uint64_t>(file_size - kSealBytes));
+}
+
+std::optional<int64_t> find_plain_signature(const Descriptor& file) {
+  const int64_t size = file.regular_file_size();
+  std::array<char, kHdf5Signature.size()> found{};
+  for (int64_t at = 0; at < size; at = at == 0 ? kSealBytes : 2 * at) {
+    if (file.read_at(static_cast<uint64_t>(at), found) != found.size() || found != kHdf5Signature) continue;
+    Block block{};
+    const bool sealed_once =
+        at == kSealBytes && file.read_at(0, block) == block.size() && resembles_seal(block, size);
+    return sealed_once ? std::nullopt : std::optional(at);
+  }
+  return std::nullopt;
+}
+
 void sync_directory_of(const std::string& path, ErrorKind kind) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   const std::string directory = parent.empty() ? "." : parent.string();
@@ -203,7 +226,7 @@ std::optional<Block> sealed_block(const Descriptor& file, const std::string& pat
   Block block{};
   const size_t present = file.read_at(0, block);
   const std::span<const char> start(block.data(), present);
-  if (starts_with(start, kHdf5Signature)) {
+  if (find_plain_signature(file)) {
     if (required) fail(kind, path + ": not sealed: an HDF5 file of another program");
     return std::nullopt;
   }
@@ -333,7 +356,11 @@ std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind)
   std::array<char, kMagic.size()> start{};
   const std::span<const char> present(start.data(), file.read_at(0, start));
   if (starts_with(present, kMagic)) return SealState::kSealed;
-  return starts_with(present, kHdf5Signature) ? std::optional(SealState::kUnsealed) : std::nullopt;
+  return find_plain_signature(file) ? std::optional(SealState::kUnsealed) : std::nullopt;
+}
+
+std::optional<int64_t> plain_signature(const std::string& path, ErrorKind kind) {
+  return find_plain_signature(Descriptor(path, O_RDONLY, kind));
 }
 
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind) {

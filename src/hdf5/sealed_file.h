@@ -33,10 +33,9 @@ namespace lockstep {
 
 inline constexpr int64_t kSealBytes = 512;
 
-enum class SealState {
-  kSealed,
-  kUnsealed
-};  // kUnsealed: a plain HDF5 file, whose signature stands at its very beginning
+// kUnsealed: a plain HDF5 file, whose signature stands at its beginning or behind a user block (of MATLAB,
+// say).
+enum class SealState { kSealed, kUnsealed };
 
 inline constexpr int64_t kBlockBytes = int64_t{1} << 20;
 inline constexpr int64_t blocks_of(int64_t bytes) {
@@ -81,6 +80,10 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 // What the file is by its first bytes, which is quickly said of a large one and verifies nothing. nullopt:
 // neither sealed nor plain HDF5.
 std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind);
+
+// Where the signature of HDF5 stands in an unsealed file: at byte 0, or behind a user block at 512, 1024,
+// 2048 and so on, as the format has it. nullopt: nowhere, or the file is sealed, or its seal was damaged.
+std::optional<int64_t> plain_signature(const std::string& path, ErrorKind kind);
 
 // temp -> fsync -> rename -> fsync directory. Error of `kind` on any failure; the temporary file is removed.
 void commit_file(const std::string& temporary, const std::string& path, ErrorKind kind);

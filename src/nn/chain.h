@@ -14,6 +14,7 @@ class Chain final : public Module {
   // With context.recompute_every = k, the run of the last k modules is kept all the same: the backward sweep
   // begins with it. Chains inside of this one recompute nothing of their own.
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
+  int64_t index_limit() const override { return links_.empty() ? 0 : links_.front().module->index_limit(); }
 
  private:
   Tensor apply(size_t begin, size_t end, const Tensor& x, ForwardContext& context) const;

@@ -8,7 +8,8 @@
 namespace lockstep {
 
 EmbeddingLayer::EmbeddingLayer(int64_t rows, int64_t width, const ModuleBuilder& builder)
-    : table_(builder.parameter("weight", {rows, width}, {Initializer::Kind::kNormal, rows, width, 1.0})) {}
+    : rows_(rows),
+      table_(builder.parameter("weight", {rows, width}, {Initializer::Kind::kNormal, rows, width, 1.0})) {}
 
 Tensor EmbeddingLayer::forward(const Tensor& indices, ForwardContext& context) const {
   return embedding(context.parameter(table_), indices);

@@ -11,8 +11,10 @@ class EmbeddingLayer final : public Module {
  public:
   EmbeddingLayer(int64_t rows, int64_t width, const ModuleBuilder& builder);
   Tensor forward(const Tensor& indices, ForwardContext& context) const override;
+  int64_t index_limit() const override { return rows_; }
 
  private:
+  int64_t rows_;
   int table_;
 };
 

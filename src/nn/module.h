@@ -66,6 +66,9 @@ class Module {
   virtual ~Module() = default;
   // x (B, ...) -> (B, ...).
   virtual Tensor forward(const Tensor& x, ForwardContext& context) const = 0;
+  // Of a module whose inputs are table indices: they must be in [0, index_limit()). 0: it takes none, or does
+  // not say; each step looks then.
+  virtual int64_t index_limit() const { return 0; }
 };
 
 // What a model is told about the data it is built for.

@@ -12,6 +12,7 @@
 #include "core/thread_pool.h"
 #include "train/agreement.h"
 #include "train/configuration_changes.h"
+#include "train/data_checks.h"
 #include "train/device.h"
 #include "train/objective.h"
 #include "train/plan_agreement.h"
@@ -66,6 +67,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
         device.emplace(settings, communicator);
         data = read_run_data(settings);
         replica = std::make_unique<Replica>(job, data.shape, device->backend(), communicator);
+        check_indices(data, replica->model->index_limit());
         job.schedule({});  // reads its keys
         description = job.describe();
         objective.emplace(settings.loss, data.shape, settings.parameters(), device->backend());
@@ -79,9 +81,12 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
       "evaluation set-up");
   broadcast_text(communicator, weights, "weights");
   restore_parameters(*replica, state, weights == "averaged", checkpoint, communicator);
+  std::string columns = columns_text(state);
+  broadcast_text(communicator, columns, "columns");
   run_agreed(
       communicator,
       [&] {
+        match_columns(data, columns, checkpoint);
         if (communicator.rank() > 0) return;
         compare_with_checkpoint(state, description, job.settings, data, checkpoint);
       },

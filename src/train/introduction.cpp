@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "core/log.h"
+#include "train/data_checks.h"
 
 namespace lockstep {
 
@@ -22,6 +23,8 @@ void introduce(const Introduction& run) {
       "{} parameters, {} optimizer, {} samples for training{}", run.replica.store.parameter_count(),
       run.replica.optimizer->type(), run.data.train->size(),
       run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
+  log_info(describe_task(run.data.train->description(), run.settings.loss));
+  for (const std::string& hint : run.data.hints) log_warning(hint);
   log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,
                        run.plan.micro_batches, run.plan.micro_batch_size, run.plan.steps_per_epoch,
                        run.settings.output));

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/op_scope.h"
@@ -111,6 +112,8 @@ int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const 
   int64_t count = 0;
   for (int64_t row = 0; row < batch.valid; ++row) {
     const double* first = logits.data() + row * columns;
+    // What is not a number predicts nothing; every comparison with it would make it class 0.
+    if (std::any_of(first, first + columns, [](double logit) { return std::isnan(logit); })) continue;
     const int64_t predicted =
         single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
     if (predicted == batch.labels[static_cast<size_t>(row)]) ++count;

@@ -40,7 +40,8 @@ class Objective {
   // losses, which are times their weights already, and that of the weights.
   Tensor sums(const Tensor& losses, const DeviceBatch& batch) const;
   static constexpr int64_t kSums = 2;
-  // Among the samples that count, those whose class is predicted right (the first of equal logits wins).
+  // Among the samples that count, those whose class is predicted right (the first of equal logits wins; a row
+  // with a logit that is not a number predicts none).
   int64_t correct(const Tensor& output, const MicroBatch& batch) const;
 
  private:

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "data/split.h"
 #include "hdf5/sealed_file.h"
+#include "train/data_checks.h"
 
 namespace lockstep {
 
@@ -18,6 +19,12 @@ RunData read_run_data(const RunSettings& settings) {
   const std::shared_ptr<const StoredSource> all = open_data_source(settings.train_data);
   std::string contents = all->digest();
   data.train = all;
+  // Of features as they are in the file; standardized ones are small.
+  const auto look_for_overflow = [&](const DataSource& source) {
+    std::string hint = settings.normalize ? "" : overflow_hint(source, settings.compute);
+    if (!hint.empty()) data.hints.push_back(std::move(hint));
+  };
+  look_for_overflow(*all);
   std::optional<FeatureStatistics> statistics;
   if (settings.normalize) statistics = all->statistics();
   const auto prepared = [&](std::shared_ptr<const DataSource> source) -> std::shared_ptr<const DataSource> {
@@ -34,8 +41,10 @@ RunData read_run_data(const RunSettings& settings) {
     const DataDescription& train = all->description();
     // The labels of a validation file may not reach the last class.
     if (options.classes == 0) options.classes = train.classes > 0 ? train.classes : -1;
+    options.expected_target = train.columns.target;
     const std::shared_ptr<const StoredSource> validation = open_data_source(options);
-    const DataDescription& found = validation->description();
+    data.validation = match_columns(validation, train.columns, train.source);
+    const DataDescription& found = data.validation->description();
     if (!(found.sample_shape == train.sample_shape) || found.classes != train.classes ||
         found.target_width != train.target_width || found.input_dtype != train.input_dtype) {
       fail(ErrorKind::kData,
@@ -43,7 +52,7 @@ RunData read_run_data(const RunSettings& settings) {
                        found.source, found.sample_shape.to_string(), found.classes,
                        train.sample_shape.to_string(), train.classes));
     }
-    data.validation = validation;
+    look_for_overflow(*data.validation);
     contents += " " + validation->digest();
   }
   data.train = prepared(data.train);

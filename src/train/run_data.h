@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "data/data_source.h"
 #include "nn/module.h"
@@ -15,6 +16,7 @@ struct RunData {
   std::shared_ptr<const DataSource> validation;  // null: none
   DataShape shape;
   std::string digest;  // of the contents of both, and of which samples are on which side
+  std::vector<std::string> hints;  // warnings for the first lines of a run
 };
 
 // Opens, splits and standardizes. Error (kData) when training and validation data do not fit each other.

@@ -29,6 +29,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.target = data.text("target", "", {}, "CSV: target column; empty takes the last one");
   settings.train_data.classes =
       data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
+  settings.train_data.follow = data.boolean(
+      "follow", false,
+      "HDF5: read values that lie in other files (external links, external storage, virtual data sets); else an error");
   settings.validation_data = settings.train_data;
   settings.validation_data.path =
       data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");

@@ -17,6 +17,7 @@
 #include "optim/parameter_groups.h"
 #include "train/agreement.h"
 #include "train/configuration_changes.h"
+#include "train/data_checks.h"
 #include "train/device.h"
 #include "train/evaluator.h"
 #include "train/gradient_pass.h"
@@ -53,6 +54,7 @@ struct Trainer::Parts {
 
   std::optional<WorkerDevice> device;
   RunData data;
+  KeptColumns columns{data};
   std::unique_ptr<Replica> replica;
   RunPlan plan;
   MicroBatchRange owned;
@@ -114,7 +116,9 @@ struct Trainer::Parts {
     set_threads(static_cast<int>(settings.threads));
     device.emplace(settings, communicator);
     data = read_run_data(settings);
+    check_classes(data);
     replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
+    check_indices(data, replica->model->index_limit());
     const Optimizer& optimizer = *replica->optimizer;
     plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
     const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
@@ -127,7 +131,7 @@ struct Trainer::Parts {
     if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
     pass.emplace(*replica, *objective, plan, settings, communicator);
     end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
-    state.emplace(*replica, plan, data.digest, description.text, std::vector<Checkpointed*>{end.get()});
+    state.emplace(*replica, plan, data.digest, description.text, std::vector<Checkpointed*>{end.get(), &columns});
     agreement.emplace(*replica, communicator);
     evaluator.emplace(*replica, *objective, data, settings, communicator);
     if (settings.cuda_graph) recorder.emplace(backend(), communicator);
@@ -189,6 +193,7 @@ struct Trainer::Parts {
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const State& found, const std::string& path) {
+    columns.restore(found, path);  // says more than that the digest of the data differs
     check_matches(state->describe(0), found, path);
     for (const SettingChange& change :
          configuration_changes(found.configuration, description.text, description.at_default)) {

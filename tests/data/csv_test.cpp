@@ -144,5 +144,61 @@ TEST_F(Csv, ReadsManyRowsInOrder) {
   }
 }
 
+// Pieces of the file are cut at lines: at any place in the text, and blank lines are none only at its end.
+TEST_F(Csv, ReadsLinesThatLieAcrossPieces) {
+  for (const size_t header : {size_t{1}, (size_t{1} << 20) - 12, (size_t{1} << 20) - 4, size_t{3} << 20}) {
+    const std::string name(header, 'h');
+    std::string text = name + ",b,y\r\n";
+    for (int row = 0; row < 100000; ++row) {
+      text +=
+          std::to_string(row) + ", \"" + std::to_string(row % 7) + "\" ," + std::to_string(row % 3) + "\r\n";
+    }
+    const Dataset data = read(text + std::string((2 << 20) + 5, '\n'));
+    ASSERT_EQ(data.size(), 100000) << header;
+    for (size_t row = 0; row < 100000; ++row) {
+      ASSERT_EQ(data.inputs_f32[2 * row], static_cast<float>(row));
+      ASSERT_EQ(data.inputs_f32[2 * row + 1], static_cast<float>(row % 7));
+      ASSERT_EQ(data.labels[row], static_cast<int32_t>(row % 3));
+    }
+    EXPECT_EQ(data.columns.features, (std::vector<std::string>{name, "b"}));
+    reject({"row 100001"}, text + std::string((2 << 20) + 5, '\n') + "1,2,0\n");
+  }
+}
+
+TEST_F(Csv, KeepsTheNamesOfColumns) {
+  EXPECT_EQ(read("a, b ,\"c, d\"\n1,2,0\n3,4,1\n").columns, (ColumnNames{{"a", "b"}, "c, d"}));
+  EXPECT_EQ(read("kind,b,c\n0,1,2\n1,3,4\n", "kind").columns, (ColumnNames{{"b", "c"}, "kind"}));
+}
+
+TEST_F(Csv, TheTargetOfOtherDataIsLookedForByItsName) {
+  overwrite(path_, "kind,b,c\n0,1,2\n1,3,4\n");
+  EXPECT_EQ(read_dataset({.path = path_, .expected_target = "kind"}).columns.target, "kind");
+  EXPECT_EQ(read_dataset({.path = path_, .target = "b", .expected_target = "kind"}).columns.target, "b");
+  expect_rejection(ErrorKind::kData, {path_, "'sort', the target", "kind, b, c"},
+                   [&] { read_dataset({.path = path_, .expected_target = "sort"}); });
+}
+
+TEST_F(Csv, ColumnsAreMatchedByName) {
+  const ColumnNames wanted{{"a", "b", "c"}, "y"};
+  Dataset data = read("c,y,a,b\n3,0,1,2\n6,1,4,5\n", "y");
+  match_columns(data, wanted, "train.csv");
+  EXPECT_EQ(data.inputs_f32, (std::vector<float>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(data.columns, wanted);
+  const auto refuse = [&](const std::string& header, std::initializer_list<std::string> parts) {
+    Dataset other = read(header + "\n1,2,3,0\n4,5,6,1\n");
+    const std::vector<float> before = other.inputs_f32;
+    expect_rejection(ErrorKind::kData, parts, [&] { match_columns(other, wanted, "train.csv"); });
+    EXPECT_EQ(other.inputs_f32, before);
+  };
+  refuse("a,b,d,y", {path_, "no column 'c'", "train.csv"});
+  refuse("d,e,f,y", {path_, "no column 'a', 'b', 'c'", "train.csv"});
+  refuse("a,b,c,z", {path_, "'z'", "train.csv", "'y'"});
+  Dataset more = read("a,b,c,d,y\n1,2,3,4,0\n1,2,3,4,1\n");
+  expect_rejection(ErrorKind::kData, {path_, "the column 'd'", "train.csv"},
+                   [&] { match_columns(more, wanted, "train.csv"); });
+  match_columns(more, {}, "images.h5");
+  EXPECT_EQ(more.columns.features.size(), 4u);
+}
+
 }  // namespace
 }  // namespace lockstep

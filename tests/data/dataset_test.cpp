@@ -2,6 +2,7 @@
 #include "data/dataset.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
@@ -13,16 +14,58 @@ using testing::expect_rejection;
 using testing::overwrite;
 using testing::ScratchDirectory;
 
-TEST(Dataset, FormatFollowsFromTheNameUnlessGiven) {
+TEST(Dataset, TheFormatFollowsFromTheContentUnlessGiven) {
   const ScratchDirectory directory;
-  overwrite(directory.file("A.CSV"), "a,y\n1,0\n");
-  EXPECT_EQ(read_dataset({.path = directory.file("A.CSV")}).size(), 1);
-  overwrite(directory.file("table.txt"), "a,y\n1,0\n");
-  expect_rejection(ErrorKind::kUsage, {"table.txt", "csv"},
-                   [&] { read_dataset({.path = directory.file("table.txt")}); });
-  EXPECT_EQ(read_dataset({.path = directory.file("table.txt"), .format = "csv"}).size(), 1);
+  const std::string csv = "a,y\n1,0\n2,1\n";
+  const std::string hdf5 = testing::bytes_of(std::string(LOCKSTEP_DATA_FILES) + "/images_uint8.h5");
+  const std::string sealed = testing::bytes_of(std::string(LOCKSTEP_CONFIGS) + "/data/digits.h5");
+  const auto size_of = [&](const std::string& name, const std::string& content,
+                           const std::string& format = "auto") {
+    overwrite(directory.file(name), content);
+    return read_dataset({.path = directory.file(name), .format = format}).size();
+  };
+  EXPECT_EQ(size_of("A.CSV", csv), 2);
+  EXPECT_EQ(size_of("table.txt", csv), 2);
+  EXPECT_EQ(size_of("table", "\xEF\xBB\xBF" + csv), 2);
+  EXPECT_EQ(size_of("table.h5", csv), 2);
+  EXPECT_EQ(size_of("table.bin", csv), 2);
+  EXPECT_EQ(size_of("images.csv", hdf5), 5);
+  EXPECT_EQ(size_of("images", hdf5), 5);
+  EXPECT_EQ(size_of("images.bin", std::string(1024, '\0') + hdf5), 5);
+  EXPECT_EQ(size_of("digits.csv", sealed), 1797);
+  EXPECT_EQ(size_of("batch.bin", std::string(3073, '\1') + std::string(3073, '\2')), 2);
+  overwrite(directory.file("labels"), std::string("\0\0\x08\x01\0\0\0\x02\0\1", 10));
+  overwrite(directory.file("pictures"), std::string("\0\0\x08\x03\0\0\0\x02\0\0\0\1\0\0\0\1ab", 18));
+  EXPECT_EQ(read_dataset({.path = directory.file("pictures"), .labels = directory.file("labels")}).size(), 2);
+  EXPECT_EQ(size_of("table.dat", csv, "csv"), 2);
   expect_rejection(ErrorKind::kUsage, {"table.txt", "parquet"},
                    [&] { read_dataset({.path = directory.file("table.txt"), .format = "parquet"}); });
+}
+
+TEST(Dataset, WhatIsNoDataSetIsCalledByItsName) {
+  const ScratchDirectory directory;
+  const auto expect = [&](ErrorKind kind, const std::string& name, const std::string& content,
+                          const std::string& part) {
+    if (!content.empty()) overwrite(directory.file(name), content);
+    expect_rejection(kind, {directory.file(name), part},
+                     [&] { read_dataset({.path = directory.file(name)}); });
+  };
+  expect(ErrorKind::kData, "book.csv", "PK\x03\x04 and more", "ZIP archive");
+  expect(ErrorKind::kData, "array.bin", "\x93NUMPY\x01", "NumPy");
+  expect(ErrorKind::kData, "old.h5", "MATLAB 5.0 MAT-file, Platform", "-v7.3");
+  expect(ErrorKind::kData, "table.csv", "PAR1....", "Parquet");
+  expect(ErrorKind::kUsage, "unknown", std::string("\x01\x02\x03 \0", 5),
+         "neither from the content nor from the name");
+  expect(ErrorKind::kData, "cut.bin", std::string(3072, '\1'), "truncated");
+  expect(ErrorKind::kData, "damaged.h5", std::string(100, '\1'), "neither a sealed file nor plain HDF5");
+  expect(ErrorKind::kData, "images-idx3-ubyte", std::string(100, 'x'), "magic");
+  expect(ErrorKind::kData, "train-labels-idx1-ubyte", std::string("\0\0\x08\x01\0\0\0\1\0", 9),
+         "magic must be 0x00000803");
+  expect(ErrorKind::kData, "absent", "", "No such file");
+  gzFile file = gzopen(directory.file("zipped.h5.gz").c_str(), "wb");
+  gzwrite(file, "\x89HDF\r\n\x1a\n and more", 17);
+  gzclose(file);
+  expect(ErrorKind::kData, "zipped.h5.gz", "", "gunzip");
 }
 
 TEST(Dataset, RejectsOptionsThatTheFormatDoesNotHave) {

@@ -107,6 +107,15 @@ TEST(Objective, CountsRightPredictionsAmongTheSamplesThatCount) {
   EXPECT_EQ(two.correct(outputs({4, 1}, {0.1, -0.1, 0.0, 7.0}), labelled({1, 0, 0, 0}, 4)), 3);
 }
 
+TEST(Objective, WhatIsNotANumberPredictsNoClass) {
+  const double nan = std::nan("");
+  const Tensor logits = outputs({4, 3}, {nan, 1, 2, /**/ 0, nan, 1, /**/ nan, nan, nan, /**/ 5, 1, 0});
+  const Objective classes = objective("auto", kThreeClasses);
+  EXPECT_EQ(classes.correct(logits, labelled({0, 0, 0, 0}, 4)), 1);
+  EXPECT_EQ(classes.correct(logits, labelled({2, 2, 1, 0}, 4)), 1);
+  EXPECT_EQ(objective("auto", kTwoClasses).correct(outputs({3, 1}, {nan, nan, -1}), labelled({0, 1, 0}, 3)), 1);
+}
+
 TEST(Objective, InputsHaveTheShapeOfTheDataAndTheTypeOfTheModel) {
   MicroBatch batch;
   batch.size = 2;

@@ -1,0 +1,108 @@
+// Reading the counters of the kernel, which are small text files.
+#include "core/available_memory.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <sstream>
+#include <utility>
+
+namespace lockstep {
+
+namespace {
+
+constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
+
+// The number after `name` at the beginning of a line: "MemAvailable:   1234 kB", "inactive_file 1234".
+std::optional<int64_t> named_number(const std::string& path, const std::string& name) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string word;
+    int64_t number = 0;
+    if (words >> word && word == name && words >> number) return number;
+  }
+  return std::nullopt;
+}
+
+// A file that holds one number; "max" is none.
+std::optional<int64_t> only_number(const std::string& path) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  if (file >> number) return number;
+  return std::nullopt;
+}
+
+struct Counters {
+  const char *limit, *usage, *inactive, *active;
+};
+constexpr Counters kVersion1{"/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_inactive_file",
+                             "total_active_file"};
+constexpr Counters kVersion2{"/memory.max", "/memory.current", "inactive_file", "active_file"};
+
+// What a group and those around it leave: `group` is "/outer/inner". In a container the path may be one that
+// only the host sees, and the group's own files stand at the root: every level that is there counts.
+int64_t left_by(const std::string& root, std::string group, const Counters& names) {
+  int64_t least = kUnknown;
+  for (;;) {
+    while (group.ends_with('/')) group.pop_back();
+    const std::string folder = root + group;
+    const std::optional<int64_t> limit = only_number(folder + names.limit),
+                                 usage = only_number(folder + names.usage);
+    if (limit && usage) {
+      const std::string details = folder + "/memory.stat";
+      const int64_t files =
+          named_number(details, names.inactive).value_or(0) + named_number(details, names.active).value_or(0);
+      least = std::min(least, std::max<int64_t>(*limit - std::max<int64_t>(*usage - files, 0), 0));
+    }
+    if (group.empty()) return least;
+    group.resize(group.rfind('/') == std::string::npos ? 0 : group.rfind('/'));
+  }
+}
+
+}  // namespace
+
+AvailableMemory::AvailableMemory(std::string proc, std::string cgroups, int64_t address_space)
+    : proc_(std::move(proc)), cgroups_(std::move(cgroups)), address_space_(address_space) {}
+
+int64_t AvailableMemory::bytes() const {
+  return std::min({machine(), control_groups(), addresses()});
+}
+
+int64_t AvailableMemory::machine() const {
+  const std::optional<int64_t> kibibytes = named_number(proc_ + "/meminfo", "MemAvailable:");
+  return kibibytes ? *kibibytes * 1024 : kUnknown;
+}
+
+int64_t AvailableMemory::control_groups() const {
+  int64_t least = kUnknown;
+  std::ifstream groups(proc_ + "/self/cgroup");
+  // "0::/path" of version 2; "4:memory:/path" of version 1, whose controllers may share a line.
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string group = line.substr(second + 1);
+    if (controllers == ",,") least = std::min(least, left_by(cgroups_, group, kVersion2));
+    if (controllers.find(",memory,") != std::string::npos)
+      least = std::min(least, left_by(cgroups_ + "/memory", group, kVersion1));
+  }
+  return least;
+}
+
+int64_t AvailableMemory::addresses() const {
+  int64_t most = address_space_;
+  if (most < 0) {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return kUnknown;
+    most = static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, static_cast<rlim_t>(kUnknown)));
+  }
+  const std::optional<int64_t> pages = only_number(proc_ + "/self/statm");
+  return pages ? std::max<int64_t>(most - *pages * sysconf(_SC_PAGESIZE), 0) : kUnknown;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,31 @@
+// How much memory this process can still take, before it is taken: a Linux system hands out more than it has,
+// and ends a process that uses it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace lockstep {
+
+class AvailableMemory {
+ public:
+  // `proc` and `cgroups` are where the system tells; tests give folders of their own. `address_space`: most
+  // bytes of addresses, -1 asks the system (ulimit -v).
+  explicit AvailableMemory(std::string proc = "/proc", std::string cgroups = "/sys/fs/cgroup",
+                           int64_t address_space = -1);
+
+  // The least of what the machine has (MemAvailable), what each control group that this process is in leaves
+  // it (memory.max of version 2, memory.limit_in_bytes of version 1; pages of files count as free, since they
+  // make room), and what is left of the address space. Without swap. INT64_MAX where nothing is known.
+  int64_t bytes() const;
+
+ private:
+  int64_t machine() const;
+  int64_t control_groups() const;
+  int64_t addresses() const;
+
+  std::string proc_, cgroups_;
+  int64_t address_space_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,154 @@
+// Checks of data against each other and against the model.
+#include "train/data_checks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr const char* kFeatureNames = "/data/feature_names";
+constexpr const char* kTargetName = "/data/target_name";
+
+std::string target_of(const DataDescription& dataset) {
+  return dataset.columns.target.empty() ? "labels"
+                                        : fmt::format("target column '{}'", dataset.columns.target);
+}
+
+std::string name_of_class(const DataDescription& dataset, size_t number) {
+  return number < dataset.class_names.size() ? fmt::format("{} ({})", number, dataset.class_names[number])
+                                             : fmt::format("{}", number);
+}
+
+// Of a text with a name a line, the target last: names of columns hold no line breaks.
+ColumnNames columns_of(const std::string& text) {
+  ColumnNames names;
+  if (text.empty()) return names;
+  for (size_t begin = 0, end = 0; end < text.size(); begin = end + 1) {
+    end = std::min(text.find('\n', begin), text.size());
+    names.features.push_back(text.substr(begin, end - begin));
+  }
+  names.target = names.features.back();
+  names.features.pop_back();
+  return names;
+}
+
+}  // namespace
+
+std::string describe_task(const DataDescription& train, const std::string& loss) {
+  const std::string column =
+      train.columns.target.empty() ? "" : fmt::format(", target column '{}'", train.columns.target);
+  if (train.classes == 0) {
+    return fmt::format("regression of {} target{}{}, loss mean_squared_error", train.target_width,
+                       train.target_width == 1 ? "" : "s", column);
+  }
+  const std::string chosen = loss != "auto"       ? loss
+                             : train.classes == 2 ? "logistic for one output, else cross_entropy"
+                                                  : "cross_entropy";
+  return fmt::format("classification of {} classes{}, loss {}", train.classes, column, chosen);
+}
+
+void check_classes(RunData& data) {
+  const DataDescription& train = data.train->description();
+  const std::vector<int64_t>& counts = train.class_counts;
+  const auto first = static_cast<size_t>(
+      std::ranges::find_if(counts, [](int64_t count) { return count > 0; }) - counts.begin());
+  if (first == counts.size()) return;
+  if (std::count(counts.begin(), counts.end(), 0) == std::ssize(counts) - 1) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: {}: all {} samples are of class {}: there is nothing to tell apart{}", train.source,
+                     target_of(train), counts[first], name_of_class(train, first),
+                     train.columns.target.empty() ? "" : " (data.target names another column)"));
+  }
+  constexpr size_t kShown = 5;
+  std::vector<std::string> empty;
+  size_t number = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) continue;
+    if (++number <= kShown) empty.push_back(name_of_class(train, i));
+  }
+  if (number == 0) return;
+  data.hints.push_back(fmt::format("{}: {} of {} classes have no training samples: {}{}", train.source,
+                                   number, train.classes, fmt::join(empty, ", "),
+                                   number > kShown ? ", ..." : ""));
+}
+
+std::string overflow_hint(const DataSource& source, DType compute) {
+  const DataDescription& description = source.description();
+  if (compute != DType::kF16 || description.input_dtype == DType::kI32 || !source.in_memory()) return "";
+  constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
+  const int64_t width = description.sample_shape.elements();
+  std::vector<float> features(static_cast<size_t>(width));
+  int32_t label = 0;
+  std::vector<float> targets(static_cast<size_t>(description.target_width));
+  const SampleBuffers buffers{features.data(), nullptr, &label, targets.data()};
+  for (int64_t row = 0; row < source.size(); ++row) {
+    source.gather({&row, 1}, buffers);
+    const auto found = std::ranges::find_if(features, [](float x) { return std::fabs(x) >= kInfinite; });
+    if (found == features.end()) continue;
+    const auto at = static_cast<size_t>(found - features.begin());
+    const std::string place = description.columns.features.empty()
+                                  ? fmt::format("element {}", at + 1)
+                                  : fmt::format("column '{}'", description.columns.features[at]);
+    return fmt::format(
+        "{}: row {}, {}: {} is infinite in fp16, whose largest number is {}: scale the data (data.normalize "
+        "= \"standard\"), or use precision.compute = \"bf16\"",
+        description.source, row + 1, place, *found, kLargest);
+  }
+  return "";
+}
+
+void check_indices(const RunData& data, int64_t limit) {
+  if (limit == 0) return;
+  for (const auto& part : {data.train, data.validation}) {
+    if (part == nullptr || part->description().largest_index < limit) continue;
+    const DataDescription& found = part->description();
+    fail(ErrorKind::kData, fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table",
+                                       found.source, found.largest_index_row, found.largest_index, limit));
+  }
+}
+
+void KeptColumns::describe(State& state) const {
+  const ColumnNames& names = data_.train->description().columns;
+  if (names.features.empty()) return;
+  state.scalars[kFeatureNames] = fmt::format("{}", fmt::join(names.features, "\n"));
+  state.scalars[kTargetName] = names.target;
+}
+
+std::string columns_text(const State& state) {
+  const auto features = state.scalars.find(kFeatureNames), target = state.scalars.find(kTargetName);
+  if (features == state.scalars.end() || target == state.scalars.end()) return "";
+  const auto *names = std::get_if<std::string>(&features->second),
+             *name = std::get_if<std::string>(&target->second);
+  return names == nullptr || name == nullptr ? "" : *names + "\n" + *name;
+}
+
+void match_columns(RunData& data, const std::string& columns, const std::string& checkpoint) {
+  const ColumnNames trained = columns_of(columns);
+  data.train = match_columns(data.train, trained, checkpoint);
+  if (data.validation) data.validation = match_columns(data.validation, trained, checkpoint);
+}
+
+void KeptColumns::restore(const State& found, const std::string& path) {
+  const ColumnNames trained = columns_of(columns_text(found)), &now = data_.train->description().columns;
+  if (trained.features.empty() || now.features.empty() || trained == now) return;
+  size_t at = 0;
+  while (at < trained.features.size() && at < now.features.size() && trained.features[at] == now.features[at])
+    ++at;
+  const auto name = [&](const ColumnNames& names) {
+    return at < names.features.size()         ? fmt::format("column {} is '{}'", at + 1, names.features[at])
+           : trained.features == now.features ? fmt::format("the target is '{}'", names.target)
+                                              : fmt::format("there are {} columns", names.features.size());
+  };
+  fail(ErrorKind::kData, fmt::format("{}: {}, in {} {}: a resumed run must keep its columns",
+                                     data_.train->description().source, name(now), path, name(trained)));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,52 @@
+// What a run checks, says and keeps about its data, apart from reading them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "checkpoint/state.h"
+#include "core/dtype.h"
+#include "data/data_source.h"
+#include "train/run_data.h"
+#include "train/run_state.h"
+
+namespace lockstep {
+
+// "classification of 10 classes, target column 'digit', loss cross_entropy": for the first lines of a run.
+// `loss`: train.loss.
+std::string describe_task(const DataDescription& train, const std::string& loss);
+
+// Error (kData) when all samples of the training file are of one class: any model is right then and the loss is
+// 0. Adds a hint when classes have no samples. Not for evaluations, which may well be of one class.
+void check_classes(RunData& data);
+
+// A hint at the first input that is infinite in the type that the model computes in; "" when there is none,
+// and of a file that is not in memory: looking at all of it would cost more than it tells.
+std::string overflow_hint(const DataSource& source, DType compute);
+
+// Error (kData) naming file, row and value when an index of the data is outside of the model's table [0,
+// limit). limit = 0 (Module::index_limit): not known.
+void check_indices(const RunData& data, int64_t limit);
+
+// The names of columns in checkpoints, where the data have any.
+class KeptColumns final : public Checkpointed {
+ public:
+  // The data must outlive the object.
+  explicit KeptColumns(const RunData& data) : data_(data) {}
+  void describe(State& state) const override;
+  // Error (kData) when a resumed run would train on other columns, or on another order of them, than the
+  // checkpoint's.
+  void restore(const State& found, const std::string& path) override;
+
+ private:
+  const RunData& data_;
+};
+
+// Names of features and target, a line each, that a checkpoint keeps; "" when it keeps none.
+std::string columns_text(const State& state);
+
+// Puts the columns of data for an evaluation into the order of `columns`, the text of `checkpoint`. Error
+// (kData) as match_columns of data sets.
+void match_columns(RunData& data, const std::string& columns, const std::string& checkpoint);
+
+}  // namespace lockstep
