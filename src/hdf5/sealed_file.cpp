@@ -170,23 +170,24 @@ void seal_file(const std::string& path, ErrorKind kind) {
 SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   const Descriptor file(path, O_RDONLY, kind);
   const int64_t size = file.regular_file_size();
-  if (size == 0) fail(kind, path + ": empty file");
+  const auto damaged = [&](const std::string& rule) { throw DamagedFile(kind, path + ": " + rule); };
+  if (size == 0) damaged("empty file");
   Block block{};
   const size_t present = file.read_at(0, block);
   const std::span<const char> start(block.data(), present);
   if (starts_with(start, kHdf5Signature)) {
-    if (required) fail(kind, path + ": not sealed: an HDF5 file of another program");
+    if (required) damaged("not sealed: an HDF5 file of another program");
     return SealState::kUnsealed;
   }
   if (!starts_with(start, kMagic)) {
-    fail(kind, path + ": neither a sealed file nor plain HDF5, or its first bytes were damaged");
+    damaged("neither a sealed file nor plain HDF5, or its first bytes were damaged");
   }
   if (present < block.size()) {
-    fail(kind, fmt::format("{}: truncated: {} bytes, the seal alone has {}", path, size, kSealBytes));
+    damaged(fmt::format("truncated: {} bytes, the seal alone has {}", size, kSealBytes));
   }
   const XXH128_canonical_t expected_block_hash = block_hash(block);
   if (std::memcmp(&expected_block_hash, block.data() + kBlockHashOffset, sizeof expected_block_hash) != 0) {
-    fail(kind, path + ": damaged: the checksum of the seal differs");
+    damaged("damaged: the checksum of the seal differs");
   }
   if (const uint64_t version = integer_at(block, kVersionOffset); version != kSealVersion) {
     fail(kind,
@@ -195,15 +196,15 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
   const uint64_t sealed_length = integer_at(block, kLengthOffset);
   const uint64_t found_length = static_cast<uint64_t>(size - kSealBytes);
   if (found_length != sealed_length) {
-    fail(kind, fmt::format("{}: {}: sealed with {} bytes after the seal, found {}", path,
-                           found_length < sealed_length ? "truncated" : "longer than sealed", sealed_length,
-                           found_length));
+    damaged(fmt::format("{}: sealed with {} bytes after the seal, found {}",
+                        found_length < sealed_length ? "truncated" : "longer than sealed", sealed_length,
+                        found_length));
   }
   uint64_t length = 0;
   const XXH128_canonical_t payload_hash = hash_payload(file, length);
   if (length != sealed_length ||
       std::memcmp(&payload_hash, block.data() + kPayloadHashOffset, sizeof payload_hash) != 0) {
-    fail(kind, path + ": damaged: the checksum of the content differs from the sealed one");
+    damaged("damaged: the checksum of the content differs from the sealed one");
   }
   return SealState::kSealed;
 }

@@ -26,6 +26,9 @@ class Progress {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
+// Whether what goes to stderr ends on a terminal: stderr is one, or a launch script that hands it on says so.
+bool shown_on_terminal();
+
 // "1h02m", "3m20s", "12s".
 std::string format_duration(double seconds);
 
