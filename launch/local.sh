@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
+source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 # Trains with several workers on this machine: launch/local.sh [-n WORKERS] CONFIG [ARGUMENT...].
 # Arguments after CONFIG go to `lockstep train`, e.g. --resume or --set optimizer.learning_rate=3e-4. Without -n there is
-# one worker a processor core. TERM or Ctrl-C: the run saves a checkpoint and ends with exit code 75.
+# one worker a processor core. TERM, Ctrl-C or a terminal that is closed: the run saves a checkpoint and ends with exit code 75.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -33,4 +34,6 @@ fi
 # Workers have threads of their own: bound to one core they would share it.
 options=(-np "$workers" --bind-to none)
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
-exec "$root/launch/mpirun.sh" "${options[@]}" "$command" train "$@"
+status=0
+run_to_end "${options[@]}" "$command" train "$@" || status=$?
+exit "$status"

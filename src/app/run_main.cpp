@@ -6,7 +6,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -20,6 +19,7 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/process.h"
 #include "data/data_source.h"
 #include "data/prepared_file.h"
 #include "hdf5/sealed_file.h"
@@ -50,11 +50,18 @@ struct Arguments {
   bool verbose = false;
 };
 
-// Results go to stdout: one that did not get there is a failure.
+// Stays until the process ends: one that is done must not be killed by a signal that reached it late.
+const StopSignal& stop_signal() {
+  static const StopSignal* const installed = new StopSignal;
+  return *installed;
+}
+
+// Results go to stdout: one that did not get there is a failure, unless nobody wants to read on.
 void flush_results() {
   errno = 0;
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
-    fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written" : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  if (errno == EPIPE) end_by_broken_pipe();
+  fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written" : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
 }
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
@@ -169,6 +176,8 @@ int run_main(int argc, char** argv) {
     std::fprintf(stderr, "error: %s\n", missing.c_str());
     return exit_code(ErrorKind::kUsage);
   }
+  prepare_process();
+  if (argc > 1 && std::strcmp(argv[1], "train") == 0) stop_signal();
   CLI::App app{"Lockstep trains neural networks data-parallel, bitwise the same on any number of workers."};
   app.name("lockstep");
   app.set_version_flag("--version", version_text());
@@ -256,8 +265,6 @@ int run_main(int argc, char** argv) {
   config_command->footer("Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
   configure_log(0, 1, false);
-  // A file that may not grow further (ulimit -f) is then an error of the write, with its reason.
-  std::signal(SIGXFSZ, SIG_IGN);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
     // Before CLI11 takes a misspelt command for a missing one.
@@ -275,21 +282,20 @@ int run_main(int argc, char** argv) {
     refused.emplace(ErrorKind::kUsage, fmt::format("{} (see lockstep --help)", error.what()));
   }
 
-  // Until all workers have left: one that is done must not be killed by a signal that reached it late.
-  std::optional<StopSignal> stop;
   std::unique_ptr<Communicator> communicator;
+  RunSettings settings;
   int code = 1;
   try {
     if (refused || train_command->parsed() || evaluate_command->parsed()) {
-      if (train_command->parsed()) stop.emplace();
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       try {
         if (!refused) {
           if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
           configuration = Configuration::load(arguments.configuration, arguments.overrides);
-          const RunSettings settings = read_settings(*configuration);
+          settings = read_settings(*configuration);
           options.timeout_seconds = settings.timeout_seconds;
+          options.start_timeout_seconds = settings.start_timeout_seconds;
           // Before MPI has threads.
           try_dataset(settings.train_data);
           if (!settings.validation_data.path.empty()) try_dataset(settings.validation_data);
@@ -298,6 +304,7 @@ int run_main(int argc, char** argv) {
         refused = error;
       }
       communicator = make_communicator(options);
+      communicator->set_timeout(settings.set_up_timeout_seconds);
       configure_log(communicator->rank(), communicator->world_size(), arguments.verbose);
       run_agreed(
           *communicator,
@@ -305,17 +312,25 @@ int run_main(int argc, char** argv) {
             if (refused) throw *refused;
           },
           "configuration");
-      if (evaluate_command->parsed()) return run_evaluate(arguments, *configuration, *communicator);
-      return train(*configuration, arguments.train, *stop, *communicator) == TrainOutcome::kStopped ? kExitStopped : 0;
+      if (evaluate_command->parsed()) {
+        code = run_evaluate(arguments, *configuration, *communicator);
+      } else {
+        const TrainOutcome outcome = train(*configuration, arguments.train, stop_signal(), *communicator);
+        code = outcome == TrainOutcome::kStopped ? kExitStopped : 0;
+      }
+      communicator->leave(code, settings.start_timeout_seconds);
+      return code;
     }
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);
     if (diff_command->parsed()) return run_diff(arguments);
     return run_config(arguments);
   } catch (const AgreedFailure& failure) {
-    // Everyone knows and leaves in order.
+    // Everyone knows and leaves in order; rank 0 may still have had a checkpoint to bring to disk.
     if (failure.speaks()) log_error(failure.what());
-    return exit_code(failure.kind());
+    code = exit_code(failure.kind());
+    communicator->leave(code, settings.save_timeout_seconds);
+    return code;
   } catch (const Error& error) {
     log_error(error.what());
     code = exit_code(error.kind());

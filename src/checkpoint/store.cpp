@@ -9,16 +9,19 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <future>
+#include <new>
 #include <string_view>
 #include <system_error>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "hdf5/sealed_file.h"
 
 namespace lockstep {
 
@@ -83,8 +86,10 @@ std::vector<std::string> names_in(const std::string& directory) {
 // Steps of the checkpoint files in the directory, newest first.
 std::vector<int64_t> steps_in(const std::string& directory) {
   std::vector<int64_t> steps;
+  std::error_code ignored;
   for (const std::string& name : names_in(directory)) {
-    if (const std::optional<int64_t> step = step_in(name)) steps.push_back(*step);
+    const std::optional<int64_t> step = step_in(name);
+    if (step && !fs::is_directory(fs::path(directory) / name, ignored)) steps.push_back(*step);
   }
   std::ranges::sort(steps, std::ranges::greater());
   return steps;
@@ -102,12 +107,101 @@ void remove_stale_temporaries(const std::string& directory) {
   }
 }
 
+// What stands where a checkpoint is due and cannot be replaced by a file makes way.
+void clear_way(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_directory(fs::symlink_status(path, error))) return;
+  std::string other = path + ".directory";
+  for (int number = 2; fs::exists(fs::symlink_status(other, error)); ++number)
+    other = fmt::format("{}.directory-{}", path, number);
+  fs::rename(path, other, error);
+  // Else the write fails, and says why.
+  if (!error) log_warning(fmt::format("{}: a directory where a checkpoint is due: is {} from now on", path, other));
+}
+
+// The checkpoints of an earlier run that --overwrite has set aside until there is one of the new run. They lie
+// in DIRECTORY/overwritten when all are there, and in DIRECTORY/overwritten.moving while they move, there or
+// back: whenever the process dies, the next store knows what to do from the names alone.
+class Overwritten {
+ public:
+  explicit Overwritten(const std::string& directory)
+      : directory_(directory), aside_(directory_ / "overwritten"), moving_(directory_ / "overwritten.moving") {}
+
+  void move_out() const {
+    std::error_code error;
+    fs::create_directory(moving_, error);
+    for (const int64_t step : error ? std::vector<int64_t>() : steps_in(directory_.string())) {
+      fs::rename(directory_ / file_name(step), moving_ / file_name(step), error);
+      if (error) break;
+    }
+    if (!error) fs::rename(moving_, aside_, error);
+    if (!error) return;
+    const std::string reason = error.message();
+    move_back();
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: --overwrite: cannot set its checkpoints aside: {}; nothing was deleted",
+                     directory_.string(), reason));
+  }
+
+  // After a run that came to no checkpoint of its own, or died while they moved.
+  void move_back() const {
+    std::error_code error;
+    if (holds_checkpoints(aside_)) fs::rename(aside_, moving_, error);
+    bring_back();
+  }
+
+  void remove() const {
+    std::error_code error;
+    if (!fs::is_directory(aside_, error)) return;
+    for (const int64_t step : steps_in(aside_.string())) {
+      fs::remove(aside_ / file_name(step), error);
+      if (error)
+        log_warning(fmt::format("{}: cannot remove: {}", (aside_ / file_name(step)).string(), error.message()));
+    }
+    fs::remove(aside_, error);  // unless somebody else has put something there
+  }
+
+  // What the run before left undone.
+  void recover() const {
+    bring_back();
+    if (!holds_checkpoints(aside_)) return;
+    if (steps_in(directory_.string()).empty()) {
+      move_back();
+    } else {
+      remove();
+    }
+  }
+
+ private:
+  static bool holds_checkpoints(const fs::path& directory) {
+    std::error_code error;
+    return fs::is_directory(directory, error) && !steps_in(directory.string()).empty();
+  }
+
+  void bring_back() const {
+    std::error_code error;
+    if (!fs::is_directory(moving_, error)) return;
+    for (const int64_t step : steps_in(moving_.string())) {
+      fs::rename(moving_ / file_name(step), directory_ / file_name(step), error);
+      if (error) {
+        log_warning(fmt::format("{}: cannot be moved back to {}: {}", (moving_ / file_name(step)).string(),
+                                directory_.string(), error.message()));
+        return;
+      }
+    }
+    fs::remove(moving_, error);
+  }
+
+  fs::path directory_, aside_, moving_;
+};
+
 }  // namespace
 
 DirectoryLock::DirectoryLock(const std::string& directory) {
   create_directory(directory);
   const std::string path = (fs::path(directory) / ".lockstep.lock").string();
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+  if (descriptor_ < 0 && errno == ELOOP) fail(ErrorKind::kUsage, path + ": a symbolic link, which is not followed");
   if (descriptor_ < 0) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: cannot write to the directory: {}", directory, system_message(errno)));
@@ -144,7 +238,11 @@ DirectoryLock::~DirectoryLock() {
 }
 
 struct CheckpointStore::Impl {
+  explicit Impl(const StoreOptions& given) : options(given), overwritten(given.directory) {}
+
   StoreOptions options;
+  Overwritten overwritten;
+  std::atomic<bool> set_aside = false;  // and no checkpoint of this run is in place yet
   std::future<void> write;  // the one in progress, or the outcome of the last one until somebody has taken it
 
   std::string path_of(int64_t step) const { return (fs::path(options.directory) / file_name(step)).string(); }
@@ -162,14 +260,14 @@ struct CheckpointStore::Impl {
   }
 };
 
-CheckpointStore::CheckpointStore(const StoreOptions& options) : impl_(std::make_unique<Impl>()) {
-  impl_->options = options;
+CheckpointStore::CheckpointStore(const StoreOptions& options) : impl_(std::make_unique<Impl>(options)) {
   create_directory(options.directory);
   if (::access(options.directory.c_str(), W_OK | X_OK) != 0) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: cannot write to the directory: {}", options.directory, system_message(errno)));
   }
   remove_stale_temporaries(options.directory);
+  impl_->overwritten.recover();
 }
 
 CheckpointStore::~CheckpointStore() {
@@ -177,6 +275,11 @@ CheckpointStore::~CheckpointStore() {
     finish();
   } catch (const std::exception& error) {
     log_error(error.what());
+  }
+  try {
+    if (impl_->set_aside) impl_->overwritten.move_back();
+  } catch (const std::exception& error) {
+    log_warning(error.what());
   }
 }
 
@@ -191,7 +294,9 @@ void CheckpointStore::save(int64_t step, State snapshot) {
       std::async(std::launch::async, [impl = impl_.get(), step, queued = std::move(snapshot)]() mutable {
         const State state =
             std::move(queued);  // gives the memory back when written, not when somebody asks for the outcome
+        clear_way(impl->path_of(step));
         write_checkpoint(state, impl->path_of(step));
+        if (impl->set_aside.exchange(false)) impl->overwritten.remove();
         impl->remove_outdated(step);
       });
 }
@@ -202,7 +307,11 @@ void CheckpointStore::poll() {
 }
 
 void CheckpointStore::finish() {
-  if (impl_->write.valid()) impl_->write.get();
+  if (!impl_->write.valid()) return;
+  const std::chrono::duration<double> interval(impl_->options.say_every);
+  for (int said = 1; impl_->write.wait_for(interval) != std::future_status::ready; ++said)
+    log_info(fmt::format("still saving to {}, for {:.0f} s by now", impl_->options.directory, said * interval.count()));
+  impl_->write.get();
 }
 
 std::optional<int64_t> CheckpointStore::newest_step() const {
@@ -210,18 +319,10 @@ std::optional<int64_t> CheckpointStore::newest_step() const {
   return steps.empty() ? std::nullopt : std::optional(steps.front());
 }
 
-void CheckpointStore::remove_all() {
-  const std::vector<int64_t> steps = steps_in(impl_->options.directory);
-  std::error_code error;
-  for (int64_t step : steps) {
-    if (fs::is_directory(fs::symlink_status(path_of(step), error)))
-      fail(ErrorKind::kUsage, path_of(step) + ": a directory with a checkpoint's name: nothing was deleted");
-  }
-  for (int64_t step : steps) {
-    fs::remove(path_of(step), error);
-    if (error)
-      fail(ErrorKind::kUsage, fmt::format("{}: cannot be deleted: {}", path_of(step), error.message()));
-  }
+void CheckpointStore::set_aside() {
+  if (steps_in(impl_->options.directory).empty()) return;
+  impl_->overwritten.move_out();
+  impl_->set_aside = true;
 }
 
 std::optional<std::pair<std::string, State>> CheckpointStore::load_newest(
@@ -231,9 +332,16 @@ std::optional<std::pair<std::string, State>> CheckpointStore::load_newest(
   for (int64_t step : steps) {
     const std::string path = path_of(step);
     try {
-      return std::pair(path, read_checkpoint(path));
-    } catch (const Error& error) {
+      State state = read_checkpoint(path);
+      const auto held = state.scalars.find("/train/step");
+      if (held != state.scalars.end() && held->second != Scalar(step)) {
+        fail(ErrorKind::kCheckpoint, fmt::format("{}: holds step {}, not that of its name", path, to_text(held->second)));
+      }
+      return std::pair(path, std::move(state));
+    } catch (const DamagedFile& error) {
       skipped.emplace_back(error.what());
+    } catch (const std::bad_alloc&) {
+      fail(ErrorKind::kCheckpoint, path + ": cannot be read: out of memory");
     }
   }
   fail(ErrorKind::kCheckpoint, fmt::format("{}: none of {} checkpoints is usable: {}",

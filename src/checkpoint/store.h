@@ -14,7 +14,8 @@ namespace lockstep {
 
 // Exclusive ownership of an output directory by one run: a locked file DIRECTORY/.lockstep.lock with host and
 // pid in it. The system gives the lock up when its process ends, however it ends, so a stale file is simply
-// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable.
+// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable, or
+// when the file is a symbolic link.
 // On a file system without locks it warns.
 class DirectoryLock {
  public:
@@ -31,12 +32,16 @@ struct StoreOptions {
   std::string directory;   // files are DIRECTORY/step-000001000.h5
   int64_t keep = 3;        // newest files kept; 0 keeps all
   int64_t keep_every = 0;  // steps that are multiples are kept for good; 0 = none
+  double say_every = 10.0;  // seconds between lines about a write that is waited for
 };
 
+// A checkpoint is a file with the name of one; a directory with such a name is none, and makes way when a
+// checkpoint of that name is written.
 class CheckpointStore {
  public:
   // Creates the directory and removes the temporary files that dead processes of this host left there. Error
-  // (kUsage) when it cannot be written to.
+  // (kUsage) when it cannot be written to. Checkpoints that an earlier run set aside come back when that run
+  // has left no checkpoint of its own; else they go.
   explicit CheckpointStore(const StoreOptions& options);
   // Waits for the write in progress; a failure that nobody has asked for is logged.
   ~CheckpointStore();
@@ -53,17 +58,19 @@ class CheckpointStore {
   void save(int64_t step, State snapshot);
   // Rethrows a failed background write, if any; never blocks.
   void poll();
-  // Waits until everything queued is on disk.
+  // Waits until everything queued is on disk, saying so every StoreOptions::say_every seconds.
   void finish();
 
   // The step of the newest checkpoint file by name, whether usable or not; nullopt when there is none.
   std::optional<int64_t> newest_step() const;
-  // Deletes every checkpoint file. Error (kUsage), with nothing deleted, when something that is no file has
-  // the name of one.
-  void remove_all();
-  // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones that did not.
-  // nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable, with
-  // what is wrong with each.
+  // Makes place for another run: moves every checkpoint file into DIRECTORY/overwritten, where nobody looks
+  // for one. They are deleted when the first checkpoint of the new run is in place, and come back when the
+  // store is destroyed, or opened again, before that. Error (kUsage) when they cannot be moved.
+  void set_aside();
+  // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones whose seal does not
+  // hold. nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable, with
+  // what is wrong with each; and when one cannot be read for any other reason (the disk, permissions, memory,
+  // another step in it than in its name), since the run must not go back behind it unasked.
   std::optional<std::pair<std::string, State>> load_newest(std::vector<std::string>& skipped) const;
 
  private:

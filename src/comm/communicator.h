@@ -87,6 +87,16 @@ class Communicator {
   // Ends every worker of the job with this exit code. Does not return. The only call that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 
+  // Leaves the job in order, together with the others; no call may follow. What this worker had to do is done: where some do not
+  // come within timeout_seconds, it ends the job with exit_code, so what others may still have to do must not take that long.
+  virtual void leave(int exit_code, double timeout_seconds) {
+    (void)exit_code;
+    (void)timeout_seconds;
+  }
+
+  // Replaces the timeout of waits from now on, in seconds; returns the one before.
+  virtual double set_timeout(double seconds) { return seconds; }
+
   // The same workers' communicator for arrays in the memory of their device: this one where that is host memory.
   Communicator& device() { return device_ != nullptr ? *device_ : *this; }
   // Gives it, or with null takes it away.
@@ -97,14 +107,30 @@ class Communicator {
 };
 
 struct CommunicatorOptions {
-  double timeout_seconds = 600.0;
+  double timeout_seconds = 600.0;        // of waits
+  double start_timeout_seconds = 600.0;  // of each phase of MPI's own start, to which workers come at different times
+};
+
+// Another timeout until the end of a scope, for a part of the run in which one worker may keep the others waiting for long.
+class TimeoutScope {
+ public:
+  TimeoutScope(Communicator& communicator, double seconds)
+      : communicator_(communicator), before_(communicator.set_timeout(seconds)) {}
+  ~TimeoutScope() { communicator_.set_timeout(before_); }
+  TimeoutScope(const TimeoutScope&) = delete;
+  TimeoutScope& operator=(const TimeoutScope&) = delete;
+
+ private:
+  Communicator& communicator_;
+  double before_;
 };
 
 // One worker, no library behind it; copies where the others would communicate.
 std::unique_ptr<Communicator> make_self_communicator();
 // True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment, without MPI.
 bool launched_by_mpi();
-// Initializes MPI. Destroying it finalizes MPI.
+// Initializes MPI, and ends the process with exit code 6, naming host and phase, where that takes longer than start_timeout_seconds.
+// Leaving it, or destroying it, finalizes MPI.
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
 // What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no initialization.
 std::string communication_library();

@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "comm/communicator.h"
+#include "comm/deadline.h"
 #include "core/error.h"
 
 namespace lockstep {
@@ -198,17 +199,19 @@ class MpiCommunicator final : public Communicator {
     MPI_Initialized(&initialized);
     if (initialized != 0)
       fail(ErrorKind::kInternal, "communicator: MPI can be initialized only once in a process");
+    world_.timeout_seconds = options.timeout_seconds;
+    start_seconds_ = options.start_timeout_seconds;
     // Any one thread may communicate, not only the one that initialized; Open MPI takes locks from
     // MPI_THREAD_MULTIPLE on.
     int provided = MPI_THREAD_SINGLE;
-    check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "communicator");
+    start("MPI_Init", [&] { return MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided); });
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     if (provided < MPI_THREAD_SERIALIZED) {
       fail(ErrorKind::kCommunication, "communicator: this MPI does not support MPI_THREAD_SERIALIZED");
     }
     // A communicator of our own, so that a program's other MPI traffic cannot be mistaken for ours. It
     // inherits the handler.
-    check(MPI_Comm_dup(MPI_COMM_WORLD, &world_.communicator), "communicator");
+    start("MPI_Comm_dup", [&] { return MPI_Comm_dup(MPI_COMM_WORLD, &world_.communicator); });
     MPI_Comm_rank(world_.communicator, &world_.rank);
     MPI_Comm_size(world_.communicator, &world_.size);
     void* limit = nullptr;
@@ -216,7 +219,6 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm_get_attr(world_.communicator, MPI_TAG_UB, &limit, &found);
     world_.tag_limit =
         found != 0 ? *static_cast<int*>(limit) : 32767;  // 32767: the least that the standard grants
-    world_.timeout_seconds = options.timeout_seconds;
     find_host_place();
     world_.spin = host_place_.workers <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
   }
@@ -225,9 +227,22 @@ class MpiCommunicator final : public Communicator {
   // it, or through abort, makes the launcher end the others.
   ~MpiCommunicator() override {
     if (world_.failed || std::uncaught_exceptions() > 0) return;
+    leave(exit_code(ErrorKind::kCommunication), start_seconds_);
+  }
+
+  void leave(int exit_code, double timeout_seconds) override {
+    if (std::exchange(left_, true)) return;
+    // Of a process that ends without MPI's consent, mpirun would make exit code 1 out of 0.
+    const Deadline deadline(
+        timeout_seconds, exit_code,
+        fmt::format("{}: MPI_Finalize: not finished after {} s: some worker did not come; leaving with exit code {}",
+                    who_waits(), timeout_seconds, exit_code),
+        [this](int code) { abort(code); });
     MPI_Comm_free(&world_.communicator);
     MPI_Finalize();
   }
+
+  double set_timeout(double seconds) override { return std::exchange(world_.timeout_seconds, seconds); }
 
   int rank() const override { return world_.rank; }
   int world_size() const override { return world_.size; }
@@ -298,16 +313,32 @@ class MpiCommunicator final : public Communicator {
   }
 
   [[noreturn]] void abort(int exit_code) override {
+    constexpr double kSecondsToAbort = 30.0;
+    const Deadline deadline(kSecondsToAbort, exit_code,
+                            fmt::format("{}: MPI_Abort: not finished after {} s", who_waits(), kSecondsToAbort));
     std::fflush(nullptr);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
   }
 
  private:
+  // A call that waits for all workers before there is a communicator whose waits have timeouts.
+  template <class Call>
+  void start(const char* phase, const Call& call) {
+    const Deadline deadline(
+        start_seconds_, exit_code(ErrorKind::kCommunication),
+        fmt::format("{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or messages between the "
+                    "workers do not get through; on hosts with several interfaces name the right one: mpirun --mca "
+                    "btl_tcp_if_include eth0",
+                    who_waits(), phase, start_seconds_));
+    check(call(), phase);
+  }
+
   void find_host_place() {
     MPI_Comm host = MPI_COMM_NULL;
-    check(MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
-          "communicator");
+    start("MPI_Comm_split", [&] {
+      return MPI_Comm_split_type(world_.communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host);
+    });
     MPI_Comm_rank(host, &host_place_.rank);
     MPI_Comm_size(host, &host_place_.workers);
     MPI_Comm_free(&host);
@@ -346,6 +377,8 @@ class MpiCommunicator final : public Communicator {
 
   World world_;
   HostPlace host_place_;
+  double start_seconds_ = 0.0;
+  bool left_ = false;
 };
 
 }  // namespace

@@ -99,7 +99,7 @@ struct PreparedFileWriter::Impl {
   bool tokens = false;
   BlockedArray x, y;
   int64_t mean = 0, deviation = 0, table = 0, largest = 0;
-  int64_t rows = 0;                                  // of inputs, so far
+  int64_t rows = 0;                                // of inputs, so far
   std::array<int64_t, 2> largest_index = {-1, 0};  // of tokens, and its row
   std::optional<BlockWriter> inputs, targets;
   FeatureStatisticsPass statistics{0};

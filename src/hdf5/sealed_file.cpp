@@ -222,23 +222,24 @@ void write_seal(const Descriptor& file, Block block, std::span<const BlockedArra
 std::optional<Block> sealed_block(const Descriptor& file, const std::string& path, ErrorKind kind,
                                   bool required) {
   const int64_t size = file.regular_file_size();
-  if (size == 0) fail(kind, path + ": empty file");
+  const auto damaged = [&](const std::string& rule) { throw DamagedFile(kind, path + ": " + rule); };
+  if (size == 0) damaged("empty file");
   Block block{};
   const size_t present = file.read_at(0, block);
   const std::span<const char> start(block.data(), present);
   if (find_plain_signature(file)) {
-    if (required) fail(kind, path + ": not sealed: an HDF5 file of another program");
+    if (required) damaged("not sealed: an HDF5 file of another program");
     return std::nullopt;
   }
   if (!starts_with(start, kMagic)) {
-    fail(kind, path + ": neither a sealed file nor plain HDF5, or its first bytes were damaged");
+    damaged("neither a sealed file nor plain HDF5, or its first bytes were damaged");
   }
   if (present < block.size()) {
-    fail(kind, fmt::format("{}: truncated: {} bytes, the seal alone has {}", path, size, kSealBytes));
+    damaged(fmt::format("truncated: {} bytes, the seal alone has {}", size, kSealBytes));
   }
   const XXH128_canonical_t expected_block_hash = block_hash(block);
   if (std::memcmp(&expected_block_hash, block.data() + kBlockHashOffset, sizeof expected_block_hash) != 0) {
-    fail(kind, path + ": damaged: the checksum of the seal differs");
+    damaged("damaged: the checksum of the seal differs");
   }
   if (const uint64_t version = integer_at(block, kVersionOffset);
       version != kSealVersion && version != kBlockedVersion) {
@@ -248,9 +249,9 @@ std::optional<Block> sealed_block(const Descriptor& file, const std::string& pat
   const uint64_t sealed_length = integer_at(block, kLengthOffset);
   const uint64_t found_length = static_cast<uint64_t>(size - kSealBytes);
   if (found_length != sealed_length) {
-    fail(kind, fmt::format("{}: {}: sealed with {} bytes after the seal, found {}", path,
-                           found_length < sealed_length ? "truncated" : "longer than sealed", sealed_length,
-                           found_length));
+    damaged(fmt::format("{}: sealed with {} bytes after the seal, found {}",
+                        found_length < sealed_length ? "truncated" : "longer than sealed", sealed_length,
+                        found_length));
   }
   return block;
 }
@@ -279,17 +280,19 @@ BlockedFile verified_outline(const Descriptor& file, const Block& block, const s
       content.arrays.push_back(array);
     }
     sound = sound && table >= kSealBytes && blocks <= (size - table) / std::ssize(Digest{});
-    if (!sound) fail(kind, path + ": damaged: the seal describes arrays that the file cannot hold");
+    if (!sound)
+      throw DamagedFile(kind, path + ": damaged: the seal describes arrays that the file cannot hold");
   }
   const XXH128_canonical_t payload_hash = hash_payload(file, size, content.arrays);
   if (std::memcmp(&payload_hash, block.data() + kPayloadHashOffset, sizeof payload_hash) != 0) {
-    fail(kind, fmt::format("{}: damaged: the checksum of the {} differs from the sealed one", path,
-                           blocked ? "metadata" : "content"));
+    throw DamagedFile(kind, fmt::format("{}: damaged: the checksum of the {} differs from the sealed one",
+                                        path, blocked ? "metadata" : "content"));
   }
   content.digests.resize(static_cast<size_t>(blocks));
   const std::span<char> bytes(reinterpret_cast<char*>(content.digests.data()),
                               content.digests.size() * sizeof(Digest));
-  if (file.read_at(static_cast<uint64_t>(table), bytes) != bytes.size()) fail(kind, path + ": truncated");
+  if (file.read_at(static_cast<uint64_t>(table), bytes) != bytes.size())
+    throw DamagedFile(kind, path + ": truncated");
   return content;
 }
 
@@ -343,8 +346,9 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required) {
           std::span(buffer).first(static_cast<size_t>(std::min(kBlockBytes, array.bytes - at)));
       if (file.read_at(static_cast<uint64_t>(array.offset + at), bytes) != bytes.size() ||
           digest_of(std::as_bytes(bytes)) != *expected) {
-        fail(kind, fmt::format("{}: damaged: the checksum of bytes {} to {} differs from the sealed one",
-                               path, array.offset + at, array.offset + at + std::ssize(bytes)));
+        throw DamagedFile(
+            kind, fmt::format("{}: damaged: the checksum of bytes {} to {} differs from the sealed one", path,
+                              array.offset + at, array.offset + at + std::ssize(bytes)));
       }
     }
   }

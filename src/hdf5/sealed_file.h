@@ -33,6 +33,12 @@ namespace lockstep {
 
 inline constexpr int64_t kSealBytes = 512;
 
+// What a file holds is not what was sealed, or was never sealed. A file that cannot be read is any other Error.
+class DamagedFile : public Error {
+ public:
+  using Error::Error;
+};
+
 // kUnsealed: a plain HDF5 file, whose signature stands at its beginning or behind a user block (of MATLAB,
 // say).
 enum class SealState { kSealed, kUnsealed };
@@ -72,9 +78,9 @@ void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vecto
 // verify_seal.
 std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind);
 
-// Error of `kind` naming the file and the rule when it is missing, truncated, longer than sealed, or its
-// checksum differs: every changed bit is found. A file that is neither sealed nor plain HDF5 is an error;
-// with `required` plain HDF5 is too.
+// Error of `kind` naming the file and the rule: DamagedFile when it is empty, truncated, longer than sealed, or
+// its checksum differs (every changed bit is found), and when it is neither sealed nor plain HDF5; with
+// `required` plain HDF5 is DamagedFile too.
 SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 
 // What the file is by its first bytes, which is quickly said of a large one and verifies nothing. nullopt:

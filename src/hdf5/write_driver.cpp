@@ -19,7 +19,7 @@
 namespace lockstep {
 
 WriteDriver::WriteDriver(const std::string& path)
-    : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666)) {
   if (descriptor_ < 0) note(errno);
 }
 

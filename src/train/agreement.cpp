@@ -6,7 +6,10 @@
 
 namespace lockstep {
 
-void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label) {
+void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label,
+                double timeout_seconds) {
+  std::optional<TimeoutScope> patience;
+  if (timeout_seconds > 0.0) patience.emplace(communicator, timeout_seconds);
   std::optional<Error> mine;
   try {
     part();

@@ -22,8 +22,10 @@ class AgreedFailure : public Error {
 };
 
 // Runs `part` on every worker. When it throws an Error on some, all throw AgreedFailure of the lowest failing
-// rank's kind; that rank speaks. Other exceptions pass through.
-void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label);
+// rank's kind; that rank speaks. Other exceptions pass through. timeout_seconds: of waits until all are
+// through; 0: the communicator's.
+void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label,
+                double timeout_seconds = 0.0);
 
 // Throws AgreedFailure where all workers have found the same failure; rank 0 speaks.
 [[noreturn]] void fail_together(const Communicator& communicator, ErrorKind kind, const std::string& message);

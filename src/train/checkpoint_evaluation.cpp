@@ -91,6 +91,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
         compare_with_checkpoint(state, description, job.settings, data, checkpoint);
       },
       "checkpoint");
+  communicator.set_timeout(job.settings.timeout_seconds);
   device->connect();
   run_agreed(
       communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");

@@ -110,8 +110,9 @@ void check_indices(const RunData& data, int64_t limit) {
   for (const auto& part : {data.train, data.validation}) {
     if (part == nullptr || part->description().largest_index < limit) continue;
     const DataDescription& found = part->description();
-    fail(ErrorKind::kData, fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table",
-                                       found.source, found.largest_index_row, found.largest_index, limit));
+    fail(ErrorKind::kData,
+         fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", found.source,
+                     found.largest_index_row, found.largest_index, limit));
   }
 }
 

@@ -1,27 +1,30 @@
 // Writing metrics.jsonl.
 #include "train/metrics_log.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/log.h"
 
 namespace lockstep {
 
 MetricsLog::MetricsLog(std::string path, std::string history)
     : path_(std::move(path)),
       history_(std::move(history)),
-      file_(std::fopen(path_.c_str(), "w"), &std::fclose),
+      file_(path_, ErrorKind::kUsage),
       last_flush_(std::chrono::steady_clock::now()) {
-  if (file_ == nullptr) fail(ErrorKind::kUsage, path_ + ": cannot be written: " + std::strerror(errno));
-  // The history is the buffer: whole lines reach the file, whenever the process is killed.
-  std::setvbuf(file_.get(), nullptr, _IONBF, 0);
+  if (::ftruncate(file_.descriptor(), 0) != 0)
+    fail(ErrorKind::kUsage, path_ + ": cannot be written: " + std::strerror(errno));
   flush();
 }
 
 MetricsLog::~MetricsLog() {
-  write();
+  flush();
 }
 
 void MetricsLog::append(const std::string& line) {
@@ -35,13 +38,13 @@ void MetricsLog::append(const std::string& line) {
   }
 }
 
-bool MetricsLog::write() {
-  written_ += std::fwrite(history_.data() + written_, 1, history_.size() - written_, file_.get());
-  return written_ == history_.size();
-}
-
+// The history is the buffer: whole lines reach the file, whenever the process is killed.
 void MetricsLog::flush() {
-  if (!write()) fail(ErrorKind::kCheckpoint, path_ + ": cannot be written: " + std::strerror(errno));
+  written_ += file_.append(history_.data() + written_, history_.size() - written_);
+  if (written_ == history_.size() || warned_) return;
+  warned_ = true;
+  log_warning(fmt::format("{}: cannot be written: {}; the run goes on, and its checkpoints keep the lines", path_,
+                          std::strerror(errno)));
 }
 
 void MetricsLog::step(const StepMetrics& m) {

@@ -1,12 +1,12 @@
 // metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on and kept in
-// checkpoints.
+// checkpoints. A file that cannot be written, once it is open, is a warning: the lines are not worth the run.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <memory>
 #include <string>
+
+#include "core/output_file.h"
 
 namespace lockstep {
 
@@ -39,8 +39,8 @@ struct StepMetrics {
 class MetricsLog {
  public:
   // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its
-  // checkpoint. Error (kUsage) when the file cannot be opened; writing, here and below, throws Error
-  // (kCheckpoint): the disk is full.
+  // checkpoint. Error (kUsage) when the file cannot be opened. That it cannot be written, here and below, is
+  // said once; what is missing is written as soon as there is room.
   MetricsLog(std::string path, std::string history);
   ~MetricsLog();  // writes what is left, if it can
   MetricsLog(const MetricsLog&) = delete;
@@ -51,19 +51,17 @@ class MetricsLog {
   void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
                   const std::string& weights = "");
   void digest(int64_t step, const std::string& digest);
-  // Everything so far, on disk.
+  // Everything so far to the file, if it can be.
   void flush();
   const std::string& history() const { return history_; }
 
  private:
   void append(const std::string& line);
-  // False when not everything could be written.
-  bool write();
-
   std::string path_;
   std::string history_;
   size_t written_ = 0;  // bytes of the history that are in the file
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  OutputFile file_;
+  bool warned_ = false;
   std::chrono::steady_clock::time_point last_flush_;
 };
 

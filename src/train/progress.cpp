@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "core/log.h"
 
@@ -17,6 +18,10 @@ std::string format_duration(double seconds) {
   if (total >= 3600) return fmt::format("{}h{:02}m", total / 3600, total / 60 % 60);
   if (total >= 60) return fmt::format("{}m{:02}s", total / 60, total % 60);
   return fmt::format("{}s", total);
+}
+
+bool shown_on_terminal() {
+  return isatty(STDERR_FILENO) == 1 || std::getenv("LOCKSTEP_ON_TERMINAL") != nullptr;
 }
 
 Progress::Progress(int64_t first_step, int64_t total_steps, bool enabled)

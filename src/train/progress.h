@@ -40,6 +40,8 @@ class ProgressBar {
   bool terminal_, shown_ = false;
   std::chrono::steady_clock::time_point start_, last_;
 };
+// Whether what goes to stderr ends on a terminal: stderr is one, or a launch script that hands it on says so.
+bool shown_on_terminal();
 
 // "1h02m", "3m20s", "12s".
 std::string format_duration(double seconds);

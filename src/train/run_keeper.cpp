@@ -3,26 +3,17 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/output_file.h"
 #include "train/loss_plot.h"
 
 namespace lockstep {
 
 namespace {
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file) fail(ErrorKind::kCheckpoint, path + ": cannot be written: " + std::strerror(errno));
-}
 
 // Before the directory would be made.
 const std::string& checked(const std::string& directory, bool resume) {
@@ -61,7 +52,7 @@ void RunKeeper::require_fresh() const {
 
 void RunKeeper::start(const std::string& history, const std::string& configuration) {
   metrics_.emplace(directory_ + "/metrics.jsonl", history);
-  write_text(directory_ + "/configuration.toml", configuration);
+  replace_record(directory_ + "/configuration.toml", configuration);
 }
 
 void RunKeeper::save(int64_t step, const std::function<State(std::string metrics)>& snapshot) {
@@ -74,7 +65,7 @@ void RunKeeper::finish(bool chart) {
   store_.finish();
   metrics_->flush();
   const LossCurves curves = loss_curves(metrics_->history());
-  write_text(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
+  replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
   if (!characters.empty()) log_info("\n" + characters);
 }

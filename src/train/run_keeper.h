@@ -24,7 +24,8 @@ class RunKeeper {
   std::pair<std::string, State> newest() const;
   // Error (kUsage) when the directory holds checkpoints of an earlier run.
   void require_fresh() const;
-  void remove_checkpoints() { store_.remove_all(); }
+  // The checkpoints of an earlier run make place, and go for good when there is one of this run.
+  void set_checkpoints_aside() { store_.set_aside(); }
   // Opens the metrics, which go on behind `history`, and writes configuration.toml.
   void start(const std::string& history, const std::string& configuration);
 
@@ -33,6 +34,8 @@ class RunKeeper {
   // Writes what `snapshot` gives for the metrics so far, in the background. A write that is still under way
   // is waited for first, so that there is one copy of the state at a time.
   void save(int64_t step, const std::function<State(std::string metrics)>& snapshot);
+  // Waits for the write that is under way; rethrows what it threw.
+  void finish_write() { store_.finish(); }
   // Rethrows what a write in the background threw; never blocks.
   void poll() { store_.poll(); }
   // Everything on disk, the loss plot included. `chart`: also shows it as characters.

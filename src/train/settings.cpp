@@ -143,7 +143,13 @@ RunSettings read_settings(Configuration& configuration) {
       parallel.integer("digest_every", 0, kNonNegative,
                        "steps between state digests, logged and compared across workers; 0: off");
   settings.timeout_seconds =
-      parallel.real("timeout", 600.0, kPositive, "seconds a worker waits for the others before it gives up");
+      parallel.real("timeout", 600.0, kPositive,
+                    "seconds a worker waits for the others in a step before it gives up");
+  settings.start_timeout_seconds = parallel.real(
+      "start_timeout", 600.0, kPositive, "the same for each phase of MPI's own start, and for its end");
+  settings.set_up_timeout_seconds =
+      parallel.real("set_up_timeout", 3600.0, kPositive,
+                    "the same between the two, while workers read data and a checkpoint");
   settings.share_gpu = parallel.boolean(
       "share_gpu", false, "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
   settings.gpu_transport = parallel.text(
@@ -156,6 +162,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.keep = checkpoint.integer("keep", 3, kNonNegative, "newest checkpoints kept; 0: all");
   settings.keep_every =
       checkpoint.integer("keep_every", 0, kNonNegative, "steps whose multiples are kept for good; 0: none");
+  settings.save_timeout_seconds =
+      checkpoint.real("timeout", 3600.0, kPositive,
+                      "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
 
   Section device = configuration.section("device");
   settings.device = device.text("type", "auto", {"auto", "cpu", "cuda"},

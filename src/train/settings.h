@@ -69,12 +69,15 @@ struct RunSettings {
   bool shard_optimizer = false;
   int64_t digest_every = 0;
   double timeout_seconds = 600.0;
+  double start_timeout_seconds = 600.0;
+  double set_up_timeout_seconds = 3600.0;
   bool share_gpu = false;
   std::string gpu_transport = "auto";  // auto, nccl, host
   // [checkpoint]
   int64_t checkpoint_every = 0;
   int64_t keep = 3;
   int64_t keep_every = 0;
+  double save_timeout_seconds = 3600.0;
   // [device]
   std::string device = "auto";  // auto, cpu, cuda
   bool cudnn = true;   // where there is one

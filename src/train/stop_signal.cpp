@@ -1,36 +1,62 @@
 // Signal handlers that only set a flag.
 #include "train/stop_signal.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 
 namespace lockstep {
 
 namespace {
 
-constexpr int kSignals[] = {SIGTERM, SIGINT, SIGUSR1};
-volatile std::sig_atomic_t raised_signal = 0;
-struct sigaction previous[3];
+constexpr struct {
+  int number;
+  const char* name;
+} kSignals[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGUSR1, "SIGUSR1"}, {SIGHUP, "SIGHUP"}};
+constexpr int kCount = 4;
+
+volatile std::sig_atomic_t raised_signal = 0;  // the first one
+volatile std::sig_atomic_t interrupts = 0;
+volatile std::sig_atomic_t second_interrupt_ends = 0;
+struct sigaction previous[kCount];
 
 void on_signal(int signal) {
-  if (signal == SIGINT && raised_signal == SIGINT) {
-    std::signal(SIGINT, SIG_DFL);
-    std::raise(SIGINT);
+  if (signal == SIGINT) {
+    interrupts = interrupts + 1;
+    if (interrupts > 1 && second_interrupt_ends != 0) {
+      std::signal(SIGINT, SIG_DFL);
+      std::raise(SIGINT);
+    }
   }
-  raised_signal = signal;
+  if (raised_signal == 0) raised_signal = signal;
 }
 
 }  // namespace
 
-StopSignal::StopSignal() {
+bool at_terminal() {
+  const int terminal = ::open("/dev/tty", O_RDONLY | O_NOCTTY | O_CLOEXEC);
+  if (terminal < 0) return false;
+  ::close(terminal);
+  return true;
+}
+
+StopSignal::StopSignal(bool ends) {
   raised_signal = 0;
+  interrupts = 0;
+  second_interrupt_ends = ends ? 1 : 0;
   struct sigaction action = {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;  // file and socket calls in progress are not cut short
-  for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &action, &previous[i]);
+  for (int i = 0; i < kCount; ++i) {
+    sigaction(kSignals[i].number, nullptr, &previous[i]);
+    const bool ignored = kSignals[i].number == SIGHUP && previous[i].sa_handler == SIG_IGN;
+    if (!ignored) sigaction(kSignals[i].number, &action, nullptr);
+  }
 }
 
 StopSignal::~StopSignal() {
-  for (int i = 0; i < 3; ++i) sigaction(kSignals[i], &previous[i], nullptr);
+  for (int i = 0; i < kCount; ++i) sigaction(kSignals[i].number, &previous[i], nullptr);
 }
 
 bool StopSignal::raised() const {
@@ -38,10 +64,10 @@ bool StopSignal::raised() const {
 }
 
 const char* StopSignal::name() const {
-  return raised_signal == SIGTERM   ? "SIGTERM"
-         : raised_signal == SIGINT  ? "SIGINT"
-         : raised_signal == SIGUSR1 ? "SIGUSR1"
-                                    : "";
+  for (const auto& signal : kSignals) {
+    if (raised_signal == signal.number) return signal.name;
+  }
+  return "";
 }
 
 }  // namespace lockstep

@@ -155,7 +155,7 @@ struct Trainer::Parts {
         communicator,
         [&] {
           if (!leader()) return;
-          if (options.overwrite) keeper->remove_checkpoints();
+          if (options.overwrite) keeper->set_checkpoints_aside();
           if (options.resume) {
             std::tie(path, found) = keeper->newest();
             compare_with_checkpoint(found, path);
@@ -217,6 +217,7 @@ struct Trainer::Parts {
   }
 
   void set_going() {
+    communicator.set_timeout(settings.timeout_seconds);
     loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
                    settings.prefetch);
     inputs.emplace(backend(), data.shape, settings.parameters(), owned.size(), plan.micro_batch_size);
@@ -338,6 +339,9 @@ struct Trainer::Parts {
   void save() {
     read_reports(0);
     agreement->require_finite(done);
+    // The others wait longer than for a step: the checkpoint before this one may still be on its way to disk.
+    run_agreed(
+        communicator, [&] { if (keeper) keeper->finish_write(); }, "save", settings.save_timeout_seconds);
     if (keeper) {
       keeper->save(done, [&](std::string metrics) { return state->capture(done, std::move(metrics)); });
     } else if (settings.shard_optimizer) {
@@ -390,8 +394,10 @@ struct Trainer::Parts {
         communicator,
         [&] {
           if (!keeper) return;
-          keeper->finish(!stopped && options.progress);
+          keeper->finish(!stopped && options.progress && shown_on_terminal());
           if (stopped) {
+            // The signal may have reached this worker only after another one's.
+            if (stop_reason.empty() && options.stop) stop_reason = options.stop();
             log_info(fmt::format("stopped{} at step {}; continue with --resume",
                                  stop_reason.empty() ? "" : " by " + stop_reason, done));
           }
@@ -399,7 +405,7 @@ struct Trainer::Parts {
                                saved > 0 ? keeper->path_of(saved) : "none", settings.output,
                                settings.output));
         },
-        "finish");
+        "finish", settings.save_timeout_seconds);
   }
 };
 

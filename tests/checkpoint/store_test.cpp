@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <set>
@@ -169,39 +171,141 @@ TEST_F(StoreTest, TheNewestStepIsKnownWithoutReading) {
   EXPECT_EQ(store.newest_step(), 20);
 }
 
-TEST_F(StoreTest, RemovesAllCheckpointsOrNone) {
+TEST_F(StoreTest, ADirectoryIsNoCheckpoint) {
   save(10);
-  overwrite(file_of(20), "damaged");
-  overwrite(directory_.file("step-1.h5"), "another's");
-  std::filesystem::create_directory(file_of(30));
+  fs::create_directories(file_of(30) + "/below");
   CheckpointStore store({directory_.path()});
-  expect_contains(message_of([&] { store.remove_all(); }, ErrorKind::kUsage),
-                  {file_of(30), "nothing was deleted"});
-  EXPECT_EQ(names().size(), 4u);
-  std::filesystem::remove(file_of(30));
-  store.remove_all();
-  EXPECT_EQ(names(), Names{"step-1.h5"});
+  EXPECT_EQ(store.newest_step(), 10);
+  std::vector<std::string> skipped;
+  EXPECT_EQ(store.load_newest(skipped)->first, store.path_of(10));
+  EXPECT_TRUE(skipped.empty());
+  store.set_aside();
+  EXPECT_TRUE(fs::is_directory(store.path_of(30)));
+  // Nor does it keep one from being written.
+  store.save(30, state_of(30));
+  store.finish();
+  EXPECT_EQ(names(), (Names{"step-000000030.h5", "step-000000030.h5.directory"}));
+  EXPECT_TRUE(fs::is_directory(store.path_of(30) + ".directory/below"));
 }
+
+TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
+  for (const int64_t step : {10, 20}) save(step);
+  overwrite(directory_.file("step-1.h5"), "another's");
+  {
+    CheckpointStore store({directory_.path()});
+    store.set_aside();
+    EXPECT_EQ(names(), (Names{"overwritten", "step-1.h5"}));
+    EXPECT_FALSE(store.newest_step());
+    std::vector<std::string> skipped;
+    EXPECT_FALSE(store.load_newest(skipped));
+  }
+  EXPECT_EQ(names(), (Names{"step-000000010.h5", "step-000000020.h5", "step-1.h5"})) << "by the destructor";
+  {
+    CheckpointStore store({directory_.path()});
+    store.set_aside();
+    store.save(5, state_of(5));
+    store.finish();
+    EXPECT_EQ(names(), (Names{"step-000000005.h5", "step-1.h5"}));
+  }
+  EXPECT_EQ(names(), (Names{"step-000000005.h5", "step-1.h5"}));
+}
+
+// What a process that died left: while files moved, when all had, and after the first checkpoint of the new run.
+TEST_F(StoreTest, WhatWasSetAsideIsFoundByTheNextStore) {
+  const Names old = {"step-000000010.h5", "step-000000020.h5"};
+  {
+    SCOPED_TRACE("moving");
+    save(10);
+    save(20);
+    fs::create_directory(directory_.file("overwritten.moving"));
+    fs::rename(directory_.file("step-000000020.h5"), directory_.file("overwritten.moving/step-000000020.h5"));
+    const CheckpointStore store({directory_.path()});
+    EXPECT_EQ(names(), old);
+  }
+  {
+    SCOPED_TRACE("moved");
+    fs::create_directory(directory_.file("overwritten"));
+    for (const std::string& name : old) fs::rename(directory_.file(name), directory_.file("overwritten/" + name));
+    const CheckpointStore store({directory_.path()});
+    EXPECT_EQ(names(), old);
+  }
+  {
+    SCOPED_TRACE("committed");
+    fs::create_directory(directory_.file("overwritten"));
+    fs::rename(directory_.file("step-000000020.h5"), directory_.file("overwritten/step-000000020.h5"));
+    overwrite(directory_.file("overwritten/notes"), "somebody's");
+    const CheckpointStore store({directory_.path()});
+    EXPECT_EQ(names(), (Names{"overwritten", "step-000000010.h5"}));
+    EXPECT_EQ(testing::files_in(directory_.file("overwritten")), 1u) << "what is not ours stays";
+  }
+  {
+    SCOPED_TRACE("somebody else's folder");
+    fs::remove(directory_.file("step-000000010.h5"));
+    const CheckpointStore store({directory_.path()});
+    EXPECT_EQ(names(), Names{"overwritten"});
+  }
+}
+
+TEST_F(StoreTest, AFileThatCannotBeReadIsNotPassedOver) {
+  for (int64_t step : {10, 20}) save(step);
+  fs::remove(file_of(20));
+  fs::create_symlink(file_of(20), file_of(20));  // cannot be opened by anyone
+  const CheckpointStore store({directory_.path()});
+  std::vector<std::string> skipped;
+  expect_contains(message_of([&] { store.load_newest(skipped); }, ErrorKind::kCheckpoint),
+                  {file_of(20) + ": cannot open: "});
+}
+
+TEST_F(StoreTest, AFileOfAnotherStepThanItsNameSaysIsRefused) {
+  CheckpointStore store({directory_.path()});
+  State state = state_of(7);
+  state.scalars["/train/step"] = int64_t{7};
+  store.save(7, state);
+  store.finish();
+  std::vector<std::string> skipped;
+  EXPECT_TRUE(store.load_newest(skipped));
+  fs::rename(store.path_of(7), store.path_of(70));
+  expect_contains(message_of([&] { store.load_newest(skipped); }, ErrorKind::kCheckpoint),
+                  {store.path_of(70), "holds step 7"});
+}
+
+// No file may grow beyond this: writes of checkpoints fail.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit small{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &small);
+  }
+  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
 
 TEST_F(StoreTest, FailedWriteIsReportedOnceByFinishOrTheNextSave) {
   CheckpointStore store({directory_.path()});
-  fs::create_directories(store.path_of(5) + "/below");  // a rename onto it fails
-  store.save(5, state_of(5));
-  expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint),
-                  {"step-000000005.h5", "rename"});
-  EXPECT_NO_THROW(store.finish());
-  store.save(5, state_of(5));
-  message_of([&] { store.save(6, state_of(6)); }, ErrorKind::kCheckpoint);
+  {
+    const FileSizeLimit limit(1000);
+    store.save(5, state_of(5));
+    expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint),
+                    {"step-000000005.h5", "File too large"});
+    EXPECT_NO_THROW(store.finish());
+    store.save(5, state_of(5));
+    message_of([&] { store.save(6, state_of(6)); }, ErrorKind::kCheckpoint);
+  }
   store.save(6, state_of(6));
   store.finish();
-  EXPECT_TRUE(fs::exists(store.path_of(6)));
-  EXPECT_EQ(names().size(), 2u);
+  EXPECT_EQ(names(), Names{"step-000000006.h5"});
 }
 
 TEST_F(StoreTest, PollReportsAFailureWithoutBlocking) {
   CheckpointStore store({directory_.path()});
   EXPECT_NO_THROW(store.poll());
-  fs::create_directories(store.path_of(5) + "/below");
+  const FileSizeLimit limit(1000);
   store.save(5, state_of(5));
   bool reported = false;
   for (int i = 0; i < 5000 && !reported; ++i) {
@@ -213,6 +317,17 @@ TEST_F(StoreTest, PollReportsAFailureWithoutBlocking) {
     }
   }
   EXPECT_TRUE(reported);
+}
+
+TEST_F(StoreTest, AWriteThatIsWaitedForLongIsSpokenOf) {
+  StoreOptions options{directory_.path()};
+  options.say_every = 0.001;
+  CheckpointStore store(options);
+  ::testing::internal::CaptureStderr();
+  store.save(5, testing::sample_state(3'000'000));
+  store.finish();
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.rfind("still saving to " + directory_.path() + ", for ", 0), 0u) << said;
 }
 
 TEST_F(StoreTest, TemporaryFilesOfDeadProcessesAreRemoved) {
@@ -256,6 +371,14 @@ TEST_F(StoreTest, UnwritableDirectoryIsAUsageErrorAtOnce) {
   }
   expect_contains(message_of([&] { DirectoryLock lock("/proc"); }, ErrorKind::kUsage),
                   {"/proc: cannot write"});
+}
+
+TEST_F(StoreTest, ASymbolicLinkIsNoLock) {
+  overwrite(directory_.file("precious"), "precious");
+  fs::create_symlink(directory_.file("precious"), directory_.file(".lockstep.lock"));
+  expect_contains(message_of([&] { DirectoryLock lock(directory_.path()); }, ErrorKind::kUsage),
+                  {directory_.file(".lockstep.lock"), "symbolic link"});
+  EXPECT_EQ(testing::bytes_of(directory_.file("precious")), "precious");
 }
 
 TEST_F(StoreTest, ReadOnlyDiskIsAUsageErrorAtOnce) {

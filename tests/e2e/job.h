@@ -15,6 +15,7 @@
 #include <fstream>
 #include <functional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -29,6 +30,15 @@ struct Outcome {
   std::string out, err;
   double seconds = 0.0;
 };
+
+// Whether the process has a handler for the signal.
+inline bool catches(pid_t process, int signal) {
+  std::istringstream status(bytes_of("/proc/" + std::to_string(process) + "/status"));
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("SigCgt:")) return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
+  }
+  return false;
+}
 
 // The command by itself (no launcher).
 inline constexpr int kNoLauncher = 0;
@@ -101,6 +111,15 @@ class Job {
   void signal_rank(int rank, int number) {
     for (const pid_t process : processes("OMPI_COMM_WORLD_RANK=" + std::to_string(rank)))
       ::kill(process, number);
+  }
+
+  // Whether this many workers of mpirun run and have a handler for the signal.
+  bool ranks_catch(int number, int workers) const {
+    for (int rank = 0; rank < workers; ++rank) {
+      const std::vector<pid_t> found = processes("OMPI_COMM_WORLD_RANK=" + std::to_string(rank));
+      if (found.empty() || !catches(found.back(), number)) return false;
+    }
+    return true;
   }
 
   // Every process of the job at once, as when a machine loses power.

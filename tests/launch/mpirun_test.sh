@@ -1,26 +1,13 @@
 #!/usr/bin/env bash
-# The mpirun wrapper hands on exit codes, turns the first TERM into SIGUSR1 and the second into TERM.
+# The launch scripts hand on exit codes, ask for a stop with SIGUSR1 until the job has ended, and let nothing but a second Ctrl-C
+# at a terminal disturb it.
 set -euo pipefail
 
 wrapper=$1/mpirun.sh
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
 
-# Stands in for mpirun: writes down signals; ends with 75 a moment after SIGUSR1 unless told to be stubborn.
-cat >"$bin/mpirun" <<'STANDIN'
-#!/usr/bin/env bash
-case "$*" in *"exit "*) exit "${*: -1}" ;; esac
-stubborn=$([[ "$*" == *stubborn* ]] && echo 1 || echo 0)
-asked=0
-trap 'echo USR1 >>"$NOTES"; asked=1' USR1
-trap 'echo TERM >>"$NOTES"; exit 143' TERM
-echo ready >>"$NOTES"
-for ((i = 0; i < 300; ++i)); do
-  sleep 0.1
-  if [ "$asked" -eq 1 ] && [ "$stubborn" -eq 0 ]; then exit 75; fi
-done
-STANDIN
-chmod +x "$bin/mpirun"
+cp "$(dirname "$0")/mpirun_standin" "$bin/mpirun"
 export PATH=$bin:$PATH NOTES=$bin/notes
 
 failures=0
@@ -32,38 +19,70 @@ check() {
 }
 # noted LINES: waits until the stand-in has written that many lines.
 noted() {
-  for ((i = 0; i < 200; ++i)); do
+  for ((i = 0; i < 600; ++i)); do
     [ "$(wc -l <"$NOTES")" -lt "$1" ] || return 0
     sleep 0.05
   done
   echo "the stand-in did not get as far as line $1" >&2
   exit 1
 }
+kinds() { sort -u "$NOTES" | tr '\n' ' '; }
 
 code=0
 "$wrapper" exit 3 || code=$?
 check "exit code of the job" 3 "$code"
 "$wrapper" exit 0
+check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
-: >"$NOTES"
-"$wrapper" -np 2 program 2>/dev/null &
-job=$!
-noted 1
-kill -TERM "$job"
-code=0
-wait "$job" || code=$?
-check "exit code after one TERM" 75 "$code"
-check "signals after one TERM" "ready USR1 " "$(tr '\n' ' ' <"$NOTES")"
+# stopped HOW SIGNAL...: the exit code of a job of that kind which gets these signals, the first when it is ready.
+stopped() {
+  local how=$1
+  shift
+  : >"$NOTES"
+  "$wrapper" -np 2 "$how" 2>/dev/null &
+  local job=$! code=0
+  noted 1
+  for signal in "$@"; do
+    kill -"$signal" "$job"
+    sleep 0.4
+  done
+  wait "$job" || code=$?
+  echo "$code"
+}
+for signal in TERM USR1 HUP; do
+  check "exit code after $signal" 75 "$(stopped program $signal)"
+  check "signals after $signal" "USR1 ready " "$(kinds)"
+done
+check "exit code of a slow save that is asked for again and again" 75 "$(stopped slow USR1 TERM HUP)"
+check "its signals" "USR1 ready " "$(kinds)"
+check "exit code of a job that does not hear at first" 75 "$(stopped deaf TERM)"
+check "exit code of a job whose workers were killed by the request" 75 "$(stopped killed TERM)"
+check "exit code of one that was killed by somebody else" 138 "$(
+  : >"$NOTES"
+  "$wrapper" -np 2 killed 2>/dev/null &
+  noted 1
+  kill -USR1 "$(cat "$NOTES.pid")"
+  code=0
+  wait $! || code=$?
+  echo "$code"
+)"
 
+# Nobody reads the log.
 : >"$NOTES"
-"$wrapper" -np 2 stubborn 2>/dev/null &
-job=$!
-noted 1
-kill -TERM "$job"
-noted 2
-kill -TERM "$job"
-code=0
-wait "$job" || code=$?
-check "exit code after two TERMs" 143 "$code"
-check "signals after two TERMs" "ready USR1 TERM " "$(tr '\n' ' ' <"$NOTES")"
+check "exit code of a job whose log is not read" 9 "$(
+  set +o pipefail
+  { code=0; "$wrapper" talks 2>&1 || code=$?; echo "$code" >"$bin/code"; } | head -n 1 >"$bin/head"
+  cat "$bin/code"
+)"
+check "signals of a job whose log is not read" "" "$(kinds)"
+
+# Ctrl-C at a terminal, twice.
+if command -v script >/dev/null; then
+  : >"$NOTES"
+  code=0
+  { noted 1; printf '\003'; noted 2; sleep 1; printf '\003'; sleep 5; } |
+    script -qec "'$wrapper' -np 2 stubborn; echo \$? >'$bin/code'" /dev/null >/dev/null 2>&1 || code=$?
+  check "signals after Ctrl-C twice" "TERM USR1 ready " "$(kinds)"
+  check "exit code after Ctrl-C twice" 143 "$(cat "$bin/code" 2>/dev/null || echo none)"
+fi
 [ "$failures" -eq 0 ]

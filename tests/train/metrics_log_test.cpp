@@ -2,8 +2,12 @@
 #include "train/metrics_log.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <cmath>
+#include <csignal>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -91,21 +95,40 @@ TEST(MetricsLog, TheFileHoldsWholeLinesAtAnyTime) {
   EXPECT_GT(bytes_of(scratch.file("m")).size(), 0u) << "lines reach the file while the run goes on";
 }
 
-TEST(MetricsLog, AFileThatCannotBeOpenedIsBadUsageAndOneThatCannotBeWrittenIsNot) {
-  const auto kind = [](const std::string& path, const std::string& history) {
+TEST(MetricsLog, AFileThatCannotBeOpenedOrIsNoneIsBadUsage) {
+  const testing::ScratchDirectory scratch;
+  testing::overwrite(scratch.file("precious"), "precious");
+  std::filesystem::create_symlink(scratch.file("precious"), scratch.file("link"));
+  for (const std::string& path : {std::string("/proc/absent/m"), std::string("/dev/full"), scratch.file("link")}) {
     try {
-      MetricsLog log(path, history);
-      log.digest(1, "aa");
-      log.flush();
+      MetricsLog log(path, "");
+      ADD_FAILURE() << path;
     } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
       EXPECT_EQ(std::string(error.what()).rfind(path + ": cannot be written: ", 0), 0u) << error.what();
-      return error.kind();
     }
-    return ErrorKind::kInternal;
-  };
-  EXPECT_EQ(kind("/proc/absent/m", ""), ErrorKind::kUsage);
-  EXPECT_EQ(kind("/dev/full", ""), ErrorKind::kCheckpoint);
-  EXPECT_EQ(kind("/dev/full", "history\n"), ErrorKind::kCheckpoint);
+  }
+  EXPECT_EQ(bytes_of(scratch.file("precious")), "precious");
+}
+
+TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
+  const testing::ScratchDirectory scratch;
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{4000, before.rlim_max};  // room for what is said
+  ::testing::internal::CaptureStderr();
+  setrlimit(RLIMIT_FSIZE, &small);
+  MetricsLog log(scratch.file("m"), std::string(5000, 'x') + "\n");
+  log.digest(1, "aa");
+  log.flush();
+  setrlimit(RLIMIT_FSIZE, &before);
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(said.rfind("warning: " + scratch.file("m") + ": cannot be written: File too large", 0), 0u) << said;
+  EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
+  EXPECT_EQ(bytes_of(scratch.file("m")).size(), 4000u);
+  log.flush();
+  EXPECT_EQ(bytes_of(scratch.file("m")), log.history());
 }
 
 }  // namespace

@@ -99,10 +99,10 @@ TEST(Agreement, WhatAllFindTogetherRankZeroSays) {
   });
 }
 
-TEST(StopSignal, IsRaisedByTheThreeSignalsAndRestoresTheHandlersBefore) {
+TEST(StopSignal, IsRaisedByTheFourSignalsAndRestoresTheHandlersBefore) {
   static volatile std::sig_atomic_t outer = 0;
   for (const auto& [number, name] :
-       {std::pair(SIGTERM, "SIGTERM"), {SIGINT, "SIGINT"}, {SIGUSR1, "SIGUSR1"}}) {
+       {std::pair(SIGTERM, "SIGTERM"), {SIGINT, "SIGINT"}, {SIGUSR1, "SIGUSR1"}, {SIGHUP, "SIGHUP"}}) {
     outer = 0;
     std::signal(number, [](int) { outer = 1; });
     {
@@ -120,12 +120,30 @@ TEST(StopSignal, IsRaisedByTheThreeSignalsAndRestoresTheHandlersBefore) {
   }
 }
 
-TEST(StopSignalDeathTest, ASecondInterruptEndsTheProcess) {
+TEST(StopSignal, TheFirstOneGivesTheNameAndMoreChangeNothing) {
+  const StopSignal stop(false);
+  for (const int number : {SIGUSR1, SIGTERM, SIGINT, SIGHUP, SIGINT, SIGINT}) std::raise(number);
+  EXPECT_TRUE(stop.raised());
+  EXPECT_STREQ(stop.name(), "SIGUSR1");
+}
+
+TEST(StopSignal, AHangUpThatWasIgnoredStaysIgnored) {
+  const auto before = std::signal(SIGHUP, SIG_IGN);
+  {
+    const StopSignal stop;
+    std::raise(SIGHUP);
+    EXPECT_FALSE(stop.raised());
+  }
+  EXPECT_EQ(std::signal(SIGHUP, before), SIG_IGN);
+}
+
+TEST(StopSignalDeathTest, AtATerminalASecondInterruptEndsTheProcess) {
   EXPECT_EXIT(
       {
-        const StopSignal stop;
+        const StopSignal stop(true);
+        std::raise(SIGTERM);
         std::raise(SIGINT);
-        std::raise(SIGINT);
+        if (stop.raised()) std::raise(SIGINT);
       },
       ::testing::KilledBySignal(SIGINT), "");
 }

@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# What the launch scripts share: they source it in their first line. From then on TERM, INT, USR1 and HUP (a terminal that is
+# closed) are noted, and `run_to_end [MPIRUN OPTION...] PROGRAM [ARGUMENT...]` runs mpirun so that no signal is lost, none
+# destroys what an earlier one has asked for, and nobody has to read the log.
+
+trap '' PIPE
+stops=0 interrupts=0 job=0 asking=0
+trap 'note_stop' TERM USR1 HUP
+trap 'interrupts=$((interrupts + 1)); note_stop' INT
+
+note_stop() {
+  stops=$((stops + 1))
+  [ "$job" -ne 0 ] || return 0
+  if [ "$interrupts" -gt 1 ] && (: </dev/tty) 2>/dev/null; then
+    kill -TERM "$job" 2>/dev/null || true  # somebody at the terminal wants it to end now
+  elif [ "$asking" -eq 0 ]; then
+    ask_to_stop
+  fi
+}
+
+# Through mpirun the workers get SIGUSR1, upon which they save a checkpoint and leave with exit code 75. (Open MPI 4.1 itself
+# would kill them a second after TERM.) Again and again until mpirun has ended: while workers start, a signal is easily lost.
+ask_to_stop() {
+  { echo "stopping: asking the workers to save and leave (Ctrl-C twice ends them at once)" >&2; } 2>/dev/null || true
+  (while kill -USR1 "$job"; do sleep 0.5; done) </dev/null >/dev/null 2>&1 &
+  asking=$!
+  disown "$asking"
+}
+
+# Hands a log on and drops what nobody takes: mpirun ends the job when it cannot write.
+hand_on() {
+  trap '' TERM INT USR1 HUP
+  exec tee -p /dev/null
+}
+
+# Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
+# start without the others, so there was nothing to save.
+run_to_end() {
+  local options=() out err readers before status
+  if ! command -v mpirun >/dev/null; then
+    echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
+    return 2
+  fi
+  [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
+  [ ! -t 2 ] || export LOCKSTEP_ON_TERMINAL=1
+  [ "$stops" -eq 0 ] || return 75
+  exec {out}> >(hand_on)
+  readers=$!
+  exec {err}> >(hand_on >&2)
+  readers+=" $!"
+  # In a session of its own, so that Ctrl-C reaches this script only; SIGUSR1 ignored until mpirun has a handler for it.
+  (
+    trap '' USR1
+    trap - TERM INT HUP PIPE
+    exec setsid mpirun "${options[@]}" "$@"
+  ) </dev/null 1>&"$out" 2>&"$err" &
+  job=$!
+  exec {out}>&- {err}>&-
+  [ "$stops" -eq 0 ] || [ "$asking" -ne 0 ] || ask_to_stop  # noted between the look above and now
+  while true; do
+    # A signal interrupts wait: wait again until the job itself has ended.
+    before=$stops status=0
+    wait "$job" || status=$?
+    [ "$stops" -ne "$before" ] || break
+  done
+  job=0
+  [ "$asking" -eq 0 ] || kill "$asking" 2>/dev/null || true
+  # shellcheck disable=SC2086  # two numbers
+  wait $readers || true
+  if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=75; fi
+  return "$status"
+}

@@ -1,0 +1,36 @@
+// Text files that a run leaves in its directory. A symbolic link under the name of one is never followed:
+// what it points to is somebody else's.
+#pragma once
+
+#include <string>
+
+#include "core/error.h"
+
+namespace lockstep {
+
+// An open descriptor, closed with the object.
+class OutputFile {
+ public:
+  // Opens the regular file `path` for reading and writing, or creates it. Error of `kind` when that cannot
+  // be, when it is a symbolic link, or when it is anything but a file.
+  OutputFile(const std::string& path, ErrorKind kind);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  int descriptor() const { return descriptor_; }
+  // Bytes written at the end of the file, as many as there was room for; errno tells why they are not all.
+  size_t append(const char* bytes, size_t count) const;
+
+ private:
+  int descriptor_ = -1;
+};
+
+// Puts a file with this text in the place of whatever stood at `path`, at once: nobody ever sees half of it.
+// Error of `kind`; the file that stood there is untouched then.
+void replace_file(const std::string& path, const std::string& text, ErrorKind kind);
+
+// The same for what a run can do without: a failure is a warning.
+void replace_record(const std::string& path, const std::string& text);
+
+}  // namespace lockstep

@@ -1,0 +1,90 @@
+// Files of a run's directory: replaced at once or not at all, and links never followed.
+#include "core/output_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <filesystem>
+#include <functional>
+
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::bytes_of;
+
+std::string message_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+TEST(OutputFile, AppendsToWhatIsThereOrMakesIt) {
+  const testing::ScratchDirectory scratch;
+  for (const char* text : {"one\n", "two\n"}) {
+    const OutputFile file(scratch.file("f"), ErrorKind::kCheckpoint);
+    EXPECT_EQ(file.append(text, 4), 4u);
+  }
+  EXPECT_EQ(bytes_of(scratch.file("f")), "one\ntwo\n");
+}
+
+TEST(OutputFile, RefusesLinksPipesDirectoriesAndDevices) {
+  const testing::ScratchDirectory scratch;
+  testing::overwrite(scratch.file("precious"), "precious");
+  fs::create_symlink(scratch.file("precious"), scratch.file("link"));
+  fs::create_symlink(scratch.file("absent"), scratch.file("dangling"));
+  fs::create_directory(scratch.file("directory"));
+  ASSERT_EQ(::mkfifo(scratch.file("pipe").c_str(), 0666), 0);
+  for (const std::string& path : {scratch.file("link"), scratch.file("dangling"), scratch.file("directory"),
+                                  scratch.file("pipe"), std::string("/dev/null")}) {
+    const std::string message = message_of([&] { OutputFile file(path, ErrorKind::kCheckpoint); });
+    EXPECT_EQ(message.rfind(path + ": cannot be written: ", 0), 0u) << message;
+  }
+  EXPECT_FALSE(fs::exists(scratch.file("absent")));
+  EXPECT_EQ(bytes_of(scratch.file("precious")), "precious");
+}
+
+TEST(ReplaceFile, PutsTheTextInThePlaceOfALinkNotOfWhatItPointsTo) {
+  const testing::ScratchDirectory scratch;
+  testing::overwrite(scratch.file("precious"), "precious");
+  fs::create_symlink(scratch.file("precious"), scratch.file("f"));
+  for (const std::string text : {"first", "second"}) {
+    replace_file(scratch.file("f"), text, ErrorKind::kCheckpoint);
+    EXPECT_EQ(bytes_of(scratch.file("f")), text);
+  }
+  EXPECT_FALSE(fs::is_symlink(scratch.file("f")));
+  EXPECT_EQ(bytes_of(scratch.file("precious")), "precious");
+  EXPECT_EQ(testing::files_in(scratch.path()), 2u) << "no temporary file is left";
+}
+
+TEST(ReplaceFile, LeavesWhatStoodThereWhenItFails) {
+  const testing::ScratchDirectory scratch;
+  const std::string path = scratch.file("f");
+  replace_file(path, "before", ErrorKind::kCheckpoint);
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{4000, before.rlim_max};  // room for what is said
+  setrlimit(RLIMIT_FSIZE, &small);
+  const std::string message =
+      message_of([&] { replace_file(path, std::string(5000, 'x'), ErrorKind::kCheckpoint); });
+  ::testing::internal::CaptureStderr();
+  replace_record(path, std::string(5000, 'x'));
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(message, path + ": cannot be written: File too large");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().rfind("warning: " + message, 0), 0u);
+  EXPECT_EQ(bytes_of(path), "before");
+  EXPECT_EQ(testing::files_in(scratch.path()), 1u);
+}
+
+}  // namespace
+}  // namespace lockstep

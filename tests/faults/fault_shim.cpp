@@ -1,0 +1,191 @@
+// Preloaded into a worker, makes system and MPI calls go wrong on order: LOCKSTEP_FAULTS holds rules,
+// separated by blanks,
+//   CALL[:NAME][#COUNT][@RANK]=ACTION
+// NAME: the end of the path that the call concerns; COUNT: the COUNTth such call only (of this rule, from 1);
+// RANK: on that MPI rank only. ACTION: an error (EIO, ENOSPC, ...), "sleep=SECONDS" before the call, "hang",
+// or "kill". CALLs: open, write (and pwrite), read (pread), fsync, rename (NAME: of the target), MPI_Init,
+// MPI_Comm_dup, MPI_Comm_split, MPI_Finalize.
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/types.h>
+#include <unistd.h>
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
+#include <mpi.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct Rule {
+  std::string call, name, rank, action;
+  int count = 0;  // 0: every one
+  std::atomic<int> seen = 0;
+};
+
+std::vector<Rule>& rules() {
+  // Never destroyed: calls are made until the very end of the process.
+  static auto* const all = [] {
+    std::vector<std::string> texts;
+    std::istringstream words(std::getenv("LOCKSTEP_FAULTS") != nullptr ? std::getenv("LOCKSTEP_FAULTS") : "");
+    for (std::string word; words >> word;) texts.push_back(word);
+    auto* parsed = new std::vector<Rule>(texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      Rule& rule = (*parsed)[i];
+      std::string text = texts[i];
+      const auto cut = [&](char mark) {
+        const size_t at = text.rfind(mark);
+        if (at == std::string::npos) return std::string();
+        std::string rest = text.substr(at + 1);
+        text.resize(at);
+        return rest;
+      };
+      const size_t equals = text.find('=');
+      rule.action = text.substr(equals + 1);
+      text.resize(equals);
+      rule.rank = cut('@');
+      const std::string count = cut('#');
+      rule.count = count.empty() ? 0 : std::stoi(count);
+      rule.name = cut(':');
+      rule.call = text;
+    }
+    return parsed;
+  }();
+  return *all;
+}
+
+int error_of(const std::string& action) {
+  static const std::map<std::string, int> kErrors = {
+      {"EIO", EIO},       {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}, {"ESTALE", ESTALE},
+      {"EACCES", EACCES}, {"ENOSPC", ENOSPC}, {"EROFS", EROFS}};
+  const auto found = kErrors.find(action);
+  if (found == kErrors.end()) std::abort();
+  return found->second;
+}
+
+// The error that the call is to fail with; 0: none.
+int fault(const char* call, const std::string& path = "") {
+  const int before = errno;
+  for (Rule& rule : rules()) {
+    if (rule.call != call || !path.ends_with(rule.name)) continue;
+    const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+    if (!rule.rank.empty() && (rank == nullptr || rule.rank != rank)) continue;
+    const int number = ++rule.seen;
+    if (rule.count != 0 && rule.count != number) continue;
+    if (rule.action == "kill") ::kill(::getpid(), SIGKILL);
+    if (rule.action == "hang") {
+      while (true) ::pause();
+    }
+    if (rule.action.starts_with("sleep=")) {
+      ::usleep(static_cast<useconds_t>(1e6 * std::stod(rule.action.substr(6))));
+      continue;
+    }
+    return error_of(rule.action);
+  }
+  errno = before;
+  return 0;
+}
+
+std::string path_of(int descriptor) {
+  char path[4096];
+  const std::string link = "/proc/self/fd/" + std::to_string(descriptor);
+  const ssize_t size = ::readlink(link.c_str(), path, sizeof path);
+  return size > 0 ? std::string(path, static_cast<size_t>(size)) : std::string();
+}
+
+template <class Function>
+Function* next(const char* name) {
+  return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
+}
+
+int open_with(const char* symbol, const char* path, int flags, mode_t mode) {
+  if (const int error = fault("open", path)) {
+    errno = error;
+    return -1;
+  }
+  return next<int(const char*, int, ...)>(symbol)(path, flags, mode);
+}
+
+}  // namespace
+
+#define FAIL_IF(call, path)                  \
+  if (const int error = fault(call, path)) { \
+    errno = error;                           \
+    return -1;                               \
+  }
+
+extern "C" {
+
+int open(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? static_cast<mode_t>(va_arg(arguments, int)) : 0;
+  va_end(arguments);
+  return open_with("open", path, flags, mode);
+}
+
+int open64(const char* path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & O_CREAT) != 0 ? static_cast<mode_t>(va_arg(arguments, int)) : 0;
+  va_end(arguments);
+  return open_with("open64", path, flags, mode);
+}
+
+ssize_t write(int descriptor, const void* bytes, size_t count) {
+  FAIL_IF("write", path_of(descriptor))
+  return next<ssize_t(int, const void*, size_t)>("write")(descriptor, bytes, count);
+}
+
+ssize_t pwrite(int descriptor, const void* bytes, size_t count, off_t offset) {
+  FAIL_IF("write", path_of(descriptor))
+  return next<ssize_t(int, const void*, size_t, off_t)>("pwrite")(descriptor, bytes, count, offset);
+}
+
+ssize_t pread(int descriptor, void* bytes, size_t count, off_t offset) {
+  FAIL_IF("read", path_of(descriptor))
+  return next<ssize_t(int, void*, size_t, off_t)>("pread")(descriptor, bytes, count, offset);
+}
+
+int fsync(int descriptor) {
+  FAIL_IF("fsync", path_of(descriptor))
+  return next<int(int)>("fsync")(descriptor);
+}
+
+int rename(const char* from, const char* to) {
+  FAIL_IF("rename", to)
+  return next<int(const char*, const char*)>("rename")(from, to);
+}
+
+int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {
+  fault("MPI_Init");
+  return next<int(int*, char***, int, int*)>("PMPI_Init_thread")(argc, argv, required, provided);
+}
+
+int MPI_Comm_dup(MPI_Comm communicator, MPI_Comm* copy) {
+  fault("MPI_Comm_dup");
+  return next<int(MPI_Comm, MPI_Comm*)>("PMPI_Comm_dup")(communicator, copy);
+}
+
+int MPI_Comm_split_type(MPI_Comm communicator, int type, int key, MPI_Info info, MPI_Comm* part) {
+  fault("MPI_Comm_split");
+  return next<int(MPI_Comm, int, int, MPI_Info, MPI_Comm*)>("PMPI_Comm_split_type")(communicator, type, key,
+                                                                                    info, part);
+}
+
+int MPI_Finalize(void) {
+  fault("MPI_Finalize");
+  return next<int(void)>("PMPI_Finalize")();
+}
+
+}  // extern "C"

@@ -1,0 +1,44 @@
+// MPI's own start and end, which have no timeouts: a worker that hangs there does not keep the others for
+// ever.
+#include "faults/faulty_run.h"
+
+namespace lockstep::testing {
+namespace {
+
+class StartAndEnd : public FaultyRun {};
+
+TEST_F(StartAndEnd, AWorkerThatHangsInAPhaseOfTheStartIsGivenUpByNameOfHostAndPhase) {
+  char host[256] = {};
+  ::gethostname(host, sizeof host - 1);
+  for (const std::string phase : {"MPI_Init", "MPI_Comm_dup", "MPI_Comm_split"}) {
+    SCOPED_TRACE(phase);
+    const Outcome outcome =
+        run_with(phase + "@1=hang", workers(2), training(scratch_.file(phase), {"parallel.start_timeout=6"}));
+    EXPECT_EQ(outcome.exit_code, 6) << outcome.err;
+    EXPECT_NE(outcome.err.find(std::string(" on host ") + host + ": " + phase + ": not finished after 6 s"),
+              std::string::npos)
+        << outcome.err;
+    EXPECT_NE(outcome.err.find("btl_tcp_if_include"), std::string::npos) << outcome.err;
+  }
+}
+
+TEST_F(StartAndEnd, AWorkerThatNeverLeavesKeepsNobodyAndTheExitCodeIsThatOfTheRun) {
+  const std::string output = scratch_.file("done"), stopped = scratch_.file("stopped");
+  const Outcome outcome =
+      run_with("MPI_Finalize@1=hang", workers(2), training(output, {"parallel.start_timeout=6"}));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(checkpoints_in(output), std::vector<int64_t>{12});
+  EXPECT_NE(outcome.err.find("warning: "), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("MPI_Finalize: not finished after 6 s"), std::string::npos) << outcome.err;
+
+  Job job(with_faults("MPI_Finalize@0=hang", workers(2),
+                      training(stopped, {"parallel.start_timeout=6", kEndless})));
+  ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
+  job.signal(SIGUSR1);
+  const Outcome stop = job.wait(30.0);
+  EXPECT_EQ(stop.exit_code, 75) << stop.err;
+  EXPECT_EQ(checkpoints_in(stopped).size(), 1u);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
