@@ -22,6 +22,12 @@ namespace {
 
 constexpr const char* kDTypeAttribute = "dtype";
 
+Handle space_of(const Shape& shape) {
+  std::array<hsize_t, Shape::kMaxRank> extents{};
+  std::ranges::copy(shape.extents(), extents.begin());
+  return {H5Screate_simple(shape.rank(), extents.data(), nullptr), H5Sclose};
+}
+
 std::string parent_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   return slash == 0 ? "/" : path.substr(0, slash);
