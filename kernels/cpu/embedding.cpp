@@ -1,8 +1,8 @@
 // Table lookup and its adjoint.
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -3,9 +3,9 @@
 
 #include "kernels/cpu/column_sums.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -20,7 +20,7 @@ struct Product {
   bool transpose_b = false;
   Out* c = nullptr;
   int64_t ldc = 0;
-  bool accumulate = false;  // added to what c holds; only where sums are not rounded
+  bool accumulate = false;                 // added to what c holds; only where sums are not rounded
   const Accumulation<In>* bias = nullptr;  // (n), added to every row; may be null
   Activation activation = Activation::kNone;
 };

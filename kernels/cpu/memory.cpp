@@ -51,7 +51,8 @@ void CpuBackend::release(void* pointer, size_t) noexcept {
 
 MemoryRoom CpuBackend::memory_room() const {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  return {static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page, static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page};
+  return {static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page,
+          static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page};
 }
 
 void CpuBackend::copy(void* destination, const void* source, size_t bytes) {

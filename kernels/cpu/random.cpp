@@ -2,8 +2,8 @@
 #include <type_traits>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -9,11 +9,11 @@
 
 #include "core/thread_pool.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
 #include "kernels/cpu/matmul_block.h"
 #include "kernels/cpu/matrix_copy.h"
 #include "kernels/cpu/scratch.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

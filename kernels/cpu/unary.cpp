@@ -4,8 +4,8 @@
 #include <fmt/format.h>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/dispatch.h"
 #include "kernels/cpu/elements.h"
+#include "kernels/dispatch.h"
 
 namespace lockstep {
 

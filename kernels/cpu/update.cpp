@@ -40,8 +40,8 @@ template <class Update, class T>
 void update_elements(const UpdateArguments& arguments) {
   if (arguments.gate != nullptr && *arguments.gate == 0.0) return;
   const Update update(arguments.row != nullptr ? arguments.row : arguments.scalars);
-  const T scale = static_cast<T>(
-      arguments.factor != nullptr ? arguments.gradient_scale * *arguments.factor : arguments.gradient_scale);
+  const T scale = static_cast<T>(arguments.factor != nullptr ? arguments.gradient_scale * *arguments.factor
+                                                             : arguments.gradient_scale);
   T* parameters = static_cast<T*>(arguments.parameters);
   const T* gradients = static_cast<const T*>(arguments.gradients);
   T* slot0 = static_cast<T*>(arguments.slots[0]);
@@ -95,16 +95,16 @@ void CpuBackend::judge(const StepJudgement& judgement) {
     using T = decltype(type);
     *static_cast<T*>(judgement.cotangent) = static_cast<T>(state.loss_scale.scale);
   });
-  std::copy_n(judgement.table + update % judgement.rows * judgement.row_size, judgement.row_size, judgement.row);
+  std::copy_n(judgement.table + update % judgement.rows * judgement.row_size, judgement.row_size,
+              judgement.row);
 }
 
 void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
   check_copy(arguments);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
-    visit_update<T>(formula, [&](auto update) {
-      update_elements<typename decltype(update)::type, T>(arguments);
-    });
+    visit_update<T>(formula,
+                    [&](auto update) { update_elements<typename decltype(update)::type, T>(arguments); });
   });
 }
 

@@ -1,8 +1,8 @@
 // A GPU's filling of the kernel table: one source file per family of kernels.
 //
-// Everything is issued to one stream. What a kernel computes never depends on the device's size or on timing: sums run
-// over trees that the extents alone define, and where a sum is cut for a number of blocks, that follows from the extents
-// and from kMultiprocessors, a constant.
+// Everything is issued to one stream. What a kernel computes never depends on the device's size or on timing:
+// sums run over trees that the extents alone define, and where a sum is cut for a number of blocks, that
+// follows from the extents and from kMultiprocessors, a constant.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -206,8 +206,9 @@ class CudaBackend final : public Backend {
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   void* product_workspace_ = nullptr;
-  bool recorded_ = false;        // recordings may hold addresses of working memory; of the lane: as soon as any was begun
-  std::vector<void*> outgrown_;   // working memory that they may still use
+  bool recorded_ =
+      false;  // recordings may hold addresses of working memory; of the lane: as soon as any was begun
+  std::vector<void*> outgrown_;  // working memory that they may still use
   void* narrow_bias_ = nullptr;  // of products: 16 bits an element
   int64_t narrow_bias_elements_ = 0;
 };

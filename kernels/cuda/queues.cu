@@ -68,9 +68,7 @@ class CudaRecording final : public Recording {
   CudaRecording(const CudaRecording&) = delete;
   CudaRecording& operator=(const CudaRecording&) = delete;
 
-  void replay() override {
-    check_cuda(cudaGraphLaunch(program_, stream_), "graph launch");
-  }
+  void replay() override { check_cuda(cudaGraphLaunch(program_, stream_), "graph launch"); }
 
  private:
   cudaStream_t stream_;

@@ -1,5 +1,5 @@
-// What becomes of a training step once its gradient is summed: verdict, clip factor, loss scale. One formula for every
-// backend, so that a device may decide by itself while the host is steps ahead.
+// What becomes of a training step once its gradient is summed: verdict, clip factor, loss scale. One formula
+// for every backend, so that a device may decide by itself while the host is steps ahead.
 #pragma once
 
 #include <cmath>
@@ -44,8 +44,8 @@ LOCKSTEP_FORMULA void advance_loss_scale(const LossScaleRule& rule, bool finite,
   if (state.scale * rule.growth <= rule.largest) state.scale *= rule.growth;
 }
 
-// The factor min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; constant as in common practice). 1 when max_norm is 0
-// (clipping off) or the norm is not finite.
+// The factor min(1, max_norm / (norm + 1e-6)) (Pascanu et al. 2013; constant as in common practice). 1 when
+// max_norm is 0 (clipping off) or the norm is not finite.
 LOCKSTEP_FORMULA double clip_factor_of(double norm, double max_norm) {
   if (max_norm == 0.0 || !(norm - norm == 0.0)) return 1.0;
   const double factor = max_norm / (norm + 1e-6);
@@ -56,8 +56,8 @@ LOCKSTEP_FORMULA double clip_factor_of(double norm, double max_norm) {
 struct StepState {
   // Carried from step to step.
   LossScaleState loss_scale;
-  double updates = 0.0;          // of the optimizer, so far
-  uint32_t random_step = 0;      // the number of the step to come, for draws
+  double updates = 0.0;      // of the optimizer, so far
+  uint32_t random_step = 0;  // the number of the step to come, for draws
   uint32_t unused = 0;
   // Of the step that was judged last.
   double count = 0.0;       // sum of its samples' weights

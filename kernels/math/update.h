@@ -324,10 +324,11 @@ struct LionUpdate {
 };
 
 // kDiagonal: with s and y the changes of p and g since the update before,
-//   a = beta a + (1 - beta) s y;  b = beta b + (1 - beta) s^2;  h = max(|a| / b, smallest), or initial where b is 0;
-//   p -= learning_rate * g / h.
-// Coupled decay. slots[0], slots[1] = p and g of the update before, slots[2] = a, slots[3] = b. scalars[2] = beta,
-// scalars[3] = initial, scalars[4] = smallest, scalars[5] = 0 at the first update, which has none before it, else 1.
+//   a = beta a + (1 - beta) s y;  b = beta b + (1 - beta) s^2;  h = max(|a| / b, smallest), or initial where
+//   b is 0; p -= learning_rate * g / h.
+// Coupled decay. slots[0], slots[1] = p and g of the update before, slots[2] = a, slots[3] = b. scalars[2] =
+// beta, scalars[3] = initial, scalars[4] = smallest, scalars[5] = 0 at the first update, which has none
+// before it, else 1.
 template <class T>
 struct DiagonalUpdate {
   static constexpr int kSlots = 4;
@@ -355,8 +356,8 @@ struct DiagonalUpdate {
   }
 };
 
-// kApproach: p += share (g - p), so that p becomes g itself with share 1 and stays with share 0: an average of what g is
-// over time. scalars[2] = share. No slots, no decay.
+// kApproach: p += share (g - p), so that p becomes g itself with share 1 and stays with share 0: an average
+// of what g is over time. scalars[2] = share. No slots, no decay.
 template <class T>
 struct ApproachUpdate {
   static constexpr int kSlots = 0;
@@ -370,8 +371,8 @@ struct ApproachUpdate {
   }
 };
 
-// kRunning: p = (1 - momentum) p + g, a running statistic of which gradient_scale brings the momentum's share.
-// scalars[2] = momentum. No slots, no decay.
+// kRunning: p = (1 - momentum) p + g, a running statistic of which gradient_scale brings the momentum's
+// share. scalars[2] = momentum. No slots, no decay.
 template <class T>
 struct RunningUpdate {
   static constexpr int kSlots = 0;

@@ -61,7 +61,8 @@ void flush_results() {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
   if (errno == EPIPE) end_by_broken_pipe();
-  fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written" : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
+  fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written"
+                                     : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
 }
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
@@ -86,7 +87,8 @@ int run_prepare(Arguments& arguments) {
   arguments.dataset.texts = true;
   try_dataset(arguments.dataset);
   const Dataset dataset = prepare_dataset(arguments.dataset, arguments.output);
-  log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(), dataset.sample_shape.to_string(),
+  log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(),
+                       dataset.sample_shape.to_string(),
                        dataset.classes > 0 ? fmt::format(", {} classes", dataset.classes) : ""));
   return 0;
 }
@@ -148,8 +150,9 @@ int run_config(const Arguments& arguments) {
   return 0;
 }
 
-// The arguments behind the program's name, with a --set of its own for each override: several may follow one --set. An
-// argument that has not the form of an override ends them, so that none of them is taken for CONFIG, nor CONFIG for one.
+// The arguments behind the program's name, with a --set of its own for each override: several may follow one
+// --set. An argument that has not the form of an override ends them, so that none of them is taken for
+// CONFIG, nor CONFIG for one.
 std::vector<std::string> separate_overrides(int argc, char** argv) {
   std::vector<std::string> arguments;
   bool after_override = false;
@@ -172,7 +175,8 @@ std::vector<std::string> separate_overrides(int argc, char** argv) {
 
 int run_main(int argc, char** argv) {
   // Before anything else, --version and --help included: what follows need not run here.
-  if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions()); !missing.empty()) {
+  if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions());
+      !missing.empty()) {
     std::fprintf(stderr, "error: %s\n", missing.c_str());
     return exit_code(ErrorKind::kUsage);
   }
@@ -204,12 +208,16 @@ int run_main(int argc, char** argv) {
         ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
     command->add_flag("--verbose", arguments.verbose, "log more");
   };
-  CLI::App* train_command = app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
+  CLI::App* train_command =
+      app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
   add_configuration(train_command);
   train_command->add_option("--output", arguments.train.output, "output directory, instead of run.output")
       ->check([](const std::string& path) { return path.empty() ? "must not be empty" : ""; }, "DIR");
-  train_command->add_flag("--resume", arguments.train.resume, "continue from the newest checkpoint of the output directory");
-  train_command->add_flag("--overwrite", arguments.train.overwrite, "delete the checkpoints that the output directory holds")
+  train_command->add_flag("--resume", arguments.train.resume,
+                          "continue from the newest checkpoint of the output directory");
+  train_command
+      ->add_flag("--overwrite", arguments.train.overwrite,
+                 "delete the checkpoints that the output directory holds")
       ->excludes("--resume");
   train_command->footer(
       "Examples:\n  lockstep train configs/digits_mlp.toml --set train.epochs=5\n"
@@ -222,18 +230,23 @@ int run_main(int argc, char** argv) {
       ->add_option("--weights", arguments.weights,
                    "trained or averaged; by default averaged where the checkpoint has them ([average])")
       ->check(CLI::IsMember({"trained", "averaged"}));
-  evaluate_command->footer("Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
+  evaluate_command->footer(
+      "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
 
   CLI::App* prepare_command = app.add_subcommand("prepare", "convert a data set into HDF5");
-  prepare_command->add_option("input", arguments.dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")->required();
+  prepare_command
+      ->add_option("input", arguments.dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")
+      ->required();
   prepare_command->add_option("output", arguments.output, "HDF5 file to write")->required();
   prepare_command->add_option("--format", arguments.dataset.format, "file format")
       ->check(CLI::IsMember({"auto", "hdf5", "idx", "cifar10", "csv"}));
   prepare_command->add_option("--labels", arguments.dataset.labels, "IDX: labels file");
   prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
-  prepare_command->add_option("--classes", arguments.dataset.classes, "number of classes; 0: find out; -1: regression");
-  prepare_command->add_flag("--follow", arguments.dataset.follow,
-                            "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
+  prepare_command->add_option("--classes", arguments.dataset.classes,
+                              "number of classes; 0: find out; -1: regression");
+  prepare_command->add_flag(
+      "--follow", arguments.dataset.follow,
+      "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
@@ -247,7 +260,8 @@ int run_main(int argc, char** argv) {
       ->excludes("--digest");
   inspect_command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
 
-  CLI::App* diff_command = app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");
+  CLI::App* diff_command =
+      app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");
   diff_command->add_option("a", arguments.file_a, "checkpoint file")->required();
   diff_command->add_option("b", arguments.file_b, "checkpoint file")->required();
   diff_command->footer("Example:\n  lockstep diff runs/a/step-000000100.h5 runs/b/step-000000100.h5");
@@ -262,7 +276,8 @@ int run_main(int argc, char** argv) {
           ->type_name("[PART]")
           ->required();
   config_command->add_flag("--json", arguments.as_json, "as JSON, for other programs")->needs(describe);
-  config_command->footer("Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
+  config_command->footer(
+      "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
   configure_log(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
@@ -271,8 +286,9 @@ int run_main(int argc, char** argv) {
     std::vector<std::string> commands;
     for (const CLI::App* command : app.get_subcommands({})) commands.push_back(command->get_name());
     if (argc > 1 && argv[1][0] != '-' && std::ranges::find(commands, argv[1]) == commands.end()) {
-      throw CLI::ExtrasError(fmt::format("\"{}\": no such command: choose one of {}", argv[1], fmt::join(commands, ", ")),
-                             CLI::ExitCodes::ExtrasError);
+      throw CLI::ExtrasError(
+          fmt::format("\"{}\": no such command: choose one of {}", argv[1], fmt::join(commands, ", ")),
+          CLI::ExitCodes::ExtrasError);
     }
     std::vector<std::string> words = separate_overrides(argc, argv);
     std::ranges::reverse(words);  // as CLI11 wants them

@@ -3,8 +3,9 @@
 
 namespace lockstep {
 
-// Parses the command line, runs the subcommand, reports failures in one line, and returns the exit code: 0 done, 1 states
-// differ (diff) or internal, 2 usage, 3 data, 4 checkpoint, 5 numeric, 6 communication, 75 stopped by a signal after saving.
+// Parses the command line, runs the subcommand, reports failures in one line, and returns the exit code: 0
+// done, 1 states differ (diff) or internal, 2 usage, 3 data, 4 checkpoint, 5 numeric, 6 communication, 75
+// stopped by a signal after saving.
 int run_main(int argc, char** argv);
 
 }  // namespace lockstep

@@ -32,8 +32,8 @@ struct State {
   std::vector<StateArray> arrays;  // in store order
   // By path: "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
   std::map<std::string, Scalar> scalars;
-  std::string configuration;  // TOML text
-  std::string metrics;        // JSON lines logged so far
+  std::string configuration;             // TOML text
+  std::string metrics;                   // JSON lines logged so far
   int64_t version = kCheckpointVersion;  // of the file that it was read from
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };

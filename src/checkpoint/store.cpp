@@ -116,16 +116,19 @@ void clear_way(const std::string& path) {
     other = fmt::format("{}.directory-{}", path, number);
   fs::rename(path, other, error);
   // Else the write fails, and says why.
-  if (!error) log_warning(fmt::format("{}: a directory where a checkpoint is due: is {} from now on", path, other));
+  if (!error)
+    log_warning(fmt::format("{}: a directory where a checkpoint is due: is {} from now on", path, other));
 }
 
-// The checkpoints of an earlier run that --overwrite has set aside until there is one of the new run. They lie
-// in DIRECTORY/overwritten when all are there, and in DIRECTORY/overwritten.moving while they move, there or
-// back: whenever the process dies, the next store knows what to do from the names alone.
+// The checkpoints of an earlier run that --overwrite has set aside until there is one of the new run. They
+// lie in DIRECTORY/overwritten when all are there, and in DIRECTORY/overwritten.moving while they move, there
+// or back: whenever the process dies, the next store knows what to do from the names alone.
 class Overwritten {
  public:
   explicit Overwritten(const std::string& directory)
-      : directory_(directory), aside_(directory_ / "overwritten"), moving_(directory_ / "overwritten.moving") {}
+      : directory_(directory),
+        aside_(directory_ / "overwritten"),
+        moving_(directory_ / "overwritten.moving") {}
 
   void move_out() const {
     std::error_code error;
@@ -156,7 +159,8 @@ class Overwritten {
     for (const int64_t step : steps_in(aside_.string())) {
       fs::remove(aside_ / file_name(step), error);
       if (error)
-        log_warning(fmt::format("{}: cannot remove: {}", (aside_ / file_name(step)).string(), error.message()));
+        log_warning(
+            fmt::format("{}: cannot remove: {}", (aside_ / file_name(step)).string(), error.message()));
     }
     fs::remove(aside_, error);  // unless somebody else has put something there
   }
@@ -201,7 +205,8 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
   create_directory(directory);
   const std::string path = (fs::path(directory) / ".lockstep.lock").string();
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
-  if (descriptor_ < 0 && errno == ELOOP) fail(ErrorKind::kUsage, path + ": a symbolic link, which is not followed");
+  if (descriptor_ < 0 && errno == ELOOP)
+    fail(ErrorKind::kUsage, path + ": a symbolic link, which is not followed");
   if (descriptor_ < 0) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: cannot write to the directory: {}", directory, system_message(errno)));
@@ -310,7 +315,8 @@ void CheckpointStore::finish() {
   if (!impl_->write.valid()) return;
   const std::chrono::duration<double> interval(impl_->options.say_every);
   for (int said = 1; impl_->write.wait_for(interval) != std::future_status::ready; ++said)
-    log_info(fmt::format("still saving to {}, for {:.0f} s by now", impl_->options.directory, said * interval.count()));
+    log_info(fmt::format("still saving to {}, for {:.0f} s by now", impl_->options.directory,
+                         said * interval.count()));
   impl_->write.get();
 }
 
@@ -335,7 +341,8 @@ std::optional<std::pair<std::string, State>> CheckpointStore::load_newest(
       State state = read_checkpoint(path);
       const auto held = state.scalars.find("/train/step");
       if (held != state.scalars.end() && held->second != Scalar(step)) {
-        fail(ErrorKind::kCheckpoint, fmt::format("{}: holds step {}, not that of its name", path, to_text(held->second)));
+        fail(ErrorKind::kCheckpoint,
+             fmt::format("{}: holds step {}, not that of its name", path, to_text(held->second)));
       }
       return std::pair(path, std::move(state));
     } catch (const DamagedFile& error) {

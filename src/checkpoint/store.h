@@ -14,9 +14,8 @@ namespace lockstep {
 
 // Exclusive ownership of an output directory by one run: a locked file DIRECTORY/.lockstep.lock with host and
 // pid in it. The system gives the lock up when its process ends, however it ends, so a stale file is simply
-// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable, or
-// when the file is a symbolic link.
-// On a file system without locks it warns.
+// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable,
+// or when the file is a symbolic link. On a file system without locks it warns.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);
@@ -29,9 +28,9 @@ class DirectoryLock {
 };
 
 struct StoreOptions {
-  std::string directory;   // files are DIRECTORY/step-000001000.h5
-  int64_t keep = 3;        // newest files kept; 0 keeps all
-  int64_t keep_every = 0;  // steps that are multiples are kept for good; 0 = none
+  std::string directory;    // files are DIRECTORY/step-000001000.h5
+  int64_t keep = 3;         // newest files kept; 0 keeps all
+  int64_t keep_every = 0;   // steps that are multiples are kept for good; 0 = none
   double say_every = 10.0;  // seconds between lines about a write that is waited for
 };
 
@@ -68,9 +67,9 @@ class CheckpointStore {
   // store is destroyed, or opened again, before that. Error (kUsage) when they cannot be moved.
   void set_aside();
   // Newest file that verifies and reads; `skipped` receives "FILE: reason" for newer ones whose seal does not
-  // hold. nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable, with
-  // what is wrong with each; and when one cannot be read for any other reason (the disk, permissions, memory,
-  // another step in it than in its name), since the run must not go back behind it unasked.
+  // hold. nullopt: no checkpoint files at all. Error (kCheckpoint) when there are files but none is usable,
+  // with what is wrong with each; and when one cannot be read for any other reason (the disk, permissions,
+  // memory, another step in it than in its name), since the run must not go back behind it unasked.
   std::optional<std::pair<std::string, State>> load_newest(std::vector<std::string>& skipped) const;
 
  private:

@@ -1,13 +1,15 @@
-// Collectives between workers. Every call is nonblocking: it returns a Request that makes progress when tested.
+// Collectives between workers. Every call is nonblocking: it returns a Request that makes progress when
+// tested.
 //
-// All workers must issue the same collectives in the same order. Each collective has a label ("bucket 3") and a sequence
-// number; a wait that exceeds the timeout throws Error (kCommunication) naming rank, collective, sequence number and label.
-// Buffers must stay valid and untouched until the request is done. Only one thread of a worker may use a communicator.
+// All workers must issue the same collectives in the same order. Each collective has a label ("bucket 3") and
+// a sequence number; a wait that exceeds the timeout throws Error (kCommunication) naming rank, collective,
+// sequence number and label. Buffers must stay valid and untouched until the request is done. Only one thread
+// of a worker may use a communicator.
 //
-// A communicator moves either host memory or the memory of the workers' device, never both; device() leads from the
-// former to the latter. On a device, collectives run in the order of its communication lane (kernels/backend.h): they
-// see what was issued there before, and a request that is done means that what is issued there from now on sees the
-// result.
+// A communicator moves either host memory or the memory of the workers' device, never both; device() leads
+// from the former to the latter. On a device, collectives run in the order of its communication lane
+// (kernels/backend.h): they see what was issued there before, and a request that is done means that what is
+// issued there from now on sees the result.
 #pragma once
 
 #include <cstddef>
@@ -57,25 +59,30 @@ class Communicator {
   virtual HostPlace host_place() const = 0;
   virtual std::string description() const = 0;  // "mpi: 4 workers, Open MPI 4.1.4"
 
-  // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two ranks match in
-  // order; a block to oneself is copied. Sizes must agree on both sides. Empty blocks are skipped on both sides.
+  // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two
+  // ranks match in order; a block to oneself is copied. Sizes must agree on both sides. Empty blocks are
+  // skipped on both sides.
   virtual std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
                                             std::string label) = 0;
   // Element-wise sum over workers in the library's own order, into every worker's data. kF32 and kF64.
-  virtual std::unique_ptr<Request> all_reduce_sum(void* data, int64_t count, DType dtype, std::string label) = 0;
+  virtual std::unique_ptr<Request> all_reduce_sum(void* data, int64_t count, DType dtype,
+                                                  std::string label) = 0;
   // Maximum over workers of each int64.
   virtual std::unique_ptr<Request> all_reduce_max(int64_t* data, int64_t count, std::string label) = 0;
   // Worker r's `bytes` bytes land at received + r * bytes on every worker.
-  virtual std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received, std::string label) = 0;
+  virtual std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
+                                              std::string label) = 0;
   // Block d of `data` (bytes each) goes to worker d; the block from worker s lands at received + s * bytes.
-  virtual std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received, std::string label) = 0;
-  // Sum over workers, worker r keeps elements [r*count, (r+1)*count) of data (world_size*count) in received. Library order.
-  virtual std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                                      std::string label) = 0;
+  virtual std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
+                                              std::string label) = 0;
+  // Sum over workers, worker r keeps elements [r*count, (r+1)*count) of data (world_size*count) in received.
+  // Library order.
+  virtual std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype,
+                                                      void* received, std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
-  // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over collectives
-  // watches over that as over one.
+  // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over
+  // collectives watches over that as over one.
   virtual void reissue(void* queue, const std::function<void()>& issue, std::string label) {
     (void)queue;
     (void)label;
@@ -84,11 +91,13 @@ class Communicator {
   // Whether collectives may be recorded (Backend::begin_recording): they must not need the host.
   virtual bool recordable() const { return false; }
 
-  // Ends every worker of the job with this exit code. Does not return. The only call that another thread may make.
+  // Ends every worker of the job with this exit code. Does not return. The only call that another thread may
+  // make.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 
-  // Leaves the job in order, together with the others; no call may follow. What this worker had to do is done: where some do not
-  // come within timeout_seconds, it ends the job with exit_code, so what others may still have to do must not take that long.
+  // Leaves the job in order, together with the others; no call may follow. What this worker had to do is
+  // done: where some do not come within timeout_seconds, it ends the job with exit_code, so what others may
+  // still have to do must not take that long.
   virtual void leave(int exit_code, double timeout_seconds) {
     (void)exit_code;
     (void)timeout_seconds;
@@ -97,7 +106,8 @@ class Communicator {
   // Replaces the timeout of waits from now on, in seconds; returns the one before.
   virtual double set_timeout(double seconds) { return seconds; }
 
-  // The same workers' communicator for arrays in the memory of their device: this one where that is host memory.
+  // The same workers' communicator for arrays in the memory of their device: this one where that is host
+  // memory.
   Communicator& device() { return device_ != nullptr ? *device_ : *this; }
   // Gives it, or with null takes it away.
   void use_device(std::unique_ptr<Communicator> device) { device_ = std::move(device); }
@@ -107,11 +117,13 @@ class Communicator {
 };
 
 struct CommunicatorOptions {
-  double timeout_seconds = 600.0;        // of waits
-  double start_timeout_seconds = 600.0;  // of each phase of MPI's own start, to which workers come at different times
+  double timeout_seconds = 600.0;  // of waits
+  double start_timeout_seconds =
+      600.0;  // of each phase of MPI's own start, to which workers come at different times
 };
 
-// Another timeout until the end of a scope, for a part of the run in which one worker may keep the others waiting for long.
+// Another timeout until the end of a scope, for a part of the run in which one worker may keep the others
+// waiting for long.
 class TimeoutScope {
  public:
   TimeoutScope(Communicator& communicator, double seconds)
@@ -127,14 +139,17 @@ class TimeoutScope {
 
 // One worker, no library behind it; copies where the others would communicate.
 std::unique_ptr<Communicator> make_self_communicator();
-// True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment, without MPI.
+// True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment,
+// without MPI.
 bool launched_by_mpi();
-// Initializes MPI, and ends the process with exit code 6, naming host and phase, where that takes longer than start_timeout_seconds.
-// Leaving it, or destroying it, finalizes MPI.
+// Initializes MPI, and ends the process with exit code 6, naming host and phase, where that takes longer than
+// start_timeout_seconds. Leaving it, or destroying it, finalizes MPI.
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
-// What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no initialization.
+// What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no
+// initialization.
 std::string communication_library();
-// mpi when a launcher started this process, else self. Error (kUsage) when launched by mpirun and built without MPI.
+// mpi when a launcher started this process, else self. Error (kUsage) when launched by mpirun and built
+// without MPI.
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
 
 }  // namespace lockstep

@@ -235,8 +235,9 @@ class MpiCommunicator final : public Communicator {
     // Of a process that ends without MPI's consent, mpirun would make exit code 1 out of 0.
     const Deadline deadline(
         timeout_seconds, exit_code,
-        fmt::format("{}: MPI_Finalize: not finished after {} s: some worker did not come; leaving with exit code {}",
-                    who_waits(), timeout_seconds, exit_code),
+        fmt::format(
+            "{}: MPI_Finalize: not finished after {} s: some worker did not come; leaving with exit code {}",
+            who_waits(), timeout_seconds, exit_code),
         [this](int code) { abort(code); });
     MPI_Comm_free(&world_.communicator);
     MPI_Finalize();
@@ -314,8 +315,9 @@ class MpiCommunicator final : public Communicator {
 
   [[noreturn]] void abort(int exit_code) override {
     constexpr double kSecondsToAbort = 30.0;
-    const Deadline deadline(kSecondsToAbort, exit_code,
-                            fmt::format("{}: MPI_Abort: not finished after {} s", who_waits(), kSecondsToAbort));
+    const Deadline deadline(
+        kSecondsToAbort, exit_code,
+        fmt::format("{}: MPI_Abort: not finished after {} s", who_waits(), kSecondsToAbort));
     std::fflush(nullptr);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
@@ -327,10 +329,12 @@ class MpiCommunicator final : public Communicator {
   void start(const char* phase, const Call& call) {
     const Deadline deadline(
         start_seconds_, exit_code(ErrorKind::kCommunication),
-        fmt::format("{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or messages between the "
-                    "workers do not get through; on hosts with several interfaces name the right one: mpirun --mca "
-                    "btl_tcp_if_include eth0",
-                    who_waits(), phase, start_seconds_));
+        fmt::format(
+            "{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or messages "
+            "between the "
+            "workers do not get through; on hosts with several interfaces name the right one: mpirun --mca "
+            "btl_tcp_if_include eth0",
+            who_waits(), phase, start_seconds_));
     check(call(), phase);
   }
 

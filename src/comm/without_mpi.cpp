@@ -11,6 +11,8 @@ std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions&) 
        "configure with -DLOCKSTEP_MPI=ON or run without mpirun");
 }
 
-std::string communication_library() { return "none: one worker only"; }
+std::string communication_library() {
+  return "none: one worker only";
+}
 
 }  // namespace lockstep

@@ -3,7 +3,9 @@
 
 namespace lockstep {
 
-void fail(ErrorKind kind, const std::string& message) { throw Error(kind, message); }
+void fail(ErrorKind kind, const std::string& message) {
+  throw Error(kind, message);
+}
 
 int exit_code(ErrorKind kind) {
   switch (kind) {

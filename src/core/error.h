@@ -24,6 +24,7 @@ class Error : public std::runtime_error {
 // Exit codes of the command: 0 done, 1 internal, 2 usage, 3 data, 4 checkpoint, 5 numeric, 6 communication.
 int exit_code(ErrorKind kind);
 
-inline constexpr int kExitStopped = 75;  // stopped by a signal after saving a checkpoint (EX_TEMPFAIL: requeue me)
+inline constexpr int kExitStopped =
+    75;  // stopped by a signal after saving a checkpoint (EX_TEMPFAIL: requeue me)
 
 }  // namespace lockstep

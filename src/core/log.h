@@ -1,4 +1,5 @@
-// The worker's log: rank 0 speaks, the others only warn; messages go to stderr so that stdout carries results.
+// The worker's log: rank 0 speaks, the others only warn; messages go to stderr so that stdout carries
+// results.
 #pragma once
 
 #include <string>

@@ -1,7 +1,8 @@
-// Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// Counter-based random numbers: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+// SC 2011).
 //
-// A draw is a pure function of a key (seed, purpose) and a counter (step, sample or micro-batch, op ordinal, element):
-// never of a rank, a device, a thread or of what was drawn before.
+// A draw is a pure function of a key (seed, purpose) and a counter (step, sample or micro-batch, op ordinal,
+// element): never of a rank, a device, a thread or of what was drawn before.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,13 @@
 
 namespace lockstep {
 
-enum class RandomPurpose : uint32_t { kInitialization = 1, kShuffle = 2, kDropout = 3, kSplit = 4, kTest = 99 };
+enum class RandomPurpose : uint32_t {
+  kInitialization = 1,
+  kShuffle = 2,
+  kDropout = 3,
+  kSplit = 4,
+  kTest = 99
+};
 
 struct PhiloxKey {
   uint32_t k0 = 0, k1 = 0;
@@ -73,7 +80,8 @@ constexpr PhiloxKey philox_key(uint64_t seed, RandomPurpose purpose) {
   return {static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
 }
 
-// FNV-1a: a stable number for a parameter name, so that its initial values do not depend on what was declared before it.
+// FNV-1a: a stable number for a parameter name, so that its initial values do not depend on what was declared
+// before it.
 constexpr uint64_t stable_hash(std::string_view text) {
   uint64_t hash = 0xCBF29CE484222325ull;
   for (char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3ull;

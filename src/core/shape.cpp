@@ -20,7 +20,9 @@ void Shape::push_back(int64_t extent) {
   extents_[static_cast<size_t>(rank_++)] = extent;
 }
 
-int64_t Shape::elements() const { return elements(0, rank_); }
+int64_t Shape::elements() const {
+  return elements(0, rank_);
+}
 
 int64_t Shape::elements(int begin, int end) const {
   int64_t product = 1;
@@ -42,7 +44,8 @@ std::string Shape::to_string() const {
 }
 
 bool Shape::operator==(const Shape& other) const {
-  return rank_ == other.rank_ && std::equal(extents_.begin(), extents_.begin() + rank_, other.extents_.begin());
+  return rank_ == other.rank_ &&
+         std::equal(extents_.begin(), extents_.begin() + rank_, other.extents_.begin());
 }
 
 int normalize_axis(int axis, int rank) {
@@ -63,8 +66,8 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* where) {
     const int64_t ea = ia < 0 ? 1 : a[ia];
     const int64_t eb = ib < 0 ? 1 : b[ib];
     if (ea != eb && ea != 1 && eb != 1) {
-      fail(ErrorKind::kInternal, std::string(where) + ": shapes do not broadcast: " + a.to_string() + " with " +
-                                     b.to_string());
+      fail(ErrorKind::kInternal,
+           std::string(where) + ": shapes do not broadcast: " + a.to_string() + " with " + b.to_string());
     }
     result.push_back(ea == 1 ? eb : ea);
   }

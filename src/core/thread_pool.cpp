@@ -114,10 +114,12 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   if (threads < 1) fail(ErrorKind::kUsage, "threads: must be at least 1, got " + std::to_string(threads));
   try {
-    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->serve(); });
+    for (int i = 1; i < threads; ++i)
+      state_->workers.emplace_back([state = state_.get()] { state->serve(); });
   } catch (const std::system_error& error) {
-    fail(ErrorKind::kUsage, "threads: only " + std::to_string(this->threads()) + " of " + std::to_string(threads) +
-                                " can be started: " + error.code().message() + "; a smaller device.threads needs fewer");
+    fail(ErrorKind::kUsage, "threads: only " + std::to_string(this->threads()) + " of " +
+                                std::to_string(threads) + " can be started: " + error.code().message() +
+                                "; a smaller device.threads needs fewer");
   }
 }
 

@@ -11,7 +11,8 @@ class TileFunction {
  public:
   template <class F>
   TileFunction(const F& function)  // NOLINT: implicit on purpose, call sites pass lambdas
-      : object_(&function), call_([](const void* object, int64_t tile) { (*static_cast<const F*>(object))(tile); }) {}
+      : object_(&function),
+        call_([](const void* object, int64_t tile) { (*static_cast<const F*>(object))(tile); }) {}
   void operator()(int64_t tile) const { call_(object_, tile); }
 
  private:
@@ -29,8 +30,9 @@ class ThreadPool {
 
   int threads() const;
 
-  // Calls function(tile) once for every tile in [0, tiles), on the calling thread and the pool's; returns when all are
-  // done. The first exception of a tile is rethrown. Nested calls run their tiles on the calling thread.
+  // Calls function(tile) once for every tile in [0, tiles), on the calling thread and the pool's; returns
+  // when all are done. The first exception of a tile is rethrown. Nested calls run their tiles on the calling
+  // thread.
   void run(int64_t tiles, TileFunction function);
 
  private:

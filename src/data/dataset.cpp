@@ -53,13 +53,14 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
     dataset.labels[i] = static_cast<int32_t>(labels[i]);
   }
   dataset.classes = classes > 0 ? classes : largest + 1;
-  // Whole numbers that are no class numbers, prices say, or one mistyped label: a model would get as many outputs.
+  // Whole numbers that are no class numbers, prices say, or one mistyped label: a model would get as many
+  // outputs.
   const int64_t plausible = std::max<int64_t>(1 << 16, static_cast<int64_t>(labels.size()));
   if (classes <= 0 && dataset.classes > plausible) {
     const auto at = std::find(labels.begin(), labels.end(), largest) - labels.begin();
-    fail(ErrorKind::kData,
-         fmt::format("{}: label {} would make {} classes of {} samples: set the number of classes, or -1 for regression",
-                     place(at), largest, dataset.classes, labels.size()));
+    fail(ErrorKind::kData, fmt::format("{}: label {} would make {} classes of {} samples: set the number of "
+                                       "classes, or -1 for regression",
+                                       place(at), largest, dataset.classes, labels.size()));
   }
 }
 

@@ -14,9 +14,9 @@ namespace lockstep {
 
 // Where a data set came from and what it holds.
 struct Dataset {
-  std::string source;                    // path, for messages
-  Shape sample_shape;                    // of one input: (64), (8,8,1), (T)
-  DType input_dtype = DType::kF32;       // kF32, kU8, kF16 (features) or kI32 (tokens, table indices)
+  std::string source;               // path, for messages
+  Shape sample_shape;               // of one input: (64), (8,8,1), (T)
+  DType input_dtype = DType::kF32;  // kF32, kU8, kF16 (features) or kI32 (tokens, table indices)
   // n * sample elements, of the array of this type.
   std::vector<float> inputs_f32;
   std::vector<uint8_t> inputs_u8;
@@ -60,9 +60,9 @@ struct DatasetOptions {
 Dataset read_dataset(const DatasetOptions& options);
 
 // Of an HDF5 file that no seal vouches for: reads it in a child process. The HDF5 library (1.10) follows
-// damaged numbers out of its memory, which ends the process, or in circles; the Error (kData) says so instead.
-// `seconds` of processor time, and one more a MiB, are long enough. Nothing else is looked at. Only while the
-// process has a single thread.
+// damaged numbers out of its memory, which ends the process, or in circles; the Error (kData) says so
+// instead. `seconds` of processor time, and one more a MiB, are long enough. Nothing else is looked at. Only
+// while the process has a single thread.
 void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
 
 // hdf5, idx, cifar10 or csv; "" when "auto" cannot be told from the name.

@@ -243,8 +243,8 @@ class Hdf5DatasetReader {
       }
       elements *= extent;
     }
-    require_memory(path_, std::min(storage.chunk_bytes, kAnyNumber) +
-                              (whole ? elements * int64_t{sizeof(float)} : 0));
+    require_memory(
+        path_, std::min(storage.chunk_bytes, kAnyNumber) + (whole ? elements * int64_t{sizeof(float)} : 0));
     return entry;
   }
 

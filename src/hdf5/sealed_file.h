@@ -33,7 +33,8 @@ namespace lockstep {
 
 inline constexpr int64_t kSealBytes = 512;
 
-// What a file holds is not what was sealed, or was never sealed. A file that cannot be read is any other Error.
+// What a file holds is not what was sealed, or was never sealed. A file that cannot be read is any other
+// Error.
 class DamagedFile : public Error {
  public:
   using Error::Error;
@@ -78,8 +79,8 @@ void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vecto
 // verify_seal.
 std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind);
 
-// Error of `kind` naming the file and the rule: DamagedFile when it is empty, truncated, longer than sealed, or
-// its checksum differs (every changed bit is found), and when it is neither sealed nor plain HDF5; with
+// Error of `kind` naming the file and the rule: DamagedFile when it is empty, truncated, longer than sealed,
+// or its checksum differs (every changed bit is found), and when it is neither sealed nor plain HDF5; with
 // `required` plain HDF5 is DamagedFile too.
 SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 

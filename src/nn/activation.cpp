@@ -14,9 +14,9 @@ struct NamedFunction {
 };
 
 constexpr NamedFunction kFunctions[] = {
-    {"none", ActivationFunction::kNone},       {"relu", ActivationFunction::kRelu},
-    {"gelu", ActivationFunction::kGelu},       {"gelu_tanh", ActivationFunction::kGeluTanh},
-    {"tanh", ActivationFunction::kTanh},       {"sigmoid", ActivationFunction::kSigmoid},
+    {"none", ActivationFunction::kNone},         {"relu", ActivationFunction::kRelu},
+    {"gelu", ActivationFunction::kGelu},         {"gelu_tanh", ActivationFunction::kGeluTanh},
+    {"tanh", ActivationFunction::kTanh},         {"sigmoid", ActivationFunction::kSigmoid},
     {"softplus", ActivationFunction::kSoftplus},
 };
 

@@ -36,8 +36,8 @@ AttentionOptions read_attention(Section& keys, const char* layer, const Shape& i
   require_sequence(keys, layer, input);
   constexpr int64_t kLargestHead = 256;  // what the kernels of GPUs take
   if (input[1] > kLargestHead * options.heads) {
-    keys.reject("heads", fmt::format("must leave a head at most {} of the {} features, got {}", kLargestHead, input[1],
-                                     options.heads));
+    keys.reject("heads", fmt::format("must leave a head at most {} of the {} features, got {}", kLargestHead,
+                                     input[1], options.heads));
   }
   if (input[1] % options.heads != 0) {
     keys.reject("heads", fmt::format("must divide the {} features, got {}", input[1], options.heads));

@@ -1,5 +1,5 @@
-// Convolution and pooling. Forward, backward-data and backward-weights are the three partial products of one trilinear form,
-// so each one's derivatives are the other two, and derivatives of every order exist.
+// Convolution and pooling. Forward, backward-data and backward-weights are the three partial products of one
+// trilinear form, so each one's derivatives are the other two, and derivatives of every order exist.
 #include "ops/convolution.h"
 
 #include <fmt/format.h>
@@ -15,9 +15,10 @@ namespace lockstep {
 
 namespace {
 
-// Each takes operands of any type and runs in arguments.dtype. Results have that type, but those of convolve_weights its
-// accumulation type.
-Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& weights, const Tensor& bias);
+// Each takes operands of any type and runs in arguments.dtype. Results have that type, but those of
+// convolve_weights its accumulation type.
+Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& weights,
+                const Tensor& bias);
 Tensor convolve_data(const ConvolutionArguments& arguments, const Tensor& dy, const Tensor& weights);
 Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy);
 
@@ -44,7 +45,8 @@ class ConvolutionNode final : public Node {
     Tensor y;
     if (tangents[0].defined()) y = convolve(arguments_, tangents[0], inputs[1], {});
     if (tangents[1].defined()) y = sum_defined(y, convolve(arguments_, inputs[0], tangents[1], {}));
-    if (tangents[2].defined()) y = sum_defined(y, broadcast_to(cast(tangents[2], output.dtype()), output.shape()));
+    if (tangents[2].defined())
+      y = sum_defined(y, broadcast_to(cast(tangents[2], output.dtype()), output.shape()));
     return y;
   }
 
@@ -126,8 +128,10 @@ Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Te
 }
 
 // The window of a pooling op over x; checks that it fits.
-PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
-  if (x.rank() != 4) fail(ErrorKind::kInternal, fmt::format("{}: needs (N,H,W,C), got {}", where, x.shape().to_string()));
+PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int64_t kw,
+                             const Window& window) {
+  if (x.rank() != 4)
+    fail(ErrorKind::kInternal, fmt::format("{}: needs (N,H,W,C), got {}", where, x.shape().to_string()));
   PoolArguments a;
   a.dtype = x.dtype();
   a.n = x.shape()[0];
@@ -143,16 +147,21 @@ PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int
   // A window made of padding alone would have no maximum.
   if (kh < 1 || kw < 1 || a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.pad_h >= kh ||
       a.pad_w >= kw || a.h + 2 * a.pad_h < kh || a.w + 2 * a.pad_w < kw) {
-    fail(ErrorKind::kInternal, fmt::format("{}: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", where, kh,
-                                           kw, a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
+    fail(ErrorKind::kInternal,
+         fmt::format("{}: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", where, kh, kw,
+                     a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
   }
   a.oh = (a.h + 2 * a.pad_h - kh) / a.stride_h + 1;
   a.ow = (a.w + 2 * a.pad_w - kw) / a.stride_w + 1;
   return a;
 }
 
-Shape input_shape(const PoolArguments& a) { return {a.n, a.h, a.w, a.c}; }
-Shape output_shape(const PoolArguments& a) { return {a.n, a.oh, a.ow, a.c}; }
+Shape input_shape(const PoolArguments& a) {
+  return {a.n, a.h, a.w, a.c};
+}
+Shape output_shape(const PoolArguments& a) {
+  return {a.n, a.oh, a.ow, a.c};
+}
 
 Tensor scatter_maxima(const PoolArguments& arguments, const Tensor& dy, const Tensor& indices);
 
@@ -215,7 +224,9 @@ class AveragePoolNode final : public Node {
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = spread_averages(arguments_, cotangent);
   }
-  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return apply(arguments_, tangents[0]); }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return apply(arguments_, tangents[0]);
+  }
   static Tensor apply(const PoolArguments& arguments, const Tensor& x) {
     Tensor y = Tensor::empty(output_shape(arguments), x.dtype(), x.backend());
     if (y.elements() > 0) x.backend().average_pool(arguments, x.data(), y.mutable_data());
@@ -262,7 +273,8 @@ Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, c
   }
   if (bias.defined() && bias.dtype() != accumulation_type(compute)) {
     if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
-      fail(ErrorKind::kInternal, fmt::format("convolution: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
+      fail(ErrorKind::kInternal,
+           fmt::format("convolution: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
     }
     return convolution(x, weights, cast(bias, accumulation_type(compute)), window);
   }
@@ -286,8 +298,8 @@ Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, c
   if (a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.kh < 1 || a.kw < 1 ||
       a.h + 2 * a.pad_h < a.kh || a.w + 2 * a.pad_w < a.kw) {
     fail(ErrorKind::kInternal,
-         fmt::format("convolution: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", a.kh, a.kw, a.stride_h,
-                     a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
+         fmt::format("convolution: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", a.kh, a.kw,
+                     a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
   }
   a.oh = (a.h + 2 * a.pad_h - a.kh) / a.stride_h + 1;
   a.ow = (a.w + 2 * a.pad_w - a.kw) / a.stride_w + 1;
@@ -298,7 +310,8 @@ Tensor max_pool(const Tensor& x, int64_t kh, int64_t kw, const Window& window) {
   const PoolArguments a = pool_arguments("max_pool", x, kh, kw, window);
   Tensor y = Tensor::empty(output_shape(a), x.dtype(), x.backend());
   Tensor indices = Tensor::empty(output_shape(a), DType::kI32, x.backend());
-  if (y.elements() > 0) x.backend().max_pool(a, x.data(), y.mutable_data(), indices.mutable_data_as<int32_t>());
+  if (y.elements() > 0)
+    x.backend().max_pool(a, x.data(), y.mutable_data(), indices.mutable_data_as<int32_t>());
   return record<GatherMaximaNode>(std::move(y), {&x, &indices}, a);
 }
 

@@ -9,7 +9,8 @@ struct Window {
   int64_t stride_h = 1, stride_w = 1, pad_h = 0, pad_w = 0;
 };
 
-// x (N,H,W,C), weights (O,KH,KW,C), bias (O) or undefined -> (N,OH,OW,O), OH = (H + 2 pad_h - KH)/stride_h + 1.
+// x (N,H,W,C), weights (O,KH,KW,C), bias (O) or undefined -> (N,OH,OW,O), OH = (H + 2 pad_h - KH)/stride_h
+// + 1.
 Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, const Window& window);
 
 // x (N,H,W,C) -> (N,OH,OW,C). The first maximum of a window receives the derivative; padding never wins.

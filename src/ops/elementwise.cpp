@@ -1,4 +1,5 @@
-// Elementwise ops: kernels forward, derivatives as kernels (first order) or as ops (when they are differentiated again).
+// Elementwise ops: kernels forward, derivatives as kernels (first order) or as ops (when they are
+// differentiated again).
 #include "ops/elementwise.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,8 @@ namespace lockstep {
 
 namespace {
 
-// Merges neighbouring axes that both operands walk through in the same way, so that the kernel sees few, long axes.
+// Merges neighbouring axes that both operands walk through in the same way, so that the kernel sees few, long
+// axes.
 BroadcastPlan plan_broadcast(const Shape& a, const Shape& b, const Shape& out) {
   BroadcastPlan plan;
   int64_t stride_a = 1, stride_b = 1;
@@ -176,7 +178,9 @@ class ScaleNode final : public Node {
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = scale(cotangent, factor_);
   }
-  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return scale(tangents[0], factor_); }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return scale(tangents[0], factor_);
+  }
 
  private:
   double factor_;
@@ -184,7 +188,8 @@ class ScaleNode final : public Node {
 
 Tensor scale_shift(const Tensor& x, double factor, double shift) {
   Tensor y = x.empty_like();
-  if (x.elements() > 0) x.backend().scale_shift(x.dtype(), x.elements(), x.data(), factor, shift, y.mutable_data());
+  if (x.elements() > 0)
+    x.backend().scale_shift(x.dtype(), x.elements(), x.data(), factor, shift, y.mutable_data());
   return record<ScaleNode>(std::move(y), {&x}, factor);
 }
 
@@ -215,16 +220,18 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
       return greater(y, Tensor::zeros({1}, y.dtype(), y.backend()));  // y > 0 exactly where x is
     case UnaryOp::kGelu: {
       // Phi(x) + x phi(x); beyond the bound, as in the kernel, 0 or 1 before anything overflows.
-      const Tensor bounded = clamp(x, x.dtype() == DType::kF64 ? math::kGaussianBound<double> : math::kGaussianBound<float>);
+      const Tensor bounded =
+          clamp(x, x.dtype() == DType::kF64 ? math::kGaussianBound<double> : math::kGaussianBound<float>);
       const Tensor distribution = scale_shift(erf(scale(bounded, std::numbers::sqrt2 / 2)), 0.5, 0.5);
-      const Tensor density =
-          scale(exp(scale(square(bounded), -0.5)), std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
+      const Tensor density = scale(exp(scale(square(bounded), -0.5)),
+                                   std::numbers::inv_sqrtpi_v<double> * std::numbers::sqrt2 / 2);
       return add(distribution, multiply(bounded, density));
     }
     case UnaryOp::kGeluTanh: {
       // s + x s (1 - s) (2u)', s = sigmoid(2u), u(x) = sqrt(2/pi) (x + 0.044715 x^3); bounded as well.
       const double factor = 2.0 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi_v<double>;
-      const Tensor bounded = clamp(x, x.dtype() == DType::kF64 ? math::kGeluTanhBound<double> : math::kGeluTanhBound<float>);
+      const Tensor bounded =
+          clamp(x, x.dtype() == DType::kF64 ? math::kGeluTanhBound<double> : math::kGeluTanhBound<float>);
       const Tensor squared = square(bounded);
       const Tensor s = sigmoid(scale(multiply(bounded, scale_shift(squared, 0.044715, 1.0)), factor));
       const Tensor slope = scale(scale_shift(squared, 3.0 * 0.044715, 1.0), factor);
@@ -296,7 +303,9 @@ Tensor apply_unary(UnaryOp op, const Tensor& x) {
   return y;
 }
 
-Tensor unary(UnaryOp op, const Tensor& x) { return record<UnaryNode>(apply_unary(op, x), {&x}, op); }
+Tensor unary(UnaryOp op, const Tensor& x) {
+  return record<UnaryNode>(apply_unary(op, x), {&x}, op);
+}
 
 // exp and its like: a rounded argument or result would lose more than the op itself does.
 Tensor exponential(UnaryOp op, const Tensor& x) {
@@ -349,23 +358,57 @@ Tensor greater_equal(const Tensor& a, const Tensor& b) {
   return compute_binary(BinaryOp::kGreaterEqual, a, b, "greater_equal");
 }
 
-Tensor add_scalar(const Tensor& x, double value) { return scale_shift(x, 1.0, value); }
-Tensor scale(const Tensor& x, double factor) { return scale_shift(x, factor, 0.0); }
+Tensor add_scalar(const Tensor& x, double value) {
+  return scale_shift(x, 1.0, value);
+}
+Tensor scale(const Tensor& x, double factor) {
+  return scale_shift(x, factor, 0.0);
+}
 
-Tensor negate(const Tensor& x) { return unary(UnaryOp::kNegate, x); }
-Tensor exp(const Tensor& x) { return exponential(UnaryOp::kExp, x); }
-Tensor log(const Tensor& x) { return exponential(UnaryOp::kLog, x); }
-Tensor sqrt(const Tensor& x) { return exponential(UnaryOp::kSqrt, x); }
-Tensor square(const Tensor& x) { return exponential(UnaryOp::kSquare, x); }
-Tensor reciprocal(const Tensor& x) { return exponential(UnaryOp::kReciprocal, x); }
-Tensor abs(const Tensor& x) { return unary(UnaryOp::kAbs, x); }
-Tensor sign(const Tensor& x) { return apply_unary(UnaryOp::kSign, x); }
-Tensor erf(const Tensor& x) { return unary(UnaryOp::kErf, x); }
-Tensor tanh(const Tensor& x) { return unary(UnaryOp::kTanh, x); }
-Tensor sigmoid(const Tensor& x) { return unary(UnaryOp::kSigmoid, x); }
-Tensor softplus(const Tensor& x) { return exponential(UnaryOp::kSoftplus, x); }
-Tensor relu(const Tensor& x) { return unary(UnaryOp::kRelu, x); }
-Tensor gelu(const Tensor& x) { return unary(UnaryOp::kGelu, x); }
-Tensor gelu_tanh(const Tensor& x) { return unary(UnaryOp::kGeluTanh, x); }
+Tensor negate(const Tensor& x) {
+  return unary(UnaryOp::kNegate, x);
+}
+Tensor exp(const Tensor& x) {
+  return exponential(UnaryOp::kExp, x);
+}
+Tensor log(const Tensor& x) {
+  return exponential(UnaryOp::kLog, x);
+}
+Tensor sqrt(const Tensor& x) {
+  return exponential(UnaryOp::kSqrt, x);
+}
+Tensor square(const Tensor& x) {
+  return exponential(UnaryOp::kSquare, x);
+}
+Tensor reciprocal(const Tensor& x) {
+  return exponential(UnaryOp::kReciprocal, x);
+}
+Tensor abs(const Tensor& x) {
+  return unary(UnaryOp::kAbs, x);
+}
+Tensor sign(const Tensor& x) {
+  return apply_unary(UnaryOp::kSign, x);
+}
+Tensor erf(const Tensor& x) {
+  return unary(UnaryOp::kErf, x);
+}
+Tensor tanh(const Tensor& x) {
+  return unary(UnaryOp::kTanh, x);
+}
+Tensor sigmoid(const Tensor& x) {
+  return unary(UnaryOp::kSigmoid, x);
+}
+Tensor softplus(const Tensor& x) {
+  return exponential(UnaryOp::kSoftplus, x);
+}
+Tensor relu(const Tensor& x) {
+  return unary(UnaryOp::kRelu, x);
+}
+Tensor gelu(const Tensor& x) {
+  return unary(UnaryOp::kGelu, x);
+}
+Tensor gelu_tanh(const Tensor& x) {
+  return unary(UnaryOp::kGeluTanh, x);
+}
 
 }  // namespace lockstep

@@ -1,5 +1,5 @@
-// Differentiable elementwise operations with broadcasting (NumPy rule). Operands of different types are an error (kInternal)
-// unless autocast is on: then they meet in the wider type.
+// Differentiable elementwise operations with broadcasting (NumPy rule). Operands of different types are an
+// error (kInternal) unless autocast is on: then they meet in the wider type.
 #pragma once
 
 #include "tensor/tensor.h"
@@ -39,14 +39,32 @@ Tensor gelu(const Tensor& x);
 // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), what PyTorch calls approximate="tanh"; the same paper.
 Tensor gelu_tanh(const Tensor& x);
 
-inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
-inline Tensor operator-(const Tensor& a, const Tensor& b) { return subtract(a, b); }
-inline Tensor operator*(const Tensor& a, const Tensor& b) { return multiply(a, b); }
-inline Tensor operator/(const Tensor& a, const Tensor& b) { return divide(a, b); }
-inline Tensor operator-(const Tensor& x) { return negate(x); }
-inline Tensor operator*(const Tensor& x, double factor) { return scale(x, factor); }
-inline Tensor operator*(double factor, const Tensor& x) { return scale(x, factor); }
-inline Tensor operator+(const Tensor& x, double value) { return add_scalar(x, value); }
-inline Tensor operator-(const Tensor& x, double value) { return add_scalar(x, -value); }
+inline Tensor operator+(const Tensor& a, const Tensor& b) {
+  return add(a, b);
+}
+inline Tensor operator-(const Tensor& a, const Tensor& b) {
+  return subtract(a, b);
+}
+inline Tensor operator*(const Tensor& a, const Tensor& b) {
+  return multiply(a, b);
+}
+inline Tensor operator/(const Tensor& a, const Tensor& b) {
+  return divide(a, b);
+}
+inline Tensor operator-(const Tensor& x) {
+  return negate(x);
+}
+inline Tensor operator*(const Tensor& x, double factor) {
+  return scale(x, factor);
+}
+inline Tensor operator*(double factor, const Tensor& x) {
+  return scale(x, factor);
+}
+inline Tensor operator+(const Tensor& x, double value) {
+  return add_scalar(x, value);
+}
+inline Tensor operator-(const Tensor& x, double value) {
+  return add_scalar(x, -value);
+}
 
 }  // namespace lockstep

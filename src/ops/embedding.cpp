@@ -41,8 +41,8 @@ class ScatterRowsNode final : public Node {
 Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table) {
   Tensor y = Tensor::empty(table, rows.dtype(), rows.backend());
   if (y.elements() > 0) {
-    rows.backend().embedding_backward(rows.dtype(), indices.elements(), table[0], table[1], indices.data_as<int32_t>(),
-                                      rows.data(), y.mutable_data());
+    rows.backend().embedding_backward(rows.dtype(), indices.elements(), table[0], table[1],
+                                      indices.data_as<int32_t>(), rows.data(), y.mutable_data());
   }
   return record<ScatterRowsNode>(std::move(y), {&rows, &indices});
 }
@@ -55,15 +55,16 @@ void require_indices(const Tensor& indices, int64_t limit, const char* where) {
   const std::vector<int32_t> host = indices.to_vector<int32_t>();
   for (size_t i = 0; i < host.size(); ++i) {
     if (host[i] < 0 || host[i] >= limit) {
-      fail(ErrorKind::kData, fmt::format("{} {} at position {} is outside [0, {})", where, host[i], i, limit));
+      fail(ErrorKind::kData,
+           fmt::format("{} {} at position {} is outside [0, {})", where, host[i], i, limit));
     }
   }
 }
 
 Tensor embedding(const Tensor& table, const Tensor& indices) {
   if (table.rank() != 2 || indices.dtype() != DType::kI32) {
-    fail(ErrorKind::kInternal, fmt::format("embedding: table {} with indices of {}", table.shape().to_string(),
-                                           name_of(indices.dtype())));
+    fail(ErrorKind::kInternal, fmt::format("embedding: table {} with indices of {}",
+                                           table.shape().to_string(), name_of(indices.dtype())));
   }
   require_indices(indices, table.shape()[0], "embedding: index");
   Shape shape = indices.shape();

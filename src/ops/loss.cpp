@@ -16,10 +16,14 @@ namespace lockstep {
 
 namespace {
 
-int64_t rows_of(const Tensor& x) { return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1); }
+int64_t rows_of(const Tensor& x) {
+  return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1);
+}
 
 // x minus its row maximum. The maximum is a constant here: the functions below do not depend on it.
-Tensor shifted(const Tensor& x) { return subtract(x, max(x.detach(), -1, true)); }
+Tensor shifted(const Tensor& x) {
+  return subtract(x, max(x.detach(), -1, true));
+}
 
 class SoftmaxNode final : public FusedNode {
  public:
@@ -92,17 +96,22 @@ class CrossEntropyNode final : public FusedNode {
 };
 
 void check_weights(const char* where, const Tensor& losses_like, const Tensor& weights) {
-  if (weights.defined() && (weights.elements() != losses_like.shape()[0] || weights.dtype() != losses_like.dtype())) {
-    fail(ErrorKind::kInternal, fmt::format("{}: weights {} {} for {} samples of {}", where, weights.shape().to_string(),
-                                           name_of(weights.dtype()), losses_like.shape()[0],
-                                           name_of(losses_like.dtype())));
+  if (weights.defined() &&
+      (weights.elements() != losses_like.shape()[0] || weights.dtype() != losses_like.dtype())) {
+    fail(ErrorKind::kInternal,
+         fmt::format("{}: weights {} {} for {} samples of {}", where, weights.shape().to_string(),
+                     name_of(weights.dtype()), losses_like.shape()[0], name_of(losses_like.dtype())));
   }
 }
 
 }  // namespace
 
-Tensor softmax(const Tensor& x) { return softmax_of(false, x); }
-Tensor log_softmax(const Tensor& x) { return softmax_of(true, x); }
+Tensor softmax(const Tensor& x) {
+  return softmax_of(false, x);
+}
+Tensor log_softmax(const Tensor& x) {
+  return softmax_of(true, x);
+}
 
 Tensor log_sum_exp(const Tensor& x, bool keep_axis) {
   if (accumulation_type(x.dtype()) != x.dtype()) {  // rounded once, at the end
@@ -118,8 +127,9 @@ Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& we
   const Tensor logits = widened(given);
   if (logits.rank() != 2 || labels.elements() != logits.shape()[0] || labels.dtype() != DType::kI32 ||
       logits.shape()[1] == 0) {
-    fail(ErrorKind::kInternal, fmt::format("cross_entropy: logits {} with labels {} {}", logits.shape().to_string(),
-                                           labels.shape().to_string(), name_of(labels.dtype())));
+    fail(ErrorKind::kInternal,
+         fmt::format("cross_entropy: logits {} with labels {} {}", logits.shape().to_string(),
+                     labels.shape().to_string(), name_of(labels.dtype())));
   }
   check_weights("cross_entropy", logits, weights);
   require_indices(labels, logits.shape()[1], "cross_entropy: label");
@@ -136,9 +146,10 @@ Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& we
 
 Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
   const Shape flat{logits.elements()};
-  if (logits.rank() < 1 || logits.elements() != logits.shape()[0] || targets.elements() != logits.elements()) {
-    fail(ErrorKind::kInternal, fmt::format("logistic_loss: logits {} with targets {}", logits.shape().to_string(),
-                                           targets.shape().to_string()));
+  if (logits.rank() < 1 || logits.elements() != logits.shape()[0] ||
+      targets.elements() != logits.elements()) {
+    fail(ErrorKind::kInternal, fmt::format("logistic_loss: logits {} with targets {}",
+                                           logits.shape().to_string(), targets.shape().to_string()));
   }
   const Tensor z = widened(reshape(logits, flat));
   check_weights("logistic_loss", z, weights);

@@ -17,8 +17,8 @@ namespace lockstep {
 
 namespace {
 
-// The types of a product: what its operands are multiplied in, whatever they are given in, and what it gives: `compute`, its
-// accumulation type, or a type that either is rounded to.
+// The types of a product: what its operands are multiplied in, whatever they are given in, and what it gives:
+// `compute`, its accumulation type, or a type that either is rounded to.
 struct ProductTypes {
   DType compute, output;
 };
@@ -41,8 +41,8 @@ class MatmulNode final : public Node {
   Saved saved() const override {
     return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
   }
-  // C = A B: dA = dC B', dB = A' dC, each written with stored transposes so that nothing is moved, and given in the type of
-  // what it is the gradient of.
+  // C = A B: dA = dC B', dB = A' dC, each written with stored transposes so that nothing is moved, and given
+  // in the type of what it is the gradient of.
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &a = inputs[0], &b = inputs[1];
     if (result.wanted(0)) {
@@ -74,14 +74,17 @@ class MatmulNode final : public Node {
 };
 
 [[noreturn]] void reject(const char* rule, const Tensor& a, const Tensor& b) {
-  fail(ErrorKind::kInternal, fmt::format("matmul: {}: {} x {}", rule, a.shape().to_string(), b.shape().to_string()));
+  fail(ErrorKind::kInternal,
+       fmt::format("matmul: {}: {} x {}", rule, a.shape().to_string(), b.shape().to_string()));
 }
 
 // Rows of x seen as one matrix (rows, last extent).
-Tensor as_matrix(const Tensor& x) { return x.view({x.shape().elements(0, x.rank() - 1), x.shape().last()}); }
+Tensor as_matrix(const Tensor& x) {
+  return x.view({x.shape().elements(0, x.rank() - 1), x.shape().last()});
+}
 
-// activation(y), y being of the accumulation type, in `compute`: as kernels give it, which round before a GELU and after
-// everything else.
+// activation(y), y being of the accumulation type, in `compute`: as kernels give it, which round before a
+// GELU and after everything else.
 Tensor activate(Activation activation, const Tensor& y, DType compute) {
   switch (activation) {
     case Activation::kNone:
@@ -103,8 +106,8 @@ Tensor reference_linear(const Tensor& x, const Tensor& weight, const Tensor& bia
   return activate(activation, bias.defined() ? add(y, bias) : y, compute);
 }
 
-// The gradients of x weight + bias that are asked for (not null), dz being that of the result. That of x goes through
-// the activation that x is the result of, where one is named.
+// The gradients of x weight + bias that are asked for (not null), dz being that of the result. That of x goes
+// through the activation that x is the result of, where one is named.
 struct LinearGradients {
   Tensor *x = nullptr, *weight = nullptr, *bias = nullptr;
   Activation activation = Activation::kNone;
@@ -153,7 +156,8 @@ class LinearNode final : public FusedNode {
     Tensor dz = cotangent;
     if (activation_ != Activation::kNone) {
       dz = cotangent.empty_like();
-      const Tensor& at = activation_ == Activation::kRelu ? output : inputs[3];  // y > 0 exactly where the argument was
+      const Tensor& at =
+          activation_ == Activation::kRelu ? output : inputs[3];  // y > 0 exactly where the argument was
       if (dz.elements() > 0) {
         dz.backend().unary_backward(unary_of(activation_), dz.dtype(), dz.elements(), at.data(), at.data(),
                                     cotangent.data(), dz.mutable_data());
@@ -172,8 +176,8 @@ class LinearNode final : public FusedNode {
   bool transpose_weight_;
 };
 
-// Inputs: x, weights and biases (may be undefined) of both products; without history what the second product was given,
-// and what the activation was applied to to make it.
+// Inputs: x, weights and biases (may be undefined) of both products; without history what the second product
+// was given, and what the activation was applied to to make it.
 class FeedForwardNode final : public FusedNode {
  public:
   FeedForwardNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
@@ -240,7 +244,8 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
   if (extras.derivative_at != nullptr) arguments.derivative_at = extras.derivative_at->data();
   if (extras.column_sums != nullptr) arguments.column_sums = extras.column_sums->mutable_data();
   if (c.elements() > 0 || extras.column_sums != nullptr) a.backend().matmul(arguments);
-  c = record<MatmulNode>(std::move(c), {&a, &b}, transpose_a, transpose_b, ProductTypes{types.compute, arguments.output});
+  c = record<MatmulNode>(std::move(c), {&a, &b}, transpose_a, transpose_b,
+                         ProductTypes{types.compute, arguments.output});
   return types.output == arguments.output ? c : cast(c, types.output);
 }
 
@@ -268,7 +273,8 @@ LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tenso
                                              weight.shape().to_string()));
     }
     if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
-      fail(ErrorKind::kInternal, fmt::format("linear: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
+      fail(ErrorKind::kInternal,
+           fmt::format("linear: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
     }
     operands.bias = cast(bias, accumulation_type(compute));
   }
@@ -277,10 +283,10 @@ LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tenso
   return operands;
 }
 
-// linear() of prepared operands, without history. argument: gets what a GELU was applied to, where its derivative will be
-// needed.
-Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activation activation, bool differentiable,
-                    Tensor* argument) {
+// linear() of prepared operands, without history. argument: gets what a GELU was applied to, where its
+// derivative will be needed.
+Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activation activation,
+                    bool differentiable, Tensor* argument) {
   const Tensor& x = operands.x;
   const DType compute = operands.compute;
   Shape shape = x.shape();
@@ -309,7 +315,8 @@ Tensor apply_linear(const LinearOperands& operands, const Tensor& weight, Activa
 
 // Whether an op on these is recorded.
 bool has_history(std::initializer_list<const Tensor*> inputs) {
-  return recording() && std::ranges::any_of(inputs, [](const Tensor* input) { return input->node() != nullptr; });
+  return recording() &&
+         std::ranges::any_of(inputs, [](const Tensor* input) { return input->node() != nullptr; });
 }
 
 }  // namespace
@@ -337,8 +344,8 @@ Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, A
   const LinearOperands second = prepare_linear(hidden, weight_out, bias_out);
   Tensor y = apply_linear(second, weight_out, Activation::kNone, false, nullptr);
   return record<FeedForwardNode>(
-      std::move(y), {&first.x, &weight, &first.bias, &weight_out, &second.bias, &hidden, &argument}, activation,
-      first.compute);
+      std::move(y), {&first.x, &weight, &first.bias, &weight_out, &second.bias, &hidden, &argument},
+      activation, first.compute);
 }
 
 }  // namespace lockstep

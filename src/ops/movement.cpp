@@ -33,7 +33,8 @@ class PermuteNode final : public Node {
   Saved saved() const override { return Saved::nothing(); }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     std::vector<int> inverse(permutation_.size());
-    for (size_t i = 0; i < permutation_.size(); ++i) inverse[static_cast<size_t>(permutation_[i])] = static_cast<int>(i);
+    for (size_t i = 0; i < permutation_.size(); ++i)
+      inverse[static_cast<size_t>(permutation_[i])] = static_cast<int>(i);
     result[0] = permute(cotangent, inverse);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
@@ -177,7 +178,8 @@ Tensor transpose(const Tensor& x, int axis_a, int axis_b) {
 Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
   const int normalized = normalize_axis(axis, x.rank());
   if (begin < 0 || end < begin || end > x.shape()[normalized]) {
-    fail(ErrorKind::kInternal, fmt::format("slice: [{}, {}) of axis {} of {}", begin, end, axis, x.shape().to_string()));
+    fail(ErrorKind::kInternal,
+         fmt::format("slice: [{}, {}) of axis {} of {}", begin, end, axis, x.shape().to_string()));
   }
   Shape shape = x.shape();
   shape[normalized] = end - begin;
@@ -194,14 +196,16 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
 Tensor pad_axis(const Tensor& x, int axis, int64_t begin, int64_t size) {
   const int normalized = normalize_axis(axis, x.rank());
   if (begin < 0 || begin + x.shape()[normalized] > size) {
-    fail(ErrorKind::kInternal, fmt::format("pad_axis: {} at {} does not fit {}", x.shape().to_string(), begin, size));
+    fail(ErrorKind::kInternal,
+         fmt::format("pad_axis: {} at {} does not fit {}", x.shape().to_string(), begin, size));
   }
   Shape shape = x.shape();
   shape[normalized] = size;
   Tensor y = Tensor::zeros(shape, x.dtype(), x.backend());
   if (x.elements() > 0) {
     const size_t step = row_bytes(x, normalized + 1);
-    x.backend().copy_rows(shape.elements(0, normalized), row_bytes(x, normalized), x.data(), row_bytes(x, normalized),
+    x.backend().copy_rows(shape.elements(0, normalized), row_bytes(x, normalized), x.data(),
+                          row_bytes(x, normalized),
                           static_cast<std::byte*>(y.mutable_data()) + static_cast<size_t>(begin) * step,
                           row_bytes(y, normalized));
   }

@@ -15,18 +15,21 @@ namespace lockstep {
 namespace {
 
 // (x - mean)/sqrt(variance + epsilon) * gamma + beta with the statistics taken over one axis of the matrix x.
-Tensor normalize_reference(const Tensor& x, const Tensor& gamma, const Tensor& beta, int axis, double epsilon) {
+Tensor normalize_reference(const Tensor& x, const Tensor& gamma, const Tensor& beta, int axis,
+                           double epsilon) {
   const Tensor centered = subtract(x, mean(x, {axis}, true));
   const Tensor variance = mean(square(centered), {axis}, true);
   return add(multiply(divide(centered, sqrt(add_scalar(variance, epsilon))), gamma), beta);
 }
 
 void check_affine(const char* where, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
-  if (x.rank() < 2 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()}) || !(beta.shape() == gamma.shape()) ||
-      gamma.dtype() != accumulation_type(x.dtype()) || beta.dtype() != gamma.dtype()) {
-    fail(ErrorKind::kInternal, fmt::format("{}: x {} {} with gamma {} {} and beta {} {}", where, x.shape().to_string(),
-                                           name_of(x.dtype()), gamma.shape().to_string(), name_of(gamma.dtype()),
-                                           beta.shape().to_string(), name_of(beta.dtype())));
+  if (x.rank() < 2 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()}) ||
+      !(beta.shape() == gamma.shape()) || gamma.dtype() != accumulation_type(x.dtype()) ||
+      beta.dtype() != gamma.dtype()) {
+    fail(ErrorKind::kInternal,
+         fmt::format("{}: x {} {} with gamma {} {} and beta {} {}", where, x.shape().to_string(),
+                     name_of(x.dtype()), gamma.shape().to_string(), name_of(gamma.dtype()),
+                     beta.shape().to_string(), name_of(beta.dtype())));
   }
 }
 
@@ -34,7 +37,9 @@ bool needs_widening(const Tensor& gamma, const Tensor& beta) {
   return accumulation_type(gamma.dtype()) != gamma.dtype() || accumulation_type(beta.dtype()) != beta.dtype();
 }
 
-int64_t rows_of(const Tensor& x) { return x.shape().elements(0, x.rank() - 1); }
+int64_t rows_of(const Tensor& x) {
+  return x.shape().elements(0, x.rank() - 1);
+}
 
 // Both norms share everything but the axis of the statistics and the kernel. Inputs: x, gamma, beta, mean,
 // 1/standard deviation.
@@ -91,15 +96,15 @@ BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& b
   result.mean = gamma.empty_like();
   result.variance = gamma.empty_like();
   Tensor rstd = gamma.empty_like();
-  x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
-                         y.mutable_data(), result.mean.mutable_data(), result.variance.mutable_data(),
-                         rstd.mutable_data());
+  x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(),
+                         epsilon, y.mutable_data(), result.mean.mutable_data(),
+                         result.variance.mutable_data(), rstd.mutable_data());
   result.y = record<NormNode>(std::move(y), {&x, &gamma, &beta, &result.mean, &rstd}, true, epsilon);
   return result;
 }
 
-Tensor batch_norm_inference(const Tensor& x, const Tensor& given_gamma, const Tensor& given_beta, const Tensor& mean,
-                            const Tensor& variance, double epsilon) {
+Tensor batch_norm_inference(const Tensor& x, const Tensor& given_gamma, const Tensor& given_beta,
+                            const Tensor& mean, const Tensor& variance, double epsilon) {
   const Tensor gamma = widened(given_gamma), beta = widened(given_beta);
   check_affine("batch_norm", x, gamma, beta);
   const Tensor factor = divide(gamma, sqrt(add_scalar(widened(variance), epsilon)));

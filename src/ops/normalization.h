@@ -7,7 +7,8 @@
 
 namespace lockstep {
 
-// Over the last axis: (x - mean)/sqrt(variance + epsilon) * gamma + beta, biased variance. gamma, beta: (last extent).
+// Over the last axis: (x - mean)/sqrt(variance + epsilon) * gamma + beta, biased variance. gamma, beta: (last
+// extent).
 Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
 
 struct BatchNormResult {

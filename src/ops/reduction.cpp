@@ -1,8 +1,9 @@
 // Reductions and broadcasting.
 #include "ops/reduction.h"
 
-#include <algorithm>
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "autodiff/autocast.h"
 #include "autodiff/node.h"
@@ -79,7 +80,9 @@ class SumNode final : public Node {
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = broadcast_to(cotangent, inputs[0].shape());
   }
-  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return sum(tangents[0], axes_, true); }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return sum(tangents[0], axes_, true);
+  }
 
  private:
   std::vector<int> axes_;
@@ -130,12 +133,14 @@ Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
   const DType single = accumulation_type(x.dtype());
   if (single == x.dtype()) return scale(sum(x, axes, keep_axes), factor);
   // The sum of 16-bit numbers may be too large for one although their mean is not.
-  return cast(scale(sum(cast(x, single), axes, keep_axes), factor), autocast_type(OpFamily::kReduction, x.dtype()));
+  return cast(scale(sum(cast(x, single), axes, keep_axes), factor),
+              autocast_type(OpFamily::kReduction, x.dtype()));
 }
 
 Tensor max(const Tensor& x, int axis, bool keep_axis) {
   const int normalized = normalize_axis(axis, x.rank());
-  if (x.shape()[normalized] == 0) fail(ErrorKind::kInternal, "max: of no elements, shape " + x.shape().to_string());
+  if (x.shape()[normalized] == 0)
+    fail(ErrorKind::kInternal, "max: of no elements, shape " + x.shape().to_string());
   const Tensor kept = record<MaxNode>(reduce_axes(ReduceOp::kMax, x, {normalized}), {&x}, normalized);
   return keep_axis ? kept : reshape(kept, without_axes(x.shape(), {normalized}));
 }
@@ -143,7 +148,8 @@ Tensor max(const Tensor& x, int axis, bool keep_axis) {
 Tensor broadcast_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   if (!(broadcast_shapes(x.shape(), shape, "broadcast_to") == shape)) {
-    fail(ErrorKind::kInternal, "broadcast_to: " + x.shape().to_string() + " does not fit " + shape.to_string());
+    fail(ErrorKind::kInternal,
+         "broadcast_to: " + x.shape().to_string() + " does not fit " + shape.to_string());
   }
   // Times one is exact, and multiplication already knows how to repeat.
   return record<BroadcastNode>(multiply(x.detach(), Tensor::full(shape, x.dtype(), x.backend(), 1.0)), {&x});

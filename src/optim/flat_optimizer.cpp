@@ -74,25 +74,24 @@ void FlatOptimizer::update(const UpdateContext& context) {
     lowered_bytes = static_cast<std::byte*>(lowered.mutable_data());
     arguments.copy_dtype = lowered.dtype();
   }
-  for_owned(
-      context.segments, [&](const UpdateSegment& segment, const ElementRange& elements, int64_t position) {
-        arguments.n = elements.size();
-        arguments.parameters = parameter_bytes + elements.begin * bytes;
-        arguments.gradients = gradient_bytes + elements.begin * bytes;
-        if (lowered_bytes != nullptr)
-          arguments.copy =
-              lowered_bytes + elements.begin * static_cast<int64_t>(size_of(arguments.copy_dtype));
-        for (size_t i = 0; i < arrays_.size(); ++i) {
-          arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
-        }
-        const auto row = (&segment - context.segments.data()) * kRowSize;
-        if (decided) {
-          std::copy_n(rows.data() + row, kRowSize, arguments.scalars);
-        } else {
-          arguments.row = context.rows + row;
-        }
-        parameters.backend().update(formula_, arguments);
-      });
+  for_owned(context.segments, [&](const UpdateSegment& segment, const ElementRange& elements,
+                                  int64_t position) {
+    arguments.n = elements.size();
+    arguments.parameters = parameter_bytes + elements.begin * bytes;
+    arguments.gradients = gradient_bytes + elements.begin * bytes;
+    if (lowered_bytes != nullptr)
+      arguments.copy = lowered_bytes + elements.begin * static_cast<int64_t>(size_of(arguments.copy_dtype));
+    for (size_t i = 0; i < arrays_.size(); ++i) {
+      arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
+    }
+    const auto row = (&segment - context.segments.data()) * kRowSize;
+    if (decided) {
+      std::copy_n(rows.data() + row, kRowSize, arguments.scalars);
+    } else {
+      arguments.row = context.rows + row;
+    }
+    parameters.backend().update(formula_, arguments);
+  });
   if (decided) ++updates_;
 }
 

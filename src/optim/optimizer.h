@@ -29,9 +29,10 @@ struct UpdateContext {
   double gradient_scale = 1.0;  // 1/count, unscaling and clip factor in one; multiply gradients by it first
   double learning_rate = 0.0;   // of this step, from the schedule
   std::span<const UpdateSegment> segments = {};
-  // Both null, or, of an update that is prearranged(), both in the memory of the parameters' backend. verdict: on this step,
-  // whether there is an update and what gradients are multiplied by beside gradient_scale. rows: the scalars of this update,
-  // as write_rows() put them there, a row a segment; learning_rate is not looked at then.
+  // Both null, or, of an update that is prearranged(), both in the memory of the parameters' backend.
+  // verdict: on this step, whether there is an update and what gradients are multiplied by beside
+  // gradient_scale. rows: the scalars of this update, as write_rows() put them there, a row a segment;
+  // learning_rate is not looked at then.
   const StepState* verdict = nullptr;
   const double* rows = nullptr;
   // (parameter_extent) bf16 or fp16, of fp32 parameters: their copy, which an update that lowers() changes
@@ -80,12 +81,14 @@ class Optimizer {
     (void)parameters;
     return false;
   }
-  // Whether the scalars of update number u (rates, bias corrections) are a function of u and the learning rate alone. The
-  // trainer then writes those of the coming steps into a table in the device's memory, row u mod rows for update u, and the
-  // device picks the row: only it knows u early enough, since steps that loss scaling skips count no update.
+  // Whether the scalars of update number u (rates, bias corrections) are a function of u and the learning
+  // rate alone. The trainer then writes those of the coming steps into a table in the device's memory, row u
+  // mod rows for update u, and the device picks the row: only it knows u early enough, since steps that loss
+  // scaling skips count no update.
   virtual bool prearranged() const { return false; }
   static constexpr int64_t kRowSize = 8;  // UpdateArguments::scalars
-  // Those numbers, kRowSize a segment, of the update with number `update`, counted from 0. Only where prearranged().
+  // Those numbers, kRowSize a segment, of the update with number `update`, counted from 0. Only where
+  // prearranged().
   virtual void write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,
                           std::span<double> rows) const {
     (void)update;
@@ -94,8 +97,9 @@ class Optimizer {
     (void)rows;
   }
   // One step. Splitting the segments differently gives the same bits: between any elements, or between
-  // parameters where whole_parameters(). Adds 1 to updates(), but not where the context carries the device's verdict: the
-  // host learns it steps later and then calls set_updates(). Error (kInternal) when the context does not fit what was allocated.
+  // parameters where whole_parameters(). Adds 1 to updates(), but not where the context carries the device's
+  // verdict: the host learns it steps later and then calls set_updates(). Error (kInternal) when the context
+  // does not fit what was allocated.
   virtual void update(const UpdateContext& context) = 0;
 
   // Whether update() keeps UpdateContext::lowered up. Others leave it as it is.

@@ -34,8 +34,9 @@ std::vector<ParameterGroup> read_parameter_groups(Section& optimizer) {
   std::vector<ParameterGroup> groups;
   for (Section& table : optimizer.tables("groups")) {
     ParameterGroup group;
-    group.pattern = table.text("pattern", std::nullopt, {},
-                               "parameters by name, * for any characters, ? for one: \"*.bias\"; the first fit counts");
+    group.pattern =
+        table.text("pattern", std::nullopt, {},
+                   "parameters by name, * for any characters, ? for one: \"*.bias\"; the first fit counts");
     group.weight_decay = table.boolean("weight_decay", true, "false: no weight decay on these parameters");
     group.learning_rate_factor = table.real("learning_rate_factor", 1.0, kNonNegative,
                                             "multiplies their learning rate; 0 freezes them");
@@ -51,7 +52,8 @@ void require_fit(const std::string& where, const std::string& pattern,
     if (matches_pattern(pattern, entry.name)) return;
     names += (names.empty() ? "" : ", ") + entry.name;
   }
-  fail(ErrorKind::kUsage, fmt::format("{}: pattern \"{}\" fits no parameter; there are {}", where, pattern, names));
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: pattern \"{}\" fits no parameter; there are {}", where, pattern, names));
 }
 
 std::vector<UpdateSegment> update_segments(const std::vector<ParameterEntry>& parameters, int64_t extent,

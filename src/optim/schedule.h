@@ -51,16 +51,17 @@ struct ScheduleOptions {
   double threshold = 1e-4;
 };
 // Error (kUsage) for bad values.
-std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double base_rate, const RunLength& run);
+std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double base_rate,
+                                        const RunLength& run);
 
 // Reads schedule.type (default "constant") and the keys of that schedule; Error (kUsage) for bad values.
 // base_rate is optimizer.learning_rate.
 //
 // Every type: `warmup` (default 0) and `unit` = "steps" | "epochs" | "samples", what warmup and every are
-// counted in. Positions below are steps; with samples, samples: update k is at k times those of a global batch, wherever that
-// lies between two multiples of warmup or every.
-// The update that goes from position u < warmup to v gets base_rate * v / warmup, at most base_rate. After it, with u counted
-// from the end of the warmup, T what remains of the run then, and m = `minimum_factor` (default 0), base_rate times
+// counted in. Positions below are steps; with samples, samples: update k is at k times those of a global
+// batch, wherever that lies between two multiples of warmup or every. The update that goes from position u <
+// warmup to v gets base_rate * v / warmup, at most base_rate. After it, with u counted from the end of the
+// warmup, T what remains of the run then, and m = `minimum_factor` (default 0), base_rate times
 //   constant              1
 //   linear                m + (1 - m) (1 - u / T); m from T on
 //   cosine                m + (1 - m) (1 + cos(pi u / T)) / 2; m from T on
@@ -70,7 +71,8 @@ std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double b
 //   inverse_sqrt          sqrt(w / (w + u)), w = warmup, or a step without (Vaswani et al. 2017)
 //   warmup_stable_decay   1; over the last D = `decay_fraction` (0.2) of the run, T at most, d of them done,
 //                         m + (1 - m) (1 - sqrt(d / D)) (Haegele et al. 2024)
-//   one_cycle             from 1 / `initial_divisor` (25) to 1 over the first `rise_fraction` (0.3) of the run,
+//   one_cycle             from 1 / `initial_divisor` (25) to 1 over the first `rise_fraction` (0.3) of the
+//   run,
 //                         then to 1 / (initial_divisor `final_divisor` (1e4)), along cosines
 //                         (Smith and Topin 2018); rises by itself: no warmup
 //   plateau               times `factor` (0.1) each time that more than `patience` (10) evaluations in a row

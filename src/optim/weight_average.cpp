@@ -72,8 +72,7 @@ double WeightAverage::share(int64_t updates) const {
   if (since <= 0) return 1.0;
   if (since % settings_.every != 0) return 0.0;
   const auto n = static_cast<double>(since / settings_.every);  // have entered before
-  const double decay =
-      settings_.warmup ? std::min(settings_.decay, (1.0 + n) / (10.0 + n)) : settings_.decay;
+  const double decay = settings_.warmup ? std::min(settings_.decay, (1.0 + n) / (10.0 + n)) : settings_.decay;
   return settings_.type == AverageSettings::Type::kSwa ? 1.0 / (n + 1.0) : 1.0 - decay;
 }
 

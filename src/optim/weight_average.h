@@ -43,9 +43,11 @@ class WeightAverage {
   void restart(const Tensor& parameters, const Tensor& statistics);
   // After each update. updates: done so far, this one included. A skipped step is none.
   void update(const Tensor& parameters, const Tensor& statistics, int64_t updates);
-  // The same where the device decides whether there was an update: verdict and row, in its memory, are those of
-  // UpdateContext; the row is written ahead by write_row. The row may be that of an update whose number is not known here.
-  void update(const Tensor& parameters, const Tensor& statistics, const StepState* verdict, const double* row);
+  // The same where the device decides whether there was an update: verdict and row, in its memory, are those
+  // of UpdateContext; the row is written ahead by write_row. The row may be that of an update whose number is
+  // not known here.
+  void update(const Tensor& parameters, const Tensor& statistics, const StepState* verdict,
+              const double* row);
   // The row (Optimizer::kRowSize) of the average after the update with number `update`, counted from 0.
   void write_row(int64_t update, double* row) const;
 

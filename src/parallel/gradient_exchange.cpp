@@ -421,13 +421,13 @@ struct GradientExchange::Impl {
         case Operation::Kind::kAllReduce:
           if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
           join_lane(operation.piece);
-          last_requests.push_back(piece.range.begin < sums_begin
-                                      ? communicator.device().all_reduce_sum(
-                                            at(buffers[0], piece.range.begin), piece.range.size(), dtype,
-                                            label(piece))
-                                      : communicator.device().all_reduce_sum(
-                                            at(buffers[0], piece.range.begin), doubles(piece.range.size()),
-                                            DType::kF64, label(piece)));
+          last_requests.push_back(
+              piece.range.begin < sums_begin
+                  ? communicator.device().all_reduce_sum(at(buffers[0], piece.range.begin),
+                                                         piece.range.size(), dtype, label(piece))
+                  : communicator.device().all_reduce_sum(at(buffers[0], piece.range.begin),
+                                                         doubles(piece.range.size()), DType::kF64,
+                                                         label(piece)));
           break;
       }
     }
@@ -471,8 +471,8 @@ struct GradientExchange::Impl {
 
 GradientExchange::GradientExchange(Communicator& communicator, Backend& backend, DType dtype, int64_t extent,
                                    std::vector<int64_t> slice_offsets, const ExchangeOptions& options)
-    : impl_(std::make_unique<Impl>(communicator, backend, dtype, extent, std::move(slice_offsets),
-                                   options)) {}
+    : impl_(std::make_unique<Impl>(communicator, backend, dtype, extent, std::move(slice_offsets), options)) {
+}
 
 GradientExchange::~GradientExchange() = default;
 

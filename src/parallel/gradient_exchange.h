@@ -59,8 +59,8 @@ class GradientExchange {
   // Waits for every bucket; on a GPU, what the backend is told from now on does.
   void finish();
 
-  // (>= extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish() to
-  // the next begin_step().
+  // (>= extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish()
+  // to the next begin_step().
   const Tensor& result() const;
   // (options.sums): what add_sums() was given, summed; on every worker. In the backend's memory, valid as
   // long as result().

@@ -54,9 +54,9 @@ class ParameterShards {
   // Collective.
   void gather(Tensor& array, const std::string& label) const;
 
-  // array (>= extent): each worker has its own elements right -> (blocks) fp64 on the array's backend, the sums of
-  // squares of [0, extent) over blocks of Backend::kNormBlock elements, the same bits as on one worker, on every worker.
-  // Collective; waits for no device.
+  // array (>= extent): each worker has its own elements right -> (blocks) fp64 on the array's backend, the
+  // sums of squares of [0, extent) over blocks of Backend::kNormBlock elements, the same bits as on one
+  // worker, on every worker. Collective; waits for no device.
   Tensor block_square_sums(const Tensor& array) const;
 
   // Whether this worker is the one that collect() gives to.
@@ -87,8 +87,8 @@ class ParameterShards {
   std::vector<ElementRange> whole_blocks_;              // block numbers, within mine_
   std::vector<CutBlock> cut_blocks_;                    // of all workers
   std::vector<std::vector<int64_t>> blocks_of_worker_;  // whose sums it computes, in a fixed order
-  // Of sums that travel: which of all blocks this worker packs, and where each block then lies in what all have packed.
-  // int32 on the device, made when they are first needed.
+  // Of sums that travel: which of all blocks this worker packs, and where each block then lies in what all
+  // have packed. int32 on the device, made when they are first needed.
   mutable Tensor packed_blocks_, places_of_blocks_;
 };
 

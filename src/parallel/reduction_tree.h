@@ -1,6 +1,7 @@
 // Who computes which micro-batch, and the fixed binary tree over them in which everything is summed.
 //
-// The tree over M leaves splits at the largest power of two below M (the Merkle-tree rule, RFC 6962), recursively.
+// The tree over M leaves splits at the largest power of two below M (the Merkle-tree rule, RFC 6962),
+// recursively.
 #pragma once
 
 #include <cstdint>

@@ -37,12 +37,13 @@ struct InitialDraws {
     const PhiloxBlock b = block(index / 2);
     const double radius = std::sqrt(-2.0 * math::portable::log(1.0 - uniform_double(b.r[0], b.r[1])));
     const double half_turns = 2.0 * uniform_double(b.r[2], b.r[3]);
-    return radius * (index % 2 == 0 ? math::portable::cos_pi(half_turns) : math::portable::sin_pi(half_turns));
+    return radius *
+           (index % 2 == 0 ? math::portable::cos_pi(half_turns) : math::portable::sin_pi(half_turns));
   }
 };
 
-// Standard deviation or half width: Glorot and Bengio 2010 (Xavier), He et al. 2015. A uniform variable on [-a, a] has
-// variance a^2/3.
+// Standard deviation or half width: Glorot and Bengio 2010 (Xavier), He et al. 2015. A uniform variable on
+// [-a, a] has variance a^2/3.
 void draw(const Initializer& initializer, const InitialDraws& draws, std::vector<double>& values) {
   using Kind = Initializer::Kind;
   const auto fan_in = static_cast<double>(initializer.fan_in);
@@ -94,14 +95,16 @@ void require_new(const Entries& entries, const std::string& name) {
 
 }  // namespace
 
-int ParameterStore::declare_parameter(const std::string& name, const Shape& shape, const Initializer& initializer) {
+int ParameterStore::declare_parameter(const std::string& name, const Shape& shape,
+                                      const Initializer& initializer) {
   require_new(parameters_, name);
   parameters_.push_back({name, shape, parameter_extent_, initializer});
   parameter_extent_ = aligned(parameter_extent_ + shape.elements());
   return static_cast<int>(parameters_.size()) - 1;
 }
 
-int ParameterStore::declare_statistic(const std::string& name, const Shape& shape, double initial, double momentum) {
+int ParameterStore::declare_statistic(const std::string& name, const Shape& shape, double initial,
+                                      double momentum) {
   require_new(statistics_, name);
   statistics_.push_back({name, shape, statistic_extent_, initial, momentum});
   statistic_extent_ = aligned(statistic_extent_ + shape.elements());

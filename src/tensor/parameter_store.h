@@ -1,7 +1,8 @@
-// The parameter store: every parameter of a model in one flat, aligned array, with a table name -> (offset, shape).
+// The parameter store: every parameter of a model in one flat, aligned array, with a table name -> (offset,
+// shape).
 //
-// Gradients are a parallel array of the same layout plus a tail, the statistics section, that is reduced with the gradients
-// but belongs to no optimizer: per-micro-batch batch-norm statistics travel there.
+// Gradients are a parallel array of the same layout plus a tail, the statistics section, that is reduced with
+// the gradients but belongs to no optimizer: per-micro-batch batch-norm statistics travel there.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,17 @@ namespace lockstep {
 
 // How the initial values of a parameter are drawn. fan_in and fan_out are given by the layer.
 struct Initializer {
-  enum class Kind { kZeros, kOnes, kConstant, kXavierUniform, kXavierNormal, kHeUniform, kHeNormal, kNormal, kUniform };
+  enum class Kind {
+    kZeros,
+    kOnes,
+    kConstant,
+    kXavierUniform,
+    kXavierNormal,
+    kHeUniform,
+    kHeNormal,
+    kNormal,
+    kUniform
+  };
   Kind kind = Kind::kZeros;
   int64_t fan_in = 1, fan_out = 1;
   double scale = 1.0;  // kConstant: the value; kNormal: standard deviation; kUniform: half width; else a gain
@@ -30,7 +41,7 @@ struct ParameterEntry {
 struct StatisticEntry {
   std::string name;  // "layers.1.running_mean"
   Shape shape;
-  int64_t offset = 0;      // elements from the start of the statistics section
+  int64_t offset = 0;  // elements from the start of the statistics section
   double initial = 0.0;
   double momentum = 0.1;  // value <- (1 - momentum) * value + momentum * mean over the micro-batches
 };
@@ -53,7 +64,8 @@ class ParameterStore {
   const std::vector<ParameterEntry>& parameters() const { return parameters_; }
   const std::vector<StatisticEntry>& statistics() const { return statistics_; }
 
-  // Extents in elements: all parameters with their gaps; the statistics section; both (the length of a gradient array).
+  // Extents in elements: all parameters with their gaps; the statistics section; both (the length of a
+  // gradient array).
   int64_t parameter_extent() const { return parameter_extent_; }
   int64_t statistic_extent() const { return statistic_extent_; }
   int64_t gradient_extent() const { return parameter_extent_ + statistic_extent_; }

@@ -1,5 +1,5 @@
-// Caching allocator: blocks are rounded to size classes and kept in free lists, so that a training step in its steady state
-// asks the backend for nothing.
+// Caching allocator: blocks are rounded to size classes and kept in free lists, so that a training step in
+// its steady state asks the backend for nothing.
 #include "tensor/storage.h"
 
 #include <fmt/format.h>
@@ -39,8 +39,8 @@ size_t bytes_of_class(size_t index) {
   return (size_t{4} + quarter + 1) << (exponent - 2);
 }
 
-// LOCKSTEP_ALLOCATOR=poison: no cache, and every block starts out as NaN bytes, so that reading what was never written shows
-// and address checkers see each block's true extent.
+// LOCKSTEP_ALLOCATOR=poison: no cache, and every block starts out as NaN bytes, so that reading what was
+// never written shows and address checkers see each block's true extent.
 bool poisoning() {
   static const bool enabled = [] {
     const char* value = std::getenv("LOCKSTEP_ALLOCATOR");
@@ -49,7 +49,9 @@ bool poisoning() {
   return enabled;
 }
 
-std::string mebibytes(size_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+std::string mebibytes(size_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
 
 }  // namespace
 
@@ -107,7 +109,8 @@ class CachingAllocator {
     const std::lock_guard lock(mutex_);
     if (recorded_ != nullptr) fail(ErrorKind::kInternal, "memory: a recording inside of another");
     if (poisoning()) {
-      fail(ErrorKind::kUsage, "LOCKSTEP_ALLOCATOR=poison: every tensor has new memory, so that nothing can be recorded");
+      fail(ErrorKind::kUsage,
+           "LOCKSTEP_ALLOCATOR=poison: every tensor has new memory, so that nothing can be recorded");
     }
     recorded_ = &memory;
   }
@@ -176,8 +179,8 @@ class CachingAllocator {
     }
   }
 
-  // Blocks of other sizes make room when the device has none left. Error (kUsage): which op asked, and which settings make
-  // room.
+  // Blocks of other sizes make room when the device has none left. Error (kUsage): which op asked, and which
+  // settings make room.
   std::byte* new_block(Backend& backend, size_t bytes) {
     size_t given_back = 0;
     void* block = backend.allocate(bytes);
@@ -189,14 +192,18 @@ class CachingAllocator {
     }
     if (block == nullptr) {
       const MemoryRoom room = backend.memory_room();
-      fail(ErrorKind::kUsage,
-           fmt::format("memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the device's {} are "
-                       "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
-                       "parallel.shard_optimizer need less",
-                       backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
-                       owners_.empty() ? "" : fmt::format(", device.cuda_graph keeps {}", mebibytes(statistics_.cached_bytes)),
-                       mebibytes(given_back), mebibytes(room.free),
-                       mebibytes(room.total)));
+      fail(
+          ErrorKind::kUsage,
+          fmt::format(
+              "memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the "
+              "device's {} are "
+              "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
+              "parallel.shard_optimizer need less",
+              backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
+              owners_.empty()
+                  ? ""
+                  : fmt::format(", device.cuda_graph keeps {}", mebibytes(statistics_.cached_bytes)),
+              mebibytes(given_back), mebibytes(room.free), mebibytes(room.total)));
     }
     return static_cast<std::byte*>(block);
   }
@@ -204,7 +211,7 @@ class CachingAllocator {
   std::mutex mutex_;
   std::vector<Lists> lists_;  // a process has one or two backends
   AllocatorStatistics statistics_;
-  RecordedMemory* recorded_ = nullptr;                           // that sees what happens now
+  RecordedMemory* recorded_ = nullptr;                            // that sees what happens now
   std::unordered_map<const std::byte*, RecordedMemory*> owners_;  // of blocks that recordings keep
 };
 
@@ -239,8 +246,14 @@ void RecordedMemory::end() {
   allocator().end_recording(*this);
 }
 
-AllocatorStatistics allocator_statistics() { return allocator().statistics(); }
-void reset_allocator_peak() { allocator().reset_peak(); }
-void release_cached_memory() { allocator().release_cached(); }
+AllocatorStatistics allocator_statistics() {
+  return allocator().statistics();
+}
+void reset_allocator_peak() {
+  allocator().reset_peak();
+}
+void release_cached_memory() {
+  allocator().release_cached();
+}
 
 }  // namespace lockstep

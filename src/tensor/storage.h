@@ -37,7 +37,8 @@ class Storage {
   bool unchanged() const { return unchanged_; }
   void watch() { unchanged_ = true; }
 
-  // Before every access for writing. Several threads may write to a block of which there is nothing to forget.
+  // Before every access for writing. Several threads may write to a block of which there is nothing to
+  // forget.
   void forget() {
     if (index_range_) index_range_.reset();
     if (unchanged_) unchanged_ = false;
@@ -58,9 +59,10 @@ struct AllocatorStatistics {
 };
 AllocatorStatistics allocator_statistics();
 void reset_allocator_peak();
-// Keeps the memory of recorded work (Backend::begin_recording) for it alone: blocks that were taken or freed between begin() and
-// end() go to nobody else until the object is gone, so that recordings may write to them whenever they are replayed. One
-// object serves all recordings that are never replayed at the same time. Of one thread; none inside of another.
+// Keeps the memory of recorded work (Backend::begin_recording) for it alone: blocks that were taken or freed
+// between begin() and end() go to nobody else until the object is gone, so that recordings may write to them
+// whenever they are replayed. One object serves all recordings that are never replayed at the same time. Of
+// one thread; none inside of another.
 class RecordedMemory {
  public:
   RecordedMemory() = default;
@@ -75,7 +77,7 @@ class RecordedMemory {
   friend class CachingAllocator;
   struct Block {
     Backend* backend;
-    size_t index;      // of its class
+    size_t index;  // of its class
     bool free = false;
   };
   std::unordered_map<std::byte*, Block> blocks_;

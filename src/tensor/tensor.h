@@ -27,7 +27,9 @@ class Tensor {
   // Uninitialized elements.
   static Tensor empty(const Shape& shape, DType dtype, Backend& backend);
   static Tensor full(const Shape& shape, DType dtype, Backend& backend, double value);
-  static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) { return full(shape, dtype, backend, 0.0); }
+  static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) {
+    return full(shape, dtype, backend, 0.0);
+  }
   // 0, 1, ..., n - 1.
   static Tensor arange(int64_t n, DType dtype, Backend& backend);
   // Copies from host memory; values.size() must equal shape.elements().
@@ -64,9 +66,9 @@ class Tensor {
   const std::optional<IndexRange>& index_range() const { return storage().index_range(); }
   // For whoever had the elements written, and saw them on the host.
   void set_index_range(const IndexRange& range) { storage().set_index_range(range); }
-  // Whether nothing has had access for writing to the elements' storage since the last watch() on it, by mutable_data() of
-  // any tensor that shares it: how the one who keeps something made of the elements learns that it has to be made anew.
-  // One watches a storage, and while it is watched one thread writes.
+  // Whether nothing has had access for writing to the elements' storage since the last watch() on it, by
+  // mutable_data() of any tensor that shares it: how the one who keeps something made of the elements learns
+  // that it has to be made anew. One watches a storage, and while it is watched one thread writes.
   bool unchanged() const { return storage().unchanged(); }
   void watch() const { storage().watch(); }
   template <class T>
@@ -98,7 +100,8 @@ class Tensor {
   Tensor without_elements() const;
   // A copy of the elements in new storage, no history.
   Tensor clone() const;
-  // The elements in another type, rounded to nearest, ties to even; no history. Shares them when it is the same type.
+  // The elements in another type, rounded to nearest, ties to even; no history. Shares them when it is the
+  // same type.
   Tensor converted(DType dtype) const;
   // In place: overwrites the elements with those of `source` (same shape and dtype).
   void assign(const Tensor& source);
@@ -110,7 +113,8 @@ class Tensor {
   void set_node(std::shared_ptr<Node> node) { node_ = std::move(node); }
 
  private:
-  static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count, Backend& backend);
+  static Tensor from_host(const Shape& shape, DType dtype, const void* values, size_t count,
+                          Backend& backend);
   void copy_to_host(DType dtype, void* values) const;
   Storage& storage() const {
     if (storage_ == nullptr) refuse_to_read();

@@ -16,8 +16,8 @@ namespace lockstep {
 // `loss`: train.loss.
 std::string describe_task(const DataDescription& train, const std::string& loss);
 
-// Error (kData) when all samples of the training file are of one class: any model is right then and the loss is
-// 0. Adds a hint when classes have no samples. Not for evaluations, which may well be of one class.
+// Error (kData) when all samples of the training file are of one class: any model is right then and the loss
+// is 0. Adds a hint when classes have no samples. Not for evaluations, which may well be of one class.
 void check_classes(RunData& data);
 
 // A hint at the first input that is infinite in the type that the model computes in; "" when there is none,

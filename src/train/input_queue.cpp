@@ -14,9 +14,9 @@ namespace lockstep {
 
 namespace {
 
-// One kind of array of all micro-batches, one behind the other: on the device, and where the host writes it. Each begins where
-// a tensor of its own might: libraries choose algorithms by the alignment of addresses, and a micro-batch must be computed the
-// same whatever its number among those of a worker.
+// One kind of array of all micro-batches, one behind the other: on the device, and where the host writes it.
+// Each begins where a tensor of its own might: libraries choose algorithms by the alignment of addresses, and
+// a micro-batch must be computed the same whatever its number among those of a worker.
 class StagedArray {
  public:
   StagedArray() = default;
@@ -114,8 +114,8 @@ InputQueue::InputQueue(Backend& backend, const DataShape& data, DType dtype, int
   for (int64_t extent : data.sample.extents()) sample.push_back(extent);
   const Shape target = data.classes > 0 ? Shape{micro_batch_size} : Shape{micro_batch_size, data.targets};
   for (Place& place : impl_->places) {
-    place.inputs = StagedArray(micro_batches, sample.elements(), data.input == DType::kI32 ? DType::kI32 : dtype,
-                               backend);
+    place.inputs = StagedArray(micro_batches, sample.elements(),
+                               data.input == DType::kI32 ? DType::kI32 : dtype, backend);
     place.targets =
         StagedArray(micro_batches, target.elements(), data.classes > 0 ? DType::kI32 : dtype, backend);
     place.weights = StagedArray(micro_batches, micro_batch_size, dtype, backend);

@@ -41,7 +41,8 @@ bool LoweredParameters::exact() const {
   // Rounded on the host: a device that is full has no room for a second copy.
   const std::vector<std::byte> parameters = bytes_of(parameters_), copy = bytes_of(values_);
   std::vector<std::byte> rounded(copy.size());
-  cpu_backend().cast(parameters_.dtype(), values_.dtype(), values_.elements(), parameters.data(), rounded.data());
+  cpu_backend().cast(parameters_.dtype(), values_.dtype(), values_.elements(), parameters.data(),
+                     rounded.data());
   return copy == rounded;
 }
 

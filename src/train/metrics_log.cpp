@@ -43,8 +43,8 @@ void MetricsLog::flush() {
   written_ += file_.append(history_.data() + written_, history_.size() - written_);
   if (written_ == history_.size() || warned_) return;
   warned_ = true;
-  log_warning(fmt::format("{}: cannot be written: {}; the run goes on, and its checkpoints keep the lines", path_,
-                          std::strerror(errno)));
+  log_warning(fmt::format("{}: cannot be written: {}; the run goes on, and its checkpoints keep the lines",
+                          path_, std::strerror(errno)));
 }
 
 void MetricsLog::step(const StepMetrics& m) {

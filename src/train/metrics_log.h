@@ -10,14 +10,14 @@
 
 namespace lockstep {
 
-// Means over the steps since the line before, in seconds a step. On a GPU all but `data` and `host` are the device's time.
-// NaN where nobody knows: within a step that is replayed from a recording.
+// Means over the steps since the line before, in seconds a step. On a GPU all but `data` and `host` are the
+// device's time. NaN where nobody knows: within a step that is replayed from a recording.
 struct StepTimes {
   double data = 0.0;                   // of the host: waiting for the loader, handing samples to the device
   double compute = 0.0;                // forward and backward sweeps; of a replayed step everything
   double exposed_communication = 0.0;  // waiting for other workers that the backward sweep did not hide
   double optimizer = 0.0;              // norm, clipping, update, statistics
-  double host = 0.0;                   // that the host took to issue the step: all of it where the host computes
+  double host = 0.0;  // that the host took to issue the step: all of it where the host computes
 };
 
 struct StepMetrics {
@@ -30,9 +30,10 @@ struct StepMetrics {
   int64_t skipped_steps = 0;   // so far
   double samples_per_second = 0.0;
   StepTimes times;
-  uint64_t peak_bytes = 0;  // of tensors on this worker since the start
+  uint64_t peak_bytes = 0;    // of tensors on this worker since the start
   uint64_t cached_bytes = 0;  // kept for tensors to come, at the moment
-  // The most that the forward and backward sweep of a micro-batch held at once, over what was there before it.
+  // The most that the forward and backward sweep of a micro-batch held at once, over what was there before
+  // it.
   uint64_t activation_bytes = 0;
 };
 

@@ -15,9 +15,9 @@ namespace lockstep {
 struct DeviceBatch {
   int64_t number = 0;  // in the global batch
   int64_t valid = 0;   // samples that count
-  Tensor inputs;   // (B, sample...)
-  Tensor targets;  // (B) int32 labels of classes, else (B, targets)
-  Tensor weights;  // (B): 1 for samples that count, 0 for padding; undefined when all count
+  Tensor inputs;       // (B, sample...)
+  Tensor targets;      // (B) int32 labels of classes, else (B, targets)
+  Tensor weights;      // (B): 1 for samples that count, 0 for padding; undefined when all count
 };
 
 class Objective {

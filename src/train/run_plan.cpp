@@ -43,8 +43,9 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
     if (value < 1) fail(ErrorKind::kUsage, fmt::format("{}: must be >= 1, got {}", name, value));
   }
   if ((settings.steps > 0) == (settings.epochs > 0)) {
-    fail(ErrorKind::kUsage, fmt::format("train.steps: give either steps or epochs, got steps = {} and epochs = {}",
-                                        settings.steps, settings.epochs));
+    fail(ErrorKind::kUsage,
+         fmt::format("train.steps: give either steps or epochs, got steps = {} and epochs = {}",
+                     settings.steps, settings.epochs));
   }
   RunPlan plan;
   plan.micro_batches = settings.micro_batches;

@@ -29,9 +29,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.target = data.text("target", "", {}, "CSV: target column; empty takes the last one");
   settings.train_data.classes =
       data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
-  settings.train_data.follow = data.boolean(
-      "follow", false,
-      "HDF5: read values that lie in other files (external links, external storage, virtual data sets); else an error");
+  settings.train_data.follow = data.boolean("follow", false,
+                                            "HDF5: read values that lie in other files (external links, "
+                                            "external storage, virtual data sets); else an error");
   settings.validation_data = settings.train_data;
   settings.validation_data.path =
       data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");
@@ -76,13 +76,13 @@ RunSettings read_settings(Configuration& configuration) {
   settings.l2 =
       train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
 
-  settings.initial_weights =
-      train.text("initial_weights", "", {},
-                 "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "
-                 "it has them; empty: drawn from run.seed");
-  settings.initial_weights_without = train.texts(
-      "initial_weights_without", std::vector<std::string>{},
-      "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");
+  settings.initial_weights = train.text(
+      "initial_weights", "", {},
+      "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "
+      "it has them; empty: drawn from run.seed");
+  settings.initial_weights_without =
+      train.texts("initial_weights_without", std::vector<std::string>{},
+                  "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");
   if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
     train.reject("initial_weights_without", "goes with train.initial_weights");
   }
@@ -142,19 +142,19 @@ RunSettings read_settings(Configuration& configuration) {
   settings.digest_every =
       parallel.integer("digest_every", 0, kNonNegative,
                        "steps between state digests, logged and compared across workers; 0: off");
-  settings.timeout_seconds =
-      parallel.real("timeout", 600.0, kPositive,
-                    "seconds a worker waits for the others in a step before it gives up");
+  settings.timeout_seconds = parallel.real(
+      "timeout", 600.0, kPositive, "seconds a worker waits for the others in a step before it gives up");
   settings.start_timeout_seconds = parallel.real(
       "start_timeout", 600.0, kPositive, "the same for each phase of MPI's own start, and for its end");
   settings.set_up_timeout_seconds =
       parallel.real("set_up_timeout", 3600.0, kPositive,
                     "the same between the two, while workers read data and a checkpoint");
-  settings.share_gpu = parallel.boolean(
-      "share_gpu", false, "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
-  settings.gpu_transport = parallel.text(
-      "gpu_transport", "auto", {"auto", "nccl", "host"},
-      "way of arrays between GPUs; auto: NCCL where it is built in and no GPU is shared, else host memory and MPI");
+  settings.share_gpu =
+      parallel.boolean("share_gpu", false,
+                       "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
+  settings.gpu_transport = parallel.text("gpu_transport", "auto", {"auto", "nccl", "host"},
+                                         "way of arrays between GPUs; auto: NCCL where it is built in and no "
+                                         "GPU is shared, else host memory and MPI");
 
   Section checkpoint = configuration.section("checkpoint");
   settings.checkpoint_every = checkpoint.integer(
@@ -170,19 +170,21 @@ RunSettings read_settings(Configuration& configuration) {
   settings.device = device.text("type", "auto", {"auto", "cpu", "cuda"},
                                 "what to compute on; auto: GPUs where the build and the machine have them "
                                 "(--device overrides)");
-  settings.cudnn = device.text("cudnn", "auto", {"auto", "off"},
-                               "cuDNN for convolutions and attention on GPUs; auto: where the build and the machine have "
-                               "it, else own kernels (other bits)") == "auto";
-  settings.threads = device.integer("threads", 1, {1, 1024},
-                                    "threads of a worker on the CPU; results do not depend on it");
-  settings.cuda_graph = device.boolean(
-      "cuda_graph", false,
-      "GPUs: record a step as a CUDA graph and replay it, for small steps whose kernels are over sooner than the host "
-      "can start them; the same bits");
-  settings.tune = device.boolean(
-      "tune", false,
-      "GPUs: measure at the start of a run which of the algorithms that libraries propose is fastest, instead of "
-      "taking the first; the choices belong to the run and decide about last bits");
+  settings.cudnn =
+      device.text("cudnn", "auto", {"auto", "off"},
+                  "cuDNN for convolutions and attention on GPUs; auto: where the build and the machine have "
+                  "it, else own kernels (other bits)") == "auto";
+  settings.threads =
+      device.integer("threads", 1, {1, 1024}, "threads of a worker on the CPU; results do not depend on it");
+  settings.cuda_graph = device.boolean("cuda_graph", false,
+                                       "GPUs: record a step as a CUDA graph and replay it, for small steps "
+                                       "whose kernels are over sooner than the host "
+                                       "can start them; the same bits");
+  settings.tune =
+      device.boolean("tune", false,
+                     "GPUs: measure at the start of a run which of the algorithms that libraries propose is "
+                     "fastest, instead of "
+                     "taking the first; the choices belong to the run and decide about last bits");
 
   if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",

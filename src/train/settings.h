@@ -80,7 +80,7 @@ struct RunSettings {
   double save_timeout_seconds = 3600.0;
   // [device]
   std::string device = "auto";  // auto, cpu, cuda
-  bool cudnn = true;   // where there is one
+  bool cudnn = true;            // where there is one
   int64_t threads = 1;
   bool cuda_graph = false;
   bool tune = false;

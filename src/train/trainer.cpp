@@ -131,7 +131,8 @@ struct Trainer::Parts {
     if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
     pass.emplace(*replica, *objective, plan, settings, communicator);
     end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
-    state.emplace(*replica, plan, data.digest, description.text, std::vector<Checkpointed*>{end.get(), &columns});
+    state.emplace(*replica, plan, data.digest, description.text,
+                  std::vector<Checkpointed*>{end.get(), &columns});
     agreement.emplace(*replica, communicator);
     evaluator.emplace(*replica, *objective, data, settings, communicator);
     if (settings.cuda_graph) recorder.emplace(backend(), communicator);
@@ -341,7 +342,11 @@ struct Trainer::Parts {
     agreement->require_finite(done);
     // The others wait longer than for a step: the checkpoint before this one may still be on its way to disk.
     run_agreed(
-        communicator, [&] { if (keeper) keeper->finish_write(); }, "save", settings.save_timeout_seconds);
+        communicator,
+        [&] {
+          if (keeper) keeper->finish_write();
+        },
+        "save", settings.save_timeout_seconds);
     if (keeper) {
       keeper->save(done, [&](std::string metrics) { return state->capture(done, std::move(metrics)); });
     } else if (settings.shard_optimizer) {

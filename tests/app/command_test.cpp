@@ -115,7 +115,8 @@ TEST(Command, DescriptionOfAPartHasItsKeysAndThoseOfAnyType) {
   EXPECT_TRUE(holds(layer, "\n  units ")) << layer;
   EXPECT_FALSE(holds(layer, "kernel ")) << layer;
   const std::string section = lockstep_command({"config", "--describe", "model"}).out;
-  EXPECT_TRUE(holds(section, "[model]\n") && holds(section, "[[model.layers]] type = \"dropout\"\n")) << section;
+  EXPECT_TRUE(holds(section, "[model]\n") && holds(section, "[[model.layers]] type = \"dropout\"\n"))
+      << section;
   // A key: of each type that reads it.
   const std::string key = lockstep_command({"config", "--describe", "optimizer.beta2"}).out;
   EXPECT_EQ(key.rfind("[optimizer] type = ", 0), 0u) << key;
@@ -126,7 +127,8 @@ TEST(Command, DescriptionOfAPartHasItsKeysAndThoseOfAnyType) {
 
 TEST(Command, DescriptionOfAPartThatIsNotThereNamesTheNearest) {
   const std::pair<const char*, const char*> cases[] = {
-      {"optimizer.adamv", "config: no part \"optimizer.adamv\": did you mean optimizer.adam or optimizer.adamw"},
+      {"optimizer.adamv",
+       "config: no part \"optimizer.adamv\": did you mean optimizer.adam or optimizer.adamw"},
       {"adamw", "did you mean optimizer.adamw?"},
       {"optimzer", "did you mean optimizer?"},
       {"train.step", "did you mean train.steps"},
@@ -153,8 +155,9 @@ TEST(Command, DescriptionAsJsonHasEveryKeyWithTypeRangeDefaultAndMeaning) {
     ADD_FAILURE() << section << "." << name << " is not there";
     return nlohmann::json();
   };
-  EXPECT_EQ(find("optimizer", "lion", "beta2"),
-            nlohmann::json::parse(R"({"section": "optimizer", "in_list": false, "of_type": "lion", "key": "beta2",
+  EXPECT_EQ(
+      find("optimizer", "lion", "beta2"),
+      nlohmann::json::parse(R"({"section": "optimizer", "in_list": false, "of_type": "lion", "key": "beta2",
                 "type": "real", "minimum": 0.0, "maximum": 1.0, "minimum_excluded": false, "choices": null,
                 "required": false, "default": 0.99,
                 "meaning": "lion: share of the momentum kept each step; less than 1"})"));
@@ -199,7 +202,8 @@ TEST(Command, SeveralOverridesMayFollowOneSetAndNoneIsTakenForTheConfiguration) 
   }
   // Without --set before it an override is no override; the first word behind --set always is one.
   EXPECT_TRUE(holds(lockstep_command({"train", file, "run.seed=1"}).err, "run.seed=1")) << "not refused";
-  EXPECT_TRUE(holds(lockstep_command({"train", file, "--set", "seed"}).err, "--set \"seed\": must be of the form"));
+  EXPECT_TRUE(
+      holds(lockstep_command({"train", file, "--set", "seed"}).err, "--set \"seed\": must be of the form"));
 }
 
 TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {

@@ -22,7 +22,9 @@ namespace {
 Tensor vector_of(const std::vector<double>& values) {
   return Tensor::from({static_cast<int64_t>(values.size())}, values, test_backend());
 }
-double only(const Tensor& x) { return x.item(); }
+double only(const Tensor& x) {
+  return x.item();
+}
 
 TEST(Gradient, OfAnExampleByHand) {
   // f = x y + x at (2, 3): df/dx = y + 1, df/dy = x.
@@ -42,11 +44,13 @@ TEST(Gradient, OfAnInputThatDoesNotMatterIsZero) {
 
 TEST(Gradient, AddsUpOverEveryUse) {
   const std::vector<Tensor> at = {vector_of({1.5})};
-  const auto g = grad([](auto in) {
-    Tensor y = in[0];
-    for (int i = 0; i < 4; ++i) y = add(y, multiply(in[0], in[0]));
-    return y;
-  }, at);
+  const auto g = grad(
+      [](auto in) {
+        Tensor y = in[0];
+        for (int i = 0; i < 4; ++i) y = add(y, multiply(in[0], in[0]));
+        return y;
+      },
+      at);
   EXPECT_DOUBLE_EQ(only(g[0]), 1.0 + 4 * 2 * 1.5);
 }
 
@@ -286,7 +290,8 @@ TEST(RandomScope, ReplaysTheSameDrawsAndOnlyThose) {
   const Tensor x = Tensor::full({1000}, DType::kF32, test_backend(), 1.0);
   const auto masks = [&](uint64_t seed, uint32_t step, uint32_t micro_batch) {
     const RandomScope scope(seed, step, micro_batch);
-    std::vector<float> first = dropout(x, 0.5).to_vector<float>(), second = dropout(x, 0.5).to_vector<float>();
+    std::vector<float> first = dropout(x, 0.5).to_vector<float>(),
+                       second = dropout(x, 0.5).to_vector<float>();
     EXPECT_NE(first, second) << "two ops of one pass share their draws";
     first.insert(first.end(), second.begin(), second.end());
     return first;

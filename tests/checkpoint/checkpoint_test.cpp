@@ -354,9 +354,9 @@ TEST_F(CheckpointTest, MismatchNamesEveryTensor) {
 
 TEST_F(CheckpointTest, SummaryShowsTensorsTotalsAndConfiguration) {
   const std::string text = describe_state(sample_state());
-  expect_contains(
-      text, {"digest ", "/data/step", "1000", "/parameters/layers.10.weight", "(1000,2,3)", "24000 bytes",
-             "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines", "plans: 2 of a GPU, a library 3\n", "name = \"übung\"", "\"cosine\""});
+  expect_contains(text, {"digest ", "/data/step", "1000", "/parameters/layers.10.weight", "(1000,2,3)",
+                         "24000 bytes", "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines",
+                         "plans: 2 of a GPU, a library 3\n", "name = \"übung\"", "\"cosine\""});
   EXPECT_NE(text.find(state_digest(sample_state())), std::string::npos);
   EXPECT_FALSE(describe_state(State{}).empty());
 }

@@ -210,7 +210,8 @@ TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
   EXPECT_EQ(names(), (Names{"step-000000005.h5", "step-1.h5"}));
 }
 
-// What a process that died left: while files moved, when all had, and after the first checkpoint of the new run.
+// What a process that died left: while files moved, when all had, and after the first checkpoint of the new
+// run.
 TEST_F(StoreTest, WhatWasSetAsideIsFoundByTheNextStore) {
   const Names old = {"step-000000010.h5", "step-000000020.h5"};
   {
@@ -225,7 +226,8 @@ TEST_F(StoreTest, WhatWasSetAsideIsFoundByTheNextStore) {
   {
     SCOPED_TRACE("moved");
     fs::create_directory(directory_.file("overwritten"));
-    for (const std::string& name : old) fs::rename(directory_.file(name), directory_.file("overwritten/" + name));
+    for (const std::string& name : old)
+      fs::rename(directory_.file(name), directory_.file("overwritten/" + name));
     const CheckpointStore store({directory_.path()});
     EXPECT_EQ(names(), old);
   }

@@ -237,16 +237,17 @@ TEST(Overrides, ValuesThatAreNotOneTomlValueAreText) {
 }
 
 TEST(Overrides, NumbersMayLackTheDigitsThatTomlWants) {
-  const std::pair<const char*, double> spellings[] = {{".001", 1e-3},   {"1.e-3", 1e-3}, {"5.", 5.0},      {"-.5", -0.5},
-                                                      {"+.5e1", 5.0},   {"-2.", -2.0},   {".5E-1", 0.05},  {"1_0.", 10.0},
-                                                      {"0.25", 0.25},   {"3e-4", 3e-4},  {"12.E+1", 120.0}, {" .5 ", 0.5}};
+  const std::pair<const char*, double> spellings[] = {
+      {".001", 1e-3},  {"1.e-3", 1e-3}, {"5.", 5.0},    {"-.5", -0.5},  {"+.5e1", 5.0},    {"-2.", -2.0},
+      {".5E-1", 0.05}, {"1_0.", 10.0},  {"0.25", 0.25}, {"3e-4", 3e-4}, {"12.E+1", 120.0}, {" .5 ", 0.5}};
   for (const auto& [spelling, value] : spellings) {
     Configuration c = parse("", {std::string("a.x=") + spelling});
     EXPECT_EQ(c.section("a").real("x", std::nullopt, kAny, ""), value) << spelling;
   }
   Configuration list = parse("", {"a.x=[.9, 1., -.5]"});
   EXPECT_EQ(list.section("a").reals("x", std::nullopt, kAny, ""), (std::vector<double>{0.9, 1.0, -0.5}));
-  Configuration texts = parse("", {"a.x=[\".5\", '1.']", "a.y=v1.", "a.z=1.2.3", "a.file=.cache", "a.dots=..", "a.e=.e5"});
+  Configuration texts =
+      parse("", {"a.x=[\".5\", '1.']", "a.y=v1.", "a.z=1.2.3", "a.file=.cache", "a.dots=..", "a.e=.e5"});
   Section a = texts.section("a");
   EXPECT_EQ(a.texts("x", std::nullopt, ""), (std::vector<std::string>{".5", "1."}));
   EXPECT_EQ(a.text("y", std::nullopt, {}, ""), "v1.");
@@ -274,8 +275,10 @@ TEST(Configuration, MisspeltNumbersAreShownInTheSpellingOfToml) {
 }
 
 TEST(Configuration, NumbersThatNoValueHoldsAreCalledByTheirName) {
-  EXPECT_EQ(message_of([] { parse("a = 99999999999999999999"); }), "run.toml:1:25: 99999999999999999999 is beyond 64 bits");
-  EXPECT_EQ(message_of([] { parse("a = [1, -0x1]\nb = 0xFFFFFFFFFFFFFFFFF\n"); }).rfind("run.toml:1:", 0), 0u);
+  EXPECT_EQ(message_of([] { parse("a = 99999999999999999999"); }),
+            "run.toml:1:25: 99999999999999999999 is beyond 64 bits");
+  EXPECT_EQ(message_of([] { parse("a = [1, -0x1]\nb = 0xFFFFFFFFFFFFFFFFF\n"); }).rfind("run.toml:1:", 0),
+            0u);
   EXPECT_EQ(message_of([] { parse("a = 1e999"); }), "run.toml:1:10: 1e999 is beyond the range of fp64");
   const auto read_seed = [](const std::string& value) {
     return message_of([&] {
@@ -283,12 +286,17 @@ TEST(Configuration, NumbersThatNoValueHoldsAreCalledByTheirName) {
       c.section("run").integer("seed", 0, {0, 9007199254740992.0}, "");
     });
   };
-  EXPECT_EQ(read_seed("99999999999999999999"), "--set: run.seed: must be an integer: 99999999999999999999 is beyond 64 bits");
-  EXPECT_EQ(read_seed("-9223372036854775809"), "--set: run.seed: must be an integer: -9223372036854775809 is beyond 64 bits");
-  EXPECT_EQ(read_seed("0xFFFFFFFFFFFFFFFFF"), "--set: run.seed: must be an integer: 0xFFFFFFFFFFFFFFFFF is beyond 64 bits");
-  EXPECT_EQ(read_seed("9223372036854775807"), "--set: run.seed: must be in [0, 9007199254740992], got 9223372036854775807");
+  EXPECT_EQ(read_seed("99999999999999999999"),
+            "--set: run.seed: must be an integer: 99999999999999999999 is beyond 64 bits");
+  EXPECT_EQ(read_seed("-9223372036854775809"),
+            "--set: run.seed: must be an integer: -9223372036854775809 is beyond 64 bits");
+  EXPECT_EQ(read_seed("0xFFFFFFFFFFFFFFFFF"),
+            "--set: run.seed: must be an integer: 0xFFFFFFFFFFFFFFFFF is beyond 64 bits");
+  EXPECT_EQ(read_seed("9223372036854775807"),
+            "--set: run.seed: must be in [0, 9007199254740992], got 9223372036854775807");
   // 2^53 + 1 is not 2^53.
-  EXPECT_EQ(read_seed("9007199254740993"), "--set: run.seed: must be in [0, 9007199254740992], got 9007199254740993");
+  EXPECT_EQ(read_seed("9007199254740993"),
+            "--set: run.seed: must be in [0, 9007199254740992], got 9007199254740993");
   Configuration most = parse("", {"run.seed=9007199254740992"});
   EXPECT_EQ(most.section("run").integer("seed", 0, {0, 9007199254740992.0}, ""), 9007199254740992);
   EXPECT_EQ(message_of([] {
@@ -307,8 +315,9 @@ TEST(Configuration, NumbersThatNoValueHoldsAreCalledByTheirName) {
 }
 
 TEST(Configuration, RealsTakeTheIntegersThatTheyHold) {
-  Configuration c = parse("[a]\nx = 9007199254740992\ny = -9223372036854775808\nz = 9007199254740993\nw = 9223372036854775807\n"
-                          "l = [1, 9007199254740993]\n");
+  Configuration c = parse(
+      "[a]\nx = 9007199254740992\ny = -9223372036854775808\nz = 9007199254740993\nw = 9223372036854775807\n"
+      "l = [1, 9007199254740993]\n");
   Section a = c.section("a");
   EXPECT_EQ(a.real("x", std::nullopt, kAny, ""), 0x1p53);
   EXPECT_EQ(a.real("y", std::nullopt, kAny, ""), -0x1p63);
@@ -319,7 +328,8 @@ TEST(Configuration, RealsTakeTheIntegersThatTheyHold) {
                   " is beyond 2^53, and none of the integers that fp64 holds there");
   }
   EXPECT_EQ(message_of([&] { a.reals("l", std::nullopt, kAny, ""); }),
-            "run.toml: a.l: must be a list of numbers: 9007199254740993 is beyond 2^53, and none of the integers that fp64 "
+            "run.toml: a.l: must be a list of numbers: 9007199254740993 is beyond 2^53, and none of the "
+            "integers that fp64 "
             "holds there as element 1");
 }
 
@@ -327,7 +337,8 @@ TEST(Overrides, AreTellable) {
   for (const char* text : {"a=1", "a.b=", "model.layers[0].units=3", "a.b=x=y", "a-b_c=1"}) {
     EXPECT_TRUE(Configuration::is_override(text)) << text;
   }
-  for (const char* text : {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x", "a b=1"}) {
+  for (const char* text :
+       {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x", "a b=1"}) {
     EXPECT_FALSE(Configuration::is_override(text)) << text;
   }
 }
@@ -554,9 +565,12 @@ TEST(Declaring, KeysOfATypeAreReadAndResolvedAsAnyOther) {
   EXPECT_EQ(c.section("optimizer").real("decay", 0.5, kAny, ""), 2.0);
   EXPECT_EQ(c.resolved(), "[optimizer]\ndecay = 2.0\n");
   c.reject_unknown();
-  EXPECT_EQ(message_of([&] { c.section("optimizer").of_type("sgd").integer("absent", 1, kAny, "");
-                             c.section("optimizer").of_type("adam").integer("absent", 2, kAny, ""); },
-                       ErrorKind::kInternal),
+  EXPECT_EQ(message_of(
+                [&] {
+                  c.section("optimizer").of_type("sgd").integer("absent", 1, kAny, "");
+                  c.section("optimizer").of_type("adam").integer("absent", 2, kAny, "");
+                },
+                ErrorKind::kInternal),
             "run.toml: optimizer.absent: has two fallbacks: 1 and 2");
 }
 

@@ -141,8 +141,8 @@ TEST(ThreadPool, RefusesLessThanOneThread) {
   EXPECT_THROW(ThreadPool(0), Error);
 }
 
-// Their stacks have no room: every thread that started must have ended when the error arrives. In a process of its own, and not
-// under sanitizers, which need all the addresses there are.
+// Their stacks have no room: every thread that started must have ended when the error arrives. In a process
+// of its own, and not under sanitizers, which need all the addresses there are.
 #if !defined(LOCKSTEP_ADDRESSES_ARE_TAKEN)
 TEST(ThreadPool, SaysHowManyThreadsCouldBeStartedAndEndsThem) {
   const auto start_too_many = [] {
@@ -157,7 +157,8 @@ TEST(ThreadPool, SaysHowManyThreadsCouldBeStartedAndEndsThem) {
       ThreadPool pool(10'000);
     } catch (const Error& error) {
       const std::string text = error.what();
-      const bool counted = text.starts_with("threads: only ") && text.find(" of 10000 can be started") != std::string::npos;
+      const bool counted =
+          text.starts_with("threads: only ") && text.find(" of 10000 can be started") != std::string::npos;
       std::ifstream status("/proc/self/status");
       for (std::string line; std::getline(status, line);) {
         if (line == "Threads:\t1") std::exit(counted && error.kind() == ErrorKind::kUsage ? 0 : 3);

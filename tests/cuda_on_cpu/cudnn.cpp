@@ -416,7 +416,8 @@ cudnnStatus_t finalize_graph(Object& graph) {
 }
 
 // What the library has no engine for, though the graph is one: a derivative by weights that is wider than its
-// inputs unless it comes out of a fused operation. What is read by a fused operation is aligned as vectors are.
+// inputs unless it comes out of a fused operation. What is read by a fused operation is aligned as vectors
+// are.
 bool has_engines(const CudnnProgram& program) {
   for (const CudnnOperation& o : program.operations) {
     if (o.kind == CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR && o.b != 0) {
@@ -431,8 +432,9 @@ bool has_engines(const CudnnProgram& program) {
   return true;
 }
 
-// Graphs that engines are proposed for, and whose results are wrong: a derivative by weights that is wider than its
-// inputs, if channels do not fill vectors, and in 16 bits what is not aligned as vectors are (seen of 9.19 on an H200).
+// Graphs that engines are proposed for, and whose results are wrong: a derivative by weights that is wider
+// than its inputs, if channels do not fill vectors, and in 16 bits what is not aligned as vectors are (seen
+// of 9.19 on an H200).
 bool is_a_trap(const CudnnProgram& program) {
   for (const auto& [id, t] : program.tensors)
     if (size_of(t.type) == 2 && !t.is_virtual && t.alignment < 16) return true;

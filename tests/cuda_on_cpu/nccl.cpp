@@ -182,7 +182,8 @@ struct NcclState {
     // Messages are counted when they go, not when they are issued: what a graph holds goes again and again.
     if (!operation.begun) {
       for (const Outgoing& block : operation.outgoing) {
-        post(file(message_name(rank, block.to, sent[static_cast<size_t>(block.to)]++)), block.data, block.bytes);
+        post(file(message_name(rank, block.to, sent[static_cast<size_t>(block.to)]++)), block.data,
+             block.bytes);
       }
       for (Incoming& block : operation.incoming) {
         block.file = file(message_name(block.from, rank, received[static_cast<size_t>(block.from)]++));
@@ -210,8 +211,8 @@ struct NcclState {
 struct NcclCommunicator {
   std::shared_ptr<NcclState> state;
   int64_t operations = 0;
-  std::optional<Operation> issued;       // not yet in its stream
-  int asked = 0;                         // for its outcome
+  std::optional<Operation> issued;  // not yet in its stream
+  int asked = 0;                    // for its outcome
   bool outcome_known = true;
 };
 

@@ -91,8 +91,7 @@ TEST_F(CudnnGraphs, OfConvolutionsHavePlans) {
       const std::string name = s.name;
       expect_plan("convolution " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, false, g); });
       expect_plan("with bias " + name, dtype, [&](CudnnGraph& g) { build_convolution(a, true, g); });
-      expect_plan("by data " + name, dtype,
-                  [&](CudnnGraph& g) { build_convolution_backward_data(a, g); });
+      expect_plan("by data " + name, dtype, [&](CudnnGraph& g) { build_convolution_backward_data(a, g); });
       // Gradients of channels that do not fill vectors are left to own kernels in 16 bits.
       if (dtype != DType::kF32 && s.c % 8 != 0) continue;
       expect_plan("by weights " + name, dtype,

@@ -35,7 +35,8 @@ struct Outcome {
 inline bool catches(pid_t process, int signal) {
   std::istringstream status(bytes_of("/proc/" + std::to_string(process) + "/status"));
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("SigCgt:")) return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
+    if (line.starts_with("SigCgt:"))
+      return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
   }
   return false;
 }

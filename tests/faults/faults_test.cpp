@@ -67,11 +67,13 @@ TEST_F(Faults, AWorkerThatHangsIsGivenUpAfterTheTimeoutAndTheOthersNameIt) {
   job.signal_rank(1, SIGSTOP);
   const Outcome outcome = job.wait(30.0);
   EXPECT_EQ(outcome.exit_code, 6) << outcome.err;
-  // Whoever waits says so: the host, which knows for whom, or on GPUs the one that watches over NCCL, which does not.
+  // Whoever waits says so: the host, which knows for whom, or on GPUs the one that watches over NCCL, which
+  // does not.
   const bool by_host =
       outcome.err.find("on rank 0: not finished after 1.5 s: waiting for rank 1") != std::string::npos;
   const bool by_watch =
-      on_gpu() && outcome.err.find("on rank 0: not finished after 1.5 s: some worker did not join") != std::string::npos;
+      on_gpu() &&
+      outcome.err.find("on rank 0: not finished after 1.5 s: some worker did not join") != std::string::npos;
   EXPECT_TRUE(by_host || by_watch) << outcome.err;
   expect_resumes(output);
 }

@@ -100,8 +100,8 @@ TEST(PlanTable, OtherTextsAreNone) {
 TEST(PlanTable, TheEarliestCandidateWinsWithinTheMargin) {
   constexpr double kNever = std::numeric_limits<double>::infinity();
   const std::vector<std::pair<std::vector<double>, size_t>> cases = {
-      {{1.0, 0.995, 1.0}, 0}, {{1.0, 0.97, 0.965}, 1},   {{1.0, 0.97, 0.9}, 2},
-      {{kNever, 5.0}, 1},    {{kNever, kNever, 3}, 2}, {{kNever, kNever}, 0}};
+      {{1.0, 0.995, 1.0}, 0}, {{1.0, 0.97, 0.965}, 1},  {{1.0, 0.97, 0.9}, 2},
+      {{kNever, 5.0}, 1},     {{kNever, kNever, 3}, 2}, {{kNever, kNever}, 0}};
   for (const auto& [seconds, expected] : cases) EXPECT_EQ(fastest(seconds.data(), seconds.size()), expected);
 }
 

@@ -1,9 +1,10 @@
 // Optimizer updates against their equations written out in double.
+#include "kernels/math/update.h"
+
 #include <functional>
 
 #include "core/error.h"
 #include "kernels/arrays.h"
-#include "kernels/math/update.h"
 
 namespace lockstep::test {
 namespace {
@@ -185,8 +186,9 @@ struct Arrays {
     });
   }
 
-  void update(const Case& c, int64_t begin, int64_t end,
-              const std::function<void(UpdateArguments&)>& change = [](UpdateArguments&) {}) {
+  void update(
+      const Case& c, int64_t begin, int64_t end,
+      const std::function<void(UpdateArguments&)>& change = [](UpdateArguments&) {}) {
     UpdateArguments arguments;
     arguments.dtype = dtype_of<T>;
     arguments.n = end - begin;
@@ -305,8 +307,7 @@ TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
   using T = TypeParam;
   for (const Case& c : cases()) {
     Arrays<T> arrays(c, 64);
-    for (auto* values :
-         {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1, &arrays.slot2, &arrays.slot3})
+    for (auto* values : {&arrays.p, &arrays.g, &arrays.slot0, &arrays.slot1, &arrays.slot2, &arrays.slot3})
       std::fill(values->begin(), values->end(), T(0));
     arrays.update(c, 0, 64);
     for (T value : arrays.all()) EXPECT_EQ(value, T(0));

@@ -374,8 +374,8 @@ TEST(Configuration, DescribesTheKeysOfEveryModelAndLayer) {
   describe_models(section);
   std::vector<std::string> names;
   for (const KeyDescription& key : configuration.keys()) names.push_back(key.of_type + "." + key.key);
-  for (const char* key : {".type", "mlp.hidden", "cnn.strides", "recurrent.cell", "attention.heads", "linear.units",
-                          "convolution.kernel", "max_pool.kernel"}) {
+  for (const char* key : {".type", "mlp.hidden", "cnn.strides", "recurrent.cell", "attention.heads",
+                          "linear.units", "convolution.kernel", "max_pool.kernel"}) {
     EXPECT_THAT(names, ::testing::Contains(key));
   }
   // The linear layer that the description of a sequential model is built with is no key of all layers.

@@ -1,5 +1,5 @@
-// Checks that every derivative of an op must pass: central differences, the adjoint identity, symmetry of second derivatives,
-// and the fused backward kernel against the reference composition. All in fp64.
+// Checks that every derivative of an op must pass: central differences, the adjoint identity, symmetry of
+// second derivatives, and the fused backward kernel against the reference composition. All in fp64.
 #pragma once
 
 #include <functional>
@@ -13,7 +13,7 @@ namespace lockstep::test {
 struct OpCase {
   std::string name;
   Function function;
-  std::vector<Tensor> inputs;   // fp64; all are differentiated
+  std::vector<Tensor> inputs;  // fp64; all are differentiated
 };
 
 void PrintTo(const OpCase& op, std::ostream* stream);
@@ -26,7 +26,8 @@ double largest_error(const Tensor& a, const Tensor& b);
 double inner_product(const Tensor& a, const Tensor& b);
 
 // The gradient of <u, f(x)> with respect to every input, by central differences.
-std::vector<Tensor> central_differences(const Function& f, const std::vector<Tensor>& inputs, const Tensor& u);
+std::vector<Tensor> central_differences(const Function& f, const std::vector<Tensor>& inputs,
+                                        const Tensor& u);
 
 void check_derivatives(const OpCase& op);
 

@@ -13,7 +13,9 @@
 
 namespace lockstep::test {
 
-void PrintTo(const OpCase& op, std::ostream* stream) { *stream << op.name; }
+void PrintTo(const OpCase& op, std::ostream* stream) {
+  *stream << op.name;
+}
 
 Tensor random_tensor(const Shape& shape, double low, double high, uint64_t stream, DType dtype) {
   const PhiloxKey key = philox_key(stream, RandomPurpose::kTest);
@@ -47,7 +49,8 @@ double inner_product(const Tensor& a, const Tensor& b) {
   return total;
 }
 
-std::vector<Tensor> central_differences(const Function& f, const std::vector<Tensor>& inputs, const Tensor& u) {
+std::vector<Tensor> central_differences(const Function& f, const std::vector<Tensor>& inputs,
+                                        const Tensor& u) {
   const RecordingScope off(false);
   constexpr double kStep = 1e-5;
   std::vector<Tensor> result;
@@ -94,15 +97,16 @@ void check_derivatives(const OpCase& op) {
   for (size_t i = 0; i < op.inputs.size(); ++i) pulled += inner_product(cotangents[i], v[i]);
   EXPECT_NEAR(inner_product(u, pushed), pulled, 1e-11 * (1.0 + std::abs(pulled)) * 100) << "adjoint identity";
 
-  // The graph that is built when the sweep is recorded gives the same first derivatives (fused against reference).
+  // The graph that is built when the sweep is recorded gives the same first derivatives (fused against
+  // reference).
   const Function scalar = [&](std::span<const Tensor> x) { return sum(multiply(op.function(x), u)); };
   const std::vector<Tensor> recorded = grad(scalar, op.inputs, true);
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     EXPECT_LT(largest_error(recorded[i], cotangents[i]), 1e-11) << "recorded vjp of input " << i;
   }
 
-  // Second derivatives of sum(u f^2), which are there even when f is linear: <w, H v> = <v, H w>, and H v against
-  // differences of the gradient.
+  // Second derivatives of sum(u f^2), which are there even when f is linear: <w, H v> = <v, H w>, and H v
+  // against differences of the gradient.
   const Function curved = [&](std::span<const Tensor> x) {
     const Tensor y = op.function(x);
     return sum(multiply(multiply(y, y), u));
@@ -151,7 +155,8 @@ TEST(DerivativeCheck, CentralDifferencesRejectAWrongVjp) {
   const auto cotangents = vjp(wrong, inputs, u).second;
   EXPECT_GT(largest_error(cotangents[0], central_differences(wrong, inputs, u)[0]), 1e-2);
   const std::vector<Tensor> v = {random_tensor({3}, -1, 1, 3)};
-  EXPECT_GT(std::abs(inner_product(u, jvp(wrong, inputs, v).second) - inner_product(cotangents[0], v[0])), 1e-3);
+  EXPECT_GT(std::abs(inner_product(u, jvp(wrong, inputs, v).second) - inner_product(cotangents[0], v[0])),
+            1e-3);
 }
 
 }  // namespace

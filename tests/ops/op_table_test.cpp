@@ -26,19 +26,26 @@ namespace {
 
 using Inputs = std::span<const Tensor>;
 
-Tensor real(const Shape& shape, uint64_t stream) { return random_tensor(shape, -2.0, 2.0, stream); }
-Tensor positive(const Shape& shape, uint64_t stream) { return random_tensor(shape, 0.5, 2.0, stream); }
+Tensor real(const Shape& shape, uint64_t stream) {
+  return random_tensor(shape, -2.0, 2.0, stream);
+}
+Tensor positive(const Shape& shape, uint64_t stream) {
+  return random_tensor(shape, 0.5, 2.0, stream);
+}
 Tensor int_tensor(const Shape& shape, const std::vector<int32_t>& values) {
   return Tensor::from(shape, values, test_backend());
 }
 
 // Weights of samples in the type of the losses of x.
-Tensor beside(const Tensor& x, const Tensor& weights) { return weights.converted(accumulation_type(x.dtype())); }
+Tensor beside(const Tensor& x, const Tensor& weights) {
+  return weights.converted(accumulation_type(x.dtype()));
+}
 
 std::vector<OpCase> op_table() {
   std::vector<OpCase> table;
   const auto unary = [&](const std::string& name, Tensor (*op)(const Tensor&), bool only_positive = false) {
-    table.push_back({name, [op](Inputs x) { return op(x[0]); },
+    table.push_back({name,
+                     [op](Inputs x) { return op(x[0]); },
                      {only_positive ? positive({3, 5}, 11) : real({3, 5}, 11)}});
   };
   unary("negate", negate);
@@ -66,11 +73,16 @@ std::vector<OpCase> op_table() {
   for (const auto& [a, b] : pairs) {
     const std::string suffix = "_" + a.to_string() + "_" + b.to_string();
     table.push_back({"add" + suffix, [](Inputs x) { return add(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
-    table.push_back({"subtract" + suffix, [](Inputs x) { return subtract(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
-    table.push_back({"multiply" + suffix, [](Inputs x) { return multiply(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
-    table.push_back({"divide" + suffix, [](Inputs x) { return divide(x[0], x[1]); }, {real(a, 21), positive(b, 22)}});
-    table.push_back({"maximum" + suffix, [](Inputs x) { return maximum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
-    table.push_back({"minimum" + suffix, [](Inputs x) { return minimum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back(
+        {"subtract" + suffix, [](Inputs x) { return subtract(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back(
+        {"multiply" + suffix, [](Inputs x) { return multiply(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back(
+        {"divide" + suffix, [](Inputs x) { return divide(x[0], x[1]); }, {real(a, 21), positive(b, 22)}});
+    table.push_back(
+        {"maximum" + suffix, [](Inputs x) { return maximum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
+    table.push_back(
+        {"minimum" + suffix, [](Inputs x) { return minimum(x[0], x[1]); }, {real(a, 21), real(b, 22)}});
   }
   table.push_back({"multiply_same", [](Inputs x) { return multiply(x[0], x[0]); }, {real({3}, 23)}});
   table.push_back({"add_same", [](Inputs x) { return add(x[0], x[0]); }, {real({3}, 23)}});
@@ -79,12 +91,18 @@ std::vector<OpCase> op_table() {
     std::string suffix;
     for (int axis : axes) suffix += "_" + std::to_string(axis);
     table.push_back({"sum" + suffix, [axes](Inputs x) { return sum(x[0], axes); }, {real({2, 3, 4}, 31)}});
-    table.push_back({"mean_kept" + suffix, [axes](Inputs x) { return mean(x[0], axes, true); }, {real({2, 3, 4}, 31)}});
+    table.push_back(
+        {"mean_kept" + suffix, [axes](Inputs x) { return mean(x[0], axes, true); }, {real({2, 3, 4}, 31)}});
   }
   for (int axis : {0, 1, -1}) {
-    table.push_back({"max_" + std::to_string(axis), [axis](Inputs x) { return max(x[0], axis); }, {real({2, 3, 4}, 32)}});
+    table.push_back(
+        {"max_" + std::to_string(axis), [axis](Inputs x) { return max(x[0], axis); }, {real({2, 3, 4}, 32)}});
   }
-  table.push_back({"broadcast_to", [](Inputs x) { return broadcast_to(x[0], {2, 3, 4}); }, {real({3, 1}, 33)}});
+  table.push_back({"broadcast_to",
+                   [](Inputs x) {
+                     return broadcast_to(x[0], {2, 3, 4});
+                   },
+                   {real({3, 1}, 33)}});
   table.push_back({"sum_to", [](Inputs x) { return sum_to(x[0], {3, 1}); }, {real({2, 3, 4}, 34)}});
 
   table.push_back({"reshape", [](Inputs x) { return reshape(x[0], {4, -1}); }, {real({2, 6}, 41)}});
@@ -92,24 +110,34 @@ std::vector<OpCase> op_table() {
   table.push_back({"transpose", [](Inputs x) { return transpose(x[0]); }, {real({2, 3, 4}, 43)}});
   table.push_back({"slice", [](Inputs x) { return slice(x[0], 1, 1, 3); }, {real({2, 4, 3}, 44)}});
   table.push_back({"pad_axis", [](Inputs x) { return pad_axis(x[0], 1, 1, 5); }, {real({2, 3, 2}, 45)}});
-  table.push_back({"concatenate", [](Inputs x) { return concatenate({x[0], x[1], x[0]}, 1); },
+  table.push_back({"concatenate",
+                   [](Inputs x) {
+                     return concatenate({x[0], x[1], x[0]}, 1);
+                   },
                    {real({2, 3}, 46), real({2, 2}, 47)}});
 
   for (bool ta : {false, true}) {
     for (bool tb : {false, true}) {
       const std::string suffix = std::string(ta ? "_t" : "_n") + (tb ? "t" : "n");
       const Shape a = ta ? Shape{4, 3} : Shape{3, 4}, b = tb ? Shape{5, 4} : Shape{4, 5};
-      table.push_back({"matmul" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); }, {real(a, 51), real(b, 52)}});
-      const Shape batch_a = ta ? Shape{2, 4, 3} : Shape{2, 3, 4}, batch_b = tb ? Shape{2, 5, 4} : Shape{2, 4, 5};
-      table.push_back({"matmul_batched" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+      table.push_back({"matmul" + suffix,
+                       [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+                       {real(a, 51), real(b, 52)}});
+      const Shape batch_a = ta ? Shape{2, 4, 3} : Shape{2, 3, 4},
+                  batch_b = tb ? Shape{2, 5, 4} : Shape{2, 4, 5};
+      table.push_back({"matmul_batched" + suffix,
+                       [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
                        {real(batch_a, 53), real(batch_b, 54)}});
-      table.push_back({"matmul_repeat_b" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+      table.push_back({"matmul_repeat_b" + suffix,
+                       [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
                        {real(batch_a, 53), real(b, 54)}});
-      table.push_back({"matmul_repeat_a" + suffix, [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
+      table.push_back({"matmul_repeat_a" + suffix,
+                       [=](Inputs x) { return matmul(x[0], x[1], ta, tb); },
                        {real(a, 53), real(batch_b, 54)}});
     }
   }
-  for (Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
+  for (Activation activation :
+       {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
     table.push_back({"linear_" + std::to_string(static_cast<int>(activation)),
                      [=](Inputs x) { return linear(x[0], x[1], x[2], activation); },
                      {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63)}});
@@ -124,9 +152,10 @@ std::vector<OpCase> op_table() {
                    },
                    {real({4, 5}, 66)}});
   for (Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
-    table.push_back({"feed_forward_" + std::to_string(static_cast<int>(activation)),
-                     [=](Inputs x) { return feed_forward(x[0], x[1], x[2], activation, x[3], x[4]); },
-                     {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63), real({5, 6}, 64), real({6}, 65)}});
+    table.push_back(
+        {"feed_forward_" + std::to_string(static_cast<int>(activation)),
+         [=](Inputs x) { return feed_forward(x[0], x[1], x[2], activation, x[3], x[4]); },
+         {real({2, 3, 4}, 61), real({4, 5}, 62), real({5}, 63), real({5, 6}, 64), real({6}, 65)}});
   }
   // Of a width that cuBLASLt takes for its epilogues.
   table.push_back({"feed_forward_of_8",
@@ -135,19 +164,28 @@ std::vector<OpCase> op_table() {
   table.push_back({"feed_forward_without_bias",
                    [](Inputs x) { return feed_forward(x[0], x[1], {}, Activation::kGelu, x[2], {}); },
                    {real({3, 4}, 61), real({4, 5}, 62), real({5, 2}, 64)}});
-  table.push_back({"linear_without_bias", [](Inputs x) { return linear(x[0], x[1], {}); }, {real({3, 4}, 61), real({4, 5}, 62)}});
+  table.push_back({"linear_without_bias",
+                   [](Inputs x) { return linear(x[0], x[1], {}); },
+                   {real({3, 4}, 61), real({4, 5}, 62)}});
 
   const Tensor labels = int_tensor({4}, {2, 0, 4, 2});
   const Tensor weights = Tensor::from<double>({4}, std::vector<double>{1.0, 0.5, 0.0, 2.0}, test_backend());
-  table.push_back({"cross_entropy", [=](Inputs x) { return cross_entropy(x[0], labels); }, {real({4, 5}, 71)}});
-  table.push_back({"cross_entropy_weighted", [=](Inputs x) { return cross_entropy(x[0], labels, beside(x[0], weights)); }, {real({4, 5}, 71)}});
-  table.push_back({"logistic_loss", [=](Inputs x) { return logistic_loss(x[0], x[1], beside(x[0], weights)); },
+  table.push_back(
+      {"cross_entropy", [=](Inputs x) { return cross_entropy(x[0], labels); }, {real({4, 5}, 71)}});
+  table.push_back({"cross_entropy_weighted",
+                   [=](Inputs x) { return cross_entropy(x[0], labels, beside(x[0], weights)); },
+                   {real({4, 5}, 71)}});
+  table.push_back({"logistic_loss",
+                   [=](Inputs x) { return logistic_loss(x[0], x[1], beside(x[0], weights)); },
                    {real({4}, 72), random_tensor({4}, 0, 1, 73)}});
-  table.push_back({"mean_squared_error", [=](Inputs x) { return mean_squared_error(x[0], x[1], beside(x[0], weights)); },
+  table.push_back({"mean_squared_error",
+                   [=](Inputs x) { return mean_squared_error(x[0], x[1], beside(x[0], weights)); },
                    {real({4, 3}, 74), real({4, 3}, 75)}});
 
-  for (const auto& [name, kind] : {std::pair("rnn_tanh", RecurrentCell::kTanh), {"rnn_relu", RecurrentCell::kRelu},
-                                   {"lstm", RecurrentCell::kLstm}, {"gru", RecurrentCell::kGru}}) {
+  for (const auto& [name, kind] : {std::pair("rnn_tanh", RecurrentCell::kTanh),
+                                   {"rnn_relu", RecurrentCell::kRelu},
+                                   {"lstm", RecurrentCell::kLstm},
+                                   {"gru", RecurrentCell::kGru}}) {
     const RecurrentCell cell = kind;  // clang 14 captures no structured bindings
     const int64_t gates = 3 * gates_of(cell);
     for (bool reverse : {false, true}) {
@@ -155,42 +193,78 @@ std::vector<OpCase> op_table() {
                        [=](Inputs x) { return recurrent(cell, x[0], x[1], {}, reverse); },
                        {real({4, 2, gates}, 64), real({3, gates}, 65)}});
     }
-    table.push_back({"recurrent_one_step_" + std::string(name), [=](Inputs x) { return recurrent(cell, x[0], x[1]); },
+    table.push_back({"recurrent_one_step_" + std::string(name),
+                     [=](Inputs x) { return recurrent(cell, x[0], x[1]); },
                      {real({1, 2, gates}, 64), real({3, gates}, 65)}});
   }
-  table.push_back({"recurrent_gru_bias", [](Inputs x) { return recurrent(RecurrentCell::kGru, x[0], x[1], x[2]); },
+  table.push_back({"recurrent_gru_bias",
+                   [](Inputs x) { return recurrent(RecurrentCell::kGru, x[0], x[1], x[2]); },
                    {real({3, 2, 6}, 64), real({2, 6}, 65), real({2}, 66)}});
 
   for (bool causal : {false, true}) {
     const std::string suffix = causal ? "_causal" : "";
-    table.push_back({"attention" + suffix, [=](Inputs x) { return attention(x[0], x[1], x[2], 2, causal); },
+    table.push_back({"attention" + suffix,
+                     [=](Inputs x) { return attention(x[0], x[1], x[2], 2, causal); },
                      {real({2, 3, 4}, 131), real({2, 3, 4}, 132), real({2, 3, 4}, 133)}});
-    table.push_back({"attention_more_keys" + suffix, [=](Inputs x) { return attention(x[0], x[1], x[2], 1, causal); },
+    table.push_back({"attention_more_keys" + suffix,
+                     [=](Inputs x) { return attention(x[0], x[1], x[2], 1, causal); },
                      {real({2, 2, 3}, 134), real({2, 5, 3}, 135), real({2, 5, 3}, 136)}});
-    table.push_back({"self_attention" + suffix, [=](Inputs x) { return self_attention(x[0], 2, causal); },
+    table.push_back({"self_attention" + suffix,
+                     [=](Inputs x) { return self_attention(x[0], 2, causal); },
                      {real({2, 4, 12}, 137)}});
   }
-  table.push_back({"attention_same", [](Inputs x) { return attention(x[0], x[0], x[0], 1); }, {real({1, 3, 2}, 138)}});
+  table.push_back(
+      {"attention_same", [](Inputs x) { return attention(x[0], x[0], x[0], 1); }, {real({1, 3, 2}, 138)}});
 
-  table.push_back({"convolution", [](Inputs x) { return convolution(x[0], x[1], x[2], {1, 1, 1, 1}); },
+  table.push_back({"convolution",
+                   [](Inputs x) {
+                     return convolution(x[0], x[1], x[2], {1, 1, 1, 1});
+                   },
                    {real({2, 4, 5, 3}, 81), real({4, 3, 3, 3}, 82), real({4}, 83)}});
-  table.push_back({"convolution_strided", [](Inputs x) { return convolution(x[0], x[1], {}, {2, 1, 0, 1}); },
+  table.push_back({"convolution_strided",
+                   [](Inputs x) {
+                     return convolution(x[0], x[1], {}, {2, 1, 0, 1});
+                   },
                    {real({2, 5, 4, 2}, 84), real({3, 3, 2, 2}, 85)}});
-  table.push_back({"convolution_1x1_stride_2", [](Inputs x) { return convolution(x[0], x[1], {}, {2, 2, 0, 0}); },
+  table.push_back({"convolution_1x1_stride_2",
+                   [](Inputs x) {
+                     return convolution(x[0], x[1], {}, {2, 2, 0, 0});
+                   },
                    {real({2, 4, 4, 3}, 86), real({2, 1, 1, 3}, 87)}});
-  table.push_back({"max_pool", [](Inputs x) { return max_pool(x[0], 2, 2, {2, 2, 0, 0}); }, {real({2, 4, 4, 3}, 91)}});
-  table.push_back({"max_pool_overlapping", [](Inputs x) { return max_pool(x[0], 3, 2, {1, 2, 1, 0}); }, {real({2, 5, 4, 2}, 92)}});
-  table.push_back({"average_pool", [](Inputs x) { return average_pool(x[0], 2, 2, {2, 2, 0, 0}); }, {real({2, 4, 4, 3}, 93)}});
-  table.push_back({"average_pool_padded", [](Inputs x) { return average_pool(x[0], 3, 3, {1, 2, 1, 1}); }, {real({1, 5, 4, 2}, 94)}});
+  table.push_back({"max_pool",
+                   [](Inputs x) {
+                     return max_pool(x[0], 2, 2, {2, 2, 0, 0});
+                   },
+                   {real({2, 4, 4, 3}, 91)}});
+  table.push_back({"max_pool_overlapping",
+                   [](Inputs x) {
+                     return max_pool(x[0], 3, 2, {1, 2, 1, 0});
+                   },
+                   {real({2, 5, 4, 2}, 92)}});
+  table.push_back({"average_pool",
+                   [](Inputs x) {
+                     return average_pool(x[0], 2, 2, {2, 2, 0, 0});
+                   },
+                   {real({2, 4, 4, 3}, 93)}});
+  table.push_back({"average_pool_padded",
+                   [](Inputs x) {
+                     return average_pool(x[0], 3, 3, {1, 2, 1, 1});
+                   },
+                   {real({1, 5, 4, 2}, 94)}});
 
-  table.push_back({"layer_norm", [](Inputs x) { return layer_norm(x[0], x[1], x[2]); },
+  table.push_back({"layer_norm",
+                   [](Inputs x) { return layer_norm(x[0], x[1], x[2]); },
                    {real({2, 3, 6}, 101), real({6}, 102), real({6}, 103)}});
-  table.push_back({"batch_norm", [](Inputs x) { return batch_norm(x[0], x[1], x[2]).y; },
+  table.push_back({"batch_norm",
+                   [](Inputs x) { return batch_norm(x[0], x[1], x[2]).y; },
                    {real({3, 2, 2, 4}, 104), real({4}, 105), real({4}, 106)}});
   table.push_back({"batch_norm_inference",
                    [](Inputs x) { return batch_norm_inference(x[0], x[1], x[2], x[3], x[4]); },
                    {real({3, 4}, 104), real({4}, 105), real({4}, 106), real({4}, 107), positive({4}, 108)}});
-  table.push_back({"embedding", [](Inputs x) { return embedding(x[0], int_tensor({2, 3}, {1, 0, 1, 3, 1, 0})); },
+  table.push_back({"embedding",
+                   [](Inputs x) {
+                     return embedding(x[0], int_tensor({2, 3}, {1, 0, 1, 3, 1, 0}));
+                   },
                    {real({4, 5}, 111)}});
   table.push_back({"dropout",
                    [](Inputs x) {
@@ -203,11 +277,14 @@ std::vector<OpCase> op_table() {
 
 class OpTable : public testing::TestWithParam<OpCase> {};
 
-TEST_P(OpTable, DerivativesAgree) { check_derivatives(GetParam()); }
+TEST_P(OpTable, DerivativesAgree) {
+  check_derivatives(GetParam());
+}
 
 INSTANTIATE_TEST_SUITE_P(Ops, OpTable, testing::ValuesIn(op_table()), [](const auto& row) {
   std::string name = row.param.name;
-  std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
   return std::to_string(row.index) + "_" + name;
 });
 
@@ -312,8 +389,9 @@ double unit_roundoff(DType dtype) {
   return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-24;
 }
 
-// The op on inputs rounded to `dtype` and given as `given`, against the same numbers in fp64. 16-bit results are rounded up to
-// five times on their way (feed_forward: bias, argument, GELU, bias, result); fp32 sums are rounded at every term.
+// The op on inputs rounded to `dtype` and given as `given`, against the same numbers in fp64. 16-bit results
+// are rounded up to five times on their way (feed_forward: bias, argument, GELU, bias, result); fp32 sums are
+// rounded at every term.
 void expect_agreement(const OpCase& op, DType dtype, DType given) {
   if (op.name == "dropout") return;  // draws more bits in fp64
   std::vector<Tensor> low, exact;
@@ -344,13 +422,20 @@ void expect_agreement(const OpCase& op, DType dtype, DType given) {
   const std::vector<Tensor> recorded = grad([&](Inputs x) { return sum(op.function(x)); }, low, true);
   for (size_t i = 0; i < low.size(); ++i) {
     EXPECT_EQ(recorded[i].dtype(), given) << i;
-    EXPECT_LT(largest_error(recorded[i], expected[i]), 4 * roundings * unit_roundoff(dtype)) << "recorded " << i;
+    EXPECT_LT(largest_error(recorded[i], expected[i]), 4 * roundings * unit_roundoff(dtype))
+        << "recorded " << i;
   }
 }
 
-TEST_P(OpTable, SinglePrecisionAgreesWithDouble) { expect_agreement(GetParam(), DType::kF32, DType::kF32); }
-TEST_P(OpTable, BrainFloatAgreesWithDouble) { expect_agreement(GetParam(), DType::kBF16, DType::kBF16); }
-TEST_P(OpTable, HalfPrecisionAgreesWithDouble) { expect_agreement(GetParam(), DType::kF16, DType::kF16); }
+TEST_P(OpTable, SinglePrecisionAgreesWithDouble) {
+  expect_agreement(GetParam(), DType::kF32, DType::kF32);
+}
+TEST_P(OpTable, BrainFloatAgreesWithDouble) {
+  expect_agreement(GetParam(), DType::kBF16, DType::kBF16);
+}
+TEST_P(OpTable, HalfPrecisionAgreesWithDouble) {
+  expect_agreement(GetParam(), DType::kF16, DType::kF16);
+}
 
 TEST_P(OpTable, AutocastAgreesWithDouble) {
   for (DType compute : {DType::kBF16, DType::kF16}) {

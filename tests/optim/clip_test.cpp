@@ -241,16 +241,18 @@ TYPED_TEST(GradientClip, NonFiniteNormNeverClips) {
 TYPED_TEST(GradientClip, GlobalNormAloneOnlyChangesTheScale) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
   Tensor gradients = tensor_of(g);
-  EXPECT_EQ(clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, one_worker(), 0.5, 8.0),
-            0.5 * clip_factor(8.0, 1.0));
+  EXPECT_EQ(
+      clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, one_worker(), 0.5, 8.0),
+      0.5 * clip_factor(8.0, 1.0));
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
 TYPED_TEST(GradientClip, AllTogetherClipOneAfterTheOther) {
   const std::vector<TypeParam> g = random_values<TypeParam>(kExtent), w(kExtent, TypeParam{1});
   Tensor together = tensor_of(g), apart = tensor_of(g);
-  const double scale = clip_gradients({.global_norm = 0.05, .value = 0.02, .adaptive = 0.01}, together,
-                                      tensor_of(w), kParameters, one_worker(), 0.5, global_norm(together, kExtent, 0.5));
+  const double scale =
+      clip_gradients({.global_norm = 0.05, .value = 0.02, .adaptive = 0.01}, together, tensor_of(w),
+                     kParameters, one_worker(), 0.5, global_norm(together, kExtent, 0.5));
   clip_adaptively(apart, tensor_of(w), kParameters, 0.5, 0.01);
   clip_by_value(apart, kExtent, 1.0, 0.02);
   EXPECT_EQ(together.to_vector<TypeParam>(), apart.to_vector<TypeParam>());

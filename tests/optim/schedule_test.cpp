@@ -140,10 +140,12 @@ TEST(Schedule, UnitSamplesDoesNotRoundPeriodsToWholeSteps) {
   const auto schedule =
       schedule_from("type = 'exponential'\nunit = 'samples'\nevery = 72\nfactor = 0.5", 1.0, 1000, 7, 64);
   for (int64_t update = 0; update < 20; ++update) {
-    EXPECT_NEAR(schedule->learning_rate(update), std::pow(0.5, 64.0 * static_cast<double>(update) / 72), 1e-15);
+    EXPECT_NEAR(schedule->learning_rate(update), std::pow(0.5, 64.0 * static_cast<double>(update) / 72),
+                1e-15);
   }
   // A period shorter than a step: seven of them in each.
-  const auto fast = schedule_from("type = 'step'\nunit = 'samples'\nevery = 9\nfactor = 0.9", 1.0, 1000, 7, 64);
+  const auto fast =
+      schedule_from("type = 'step'\nunit = 'samples'\nevery = 9\nfactor = 0.9", 1.0, 1000, 7, 64);
   EXPECT_NEAR(fast->learning_rate(1), std::pow(0.9, 7), 1e-15);
   EXPECT_NEAR(fast->learning_rate(9), std::pow(0.9, 64), 1e-15);
 }
@@ -153,13 +155,16 @@ TEST(Schedule, UnitSamplesGivesTheRatesOfStepsWhereLengthsAreWholeSteps) {
     const std::string warmup = type == "one_cycle" ? "" : "\nwarmup = ";
     const bool periodic = type == "step" || type == "exponential";
     const auto steps = schedule_from(
-        "type = '" + type + "'" + (warmup.empty() ? "" : warmup + "6") + (periodic ? "\nevery = 9" : ""), 0.3, 100);
-    const auto samples = schedule_from("type = '" + type + "'\nunit = 'samples'" +
-                                           (warmup.empty() ? "" : warmup + "192") + (periodic ? "\nevery = 288" : ""),
-                                       0.3, 100);
+        "type = '" + type + "'" + (warmup.empty() ? "" : warmup + "6") + (periodic ? "\nevery = 9" : ""), 0.3,
+        100);
+    const auto samples =
+        schedule_from("type = '" + type + "'\nunit = 'samples'" + (warmup.empty() ? "" : warmup + "192") +
+                          (periodic ? "\nevery = 288" : ""),
+                      0.3, 100);
     EXPECT_EQ(samples->warmup(), steps->warmup());
     for (int64_t update = 0; update < 110; ++update) {
-      EXPECT_NEAR(samples->learning_rate(update), steps->learning_rate(update), 1e-15) << type << " " << update;
+      EXPECT_NEAR(samples->learning_rate(update), steps->learning_rate(update), 1e-15)
+          << type << " " << update;
     }
   }
 }

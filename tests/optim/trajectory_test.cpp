@@ -135,8 +135,8 @@ Rule rmsprop(double rho, double eps) {
   });
 }
 
-// Diagonal preconditioning: theta_{k+1} = theta_k - eta diag(h)^-1 g, h the slope of g over theta by least squares with
-// weights that fade by beta a step.
+// Diagonal preconditioning: theta_{k+1} = theta_k - eta diag(h)^-1 g, h the slope of g over theta by least
+// squares with weights that fade by beta a step.
 Rule diagonal(double beta, double initial, double smallest, double decay) {
   return plain_rule([=](size_t d) {
     return [=, history = std::vector<std::vector<std::pair<double, double>>>(d)](

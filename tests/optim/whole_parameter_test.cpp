@@ -169,9 +169,8 @@ TEST(Muon, FollowsThePaperOnMatricesAndAdamWOnTheRest) {
       "weight_decay = 0.5",
       tall, 0.02, muon(3, 2, 0.8, false, 3, 0.2 * std::sqrt(3.0), 0.5));
   expect_path("type = 'muon'", logistic_regression(), 0.02, adamw(0.9, 0.999, 1e-8, 0.1, 1.0));
-  expect_path(
-      "type = 'muon'\nadamw = ['th*']\nadamw_learning_rate_factor = 0.5\nbeta1 = 0.8\nepsilon = 1e-4",
-      wide, 0.02, adamw(0.8, 0.999, 1e-4, 0.1, 0.5));
+  expect_path("type = 'muon'\nadamw = ['th*']\nadamw_learning_rate_factor = 0.5\nbeta1 = 0.8\nepsilon = 1e-4",
+              wide, 0.02, adamw(0.8, 0.999, 1e-4, 0.1, 0.5));
 }
 
 TEST(Adafactor, SeesMoreThanTwoAxesAsAMatrixOfTheFirstAndTheRest) {

@@ -115,7 +115,8 @@ void expect_one_workers_sums(int world_size, const std::vector<Share>& shares) {
     }
     const ParameterShards shards(communicator, shares);
     Tensor array = Tensor::from(Shape{extent}, own, cpu_backend());
-    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array).to_vector<double>(), expected)) << world_size << " workers";
+    EXPECT_TRUE(same_bits<double>(shards.block_square_sums(array).to_vector<double>(), expected))
+        << world_size << " workers";
     shards.gather(array, "test");
     EXPECT_TRUE(same_bits<T>(array.to_vector<T>(), values)) << world_size << " workers";
   });

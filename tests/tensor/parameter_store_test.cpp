@@ -11,7 +11,9 @@
 namespace lockstep {
 namespace {
 
-Initializer normal(double deviation) { return {Initializer::Kind::kNormal, 1, 1, deviation}; }
+Initializer normal(double deviation) {
+  return {Initializer::Kind::kNormal, 1, 1, deviation};
+}
 
 TEST(ParameterStore, LaysParametersOutAlignedWithZeroGaps) {
   ParameterStore store;

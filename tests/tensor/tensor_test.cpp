@@ -22,7 +22,8 @@ TEST(Tensor, RoundTripsThroughTheHostInEveryDtype) {
   const Tensor exact = Tensor::from({2, 3}, values, test_backend());
   EXPECT_EQ(exact.to_vector<double>(), values);
   EXPECT_EQ(exact.to_vector<int32_t>(), (std::vector<int32_t>{1, -2, 3, 0, 5, 6}));
-  EXPECT_EQ(Tensor::from({6}, std::vector<float>{1, -2, 3, 0, 5, 6}, test_backend()).to_vector<double>(), values);
+  EXPECT_EQ(Tensor::from({6}, std::vector<float>{1, -2, 3, 0, 5, 6}, test_backend()).to_vector<double>(),
+            values);
 }
 
 TEST(Tensor, RefusesAWrongNumberOfValues) {
@@ -167,7 +168,8 @@ TEST(Allocator, SaysWhatIsHeldAndWhichSettingsHelpWhenThereIsNoRoom) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     const std::string message = error.what();
-    for (const char* part : {"no room for", "tensors hold", "train.micro_batch_size", "parallel.shard_optimizer"}) {
+    for (const char* part :
+         {"no room for", "tensors hold", "train.micro_batch_size", "parallel.shard_optimizer"}) {
       EXPECT_NE(message.find(part), std::string::npos) << message;
     }
   }
@@ -206,11 +208,13 @@ TEST(Allocator, NamesTheOpThatAskedWhenThereIsNoRoom) {
 TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThatIsNotEnough) {
   Backend& backend = test_backend();
   constexpr size_t kMebibyte = size_t{1} << 20, kSmallDevice = 128 * kMebibyte;
-  if (test_device() != "cuda" || backend.memory_room().total > kSmallDevice) GTEST_SKIP() << "needs a small GPU";
+  if (test_device() != "cuda" || backend.memory_room().total > kSmallDevice)
+    GTEST_SKIP() << "needs a small GPU";
   constexpr int64_t kElements = int64_t{1} << 18;  // a mebibyte
   std::vector<Tensor> held;
   const auto fill_up = [&] {
-    while (backend.memory_room().free >= 4 * kMebibyte) held.push_back(Tensor::zeros({kElements}, DType::kF32, backend));
+    while (backend.memory_room().free >= 4 * kMebibyte)
+      held.push_back(Tensor::zeros({kElements}, DType::kF32, backend));
   };
   const Tensor a = Tensor::full({2, 2}, DType::kF32, backend, 3.0);
   Tensor c = Tensor::zeros({2, 2}, DType::kF32, backend);
@@ -240,7 +244,8 @@ TEST(GpuMemory, WorkingMemoryOfKernelsTakesWhatIsCachedAndNamesTheDeviceWhenThat
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     const std::string message = error.what();
     for (const char* part :
-         {"memory: GPU 0: linear (backward): no room for 32 MiB of workspace of matrix products", "are free", "train.micro_batch_size"})
+         {"memory: GPU 0: linear (backward): no room for 32 MiB of workspace of matrix products", "are free",
+          "train.micro_batch_size"})
       EXPECT_NE(message.find(part), std::string::npos) << message;
   }
   held.clear();

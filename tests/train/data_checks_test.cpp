@@ -38,7 +38,8 @@ TEST(DataChecks, TheTaskIsSaidInOneLine) {
             "classification of 10 classes, target column 'digit', loss cross_entropy");
   DataDescription two;
   two.classes = 2;
-  EXPECT_EQ(describe_task(two, "auto"), "classification of 2 classes, loss logistic for one output, else cross_entropy");
+  EXPECT_EQ(describe_task(two, "auto"),
+            "classification of 2 classes, loss logistic for one output, else cross_entropy");
   EXPECT_EQ(describe_task(two, "logistic"), "classification of 2 classes, loss logistic");
   DataDescription prices;
   prices.target_width = 1;
@@ -93,8 +94,7 @@ TEST(DataChecks, InputsBeyondHalfPrecisionAreHintedAt) {
   data.targets = {0, 0, 0, 0};
   const auto hint_of = [&](DType compute) { return overflow_hint(TableSource(data), compute); };
   const std::string hint = hint_of(DType::kF16);
-  EXPECT_NE(hint.find("train.csv: row 3, element 2: -65520 is infinite in fp16"), std::string::npos)
-      << hint;
+  EXPECT_NE(hint.find("train.csv: row 3, element 2: -65520 is infinite in fp16"), std::string::npos) << hint;
   EXPECT_NE(hint.find("bf16"), std::string::npos) << hint;
   data.columns.features = {"a", "area"};
   EXPECT_NE(hint_of(DType::kF16).find("row 3, column 'area'"), std::string::npos);

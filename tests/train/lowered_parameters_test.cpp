@@ -26,7 +26,8 @@ class Trained {
     settings.compute = compute;
     settings.shard_optimizer = sharded;
     settings.average.type = AverageSettings::Type::kEma;
-    replica_.emplace(read_training_job(configuration_, settings), DataShape{{5}, DType::kF32, 3}, test_backend(), communicator);
+    replica_.emplace(read_training_job(configuration_, settings), DataShape{{5}, DType::kF32, 3},
+                     test_backend(), communicator);
     std::vector<float> values(static_cast<size_t>(replica_->store.gradient_extent()));
     const PhiloxKey key = philox_key(5, RandomPurpose::kTest);
     for (size_t i = 0; i < values.size(); ++i) {
@@ -124,21 +125,25 @@ TEST_P(Lowered, IsCurrentThroughEveryOptimizersUpdatesAndSkips) {
 
 TEST_P(Lowered, IsCurrentWhereOthersOwnTheParameters) {
   for (const std::string& section : optimizers()) {
-    testing::run_threaded(3, [&](Communicator& communicator) {
-      if (test_device() == "cuda")
-        communicator.use_device(make_staged_communicator(communicator, test_backend().lane().native_queue()));
-      Trained trained(section, GetParam(), communicator, true);
-      for (int step = 0; step < 2; ++step) {
-        trained.look_ahead();
-        trained.expect_current("before the gradient");
-        trained.update();
-        trained.expect_current("updated");
-      }
-      if (trained.replica().optimizer->prearranged()) {
-        trained.update(true);
-        EXPECT_TRUE(trained.lowered().exact()) << "a replay does not look";
-      }
-    }, 20.0, true);
+    testing::run_threaded(
+        3,
+        [&](Communicator& communicator) {
+          if (test_device() == "cuda")
+            communicator.use_device(
+                make_staged_communicator(communicator, test_backend().lane().native_queue()));
+          Trained trained(section, GetParam(), communicator, true);
+          for (int step = 0; step < 2; ++step) {
+            trained.look_ahead();
+            trained.expect_current("before the gradient");
+            trained.update();
+            trained.expect_current("updated");
+          }
+          if (trained.replica().optimizer->prearranged()) {
+            trained.update(true);
+            EXPECT_TRUE(trained.lowered().exact()) << "a replay does not look";
+          }
+        },
+        20.0, true);
   }
 }
 
@@ -186,7 +191,8 @@ TEST(LoweredParameters, ThereAreNoneWithoutSixteenBits) {
         Configuration::parse("[model]\ntype = \"logistic\"\n[optimizer]\ntype = \"sgd\"\n", "test.toml", {});
     RunSettings settings;
     settings.compute = compute;
-    Replica replica(read_training_job(configuration, settings), DataShape{{5}, DType::kF32, 3}, test_backend(), *self);
+    Replica replica(read_training_job(configuration, settings), DataShape{{5}, DType::kF32, 3},
+                    test_backend(), *self);
     EXPECT_EQ(replica.current_copies(), nullptr);
   }
 }

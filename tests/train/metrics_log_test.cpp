@@ -99,7 +99,8 @@ TEST(MetricsLog, AFileThatCannotBeOpenedOrIsNoneIsBadUsage) {
   const testing::ScratchDirectory scratch;
   testing::overwrite(scratch.file("precious"), "precious");
   std::filesystem::create_symlink(scratch.file("precious"), scratch.file("link"));
-  for (const std::string& path : {std::string("/proc/absent/m"), std::string("/dev/full"), scratch.file("link")}) {
+  for (const std::string& path :
+       {std::string("/proc/absent/m"), std::string("/dev/full"), scratch.file("link")}) {
     try {
       MetricsLog log(path, "");
       ADD_FAILURE() << path;
@@ -124,7 +125,8 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   log.flush();
   setrlimit(RLIMIT_FSIZE, &before);
   const std::string said = ::testing::internal::GetCapturedStderr();
-  EXPECT_EQ(said.rfind("warning: " + scratch.file("m") + ": cannot be written: File too large", 0), 0u) << said;
+  EXPECT_EQ(said.rfind("warning: " + scratch.file("m") + ": cannot be written: File too large", 0), 0u)
+      << said;
   EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
   EXPECT_EQ(bytes_of(scratch.file("m")).size(), 4000u);
   log.flush();

@@ -113,7 +113,8 @@ TEST(Objective, WhatIsNotANumberPredictsNoClass) {
   const Objective classes = objective("auto", kThreeClasses);
   EXPECT_EQ(classes.correct(logits, labelled({0, 0, 0, 0}, 4)), 1);
   EXPECT_EQ(classes.correct(logits, labelled({2, 2, 1, 0}, 4)), 1);
-  EXPECT_EQ(objective("auto", kTwoClasses).correct(outputs({3, 1}, {nan, nan, -1}), labelled({0, 1, 0}, 3)), 1);
+  EXPECT_EQ(objective("auto", kTwoClasses).correct(outputs({3, 1}, {nan, nan, -1}), labelled({0, 1, 0}, 3)),
+            1);
 }
 
 TEST(Objective, InputsHaveTheShapeOfTheDataAndTheTypeOfTheModel) {

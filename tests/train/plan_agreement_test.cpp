@@ -102,8 +102,7 @@ TEST_F(PlanAgreement, OnlyRankZeroMeasures) {
 TEST_F(PlanAgreement, OfAnotherDeviceTheyAreChosenAnew) {
   const std::string stored = plans_text({{"another GPU", {{"first", "stored"}}}});
   expect_agreement({{stored, true, {}}}, kMeasured);
-  EXPECT_TRUE(logged("the checkpoint's plans are of another GPU, not used on a GPU, a library 3\n"))
-      << log_;
+  EXPECT_TRUE(logged("the checkpoint's plans are of another GPU, not used on a GPU, a library 3\n")) << log_;
   expect_agreement({{stored, false, {}}}, {});
 }
 

@@ -195,14 +195,17 @@ TEST(Settings, AValidationFileAndAFractionExcludeEachOther) {
 
 TEST(Settings, TheDescriptionNamesTheKeysOfEveryType) {
   std::set<std::string> names;
-  for (const KeyDescription& key : described_keys()) names.insert(key.section + "." + key.of_type + "." + key.key);
-  for (const char* key : {"model.mlp.hidden", "model.cnn.channels", "model.layers.linear.units", "optimizer.adamw.beta1",
-                          "schedule.cosine.minimum_factor", "schedule..warmup", "average.ema.decay", "average.swa.start",
-                          "optimizer.groups..pattern", "parallel..bucket_mb", "checkpoint..keep_every"}) {
+  for (const KeyDescription& key : described_keys())
+    names.insert(key.section + "." + key.of_type + "." + key.key);
+  for (const char* key :
+       {"model.mlp.hidden", "model.cnn.channels", "model.layers.linear.units", "optimizer.adamw.beta1",
+        "schedule.cosine.minimum_factor", "schedule..warmup", "average.ema.decay", "average.swa.start",
+        "optimizer.groups..pattern", "parallel..bucket_mb", "checkpoint..keep_every"}) {
     EXPECT_TRUE(names.contains(key)) << key;
   }
   // A type's keys are no keys of all types.
-  for (const char* key : {"optimizer..beta1", "schedule..minimum_factor", "model..hidden", "average..decay"}) {
+  for (const char* key :
+       {"optimizer..beta1", "schedule..minimum_factor", "model..hidden", "average..decay"}) {
     EXPECT_FALSE(names.contains(key)) << key;
   }
 }

@@ -1,4 +1,5 @@
-// A program with a model of its own: a gated linear unit (Dauphin et al. 2017) between flattened pixels and class logits.
+// A program with a model of its own: a gated linear unit (Dauphin et al. 2017) between flattened pixels and
+// class logits.
 #include "app/run_main.h"
 #include "nn/module.h"
 #include "ops/elementwise.h"
@@ -19,7 +20,8 @@ class Gated final : public lockstep::Module {
   lockstep::Tensor forward(const lockstep::Tensor& x, lockstep::ForwardContext& context) const override {
     using namespace lockstep;
     const Tensor flat = reshape(x, {x.extent(0), -1});
-    const Tensor hidden = matmul(flat, context.parameter(value_)) * sigmoid(matmul(flat, context.parameter(gate_)));
+    const Tensor hidden =
+        matmul(flat, context.parameter(value_)) * sigmoid(matmul(flat, context.parameter(gate_)));
     return matmul(hidden, context.parameter(output_));
   }
 

@@ -1,5 +1,6 @@
-// Logistic regression by gradient descent, from scratch: logistic_regression DATA STEPS RATE L2 prints the loss of each step.
-// The same objective, and so the same trajectory, as optimizer.type = "gradient_descent" with model.type = "logistic".
+// Logistic regression by gradient descent, from scratch: logistic_regression DATA STEPS RATE L2 prints the
+// loss of each step. The same objective, and so the same trajectory, as optimizer.type = "gradient_descent"
+// with model.type = "logistic".
 #include <lockstep/autodiff/derivatives.h>
 #include <lockstep/data/dataset.h>
 #include <lockstep/ops/elementwise.h>

@@ -1,4 +1,5 @@
-// An own model in an own training loop: own_loop DATA OUTPUT. Run it alone or under mpirun: the weights are the same bits.
+// An own model in an own training loop: own_loop DATA OUTPUT. Run it alone or under mpirun: the weights are
+// the same bits.
 #include <lockstep/nn/linear.h>
 #include <lockstep/ops/elementwise.h>
 #include <lockstep/ops/movement.h>

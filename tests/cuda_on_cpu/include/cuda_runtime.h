@@ -14,7 +14,8 @@
 //   cudnn=1        cuDNN is installed (default: it is not)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for
-//   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time by
+//   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time
+//   by
 //                  the clock of events (default 0)
 //   unlaunchable=N the N-th of them does not run, though proposed
 //   products=none  cuBLASLt has no algorithm for any product; products=plain: for none with an epilogue
