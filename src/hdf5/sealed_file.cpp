@@ -148,13 +148,13 @@ bool starts_with(std::span<const char> bytes, std::span<const char> prefix) {
   return bytes.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), bytes.begin());
 }
 
-// A seal whose magic was damaged, or that was erased: what follows is not to be taken for a file that never
-// had one. Whoever makes room for a user block of this size writes something into it.
+// A seal whose magic was damaged: what follows is not to be taken for a file that never had one.
 bool resembles_seal(const Block& block, int64_t file_size) {
   size_t same = 0;
   for (size_t i = 0; i < kMagic.size(); ++i) same += block[i] == kMagic[i] ? 1 : 0;
-  return same >= kMagic.size() / 2 || std::ranges::all_of(block, [](char byte) { return byte == 0; }) ||
-         (integer_at(block, kVersionOffset) == kSealVersion &&
+  return same >= kMagic.size() / 2 ||
+         ((integer_at(block, kVersionOffset) == kSealVersion ||
+           integer_at(block, kVersionOffset) == kBlockedVersion) &&
           integer_at(block, kLengthOffset) == static_cast<uint64_t>(file_size - kSealBytes));
 }
 
@@ -164,8 +164,12 @@ std::optional<int64_t> find_plain_signature(const Descriptor& file) {
   for (int64_t at = 0; at < size; at = at == 0 ? kSealBytes : 2 * at) {
     if (file.read_at(static_cast<uint64_t>(at), found) != found.size() || found != kHdf5Signature) continue;
     Block block{};
+    // One that was erased, too: whoever makes room for a user block of a seal's size writes something into
+    // it.
     const bool sealed_once =
-        at == kSealBytes && file.read_at(0, block) == block.size() && resembles_seal(block, size);
+        at > 0 && file.read_at(0, block) == block.size() &&
+        (resembles_seal(block, size) ||
+         (at == kSealBytes && std::ranges::all_of(block, [](char byte) { return byte == 0; })));
     return sealed_once ? std::nullopt : std::optional(at);
   }
   return std::nullopt;

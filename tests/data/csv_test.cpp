@@ -2,10 +2,12 @@
 // column.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
+#include <memory>
 
-#include "data/dataset.h"
+#include "data/data_source.h"
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 
@@ -180,24 +182,27 @@ TEST_F(Csv, TheTargetOfOtherDataIsLookedForByItsName) {
 
 TEST_F(Csv, ColumnsAreMatchedByName) {
   const ColumnNames wanted{{"a", "b", "c"}, "y"};
-  Dataset data = read("c,y,a,b\n3,0,1,2\n6,1,4,5\n", "y");
-  match_columns(data, wanted, "train.csv");
-  EXPECT_EQ(data.inputs_f32, (std::vector<float>{1, 2, 3, 4, 5, 6}));
-  EXPECT_EQ(data.columns, wanted);
+  const auto table = [&](const std::string& text, const std::string& target = "") {
+    return std::make_shared<TableSource>(read(text, target));
+  };
+  const auto data = match_columns(table("c,y,a,b\n3,0,1,2\n6,1,4,5\n", "y"), wanted, "train.csv");
+  std::vector<float> features(6);
+  std::vector<int32_t> labels(2);
+  data->gather(std::array<int64_t, 2>{0, 1}, {features.data(), nullptr, labels.data(), nullptr});
+  EXPECT_EQ(features, (std::vector<float>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(labels, (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(data->description().columns, wanted);
   const auto refuse = [&](const std::string& header, std::initializer_list<std::string> parts) {
-    Dataset other = read(header + "\n1,2,3,0\n4,5,6,1\n");
-    const std::vector<float> before = other.inputs_f32;
+    const auto other = table(header + "\n1,2,3,0\n4,5,6,1\n");
     expect_rejection(ErrorKind::kData, parts, [&] { match_columns(other, wanted, "train.csv"); });
-    EXPECT_EQ(other.inputs_f32, before);
   };
   refuse("a,b,d,y", {path_, "no column 'c'", "train.csv"});
   refuse("d,e,f,y", {path_, "no column 'a', 'b', 'c'", "train.csv"});
   refuse("a,b,c,z", {path_, "'z'", "train.csv", "'y'"});
-  Dataset more = read("a,b,c,d,y\n1,2,3,4,0\n1,2,3,4,1\n");
+  const auto more = table("a,b,c,d,y\n1,2,3,4,0\n1,2,3,4,1\n");
   expect_rejection(ErrorKind::kData, {path_, "the column 'd'", "train.csv"},
                    [&] { match_columns(more, wanted, "train.csv"); });
-  match_columns(more, {}, "images.h5");
-  EXPECT_EQ(more.columns.features.size(), 4u);
+  EXPECT_EQ(match_columns(more, {}, "images.h5"), more);
 }
 
 }  // namespace
