@@ -291,12 +291,14 @@ TEST_F(CheckpointRefusal, OfADirectoryWithBadCheckpointsOffersTheChoicesToo) {
                  "/bad: already holds step-000000012\\.h5; .*--overwrite");
 }
 
-TEST_F(CheckpointRefusal, OfOverwritingADirectoryWithACheckpointsNameDeletesNothing) {
-  std::filesystem::create_directory(checkpoint_of(scratch_.file("out"), 18));
-  std::vector<std::string> arguments = training({});
-  arguments.emplace_back("--overwrite");
-  expect_refusal(kNoLauncher, arguments, 2, "step-000000018\\.h5: a directory .*nothing was deleted");
-  EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{6, 12, 18}));
+// It is no checkpoint: a new run overwrites those, and leaves alone what it has no use for.
+TEST_F(CheckpointRefusal, OfOverwritingNoneIsADirectoryWithACheckpointsName) {
+  const std::string directory = checkpoint_of(scratch_.file("out"), 18);
+  std::filesystem::create_directory(directory);
+  testing::overwrite(directory + "/kept", "kept");
+  train(kNoLauncher, {scratch_.file("run.toml"), "--output", scratch_.file("out"), "--overwrite"});
+  EXPECT_EQ(checkpoints_in(scratch_.file("out")), (std::vector<int64_t>{12, 18}));
+  EXPECT_EQ(testing::bytes_of(directory + "/kept"), "kept");
 }
 
 TEST_F(CheckpointRefusal, WithNothingToResumeFromExitsWith4) {
