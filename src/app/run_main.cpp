@@ -26,6 +26,8 @@
 #include "kernels/instructions.h"
 #include "train/agreement.h"
 #include "train/checkpoint_evaluation.h"
+#include "train/objective.h"
+#include "train/prediction.h"
 #include "train/progress.h"
 #include "train/settings.h"
 #include "train/trainer.h"
@@ -41,7 +43,7 @@ struct Arguments {
   TrainOptions train;
   std::string checkpoint, weights;
   std::string file_a, file_b;
-  bool digest_only = false;
+  bool digest_only = false, confusion = false;
   bool verify = false;
   DatasetOptions dataset;
   std::string output;
@@ -68,7 +70,7 @@ void flush_results() {
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   std::string weights = arguments.weights;
   const CheckpointEvaluation evaluation =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights);
+      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, arguments.confusion);
   if (communicator.rank() == 0) {
     nlohmann::ordered_json line;
     line["checkpoint"] = arguments.checkpoint;
@@ -76,10 +78,28 @@ int run_evaluate(const Arguments& arguments, Configuration& configuration, Commu
     line["data"] = evaluation.on_validation ? "validation" : "training";
     line["samples"] = evaluation.result.samples;
     line["loss"] = evaluation.result.loss;
-    if (evaluation.classification) line["accuracy"] = evaluation.result.accuracy;
+    if (evaluation.classes > 0) line["accuracy"] = evaluation.result.accuracy;
+    if (evaluation.classes > Objective::kTop) line["top5_accuracy"] = evaluation.result.top5_accuracy;
+    if (arguments.confusion) {
+      const auto classes = static_cast<size_t>(evaluation.classes);
+      if (!evaluation.class_names.empty()) line["classes"] = evaluation.class_names;
+      for (size_t label = 0; label < classes; ++label) {
+        const auto row = evaluation.result.confusion.begin() + static_cast<std::ptrdiff_t>(label * classes);
+        line["confusion"].push_back(std::vector<int64_t>(row, row + static_cast<std::ptrdiff_t>(classes)));
+      }
+    }
     std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     flush_results();
   }
+  return 0;
+}
+
+int run_predict(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
+  std::string weights = arguments.weights;
+  const int64_t samples = predict(configuration, arguments.checkpoint, arguments.dataset, arguments.output,
+                                  communicator, weights);
+  log_info(fmt::format("{}: predictions for {} samples of {}, {} weights of {}", arguments.output, samples,
+                       arguments.dataset.path, weights, arguments.checkpoint));
   return 0;
 }
 
@@ -233,6 +253,28 @@ int run_main(int argc, char** argv) {
   evaluate_command->footer(
       "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
 
+  evaluate_command->add_flag("--confusion", arguments.confusion,
+                             "also count, label by label, which classes were predicted");
+
+  CLI::App* predict_command =
+      app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
+  add_configuration(predict_command);
+  predict_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
+  predict_command
+      ->add_option("--data", arguments.dataset.path,
+                   "samples, which need no targets, in any format that is read")
+      ->required();
+  predict_command->add_option("--output", arguments.output, "HDF5 file to write: logits or values, class")
+      ->required();
+  predict_command
+      ->add_option("--weights", arguments.weights,
+                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
+      ->check(CLI::IsMember({"trained", "averaged"}));
+  predict_command->footer(
+      "Example:\n  lockstep predict configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5 "
+      "\\\n"
+      "      --data configs/data/digits.h5 --output predictions.h5");
+
   CLI::App* prepare_command = app.add_subcommand("prepare", "convert a data set into HDF5");
   prepare_command
       ->add_option("input", arguments.dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")
@@ -302,7 +344,7 @@ int run_main(int argc, char** argv) {
   RunSettings settings;
   int code = 1;
   try {
-    if (refused || train_command->parsed() || evaluate_command->parsed()) {
+    if (refused || train_command->parsed() || evaluate_command->parsed() || predict_command->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       try {
@@ -315,6 +357,11 @@ int run_main(int argc, char** argv) {
           // Before MPI has threads.
           try_dataset(settings.train_data);
           if (!settings.validation_data.path.empty()) try_dataset(settings.validation_data);
+          if (predict_command->parsed()) {
+            arguments.dataset.unlabelled = true;
+            arguments.dataset.follow = settings.train_data.follow;
+            try_dataset(arguments.dataset);
+          }
         }
       } catch (const Error& error) {
         refused = error;
@@ -330,6 +377,8 @@ int run_main(int argc, char** argv) {
           "configuration");
       if (evaluate_command->parsed()) {
         code = run_evaluate(arguments, *configuration, *communicator);
+      } else if (predict_command->parsed()) {
+        code = run_predict(arguments, *configuration, *communicator);
       } else {
         const TrainOutcome outcome = train(*configuration, arguments.train, stop_signal(), *communicator);
         code = outcome == TrainOutcome::kStopped ? kExitStopped : 0;

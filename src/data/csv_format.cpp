@@ -190,7 +190,7 @@ Dataset read_csv(const DatasetOptions& options) {
 
   const std::vector<std::string> names = csv.header();
   const size_t columns = names.size();
-  if (columns < 2) {
+  if (columns < 2 && !options.unlabelled) {
     fail(ErrorKind::kData,
          fmt::format("{}: header must name at least two columns, separated by commas: got '{}'", options.path,
                      names[0]));
@@ -216,16 +216,18 @@ Dataset read_csv(const DatasetOptions& options) {
              fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
              columns > 3 ? ", ..." : ""));
   }
-  if (wanted.empty()) target = columns - 1;
-  if (target == columns) {
+  if (wanted.empty() && !options.unlabelled) target = columns - 1;
+  if (target == columns && !options.unlabelled) {
     fail(ErrorKind::kData, fmt::format("{}: header has no column '{}', the target: it has {}", options.path,
                                        wanted, fmt::join(names, ", ")));
   }
 
   Dataset dataset;
   dataset.source = options.path;
-  dataset.sample_shape = {static_cast<int64_t>(columns) - 1};
-  dataset.columns.target = names[target];
+  const size_t features = columns - (target < columns ? 1 : 0);
+  if (features == 0) fail(ErrorKind::kData, fmt::format("{}: has no column but the target", options.path));
+  dataset.sample_shape = {static_cast<int64_t>(features)};
+  dataset.columns.target = target < columns ? names[target] : wanted;
   for (size_t column = 0; column < columns; ++column) {
     if (column != target) dataset.columns.features.push_back(names[column]);
   }
@@ -235,21 +237,23 @@ Dataset read_csv(const DatasetOptions& options) {
   };
   for (size_t row = 1; !csv.done(); ++row) {
     size_t column = 0;
-    make_room(dataset.inputs_f32, columns - 1, options.path);
+    make_room(dataset.inputs_f32, features, options.path);
     make_room(targets, 1, options.path);
     for (bool more = true; more; ++column) {
       const std::string_view field = csv.field();
       if (column < columns) {
         float feature = 0.0f;
         double value = 0.0;
-        const char* problem = column == target ? parse_number(field, value) : parse_number(field, feature);
+        const char* problem = column != target     ? parse_number(field, feature)
+                              : options.unlabelled ? nullptr
+                                                   : parse_number(field, value);
         if (!csv.at_separator()) problem = "is not a number";
         if (problem != nullptr) {
           fail(ErrorKind::kData,
                fmt::format("{}: value {}: '{}'", place(row, column), problem, field.substr(0, 40)));
         }
         if (column == target) {
-          targets.push_back(value);
+          if (!options.unlabelled) targets.push_back(value);
         } else {
           dataset.inputs_f32.push_back(feature);
         }
@@ -261,7 +265,13 @@ Dataset read_csv(const DatasetOptions& options) {
                                          options.path, row, columns, column));
     }
   }
-  if (targets.empty()) fail(ErrorKind::kData, fmt::format("{}: holds a header but no rows", options.path));
+  if (dataset.inputs_f32.empty())
+    fail(ErrorKind::kData, fmt::format("{}: holds a header but no rows", options.path));
+  if (options.unlabelled) {
+    dataset.target_width = 1;
+    dataset.targets.assign(dataset.inputs_f32.size() / features, 0.0f);
+    return dataset;
+  }
 
   // Labels are whole numbers; one target that is not makes a regression, unless the classes are stated.
   size_t fractional = 0;

@@ -96,15 +96,9 @@ class Hdf5DatasetReader {
     const Hdf5File& file = *file_;
     dataset_.source = path_;
     x_ = describe(file, "/x", false);
-    const Hdf5Entry y = describe(file, "/y", true);
     if (x_.shape.rank() < 2) {
       fail(ErrorKind::kData,
            fmt::format("{}: /x: must have the shape (n, sample...): got {}", path_, x_.shape.to_string()));
-    }
-    if (y.shape.rank() < 1 || y.shape.rank() > 2 || y.shape[0] != x_.shape[0]) {
-      fail(ErrorKind::kData,
-           fmt::format("{}: /y: must hold one label or target for each row of x: shapes {} and {}{}", path_,
-                       y.shape.to_string(), x_.shape.to_string(), reversed_axes(x_, y)));
     }
     dataset_.sample_shape = Shape(x_.shape.extents().subspan(1));
     const std::string tokens = carrier(file, "/x", "tokens");
@@ -119,20 +113,11 @@ class Hdf5DatasetReader {
         dataset_.divisor = divisor_;
       }
     }
-    const bool stated = options_.classes > 0 || !carrier(file, "/y", "classes").empty();
-    const bool wide = y.shape.rank() == 2 && y.shape[1] > 1;
-    if (options_.classes == -1 || (!wide && !stated && is_floating(y.dtype))) {
-      read_targets(file, y);
-    } else if (!wide) {
-      read_labels(file, y);
+    if (options_.unlabelled) {
+      dataset_.target_width = 1;
+      dataset_.targets.assign(static_cast<size_t>(x_.shape[0]), 0.0f);
     } else {
-      read_targets(file, y);
-      if (!take_one_hot(file) && stated) {
-        fail(ErrorKind::kData,
-             fmt::format("{}: /y: labels must have the shape (n) or (n,1), or be one-hot rows: got {} "
-                         "(classes = -1 makes it a regression)",
-                         path_, y.shape.to_string()));
-      }
+      read_labels_or_targets(file);
     }
     if (with_texts_) {
       dataset_.attribution = read_attribution(file);
@@ -179,6 +164,30 @@ class Hdf5DatasetReader {
   }
 
  private:
+  void read_labels_or_targets(const Hdf5File& file) {
+    const Hdf5Entry y = describe(file, "/y", true);
+    if (y.shape.rank() < 1 || y.shape.rank() > 2 || y.shape[0] != x_.shape[0]) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: /y: must hold one label or target for each row of x: shapes {} and {}{}", path_,
+                       y.shape.to_string(), x_.shape.to_string(), reversed_axes(x_, y)));
+    }
+    const bool stated = options_.classes > 0 || !carrier(file, "/y", "classes").empty();
+    const bool wide = y.shape.rank() == 2 && y.shape[1] > 1;
+    if (options_.classes == -1 || (!wide && !stated && is_floating(y.dtype))) {
+      read_targets(file, y);
+    } else if (!wide) {
+      read_labels(file, y);
+    } else {
+      read_targets(file, y);
+      if (!take_one_hot(file) && stated) {
+        fail(ErrorKind::kData,
+             fmt::format("{}: /y: labels must have the shape (n) or (n,1), or be one-hot rows: got {} "
+                         "(classes = -1 makes it a regression)",
+                         path_, y.shape.to_string()));
+      }
+    }
+  }
+
   static std::map<std::string, std::string> read_attribution(const Hdf5File& file) {
     std::map<std::string, std::string> attribution;
     for (const char* name : kAttribution) {

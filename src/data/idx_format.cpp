@@ -113,6 +113,11 @@ Dataset read_idx(const DatasetOptions& options) {
     done += count;
   }
   images.expect_end();
+  if (options.unlabelled) {
+    dataset.target_width = 1;
+    dataset.targets.assign(static_cast<size_t>(n), 0.0f);
+    return dataset;
+  }
 
   InputFile labels(options.labels.empty() ? labels_path(options.path) : options.labels);
   expect_magic(labels, kLabelsMagic, "labels");

@@ -1,15 +1,13 @@
 // Writing prepared files: HDF5 lays them out, the samples are written around it.
 #include "data/prepared_file.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -19,6 +17,7 @@
 #include "data/formats.h"
 #include "data/stored_features.h"
 #include "hdf5/file.h"
+#include "hdf5/raw_values.h"
 #include "hdf5/sealed_file.h"
 
 namespace lockstep {
@@ -45,24 +44,12 @@ void require_replaceable(const Dataset& dataset, const std::string& path) {
     refuse("exists and is not an HDF5 file: not replaced");
 }
 
-void write_at(int file, const std::string& path, int64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pwrite(file, bytes.data(), bytes.size(), offset);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0)
-      fail(ErrorKind::kData,
-           fmt::format("{}: cannot write: {}", path, std::strerror(count == 0 ? EIO : errno)));
-    offset += count;
-    bytes = bytes.subspan(static_cast<size_t>(count));
-  }
-}
-
 // An array that arrives in pieces of any size and leaves in blocks.
 class BlockWriter {
  public:
   BlockWriter(const BlockedArray& array, const std::string& path) : array_(array), path_(path) {}
 
-  void add(int file, std::span<const std::byte> bytes) {
+  void add(RawValues& file, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
       const auto room = static_cast<size_t>(kBlockBytes) - buffer_.size();
       const auto piece = bytes.first(std::min(room, bytes.size()));
@@ -71,11 +58,11 @@ class BlockWriter {
       bytes = bytes.subspan(piece.size());
     }
   }
-  void flush(int file) {
+  void flush(RawValues& file) {
     if (buffer_.empty()) return;
     if (written_ + std::ssize(buffer_) > array_.bytes)
       fail(ErrorKind::kInternal, fmt::format("{}: more than {} bytes of samples", path_, array_.bytes));
-    write_at(file, path_, array_.offset + written_, buffer_);
+    file.write(array_.offset + written_, buffer_);
     digests_.push_back(digest_of(buffer_));
     written_ += std::ssize(buffer_);
     buffer_.clear();
@@ -104,10 +91,9 @@ struct PreparedFileWriter::Impl {
   std::optional<BlockWriter> inputs, targets;
   FeatureStatisticsPass statistics{0};
   std::vector<float> features;  // of a row
-  int file = -1;
+  std::optional<RawValues> file;
 
   ~Impl() {
-    if (file >= 0) ::close(file);
     if (!temporary.empty()) ::unlink(temporary.c_str());
   }
 
@@ -160,17 +146,15 @@ PreparedFileWriter::PreparedFileWriter(const Dataset& outline, const std::string
   impl.outline = stored_samples(outline);
   impl.tokens = outline.input_dtype == DType::kI32;
   impl.lay_out(outline);
-  impl.file = ::open(impl.temporary.c_str(), O_RDWR | O_CLOEXEC);
-  if (impl.file < 0)
-    fail(ErrorKind::kData, fmt::format("{}: cannot open: {}", impl.temporary, std::strerror(errno)));
+  impl.file.emplace(impl.temporary, ErrorKind::kData);
   impl.inputs.emplace(impl.x, impl.temporary);
   impl.targets.emplace(impl.y, impl.temporary);
   if (!impl.tokens) {
     impl.statistics = FeatureStatisticsPass(impl.outline.input_elements);
     impl.features.resize(static_cast<size_t>(impl.outline.input_elements));
   }
-  impl.targets->add(impl.file, impl.outline.targets);
-  impl.targets->flush(impl.file);
+  impl.targets->add(*impl.file, impl.outline.targets);
+  impl.targets->flush(*impl.file);
 }
 
 PreparedFileWriter::~PreparedFileWriter() = default;
@@ -178,7 +162,7 @@ PreparedFileWriter::~PreparedFileWriter() = default;
 void PreparedFileWriter::add_inputs(const Dataset& rows) {
   Impl& impl = *impl_;
   const StoredSamples stored = stored_samples(rows);
-  impl.inputs->add(impl.file, stored.inputs);
+  impl.inputs->add(*impl.file, stored.inputs);
   if (impl.tokens) {
     const int64_t width = impl.outline.input_elements;
     for (size_t i = 0; i < rows.inputs_i32.size(); ++i) {
@@ -198,18 +182,18 @@ void PreparedFileWriter::add_inputs(const Dataset& rows) {
 
 void PreparedFileWriter::finish() {
   Impl& impl = *impl_;
-  impl.inputs->flush(impl.file);
+  impl.inputs->flush(*impl.file);
   if (!impl.inputs->complete() || !impl.targets->complete())
     fail(ErrorKind::kInternal, impl.temporary + ": samples are missing");
   std::vector<Digest> digests = impl.inputs->digests();
   digests.insert(digests.end(), impl.targets->digests().begin(), impl.targets->digests().end());
-  write_at(impl.file, impl.temporary, impl.table, std::as_bytes(std::span(digests)));
+  impl.file->write(impl.table, std::as_bytes(std::span(digests)));
   if (impl.tokens) {
-    write_at(impl.file, impl.temporary, impl.largest, std::as_bytes(std::span(impl.largest_index)));
+    impl.file->write(impl.largest, std::as_bytes(std::span(impl.largest_index)));
   } else {
     const FeatureStatistics statistics = impl.statistics.result();
-    write_at(impl.file, impl.temporary, impl.mean, std::as_bytes(std::span(statistics.mean)));
-    write_at(impl.file, impl.temporary, impl.deviation, std::as_bytes(std::span(statistics.deviation)));
+    impl.file->write(impl.mean, std::as_bytes(std::span(statistics.mean)));
+    impl.file->write(impl.deviation, std::as_bytes(std::span(statistics.deviation)));
   }
   seal_blocked_file(impl.temporary, ErrorKind::kData, {impl.x, impl.y}, impl.table);
   commit_file(impl.temporary, impl.path, ErrorKind::kData);

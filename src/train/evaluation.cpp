@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <span>
 
 #include "autodiff/node.h"
 #include "autodiff/random_scope.h"
@@ -13,10 +12,7 @@
 
 namespace lockstep {
 
-namespace {
-
-// The rows as a micro-batch of `size`, filled up with the last one.
-MicroBatch gather(const DataSource& data, std::span<const int64_t> rows, int64_t size) {
+MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, int64_t size) {
   MicroBatch batch;
   batch.size = size;
   batch.valid = static_cast<int64_t>(rows.size());
@@ -28,18 +24,19 @@ MicroBatch gather(const DataSource& data, std::span<const int64_t> rows, int64_t
   return batch;
 }
 
-}  // namespace
-
 EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
-                          int64_t chunk, Communicator& communicator) {
+                          int64_t chunk, Communicator& communicator, bool confusion) {
   const RecordingScope off(false);
   ForwardContext context = replica.evaluation();
+  const auto classes = static_cast<size_t>(data.description().classes);
   const int64_t chunks = (data.size() + chunk - 1) / chunk;
   const MicroBatchRange mine = owned_micro_batches(chunks, communicator.rank(), communicator.world_size());
   const int64_t most = (chunks + communicator.world_size() - 1) / communicator.world_size();
 
-  // Loss sum and number right of each owned chunk.
+  // Loss sum and weight of each owned chunk; counts of all of them.
   std::vector<double> sums(static_cast<size_t>(2 * most), 0.0);
+  Objective::Counts counts;
+  if (confusion) counts.confusion.assign(classes * classes, 0);
   // A sample that an op refuses is one worker's find, and everybody's end.
   run_agreed(
       communicator,
@@ -48,34 +45,43 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
         for (int64_t i = mine.begin; i < mine.end; ++i) {
           rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, data.size()) - i * chunk));
           std::iota(rows.begin(), rows.end(), i * chunk);
-          const MicroBatch batch = gather(data, rows, chunk);
+          const MicroBatch batch = gather_batch(data, rows, chunk);
           const Tensor output = replica.model->forward(objective.inputs(batch), context);
           double loss = 0.0;
           for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
           const auto at = static_cast<size_t>(2 * (i - mine.begin));
           sums[at] = loss;
-          if (objective.classification()) {
-            sums[at + 1] = static_cast<double>(objective.correct(output, batch));
-          }
+          sums[at + 1] = objective.weight(batch);
+          if (objective.classification()) objective.count(output, batch, counts);
         }
       },
       "evaluation");
   std::vector<double> all(sums.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(sums.data(), sums.size() * sizeof(double), all.data(), "evaluation")->wait();
 
+  std::vector<int64_t> counted = {counts.correct, counts.in_top};
+  counted.insert(counted.end(), counts.confusion.begin(), counts.confusion.end());
+  std::vector<int64_t> all_counted(counted.size() * static_cast<size_t>(communicator.world_size()));
+  communicator.all_gather(counted.data(), counted.size() * sizeof(int64_t), all_counted.data(), "evaluation")
+      ->wait();
+  for (size_t i = counted.size(); i < all_counted.size(); ++i)
+    all_counted[i % counted.size()] += all_counted[i];
+
   EvaluationResult result;
   result.samples = data.size();
-  double loss = 0.0, correct = 0.0;
+  double loss = 0.0, weight = 0.0;
   for (int rank = 0; rank < communicator.world_size(); ++rank) {
     const MicroBatchRange range = owned_micro_batches(chunks, rank, communicator.world_size());
     for (int64_t i = 0; i < range.size(); ++i) {
       const auto at = static_cast<size_t>(2 * (rank * most + i));
       loss += all[at];
-      correct += all[at + 1];
+      weight += all[at + 1];
     }
   }
-  result.loss = loss / static_cast<double>(result.samples);
-  result.accuracy = correct / static_cast<double>(result.samples);
+  result.loss = weight == 0.0 ? 0.0 : loss / weight;
+  result.accuracy = static_cast<double>(all_counted[0]) / static_cast<double>(result.samples);
+  result.top5_accuracy = static_cast<double>(all_counted[1]) / static_cast<double>(result.samples);
+  result.confusion.assign(all_counted.begin() + 2, all_counted.begin() + std::ssize(counted));
   return result;
 }
 
@@ -101,7 +107,7 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const DataS
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const MicroBatch batch = gather(data, sampler.batch(i).samples, size);
+    const MicroBatch batch = gather_batch(data, sampler.batch(i).samples, size);
     exchange.begin_micro_batch(i);
     replica.model->forward(objective.inputs(batch), replica.training);
     const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "data/data_source.h"
@@ -11,15 +13,22 @@
 namespace lockstep {
 
 struct EvaluationResult {
-  double loss = 0.0;      // mean over the samples
-  double accuracy = 0.0;  // share predicted right; classification only
+  double loss = 0.0;  // mean over the samples, by their weights
   int64_t samples = 0;
+  // Classification only.
+  double accuracy = 0.0;  // share predicted right
+  double top5_accuracy =
+      0.0;  // share whose label is among the five largest logits; of more than five classes
+  std::vector<int64_t> confusion = {};  // (classes, classes), label by prediction; where it was asked for
 };
+
+// Rows of a source as a micro-batch of `size`, filled up with the last one.
+MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, int64_t size);
 
 // Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64,
 // so that the result is the same bits on any number of workers. Every worker gets it.
 EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
-                          int64_t chunk, Communicator& communicator);
+                          int64_t chunk, Communicator& communicator, bool confusion = false);
 
 // The running statistics (statistic_extent) that fit the replica's present weights: means of the micro-batch
 // statistics over all training data in a shuffled order, the last micro-batch filled up from its start. What

@@ -8,9 +8,12 @@
 
 #include "core/error.h"
 #include "core/op_scope.h"
+#include "ops/cast.h"
 #include "ops/elementwise.h"
+#include "ops/embedding.h"
 #include "ops/loss.h"
 #include "ops/movement.h"
+#include "ops/reduction.h"
 
 namespace lockstep {
 
@@ -35,8 +38,9 @@ Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
 
 }  // namespace
 
-Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend)
-    : loss_(std::move(loss)), data_(data), dtype_(dtype), backend_(&backend) {
+Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend,
+                     const ObjectiveOptions& options)
+    : loss_(std::move(loss)), data_(data), dtype_(dtype), backend_(&backend), options_(options) {
   const bool fits = loss_ == "auto" || (loss_ == "mean_squared_error" && data.classes == 0) ||
                     (loss_ == "logistic" && data.classes == 2) ||
                     (loss_ == "cross_entropy" && data.classes > 1);
@@ -67,10 +71,10 @@ Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
                         ? Tensor::from(Shape{batch.size}, batch.labels, *backend_)
                         : device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_);
   samples.weights = sample_weights(batch, dtype_, *backend_);
-  return losses(output, samples);
+  return losses(output, samples, false);
 }
 
-Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
+Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch, bool smoothed) const {
   const OpScope scope("loss");
   const int64_t size = batch.targets.extent(0);
   const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
@@ -83,10 +87,22 @@ Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch) const {
                                                           : fmt::format("{} real targets", data_.targets),
                                         loss_));
   }
-  if (data_.classes == 0) return mean_squared_error(output, batch.targets, batch.weights);
-  if (single_logit(output)) return logistic_loss(output, batch.targets.converted(dtype_), batch.weights);
-  return cross_entropy(output.rank() == 2 ? output : reshape(output, {size, outputs}), batch.targets,
-                       batch.weights);
+  const Tensor weights = this->weights(batch);
+  const double smoothing = smoothed ? options_.label_smoothing : 0.0;
+  if (data_.classes == 0) return mean_squared_error(output, batch.targets, weights);
+  if (single_logit(output)) {
+    Tensor targets = batch.targets.converted(dtype_);
+    if (smoothing > 0.0) targets = add_scalar(scale(targets, 1.0 - smoothing), 0.5 * smoothing);
+    return logistic_loss(output, targets, weights);
+  }
+  const Tensor logits = output.rank() == 2 ? output : reshape(output, {size, outputs});
+  const Tensor plain = cross_entropy(logits, batch.targets, weights);
+  if (smoothing == 0.0) return plain;
+  // -sum_k q_k log p_k with q = (1 - s) onehot + s / K:  (1 - s) plain + s (log sum exp z - mean z)
+  const Tensor wide = widened(logits);
+  Tensor uniform = subtract(log_sum_exp(wide), mean(wide, {-1}));
+  if (weights.defined()) uniform = multiply(uniform, weights);
+  return add(scale(plain, 1.0 - smoothing), scale(uniform, smoothing));
 }
 
 Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
@@ -97,28 +113,50 @@ Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
     backend_->reduce(ReduceOp::kSum, DType::kF64, 1, wide.elements(), 1, wide.data(), to);
   };
   add_up(losses, at);
-  if (batch.weights.defined()) {
-    add_up(batch.weights, at + 1);
+  if (const Tensor weights = this->weights(batch); weights.defined()) {
+    add_up(weights, at + 1);
   } else {
     backend_->fill(DType::kF64, 1, at + 1, static_cast<double>(losses.elements()));
   }
   return result;
 }
 
-int64_t Objective::correct(const Tensor& output, const MicroBatch& batch) const {
+std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count) const {
   const std::vector<double> logits = output.to_vector<double>();
   const bool single = single_logit(output);
   const int64_t columns = single ? 1 : data_.classes;
-  int64_t count = 0;
-  for (int64_t row = 0; row < batch.valid; ++row) {
+  std::vector<int32_t> classes;
+  for (int64_t row = 0; row < count; ++row) {
     const double* first = logits.data() + row * columns;
     // What is not a number predicts nothing; every comparison with it would make it class 0.
-    if (std::any_of(first, first + columns, [](double logit) { return std::isnan(logit); })) continue;
-    const int64_t predicted =
-        single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
-    if (predicted == batch.labels[static_cast<size_t>(row)]) ++count;
+    const bool any_nan = std::any_of(first, first + columns, [](double logit) { return std::isnan(logit); });
+    const auto largest = single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
+    classes.push_back(any_nan ? -1 : static_cast<int32_t>(largest));
   }
-  return count;
+  return classes;
+}
+
+void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts) const {
+  const std::vector<int32_t> predicted = predicted_classes(output, batch.valid);
+  for (size_t row = 0; row < predicted.size(); ++row) {
+    const int32_t label = batch.labels[row];
+    if (predicted[row] == label) ++counts.correct;
+    if (predicted[row] >= 0 && !counts.confusion.empty())
+      ++counts.confusion[static_cast<size_t>(label * data_.classes + predicted[row])];
+  }
+  if (data_.classes <= kTop) return;
+  const std::vector<double> logits = output.to_vector<double>();
+  for (size_t row = 0; row < predicted.size(); ++row) {
+    if (predicted[row] < 0) continue;
+    const double* first = logits.data() + row * static_cast<size_t>(data_.classes);
+    const auto label = static_cast<int64_t>(batch.labels[row]);
+    // Classes that come before the label's; the first of equal logits wins.
+    int64_t before = 0;
+    for (int64_t k = 0; k < data_.classes; ++k) {
+      before += first[k] > first[label] || (first[k] == first[label] && k < label) ? 1 : 0;
+    }
+    if (before < kTop) ++counts.in_top;
+  }
 }
 
 }  // namespace lockstep

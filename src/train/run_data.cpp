@@ -25,11 +25,10 @@ RunData read_run_data(const RunSettings& settings) {
     if (!hint.empty()) data.hints.push_back(std::move(hint));
   };
   look_for_overflow(*all);
-  std::optional<FeatureStatistics> statistics;
-  if (settings.normalize) statistics = all->statistics();
+  if (settings.normalize) data.statistics = all->statistics();
   const auto prepared = [&](std::shared_ptr<const DataSource> source) -> std::shared_ptr<const DataSource> {
-    if (!statistics) return source;
-    return std::make_shared<StandardizedSource>(std::move(source), *statistics);
+    if (!settings.normalize) return source;
+    return std::make_shared<StandardizedSource>(std::move(source), data.statistics);
   };
   if (settings.validation_fraction > 0.0) {
     const Split split(all->size(), settings.validation_fraction, settings.seed);

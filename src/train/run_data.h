@@ -15,6 +15,7 @@ struct RunData {
   std::shared_ptr<const DataSource> train;
   std::shared_ptr<const DataSource> validation;  // null: none
   DataShape shape;
+  FeatureStatistics statistics;    // that features were standardized with; empty: they were not
   std::string digest;              // of the contents of both, and of which samples are on which side
   std::vector<std::string> hints;  // warnings for the first lines of a run
 };

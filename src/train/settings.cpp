@@ -76,6 +76,12 @@ RunSettings read_settings(Configuration& configuration) {
   settings.l2 =
       train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
 
+  settings.objective.label_smoothing =
+      train.real("label_smoothing", 0.0, {0.0, 0.999},
+                 "what of a label goes to all classes alike, in training, not in evaluations");
+  settings.objective.class_weights =
+      train.reals("class_weights", std::vector<double>{}, kNonNegative,
+                  "what a sample of each class counts in the loss, which is the weighted mean; empty: 1");
   settings.initial_weights = train.text(
       "initial_weights", "", {},
       "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "

@@ -15,6 +15,7 @@
 #include "optim/parameter_groups.h"
 #include "optim/weight_average.h"
 #include "parallel/gradient_exchange.h"
+#include "train/objective_options.h"
 #include "train/outlier_guard.h"
 
 namespace lockstep {
@@ -45,6 +46,7 @@ struct RunSettings {
   int64_t evaluate_every = 0;
   std::string loss = "auto";
   double l2 = 0.0;
+  ObjectiveOptions objective;
   std::string initial_weights;  // a checkpoint, or empty: drawn
   std::vector<std::string> initial_weights_without;
   // [optimizer]

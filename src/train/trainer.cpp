@@ -127,7 +127,7 @@ struct Trainer::Parts {
     require_graph(settings, optimizer, backend());
     if (job.describe) description = job.describe();
     owned = plan.owned(communicator.rank(), communicator.world_size());
-    objective.emplace(settings.loss, data.shape, settings.parameters(), backend());
+    objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
     if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
     pass.emplace(*replica, *objective, plan, settings, communicator);
     end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});

@@ -96,24 +96,30 @@ TEST(Objective, PaddingSamplesHaveLossZeroWhateverTheirOutput) {
   EXPECT_EQ(none, (std::vector<double>{0.0, 0.0, 0.0}));
 }
 
+int64_t correct(const Objective& objective, const Tensor& output, const MicroBatch& batch) {
+  Objective::Counts counts;
+  objective.count(output, batch, counts);
+  return counts.correct;
+}
+
 TEST(Objective, CountsRightPredictionsAmongTheSamplesThatCount) {
   const Tensor logits = outputs({4, 3}, {3, 1, 2, /**/ 0, 5, 1, /**/ 1, 1, 0, /**/ 0, 0, 9});
   const Objective classes = objective("auto", kThreeClasses);
-  EXPECT_EQ(classes.correct(logits, labelled({0, 1, 0, 2}, 4)), 4)
+  EXPECT_EQ(correct(classes, logits, labelled({0, 1, 0, 2}, 4)), 4)
       << "of equal logits the first is predicted";
-  EXPECT_EQ(classes.correct(logits, labelled({0, 1, 1, 2}, 4)), 3);
-  EXPECT_EQ(classes.correct(logits, labelled({0, 2, 0, 2}, 3)), 2) << "the last is padding";
+  EXPECT_EQ(correct(classes, logits, labelled({0, 1, 1, 2}, 4)), 3);
+  EXPECT_EQ(correct(classes, logits, labelled({0, 2, 0, 2}, 3)), 2) << "the last is padding";
   const Objective two = objective("auto", kTwoClasses);
-  EXPECT_EQ(two.correct(outputs({4, 1}, {0.1, -0.1, 0.0, 7.0}), labelled({1, 0, 0, 0}, 4)), 3);
+  EXPECT_EQ(correct(two, outputs({4, 1}, {0.1, -0.1, 0.0, 7.0}), labelled({1, 0, 0, 0}, 4)), 3);
 }
 
 TEST(Objective, WhatIsNotANumberPredictsNoClass) {
   const double nan = std::nan("");
   const Tensor logits = outputs({4, 3}, {nan, 1, 2, /**/ 0, nan, 1, /**/ nan, nan, nan, /**/ 5, 1, 0});
   const Objective classes = objective("auto", kThreeClasses);
-  EXPECT_EQ(classes.correct(logits, labelled({0, 0, 0, 0}, 4)), 1);
-  EXPECT_EQ(classes.correct(logits, labelled({2, 2, 1, 0}, 4)), 1);
-  EXPECT_EQ(objective("auto", kTwoClasses).correct(outputs({3, 1}, {nan, nan, -1}), labelled({0, 1, 0}, 3)),
+  EXPECT_EQ(correct(classes, logits, labelled({0, 0, 0, 0}, 4)), 1);
+  EXPECT_EQ(correct(classes, logits, labelled({2, 2, 1, 0}, 4)), 1);
+  EXPECT_EQ(correct(objective("auto", kTwoClasses), outputs({3, 1}, {nan, nan, -1}), labelled({0, 1, 0}, 3)),
             1);
 }
 
@@ -152,6 +158,85 @@ TEST(Objective, AnOutputThatDoesNotFitTheTargetsIsRefused) {
   EXPECT_NE(refusal("auto", kThreeClasses, {3, 3}), "no error");
   EXPECT_NE(refusal("cross_entropy", kTwoClasses, {2, 1}), "no error");
   EXPECT_NE(refusal("logistic", kTwoClasses, {2, 2}), "no error");
+}
+
+TEST(Objective, CountsTheFiveLargestLogitsAndWhichClassIsTakenForWhich) {
+  const DataShape seven{{4}, DType::kF32, 7};
+  const Objective classes = objective("auto", seven);
+  const Tensor logits =
+      outputs({3, 7}, {7, 6, 5, 4, 3, 2, 1, /**/ 0, 0, 0, 0, 0, 0, 0, /**/ 1, 2, 3, 4, 5, 6, 7});
+  Objective::Counts counts;
+  counts.confusion.assign(49, 0);
+  classes.count(logits, labelled({4, 5, 1}, 3), counts);
+  EXPECT_EQ(counts.in_top, 1) << "the first of equal logits comes first";
+  classes.count(logits, labelled({5, 4, 2}, 3), counts);
+  EXPECT_EQ(counts.in_top, 3);
+  EXPECT_EQ(counts.correct, 0);
+  EXPECT_EQ(counts.confusion[4 * 7 + 0], 2);
+  EXPECT_EQ(counts.confusion[5 * 7 + 0], 2);
+  EXPECT_EQ(counts.confusion[1 * 7 + 6], 1);
+  EXPECT_EQ(counts.confusion[2 * 7 + 6], 1);
+}
+
+DeviceBatch on_device(const std::vector<int32_t>& labels, const std::vector<double>& weights = {}) {
+  const auto size = static_cast<int64_t>(labels.size());
+  DeviceBatch batch;
+  batch.valid = size;
+  batch.targets = Tensor::from({size}, labels, test_backend());
+  if (!weights.empty()) batch.weights = Tensor::from({size}, weights, test_backend());
+  return batch;
+}
+
+// -sum_k q_k log p_k
+double cross_entropy_of(const std::vector<double>& z, const std::vector<double>& q) {
+  double total = 0.0, loss = 0.0;
+  for (const double value : z) total += std::exp(value);
+  for (size_t k = 0; k < z.size(); ++k) loss -= q[k] * (z[k] - std::log(total));
+  return loss;
+}
+
+TEST(Objective, SmoothsLabelsInTrainingAlone) {
+  const Objective smooth("auto", kThreeClasses, DType::kF64, test_backend(), {.label_smoothing = 0.3});
+  const Tensor logits = outputs({2, 3}, {1.0, 2.0, -1.0, 0.5, 0.0, 3.0});
+  const std::vector<double> losses = smooth.losses(logits, on_device({1, 2}, {1.0, 2.0})).to_vector<double>();
+  EXPECT_NEAR(losses[0], cross_entropy_of({1.0, 2.0, -1.0}, {0.1, 0.8, 0.1}), 1e-14);
+  EXPECT_NEAR(losses[1], 2.0 * cross_entropy_of({0.5, 0.0, 3.0}, {0.1, 0.1, 0.8}), 1e-14);
+  const std::vector<double> plain = smooth.losses(logits, labelled({1, 2}, 2)).to_vector<double>();
+  EXPECT_NEAR(plain[0], cross_entropy_of({1.0, 2.0, -1.0}, {0.0, 1.0, 0.0}), 1e-14);
+  const Objective two("auto", kTwoClasses, DType::kF64, test_backend(), {.label_smoothing = 0.3});
+  const std::vector<double> single = two.losses(outputs({1, 1}, {0.7}), on_device({1})).to_vector<double>();
+  EXPECT_NEAR(single[0], cross_entropy_of({0.0, 0.7}, {0.15, 0.85}), 1e-14);
+}
+
+TEST(Objective, WeighsSamplesByTheirClasses) {
+  const Objective weighed("auto", kThreeClasses, DType::kF64, test_backend(),
+                          {.class_weights = {1.0, 0.0, 2.5}});
+  const Tensor logits = outputs({3, 3}, {1, 2, 3, /**/ 3, 2, 1, /**/ 0, 1, 0});
+  const DeviceBatch batch = on_device({0, 2, 1}, {1.0, 0.5, 1.0});
+  const Tensor losses = weighed.losses(logits, batch);
+  const std::vector<double> each = losses.to_vector<double>();
+  EXPECT_NEAR(each[0], cross_entropy_of({1, 2, 3}, {1, 0, 0}), 1e-14);
+  EXPECT_NEAR(each[1], 1.25 * cross_entropy_of({3, 2, 1}, {0, 0, 1}), 1e-14);
+  EXPECT_EQ(each[2], 0.0);
+  EXPECT_NEAR(weighed.sums(losses, batch).to_vector<double>()[1], 2.25, 1e-15);
+  EXPECT_EQ(weighed.weight(labelled({0, 2, 1}, 2)), 3.5);
+}
+
+TEST(Objective, RefusesOptionsThatDoNotFit) {
+  const auto error_of = [](const DataShape& data, const ObjectiveOptions& options) {
+    try {
+      Objective("auto", data, DType::kF64, test_backend(), options);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(error_of(kThreeClasses, {.class_weights = {1.0, 2.0}}),
+            "train.class_weights: one for each of 3 classes, none negative and not all 0, got [1, 2]");
+  EXPECT_NE(error_of(kThreeClasses, {.class_weights = {0.0, 0.0, 0.0}}), "no error");
+  EXPECT_NE(error_of(kThreeClasses, {.label_smoothing = 1.0}), "no error");
+  EXPECT_EQ(error_of({{4}, DType::kF32, 0, 2}, {.label_smoothing = 0.1}),
+            "train.label_smoothing: in [0, 1), of classes: got 0.1 with 2 real targets");
 }
 
 }  // namespace

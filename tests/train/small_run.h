@@ -52,7 +52,7 @@ class SmallRun {
                                         communicator);
     plan = plan_run(settings_, options.micro_batches * options.micro_batch_size, false, "");
     owned = plan.owned(communicator.rank(), communicator.world_size());
-    objective.emplace("auto", data_, settings_.parameters(), test_backend());
+    objective.emplace("auto", data_, settings_.parameters(), test_backend(), settings_.objective);
     pass.emplace(*replica, *objective, plan, settings_, communicator);
   }
 

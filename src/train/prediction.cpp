@@ -1,0 +1,174 @@
+// Forward passes whose outputs are kept.
+#include "train/prediction.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "autodiff/autocast.h"
+#include "autodiff/node.h"
+#include "core/error.h"
+#include "data/data_source.h"
+#include "hdf5/file.h"
+#include "hdf5/raw_values.h"
+#include "hdf5/sealed_file.h"
+#include "train/agreement.h"
+#include "train/data_checks.h"
+#include "train/evaluation.h"
+#include "train/trained_model.h"
+
+namespace lockstep {
+
+namespace {
+
+// Samples to predict for, as the model was trained to see them.
+std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, DatasetOptions options) {
+  const RunSettings& settings = model.settings();
+  const DataDescription& trained = model.data().train->description();
+  options.unlabelled = true;
+  options.expected_target = trained.columns.target;
+  options.follow = settings.train_data.follow;
+  std::shared_ptr<const DataSource> source =
+      match_columns(open_data_source(options), trained.columns, settings.train_data.path);
+  const DataDescription& found = source->description();
+  if (!(found.sample_shape == trained.sample_shape) || found.input_dtype != trained.input_dtype) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: samples {} of {} do not fit the model, which was trained on {} of {}", found.source,
+                     found.sample_shape.to_string(), name_of(found.input_dtype),
+                     trained.sample_shape.to_string(), name_of(trained.input_dtype)));
+  }
+  const int64_t limit = model.replica().model->index_limit();
+  if (limit > 0 && found.largest_index >= limit) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", found.source,
+                     found.largest_index_row, found.largest_index, limit));
+  }
+  if (!settings.normalize) return source;
+  return std::make_shared<StandardizedSource>(std::move(source), model.data().statistics);
+}
+
+// Rank 0's file, whose rows come in order.
+class PredictionFile {
+ public:
+  PredictionFile(const std::string& path, const std::string& source, DType dtype, int64_t rows,
+                 int64_t outputs, int64_t classes)
+      : path_(path), temporary_(fmt::format("{}.{}.partial", path, getpid())), width_(outputs) {
+    row_bytes_ = static_cast<size_t>(outputs) * size_of(dtype);
+    Hdf5File file = Hdf5File::create(temporary_, ErrorKind::kData);
+    outputs_at_ = file.allocate(classes > 0 ? "/logits" : "/values", dtype, {rows, outputs});
+    if (classes > 0) classes_at_ = file.allocate("/class", DType::kI32, {rows});
+    file.write_attribute("/", "data", source);
+    file.close();
+    values_.emplace(temporary_, ErrorKind::kData);
+  }
+  ~PredictionFile() {
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  }
+  PredictionFile(const PredictionFile&) = delete;
+  PredictionFile& operator=(const PredictionFile&) = delete;
+
+  void add(std::span<const std::byte> outputs, std::span<const int32_t> classes, int64_t rows) {
+    values_->write(outputs_at_ + row_ * static_cast<int64_t>(row_bytes_), outputs);
+    if (classes_at_ > 0) {
+      values_->write(classes_at_ + row_ * static_cast<int64_t>(sizeof(int32_t)), std::as_bytes(classes));
+    }
+    row_ += rows;
+  }
+  void finish() {
+    values_.reset();
+    seal_file(temporary_, ErrorKind::kData);
+    commit_file(temporary_, path_, ErrorKind::kData);
+    temporary_.clear();
+  }
+
+ private:
+  std::string path_, temporary_;
+  int64_t width_, outputs_at_ = 0, classes_at_ = 0, row_ = 0;
+  size_t row_bytes_ = 0;
+  std::optional<RawValues> values_;
+};
+
+}  // namespace
+
+int64_t predict(Configuration& configuration, const std::string& checkpoint, DatasetOptions options,
+                const std::string& path, Communicator& communicator, std::string& weights) {
+  const TrainedModel model(configuration, checkpoint, communicator, weights);
+  weights = model.weights();
+  const bool leader = communicator.rank() == 0;
+  const DType dtype = model.replica().store.dtype();
+  const int64_t chunk = model.settings().micro_batch_size;
+  const int workers = communicator.world_size();
+  std::shared_ptr<const DataSource> samples;
+  run_agreed(
+      communicator, [&] { samples = open_samples(model, options); }, "data");
+  const RecordingScope off(false);
+  const AutocastScope autocast(model.settings().compute);
+  ForwardContext context = model.replica().evaluation();
+  const int64_t classes = model.data().shape.classes;
+  const int64_t chunks = (samples->size() + chunk - 1) / chunk;
+
+  std::optional<PredictionFile> file;
+  std::vector<std::byte> outputs, all;
+  std::vector<int32_t> predicted(static_cast<size_t>(chunk)),
+      all_predicted(predicted.size() * static_cast<size_t>(workers));
+  // In rounds of a chunk a worker: a chunk is computed the same wherever it is.
+  for (int64_t first = 0; first < chunks; first += workers) {
+    run_agreed(
+        communicator,
+        [&] {
+          // Who has none left computes the last one again, so that all know how wide outputs are.
+          const int64_t mine = std::min(first + communicator.rank(), chunks - 1);
+          std::vector<int64_t> rows(
+              static_cast<size_t>(std::min((mine + 1) * chunk, samples->size()) - mine * chunk));
+          std::iota(rows.begin(), rows.end(), mine * chunk);
+          const MicroBatch batch = gather_batch(*samples, rows, chunk);
+          const Tensor output =
+              model.replica().model->forward(model.objective().inputs(batch), context).converted(dtype);
+          outputs.resize(output.bytes());
+          output.backend().copy_to_host(outputs.data(), output.data(), output.bytes());
+          if (classes > 0) {
+            const std::vector<int32_t> found = model.objective().predicted_classes(output, chunk);
+            std::copy(found.begin(), found.end(), predicted.begin());
+          }
+        },
+        "prediction");
+    all.resize(outputs.size() * static_cast<size_t>(workers));
+    communicator.all_gather(outputs.data(), outputs.size(), all.data(), "prediction")->wait();
+    communicator
+        .all_gather(predicted.data(), predicted.size() * sizeof(int32_t), all_predicted.data(), "prediction")
+        ->wait();
+    run_agreed(
+        communicator,
+        [&] {
+          if (!leader) return;
+          const size_t row_bytes = outputs.size() / static_cast<size_t>(chunk);
+          if (!file) {
+            file.emplace(path, samples->description().source, dtype, samples->size(),
+                         static_cast<int64_t>(row_bytes / size_of(dtype)), classes);
+          }
+          for (int64_t i = first; i < std::min(first + workers, chunks); ++i) {
+            const int64_t rows = std::min(chunk, samples->size() - i * chunk);
+            const auto worker = static_cast<size_t>(i - first);
+            file->add(std::span(all).subspan(worker * outputs.size(), static_cast<size_t>(rows) * row_bytes),
+                      std::span(all_predicted).subspan(worker * predicted.size(), static_cast<size_t>(rows)),
+                      rows);
+          }
+        },
+        "prediction file");
+  }
+  run_agreed(
+      communicator,
+      [&] {
+        if (leader) file->finish();
+      },
+      "prediction file");
+  return samples->size();
+}
+
+}  // namespace lockstep

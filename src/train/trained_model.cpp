@@ -1,0 +1,100 @@
+// Building a model and giving it a checkpoint's weights.
+#include "train/trained_model.h"
+
+#include <fmt/format.h>
+
+#include "autodiff/autocast.h"
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/thread_pool.h"
+#include "train/agreement.h"
+#include "train/configuration_changes.h"
+#include "train/data_checks.h"
+#include "train/evaluation.h"
+#include "train/plan_agreement.h"
+#include "train/replica_agreement.h"
+#include "train/run_state.h"
+
+namespace lockstep {
+
+namespace {
+
+// Refuses a checkpoint of another model; warns where samples that are evaluated may have been trained on.
+void compare_with_checkpoint(const State& state, const TrainingJob::Description& description,
+                             const RunSettings& settings, const RunData& data, const std::string& path) {
+  for (const SettingChange& change :
+       configuration_changes(state.configuration, description.text, description.at_default)) {
+    if (defines_model(change.key) && !change.by_default) {
+      fail(ErrorKind::kCheckpoint,
+           fmt::format("{}: {}; an evaluation needs the model that was trained", path, change.text));
+    }
+  }
+  // The digest covers which samples are on which side of the split.
+  const auto digest = state.scalars.find("/data/digest");
+  if (settings.validation_fraction > 0.0 &&
+      (digest == state.scalars.end() || digest->second != Scalar(data.digest))) {
+    log_warning(
+        fmt::format("{}: was trained on other data or another split of it (run.seed, "
+                    "data.validation_fraction): samples evaluated here may have been trained on",
+                    path));
+  }
+}
+
+}  // namespace
+
+TrainedModel::TrainedModel(Configuration& configuration, const std::string& checkpoint,
+                           Communicator& communicator, std::string weights)
+    : weights_(std::move(weights)) {
+  TrainingJob::Description description;
+  State state;  // on rank 0
+  run_agreed(
+      communicator,
+      [&] {
+        job_ = read_training_job(configuration);
+        set_threads(static_cast<int>(settings().threads));
+        device_.emplace(settings(), communicator);
+        data_ = read_run_data(settings());
+        replica_ = std::make_unique<Replica>(job_, data_.shape, device_->backend(), communicator);
+        check_indices(data_, replica_->model->index_limit());
+        job_.schedule({});  // reads its keys
+        description = job_.describe();
+        objective_.emplace(settings().loss, data_.shape, settings().parameters(), device_->backend(),
+                           settings().objective);
+        if (communicator.rank() > 0) return;
+        state = read_checkpoint(checkpoint);
+        if (weights_.empty()) weights_ = has_average(state) ? "averaged" : "trained";
+        if (weights_ == "averaged" && !has_average(state)) {
+          fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
+        }
+      },
+      "model");
+  broadcast_text(communicator, weights_, "weights");
+  restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
+  std::string columns = columns_text(state);
+  broadcast_text(communicator, columns, "columns");
+  run_agreed(
+      communicator,
+      [&] {
+        match_columns(data_, columns, checkpoint);
+        if (communicator.rank() > 0) return;
+        compare_with_checkpoint(state, description, settings(), data_, checkpoint);
+      },
+      "checkpoint");
+  communicator.set_timeout(settings().timeout_seconds);
+  device_->connect();
+  run_agreed(
+      communicator, [&] { compare_workers(communicator, description.text, data_); }, "configuration");
+  agree_on_plans(device_->backend().plans(), communicator, {state.plans, false, {}}, {});
+  // A mean of weights has no statistics of its own.
+  const auto type = state.scalars.find("/average/type");
+  std::string average = type != state.scalars.end() ? std::get<std::string>(type->second) : "";
+  broadcast_text(communicator, average, "average");
+  if (weights_ == "averaged" && average == name_of(AverageSettings::Type::kSwa)) {
+    const AutocastScope autocast(settings().compute);
+    Tensor statistics = replica_->store.statistic_values();
+    statistics.assign(mean_statistics(*replica_, *objective_, *data_.train, settings(), communicator));
+  }
+}
+
+}  // namespace lockstep

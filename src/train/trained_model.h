@@ -1,0 +1,45 @@
+// A model out of a checkpoint, on every worker, apart from any run.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.h"
+#include "core/configuration.h"
+#include "train/device.h"
+#include "train/objective.h"
+#include "train/replica.h"
+#include "train/run_data.h"
+#include "train/training_job.h"
+
+namespace lockstep {
+
+class TrainedModel {
+ public:
+  // The configuration's model, on the data that the configuration names, with the weights of the checkpoint,
+  // which rank 0 alone reads. weights: "averaged" or "trained"; "" becomes "averaged" where the checkpoint
+  // has averaged weights, else "trained". Error (kCheckpoint) when the model is not the one that was trained;
+  // a warning when validation samples are split off otherwise than they were in training. Both must outlive
+  // the object. Collective.
+  TrainedModel(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
+               std::string weights);
+
+  const RunSettings& settings() const { return job_.settings; }
+  // With columns in the order that the model was trained with.
+  const RunData& data() const { return data_; }
+  const Replica& replica() const { return *replica_; }
+  const Objective& objective() const { return *objective_; }
+  // Which weights it has.
+  const std::string& weights() const { return weights_; }
+
+ private:
+  TrainingJob job_;
+  std::optional<WorkerDevice> device_;
+  RunData data_;
+  std::unique_ptr<Replica> replica_;
+  std::optional<Objective> objective_;
+  std::string weights_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,91 @@
+// lockstep predict and eval --confusion, alone and under mpirun.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "e2e/training_run.h"
+#include "hdf5/file.h"
+
+namespace lockstep::testing {
+namespace {
+
+class Prediction : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_file(file("points.csv"), points_csv(53, 3));
+    write_file(file("run.toml"),
+               configuration("train = \"" + file("points.csv") + "\"\nvalidation_fraction = 0.3\n",
+                             "type = \"mlp\"\nhidden = [8]\n", kAdam));
+    train(kNoLauncher, {file("run.toml"), "--output", file("out")});
+  }
+  std::string file(const std::string& name) const { return scratch_.file(name); }
+  Outcome predict(int workers, const std::string& data, const std::string& output) const {
+    return run(workers, {"predict", file("run.toml"), "--checkpoint", checkpoint_of(file("out"), 12),
+                         "--data", file(data), "--output", file(output)});
+  }
+  std::vector<int32_t> classes_in(const std::string& output) const {
+    const Hdf5File hdf5 = Hdf5File::open(file(output), ErrorKind::kData);
+    std::vector<int32_t> classes(static_cast<size_t>(hdf5.describe("/class").shape.elements()));
+    hdf5.read("/class", DType::kI32, classes.data());
+    return classes;
+  }
+
+  ScratchDirectory scratch_;
+};
+
+TEST_F(Prediction, IsTheSameBytesOnAnyNumberOfWorkersAndNeedsNoTargets) {
+  const Outcome first = predict(kNoLauncher, "points.csv", "alone.h5");
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const std::string alone = bytes_of(file("alone.h5"));
+  for (const int workers : {2, 3}) {
+    ASSERT_EQ(predict(workers, "points.csv", "shared.h5").exit_code, 0);
+    EXPECT_EQ(bytes_of(file("shared.h5")), alone) << workers;
+  }
+  // Columns in another order, and no target.
+  std::istringstream lines(points_csv(53, 3));
+  std::string text;
+  for (std::string a, b, c, kind; std::getline(lines, a, ',') && std::getline(lines, b, ',') &&
+                                  std::getline(lines, c, ',') && std::getline(lines, kind);) {
+    text += c + "," + a + "," + b + "\n";
+  }
+  write_file(file("bare.csv"), text);
+  const Outcome bare = predict(2, "bare.csv", "bare.h5");
+  ASSERT_EQ(bare.exit_code, 0) << bare.err;
+  EXPECT_EQ(classes_in("bare.h5"), classes_in("alone.h5"));
+  EXPECT_EQ(classes_in("alone.h5").size(), 53u);
+}
+
+TEST_F(Prediction, AgreesWithTheEvaluation) {
+  // All samples, evaluated as they are predicted.
+  write_file(file("all.toml"),
+             replaced(bytes_of(file("run.toml")), "validation_fraction = 0.3", "validation_fraction = 0.0"));
+  const Outcome evaluated =
+      run(2, {"eval", file("all.toml"), "--checkpoint", checkpoint_of(file("out"), 12), "--confusion"});
+  ASSERT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  const nlohmann::json line = nlohmann::json::parse(evaluated.out);
+  ASSERT_EQ(predict(kNoLauncher, "points.csv", "p.h5").exit_code, 0);
+  const std::vector<int32_t> classes = classes_in("p.h5");
+  std::vector<std::vector<int64_t>> confusion(3, std::vector<int64_t>(3, 0));
+  int64_t right = 0;
+  for (size_t row = 0; row < classes.size(); ++row) {
+    ++confusion[row % 3][static_cast<size_t>(classes[row])];
+    right += static_cast<size_t>(classes[row]) == row % 3 ? 1 : 0;
+  }
+  EXPECT_EQ(line["confusion"].get<std::vector<std::vector<int64_t>>>(), confusion);
+  EXPECT_NEAR(line["accuracy"].get<double>(), static_cast<double>(right) / 53.0, 1e-12);
+  EXPECT_FALSE(line.contains("top5_accuracy"));
+}
+
+TEST_F(Prediction, RefusesSamplesThatTheModelDoesNotTake) {
+  write_file(file("fewer.csv"), "a,b\n1,2\n");
+  const Outcome fewer = predict(2, "fewer.csv", "p.h5");
+  EXPECT_EQ(fewer.exit_code, 3);
+  EXPECT_NE(fewer.err.find("fewer.csv: has no column 'c'"), std::string::npos) << fewer.err;
+  EXPECT_FALSE(std::filesystem::exists(file("p.h5")));
+  const Outcome nowhere = predict(kNoLauncher, "points.csv", "no/p.h5");
+  EXPECT_EQ(nowhere.exit_code, 3);
+  EXPECT_NE(nowhere.err.find("no/p.h5"), std::string::npos) << nowhere.err;
+}
+
+}  // namespace
+}  // namespace lockstep::testing
