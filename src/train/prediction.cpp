@@ -58,7 +58,7 @@ class PredictionFile {
  public:
   PredictionFile(const std::string& path, const std::string& source, DType dtype, int64_t rows,
                  int64_t outputs, int64_t classes)
-      : path_(path), temporary_(fmt::format("{}.{}.partial", path, getpid())), width_(outputs) {
+      : path_(path), temporary_(fmt::format("{}.{}.partial", path, getpid())) {
     row_bytes_ = static_cast<size_t>(outputs) * size_of(dtype);
     Hdf5File file = Hdf5File::create(temporary_, ErrorKind::kData);
     outputs_at_ = file.allocate(classes > 0 ? "/logits" : "/values", dtype, {rows, outputs});
@@ -89,7 +89,7 @@ class PredictionFile {
 
  private:
   std::string path_, temporary_;
-  int64_t width_, outputs_at_ = 0, classes_at_ = 0, row_ = 0;
+  int64_t outputs_at_ = 0, classes_at_ = 0, row_ = 0;
   size_t row_bytes_ = 0;
   std::optional<RawValues> values_;
 };
