@@ -175,7 +175,12 @@ TEST(Loader, AllocatesNothingOnceItRuns) {
 // Stands for a file on a disk: what was asked for, and what was gathered without having been.
 class DiskSource final : public DataSource {
  public:
-  explicit DiskSource(int64_t samples) { description_ = {"made up", samples, {1}, DType::kF32, 2, 0}; }
+  explicit DiskSource(int64_t samples) {
+    description_.source = "made up";
+    description_.samples = samples;
+    description_.sample_shape = {1};
+    description_.classes = 2;
+  }
   bool waits() const override { return true; }
   void read_ahead(std::span<const int64_t> rows) const override {
     const std::lock_guard lock(mutex_);
