@@ -4,27 +4,30 @@
 # destroys what an earlier one has asked for, and nobody has to read the log.
 
 trap '' PIPE
-stops=0 interrupts=0 job=0 asking=0
+stops=0 interrupts=0 job=0 asked=0
 trap 'note_stop' TERM USR1 HUP
 trap 'interrupts=$((interrupts + 1)); note_stop' INT
 
+# May itself be interrupted by another signal's trap.
 note_stop() {
   stops=$((stops + 1))
   [ "$job" -ne 0 ] || return 0
   if [ "$interrupts" -gt 1 ] && (: </dev/tty) 2>/dev/null; then
     kill -TERM "$job" 2>/dev/null || true  # somebody at the terminal wants it to end now
-  elif [ "$asking" -eq 0 ]; then
+  else
     ask_to_stop
   fi
 }
 
 # Through mpirun the workers get SIGUSR1, upon which they save a checkpoint and leave with exit code 75. (Open MPI 4.1 itself
 # would kill them a second after TERM.) Again and again until mpirun has ended: while workers start, a signal is easily lost.
+# By a process that is nobody's job and goes on if this script does not.
 ask_to_stop() {
-  { echo "stopping: asking the workers to save and leave (Ctrl-C twice ends them at once)" >&2; } 2>/dev/null || true
-  (while kill -USR1 "$job"; do sleep 0.5; done) </dev/null >/dev/null 2>&1 &
-  asking=$!
-  disown "$asking"
+  [ "$asked" -eq 0 ] || return 0
+  asked=1
+  echo "stopping: asking the workers to save and leave (Ctrl-C twice ends them at once)" >&2 || true
+  ( (trap '' TERM INT USR1 HUP
+     while kill -USR1 "$job"; do sleep 0.5; done) & ) </dev/null >/dev/null 2>&1
 }
 
 # Hands a log on and drops what nobody takes: mpirun ends the job when it cannot write.
@@ -36,7 +39,7 @@ hand_on() {
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save.
 run_to_end() {
-  local options=() out err readers before status
+  local options=() out err readers status
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
@@ -56,15 +59,12 @@ run_to_end() {
   ) </dev/null 1>&"$out" 2>&"$err" &
   job=$!
   exec {out}>&- {err}>&-
-  [ "$stops" -eq 0 ] || [ "$asking" -ne 0 ] || ask_to_stop  # noted between the look above and now
-  while true; do
-    # A signal interrupts wait: wait again until the job itself has ended.
-    before=$stops status=0
-    wait "$job" || status=$?
-    [ "$stops" -ne "$before" ] || break
-  done
+  [ "$stops" -eq 0 ] || ask_to_stop  # noted between the look above and now
+  # A signal interrupts wait, with a status of its own; that of a job that has ended is remembered.
+  while kill -0 "$job" 2>/dev/null; do wait "$job" || true; done
+  status=0
+  wait "$job" || status=$?
   job=0
-  [ "$asking" -eq 0 ] || kill "$asking" 2>/dev/null || true
   # shellcheck disable=SC2086  # two numbers
   wait $readers || true
   if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=75; fi

@@ -115,7 +115,8 @@ int run_prepare(Arguments& arguments) {
 
 // All bytes of a sealed file against their checksums.
 int run_verify(const std::string& path) {
-  std::optional<BlockedFile> content = verify_outline(path, ErrorKind::kData);
+  const bool data = seals_blocks(path, ErrorKind::kData);
+  std::optional<BlockedFile> content = verify_outline(path, data ? ErrorKind::kData : ErrorKind::kCheckpoint);
   if (!content) {
     verify_seal(path, ErrorKind::kCheckpoint, true);
     std::puts(fmt::format("{}: intact", path).c_str());

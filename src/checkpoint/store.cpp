@@ -121,14 +121,14 @@ void clear_way(const std::string& path) {
 }
 
 // The checkpoints of an earlier run that --overwrite has set aside until there is one of the new run. They
-// lie in DIRECTORY/overwritten when all are there, and in DIRECTORY/overwritten.moving while they move, there
-// or back: whenever the process dies, the next store knows what to do from the names alone.
+// lie in DIRECTORY/.overwritten when all are there, and in DIRECTORY/.overwritten.moving while they move,
+// there or back: whenever the process dies, the next store knows what to do from the names alone.
 class Overwritten {
  public:
   explicit Overwritten(const std::string& directory)
       : directory_(directory),
-        aside_(directory_ / "overwritten"),
-        moving_(directory_ / "overwritten.moving") {}
+        aside_(directory_ / ".overwritten"),
+        moving_(directory_ / ".overwritten.moving") {}
 
   void move_out() const {
     std::error_code error;

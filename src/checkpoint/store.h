@@ -62,7 +62,7 @@ class CheckpointStore {
 
   // The step of the newest checkpoint file by name, whether usable or not; nullopt when there is none.
   std::optional<int64_t> newest_step() const;
-  // Makes place for another run: moves every checkpoint file into DIRECTORY/overwritten, where nobody looks
+  // Makes place for another run: moves every checkpoint file into DIRECTORY/.overwritten, where nobody looks
   // for one. They are deleted when the first checkpoint of the new run is in place, and come back when the
   // store is destroyed, or opened again, before that. Error (kUsage) when they cannot be moved.
   void set_aside();

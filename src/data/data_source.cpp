@@ -230,7 +230,8 @@ void PartSource::read_ahead(std::span<const int64_t> rows) const {
 }
 
 std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& options) {
-  if (format_of(options) == "hdf5" && apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
+  if (checked_format(options) == "hdf5" &&
+      apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
     if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
       return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
   }

@@ -64,7 +64,7 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
   }
 }
 
-Dataset read_dataset(const DatasetOptions& options) {
+std::string checked_format(const DatasetOptions& options) {
   if (options.classes < -1 || options.classes > std::numeric_limits<int32_t>::max()) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: classes must be -1 (regression), 0 (as the file says) or a number of "
@@ -86,16 +86,23 @@ Dataset read_dataset(const DatasetOptions& options) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: a target column is for csv only, not for {}", options.path, format));
   }
+  if (format != "hdf5" && format != "csv" && !images_only) {
+    fail(ErrorKind::kUsage, fmt::format("{}: format must be auto, hdf5, idx, cifar10 or csv: got '{}'",
+                                        options.path, options.format));
+  }
+  return format;
+}
+
+Dataset read_dataset(const DatasetOptions& options) {
+  const std::string format = checked_format(options);
   try {
     if (format == "hdf5") return read_hdf5(options);
     if (format == "idx") return read_idx(options);
     if (format == "cifar10") return read_cifar10(options);
-    if (format == "csv") return read_csv(options);
+    return read_csv(options);
   } catch (const std::bad_alloc&) {
     fail(ErrorKind::kData, fmt::format("{}: does not fit into this machine's memory", options.path));
   }
-  fail(ErrorKind::kUsage, fmt::format("{}: format must be auto, hdf5, idx, cifar10 or csv: got '{}'",
-                                      options.path, options.format));
 }
 
 void try_dataset(const DatasetOptions& options, int64_t seconds) {

@@ -67,7 +67,10 @@ Dataset read_dataset(const DatasetOptions& options);
 // while the process has a single thread.
 void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
 
-// hdf5, idx, cifar10 or csv; "" when "auto" cannot be told from the name.
+// hdf5, idx, cifar10 or csv, with what the options say about the data fitting it. Errors: kUsage where they
+// do not; as the file's content where that does not tell.
+std::string checked_format(const DatasetOptions& options);
+// The same without looking at other options.
 std::string format_of(const DatasetOptions& options);
 
 // Writes a prepared file (data/prepared_file.h), atomically (temporary file and rename). Error (kUsage) when

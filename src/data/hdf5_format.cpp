@@ -31,6 +31,7 @@
 #include "core/log.h"
 #include "data/formats.h"
 #include "data/input_file.h"
+#include "data/prepared_file.h"
 #include "hdf5/file.h"
 #include "hdf5/sealed_file.h"
 
@@ -85,15 +86,20 @@ class Hdf5DatasetReader {
  public:
   explicit Hdf5DatasetReader(const DatasetOptions& options)
       : options_(options), path_(options.path), file_size_(checked_file_size(path_)) {
-    const bool sealed = verify_seal(path_, ErrorKind::kData, false) == SealState::kSealed;
-    with_texts_ = sealed || options.texts;
-    if (!sealed) check_superblock(path_, plain_signature(path_, ErrorKind::kData).value_or(0), file_size_);
+    sealed_ = verify_seal(path_, ErrorKind::kData, false) == SealState::kSealed;
+    with_texts_ = sealed_ || options.texts;
+    if (!sealed_) check_superblock(path_, plain_signature(path_, ErrorKind::kData).value_or(0), file_size_);
   }
 
   // Everything but the inputs, and what read_inputs() needs.
   void open() {
     file_.emplace(Hdf5File::open(path_, ErrorKind::kData, options_.follow));
     const Hdf5File& file = *file_;
+    const bool behind_block = plain_signature(path_, ErrorKind::kData).value_or(0) > 0;
+    if (!sealed_ && behind_block && file.has_attribute("/", kLayoutAttribute) && file.exists("/digests")) {
+      fail(ErrorKind::kData,
+           path_ + ": a prepared file whose seal is damaged or gone: prepare it again from its source");
+    }
     dataset_.source = path_;
     x_ = describe(file, "/x", false);
     if (x_.shape.rank() < 2) {
@@ -122,8 +128,8 @@ class Hdf5DatasetReader {
     if (with_texts_) {
       dataset_.attribution = read_attribution(file);
       if (dataset_.classes > 0) read_class_names(file);
-      read_column_names(file);
     }
+    read_column_names(file);
   }
 
   const Dataset& outline() const { return dataset_; }
@@ -218,8 +224,11 @@ class Hdf5DatasetReader {
       }
     }
     for (const std::string& text : names) {
-      if (text.find('\n') != std::string::npos)
-        fail(ErrorKind::kData, fmt::format("{}: attribute {}: a name holds a line break", path_, name));
+      // Prepared files and checkpoints keep one a line.
+      if (text.empty() || text.find('\n') != std::string::npos) {
+        fail(ErrorKind::kData, fmt::format("{}: attribute {}: a name {}", path_, name,
+                                           text.empty() ? "is empty" : "holds a line break"));
+      }
     }
     return names;
   }
@@ -385,6 +394,7 @@ class Hdf5DatasetReader {
   const DatasetOptions options_;
   const std::string path_;
   int64_t file_size_;
+  bool sealed_ = false;
   bool with_texts_ = false;
   std::optional<Hdf5File> file_;
   Hdf5Entry x_;

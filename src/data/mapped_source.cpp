@@ -86,6 +86,11 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
   };
   description_.columns = {lines_of(names("/x", "feature_names")), names("/y", "target_name")};
   if (description_.classes > 0) description_.class_names = lines_of(names("/", "class_names"));
+  const std::vector<std::string>& features = description_.columns.features;
+  if (!features.empty() && std::ssize(features) != stored_.input_elements) {
+    refuse(fmt::format("feature_names must hold one name a feature: {} names, {} features", features.size(),
+                       stored_.input_elements));
+  }
   if (description_.classes > 0 && file.exists("/class_counts")) {
     std::vector<int64_t>& counts = description_.class_counts;
     counts.resize(static_cast<size_t>(file.describe("/class_counts").shape.elements()));

@@ -40,8 +40,12 @@ void require_replaceable(const Dataset& dataset, const std::string& path) {
   if (!fs::exists(path, error)) return;
   if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
   if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
-  if (fs::file_size(path, error) > 0 && !apparent_state(path, ErrorKind::kData))
-    refuse("exists and is not an HDF5 file: not replaced");
+  if (fs::file_size(path, error) == 0) return;
+  const std::optional<SealState> state = apparent_state(path, ErrorKind::kData);
+  if (!state) refuse("exists and is not an HDF5 file: not replaced");
+  // A checkpoint, say.
+  if (*state == SealState::kSealed && !seals_blocks(path, ErrorKind::kData))
+    refuse("exists and is sealed, but no prepared data: not replaced");
 }
 
 // An array that arrives in pieces of any size and leaves in blocks.
@@ -209,7 +213,7 @@ void write_dataset(const Dataset& dataset, const std::string& path) {
 Dataset prepare_dataset(const DatasetOptions& options, const std::string& path) {
   DatasetOptions stored = options;
   stored.narrow = stored.texts = true;
-  if (format_of(stored) != "hdf5") {
+  if (checked_format(stored) != "hdf5") {
     Dataset dataset = read_dataset(stored);
     write_dataset(dataset, path);
     return dataset;

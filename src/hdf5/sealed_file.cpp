@@ -166,10 +166,10 @@ std::optional<int64_t> find_plain_signature(const Descriptor& file) {
     Block block{};
     // One that was erased, too: whoever makes room for a user block of a seal's size writes something into
     // it.
-    const bool sealed_once =
-        at > 0 && file.read_at(0, block) == block.size() &&
-        (resembles_seal(block, size) ||
-         (at == kSealBytes && std::ranges::all_of(block, [](char byte) { return byte == 0; })));
+    const bool sealed_once = at > 0 && file.read_at(0, block) == block.size() &&
+                             (resembles_seal(block, size) ||
+                              (at == kSealBytes && std::all_of(block.begin(), block.begin() + kMagic.size(),
+                                                               [](char byte) { return byte == 0; })));
     return sealed_once ? std::nullopt : std::optional(at);
   }
   return std::nullopt;
@@ -328,6 +328,12 @@ void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vecto
     put(block, kArraysOffset + i * 16 + 8, static_cast<uint64_t>(arrays[i].bytes));
   }
   write_seal(file, block, arrays);
+}
+
+bool seals_blocks(const std::string& path, ErrorKind kind) {
+  const Descriptor file(path, O_RDONLY, kind);
+  Block block{};
+  return file.read_at(0, block) == block.size() && integer_at(block, kVersionOffset) == kBlockedVersion;
 }
 
 std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind) {

@@ -75,6 +75,9 @@ void seal_file(const std::string& path, ErrorKind kind);
 void seal_blocked_file(const std::string& path, ErrorKind kind, const std::vector<BlockedArray>& arrays,
                        int64_t table);
 
+// Whether the file has a seal of version 2, damaged or not.
+bool seals_blocks(const std::string& path, ErrorKind kind);
+
 // Verifies everything but the arrays of a file with a seal of version 2; nullopt: no such seal. Errors as
 // verify_seal.
 std::optional<BlockedFile> verify_outline(const std::string& path, ErrorKind kind);

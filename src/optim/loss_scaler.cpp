@@ -54,15 +54,20 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute) {
     precision.reject("minimum_scale", fmt::format("must not exceed initial_scale = {}, got {}",
                                                   settings.initial, settings.minimum));
   }
-  const auto reject_idle = [&](std::initializer_list<const char*> keys) {
-    for (const char* key : keys) {
-      if (precision.has(key))
-        precision.reject(key, fmt::format("has no effect with loss_scale = \"{}\"", mode));
-    }
+  // At their defaults they say nothing: the configuration that a run writes holds every key.
+  const LossScaleSettings defaults;
+  const auto reject_idle = [&](const char* key, auto value, auto fallback) {
+    if (value != fallback) precision.reject(key, fmt::format("has no effect with loss_scale = \"{}\"", mode));
   };
-  if (mode == "off") reject_idle({"initial_scale", "stop_after_skips"});
+  if (mode == "off") {
+    reject_idle("initial_scale", settings.initial, defaults.initial);
+    reject_idle("stop_after_skips", settings.most_skips, defaults.most_skips);
+  }
   if (mode == "off" || mode == "static") {
-    reject_idle({"growth_factor", "backoff_factor", "growth_interval", "minimum_scale"});
+    reject_idle("growth_factor", settings.growth, defaults.growth);
+    reject_idle("backoff_factor", settings.backoff, defaults.backoff);
+    reject_idle("growth_interval", settings.interval, defaults.interval);
+    reject_idle("minimum_scale", settings.minimum, defaults.minimum);
   }
   return settings;
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@ namespace {
 
 constexpr const char* kFeatureNames = "/data/feature_names";
 constexpr const char* kTargetName = "/data/target_name";
+constexpr const char* kStatistics = "/data/statistics";
 
 std::string target_of(const DataDescription& dataset) {
   return dataset.columns.target.empty() ? "labels"
@@ -116,7 +118,38 @@ void check_indices(const RunData& data, int64_t limit) {
   }
 }
 
+namespace {
+
+// Of the features by their names, in whatever order they stand; "" where they were not standardized.
+std::string statistics_digest(const RunData& data) {
+  const FeatureStatistics& statistics = data.statistics;
+  if (statistics.mean.empty()) return "";
+  const std::vector<std::string>& names = data.columns.features;
+  std::vector<std::string> lines;
+  for (size_t i = 0; i < statistics.mean.size(); ++i) {
+    lines.push_back(fmt::format("{} {} {}", names.empty() ? fmt::format("{:09}", i) : names[i],
+                                statistics.mean[i], statistics.deviation[i]));
+  }
+  std::ranges::sort(lines);
+  const std::string text = fmt::format("{}", fmt::join(lines, "\n"));
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
+  return content_digest({&bytes, 1});
+}
+
+}  // namespace
+
+void require_statistics(const RunData& data, const State& state, const std::string& checkpoint) {
+  const auto kept = state.scalars.find(kStatistics);
+  if (kept == state.scalars.end() || kept->second == Scalar(statistics_digest(data))) return;
+  fail(ErrorKind::kData,
+       fmt::format("{}: its features have other means and deviations than those that {} was trained with: "
+                   "data.normalize needs data.train to be the file of the training",
+                   data.train->description().source, checkpoint));
+}
+
 void KeptColumns::describe(State& state) const {
+  if (const std::string digest = statistics_digest(data_); !digest.empty())
+    state.scalars[kStatistics] = digest;
   const ColumnNames& names = data_.train->description().columns;
   if (names.features.empty()) return;
   state.scalars[kFeatureNames] = fmt::format("{}", fmt::join(names.features, "\n"));
@@ -148,7 +181,7 @@ void KeptColumns::restore(const State& found, const std::string& path) {
            : trained.features == now.features ? fmt::format("the target is '{}'", names.target)
                                               : fmt::format("there are {} columns", names.features.size());
   };
-  fail(ErrorKind::kData, fmt::format("{}: {}, in {} {}: a resumed run must keep its columns",
+  fail(ErrorKind::kData, fmt::format("{}: {}, in {} {}: weights and columns belong together",
                                      data_.train->description().source, name(now), path, name(trained)));
 }
 

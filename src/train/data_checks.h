@@ -28,7 +28,8 @@ std::string overflow_hint(const DataSource& source, DType compute);
 // limit). limit = 0 (Module::index_limit): not known.
 void check_indices(const RunData& data, int64_t limit);
 
-// The names of columns in checkpoints, where the data have any.
+// What a checkpoint keeps of features: the names of columns, where the data have any, and a digest of the
+// means and deviations that they were standardized with.
 class KeptColumns final : public Checkpointed {
  public:
   // The data must outlive the object.
@@ -44,6 +45,10 @@ class KeptColumns final : public Checkpointed {
 
 // Names of features and target, a line each, that a checkpoint keeps; "" when it keeps none.
 std::string columns_text(const State& state);
+
+// Error (kData) where features were standardized in training with other means and deviations than the data
+// of an evaluation are: the numbers come from data.train, which is another file now.
+void require_statistics(const RunData& data, const State& state, const std::string& checkpoint);
 
 // Puts the columns of data for an evaluation into the order of `columns`, the text of `checkpoint`. Error
 // (kData) as match_columns of data sets.

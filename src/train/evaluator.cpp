@@ -13,17 +13,22 @@ WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, con
   Tensor values = replica.store.values(), statistics = replica.store.statistic_values();
   trained_ = values.clone();
   running_ = statistics.clone();
-  replica.average->write(values);
-  replica.shards->gather(values, "average");
-  if (replica.average->has_statistics()) {
-    statistics.assign(replica.average->statistics());
-    return;
+  try {
+    replica.average->write(values);
+    replica.shards->gather(values, "average");
+    if (replica.average->has_statistics()) {
+      statistics.assign(replica.average->statistics());
+    } else {
+      const AutocastScope autocast(settings.compute);
+      statistics.assign(mean_statistics(replica, objective, training, settings, communicator));
+    }
+  } catch (...) {
+    put_back();
+    throw;
   }
-  const AutocastScope autocast(settings.compute);
-  statistics.assign(mean_statistics(replica, objective, training, settings, communicator));
 }
 
-WeightsInForce::~WeightsInForce() {
+void WeightsInForce::put_back() noexcept {
   if (!trained_.defined()) return;
   try {
     Tensor values = replica_.store.values(), statistics = replica_.store.statistic_values();

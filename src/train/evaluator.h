@@ -15,11 +15,13 @@ class WeightsInForce {
  public:
   WeightsInForce(Replica& replica, const Objective& objective, const DataSource& training,
                  const RunSettings& settings, Communicator& communicator);
-  ~WeightsInForce();
+  ~WeightsInForce() { put_back(); }
   WeightsInForce(const WeightsInForce&) = delete;
   WeightsInForce& operator=(const WeightsInForce&) = delete;
 
  private:
+  void put_back() noexcept;
+
   Replica& replica_;
   Tensor trained_, running_;  // undefined: nothing was replaced
 };

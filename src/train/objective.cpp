@@ -49,6 +49,38 @@ Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backe
                                         data.classes > 0 ? fmt::format("{} classes", data.classes)
                                                          : fmt::format("{} real targets", data.targets)));
   }
+  const double smoothing = options.label_smoothing;
+  if (!(smoothing >= 0.0 && smoothing < 1.0) || (smoothing > 0.0 && data.classes == 0)) {
+    fail(ErrorKind::kUsage,
+         fmt::format("train.label_smoothing: in [0, 1), of classes: got {} with {}", smoothing,
+                     data.classes > 0 ? fmt::format("{} classes", data.classes)
+                                      : fmt::format("{} real targets", data.targets)));
+  }
+  const std::vector<double>& weights = options.class_weights;
+  if (weights.empty()) return;
+  const bool weighs = std::ranges::all_of(weights, [](double w) { return w >= 0.0 && w < 1e30; }) &&
+                      std::ranges::any_of(weights, [](double w) { return w > 0.0; });
+  if (std::ssize(weights) != data.classes || !weighs) {
+    fail(ErrorKind::kUsage,
+         fmt::format("train.class_weights: one for each of {} classes, none negative and not all 0, got [{}]",
+                     data.classes, fmt::join(weights, ", ")));
+  }
+  class_weights_ = Tensor::from({data.classes, 1}, weights, backend).converted(dtype);
+}
+
+Tensor Objective::weights(const DeviceBatch& batch) const {
+  if (!class_weights_.defined()) return batch.weights;
+  const Tensor of_labels = embedding(class_weights_, batch.targets).view({batch.targets.extent(0)});
+  return batch.weights.defined() ? multiply(of_labels, batch.weights) : of_labels;
+}
+
+double Objective::weight(const MicroBatch& batch) const {
+  if (options_.class_weights.empty()) return static_cast<double>(batch.valid);
+  double sum = 0.0;
+  for (int64_t i = 0; i < batch.valid; ++i) {
+    sum += options_.class_weights[static_cast<size_t>(batch.labels[static_cast<size_t>(i)])];
+  }
+  return sum;
 }
 
 Tensor Objective::inputs(const MicroBatch& batch) const {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace lockstep {
 
@@ -18,9 +19,13 @@ GuardSettings read_guard(Section& guard) {
                     "steps that the running mean and deviation look back; the first ones never skip");
   settings.most_skips = guard.integer("stop_after_skips", 20, {1.0, 1e12},
                                       "outliers in a row before the run stops as diverged");
+  // At their defaults they say nothing: the configuration that a run writes holds every key.
+  const GuardSettings defaults;
   if (settings.loss_z == 0.0 && settings.norm_z == 0.0) {
-    for (const char* key : {"window", "stop_after_skips"}) {
-      if (guard.has(key)) guard.reject(key, "has no effect without loss_z_score or norm_z_score");
+    for (const auto& [key, value, fallback] :
+         {std::tuple("window", settings.window, defaults.window),
+          {"stop_after_skips", settings.most_skips, defaults.most_skips}}) {
+      if (value != fallback) guard.reject(key, "has no effect without loss_z_score or norm_z_score");
     }
   }
   settings.largest_loss =

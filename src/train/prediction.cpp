@@ -30,12 +30,13 @@ namespace {
 // Samples to predict for, as the model was trained to see them.
 std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, DatasetOptions options) {
   const RunSettings& settings = model.settings();
-  const DataDescription& trained = model.data().train->description();
+  const RunData& data = model.data();
+  const DataDescription& trained = data.train->description();
   options.unlabelled = true;
   options.expected_target = trained.columns.target;
   options.follow = settings.train_data.follow;
   std::shared_ptr<const DataSource> source =
-      match_columns(open_data_source(options), trained.columns, settings.train_data.path);
+      match_columns(open_data_source(options), data.columns, settings.train_data.path);
   const DataDescription& found = source->description();
   if (!(found.sample_shape == trained.sample_shape) || found.input_dtype != trained.input_dtype) {
     fail(ErrorKind::kData,
@@ -49,8 +50,8 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
          fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", found.source,
                      found.largest_index_row, found.largest_index, limit));
   }
-  if (!settings.normalize) return source;
-  return std::make_shared<StandardizedSource>(std::move(source), model.data().statistics);
+  if (settings.normalize) source = std::make_shared<StandardizedSource>(std::move(source), data.statistics);
+  return match_columns(std::move(source), trained.columns, settings.train_data.path);
 }
 
 // Rank 0's file, whose rows come in order.

@@ -67,15 +67,15 @@ void ReplicaAgreement::require_finite(int64_t step) {
   const auto finite = [&](const Tensor& values) {
     return values.backend().all_finite(values.dtype(), values.elements(), values.data());
   };
-  bool all = finite(replica_.store.values());
+  const bool statistics = finite(replica_.store.statistic_values());
+  bool all = statistics && finite(replica_.store.values());
   for (const OptimizerSlot& slot : replica_.optimizer->slots()) all = all && finite(slot.values);
   // On any worker: one that computes wrongly must not leave alone.
   if (!any(!all, "finite")) return;
   fail_together(communicator_, ErrorKind::kNumeric,
-                fmt::format("step {}: training diverged: the update left parameters or optimizer state "
-                            "that are not finite; "
-                            "nothing was saved over",
-                            step));
+                fmt::format("step {}: training diverged: the update left {} that are not finite; nothing was "
+                            "saved over",
+                            step, statistics ? "parameters or optimizer state" : "running statistics"));
 }
 
 void compare_workers(Communicator& communicator, const std::string& configuration, const RunData& data) {

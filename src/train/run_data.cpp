@@ -18,6 +18,7 @@ RunData read_run_data(const RunSettings& settings) {
   RunData data;
   const std::shared_ptr<const StoredSource> all = open_data_source(settings.train_data);
   std::string contents = all->digest();
+  data.columns = all->description().columns;
   data.train = all;
   // Of features as they are in the file; standardized ones are small.
   const auto look_for_overflow = [&](const DataSource& source) {

@@ -15,7 +15,9 @@ struct RunData {
   std::shared_ptr<const DataSource> train;
   std::shared_ptr<const DataSource> validation;  // null: none
   DataShape shape;
-  FeatureStatistics statistics;    // that features were standardized with; empty: they were not
+  // What features were standardized with, in the order of `columns`; empty: they were not.
+  FeatureStatistics statistics;
+  ColumnNames columns;             // of the training file
   std::string digest;              // of the contents of both, and of which samples are on which side
   std::vector<std::string> hints;  // warnings for the first lines of a run
 };

@@ -78,6 +78,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       [&] {
         match_columns(data_, columns, checkpoint);
         if (communicator.rank() > 0) return;
+        require_statistics(data_, state, checkpoint);
         compare_with_checkpoint(state, description, settings(), data_, checkpoint);
       },
       "checkpoint");

@@ -90,13 +90,10 @@ struct Trainer::Parts {
     require_recordable();
     run_agreed(
         communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
+    if (!options.resume && !settings.initial_weights.empty()) take_initial_weights();
     State found;
     const std::string path = resume_or_start(found);
-    if (options.resume) {
-      done = state->distribute(done, found, path, communicator);
-    } else if (!settings.initial_weights.empty()) {
-      take_initial_weights();
-    }
+    if (options.resume) done = state->distribute(done, found, path, communicator);
     saved = done;
     agreement->compare(state->capture(done, ""), "start");
     if (leader()) {
@@ -171,6 +168,7 @@ struct Trainer::Parts {
     return path;
   }
 
+  // Before the checkpoints of an earlier run are set aside: it may be one of them.
   void take_initial_weights() {
     const std::string& path = settings.initial_weights;
     State found;
@@ -180,11 +178,21 @@ struct Trainer::Parts {
           for (const std::string& pattern : settings.initial_weights_without) {
             require_fit("train.initial_weights_without", pattern, replica->store.parameters());
           }
-          if (leader()) found = read_checkpoint(path);
+          if (!leader()) return;
+          found = read_checkpoint(path);
+          columns.restore(found, path);
         },
         "initial weights");
     restore_parameters(*replica, found, has_average(found), path, communicator,
                        settings.initial_weights_without);
+    bool mean = leader() && has_average(found) && found.scalars.contains("/average/type") &&
+                found.scalars.at("/average/type") == Scalar(name_of(AverageSettings::Type::kSwa));
+    if (agreement->any(mean, "initial weights")) {
+      // A mean of weights has no statistics of its own.
+      const AutocastScope autocast(settings.compute);
+      Tensor statistics = replica->store.statistic_values();
+      statistics.assign(mean_statistics(*replica, *objective, *data.train, settings, communicator));
+    }
     if (replica->average) {
       replica->average->restart(replica->store.values(), replica->store.statistic_values());
     }
@@ -214,6 +222,7 @@ struct Trainer::Parts {
     const AutocastScope autocast(settings.compute, replica->current_copies());
     const Tensor losses =
         objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
+    take_batch_statistics(replica->training, replica->store);
     backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
   }
 
@@ -372,8 +381,8 @@ struct Trainer::Parts {
           validate(every(settings.evaluate_every));
         } catch (const AgreedFailure&) {
           // Of the validation data, say: what has been trained is worth keeping.
-          if (due) save();
-          if (due && keeper) keeper->finish(false);
+          save();
+          if (keeper) keeper->finish(false);
           throw;
         }
       }

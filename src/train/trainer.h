@@ -18,9 +18,9 @@
 namespace lockstep {
 
 struct TrainOptions {
-  bool resume = false;     // continue from the newest usable checkpoint of the output directory
-  bool overwrite = false;  // delete the checkpoints of an earlier run in the output directory
-  std::string output;      // replaces run.output when not empty
+  bool resume = false;      // continue from the newest usable checkpoint of the output directory
+  bool overwrite = false;   // delete the checkpoints of an earlier run in the output directory
+  std::string output = {};  // replaces run.output when not empty
   bool progress = true;
 
   // Asked after every step: why this worker wants the run to end, "SIGTERM" for example; empty: go on. One

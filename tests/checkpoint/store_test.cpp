@@ -194,7 +194,7 @@ TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
   {
     CheckpointStore store({directory_.path()});
     store.set_aside();
-    EXPECT_EQ(names(), (Names{"overwritten", "step-1.h5"}));
+    EXPECT_EQ(names(), (Names{".overwritten", "step-1.h5"}));
     EXPECT_FALSE(store.newest_step());
     std::vector<std::string> skipped;
     EXPECT_FALSE(store.load_newest(skipped));
@@ -218,33 +218,34 @@ TEST_F(StoreTest, WhatWasSetAsideIsFoundByTheNextStore) {
     SCOPED_TRACE("moving");
     save(10);
     save(20);
-    fs::create_directory(directory_.file("overwritten.moving"));
-    fs::rename(directory_.file("step-000000020.h5"), directory_.file("overwritten.moving/step-000000020.h5"));
+    fs::create_directory(directory_.file(".overwritten.moving"));
+    fs::rename(directory_.file("step-000000020.h5"),
+               directory_.file(".overwritten.moving/step-000000020.h5"));
     const CheckpointStore store({directory_.path()});
     EXPECT_EQ(names(), old);
   }
   {
     SCOPED_TRACE("moved");
-    fs::create_directory(directory_.file("overwritten"));
+    fs::create_directory(directory_.file(".overwritten"));
     for (const std::string& name : old)
-      fs::rename(directory_.file(name), directory_.file("overwritten/" + name));
+      fs::rename(directory_.file(name), directory_.file(".overwritten/" + name));
     const CheckpointStore store({directory_.path()});
     EXPECT_EQ(names(), old);
   }
   {
     SCOPED_TRACE("committed");
-    fs::create_directory(directory_.file("overwritten"));
-    fs::rename(directory_.file("step-000000020.h5"), directory_.file("overwritten/step-000000020.h5"));
-    overwrite(directory_.file("overwritten/notes"), "somebody's");
+    fs::create_directory(directory_.file(".overwritten"));
+    fs::rename(directory_.file("step-000000020.h5"), directory_.file(".overwritten/step-000000020.h5"));
+    overwrite(directory_.file(".overwritten/notes"), "somebody's");
     const CheckpointStore store({directory_.path()});
-    EXPECT_EQ(names(), (Names{"overwritten", "step-000000010.h5"}));
-    EXPECT_EQ(testing::files_in(directory_.file("overwritten")), 1u) << "what is not ours stays";
+    EXPECT_EQ(names(), (Names{".overwritten", "step-000000010.h5"}));
+    EXPECT_EQ(testing::files_in(directory_.file(".overwritten")), 1u) << "what is not ours stays";
   }
   {
     SCOPED_TRACE("somebody else's folder");
     fs::remove(directory_.file("step-000000010.h5"));
     const CheckpointStore store({directory_.path()});
-    EXPECT_EQ(names(), Names{"overwritten"});
+    EXPECT_EQ(names(), Names{".overwritten"});
   }
 }
 

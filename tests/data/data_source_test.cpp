@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 
 #include "data/loader.h"
@@ -134,6 +135,28 @@ TEST_F(Source, MappedTargetsAndLabelsAsTargets) {
   EXPECT_EQ(open_data_source({.path = path_, .classes = 9})->description().classes, 9);
   expect_rejection(ErrorKind::kData, {path_, "5 classes", "4"},
                    [&] { open_data_source({.path = path_, .classes = 4}); });
+}
+
+// What stands behind the seal must not be taken for a file that never had one.
+TEST_F(Source, APreparedFileWhoseSealIsGoneIsRefused) {
+  prepared(images(2000, 3, DType::kU8));
+  const std::string whole = testing::bytes_of(path_);
+  for (const size_t erased : {8, 24, 496, 512, 4096}) {
+    testing::overwrite(path_, std::string(erased, '\0') + whole.substr(erased));
+    expect_rejection(ErrorKind::kData, {path_}, [&] { open_data_source({.path = path_}); });
+  }
+}
+
+TEST_F(Source, OptionsThatAPreparedFileCannotFollowAreRefused) {
+  prepared(images(10, 3, DType::kU8));
+  expect_rejection(ErrorKind::kUsage, {path_, "target column"},
+                   [&] { open_data_source({.path = path_, .target = "a"}); });
+  expect_rejection(ErrorKind::kUsage, {path_, "labels file"},
+                   [&] { open_data_source({.path = path_, .labels = "l"}); });
+  const std::string other = directory_.file("other.h5");
+  expect_rejection(ErrorKind::kUsage, {path_, "classes must be"},
+                   [&] { prepare_dataset({.path = path_, .classes = -5}, other); });
+  EXPECT_FALSE(std::filesystem::exists(other));
 }
 
 TEST_F(Source, DigestTellsSamplesAndTypesApart) {

@@ -296,6 +296,21 @@ with new('stated.h5', np.eye(3)[y]) as file:
                    [&] { read("counts.h5", false, 3); });
 }
 
+TEST_F(Hdf5Sources, NamesOfColumnsCountInTrainingToo) {
+  make(R"(
+for name, names in ('names', 'a\nb\nc'), ('empty', ['a', 'b', '']), ('few', 'a\nb'):
+    with new(f'{name}.h5') as file:
+        file['x'] = x
+        file['x'].attrs['feature_names'] = names
+)");
+  EXPECT_EQ(read_dataset({.path = directory_.file("names.h5")}).columns.features,
+            (std::vector<std::string>{"a", "b", "c"}));
+  expect_rejection(ErrorKind::kData, {"empty.h5", "feature_names", "empty"},
+                   [&] { read_dataset({.path = directory_.file("empty.h5")}); });
+  expect_rejection(ErrorKind::kData, {"few.h5", "feature_names"},
+                   [&] { read_dataset({.path = directory_.file("few.h5")}); });
+}
+
 TEST_F(Hdf5Sources, TheLargestIndexIsKnownWithItsRow) {
   make(R"(
 with new('tokens.h5') as file:

@@ -76,6 +76,53 @@ TEST_F(Prediction, AgreesWithTheEvaluation) {
   EXPECT_FALSE(line.contains("top5_accuracy"));
 }
 
+// Other columns in the file that means and deviations come from, and another file.
+TEST_F(Prediction, StandardizesAsTheTrainingDid) {
+  const std::string normalized = "data.normalize=standard", data = "data.train=" + file("moved.csv");
+  train(kNoLauncher, {file("run.toml"), "--output", file("norm"), "--set", normalized});
+  std::istringstream lines(points_csv(53, 3));
+  std::string moved, shifted;
+  for (std::string a, b, c, kind; std::getline(lines, a, ',') && std::getline(lines, b, ',') &&
+                                  std::getline(lines, c, ',') && std::getline(lines, kind);) {
+    moved += kind + "," + c + "," + a + "," + b + "\n";
+    shifted +=
+        (shifted.empty() ? a : std::to_string(std::stod(a) + 5.0)) + "," + b + "," + c + "," + kind + "\n";
+  }
+  write_file(file("moved.csv"), moved);
+  write_file(file("shifted.csv"), shifted);
+  const auto predicted = [&](const std::vector<std::string>& sets, const std::string& output) {
+    std::vector<std::string> arguments = {
+        "predict", file("run.toml"),   "--checkpoint", checkpoint_of(file("norm"), 12),
+        "--data",  file("points.csv"), "--output",     file(output),
+        "--set",   normalized};
+    arguments.insert(arguments.end(), sets.begin(), sets.end());
+    return run(2, arguments);
+  };
+  const Outcome plain = predicted({}, "plain.h5");
+  ASSERT_EQ(plain.exit_code, 0) << plain.err;
+  const Outcome reordered = predicted({data, "data.target=kind"}, "reordered.h5");
+  ASSERT_EQ(reordered.exit_code, 0) << reordered.err;
+  EXPECT_EQ(classes_in("reordered.h5"), classes_in("plain.h5"));
+  const Outcome other = predicted({"data.train=" + file("shifted.csv")}, "other.h5");
+  EXPECT_EQ(other.exit_code, 3);
+  EXPECT_NE(other.err.find("shifted.csv: its features have other means"), std::string::npos) << other.err;
+}
+
+TEST_F(Prediction, InitialWeightsKeepTheOrderOfColumns) {
+  std::istringstream lines(points_csv(53, 3));
+  std::string moved;
+  for (std::string a, b, c, kind; std::getline(lines, a, ',') && std::getline(lines, b, ',') &&
+                                  std::getline(lines, c, ',') && std::getline(lines, kind);) {
+    moved += c + "," + a + "," + b + "," + kind + "\n";
+  }
+  write_file(file("moved.csv"), moved);
+  const Outcome outcome =
+      run(2, {"train", file("run.toml"), "--output", file("fine"), "--set", "data.train=" + file("moved.csv"),
+              "train.initial_weights=" + checkpoint_of(file("out"), 12)});
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_NE(outcome.err.find("weights and columns belong together"), std::string::npos) << outcome.err;
+}
+
 TEST_F(Prediction, RefusesSamplesThatTheModelDoesNotTake) {
   write_file(file("fewer.csv"), "a,b\n1,2\n");
   const Outcome fewer = predict(2, "fewer.csv", "p.h5");

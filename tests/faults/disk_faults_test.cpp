@@ -186,8 +186,8 @@ class Overwrite : public FaultyRun {
   void expect_untouched() {
     EXPECT_EQ(checkpoints_in(output_), (std::vector<int64_t>{5, 10, 12}));
     EXPECT_EQ(digest_of(checkpoint_of(output_, 12)), before_);
-    EXPECT_FALSE(fs::exists(output_ + "/overwritten"));
-    EXPECT_FALSE(fs::exists(output_ + "/overwritten.moving"));
+    EXPECT_FALSE(fs::exists(output_ + "/.overwritten"));
+    EXPECT_FALSE(fs::exists(output_ + "/.overwritten.moving"));
   }
 
   const std::string output_ = scratch_.file("output");
@@ -205,7 +205,7 @@ TEST_F(Overwrite, TheFirstCheckpointTakesThePlaceOfTheOldOnes) {
   const Outcome outcome = run(kNoLauncher, training(output_, {"run.seed=3", "train.steps=4"}, "--overwrite"));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_EQ(checkpoints_in(output_), std::vector<int64_t>{4});
-  EXPECT_FALSE(fs::exists(output_ + "/overwritten"));
+  EXPECT_FALSE(fs::exists(output_ + "/.overwritten"));
 }
 
 TEST_F(Overwrite, KilledBeforeItsFirstCheckpointTheOldOnesComeBack) {
@@ -232,11 +232,11 @@ TEST_F(Overwrite, KilledAfterItsFirstCheckpointTheOldOnesGo) {
   const Outcome killed =
       run_with("fsync:/output=kill", {}, training(output_, {"run.seed=3", "train.steps=4"}, "--overwrite"));
   EXPECT_EQ(killed.exit_code, 137) << killed.err;
-  EXPECT_TRUE(fs::exists(output_ + "/overwritten"));
+  EXPECT_TRUE(fs::exists(output_ + "/.overwritten"));
   const Outcome resumed = run(kNoLauncher, training(output_, {"run.seed=3", "train.steps=7"}, "--resume"));
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(checkpoints_in(output_), (std::vector<int64_t>{4, 7}));
-  EXPECT_FALSE(fs::exists(output_ + "/overwritten"));
+  EXPECT_FALSE(fs::exists(output_ + "/.overwritten"));
 }
 
 }  // namespace

@@ -67,6 +67,19 @@ check "exit code of one that was killed by somebody else" 138 "$(
   echo "$code"
 )"
 
+# Several at once, as timeout sends them: the handler of one is interrupted by the next.
+for ((trial = 0; trial < 10; ++trial)); do
+  : >"$NOTES"
+  "$wrapper" -np 2 program 2>"$bin/said" &
+  job=$!
+  noted 1
+  kill -HUP "$job"; kill -TERM "$job"; kill -HUP "$job"; kill -USR1 "$job"
+  code=0
+  wait "$job" || code=$?
+  check "exit code after several signals at once" 75 "$code"
+  check "what it says about them" 1 "$(grep -c '^stopping: ' "$bin/said")"
+done
+
 # Nobody reads the log.
 : >"$NOTES"
 check "exit code of a job whose log is not read" 9 "$(

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "autodiff/node.h"
+#include "comm/device_communicator.h"
 #include "comm/threaded_communicator.h"
 #include "train/small_run.h"
 
@@ -218,6 +219,10 @@ TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
         testing::run_threaded(
             workers,
             [&](Communicator& communicator) {
+              if (test_device() == "cuda") {
+                communicator.use_device(
+                    make_staged_communicator(communicator, test_backend().lane().native_queue()));
+              }
               SmallRun run(options, communicator);
               run.set_batch();
               std::vector<double>& result = results[static_cast<size_t>(communicator.rank())];

@@ -171,6 +171,19 @@ TEST(Settings, TakeTheirDefaults) {
   EXPECT_EQ(settings.threads, 1);
 }
 
+TEST(Settings, WhatARunWritesDownCanBeReadAgain) {
+  for (const std::string more :
+       {"", "[precision]\ncompute = \"fp16\"\n", "[precision]\nloss_scale = \"off\"\n",
+        "[precision]\nloss_scale = \"static\"\n", "[average]\ntype = \"swa\"\n"}) {
+    Configuration first =
+        Configuration::parse("[data]\ntrain = \"d.h5\"\n[train]\nepochs = 2\n" + more, "test.toml", {});
+    read_settings(first);
+    Configuration again = Configuration::parse(first.resolved(), "configuration.toml", {});
+    EXPECT_NO_THROW(read_settings(again)) << more;
+    EXPECT_EQ(again.resolved(), first.resolved());
+  }
+}
+
 TEST(Settings, TheOutputDirectoryFollowsTheName) {
   Configuration configuration = Configuration::parse(
       "[run]\nname = \"a\"\n[data]\ntrain = \"d.h5\"\n[train]\nsteps = 2\n", "test.toml", {});
