@@ -107,15 +107,15 @@ std::string overflow_hint(const DataSource& source, DType compute) {
   return "";
 }
 
+void check_indices(const DataDescription& data, int64_t limit) {
+  if (limit == 0 || data.largest_index < limit) return;
+  fail(ErrorKind::kData, fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table",
+                                     data.source, data.largest_index_row, data.largest_index, limit));
+}
+
 void check_indices(const RunData& data, int64_t limit) {
-  if (limit == 0) return;
-  for (const auto& part : {data.train, data.validation}) {
-    if (part == nullptr || part->description().largest_index < limit) continue;
-    const DataDescription& found = part->description();
-    fail(ErrorKind::kData,
-         fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", found.source,
-                     found.largest_index_row, found.largest_index, limit));
-  }
+  check_indices(data.train->description(), limit);
+  if (data.validation) check_indices(data.validation->description(), limit);
 }
 
 namespace {

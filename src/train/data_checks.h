@@ -26,6 +26,7 @@ std::string overflow_hint(const DataSource& source, DType compute);
 
 // Error (kData) naming file, row and value when an index of the data is outside of the model's table [0,
 // limit). limit = 0 (Module::index_limit): not known.
+void check_indices(const DataDescription& data, int64_t limit);
 void check_indices(const RunData& data, int64_t limit);
 
 // What a checkpoint keeps of features: the names of columns, where the data have any, and a digest of the

@@ -36,6 +36,21 @@ Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
   return device_tensor({batch.size}, weights, dtype, backend);
 }
 
+// Of the first `count` rows of logits; `single`: one a row, of class 1 against class 0.
+std::vector<int32_t> classes_of(const std::vector<double>& logits, int64_t outputs, bool single,
+                                int64_t count) {
+  const int64_t columns = single ? 1 : outputs;
+  std::vector<int32_t> classes;
+  for (int64_t row = 0; row < count; ++row) {
+    const double* first = logits.data() + row * columns;
+    // What is not a number predicts nothing; every comparison with it would make it class 0.
+    const bool any_nan = std::any_of(first, first + columns, [](double logit) { return std::isnan(logit); });
+    const auto largest = single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
+    classes.push_back(any_nan ? -1 : static_cast<int32_t>(largest));
+  }
+  return classes;
+}
+
 }  // namespace
 
 Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend,
@@ -154,22 +169,12 @@ Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
 }
 
 std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count) const {
-  const std::vector<double> logits = output.to_vector<double>();
-  const bool single = single_logit(output);
-  const int64_t columns = single ? 1 : data_.classes;
-  std::vector<int32_t> classes;
-  for (int64_t row = 0; row < count; ++row) {
-    const double* first = logits.data() + row * columns;
-    // What is not a number predicts nothing; every comparison with it would make it class 0.
-    const bool any_nan = std::any_of(first, first + columns, [](double logit) { return std::isnan(logit); });
-    const auto largest = single ? (*first > 0.0 ? 1 : 0) : std::max_element(first, first + columns) - first;
-    classes.push_back(any_nan ? -1 : static_cast<int32_t>(largest));
-  }
-  return classes;
+  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output), count);
 }
 
 void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts) const {
-  const std::vector<int32_t> predicted = predicted_classes(output, batch.valid);
+  const std::vector<double> logits = output.to_vector<double>();
+  const std::vector<int32_t> predicted = classes_of(logits, data_.classes, single_logit(output), batch.valid);
   for (size_t row = 0; row < predicted.size(); ++row) {
     const int32_t label = batch.labels[row];
     if (predicted[row] == label) ++counts.correct;
@@ -177,7 +182,6 @@ void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& cou
       ++counts.confusion[static_cast<size_t>(label * data_.classes + predicted[row])];
   }
   if (data_.classes <= kTop) return;
-  const std::vector<double> logits = output.to_vector<double>();
   for (size_t row = 0; row < predicted.size(); ++row) {
     if (predicted[row] < 0) continue;
     const double* first = logits.data() + row * static_cast<size_t>(data_.classes);

@@ -44,12 +44,7 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
                      found.sample_shape.to_string(), name_of(found.input_dtype),
                      trained.sample_shape.to_string(), name_of(trained.input_dtype)));
   }
-  const int64_t limit = model.replica().model->index_limit();
-  if (limit > 0 && found.largest_index >= limit) {
-    fail(ErrorKind::kData,
-         fmt::format("{}: row {}: index {} is outside [0, {}), the rows of the model's table", found.source,
-                     found.largest_index_row, found.largest_index, limit));
-  }
+  check_indices(found, model.replica().model->index_limit());
   if (settings.normalize) source = std::make_shared<StandardizedSource>(std::move(source), data.statistics);
   return match_columns(std::move(source), trained.columns, settings.train_data.path);
 }
