@@ -3,6 +3,13 @@
 # at a terminal disturb it.
 set -euo pipefail
 
+# Somebody who runs the tests in the background or under nohup has these ignored, and a shell cannot catch what it was started to
+# ignore: all begin anew.
+if [ -z "${SIGNALS_BEGIN_ANEW:-}" ]; then
+  export SIGNALS_BEGIN_ANEW=1
+  exec perl -e '$SIG{$_} = "DEFAULT" for qw(HUP INT QUIT PIPE TERM USR1); exec @ARGV' -- "$0" "$@"
+fi
+
 wrapper=$1/mpirun.sh
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
