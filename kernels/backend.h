@@ -17,9 +17,9 @@
 #include <memory>
 #include <string>
 
-#include "core/dtype.h"
-#include "core/philox.h"
-#include "kernels/math/step_verdict.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/kernels/math/step_verdict.h"
 
 namespace lockstep {
 

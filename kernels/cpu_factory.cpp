@@ -1,7 +1,7 @@
 // The CPU's kernels, handed out where the processor can run them.
-#include "core/error.h"
-#include "kernels/backend.h"
-#include "kernels/instructions.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/instructions.h"
 
 namespace lockstep {
 

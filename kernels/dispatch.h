@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "core/dtype.h"
-#include "core/error.h"
-#include "kernels/backend.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

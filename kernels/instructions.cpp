@@ -1,7 +1,7 @@
 // The processor's instructions, asked for with CPUID.
-#include "kernels/instructions.h"
+#include "lockstep/kernels/instructions.h"
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>

@@ -1,10 +1,10 @@
 // Keeping choices, and their text.
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/plan_table.h"
 
 #include <sstream>
 #include <utility>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

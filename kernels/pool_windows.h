@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "core/error.h"
-#include "kernels/backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -7,15 +7,15 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/matmul_block.h"
-#include "kernels/cpu/matrix_copy.h"
-#include "kernels/cpu/pack.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/elementary.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/matmul_block.h"
+#include "lockstep/kernels/cpu/matrix_copy.h"
+#include "lockstep/kernels/cpu/pack.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep {
 

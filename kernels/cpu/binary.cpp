@@ -1,9 +1,9 @@
 // Elementwise operations of two broadcast arguments, scaling, and the addition of the reduction tree.
-#include "kernels/math/binary.h"
+#include "lockstep/kernels/math/binary.h"
 
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

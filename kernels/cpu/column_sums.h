@@ -13,9 +13,9 @@
 #include <numeric>
 #include <vector>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/pack.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/pack.h"
 
 namespace lockstep {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/math/conversion.h"
+#include "lockstep/kernels/math/conversion.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>

@@ -15,13 +15,13 @@
 #include <cstring>
 #include <vector>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/convolution_tile.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/matrix_copy.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/cpu/vector.h"
-#include "kernels/dispatch.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/convolution_tile.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/matrix_copy.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/cpu/vector.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/cpu/vector.h"
+#include "lockstep/kernels/cpu/vector.h"
 
 namespace lockstep {
 

@@ -1,9 +1,9 @@
 // The CPU backend as an object: its single instance and its description.
-#include "kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
 
 #include <string>
 
-#include "kernels/cpu/vector.h"
+#include "lockstep/kernels/cpu/vector.h"
 
 namespace lockstep {
 

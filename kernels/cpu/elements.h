@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>

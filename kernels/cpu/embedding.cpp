@@ -1,8 +1,8 @@
 // Table lookup and its adjoint.
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

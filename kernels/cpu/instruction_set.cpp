@@ -1,6 +1,6 @@
 // What the kernels of this folder are compiled for: a constant and no code, since a processor may have fewer
 // instructions.
-#include "kernels/instructions.h"
+#include "lockstep/kernels/instructions.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Layer norm (Ba et al. 2016) over the last axis of (rows, columns), forward and backward.
 #include <cmath>
 
-#include "kernels/cpu/column_sums.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/pack.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/column_sums.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/pack.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

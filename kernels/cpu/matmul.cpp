@@ -8,10 +8,10 @@
 // costs 60 ns.
 #include <algorithm>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/matmul_block.h"
-#include "kernels/dispatch.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/matmul_block.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

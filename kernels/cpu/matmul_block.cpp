@@ -4,18 +4,18 @@
 // a block of a (kRowPanels x kRows rows, kDepth deep) stays in the second-level cache while panels of b
 // (kDepth x two vectors) go by, each multiplied with all of it, and a tile of c (kRows x two vectors) in
 // registers. On one Zen 4 core at 3.7 GHz the register tile alone reaches 118 of 118 GFLOP/s.
-#include "kernels/cpu/matmul_block.h"
+#include "lockstep/kernels/cpu/matmul_block.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <utility>
 
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/matrix_copy.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/cpu/vector.h"
-#include "kernels/math/elementary.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/matrix_copy.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/cpu/vector.h"
+#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cpu/vector.h"
+#include "lockstep/kernels/cpu/vector.h"
 
 namespace lockstep {
 

@@ -8,12 +8,12 @@
 #include <optional>
 #include <vector>
 
-#include "core/error.h"
-#include "kernels/cpu/conversion.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/pages.h"
-#include "kernels/dispatch.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cpu/conversion.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/pages.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

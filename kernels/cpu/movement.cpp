@@ -4,10 +4,10 @@
 #include <cstring>
 #include <utility>
 
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/dispatch.h"
-#include "kernels/permute_plan.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/permute_plan.h"
 
 namespace lockstep {
 

@@ -10,7 +10,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/dtype.h"
+#include "lockstep/core/dtype.h"
 
 namespace lockstep {
 

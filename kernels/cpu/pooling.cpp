@@ -2,12 +2,12 @@
 // parallel.
 #include <limits>
 
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/pack.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/dispatch.h"
-#include "kernels/pool_windows.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/pack.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/pool_windows.h"
 
 namespace lockstep {
 

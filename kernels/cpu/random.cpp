@@ -1,9 +1,9 @@
 // Random masks from counters.
 #include <type_traits>
 
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

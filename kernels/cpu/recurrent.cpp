@@ -2,18 +2,18 @@
 //
 // Rows do not meet before the weights' gradient, so threads wait for each other once a sequence, not once a
 // step; and the products of a row have the same bits however the rows are divided (matmul_block.h).
-#include "kernels/math/recurrent.h"
+#include "lockstep/kernels/math/recurrent.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "core/thread_pool.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/matmul_block.h"
-#include "kernels/cpu/matrix_copy.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/dispatch.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/matmul_block.h"
+#include "lockstep/kernels/cpu/matrix_copy.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

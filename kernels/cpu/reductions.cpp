@@ -3,12 +3,12 @@
 #include <bit>
 #include <limits>
 
-#include "kernels/cpu/column_sums.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/cpu/pack.h"
-#include "kernels/cpu/scratch.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/column_sums.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/pack.h"
+#include "lockstep/kernels/cpu/scratch.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -7,7 +7,7 @@
 #include <memory>
 #include <new>
 
-#include "kernels/cpu/pages.h"
+#include "lockstep/kernels/cpu/pages.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Elementwise operations of one argument and their derivatives.
-#include "kernels/math/unary.h"
+#include "lockstep/kernels/math/unary.h"
 
 #include <fmt/format.h>
 
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -1,13 +1,13 @@
 // Optimizer updates: one pass over parameters, gradients and state; and the verdict before them.
-#include "kernels/math/update.h"
+#include "lockstep/kernels/math/update.h"
 
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/cpu/conversion.h"
-#include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/elements.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cpu/conversion.h"
+#include "lockstep/kernels/cpu/cpu_backend.h"
+#include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "core/dtype.h"
+#include "lockstep/core/dtype.h"
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>

@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cudnn.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/elementary.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/cudnn.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep {
 

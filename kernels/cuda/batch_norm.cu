@@ -2,10 +2,10 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/cuda/column_sums.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/rows.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/column_sums.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/rows.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

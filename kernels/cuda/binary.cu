@@ -1,9 +1,9 @@
 // Elementwise operations of two broadcast arguments, scaling, and the addition of the reduction tree.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/division.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/binary.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/binary.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Fills, and conversions between element types.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/conversion.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/conversion.h"
 
 namespace lockstep {
 

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cuda/dialect.h"
-#include "kernels/cuda/division.h"
-#include "kernels/cuda/flat.h"
+#include "lockstep/kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/cuda/flat.h"
 
 namespace lockstep {
 

@@ -10,11 +10,11 @@
 // cuDNN, where there is one, goes first; this serves what it does not.
 #include <algorithm>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cudnn.h"
-#include "kernels/cuda/windows.h"
-#include "kernels/cuda/words.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/cudnn.h"
+#include "lockstep/kernels/cuda/windows.h"
+#include "lockstep/kernels/cuda/words.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Cross-entropy of softmax, fused with it, over the rows of (rows, columns), and its derivative.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/division.h"
-#include "kernels/cuda/softmax.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/cuda/softmax.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

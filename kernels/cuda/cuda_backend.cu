@@ -6,11 +6,11 @@
 #include <string>
 #include <utility>
 
-#include "core/error.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cudnn.h"
-#include "kernels/cuda/pinned_ring.h"
-#include "kernels/cuda/products.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/cudnn.h"
+#include "lockstep/kernels/cuda/pinned_ring.h"
+#include "lockstep/kernels/cuda/products.h"
 
 namespace lockstep {
 

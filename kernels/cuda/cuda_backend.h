@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "kernels/cuda/dialect.h"
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/cuda/dialect.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep {
 

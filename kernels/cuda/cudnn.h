@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -17,8 +17,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/dtype.h"
-#include "core/philox.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/philox.h"
 
 #define LOCKSTEP_DEVICE __device__ __forceinline__
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "kernels/backend.h"
-#include "kernels/cuda/dialect.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/cuda/dialect.h"
 
 namespace lockstep {
 

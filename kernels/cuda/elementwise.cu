@@ -2,10 +2,10 @@
 #include <string>
 #include <type_traits>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/unary.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/unary.h"
 
 namespace lockstep {
 

@@ -5,11 +5,11 @@
 // order; at last a warp a row goes through its range's list.
 #include <algorithm>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/division.h"
-#include "kernels/cuda/rows.h"
-#include "kernels/cuda/words.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/cuda/rows.h"
+#include "lockstep/kernels/cuda/words.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

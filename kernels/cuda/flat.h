@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/dialect.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // Layer norm (Ba et al. 2016) over the last axis of (rows, columns), forward and backward.
 #include <cmath>
 
-#include "kernels/cuda/column_sums.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/rows.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/column_sums.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/rows.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

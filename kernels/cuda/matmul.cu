@@ -8,11 +8,11 @@
 // bias is rounded to 16 bits first.
 #include <memory>
 
-#include "core/error.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/products.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/unary.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/products.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/unary.h"
 
 namespace lockstep {
 

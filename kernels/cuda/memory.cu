@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/error.h"
-#include "core/idle_memory.h"
-#include "core/op_scope.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/pinned_ring.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/idle_memory.h"
+#include "lockstep/core/op_scope.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/pinned_ring.h"
 
 namespace lockstep {
 

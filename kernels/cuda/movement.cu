@@ -1,12 +1,12 @@
 // Rearrangements: axes in another order, blocks of rows copied between arrays.
 #include <string>
 
-#include "core/error.h"
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/division.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/cuda/words.h"
-#include "kernels/permute_plan.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/cuda/words.h"
+#include "lockstep/kernels/permute_plan.h"
 
 namespace lockstep {
 

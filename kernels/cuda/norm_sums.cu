@@ -2,9 +2,9 @@
 #include <bit>
 #include <limits>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -2,10 +2,10 @@
 // over an element instead of scattering to it, so that each sum has one order.
 #include <limits>
 
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/windows.h"
-#include "kernels/dispatch.h"
-#include "kernels/pool_windows.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/windows.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/pool_windows.h"
 
 namespace lockstep {
 

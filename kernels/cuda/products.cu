@@ -7,12 +7,12 @@
 #include <optional>
 #include <utility>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "kernels/cuda/dialect.h"
-#include "kernels/cuda/products.h"
-#include "kernels/cuda/stopwatch.h"
-#include "kernels/dispatch.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/products.h"
+#include "lockstep/kernels/cuda/stopwatch.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

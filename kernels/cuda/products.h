@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep {
 

@@ -3,8 +3,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/error.h"
-#include "kernels/cuda/cuda_backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
 
 namespace lockstep {
 

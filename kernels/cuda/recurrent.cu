@@ -1,9 +1,9 @@
 // Recurrent layers over a whole sequence: a product a step through cuBLASLt, then one fused kernel for the
 // cells.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/division.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/recurrent.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/division.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/recurrent.h"
 
 namespace lockstep {
 

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/cuda/dialect.h"
-#include "kernels/cuda/flat.h"
+#include "lockstep/kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/flat.h"
 
 namespace lockstep {
 

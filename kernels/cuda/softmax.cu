@@ -1,7 +1,7 @@
 // Softmax and log-softmax over the rows of (rows, columns), and their derivatives.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/softmax.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/softmax.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

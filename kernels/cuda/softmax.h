@@ -1,8 +1,8 @@
 // What softmax and cross-entropy need of a row: its maximum and the sum of e^(x - maximum).
 #pragma once
 
-#include "kernels/cuda/rows.h"
-#include "kernels/math/elementary.h"
+#include "lockstep/kernels/cuda/rows.h"
+#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep {
 

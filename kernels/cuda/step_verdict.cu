@@ -1,6 +1,6 @@
 // The verdict on a step, from the sums of squares of its gradient.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/dispatch.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/dispatch.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Timing by events, of calls that are recorded.
 #include <algorithm>
 
-#include "kernels/cuda/dialect.h"
-#include "kernels/cuda/stopwatch.h"
+#include "lockstep/kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/stopwatch.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Optimizer updates: one pass over parameters, gradients and state.
-#include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/flat.h"
-#include "kernels/dispatch.h"
-#include "kernels/math/update.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/flat.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/update.h"
 
 namespace lockstep {
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <string>
 
-#include "core/error.h"
-#include "kernels/cuda/division.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/division.h"
 
 namespace lockstep {
 

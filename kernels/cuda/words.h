@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "kernels/cuda/dialect.h"
+#include "lockstep/kernels/cuda/dialect.h"
 
 namespace lockstep {
 

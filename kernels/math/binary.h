@@ -1,8 +1,8 @@
 // Elementwise operations of two arguments, shared by every backend.
 #pragma once
 
-#include "kernels/backend.h"
-#include "kernels/math/formula.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/math/formula.h"
 
 namespace lockstep::math {
 

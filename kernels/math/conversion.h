@@ -6,8 +6,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/dtype.h"
-#include "kernels/math/formula.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/kernels/math/formula.h"
 
 namespace lockstep::math {
 

@@ -16,8 +16,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/dtype.h"
-#include "kernels/math/formula.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/kernels/math/formula.h"
 
 namespace lockstep::math {
 

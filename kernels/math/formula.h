@@ -1,7 +1,7 @@
 // How a scalar formula is declared so that every backend can use it inside its loops.
 #pragma once
 
-#include "core/philox.h"
+#include "lockstep/core/philox.h"
 
 // On every device, and always inlined: a loop over a formula becomes vector code only when no call is left in
 // it, and compilers stop inlining on their own where many formulas meet in one file.

@@ -15,7 +15,7 @@
 // -5.9 and, of the derivative, -8), each rounded to float before the lower ones are fitted again.
 #pragma once
 
-#include "kernels/math/elementary.h"
+#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep::math {
 

@@ -4,8 +4,8 @@
 // The equations stand at RecurrentCell in kernels/backend.h; z, s, h', c' and d are its letters.
 #pragma once
 
-#include "kernels/math/elementary.h"
-#include "kernels/math/unary.h"
+#include "lockstep/kernels/math/elementary.h"
+#include "lockstep/kernels/math/unary.h"
 
 namespace lockstep::math {
 

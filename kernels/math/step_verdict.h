@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/math/formula.h"
+#include "lockstep/kernels/math/formula.h"
 
 namespace lockstep {
 

@@ -8,9 +8,9 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/backend.h"
-#include "kernels/math/elementary.h"
-#include "kernels/math/narrow_gelu.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/math/elementary.h"
+#include "lockstep/kernels/math/narrow_gelu.h"
 
 namespace lockstep::math {
 

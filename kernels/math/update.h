@@ -16,8 +16,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/backend.h"
-#include "kernels/math/formula.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/math/formula.h"
 
 namespace lockstep {
 

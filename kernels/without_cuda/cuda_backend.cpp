@@ -1,6 +1,6 @@
 // What stands for the CUDA backend in a build without CUDA.
-#include "core/error.h"
-#include "kernels/backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Choosing and laying out descriptions of keys.
-#include "app/description.h"
+#include "lockstep/app/description.h"
 
 #include <fmt/format.h>
 
@@ -10,8 +10,8 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "core/error.h"
-#include "core/suggestions.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/suggestions.h"
 
 namespace lockstep {
 

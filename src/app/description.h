@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // The lockstep command.
-#include "app/run_main.h"
+#include "lockstep/app/run_main.h"
 
 int main(int argc, char** argv) {
   return lockstep::run_main(argc, argv);

@@ -1,5 +1,5 @@
 // The lockstep command line.
-#include "app/run_main.h"
+#include "lockstep/app/run_main.h"
 
 #include <fmt/format.h>
 
@@ -12,25 +12,25 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "app/description.h"
-#include "app/version.h"
-#include "checkpoint/checkpoint.h"
-#include "checkpoint/summary.h"
-#include "comm/communicator.h"
-#include "core/error.h"
-#include "core/log.h"
-#include "core/process.h"
-#include "data/data_source.h"
-#include "data/prepared_file.h"
-#include "hdf5/sealed_file.h"
-#include "kernels/instructions.h"
-#include "train/agreement.h"
-#include "train/checkpoint_evaluation.h"
-#include "train/objective.h"
-#include "train/prediction.h"
-#include "train/progress.h"
-#include "train/settings.h"
-#include "train/trainer.h"
+#include "lockstep/app/description.h"
+#include "lockstep/app/version.h"
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/checkpoint/summary.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/core/process.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/kernels/instructions.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/checkpoint_evaluation.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/prediction.h"
+#include "lockstep/train/progress.h"
+#include "lockstep/train/settings.h"
+#include "lockstep/train/trainer.h"
 
 namespace lockstep {
 

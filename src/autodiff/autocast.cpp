@@ -1,10 +1,10 @@
 // The state of autocast on a thread.
-#include "autodiff/autocast.h"
+#include "lockstep/autodiff/autocast.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "core/error.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

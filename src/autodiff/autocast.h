@@ -20,7 +20,7 @@
 #include <memory>
 #include <unordered_map>
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

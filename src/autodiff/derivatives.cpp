@@ -1,14 +1,14 @@
 // The reverse and forward sweeps over a recorded graph.
-#include "autodiff/derivatives.h"
+#include "lockstep/autodiff/derivatives.h"
 
 #include <algorithm>
 #include <optional>
 #include <unordered_map>
 
-#include "autodiff/autocast.h"
-#include "autodiff/recompute.h"
-#include "core/error.h"
-#include "core/op_scope.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/recompute.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/op_scope.h"
 
 namespace lockstep {
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "autodiff/node.h"
+#include "lockstep/autodiff/node.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Nodes: recording mode, destruction without recursion, and derivatives of fused ops through their
 // references.
-#include "autodiff/node.h"
+#include "lockstep/autodiff/node.h"
 
 #include <atomic>
 
-#include "autodiff/derivatives.h"
-#include "core/error.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // The current source of random draws of a thread.
-#include "autodiff/random_scope.h"
+#include "lockstep/autodiff/random_scope.h"
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

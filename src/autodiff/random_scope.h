@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // Recording a function by its inputs alone, and running it again.
-#include "autodiff/recompute.h"
+#include "lockstep/autodiff/recompute.h"
 
 #include <unordered_set>
 
-#include "autodiff/autocast.h"
-#include "core/error.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

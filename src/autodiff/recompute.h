@@ -7,8 +7,8 @@
 #include <optional>
 #include <vector>
 
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
 
 namespace lockstep {
 

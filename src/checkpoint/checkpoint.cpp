@@ -1,5 +1,5 @@
 // Writing, reading and comparing checkpoint files.
-#include "checkpoint/checkpoint.h"
+#include "lockstep/checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -15,9 +15,9 @@
 #include <type_traits>
 #include <unordered_map>
 
-#include "core/error.h"
-#include "hdf5/file.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

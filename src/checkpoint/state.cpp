@@ -1,5 +1,5 @@
 // The digest of a state, and what scalars have to offer.
-#include "checkpoint/state.h"
+#include "lockstep/checkpoint/state.h"
 
 #include <fmt/format.h>
 #include <xxhash.h>

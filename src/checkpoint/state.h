@@ -9,8 +9,8 @@
 #include <variant>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/shape.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/shape.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Naming, retention and background writing of checkpoint files, and the lock of a run's directory.
-#include "checkpoint/store.h"
+#include "lockstep/checkpoint/store.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,9 +19,9 @@
 #include <string_view>
 #include <system_error>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

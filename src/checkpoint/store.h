@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "checkpoint/checkpoint.h"
+#include "lockstep/checkpoint/checkpoint.h"
 
 namespace lockstep {
 

@@ -1,12 +1,12 @@
 // Lays out the summary of a state as aligned columns.
-#include "checkpoint/summary.h"
+#include "lockstep/checkpoint/summary.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <iterator>
 
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "checkpoint/state.h"
+#include "lockstep/checkpoint/state.h"
 
 namespace lockstep {
 

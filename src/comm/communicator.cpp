@@ -1,5 +1,5 @@
 // Chooses the communicator from what started this process.
-#include "comm/communicator.h"
+#include "lockstep/comm/communicator.h"
 
 #include <cstdlib>
 

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/dtype.h"
+#include "lockstep/core/dtype.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // A thread that waits for the end of the object, or of the time.
-#include "comm/deadline.h"
+#include "lockstep/comm/deadline.h"
 
 #include <fmt/format.h>
 #include <signal.h>
@@ -11,8 +11,8 @@
 #include <cstdlib>
 #include <utility>
 
-#include "core/error.h"
-#include "core/log.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 

@@ -20,9 +20,9 @@
 #include <thread>
 #include <utility>
 
-#include "comm/communicator.h"
-#include "comm/deadline.h"
-#include "core/error.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/comm/deadline.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

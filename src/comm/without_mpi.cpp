@@ -1,7 +1,7 @@
 // Stands in for the MPI communicator in a build without MPI: a launched job ends with a clear message instead
 // of running as many independent copies.
-#include "comm/communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

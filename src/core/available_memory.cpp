@@ -1,5 +1,5 @@
 // Reading the counters of the kernel, which are small text files.
-#include "core/available_memory.h"
+#include "lockstep/core/available_memory.h"
 
 #include <sys/resource.h>
 #include <unistd.h>

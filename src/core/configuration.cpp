@@ -1,5 +1,5 @@
 // The document as a whole: reading it, overrides, unknown keys, and what was resolved.
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 #include <fmt/format.h>
 
@@ -10,10 +10,10 @@
 #include <sstream>
 #include <variant>
 
-#include "core/error.h"
-#include "core/section.h"
-#include "core/suggestions.h"
-#include "core/toml_text.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/section.h"
+#include "lockstep/core/suggestions.h"
+#include "lockstep/core/toml_text.h"
 
 namespace lockstep {
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <type_traits>
 
-#include "core/half_precision.h"
+#include "lockstep/core/half_precision.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Throwing and classifying failures.
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

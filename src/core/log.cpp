@@ -1,5 +1,5 @@
 // Logging through spdlog, which stays out of every other file.
-#include "core/log.h"
+#include "lockstep/core/log.h"
 
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>

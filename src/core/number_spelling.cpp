@@ -1,5 +1,5 @@
 // Finding numbers in text.
-#include "core/number_spelling.h"
+#include "lockstep/core/number_spelling.h"
 
 #include <fmt/format.h>
 

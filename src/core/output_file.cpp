@@ -1,5 +1,5 @@
 // Opening without following links, appending, and replacing by rename.
-#include "core/output_file.h"
+#include "lockstep/core/output_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 #include <filesystem>
 #include <system_error>
 
-#include "core/log.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 

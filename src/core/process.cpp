@@ -1,5 +1,5 @@
 // Standard descriptors and the signals of writes.
-#include "core/process.h"
+#include "lockstep/core/process.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
 // Reading and checking the keys of one table, and keeping what its readers declare.
-#include "core/section.h"
+#include "lockstep/core/section.h"
 
 #include <fmt/format.h>
 
@@ -8,8 +8,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "core/number_spelling.h"
-#include "core/toml_text.h"
+#include "lockstep/core/number_spelling.h"
+#include "lockstep/core/toml_text.h"
 
 namespace lockstep {
 

@@ -10,8 +10,8 @@
 #include <variant>
 #include <vector>
 
-#include "core/configuration.h"
-#include "core/error.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/error.h"
 
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>

@@ -1,9 +1,9 @@
 // Shape arithmetic.
-#include "core/shape.h"
+#include "lockstep/core/shape.h"
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

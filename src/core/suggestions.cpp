@@ -1,5 +1,5 @@
 // Nearest names by edit distance.
-#include "core/suggestions.h"
+#include "lockstep/core/suggestions.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,6 +1,6 @@
 // Thread pool: workers spin briefly for the next loop, then sleep; a loop is over when its tiles are, whoever
 // ran them.
-#include "core/thread_pool.h"
+#include "lockstep/core/thread_pool.h"
 
 #include <atomic>
 #include <condition_variable>
@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

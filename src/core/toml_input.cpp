@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <sstream>
 
-#include "core/number_spelling.h"
-#include "core/section.h"
-#include "core/toml_text.h"
+#include "lockstep/core/number_spelling.h"
+#include "lockstep/core/section.h"
+#include "lockstep/core/toml_text.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Writing TOML.
-#include "core/toml_text.h"
+#include "lockstep/core/toml_text.h"
 
 #include <fmt/format.h>
 

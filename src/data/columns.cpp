@@ -1,5 +1,5 @@
 // Finding columns by their names.
-#include "data/columns.h"
+#include "lockstep/data/columns.h"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <map>
 #include <utility>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "data/data_source.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/data/data_source.h"
 
 namespace lockstep {
 

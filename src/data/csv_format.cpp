@@ -11,9 +11,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/error.h"
-#include "data/formats.h"
-#include "data/input_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/formats.h"
+#include "lockstep/data/input_file.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Sources in memory and those made of other sources.
-#include "data/data_source.h"
+#include "lockstep/data/data_source.h"
 
 #include <fmt/format.h>
 
@@ -9,9 +9,9 @@
 #include <cstring>
 #include <utility>
 
-#include "core/error.h"
-#include "core/half_precision.h"
-#include "data/stored_features.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/half_precision.h"
+#include "lockstep/data/stored_features.h"
 
 namespace lockstep {
 

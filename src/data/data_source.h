@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "data/dataset.h"
-#include "data/feature_statistics.h"
-#include "data/split.h"
-#include "hdf5/mapped_blocks.h"
+#include "lockstep/data/dataset.h"
+#include "lockstep/data/feature_statistics.h"
+#include "lockstep/data/split.h"
+#include "lockstep/hdf5/mapped_blocks.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Data sets: choosing the reader, picking rows, and the checks that all formats share.
-#include "data/dataset.h"
+#include "lockstep/data/dataset.h"
 
 #include <fmt/format.h>
 
@@ -8,9 +8,9 @@
 #include <limits>
 #include <new>
 
-#include "core/available_memory.h"
-#include "core/error.h"
-#include "data/formats.h"
+#include "lockstep/core/available_memory.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/formats.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // One pass over the rows.
-#include "data/feature_statistics.h"
+#include "lockstep/data/feature_statistics.h"
 
 #include <algorithm>
 #include <cmath>

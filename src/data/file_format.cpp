@@ -9,10 +9,10 @@
 #include <string_view>
 #include <utility>
 
-#include "core/error.h"
-#include "data/formats.h"
-#include "data/input_file.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/formats.h"
+#include "lockstep/data/input_file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

@@ -27,13 +27,13 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "data/formats.h"
-#include "data/input_file.h"
-#include "data/prepared_file.h"
-#include "hdf5/file.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/data/formats.h"
+#include "lockstep/data/input_file.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

@@ -7,9 +7,9 @@
 #include <filesystem>
 #include <vector>
 
-#include "core/error.h"
-#include "data/formats.h"
-#include "data/input_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/formats.h"
+#include "lockstep/data/input_file.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Reading through zlib, which passes plain files on as they are.
-#include "data/input_file.h"
+#include "lockstep/data/input_file.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 struct gzFile_s;
 

@@ -1,5 +1,5 @@
 // The prefetching ring between the gathering thread and the training loop.
-#include "data/loader.h"
+#include "lockstep/data/loader.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

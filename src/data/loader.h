@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "data/data_source.h"
-#include "data/sampler.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/data/sampler.h"
 
 namespace lockstep {
 

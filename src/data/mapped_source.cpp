@@ -7,10 +7,10 @@
 #include <atomic>
 #include <utility>
 
-#include "core/error.h"
-#include "data/data_source.h"
-#include "data/prepared_file.h"
-#include "hdf5/file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/hdf5/file.h"
 
 namespace lockstep {
 

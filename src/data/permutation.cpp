@@ -1,12 +1,12 @@
 // The rounds of the bijection.
-#include "data/permutation.h"
+#include "lockstep/data/permutation.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/philox.h"
+#include "lockstep/core/philox.h"
 
 namespace lockstep {
 

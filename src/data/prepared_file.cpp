@@ -1,5 +1,5 @@
 // Writing prepared files: HDF5 lays them out, the samples are written around it.
-#include "data/prepared_file.h"
+#include "lockstep/data/prepared_file.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
-#include "data/feature_statistics.h"
-#include "data/formats.h"
-#include "data/stored_features.h"
-#include "hdf5/file.h"
-#include "hdf5/raw_values.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/feature_statistics.h"
+#include "lockstep/data/formats.h"
+#include "lockstep/data/stored_features.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/raw_values.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

@@ -12,7 +12,7 @@
 #include <memory>
 #include <string>
 
-#include "data/dataset.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Sample order as a pure function of (seed, epoch, position).
-#include "data/sampler.h"
+#include "lockstep/data/sampler.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "data/permutation.h"
+#include "lockstep/data/permutation.h"
 
 namespace lockstep {
 

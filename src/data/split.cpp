@@ -1,12 +1,12 @@
 // One row of each stratum, and the rest.
-#include "data/split.h"
+#include "lockstep/data/split.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "lockstep/core/philox.h"
 
 namespace lockstep {
 

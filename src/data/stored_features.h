@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "data/data_source.h"
+#include "lockstep/data/data_source.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Types of elements.
-#include "hdf5/element_types.h"
+#include "lockstep/hdf5/element_types.h"
 
 #include <array>
 #include <bit>

@@ -3,8 +3,8 @@
 
 #include <optional>
 
-#include "core/dtype.h"
-#include "hdf5/library.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/hdf5/library.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // The calls into the HDF5 library, under one lock.
-#include "hdf5/file.h"
+#include "lockstep/hdf5/file.h"
 
 #include <fmt/format.h>
 #include <hdf5.h>
@@ -10,11 +10,11 @@
 #include <system_error>
 #include <utility>
 
-#include "hdf5/element_types.h"
-#include "hdf5/library.h"
-#include "hdf5/sealed_file.h"
-#include "hdf5/storage.h"
-#include "hdf5/write_driver.h"
+#include "lockstep/hdf5/element_types.h"
+#include "lockstep/hdf5/library.h"
+#include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/hdf5/storage.h"
+#include "lockstep/hdf5/write_driver.h"
 
 namespace lockstep {
 

@@ -13,9 +13,9 @@
 #include <variant>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/error.h"
-#include "core/shape.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/shape.h"
 
 namespace lockstep {
 

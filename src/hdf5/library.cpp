@@ -1,5 +1,5 @@
 // What HDF5 keeps for the whole process.
-#include "hdf5/library.h"
+#include "lockstep/hdf5/library.h"
 
 namespace lockstep {
 

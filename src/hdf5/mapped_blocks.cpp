@@ -1,5 +1,5 @@
 // mmap, madvise and a bitmap.
-#include "hdf5/mapped_blocks.h"
+#include "lockstep/hdf5/mapped_blocks.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

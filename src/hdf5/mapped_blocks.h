@@ -10,8 +10,8 @@
 #include <span>
 #include <string>
 
-#include "core/error.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/core/error.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 

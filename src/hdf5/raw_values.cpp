@@ -1,5 +1,5 @@
 // Positioned writes that leave nothing out.
-#include "hdf5/raw_values.h"
+#include "lockstep/hdf5/raw_values.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
 // Sealing, verifying and committing files: plain POSIX calls, every one of them checked.
-#include "hdf5/sealed_file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

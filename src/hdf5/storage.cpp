@@ -1,5 +1,5 @@
 // Reading the creation properties of data sets.
-#include "hdf5/storage.h"
+#include "lockstep/hdf5/storage.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/shape.h"
+#include "lockstep/core/shape.h"
 
 namespace lockstep {
 

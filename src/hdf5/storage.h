@@ -4,8 +4,8 @@
 
 #include <string>
 
-#include "hdf5/file.h"
-#include "hdf5/library.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/library.h"
 
 namespace lockstep {
 

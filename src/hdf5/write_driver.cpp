@@ -1,5 +1,5 @@
 // The table of callbacks that HDF5 asks of a driver, over one file descriptor.
-#include "hdf5/write_driver.h"
+#include "lockstep/hdf5/write_driver.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,8 +1,8 @@
 // Activation functions.
-#include "nn/activation.h"
+#include "lockstep/nn/activation.h"
 
-#include "core/error.h"
-#include "ops/elementwise.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/elementwise.h"
 
 namespace lockstep {
 

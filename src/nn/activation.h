@@ -1,7 +1,7 @@
 // Activation functions by name, and the layer that applies one.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

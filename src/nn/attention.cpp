@@ -1,9 +1,9 @@
 // Attention layer.
-#include "nn/attention.h"
+#include "lockstep/nn/attention.h"
 
 #include <fmt/format.h>
 
-#include "ops/attention.h"
+#include "lockstep/ops/attention.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Attention layer: multi-head self-attention (Vaswani et al. 2017, "Attention is all you need").
 #pragma once
 
-#include "nn/layer.h"
-#include "nn/linear.h"
+#include "lockstep/nn/layer.h"
+#include "lockstep/nn/linear.h"
 
 namespace lockstep {
 

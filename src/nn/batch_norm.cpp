@@ -1,11 +1,11 @@
 // Batch norm layer.
-#include "nn/batch_norm.h"
+#include "lockstep/nn/batch_norm.h"
 
 #include <fmt/format.h>
 
-#include "core/error.h"
-#include "ops/elementwise.h"
-#include "ops/normalization.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/normalization.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Batch norm with running statistics (Ioffe and Szegedy 2015).
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

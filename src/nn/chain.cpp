@@ -1,8 +1,8 @@
 // Chain of modules.
-#include "nn/chain.h"
+#include "lockstep/nn/chain.h"
 
-#include "autodiff/recompute.h"
-#include "core/op_scope.h"
+#include "lockstep/autodiff/recompute.h"
+#include "lockstep/core/op_scope.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Chain: modules applied one after the other.
 #pragma once
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

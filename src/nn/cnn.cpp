@@ -1,14 +1,14 @@
 // Residual convolutional network.
-#include "nn/cnn.h"
+#include "lockstep/nn/cnn.h"
 
 #include <fmt/format.h>
 
-#include "nn/chain.h"
-#include "nn/dropout.h"
-#include "nn/initialization.h"
-#include "nn/linear.h"
-#include "nn/pooling.h"
-#include "nn/residual_block.h"
+#include "lockstep/nn/chain.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/nn/initialization.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/nn/pooling.h"
+#include "lockstep/nn/residual_block.h"
 
 namespace lockstep {
 

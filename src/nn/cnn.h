@@ -1,7 +1,7 @@
 // Residual convolutional network for images (after He et al. 2016).
 #pragma once
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

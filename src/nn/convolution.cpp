@@ -1,10 +1,10 @@
 // Convolution layer.
-#include "nn/convolution.h"
+#include "lockstep/nn/convolution.h"
 
 #include <fmt/format.h>
 
-#include "nn/initialization.h"
-#include "ops/convolution.h"
+#include "lockstep/nn/initialization.h"
+#include "lockstep/ops/convolution.h"
 
 namespace lockstep {
 

@@ -1,9 +1,9 @@
 // Dropout layer.
-#include "nn/dropout.h"
+#include "lockstep/nn/dropout.h"
 
 #include <fmt/format.h>
 
-#include "ops/dropout.h"
+#include "lockstep/ops/dropout.h"
 
 namespace lockstep {
 

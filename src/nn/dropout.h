@@ -1,7 +1,7 @@
 // Dropout layer (Srivastava et al. 2014).
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

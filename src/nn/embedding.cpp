@@ -1,9 +1,9 @@
 // Embedding layer.
-#include "nn/embedding.h"
+#include "lockstep/nn/embedding.h"
 
 #include <fmt/format.h>
 
-#include "ops/embedding.h"
+#include "lockstep/ops/embedding.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Embedding layer: a learned vector for each table index.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

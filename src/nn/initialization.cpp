@@ -1,5 +1,5 @@
 // Names of initial distributions.
-#include "nn/initialization.h"
+#include "lockstep/nn/initialization.h"
 
 namespace lockstep {
 

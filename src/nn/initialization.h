@@ -1,8 +1,8 @@
 // Which distribution a layer's weights start from, as the configuration names it.
 #pragma once
 
-#include "core/configuration.h"
-#include "tensor/parameter_store.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/tensor/parameter_store.h"
 
 namespace lockstep {
 

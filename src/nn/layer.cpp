@@ -1,23 +1,23 @@
 // The table of layer types.
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 #include <fmt/format.h>
 
-#include "nn/activation.h"
-#include "nn/attention.h"
-#include "nn/batch_norm.h"
-#include "nn/convolution.h"
-#include "nn/dropout.h"
-#include "nn/embedding.h"
-#include "nn/layer_norm.h"
-#include "nn/linear.h"
-#include "nn/pooling.h"
-#include "nn/positions.h"
-#include "nn/recurrent.h"
-#include "nn/reshape.h"
-#include "nn/residual_block.h"
-#include "nn/transformer_block.h"
-#include "tensor/parameter_store.h"
+#include "lockstep/nn/activation.h"
+#include "lockstep/nn/attention.h"
+#include "lockstep/nn/batch_norm.h"
+#include "lockstep/nn/convolution.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/nn/embedding.h"
+#include "lockstep/nn/layer_norm.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/nn/pooling.h"
+#include "lockstep/nn/positions.h"
+#include "lockstep/nn/recurrent.h"
+#include "lockstep/nn/reshape.h"
+#include "lockstep/nn/residual_block.h"
+#include "lockstep/nn/transformer_block.h"
+#include "lockstep/tensor/parameter_store.h"
 
 namespace lockstep {
 

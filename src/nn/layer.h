@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Layer norm layer.
-#include "nn/layer_norm.h"
+#include "lockstep/nn/layer_norm.h"
 
-#include "ops/normalization.h"
+#include "lockstep/ops/normalization.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Layer norm (Ba et al. 2016).
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

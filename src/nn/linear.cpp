@@ -1,12 +1,12 @@
 // Linear layer.
-#include "nn/linear.h"
+#include "lockstep/nn/linear.h"
 
 #include <fmt/format.h>
 
 #include <optional>
 
-#include "nn/initialization.h"
-#include "ops/matmul.h"
+#include "lockstep/nn/initialization.h"
+#include "lockstep/ops/matmul.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Linear layer: activation(x W + b).
 #pragma once
 
-#include "nn/activation.h"
-#include "nn/layer.h"
+#include "lockstep/nn/activation.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Logistic regression.
-#include "nn/logistic.h"
+#include "lockstep/nn/logistic.h"
 
 #include <fmt/format.h>
 
-#include "nn/chain.h"
-#include "nn/linear.h"
-#include "nn/reshape.h"
+#include "lockstep/nn/chain.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/nn/reshape.h"
 
 namespace lockstep {
 

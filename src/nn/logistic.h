@@ -1,7 +1,7 @@
 // Logistic regression: one linear layer from the features to the logits.
 #pragma once
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

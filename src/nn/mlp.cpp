@@ -1,11 +1,11 @@
 // Multilayer perceptron.
-#include "nn/mlp.h"
+#include "lockstep/nn/mlp.h"
 
-#include "nn/chain.h"
-#include "nn/dropout.h"
-#include "nn/initialization.h"
-#include "nn/linear.h"
-#include "nn/reshape.h"
+#include "lockstep/nn/chain.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/nn/initialization.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/nn/reshape.h"
 
 namespace lockstep {
 

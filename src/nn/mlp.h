@@ -1,7 +1,7 @@
 // Multilayer perceptron.
 #pragma once
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // Contexts for a forward pass, and the check that models of real-valued data share.
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/derivatives.h"
-#include "core/error.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
-#include "tensor/parameter_store.h"
-#include "tensor/tensor.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/tensor/parameter_store.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Pooling layers.
-#include "nn/pooling.h"
+#include "lockstep/nn/pooling.h"
 
 #include <fmt/format.h>
 
-#include "nn/convolution.h"
-#include "ops/convolution.h"
-#include "ops/reduction.h"
+#include "lockstep/nn/convolution.h"
+#include "lockstep/ops/convolution.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Pooling layers over images: maximum, average, and average of the whole image.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

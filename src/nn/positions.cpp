@@ -1,8 +1,8 @@
 // Position layers.
-#include "nn/positions.h"
+#include "lockstep/nn/positions.h"
 
-#include "ops/elementwise.h"
-#include "ops/reduction.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Layers that know the positions of a sequence: what tells them apart, and their mean.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

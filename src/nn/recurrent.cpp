@@ -1,13 +1,13 @@
 // Recurrent layer.
-#include "nn/recurrent.h"
+#include "lockstep/nn/recurrent.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "ops/matmul.h"
-#include "ops/movement.h"
-#include "ops/recurrent.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/recurrent.h"
 
 namespace lockstep {
 

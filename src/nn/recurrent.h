@@ -1,7 +1,7 @@
 // Recurrent layer: a cell applied along a sequence, its state starting from zero.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

@@ -1,13 +1,13 @@
 // The list of models: a new built-in one is its file pair and a line here.
 #include <fmt/format.h>
 
-#include "core/error.h"
-#include "nn/cnn.h"
-#include "nn/layer.h"
-#include "nn/logistic.h"
-#include "nn/mlp.h"
-#include "nn/module.h"
-#include "nn/sequential.h"
+#include "lockstep/core/error.h"
+#include "lockstep/nn/cnn.h"
+#include "lockstep/nn/layer.h"
+#include "lockstep/nn/logistic.h"
+#include "lockstep/nn/mlp.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/nn/sequential.h"
 
 namespace lockstep {
 

@@ -1,9 +1,9 @@
 // Reshape layers.
-#include "nn/reshape.h"
+#include "lockstep/nn/reshape.h"
 
 #include <fmt/format.h>
 
-#include "ops/movement.h"
+#include "lockstep/ops/movement.h"
 
 namespace lockstep {
 

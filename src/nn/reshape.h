@@ -1,7 +1,7 @@
 // Reshape layers: the elements of a sample under another shape.
 #pragma once
 
-#include "nn/layer.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

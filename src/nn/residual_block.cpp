@@ -1,8 +1,8 @@
 // Residual block.
-#include "nn/residual_block.h"
+#include "lockstep/nn/residual_block.h"
 
-#include "nn/initialization.h"
-#include "ops/elementwise.h"
+#include "lockstep/nn/initialization.h"
+#include "lockstep/ops/elementwise.h"
 
 namespace lockstep {
 

@@ -3,9 +3,9 @@
 
 #include <optional>
 
-#include "nn/batch_norm.h"
-#include "nn/convolution.h"
-#include "nn/layer.h"
+#include "lockstep/nn/batch_norm.h"
+#include "lockstep/nn/convolution.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // A model listed layer by layer.
-#include "nn/sequential.h"
+#include "lockstep/nn/sequential.h"
 
 #include <fmt/format.h>
 
-#include "nn/chain.h"
-#include "nn/layer.h"
+#include "lockstep/nn/chain.h"
+#include "lockstep/nn/layer.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // A model listed layer by layer in the configuration.
 #pragma once
 
-#include "nn/module.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

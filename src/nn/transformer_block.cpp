@@ -1,9 +1,9 @@
 // Transformer block.
-#include "nn/transformer_block.h"
+#include "lockstep/nn/transformer_block.h"
 
-#include "nn/dropout.h"
-#include "ops/dropout.h"
-#include "ops/elementwise.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/ops/dropout.h"
+#include "lockstep/ops/elementwise.h"
 
 namespace lockstep {
 

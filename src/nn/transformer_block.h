@@ -1,9 +1,9 @@
 // Transformer block: attention, then a network of two layers at every position, each added to what it read.
 #pragma once
 
-#include "nn/attention.h"
-#include "nn/layer_norm.h"
-#include "nn/linear.h"
+#include "lockstep/nn/attention.h"
+#include "lockstep/nn/layer_norm.h"
+#include "lockstep/nn/linear.h"
 
 namespace lockstep {
 

@@ -1,19 +1,19 @@
 // Attention as one fused op, with a reference out of products and a softmax.
-#include "ops/attention.h"
+#include "lockstep/ops/attention.h"
 
 #include <fmt/format.h>
 
 #include <array>
 #include <cmath>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/loss.h"
-#include "ops/matmul.h"
-#include "ops/movement.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/movement.h"
 
 namespace lockstep {
 

@@ -2,7 +2,7 @@
 // need").
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // Conversion between floating types.
-#include "ops/cast.h"
+#include "lockstep/ops/cast.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "core/error.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Differentiable conversion between floating types.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

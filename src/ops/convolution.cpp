@@ -1,15 +1,15 @@
 // Convolution and pooling. Forward, backward-data and backward-weights are the three partial products of one
 // trilinear form, so each one's derivatives are the other two, and derivatives of every order exist.
-#include "ops/convolution.h"
+#include "lockstep/ops/convolution.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

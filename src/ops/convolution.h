@@ -1,7 +1,7 @@
 // Differentiable convolution and pooling over (N, H, W, C) activations. Types are those of matmul.h.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

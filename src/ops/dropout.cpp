@@ -1,12 +1,12 @@
 // Dropout as multiplication by a drawn mask, which is drawn again where it is needed again.
-#include "ops/dropout.h"
+#include "lockstep/ops/dropout.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "autodiff/random_scope.h"
-#include "core/error.h"
-#include "ops/elementwise.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/elementwise.h"
 
 namespace lockstep {
 

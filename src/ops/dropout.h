@@ -1,7 +1,7 @@
 // Dropout (Srivastava et al. 2014), inverted form: kept elements are scaled by 1/(1 - probability).
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,18 +1,18 @@
 // Elementwise ops: kernels forward, derivatives as kernels (first order) or as ops (when they are
 // differentiated again).
-#include "ops/elementwise.h"
+#include "lockstep/ops/elementwise.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 #include <numbers>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "kernels/math/elementary.h"
-#include "ops/cast.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/math/elementary.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

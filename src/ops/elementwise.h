@@ -2,7 +2,7 @@
 // error (kInternal) unless autocast is on: then they meet in the wider type.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

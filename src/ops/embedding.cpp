@@ -1,10 +1,10 @@
 // Table lookup and its adjoint, which are derivatives of each other.
-#include "ops/embedding.h"
+#include "lockstep/ops/embedding.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "core/error.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

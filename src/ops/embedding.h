@@ -1,7 +1,7 @@
 // Differentiable table lookup.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

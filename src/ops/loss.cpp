@@ -1,16 +1,16 @@
 // Softmax family and losses.
-#include "ops/loss.h"
+#include "lockstep/ops/loss.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/embedding.h"
-#include "ops/movement.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/embedding.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

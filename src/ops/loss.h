@@ -5,7 +5,7 @@
 // samples. `weights` (B) multiplies each sample's loss; undefined means all 1.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

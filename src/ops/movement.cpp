@@ -1,14 +1,14 @@
 // Rearrangements.
-#include "ops/movement.h"
+#include "lockstep/ops/movement.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
 
 namespace lockstep {
 

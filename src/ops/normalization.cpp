@@ -1,14 +1,14 @@
 // Layer norm and batch norm: fused kernels with references out of simple ops.
-#include "ops/normalization.h"
+#include "lockstep/ops/normalization.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/movement.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 // y has the type of x. Beside 16-bit x, gamma, beta and all statistics are computed with in fp32.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

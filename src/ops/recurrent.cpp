@@ -1,15 +1,15 @@
 // Recurrent layers: one fused op a sequence, with a reference out of simple ops, step by step.
-#include "ops/recurrent.h"
+#include "lockstep/ops/recurrent.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/matmul.h"
-#include "ops/movement.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Differentiable recurrent layers over whole sequences.
 #pragma once
 
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,16 +1,16 @@
 // Reductions and broadcasting.
-#include "ops/reduction.h"
+#include "lockstep/ops/reduction.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/movement.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/movement.h"
 
 namespace lockstep {
 

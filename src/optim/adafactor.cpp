@@ -1,15 +1,15 @@
 // Adafactor out of reductions and elementwise kernels.
-#include "optim/adafactor.h"
+#include "lockstep/optim/adafactor.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
-#include "kernels/math/portable.h"
-#include "optim/clip.h"
-#include "optim/flat_update.h"
-#include "optim/optimizer_keys.h"
-#include "optim/parameter_optimizer.h"
+#include "lockstep/kernels/math/portable.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/flat_update.h"
+#include "lockstep/optim/optimizer_keys.h"
+#include "lockstep/optim/parameter_optimizer.h"
 
 namespace lockstep {
 namespace {

@@ -1,8 +1,8 @@
 // Adagrad as one flat kernel.
-#include "optim/adagrad.h"
+#include "lockstep/optim/adagrad.h"
 
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

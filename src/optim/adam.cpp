@@ -1,9 +1,9 @@
 // Adam, AdamW and their AMSGrad variants: one flat kernel each, bias corrections computed here in fp64.
-#include "optim/adam.h"
+#include "lockstep/optim/adam.h"
 
-#include "kernels/math/portable.h"
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/kernels/math/portable.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

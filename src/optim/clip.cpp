@@ -1,5 +1,5 @@
 // The global gradient norm, summed in an order that no sharding can change, and the ways to clip.
-#include "optim/clip.h"
+#include "lockstep/optim/clip.h"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <cmath>
 #include <vector>
 
-#include "core/error.h"
-#include "parallel/reduction_tree.h"
+#include "lockstep/core/error.h"
+#include "lockstep/parallel/reduction_tree.h"
 
 namespace lockstep {
 namespace {

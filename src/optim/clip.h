@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "parallel/parameter_shards.h"
-#include "tensor/parameter_store.h"
-#include "tensor/tensor.h"
+#include "lockstep/parallel/parameter_shards.h"
+#include "lockstep/tensor/parameter_store.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

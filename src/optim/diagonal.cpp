@@ -1,8 +1,8 @@
 // Diagonally preconditioned descent as one flat kernel.
-#include "optim/diagonal.h"
+#include "lockstep/optim/diagonal.h"
 
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

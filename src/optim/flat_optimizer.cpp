@@ -1,11 +1,11 @@
 // Runs a flat update kernel over the segments of the parameter array.
-#include "optim/flat_optimizer.h"
+#include "lockstep/optim/flat_optimizer.h"
 
 #include <algorithm>
 #include <utility>
 #include <vector>
 
-#include "optim/update_checks.h"
+#include "lockstep/optim/update_checks.h"
 
 namespace lockstep {
 

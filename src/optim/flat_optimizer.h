@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "optim/optimizer.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep {
 

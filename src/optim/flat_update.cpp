@@ -1,5 +1,5 @@
 // Fills the arguments of a flat kernel from tensors.
-#include "optim/flat_update.h"
+#include "lockstep/optim/flat_update.h"
 
 #include <algorithm>
 

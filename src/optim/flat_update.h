@@ -4,8 +4,8 @@
 #include <initializer_list>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "tensor/tensor.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Plain gradient steps: theta_{k+1} = theta_k - eta_k g_k.
-#include "optim/gradient_descent.h"
+#include "lockstep/optim/gradient_descent.h"
 
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

@@ -1,11 +1,11 @@
 // LAMB: one flat kernel for the direction, two norms, one flat kernel for the step.
-#include "optim/lamb.h"
+#include "lockstep/optim/lamb.h"
 
-#include "kernels/math/portable.h"
-#include "optim/clip.h"
-#include "optim/flat_update.h"
-#include "optim/optimizer_keys.h"
-#include "optim/parameter_optimizer.h"
+#include "lockstep/kernels/math/portable.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/flat_update.h"
+#include "lockstep/optim/optimizer_keys.h"
+#include "lockstep/optim/parameter_optimizer.h"
 
 namespace lockstep {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "optim/optimizer.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep {
 

@@ -1,10 +1,10 @@
 // LARS: two norms, then classical momentum with the local rate inside the velocity.
-#include "optim/lars.h"
+#include "lockstep/optim/lars.h"
 
-#include "optim/clip.h"
-#include "optim/flat_update.h"
-#include "optim/optimizer_keys.h"
-#include "optim/parameter_optimizer.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/flat_update.h"
+#include "lockstep/optim/optimizer_keys.h"
+#include "lockstep/optim/parameter_optimizer.h"
 
 namespace lockstep {
 namespace {

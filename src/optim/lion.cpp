@@ -1,8 +1,8 @@
 // Lion as one flat kernel.
-#include "optim/lion.h"
+#include "lockstep/optim/lion.h"
 
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Dynamic and static loss scales.
-#include "optim/loss_scaler.h"
+#include "lockstep/optim/loss_scaler.h"
 
 #include <fmt/format.h>
 

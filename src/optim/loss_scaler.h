@@ -6,9 +6,9 @@
 #include <map>
 #include <string>
 
-#include "core/configuration.h"
-#include "core/dtype.h"
-#include "kernels/math/step_verdict.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/kernels/math/step_verdict.h"
 
 namespace lockstep {
 

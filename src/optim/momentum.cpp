@@ -1,11 +1,11 @@
 // Momentum in its averaged and its classical form.
-#include "optim/momentum.h"
+#include "lockstep/optim/momentum.h"
 
 #include <fmt/format.h>
 
-#include "core/error.h"
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

@@ -1,18 +1,18 @@
 // Muon out of matrix products and flat kernels.
-#include "optim/muon.h"
+#include "lockstep/optim/muon.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
-#include "kernels/math/portable.h"
-#include "optim/clip.h"
-#include "optim/flat_update.h"
-#include "optim/optimizer_keys.h"
-#include "optim/parameter_groups.h"
-#include "optim/parameter_optimizer.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/math/portable.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/flat_update.h"
+#include "lockstep/optim/optimizer_keys.h"
+#include "lockstep/optim/parameter_groups.h"
+#include "lockstep/optim/parameter_optimizer.h"
 
 namespace lockstep {
 namespace {

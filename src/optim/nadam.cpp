@@ -1,9 +1,9 @@
 // NAdam as one flat kernel; its product of momenta is a function of the number of updates.
-#include "optim/nadam.h"
+#include "lockstep/optim/nadam.h"
 
-#include "kernels/math/portable.h"
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/kernels/math/portable.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

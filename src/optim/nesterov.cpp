@@ -1,10 +1,10 @@
 // Nesterov momentum with a true look-ahead, and the classical form that takes its gradient where it stands.
-#include "optim/nesterov.h"
+#include "lockstep/optim/nesterov.h"
 
-#include "core/error.h"
-#include "optim/flat_optimizer.h"
-#include "optim/flat_update.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/flat_update.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

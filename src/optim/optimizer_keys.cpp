@@ -1,9 +1,9 @@
 // Reads and checks the configuration keys that several optimizers share.
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 #include <fmt/format.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Matching parameter names, and cutting the flat array where settings change.
-#include "optim/parameter_groups.h"
+#include "lockstep/optim/parameter_groups.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

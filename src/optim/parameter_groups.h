@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
-#include "optim/optimizer.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep {
 

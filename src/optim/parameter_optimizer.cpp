@@ -1,12 +1,12 @@
 // Walks over the parameters of the segments, and lays out the state that each asks for.
-#include "optim/parameter_optimizer.h"
+#include "lockstep/optim/parameter_optimizer.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.h"
-#include "optim/update_checks.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/update_checks.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // RMSProp, plain and centered, one flat kernel each.
-#include "optim/rmsprop.h"
+#include "lockstep/optim/rmsprop.h"
 
-#include "optim/flat_optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Learning-rate schedules as factors of the base rate, with the linear warmup that all of them share.
-#include "optim/schedule.h"
+#include "lockstep/optim/schedule.h"
 
 #include <fmt/format.h>
 
@@ -9,8 +9,8 @@
 #include <limits>
 #include <utility>
 
-#include "core/error.h"
-#include "kernels/math/portable.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/math/portable.h"
 
 namespace lockstep {
 namespace {

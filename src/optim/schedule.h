@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 namespace lockstep {
 

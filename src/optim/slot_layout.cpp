@@ -1,5 +1,5 @@
 // Slots are parallel to the parameters, or list their parts themselves.
-#include "optim/slot_layout.h"
+#include "lockstep/optim/slot_layout.h"
 
 #include <algorithm>
 

@@ -4,8 +4,8 @@
 
 #include <vector>
 
-#include "optim/optimizer.h"
-#include "parallel/parameter_shards.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/parallel/parameter_shards.h"
 
 namespace lockstep {
 

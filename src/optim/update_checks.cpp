@@ -1,9 +1,9 @@
 // Says which optimizer was handed what, where it does not fit.
-#include "optim/update_checks.h"
+#include "lockstep/optim/update_checks.h"
 
 #include <fmt/format.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

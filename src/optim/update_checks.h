@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "optim/optimizer.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep {
 

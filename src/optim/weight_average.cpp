@@ -1,10 +1,10 @@
 // Running averages as steps towards what enters.
-#include "optim/weight_average.h"
+#include "lockstep/optim/weight_average.h"
 
 #include <algorithm>
 
-#include "optim/optimizer.h"
-#include "optim/optimizer_keys.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
-#include "parallel/parameter_shards.h"
-#include "tensor/tensor.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/parallel/parameter_shards.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

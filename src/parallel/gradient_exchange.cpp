@@ -7,7 +7,7 @@
 //
 // On a GPU everything behind the local sums is issued to the backend's lane, so that it runs beside the rest
 // of the backward sweep: the lane waits for the sums of a bucket, and the result for the lane.
-#include "parallel/gradient_exchange.h"
+#include "lockstep/parallel/gradient_exchange.h"
 
 #include <fmt/format.h>
 
@@ -17,8 +17,8 @@
 #include <deque>
 #include <utility>
 
-#include "core/error.h"
-#include "parallel/reduction_plan.h"
+#include "lockstep/core/error.h"
+#include "lockstep/parallel/reduction_plan.h"
 
 namespace lockstep {
 

@@ -16,10 +16,10 @@
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "parallel/parameter_shards.h"
-#include "parallel/reduction_tree.h"
-#include "tensor/tensor.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/parallel/parameter_shards.h"
+#include "lockstep/parallel/reduction_tree.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

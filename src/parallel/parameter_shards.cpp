@@ -1,5 +1,5 @@
 // Cutting the flat array into shares, and moving shares between workers.
-#include "parallel/parameter_shards.h"
+#include "lockstep/parallel/parameter_shards.h"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <cstring>
 #include <numeric>
 
-#include "core/error.h"
-#include "kernels/backend.h"
-#include "tensor/parameter_store.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/tensor/parameter_store.h"
 
 namespace lockstep {
 namespace {

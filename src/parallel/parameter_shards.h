@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "tensor/tensor.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

@@ -1,12 +1,12 @@
 // Recursions over the reduction tree that write down its additions in order.
-#include "parallel/reduction_plan.h"
+#include "lockstep/parallel/reduction_plan.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

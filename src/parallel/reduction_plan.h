@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "parallel/reduction_tree.h"
+#include "lockstep/parallel/reduction_tree.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Ownership of micro-batches and the shape of the reduction tree.
-#include "parallel/reduction_tree.h"
+#include "lockstep/parallel/reduction_tree.h"
 
 #include <fmt/format.h>
 
 #include <bit>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -1,13 +1,13 @@
 // Layout and initial values of the flat parameter array.
-#include "tensor/parameter_store.h"
+#include "lockstep/tensor/parameter_store.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "core/error.h"
-#include "core/philox.h"
-#include "kernels/math/portable.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/kernels/math/portable.h"
 
 namespace lockstep {
 

@@ -1,6 +1,6 @@
 // Caching allocator: blocks are rounded to size classes and kept in free lists, so that a training step in
 // its steady state asks the backend for nothing.
-#include "tensor/storage.h"
+#include "lockstep/tensor/storage.h"
 
 #include <fmt/format.h>
 
@@ -14,9 +14,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/error.h"
-#include "core/idle_memory.h"
-#include "core/op_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/idle_memory.h"
+#include "lockstep/core/op_scope.h"
 
 namespace lockstep {
 

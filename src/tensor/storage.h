@@ -7,7 +7,7 @@
 #include <optional>
 #include <unordered_map>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -1,13 +1,13 @@
 // Tensor construction, views and transfers.
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <numeric>
 
-#include "core/error.h"
-#include "core/op_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/op_scope.h"
 
 namespace lockstep {
 

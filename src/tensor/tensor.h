@@ -11,10 +11,10 @@
 #include <span>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/shape.h"
-#include "kernels/backend.h"
-#include "tensor/storage.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/shape.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/tensor/storage.h"
 
 namespace lockstep {
 

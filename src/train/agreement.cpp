@@ -1,5 +1,5 @@
 // Exchanging verdicts.
-#include "train/agreement.h"
+#include "lockstep/train/agreement.h"
 
 #include <optional>
 #include <vector>

@@ -5,8 +5,8 @@
 #include <functional>
 #include <string>
 
-#include "comm/communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

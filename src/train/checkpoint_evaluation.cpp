@@ -1,11 +1,11 @@
 // Evaluating a trained model.
-#include "train/checkpoint_evaluation.h"
+#include "lockstep/train/checkpoint_evaluation.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/autocast.h"
-#include "core/error.h"
-#include "train/trained_model.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/core/error.h"
+#include "lockstep/train/trained_model.h"
 
 namespace lockstep {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "core/configuration.h"
-#include "train/evaluation.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/train/evaluation.h"
 
 namespace lockstep {
 

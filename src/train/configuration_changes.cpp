@@ -1,5 +1,5 @@
 // Comparing resolved configurations, which hold a setting a line.
-#include "train/configuration_changes.h"
+#include "lockstep/train/configuration_changes.h"
 
 #include <fmt/format.h>
 

@@ -1,5 +1,5 @@
 // Checks of data against each other and against the model.
-#include "train/data_checks.h"
+#include "lockstep/train/data_checks.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

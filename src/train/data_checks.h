@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <string>
 
-#include "checkpoint/state.h"
-#include "core/dtype.h"
-#include "data/data_source.h"
-#include "train/run_data.h"
-#include "train/run_state.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/train/run_data.h"
+#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 

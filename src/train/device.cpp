@@ -1,14 +1,14 @@
 // Choosing the device of a worker and the communicator for its memory.
-#include "train/device.h"
+#include "lockstep/train/device.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "comm/device_communicator.h"
-#include "core/error.h"
-#include "train/agreement.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 

@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "comm/communicator.h"
-#include "kernels/backend.h"
-#include "train/settings.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 

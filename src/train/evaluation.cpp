@@ -1,14 +1,14 @@
 // Forward passes over a data set.
-#include "train/evaluation.h"
+#include "lockstep/train/evaluation.h"
 
 #include <algorithm>
 #include <numeric>
 
-#include "autodiff/node.h"
-#include "autodiff/random_scope.h"
-#include "parallel/gradient_exchange.h"
-#include "parallel/reduction_tree.h"
-#include "train/agreement.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/parallel/gradient_exchange.h"
+#include "lockstep/parallel/reduction_tree.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 

@@ -5,10 +5,10 @@
 #include <span>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "data/data_source.h"
-#include "train/objective.h"
-#include "train/replica.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/replica.h"
 
 namespace lockstep {
 

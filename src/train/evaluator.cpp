@@ -1,8 +1,8 @@
 // Evaluating the weights in force.
-#include "train/evaluator.h"
+#include "lockstep/train/evaluator.h"
 
-#include "autodiff/autocast.h"
-#include "core/error.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

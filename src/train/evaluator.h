@@ -1,11 +1,11 @@
 // Evaluation during training, of the weights that the run is after: averaged ones where it has them.
 #pragma once
 
-#include "comm/communicator.h"
-#include "train/evaluation.h"
-#include "train/objective.h"
-#include "train/replica.h"
-#include "train/run_data.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/train/evaluation.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_data.h"
 
 namespace lockstep {
 

@@ -1,18 +1,18 @@
 // Sweeps over a worker's micro-batches, and their sums over all.
-#include "train/gradient_pass.h"
+#include "lockstep/train/gradient_pass.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 
-#include "autodiff/autocast.h"
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
-#include "core/error.h"
-#include "ops/reduction.h"
-#include "optim/clip.h"
-#include "tensor/storage.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/reduction.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/tensor/storage.h"
 
 namespace lockstep {
 

@@ -13,11 +13,11 @@
 #include <memory>
 #include <span>
 
-#include "comm/communicator.h"
-#include "parallel/gradient_exchange.h"
-#include "train/objective.h"
-#include "train/replica.h"
-#include "train/run_plan.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/parallel/gradient_exchange.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_plan.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Two places for the samples of a step, filled in turns.
-#include "train/input_queue.h"
+#include "lockstep/train/input_queue.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

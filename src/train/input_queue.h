@@ -18,9 +18,9 @@
 #include <span>
 #include <vector>
 
-#include "data/loader.h"
-#include "nn/module.h"
-#include "train/objective.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/train/objective.h"
 
 namespace lockstep {
 

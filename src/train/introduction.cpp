@@ -1,10 +1,10 @@
 // What a run says first.
-#include "train/introduction.h"
+#include "lockstep/train/introduction.h"
 
 #include <fmt/format.h>
 
-#include "core/log.h"
-#include "train/data_checks.h"
+#include "lockstep/core/log.h"
+#include "lockstep/train/data_checks.h"
 
 namespace lockstep {
 

@@ -1,12 +1,12 @@
 // The first lines of a run: on what it runs, what it trains, how long, and what that takes.
 #pragma once
 
-#include "optim/schedule.h"
-#include "train/device.h"
-#include "train/gradient_pass.h"
-#include "train/replica.h"
-#include "train/run_data.h"
-#include "train/run_plan.h"
+#include "lockstep/optim/schedule.h"
+#include "lockstep/train/device.h"
+#include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_data.h"
+#include "lockstep/train/run_plan.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Drawing the loss curve.
-#include "train/loss_plot.h"
+#include "lockstep/train/loss_plot.h"
 
 #include <fmt/format.h>
 

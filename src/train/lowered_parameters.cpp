@@ -1,9 +1,9 @@
 // Keeping the copy up, and finding out whether it was.
-#include "train/lowered_parameters.h"
+#include "lockstep/train/lowered_parameters.h"
 
 #include <cstddef>
 
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "autodiff/autocast.h"
-#include "tensor/parameter_store.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/tensor/parameter_store.h"
 
 namespace lockstep {
 

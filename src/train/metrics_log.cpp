@@ -1,5 +1,5 @@
 // Writing metrics.jsonl.
-#include "train/metrics_log.h"
+#include "lockstep/train/metrics_log.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -8,8 +8,8 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
-#include "core/log.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 

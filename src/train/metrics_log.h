@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/output_file.h"
+#include "lockstep/core/output_file.h"
 
 namespace lockstep {
 

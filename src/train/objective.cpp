@@ -1,19 +1,19 @@
 // Losses over micro-batches.
-#include "train/objective.h"
+#include "lockstep/train/objective.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.h"
-#include "core/op_scope.h"
-#include "ops/cast.h"
-#include "ops/elementwise.h"
-#include "ops/embedding.h"
-#include "ops/loss.h"
-#include "ops/movement.h"
-#include "ops/reduction.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/op_scope.h"
+#include "lockstep/ops/cast.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/embedding.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 

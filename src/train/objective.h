@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "data/loader.h"
-#include "nn/module.h"
-#include "tensor/tensor.h"
-#include "train/objective_options.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/tensor/tensor.h"
+#include "lockstep/train/objective_options.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Running z-scores of losses and gradient norms.
-#include "train/outlier_guard.h"
+#include "lockstep/train/outlier_guard.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,7 +5,7 @@
 #include <map>
 #include <string>
 
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Finding the plans of a run on rank 0, and handing them out.
-#include "train/plan_agreement.h"
+#include "lockstep/train/plan_agreement.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -17,9 +17,9 @@
 #include <span>
 #include <utility>
 
-#include "checkpoint/state.h"
-#include "core/log.h"
-#include "train/agreement.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/core/log.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 

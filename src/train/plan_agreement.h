@@ -5,8 +5,8 @@
 #include <functional>
 #include <string>
 
-#include "comm/communicator.h"
-#include "kernels/plan_table.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep {
 

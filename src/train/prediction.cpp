@@ -1,5 +1,5 @@
 // Forward passes whose outputs are kept.
-#include "train/prediction.h"
+#include "lockstep/train/prediction.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,17 +11,17 @@
 #include <span>
 #include <vector>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "core/error.h"
-#include "data/data_source.h"
-#include "hdf5/file.h"
-#include "hdf5/raw_values.h"
-#include "hdf5/sealed_file.h"
-#include "train/agreement.h"
-#include "train/data_checks.h"
-#include "train/evaluation.h"
-#include "train/trained_model.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/raw_values.h"
+#include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/data_checks.h"
+#include "lockstep/train/evaluation.h"
+#include "lockstep/train/trained_model.h"
 
 namespace lockstep {
 

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "comm/communicator.h"
-#include "core/configuration.h"
-#include "data/dataset.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep {
 

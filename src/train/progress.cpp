@@ -1,5 +1,5 @@
 // Progress lines.
-#include "train/progress.h"
+#include "lockstep/train/progress.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "core/log.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "train/metrics_log.h"
+#include "lockstep/train/metrics_log.h"
 
 namespace lockstep {
 

@@ -1,7 +1,7 @@
 // Building and updating a replica.
-#include "train/replica.h"
+#include "lockstep/train/replica.h"
 
-#include "tensor/storage.h"
+#include "lockstep/tensor/storage.h"
 
 namespace lockstep {
 

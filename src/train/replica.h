@@ -5,13 +5,13 @@
 #include <optional>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "nn/module.h"
-#include "optim/optimizer.h"
-#include "optim/weight_average.h"
-#include "parallel/parameter_shards.h"
-#include "train/lowered_parameters.h"
-#include "train/training_job.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/optim/weight_average.h"
+#include "lockstep/parallel/parameter_shards.h"
+#include "lockstep/train/lowered_parameters.h"
+#include "lockstep/train/training_job.h"
 
 namespace lockstep {
 

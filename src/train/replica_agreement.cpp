@@ -1,5 +1,5 @@
 // Comparing what workers hold.
-#include "train/replica_agreement.h"
+#include "lockstep/train/replica_agreement.h"
 
 #include <fmt/format.h>
 
@@ -7,10 +7,10 @@
 #include <sstream>
 #include <vector>
 
-#include "checkpoint/state.h"
-#include "core/error.h"
-#include "train/agreement.h"
-#include "train/run_state.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/core/error.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <string>
 
-#include "checkpoint/state.h"
-#include "comm/communicator.h"
-#include "train/replica.h"
-#include "train/run_data.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_data.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Opening and splitting data.
-#include "train/run_data.h"
+#include "lockstep/train/run_data.h"
 
 #include <fmt/format.h>
 
@@ -7,10 +7,10 @@
 #include <span>
 #include <utility>
 
-#include "core/error.h"
-#include "data/split.h"
-#include "hdf5/sealed_file.h"
-#include "train/data_checks.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/split.h"
+#include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/train/data_checks.h"
 
 namespace lockstep {
 

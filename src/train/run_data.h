@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "data/data_source.h"
-#include "nn/module.h"
-#include "train/settings.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 

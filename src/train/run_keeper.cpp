@@ -1,15 +1,15 @@
 // Keeping a run's directory.
-#include "train/run_keeper.h"
+#include "lockstep/train/run_keeper.h"
 
 #include <fmt/format.h>
 
 #include <filesystem>
 #include <vector>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "core/output_file.h"
-#include "train/loss_plot.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/core/output_file.h"
+#include "lockstep/train/loss_plot.h"
 
 namespace lockstep {
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <utility>
 
-#include "checkpoint/store.h"
-#include "train/metrics_log.h"
-#include "train/settings.h"
+#include "lockstep/checkpoint/store.h"
+#include "lockstep/train/metrics_log.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Batches, epochs and shares of a run.
-#include "train/run_plan.h"
+#include "lockstep/train/run_plan.h"
 
 #include <fmt/format.h>
 
 #include <utility>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

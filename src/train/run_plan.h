@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <string>
 
-#include "checkpoint/state.h"
-#include "data/sampler.h"
-#include "optim/schedule.h"
-#include "parallel/reduction_tree.h"
-#include "train/settings.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/data/sampler.h"
+#include "lockstep/optim/schedule.h"
+#include "lockstep/parallel/reduction_tree.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 

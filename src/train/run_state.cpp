@@ -1,5 +1,5 @@
 // Moving a replica and the parts of its run into and out of checkpoints.
-#include "train/run_state.h"
+#include "lockstep/train/run_state.h"
 
 #include <fmt/format.h>
 
@@ -10,12 +10,12 @@
 #include <span>
 #include <string_view>
 
-#include "checkpoint/checkpoint.h"
-#include "core/error.h"
-#include "optim/parameter_groups.h"
-#include "optim/slot_layout.h"
-#include "train/agreement.h"
-#include "train/plan_agreement.h"
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/parameter_groups.h"
+#include "lockstep/optim/slot_layout.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/plan_agreement.h"
 
 namespace lockstep {
 

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/state.h"
-#include "comm/communicator.h"
-#include "train/replica.h"
-#include "train/run_plan.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_plan.h"
 
 namespace lockstep {
 

@@ -1,11 +1,11 @@
 // Reading the sections of the configuration.
-#include "train/settings.h"
+#include "lockstep/train/settings.h"
 
 #include <fmt/format.h>
 
-#include "nn/module.h"
-#include "optim/optimizer.h"
-#include "optim/schedule.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/optim/schedule.h"
 
 namespace lockstep {
 

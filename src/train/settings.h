@@ -6,17 +6,17 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
-#include "core/dtype.h"
-#include "data/dataset.h"
-#include "data/sampler.h"
-#include "optim/clip.h"
-#include "optim/loss_scaler.h"
-#include "optim/parameter_groups.h"
-#include "optim/weight_average.h"
-#include "parallel/gradient_exchange.h"
-#include "train/objective_options.h"
-#include "train/outlier_guard.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/data/dataset.h"
+#include "lockstep/data/sampler.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/loss_scaler.h"
+#include "lockstep/optim/parameter_groups.h"
+#include "lockstep/optim/weight_average.h"
+#include "lockstep/parallel/gradient_exchange.h"
+#include "lockstep/train/objective_options.h"
+#include "lockstep/train/outlier_guard.h"
 
 namespace lockstep {
 

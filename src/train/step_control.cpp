@@ -1,9 +1,9 @@
 // Keeping the device's counters, and reading its reports.
-#include "train/step_control.h"
+#include "lockstep/train/step_control.h"
 
 #include <cstring>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

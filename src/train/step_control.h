@@ -7,9 +7,9 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "optim/loss_scaler.h"
-#include "tensor/tensor.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/optim/loss_scaler.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
 

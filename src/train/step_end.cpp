@@ -1,13 +1,13 @@
 // Verdicts, and what follows from them.
-#include "train/step_end.h"
+#include "lockstep/train/step_end.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
 #include <span>
 
-#include "core/error.h"
-#include "optim/clip.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/clip.h"
 
 namespace lockstep {
 

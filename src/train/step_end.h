@@ -16,13 +16,13 @@
 #include <memory>
 #include <string>
 
-#include "core/error.h"
-#include "optim/loss_scaler.h"
-#include "optim/schedule.h"
-#include "train/gradient_pass.h"
-#include "train/outlier_guard.h"
-#include "train/run_state.h"
-#include "train/step_control.h"
+#include "lockstep/core/error.h"
+#include "lockstep/optim/loss_scaler.h"
+#include "lockstep/optim/schedule.h"
+#include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/outlier_guard.h"
+#include "lockstep/train/run_state.h"
+#include "lockstep/train/step_control.h"
 
 namespace lockstep {
 

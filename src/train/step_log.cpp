@@ -1,5 +1,5 @@
 // Timing steps.
-#include "train/step_log.h"
+#include "lockstep/train/step_log.h"
 
 #include <cmath>
 

@@ -8,10 +8,10 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "train/metrics_log.h"
-#include "train/run_plan.h"
-#include "train/step_end.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/train/metrics_log.h"
+#include "lockstep/train/run_plan.h"
+#include "lockstep/train/step_end.h"
 
 namespace lockstep {
 

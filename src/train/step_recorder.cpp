@@ -1,11 +1,11 @@
 // Recording and replaying steps.
-#include "train/step_recorder.h"
+#include "lockstep/train/step_recorder.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -8,10 +8,10 @@
 #include <optional>
 #include <utility>
 
-#include "comm/communicator.h"
-#include "kernels/backend.h"
-#include "tensor/storage.h"
-#include "train/input_queue.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/tensor/storage.h"
+#include "lockstep/train/input_queue.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Signal handlers that only set a flag.
-#include "train/stop_signal.h"
+#include "lockstep/train/stop_signal.h"
 
 #include <fcntl.h>
 #include <unistd.h>

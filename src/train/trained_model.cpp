@@ -1,20 +1,20 @@
 // Building a model and giving it a checkpoint's weights.
-#include "train/trained_model.h"
+#include "lockstep/train/trained_model.h"
 
 #include <fmt/format.h>
 
-#include "autodiff/autocast.h"
-#include "checkpoint/checkpoint.h"
-#include "core/error.h"
-#include "core/log.h"
-#include "core/thread_pool.h"
-#include "train/agreement.h"
-#include "train/configuration_changes.h"
-#include "train/data_checks.h"
-#include "train/evaluation.h"
-#include "train/plan_agreement.h"
-#include "train/replica_agreement.h"
-#include "train/run_state.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/configuration_changes.h"
+#include "lockstep/train/data_checks.h"
+#include "lockstep/train/evaluation.h"
+#include "lockstep/train/plan_agreement.h"
+#include "lockstep/train/replica_agreement.h"
+#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 

@@ -5,13 +5,13 @@
 #include <optional>
 #include <string>
 
-#include "comm/communicator.h"
-#include "core/configuration.h"
-#include "train/device.h"
-#include "train/objective.h"
-#include "train/replica.h"
-#include "train/run_data.h"
-#include "train/training_job.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/train/device.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_data.h"
+#include "lockstep/train/training_job.h"
 
 namespace lockstep {
 

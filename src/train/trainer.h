@@ -8,12 +8,12 @@
 #include <memory>
 #include <string>
 
-#include "comm/communicator.h"
-#include "core/configuration.h"
-#include "train/evaluation.h"
-#include "train/metrics_log.h"
-#include "train/stop_signal.h"
-#include "train/training_job.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/train/evaluation.h"
+#include "lockstep/train/metrics_log.h"
+#include "lockstep/train/stop_signal.h"
+#include "lockstep/train/training_job.h"
 
 namespace lockstep {
 

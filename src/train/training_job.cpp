@@ -1,5 +1,5 @@
 // A job out of a configuration.
-#include "train/training_job.h"
+#include "lockstep/train/training_job.h"
 
 namespace lockstep {
 

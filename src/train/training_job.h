@@ -7,11 +7,11 @@
 #include <set>
 #include <string>
 
-#include "core/configuration.h"
-#include "nn/module.h"
-#include "optim/optimizer.h"
-#include "optim/schedule.h"
-#include "train/settings.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/optim/schedule.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 

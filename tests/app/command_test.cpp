@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "app/run_main.h"
 #include "hdf5/scratch_directory.h"
-#include "nn/module.h"
-#include "optim/optimizer.h"
-#include "optim/schedule.h"
-#include "train/settings.h"
+#include "lockstep/app/run_main.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/optim/optimizer.h"
+#include "lockstep/optim/schedule.h"
+#include "lockstep/train/settings.h"
 
 namespace lockstep {
 namespace {

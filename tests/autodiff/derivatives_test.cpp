@@ -1,5 +1,5 @@
 // The sweeps: accumulation, order, targets, nesting, memory.
-#include "autodiff/derivatives.h"
+#include "lockstep/autodiff/derivatives.h"
 
 #include <gtest/gtest.h>
 
@@ -7,14 +7,14 @@
 #include <memory>
 #include <thread>
 
-#include "autodiff/random_scope.h"
-#include "core/error.h"
 #include "device.h"
-#include "ops/dropout.h"
-#include "ops/elementwise.h"
-#include "ops/loss.h"
-#include "ops/matmul.h"
-#include "ops/reduction.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/dropout.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 namespace {

@@ -1,17 +1,17 @@
 // Recomputation: the bits of the plain run, in less memory.
-#include "autodiff/recompute.h"
+#include "lockstep/autodiff/recompute.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
 
-#include "core/error.h"
 #include "device.h"
-#include "ops/dropout.h"
-#include "ops/elementwise.h"
-#include "ops/matmul.h"
-#include "ops/reduction.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/dropout.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep {
 namespace {

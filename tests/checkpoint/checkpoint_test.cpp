@@ -1,6 +1,6 @@
 // Checkpoint files: exact round trips, rejection of everything damaged, and the old file's survival of every
 // failure.
-#include "checkpoint/checkpoint.h"
+#include "lockstep/checkpoint/checkpoint.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -13,11 +13,11 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
-#include "checkpoint/summary.h"
-#include "core/error.h"
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/checkpoint/summary.h"
+#include "lockstep/core/error.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/state.h"
+#include "lockstep/checkpoint/state.h"
 
 namespace lockstep::testing {
 

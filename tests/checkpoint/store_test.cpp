@@ -1,5 +1,5 @@
 // The store of a run: background writes, retention, fallback to older files, and the lock of the directory.
-#include "checkpoint/store.h"
+#include "lockstep/checkpoint/store.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -15,8 +15,8 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
-#include "core/error.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -13,9 +13,9 @@
 #include <thread>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "core/error.h"
-#include "tensor/tensor.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/tensor/tensor.h"
 
 namespace lockstep::testing {
 

@@ -1,5 +1,5 @@
 // Nobody waits for ever inside a library.
-#include "comm/deadline.h"
+#include "lockstep/comm/deadline.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

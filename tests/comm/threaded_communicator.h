@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::testing {
 

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "comm/communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -9,6 +9,16 @@ trap 'rm -rf "$work"' EXIT
 "$cmake" -S "$project" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release >>"$work/log" 2>&1 &&
   "$cmake" --build "$work/build" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
+# The headers: complete, none of HDF5, MPI or CUDA, and at peace with folders and files of the same names.
+headers=$(cd "$work/prefix/include" && find lockstep -name '*.h' | LC_ALL=C sort)
+if (cd "$work/prefix/include" && grep -nE '#include [<"](hdf5|H5|mpi|cuda|nccl|cudnn)' $headers); then exit 1; fi
+sed 's|.*|#include <&>|' <<<"$headers" >"$work/all.cpp"
+for header in $headers; do
+  mkdir -p "$work/mine/$(dirname "${header#lockstep/}")"
+  echo '#error a header of the consumer' >"$work/mine/${header#lockstep/}"
+done
+"${CXX:-c++}" -std=c++20 -fsyntax-only -Wall -Wextra -Werror -I "$work/mine" -I "$work/prefix/include" "$work/all.cpp"
+
 sed "s|DATA|$data|" "$project/gated.toml" >"$work/gated.toml"
 "$work/build/gated" train "$work/gated.toml" --output "$work/run"
 accuracy=$("$work/build/gated" eval "$work/gated.toml" --checkpoint "$work/run/step-000000200.h5" |

@@ -1,6 +1,6 @@
 // Memory that is left: by the machine's counters, those of control groups of both versions, and the address
 // space.
-#include "core/available_memory.h"
+#include "lockstep/core/available_memory.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

@@ -1,6 +1,6 @@
 // The configuration reader: what it accepts, what it refuses and in which words, and that its output reads
 // back.
-#include "core/configuration.h"
+#include "lockstep/core/configuration.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -13,7 +13,7 @@
 #include <functional>
 #include <random>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Failures carry their kind, and each kind has the exit code that the documentation promises.
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 #include <gtest/gtest.h>
 

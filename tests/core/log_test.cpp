@@ -1,6 +1,6 @@
 // The log: rank 0 informs, the others only warn and say who they are; all of it on stderr, one line a
 // message.
-#include "core/log.h"
+#include "lockstep/core/log.h"
 
 #include <gtest/gtest.h>
 

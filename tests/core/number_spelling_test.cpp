@@ -1,5 +1,5 @@
 // Numbers in text: what is respelled, what is out of range, and what is left alone.
-#include "core/number_spelling.h"
+#include "lockstep/core/number_spelling.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Files of a run's directory: replaced at once or not at all, and links never followed.
-#include "core/output_file.h"
+#include "lockstep/core/output_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

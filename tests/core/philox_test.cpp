@@ -1,5 +1,5 @@
 // Philox against the published known answers, and the mapping from seeds and bits to keys and reals.
-#include "core/philox.h"
+#include "lockstep/core/philox.h"
 
 #include <gtest/gtest.h>
 

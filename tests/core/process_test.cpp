@@ -1,5 +1,5 @@
 // What a process prepares: standard descriptors, and writes that fail instead of killing.
-#include "core/process.h"
+#include "lockstep/core/process.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,12 +1,12 @@
 // Shapes: extents, products, axis numbering and broadcasting.
-#include "core/shape.h"
+#include "lockstep/core/shape.h"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/error.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

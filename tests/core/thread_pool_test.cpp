@@ -1,6 +1,6 @@
 // The thread pool: every tile once, failures as a single thread would meet them, no deadlock, no work when
 // idle.
-#include "core/thread_pool.h"
+#include "lockstep/core/thread_pool.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LOCKSTEP_ADDRESSES_ARE_TAKEN

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/half_precision.h"
+#include "lockstep/core/half_precision.h"
 #include "memory.h"
 #include "settings.h"
 #include "streams.h"

@@ -7,8 +7,8 @@
 #include <set>
 #include <string>
 
-#include "core/half_precision.h"
 #include "device_array.h"
+#include "lockstep/core/half_precision.h"
 #include "settings.h"
 
 namespace cuda_on_cpu {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cudnn_program.h"
-#include "kernels/cuda/with_cudnn/library.h"
+#include "lockstep/kernels/cuda/with_cudnn/library.h"
 #include "memory.h"
 #include "settings.h"
 

@@ -7,7 +7,7 @@
 #include <limits>
 #include <unordered_map>
 
-#include "core/half_precision.h"
+#include "lockstep/core/half_precision.h"
 
 namespace cuda_on_cpu {
 

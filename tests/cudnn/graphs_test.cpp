@@ -10,9 +10,9 @@
 #include <iterator>
 #include <string>
 
-#include "kernels/cuda/with_cudnn/attention.h"
-#include "kernels/cuda/with_cudnn/convolution.h"
-#include "kernels/cuda/with_cudnn/engines.h"
+#include "lockstep/kernels/cuda/with_cudnn/attention.h"
+#include "lockstep/kernels/cuda/with_cudnn/convolution.h"
+#include "lockstep/kernels/cuda/with_cudnn/engines.h"
 
 namespace lockstep {
 namespace {

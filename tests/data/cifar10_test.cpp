@@ -1,9 +1,9 @@
 // CIFAR-10 records become height x width x channel images.
 #include <gtest/gtest.h>
 
-#include "data/dataset.h"
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep {
 namespace {

@@ -7,9 +7,9 @@
 #include <limits>
 #include <memory>
 
-#include "data/data_source.h"
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/data/data_source.h"
 
 namespace lockstep {
 namespace {

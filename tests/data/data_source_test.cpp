@@ -1,5 +1,5 @@
 // Samples are the same through every source, damaged ones are named, and sources are made of sources.
-#include "data/data_source.h"
+#include "lockstep/data/data_source.h"
 
 #include <gtest/gtest.h>
 
@@ -8,11 +8,11 @@
 #include <filesystem>
 #include <numeric>
 
-#include "data/loader.h"
-#include "data/prepared_file.h"
 #include "data/rejection.h"
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/hdf5/file.h"
 
 namespace lockstep {
 namespace {

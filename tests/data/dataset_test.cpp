@@ -1,5 +1,5 @@
 // What holds for data sets of any format: choosing the reader, options that make no sense.
-#include "data/dataset.h"
+#include "lockstep/data/dataset.h"
 
 #include <gtest/gtest.h>
 #include <zlib.h>

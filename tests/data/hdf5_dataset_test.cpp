@@ -5,11 +5,11 @@
 #include <functional>
 #include <limits>
 
-#include "data/dataset.h"
 #include "data/rejection.h"
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/data/dataset.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 namespace {

@@ -4,12 +4,12 @@
 
 #include <functional>
 
-#include "core/error.h"
-#include "data/data_source.h"
-#include "data/prepared_file.h"
 #include "data/rejection.h"
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/hdf5/file.h"
 
 namespace lockstep {
 namespace {

@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
-#include "data/dataset.h"
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // The loader delivers what the sampler says, in order, whatever the speed of either side, and never hangs.
-#include "data/loader.h"
+#include "lockstep/data/loader.h"
 
 #include <gtest/gtest.h>
 

@@ -9,9 +9,9 @@
 #include <fstream>
 #include <string>
 
-#include "core/error.h"
-#include "data/dataset.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep {
 namespace {

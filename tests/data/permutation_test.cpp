@@ -1,5 +1,5 @@
 // A computed order is a permutation, and looks like a random one.
-#include "data/permutation.h"
+#include "lockstep/data/permutation.h"
 
 #include <gtest/gtest.h>
 

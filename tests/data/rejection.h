@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::testing {
 

@@ -1,5 +1,5 @@
 // The order of samples depends on seed and epoch alone and can be entered anywhere.
-#include "data/sampler.h"
+#include "lockstep/data/sampler.h"
 
 #include <gtest/gtest.h>
 

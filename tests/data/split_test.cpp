@@ -1,5 +1,5 @@
 // Both parts of a split are found row by row, and are a fair sample.
-#include "data/split.h"
+#include "lockstep/data/split.h"
 
 #include <gtest/gtest.h>
 

@@ -11,14 +11,14 @@
 #include <thread>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "comm/device_communicator.h"
-#include "core/error.h"
-#include "nn/module.h"
-#include "ops/matmul.h"
-#include "parallel/gradient_exchange.h"
-#include "train/agreement.h"
-#include "train/trainer.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/parallel/gradient_exchange.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/trainer.h"
 
 namespace {
 

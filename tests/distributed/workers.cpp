@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "comm/communicator_contract.h"
-#include "comm/device_communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
 #include "parallel/exchange_check.h"
 
 namespace lockstep::testing {

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "e2e/training_run.h"
-#include "hdf5/file.h"
+#include "lockstep/hdf5/file.h"
 
 namespace lockstep::testing {
 namespace {

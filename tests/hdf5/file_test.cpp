@@ -1,6 +1,6 @@
 // HDF5 files: what is written reads back bit for bit, here and in h5py; failures name file, object and
 // reason.
-#include "hdf5/file.h"
+#include "lockstep/hdf5/file.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -13,7 +13,7 @@
 #include <thread>
 
 #include "hdf5/scratch_directory.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Arrays that are laid out by HDF5, written around it, sealed block by block and mapped.
-#include "hdf5/mapped_blocks.h"
+#include "lockstep/hdf5/mapped_blocks.h"
 
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <numeric>
 #include <thread>
 
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
-#include "hdf5/sealed_file.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 namespace {

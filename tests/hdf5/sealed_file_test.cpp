@@ -1,5 +1,5 @@
 // Seals: every truncation, every flipped bit and every other file is rejected; what was sealed verifies.
-#include "hdf5/sealed_file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -8,8 +8,8 @@
 #include <cstring>
 #include <random>
 
-#include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/hdf5/file.h"
 
 namespace lockstep {
 namespace {

@@ -2,9 +2,9 @@
 // the CPU.
 #include <functional>
 
-#include "core/error.h"
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "kernels/arrays.h"
-#include "kernels/math/unary.h"
+#include "lockstep/kernels/math/unary.h"
 
 namespace lockstep::test {
 namespace {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "core/philox.h"
-#include "core/thread_pool.h"
-#include "kernels/backend.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {

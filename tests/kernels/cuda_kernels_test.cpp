@@ -6,9 +6,9 @@
 #include <initializer_list>
 #include <numeric>
 
-#include "core/error.h"
 #include "device.h"
 #include "kernels/arrays.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

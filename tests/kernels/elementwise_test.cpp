@@ -1,8 +1,8 @@
 // Elementwise kernels, casts, fills and copies against plain loops.
 #include <functional>
 
-#include "core/error.h"
 #include "kernels/arrays.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,10 +1,10 @@
 // What is said to processors that lack instructions of the kernels, and what this one is said to have.
-#include "kernels/instructions.h"
+#include "lockstep/kernels/instructions.h"
 
 #include <gtest/gtest.h>
 
-#include "core/error.h"
-#include "kernels/backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {

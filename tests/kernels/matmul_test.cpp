@@ -11,10 +11,10 @@
 #include <tuple>
 #include <vector>
 
-#include "core/error.h"
-#include "core/philox.h"
-#include "core/thread_pool.h"
-#include "kernels/backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "core/error.h"
 #include "kernels/arrays.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

@@ -14,7 +14,7 @@
 
 #include "device.h"
 #include "kernels/arrays.h"
-#include "kernels/backend.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep::test {
 

@@ -1,5 +1,5 @@
 // The table of choices that libraries leave open: the first one stays, and texts hold all of it.
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/plan_table.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

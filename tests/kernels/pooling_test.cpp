@@ -1,6 +1,6 @@
 // Pooling against window loops, and the backward kernels as adjoints of the forward ones.
-#include "core/error.h"
 #include "kernels/arrays.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

@@ -1,6 +1,6 @@
 // The functions that learning rates, bias corrections and initial values are made of, against the C library
 // in long double.
-#include "kernels/math/portable.h"
+#include "lockstep/kernels/math/portable.h"
 
 #include <gtest/gtest.h>
 

@@ -5,8 +5,8 @@
 #include <chrono>
 #include <thread>
 
-#include "core/error.h"
 #include "kernels/parity.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

@@ -8,7 +8,7 @@
 #include "device.h"
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
-#include "kernels/plan_table.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep::test {
 namespace {

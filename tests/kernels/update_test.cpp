@@ -1,10 +1,10 @@
 // Optimizer updates against their equations written out in double.
-#include "kernels/math/update.h"
+#include "lockstep/kernels/math/update.h"
 
 #include <functional>
 
-#include "core/error.h"
 #include "kernels/arrays.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::test {
 namespace {

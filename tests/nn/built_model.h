@@ -4,10 +4,10 @@
 #include <memory>
 #include <string>
 
-#include "core/configuration.h"
-#include "core/error.h"
 #include "device.h"
-#include "nn/module.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/error.h"
+#include "lockstep/nn/module.h"
 
 namespace lockstep {
 

@@ -5,11 +5,11 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "autodiff/derivatives.h"
 #include "device.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/reduction.h"
 #include "nn/built_model.h"
-#include "ops/loss.h"
-#include "ops/reduction.h"
 
 namespace lockstep {
 namespace {

@@ -3,12 +3,12 @@
 
 #include <cmath>
 
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
 #include "device.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/reduction.h"
 #include "nn/built_model.h"
-#include "ops/loss.h"
-#include "ops/reduction.h"
 
 namespace lockstep {
 namespace {

@@ -3,16 +3,16 @@
 
 #include <cmath>
 
-#include "autodiff/autocast.h"
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
 #include "device.h"
-#include "nn/batch_norm.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/nn/batch_norm.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/nn/pooling.h"
+#include "lockstep/nn/recurrent.h"
+#include "lockstep/nn/residual_block.h"
 #include "nn/built_model.h"
-#include "nn/dropout.h"
-#include "nn/pooling.h"
-#include "nn/recurrent.h"
-#include "nn/residual_block.h"
 
 namespace lockstep {
 namespace {

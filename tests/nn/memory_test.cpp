@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "autodiff/derivatives.h"
-#include "autodiff/node.h"
-#include "core/error.h"
 #include "device.h"
-#include "nn/chain.h"
-#include "nn/linear.h"
-#include "tensor/storage.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/core/error.h"
+#include "lockstep/nn/chain.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/tensor/storage.h"
 
 namespace lockstep {
 namespace {

@@ -3,13 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "autodiff/autocast.h"
-#include "autodiff/node.h"
-#include "autodiff/random_scope.h"
 #include "device.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/nn/layer.h"
+#include "lockstep/ops/matmul.h"
 #include "nn/built_model.h"
-#include "nn/layer.h"
-#include "ops/matmul.h"
 
 namespace lockstep {
 namespace {

@@ -1,11 +1,11 @@
 // Models whose activations are recomputed: the same gradients and statistics to the bit, less memory.
 #include <gtest/gtest.h>
 
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
 #include "device.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/ops/loss.h"
 #include "nn/built_model.h"
-#include "ops/loss.h"
 
 namespace lockstep {
 namespace {

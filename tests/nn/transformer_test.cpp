@@ -3,10 +3,10 @@
 
 #include <cmath>
 
-#include "autodiff/random_scope.h"
 #include "device.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/nn/transformer_block.h"
 #include "nn/built_model.h"
-#include "nn/transformer_block.h"
 
 namespace lockstep {
 namespace {

@@ -1,15 +1,15 @@
 // Attention as an op: its two forms agree, gradients of one array meet, and shapes that do not fit are
 // refused.
-#include "ops/attention.h"
+#include "lockstep/ops/attention.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "autodiff/derivatives.h"
-#include "core/error.h"
 #include "device.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/movement.h"
 #include "ops/derivative_check.h"
-#include "ops/movement.h"
 
 namespace lockstep::test {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "autodiff/derivatives.h"
+#include "lockstep/autodiff/derivatives.h"
 
 namespace lockstep::test {
 

@@ -6,10 +6,10 @@
 #include <cmath>
 #include <ostream>
 
-#include "core/philox.h"
 #include "device.h"
-#include "ops/elementwise.h"
-#include "ops/reduction.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/reduction.h"
 
 namespace lockstep::test {
 

@@ -4,13 +4,13 @@
 
 #include <cmath>
 
-#include "autodiff/derivatives.h"
 #include "device.h"
-#include "ops/attention.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/ops/attention.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/reduction.h"
 #include "ops/derivative_check.h"
-#include "ops/elementwise.h"
-#include "ops/loss.h"
-#include "ops/reduction.h"
 
 namespace lockstep::test {
 namespace {

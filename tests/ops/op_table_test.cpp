@@ -4,22 +4,22 @@
 #include <algorithm>
 #include <tuple>
 
-#include "autodiff/autocast.h"
-#include "autodiff/random_scope.h"
-#include "core/error.h"
 #include "device.h"
-#include "ops/attention.h"
-#include "ops/convolution.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/attention.h"
+#include "lockstep/ops/convolution.h"
+#include "lockstep/ops/dropout.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/embedding.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/movement.h"
+#include "lockstep/ops/normalization.h"
+#include "lockstep/ops/recurrent.h"
+#include "lockstep/ops/reduction.h"
 #include "ops/derivative_check.h"
-#include "ops/dropout.h"
-#include "ops/elementwise.h"
-#include "ops/embedding.h"
-#include "ops/loss.h"
-#include "ops/matmul.h"
-#include "ops/movement.h"
-#include "ops/normalization.h"
-#include "ops/recurrent.h"
-#include "ops/reduction.h"
 
 namespace lockstep::test {
 namespace {

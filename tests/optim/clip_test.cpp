@@ -1,5 +1,5 @@
 // The global norm is exact, ordered by blocks, and clips as documented.
-#include "optim/clip.h"
+#include "lockstep/optim/clip.h"
 
 #include <gtest/gtest.h>
 
@@ -7,10 +7,10 @@
 #include <cmath>
 #include <limits>
 
-#include "core/error.h"
-#include "core/philox.h"
-#include "core/thread_pool.h"
 #include "device.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
 
 namespace lockstep {
 namespace {

@@ -1,7 +1,7 @@
 // What the [optimizer] table accepts and how it refuses the rest.
 #include <gtest/gtest.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 #include "optim/problems.h"
 
 namespace lockstep::testing {

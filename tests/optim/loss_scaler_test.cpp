@@ -1,9 +1,9 @@
 // Loss scales: growth, backoff, floor, skips in a row, and going on from a checkpoint.
-#include "optim/loss_scaler.h"
+#include "lockstep/optim/loss_scaler.h"
 
 #include <gtest/gtest.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

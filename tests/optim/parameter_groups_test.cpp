@@ -1,9 +1,9 @@
 // Patterns fit names as documented, and groups cut the parameters into segments.
-#include "optim/parameter_groups.h"
+#include "lockstep/optim/parameter_groups.h"
 
 #include <gtest/gtest.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

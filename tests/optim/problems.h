@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "core/configuration.h"
 #include "device.h"
-#include "optim/optimizer.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/optim/optimizer.h"
 
 namespace lockstep::testing {
 

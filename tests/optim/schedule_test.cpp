@@ -1,12 +1,12 @@
 // Learning rates at every boundary of the schedules, and refusal of settings that make no sense.
-#include "optim/schedule.h"
+#include "lockstep/optim/schedule.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numbers>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -5,11 +5,11 @@
 #include <cstring>
 
 #include "comm/threaded_communicator.h"
-#include "core/error.h"
-#include "core/philox.h"
-#include "optim/clip.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/slot_layout.h"
 #include "optim/problems.h"
-#include "optim/slot_layout.h"
 
 namespace lockstep::testing {
 namespace {

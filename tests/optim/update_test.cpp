@@ -4,10 +4,10 @@
 #include <cstring>
 #include <limits>
 
-#include "core/error.h"
-#include "core/philox.h"
-#include "core/thread_pool.h"
 #include "device.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
 #include "optim/problems.h"
 
 namespace lockstep::testing {

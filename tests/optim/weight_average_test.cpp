@@ -1,13 +1,13 @@
 // Averages follow their equations, and those of PyTorch's AveragedModel, in plain fp64 code.
-#include "optim/weight_average.h"
+#include "lockstep/optim/weight_average.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "core/error.h"
-#include "core/philox.h"
 #include "device.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
 
 namespace lockstep::testing {
 namespace {

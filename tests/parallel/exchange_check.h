@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "parallel/gradient_exchange.h"
+#include "lockstep/parallel/gradient_exchange.h"
 #include "parallel/reduction_oracle.h"
 
 namespace lockstep::testing {

@@ -1,5 +1,5 @@
 // The exchange against the oracle, with workers as threads; misuse; what a lone worker costs.
-#include "parallel/gradient_exchange.h"
+#include "lockstep/parallel/gradient_exchange.h"
 
 #include <gtest/gtest.h>
 
@@ -12,8 +12,8 @@
 #include <thread>
 
 #include "comm/threaded_communicator.h"
-#include "core/error.h"
 #include "device.h"
+#include "lockstep/core/error.h"
 #include "parallel/exchange_check.h"
 
 namespace lockstep::testing {

@@ -1,5 +1,5 @@
 // Shares cover the array evenly; what workers do together about them gives the bits of one worker.
-#include "parallel/parameter_shards.h"
+#include "lockstep/parallel/parameter_shards.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <string>
 
 #include "comm/threaded_communicator.h"
-#include "core/error.h"
-#include "kernels/backend.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
 #include "parallel/reduction_oracle.h"
 
 namespace lockstep::testing {

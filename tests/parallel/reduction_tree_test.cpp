@@ -1,5 +1,5 @@
 // Ownership, tree shape, and the plans of additions, for every number of micro-batches and workers up to 64.
-#include "parallel/reduction_tree.h"
+#include "lockstep/parallel/reduction_tree.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <bit>
 #include <string>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
+#include "lockstep/parallel/reduction_plan.h"
 #include "parallel/reduction_oracle.h"
-#include "parallel/reduction_plan.h"
 
 namespace lockstep {
 namespace {

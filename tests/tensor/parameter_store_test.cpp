@@ -1,12 +1,12 @@
 // The parameter store: layout, initial values as functions of (seed, name), sections.
-#include "tensor/parameter_store.h"
+#include "lockstep/tensor/parameter_store.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "core/error.h"
 #include "device.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Tensors as values: construction, views, transfers, and the allocator under them.
-#include "tensor/tensor.h"
+#include "lockstep/tensor/tensor.h"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-#include "core/op_scope.h"
 #include "device.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/op_scope.h"
 
 namespace lockstep {
 namespace {

@@ -1,5 +1,5 @@
 // Comparing configurations: every setting that differs, also where only one side has it.
-#include "train/configuration_changes.h"
+#include "lockstep/train/configuration_changes.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // What a run checks and says about its data: classes, columns, table indices, inputs beyond fp16.
-#include "train/data_checks.h"
+#include "lockstep/train/data_checks.h"
 
 #include <gtest/gtest.h>
 

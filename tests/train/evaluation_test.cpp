@@ -1,15 +1,15 @@
 // Evaluation: the plain mean over the samples, and the same bits whoever owns which chunk.
-#include "train/evaluation.h"
+#include "lockstep/train/evaluation.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "autodiff/node.h"
 #include "comm/threaded_communicator.h"
 #include "device.h"
-#include "train/run_data.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/train/run_data.h"
 
 namespace lockstep {
 namespace {

@@ -1,11 +1,11 @@
 // The distributed objective against differences of itself, and its bits on any number of workers.
-#include "train/gradient_pass.h"
+#include "lockstep/train/gradient_pass.h"
 
 #include <gtest/gtest.h>
 
-#include "autodiff/node.h"
-#include "comm/device_communicator.h"
 #include "comm/threaded_communicator.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/comm/device_communicator.h"
 #include "train/small_run.h"
 
 namespace lockstep {

@@ -1,13 +1,13 @@
 // Samples on their way to the device: they arrive as they were, in time, at places that do not move, and no
 // step sees those of another.
-#include "train/input_queue.h"
+#include "lockstep/train/input_queue.h"
 
 #include <gtest/gtest.h>
 
 #include <functional>
 
-#include "core/error.h"
 #include "device.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -1,6 +1,6 @@
 // The loss plot: a picture that every XML reader accepts, a chart of the size asked for, points where they
 // belong.
-#include "train/loss_plot.h"
+#include "lockstep/train/loss_plot.h"
 
 #include <gtest/gtest.h>
 

@@ -1,16 +1,16 @@
 // The 16-bit copy of the parameters is their rounding whatever has happened to them: updates of every
 // optimizer, skipped ones, look-aheads, averages that take their place, checkpoints.
-#include "train/lowered_parameters.h"
+#include "lockstep/train/lowered_parameters.h"
 
 #include <gtest/gtest.h>
 
-#include "checkpoint/state.h"
-#include "comm/device_communicator.h"
 #include "comm/threaded_communicator.h"
-#include "core/philox.h"
 #include "device.h"
-#include "train/replica.h"
-#include "train/run_state.h"
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 namespace {

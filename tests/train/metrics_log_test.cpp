@@ -1,5 +1,5 @@
 // metrics.jsonl: whole JSON lines, a history that survives a resume, and failures that are told.
-#include "train/metrics_log.h"
+#include "lockstep/train/metrics_log.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -11,8 +11,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "core/error.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

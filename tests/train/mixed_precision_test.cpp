@@ -5,14 +5,14 @@
 #include <cmath>
 #include <vector>
 
-#include "autodiff/autocast.h"
-#include "autodiff/derivatives.h"
 #include "device.h"
-#include "ops/elementwise.h"
-#include "ops/loss.h"
-#include "ops/matmul.h"
-#include "optim/clip.h"
-#include "optim/loss_scaler.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/optim/clip.h"
+#include "lockstep/optim/loss_scaler.h"
 
 namespace lockstep {
 namespace {

@@ -1,13 +1,13 @@
 // Losses of micro-batches against the formulas, and counting what is predicted right.
-#include "train/objective.h"
+#include "lockstep/train/objective.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
 
-#include "core/error.h"
 #include "device.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

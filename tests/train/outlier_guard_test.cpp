@@ -1,5 +1,5 @@
 // The guard against outliers: what it skips, what it learns from, and going on from a checkpoint.
-#include "train/outlier_guard.h"
+#include "lockstep/train/outlier_guard.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Plans of a run: all workers end with rank 0's, of the checkpoint, the cache or a rehearsal, in this order.
-#include "train/plan_agreement.h"
+#include "lockstep/train/plan_agreement.h"
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "comm/threaded_communicator.h"
-#include "core/error.h"
 #include "hdf5/scratch_directory.h"
-#include "train/agreement.h"
+#include "lockstep/core/error.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 namespace {

@@ -1,17 +1,17 @@
 // The data of a run: split, standardized, and told apart by their digest; and which checkpoints go on with
 // them.
-#include "train/run_data.h"
+#include "lockstep/train/run_data.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <set>
 
-#include "core/error.h"
-#include "data/loader.h"
-#include "data/prepared_file.h"
 #include "hdf5/scratch_directory.h"
-#include "train/run_state.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/data/prepared_file.h"
+#include "lockstep/train/run_state.h"
 #include "train/small_run.h"
 
 namespace lockstep {

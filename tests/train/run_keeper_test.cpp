@@ -1,13 +1,13 @@
 // Rank 0's directory: what is refused, what is found again.
-#include "train/run_keeper.h"
+#include "lockstep/train/run_keeper.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <filesystem>
 
-#include "core/error.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -8,11 +8,11 @@
 #include <set>
 
 #include "comm/threaded_communicator.h"
-#include "core/error.h"
-#include "train/agreement.h"
-#include "train/progress.h"
-#include "train/settings.h"
-#include "train/stop_signal.h"
+#include "lockstep/core/error.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/progress.h"
+#include "lockstep/train/settings.h"
+#include "lockstep/train/stop_signal.h"
 
 namespace lockstep {
 namespace {

@@ -1,9 +1,9 @@
 // Batches, epochs and shares of a run.
-#include "train/run_plan.h"
+#include "lockstep/train/run_plan.h"
 
 #include <gtest/gtest.h>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 namespace {

@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "core/philox.h"
 #include "device.h"
-#include "train/gradient_pass.h"
-#include "train/objective.h"
-#include "train/replica.h"
-#include "train/run_plan.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/objective.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_plan.h"
 
 namespace lockstep::testing {
 

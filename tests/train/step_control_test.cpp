@@ -1,5 +1,5 @@
 // The device's verdicts against the host's own arithmetic, step after step.
-#include "train/step_control.h"
+#include "lockstep/train/step_control.h"
 
 #include <gtest/gtest.h>
 

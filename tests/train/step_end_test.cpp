@@ -1,5 +1,5 @@
 // The two forms of a step's end: the same updates, and what they make of steps that lead to none.
-#include "train/step_end.h"
+#include "lockstep/train/step_end.h"
 
 #include <gtest/gtest.h>
 

@@ -1,17 +1,17 @@
 // The trainer as a library: a job of plain C++, steps one by one, callbacks, weights of another run.
-#include "train/trainer.h"
+#include "lockstep/train/trainer.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
-#include "checkpoint/checkpoint.h"
-#include "data/dataset.h"
 #include "device.h"
 #include "hdf5/scratch_directory.h"
-#include "nn/linear.h"
-#include "optim/adam.h"
-#include "train/agreement.h"
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/data/dataset.h"
+#include "lockstep/nn/linear.h"
+#include "lockstep/optim/adam.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 namespace {

@@ -19,10 +19,10 @@
 #include <string>
 #include <vector>
 
-#include "core/philox.h"
-#include "data/loader.h"
-#include "data/permutation.h"
-#include "data/prepared_file.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/data/permutation.h"
+#include "lockstep/data/prepared_file.h"
 
 namespace {
 

@@ -19,10 +19,10 @@
 #include <string>
 #include <vector>
 
-#include "core/error.h"
-#include "core/half_precision.h"
-#include "kernels/backend.h"
-#include "kernels/plan_table.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/half_precision.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace {
 

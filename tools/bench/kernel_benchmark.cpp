@@ -20,8 +20,8 @@
 #include <string>
 #include <vector>
 
-#include "core/thread_pool.h"
-#include "kernels/backend.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {

@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "alternate.h"
-#include "core/philox.h"
-#include "core/thread_pool.h"
-#include "kernels/backend.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace {
 

@@ -13,10 +13,10 @@
 #include <cstdlib>
 #include <vector>
 
-#include "autodiff/derivatives.h"
-#include "core/configuration.h"
-#include "nn/module.h"
-#include "ops/loss.h"
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/ops/loss.h"
 
 namespace {
 

@@ -21,8 +21,8 @@
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "parallel/gradient_exchange.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/parallel/gradient_exchange.h"
 
 namespace {
 

@@ -3,12 +3,12 @@
 // The backward graph is the one whose dq is a matrix product like the others. The library also knows one that
 // adds dq up in an array in memory: its sums have the order in which blocks happen to arrive, although no
 // note of its engines says so.
-#include "kernels/cuda/with_cudnn/attention.h"
+#include "lockstep/kernels/cuda/with_cudnn/attention.h"
 
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cuda/with_cudnn/operations.h"
+#include "lockstep/kernels/cuda/with_cudnn/operations.h"
 
 namespace lockstep {
 

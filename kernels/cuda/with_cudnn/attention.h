@@ -1,7 +1,7 @@
 // Attention as operation graphs.
 #pragma once
 
-#include "kernels/cuda/with_cudnn/graph.h"
+#include "lockstep/kernels/cuda/with_cudnn/graph.h"
 
 namespace lockstep {
 

@@ -1,8 +1,8 @@
 // Convolutions through cuDNN: (N, H, W, C) activations and (O, KH, KW, C) weights are its (N, C, H, W) with
 // channels last.
-#include "kernels/cuda/with_cudnn/convolution.h"
+#include "lockstep/kernels/cuda/with_cudnn/convolution.h"
 
-#include "kernels/cuda/with_cudnn/operations.h"
+#include "lockstep/kernels/cuda/with_cudnn/operations.h"
 
 namespace lockstep {
 

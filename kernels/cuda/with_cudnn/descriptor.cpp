@@ -1,11 +1,11 @@
 // Objects of cuDNN's backend interface, and what its statuses mean.
-#include "kernels/cuda/with_cudnn/descriptor.h"
+#include "lockstep/kernels/cuda/with_cudnn/descriptor.h"
 
 #include <algorithm>
 #include <array>
 #include <string>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

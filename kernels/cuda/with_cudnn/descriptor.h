@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/with_cudnn/library.h"
+#include "lockstep/kernels/cuda/with_cudnn/library.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Engines of cuDNN: the heuristics' proposals, the rules, and plans out of choices.
-#include "kernels/cuda/with_cudnn/engines.h"
+#include "lockstep/kernels/cuda/with_cudnn/engines.h"
 
 #include <algorithm>
 #include <charconv>

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/with_cudnn/graph.h"
+#include "lockstep/kernels/cuda/with_cudnn/graph.h"
 
 namespace lockstep {
 

@@ -1,9 +1,9 @@
 // Operation graphs, built out of descriptors.
-#include "kernels/cuda/with_cudnn/graph.h"
+#include "lockstep/kernels/cuda/with_cudnn/graph.h"
 
 #include <utility>
 
-#include "core/error.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -6,9 +6,9 @@
 #include <deque>
 #include <vector>
 
-#include "core/dtype.h"
-#include "kernels/backend.h"
-#include "kernels/cuda/with_cudnn/descriptor.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/cuda/with_cudnn/descriptor.h"
 
 namespace lockstep {
 

@@ -1,5 +1,5 @@
 // Loads cuDNN with dlopen.
-#include "kernels/cuda/with_cudnn/library.h"
+#include "lockstep/kernels/cuda/with_cudnn/library.h"
 
 #include <dlfcn.h>
 

@@ -1,15 +1,15 @@
 // Plans of cuDNN for one queue: chosen once a call, run as often as asked.
-#include "kernels/cuda/with_cudnn/operations.h"
+#include "lockstep/kernels/cuda/with_cudnn/operations.h"
 
 #include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
-#include "core/log.h"
-#include "kernels/cuda/stopwatch.h"
-#include "kernels/plan_table.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/kernels/cuda/stopwatch.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep {
 

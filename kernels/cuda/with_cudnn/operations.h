@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/cudnn.h"
-#include "kernels/cuda/with_cudnn/engines.h"
+#include "lockstep/kernels/cuda/cudnn.h"
+#include "lockstep/kernels/cuda/with_cudnn/engines.h"
 
 namespace lockstep {
 

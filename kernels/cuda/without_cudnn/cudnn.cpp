@@ -1,5 +1,5 @@
 // What stands for cuDNN in a build without its headers: nothing.
-#include "kernels/cuda/cudnn.h"
+#include "lockstep/kernels/cuda/cudnn.h"
 
 namespace lockstep {
 

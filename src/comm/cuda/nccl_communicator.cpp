@@ -17,9 +17,9 @@
 #include <thread>
 #include <utility>
 
-#include "comm/device_communicator.h"
-#include "core/error.h"
-#include "core/log.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 

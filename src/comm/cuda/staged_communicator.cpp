@@ -7,8 +7,8 @@
 #include <functional>
 #include <utility>
 
-#include "comm/device_communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

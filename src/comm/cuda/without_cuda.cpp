@@ -1,6 +1,6 @@
 // Stands in for the staged communicator in a build without CUDA.
-#include "comm/device_communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

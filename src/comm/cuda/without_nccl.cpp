@@ -1,6 +1,6 @@
 // Stands in for the NCCL communicator in a build without NCCL.
-#include "comm/device_communicator.h"
-#include "core/error.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

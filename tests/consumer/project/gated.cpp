@@ -1,10 +1,10 @@
 // A program with a model of its own: a gated linear unit (Dauphin et al. 2017) between flattened pixels and
 // class logits.
-#include "app/run_main.h"
-#include "nn/module.h"
-#include "ops/elementwise.h"
-#include "ops/matmul.h"
-#include "ops/movement.h"
+#include <lockstep/app/run_main.h>
+#include <lockstep/nn/module.h>
+#include <lockstep/ops/elementwise.h>
+#include <lockstep/ops/matmul.h>
+#include <lockstep/ops/movement.h>
 
 namespace {
 

@@ -8,16 +8,16 @@
 #include <string>
 #include <vector>
 
-#include "comm/communicator.h"
-#include "core/error.h"
 #include "device_array.h"
 #include "kernels/arrays.h"
-#include "kernels/backend.h"
-#include "kernels/cuda/with_cudnn/attention.h"
-#include "kernels/cuda/with_cudnn/convolution.h"
-#include "kernels/cuda/with_cudnn/engines.h"
-#include "kernels/plan_table.h"
-#include "train/device.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
+#include "lockstep/kernels/backend.h"
+#include "lockstep/kernels/cuda/with_cudnn/attention.h"
+#include "lockstep/kernels/cuda/with_cudnn/convolution.h"
+#include "lockstep/kernels/cuda/with_cudnn/engines.h"
+#include "lockstep/kernels/plan_table.h"
+#include "lockstep/train/device.h"
 
 namespace lockstep::test {
 namespace {
