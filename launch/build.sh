@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds Lockstep: launch/build.sh [PRESET [TARGET...]]. PRESET is release (default), asan, asan_clang or tsan; without a target
+# Builds Lockstep: launch/build.sh [PRESET [TARGET...]]. PRESET is release (default), quick, asan, asan_clang or tsan; without a target
 # everything is built. The result is build/PRESET, the command build/PRESET/bin/lockstep.
 set -euo pipefail
 

@@ -14,6 +14,7 @@ packages=(
   libfmt-dev libspdlog-dev nlohmann-json3-dev    # messages, log, metrics
   libgtest-dev libbenchmark-dev   # tests, benchmarks
   python3 python3-numpy python3-h5py             # tests that read our HDF5 files with another program
+  clang-format-14                 # the test of the format of sources
 )
 
 if ! command -v dpkg-query >/dev/null; then

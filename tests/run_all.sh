@@ -1,22 +1,65 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test that this machine can run: all tests of the release build; the unit
-# tests under the address and undefined-behaviour sanitizers, they and what they link compiled by clang++ where it is there, so
-# that a second compiler sees them; those of the folders in which threads meet under the thread sanitizer. Exit 0 when all passed.
+# Installs what is missing, builds, and runs every test that this machine can run:  tests/run_all.sh [--quick]
+#   - all tests of the release build;
+#   - the unit tests under the address and undefined-behaviour sanitizers, they and what they link compiled by clang++ where it is
+#     there, so that a second compiler sees them; a part of the GPU half under them too, over the stand-ins;
+#   - the tests of the folders in which threads meet under the thread sanitizer.
+# --quick: the unit tests of a release build without a GPU half, in a few minutes.
+# A line a part; what it printed is in build/logs, and on the terminal when it failed. Exit 0 when all passed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
+quick=false
+case "${1:-}" in
+  '') ;;
+  --quick) quick=true ;;
+  -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  *) echo "run_all.sh: unknown argument '$1'; --quick is the only one" >&2; exit 2 ;;
+esac
+mkdir -p build/logs
+
+# progress LOG: shows where a part is, until killed: on a terminal the log's newest line, elsewhere that line once a minute.
+progress() {
+  local log=$1 second=0 line
+  while sleep 1 && kill -0 $$ 2>/dev/null; do
+    second=$((second + 1))
+    line=$(tail -n 1 "$log" | tr -d '\r' | sed -E 's/ {2,}/ /g; s/^ //; s/ \.{3,} */ /')
+    if [ -t 1 ]; then
+      printf '\r\033[K  %s' "${line:0:100}"
+    elif [ $((second % 60)) -eq 0 ]; then
+      printf '  %4d s  %s\n' "$second" "${line:0:100}"
+    fi
+  done
+}
+
+# What of a log says why a part failed: all but the compiler's and CTest's lines about what went well.
+reasons() {
+  grep -vE '^\[[0-9]+/[0-9]+\] |^ +Start +[0-9]+: |^ *[0-9]+/[0-9]+ Test +#.* Passed +|^ninja: (Entering|no work)|^-- ' "$1" |
+    tail -n 400
+}
 
 summary=()
 failures=0
 # part NAME COMMAND...: runs a part, goes on after a failure, and remembers the result.
 part() {
-  local name=$1 begin=$SECONDS verdict=passed
+  local name=$1 begin=$SECONDS verdict=passed status=0 log watcher
+  log=build/logs/$(tr -cs '[:alnum:]\n' _ <<<"$1").txt
   shift
-  printf '\n== %s\n' "$name"
-  "$@" || verdict="FAILED (exit code $?)"
-  [ "$verdict" = passed ] || failures=$((failures + 1))
+  printf '%s ...\n' "$name"
+  : >"$log"
+  progress "$log" &
+  watcher=$!
+  "$@" >"$log" 2>&1 || status=$?  # in the foreground: what is started in the background ignores Ctrl-C, tests of it included
+  { kill "$watcher" && wait "$watcher"; } 2>/dev/null || true
+  [ ! -t 1 ] || printf '\r\033[K'
+  if [ "$status" -ne 0 ]; then
+    verdict="FAILED (exit code $status)"
+    failures=$((failures + 1))
+    reasons "$log"
+  fi
   summary+=("$(printf '%-42s %-24s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
+  printf '%s\n' "${summary[-1]}"
 }
 
 # left_out NAME REASON: says so in the summary.
@@ -29,6 +72,12 @@ run_tests() {
   ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure --no-tests=error "$@"
 }
 
+finish() {
+  printf '\n== summary (%d min)\n' $(((SECONDS + 59) / 60))
+  printf '%s\n' "${summary[@]}"
+  exit $((failures > 0))
+}
+
 # Over the stand-ins of tests/cuda_on_cpu; every tensor a buffer of its own, so that the sanitizer knows where it ends.
 gpu_kernels_under_sanitizers() {
   LOCKSTEP_ALLOCATOR=poison run_tests "$asan" --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
@@ -39,6 +88,11 @@ export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_retur
 
 # Nothing can be built or run without these two.
 launch/install_dependencies.sh
+if $quick; then
+  part "release build" launch/build.sh quick lockstep_command unit_tests
+  [ "$failures" -gt 0 ] || part "unit tests" run_tests quick --label-regex '^unit$' --exclude-regex '^(cuda_on_cpu|fusion)/'
+  finish
+fi
 part "release build" launch/build.sh release
 if [ "$failures" -eq 0 ]; then
   part "tests" run_tests release
@@ -60,7 +114,4 @@ part "sanitizer build (thread)" launch/build.sh tsan "${threaded[@]/%/_test}"
 if [ -x build/tsan/bin/parallel_test ]; then
   part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
 fi
-
-printf '\n== summary\n'
-printf '%s\n' "${summary[@]}"
-[ "$failures" -eq 0 ]
+finish
