@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and testing Lockstep needs (Debian 12, Ubuntu 22.04 and 24.04). Does nothing, and needs neither
+# Installs what building and testing Lockstep needs (Debian 12, Ubuntu 22.04 and 24.04), and what else is named:
+# launch/install_dependencies.sh [PACKAGE...]. Does nothing, and needs neither
 # network nor rights, when everything is there. Exit 2 with a list when something is missing that it cannot install.
 set -euo pipefail
 
@@ -14,8 +15,9 @@ packages=(
   libfmt-dev libspdlog-dev nlohmann-json3-dev    # messages, log, metrics
   libgtest-dev libbenchmark-dev   # tests, benchmarks
   python3 python3-numpy python3-h5py             # tests that read our HDF5 files with another program
-  clang-format-14                 # the test of the format of sources
 )
+
+packages+=("$@")
 
 if ! command -v dpkg-query >/dev/null; then
   {

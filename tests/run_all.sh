@@ -93,6 +93,7 @@ if $quick; then
   [ "$failures" -gt 0 ] || part "unit tests" run_tests quick --label-regex '^unit$' --exclude-regex '^(cuda_on_cpu|fusion)/'
   finish
 fi
+launch/install_dependencies.sh clang-format-14 || left_out "format of the sources" "clang-format 14 could not be installed"
 part "release build" launch/build.sh release
 if [ "$failures" -eq 0 ]; then
   part "tests" run_tests release
