@@ -31,8 +31,12 @@ if [ ! -x "$command" ]; then
   exit 2
 fi
 
-# Workers have threads of their own: bound to one core they would share it.
-options=(-np "$workers" --bind-to none)
+options=(-np "$workers")
+# All on this host: the workers need not listen to a network.
+case " ${!OMPI_MCA_*} " in
+  *" OMPI_MCA_pml "* | *" OMPI_MCA_btl "*) ;;
+  *) export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
+esac
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
 status=0
 run_to_end "${options[@]}" "$command" train "$@" || status=$?

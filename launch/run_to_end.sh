@@ -36,6 +36,28 @@ hand_on() {
   exec tee -p /dev/null
 }
 
+# What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
+#   - Workers have threads of their own: bound to one core they would share it.
+#   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.
+#   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
+default_to() { [ -n "${!1:-}" ] || export "$1=$2"; }
+mpi_defaults() {
+  local name virtual=()
+  case " $* " in *" --bind-to "* | *" -bind-to "*) ;; *) default_to OMPI_MCA_hwloc_base_binding_policy none ;; esac
+  default_to OMPI_MCA_oob_tcp_keepalive_time 5
+  default_to OMPI_MCA_oob_tcp_keepalive_intvl 2
+  default_to OMPI_MCA_oob_tcp_keepalive_probes 3
+  for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
+    name=${name##*/}
+    case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
+  done
+  [ "${#virtual[@]}" -gt 0 ] || return 0
+  case " $* ${!OMPI_MCA_*}" in *tcp_if_include* | *tcp_if_exclude*) return 0 ;; esac
+  ! grep -qsE '^[^#]*tcp_if_(in|ex)clude' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || return 0
+  name=$(IFS=,; echo "${virtual[*]}")
+  export OMPI_MCA_btl_tcp_if_exclude=127.0.0.1/8,sppp,$name OMPI_MCA_oob_tcp_if_exclude=$name
+}
+
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save.
 run_to_end() {
@@ -46,6 +68,7 @@ run_to_end() {
   fi
   [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
   [ ! -t 2 ] || export LOCKSTEP_ON_TERMINAL=1
+  mpi_defaults "$@"
   [ "$stops" -eq 0 ] || return 75
   exec {out}> >(hand_on)
   readers=$!

@@ -41,6 +41,26 @@ check "exit code of the job" 3 "$code"
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
+# What Open MPI is told, unless the user has chosen.
+mkdir -p "$bin/net/eth0" "$bin/net/lo"
+export LOCKSTEP_NET=$bin/net HOME=$bin
+told() { (unset "${!OMPI_MCA_@}"; env "$@" 2>/dev/null | sed 's/^OMPI_MCA_//' | tr '\n' ' '); }
+keepalive="oob_tcp_keepalive_intvl=2 oob_tcp_keepalive_probes=3 oob_tcp_keepalive_time=5 "
+binding="hwloc_base_binding_policy=none "
+check "what Open MPI is told" "$binding$keepalive" "$(told "$wrapper" defaults)"
+check "what it is told beside --bind-to" "$keepalive" "$(told "$wrapper" --bind-to core defaults)"
+check "what it is told beside the user's" "hwloc_base_binding_policy=core ${keepalive/time=5/time=9}" \
+  "$(told OMPI_MCA_hwloc_base_binding_policy=core OMPI_MCA_oob_tcp_keepalive_time=9 "$wrapper" defaults)"
+mkdir "$bin/net/docker0" "$bin/net/br-1"
+check "what it is told where there are bridges" \
+  "btl_tcp_if_exclude=127.0.0.1/8,sppp,br-1,docker0 $binding""oob_tcp_if_exclude=br-1,docker0 $keepalive" "$(told "$wrapper" defaults)"
+check "of bridges beside the user's interfaces" "$binding$keepalive" "$(told "$wrapper" --mca btl_tcp_if_include eth0 defaults)"
+check "of bridges beside the environment's" "btl_tcp_if_include=eth0 $binding$keepalive" \
+  "$(told OMPI_MCA_btl_tcp_if_include=eth0 "$wrapper" defaults)"
+mkdir "$bin/.openmpi"
+echo "btl_tcp_if_include = eth0" >"$bin/.openmpi/mca-params.conf"
+check "of bridges beside a parameter file" "$binding$keepalive" "$(told "$wrapper" defaults)"
+
 # stopped HOW SIGNAL...: the exit code of a job of that kind which gets these signals, the first when it is ready.
 stopped() {
   local how=$1
