@@ -194,7 +194,7 @@ std::vector<std::string> separate_overrides(int argc, char** argv) {
 
 }  // namespace
 
-int run_main(int argc, char** argv) {
+int run_main(int argc, char** argv, const TrainOptions& train) {
   // Before anything else, --version and --help included: what follows need not run here.
   if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions());
       !missing.empty()) {
@@ -217,6 +217,7 @@ int run_main(int argc, char** argv) {
       "Exit codes: 0 done, 1 states differ (diff) or internal, 2 usage, 3 data, 4 checkpoint, 5 diverged,\n"
       "6 communication, 75 stopped by a signal after saving (requeue).");
   Arguments arguments;
+  arguments.train = train;
 
   const auto add_configuration = [&](CLI::App* command) {
     command->add_option("config", arguments.configuration, "TOML file")->required();
@@ -361,6 +362,7 @@ int run_main(int argc, char** argv) {
           if (predict_command->parsed()) {
             arguments.dataset.unlabelled = true;
             arguments.dataset.follow = settings.train_data.follow;
+            arguments.dataset.open = settings.train_data.open;  // as predict() will open it
             try_dataset(arguments.dataset);
           }
         }
@@ -381,7 +383,8 @@ int run_main(int argc, char** argv) {
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
       } else {
-        const TrainOutcome outcome = train(*configuration, arguments.train, stop_signal(), *communicator);
+        const TrainOutcome outcome =
+            lockstep::train(*configuration, arguments.train, stop_signal(), *communicator);
         code = outcome == TrainOutcome::kStopped ? kExitStopped : 0;
       }
       communicator->leave(code, settings.start_timeout_seconds);

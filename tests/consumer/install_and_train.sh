@@ -21,6 +21,25 @@ awk -v a="$accuracy" 'BEGIN { exit !(a > 0.9) }'
 awk 'END { exit !($3 > 0.9) }' "$work/own.txt"
 "$work/prefix/bin/lockstep" inspect "$work/own/step-$(printf %09d "$(tail -n 1 "$work/own.txt" | cut -d" " -f1)").h5" >/dev/null
 
+# A layer and a data source of the program's own: put together in C++, and by their names in a configuration.
+digest() { "$work/prefix/bin/lockstep" inspect --digest "$1"; }
+"$work/build/own_parts" "$work/parts" | tee "$work/parts.txt"
+awk 'END { exit !($2 > 0.9) }' "$work/parts.txt"
+"$work/build/own_parts" train "$project/own_parts.toml" --output "$work/named" >"$work/named.txt"
+cmp "$work/parts.txt" "$work/named.txt"
+[ "$(digest "$work/parts/step-000000120.h5")" = "$(digest "$work/named/step-000000120.h5")" ]
+"$work/build/own_parts" eval "$project/own_parts.toml" --checkpoint "$work/named/step-000000120.h5" --set data.points=100
+"$work/build/own_parts" predict "$project/own_parts.toml" --checkpoint "$work/named/step-000000120.h5" --data all \
+  --output "$work/predictions.h5" 2>&1 | grep -q "predictions for 400 samples"
+"$work/build/own_parts" config --describe | grep -A1 '^  points ' | grep -q 'disc: how many'
+"$work/build/own_parts" config --describe model.layers.gated | grep -q 'gated: features'
+for setting in 'data.points=0' 'model.layers[0].units=0'; do
+  code=0
+  "$work/build/own_parts" train "$project/own_parts.toml" --output "$work/refused" --set "$setting" 2>"$work/error" || code=$?
+  cat "$work/error"
+  [ "$code" -eq 2 ] && grep -qF -- "--set: ${setting%=0}: must be" "$work/error"
+done
+
 # Logistic regression from scratch takes the path that the command takes.
 awk 'BEGIN {
   srand(7); print "a,b,c,y"
