@@ -218,6 +218,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "6 communication, 75 stopped by a signal after saving (requeue).");
   Arguments arguments;
   arguments.train = train;
+  arguments.train.progress = true;
 
   const auto add_configuration = [&](CLI::App* command) {
     command->add_option("config", arguments.configuration, "TOML file")->required();
@@ -323,7 +324,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   config_command->footer(
       "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
-  configure_log(0, 1, false);
+  log_to_stderr(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
     // Before CLI11 takes a misspelt command for a missing one.
@@ -349,6 +350,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     if (refused || train_command->parsed() || evaluate_command->parsed() || predict_command->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
+      options.start_timeout_seconds = settings.start_timeout_seconds;
       try {
         if (!refused) {
           if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
@@ -371,7 +373,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       }
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
-      configure_log(communicator->rank(), communicator->world_size(), arguments.verbose);
+      log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
       run_agreed(
           *communicator,
           [&] {

@@ -97,7 +97,7 @@ class Communicator {
 
   // Leaves the job in order, together with the others; no call may follow. What this worker had to do is
   // done: where some do not come within timeout_seconds, it ends the job with exit_code, so what others may
-  // still have to do must not take that long.
+  // still have to do must not take that long. 0: waits as long as it takes.
   virtual void leave(int exit_code, double timeout_seconds) {
     (void)exit_code;
     (void)timeout_seconds;
@@ -118,8 +118,10 @@ class Communicator {
 
 struct CommunicatorOptions {
   double timeout_seconds = 600.0;  // of waits
-  double start_timeout_seconds =
-      600.0;  // of each phase of MPI's own start, to which workers come at different times
+  // Of each phase of MPI's own start, to which workers come at different times. MPI cannot be told to give
+  // up: where it takes longer, the process says so (log_error) and ends with exit code 6. 0: as long as it
+  // takes.
+  double start_timeout_seconds = 0.0;
 };
 
 // Another timeout until the end of a scope, for a part of the run in which one worker may keep the others
@@ -142,8 +144,10 @@ std::unique_ptr<Communicator> make_self_communicator();
 // True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment,
 // without MPI.
 bool launched_by_mpi();
-// Initializes MPI, and ends the process with exit code 6, naming host and phase, where that takes longer than
-// start_timeout_seconds. Leaving it, or destroying it, finalizes MPI.
+// Takes part in the program's MPI where that has been initialized, and leaves it as it is: the program
+// finalizes it, after the communicator has gone. It must allow calls beside other threads: Error (kUsage)
+// below MPI_THREAD_FUNNELED, or when it is that and this is not the main thread. Else initializes MPI, once
+// in a process, and finalizes it when left or destroyed.
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
 // What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no
 // initialization.

@@ -459,7 +459,9 @@ TrainOutcome train(Configuration& configuration, const TrainOptions& options, co
   run_agreed(
       communicator, [&] { job = read_training_job(configuration); }, "configuration");
   TrainOptions with_stop = options;
-  with_stop.stop = [&stop] { return std::string(stop.raised() ? stop.name() : ""); };
+  with_stop.stop = [&stop, &options] {
+    return stop.raised() ? stop.name() : options.stop ? options.stop() : std::string();
+  };
   return Trainer(std::move(*job), with_stop, communicator).run();
 }
 

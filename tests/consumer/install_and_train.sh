@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# install_and_train.sh CMAKE BUILD PROJECT DATA: installs BUILD into an empty prefix, builds PROJECT against it, trains, evaluates.
+# install_and_train.sh CMAKE BUILD PROJECT DATA MPIEXEC: installs BUILD into an empty prefix, builds PROJECT against it, trains,
+# evaluates. MPIEXEC: of the MPI that the build has, or empty.
 set -euo pipefail
-cmake=$1 build=$2 project=$3 data=$4
+cmake=$1 build=$2 project=$3 data=$4 mpiexec=$5
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$cmake" --install "$build" --prefix "$work/prefix" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-"$cmake" -S "$project" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release >>"$work/log" 2>&1 &&
+"$cmake" -S "$project" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release -DOWN_MPI="${mpiexec:+ON}" >>"$work/log" 2>&1 &&
   "$cmake" --build "$work/build" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
 sed "s|DATA|$data|" "$project/gated.toml" >"$work/gated.toml"
@@ -39,6 +40,18 @@ for setting in 'data.points=0' 'model.layers[0].units=0'; do
   cat "$work/error"
   [ "$code" -eq 2 ] && grep -qF -- "--set: ${setting%=0}: must be" "$work/error"
 done
+
+# A program with an MPI, signals and an output of its own keeps them.
+if [ -n "$mpiexec" ]; then
+  "$work/build/embedded" "$data" "$work/alone" >"$work/out" 2>"$work/error" || { cat "$work/out" "$work/error"; exit 1; }
+  [ "$(cat "$work/out")" = "1 workers" ] && [ ! -s "$work/error" ]
+  "$mpiexec" --oversubscribe -np 2 "$work/build/embedded" "$data" "$work/pair" >"$work/out" 2>"$work/error" ||
+    { cat "$work/out" "$work/error"; exit 1; }
+  [ "$(cat "$work/out")" = "2 workers" ] && [ ! -s "$work/error" ]
+  last=$(basename "$(ls "$work"/pair/step-*.h5 | tail -n 1)")
+  "$work/build/embedded" single | grep -q "MPI_Init_thread with MPI_THREAD_FUNNELED at least"
+  [ "$(digest "$work/alone/$last")" = "$(digest "$work/pair/$last")" ]
+fi
 
 # Logistic regression from scratch takes the path that the command takes.
 awk 'BEGIN {

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "hdf5/scratch_directory.h"
 
 namespace lockstep {
@@ -118,6 +119,7 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{4000, before.rlim_max};  // room for what is said
+  log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   setrlimit(RLIMIT_FSIZE, &small);
   MetricsLog log(scratch.file("m"), std::string(5000, 'x') + "\n");

@@ -1,6 +1,7 @@
 // A layer and a data source of a program's own, in C++ and by name in configurations:
 //   own_parts OUTPUT                       trains with both in a job that is put together here
-//   own_parts train own_parts.toml ...     the command, which knows them by their names; train is one of its own
+//   own_parts train own_parts.toml ...     the command, which knows them by their names; train is one of its
+//   own
 #include <lockstep/app/run_main.h>
 #include <lockstep/nn/linear.h>
 #include <lockstep/nn/sequential.h>
@@ -12,7 +13,8 @@
 
 using namespace lockstep;
 
-// Points of the square [-1,1)^2, spread evenly (Roberts' R2 sequence); class 1 is the disc that covers half of it.
+// Points of the square [-1,1)^2, spread evenly (Roberts' R2 sequence); class 1 is the disc that covers half
+// of it.
 class Disc final : public WholeSource {
  public:
   explicit Disc(int64_t points) {
