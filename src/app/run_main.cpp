@@ -194,7 +194,7 @@ std::vector<std::string> separate_overrides(int argc, char** argv) {
 
 }  // namespace
 
-int run_main(int argc, char** argv) {
+int run_main(int argc, char** argv, const TrainOptions& train) {
   // Before anything else, --version and --help included: what follows need not run here.
   if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions());
       !missing.empty()) {
@@ -217,6 +217,8 @@ int run_main(int argc, char** argv) {
       "Exit codes: 0 done, 1 states differ (diff) or internal, 2 usage, 3 data, 4 checkpoint, 5 diverged,\n"
       "6 communication, 75 stopped by a signal after saving (requeue).");
   Arguments arguments;
+  arguments.train = train;
+  arguments.train.progress = true;
 
   const auto add_configuration = [&](CLI::App* command) {
     command->add_option("config", arguments.configuration, "TOML file")->required();
@@ -322,7 +324,7 @@ int run_main(int argc, char** argv) {
   config_command->footer(
       "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
-  configure_log(0, 1, false);
+  log_to_stderr(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
     // Before CLI11 takes a misspelt command for a missing one.
@@ -348,6 +350,7 @@ int run_main(int argc, char** argv) {
     if (refused || train_command->parsed() || evaluate_command->parsed() || predict_command->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
+      options.start_timeout_seconds = settings.start_timeout_seconds;
       try {
         if (!refused) {
           if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
@@ -361,6 +364,7 @@ int run_main(int argc, char** argv) {
           if (predict_command->parsed()) {
             arguments.dataset.unlabelled = true;
             arguments.dataset.follow = settings.train_data.follow;
+            arguments.dataset.open = settings.train_data.open;  // as predict() will open it
             try_dataset(arguments.dataset);
           }
         }
@@ -369,7 +373,7 @@ int run_main(int argc, char** argv) {
       }
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
-      configure_log(communicator->rank(), communicator->world_size(), arguments.verbose);
+      log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
       run_agreed(
           *communicator,
           [&] {
@@ -381,7 +385,8 @@ int run_main(int argc, char** argv) {
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
       } else {
-        const TrainOutcome outcome = train(*configuration, arguments.train, stop_signal(), *communicator);
+        const TrainOutcome outcome =
+            lockstep::train(*configuration, arguments.train, stop_signal(), *communicator);
         code = outcome == TrainOutcome::kStopped ? kExitStopped : 0;
       }
       communicator->leave(code, settings.start_timeout_seconds);

@@ -72,13 +72,6 @@ class Communicator {
   // Worker r's `bytes` bytes land at received + r * bytes on every worker.
   virtual std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
                                               std::string label) = 0;
-  // Block d of `data` (bytes each) goes to worker d; the block from worker s lands at received + s * bytes.
-  virtual std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                              std::string label) = 0;
-  // Sum over workers, worker r keeps elements [r*count, (r+1)*count) of data (world_size*count) in received.
-  // Library order.
-  virtual std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype,
-                                                      void* received, std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
   // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over
@@ -97,7 +90,7 @@ class Communicator {
 
   // Leaves the job in order, together with the others; no call may follow. What this worker had to do is
   // done: where some do not come within timeout_seconds, it ends the job with exit_code, so what others may
-  // still have to do must not take that long.
+  // still have to do must not take that long. 0: waits as long as it takes.
   virtual void leave(int exit_code, double timeout_seconds) {
     (void)exit_code;
     (void)timeout_seconds;
@@ -118,8 +111,10 @@ class Communicator {
 
 struct CommunicatorOptions {
   double timeout_seconds = 600.0;  // of waits
-  double start_timeout_seconds =
-      600.0;  // of each phase of MPI's own start, to which workers come at different times
+  // Of each phase of MPI's own start, to which workers come at different times. MPI cannot be told to give
+  // up: where it takes longer, the process says so (log_error) and ends with exit code 6. 0: as long as it
+  // takes.
+  double start_timeout_seconds = 0.0;
 };
 
 // Another timeout until the end of a scope, for a part of the run in which one worker may keep the others
@@ -142,8 +137,10 @@ std::unique_ptr<Communicator> make_self_communicator();
 // True when a launcher (mpirun, srun) started this process as part of a job; decided from the environment,
 // without MPI.
 bool launched_by_mpi();
-// Initializes MPI, and ends the process with exit code 6, naming host and phase, where that takes longer than
-// start_timeout_seconds. Leaving it, or destroying it, finalizes MPI.
+// Takes part in the program's MPI where that has been initialized, and leaves it as it is: the program
+// finalizes it, after the communicator has gone. It must allow calls beside other threads: Error (kUsage)
+// below MPI_THREAD_FUNNELED, or when it is that and this is not the main thread. Else initializes MPI, once
+// in a process, and finalizes it when left or destroyed.
 std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& options);
 // What workers talk through: "Open MPI v4.1.4", or "none: one worker only" in a build without MPI. Needs no
 // initialization.

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -195,23 +196,25 @@ class MpiRequest final : public Request {
 class MpiCommunicator final : public Communicator {
  public:
   explicit MpiCommunicator(const CommunicatorOptions& options) {
-    int initialized = 0;
+    static bool initialized_here = false;
+    int initialized = 0, finalized = 0;
     MPI_Initialized(&initialized);
-    if (initialized != 0)
-      fail(ErrorKind::kInternal, "communicator: MPI can be initialized only once in a process");
+    MPI_Finalized(&finalized);
+    if (initialized_here || finalized != 0)
+      fail(ErrorKind::kUsage, "communicator: MPI can be initialized only once in a process");
     world_.timeout_seconds = options.timeout_seconds;
     start_seconds_ = options.start_timeout_seconds;
-    // Any one thread may communicate, not only the one that initialized; Open MPI takes locks from
-    // MPI_THREAD_MULTIPLE on.
-    int provided = MPI_THREAD_SINGLE;
-    start("MPI_Init", [&] { return MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided); });
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    if (provided < MPI_THREAD_SERIALIZED) {
-      fail(ErrorKind::kCommunication, "communicator: this MPI does not support MPI_THREAD_SERIALIZED");
+    finalizes_ = initialized == 0;
+    if (finalizes_) {
+      initialize();
+      initialized_here = true;
+    } else {
+      require_threads();
     }
-    // A communicator of our own, so that a program's other MPI traffic cannot be mistaken for ours. It
-    // inherits the handler.
+    // A communicator of our own, so that a program's other MPI traffic cannot be mistaken for ours, nor its
+    // handling of errors.
     start("MPI_Comm_dup", [&] { return MPI_Comm_dup(MPI_COMM_WORLD, &world_.communicator); });
+    MPI_Comm_set_errhandler(world_.communicator, MPI_ERRORS_RETURN);
     MPI_Comm_rank(world_.communicator, &world_.rank);
     MPI_Comm_size(world_.communicator, &world_.size);
     void* limit = nullptr;
@@ -233,14 +236,16 @@ class MpiCommunicator final : public Communicator {
   void leave(int exit_code, double timeout_seconds) override {
     if (std::exchange(left_, true)) return;
     // Of a process that ends without MPI's consent, mpirun would make exit code 1 out of 0.
-    const Deadline deadline(
-        timeout_seconds, exit_code,
-        fmt::format(
-            "{}: MPI_Finalize: not finished after {} s: some worker did not come; leaving with exit code {}",
-            who_waits(), timeout_seconds, exit_code),
-        [this](int code) { abort(code); });
+    std::optional<Deadline> deadline;
+    if (timeout_seconds > 0.0) {
+      deadline.emplace(timeout_seconds, exit_code,
+                       fmt::format("{}: MPI_Finalize: not finished after {} s: some worker did not come; "
+                                   "leaving with exit code {}",
+                                   who_waits(), timeout_seconds, exit_code),
+                       [this](int code) { abort(code); });
+    }
     MPI_Comm_free(&world_.communicator);
-    MPI_Finalize();
+    if (finalizes_) MPI_Finalize();
   }
 
   double set_timeout(double seconds) override { return std::exchange(world_.timeout_seconds, seconds); }
@@ -273,27 +278,15 @@ class MpiCommunicator final : public Communicator {
 
   std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
                                       std::string label) override {
-    return to_and_from_all("all_gather", data, 0, bytes, received, std::move(label));
-  }
-
-  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                      std::string label) override {
-    return to_and_from_all("all_to_all", data, bytes, bytes, received, std::move(label));
-  }
-
-  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                              std::string label) override {
-    const MPI_Datatype datatype = datatype_of(dtype);
-    if (static_cast<size_t>(count) > kLargestMessageBytes) {
-      fail(ErrorKind::kInternal,
-           fmt::format("reduce_scatter_sum: at most {} elements a worker: {}", kLargestMessageBytes, count));
+    // Every worker starts with its right neighbour, so that no worker is everyone's first target.
+    auto request = std::make_unique<MpiRequest>(world_, "all_gather", std::move(label));
+    request->reserve(2 * static_cast<size_t>(world_.size));
+    for (int i = 0; i < world_.size; ++i) {
+      const int source = (world_.rank - i + world_.size) % world_.size;
+      request->receive(
+          {source, static_cast<std::byte*>(received) + static_cast<size_t>(source) * bytes, bytes});
     }
-    auto request = std::make_unique<MpiRequest>(world_, "reduce_scatter_sum", std::move(label));
-    if (count > 0) {
-      request->check_start(MPI_Ireduce_scatter_block(data, received, static_cast<int>(count), datatype,
-                                                     MPI_SUM, world_.communicator,
-                                                     request->add_collective()));
-    }
+    for (int i = 0; i < world_.size; ++i) request->send({(world_.rank + i) % world_.size, data, bytes});
     return request;
   }
 
@@ -324,17 +317,46 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  void initialize() {
+    // Any one thread may communicate, not only the one that initialized; Open MPI takes locks from
+    // MPI_THREAD_MULTIPLE on.
+    int provided = MPI_THREAD_SINGLE;
+    start("MPI_Init", [&] { return MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided); });
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    if (provided < MPI_THREAD_SERIALIZED) {
+      fail(ErrorKind::kCommunication, "communicator: this MPI does not support MPI_THREAD_SERIALIZED");
+    }
+  }
+
+  // Of a program's MPI: gathering, kernels and checkpoints have threads of their own, which do not
+  // communicate.
+  static void require_threads() {
+    int provided = MPI_THREAD_SINGLE, main = 0;
+    MPI_Query_thread(&provided);
+    MPI_Is_thread_main(&main);
+    if (provided >= MPI_THREAD_SERIALIZED || (provided == MPI_THREAD_FUNNELED && main != 0)) return;
+    fail(
+        ErrorKind::kUsage,
+        provided == MPI_THREAD_FUNNELED
+            ? "communicator: MPI was initialized with MPI_THREAD_FUNNELED by another thread: it allows calls "
+              "of that one only"
+            : "communicator: MPI was initialized for a single thread: MPI_Init_thread with "
+              "MPI_THREAD_FUNNELED at least");
+  }
+
   // A call that waits for all workers before there is a communicator whose waits have timeouts.
   template <class Call>
   void start(const char* phase, const Call& call) {
-    const Deadline deadline(
-        start_seconds_, exit_code(ErrorKind::kCommunication),
-        fmt::format(
-            "{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or messages "
-            "between the "
-            "workers do not get through; on hosts with several interfaces name the right one: mpirun --mca "
-            "btl_tcp_if_include eth0",
-            who_waits(), phase, start_seconds_));
+    std::optional<Deadline> deadline;
+    if (start_seconds_ > 0.0) {
+      deadline.emplace(
+          start_seconds_, exit_code(ErrorKind::kCommunication),
+          fmt::format(
+              "{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or "
+              "messages between the workers do not get through; on hosts with several interfaces name "
+              "the right one: mpirun --mca btl_tcp_if_include eth0",
+              who_waits(), phase, start_seconds_));
+    }
     check(call(), phase);
   }
 
@@ -360,28 +382,10 @@ class MpiCommunicator final : public Communicator {
     return request;
   }
 
-  // Block d at data + d * stride goes to worker d. Every worker starts with its right neighbour, so that no
-  // worker is everyone's first target.
-  std::unique_ptr<Request> to_and_from_all(const char* collective, const void* data, size_t stride,
-                                           size_t bytes, void* received, std::string label) {
-    auto request = std::make_unique<MpiRequest>(world_, collective, std::move(label));
-    request->reserve(2 * static_cast<size_t>(world_.size));
-    for (int i = 0; i < world_.size; ++i) {
-      const int source = (world_.rank - i + world_.size) % world_.size;
-      request->receive(
-          {source, static_cast<std::byte*>(received) + static_cast<size_t>(source) * bytes, bytes});
-    }
-    for (int i = 0; i < world_.size; ++i) {
-      const int target = (world_.rank + i) % world_.size;
-      request->send(
-          {target, static_cast<const std::byte*>(data) + static_cast<size_t>(target) * stride, bytes});
-    }
-    return request;
-  }
-
   World world_;
   HostPlace host_place_;
   double start_seconds_ = 0.0;
+  bool finalizes_ = false;  // MPI is this object's, not the program's
   bool left_ = false;
 };
 

@@ -1,22 +1,33 @@
-// Logging through spdlog, which stays out of every other file.
+// The sink of messages, and the one that writes to stderr through spdlog, which stays out of every other
+// file.
 #include "lockstep/core/log.h"
 
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <memory>
+#include <mutex>
+#include <utility>
+
 namespace lockstep {
 
 namespace {
-spdlog::logger& logger() {
-  static const std::shared_ptr<spdlog::logger> instance = [] {
-    auto made =
-        std::make_shared<spdlog::logger>("lockstep", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
-    made->set_pattern("%^%v%$");
-    made->flush_on(spdlog::level::info);
-    return made;
-  }();
-  return *instance;
+
+struct Log {
+  std::mutex mutex;
+  LogSink sink;
+};
+
+// Never destroyed: threads may have something to say until the process ends.
+Log& instance() {
+  static Log* const log = new Log;
+  return *log;
+}
+
+void say(LogLevel level, const std::string& message) {
+  const std::lock_guard lock(instance().mutex);
+  if (instance().sink) instance().sink(level, message);
 }
 
 // Control bytes that came with a path or a setting would act on the terminal: shown as \x1b instead.
@@ -32,21 +43,39 @@ std::string shown(const std::string& message) {
   }
   return text;
 }
+
 }  // namespace
 
-void configure_log(int rank, int world_size, bool verbose) {
-  logger().set_level(verbose ? spdlog::level::debug : rank == 0 ? spdlog::level::info : spdlog::level::warn);
-  logger().set_pattern(world_size > 1 && rank != 0 ? fmt::format("%^[rank {}] %v%$", rank) : "%^%v%$");
+void set_log(LogSink sink) {
+  const std::lock_guard lock(instance().mutex);
+  instance().sink = std::move(sink);
+}
+
+void log_to_stderr(int rank, int world_size, bool verbose) {
+  const auto logger =
+      std::make_shared<spdlog::logger>("lockstep", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+  logger->set_pattern(world_size > 1 && rank != 0 ? fmt::format("%^[rank {}] %v%$", rank) : "%^%v%$");
+  logger->flush_on(spdlog::level::info);
+  const bool all = verbose || rank == 0;
+  set_log([logger, all](LogLevel level, const std::string& message) {
+    if (level == LogLevel::kError) {
+      logger->error("error: " + shown(message));
+    } else if (level == LogLevel::kWarning) {
+      logger->warn("warning: " + shown(message));
+    } else if (all) {
+      logger->info(shown(message));
+    }
+  });
 }
 
 void log_info(const std::string& message) {
-  logger().info(shown(message));
+  say(LogLevel::kInfo, message);
 }
 void log_warning(const std::string& message) {
-  logger().warn("warning: " + shown(message));
+  say(LogLevel::kWarning, message);
 }
 void log_error(const std::string& message) {
-  logger().error("error: " + shown(message));
+  say(LogLevel::kError, message);
 }
 
 }  // namespace lockstep

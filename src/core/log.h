@@ -1,13 +1,21 @@
-// The worker's log: rank 0 speaks, the others only warn; messages go to stderr so that stdout carries
-// results.
+// What the library has to say. Nobody hears it unless the program asks: the command does.
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace lockstep {
 
-// Called once by the command. Ranks other than 0 log warnings and errors only, each line with "[rank r]".
-void configure_log(int rank, int world_size, bool verbose);
+enum class LogLevel { kInfo, kWarning, kError };
+
+// Gets each message with its level, without a line's end, one at a time, from whichever thread has it. Null,
+// as at the start: they are dropped.
+using LogSink = std::function<void(LogLevel level, const std::string& message)>;
+void set_log(LogSink sink);
+
+// To stderr, so that stdout carries results: "warning: ...", "error: ...". Ranks other than 0 say warnings
+// and errors only unless verbose, each line with "[rank r]".
+void log_to_stderr(int rank, int world_size, bool verbose);
 
 void log_info(const std::string& message);
 void log_warning(const std::string& message);

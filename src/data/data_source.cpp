@@ -138,19 +138,6 @@ std::string TableSource::digest() const {
   return digest_of_digests(stored_.layout_text(), digests);
 }
 
-FeatureStatistics TableSource::statistics() const {
-  if (description_.input_dtype == DType::kI32)
-    fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
-  FeatureStatisticsPass pass(stored_.input_elements);
-  std::vector<float> row(static_cast<size_t>(stored_.input_elements));
-  for (int64_t i = 0; i < size(); ++i) {
-    convert_features(stored_, stored_.inputs.data() + i * stored_.input_bytes(), stored_.input_elements,
-                     row.data());
-    pass.add(row);
-  }
-  return pass.result();
-}
-
 StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
                                        const FeatureStatistics& statistics)
     : base_(std::move(base)) {
@@ -227,17 +214,6 @@ void PartSource::gather(std::span<const int64_t> rows, const SampleBuffers& out)
 
 void PartSource::read_ahead(std::span<const int64_t> rows) const {
   with_base_rows(rows, [&](std::span<const int64_t> piece, int64_t) { base_->read_ahead(piece); });
-}
-
-std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& options) {
-  if (checked_format(options) == "hdf5" &&
-      apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
-    if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
-      return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
-  }
-  DatasetOptions narrow = options;
-  narrow.narrow = true;
-  return std::make_shared<TableSource>(read_dataset(narrow));
 }
 
 }  // namespace lockstep

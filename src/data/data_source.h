@@ -6,11 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "lockstep/core/configuration.h"
 #include "lockstep/data/dataset.h"
 #include "lockstep/data/feature_statistics.h"
 #include "lockstep/data/split.h"
@@ -81,15 +83,20 @@ struct StoredSamples {
   std::string layout_text() const;
 };
 
-// A whole data set, as opposed to what is made of one.
-class StoredSource : public DataSource {
+// A whole data set, as opposed to what is made of one. A program's own fills in the description and gathers.
+class WholeSource : public DataSource {
  public:
-  // 32 hex digits: of the digests of the blocks, inputs before targets. The same samples, stored in the same
-  // types, have the same digest in memory and in a prepared file.
-  virtual std::string digest() const = 0;
-  // Of the features; Error (kUsage) for tokens.
-  virtual FeatureStatistics statistics() const = 0;
+  // 32 hex digits, by which workers and resumed runs tell whether they have the same data. Unless a source
+  // knows better, of all samples, gathered one after the other.
+  virtual std::string digest() const;
+  // Of the features, likewise; Error (kUsage) for tokens.
+  virtual FeatureStatistics statistics() const;
+};
 
+// One whose samples lie in memory, or in memory's order in a file. The digest is of the digests of the
+// blocks, inputs before targets: the same samples, stored in the same types, have the same one in memory and
+// in a prepared file.
+class StoredSource : public WholeSource {
  protected:
   void gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const;
   StoredSamples stored_;
@@ -104,7 +111,6 @@ class TableSource final : public StoredSource {
   }
   bool in_memory() const override { return true; }
   std::string digest() const override;
-  FeatureStatistics statistics() const override;
 
  private:
   Dataset dataset_;
@@ -184,7 +190,18 @@ class PartSource final : public DataSource {
   Side side_;
 };
 
-// A prepared file mapped, anything else read into memory. Errors as read_dataset and MappedSource.
-std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& options);
+// The program's own source where options.open names one, a prepared file mapped, anything else read into
+// memory. Errors as read_dataset and MappedSource; (kUsage) for a description that cannot be.
+std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& options);
+
+// A program's own kind of data, by name in data.format. The reader reads its keys of [data] and says how to
+// open a source, which is then done for data.train and data.validation alike: DatasetOptions::path tells them
+// apart. Error (kUsage) when the name is taken.
+using SourceReader = std::function<SourceOpener(Section& data)>;
+void register_data_format(const std::string& format, SourceReader read);
+// auto, the formats that are read and the registered ones.
+std::vector<std::string> data_formats();
+// Of a registered format; empty for the others.
+SourceOpener read_data_format(Section& data, const std::string& format);
 
 }  // namespace lockstep

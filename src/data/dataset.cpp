@@ -65,6 +65,10 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
 }
 
 std::string checked_format(const DatasetOptions& options) {
+  if (options.open) {
+    fail(ErrorKind::kUsage, fmt::format("{}: format '{}' is the program's own and gives a source, not a file",
+                                        options.path, options.format));
+  }
   if (options.classes < -1 || options.classes > std::numeric_limits<int32_t>::max()) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: classes must be -1 (regression), 0 (as the file says) or a number of "
@@ -106,7 +110,7 @@ Dataset read_dataset(const DatasetOptions& options) {
 }
 
 void try_dataset(const DatasetOptions& options, int64_t seconds) {
-  if (format_of(options) == "hdf5") try_hdf5(options, seconds);
+  if (!options.open && format_of(options) == "hdf5") try_hdf5(options, seconds);
 }
 
 }  // namespace lockstep

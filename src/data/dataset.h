@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,11 @@ struct Dataset {
   int64_t size() const;
 };
 
+class WholeSource;
+struct DatasetOptions;
+// Opens a source of the program's own (data/data_source.h), which takes of the options what it has a use for.
+using SourceOpener = std::function<std::shared_ptr<const WholeSource>(const DatasetOptions& options)>;
+
 struct DatasetOptions {
   std::string path{};           // file; IDX: the images file; CIFAR-10: a file or several separated by commas
   std::string format = "auto";  // auto (by the content) | hdf5 | idx | cifar10 | csv
@@ -55,6 +62,10 @@ struct DatasetOptions {
   // Whether features that the file holds as uint8 or float16 stay so, or become fp32 in the data set.
   bool narrow = false;
   int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
+  // In place of a file: open_data_source calls it.
+  SourceOpener open = {};
+
+  bool given() const { return !path.empty() || open; }
 };
 
 // Reads and checks everything: Errors (kData) name file and offset or row: missing, truncated, wrong magic,

@@ -1,6 +1,8 @@
 // Activation functions.
 #include "lockstep/nn/activation.h"
 
+#include <algorithm>
+
 #include "lockstep/core/error.h"
 #include "lockstep/ops/elementwise.h"
 
@@ -52,16 +54,23 @@ Tensor activate(ActivationFunction function, const Tensor& x) {
   fail(ErrorKind::kInternal, "activate: unknown function");
 }
 
-ActivationFunction read_activation(Section& keys, const std::string& fallback) {
-  return read_function(keys, "activation", fallback);
+ActivationFunction read_activation(Section& keys, ActivationFunction fallback) {
+  const auto* known = std::ranges::find(kFunctions, fallback, &NamedFunction::function);
+  return read_function(keys, "activation", known->name);
 }
 
 Tensor ActivationLayer::forward(const Tensor& x, ForwardContext&) const {
   return activate(function_, x);
 }
 
-Layer make_activation(Section& keys, const Shape& input, const ModuleBuilder&) {
-  return {std::make_unique<ActivationLayer>(read_function(keys, "function", std::nullopt)), input};
+LayerSpec activation_layer(ActivationFunction function) {
+  return {"activation", [function](const Shape& input, const ModuleBuilder&) -> Layer {
+            return {std::make_unique<ActivationLayer>(function), input};
+          }};
+}
+
+LayerSpec read_activation_layer(Section& keys) {
+  return activation_layer(read_function(keys, "function", std::nullopt));
 }
 
 }  // namespace lockstep

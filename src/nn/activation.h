@@ -10,7 +10,7 @@ enum class ActivationFunction { kNone, kRelu, kGelu, kGeluTanh, kTanh, kSigmoid,
 Tensor activate(ActivationFunction function, const Tensor& x);
 
 // Key `activation` of models and of layers that end in one.
-ActivationFunction read_activation(Section& keys, const std::string& fallback);
+ActivationFunction read_activation(Section& keys, ActivationFunction fallback);
 
 class ActivationLayer final : public Module {
  public:
@@ -21,7 +21,9 @@ class ActivationLayer final : public Module {
   ActivationFunction function_;
 };
 
-// Key: function. Any shape, unchanged.
-Layer make_activation(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// Any shape, unchanged.
+LayerSpec activation_layer(ActivationFunction function);
+// Key: function.
+LayerSpec read_activation_layer(Section& keys);
 
 }  // namespace lockstep

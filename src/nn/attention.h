@@ -24,10 +24,12 @@ class AttentionLayer final : public Module {
   LinearLayer qkv_, output_;
 };
 
-// Keys `heads` and `causal` of layers over (T,features).
-AttentionOptions read_attention(Section& keys, const char* layer, const Shape& input);
+// Keys `heads` and `causal` of layers over (T,features), and what these must fulfil.
+AttentionOptions read_attention(Section& keys);
+void require_attention(const char* layer, const AttentionOptions& options, const Shape& input);
 
-// Keys: heads, causal. (T,features), unchanged.
-Layer make_attention(Section& keys, const Shape& input, const ModuleBuilder& builder);
-
+// (T,features), unchanged.
+LayerSpec attention_layer(const AttentionOptions& options = {});
+// Keys: heads, causal.
+LayerSpec read_attention_layer(Section& keys);
 }  // namespace lockstep

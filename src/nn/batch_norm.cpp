@@ -40,12 +40,20 @@ Tensor BatchNormLayer::forward(const Tensor& x, ForwardContext& context) const {
   return result.y;
 }
 
-Layer make_batch_norm(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec batch_norm_layer(const BatchNormOptions& options) {
+  return {"batch_norm", [options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_option("batch_norm", "momentum", options.momentum, kUnit);
+            require_option("batch_norm", "epsilon", options.epsilon, kPositive);
+            return {std::make_unique<BatchNormLayer>(input.last(), options, builder), input};
+          }};
+}
+
+LayerSpec read_batch_norm(Section& keys) {
   BatchNormOptions options;
-  options.momentum =
-      keys.real("momentum", 0.1, kUnit, "batch_norm: share of the newest statistics in the running ones");
-  options.epsilon = keys.real("epsilon", 1e-5, kPositive, "norms: added to the variance");
-  return {std::make_unique<BatchNormLayer>(input.last(), options, builder), input};
+  options.momentum = keys.real("momentum", options.momentum, kUnit,
+                               "batch_norm: share of the newest statistics in the running ones");
+  options.epsilon = keys.real("epsilon", options.epsilon, kPositive, "norms: added to the variance");
+  return batch_norm_layer(options);
 }
 
 }  // namespace lockstep

@@ -28,7 +28,9 @@ class BatchNormLayer final : public Module {
   int gamma_, beta_, running_mean_, running_variance_;
 };
 
-// Keys: momentum, epsilon. Any shape, unchanged; the last axis is the channels.
-Layer make_batch_norm(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// Any shape, unchanged; the last axis is the channels.
+LayerSpec batch_norm_layer(const BatchNormOptions& options = {});
+// Keys: momentum, epsilon.
+LayerSpec read_batch_norm(Section& keys);
 
 }  // namespace lockstep

@@ -25,32 +25,46 @@ Tensor ConvolutionLayer::forward(const Tensor& x, ForwardContext& context) const
                   convolution(x, context.parameter(weight_), bias, {stride_, stride_, padding_, padding_}));
 }
 
-Layer make_convolution(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec convolution_layer(int64_t channels, const ConvolutionOptions& options) {
+  return {"convolution", [channels, options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            if (options.padding >= options.kernel) {
+              throw RefusedOption(
+                  "convolution", "padding",
+                  fmt::format("must be less than kernel = {}, got {}", options.kernel, options.padding));
+            }
+            const Shape output = window_output("convolution", input, options.kernel, options.stride,
+                                               options.padding, channels);
+            return {std::make_unique<ConvolutionLayer>(input[2], channels, options, builder), output};
+          }};
+}
+
+LayerSpec read_convolution(Section& keys) {
   const int64_t channels =
       keys.integer("channels", std::nullopt, kSize, "convolution: channels that leave the layer");
   ConvolutionOptions options;
-  options.kernel = keys.integer("kernel", 3, kSize, "convolution: height and width of the window");
-  options.stride = keys.integer("stride", 1, kSize, "convolution: step of the window");
-  options.padding =
-      keys.integer("padding", 0, kNonNegative, "convolution: zeros around the image; less than kernel");
-  options.activation = read_activation(keys, "none");
-  options.bias = keys.boolean("bias", true, "adds a learned bias");
-  options.initialization = read_initialization(keys);
-  require_image(keys, "convolution", input);
-  if (options.padding >= options.kernel) {
-    keys.reject("padding",
-                fmt::format("must be less than kernel = {}, got {}", options.kernel, options.padding));
-  }
-  const Shape output = window_output(keys, input, options.kernel, options.stride, options.padding, channels);
-  return {std::make_unique<ConvolutionLayer>(input[2], channels, options, builder), output};
+  options.kernel =
+      keys.integer("kernel", options.kernel, kSize, "convolution: height and width of the window");
+  options.stride = keys.integer("stride", options.stride, kSize, "convolution: step of the window");
+  options.padding = keys.integer("padding", options.padding, kNonNegative,
+                                 "convolution: zeros around the image; less than kernel");
+  options.activation = read_activation(keys, options.activation);
+  options.bias = keys.boolean("bias", options.bias, "adds a learned bias");
+  options.initialization = read_initialization(keys, options.initialization);
+  return convolution_layer(channels, options);
 }
 
-Shape window_output(const Section& keys, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
+Shape window_output(const char* layer, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
                     int64_t channels) {
+  require_image(layer, image);
+  require_option(layer, "kernel", static_cast<double>(kernel), kSize);
+  require_option(layer, "stride", static_cast<double>(stride), kSize);
+  require_option(layer, "padding", static_cast<double>(padding), kNonNegative);
+  require_option(layer, "channels", static_cast<double>(channels), kSize);
   const int64_t height = image[0] + 2 * padding, width = image[1] + 2 * padding;
   if (kernel > height || kernel > width) {
-    keys.reject("kernel", fmt::format("a {0}x{0} window does not fit into {1} with padding {2}", kernel,
-                                      image.to_string(), padding));
+    throw RefusedOption(layer, "kernel",
+                        fmt::format("a {0}x{0} window does not fit into {1} with padding {2}", kernel,
+                                    image.to_string(), padding));
   }
   return {(height - kernel) / stride + 1, (width - kernel) / stride + 1, channels};
 }

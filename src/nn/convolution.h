@@ -28,12 +28,15 @@ class ConvolutionLayer final : public Module {
   int bias_ = -1;
 };
 
-// Keys: channels, kernel, stride, padding, activation, bias, initialization. (H,W,C) -> (OH,OW,channels).
-Layer make_convolution(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (H,W,C) -> (OH,OW,channels).
+LayerSpec convolution_layer(int64_t channels, const ConvolutionOptions& options = {});
+// Keys: channels, kernel, stride, padding, activation, bias, initialization.
+LayerSpec read_convolution(Section& keys);
 
 // Shape (OH,OW,channels) of windows that slide over an image (H,W,C): OH = (H + 2 padding - kernel)/stride +
-// 1, rounded down. Rejects `kernel` when the window does not fit into the padded image.
-Shape window_output(const Section& keys, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
+// 1, rounded down. Refuses what is no image, sizes out of range, and a window that does not fit into the
+// padded image.
+Shape window_output(const char* layer, const Shape& image, int64_t kernel, int64_t stride, int64_t padding,
                     int64_t channels);
 
 }  // namespace lockstep

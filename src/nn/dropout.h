@@ -16,10 +16,15 @@ class DropoutLayer final : public Module {
   double probability_;
 };
 
-// A probability in [0, 1) under `key`.
+// A probability under `key`.
 double read_dropout(Section& keys, const std::string& key, double fallback);
 
-// Key: probability. Any shape, unchanged.
-Layer make_dropout(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// Refuses what is no probability in [0, 1).
+void require_dropout(const char* owner, const char* key, double probability);
+
+// Any shape, unchanged.
+LayerSpec dropout_layer(double probability = 0.5);
+// Key: probability.
+LayerSpec read_dropout_layer(Section& keys);
 
 }  // namespace lockstep

@@ -15,13 +15,24 @@ Tensor EmbeddingLayer::forward(const Tensor& indices, ForwardContext& context) c
   return embedding(context.parameter(table_), indices);
 }
 
-Layer make_embedding(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec embedding_layer(int64_t rows, int64_t width) {
+  return {"embedding",
+          [rows, width](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_option("embedding", "rows", static_cast<double>(rows), kSize);
+            require_option("embedding", "width", static_cast<double>(width), kSize);
+            if (input.rank() != 1) {
+              throw RefusedOption("embedding", "type",
+                                  fmt::format("embedding takes indices (T), got {}", input.to_string()));
+            }
+            return {std::make_unique<EmbeddingLayer>(rows, width, builder), {input[0], width}};
+          },
+          true};
+}
+
+LayerSpec read_embedding(Section& keys) {
   const int64_t rows = keys.integer("rows", std::nullopt, kSize, "embedding: number of different indices");
-  const int64_t width = keys.integer("width", std::nullopt, kSize, "embedding: features of each index");
-  if (input.rank() != 1) {
-    keys.reject("type", fmt::format("embedding takes indices (T), got {}", input.to_string()));
-  }
-  return {std::make_unique<EmbeddingLayer>(rows, width, builder), {input[0], width}};
+  return embedding_layer(rows,
+                         keys.integer("width", std::nullopt, kSize, "embedding: features of each index"));
 }
 
 }  // namespace lockstep

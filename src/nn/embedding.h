@@ -18,7 +18,9 @@ class EmbeddingLayer final : public Module {
   int table_;
 };
 
-// Keys: rows, width. Indices (T) -> (T,width).
-Layer make_embedding(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// Indices (T) -> (T,width).
+LayerSpec embedding_layer(int64_t rows, int64_t width);
+// Keys: rows, width.
+LayerSpec read_embedding(Section& keys);
 
 }  // namespace lockstep

@@ -6,9 +6,9 @@
 
 namespace lockstep {
 
-// Key `initialization`: "he_normal" (default), "he_uniform" (He et al. 2015, variance 2/fan_in, meant for
+// Key `initialization`: "he_normal", "he_uniform" (He et al. 2015, variance 2/fan_in, meant for
 // ReLU), "xavier_normal", "xavier_uniform" (Glorot and Bengio 2010, variance 2/(fan_in + fan_out), meant for
 // tanh and sigmoid).
-Initializer::Kind read_initialization(Section& keys);
+Initializer::Kind read_initialization(Section& keys, Initializer::Kind fallback);
 
 }  // namespace lockstep

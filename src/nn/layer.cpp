@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "lockstep/core/error.h"
 #include "lockstep/nn/activation.h"
 #include "lockstep/nn/attention.h"
 #include "lockstep/nn/batch_norm.h"
@@ -17,92 +20,109 @@
 #include "lockstep/nn/reshape.h"
 #include "lockstep/nn/residual_block.h"
 #include "lockstep/nn/transformer_block.h"
-#include "lockstep/tensor/parameter_store.h"
 
 namespace lockstep {
 
 namespace {
 
 struct LayerType {
-  const char* name;
-  LayerFactory make;
-  Signal example;  // an input that the layer accepts, for describing its keys
+  std::string name;
+  LayerReader read;
 };
 
-const std::vector<LayerType>& layer_types() {
-  static const std::vector<LayerType> types = {
-      {"linear", make_linear, {{16}}},
-      {"activation", make_activation, {{16}}},
-      {"convolution", make_convolution, {{8, 8, 1}}},
-      {"max_pool", make_max_pool, {{8, 8, 1}}},
-      {"average_pool", make_average_pool, {{8, 8, 1}}},
-      {"global_average_pool", make_global_average_pool, {{8, 8, 1}}},
-      {"batch_norm", make_batch_norm, {{16}}},
-      {"layer_norm", make_layer_norm, {{16}}},
-      {"dropout", make_dropout, {{16}}},
-      {"embedding", make_embedding, {{16}, true}},
-      {"flatten", make_flatten, {{8, 8, 1}}},
-      // A description has no shape to read: one element fits it.
-      {"reshape", make_reshape, {{1}}},
-      {"recurrent", make_recurrent, {{8, 8}}},
-      {"residual_block", make_residual_block, {{8, 8, 1}}},
-      {"attention", make_attention, {{8, 8}}},
-      {"positions", make_positions, {{8, 8}}},
-      {"mean_positions", make_mean_positions, {{8, 8}}},
-      {"transformer_block", make_transformer_block, {{8, 8}}},
+std::vector<LayerType>& registered_layers() {
+  static std::vector<LayerType> types = {
+      {"linear", read_linear},
+      {"activation", read_activation_layer},
+      {"convolution", read_convolution},
+      {"max_pool", read_max_pool},
+      {"average_pool", read_average_pool},
+      {"global_average_pool", [](Section&) { return global_average_pool_layer(); }},
+      {"batch_norm", read_batch_norm},
+      {"layer_norm", read_layer_norm},
+      {"dropout", read_dropout_layer},
+      {"embedding", read_embedding},
+      {"flatten", [](Section&) { return flatten_layer(); }},
+      {"reshape", read_reshape},
+      {"recurrent", read_recurrent},
+      {"residual_block", read_residual_block},
+      {"attention", read_attention_layer},
+      {"positions", [](Section&) { return positions_layer(); }},
+      {"mean_positions", [](Section&) { return mean_positions_layer(); }},
+      {"transformer_block", read_transformer_block},
   };
   return types;
 }
 
 std::string read_layer_type(Section& keys) {
-  std::vector<std::string> names;
-  for (const LayerType& type : layer_types()) names.emplace_back(type.name);
-  return keys.text("type", std::nullopt, names, "kind of layer");
+  return keys.text("type", std::nullopt, layer_types(), "kind of layer");
 }
 
 }  // namespace
 
-Layer make_layer(Section& keys, const Signal& input, const ModuleBuilder& builder) {
+void register_layer(const std::string& type, LayerReader read) {
+  if (std::ranges::count(layer_types(), type) > 0)
+    fail(ErrorKind::kUsage, fmt::format("register_layer: there is already a layer \"{}\"", type));
+  registered_layers().push_back({type, std::move(read)});
+}
+
+std::vector<std::string> layer_types() {
+  std::vector<std::string> names;
+  for (const LayerType& type : registered_layers()) names.push_back(type.name);
+  return names;
+}
+
+LayerSpec read_layer(Section& keys) {
   const std::string name = read_layer_type(keys);
-  for (const LayerType& type : layer_types()) {
-    if (name != type.name) continue;
-    if (input.indices && !type.example.indices) {
-      keys.reject("type",
-                  fmt::format("{} takes real numbers, got table indices {}: put an embedding layer first",
-                              name, input.sample.to_string()));
-    }
-    if (!input.indices && type.example.indices) {
-      keys.reject("type", fmt::format("{} takes table indices (int32 data), got real numbers {}", name,
-                                      input.sample.to_string()));
-    }
-    Section own = keys.of_type(name);
-    Layer layer = type.make(own, input.sample, builder);
-    layer.type = name;
-    return layer;
-  }
-  keys.reject("type", fmt::format("unknown layer {}", name));
+  const auto type = std::ranges::find(registered_layers(), name, &LayerType::name);
+  Section own = keys.of_type(name);
+  LayerSpec spec = type->read(own);
+  spec.type = name;
+  spec.refuse = [keys](const std::string& key, const std::string& rule) { keys.reject(key, rule); };
+  return spec;
 }
 
 void describe_layers(Section& keys) {
   read_layer_type(keys);
-  ParameterStore scratch;
-  for (const LayerType& type : layer_types()) {
+  for (const LayerType& type : registered_layers()) {
     Section own = keys.of_type(type.name);
-    type.make(own, type.example.sample, ModuleBuilder(scratch, type.name));
+    type.read(own);
   }
 }
 
-void require_image(const Section& keys, const char* layer, const Shape& input) {
+Layer build_layer(const LayerSpec& spec, const Signal& input, const ModuleBuilder& builder) {
+  try {
+    if (input.indices && !spec.indices) {
+      throw RefusedOption(spec.type, "type",
+                          fmt::format("{} takes real numbers, got table indices {}: put an embedding layer "
+                                      "first",
+                                      spec.type, input.sample.to_string()));
+    }
+    if (!input.indices && spec.indices) {
+      throw RefusedOption(spec.type, "type",
+                          fmt::format("{} takes table indices (int32 data), got real numbers {}", spec.type,
+                                      input.sample.to_string()));
+    }
+    return spec.build(input.sample, builder);
+  } catch (const RefusedOption& refused) {
+    if (spec.refuse) spec.refuse(refused.key(), refused.rule());
+    fail(ErrorKind::kUsage, fmt::format("{}: {}", builder.prefix(), refused.what()));
+  }
+}
+
+void require_image(const char* layer, const Shape& input) {
   if (input.rank() != 3) {
-    keys.reject("type", fmt::format("{} takes images (H,W,C), got {}", layer, input.to_string()));
+    throw RefusedOption(layer, "type",
+                        fmt::format("{} takes images (H,W,C), got {}", layer, input.to_string()));
   }
 }
 
-void require_sequence(const Section& keys, const char* layer, const Shape& input) {
+void require_sequence(const char* layer, const Shape& input) {
   if (input.rank() != 2) {
-    keys.reject("type",
-                fmt::format("{} takes (T,features), got {}: put an embedding or a reshape layer before it",
-                            layer, input.to_string()));
+    throw RefusedOption(
+        layer, "type",
+        fmt::format("{} takes (T,features), got {}: put an embedding or a reshape layer before it", layer,
+                    input.to_string()));
   }
 }
 

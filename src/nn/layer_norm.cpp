@@ -5,8 +5,9 @@
 
 namespace lockstep {
 
-LayerNormLayer::LayerNormLayer(int64_t features, double epsilon, const ModuleBuilder& builder)
-    : epsilon_(epsilon),
+LayerNormLayer::LayerNormLayer(int64_t features, const LayerNormOptions& options,
+                               const ModuleBuilder& builder)
+    : epsilon_(options.epsilon),
       gamma_(builder.parameter("gamma", {features}, {Initializer::Kind::kOnes})),
       beta_(builder.parameter("beta", {features}, {})) {}
 
@@ -14,9 +15,17 @@ Tensor LayerNormLayer::forward(const Tensor& x, ForwardContext& context) const {
   return layer_norm(x, context.parameter(gamma_), context.parameter(beta_), epsilon_);
 }
 
-Layer make_layer_norm(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  const double epsilon = keys.real("epsilon", 1e-5, kPositive, "norms: added to the variance");
-  return {std::make_unique<LayerNormLayer>(input.last(), epsilon, builder), input};
+LayerSpec layer_norm_layer(const LayerNormOptions& options) {
+  return {"layer_norm", [options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_option("layer_norm", "epsilon", options.epsilon, kPositive);
+            return {std::make_unique<LayerNormLayer>(input.last(), options, builder), input};
+          }};
+}
+
+LayerSpec read_layer_norm(Section& keys) {
+  LayerNormOptions options;
+  options.epsilon = keys.real("epsilon", options.epsilon, kPositive, "norms: added to the variance");
+  return layer_norm_layer(options);
 }
 
 }  // namespace lockstep

@@ -5,10 +5,14 @@
 
 namespace lockstep {
 
+struct LayerNormOptions {
+  double epsilon = 1e-5;
+};
+
 // x (..., features) -> the same: each row normalized, times gamma, plus beta.
 class LayerNormLayer final : public Module {
  public:
-  LayerNormLayer(int64_t features, double epsilon, const ModuleBuilder& builder);
+  LayerNormLayer(int64_t features, const LayerNormOptions& options, const ModuleBuilder& builder);
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
 
  private:
@@ -16,7 +20,9 @@ class LayerNormLayer final : public Module {
   int gamma_, beta_;
 };
 
-// Key: epsilon. Any shape, unchanged; normalizes over the last axis.
-Layer make_layer_norm(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// Any shape, unchanged; normalizes over the last axis.
+LayerSpec layer_norm_layer(const LayerNormOptions& options = {});
+// Key: epsilon.
+LayerSpec read_layer_norm(Section& keys);
 
 }  // namespace lockstep

@@ -59,20 +59,28 @@ Tensor LinearLayer::bias(ForwardContext& context) const {
   return bias_ < 0 ? Tensor() : context.parameter(bias_);
 }
 
-Layer make_linear(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec linear_layer(int64_t units, const LinearOptions& options) {
+  return {"linear", [units, options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_option("linear", "units", static_cast<double>(units), kSize);
+            if (input.rank() != 1 && input.rank() != 2) {
+              throw RefusedOption("linear", "type",
+                                  fmt::format("linear takes (features) or (T,features), got {}: put a "
+                                              "flatten or global_average_pool layer before it",
+                                              input.to_string()));
+            }
+            Shape output = input;
+            output[input.rank() - 1] = units;
+            return {std::make_unique<LinearLayer>(input.last(), units, options, builder), output};
+          }};
+}
+
+LayerSpec read_linear(Section& keys) {
   const int64_t units = keys.integer("units", std::nullopt, kSize, "linear: features that leave the layer");
   LinearOptions options;
-  options.activation = read_activation(keys, "none");
-  options.bias = keys.boolean("bias", true, "adds a learned bias");
-  options.initialization = read_initialization(keys);
-  if (input.rank() != 1 && input.rank() != 2) {
-    keys.reject("type", fmt::format("linear takes (features) or (T,features), got {}: put a flatten or "
-                                    "global_average_pool layer before it",
-                                    input.to_string()));
-  }
-  Shape output = input;
-  output[input.rank() - 1] = units;
-  return {std::make_unique<LinearLayer>(input.last(), units, options, builder), output};
+  options.activation = read_activation(keys, options.activation);
+  options.bias = keys.boolean("bias", options.bias, "adds a learned bias");
+  options.initialization = read_initialization(keys, options.initialization);
+  return linear_layer(units, options);
 }
 
 }  // namespace lockstep

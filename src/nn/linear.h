@@ -29,8 +29,9 @@ class LinearLayer final : public Module {
   int bias_ = -1;
 };
 
-// Keys: units, activation, bias, initialization. (features) or (T,features) -> the same with `units`
-// features.
-Layer make_linear(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (features) or (T,features) -> the same with `units` features.
+LayerSpec linear_layer(int64_t units, const LinearOptions& options = {});
+// Keys: units, activation, bias, initialization.
+LayerSpec read_linear(Section& keys);
 
 }  // namespace lockstep

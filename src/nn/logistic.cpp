@@ -9,11 +9,11 @@
 
 namespace lockstep {
 
-std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, const ModuleBuilder& builder) {
-  require_real_inputs(model, data);
+std::unique_ptr<Module> make_logistic(const DataShape& data, const ModuleBuilder& builder) {
+  require_real_inputs("logistic", data);
   if (data.classes < 2) {
-    model.reject(
-        "type",
+    throw RefusedOption(
+        "logistic", "type",
         fmt::format("logistic needs data with at least 2 classes, got {}; linear regression is \"mlp\" "
                     "with hidden = []",
                     data.classes));

@@ -5,9 +5,10 @@
 
 namespace lockstep {
 
-// No keys. Two classes: one logit a sample, binary logistic regression (Cox 1958); more: a logit a class,
+// Two classes: one logit a sample, binary logistic regression (Cox 1958); more: a logit a class,
 // softmax regression. Inputs of any shape are flattened. The objective is convex, so the parameters start at
 // zero.
-std::unique_ptr<Module> make_logistic(Section& model, const DataShape& data, const ModuleBuilder& builder);
+// Refuses data without classes.
+std::unique_ptr<Module> make_logistic(const DataShape& data, const ModuleBuilder& builder);
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/core/error.h"
+#include "lockstep/nn/refused_option.h"
 
 namespace lockstep {
 
@@ -33,12 +34,12 @@ std::vector<Tensor> take_batch_statistics(ForwardContext& context, const Paramet
   return taken;
 }
 
-void require_real_inputs(const Section& model, const DataShape& data) {
+void require_real_inputs(const char* model, const DataShape& data) {
   if (!is_floating(data.input)) {
-    model.reject(
-        "type", fmt::format("takes real numbers, the data are table indices ({}): use \"sequential\" with an "
-                            "embedding layer first",
-                            name_of(data.input)));
+    throw RefusedOption(model, "type",
+                        fmt::format("takes real numbers, the data are table indices ({}): use \"sequential\" "
+                                    "with an embedding layer first",
+                                    name_of(data.input)));
   }
 }
 

@@ -83,11 +83,12 @@ struct DataShape {
   int64_t outputs() const { return classes > 0 ? classes : targets; }
 };
 
-// Rejects model.type when the data are table indices (int32).
-void require_real_inputs(const Section& model, const DataShape& data);
+// Refuses (RefusedOption) table indices (int32).
+void require_real_inputs(const char* model, const DataShape& data);
 
 // Registered models: logistic, mlp, cnn, sequential and a program's own. The factory reads its own keys of
-// [model], declares its parameters through the builder and rejects (Section::reject) data that do not fit.
+// [model], declares its parameters through the builder and refuses (RefusedOption, Section::reject) data that
+// do not fit.
 // `example` is data that the factory accepts: its keys are described by building for it.
 using ModelFactory = std::function<std::unique_ptr<Module>(Section& model, const DataShape& data,
                                                            const ModuleBuilder& builder)>;

@@ -16,20 +16,28 @@ Window window_of(const PoolOptions& options) {
 }
 
 template <class PoolLayer>
-Layer make_pool(Section& keys, const char* name, const Shape& input) {
+LayerSpec pool_layer(const char* name, const PoolOptions& options) {
+  return {name, [name, options](const Shape& input, const ModuleBuilder&) -> Layer {
+            // With more, a window could lie in the padding altogether and have no maximum.
+            if (options.padding > options.kernel / 2) {
+              throw RefusedOption(name, "padding",
+                                  fmt::format("must be at most half of kernel = {}, got {}", options.kernel,
+                                              options.padding));
+            }
+            const int64_t channels = input.rank() > 0 ? input.last() : 0;
+            const Shape output =
+                window_output(name, input, options.kernel, options.stride, options.padding, channels);
+            return {std::make_unique<PoolLayer>(options), output};
+          }};
+}
+
+PoolOptions read_pool(Section& keys) {
   PoolOptions options;
-  options.kernel = keys.integer("kernel", 2, kSize, "pools: height and width of the window");
-  options.stride = keys.integer("stride", 2, kSize, "pools: step of the window");
-  options.padding =
-      keys.integer("padding", 0, kNonNegative, "pools: border around the image; at most half of kernel");
-  require_image(keys, name, input);
-  // With more, a window could lie in the padding altogether and have no maximum.
-  if (options.padding > options.kernel / 2) {
-    keys.reject("padding",
-                fmt::format("must be at most half of kernel = {}, got {}", options.kernel, options.padding));
-  }
-  const Shape output = window_output(keys, input, options.kernel, options.stride, options.padding, input[2]);
-  return {std::make_unique<PoolLayer>(options), output};
+  options.kernel = keys.integer("kernel", options.kernel, kSize, "pools: height and width of the window");
+  options.stride = keys.integer("stride", options.stride, kSize, "pools: step of the window");
+  options.padding = keys.integer("padding", options.padding, kNonNegative,
+                                 "pools: border around the image; at most half of kernel");
+  return options;
 }
 
 }  // namespace
@@ -46,17 +54,27 @@ Tensor GlobalAveragePoolLayer::forward(const Tensor& x, ForwardContext&) const {
   return mean(x, {1, 2});
 }
 
-Layer make_max_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  return make_pool<MaxPoolLayer>(keys, "max_pool", input);
+LayerSpec max_pool_layer(const PoolOptions& options) {
+  return pool_layer<MaxPoolLayer>("max_pool", options);
 }
 
-Layer make_average_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  return make_pool<AveragePoolLayer>(keys, "average_pool", input);
+LayerSpec average_pool_layer(const PoolOptions& options) {
+  return pool_layer<AveragePoolLayer>("average_pool", options);
 }
 
-Layer make_global_average_pool(Section& keys, const Shape& input, const ModuleBuilder&) {
-  require_image(keys, "global_average_pool", input);
-  return {std::make_unique<GlobalAveragePoolLayer>(), {input[2]}};
+LayerSpec read_max_pool(Section& keys) {
+  return max_pool_layer(read_pool(keys));
+}
+
+LayerSpec read_average_pool(Section& keys) {
+  return average_pool_layer(read_pool(keys));
+}
+
+LayerSpec global_average_pool_layer() {
+  return {"global_average_pool", [](const Shape& input, const ModuleBuilder&) -> Layer {
+            require_image("global_average_pool", input);
+            return {std::make_unique<GlobalAveragePoolLayer>(), {input[2]}};
+          }};
 }
 
 }  // namespace lockstep

@@ -34,10 +34,13 @@ class GlobalAveragePoolLayer final : public Module {
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
 };
 
-// Keys: kernel, stride, padding. (H,W,C) -> (OH,OW,C).
-Layer make_max_pool(Section& keys, const Shape& input, const ModuleBuilder& builder);
-Layer make_average_pool(Section& keys, const Shape& input, const ModuleBuilder& builder);
-// No keys. (H,W,C) -> (C).
-Layer make_global_average_pool(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (H,W,C) -> (OH,OW,C).
+LayerSpec max_pool_layer(const PoolOptions& options = {});
+LayerSpec average_pool_layer(const PoolOptions& options = {});
+// Keys: kernel, stride, padding.
+LayerSpec read_max_pool(Section& keys);
+LayerSpec read_average_pool(Section& keys);
+// (H,W,C) -> (C).
+LayerSpec global_average_pool_layer();
 
 }  // namespace lockstep

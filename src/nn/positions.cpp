@@ -18,14 +18,18 @@ Tensor MeanPositionsLayer::forward(const Tensor& x, ForwardContext&) const {
   return mean(x, {1});
 }
 
-Layer make_positions(Section& keys, const Shape& input, const ModuleBuilder& builder) {
-  require_sequence(keys, "positions", input);
-  return {std::make_unique<PositionsLayer>(input[0], input[1], builder), input};
+LayerSpec positions_layer() {
+  return {"positions", [](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_sequence("positions", input);
+            return {std::make_unique<PositionsLayer>(input[0], input[1], builder), input};
+          }};
 }
 
-Layer make_mean_positions(Section& keys, const Shape& input, const ModuleBuilder&) {
-  require_sequence(keys, "mean_positions", input);
-  return {std::make_unique<MeanPositionsLayer>(), {input[1]}};
+LayerSpec mean_positions_layer() {
+  return {"mean_positions", [](const Shape& input, const ModuleBuilder&) -> Layer {
+            require_sequence("mean_positions", input);
+            return {std::make_unique<MeanPositionsLayer>(), {input[1]}};
+          }};
 }
 
 }  // namespace lockstep

@@ -22,9 +22,9 @@ class MeanPositionsLayer final : public Module {
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
 };
 
-// No keys. (T,features), unchanged.
-Layer make_positions(Section& keys, const Shape& input, const ModuleBuilder& builder);
-// No keys. (T,features) -> (features).
-Layer make_mean_positions(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (T,features), unchanged.
+LayerSpec positions_layer();
+// (T,features) -> (features).
+LayerSpec mean_positions_layer();
 
 }  // namespace lockstep

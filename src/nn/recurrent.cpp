@@ -54,7 +54,24 @@ Tensor RecurrentLayer::forward(const Tensor& x, ForwardContext& context) const {
   return options_.sequence ? permute(states, {1, 0, 2}) : reshape(states, {batch, states.shape().last()});
 }
 
-Layer make_recurrent(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec recurrent_layer(int64_t units, const RecurrentOptions& options) {
+  return {"recurrent", [units, options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_option("recurrent", "units", static_cast<double>(units), kSize);
+            require_option("recurrent", "recurrent_scale", options.recurrent_scale, kNonNegative);
+            if (input.rank() < 2) {
+              throw RefusedOption("recurrent", "type",
+                                  fmt::format("recurrent takes (T,features), got {}: put an embedding or a "
+                                              "reshape layer before it",
+                                              input.to_string()));
+            }
+            const int64_t width = options.direction == Direction::kBoth ? 2 * units : units;
+            return {
+                std::make_unique<RecurrentLayer>(input.elements(1, input.rank()), units, options, builder),
+                options.sequence ? Shape{input[0], width} : Shape{width}};
+          }};
+}
+
+LayerSpec read_recurrent(Section& keys) {
   RecurrentOptions options;
   const std::string cell =
       keys.text("cell", "lstm", {"rnn_tanh", "rnn_relu", "lstm", "gru"}, "recurrent: kind of cell");
@@ -74,18 +91,10 @@ Layer make_recurrent(Section& keys, const Shape& input, const ModuleBuilder& bui
                       : direction == "backward" ? Direction::kBackward
                                                 : Direction::kBoth;
   options.recurrent_scale = keys.real(
-      "recurrent_scale", 1.0, kNonNegative,
+      "recurrent_scale", options.recurrent_scale, kNonNegative,
       "recurrent: expected spectral radius of each gate's initial recurrent matrix; above 1 gradients "
       "may grow exponentially with the number of steps, below 1 they fade");
-  if (input.rank() < 2) {
-    keys.reject(
-        "type",
-        fmt::format("recurrent takes (T,features), got {}: put an embedding or a reshape layer before it",
-                    input.to_string()));
-  }
-  const int64_t width = options.direction == Direction::kBoth ? 2 * units : units;
-  auto layer = std::make_unique<RecurrentLayer>(input.elements(1, input.rank()), units, options, builder);
-  return {std::move(layer), options.sequence ? Shape{input[0], width} : Shape{width}};
+  return recurrent_layer(units, options);
 }
 
 }  // namespace lockstep

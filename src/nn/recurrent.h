@@ -40,8 +40,9 @@ class RecurrentLayer final : public Module {
   std::vector<Pass> passes_;
 };
 
-// Keys: cell, units, return, direction, recurrent_scale. (T,...) -> (units) or (T,units); twice the units in
-// both directions.
-Layer make_recurrent(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (T,...) -> (units) or (T,units); twice the units in both directions.
+LayerSpec recurrent_layer(int64_t units, const RecurrentOptions& options = {});
+// Keys: cell, units, return, direction, recurrent_scale.
+LayerSpec read_recurrent(Section& keys);
 
 }  // namespace lockstep

@@ -19,14 +19,28 @@ struct ModelType {
   DataShape example;
 };
 
+// A model that is made of the options that its reader fills.
+template <class Options>
+ModelFactory model_of(Options (*read)(Section& model),
+                      std::unique_ptr<Module> (*make)(const Options& options, const DataShape& data,
+                                                      const ModuleBuilder& builder)) {
+  return [read, make](Section& model, const DataShape& data, const ModuleBuilder& builder) {
+    return make(read(model), data, builder);
+  };
+}
+
 std::vector<ModelType>& registered_models() {
   static const DataShape images{{8, 8, 1}, DType::kF32, 10};
   static std::vector<ModelType> models = {
-      {"logistic", make_logistic, images},
-      {"mlp", make_mlp, images},
-      {"cnn", make_cnn, images},
+      {"logistic",
+       [](Section&, const DataShape& data, const ModuleBuilder& builder) {
+         return make_logistic(data, builder);
+       },
+       images},
+      {"mlp", model_of(read_mlp, make_mlp), images},
+      {"cnn", model_of(read_cnn, make_cnn), images},
       // Its keys are described with one layer, linear to one unit.
-      {"sequential", make_sequential, {{16}, DType::kF32, 0, 1}},
+      {"sequential", model_of(read_sequential, make_sequential), {{16}, DType::kF32, 0, 1}},
   };
   return models;
 }
@@ -56,7 +70,11 @@ std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const
   for (const ModelType& type : registered_models()) {
     if (type.name != name) continue;
     Section own = model.of_type(name);
-    return type.make(own, data, builder);
+    try {
+      return type.make(own, data, builder);
+    } catch (const RefusedOption& refused) {
+      own.reject(refused.key(), refused.rule());
+    }
   }
   model.reject("type", fmt::format("unknown model {}", name));
 }

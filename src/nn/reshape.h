@@ -15,9 +15,11 @@ class ReshapeLayer final : public Module {
   Shape sample_;
 };
 
-// Key: shape, as many elements as the input has.
-Layer make_reshape(Section& keys, const Shape& input, const ModuleBuilder& builder);
-// No keys: one row of features.
-Layer make_flatten(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// To 1 to 3 axes, with as many elements as the input has.
+LayerSpec reshape_layer(const std::vector<int64_t>& sample);
+// Key: shape.
+LayerSpec read_reshape(Section& keys);
+// To one row of features.
+LayerSpec flatten_layer();
 
 }  // namespace lockstep

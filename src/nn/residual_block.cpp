@@ -47,17 +47,24 @@ Tensor ResidualBlock::forward(const Tensor& x, ForwardContext& context) const {
   return activate(activation_, add(second_.forward(inner, context), shortcut));
 }
 
-Layer make_residual_block(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec residual_block_layer(int64_t channels, const ResidualOptions& options) {
+  return {"residual_block", [channels, options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            const Shape output = window_output("residual_block", input, 3, options.stride, 1, channels);
+            return {std::make_unique<ResidualBlock>(input[2], channels, options, builder), output};
+          }};
+}
+
+LayerSpec read_residual_block(Section& keys) {
   const int64_t channels =
       keys.integer("channels", std::nullopt, kSize, "residual_block: channels that leave the block");
   ResidualOptions options;
-  options.stride = keys.integer("stride", 1, kSize, "residual_block: step of the first convolution");
-  options.batch_norm = keys.boolean("batch_norm", true, "residual_block: batch norm after every convolution");
-  options.activation = read_activation(keys, "relu");
-  options.initialization = read_initialization(keys);
-  require_image(keys, "residual_block", input);
-  const Shape output = window_output(keys, input, 3, options.stride, 1, channels);
-  return {std::make_unique<ResidualBlock>(input[2], channels, options, builder), output};
+  options.stride =
+      keys.integer("stride", options.stride, kSize, "residual_block: step of the first convolution");
+  options.batch_norm =
+      keys.boolean("batch_norm", options.batch_norm, "residual_block: batch norm after every convolution");
+  options.activation = read_activation(keys, options.activation);
+  options.initialization = read_initialization(keys, options.initialization);
+  return residual_block_layer(channels, options);
 }
 
 }  // namespace lockstep

@@ -44,8 +44,9 @@ class ResidualBlock final : public Module {
   std::optional<NormedConvolution> projection_;
 };
 
-// Keys: channels, stride, batch_norm, activation, initialization. (H,W,C) ->
-// (ceil(H/stride),ceil(W/stride),channels).
-Layer make_residual_block(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (H,W,C) -> (ceil(H/stride),ceil(W/stride),channels).
+LayerSpec residual_block_layer(int64_t channels, const ResidualOptions& options = {});
+// Keys: channels, stride, batch_norm, activation, initialization.
+LayerSpec read_residual_block(Section& keys);
 
 }  // namespace lockstep

@@ -9,7 +9,7 @@ namespace lockstep {
 
 namespace {
 
-constexpr double kEpsilon = 1e-5;  // of the norms
+constexpr Range kExpansion{1.0, 1024.0, false};
 
 LinearOptions with_activation(ActivationFunction activation) {
   LinearOptions options;
@@ -28,9 +28,9 @@ LinearOptions without_activation() {
 TransformerBlock::TransformerBlock(int64_t features, const TransformerOptions& options,
                                    const ModuleBuilder& builder)
     : dropout_(options.dropout),
-      attention_norm_(features, kEpsilon, builder.scope("attention_norm")),
+      attention_norm_(features, {}, builder.scope("attention_norm")),
       attention_(features, options.attention, builder.scope("attention")),
-      feedforward_norm_(features, kEpsilon, builder.scope("feedforward_norm")),
+      feedforward_norm_(features, {}, builder.scope("feedforward_norm")),
       expand_(features, options.expansion * features, with_activation(options.activation),
               builder.scope("expand")),
       contract_(options.expansion * features, features, without_activation(), builder.scope("contract")) {}
@@ -46,15 +46,25 @@ Tensor TransformerBlock::forward(const Tensor& x, ForwardContext& context) const
   return add_dropped(h, change, context);
 }
 
-Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder) {
+LayerSpec transformer_block_layer(const TransformerOptions& options) {
+  return {"transformer_block", [options](const Shape& input, const ModuleBuilder& builder) -> Layer {
+            require_attention("transformer_block", options.attention, input);
+            require_option("transformer_block", "expansion", static_cast<double>(options.expansion),
+                           kExpansion);
+            require_dropout("transformer_block", "dropout", options.dropout);
+            return {std::make_unique<TransformerBlock>(input[1], options, builder), input};
+          }};
+}
+
+LayerSpec read_transformer_block(Section& keys) {
   TransformerOptions options;
-  options.attention = read_attention(keys, "transformer_block", input);
+  options.attention = read_attention(keys);
   options.expansion =
-      keys.integer("expansion", 4, {1.0, 1024.0, false},
+      keys.integer("expansion", options.expansion, kExpansion,
                    "transformer_block: features between its two linear layers, in multiples of its own");
-  options.activation = read_activation(keys, "gelu");
-  options.dropout = read_dropout(keys, "dropout", 0.0);
-  return {std::make_unique<TransformerBlock>(input[1], options, builder), input};
+  options.activation = read_activation(keys, options.activation);
+  options.dropout = read_dropout(keys, "dropout", options.dropout);
+  return transformer_block_layer(options);
 }
 
 }  // namespace lockstep

@@ -8,7 +8,7 @@
 namespace lockstep {
 
 struct TransformerOptions {
-  AttentionOptions attention;
+  AttentionOptions attention = {};
   int64_t expansion = 4;  // features between the two linear layers, in multiples of the block's
   ActivationFunction activation = ActivationFunction::kGelu;  // between them
   double dropout = 0.0;                                       // of what is added, in training
@@ -32,7 +32,9 @@ class TransformerBlock final : public Module {
   LinearLayer expand_, contract_;
 };
 
-// Keys: heads, causal, expansion, activation, dropout. (T,features), unchanged.
-Layer make_transformer_block(Section& keys, const Shape& input, const ModuleBuilder& builder);
+// (T,features), unchanged.
+LayerSpec transformer_block_layer(const TransformerOptions& options = {});
+// Keys: heads, causal, expansion, activation, dropout.
+LayerSpec read_transformer_block(Section& keys);
 
 }  // namespace lockstep

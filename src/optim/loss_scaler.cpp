@@ -37,18 +37,18 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute) {
   settings.mode = mode == "dynamic" || (mode == "auto" && compute == DType::kF16) ? LossScaling::kDynamic
                   : mode == "static"                                              ? LossScaling::kStatic
                                                                                   : LossScaling::kOff;
-  settings.initial = read_power(precision, "initial_scale", 65536.0, {0x1p-30, kLargestScale},
+  settings.initial = read_power(precision, "initial_scale", settings.initial, {0x1p-30, kLargestScale},
                                 "first (static: only) loss scale");
-  settings.growth = read_power(precision, "growth_factor", 2.0, {1.0, 0x1p20},
+  settings.growth = read_power(precision, "growth_factor", settings.growth, {1.0, 0x1p20},
                                "dynamic: factor after growth_interval finite steps");
-  settings.backoff = read_power(precision, "backoff_factor", 0.5, {0x1p-20, 0.5},
+  settings.backoff = read_power(precision, "backoff_factor", settings.backoff, {0x1p-20, 0.5},
                                 "dynamic: factor after a step whose gradient is not finite");
-  settings.interval = precision.integer("growth_interval", 2000, {1.0, 1e12},
+  settings.interval = precision.integer("growth_interval", settings.interval, {1.0, 1e12},
                                         "dynamic: finite steps in a row before the scale grows");
-  settings.minimum = read_power(precision, "minimum_scale", 1.0, {0x1p-30, kLargestScale},
+  settings.minimum = read_power(precision, "minimum_scale", settings.minimum, {0x1p-30, kLargestScale},
                                 "dynamic: the scale never falls below");
   settings.most_skips =
-      precision.integer("stop_after_skips", 20, {1.0, 1e12},
+      precision.integer("stop_after_skips", settings.most_skips, {1.0, 1e12},
                         "steps in a row skipped because the gradient is not finite before the run stops");
   if (settings.minimum > settings.initial) {
     precision.reject("minimum_scale", fmt::format("must not exceed initial_scale = {}, got {}",

@@ -23,13 +23,14 @@ AverageSettings read_average(Section& any, AverageSettings::Type type) {
   AverageSettings settings;
   settings.type = type;
   if (type == AverageSettings::Type::kEma) {
-    settings.decay = read_decay_rate(section, "decay", 0.999, "ema: share of the average kept");
-    settings.warmup = section.boolean("warmup", false,
+    settings.decay = read_decay_rate(section, "decay", settings.decay, "ema: share of the average kept");
+    settings.warmup = section.boolean("warmup", settings.warmup,
                                       "ema: the n-th to enter finds a decay of (1 + n) / (10 + n) at most");
   }
-  settings.start =
-      section.integer("start", 1, {1, 1e15}, "updates until the first weights enter the average");
-  settings.every = section.integer("every", 1, {1, 1e15}, "updates between weights that enter the average");
+  settings.start = section.integer("start", settings.start, {1, 1e15},
+                                   "updates until the first weights enter the average");
+  settings.every =
+      section.integer("every", settings.every, {1, 1e15}, "updates between weights that enter the average");
   return settings;
 }
 

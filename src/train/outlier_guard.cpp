@@ -10,14 +10,14 @@ namespace lockstep {
 GuardSettings read_guard(Section& guard) {
   GuardSettings settings;
   settings.loss_z = guard.real(
-      "loss_z_score", 0.0, kNonNegative,
+      "loss_z_score", settings.loss_z, kNonNegative,
       "steps whose loss lies more deviations above its running mean are skipped, 6 for example; 0: off");
-  settings.norm_z =
-      guard.real("norm_z_score", 0.0, kNonNegative, "the same for the global norm of the gradient; 0: off");
+  settings.norm_z = guard.real("norm_z_score", settings.norm_z, kNonNegative,
+                               "the same for the global norm of the gradient; 0: off");
   settings.window =
-      guard.integer("window", 128, {2.0, 1e9},
+      guard.integer("window", settings.window, {2.0, 1e9},
                     "steps that the running mean and deviation look back; the first ones never skip");
-  settings.most_skips = guard.integer("stop_after_skips", 20, {1.0, 1e12},
+  settings.most_skips = guard.integer("stop_after_skips", settings.most_skips, {1.0, 1e12},
                                       "outliers in a row before the run stops as diverged");
   // At their defaults they say nothing: the configuration that a run writes holds every key.
   const GuardSettings defaults;
@@ -28,8 +28,8 @@ GuardSettings read_guard(Section& guard) {
       if (value != fallback) guard.reject(key, "has no effect without loss_z_score or norm_z_score");
     }
   }
-  settings.largest_loss =
-      guard.real("largest_loss", 0.0, kNonNegative, "a loss above it stops the run as diverged; 0: off");
+  settings.largest_loss = guard.real("largest_loss", settings.largest_loss, kNonNegative,
+                                     "a loss above it stops the run as diverged; 0: off");
   return settings;
 }
 

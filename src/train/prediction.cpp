@@ -35,6 +35,7 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
   options.unlabelled = true;
   options.expected_target = trained.columns.target;
   options.follow = settings.train_data.follow;
+  options.open = settings.train_data.open;
   std::shared_ptr<const DataSource> source =
       match_columns(open_data_source(options), data.columns, settings.train_data.path);
   const DataDescription& found = source->description();

@@ -16,7 +16,7 @@ namespace lockstep {
 
 RunData read_run_data(const RunSettings& settings) {
   RunData data;
-  const std::shared_ptr<const StoredSource> all = open_data_source(settings.train_data);
+  const std::shared_ptr<const WholeSource> all = open_data_source(settings.train_data);
   std::string contents = all->digest();
   data.columns = all->description().columns;
   data.train = all;
@@ -36,13 +36,13 @@ RunData read_run_data(const RunSettings& settings) {
     data.train = std::make_shared<PartSource>(all, split, PartSource::Side::kTrain);
     data.validation = std::make_shared<PartSource>(all, split, PartSource::Side::kValidation);
     contents += fmt::format(" {} {}", split.validation_size(), settings.seed);
-  } else if (!settings.validation_data.path.empty()) {
+  } else if (settings.validation_data.given()) {
     DatasetOptions options = settings.validation_data;
     const DataDescription& train = all->description();
     // The labels of a validation file may not reach the last class.
     if (options.classes == 0) options.classes = train.classes > 0 ? train.classes : -1;
     options.expected_target = train.columns.target;
-    const std::shared_ptr<const StoredSource> validation = open_data_source(options);
+    const std::shared_ptr<const WholeSource> validation = open_data_source(options);
     data.validation = match_columns(validation, train.columns, train.source);
     const DataDescription& found = data.validation->description();
     if (!(found.sample_shape == train.sample_shape) || found.classes != train.classes ||

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "lockstep/data/data_source.h"
 #include "lockstep/nn/module.h"
 #include "lockstep/optim/optimizer.h"
 #include "lockstep/optim/schedule.h"
@@ -13,31 +14,37 @@ RunSettings read_settings(Configuration& configuration) {
   RunSettings settings;
 
   Section run = configuration.section("run");
-  settings.name = run.text("name", "run", {}, "name of the run; part of the default output directory");
-  settings.seed = static_cast<uint64_t>(
-      run.integer("seed", 0, {0, 9007199254740992.0}, "the only source of randomness: same seed, same run"));
+  settings.name =
+      run.text("name", settings.name, {}, "name of the run; part of the default output directory");
+  settings.seed =
+      static_cast<uint64_t>(run.integer("seed", static_cast<int64_t>(settings.seed), {0, 9007199254740992.0},
+                                        "the only source of randomness: same seed, same run"));
   settings.output = run.text("output", "runs/" + settings.name, {},
                              "directory for checkpoints, metrics.jsonl and loss.svg (--output overrides)");
 
   Section data = configuration.section("data");
   settings.train_data.path =
       data.text("train", std::nullopt, {}, "training data: file (CIFAR-10: files, by commas)");
-  const std::vector<std::string> formats = {"auto", "hdf5", "idx", "cifar10", "csv"};
-  settings.train_data.format = data.text("format", "auto", formats, "file format; auto looks at the file");
-  settings.train_data.labels =
-      data.text("labels", "", {}, "IDX: labels file; empty derives it from the images file");
-  settings.train_data.target = data.text("target", "", {}, "CSV: target column; empty takes the last one");
+  settings.train_data.format =
+      data.text("format", settings.train_data.format, data_formats(), "file format; auto looks at the file");
+  settings.train_data.open = read_data_format(data, settings.train_data.format);
+  settings.train_data.labels = data.text("labels", settings.train_data.labels, {},
+                                         "IDX: labels file; empty derives it from the images file");
+  settings.train_data.target =
+      data.text("target", settings.train_data.target, {}, "CSV: target column; empty takes the last one");
   settings.train_data.classes =
-      data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
-  settings.train_data.follow = data.boolean("follow", false,
+      data.integer("classes", settings.train_data.classes, {-1, 1e9},
+                   "number of classes; 0 finds it in the data, -1 means regression");
+  settings.train_data.follow = data.boolean("follow", settings.train_data.follow,
                                             "HDF5: read values that lie in other files (external links, "
                                             "external storage, virtual data sets); else an error");
   settings.validation_data = settings.train_data;
   settings.validation_data.path =
       data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");
+  if (settings.validation_data.path.empty()) settings.validation_data.open = {};
   settings.validation_data.labels =
       data.text("validation_labels", "", {}, "IDX: labels file of the validation data");
-  settings.validation_fraction = data.real("validation_fraction", 0.0, {0.0, 0.9},
+  settings.validation_fraction = data.real("validation_fraction", settings.validation_fraction, {0.0, 0.9},
                                            "share of the training data set aside for validation");
   if (!settings.validation_data.path.empty() && settings.validation_fraction > 0.0) {
     data.reject("validation_fraction", "must be 0 when data.validation names a file");
@@ -46,67 +53,73 @@ RunSettings read_settings(Configuration& configuration) {
                                  "standard: each feature less its mean, divided by its deviation, both of "
                                  "the whole training file; validation "
                                  "and eval use the same numbers") == "standard";
-  settings.shuffle = data.boolean("shuffle", true, "a new order each epoch, a function of (seed, epoch)");
+  settings.shuffle =
+      data.boolean("shuffle", settings.shuffle, "a new order each epoch, a function of (seed, epoch)");
   settings.last_batch = data.text("last_batch", "drop", {"drop", "pad"},
                                   "incomplete global batch at an epoch's end: leave out, or fill up "
                                   "with samples that do not count") == "pad"
                             ? LastBatch::kPad
                             : LastBatch::kDrop;
-  settings.prefetch = data.integer("prefetch", 2, {1, 1024}, "steps gathered ahead by the background thread");
+  settings.prefetch =
+      data.integer("prefetch", settings.prefetch, {1, 1024}, "steps gathered ahead by the background thread");
 
   Section train = configuration.section("train");
-  settings.steps = train.integer("steps", 0, {0, kMostSteps}, "optimizer steps; 0: given by epochs");
-  settings.epochs =
-      train.integer("epochs", 0, {0, kMostSteps}, "passes over the training data; 0: given by steps");
-  settings.micro_batches = train.integer("micro_batches", 0, {0, 1 << 20},
+  settings.steps =
+      train.integer("steps", settings.steps, {0, kMostSteps}, "optimizer steps; 0: given by epochs");
+  settings.epochs = train.integer("epochs", settings.epochs, {0, kMostSteps},
+                                  "passes over the training data; 0: given by steps");
+  settings.micro_batches = train.integer("micro_batches", settings.micro_batches, {0, 1 << 20},
                                          "micro-batches in a global batch, whatever the number of workers; "
                                          "0: 1 (gradient_descent: the data set)");
-  settings.micro_batch_size = train.integer("micro_batch_size", 32, {1, 1 << 24}, "samples in a micro-batch");
+  settings.micro_batch_size =
+      train.integer("micro_batch_size", settings.micro_batch_size, {1, 1 << 24}, "samples in a micro-batch");
   settings.recompute_every =
-      train.integer("recompute_every", 0, {0, 1 << 20},
+      train.integer("recompute_every", settings.recompute_every, {0, 1 << 20},
                     "layers of a run of which only the input is kept, the rest is computed again in the "
                     "backward sweep: least "
                     "memory near the square root of the depth, same results; 0: keep everything");
-  settings.log_every = train.integer("log_every", 10, {1, 1e12}, "steps between lines of metrics.jsonl");
-  settings.evaluate_every = train.integer("evaluate_every", 0, kNonNegative,
+  settings.log_every =
+      train.integer("log_every", settings.log_every, {1, 1e12}, "steps between lines of metrics.jsonl");
+  settings.evaluate_every = train.integer("evaluate_every", settings.evaluate_every, kNonNegative,
                                           "steps between evaluations on the validation data; 0: at the end");
   settings.loss = train.text(
-      "loss", "auto", {"auto", "cross_entropy", "logistic", "mean_squared_error"},
+      "loss", settings.loss, {"auto", "cross_entropy", "logistic", "mean_squared_error"},
       "auto: logistic for one output and two classes, cross_entropy for classes, else mean_squared_error");
-  settings.l2 =
-      train.real("l2", 0.0, kNonNegative, "lambda of the objective's regularization, lambda/2 |theta|^2");
+  settings.l2 = train.real("l2", settings.l2, kNonNegative,
+                           "lambda of the objective's regularization, lambda/2 |theta|^2");
 
   settings.objective.label_smoothing =
-      train.real("label_smoothing", 0.0, {0.0, 0.999},
+      train.real("label_smoothing", settings.objective.label_smoothing, {0.0, 0.999},
                  "what of a label goes to all classes alike, in training, not in evaluations");
   settings.objective.class_weights =
-      train.reals("class_weights", std::vector<double>{}, kNonNegative,
+      train.reals("class_weights", settings.objective.class_weights, kNonNegative,
                   "what a sample of each class counts in the loss, which is the weighted mean; empty: 1");
   settings.initial_weights = train.text(
-      "initial_weights", "", {},
+      "initial_weights", settings.initial_weights, {},
       "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "
       "it has them; empty: drawn from run.seed");
   settings.initial_weights_without =
-      train.texts("initial_weights_without", std::vector<std::string>{},
+      train.texts("initial_weights_without", settings.initial_weights_without,
                   "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");
   if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
     train.reject("initial_weights_without", "goes with train.initial_weights");
   }
 
   Section optimizer = configuration.section("optimizer");
-  settings.learning_rate =
-      optimizer.real("learning_rate", 1e-3, kNonNegative, "step size, shaped by [schedule]");
-  settings.decay_biases = optimizer.boolean(
-      "decay_biases", true, "whether weight decay applies to biases and norms (parameters of one axis)");
+  settings.learning_rate = optimizer.real("learning_rate", settings.learning_rate, kNonNegative,
+                                          "step size, shaped by [schedule]");
+  settings.decay_biases =
+      optimizer.boolean("decay_biases", settings.decay_biases,
+                        "whether weight decay applies to biases and norms (parameters of one axis)");
   settings.groups = read_parameter_groups(optimizer);
 
   Section clip = configuration.section("clip");
-  settings.clip.global_norm = clip.real("global_norm", 0.0, kNonNegative,
+  settings.clip.global_norm = clip.real("global_norm", settings.clip.global_norm, kNonNegative,
                                         "largest global norm of the gradient, before the step; 0: off");
-  settings.clip.value =
-      clip.real("value", 0.0, kNonNegative, "largest absolute value of a component of the gradient; 0: off");
+  settings.clip.value = clip.real("value", settings.clip.value, kNonNegative,
+                                  "largest absolute value of a component of the gradient; 0: off");
   settings.clip.adaptive =
-      clip.real("adaptive", 0.0, kNonNegative,
+      clip.real("adaptive", settings.clip.adaptive, kNonNegative,
                 "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
 
   // Below, fp32 would hold the limit as zero or a number without digits, and every gradient with it.
@@ -140,59 +153,64 @@ RunSettings read_settings(Configuration& configuration) {
               "library"
           ? ReductionMode::kLibrary
           : ReductionMode::kLockstep;
-  settings.bucket_bytes = static_cast<int64_t>(
-      parallel.real("bucket_mb", 25.0, {1e-3, 4096.0}, "size of a gradient bucket, MiB") * 1048576.0);
+  settings.bucket_bytes =
+      static_cast<int64_t>(parallel.real("bucket_mb", static_cast<double>(settings.bucket_bytes) / 1048576.0,
+                                         {1e-3, 4096.0}, "size of a gradient bucket, MiB") *
+                           1048576.0);
   settings.shard_optimizer =
-      parallel.boolean("shard_optimizer", false,
+      parallel.boolean("shard_optimizer", settings.shard_optimizer,
                        "each worker keeps and updates its share of the optimizer's state; the same bits");
   settings.digest_every =
-      parallel.integer("digest_every", 0, kNonNegative,
+      parallel.integer("digest_every", settings.digest_every, kNonNegative,
                        "steps between state digests, logged and compared across workers; 0: off");
-  settings.timeout_seconds = parallel.real(
-      "timeout", 600.0, kPositive, "seconds a worker waits for the others in a step before it gives up");
-  settings.start_timeout_seconds = parallel.real(
-      "start_timeout", 600.0, kPositive, "the same for each phase of MPI's own start, and for its end");
+  settings.timeout_seconds =
+      parallel.real("timeout", settings.timeout_seconds, kPositive,
+                    "seconds a worker waits for the others in a step before it gives up");
+  settings.start_timeout_seconds =
+      parallel.real("start_timeout", settings.start_timeout_seconds, kPositive,
+                    "the same for each phase of MPI's own start, and for its end");
   settings.set_up_timeout_seconds =
-      parallel.real("set_up_timeout", 3600.0, kPositive,
+      parallel.real("set_up_timeout", settings.set_up_timeout_seconds, kPositive,
                     "the same between the two, while workers read data and a checkpoint");
   settings.share_gpu =
-      parallel.boolean("share_gpu", false,
+      parallel.boolean("share_gpu", settings.share_gpu,
                        "workers of a host may share a GPU; arrays travel through host memory then, not NCCL");
-  settings.gpu_transport = parallel.text("gpu_transport", "auto", {"auto", "nccl", "host"},
+  settings.gpu_transport = parallel.text("gpu_transport", settings.gpu_transport, {"auto", "nccl", "host"},
                                          "way of arrays between GPUs; auto: NCCL where it is built in and no "
                                          "GPU is shared, else host memory and MPI");
 
   Section checkpoint = configuration.section("checkpoint");
-  settings.checkpoint_every = checkpoint.integer(
-      "every", 0, kNonNegative, "steps between checkpoints; 0: only at the end and when stopped");
-  settings.keep = checkpoint.integer("keep", 3, kNonNegative, "newest checkpoints kept; 0: all");
-  settings.keep_every =
-      checkpoint.integer("keep_every", 0, kNonNegative, "steps whose multiples are kept for good; 0: none");
+  settings.checkpoint_every =
+      checkpoint.integer("every", settings.checkpoint_every, kNonNegative,
+                         "steps between checkpoints; 0: only at the end and when stopped");
+  settings.keep = checkpoint.integer("keep", settings.keep, kNonNegative, "newest checkpoints kept; 0: all");
+  settings.keep_every = checkpoint.integer("keep_every", settings.keep_every, kNonNegative,
+                                           "steps whose multiples are kept for good; 0: none");
   settings.save_timeout_seconds =
-      checkpoint.real("timeout", 3600.0, kPositive,
+      checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
                       "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
 
   Section device = configuration.section("device");
-  settings.device = device.text("type", "auto", {"auto", "cpu", "cuda"},
+  settings.device = device.text("type", settings.device, {"auto", "cpu", "cuda"},
                                 "what to compute on; auto: GPUs where the build and the machine have them "
                                 "(--device overrides)");
   settings.cudnn =
       device.text("cudnn", "auto", {"auto", "off"},
                   "cuDNN for convolutions and attention on GPUs; auto: where the build and the machine have "
                   "it, else own kernels (other bits)") == "auto";
-  settings.threads =
-      device.integer("threads", 1, {1, 1024}, "threads of a worker on the CPU; results do not depend on it");
-  settings.cuda_graph = device.boolean("cuda_graph", false,
+  settings.threads = device.integer("threads", settings.threads, {1, 1024},
+                                    "threads of a worker on the CPU; results do not depend on it");
+  settings.cuda_graph = device.boolean("cuda_graph", settings.cuda_graph,
                                        "GPUs: record a step as a CUDA graph and replay it, for small steps "
                                        "whose kernels are over sooner than the host "
                                        "can start them; the same bits");
   settings.tune =
-      device.boolean("tune", false,
+      device.boolean("tune", settings.tune,
                      "GPUs: measure at the start of a run which of the algorithms that libraries propose is "
                      "fastest, instead of "
                      "taking the first; the choices belong to the run and decide about last bits");
 
-  if ((settings.steps == 0) == (settings.epochs == 0) && !settings.train_data.path.empty()) {
+  if ((settings.steps == 0) == (settings.epochs == 0) && settings.train_data.given()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",
                                       settings.steps, settings.epochs));
   }
@@ -202,6 +220,8 @@ RunSettings read_settings(Configuration& configuration) {
 std::vector<KeyDescription> described_keys() {
   Configuration configuration = Configuration::for_description();
   read_settings(configuration);
+  Section data = configuration.section("data");
+  for (const std::string& format : data_formats()) read_data_format(data, format);
   Section model = configuration.section("model");
   describe_models(model);
   Section optimizer = configuration.section("optimizer");

@@ -21,10 +21,10 @@ struct TrainOptions {
   bool resume = false;      // continue from the newest usable checkpoint of the output directory
   bool overwrite = false;   // delete the checkpoints of an earlier run in the output directory
   std::string output = {};  // replaces run.output when not empty
-  bool progress = true;
+  bool progress = false;    // on rank 0's stderr: a line that is rewritten on a terminal, or the log
 
   // Asked after every step: why this worker wants the run to end, "SIGTERM" for example; empty: go on. One
-  // worker that wants it is enough.
+  // worker that wants it is enough. A program that leaves its signals to Lockstep asks a StopSignal.
   std::function<std::string()> stop = {};
   // Called on every worker where a line of the metrics is due, and after every evaluation during run().
   std::function<void(const StepMetrics& metrics)> on_step = {};
@@ -66,9 +66,9 @@ class Trainer {
   std::unique_ptr<Parts> parts_;
 };
 
-// The run that a configuration describes: makes a trainer and runs it. A stop signal on any worker ends the
-// run on all after the step under way; `stop` should outlive the communicator, so that a signal that comes
-// late harms nothing.
+// The run that a configuration describes: makes a trainer and runs it. A stop signal on any worker, or
+// options.stop, ends the run on all after the step under way; `stop` should outlive the communicator, so that
+// a signal that comes late harms nothing.
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
                    Communicator& communicator);
 

@@ -17,6 +17,7 @@
 #include "checkpoint/sample_state.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 namespace {
@@ -326,6 +327,7 @@ TEST_F(StoreTest, AWriteThatIsWaitedForLongIsSpokenOf) {
   StoreOptions options{directory_.path()};
   options.say_every = 0.001;
   CheckpointStore store(options);
+  log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   store.save(5, testing::sample_state(3'000'000));
   store.finish();

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <thread>
 
+#include "lockstep/core/log.h"
+
 namespace lockstep {
 namespace {
 
@@ -25,6 +27,7 @@ TEST(Deadline, OneThatIsKeptDoesNothing) {
 TEST(DeadlineDeathTest, OneThatIsMissedSaysWhyAndEndsTheProcess) {
   ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const auto miss = [](int code) {
+    log_to_stderr(0, 1, false);
     const Deadline deadline(0.05, code, "a phase: not finished");
     wait_in_a_library();
   };
@@ -36,6 +39,7 @@ TEST(DeadlineDeathTest, OneThatIsMissedSaysWhyAndEndsTheProcess) {
 TEST(DeadlineDeathTest, EndsByTheWayItIsGivenAndAnywayWhenThatReturns) {
   ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const auto miss = [](int other) {
+    log_to_stderr(0, 1, false);
     const Deadline deadline(0.05, 6, "said", [other](int code) {
       if (other != 0) ::_exit(other + code);
     });

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# install_and_train.sh CMAKE BUILD PROJECT DATA: installs BUILD into an empty prefix, builds PROJECT against it, trains, evaluates.
+# install_and_train.sh CMAKE BUILD PROJECT DATA MPIEXEC: installs BUILD into an empty prefix, builds PROJECT against it, trains,
+# evaluates. MPIEXEC: of the MPI that the build has, or empty.
 set -euo pipefail
-cmake=$1 build=$2 project=$3 data=$4
+cmake=$1 build=$2 project=$3 data=$4 mpiexec=$5
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$cmake" --install "$build" --prefix "$work/prefix" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-"$cmake" -S "$project" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release >>"$work/log" 2>&1 &&
+"$cmake" -S "$project" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release -DOWN_MPI="${mpiexec:+ON}" >>"$work/log" 2>&1 &&
   "$cmake" --build "$work/build" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
 # The headers: complete, none of HDF5, MPI or CUDA, and at peace with folders and files of the same names.
@@ -30,6 +31,37 @@ awk -v a="$accuracy" 'BEGIN { exit !(a > 0.9) }'
 "$work/build/own_loop" "$data" "$work/own" | tee "$work/own.txt"
 awk 'END { exit !($3 > 0.9) }' "$work/own.txt"
 "$work/prefix/bin/lockstep" inspect "$work/own/step-$(printf %09d "$(tail -n 1 "$work/own.txt" | cut -d" " -f1)").h5" >/dev/null
+
+# A layer and a data source of the program's own: put together in C++, and by their names in a configuration.
+digest() { "$work/prefix/bin/lockstep" inspect --digest "$1"; }
+"$work/build/own_parts" "$work/parts" | tee "$work/parts.txt"
+awk 'END { exit !($2 > 0.9) }' "$work/parts.txt"
+"$work/build/own_parts" train "$project/own_parts.toml" --output "$work/named" >"$work/named.txt"
+cmp "$work/parts.txt" "$work/named.txt"
+[ "$(digest "$work/parts/step-000000120.h5")" = "$(digest "$work/named/step-000000120.h5")" ]
+"$work/build/own_parts" eval "$project/own_parts.toml" --checkpoint "$work/named/step-000000120.h5" --set data.points=100
+"$work/build/own_parts" predict "$project/own_parts.toml" --checkpoint "$work/named/step-000000120.h5" --data all \
+  --output "$work/predictions.h5" 2>&1 | grep -q "predictions for 400 samples"
+"$work/build/own_parts" config --describe | grep -A1 '^  points ' | grep -q 'disc: how many'
+"$work/build/own_parts" config --describe model.layers.gated | grep -q 'gated: features'
+for setting in 'data.points=0' 'model.layers[0].units=0'; do
+  code=0
+  "$work/build/own_parts" train "$project/own_parts.toml" --output "$work/refused" --set "$setting" 2>"$work/error" || code=$?
+  cat "$work/error"
+  [ "$code" -eq 2 ] && grep -qF -- "--set: ${setting%=0}: must be" "$work/error"
+done
+
+# A program with an MPI, signals and an output of its own keeps them.
+if [ -n "$mpiexec" ]; then
+  "$work/build/embedded" "$data" "$work/alone" >"$work/out" 2>"$work/error" || { cat "$work/out" "$work/error"; exit 1; }
+  [ "$(cat "$work/out")" = "1 workers" ] && [ ! -s "$work/error" ]
+  "$mpiexec" --oversubscribe -np 2 "$work/build/embedded" "$data" "$work/pair" >"$work/out" 2>"$work/error" ||
+    { cat "$work/out" "$work/error"; exit 1; }
+  [ "$(cat "$work/out")" = "2 workers" ] && [ ! -s "$work/error" ]
+  last=$(basename "$(ls "$work"/pair/step-*.h5 | tail -n 1)")
+  "$work/build/embedded" single | grep -q "MPI_Init_thread with MPI_THREAD_FUNNELED at least"
+  [ "$(digest "$work/alone/$last")" = "$(digest "$work/pair/$last")" ]
+fi
 
 # Logistic regression from scratch takes the path that the command takes.
 awk 'BEGIN {

@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 namespace {
@@ -77,6 +78,7 @@ TEST(ReplaceFile, LeavesWhatStoodThereWhenItFails) {
   setrlimit(RLIMIT_FSIZE, &small);
   const std::string message =
       message_of([&] { replace_file(path, std::string(5000, 'x'), ErrorKind::kCheckpoint); });
+  log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   replace_record(path, std::string(5000, 'x'));
   setrlimit(RLIMIT_FSIZE, &before);

@@ -63,7 +63,7 @@ std::vector<int64_t> all_rows(const DataSource& source) {
 
 class Source : public ::testing::Test {
  protected:
-  std::shared_ptr<const StoredSource> prepared(const Dataset& data) {
+  std::shared_ptr<const WholeSource> prepared(const Dataset& data) {
     write_dataset(data, path_);
     return open_data_source({.path = path_});
   }
@@ -102,7 +102,7 @@ TEST_F(Source, MappedGivesTheBitsAndTheDigestOfTheTable) {
     if (dtype == DType::kU8) data.divisor = 255.0f;
     if (dtype == DType::kF16) data.scale = 0.1f;
     const TableSource table(data);
-    const std::shared_ptr<const StoredSource> mapped = prepared(data);
+    const std::shared_ptr<const WholeSource> mapped = prepared(data);
     ASSERT_NE(dynamic_cast<const MappedSource*>(mapped.get()), nullptr);
     EXPECT_EQ(mapped->size(), 3001);
     EXPECT_EQ(mapped->description().sample_shape, (Shape{700, 1}));
@@ -213,7 +213,7 @@ TEST_F(Source, RefusesEveryOtherChangedByteWhenItIsOpened) {
     std::string damaged = whole;
     damaged[at] = static_cast<char>(damaged[at] ^ 8);
     overwrite(path_, damaged);
-    std::shared_ptr<const StoredSource> source;
+    std::shared_ptr<const WholeSource> source;
     try {
       source = open_data_source({.path = path_});
     } catch (const Error& error) {
@@ -358,6 +358,98 @@ TEST_F(Source, RefusesLayoutsOfLaterVersions) {
   seal_blocked_file(path_, ErrorKind::kData, {{x, 16}, {y, 8}}, table);
   expect_rejection(ErrorKind::kData, {path_, "layout 2", "knows 1"},
                    [&] { open_data_source({.path = path_}); });
+}
+
+// A program's own source, which says what it holds and gathers: sample i is (i, -i), of class i mod 3.
+class Counting final : public WholeSource {
+ public:
+  explicit Counting(int64_t samples) {
+    description_.source = "counting";
+    description_.samples = samples;
+    description_.sample_shape = {2};
+    description_.classes = 3;
+  }
+  DataDescription& own() { return description_; }
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto x = static_cast<float>(rows[i]);
+      out.inputs_f32[2 * i] = x;
+      out.inputs_f32[2 * i + 1] = -x;
+      out.labels[i] = static_cast<int32_t>(rows[i] % 3);
+    }
+  }
+};
+
+TEST(OwnSource, HasTheDigestOfItsSamplesAndTheirStatistics) {
+  const std::string digest = Counting(1000).digest();
+  EXPECT_EQ(digest.size(), 32u);
+  EXPECT_EQ(Counting(1000).digest(), digest);
+  EXPECT_NE(Counting(999).digest(), digest);
+  const FeatureStatistics found = Counting(1000).statistics();
+  Dataset table;
+  table.sample_shape = {2};
+  table.classes = 3;
+  for (int i = 0; i < 1000; ++i) {
+    table.inputs_f32.insert(table.inputs_f32.end(), {static_cast<float>(i), static_cast<float>(-i)});
+    table.labels.push_back(i % 3);
+  }
+  const TableSource same(table);
+  EXPECT_EQ(found.mean, same.statistics().mean);
+  EXPECT_EQ(found.deviation, same.statistics().deviation);
+  EXPECT_EQ(found.mean, (std::vector<double>{499.5, -499.5}));
+}
+
+TEST(OwnSource, IsOpenedByTheOptionsAndByTheNameOfItsFormat) {
+  DatasetOptions options{.path = "12", .open = [](const DatasetOptions& asked) {
+                           return std::make_shared<Counting>(std::stoll(asked.path));
+                         }};
+  EXPECT_EQ(open_data_source(options)->size(), 12);
+  expect_rejection(ErrorKind::kUsage, {"12", "the program's own"}, [&] { read_dataset(options); });
+  try_dataset(options);  // is no file
+
+  register_data_format("counting", [](Section& data) -> SourceOpener {
+    const int64_t times = data.integer("times", 1, kPositive, "counting: samples for one");
+    return [times](const DatasetOptions& asked) {
+      return std::make_shared<Counting>(times * std::stoll(asked.path));
+    };
+  });
+  EXPECT_EQ(data_formats().back(), "counting");
+  Configuration configuration = Configuration::parse("[data]\ntimes = 3", "test.toml", {});
+  Section data = configuration.section("data");
+  options.open = read_data_format(data, "counting");
+  EXPECT_EQ(open_data_source(options)->size(), 36);
+  EXPECT_FALSE(read_data_format(data, "csv"));
+  for (const char* taken : {"counting", "csv", "auto"}) {
+    expect_rejection(ErrorKind::kUsage, {taken},
+                     [&] { register_data_format(taken, [](Section&) { return SourceOpener(); }); });
+  }
+}
+
+TEST(OwnSource, IsRefusedWhereItsDescriptionCannotBe) {
+  const auto refused = [](const std::string& rule, const std::function<void(DataDescription&)>& spoil) {
+    const auto open = [&](const DatasetOptions&) {
+      const auto source = std::make_shared<Counting>(5);
+      spoil(source->own());
+      return source;
+    };
+    expect_rejection(ErrorKind::kUsage, {"data source counting: " + rule},
+                     [&] { open_data_source({.open = open}); });
+  };
+  refused("must have samples, got 0", [](DataDescription& description) { description.samples = 0; });
+  refused("a sample must have elements",
+          [](DataDescription& description) { description.sample_shape = {0}; });
+  refused("inputs must be fp32 or int32, got fp64",
+          [](DataDescription& description) { description.input_dtype = DType::kF64; });
+  refused("must have either classes or a target width, got 3 and 1",
+          [](DataDescription& description) { description.target_width = 1; });
+  refused("must have either classes or a target width, got 0 and 0",
+          [](DataDescription& description) { description.classes = 0; });
+  refused("2 counts of classes do not fit 3 classes", [](DataDescription& description) {
+    description.class_counts = {1, 4};
+  });
+  expect_rejection(ErrorKind::kUsage, {"has made none"}, [] {
+    open_data_source({.open = [](const DatasetOptions&) { return std::shared_ptr<const WholeSource>(); }});
+  });
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 #include "lockstep/nn/module.h"
 #include "lockstep/ops/matmul.h"
 #include "lockstep/parallel/gradient_exchange.h"
@@ -139,6 +140,7 @@ int main(int argc, char** argv) {
   CommunicatorOptions options;
   options.timeout_seconds = 1.5;
   const auto communicator = make_communicator(options);
+  log_to_stderr(communicator->rank(), communicator->world_size(), false);
   try {
     if (argc > 2 && std::string(argv[2]) == "nccl") {
       communicator->use_device(

@@ -8,6 +8,7 @@
 #include "device.h"
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
+#include "lockstep/core/log.h"
 #include "lockstep/kernels/plan_table.h"
 
 namespace lockstep::test {
@@ -172,6 +173,7 @@ TEST_F(ProductPlans, AChoiceThatIsNoneIsLeftOutWithAWarning) {
   for (const std::string& bad :
        {std::string("00"), choice + "00", "x" + choice.substr(1), std::string(choice.size(), '0')}) {
     table_->replace({{call, bad}});
+    log_to_stderr(0, 1, false);
     ::testing::internal::CaptureStderr();
     EXPECT_EQ(product(), first);
     EXPECT_NE(::testing::internal::GetCapturedStderr().find("plans: not an algorithm that cuBLASLt can use"),

@@ -13,6 +13,7 @@
 
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 namespace {
@@ -118,6 +119,7 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{4000, before.rlim_max};  // room for what is said
+  log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   setrlimit(RLIMIT_FSIZE, &small);
   MetricsLog log(scratch.file("m"), std::string(5000, 'x') + "\n");

@@ -13,6 +13,7 @@
 #include "comm/threaded_communicator.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
 
 namespace lockstep {
@@ -47,6 +48,7 @@ class PlanAgreement : public ::testing::Test {
       tables.push_back(std::make_unique<PlanTable>(kDevice));
       tables.back()->insert("left over", "from another run");
     }
+    log_to_stderr(0, 1, false);
     ::testing::internal::CaptureStderr();
     testing::run_threaded(workers, [&](Communicator& communicator) {
       const auto rank = static_cast<size_t>(communicator.rank());
@@ -178,6 +180,7 @@ TEST_F(PlanAgreement, ARehearsalThatFailsFailsOnAll) {
 }
 
 TEST_F(PlanAgreement, WithoutATableThereIsNothingToTuneAndOneLineSaysSo) {
+  log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   testing::run_threaded(2, [](Communicator& communicator) {
     agree_on_plans(nullptr, communicator, {{}, true, {}}, [] { FAIL(); });

@@ -1,0 +1,123 @@
+// Opening data sets: files, and what a program brings along.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "lockstep/core/error.h"
+#include "lockstep/data/data_source.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/hdf5/sealed_file.h"
+
+namespace lockstep {
+
+namespace {
+
+struct OwnFormat {
+  std::string name;
+  SourceReader read;
+};
+
+std::vector<OwnFormat>& own_formats() {
+  static std::vector<OwnFormat> formats;
+  return formats;
+}
+
+void require_usable(const DataDescription& description) {
+  const auto require = [&](bool holds, const std::string& rule) {
+    if (!holds) fail(ErrorKind::kUsage, fmt::format("data source {}: {}", description.source, rule));
+  };
+  require(description.samples > 0, fmt::format("must have samples, got {}", description.samples));
+  require(description.sample_shape.elements() > 0,
+          fmt::format("a sample must have elements, got {}", description.sample_shape.to_string()));
+  require(description.input_dtype == DType::kF32 || description.input_dtype == DType::kI32,
+          fmt::format("inputs must be fp32 or int32, got {}", name_of(description.input_dtype)));
+  require((description.classes > 0) != (description.target_width > 0),
+          fmt::format("must have either classes or a target width, got {} and {}", description.classes,
+                      description.target_width));
+  const int64_t counts = std::ssize(description.class_counts);
+  require(counts == 0 || counts == description.classes,
+          fmt::format("{} counts of classes do not fit {} classes", counts, description.classes));
+}
+
+// All samples in order, a chunk of at most 256 after the other.
+template <class Use>
+void visit(const DataSource& source, const Use& use) {
+  constexpr int64_t kChunk = 256;
+  std::array<int64_t, kChunk> rows{};
+  MicroBatch batch;
+  for (int64_t first = 0; first < source.size(); first += kChunk) {
+    const int64_t count = std::min(kChunk, source.size() - first);
+    std::iota(rows.begin(), rows.begin() + count, first);
+    batch.resize(count, source.description());
+    source.gather(std::span(rows).first(static_cast<size_t>(count)), batch.buffers());
+    use(batch);
+  }
+}
+
+}  // namespace
+
+std::string WholeSource::digest() const {
+  std::vector<Digest> digests;
+  const auto add = [&](const auto& values) {
+    if (!values.empty()) digests.push_back(digest_of(std::as_bytes(std::span(values))));
+  };
+  visit(*this, [&](const MicroBatch& batch) {
+    add(batch.inputs_f32);
+    add(batch.inputs_i32);
+    add(batch.labels);
+    add(batch.targets);
+  });
+  return digest_of_digests(
+      fmt::format("gathered {} {} {} {};", name_of(description_.input_dtype),
+                  description_.sample_shape.to_string(), description_.classes, description_.target_width),
+      digests);
+}
+
+FeatureStatistics WholeSource::statistics() const {
+  if (description_.input_dtype == DType::kI32)
+    fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
+  FeatureStatisticsPass pass(description_.sample_shape.elements());
+  visit(*this, [&](const MicroBatch& batch) { pass.add(batch.inputs_f32); });
+  return pass.result();
+}
+
+std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& options) {
+  if (options.open) {
+    std::shared_ptr<const WholeSource> own = options.open(options);
+    if (own == nullptr) fail(ErrorKind::kUsage, "data source: the program's opener has made none");
+    require_usable(own->description());
+    return own;
+  }
+  if (checked_format(options) == "hdf5" &&
+      apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
+    if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
+      return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
+  }
+  DatasetOptions narrow = options;
+  narrow.narrow = true;
+  return std::make_shared<TableSource>(read_dataset(narrow));
+}
+
+void register_data_format(const std::string& format, SourceReader read) {
+  if (std::ranges::count(data_formats(), format) > 0) {
+    fail(ErrorKind::kUsage, fmt::format("register_data_format: there is already a format \"{}\"", format));
+  }
+  own_formats().push_back({format, std::move(read)});
+}
+
+std::vector<std::string> data_formats() {
+  std::vector<std::string> names = {"auto", "hdf5", "idx", "cifar10", "csv"};
+  for (const OwnFormat& own : own_formats()) names.push_back(own.name);
+  return names;
+}
+
+SourceOpener read_data_format(Section& data, const std::string& format) {
+  const auto own = std::ranges::find(own_formats(), format, &OwnFormat::name);
+  return own == own_formats().end() ? SourceOpener() : own->read(data);
+}
+
+}  // namespace lockstep
