@@ -72,8 +72,10 @@ WorkerDevice::~WorkerDevice() {
 }
 
 void WorkerDevice::connect() {
-  require_same(*communicator_, backend_->description(), "device.type",
-               "bits depend on the device and its libraries: choose hosts that are alike, or --device cpu");
+  require_same(
+      *communicator_, backend_->description(), "device.type",
+      "bits depend on the device and its libraries: choose hosts that are alike, or --device cpu, or one "
+      "LOCKSTEP_CPU_KERNELS for all");
   if (!on_gpu(*backend_) || communicator_->world_size() == 1) return;
   require_same(*communicator_,
                fmt::format("{}, {}", through_host_ ? "through host memory" : "through " + nccl_library(),
