@@ -1,5 +1,5 @@
-// Which instructions the CPU's kernels were compiled for, and whether this processor has them. Compiled for
-// every processor of the architecture, so that it can speak on all of them.
+// Sets of instructions, and whether this processor has them. Compiled for every processor of the
+// architecture, so that it can speak on all of them.
 #pragma once
 
 #include <cstdint>
@@ -45,9 +45,6 @@ namespace lockstep {
 
 // Bit i stands for line i of LOCKSTEP_INSTRUCTIONS.
 using InstructionSet = uint64_t;
-
-// What the CPU's kernels were compiled for. A constant, which is read without any code of theirs.
-extern const InstructionSet kKernelInstructions;
 
 // What the processor has and the operating system allows.
 InstructionSet processor_instructions();

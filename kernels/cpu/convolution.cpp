@@ -328,7 +328,7 @@ void backward_weights(const ConvolutionArguments& a, const T* x, const T* dy, T*
 template <class S>
 const float* widen(int64_t n, const void* x, Scratch& scratch) {
   float* const y = scratch.get<float>(n);
-  cpu_backend().cast(dtype_of<S>, DType::kF32, n, x, y);
+  cpu_kernels().cast(dtype_of<S>, DType::kF32, n, x, y);
   return y;
 }
 

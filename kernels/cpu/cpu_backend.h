@@ -145,7 +145,8 @@ class CpuBackend final : public Backend {
   void sum_columns(DType dtype, int64_t rows, int64_t columns, const void* x, void* sums);
 };
 
-// cpu_backend.cpp: the single instance, which cpu_backend() hands out where the processor can run it.
+// cpu_backend.cpp: the single instance of this copy of the kernels. cpu_backend() hands out that of the copy
+// that the process uses (kernels/kernel_set.h).
 Backend& cpu_kernels();
 
 }  // namespace lockstep

@@ -23,7 +23,7 @@
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/hdf5/sealed_file.h"
-#include "lockstep/kernels/instructions.h"
+#include "lockstep/kernels/kernel_set.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_evaluation.h"
 #include "lockstep/train/objective.h"
@@ -196,10 +196,11 @@ std::vector<std::string> separate_overrides(int argc, char** argv) {
 
 int run_main(int argc, char** argv, const TrainOptions& train) {
   // Before anything else, --version and --help included: what follows need not run here.
-  if (const std::string missing = missing_instructions(kKernelInstructions, processor_instructions());
-      !missing.empty()) {
-    std::fprintf(stderr, "error: %s\n", missing.c_str());
-    return exit_code(ErrorKind::kUsage);
+  try {
+    kernel_set();
+  } catch (const Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return exit_code(error.kind());
   }
   prepare_process();
   if (argc > 1 && std::strcmp(argv[1], "train") == 0) stop_signal();

@@ -19,7 +19,7 @@ namespace lockstep {
 // NCCL.
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, void* queue,
                                                      const CommunicatorOptions& options);
-// "NCCL 2.28.9", or "none".
+// "NCCL 2.28.9"; "none" in a build without NCCL, and where its library cannot be loaded.
 std::string nccl_library();
 
 // Copies to pinned host memory, lets the host's communicator move that, and copies back: works wherever that

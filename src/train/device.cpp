@@ -49,7 +49,7 @@ WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicat
     : communicator_(&communicator),
       share_gpu_(settings.share_gpu),
       through_host_(settings.gpu_transport == "host" ||
-                    (settings.gpu_transport == "auto" && (settings.share_gpu || nccl_library() == "none"))),
+                    (settings.gpu_transport == "auto" && settings.share_gpu)),
       timeout_seconds_(settings.timeout_seconds) {
   const bool gpu = settings.device == "cuda" || (settings.device == "auto" && cuda_device_count() > 0);
   const int gpus = cuda_device_count();
@@ -58,8 +58,12 @@ WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicat
   backend_ = gpu ? &cuda_backend(number) : &cpu_backend();
   backend_->use_cudnn(settings.cudnn);
   if (gpu) gpu_ = cuda_device_identity(number);
-  if (on_gpu(*backend_) && settings.gpu_transport == "nccl" && nccl_library() == "none") {
-    fail(ErrorKind::kUsage, "parallel.gpu_transport: this build has no NCCL");
+  if (on_gpu(*backend_) && !through_host_ && nccl_library() == "none") {
+    if (settings.gpu_transport == "nccl") {
+      fail(ErrorKind::kUsage,
+           "parallel.gpu_transport: this build has no NCCL, or its library cannot be loaded");
+    }
+    through_host_ = true;
   }
 }
 
@@ -68,8 +72,10 @@ WorkerDevice::~WorkerDevice() {
 }
 
 void WorkerDevice::connect() {
-  require_same(*communicator_, backend_->description(), "device.type",
-               "bits depend on the device and its libraries: choose hosts that are alike, or --device cpu");
+  require_same(
+      *communicator_, backend_->description(), "device.type",
+      "bits depend on the device and its libraries: choose hosts that are alike, or --device cpu, or one "
+      "LOCKSTEP_CPU_KERNELS for all");
   if (!on_gpu(*backend_) || communicator_->world_size() == 1) return;
   require_same(*communicator_,
                fmt::format("{}, {}", through_host_ ? "through host memory" : "through " + nccl_library(),

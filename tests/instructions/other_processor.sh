@@ -8,13 +8,17 @@ library=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Where kKernelInstructions lies in the file: its address, less that of its section, plus the section's place.
-address=$(nm -D "$library" | awk '$3 ~ /kKernelInstructions/ { print $1 }')
-section=$(readelf -SW "$library" | sed 's/^ *\[ *[0-9]*\]//' | awk '$1 == ".rodata" { print "0x" $3, "0x" $4 }')
 copy=$work/$(readelf -d "$library" | sed -n 's/.*SONAME.*\[\(.*\)\].*/\1/p')
 cp "$library" "$copy"
-place=$((0x$address - ${section% *} + ${section#* }))
-printf '\377\377\377\377\377\377\377\377' | dd of="$copy" bs=1 seek="$place" conv=notrunc status=none
+# The instructions are the first 8 bytes of lockstep_kernel_set_*. Where these lie in the file: at their address, less that of
+# their section, plus the section's place.
+readelf -sW "$library" | awk '$8 ~ /^lockstep_kernel_set_/ { print $2, $7 }' | sort -u >"$work/sets"
+[ -s "$work/sets" ]
+while read -r address section; do
+  start=$(readelf -SW "$library" | sed 's/^ *\[ *\([0-9]*\)\]/\1/' | awk -v section="$section" '$1 == section { print "0x" $4, "0x" $5 }')
+  place=$((0x$address - ${start% *} + ${start#* }))
+  printf '\377\377\377\377\377\377\377\377' | dd of="$copy" bs=1 seek="$place" conv=notrunc status=none
+done <"$work/sets"
 
 failures=0
 for arguments in --version --help 'config --describe' 'train nothing.toml' ''; do
