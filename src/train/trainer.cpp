@@ -5,34 +5,15 @@
 
 #include <chrono>
 #include <optional>
-#include <span>
+#include <utility>
 
-#include "autodiff/autocast.h"
-#include "autodiff/derivatives.h"
-#include "autodiff/random_scope.h"
-#include "checkpoint/checkpoint.h"
 #include "core/log.h"
-#include "core/thread_pool.h"
 #include "data/loader.h"
-#include "optim/parameter_groups.h"
 #include "train/agreement.h"
-#include "train/configuration_changes.h"
-#include "train/data_checks.h"
-#include "train/device.h"
-#include "train/evaluator.h"
-#include "train/gradient_pass.h"
 #include "train/input_queue.h"
-#include "train/introduction.h"
-#include "train/plan_agreement.h"
+#include "train/prepared_run.h"
 #include "train/progress.h"
-#include "train/replica_agreement.h"
-#include "train/run_data.h"
-#include "train/run_keeper.h"
-#include "train/run_plan.h"
-#include "train/run_state.h"
-#include "train/step_end.h"
 #include "train/step_log.h"
-#include "train/step_recorder.h"
 
 namespace lockstep {
 
@@ -46,32 +27,7 @@ double seconds_since(Clock::time_point begin) {
 
 }  // namespace
 
-struct Trainer::Parts {
-  TrainingJob job;
-  TrainOptions options;
-  Communicator& communicator;
-  const RunSettings& settings;
-
-  std::optional<WorkerDevice> device;
-  RunData data;
-  KeptColumns columns{data};
-  std::unique_ptr<Replica> replica;
-  RunPlan plan;
-  MicroBatchRange owned;
-  std::unique_ptr<Schedule> schedule;
-  TrainingJob::Description description;
-  std::vector<std::string> changes;  // settings that a resumed run has changed
-  std::optional<Objective> objective;
-  std::unique_ptr<RunKeeper> keeper;  // on rank 0
-  std::optional<GradientPass> pass;
-  std::unique_ptr<StepEnd> end;
-  std::optional<RunState> state;
-  std::optional<ReplicaAgreement> agreement;
-  std::optional<Evaluator> evaluator;
-  std::optional<StepRecorder> recorder;  // where steps are recorded
-
-  int64_t done = 0;         // steps
-  int64_t saved = 0;        // the step of the newest checkpoint
+struct Trainer::Parts : PreparedRun {
   int64_t stopping_at = 0;  // the step after which the run ends before its time; 0: none
   std::string stop_reason;  // of this worker
 
@@ -82,148 +38,8 @@ struct Trainer::Parts {
   double data_seconds = 0.0;  // that the samples of the step to come took
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
-      : job(std::move(job_)), options(options_), communicator(communicator_), settings(job.settings) {
-    if (!options.output.empty()) job.settings.output = options.output;
-    run_agreed(
-        communicator, [&] { set_up(); }, "set-up");
-    device->connect();
-    require_recordable();
-    run_agreed(
-        communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
-    if (!options.resume && !settings.initial_weights.empty()) take_initial_weights();
-    State found;
-    const std::string path = resume_or_start(found);
-    if (options.resume) done = state->distribute(done, found, path, communicator);
-    saved = done;
-    agreement->compare(state->capture(done, ""), "start");
-    if (leader()) {
-      introduce({settings, data, *replica, plan, *schedule, *pass, *device, communicator.world_size()});
-      if (!path.empty()) log_info(fmt::format("resumed from {} at step {}", path, done));
-      for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
-    }
-    agree_on_plans(backend().plans(), communicator, {found.plans, settings.tune, plan_cache_path()},
-                   [&] { rehearse(); });
+      : PreparedRun(std::move(job_), options_, communicator_) {
     set_going();
-  }
-
-  bool leader() const { return communicator.rank() == 0; }
-  Backend& backend() const { return device->backend(); }
-
-  void set_up() {
-    set_threads(static_cast<int>(settings.threads));
-    device.emplace(settings, communicator);
-    data = read_run_data(settings);
-    check_classes(data);
-    replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
-    check_indices(data, replica->model->index_limit());
-    const Optimizer& optimizer = *replica->optimizer;
-    plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
-    const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
-    schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
-    require_reachable(settings, *schedule, plan, data.validation != nullptr);
-    require_graph(settings, optimizer, backend());
-    if (job.describe) description = job.describe();
-    owned = plan.owned(communicator.rank(), communicator.world_size());
-    objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
-    if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
-    pass.emplace(*replica, *objective, plan, settings, communicator);
-    end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
-    state.emplace(*replica, plan, data.digest, description.text,
-                  std::vector<Checkpointed*>{end.get(), &columns});
-    agreement.emplace(*replica, communicator);
-    evaluator.emplace(*replica, *objective, data, settings, communicator);
-    if (settings.cuda_graph) recorder.emplace(backend(), communicator);
-  }
-
-  // Before the checkpoints of an earlier run would be deleted.
-  void require_recordable() {
-    if (settings.cuda_graph && communicator.world_size() > 1 && !communicator.device().recordable()) {
-      fail_together(
-          communicator, ErrorKind::kUsage,
-          "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
-          "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
-    }
-  }
-
-  // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. Returns
-  // its path, which is empty where there is none.
-  std::string resume_or_start(State& found) {
-    std::string path;
-    run_agreed(
-        communicator,
-        [&] {
-          if (!leader()) return;
-          if (options.overwrite) keeper->set_checkpoints_aside();
-          if (options.resume) {
-            std::tie(path, found) = keeper->newest();
-            compare_with_checkpoint(found, path);
-            done = state->restore(found, path);
-          } else {
-            keeper->require_fresh();
-          }
-          keeper->start(found.metrics, description.text);
-        },
-        "resume");
-    if (options.resume) broadcast_text(communicator, path, "resume");
-    return path;
-  }
-
-  // Before the checkpoints of an earlier run are set aside: it may be one of them.
-  void take_initial_weights() {
-    const std::string& path = settings.initial_weights;
-    State found;
-    run_agreed(
-        communicator,
-        [&] {
-          for (const std::string& pattern : settings.initial_weights_without) {
-            require_fit("train.initial_weights_without", pattern, replica->store.parameters());
-          }
-          if (!leader()) return;
-          found = read_checkpoint(path);
-          columns.restore(found, path);
-        },
-        "initial weights");
-    restore_parameters(*replica, found, has_average(found), path, communicator,
-                       settings.initial_weights_without);
-    bool mean = leader() && has_average(found) && found.scalars.contains("/average/type") &&
-                found.scalars.at("/average/type") == Scalar(name_of(AverageSettings::Type::kSwa));
-    if (agreement->any(mean, "initial weights")) {
-      // A mean of weights has no statistics of its own.
-      const AutocastScope autocast(settings.compute);
-      Tensor statistics = replica->store.statistic_values();
-      statistics.assign(mean_statistics(*replica, *objective, *data.train, settings, communicator));
-    }
-    if (replica->average) {
-      replica->average->restart(replica->store.values(), replica->store.statistic_values());
-    }
-    if (leader()) log_info("initial weights from " + path);
-  }
-
-  // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
-  // objective is refused.
-  void compare_with_checkpoint(const State& found, const std::string& path) {
-    columns.restore(found, path);  // says more than that the digest of the data differs
-    check_matches(state->describe(0), found, path);
-    for (const SettingChange& change :
-         configuration_changes(found.configuration, description.text, description.at_default)) {
-      if (defines_run(change.key) && !change.by_default) {
-        fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
-      }
-      changes.push_back(change.text);
-    }
-  }
-
-  // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
-  // on the run.
-  void rehearse() {
-    Loader rehearsed(*data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
-    const MicroBatch& batch = rehearsed.next().micro_batches.front();
-    const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
-    const AutocastScope autocast(settings.compute, replica->current_copies());
-    const Tensor losses =
-        objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
-    take_batch_statistics(replica->training, replica->store);
-    backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
   }
 
   void set_going() {

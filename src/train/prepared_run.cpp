@@ -1,0 +1,158 @@
+// Setting a run up, and where its weights come from.
+#include "train/prepared_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "autodiff/autocast.h"
+#include "autodiff/derivatives.h"
+#include "autodiff/random_scope.h"
+#include "checkpoint/checkpoint.h"
+#include "core/log.h"
+#include "core/thread_pool.h"
+#include "data/loader.h"
+#include "optim/parameter_groups.h"
+#include "train/agreement.h"
+#include "train/configuration_changes.h"
+#include "train/introduction.h"
+#include "train/plan_agreement.h"
+
+namespace lockstep {
+
+PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
+    : job(std::move(job_)), options(options_), communicator(communicator_), settings(job.settings) {
+  if (!options.output.empty()) job.settings.output = options.output;
+  run_agreed(
+      communicator, [&] { set_up(); }, "set-up");
+  device->connect();
+  require_recordable();
+  run_agreed(
+      communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
+  if (!options.resume && !settings.initial_weights.empty()) take_initial_weights();
+  State found;
+  const std::string path = resume_or_start(found);
+  if (options.resume) done = state->distribute(done, found, path, communicator);
+  saved = done;
+  agreement->compare(state->capture(done, ""), "start");
+  if (leader()) {
+    introduce({settings, data, *replica, plan, *schedule, *pass, *device, communicator.world_size()});
+    if (!path.empty()) log_info(fmt::format("resumed from {} at step {}", path, done));
+    for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
+  }
+  agree_on_plans(backend().plans(), communicator, {found.plans, settings.tune, plan_cache_path()},
+                 [&] { rehearse(); });
+}
+
+void PreparedRun::set_up() {
+  set_threads(static_cast<int>(settings.threads));
+  device.emplace(settings, communicator);
+  data = read_run_data(settings);
+  check_classes(data);
+  replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
+  check_indices(data, replica->model->index_limit());
+  const Optimizer& optimizer = *replica->optimizer;
+  plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
+  const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
+  schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
+  require_reachable(settings, *schedule, plan, data.validation != nullptr);
+  require_graph(settings, optimizer, backend());
+  if (job.describe) description = job.describe();
+  owned = plan.owned(communicator.rank(), communicator.world_size());
+  objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
+  if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
+  pass.emplace(*replica, *objective, plan, settings, communicator);
+  end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
+  state.emplace(*replica, plan, data.digest, description.text,
+                std::vector<Checkpointed*>{end.get(), &columns});
+  agreement.emplace(*replica, communicator);
+  evaluator.emplace(*replica, *objective, data, settings, communicator);
+  if (settings.cuda_graph) recorder.emplace(backend(), communicator);
+}
+
+void PreparedRun::require_recordable() {
+  if (settings.cuda_graph && communicator.world_size() > 1 && !communicator.device().recordable()) {
+    fail_together(
+        communicator, ErrorKind::kUsage,
+        "device.cuda_graph: arrays that travel through the host cannot be recorded; give each worker a GPU "
+        "(parallel.share_gpu = false) and parallel.gpu_transport = \"nccl\"");
+  }
+}
+
+std::string PreparedRun::resume_or_start(State& found) {
+  std::string path;
+  run_agreed(
+      communicator,
+      [&] {
+        if (!leader()) return;
+        if (options.overwrite) keeper->set_checkpoints_aside();
+        if (options.resume) {
+          std::tie(path, found) = keeper->newest();
+          compare_with_checkpoint(found, path);
+          done = state->restore(found, path);
+        } else {
+          keeper->require_fresh();
+        }
+        keeper->start(found.metrics, description.text);
+      },
+      "resume");
+  if (options.resume) broadcast_text(communicator, path, "resume");
+  return path;
+}
+
+void PreparedRun::take_initial_weights() {
+  const std::string& path = settings.initial_weights;
+  State found;
+  run_agreed(
+      communicator,
+      [&] {
+        for (const std::string& pattern : settings.initial_weights_without) {
+          require_fit("train.initial_weights_without", pattern, replica->store.parameters());
+        }
+        if (!leader()) return;
+        found = read_checkpoint(path);
+        columns.restore(found, path);
+      },
+      "initial weights");
+  restore_parameters(*replica, found, has_average(found), path, communicator,
+                     settings.initial_weights_without);
+  bool mean = leader() && has_average(found) && found.scalars.contains("/average/type") &&
+              found.scalars.at("/average/type") == Scalar(name_of(AverageSettings::Type::kSwa));
+  if (agreement->any(mean, "initial weights")) {
+    // A mean of weights has no statistics of its own.
+    const AutocastScope autocast(settings.compute);
+    Tensor statistics = replica->store.statistic_values();
+    statistics.assign(mean_statistics(*replica, *objective, *data.train, settings, communicator));
+  }
+  if (replica->average) {
+    replica->average->restart(replica->store.values(), replica->store.statistic_values());
+  }
+  if (leader()) log_info("initial weights from " + path);
+}
+
+void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {
+  columns.restore(found, path);  // says more than that the digest of the data differs
+  check_matches(state->describe(0), found, path);
+  for (const SettingChange& change :
+       configuration_changes(found.configuration, description.text, description.at_default)) {
+    if (defines_run(change.key) && !change.by_default) {
+      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
+    }
+    changes.push_back(change.text);
+  }
+}
+
+void PreparedRun::rehearse() {
+  Loader rehearsed(*data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
+  const MicroBatch& batch = rehearsed.next().micro_batches.front();
+  const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
+  const AutocastScope autocast(settings.compute, replica->current_copies());
+  const Tensor losses =
+      objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
+  take_batch_statistics(replica->training, replica->store);
+  backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
+}
+
+}  // namespace lockstep

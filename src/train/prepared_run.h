@@ -1,0 +1,79 @@
+// A run that is ready for its next step: everything that it is made of, put together, agreed on by all
+// workers and, where it goes on from a checkpoint or from initial weights, filled with them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "train/data_checks.h"
+#include "train/device.h"
+#include "train/evaluator.h"
+#include "train/gradient_pass.h"
+#include "train/objective.h"
+#include "train/replica.h"
+#include "train/replica_agreement.h"
+#include "train/run_data.h"
+#include "train/run_keeper.h"
+#include "train/run_plan.h"
+#include "train/run_state.h"
+#include "train/step_end.h"
+#include "train/step_recorder.h"
+#include "train/trainer.h"
+
+namespace lockstep {
+
+struct PreparedRun {
+  // Errors as Trainer's. Collective.
+  PreparedRun(TrainingJob job, const TrainOptions& options, Communicator& communicator);
+
+  bool leader() const { return communicator.rank() == 0; }
+  Backend& backend() const { return device->backend(); }
+
+  TrainingJob job;
+  TrainOptions options;
+  Communicator& communicator;
+  const RunSettings& settings;
+
+  std::optional<WorkerDevice> device;
+  RunData data;
+  KeptColumns columns{data};
+  std::unique_ptr<Replica> replica;
+  RunPlan plan;
+  MicroBatchRange owned;
+  std::unique_ptr<Schedule> schedule;
+  TrainingJob::Description description;
+  std::vector<std::string> changes;  // settings that a resumed run has changed
+  std::optional<Objective> objective;
+  std::unique_ptr<RunKeeper> keeper;  // on rank 0
+  std::optional<GradientPass> pass;
+  std::unique_ptr<StepEnd> end;
+  std::optional<RunState> state;
+  std::optional<ReplicaAgreement> agreement;
+  std::optional<Evaluator> evaluator;
+  std::optional<StepRecorder> recorder;  // where steps are recorded
+
+  int64_t done = 0;   // steps
+  int64_t saved = 0;  // the step of the newest checkpoint
+
+ private:
+  void set_up();
+  // Before the checkpoints of an earlier run would be deleted.
+  void require_recordable();
+  // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. Returns
+  // its path, which is empty where there is none.
+  std::string resume_or_start(State& found);
+  // Before the checkpoints of an earlier run are set aside: it may be one of them.
+  void take_initial_weights();
+  // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
+  // objective is refused.
+  void compare_with_checkpoint(const State& found, const std::string& path);
+  // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
+  // on the run.
+  void rehearse();
+};
+
+}  // namespace lockstep
