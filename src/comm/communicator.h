@@ -72,13 +72,6 @@ class Communicator {
   // Worker r's `bytes` bytes land at received + r * bytes on every worker.
   virtual std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
                                               std::string label) = 0;
-  // Block d of `data` (bytes each) goes to worker d; the block from worker s lands at received + s * bytes.
-  virtual std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                              std::string label) = 0;
-  // Sum over workers, worker r keeps elements [r*count, (r+1)*count) of data (world_size*count) in received.
-  // Library order.
-  virtual std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype,
-                                                      void* received, std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
   // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over

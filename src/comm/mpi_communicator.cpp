@@ -278,27 +278,15 @@ class MpiCommunicator final : public Communicator {
 
   std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
                                       std::string label) override {
-    return to_and_from_all("all_gather", data, 0, bytes, received, std::move(label));
-  }
-
-  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                      std::string label) override {
-    return to_and_from_all("all_to_all", data, bytes, bytes, received, std::move(label));
-  }
-
-  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                              std::string label) override {
-    const MPI_Datatype datatype = datatype_of(dtype);
-    if (static_cast<size_t>(count) > kLargestMessageBytes) {
-      fail(ErrorKind::kInternal,
-           fmt::format("reduce_scatter_sum: at most {} elements a worker: {}", kLargestMessageBytes, count));
+    // Every worker starts with its right neighbour, so that no worker is everyone's first target.
+    auto request = std::make_unique<MpiRequest>(world_, "all_gather", std::move(label));
+    request->reserve(2 * static_cast<size_t>(world_.size));
+    for (int i = 0; i < world_.size; ++i) {
+      const int source = (world_.rank - i + world_.size) % world_.size;
+      request->receive(
+          {source, static_cast<std::byte*>(received) + static_cast<size_t>(source) * bytes, bytes});
     }
-    auto request = std::make_unique<MpiRequest>(world_, "reduce_scatter_sum", std::move(label));
-    if (count > 0) {
-      request->check_start(MPI_Ireduce_scatter_block(data, received, static_cast<int>(count), datatype,
-                                                     MPI_SUM, world_.communicator,
-                                                     request->add_collective()));
-    }
+    for (int i = 0; i < world_.size; ++i) request->send({(world_.rank + i) % world_.size, data, bytes});
     return request;
   }
 
@@ -390,25 +378,6 @@ class MpiCommunicator final : public Communicator {
       request->check_start(MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + begin * element_size,
                                           static_cast<int>(std::min(step, count - begin)), datatype,
                                           operation, world_.communicator, request->add_collective()));
-    }
-    return request;
-  }
-
-  // Block d at data + d * stride goes to worker d. Every worker starts with its right neighbour, so that no
-  // worker is everyone's first target.
-  std::unique_ptr<Request> to_and_from_all(const char* collective, const void* data, size_t stride,
-                                           size_t bytes, void* received, std::string label) {
-    auto request = std::make_unique<MpiRequest>(world_, collective, std::move(label));
-    request->reserve(2 * static_cast<size_t>(world_.size));
-    for (int i = 0; i < world_.size; ++i) {
-      const int source = (world_.rank - i + world_.size) % world_.size;
-      request->receive(
-          {source, static_cast<std::byte*>(received) + static_cast<size_t>(source) * bytes, bytes});
-    }
-    for (int i = 0; i < world_.size; ++i) {
-      const int target = (world_.rank + i) % world_.size;
-      request->send(
-          {target, static_cast<const std::byte*>(data) + static_cast<size_t>(target) * stride, bytes});
     }
     return request;
   }

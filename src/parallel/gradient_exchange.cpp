@@ -101,10 +101,7 @@ struct GradientExchange::Impl {
 
   // Of all workers; returns this one's.
   LocalPlan plan_sums() {
-    if (options.mode == ReductionMode::kLibrary) {
-      const TreeNode all_owned{0, owned.size()};
-      return plan_local_sums({&all_owned, 1});
-    }
+    if (options.mode == ReductionMode::kLibrary) return plan_running_sum(owned.size());
     LocalPlan own;
     for (int worker = 0; worker < world_size; ++worker) {
       const std::vector<TreeNode> theirs = maximal_nodes(

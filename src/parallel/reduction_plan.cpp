@@ -57,6 +57,12 @@ LocalPlan plan_local_sums(std::span<const TreeNode> nodes) {
   return plan;
 }
 
+LocalPlan plan_running_sum(int64_t leaves) {
+  LocalPlan plan{1, std::vector<LocalStep>(static_cast<size_t>(leaves))};
+  plan.steps.front().keep = true;
+  return plan;
+}
+
 std::vector<Addition> plan_combination(int64_t micro_batches, std::span<const TreeNode> nodes, int home) {
   std::vector<Addition> additions;
   const int end = combine({0, micro_batches}, nodes, home, additions);

@@ -32,6 +32,9 @@ struct LocalPlan {
 // Sums up the leaves of adjacent nodes; after the last leaf the sum of nodes[i] is in buffer i.
 LocalPlan plan_local_sums(std::span<const TreeNode> nodes);
 
+// Sums up `leaves` leaves one after the other, in one buffer.
+LocalPlan plan_running_sum(int64_t leaves);
+
 // Sums up the tree over `micro_batches` leaves out of `nodes`, which cover it left to right; array i holds
 // the sum of nodes[i]. The total ends in array `home`; a + b == b + a bit for bit, so every worker can have
 // it end where it likes.

@@ -122,38 +122,6 @@ TEST_P(CommunicatorContract, AllGatherOrdersBlocksByRank) {
   });
 }
 
-TEST_P(CommunicatorContract, AllToAllTransposesBlocks) {
-  run([](Communicator& c) {
-    const auto w = static_cast<size_t>(c.world_size());
-    std::vector<int64_t> sent(3 * w);
-    for (size_t i = 0; i < sent.size(); ++i) sent[i] = c.rank() * 1000 + static_cast<int64_t>(i);
-    const Tensor data = array(sent);
-    Tensor transposed = array(3 * w, int64_t{-1});
-    c.all_to_all(data.data(), 3 * sizeof(int64_t), transposed.mutable_data(), "transpose")->wait();
-    const auto received = values<int64_t>(transposed);
-    for (size_t s = 0; s < w; ++s) {
-      for (size_t i = 0; i < 3; ++i) {
-        EXPECT_EQ(received[3 * s + i],
-                  static_cast<int64_t>(s * 1000 + 3 * static_cast<size_t>(c.rank()) + i));
-      }
-    }
-  });
-}
-
-TEST_P(CommunicatorContract, ReduceScatterSumKeepsThisWorkersPart) {
-  run([](Communicator& c) {
-    for (const int64_t n : {0, 1, 5, 4096}) {
-      const Tensor data = array(samples<float>(c.rank(), n * c.world_size()));
-      const auto sum = sum_of_samples<float>(c.world_size(), n * c.world_size());
-      Tensor part = array(static_cast<size_t>(n), -1.0f);
-      c.reduce_scatter_sum(data.data(), n, DType::kF32, part.mutable_data(), "part")->wait();
-      EXPECT_TRUE(values<float>(part) ==
-                  std::vector<float>(sum.begin() + n * c.rank(), sum.begin() + n * (c.rank() + 1)))
-          << n;
-    }
-  });
-}
-
 TEST_P(CommunicatorContract, BroadcastReachesEveryWorkerFromEveryRoot) {
   run([](Communicator& c) {
     for (int root = 0; root < c.world_size(); ++root) {

@@ -78,18 +78,7 @@ class ThreadedCommunicator final : public Communicator {
   }
 
   std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received, std::string) override {
-    return to_and_from_all(data, 0, bytes, received, {});
-  }
-
-  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received, std::string) override {
-    return to_and_from_all(data, bytes, bytes, received, {});
-  }
-
-  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                              std::string) override {
-    if (dtype == DType::kF32)
-      return scatter(static_cast<const float*>(data), count, static_cast<float*>(received));
-    return scatter(static_cast<const double*>(data), count, static_cast<double*>(received));
+    return from_all(data, bytes, received, {});
   }
 
   std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string) override {
@@ -105,7 +94,7 @@ class ThreadedCommunicator final : public Communicator {
   void barrier(std::string) override {
     std::vector<std::byte> all(static_cast<size_t>(world_size_));
     const std::byte token{};
-    to_and_from_all(&token, 0, 1, all.data(), {})->wait();
+    from_all(&token, 1, all.data(), {})->wait();
   }
 
   [[noreturn]] void abort(int) override {
@@ -191,14 +180,13 @@ class ThreadedCommunicator final : public Communicator {
     return std::make_unique<ThreadedRequest>(*this, sequence, std::move(receives), std::move(when_done));
   }
 
-  std::unique_ptr<Request> to_and_from_all(const void* data, size_t stride, size_t bytes, void* received,
-                                           std::function<void()> when_done) {
+  std::unique_ptr<Request> from_all(const void* data, size_t bytes, void* received,
+                                    std::function<void()> when_done) {
     std::vector<SendBlock> sends;
     std::vector<ReceiveBlock> receives;
     for (int r = 0; r < world_size_; ++r) {
-      const auto at = static_cast<size_t>(r);
-      sends.push_back({r, static_cast<const std::byte*>(data) + at * stride, bytes});
-      receives.push_back({r, static_cast<std::byte*>(received) + at * bytes, bytes});
+      sends.push_back({r, data, bytes});
+      receives.push_back({r, static_cast<std::byte*>(received) + static_cast<size_t>(r) * bytes, bytes});
     }
     return start(sends, std::move(receives), std::move(when_done));
   }
@@ -208,23 +196,11 @@ class ThreadedCommunicator final : public Communicator {
   std::unique_ptr<Request> reduce(T* data, int64_t count, Operation operation) {
     const auto n = static_cast<size_t>(count);
     auto all = std::make_shared<std::vector<T>>(n * static_cast<size_t>(world_size_));
-    return to_and_from_all(data, 0, n * sizeof(T), all->data(), [=] {
+    return from_all(data, n * sizeof(T), all->data(), [=] {
       for (size_t i = 0; i < n; ++i) {
         T value = (*all)[i];
         for (size_t r = 1; r < all->size() / n; ++r) value = operation(value, (*all)[r * n + i]);
         data[i] = value;
-      }
-    });
-  }
-
-  template <class T>
-  std::unique_ptr<Request> scatter(const T* data, int64_t count, T* received) {
-    const auto n = static_cast<size_t>(count);
-    auto all = std::make_shared<std::vector<T>>(n * static_cast<size_t>(world_size_));
-    return to_and_from_all(data, n * sizeof(T), n * sizeof(T), all->data(), [=] {
-      for (size_t i = 0; i < n; ++i) {
-        received[i] = (*all)[i];
-        for (size_t r = 1; r < all->size() / n; ++r) received[i] += (*all)[r * n + i];
       }
     });
   }

@@ -268,9 +268,6 @@ ncclResult_t join_group(NcclCommunicator* communicator, Stream* stream, const Ad
   return ncclGroupEnd();
 }
 
-const void* at(const void* data, size_t bytes) {
-  return static_cast<const unsigned char*>(data) + bytes;
-}
 void* at(void* data, size_t bytes) {
   return static_cast<unsigned char*>(data) + bytes;
 }
@@ -420,18 +417,6 @@ ncclResult_t ncclAllReduce(const void* data, void* received, size_t count, ncclD
     const size_t bytes = count * cuda_on_cpu::size_of(datatype), first = joined.incoming.size();
     for (int rank = 0; rank < communicator->state->ranks; ++rank) {
       joined.outgoing.push_back({rank, data, bytes});
-      joined.incoming.push_back({rank, nullptr, bytes});
-    }
-    joined.reductions.push_back({received, count, datatype, operation, first, joined.incoming.size()});
-  });
-}
-
-ncclResult_t ncclReduceScatter(const void* data, void* received, size_t count, ncclDataType_t datatype,
-                               ncclRedOp_t operation, ncclComm_t communicator, cudaStream_t stream) {
-  return cuda_on_cpu::join_group(communicator, stream, [&](Operation& joined) {
-    const size_t bytes = count * cuda_on_cpu::size_of(datatype), first = joined.incoming.size();
-    for (int rank = 0; rank < communicator->state->ranks; ++rank) {
-      joined.outgoing.push_back({rank, cuda_on_cpu::at(data, static_cast<size_t>(rank) * bytes), bytes});
       joined.incoming.push_back({rank, nullptr, bytes});
     }
     joined.reductions.push_back({received, count, datatype, operation, first, joined.incoming.size()});

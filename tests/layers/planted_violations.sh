@@ -47,15 +47,12 @@ expect caught src/checkpoint '#include "hdf5.h"'
 expect caught src/parallel '#include <nccl.h>'
 expect caught src/tensor '#include <cuda_runtime.h>'
 expect caught kernels/cpu '#include <cublasLt.h>'
-expect caught src/ops '#include <oneapi/dnnl/dnnl.hpp>'
-expect caught src/tensor '#include <dnnl.hpp>'
 mkdir "$copy/src/unheard_of"
 expect caught src/unheard_of '// a folder of no layer'
 rmdir "$copy/src/unheard_of"
 
 expect clean src/comm '#include <mpi.h>'
 expect clean src/hdf5 '#include <hdf5.h>'
-expect clean kernels/cpu '#include <dnnl.hpp>'
 expect clean src/nn '#include "core/error.h"'
 expect clean src/ops '#include "kernels/backend.h"'
 expect clean src/checkpoint '#include "hdf5/file.h"'

@@ -155,6 +155,18 @@ TEST(GradientExchange, LibraryModeAgreesWithinRounding) {
   }
 }
 
+// The tree needs an array for every level of it that is open; a sum in the library's order needs the sum.
+TEST(GradientExchange, LibraryModeHoldsOneArray) {
+  const auto self = make_self_communicator();
+  const auto bytes = [&](ReductionMode mode) {
+    return GradientExchange(*self, test_backend(), DType::kF32, 1000, {0},
+                            {.micro_batches = 32, .mode = mode})
+        .bytes();
+  };
+  EXPECT_EQ(bytes(ReductionMode::kLibrary), 1000 * sizeof(float));
+  EXPECT_EQ(bytes(ReductionMode::kLockstep), 5 * 1000 * sizeof(float));
+}
+
 // Numbers that fp32 would lose, beside gradients that are odd in number, in buckets of any size.
 TEST(GradientExchange, CarriesSumsOfDoublesBehindTheGradient) {
   constexpr int64_t kMicroBatches = 7;
@@ -285,10 +297,6 @@ class ExpectsNoTraffic final : public Communicator {
   std::unique_ptr<Request> all_reduce_sum(void*, int64_t, DType, std::string) override { return refuse(); }
   std::unique_ptr<Request> all_reduce_max(int64_t*, int64_t, std::string) override { return refuse(); }
   std::unique_ptr<Request> all_gather(const void*, size_t, void*, std::string) override { return refuse(); }
-  std::unique_ptr<Request> all_to_all(const void*, size_t, void*, std::string) override { return refuse(); }
-  std::unique_ptr<Request> reduce_scatter_sum(const void*, int64_t, DType, void*, std::string) override {
-    return refuse();
-  }
   std::unique_ptr<Request> broadcast(void*, size_t, int, std::string) override { return refuse(); }
   void barrier(std::string) override { refuse(); }
   [[noreturn]] void abort(int) override { std::abort(); }
@@ -325,10 +333,6 @@ class SlowCommunicator final : public Communicator {
   std::unique_ptr<Request> all_reduce_sum(void*, int64_t, DType, std::string) override { return none(); }
   std::unique_ptr<Request> all_reduce_max(int64_t*, int64_t, std::string) override { return none(); }
   std::unique_ptr<Request> all_gather(const void*, size_t, void*, std::string) override { return none(); }
-  std::unique_ptr<Request> all_to_all(const void*, size_t, void*, std::string) override { return none(); }
-  std::unique_ptr<Request> reduce_scatter_sum(const void*, int64_t, DType, void*, std::string) override {
-    return none();
-  }
   std::unique_ptr<Request> broadcast(void*, size_t, int, std::string) override { return none(); }
   void barrier(std::string) override {}
   [[noreturn]] void abort(int) override { std::abort(); }

@@ -163,6 +163,17 @@ TEST(Plans, NeedOneBufferForOneMicroBatchOrAPairAndLogarithmicallyManyElse) {
   EXPECT_EQ(buffers(1 << 16), 16);
 }
 
+TEST(Plans, OfARunningSumAddEveryLeafToOneBuffer) {
+  const LocalPlan plan = plan_running_sum(3);
+  EXPECT_EQ(plan.buffers, 1);
+  ASSERT_EQ(plan.steps.size(), 3u);
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    EXPECT_EQ(plan.steps[i].buffer, 0);
+    EXPECT_EQ(plan.steps[i].keep, i == 0);
+    EXPECT_TRUE(plan.steps[i].carries.empty());
+  }
+}
+
 TEST(Plans, RefuseAHomeThatDoesNotExist) {
   const std::vector<TreeNode> nodes = {{0, 2}, {2, 3}};
   EXPECT_THROW(plan_combination(3, nodes, 2), Error);

@@ -132,27 +132,6 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
-  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                      std::string label) override {
-    return issue("all_to_all", label, [&](GroupResult& result) {
-      for (int worker = 0; worker < world_size(); ++worker) {
-        const size_t place = static_cast<size_t>(worker) * bytes;
-        result += send(static_cast<const std::byte*>(data) + place, bytes, worker);
-        result += receive(static_cast<std::byte*>(received) + place, bytes, worker);
-      }
-    });
-  }
-
-  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                              std::string label) override {
-    const ncclDataType_t datatype = datatype_of(dtype);
-    return issue("reduce_scatter_sum", label, [&](GroupResult& result) {
-      if (count == 0) return;
-      result += ncclReduceScatter(data, received, static_cast<size_t>(count), datatype, ncclSum,
-                                  communicator_, stream_);
-    });
-  }
-
   std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) override {
     return issue("broadcast", label, [&](GroupResult& result) {
       if (bytes > 0) result += ncclBroadcast(data, data, bytes, ncclUint8, root, communicator_, stream_);

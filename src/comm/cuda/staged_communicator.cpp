@@ -158,21 +158,6 @@ class StagedCommunicator final : public Communicator {
     });
   }
 
-  std::unique_ptr<Request> all_to_all(const void* data, size_t bytes, void* received,
-                                      std::string label) override {
-    return between(data, bytes * workers(), received, bytes * workers(), [&](std::byte* in, std::byte* out) {
-      return host_.all_to_all(in, bytes, out, std::move(label));
-    });
-  }
-
-  std::unique_ptr<Request> reduce_scatter_sum(const void* data, int64_t count, DType dtype, void* received,
-                                              std::string label) override {
-    const size_t bytes = static_cast<size_t>(count) * size_of(dtype);
-    return between(data, bytes * workers(), received, bytes, [&](std::byte* in, std::byte* out) {
-      return host_.reduce_scatter_sum(in, count, dtype, out, std::move(label));
-    });
-  }
-
   std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) override {
     return in_place(data, bytes, [&](std::byte* pinned) {
       return host_.broadcast(pinned, bytes, root, std::move(label));

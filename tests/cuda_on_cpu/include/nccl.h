@@ -69,8 +69,6 @@ ncclResult_t ncclRecv(void* received, size_t count, ncclDataType_t datatype, int
                       ncclComm_t communicator, cudaStream_t stream);
 ncclResult_t ncclAllReduce(const void* data, void* received, size_t count, ncclDataType_t datatype,
                            ncclRedOp_t operation, ncclComm_t communicator, cudaStream_t stream);
-ncclResult_t ncclReduceScatter(const void* data, void* received, size_t count, ncclDataType_t datatype,
-                               ncclRedOp_t operation, ncclComm_t communicator, cudaStream_t stream);
 ncclResult_t ncclAllGather(const void* data, void* received, size_t count, ncclDataType_t datatype,
                            ncclComm_t communicator, cudaStream_t stream);
 ncclResult_t ncclBroadcast(const void* data, void* received, size_t count, ncclDataType_t datatype, int root,
