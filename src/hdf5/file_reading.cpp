@@ -139,10 +139,10 @@ std::vector<Hdf5Entry> Hdf5File::list(const std::string& group) const {
       &names);
   if (visited < 0) impl_->fail_reading(group, "cannot list: " + deepest_reason());
   std::ranges::sort(names);
+  const std::string prefix = group == "/" ? group : group + "/";
   std::vector<Hdf5Entry> entries;
-  for (const std::string& name : names) {
-    entries.push_back(impl_->describe(group == "/" ? group + name : group + "/" + name));
-  }
+  entries.reserve(names.size());
+  for (const std::string& name : names) entries.push_back(impl_->describe(prefix + name));
   return entries;
 }
 
