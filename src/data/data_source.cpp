@@ -24,11 +24,13 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 
 }  // namespace
 
-SampleBuffers SampleBuffers::from(int64_t n, const DataDescription& description) const {
-  const int64_t inputs = n * description.sample_shape.elements();
-  return {inputs_f32 == nullptr ? nullptr : inputs_f32 + inputs,
-          inputs_i32 == nullptr ? nullptr : inputs_i32 + inputs, labels == nullptr ? nullptr : labels + n,
-          targets == nullptr ? nullptr : targets + n * description.target_width};
+std::vector<Field> DataDescription::fields() const {
+  Field targets{kTargetsName, classes > 0 ? DType::kI32 : DType::kF32, positions};
+  if (classes == 0) targets.shape.push_back(target_width);
+  std::vector<Field> fields = {{kInputsName, input_dtype, sample_shape}, std::move(targets)};
+  if (weighted) fields.push_back({kWeightsName, DType::kF32, positions});
+  fields.insert(fields.end(), others.begin(), others.end());
+  return fields;
 }
 
 std::string StoredSamples::layout_text() const {
@@ -59,21 +61,21 @@ void convert_features(const StoredSamples& stored, const std::byte* from, int64_
 void StoredSource::gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const {
   const int64_t input_bytes = stored_.input_bytes(), target_bytes = stored_.target_bytes();
   for (size_t i = 0; i < rows.size(); ++i) {
-    const SampleBuffers place = out.from(static_cast<int64_t>(i), description_);
+    const SampleBuffers place = out.from(static_cast<int64_t>(i));
     const std::byte* input = stored_.inputs.data() + rows[i] * input_bytes;
     const std::byte* target = stored_.targets.data() + rows[i] * target_bytes;
     if (stored_.input_dtype == DType::kI32) {
-      std::memcpy(place.inputs_i32, input, static_cast<size_t>(input_bytes));
+      std::memcpy(place.at<int32_t>(DataDescription::kInputs), input, static_cast<size_t>(input_bytes));
     } else {
-      convert_features(stored_, input, stored_.input_elements, place.inputs_f32);
+      convert_features(stored_, input, stored_.input_elements, place.at<float>(DataDescription::kInputs));
     }
     if (description_.classes > 0) {
-      std::memcpy(place.labels, target, sizeof(int32_t));
+      std::memcpy(place.at<int32_t>(DataDescription::kTargets), target, sizeof(int32_t));
     } else if (stored_.target_dtype == DType::kF32) {
-      std::memcpy(place.targets, target, static_cast<size_t>(target_bytes));
+      std::memcpy(place.at<float>(DataDescription::kTargets), target, static_cast<size_t>(target_bytes));
     } else {
       const auto* labels = reinterpret_cast<const int32_t*>(target);
-      std::transform(labels, labels + stored_.target_elements, place.targets,
+      std::transform(labels, labels + stored_.target_elements, place.at<float>(DataDescription::kTargets),
                      [](int32_t label) { return static_cast<float>(label); });
     }
   }
@@ -172,7 +174,7 @@ void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffe
   base_->gather(rows, out);
   const size_t features = mean_.size();
   for (size_t i = 0; i < rows.size(); ++i) {
-    float* row = out.inputs_f32 + i * features;
+    float* row = out.at<float>(DataDescription::kInputs) + i * features;
     for (size_t j = 0; j < features; ++j) row[j] = (row[j] - mean_[j]) * factor_[j];
   }
 }
@@ -187,7 +189,6 @@ ReorderedSource::ReorderedSource(std::shared_ptr<const DataSource> base, std::ve
 void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
   base_->gather(rows, out);
   const auto reorder = [&]<class T>(T* values) {
-    if (values == nullptr) return;
     thread_local std::vector<T> row;
     row.resize(order_.size());
     for (size_t i = 0; i < rows.size(); ++i, values += order_.size()) {
@@ -195,8 +196,11 @@ void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers&
       std::transform(order_.begin(), order_.end(), values, [&](size_t from) { return row[from]; });
     }
   };
-  reorder(out.inputs_f32);
-  reorder(out.inputs_i32);
+  if (description_.input_dtype == DType::kI32) {
+    reorder(out.at<int32_t>(DataDescription::kInputs));
+  } else {
+    reorder(out.at<float>(DataDescription::kInputs));
+  }
 }
 
 PartSource::PartSource(std::shared_ptr<const DataSource> base, const Split& split, Side side)
@@ -220,9 +224,8 @@ void PartSource::with_base_rows(std::span<const int64_t> rows, Use&& use) const 
 }
 
 void PartSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
-  with_base_rows(rows, [&](std::span<const int64_t> piece, int64_t done) {
-    base_->gather(piece, out.from(done, description_));
-  });
+  with_base_rows(rows,
+                 [&](std::span<const int64_t> piece, int64_t done) { base_->gather(piece, out.from(done)); });
 }
 
 void PartSource::read_ahead(std::span<const int64_t> rows) const {

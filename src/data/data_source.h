@@ -13,6 +13,7 @@
 
 #include "data/dataset.h"
 #include "data/feature_statistics.h"
+#include "data/field.h"
 #include "data/split.h"
 #include "hdf5/mapped_blocks.h"
 
@@ -26,22 +27,20 @@ struct DataDescription {
   DType input_dtype = DType::kF32;  // kF32 (features, whatever type they are stored in) or kI32 (tokens)
   int64_t classes = 0;              // > 0: classification, labels in [0, classes)
   int64_t target_width = 0;         // > 0: regression
+  Shape positions;                  // targets of a sample, of words in a text say; (): it has one
+  bool weighted = false;            // each target has a weight of its own
+  std::vector<Field> others = {};   // that models read by their names
   ColumnNames columns;              // of tables
   std::vector<std::string> class_names;
   std::vector<int64_t> class_counts;  // samples of each class in the whole file; empty: not known
   // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.
   int64_t largest_index = -1, largest_index_row = 0;
-};
 
-// Where gathered samples go, one behind the other: of the four those that the description names.
-struct SampleBuffers {
-  float* inputs_f32 = nullptr;    // sample elements
-  int32_t* inputs_i32 = nullptr;  // sample elements
-  int32_t* labels = nullptr;      // 1
-  float* targets = nullptr;       // target_width
-
-  // From the n-th sample on.
-  SampleBuffers from(int64_t n, const DataDescription& description) const;
+  // What gather() gives, by number: inputs (sample_shape), as input_dtype says; targets, int32 labels
+  // (positions) of classes, else fp32 (positions, target_width); where there are weights, fp32 (positions),
+  // each at least 0, and 0 where the target does not count; then the others.
+  static constexpr size_t kInputs = 0, kTargets = 1, kWeights = 2;
+  std::vector<Field> fields() const;
 };
 
 // Any number of threads may use a source.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "data/loader.h"
 
 namespace lockstep {
 
@@ -86,11 +87,9 @@ std::string overflow_hint(const DataSource& source, DType compute) {
   const DataDescription& description = source.description();
   if (compute != DType::kF16 || description.input_dtype == DType::kI32 || !source.in_memory()) return "";
   constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
-  const int64_t width = description.sample_shape.elements();
-  std::vector<float> features(static_cast<size_t>(width));
-  int32_t label = 0;
-  std::vector<float> targets(static_cast<size_t>(description.target_width));
-  const SampleBuffers buffers{features.data(), nullptr, &label, targets.data()};
+  MicroBatch sample(1, description.fields());
+  const std::span<const float> features = std::as_const(sample).values<float>(kInputsName);
+  const SampleBuffers buffers = sample.buffers();
   for (int64_t row = 0; row < source.size(); ++row) {
     source.gather({&row, 1}, buffers);
     const auto found = std::ranges::find_if(features, [](float x) { return std::fabs(x) >= kInfinite; });

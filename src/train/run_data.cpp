@@ -46,7 +46,8 @@ RunData read_run_data(const RunSettings& settings) {
     data.validation = match_columns(validation, train.columns, train.source);
     const DataDescription& found = data.validation->description();
     if (!(found.sample_shape == train.sample_shape) || found.classes != train.classes ||
-        found.target_width != train.target_width || found.input_dtype != train.input_dtype) {
+        found.target_width != train.target_width || found.input_dtype != train.input_dtype ||
+        !(found.positions == train.positions) || found.others != train.others) {
       fail(ErrorKind::kData,
            fmt::format("{}: samples {} with {} classes do not fit the training data: {} with {} classes",
                        found.source, found.sample_shape.to_string(), found.classes,
@@ -62,6 +63,7 @@ RunData read_run_data(const RunSettings& settings) {
   data.shape.input = description.input_dtype;
   data.shape.classes = description.classes;
   data.shape.targets = std::max<int64_t>(1, description.target_width);
+  data.shape.positions = description.positions;
   data.digest = digest_of_digests(contents, {});
   return data;
 }

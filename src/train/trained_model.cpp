@@ -94,7 +94,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
   if (weights_ == "averaged" && average == name_of(AverageSettings::Type::kSwa)) {
     const AutocastScope autocast(settings().compute);
     Tensor statistics = replica_->store.statistic_values();
-    statistics.assign(mean_statistics(*replica_, *objective_, *data_.train, settings(), communicator));
+    statistics.assign(mean_statistics(*replica_, *data_.train, settings(), communicator));
   }
 }
 

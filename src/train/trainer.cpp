@@ -191,7 +191,7 @@ struct Trainer::Parts {
       // A mean of weights has no statistics of its own.
       const AutocastScope autocast(settings.compute);
       Tensor statistics = replica->store.statistic_values();
-      statistics.assign(mean_statistics(*replica, *objective, *data.train, settings, communicator));
+      statistics.assign(mean_statistics(*replica, *data.train, settings, communicator));
     }
     if (replica->average) {
       replica->average->restart(replica->store.values(), replica->store.statistic_values());
@@ -217,11 +217,10 @@ struct Trainer::Parts {
   // on the run.
   void rehearse() {
     Loader rehearsed(*data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
-    const MicroBatch& batch = rehearsed.next().micro_batches.front();
+    const Batch batch = to_device(rehearsed.next().micro_batches.front(), settings.parameters(), backend());
     const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
     const AutocastScope autocast(settings.compute, replica->current_copies());
-    const Tensor losses =
-        objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
+    const Tensor losses = objective->losses(forward(*replica->model, batch, replica->training), batch);
     take_batch_statistics(replica->training, replica->store);
     backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
   }
@@ -230,7 +229,8 @@ struct Trainer::Parts {
     communicator.set_timeout(settings.timeout_seconds);
     loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
                    settings.prefetch);
-    inputs.emplace(backend(), data.shape, settings.parameters(), owned.size(), plan.micro_batch_size);
+    inputs.emplace(backend(), data.train->description().fields(), settings.parameters(), owned.size(),
+                   plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead());
@@ -246,7 +246,7 @@ struct Trainer::Parts {
 
   // All that the device does in the step that the inputs have turned to.
   void issue(StepLog::Step& step) {
-    pass->issue(end->cotangent({plan.micro_batch_size}), step.swept.get());
+    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get());
     step.exchanged->set();
     end->issue();
   }

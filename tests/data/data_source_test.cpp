@@ -49,10 +49,19 @@ struct Samples {
 };
 
 Samples gather(const DataSource& source, const std::vector<int64_t>& rows) {
-  MicroBatch batch;
-  batch.resize(std::ssize(rows), source.description());
+  MicroBatch batch(std::ssize(rows), source.description().fields());
   source.gather(rows, batch.buffers());
-  return {batch.inputs_f32, batch.targets, batch.inputs_i32, batch.labels};
+  Samples samples;
+  const auto copy = [&]<class T>(const char* name, std::vector<T>& to) {
+    if (batch.field(name).dtype != dtype_of<T>) return;
+    const auto values = std::as_const(batch).values<T>(name);
+    to.assign(values.begin(), values.end());
+  };
+  copy(kInputsName, samples.inputs);
+  copy(kInputsName, samples.tokens);
+  copy(kTargetsName, samples.targets);
+  copy(kTargetsName, samples.labels);
+  return samples;
 }
 
 std::vector<int64_t> all_rows(const DataSource& source) {
