@@ -123,7 +123,7 @@ int run_verify(const std::string& path) {
     flush_results();
     return 0;
   }
-  const MappedSource source(path, std::move(*content), 0);
+  const MappedSource source({.path = path}, std::move(*content));
   ProgressBar bar("verified", source.blocks() * kBlockBytes);
   int64_t block = 0, damaged = 0;
   std::string damage;
@@ -287,6 +287,8 @@ int run_main(int argc, char** argv) {
   prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
   prepare_command->add_option("--classes", arguments.dataset.classes,
                               "number of classes; 0: find out; -1: regression");
+  prepare_command->add_option("--ignore-label", arguments.dataset.ignore_label,
+                              "label of samples that count nothing");
   prepare_command->add_flag(
       "--follow", arguments.dataset.follow,
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");

@@ -34,8 +34,9 @@ std::vector<Field> DataDescription::fields() const {
 }
 
 std::string StoredSamples::layout_text() const {
-  return fmt::format("{} {} {} {};{} {};", name_of(input_dtype), input_elements, scale, divisor,
-                     name_of(target_dtype), target_elements);
+  return fmt::format("{} {} {} {};{} {};{}", name_of(input_dtype), input_elements, scale, divisor,
+                     name_of(target_dtype), target_elements,
+                     ignore_label ? fmt::format("without {};", *ignore_label) : "");
 }
 
 void convert_features(const StoredSamples& stored, const std::byte* from, int64_t count, float* to) {
@@ -70,7 +71,13 @@ void StoredSource::gather_stored(std::span<const int64_t> rows, const SampleBuff
       convert_features(stored_, input, stored_.input_elements, place.at<float>(DataDescription::kInputs));
     }
     if (description_.classes > 0) {
-      std::memcpy(place.at<int32_t>(DataDescription::kTargets), target, sizeof(int32_t));
+      int32_t& label = *place.at<int32_t>(DataDescription::kTargets);
+      std::memcpy(&label, target, sizeof(int32_t));
+      if (stored_.ignore_label) {
+        const bool counts = label != *stored_.ignore_label;
+        if (!counts) label = 0;
+        *place.at<float>(DataDescription::kWeights) = counts ? 1.0f : 0.0f;
+      }
     } else if (stored_.target_dtype == DType::kF32) {
       std::memcpy(place.at<float>(DataDescription::kTargets), target, static_cast<size_t>(target_bytes));
     } else {
@@ -95,15 +102,18 @@ StoredSamples stored_samples(const Dataset& dataset) {
   stored.divisor = dataset.divisor;
   stored.input_elements = dataset.sample_shape.elements();
   stored.target_elements = labels ? 1 : dataset.target_width;
+  stored.ignore_label = dataset.ignore_label;
   return stored;
 }
 
-std::vector<int64_t> class_counts(std::span<const int32_t> labels, int64_t classes) {
+std::vector<int64_t> class_counts(const Dataset& dataset) {
   // More than are worth keeping beside the data.
   constexpr int64_t kMostClasses = 1 << 20;
-  if (classes == 0 || classes > kMostClasses) return {};
-  std::vector<int64_t> counts(static_cast<size_t>(classes), 0);
-  for (const int32_t label : labels) ++counts[static_cast<size_t>(label)];
+  if (dataset.classes == 0 || dataset.classes > kMostClasses) return {};
+  std::vector<int64_t> counts(static_cast<size_t>(dataset.classes), 0);
+  for (const int32_t label : dataset.labels) {
+    if (label != dataset.ignore_label) ++counts[static_cast<size_t>(label)];
+  }
   return counts;
 }
 
@@ -117,7 +127,9 @@ TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
   description_.target_width = dataset_.target_width;
   description_.columns = dataset_.columns;
   description_.class_names = dataset_.class_names;
-  description_.class_counts = class_counts(dataset_.labels, dataset_.classes);
+  description_.class_counts = class_counts(dataset_);
+  description_.ignore_label = dataset_.ignore_label;
+  description_.weighted = dataset_.ignore_label.has_value();
   const auto largest = std::ranges::max_element(dataset_.inputs_i32);
   if (largest != dataset_.inputs_i32.end()) {
     description_.largest_index = *largest;
@@ -236,7 +248,7 @@ std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& optio
   if (checked_format(options) == "hdf5" &&
       apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
     if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
-      return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
+      return std::make_shared<MappedSource>(options, std::move(*content));
   }
   DatasetOptions narrow = options;
   narrow.narrow = true;

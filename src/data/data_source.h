@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,10 +30,11 @@ struct DataDescription {
   int64_t target_width = 0;         // > 0: regression
   Shape positions;                  // targets of a sample, of words in a text say; (): it has one
   bool weighted = false;            // each target has a weight of its own
-  std::vector<Field> others = {};   // that models read by their names
-  ColumnNames columns;              // of tables
+  std::optional<int32_t> ignore_label = {};  // of targets whose weight is 0; they are given as class 0
+  std::vector<Field> others = {};            // that models read by their names
+  ColumnNames columns;                       // of tables
   std::vector<std::string> class_names;
-  std::vector<int64_t> class_counts;  // samples of each class in the whole file; empty: not known
+  std::vector<int64_t> class_counts;  // samples of each class that count in the whole file; empty: not known
   // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.
   int64_t largest_index = -1, largest_index_row = 0;
 
@@ -73,6 +75,7 @@ struct StoredSamples {
   DType target_dtype = DType::kI32;                 // kI32 (labels; targets too on request) or kF32
   float scale = 1.0f, divisor = 1.0f;               // a feature is value * scale / divisor, in fp32
   int64_t input_elements = 0, target_elements = 0;  // of a row
+  std::optional<int32_t> ignore_label = {};
 
   int64_t input_bytes() const { return input_elements * static_cast<int64_t>(size_of(input_dtype)); }
   int64_t target_bytes() const { return target_elements * static_cast<int64_t>(size_of(target_dtype)); }
@@ -112,9 +115,9 @@ class TableSource final : public StoredSource {
 // A file that `lockstep prepare` wrote, mapped.
 class MappedSource final : public StoredSource {
  public:
-  // classes: as DatasetOptions. Verifies everything but the samples, whatever their number. Errors (kData)
-  // name the file and the rule; (kUsage) for classes that it does not have.
-  MappedSource(const std::string& path, BlockedFile content, int64_t classes);
+  // Of the options path, classes and ignore_label. Verifies everything but the samples, whatever their
+  // number. Errors (kData) name the file and the rule; (kUsage) for classes that it does not have.
+  MappedSource(const DatasetOptions& options, BlockedFile content);
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override;
   void read_ahead(std::span<const int64_t> rows) const override;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,6 +19,11 @@ namespace lockstep {
 // agree. Where the content does not tell, by the name. Errors: kData when it is of another known kind, or
 // cannot be read and has no telling name; kUsage when nothing tells.
 std::string detect_format(const std::string& path);
+
+// The label that counts nothing, of what the options and a file say. Error (kUsage) when they differ, or when
+// there are no classes.
+std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
+                                            int64_t classes);
 
 Dataset read_hdf5(const DatasetOptions& options);
 
@@ -62,8 +68,8 @@ void make_room(std::vector<T>& values, size_t more, const std::string& path) {
 }
 
 // Makes the data set a classification with these labels. classes > 0 states their number, 0 takes the largest
-// label + 1. place(i) names where label i stands ("train.csv: row 3, column 'digit'"), for the Error (kData)
-// when it is out of range.
+// label + 1, that which counts nothing apart (Dataset::ignore_label). place(i) names where label i stands
+// ("train.csv: row 3, column 'digit'"), for the Error (kData) when it is out of range, or none counts.
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
                    const std::function<std::string(int64_t)>& place);
 

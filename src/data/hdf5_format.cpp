@@ -3,9 +3,9 @@
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
 // multiplied by it), `divisor` (real: and divided by this one), `tokens` (1: integers that index a table) and
-// `feature_names` (of its columns); of y, `classes` (number), `class_names` and `target_name`. Several names
-// are one a line, or an array of texts. On the root group, texts that are passed on: `source`, `licence`,
-// `citation`.
+// `feature_names` (of its columns); of y, `classes` (number), `ignore_label` (which counts nothing),
+// `class_names` and `target_name`. Several names are one a line, or an array of texts. On the root group,
+// texts that are passed on: `source`, `licence`, `citation`.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -315,7 +315,16 @@ class Hdf5DatasetReader {
     return classes;
   }
 
+  // Before labels are assigned.
+  void read_ignore_label(const Hdf5File& file) {
+    const std::string object = carrier(file, "/y", "ignore_label");
+    std::optional<int64_t> stated;
+    if (!object.empty()) stated = file.read_attribute_integer(object, "ignore_label");
+    dataset_.ignore_label = checked_ignore_label(options_, stated, 1);
+  }
+
   void read_labels(const Hdf5File& file, const Hdf5Entry& y) {
+    read_ignore_label(file);
     assign_labels(dataset_, read_integers(file, y), stated_classes(file),
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
   }
@@ -339,6 +348,7 @@ class Hdf5DatasetReader {
         width));
     dataset_.targets = {};
     dataset_.target_width = 0;
+    read_ignore_label(file);
     assign_labels(dataset_, labels, width,
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
     return true;

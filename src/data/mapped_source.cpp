@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "data/data_source.h"
+#include "data/formats.h"
 #include "data/prepared_file.h"
 #include "hdf5/file.h"
 
@@ -39,14 +40,17 @@ int64_t waits_of_this_thread() {
 
 }  // namespace
 
-MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t classes) {
+MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
+  const std::string& path = options.path;
+  const int64_t classes = options.classes;
   const auto refuse = [&](const std::string& rule) {
     fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
   };
   Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
   if (!file.has_attribute("/", kLayoutAttribute)) refuse("not a prepared data set");
-  if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute); layout != kPreparedLayout)
-    refuse(fmt::format("layout {} of prepared data: this program knows {}", layout, kPreparedLayout));
+  if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute);
+      layout != kPreparedLayout && layout != kPreparedLayoutIgnoring)
+    refuse(fmt::format("layout {} of prepared data: this program knows {}", layout, kPreparedLayoutIgnoring));
   const Hdf5Entry x = file.describe("/x"), y = file.describe("/y");
   if (x.shape.rank() < 2 || y.shape.rank() < 1 || y.shape[0] != x.shape[0])
     refuse("/x and /y do not fit each other");
@@ -81,6 +85,12 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
     refuse(fmt::format("holds real targets, {} classes were asked for", classes));
   }
   if (description_.classes == 0) description_.target_width = stored_.target_elements;
+  std::optional<int64_t> ignored;
+  if (description_.classes > 0 && file.has_attribute("/y", "ignore_label"))
+    ignored = file.read_attribute_integer("/y", "ignore_label");
+  stored_.ignore_label = checked_ignore_label(options, ignored, description_.classes);
+  description_.ignore_label = stored_.ignore_label;
+  description_.weighted = stored_.ignore_label.has_value();
   const auto names = [&](const char* object, const char* name) {
     return file.has_attribute(object, name) ? file.read_attribute_text(object, name) : std::string();
   };
@@ -97,6 +107,9 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
     if (std::ssize(counts) > description_.classes) refuse("/class_counts: more classes than there are");
     file.read("/class_counts", DType::kI64, counts.data());
     counts.resize(static_cast<size_t>(description_.classes), 0);
+    if (const int64_t ignored_class = stored_.ignore_label.value_or(-1);
+        ignored_class >= 0 && ignored_class < description_.classes)
+      counts[static_cast<size_t>(ignored_class)] = 0;
   }
   if (file.exists("/largest_index")) {
     std::array<int64_t, 2> largest{};

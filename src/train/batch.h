@@ -13,11 +13,14 @@ namespace lockstep {
 struct Batch {
   int64_t number = 0;  // in the global batch
   int64_t valid = 0;   // samples that are not padding
-  // (B, shape of a sample's...), real numbers in the type of the parameters: those of DataDescription::fields().
+  // (B, shape of a sample's...), real numbers in the type of the parameters: those of
+  // DataDescription::fields().
   NamedTensors tensors;
 
-  const Tensor& inputs() const { return tensors.at(kInputsName); }    // (B, sample...)
-  const Tensor& targets() const { return tensors.at(kTargetsName); }  // (B, positions...), or with a width behind
+  const Tensor& inputs() const { return tensors.at(kInputsName); }  // (B, sample...)
+  const Tensor& targets() const {
+    return tensors.at(kTargetsName);
+  }  // (B, positions...), or with a width behind
   // (B, positions...), what each target counts; undefined where each counts 1.
   Tensor weights() const {
     const Tensor* found = tensors.find(kWeightsName);

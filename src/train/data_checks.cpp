@@ -55,7 +55,8 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
-  return fmt::format("classification of {} classes{}, loss {}", train.classes, column, chosen);
+  const std::string ignored = train.ignore_label ? fmt::format(" without label {}", *train.ignore_label) : "";
+  return fmt::format("classification of {} classes{}{}, loss {}", train.classes, ignored, column, chosen);
 }
 
 void check_classes(RunData& data) {
@@ -63,7 +64,12 @@ void check_classes(RunData& data) {
   const std::vector<int64_t>& counts = train.class_counts;
   const auto first = static_cast<size_t>(
       std::ranges::find_if(counts, [](int64_t count) { return count > 0; }) - counts.begin());
-  if (first == counts.size()) return;
+  if (counts.empty()) return;
+  if (first == counts.size()) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: {}: all {} samples are of label {}, which counts nothing", train.source,
+                     target_of(train), data.train->size(), train.ignore_label.value_or(-1)));
+  }
   if (std::count(counts.begin(), counts.end(), 0) == std::ssize(counts) - 1) {
     fail(ErrorKind::kData,
          fmt::format("{}: {}: all {} samples are of class {}: there is nothing to tell apart{}", train.source,

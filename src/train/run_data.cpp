@@ -42,6 +42,7 @@ RunData read_run_data(const RunSettings& settings) {
     // The labels of a validation file may not reach the last class.
     if (options.classes == 0) options.classes = train.classes > 0 ? train.classes : -1;
     options.expected_target = train.columns.target;
+    options.ignore_label = train.ignore_label;
     const std::shared_ptr<const StoredSource> validation = open_data_source(options);
     data.validation = match_columns(validation, train.columns, train.source);
     const DataDescription& found = data.validation->description();

@@ -29,6 +29,11 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.target = data.text("target", "", {}, "CSV: target column; empty takes the last one");
   settings.train_data.classes =
       data.integer("classes", 0, {-1, 1e9}, "number of classes; 0 finds it in the data, -1 means regression");
+  constexpr double kLargestLabel = 2147483647.0;
+  if (const auto label = data.optional_integer("ignore_label", {-kLargestLabel, kLargestLabel},
+                                               "label of samples that count nothing; by default what the "
+                                               "file states"))
+    settings.train_data.ignore_label = static_cast<int32_t>(*label);
   settings.train_data.follow = data.boolean("follow", false,
                                             "HDF5: read values that lie in other files (external links, "
                                             "external storage, virtual data sets); else an error");

@@ -244,7 +244,7 @@ TEST_F(Source, VerifyingLooksAtEveryBlock) {
   const size_t x = bytes.find(std::string(data.inputs_u8.begin(), data.inputs_u8.begin() + 64));
   bytes[x + (2 << 20)] ^= 1;
   overwrite(path_, bytes);
-  const MappedSource source(path_, *verify_outline(path_, ErrorKind::kData), 0);
+  const MappedSource source({.path = path_}, *verify_outline(path_, ErrorKind::kData));
   EXPECT_EQ(source.blocks(), 4);
   std::vector<std::string> damage;
   int64_t block = 0;
@@ -362,11 +362,59 @@ TEST_F(Source, RefusesLayoutsOfLaterVersions) {
   Hdf5File file = Hdf5File::create(path_, ErrorKind::kData, 4096, 4096);
   const int64_t x = file.allocate("/x", DType::kF32, {2, 2}), y = file.allocate("/y", DType::kI32, {2});
   const int64_t table = file.allocate("/digests", DType::kU8, {2, 16});
-  file.write_attribute("/", kLayoutAttribute, kPreparedLayout + 1);
+  file.write_attribute("/", kLayoutAttribute, kPreparedLayoutIgnoring + 1);
   file.close();
   seal_blocked_file(path_, ErrorKind::kData, {{x, 16}, {y, 8}}, table);
-  expect_rejection(ErrorKind::kData, {path_, "layout 2", "knows 1"},
+  expect_rejection(ErrorKind::kData, {path_, "layout 3", "knows 2"},
                    [&] { open_data_source({.path = path_}); });
+}
+
+// Labels 0 to 4, of which those of `ignored` are in the place of each third one.
+Dataset with_ignored(int32_t ignored) {
+  Dataset data = images(30, 4, DType::kU8);
+  for (size_t i = 0; i < 30; i += 3) data.labels[i] = ignored;
+  data.ignore_label = ignored;
+  return data;
+}
+
+TEST_F(Source, LabelsThatCountNothingHaveWeightZeroAndTheirSamplesClassZero) {
+  for (const int32_t ignored : {-1, 255, 3}) {
+    SCOPED_TRACE(ignored);
+    const Dataset data = with_ignored(ignored);
+    const TableSource table(data);
+    const std::shared_ptr<const StoredSource> mapped = prepared(data);
+    ASSERT_NE(dynamic_cast<const MappedSource*>(mapped.get()), nullptr);
+    EXPECT_EQ(mapped->digest(), table.digest());
+    EXPECT_EQ(mapped->description().class_counts, table.description().class_counts);
+    for (const DataSource* source :
+         {static_cast<const DataSource*>(&table), static_cast<const DataSource*>(mapped.get())}) {
+      EXPECT_EQ(source->description().ignore_label, ignored);
+      EXPECT_EQ(source->description().classes, 5);
+      MicroBatch batch(30, source->description().fields());
+      source->gather(all_rows(*source), batch.buffers());
+      std::vector<int64_t> counts(5, 0);
+      for (size_t i = 0; i < 30; ++i) {
+        const bool counted = data.labels[i] != ignored;
+        EXPECT_EQ(batch.weights()[i], counted ? 1.0f : 0.0f) << i;
+        EXPECT_EQ(batch.values<int32_t>(kTargetsName)[i], counted ? data.labels[i] : 0) << i;
+        if (counted) ++counts[static_cast<size_t>(data.labels[i])];
+      }
+      EXPECT_EQ(source->description().class_counts, counts);
+    }
+    expect_rejection(ErrorKind::kUsage, {path_, std::to_string(ignored), "7"},
+                     [&] { open_data_source({.path = path_, .ignore_label = 7}); });
+    EXPECT_EQ(open_data_source({.path = path_, .ignore_label = ignored})->digest(), table.digest());
+    EXPECT_EQ(open_data_source({.path = path_, .classes = -1})->description().weighted, false);
+  }
+  // Of a file that was prepared without: one of its classes.
+  const Dataset all = images(30, 4, DType::kU8);
+  const std::shared_ptr<const StoredSource> plain = prepared(all);
+  const auto without = open_data_source({.path = path_, .ignore_label = 4});
+  EXPECT_EQ(plain->description().class_counts, (std::vector<int64_t>{6, 12, 0, 0, 12}));
+  EXPECT_EQ(without->description().class_counts, (std::vector<int64_t>{6, 12, 0, 0, 0}));
+  EXPECT_NE(without->digest(), plain->digest()) << "the same samples, another objective";
+  expect_rejection(ErrorKind::kUsage, {path_, "real targets"},
+                   [&] { open_data_source({.path = path_, .classes = -1, .ignore_label = 4}); });
 }
 
 }  // namespace
