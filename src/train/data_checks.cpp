@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "data/loader.h"
+#include "train/data_outline.h"
 
 namespace lockstep {
 
@@ -153,6 +154,7 @@ void require_statistics(const RunData& data, const State& state, const std::stri
 }
 
 void KeptColumns::describe(State& state) const {
+  state.data = outline_of(data_).text();
   if (const std::string digest = statistics_digest(data_); !digest.empty())
     state.scalars[kStatistics] = digest;
   const ColumnNames& names = data_.train->description().columns;

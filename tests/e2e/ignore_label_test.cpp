@@ -41,10 +41,10 @@ class IgnoreLabel : public ::testing::Test {
 // Of the whole data set in each step: the same objective, summed in another order.
 TEST_F(IgnoreLabel, AFullBatchHasTheCourseOfTheDataWithoutThem) {
   for (const char* name : {"with", "without"}) {
-    train(kNoLauncher, {file(name + std::string(".toml")), "--output", file(name), "--set",
-                        "optimizer.type=gradient_descent", "optimizer.learning_rate=0.5", "train.micro_batches=0",
-                        "train.class_weights=[1.0, 2.0, 0.5]", "train.label_smoothing=0.1",
-                        "precision.compute=fp64"});
+    train(kNoLauncher,
+          {file(name + std::string(".toml")), "--output", file(name), "--set",
+           "optimizer.type=gradient_descent", "optimizer.learning_rate=0.5", "train.micro_batches=0",
+           "train.class_weights=[1.0, 2.0, 0.5]", "train.label_smoothing=0.1", "precision.compute=fp64"});
   }
   const std::vector<double> with = losses_of(file("with")), without = losses_of(file("without"));
   ASSERT_EQ(with.size(), 12u);
@@ -79,8 +79,8 @@ TEST_F(IgnoreLabel, IsTheSameBitsOnAnyNumberOfWorkersResumedAndFromAPreparedFile
     EXPECT_EQ(digest_of(checkpoint_of(output, 12)), digest) << workers;
     EXPECT_EQ(course_of(output), course_of(file("alone")));
   }
-  const Outcome prepared =
-      run(kNoLauncher, {"prepare", file("with.csv"), file("with.h5"), "--classes", "3", "--ignore-label", "-1"});
+  const Outcome prepared = run(
+      kNoLauncher, {"prepare", file("with.csv"), file("with.h5"), "--classes", "3", "--ignore-label", "-1"});
   ASSERT_EQ(prepared.exit_code, 0) << prepared.err;
   train(2, {toml, "--output", file("mapped"), "--set", "data.train=" + file("with.h5")});
   EXPECT_EQ(losses_of(file("mapped")), losses_of(file("alone")));
@@ -117,8 +117,9 @@ TEST_F(IgnoreLabel, ABatchInWhichNothingCountsIsSpentWithoutAnUpdate) {
 
 TEST_F(IgnoreLabel, PredictionsAreOfEverySample) {
   train(kNoLauncher, {file("with.toml"), "--output", file("out")});
-  const Outcome outcome = run(2, {"predict", file("with.toml"), "--checkpoint", checkpoint_of(file("out"), 12),
-                                  "--data", file("with.csv"), "--output", file("p.h5")});
+  const Outcome outcome =
+      run(2, {"predict", file("with.toml"), "--checkpoint", checkpoint_of(file("out"), 12), "--data",
+              file("with.csv"), "--output", file("p.h5")});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("60 samples"), std::string::npos) << outcome.err;
 }
