@@ -27,7 +27,9 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 std::vector<Field> DataDescription::fields() const {
   Field targets{kTargetsName, classes > 0 ? DType::kI32 : DType::kF32, positions};
   if (classes == 0) targets.shape.push_back(target_width);
-  std::vector<Field> fields = {{kInputsName, input_dtype, sample_shape}, std::move(targets)};
+  Field inputs{kInputsName, input_dtype, sample_shape};
+  if (input_dtype != DType::kI32) inputs = {kInputsName, stored_dtype, sample_shape, scale, divisor};
+  std::vector<Field> fields = {std::move(inputs), std::move(targets)};
   if (weighted) fields.push_back({kWeightsName, DType::kF32, positions});
   fields.insert(fields.end(), others.begin(), others.end());
   return fields;
@@ -39,37 +41,13 @@ std::string StoredSamples::layout_text() const {
                      ignore_label ? fmt::format("without {};", *ignore_label) : "");
 }
 
-void convert_features(const StoredSamples& stored, const std::byte* from, int64_t count, float* to) {
-  // Multiplying by one changes nothing and costs less than asking; a division by one costs too much.
-  const auto convert = [&]<class T>(const T* values) {
-    const float scale = stored.scale, divisor = stored.divisor;
-    if (divisor == 1.0f) {
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale;
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale / divisor;
-    }
-  };
-  switch (stored.input_dtype) {
-    case DType::kU8:
-      return convert(reinterpret_cast<const uint8_t*>(from));
-    case DType::kF16:
-      return convert(reinterpret_cast<const Float16*>(from));
-    default:
-      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-  }
-}
-
 void StoredSource::gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const {
   const int64_t input_bytes = stored_.input_bytes(), target_bytes = stored_.target_bytes();
   for (size_t i = 0; i < rows.size(); ++i) {
     const SampleBuffers place = out.from(static_cast<int64_t>(i));
     const std::byte* input = stored_.inputs.data() + rows[i] * input_bytes;
     const std::byte* target = stored_.targets.data() + rows[i] * target_bytes;
-    if (stored_.input_dtype == DType::kI32) {
-      std::memcpy(place.at<int32_t>(DataDescription::kInputs), input, static_cast<size_t>(input_bytes));
-    } else {
-      convert_features(stored_, input, stored_.input_elements, place.at<float>(DataDescription::kInputs));
-    }
+    std::memcpy(place.at<std::byte>(DataDescription::kInputs), input, static_cast<size_t>(input_bytes));
     if (description_.classes > 0) {
       int32_t& label = *place.at<int32_t>(DataDescription::kTargets);
       std::memcpy(&label, target, sizeof(int32_t));
@@ -117,26 +95,32 @@ std::vector<int64_t> class_counts(const Dataset& dataset) {
   return counts;
 }
 
+void StoredSource::set_stored(const StoredSamples& stored) {
+  stored_ = stored;
+  description_.input_dtype = stored.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
+  description_.stored_dtype = stored.input_dtype;
+  description_.scale = stored.scale;
+  description_.divisor = stored.divisor;
+  description_.ignore_label = stored.ignore_label;
+  description_.weighted = stored.ignore_label.has_value();
+}
+
 TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
-  const DType delivered = dataset_.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
   description_.source = dataset_.source;
   description_.samples = dataset_.size();
   description_.sample_shape = dataset_.sample_shape;
-  description_.input_dtype = delivered;
   description_.classes = dataset_.classes;
   description_.target_width = dataset_.target_width;
   description_.columns = dataset_.columns;
   description_.class_names = dataset_.class_names;
   description_.class_counts = class_counts(dataset_);
-  description_.ignore_label = dataset_.ignore_label;
-  description_.weighted = dataset_.ignore_label.has_value();
   const auto largest = std::ranges::max_element(dataset_.inputs_i32);
   if (largest != dataset_.inputs_i32.end()) {
     description_.largest_index = *largest;
     description_.largest_index_row =
         (largest - dataset_.inputs_i32.begin()) / dataset_.sample_shape.elements() + 1;
   }
-  stored_ = stored_samples(dataset_);
+  set_stored(stored_samples(dataset_));
   if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
       std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
     fail(ErrorKind::kInternal,
@@ -158,8 +142,8 @@ FeatureStatistics TableSource::statistics() const {
   FeatureStatisticsPass pass(stored_.input_elements);
   std::vector<float> row(static_cast<size_t>(stored_.input_elements));
   for (int64_t i = 0; i < size(); ++i) {
-    convert_features(stored_, stored_.inputs.data() + i * stored_.input_bytes(), stored_.input_elements,
-                     row.data());
+    widen_features(stored_.features(), stored_.inputs.data() + i * stored_.input_bytes(),
+                   stored_.input_elements, row.data());
     pass.add(row);
   }
   return pass.result();
@@ -167,8 +151,10 @@ FeatureStatistics TableSource::statistics() const {
 
 StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
                                        const FeatureStatistics& statistics)
-    : base_(std::move(base)) {
+    : base_(std::move(base)), stored_(base_->description().fields()[DataDescription::kInputs]) {
   description_ = base_->description();
+  description_.stored_dtype = DType::kF32;
+  description_.scale = description_.divisor = 1.0f;
   const auto features = static_cast<size_t>(description_.sample_shape.elements());
   if (statistics.mean.size() != features || statistics.deviation.size() != features) {
     fail(ErrorKind::kData, fmt::format("{}: {} features do not fit statistics of {}", description_.source,
@@ -183,8 +169,16 @@ StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
 }
 
 void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
-  base_->gather(rows, out);
   const size_t features = mean_.size();
+  if (stored_.narrow()) {
+    thread_local std::vector<std::byte> narrow;
+    narrow.resize(rows.size() * features * size_of(stored_.dtype));
+    base_->gather(rows, out.with_inputs(narrow.data(), stored_));
+    widen_features(stored_, narrow.data(), static_cast<int64_t>(rows.size() * features),
+                   out.at<float>(DataDescription::kInputs));
+  } else {
+    base_->gather(rows, out);
+  }
   for (size_t i = 0; i < rows.size(); ++i) {
     float* row = out.at<float>(DataDescription::kInputs) + i * features;
     for (size_t j = 0; j < features; ++j) row[j] = (row[j] - mean_[j]) * factor_[j];
@@ -193,7 +187,9 @@ void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffe
 
 ReorderedSource::ReorderedSource(std::shared_ptr<const DataSource> base, std::vector<size_t> order,
                                  ColumnNames columns)
-    : base_(std::move(base)), order_(std::move(order)) {
+    : base_(std::move(base)),
+      order_(std::move(order)),
+      element_bytes_(size_of(base_->description().fields()[DataDescription::kInputs].dtype)) {
   description_ = base_->description();
   description_.columns = std::move(columns);
 }
@@ -208,10 +204,13 @@ void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers&
       std::transform(order_.begin(), order_.end(), values, [&](size_t from) { return row[from]; });
     }
   };
-  if (description_.input_dtype == DType::kI32) {
-    reorder(out.at<int32_t>(DataDescription::kInputs));
-  } else {
-    reorder(out.at<float>(DataDescription::kInputs));
+  switch (element_bytes_) {
+    case 1:
+      return reorder(out.at<uint8_t>(DataDescription::kInputs));
+    case 2:
+      return reorder(out.at<uint16_t>(DataDescription::kInputs));
+    default:
+      return reorder(out.at<uint32_t>(DataDescription::kInputs));
   }
 }
 

@@ -25,11 +25,14 @@ struct DataDescription {
   std::string source;  // path, for messages
   int64_t samples = 0;
   Shape sample_shape;               // of one input
-  DType input_dtype = DType::kF32;  // kF32 (features, whatever type they are stored in) or kI32 (tokens)
-  int64_t classes = 0;              // > 0: classification, labels in [0, classes)
-  int64_t target_width = 0;         // > 0: regression
-  Shape positions;                  // targets of a sample, of words in a text say; (): it has one
-  bool weighted = false;            // each target has a weight of its own
+  DType input_dtype = DType::kF32;  // of models: kF32 (features, however they are stored) or kI32 (tokens)
+  // Features as gather() gives them: kF32, or kU8 and kF16, of which a model gets value * scale / divisor.
+  DType stored_dtype = DType::kF32;
+  float scale = 1.0f, divisor = 1.0f;
+  int64_t classes = 0;                       // > 0: classification, labels in [0, classes)
+  int64_t target_width = 0;                  // > 0: regression
+  Shape positions;                           // targets of a sample, of words in a text say; (): it has one
+  bool weighted = false;                     // each target has a weight of its own
   std::optional<int32_t> ignore_label = {};  // of targets whose weight is 0; they are given as class 0
   std::vector<Field> others = {};            // that models read by their names
   ColumnNames columns;                       // of tables
@@ -38,7 +41,7 @@ struct DataDescription {
   // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.
   int64_t largest_index = -1, largest_index_row = 0;
 
-  // What gather() gives, by number: inputs (sample_shape), as input_dtype says; targets, int32 labels
+  // What gather() gives, by number: inputs (sample_shape); targets, int32 labels
   // (positions) of classes, else fp32 (positions, target_width); where there are weights, fp32 (positions),
   // each at least 0, and 0 where the target does not count; then the others.
   static constexpr size_t kInputs = 0, kTargets = 1, kWeights = 2;
@@ -77,6 +80,7 @@ struct StoredSamples {
   int64_t input_elements = 0, target_elements = 0;  // of a row
   std::optional<int32_t> ignore_label = {};
 
+  Field features() const { return {kInputsName, input_dtype, {input_elements}, scale, divisor}; }
   int64_t input_bytes() const { return input_elements * static_cast<int64_t>(size_of(input_dtype)); }
   int64_t target_bytes() const { return target_elements * static_cast<int64_t>(size_of(target_dtype)); }
   // Digests of blocks of different storage must not be taken for each other.
@@ -93,6 +97,8 @@ class StoredSource : public DataSource {
   virtual FeatureStatistics statistics() const = 0;
 
  protected:
+  // And what the description says of them.
+  void set_stored(const StoredSamples& stored);
   void gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const;
   StoredSamples stored_;
 };
@@ -149,6 +155,7 @@ class StandardizedSource final : public DataSource {
 
  private:
   std::shared_ptr<const DataSource> base_;
+  Field stored_;  // inputs of the base
   std::vector<float> mean_, factor_;
 };
 
@@ -165,6 +172,7 @@ class ReorderedSource final : public DataSource {
  private:
   std::shared_ptr<const DataSource> base_;
   std::vector<size_t> order_;
+  size_t element_bytes_;
 };
 
 // One side of a split.

@@ -20,12 +20,19 @@ inline constexpr const char* kWeightsName = "weights";
 // One array of each sample.
 struct Field {
   std::string name;
-  DType dtype = DType::kF32;  // kF32 or kI32
+  DType dtype = DType::kF32;  // kF32 or kI32; of features also kU8 and kF16
   Shape shape;                // of one sample; (): a single number
+  // Of kU8 and kF16: a model gets value * scale / divisor, in fp32.
+  float scale = 1.0f, divisor = 1.0f;
+
+  bool narrow() const { return dtype == DType::kU8 || dtype == DType::kF16; }
 
   int64_t bytes() const { return shape.elements() * static_cast<int64_t>(size_of(dtype)); }
   bool operator==(const Field&) const = default;
 };
+
+// `count` features as they are stored to what a model gets.
+void widen_features(const Field& field, const std::byte* from, int64_t count, float* to);
 
 // The field of weights that belongs to targets: one for each label, or row of real numbers.
 Field weights_of(const Field& targets);
@@ -45,6 +52,8 @@ class SampleBuffers {
   }
   // From the n-th sample on.
   SampleBuffers from(int64_t n) const;
+  // With another place for inputs, which are the first field.
+  SampleBuffers with_inputs(void* place, const Field& inputs) const;
 
  private:
   struct Place {

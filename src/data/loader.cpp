@@ -48,18 +48,26 @@ const MicroBatch::Array* MicroBatch::find(const std::string& name) const {
   return found == arrays.end() ? nullptr : &*found;
 }
 
-const Field& MicroBatch::field(const std::string& name) const {
+const MicroBatch::Array& MicroBatch::at(const std::string& name) const {
   const Array* array = find(name);
   if (array == nullptr) fail(ErrorKind::kInternal, fmt::format("micro-batch: has no '{}'", name));
-  return array->field;
+  return *array;
 }
 
 const MicroBatch::Array& MicroBatch::typed(const std::string& name, DType dtype) const {
-  if (const DType own = field(name).dtype; own != dtype) {
+  const Array& array = at(name);
+  if (const DType own = array.field.dtype; own != dtype) {
     fail(ErrorKind::kInternal,
          fmt::format("micro-batch: '{}' is {}, not {}", name, name_of(own), name_of(dtype)));
   }
-  return *find(name);
+  return array;
+}
+
+std::vector<float> MicroBatch::real_values(const std::string& name) const {
+  const Array& array = at(name);
+  std::vector<float> values(array.values.size() / size_of(array.field.dtype));
+  widen_features(array.field, array.values.data(), std::ssize(values), values.data());
+  return values;
 }
 
 std::vector<float> MicroBatch::weights() const {

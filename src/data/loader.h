@@ -32,7 +32,8 @@ struct MicroBatch {
   SampleBuffers buffers();
   bool has(const std::string& name) const { return find(name) != nullptr; }
   // Errors (kInternal), here and below: there is no such field, of this type.
-  const Field& field(const std::string& name) const;
+  const Field& field(const std::string& name) const { return at(name).field; }
+  std::span<const std::byte> bytes(const std::string& name) const { return at(name).values; }
   template <class T>
   std::span<const T> values(const std::string& name) const {
     const Array& array = typed(name, dtype_of<T>);
@@ -43,11 +44,14 @@ struct MicroBatch {
     const std::span<const T> found = std::as_const(*this).values<T>(name);
     return {const_cast<T*>(found.data()), found.size()};
   }
+  // Real numbers as a model gets them.
+  std::vector<float> real_values(const std::string& name) const;
   // What each target of the batch counts: its own weight, 0 for padding. Empty where each counts 1.
   std::vector<float> weights() const;
 
  private:
   const Array* find(const std::string& name) const;
+  const Array& at(const std::string& name) const;
   const Array& typed(const std::string& name, DType dtype) const;
 };
 

@@ -66,7 +66,8 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   description_.source = path;
   description_.samples = x.shape[0];
   description_.sample_shape = Shape(x.shape.extents().subspan(1));
-  description_.input_dtype = file.has_attribute("/x", "tokens") ? DType::kI32 : DType::kF32;
+  if ((x.dtype == DType::kI32) != file.has_attribute("/x", "tokens"))
+    refuse("/x: int32 are tokens, and tokens int32");
   stored_.input_dtype = x.dtype;
   stored_.target_dtype = y.dtype;
   stored_.input_elements = x.shape.elements(1, x.shape.rank());
@@ -89,8 +90,6 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   if (description_.classes > 0 && file.has_attribute("/y", "ignore_label"))
     ignored = file.read_attribute_integer("/y", "ignore_label");
   stored_.ignore_label = checked_ignore_label(options, ignored, description_.classes);
-  description_.ignore_label = stored_.ignore_label;
-  description_.weighted = stored_.ignore_label.has_value();
   const auto names = [&](const char* object, const char* name) {
     return file.has_attribute(object, name) ? file.read_attribute_text(object, name) : std::string();
   };
@@ -132,6 +131,7 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
   stored_.inputs = mapping_->array(kInputs);
   stored_.targets = mapping_->array(kTargets);
+  set_stored(stored_);
   // Until the first gathers have shown otherwise.
   if (std::ssize(stored_.inputs) >= kReadAheadBytes)
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);

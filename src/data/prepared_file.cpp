@@ -179,9 +179,9 @@ void PreparedFileWriter::add_inputs(const Dataset& rows) {
     return;
   }
   const auto bytes = static_cast<size_t>(impl.outline.input_bytes());
+  const Field features = impl.outline.features();
   for (size_t at = 0; at + bytes <= stored.inputs.size(); at += bytes) {
-    convert_features(impl.outline, stored.inputs.data() + at, impl.outline.input_elements,
-                     impl.features.data());
+    widen_features(features, stored.inputs.data() + at, impl.outline.input_elements, impl.features.data());
     impl.statistics.add(impl.features);
   }
 }

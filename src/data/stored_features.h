@@ -1,17 +1,12 @@
-// From how features are stored to what models take.
+// Views of a table, and what is counted of it.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "data/data_source.h"
 
 namespace lockstep {
-
-// `count` stored features to fp32, each value * scale / divisor.
-void convert_features(const StoredSamples& stored, const std::byte* from, int64_t count, float* to);
 
 // Samples of each class that count; empty where there are none, or more classes than are worth it.
 std::vector<int64_t> class_counts(const Dataset& dataset);

@@ -15,6 +15,33 @@ Shape batch_shape(const Field& field, int64_t samples) {
   return shape;
 }
 
+namespace {
+
+// A single number, or none where it is 1.
+Tensor factor(float value, Backend& backend) {
+  return value == 1.0f ? Tensor() : Tensor::full({1}, DType::kF32, backend, value);
+}
+
+}  // namespace
+
+FeatureWidening::FeatureWidening(const Field& field, Backend& backend)
+    : stored_(field.dtype), scale_(factor(field.scale, backend)), divisor_(factor(field.divisor, backend)) {}
+
+void FeatureWidening::issue(Backend& queue, const void* from, Tensor& to) {
+  const int64_t n = to.elements();
+  const bool wider = to.dtype() != DType::kF32;
+  if (wider && !single_.defined()) single_ = Tensor::empty({n}, DType::kF32, to.backend());
+  void* const single = wider ? single_.mutable_data() : to.mutable_data();
+  queue.cast(stored_, DType::kF32, n, from, single);
+  BroadcastPlan plan;
+  plan.rank = 1;
+  plan.extents[0] = n;
+  plan.strides_a[0] = 1;
+  if (scale_.defined()) queue.binary(BinaryOp::kMultiply, DType::kF32, plan, single, scale_.data(), single);
+  if (divisor_.defined()) queue.binary(BinaryOp::kDivide, DType::kF32, plan, single, divisor_.data(), single);
+  if (wider) queue.cast(DType::kF32, to.dtype(), n, single, to.mutable_data());
+}
+
 Batch to_device(const MicroBatch& batch, DType dtype, Backend& backend) {
   Batch result;
   result.number = batch.number;
@@ -26,7 +53,13 @@ Batch to_device(const MicroBatch& batch, DType dtype, Backend& backend) {
   };
   for (const MicroBatch::Array& array : batch.arrays) {
     const Field& field = array.field;
-    if (field.dtype == DType::kI32) {
+    if (field.narrow()) {
+      Tensor stored = Tensor::empty({std::ssize(array.values)}, DType::kU8, backend);
+      backend.copy_from_host(stored.mutable_data(), array.values.data(), array.values.size());
+      Tensor features = Tensor::empty(batch_shape(field, batch.size), dtype, backend);
+      FeatureWidening(field, backend).issue(backend, stored.data(), features);
+      result.tensors.set(field.name, features);
+    } else if (field.dtype == DType::kI32) {
       add(field, batch.values<int32_t>(field.name));
     } else {
       add(field, batch.values<float>(field.name));

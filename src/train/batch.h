@@ -33,6 +33,20 @@ DType device_dtype(const Field& field, DType dtype);
 // (samples, shape of the field)
 Shape batch_shape(const Field& field, int64_t samples);
 
+// Makes of features as they are stored, uint8 or fp16, what a model gets: the conversion is the device's, so
+// that what travels to it is narrow. The bits are those of widen_features().
+class FeatureWidening {
+ public:
+  FeatureWidening(const Field& field, Backend& backend);
+  // By entries of `queue`, from and to memory of the device; `to` is fp32 or fp64.
+  void issue(Backend& queue, const void* from, Tensor& to);
+
+ private:
+  DType stored_;
+  Tensor scale_, divisor_;  // (1) fp32; undefined: 1
+  Tensor single_;           // fp32, on the way to fp64
+};
+
 // A micro-batch by itself, with weights where there is padding.
 Batch to_device(const MicroBatch& batch, DType dtype, Backend& backend);
 

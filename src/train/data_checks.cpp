@@ -95,10 +95,10 @@ std::string overflow_hint(const DataSource& source, DType compute) {
   if (compute != DType::kF16 || description.input_dtype == DType::kI32 || !source.in_memory()) return "";
   constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
   MicroBatch sample(1, description.fields());
-  const std::span<const float> features = std::as_const(sample).values<float>(kInputsName);
   const SampleBuffers buffers = sample.buffers();
   for (int64_t row = 0; row < source.size(); ++row) {
     source.gather({&row, 1}, buffers);
+    const std::vector<float> features = sample.real_values(kInputsName);
     const auto found = std::ranges::find_if(features, [](float x) { return std::fabs(x) >= kInfinite; });
     if (found == features.end()) continue;
     const auto at = static_cast<size_t>(found - features.begin());

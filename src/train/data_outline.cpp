@@ -23,10 +23,11 @@ std::string DataOutline::text() const {
   const auto line = [](const char* key, const auto& value) {
     return fmt::format("{} = {}\n", key, to_toml(value));
   };
-  return "[data]\n" + line("sample", extents_of(shape.sample)) + line("input", std::string(name_of(shape.input))) +
-         line("classes", shape.classes) + line("targets", shape.targets) +
-         line("positions", extents_of(shape.positions)) + line("features", columns.features) +
-         line("target", columns.target) + line("class_names", class_names) + line("mean", statistics.mean) +
+  return "[data]\n" + line("sample", extents_of(shape.sample)) +
+         line("input", std::string(name_of(shape.input))) + line("classes", shape.classes) +
+         line("targets", shape.targets) + line("positions", extents_of(shape.positions)) +
+         line("features", columns.features) + line("target", columns.target) +
+         line("class_names", class_names) + line("mean", statistics.mean) +
          line("deviation", statistics.deviation);
 }
 
@@ -41,11 +42,11 @@ DataOutline DataOutline::parse(const std::string& text, const std::string& path)
       return Shape(std::span(extents));
     };
     outline.shape.sample = shape("sample");
-    outline.shape.input =
-        data.text("input", std::nullopt, {std::string(name_of(DType::kF32)), std::string(name_of(DType::kI32))},
-                  "") == name_of(DType::kI32)
-            ? DType::kI32
-            : DType::kF32;
+    outline.shape.input = data.text("input", std::nullopt,
+                                    {std::string(name_of(DType::kF32)), std::string(name_of(DType::kI32))},
+                                    "") == name_of(DType::kI32)
+                              ? DType::kI32
+                              : DType::kF32;
     outline.shape.classes = data.integer("classes", std::nullopt, kNonNegative, "");
     outline.shape.targets = data.integer("targets", std::nullopt, kNonNegative, "");
     outline.shape.positions = shape("positions");

@@ -1,5 +1,5 @@
-// What a model has to know of the data that it was trained on, apart from the samples: kept in checkpoints, so
-// that predictions need no other file.
+// What a model has to know of the data that it was trained on, apart from the samples: kept in checkpoints,
+// so that predictions need no other file.
 #pragma once
 
 #include <string>

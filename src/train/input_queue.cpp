@@ -25,8 +25,14 @@ class StagedArray {
         shape_(batch_shape(field_, samples)),
         stride_((shape_.elements() + kAlignment - 1) / kAlignment * kAlignment),
         tensor_(Tensor::empty({micro_batches * stride_}, device_dtype(field_, dtype), backend)),
-        pinned_(backend.allocate_pinned(tensor_.bytes())) {
-    if (pinned_ != nullptr) std::memset(pinned_, 0, tensor_.bytes());
+        staged_bytes_(static_cast<size_t>(tensor_.elements()) *
+                      size_of(field_.narrow() ? field_.dtype : tensor_.dtype())),
+        pinned_(backend.allocate_pinned(staged_bytes_)) {
+    if (pinned_ == nullptr) return;
+    std::memset(pinned_, 0, staged_bytes_);
+    if (!field_.narrow()) return;
+    stored_ = Tensor::empty({tensor_.elements()}, field_.dtype, backend);
+    widening_.emplace(field_, backend);
   }
   ~StagedArray() {
     if (pinned_ != nullptr) tensor_.backend().release_pinned(pinned_);
@@ -36,6 +42,9 @@ class StagedArray {
         shape_(other.shape_),
         stride_(other.stride_),
         tensor_(std::move(other.tensor_)),
+        staged_bytes_(other.staged_bytes_),
+        stored_(std::move(other.stored_)),
+        widening_(std::move(other.widening_)),
         pinned_(std::exchange(other.pinned_, nullptr)),
         range_(other.range_) {}
   StagedArray& operator=(StagedArray&&) = delete;
@@ -48,7 +57,9 @@ class StagedArray {
   void begin() { range_.reset(); }
   // The i-th micro-batch.
   void write(int64_t i, const MicroBatch& batch) {
-    if (field_.dtype == DType::kI32) {
+    if (field_.narrow()) {
+      write_features(i, batch.bytes(field_.name));
+    } else if (field_.dtype == DType::kI32) {
       const std::span<const int32_t> values = batch.values<int32_t>(field_.name);
       write(i, values);
       include(values);
@@ -75,13 +86,40 @@ class StagedArray {
   }
   // Sends what was written.
   void send(Backend& copies) {
-    void* const place = tensor_.mutable_data();
-    if (pinned_ != nullptr) copies.copy_from_pinned(place, pinned_, tensor_.bytes());
+    if (pinned_ != nullptr) {
+      Tensor& first = stored_.defined() ? stored_ : tensor_;
+      copies.copy_from_pinned(first.mutable_data(), pinned_, staged_bytes_);
+      if (widening_) widening_->issue(copies, stored_.data(), tensor_);
+    }
     if (range_) tensor_.set_index_range(*range_);
   }
 
  private:
   static constexpr int64_t kAlignment = 64;  // elements: 256 bytes or more
+
+  // Features that are stored narrow. They travel as they are; where nothing travels, they are widened on the
+  // way to their place.
+  void write_features(int64_t i, std::span<const std::byte> stored) {
+    const auto element = static_cast<int64_t>(size_of(field_.dtype));
+    if (std::ssize(stored) != shape_.elements() * element) {
+      fail(ErrorKind::kInternal, fmt::format("input queue: {} bytes of '{}' in a micro-batch that has {}",
+                                             stored.size(), field_.name, shape_.elements() * element));
+    }
+    if (pinned_ != nullptr) {
+      std::memcpy(static_cast<std::byte*>(pinned_) + i * stride_ * element, stored.data(), stored.size());
+    } else if (tensor_.dtype() == DType::kF32) {
+      widen_features(field_, stored.data(), shape_.elements(),
+                     tensor_.mutable_data_as<float>() + i * stride_);
+    } else {
+      std::array<float, 1024> piece{};
+      double* const place = tensor_.mutable_data_as<double>() + i * stride_;
+      for (int64_t at = 0; at < shape_.elements(); at += std::ssize(piece)) {
+        const int64_t count = std::min(std::ssize(piece), shape_.elements() - at);
+        widen_features(field_, stored.data() + at * element, count, piece.data());
+        std::copy_n(piece.begin(), count, place + at);
+      }
+    }
+  }
 
   void include(std::span<const int32_t> values) {
     if (values.empty()) return;
@@ -94,6 +132,9 @@ class StagedArray {
   Shape shape_;  // of a micro-batch
   int64_t stride_;
   Tensor tensor_;
+  size_t staged_bytes_;  // that travel
+  Tensor stored_;        // on a device: features as they have travelled
+  std::optional<FeatureWidening> widening_;
   void* pinned_;
   std::optional<IndexRange> range_;  // of integers
 };

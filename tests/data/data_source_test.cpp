@@ -57,7 +57,7 @@ Samples gather(const DataSource& source, const std::vector<int64_t>& rows) {
     const auto values = std::as_const(batch).values<T>(name);
     to.assign(values.begin(), values.end());
   };
-  copy(kInputsName, samples.inputs);
+  if (batch.field(kInputsName).dtype != DType::kI32) samples.inputs = batch.real_values(kInputsName);
   copy(kInputsName, samples.tokens);
   copy(kTargetsName, samples.targets);
   copy(kTargetsName, samples.labels);
@@ -367,6 +367,41 @@ TEST_F(Source, RefusesLayoutsOfLaterVersions) {
   seal_blocked_file(path_, ErrorKind::kData, {{x, 16}, {y, 8}}, table);
   expect_rejection(ErrorKind::kData, {path_, "layout 3", "knows 2"},
                    [&] { open_data_source({.path = path_}); });
+}
+
+TEST_F(Source, NarrowFeaturesAreGatheredAsTheyAreStored) {
+  for (const DType dtype : {DType::kU8, DType::kF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    Dataset data = images(40, 6, dtype);
+    data.scale = 0.3f;
+    data.divisor = 7.0f;
+    data.columns.features = {"a", "b", "c", "d", "e", "f"};
+    const auto table = std::make_shared<TableSource>(data);
+    const std::shared_ptr<const DataSource> mapped = prepared(data);
+    const auto part = std::make_shared<PartSource>(mapped, Split(40, 0.25, 3), PartSource::Side::kTrain);
+    const ReorderedSource reordered(part, {5, 4, 3, 2, 1, 0}, {});
+    for (const DataSource* source :
+         std::initializer_list<const DataSource*>{table.get(), mapped.get(), part.get(), &reordered}) {
+      const Field inputs = source->description().fields()[DataDescription::kInputs];
+      EXPECT_EQ(inputs.dtype, dtype);
+      EXPECT_EQ(inputs.scale, 0.3f);
+      EXPECT_EQ(inputs.divisor, 7.0f);
+      EXPECT_EQ(source->description().input_dtype, DType::kF32);
+    }
+    std::vector<float> backwards = gather(*part, {4, 2}).inputs;
+    std::reverse(backwards.begin(), backwards.begin() + 6);
+    std::reverse(backwards.begin() + 6, backwards.end());
+    EXPECT_EQ(gather(reordered, {4, 2}).inputs, backwards);
+    // Standardized ones are fp32.
+    const StandardizedSource standardized(table, table->statistics());
+    EXPECT_EQ(standardized.description().fields()[DataDescription::kInputs].dtype, DType::kF32);
+    const std::vector<float> raw = gather(*table, {7}).inputs, scaled = gather(standardized, {7}).inputs;
+    const FeatureStatistics statistics = table->statistics();
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_EQ(scaled[i], (raw[i] - static_cast<float>(statistics.mean[i])) *
+                               static_cast<float>(1.0 / statistics.deviation[i]));
+    }
+  }
 }
 
 // Labels 0 to 4, of which those of `ignored` are in the place of each third one.

@@ -25,7 +25,8 @@ TEST(DataOutline, ComesBackFromItsText) {
   EXPECT_EQ(found.class_names, outline.class_names);
   EXPECT_EQ(found.statistics.mean, outline.statistics.mean);
   EXPECT_EQ(found.statistics.deviation, outline.statistics.deviation);
-  const DataOutline plain = DataOutline::parse(DataOutline{{{4}, DType::kF32, 0, 2}, {}, {}, {}}.text(), "s.h5");
+  const DataOutline plain =
+      DataOutline::parse(DataOutline{{{4}, DType::kF32, 0, 2}, {}, {}, {}}.text(), "s.h5");
   EXPECT_EQ(plain.shape.positions.rank(), 0);
   EXPECT_EQ(plain.shape.targets, 2);
   EXPECT_TRUE(plain.statistics.mean.empty());

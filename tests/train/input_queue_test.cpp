@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <functional>
 
 #include "core/error.h"
@@ -241,6 +242,53 @@ TEST(InputQueue, BringsWeightsAtPositionsAndWhateverElseASampleHas) {
         EXPECT_EQ(alone.tensors.at(name).shape(), tensor.shape());
         EXPECT_EQ(alone.tensors.at(name).dtype(), tensor.dtype());
         EXPECT_EQ(alone.tensors.at(name).to_vector<double>(), tensor.to_vector<double>());
+      }
+    }
+  }
+}
+
+// Features that are stored as uint8 or fp16: all 256 values, and all of fp16's that are numbers.
+TEST(InputQueue, NarrowFeaturesArriveWithTheBitsThatTheHostGivesThem) {
+  for (const DType stored : {DType::kU8, DType::kF16}) {
+    for (const auto& [scale, divisor] :
+         {std::pair(1.0f, 1.0f), {-0.3f, 1.0f}, {1.0f, 255.0f}, {0.7f, 16.1f}}) {
+      const int64_t width = stored == DType::kU8 ? 67 : 9001;
+      const std::vector<Field> fields = {{kInputsName, stored, {width}, scale, divisor},
+                                         {kTargetsName, DType::kI32, {}}};
+      for (const DType dtype : {DType::kF32, DType::kF64}) {
+        InputQueue queue(test_backend(), fields, dtype, 2, kSize);
+        for (int64_t step = 0; step < 3; ++step) {
+          StepBatch batch;
+          for (int64_t m = 0; m < 2; ++m) {
+            MicroBatch& sent = batch.micro_batches.emplace_back(kSize, fields);
+            for (int64_t i = 0; i < kSize * width; ++i) {
+              const auto at = static_cast<size_t>(i);
+              const auto bits = static_cast<uint16_t>(i + 21 * m + 1000 * step);
+              if (stored == DType::kU8) {
+                sent.values<uint8_t>(kInputsName)[at] = static_cast<uint8_t>(bits);
+              } else if ((bits >> 10 & 31) != 31) {
+                sent.values<Float16>(kInputsName)[at] = std::bit_cast<Float16>(bits);
+              }
+            }
+          }
+          queue.stage(batch);
+          queue.next();
+          for (int64_t m = 0; m < 2; ++m) {
+            const MicroBatch& sent = batch.micro_batches[static_cast<size_t>(m)];
+            const std::vector<float> wanted = sent.real_values(kInputsName);
+            const Tensor alone = to_device(sent, dtype, test_backend()).inputs();
+            for (const Tensor& arrived : {queue.batch(m).inputs(), alone}) {
+              EXPECT_EQ(arrived.dtype(), dtype);
+              EXPECT_EQ(arrived.shape(), (Shape{kSize, width}));
+              const std::vector<double> numbers = arrived.to_vector<double>();
+              for (size_t i = 0; i < wanted.size(); ++i) {
+                ASSERT_EQ(std::bit_cast<uint64_t>(numbers[i]),
+                          std::bit_cast<uint64_t>(static_cast<double>(wanted[i])))
+                    << i;
+              }
+            }
+          }
+        }
       }
     }
   }
