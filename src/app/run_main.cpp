@@ -19,6 +19,7 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/mapped_file.h"
 #include "core/process.h"
 #include "data/data_source.h"
 #include "data/prepared_file.h"
@@ -202,6 +203,7 @@ int run_main(int argc, char** argv) {
     return exit_code(ErrorKind::kUsage);
   }
   prepare_process();
+  outlive_bus_errors();
   if (argc > 1 && std::strcmp(argv[1], "train") == 0) stop_signal();
   CLI::App app{"Lockstep trains neural networks data-parallel, bitwise the same on any number of workers."};
   app.name("lockstep");

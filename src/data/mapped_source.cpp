@@ -151,6 +151,7 @@ void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& ou
   if (std::ssize(stored_.inputs) < kReadAheadBytes) {
     require_rows(rows);
     gather_stored(rows, out);
+    mapping_->require_readable();
     return;
   }
   const int64_t before = waits_of_this_thread();
@@ -158,6 +159,7 @@ void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& ou
   if (waits()) read_ahead(rows);
   require_rows(rows);
   gather_stored(rows, out);
+  mapping_->require_readable();
   if (waits_of_this_thread() != before) {
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
   } else if (waits()) {

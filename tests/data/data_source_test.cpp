@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "core/mapped_file.h"
 #include "data/loader.h"
 #include "data/prepared_file.h"
 #include "data/rejection.h"
@@ -450,6 +451,17 @@ TEST_F(Source, LabelsThatCountNothingHaveWeightZeroAndTheirSamplesClassZero) {
   EXPECT_NE(without->digest(), plain->digest()) << "the same samples, another objective";
   expect_rejection(ErrorKind::kUsage, {path_, "real targets"},
                    [&] { open_data_source({.path = path_, .classes = -1, .ignore_label = 4}); });
+}
+
+// Blocks that were verified, and others.
+TEST_F(Source, AFileThatBecomesShorterWhileItIsMappedIsNamed) {
+  outlive_bus_errors();
+  const std::shared_ptr<const StoredSource> source = prepared(images(3001, 700, DType::kF32));
+  gather(*source, {2900, 2999});
+  gather(*source, {5});
+  std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
+  for (const int64_t row : {2999, 1800, 5})
+    expect_rejection(ErrorKind::kData, {path_, "has become shorter"}, [&] { gather(*source, {row}); });
 }
 
 }  // namespace
