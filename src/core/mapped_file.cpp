@@ -39,7 +39,8 @@ void on_bus_error(int signal, siginfo_t* info, void*) {
     mapping.broken = true;
     void* const page = reinterpret_cast<void*>(at / page_bytes() * page_bytes());
     const int error = errno;
-    const bool zeros = ::mmap(page, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+    const bool zeros =
+        ::mmap(page, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
     errno = error;
     if (zeros) return;
   }
@@ -99,8 +100,9 @@ void MappedFile::require_readable() const {
   struct stat status {};
   const bool shorter = ::fstat(file_, &status) == 0 && static_cast<size_t>(status.st_size) < length_;
   if (!shorter && !mappings[place_].broken.load()) return;
-  fail(kind_, fmt::format("{}: {}", path_, shorter ? "has become shorter while it is in use"
-                                                   : "a part of it can no longer be read"));
+  fail(kind_,
+       fmt::format("{}: {}", path_,
+                   shorter ? "has become shorter while it is in use" : "a part of it can no longer be read"));
 }
 
 void outlive_bus_errors() {

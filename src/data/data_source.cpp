@@ -7,10 +7,12 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "core/error.h"
 #include "core/half_precision.h"
+#include "data/formats.h"
 #include "data/stored_features.h"
 
 namespace lockstep {
@@ -105,22 +107,26 @@ void StoredSource::set_stored(const StoredSamples& stored) {
   description_.weighted = stored.ignore_label.has_value();
 }
 
+void StoredSource::describe(const Dataset& dataset) {
+  description_.source = dataset.source;
+  description_.samples = dataset.size();
+  description_.sample_shape = dataset.sample_shape;
+  description_.classes = dataset.classes;
+  description_.target_width = dataset.target_width;
+  description_.columns = dataset.columns;
+  description_.class_names = dataset.class_names;
+  description_.class_counts = class_counts(dataset);
+  set_stored(stored_samples(dataset));
+}
+
 TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
-  description_.source = dataset_.source;
-  description_.samples = dataset_.size();
-  description_.sample_shape = dataset_.sample_shape;
-  description_.classes = dataset_.classes;
-  description_.target_width = dataset_.target_width;
-  description_.columns = dataset_.columns;
-  description_.class_names = dataset_.class_names;
-  description_.class_counts = class_counts(dataset_);
+  describe(dataset_);
   const auto largest = std::ranges::max_element(dataset_.inputs_i32);
   if (largest != dataset_.inputs_i32.end()) {
     description_.largest_index = *largest;
     description_.largest_index_row =
         (largest - dataset_.inputs_i32.begin()) / dataset_.sample_shape.elements() + 1;
   }
-  set_stored(stored_samples(dataset_));
   if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
       std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
     fail(ErrorKind::kInternal,
@@ -136,7 +142,7 @@ std::string TableSource::digest() const {
   return digest_of_digests(stored_.layout_text(), digests);
 }
 
-FeatureStatistics TableSource::statistics() const {
+FeatureStatistics StoredSource::computed_statistics() const {
   if (description_.input_dtype == DType::kI32)
     fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
   FeatureStatisticsPass pass(stored_.input_elements);
@@ -251,6 +257,17 @@ std::shared_ptr<const StoredSource> open_data_source(const DatasetOptions& optio
   }
   DatasetOptions narrow = options;
   narrow.narrow = true;
+  std::error_code error;
+  if (checked_format(options) == "hdf5" &&
+      static_cast<int64_t>(std::filesystem::file_size(options.path, error)) >=
+          MappedSource::kLeastUnsealedBytes &&
+      !error) {
+    const Hdf5Rows rows(narrow);
+    if (!options.unlabelled)
+      checked_ignore_label(options, rows.outline().ignore_label, rows.outline().classes);
+    if (const std::optional<int64_t> offset = rows.inputs_offset())
+      return std::make_shared<MappedSource>(rows, *offset);
+  }
   return std::make_shared<TableSource>(read_dataset(narrow));
 }
 

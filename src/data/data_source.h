@@ -97,6 +97,9 @@ class StoredSource : public DataSource {
   virtual FeatureStatistics statistics() const = 0;
 
  protected:
+  // All that the description says of a data set, the largest token apart.
+  void describe(const Dataset& dataset);
+  FeatureStatistics computed_statistics() const;
   // And what the description says of them.
   void set_stored(const StoredSamples& stored);
   void gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const;
@@ -112,18 +115,27 @@ class TableSource final : public StoredSource {
   }
   bool in_memory() const override { return true; }
   std::string digest() const override;
-  FeatureStatistics statistics() const override;
+  FeatureStatistics statistics() const override { return computed_statistics(); }
 
  private:
   Dataset dataset_;
 };
 
-// A file that `lockstep prepare` wrote, mapped.
+class Hdf5Rows;
+
+// A file that `lockstep prepare` wrote, mapped; or a large HDF5 file of another program whose inputs lie in
+// it in one piece, as a data set keeps them.
 class MappedSource final : public StoredSource {
  public:
   // Of the options path, classes and ignore_label. Verifies everything but the samples, whatever their
   // number. Errors (kData) name the file and the rule; (kUsage) for classes that it does not have.
   MappedSource(const DatasetOptions& options, BlockedFile content);
+  // Of rows without sealed digests of blocks: reads all inputs once, a piece after the other, and checks them
+  // as those of other files are. The digests that it takes then are those that blocks are compared with when
+  // they are used first. offset: of the inputs in the file.
+  MappedSource(const Hdf5Rows& rows, int64_t offset);
+  // Smaller files are read: that costs little, and they may change afterwards.
+  static constexpr int64_t kLeastUnsealedBytes = int64_t{64} << 20;
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override;
   void read_ahead(std::span<const int64_t> rows) const override;
@@ -139,8 +151,11 @@ class MappedSource final : public StoredSource {
   std::string damage_text(int64_t array, int64_t block) const;
   void require_rows(std::span<const int64_t> rows) const;
 
+  int64_t arrays() const { return mapping_->arrays(); }
+
+  Dataset outline_;  // of rows: targets, which are not mapped
   std::unique_ptr<MappedBlocks> mapping_;
-  FeatureStatistics statistics_;
+  FeatureStatistics statistics_;             // sealed ones
   mutable std::atomic<int64_t> waiting_{0};  // > 0: gathers to come that are taken to wait
 };
 

@@ -34,6 +34,8 @@ class Hdf5Rows {
   ~Hdf5Rows();
   // All but the inputs.
   const Dataset& outline() const;
+  // Where in the file the inputs lie as a data set keeps them; nullopt: they do not.
+  std::optional<int64_t> inputs_offset() const;
   // The inputs of `count` rows from `first` on take the place of those of `dataset`, which is a copy of the
   // outline.
   void read_inputs(int64_t first, int64_t count, Dataset& dataset) const;

@@ -125,6 +125,12 @@ class Hdf5DatasetReader {
 
   const Dataset& outline() const { return dataset_; }
 
+  std::optional<int64_t> inputs_offset() const {
+    // Of fp32 the reader gives what is scaled.
+    const bool scaled = dataset_.input_dtype == DType::kF32 && (scale_ != 1.0f || divisor_ != 1.0f);
+    return scaled ? std::nullopt : file_->offset("/x", dataset_.input_dtype);
+  }
+
   void read_inputs(int64_t first, int64_t count, Dataset& into) const {
     const auto elements = static_cast<size_t>(count * dataset_.sample_shape.elements());
     switch (dataset_.input_dtype) {
@@ -418,6 +424,10 @@ Hdf5Rows::Hdf5Rows(const DatasetOptions& options) : impl_(new Impl{Hdf5DatasetRe
 }
 
 Hdf5Rows::~Hdf5Rows() = default;
+
+std::optional<int64_t> Hdf5Rows::inputs_offset() const {
+  return impl_->reader.inputs_offset();
+}
 
 const Dataset& Hdf5Rows::outline() const {
   return impl_->reader.outline();

@@ -11,6 +11,7 @@
 #include "data/data_source.h"
 #include "data/formats.h"
 #include "data/prepared_file.h"
+#include "data/stored_features.h"
 #include "hdf5/file.h"
 
 namespace lockstep {
@@ -18,6 +19,8 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kInputs = 0, kTargets = 1;  // the sealed arrays
+// Inputs of a file without sealed blocks that are read at a time.
+constexpr int64_t kPieceBytes = int64_t{16} << 20;
 // Gathers after one that waited for the disk that are taken to wait too.
 constexpr int64_t kWaitingGathers = 256;
 // A smaller file stays in memory once it has been read.
@@ -137,10 +140,54 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
 }
 
+MappedSource::MappedSource(const Hdf5Rows& rows, int64_t offset) : outline_(rows.outline()) {
+  describe(outline_);
+  const int64_t n = size();
+  stored_.input_elements = outline_.sample_shape.elements();
+  const int64_t row_bytes = stored_.input_bytes();
+  const auto end = static_cast<size_t>(offset + n * row_bytes);
+  const MappedFile file(outline_.source, end, ErrorKind::kData);
+  const std::span<const std::byte> inputs = file.bytes().subspan(static_cast<size_t>(offset));
+  Dataset piece = outline_;
+  std::vector<Digest> digests;
+  const int64_t count = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, row_bytes));
+  for (int64_t first = 0; first < n; first += count) {
+    const int64_t last = std::min(first + count, n);
+    rows.read_inputs(first, last - first, piece);
+    const std::span<const std::byte> read = stored_samples(piece).inputs;
+    const auto same = inputs.subspan(static_cast<size_t>(first * row_bytes), read.size());
+    if (!std::ranges::equal(read, same)) {
+      file.require_readable();
+      fail(ErrorKind::kData, fmt::format("{}: rows {} to {} of /x change while they are read",
+                                         description_.source, first + 1, last));
+    }
+    for (const int32_t token : piece.inputs_i32) {
+      if (token <= description_.largest_index) continue;
+      description_.largest_index = token;
+      const auto at = std::ranges::find(piece.inputs_i32, token) - piece.inputs_i32.begin();
+      description_.largest_index_row = first + at / stored_.input_elements + 1;
+    }
+    // Blocks that are whole by now.
+    while (std::ssize(digests) < (last == n ? blocks_of(n * row_bytes) : last * row_bytes / kBlockBytes)) {
+      const auto at = static_cast<size_t>(std::ssize(digests) * kBlockBytes);
+      digests.push_back(
+          digest_of(inputs.subspan(at, std::min(static_cast<size_t>(kBlockBytes), inputs.size() - at))));
+    }
+  }
+  file.require_readable();
+  mapping_ = std::make_unique<MappedBlocks>(
+      outline_.source, BlockedFile{{{offset, n * row_bytes}}, std::move(digests)}, ErrorKind::kData);
+  outline_.inputs_f32 = {};
+  set_stored(stored_samples(outline_));
+  stored_.inputs = mapping_->array(kInputs);
+  waiting_.store(kWaitingGathers, std::memory_order_relaxed);
+}
+
 void MappedSource::require_rows(std::span<const int64_t> rows) const {
   for (const int64_t row : rows) {
     for (const auto& [array, bytes] :
          {std::pair(kInputs, stored_.input_bytes()), {kTargets, stored_.target_bytes()}}) {
+      if (array == arrays()) break;  // is not mapped
       if (const std::optional<int64_t> block = mapping_->first_damaged(array, row * bytes, (row + 1) * bytes))
         fail(ErrorKind::kData, damage_text(array, *block));
     }
@@ -178,16 +225,23 @@ void MappedSource::read_ahead(std::span<const int64_t> rows) const {
     while (next < rows.size() && rows[next] == rows[next - 1] + 1) ++next;
     const int64_t first = rows[i], last = rows[next - 1] + 1;
     mapping_->read_ahead(kInputs, first * stored_.input_bytes(), last * stored_.input_bytes());
-    mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
+    if (arrays() > kTargets)
+      mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
     i = next;
   }
 }
 
 std::string MappedSource::digest() const {
-  return digest_of_digests(stored_.layout_text(), mapping_->digests());
+  std::vector<Digest> digests(mapping_->digests().begin(), mapping_->digests().end());
+  if (arrays() == kTargets) {
+    const std::vector<Digest> targets = block_digests(stored_.targets);
+    digests.insert(digests.end(), targets.begin(), targets.end());
+  }
+  return digest_of_digests(stored_.layout_text(), digests);
 }
 
 FeatureStatistics MappedSource::statistics() const {
+  if (arrays() == kTargets) return computed_statistics();
   if (statistics_.mean.empty())
     fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
   return statistics_;
@@ -196,10 +250,10 @@ FeatureStatistics MappedSource::statistics() const {
 std::string MappedSource::damage_text(int64_t array, int64_t block) const {
   const int64_t bytes = array == kInputs ? stored_.input_bytes() : stored_.target_bytes();
   const int64_t end = std::min((block + 1) * kBlockBytes, bytes * size());
-  return fmt::format(
-      "{}: damaged: the checksum of block {} of {} differs from the sealed one: sample rows {} to {}",
-      description_.source, block, array == kInputs ? "/x" : "/y", block * kBlockBytes / bytes + 1,
-      (end + bytes - 1) / bytes);
+  return fmt::format("{}: damaged: the checksum of block {} of {} differs from the {}: sample rows {} to {}",
+                     description_.source, block, array == kInputs ? "/x" : "/y",
+                     arrays() == kTargets ? "one at the start" : "sealed one",
+                     block * kBlockBytes / bytes + 1, (end + bytes - 1) / bytes);
 }
 
 bool MappedSource::verify_next(int64_t& block, std::string& damage) const {

@@ -33,9 +33,8 @@ class MappedFileTest : public ::testing::Test {
     return "";
   }
   static size_t sum(std::span<const std::byte> bytes) {
-    return std::accumulate(bytes.begin(), bytes.end(), size_t{0}, [](size_t total, std::byte byte) {
-      return total + static_cast<size_t>(byte);
-    });
+    return std::accumulate(bytes.begin(), bytes.end(), size_t{0},
+                           [](size_t total, std::byte byte) { return total + static_cast<size_t>(byte); });
   }
 
   static constexpr size_t kBytes = 5 * 65536;
@@ -82,7 +81,8 @@ TEST_F(MappedFileTest, OtherBusErrorsEndTheProcessAsBefore) {
         outlive_bus_errors();
         outlive_bus_errors();
         std::FILE* foreign = std::tmpfile();
-        auto* bytes = static_cast<volatile char*>(::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, ::fileno(foreign), 0));
+        auto* bytes =
+            static_cast<volatile char*>(::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, ::fileno(foreign), 0));
         std::exit(bytes[0]);
       },
       ::testing::KilledBySignal(SIGBUS), "");

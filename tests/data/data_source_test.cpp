@@ -6,12 +6,15 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <numeric>
 
 #include "core/mapped_file.h"
 #include "data/loader.h"
 #include "data/prepared_file.h"
 #include "data/rejection.h"
+#include "data/stored_features.h"
 #include "hdf5/file.h"
 #include "hdf5/scratch_directory.h"
 
@@ -462,6 +465,62 @@ TEST_F(Source, AFileThatBecomesShorterWhileItIsMappedIsNamed) {
   std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
   for (const int64_t row : {2999, 1800, 5})
     expect_rejection(ErrorKind::kData, {path_, "has become shorter"}, [&] { gather(*source, {row}); });
+}
+
+// Of another program: no seal, and no room for one. Returns where its inputs are.
+int64_t write_plain(const Dataset& data, const std::string& path) {
+  Hdf5File file = Hdf5File::create(path, ErrorKind::kData);
+  const StoredSamples stored = stored_samples(data);
+  Shape x{data.size()};
+  for (const int64_t extent : data.sample_shape.extents()) x.push_back(extent);
+  file.write("/x", data.input_dtype, x, stored.inputs.data());
+  file.write("/y", DType::kI32, {data.size()}, data.labels.data());
+  if (data.input_dtype == DType::kI32) file.write_attribute("/x", "tokens", int64_t{1});
+  if (data.divisor != 1.0f) file.write_attribute("/x", "divisor", static_cast<double>(data.divisor));
+  const int64_t at = *file.offset("/x", data.input_dtype) - kSealBytes;
+  file.close();
+  const std::string bytes = bytes_of(path);
+  overwrite(path, bytes.substr(static_cast<size_t>(kSealBytes)));
+  return at;
+}
+
+TEST_F(Source, ALargePlainFileIsMappedAndIsWhatReadingItGives) {
+  for (const DType dtype : {DType::kU8, DType::kF32, DType::kI32}) {
+    SCOPED_TRACE(name_of(dtype));
+    const int64_t width = 1009;  // rows cross the borders of blocks
+    const int64_t rows =
+        MappedSource::kLeastUnsealedBytes / (width * static_cast<int64_t>(size_of(dtype))) + 3;
+    Dataset data = images(rows, width, dtype);
+    if (dtype == DType::kU8) data.divisor = 255.0f;
+    const int64_t offset = write_plain(data, path_);
+    const std::shared_ptr<const StoredSource> source = open_data_source({.path = path_});
+    ASSERT_NE(dynamic_cast<const MappedSource*>(source.get()), nullptr);
+    data.source = path_;
+    const TableSource table(data);
+    EXPECT_EQ(source->digest(), table.digest());
+    EXPECT_EQ(source->description().class_counts, table.description().class_counts);
+    EXPECT_EQ(source->description().largest_index, table.description().largest_index);
+    EXPECT_EQ(source->description().largest_index_row, table.description().largest_index_row);
+    const std::vector<int64_t> some = {rows - 1, 0, rows / 2, rows / 2 + 1, 7};
+    EXPECT_EQ(gather(*source, some), gather(table, some));
+    if (dtype == DType::kU8) {
+      EXPECT_EQ(source->statistics().mean, table.statistics().mean);
+    }
+    // A block that changes before it is used.
+    std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary)
+        .seekp(offset + 20 * kBlockBytes)
+        .put('!');
+    const int64_t changed = 20 * kBlockBytes / (width * static_cast<int64_t>(size_of(dtype)));
+    expect_rejection(ErrorKind::kData, {path_, "block 20 of /x", "the one at the start"},
+                     [&] { gather(*source, {changed}); });
+    EXPECT_NE(open_data_source({.path = path_})->digest(), table.digest());
+    gather(*source, {0});
+  }
+  Dataset wrong = images(MappedSource::kLeastUnsealedBytes / 4 + 1, 1, DType::kF32);
+  wrong.inputs_f32[12345678] = std::numeric_limits<float>::infinity();
+  write_plain(wrong, path_);
+  expect_rejection(ErrorKind::kData, {path_, "row 12345679", "inf"},
+                   [&] { open_data_source({.path = path_}); });
 }
 
 }  // namespace
