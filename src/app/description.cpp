@@ -89,7 +89,7 @@ std::vector<std::string> wrapped(const std::string& text, size_t width) {
 std::string describe_block(std::vector<KeyDescription>::const_iterator begin,
                            std::vector<KeyDescription>::const_iterator end) {
   const auto shown_default = [](const KeyDescription& key) {
-    return key.fallback.empty() ? "required" : key.fallback;
+    return key.fallback.empty() ? "required" : key.fallback == "null" ? "none" : key.fallback;
   };
   size_t key_width = 0, default_width = 0;
   for (auto key = begin; key != end; ++key) {

@@ -19,6 +19,7 @@
 #include "lockstep/comm/communicator.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
+#include "lockstep/core/mapped_file.h"
 #include "lockstep/core/process.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/prepared_file.h"
@@ -123,7 +124,7 @@ int run_verify(const std::string& path) {
     flush_results();
     return 0;
   }
-  const MappedSource source(path, std::move(*content), 0);
+  const MappedSource source({.path = path}, std::move(*content));
   ProgressBar bar("verified", source.blocks() * kBlockBytes);
   int64_t block = 0, damaged = 0;
   std::string damage;
@@ -203,6 +204,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     return exit_code(error.kind());
   }
   prepare_process();
+  outlive_bus_errors();
   if (argc > 1 && std::strcmp(argv[1], "train") == 0) stop_signal();
   CLI::App app{"Lockstep trains neural networks data-parallel, bitwise the same on any number of workers."};
   app.name("lockstep");
@@ -290,6 +292,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
   prepare_command->add_option("--classes", arguments.dataset.classes,
                               "number of classes; 0: find out; -1: regression");
+  prepare_command->add_option("--ignore-label", arguments.dataset.ignore_label,
+                              "label of samples that count nothing");
   prepare_command->add_flag(
       "--follow", arguments.dataset.follow,
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");

@@ -29,6 +29,7 @@ constexpr const char* kVersion = "version";
 constexpr const char* kConfiguration = "/configuration";
 constexpr const char* kMetrics = "/metrics";
 constexpr const char* kPlans = "/plans";
+constexpr const char* kData = "/data_outline";
 constexpr const char* kOrder = "order";
 
 std::string group_of(const std::string& path) {
@@ -90,6 +91,7 @@ void write_content(const State& state, const std::string& path) {
   }
   file.write_text(kConfiguration, state.configuration);
   file.write_text(kMetrics, state.metrics);
+  if (!state.data.empty()) file.write_text(kData, state.data);
   if (!state.plans.empty()) file.write_text(kPlans, state.plans);
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray& array = state.arrays[i];
@@ -112,6 +114,7 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   state.version = version;
   state.configuration = file.read_text(kConfiguration);
   state.metrics = file.read_text(kMetrics);
+  if (file.exists(kData)) state.data = file.read_text(kData);
   if (file.exists(kPlans)) state.plans = file.read_text(kPlans);
   const auto read_scalars = [&](const std::string& group, const std::string& prefix) {
     for (const auto& [name, value] : file.attributes(group)) state.scalars.emplace(prefix + name, value);
@@ -144,6 +147,7 @@ void require_same_content(const State& state, const std::string& path) {
   };
   if (found.configuration != state.configuration) differs(kConfiguration);
   if (found.metrics != state.metrics) differs(kMetrics);
+  if (found.data != state.data) differs(kData);
   if (found.plans != state.plans) differs(kPlans);
   const bool same_scalars = std::ranges::equal(
       found.scalars, state.scalars,

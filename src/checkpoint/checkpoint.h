@@ -8,6 +8,7 @@
 //                                          or text)
 //   f['configuration'].asstr()[()]         TOML text
 //   f['metrics'].asstr()[()]               JSON lines
+//   f['data_outline'].asstr()[()]          State::data; not there where it is empty
 //   f['plans'].asstr()[()]                 State::plans; not there where it is empty
 //   f['format'].attrs['version']           kCheckpointVersion
 #pragma once

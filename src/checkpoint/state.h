@@ -35,11 +35,12 @@ struct State {
   std::string configuration;             // TOML text
   std::string metrics;                   // JSON lines logged so far
   int64_t version = kCheckpointVersion;  // of the file that it was read from
+  std::string data;   // TOML text: what a model has to know of the data; empty in older files
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
 
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
-// order) and the scalars (sorted by path), excluding configuration, metrics and plans.
+// order) and the scalars (sorted by path), excluding configuration, metrics, data and plans.
 std::string state_digest(const State& state);
 
 // 32 hex digits: XXH3-128 of the pieces, one behind the other, with their lengths.

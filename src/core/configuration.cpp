@@ -161,7 +161,8 @@ std::string Configuration::resolved() const {
     if (section.header.empty() || (section.declarations.empty() && !section.given)) return;
     text += fmt::format("{}{}\n", text.empty() ? "" : "\n", section.toml_header());
     for (const Declaration& declaration : section.declarations) {
-      text += fmt::format("{} = {}\n", declaration.key.key, declaration.value);
+      if (!declaration.value.empty())
+        text += fmt::format("{} = {}\n", declaration.key.key, declaration.value);
     }
   });
   return text;

@@ -35,7 +35,7 @@ struct KeyDescription {
   std::string type;                  // integer, real, boolean, text, integers, reals, texts
   Range range;                       // of numbers
   std::vector<std::string> choices;  // of texts; empty: any
-  std::string fallback;              // as TOML, which is JSON as well; "": required
+  std::string fallback;              // as TOML, which is JSON as well; "": required; "null": none
   std::string meaning;
   bool operator==(const KeyDescription&) const = default;
 
@@ -55,6 +55,8 @@ class Section {
  public:
   int64_t integer(const std::string& key, std::optional<int64_t> fallback, Range range,
                   const std::string& meaning);
+  // Nothing where the key is not given.
+  std::optional<int64_t> optional_integer(const std::string& key, Range range, const std::string& meaning);
   double real(const std::string& key, std::optional<double> fallback, Range range,
               const std::string& meaning);
   bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& meaning);
@@ -117,7 +119,7 @@ class Configuration {
   // there or the sections that do have a key of this name.
   void reject_unknown() const;
 
-  // Every key read so far with its value (given or fallback), as TOML text that parses to the same
+  // Every key read so far that has a value, given or fallback, with it, as TOML text that parses to the same
   // configuration (reals in their shortest exact form). Not for a description.
   std::string resolved() const;
 

@@ -187,14 +187,14 @@ void Section::Impl::check_fallback(const std::string& key, const T& fallback, co
 
 template <class T, class Rule>
 T Section::Impl::scalar(const std::string& type, const std::string& key, const std::optional<T>& fallback,
-                        const Rule& rule, const std::string& meaning) {
+                        const Rule& rule, const std::string& meaning, bool optional) {
   T value = fallback.value_or(neutral(T{}, rule));
   if (const toml::node* node = find(key)) {
     if (!Kind<T>::extract(*node, value)) reject(key, wrong_type<T>(Kind<T>::kExpected, *node));
     if (const std::string broken = broken_rule(value, rule); !broken.empty()) {
       reject(key, fmt::format("{}, got {}", broken, shown(*node)));
     }
-  } else if (!fallback && !document->describing) {
+  } else if (!fallback && !optional && !document->describing) {
     const std::string allowed = to_text(rule);
     reject(key, fmt::format("is required: {}{}", Kind<T>::kExpected, allowed.empty() ? "" : " " + allowed));
   }
@@ -202,7 +202,8 @@ T Section::Impl::scalar(const std::string& type, const std::string& key, const s
   KeyDescription description{header, is_element, type, key, Kind<T>::kName, {}, {}, "", meaning};
   describe_rule(rule, description);
   if (fallback) description.fallback = to_toml(*fallback);
-  record({description, to_toml(value)});
+  if (optional) description.fallback = "null";
+  record({description, optional && !find(key) ? "" : to_toml(value)});
   return value;
 }
 
@@ -319,6 +320,12 @@ void Section::Impl::collect_unknown(std::vector<Unknown>& unknown) const {
 int64_t Section::integer(const std::string& key, std::optional<int64_t> fallback, Range range,
                          const std::string& meaning) {
   return impl_->scalar<int64_t>(type_, key, fallback, range, meaning);
+}
+
+std::optional<int64_t> Section::optional_integer(const std::string& key, Range range,
+                                                 const std::string& meaning) {
+  const int64_t value = impl_->scalar<int64_t>(type_, key, std::nullopt, range, meaning, true);
+  return has(key) ? std::optional(value) : std::nullopt;
 }
 
 double Section::real(const std::string& key, std::optional<double> fallback, Range range,

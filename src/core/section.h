@@ -37,7 +37,7 @@ std::string shown(const toml::node& node);
 // One read key, and its value as TOML text.
 struct Declaration {
   KeyDescription key;
-  std::string value;
+  std::string value;  // "": none
 };
 
 struct Document {
@@ -69,10 +69,10 @@ struct Section::Impl {
   // A description keeps every different declaration of a key: it may depend on a type.
   void record(const Declaration& declaration);
 
-  // Read and check a key for readers of `type` ("": of any).
+  // Read and check a key for readers of `type` ("": of any). optional: it may be missing without a fallback.
   template <class T, class Rule>
   T scalar(const std::string& type, const std::string& key, const std::optional<T>& fallback,
-           const Rule& rule, const std::string& meaning);
+           const Rule& rule, const std::string& meaning, bool optional = false);
   template <class T, class Rule>
   std::vector<T> list(const std::string& type, const std::string& key,
                       const std::optional<std::vector<T>>& fallback, const Rule& rule,

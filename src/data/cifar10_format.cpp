@@ -37,6 +37,7 @@ Dataset read_cifar10(const DatasetOptions& options) {
   dataset.source = options.path;
   dataset.sample_shape = {kSide, kSide, kChannels};
   dataset.classes = options.classes > 0 ? options.classes : kClasses;
+  dataset.ignore_label = options.ignore_label;
   if (dataset.classes == kClasses) dataset.class_names.assign(kClassNames.begin(), kClassNames.end());
   if (options.narrow) {
     dataset.input_dtype = DType::kU8;
@@ -61,7 +62,7 @@ Dataset read_cifar10(const DatasetOptions& options) {
         fail(ErrorKind::kData, fmt::format("{}: truncated: the record at byte {} has {} of {} bytes", path,
                                            start, got, kRecord));
       }
-      if (record[0] >= dataset.classes) {
+      if (record[0] >= dataset.classes && record[0] != dataset.ignore_label) {
         fail(ErrorKind::kData, fmt::format("{}: byte {}: CIFAR-10 label must be in [0, {}): got {}", path,
                                            start, dataset.classes, record[0]));
       }

@@ -287,6 +287,7 @@ Dataset read_csv(const DatasetOptions& options) {
       constexpr double kOutOfRange = 9.0e18;  // converts to int64 without overflow
       labels[i] = static_cast<int64_t>(std::fmin(std::fmax(targets[i], -kOutOfRange), kOutOfRange));
     }
+    dataset.ignore_label = options.ignore_label;
     assign_labels(dataset, labels, options.classes,
                   [&](int64_t i) { return place(static_cast<size_t>(i) + 1, target); });
     return dataset;

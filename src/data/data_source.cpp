@@ -24,56 +24,43 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
 
 }  // namespace
 
-SampleBuffers SampleBuffers::from(int64_t n, const DataDescription& description) const {
-  const int64_t inputs = n * description.sample_shape.elements();
-  return {inputs_f32 == nullptr ? nullptr : inputs_f32 + inputs,
-          inputs_i32 == nullptr ? nullptr : inputs_i32 + inputs, labels == nullptr ? nullptr : labels + n,
-          targets == nullptr ? nullptr : targets + n * description.target_width};
+std::vector<Field> DataDescription::fields() const {
+  Field targets{kTargetsName, classes > 0 ? DType::kI32 : DType::kF32, positions};
+  if (classes == 0) targets.shape.push_back(target_width);
+  Field inputs{kInputsName, input_dtype, sample_shape};
+  if (input_dtype != DType::kI32) inputs = {kInputsName, stored_dtype, sample_shape, scale, divisor};
+  std::vector<Field> fields = {std::move(inputs), std::move(targets)};
+  if (weighted) fields.push_back({kWeightsName, DType::kF32, positions});
+  fields.insert(fields.end(), others.begin(), others.end());
+  return fields;
 }
 
 std::string StoredSamples::layout_text() const {
-  return fmt::format("{} {} {} {};{} {};", name_of(input_dtype), input_elements, scale, divisor,
-                     name_of(target_dtype), target_elements);
-}
-
-void convert_features(const StoredSamples& stored, const std::byte* from, int64_t count, float* to) {
-  // Multiplying by one changes nothing and costs less than asking; a division by one costs too much.
-  const auto convert = [&]<class T>(const T* values) {
-    const float scale = stored.scale, divisor = stored.divisor;
-    if (divisor == 1.0f) {
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale;
-    } else {
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(values[i]) * scale / divisor;
-    }
-  };
-  switch (stored.input_dtype) {
-    case DType::kU8:
-      return convert(reinterpret_cast<const uint8_t*>(from));
-    case DType::kF16:
-      return convert(reinterpret_cast<const Float16*>(from));
-    default:
-      std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-  }
+  return fmt::format("{} {} {} {};{} {};{}", name_of(input_dtype), input_elements, scale, divisor,
+                     name_of(target_dtype), target_elements,
+                     ignore_label ? fmt::format("without {};", *ignore_label) : "");
 }
 
 void StoredSource::gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const {
   const int64_t input_bytes = stored_.input_bytes(), target_bytes = stored_.target_bytes();
   for (size_t i = 0; i < rows.size(); ++i) {
-    const SampleBuffers place = out.from(static_cast<int64_t>(i), description_);
+    const SampleBuffers place = out.from(static_cast<int64_t>(i));
     const std::byte* input = stored_.inputs.data() + rows[i] * input_bytes;
     const std::byte* target = stored_.targets.data() + rows[i] * target_bytes;
-    if (stored_.input_dtype == DType::kI32) {
-      std::memcpy(place.inputs_i32, input, static_cast<size_t>(input_bytes));
-    } else {
-      convert_features(stored_, input, stored_.input_elements, place.inputs_f32);
-    }
+    std::memcpy(place.at<std::byte>(DataDescription::kInputs), input, static_cast<size_t>(input_bytes));
     if (description_.classes > 0) {
-      std::memcpy(place.labels, target, sizeof(int32_t));
+      int32_t& label = *place.at<int32_t>(DataDescription::kTargets);
+      std::memcpy(&label, target, sizeof(int32_t));
+      if (stored_.ignore_label) {
+        const bool counts = label != *stored_.ignore_label;
+        if (!counts) label = 0;
+        *place.at<float>(DataDescription::kWeights) = counts ? 1.0f : 0.0f;
+      }
     } else if (stored_.target_dtype == DType::kF32) {
-      std::memcpy(place.targets, target, static_cast<size_t>(target_bytes));
+      std::memcpy(place.at<float>(DataDescription::kTargets), target, static_cast<size_t>(target_bytes));
     } else {
       const auto* labels = reinterpret_cast<const int32_t*>(target);
-      std::transform(labels, labels + stored_.target_elements, place.targets,
+      std::transform(labels, labels + stored_.target_elements, place.at<float>(DataDescription::kTargets),
                      [](int32_t label) { return static_cast<float>(label); });
     }
   }
@@ -93,36 +80,51 @@ StoredSamples stored_samples(const Dataset& dataset) {
   stored.divisor = dataset.divisor;
   stored.input_elements = dataset.sample_shape.elements();
   stored.target_elements = labels ? 1 : dataset.target_width;
+  stored.ignore_label = dataset.ignore_label;
   return stored;
 }
 
-std::vector<int64_t> class_counts(std::span<const int32_t> labels, int64_t classes) {
+std::vector<int64_t> class_counts(const Dataset& dataset) {
   // More than are worth keeping beside the data.
   constexpr int64_t kMostClasses = 1 << 20;
-  if (classes == 0 || classes > kMostClasses) return {};
-  std::vector<int64_t> counts(static_cast<size_t>(classes), 0);
-  for (const int32_t label : labels) ++counts[static_cast<size_t>(label)];
+  if (dataset.classes == 0 || dataset.classes > kMostClasses) return {};
+  std::vector<int64_t> counts(static_cast<size_t>(dataset.classes), 0);
+  for (const int32_t label : dataset.labels) {
+    if (label != dataset.ignore_label) ++counts[static_cast<size_t>(label)];
+  }
   return counts;
 }
 
+void StoredSource::set_stored(const StoredSamples& stored) {
+  stored_ = stored;
+  description_.input_dtype = stored.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
+  description_.stored_dtype = stored.input_dtype;
+  description_.scale = stored.scale;
+  description_.divisor = stored.divisor;
+  description_.ignore_label = stored.ignore_label;
+  description_.weighted = stored.ignore_label.has_value();
+}
+
+void StoredSource::describe(const Dataset& dataset) {
+  description_.source = dataset.source;
+  description_.samples = dataset.size();
+  description_.sample_shape = dataset.sample_shape;
+  description_.classes = dataset.classes;
+  description_.target_width = dataset.target_width;
+  description_.columns = dataset.columns;
+  description_.class_names = dataset.class_names;
+  description_.class_counts = class_counts(dataset);
+  set_stored(stored_samples(dataset));
+}
+
 TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
-  const DType delivered = dataset_.input_dtype == DType::kI32 ? DType::kI32 : DType::kF32;
-  description_.source = dataset_.source;
-  description_.samples = dataset_.size();
-  description_.sample_shape = dataset_.sample_shape;
-  description_.input_dtype = delivered;
-  description_.classes = dataset_.classes;
-  description_.target_width = dataset_.target_width;
-  description_.columns = dataset_.columns;
-  description_.class_names = dataset_.class_names;
-  description_.class_counts = class_counts(dataset_.labels, dataset_.classes);
+  describe(dataset_);
   const auto largest = std::ranges::max_element(dataset_.inputs_i32);
   if (largest != dataset_.inputs_i32.end()) {
     description_.largest_index = *largest;
     description_.largest_index_row =
         (largest - dataset_.inputs_i32.begin()) / dataset_.sample_shape.elements() + 1;
   }
-  stored_ = stored_samples(dataset_);
   if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
       std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
     fail(ErrorKind::kInternal,
@@ -140,8 +142,10 @@ std::string TableSource::digest() const {
 
 StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
                                        const FeatureStatistics& statistics)
-    : base_(std::move(base)) {
+    : base_(std::move(base)), stored_(base_->description().fields()[DataDescription::kInputs]) {
   description_ = base_->description();
+  description_.stored_dtype = DType::kF32;
+  description_.scale = description_.divisor = 1.0f;
   const auto features = static_cast<size_t>(description_.sample_shape.elements());
   if (statistics.mean.size() != features || statistics.deviation.size() != features) {
     fail(ErrorKind::kData, fmt::format("{}: {} features do not fit statistics of {}", description_.source,
@@ -156,17 +160,27 @@ StandardizedSource::StandardizedSource(std::shared_ptr<const DataSource> base,
 }
 
 void StandardizedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
-  base_->gather(rows, out);
   const size_t features = mean_.size();
+  if (stored_.narrow()) {
+    thread_local std::vector<std::byte> narrow;
+    narrow.resize(rows.size() * features * size_of(stored_.dtype));
+    base_->gather(rows, out.with_inputs(narrow.data(), stored_));
+    widen_features(stored_, narrow.data(), static_cast<int64_t>(rows.size() * features),
+                   out.at<float>(DataDescription::kInputs));
+  } else {
+    base_->gather(rows, out);
+  }
   for (size_t i = 0; i < rows.size(); ++i) {
-    float* row = out.inputs_f32 + i * features;
+    float* row = out.at<float>(DataDescription::kInputs) + i * features;
     for (size_t j = 0; j < features; ++j) row[j] = (row[j] - mean_[j]) * factor_[j];
   }
 }
 
 ReorderedSource::ReorderedSource(std::shared_ptr<const DataSource> base, std::vector<size_t> order,
                                  ColumnNames columns)
-    : base_(std::move(base)), order_(std::move(order)) {
+    : base_(std::move(base)),
+      order_(std::move(order)),
+      element_bytes_(size_of(base_->description().fields()[DataDescription::kInputs].dtype)) {
   description_ = base_->description();
   description_.columns = std::move(columns);
 }
@@ -174,7 +188,6 @@ ReorderedSource::ReorderedSource(std::shared_ptr<const DataSource> base, std::ve
 void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
   base_->gather(rows, out);
   const auto reorder = [&]<class T>(T* values) {
-    if (values == nullptr) return;
     thread_local std::vector<T> row;
     row.resize(order_.size());
     for (size_t i = 0; i < rows.size(); ++i, values += order_.size()) {
@@ -182,8 +195,14 @@ void ReorderedSource::gather(std::span<const int64_t> rows, const SampleBuffers&
       std::transform(order_.begin(), order_.end(), values, [&](size_t from) { return row[from]; });
     }
   };
-  reorder(out.inputs_f32);
-  reorder(out.inputs_i32);
+  switch (element_bytes_) {
+    case 1:
+      return reorder(out.at<uint8_t>(DataDescription::kInputs));
+    case 2:
+      return reorder(out.at<uint16_t>(DataDescription::kInputs));
+    default:
+      return reorder(out.at<uint32_t>(DataDescription::kInputs));
+  }
 }
 
 PartSource::PartSource(std::shared_ptr<const DataSource> base, const Split& split, Side side)
@@ -207,9 +226,8 @@ void PartSource::with_base_rows(std::span<const int64_t> rows, Use&& use) const 
 }
 
 void PartSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
-  with_base_rows(rows, [&](std::span<const int64_t> piece, int64_t done) {
-    base_->gather(piece, out.from(done, description_));
-  });
+  with_base_rows(rows,
+                 [&](std::span<const int64_t> piece, int64_t done) { base_->gather(piece, out.from(done)); });
 }
 
 void PartSource::read_ahead(std::span<const int64_t> rows) const {

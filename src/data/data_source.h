@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "lockstep/core/configuration.h"
 #include "lockstep/data/dataset.h"
 #include "lockstep/data/feature_statistics.h"
+#include "lockstep/data/field.h"
 #include "lockstep/data/split.h"
 #include "lockstep/hdf5/mapped_blocks.h"
 
@@ -25,25 +27,27 @@ struct DataDescription {
   std::string source;  // path, for messages
   int64_t samples = 0;
   Shape sample_shape;               // of one input
-  DType input_dtype = DType::kF32;  // kF32 (features, whatever type they are stored in) or kI32 (tokens)
-  int64_t classes = 0;              // > 0: classification, labels in [0, classes)
-  int64_t target_width = 0;         // > 0: regression
-  ColumnNames columns;              // of tables
+  DType input_dtype = DType::kF32;  // of models: kF32 (features, however they are stored) or kI32 (tokens)
+  // Features as gather() gives them: kF32, or kU8 and kF16, of which a model gets value * scale / divisor.
+  DType stored_dtype = DType::kF32;
+  float scale = 1.0f, divisor = 1.0f;
+  int64_t classes = 0;                       // > 0: classification, labels in [0, classes)
+  int64_t target_width = 0;                  // > 0: regression
+  Shape positions;                           // targets of a sample, of words in a text say; (): it has one
+  bool weighted = false;                     // each target has a weight of its own
+  std::optional<int32_t> ignore_label = {};  // of targets whose weight is 0; they are given as class 0
+  std::vector<Field> others = {};            // that models read by their names
+  ColumnNames columns;                       // of tables
   std::vector<std::string> class_names;
-  std::vector<int64_t> class_counts;  // samples of each class in the whole file; empty: not known
+  std::vector<int64_t> class_counts;  // samples of each class that count in the whole file; empty: not known
   // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.
   int64_t largest_index = -1, largest_index_row = 0;
-};
 
-// Where gathered samples go, one behind the other: of the four those that the description names.
-struct SampleBuffers {
-  float* inputs_f32 = nullptr;    // sample elements
-  int32_t* inputs_i32 = nullptr;  // sample elements
-  int32_t* labels = nullptr;      // 1
-  float* targets = nullptr;       // target_width
-
-  // From the n-th sample on.
-  SampleBuffers from(int64_t n, const DataDescription& description) const;
+  // What gather() gives, by number: inputs (sample_shape); targets, int32 labels
+  // (positions) of classes, else fp32 (positions, target_width); where there are weights, fp32 (positions),
+  // each at least 0, and 0 where the target does not count; then the others.
+  static constexpr size_t kInputs = 0, kTargets = 1, kWeights = 2;
+  std::vector<Field> fields() const;
 };
 
 // Any number of threads may use a source.
@@ -76,7 +80,9 @@ struct StoredSamples {
   DType target_dtype = DType::kI32;                 // kI32 (labels; targets too on request) or kF32
   float scale = 1.0f, divisor = 1.0f;               // a feature is value * scale / divisor, in fp32
   int64_t input_elements = 0, target_elements = 0;  // of a row
+  std::optional<int32_t> ignore_label = {};
 
+  Field features() const { return {kInputsName, input_dtype, {input_elements}, scale, divisor}; }
   int64_t input_bytes() const { return input_elements * static_cast<int64_t>(size_of(input_dtype)); }
   int64_t target_bytes() const { return target_elements * static_cast<int64_t>(size_of(target_dtype)); }
   // Digests of blocks of different storage must not be taken for each other.
@@ -98,6 +104,10 @@ class WholeSource : public DataSource {
 // in a prepared file.
 class StoredSource : public WholeSource {
  protected:
+  // All that the description says of a data set, the largest token apart.
+  void describe(const Dataset& dataset);
+  // And what the description says of them.
+  void set_stored(const StoredSamples& stored);
   void gather_stored(std::span<const int64_t> rows, const SampleBuffers& out) const;
   StoredSamples stored_;
 };
@@ -116,12 +126,21 @@ class TableSource final : public StoredSource {
   Dataset dataset_;
 };
 
-// A file that `lockstep prepare` wrote, mapped.
+class Hdf5Rows;
+
+// A file that `lockstep prepare` wrote, mapped; or a large HDF5 file of another program whose inputs lie in
+// it in one piece, as a data set keeps them.
 class MappedSource final : public StoredSource {
  public:
-  // classes: as DatasetOptions. Verifies everything but the samples, whatever their number. Errors (kData)
-  // name the file and the rule; (kUsage) for classes that it does not have.
-  MappedSource(const std::string& path, BlockedFile content, int64_t classes);
+  // Of the options path, classes and ignore_label. Verifies everything but the samples, whatever their
+  // number. Errors (kData) name the file and the rule; (kUsage) for classes that it does not have.
+  MappedSource(const DatasetOptions& options, BlockedFile content);
+  // Of rows without sealed digests of blocks: reads all inputs once, a piece after the other, and checks them
+  // as those of other files are. The digests that it takes then are those that blocks are compared with when
+  // they are used first. offset: of the inputs in the file.
+  MappedSource(const Hdf5Rows& rows, int64_t offset);
+  // Smaller files are read: that costs little, and they may change afterwards.
+  static constexpr int64_t kLeastUnsealedBytes = int64_t{64} << 20;
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override;
   void read_ahead(std::span<const int64_t> rows) const override;
@@ -137,8 +156,11 @@ class MappedSource final : public StoredSource {
   std::string damage_text(int64_t array, int64_t block) const;
   void require_rows(std::span<const int64_t> rows) const;
 
+  int64_t arrays() const { return mapping_->arrays(); }
+
+  Dataset outline_;  // of rows: targets, which are not mapped
   std::unique_ptr<MappedBlocks> mapping_;
-  FeatureStatistics statistics_;
+  FeatureStatistics statistics_;             // sealed ones
   mutable std::atomic<int64_t> waiting_{0};  // > 0: gathers to come that are taken to wait
 };
 
@@ -153,6 +175,7 @@ class StandardizedSource final : public DataSource {
 
  private:
   std::shared_ptr<const DataSource> base_;
+  Field stored_;  // inputs of the base
   std::vector<float> mean_, factor_;
 };
 
@@ -169,6 +192,7 @@ class ReorderedSource final : public DataSource {
  private:
   std::shared_ptr<const DataSource> base_;
   std::vector<size_t> order_;
+  size_t element_bytes_;
 };
 
 // One side of a split.

@@ -43,8 +43,12 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
   // One below the largest int32, so that their number fits as well.
   const int64_t limit = classes > 0 ? classes : std::numeric_limits<int32_t>::max();
   dataset.labels.resize(labels.size());
-  int64_t largest = 0;
+  int64_t largest = -1;
   for (size_t i = 0; i < labels.size(); ++i) {
+    if (dataset.ignore_label && labels[i] == *dataset.ignore_label) {
+      dataset.labels[i] = *dataset.ignore_label;
+      continue;
+    }
     if (labels[i] < 0 || labels[i] >= limit) {
       fail(ErrorKind::kData, fmt::format("{}: label must be in [0, {}): got {}",
                                          place(static_cast<int64_t>(i)), limit, labels[i]));
@@ -52,6 +56,9 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
     largest = std::max(largest, labels[i]);
     dataset.labels[i] = static_cast<int32_t>(labels[i]);
   }
+  if (largest < 0 && !labels.empty())
+    fail(ErrorKind::kData,
+         fmt::format("{}: this label and all others are {}, which counts nothing", place(0), labels[0]));
   dataset.classes = classes > 0 ? classes : largest + 1;
   // Whole numbers that are no class numbers, prices say, or one mistyped label: a model would get as many
   // outputs.
@@ -62,6 +69,27 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
                                        "classes, or -1 for regression",
                                        place(at), largest, dataset.classes, labels.size()));
   }
+}
+
+std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
+                                            int64_t classes) {
+  const std::optional<int64_t> wanted = options.ignore_label;
+  if (wanted && of_file && *wanted != *of_file) {
+    fail(ErrorKind::kUsage, fmt::format("{}: its label that counts nothing is {}, {} was asked for",
+                                        options.path, *of_file, *wanted));
+  }
+  if (!wanted && !of_file) return std::nullopt;
+  const int64_t label = wanted.value_or(of_file.value_or(0));
+  if (classes <= 0) {
+    fail(ErrorKind::kUsage, fmt::format("{}: holds real targets: {} as a label that counts nothing goes with "
+                                        "classes",
+                                        options.path, label));
+  }
+  if (label != static_cast<int32_t>(label)) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: attribute ignore_label must be a 32-bit number: got {}", options.path, label));
+  }
+  return static_cast<int32_t>(label);
 }
 
 std::string checked_format(const DatasetOptions& options) {
@@ -100,10 +128,12 @@ std::string checked_format(const DatasetOptions& options) {
 Dataset read_dataset(const DatasetOptions& options) {
   const std::string format = checked_format(options);
   try {
-    if (format == "hdf5") return read_hdf5(options);
-    if (format == "idx") return read_idx(options);
-    if (format == "cifar10") return read_cifar10(options);
-    return read_csv(options);
+    Dataset dataset = format == "hdf5"      ? read_hdf5(options)
+                      : format == "idx"     ? read_idx(options)
+                      : format == "cifar10" ? read_cifar10(options)
+                                            : read_csv(options);
+    if (!options.unlabelled) checked_ignore_label(options, dataset.ignore_label, dataset.classes);
+    return dataset;
   } catch (const std::bad_alloc&) {
     fail(ErrorKind::kData, fmt::format("{}: does not fit into this machine's memory", options.path));
   }

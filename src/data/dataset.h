@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,9 @@ struct Dataset {
   std::vector<int32_t> inputs_i32;
   // Of kU8 and kF16: a feature is value * scale / divisor, in fp32.
   float scale = 1.0f, divisor = 1.0f;
-  int64_t classes = 0;                   // > 0: classification, labels in [0, classes)
+  int64_t classes = 0;  // > 0: classification, labels in [0, classes)
+  // The label of samples that count nothing; may lie outside of that range.
+  std::optional<int32_t> ignore_label = {};
   std::vector<int32_t> labels;           // n, classification
   int64_t target_width = 0;              // > 0: regression
   std::vector<float> targets;            // n * target_width, regression
@@ -62,6 +65,8 @@ struct DatasetOptions {
   // Whether features that the file holds as uint8 or float16 stay so, or become fp32 in the data set.
   bool narrow = false;
   int64_t classes = 0;  // 0 = largest label + 1 (or the file's own statement); -1 = regression (CSV, HDF5)
+  // The label of samples that count nothing; none: what the file itself states.
+  std::optional<int32_t> ignore_label{};
   // In place of a file: open_data_source calls it.
   SourceOpener open = {};
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +20,11 @@ namespace lockstep {
 // cannot be read and has no telling name; kUsage when nothing tells.
 std::string detect_format(const std::string& path);
 
+// The label that counts nothing, of what the options and a file say. Error (kUsage) when they differ, or when
+// there are no classes.
+std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
+                                            int64_t classes);
+
 Dataset read_hdf5(const DatasetOptions& options);
 
 // An HDF5 data set whose inputs are read in pieces.
@@ -28,6 +34,8 @@ class Hdf5Rows {
   ~Hdf5Rows();
   // All but the inputs.
   const Dataset& outline() const;
+  // Where in the file the inputs lie as a data set keeps them; nullopt: they do not.
+  std::optional<int64_t> inputs_offset() const;
   // The inputs of `count` rows from `first` on take the place of those of `dataset`, which is a copy of the
   // outline.
   void read_inputs(int64_t first, int64_t count, Dataset& dataset) const;
@@ -62,8 +70,8 @@ void make_room(std::vector<T>& values, size_t more, const std::string& path) {
 }
 
 // Makes the data set a classification with these labels. classes > 0 states their number, 0 takes the largest
-// label + 1. place(i) names where label i stands ("train.csv: row 3, column 'digit'"), for the Error (kData)
-// when it is out of range.
+// label + 1, that which counts nothing apart (Dataset::ignore_label). place(i) names where label i stands
+// ("train.csv: row 3, column 'digit'"), for the Error (kData) when it is out of range, or none counts.
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
                    const std::function<std::string(int64_t)>& place);
 

@@ -3,23 +3,14 @@
 //
 // Attributes, each on the root group or on the data set it describes: of x, `scale` (real: every value is
 // multiplied by it), `divisor` (real: and divided by this one), `tokens` (1: integers that index a table) and
-// `feature_names` (of its columns); of y, `classes` (number), `class_names` and `target_name`. Several names
-// are one a line, or an array of texts. On the root group, texts that are passed on: `source`, `licence`,
-// `citation`.
-#include <fcntl.h>
+// `feature_names` (of its columns); of y, `classes` (number), `ignore_label` (which counts nothing),
+// `class_names` and `target_name`. Several names are one a line, or an array of texts. On the root group,
+// texts that are passed on: `source`, `licence`, `citation`.
 #include <fmt/format.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cmath>
-#include <csignal>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <map>
@@ -133,6 +124,12 @@ class Hdf5DatasetReader {
   }
 
   const Dataset& outline() const { return dataset_; }
+
+  std::optional<int64_t> inputs_offset() const {
+    // Of fp32 the reader gives what is scaled.
+    const bool scaled = dataset_.input_dtype == DType::kF32 && (scale_ != 1.0f || divisor_ != 1.0f);
+    return scaled ? std::nullopt : file_->offset("/x", dataset_.input_dtype);
+  }
 
   void read_inputs(int64_t first, int64_t count, Dataset& into) const {
     const auto elements = static_cast<size_t>(count * dataset_.sample_shape.elements());
@@ -315,7 +312,16 @@ class Hdf5DatasetReader {
     return classes;
   }
 
+  // Before labels are assigned.
+  void read_ignore_label(const Hdf5File& file) {
+    const std::string object = carrier(file, "/y", "ignore_label");
+    std::optional<int64_t> stated;
+    if (!object.empty()) stated = file.read_attribute_integer(object, "ignore_label");
+    dataset_.ignore_label = checked_ignore_label(options_, stated, 1);
+  }
+
   void read_labels(const Hdf5File& file, const Hdf5Entry& y) {
+    read_ignore_label(file);
     assign_labels(dataset_, read_integers(file, y), stated_classes(file),
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
   }
@@ -339,6 +345,7 @@ class Hdf5DatasetReader {
         width));
     dataset_.targets = {};
     dataset_.target_width = 0;
+    read_ignore_label(file);
     assign_labels(dataset_, labels, width,
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
     return true;
@@ -418,55 +425,16 @@ Hdf5Rows::Hdf5Rows(const DatasetOptions& options) : impl_(new Impl{Hdf5DatasetRe
 
 Hdf5Rows::~Hdf5Rows() = default;
 
+std::optional<int64_t> Hdf5Rows::inputs_offset() const {
+  return impl_->reader.inputs_offset();
+}
+
 const Dataset& Hdf5Rows::outline() const {
   return impl_->reader.outline();
 }
 
 void Hdf5Rows::read_inputs(int64_t first, int64_t count, Dataset& dataset) const {
   impl_->reader.read_inputs(first, count, dataset);
-}
-
-void try_hdf5(const DatasetOptions& options, int64_t seconds) {
-  try {
-    if (apparent_state(options.path, ErrorKind::kData) != SealState::kUnsealed) return;
-  } catch (const Error&) {
-    return;  // which reading it says too
-  }
-  seconds += checked_file_size(options.path) >> 20;
-  const pid_t child = fork();
-  if (child < 0)
-    fail(ErrorKind::kData, fmt::format("{}: cannot start a process: {}", options.path, std::strerror(errno)));
-  if (child == 0) {
-    const rlimit no_core{0, 0};
-    setrlimit(RLIMIT_CORE, &no_core);
-    rlimit time{};
-    getrlimit(RLIMIT_CPU, &time);
-    time.rlim_cur = std::min(time.rlim_max, static_cast<rlim_t>(seconds));
-    setrlimit(RLIMIT_CPU, &time);
-    dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
-    try {
-      const Hdf5Rows rows(options);
-      Dataset piece = rows.outline();
-      constexpr int64_t kPieceElements = 1 << 22;
-      const int64_t count =
-          std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, piece.sample_shape.elements()));
-      for (int64_t first = 0; first < rows.outline().size(); first += count)
-        rows.read_inputs(first, std::min(count, rows.outline().size() - first), piece);
-    } catch (...) {
-      // Found in order, so the parent can find it.
-    }
-    _exit(0);
-  }
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  const auto damaged = [&](const std::string& what) {
-    fail(ErrorKind::kData, fmt::format("{}: damaged: reading it {}", options.path, what));
-  };
-  const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-  if (signal == SIGXCPU) damaged(fmt::format("does not end within {} s of processor time", seconds));
-  // Killed from outside, for want of memory say, is no verdict on the file.
-  if (status != 0 && signal != SIGKILL) damaged("crashes the HDF5 library");
 }
 
 }  // namespace lockstep

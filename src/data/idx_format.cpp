@@ -134,6 +134,7 @@ Dataset read_idx(const DatasetOptions& options) {
   labels.read(bytes.data(), bytes.size(), "labels");
   labels.expect_end();
   const std::vector<int64_t> values(bytes.begin(), bytes.end());
+  dataset.ignore_label = options.ignore_label;
   assign_labels(dataset, values, options.classes,
                 [&](int64_t i) { return fmt::format("{}: byte {}", labels.path(), data_start + i); });
   return dataset;

@@ -31,20 +31,57 @@ constexpr int64_t kReadAheadSteps = 4;
 
 }  // namespace
 
-void MicroBatch::resize(int64_t samples, const DataDescription& description) {
-  const auto count = static_cast<size_t>(samples);
-  const size_t inputs = count * static_cast<size_t>(description.sample_shape.elements());
-  if (description.input_dtype == DType::kI32) {
-    inputs_i32.resize(inputs);
-  } else {
-    inputs_f32.resize(inputs);
-  }
-  if (description.classes > 0) labels.resize(count);
-  targets.resize(count * static_cast<size_t>(description.target_width));
+MicroBatch::MicroBatch(int64_t samples, const std::vector<Field>& fields) : size(samples), valid(samples) {
+  for (const Field& field : fields)
+    arrays.push_back({field, std::vector<std::byte>(static_cast<size_t>(samples * field.bytes()))});
 }
 
 SampleBuffers MicroBatch::buffers() {
-  return {inputs_f32.data(), inputs_i32.data(), labels.data(), targets.data()};
+  SampleBuffers buffers;
+  for (Array& array : arrays) buffers.add(array.values.data(), array.field);
+  return buffers;
+}
+
+const MicroBatch::Array* MicroBatch::find(const std::string& name) const {
+  const auto found =
+      std::ranges::find_if(arrays, [&](const Array& array) { return array.field.name == name; });
+  return found == arrays.end() ? nullptr : &*found;
+}
+
+const MicroBatch::Array& MicroBatch::at(const std::string& name) const {
+  const Array* array = find(name);
+  if (array == nullptr) fail(ErrorKind::kInternal, fmt::format("micro-batch: has no '{}'", name));
+  return *array;
+}
+
+const MicroBatch::Array& MicroBatch::typed(const std::string& name, DType dtype) const {
+  const Array& array = at(name);
+  if (const DType own = array.field.dtype; own != dtype) {
+    fail(ErrorKind::kInternal,
+         fmt::format("micro-batch: '{}' is {}, not {}", name, name_of(own), name_of(dtype)));
+  }
+  return array;
+}
+
+std::vector<float> MicroBatch::real_values(const std::string& name) const {
+  const Array& array = at(name);
+  std::vector<float> values(array.values.size() / size_of(array.field.dtype));
+  widen_features(array.field, array.values.data(), std::ssize(values), values.data());
+  return values;
+}
+
+std::vector<float> MicroBatch::weights() const {
+  const Array* own = find(kWeightsName);
+  if (own == nullptr && valid == size) return {};
+  const int64_t targets = weights_of(field(kTargetsName)).shape.elements();
+  std::vector<float> weights(static_cast<size_t>(size * targets), 0.0f);
+  const auto counted = static_cast<std::ptrdiff_t>(valid * targets);
+  if (own == nullptr) {
+    std::fill_n(weights.begin(), counted, 1.0f);
+  } else {
+    std::copy_n(values<float>(kWeightsName).begin(), counted, weights.begin());
+  }
+  return weights;
 }
 
 // A ring for one producer and one consumer. Both sides count steps; a step count is written by one side only,
@@ -88,22 +125,17 @@ struct Loader::Impl {
     }
     if (depth < 1) fail(ErrorKind::kInternal, fmt::format("loader: depth must be at least 1: got {}", depth));
 
-    const DataDescription& description = data.description();
-    const int64_t sample_elements = description.sample_shape.elements();
-    const int64_t target_elements = description.classes > 0 ? 1 : description.target_width;
+    const std::vector<Field> fields = data.description().fields();
     const int64_t owned = last_micro_batch - first_micro_batch;
-    const int64_t step_bytes = owned * size * (sample_elements + target_elements) * 4;
+    int64_t step_bytes = 0;
+    for (const Field& field : fields) step_bytes += owned * size * field.bytes();
     const int64_t ahead =
         std::max(depth, std::min(kAheadSteps, kAheadBytes / std::max<int64_t>(step_bytes, 1)));
     ring.resize(static_cast<size_t>(ahead + 1));  // one more, which the consumer holds
     refill_at = static_cast<uint32_t>(std::max(depth, (ahead + 1) / 2));
     for (Slot& slot : ring) {
-      slot.batch.micro_batches.resize(static_cast<size_t>(owned));
       for (int64_t m = 0; m < owned; ++m) {
-        MicroBatch& micro = slot.batch.micro_batches[static_cast<size_t>(m)];
-        micro.number = first_micro_batch + m;
-        micro.size = size;
-        micro.resize(size, description);
+        slot.batch.micro_batches.emplace_back(size, fields).number = first_micro_batch + m;
       }
     }
     coming.samples.reserve(static_cast<size_t>(owned * size));

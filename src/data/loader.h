@@ -1,8 +1,12 @@
 // Micro-batches in host memory, gathered ahead of time by a background thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "lockstep/data/data_source.h"
@@ -10,20 +14,45 @@
 
 namespace lockstep {
 
-// One micro-batch: micro_batch_size samples, rows copied out of the data set one behind the other. Of the
-// four arrays those are filled that the data set has.
+// One micro-batch: micro_batch_size samples, rows copied out of the data set, for each field one behind the
+// other.
 struct MicroBatch {
   int64_t number = 0;  // its number in the global batch
   int64_t size = 0;    // micro_batch_size
   int64_t valid = 0;   // samples that count; the rest is padding at the end
-  std::vector<float> inputs_f32;
-  std::vector<int32_t> inputs_i32;
-  std::vector<int32_t> labels;
-  std::vector<float> targets;
+  struct Array {
+    Field field;
+    std::vector<std::byte> values;
+  };
+  std::vector<Array> arrays;
 
-  // Makes room for `samples` samples of a source.
-  void resize(int64_t samples, const DataDescription& description);
+  MicroBatch() = default;
+  // Of `samples` samples, all of which count; values are zero.
+  MicroBatch(int64_t samples, const std::vector<Field>& fields);
   SampleBuffers buffers();
+  bool has(const std::string& name) const { return find(name) != nullptr; }
+  // Errors (kInternal), here and below: there is no such field, of this type.
+  const Field& field(const std::string& name) const { return at(name).field; }
+  std::span<const std::byte> bytes(const std::string& name) const { return at(name).values; }
+  template <class T>
+  std::span<const T> values(const std::string& name) const {
+    const Array& array = typed(name, dtype_of<T>);
+    return {reinterpret_cast<const T*>(array.values.data()), array.values.size() / sizeof(T)};
+  }
+  template <class T>
+  std::span<T> values(const std::string& name) {
+    const std::span<const T> found = std::as_const(*this).values<T>(name);
+    return {const_cast<T*>(found.data()), found.size()};
+  }
+  // Real numbers as a model gets them.
+  std::vector<float> real_values(const std::string& name) const;
+  // What each target of the batch counts: its own weight, 0 for padding. Empty where each counts 1.
+  std::vector<float> weights() const;
+
+ private:
+  const Array* find(const std::string& name) const;
+  const Array& at(const std::string& name) const;
+  const Array& typed(const std::string& name, DType dtype) const;
 };
 
 struct StepBatch {

@@ -9,7 +9,9 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/data/data_source.h"
+#include "lockstep/data/formats.h"
 #include "lockstep/data/prepared_file.h"
+#include "lockstep/data/stored_features.h"
 #include "lockstep/hdf5/file.h"
 
 namespace lockstep {
@@ -17,6 +19,8 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kInputs = 0, kTargets = 1;  // the sealed arrays
+// Inputs of a file without sealed blocks that are read at a time.
+constexpr int64_t kPieceBytes = int64_t{16} << 20;
 // Gathers after one that waited for the disk that are taken to wait too.
 constexpr int64_t kWaitingGathers = 256;
 // A smaller file stays in memory once it has been read.
@@ -39,14 +43,17 @@ int64_t waits_of_this_thread() {
 
 }  // namespace
 
-MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t classes) {
+MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
+  const std::string& path = options.path;
+  const int64_t classes = options.classes;
   const auto refuse = [&](const std::string& rule) {
     fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
   };
   Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
   if (!file.has_attribute("/", kLayoutAttribute)) refuse("not a prepared data set");
-  if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute); layout != kPreparedLayout)
-    refuse(fmt::format("layout {} of prepared data: this program knows {}", layout, kPreparedLayout));
+  if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute);
+      layout != kPreparedLayout && layout != kPreparedLayoutIgnoring)
+    refuse(fmt::format("layout {} of prepared data: this program knows {}", layout, kPreparedLayoutIgnoring));
   const Hdf5Entry x = file.describe("/x"), y = file.describe("/y");
   if (x.shape.rank() < 2 || y.shape.rank() < 1 || y.shape[0] != x.shape[0])
     refuse("/x and /y do not fit each other");
@@ -62,7 +69,8 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
   description_.source = path;
   description_.samples = x.shape[0];
   description_.sample_shape = Shape(x.shape.extents().subspan(1));
-  description_.input_dtype = file.has_attribute("/x", "tokens") ? DType::kI32 : DType::kF32;
+  if ((x.dtype == DType::kI32) != file.has_attribute("/x", "tokens"))
+    refuse("/x: int32 are tokens, and tokens int32");
   stored_.input_dtype = x.dtype;
   stored_.target_dtype = y.dtype;
   stored_.input_elements = x.shape.elements(1, x.shape.rank());
@@ -81,6 +89,10 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
     refuse(fmt::format("holds real targets, {} classes were asked for", classes));
   }
   if (description_.classes == 0) description_.target_width = stored_.target_elements;
+  std::optional<int64_t> ignored;
+  if (description_.classes > 0 && file.has_attribute("/y", "ignore_label"))
+    ignored = file.read_attribute_integer("/y", "ignore_label");
+  stored_.ignore_label = checked_ignore_label(options, ignored, description_.classes);
   const auto names = [&](const char* object, const char* name) {
     return file.has_attribute(object, name) ? file.read_attribute_text(object, name) : std::string();
   };
@@ -97,6 +109,9 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
     if (std::ssize(counts) > description_.classes) refuse("/class_counts: more classes than there are");
     file.read("/class_counts", DType::kI64, counts.data());
     counts.resize(static_cast<size_t>(description_.classes), 0);
+    if (const int64_t ignored_class = stored_.ignore_label.value_or(-1);
+        ignored_class >= 0 && ignored_class < description_.classes)
+      counts[static_cast<size_t>(ignored_class)] = 0;
   }
   if (file.exists("/largest_index")) {
     std::array<int64_t, 2> largest{};
@@ -119,15 +134,60 @@ MappedSource::MappedSource(const std::string& path, BlockedFile content, int64_t
   mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
   stored_.inputs = mapping_->array(kInputs);
   stored_.targets = mapping_->array(kTargets);
+  set_stored(stored_);
   // Until the first gathers have shown otherwise.
   if (std::ssize(stored_.inputs) >= kReadAheadBytes)
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
+}
+
+MappedSource::MappedSource(const Hdf5Rows& rows, int64_t offset) : outline_(rows.outline()) {
+  describe(outline_);
+  const int64_t n = size();
+  stored_.input_elements = outline_.sample_shape.elements();
+  const int64_t row_bytes = stored_.input_bytes();
+  const auto end = static_cast<size_t>(offset + n * row_bytes);
+  const MappedFile file(outline_.source, end, ErrorKind::kData);
+  const std::span<const std::byte> inputs = file.bytes().subspan(static_cast<size_t>(offset));
+  Dataset piece = outline_;
+  std::vector<Digest> digests;
+  const int64_t count = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(1, row_bytes));
+  for (int64_t first = 0; first < n; first += count) {
+    const int64_t last = std::min(first + count, n);
+    rows.read_inputs(first, last - first, piece);
+    const std::span<const std::byte> read = stored_samples(piece).inputs;
+    const auto same = inputs.subspan(static_cast<size_t>(first * row_bytes), read.size());
+    if (!std::ranges::equal(read, same)) {
+      file.require_readable();
+      fail(ErrorKind::kData, fmt::format("{}: rows {} to {} of /x change while they are read",
+                                         description_.source, first + 1, last));
+    }
+    for (const int32_t token : piece.inputs_i32) {
+      if (token <= description_.largest_index) continue;
+      description_.largest_index = token;
+      const auto at = std::ranges::find(piece.inputs_i32, token) - piece.inputs_i32.begin();
+      description_.largest_index_row = first + at / stored_.input_elements + 1;
+    }
+    // Blocks that are whole by now.
+    while (std::ssize(digests) < (last == n ? blocks_of(n * row_bytes) : last * row_bytes / kBlockBytes)) {
+      const auto at = static_cast<size_t>(std::ssize(digests) * kBlockBytes);
+      digests.push_back(
+          digest_of(inputs.subspan(at, std::min(static_cast<size_t>(kBlockBytes), inputs.size() - at))));
+    }
+  }
+  file.require_readable();
+  mapping_ = std::make_unique<MappedBlocks>(
+      outline_.source, BlockedFile{{{offset, n * row_bytes}}, std::move(digests)}, ErrorKind::kData);
+  outline_.inputs_f32 = {};
+  set_stored(stored_samples(outline_));
+  stored_.inputs = mapping_->array(kInputs);
+  waiting_.store(kWaitingGathers, std::memory_order_relaxed);
 }
 
 void MappedSource::require_rows(std::span<const int64_t> rows) const {
   for (const int64_t row : rows) {
     for (const auto& [array, bytes] :
          {std::pair(kInputs, stored_.input_bytes()), {kTargets, stored_.target_bytes()}}) {
+      if (array == arrays()) break;  // is not mapped
       if (const std::optional<int64_t> block = mapping_->first_damaged(array, row * bytes, (row + 1) * bytes))
         fail(ErrorKind::kData, damage_text(array, *block));
     }
@@ -138,6 +198,7 @@ void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& ou
   if (std::ssize(stored_.inputs) < kReadAheadBytes) {
     require_rows(rows);
     gather_stored(rows, out);
+    mapping_->require_readable();
     return;
   }
   const int64_t before = waits_of_this_thread();
@@ -145,6 +206,7 @@ void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& ou
   if (waits()) read_ahead(rows);
   require_rows(rows);
   gather_stored(rows, out);
+  mapping_->require_readable();
   if (waits_of_this_thread() != before) {
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
   } else if (waits()) {
@@ -163,16 +225,23 @@ void MappedSource::read_ahead(std::span<const int64_t> rows) const {
     while (next < rows.size() && rows[next] == rows[next - 1] + 1) ++next;
     const int64_t first = rows[i], last = rows[next - 1] + 1;
     mapping_->read_ahead(kInputs, first * stored_.input_bytes(), last * stored_.input_bytes());
-    mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
+    if (arrays() > kTargets)
+      mapping_->read_ahead(kTargets, first * stored_.target_bytes(), last * stored_.target_bytes());
     i = next;
   }
 }
 
 std::string MappedSource::digest() const {
-  return digest_of_digests(stored_.layout_text(), mapping_->digests());
+  std::vector<Digest> digests(mapping_->digests().begin(), mapping_->digests().end());
+  if (arrays() == kTargets) {
+    const std::vector<Digest> targets = block_digests(stored_.targets);
+    digests.insert(digests.end(), targets.begin(), targets.end());
+  }
+  return digest_of_digests(stored_.layout_text(), digests);
 }
 
 FeatureStatistics MappedSource::statistics() const {
+  if (arrays() == kTargets) return WholeSource::statistics();
   if (statistics_.mean.empty())
     fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
   return statistics_;
@@ -181,10 +250,10 @@ FeatureStatistics MappedSource::statistics() const {
 std::string MappedSource::damage_text(int64_t array, int64_t block) const {
   const int64_t bytes = array == kInputs ? stored_.input_bytes() : stored_.target_bytes();
   const int64_t end = std::min((block + 1) * kBlockBytes, bytes * size());
-  return fmt::format(
-      "{}: damaged: the checksum of block {} of {} differs from the sealed one: sample rows {} to {}",
-      description_.source, block, array == kInputs ? "/x" : "/y", block * kBlockBytes / bytes + 1,
-      (end + bytes - 1) / bytes);
+  return fmt::format("{}: damaged: the checksum of block {} of {} differs from the {}: sample rows {} to {}",
+                     description_.source, block, array == kInputs ? "/x" : "/y",
+                     arrays() == kTargets ? "one at the start" : "sealed one",
+                     block * kBlockBytes / bytes + 1, (end + bytes - 1) / bytes);
 }
 
 bool MappedSource::verify_next(int64_t& block, std::string& damage) const {

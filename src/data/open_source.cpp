@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <numeric>
 #include <span>
 #include <utility>
 
 #include "lockstep/core/error.h"
 #include "lockstep/data/data_source.h"
+#include "lockstep/data/formats.h"
 #include "lockstep/data/loader.h"
 #include "lockstep/hdf5/sealed_file.h"
 
@@ -48,11 +50,11 @@ template <class Use>
 void visit(const DataSource& source, const Use& use) {
   constexpr int64_t kChunk = 256;
   std::array<int64_t, kChunk> rows{};
-  MicroBatch batch;
+  const std::vector<Field> fields = source.description().fields();
   for (int64_t first = 0; first < source.size(); first += kChunk) {
     const int64_t count = std::min(kChunk, source.size() - first);
     std::iota(rows.begin(), rows.begin() + count, first);
-    batch.resize(count, source.description());
+    MicroBatch batch(count, fields);
     source.gather(std::span(rows).first(static_cast<size_t>(count)), batch.buffers());
     use(batch);
   }
@@ -62,26 +64,22 @@ void visit(const DataSource& source, const Use& use) {
 
 std::string WholeSource::digest() const {
   std::vector<Digest> digests;
-  const auto add = [&](const auto& values) {
-    if (!values.empty()) digests.push_back(digest_of(std::as_bytes(std::span(values))));
-  };
   visit(*this, [&](const MicroBatch& batch) {
-    add(batch.inputs_f32);
-    add(batch.inputs_i32);
-    add(batch.labels);
-    add(batch.targets);
+    for (const MicroBatch::Array& array : batch.arrays) digests.push_back(digest_of(array.values));
   });
-  return digest_of_digests(
-      fmt::format("gathered {} {} {} {};", name_of(description_.input_dtype),
-                  description_.sample_shape.to_string(), description_.classes, description_.target_width),
-      digests);
+  std::string layout = fmt::format("gathered {};", description_.classes);
+  for (const Field& field : description_.fields()) {
+    layout += fmt::format("{} {} {} {} {};", field.name, name_of(field.dtype), field.shape.to_string(),
+                          field.scale, field.divisor);
+  }
+  return digest_of_digests(layout, digests);
 }
 
 FeatureStatistics WholeSource::statistics() const {
   if (description_.input_dtype == DType::kI32)
     fail(ErrorKind::kUsage, description_.source + ": tokens have no mean: data.normalize must be \"none\"");
   FeatureStatisticsPass pass(description_.sample_shape.elements());
-  visit(*this, [&](const MicroBatch& batch) { pass.add(batch.inputs_f32); });
+  visit(*this, [&](const MicroBatch& batch) { pass.add(batch.real_values(kInputsName)); });
   return pass.result();
 }
 
@@ -95,10 +93,21 @@ std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& option
   if (checked_format(options) == "hdf5" &&
       apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
     if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
-      return std::make_shared<MappedSource>(options.path, std::move(*content), options.classes);
+      return std::make_shared<MappedSource>(options, std::move(*content));
   }
   DatasetOptions narrow = options;
   narrow.narrow = true;
+  std::error_code error;
+  if (checked_format(options) == "hdf5" &&
+      static_cast<int64_t>(std::filesystem::file_size(options.path, error)) >=
+          MappedSource::kLeastUnsealedBytes &&
+      !error) {
+    const Hdf5Rows rows(narrow);
+    if (!options.unlabelled)
+      checked_ignore_label(options, rows.outline().ignore_label, rows.outline().classes);
+    if (const std::optional<int64_t> offset = rows.inputs_offset())
+      return std::make_shared<MappedSource>(rows, *offset);
+  }
   return std::make_shared<TableSource>(read_dataset(narrow));
 }
 

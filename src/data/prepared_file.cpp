@@ -118,9 +118,11 @@ struct PreparedFileWriter::Impl {
       deviation = hdf5.allocate("/deviation", DType::kF64, sample);
     }
     if (tokens) largest = hdf5.allocate("/largest_index", DType::kI64, {2});
-    const std::vector<int64_t> counts = class_counts(dataset.labels, dataset.classes);
+    const std::vector<int64_t> counts = class_counts(dataset);
     if (!counts.empty()) hdf5.write("/class_counts", DType::kI64, {std::ssize(counts)}, counts.data());
-    hdf5.write_attribute("/", kLayoutAttribute, kPreparedLayout);
+    hdf5.write_attribute("/", kLayoutAttribute,
+                         dataset.ignore_label ? kPreparedLayoutIgnoring : kPreparedLayout);
+    if (dataset.ignore_label) hdf5.write_attribute("/y", "ignore_label", int64_t{*dataset.ignore_label});
     if (!dataset.columns.features.empty()) {
       hdf5.write_attribute("/x", "feature_names",
                            fmt::format("{}", fmt::join(dataset.columns.features, "\n")));
@@ -177,9 +179,9 @@ void PreparedFileWriter::add_inputs(const Dataset& rows) {
     return;
   }
   const auto bytes = static_cast<size_t>(impl.outline.input_bytes());
+  const Field features = impl.outline.features();
   for (size_t at = 0; at + bytes <= stored.inputs.size(); at += bytes) {
-    convert_features(impl.outline, stored.inputs.data() + at, impl.outline.input_elements,
-                     impl.features.data());
+    widen_features(features, stored.inputs.data() + at, impl.outline.input_elements, impl.features.data());
     impl.statistics.add(impl.features);
   }
 }
@@ -220,6 +222,7 @@ Dataset prepare_dataset(const DatasetOptions& options, const std::string& path) 
   }
   Hdf5Rows rows(stored);
   Dataset piece = rows.outline();
+  checked_ignore_label(stored, piece.ignore_label, piece.classes);
   PreparedFileWriter writer(piece, path);
   const int64_t count =
       std::max<int64_t>(1, kPieceBytes / (4 * std::max<int64_t>(1, piece.sample_shape.elements())));

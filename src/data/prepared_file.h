@@ -18,6 +18,8 @@ namespace lockstep {
 
 inline constexpr const char* kLayoutAttribute = "layout";
 inline constexpr int64_t kPreparedLayout = 1;
+// The same with labels that count nothing, which may lie outside of the classes.
+inline constexpr int64_t kPreparedLayoutIgnoring = 2;
 
 // Writes one piece by piece. Errors are kData (the disk) and kUsage: there is no such directory, or the path
 // is that of the source or of a file that is not HDF5.

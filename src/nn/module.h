@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lockstep/core/configuration.h"
+#include "lockstep/tensor/named_tensors.h"
 #include "lockstep/tensor/parameter_store.h"
 #include "lockstep/tensor/tensor.h"
 
@@ -26,6 +27,9 @@ struct ForwardContext {
   // Training: of every run of this many consecutive layers only the input is kept for the backward sweep
   // (autodiff/recompute.h); 0 keeps everything. Gradients are the same bits either way.
   int64_t recompute_every = 0;
+  // The batch that the inputs belong to: for models that read more of it than these, by name. Null: there is
+  // no more.
+  const NamedTensors* batch = nullptr;
 
   // By the index that ModuleBuilder::parameter returned.
   const Tensor& parameter(int index) const { return parameters[static_cast<size_t>(index)]; }
@@ -75,12 +79,13 @@ class Module {
 struct DataShape {
   Shape sample;  // shape of one input without the batch axis: (64) or (8,8,1)
   DType input = DType::kF32;
-  int64_t classes = 0;  // classification; 0 for regression
-  int64_t targets = 1;  // regression outputs a sample
+  int64_t classes = 0;   // classification; 0 for regression
+  int64_t targets = 1;   // regression outputs a target
+  Shape positions = {};  // targets of a sample; (): it has one
 
-  // How many numbers a model gives for one sample: a logit a class, or the regression outputs. The one
-  // exception: with two classes a model may give a single logit, of class 1 against class 0.
-  int64_t outputs() const { return classes > 0 ? classes : targets; }
+  // How many numbers a model gives for one sample: for each target a logit a class, or the regression
+  // outputs. The one exception: with two classes a model may give a single logit, of class 1 against class 0.
+  int64_t outputs() const { return positions.elements() * (classes > 0 ? classes : targets); }
 };
 
 // Refuses (RefusedOption) table indices (int32).

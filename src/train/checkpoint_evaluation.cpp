@@ -11,7 +11,7 @@ namespace lockstep {
 
 CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                          Communicator& communicator, std::string& weights, bool confusion) {
-  const TrainedModel model(configuration, checkpoint, communicator, weights);
+  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead);
   weights = model.weights();
   const AutocastScope autocast(model.settings().compute);
   const RunData& data = model.data();

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/train/data_outline.h"
 
 namespace lockstep {
 
@@ -54,7 +56,8 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
-  return fmt::format("classification of {} classes{}, loss {}", train.classes, column, chosen);
+  const std::string ignored = train.ignore_label ? fmt::format(" without label {}", *train.ignore_label) : "";
+  return fmt::format("classification of {} classes{}{}, loss {}", train.classes, ignored, column, chosen);
 }
 
 void check_classes(RunData& data) {
@@ -62,7 +65,12 @@ void check_classes(RunData& data) {
   const std::vector<int64_t>& counts = train.class_counts;
   const auto first = static_cast<size_t>(
       std::ranges::find_if(counts, [](int64_t count) { return count > 0; }) - counts.begin());
-  if (first == counts.size()) return;
+  if (counts.empty()) return;
+  if (first == counts.size()) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: {}: all {} samples are of label {}, which counts nothing", train.source,
+                     target_of(train), data.train->size(), train.ignore_label.value_or(-1)));
+  }
   if (std::count(counts.begin(), counts.end(), 0) == std::ssize(counts) - 1) {
     fail(ErrorKind::kData,
          fmt::format("{}: {}: all {} samples are of class {}: there is nothing to tell apart{}", train.source,
@@ -86,13 +94,11 @@ std::string overflow_hint(const DataSource& source, DType compute) {
   const DataDescription& description = source.description();
   if (compute != DType::kF16 || description.input_dtype == DType::kI32 || !source.in_memory()) return "";
   constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
-  const int64_t width = description.sample_shape.elements();
-  std::vector<float> features(static_cast<size_t>(width));
-  int32_t label = 0;
-  std::vector<float> targets(static_cast<size_t>(description.target_width));
-  const SampleBuffers buffers{features.data(), nullptr, &label, targets.data()};
+  MicroBatch sample(1, description.fields());
+  const SampleBuffers buffers = sample.buffers();
   for (int64_t row = 0; row < source.size(); ++row) {
     source.gather({&row, 1}, buffers);
+    const std::vector<float> features = sample.real_values(kInputsName);
     const auto found = std::ranges::find_if(features, [](float x) { return std::fabs(x) >= kInfinite; });
     if (found == features.end()) continue;
     const auto at = static_cast<size_t>(found - features.begin());
@@ -148,6 +154,7 @@ void require_statistics(const RunData& data, const State& state, const std::stri
 }
 
 void KeptColumns::describe(State& state) const {
+  state.data = outline_of(data_).text();
   if (const std::string digest = statistics_digest(data_); !digest.empty())
     state.scalars[kStatistics] = digest;
   const ColumnNames& names = data_.train->description().columns;

@@ -29,8 +29,8 @@ std::string overflow_hint(const DataSource& source, DType compute);
 void check_indices(const DataDescription& data, int64_t limit);
 void check_indices(const RunData& data, int64_t limit);
 
-// What a checkpoint keeps of features: the names of columns, where the data have any, and a digest of the
-// means and deviations that they were standardized with.
+// What a checkpoint keeps of features: an outline for predictions, the names of columns, where the data have
+// any, and a digest of the means and deviations that they were standardized with.
 class KeptColumns final : public Checkpointed {
  public:
   // The data must outlive the object.

@@ -13,10 +13,8 @@
 namespace lockstep {
 
 MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, int64_t size) {
-  MicroBatch batch;
-  batch.size = size;
-  batch.valid = static_cast<int64_t>(rows.size());
-  batch.resize(size, data.description());
+  MicroBatch batch(size, data.description().fields());
+  batch.valid = std::ssize(rows);
   std::vector<int64_t> filled(rows.begin(), rows.end());
   filled.resize(static_cast<size_t>(size), rows.back());
   if (data.waits()) data.read_ahead(rows);
@@ -45,21 +43,22 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
         for (int64_t i = mine.begin; i < mine.end; ++i) {
           rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, data.size()) - i * chunk));
           std::iota(rows.begin(), rows.end(), i * chunk);
-          const MicroBatch batch = gather_batch(data, rows, chunk);
-          const Tensor output = replica.model->forward(objective.inputs(batch), context);
+          const MicroBatch samples = gather_batch(data, rows, chunk);
+          const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
+          const Tensor output = forward(*replica.model, batch, context);
           double loss = 0.0;
-          for (double value : objective.losses(output, batch).to_vector<double>()) loss += value;
+          for (double value : objective.plain_losses(output, batch).to_vector<double>()) loss += value;
           const auto at = static_cast<size_t>(2 * (i - mine.begin));
           sums[at] = loss;
-          sums[at + 1] = objective.weight(batch);
-          if (objective.classification()) objective.count(output, batch, counts);
+          sums[at + 1] = objective.weight(samples);
+          if (objective.classification()) objective.count(output, samples, counts);
         }
       },
       "evaluation");
   std::vector<double> all(sums.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(sums.data(), sums.size() * sizeof(double), all.data(), "evaluation")->wait();
 
-  std::vector<int64_t> counted = {counts.correct, counts.in_top};
+  std::vector<int64_t> counted = {counts.counted, counts.correct, counts.in_top};
   counted.insert(counted.end(), counts.confusion.begin(), counts.confusion.end());
   std::vector<int64_t> all_counted(counted.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(counted.data(), counted.size() * sizeof(int64_t), all_counted.data(), "evaluation")
@@ -79,14 +78,18 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
     }
   }
   result.loss = weight == 0.0 ? 0.0 : loss / weight;
-  result.accuracy = static_cast<double>(all_counted[0]) / static_cast<double>(result.samples);
-  result.top5_accuracy = static_cast<double>(all_counted[1]) / static_cast<double>(result.samples);
-  result.confusion.assign(all_counted.begin() + 2, all_counted.begin() + std::ssize(counted));
+  if (objective.classification()) {
+    result.samples = all_counted[0];
+    const double all_targets = std::max<double>(1.0, static_cast<double>(result.samples));
+    result.accuracy = static_cast<double>(all_counted[1]) / all_targets;
+    result.top5_accuracy = static_cast<double>(all_counted[2]) / all_targets;
+  }
+  result.confusion.assign(all_counted.begin() + 3, all_counted.begin() + std::ssize(counted));
   return result;
 }
 
-Tensor mean_statistics(Replica& replica, const Objective& objective, const DataSource& data,
-                       const RunSettings& settings, Communicator& communicator) {
+Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettings& settings,
+                       Communicator& communicator) {
   const ParameterStore& store = replica.store;
   if (store.statistics().empty()) return store.statistic_values();
   const RecordingScope off(false);
@@ -107,9 +110,10 @@ Tensor mean_statistics(Replica& replica, const Objective& objective, const DataS
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const MicroBatch batch = gather_batch(data, sampler.batch(i).samples, size);
+    const Batch batch =
+        to_device(gather_batch(data, sampler.batch(i).samples, size), store.dtype(), store.backend());
     exchange.begin_micro_batch(i);
-    replica.model->forward(objective.inputs(batch), replica.training);
+    forward(*replica.model, batch, replica.training);
     const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);
     for (size_t s = 0; s < statistics.size(); ++s) {
       exchange.add(offsets[s], statistics[s].elements(), statistics[s].data());

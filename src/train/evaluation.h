@@ -13,9 +13,9 @@
 namespace lockstep {
 
 struct EvaluationResult {
-  double loss = 0.0;  // mean over the samples, by their weights
-  int64_t samples = 0;
-  // Classification only.
+  double loss = 0.0;    // mean over the targets, by their weights
+  int64_t samples = 0;  // of a classification: targets that count, one a sample as a rule
+  // Classification only, of those.
   double accuracy = 0.0;  // share predicted right
   double top5_accuracy =
       0.0;  // share whose label is among the five largest logits; of more than five classes
@@ -34,7 +34,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
 // statistics over all training data in a shuffled order, the last micro-batch filled up from its start. What
 // stochastic weight averaging asks for, whose weights no training step has seen (Izmailov et al. 2018,
 // section 3.2). The same bits on any number of workers. Dropout is at work as in training.
-Tensor mean_statistics(Replica& replica, const Objective& objective, const DataSource& data,
-                       const RunSettings& settings, Communicator& communicator);
+Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettings& settings,
+                       Communicator& communicator);
 
 }  // namespace lockstep

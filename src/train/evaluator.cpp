@@ -6,8 +6,8 @@
 
 namespace lockstep {
 
-WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, const DataSource& training,
-                               const RunSettings& settings, Communicator& communicator)
+WeightsInForce::WeightsInForce(Replica& replica, const DataSource& training, const RunSettings& settings,
+                               Communicator& communicator)
     : replica_(replica) {
   if (!replica.average) return;
   Tensor values = replica.store.values(), statistics = replica.store.statistic_values();
@@ -20,7 +20,7 @@ WeightsInForce::WeightsInForce(Replica& replica, const Objective& objective, con
       statistics.assign(replica.average->statistics());
     } else {
       const AutocastScope autocast(settings.compute);
-      statistics.assign(mean_statistics(replica, objective, training, settings, communicator));
+      statistics.assign(mean_statistics(replica, training, settings, communicator));
     }
   } catch (...) {
     put_back();
@@ -39,7 +39,7 @@ void WeightsInForce::put_back() noexcept {
 }
 
 EvaluationResult Evaluator::evaluate() {
-  const WeightsInForce weights(replica_, objective_, *data_.train, settings_, communicator_);
+  const WeightsInForce weights(replica_, *data_.train, settings_, communicator_);
   const AutocastScope autocast(settings_.compute);
   return lockstep::evaluate(replica_, objective_, *data_.validation, settings_.micro_batch_size,
                             communicator_);

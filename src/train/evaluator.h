@@ -13,8 +13,8 @@ namespace lockstep {
 // lives; does nothing where there are none. Collective, and not within an AutocastScope: parameters change.
 class WeightsInForce {
  public:
-  WeightsInForce(Replica& replica, const Objective& objective, const DataSource& training,
-                 const RunSettings& settings, Communicator& communicator);
+  WeightsInForce(Replica& replica, const DataSource& training, const RunSettings& settings,
+                 Communicator& communicator);
   ~WeightsInForce() { put_back(); }
   WeightsInForce(const WeightsInForce&) = delete;
   WeightsInForce& operator=(const WeightsInForce&) = delete;

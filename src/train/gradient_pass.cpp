@@ -38,16 +38,15 @@ GradientPass::GradientPass(Replica& replica, const Objective& objective, const R
                       Objective::kSums});
 }
 
-void GradientPass::set_batch(std::span<const DeviceBatch> owned, int64_t step, const uint32_t* step_at) {
+void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at) {
   batches_ = owned;
   step_ = step;
   step_at_ = step_at;
 }
 
-void GradientPass::for_batches(GradientExchange& exchange,
-                               const std::function<void(const DeviceBatch&)>& part) {
+void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part) {
   exchange.begin_step();
-  for (const DeviceBatch& batch : batches_) {
+  for (const Batch& batch : batches_) {
     const RandomScope random(
         {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
     exchange.begin_micro_batch(batch.number);
@@ -57,12 +56,12 @@ void GradientPass::for_batches(GradientExchange& exchange,
 }
 
 // Waits for nothing: a GPU has the next micro-batches before it is done with this one.
-void GradientPass::sweep(const DeviceBatch& batch, const Tensor& cotangent) {
+void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   const ParameterStore& store = replica_.store;
   const AllocatorStatistics before = allocator_statistics();
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
   reset_allocator_peak();
-  const Tensor output = replica_.model->forward(batch.inputs, replica_.training);
+  const Tensor output = forward(*replica_.model, batch, replica_.training);
   const Tensor losses = objective_.losses(output, batch);
   exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
   const std::vector<Tensor> statistics = take_batch_statistics(replica_.training, store);
@@ -81,7 +80,7 @@ void GradientPass::issue(const Tensor& cotangent, Marker* swept) {
   {
     // One for all micro-batches, which ends before anything changes the parameters.
     const AutocastScope autocast(settings_.compute, replica_.current_copies());
-    for_batches(*exchange_, [&](const DeviceBatch& batch) { sweep(batch, cotangent); });
+    for_batches(*exchange_, [&](const Batch& batch) { sweep(batch, cotangent); });
   }
   if (swept != nullptr) swept->set();
   exchange_->finish();
@@ -135,8 +134,8 @@ GradientPass::Value GradientPass::value() {
   }
   const RecordingScope off(false);
   const AutocastScope autocast(settings_.compute, replica_.current_copies());
-  for_batches(*values_, [&](const DeviceBatch& batch) {
-    const Tensor losses = objective_.losses(replica_.model->forward(batch.inputs, replica_.training), batch);
+  for_batches(*values_, [&](const Batch& batch) {
+    const Tensor losses = objective_.losses(forward(*replica_.model, batch, replica_.training), batch);
     values_->add_sums(objective_.sums(losses, batch).data_as<double>());
     take_batch_statistics(replica_.training, replica_.store);  // not for the next micro-batch
   });
@@ -150,7 +149,7 @@ GradientPass::Value GradientPass::value() {
 }
 
 GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
-  const Tensor ones = Tensor::full({settings_.micro_batch_size}, replica_.store.dtype(), backend_, 1.0);
+  const Tensor ones = Tensor::full(loss_shape(), replica_.store.dtype(), backend_, 1.0);
   issue(ones, nullptr);
   Value value = read_value(*exchange_);
   value.loss += regularize(value.weight);
@@ -166,14 +165,14 @@ void GradientPass::require_products(const char* what) const {
 
 void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {
   const ParameterStore& store = replica_.store;
-  for_batches(*exchange_, [&](const DeviceBatch& batch) {
+  for_batches(*exchange_, [&](const Batch& batch) {
     ForwardContext context = replica_.training;
     const std::vector<Tensor> contributions = part(batch, context);
     for (size_t i = 0; i < contributions.size(); ++i) {
       exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
     }
     // Of the weights alone.
-    const Tensor none = Tensor::zeros({settings_.micro_batch_size}, store.dtype(), backend_);
+    const Tensor none = Tensor::zeros(loss_shape(), store.dtype(), backend_);
     exchange_->add_sums(objective_.sums(none, batch).data_as<double>());
   });
   exchange_->finish();
@@ -188,10 +187,10 @@ void GradientPass::product(const Tensor& vector, Tensor& product, const Contribu
 void GradientPass::hessian_product(const Tensor& vector, Tensor& result) {
   require_products("Hessian products");
   const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
-  product(vector, result, [&](const DeviceBatch& batch, ForwardContext& context) {
+  product(vector, result, [&](const Batch& batch, ForwardContext& context) {
     const Function loss = [&](std::span<const Tensor> at) {
       context.parameters.assign(at.begin(), at.end());
-      return sum(objective_.losses(replica_.model->forward(batch.inputs, context), batch));
+      return sum(objective_.losses(forward(*replica_.model, batch, context), batch));
     };
     return hvp(loss, parameters, vectors);
   });
@@ -200,13 +199,13 @@ void GradientPass::hessian_product(const Tensor& vector, Tensor& result) {
 void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
   require_products("Gauss-Newton products");
   const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
-  product(vector, result, [&](const DeviceBatch& batch, ForwardContext& context) {
+  product(vector, result, [&](const Batch& batch, ForwardContext& context) {
     const RandomPlace place = *random_place();
     const Function model = [&](std::span<const Tensor> at) {
       // Each run draws the same masks.
       const RandomScope random(place);
       context.parameters.assign(at.begin(), at.end());
-      return replica_.model->forward(batch.inputs, context);
+      return forward(*replica_.model, batch, context);
     };
     const Function loss = [&](std::span<const Tensor> at) { return sum(objective_.losses(at[0], batch)); };
     const auto [outputs, tangents] = jvp(model, parameters, vectors);

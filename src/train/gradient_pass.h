@@ -4,7 +4,7 @@
 //
 // The objective at the replica's present parameters theta is
 //   L(theta) = sum_i w_i l_i(theta) / sum_i w_i + lambda/2 |theta|^2
-// over the samples i of the batch with their weights w and losses l, lambda = train.l2. Everything may be
+// over the targets i of the batch with their weights w and losses l, lambda = train.l2. Everything may be
 // asked again at other parameters: dropout draws the same masks as long as the batch is the same.
 #pragma once
 
@@ -26,7 +26,7 @@ class GradientPass {
   // Of the objective's value.
   struct Value {
     double loss = 0.0;    // L; without regularization 0 where nothing counts
-    double weight = 0.0;  // sum of the samples' weights
+    double weight = 0.0;  // sum of the targets' weights
   };
 
   // Everything must outlive the object. Error (kUsage) when there are more workers than micro-batches.
@@ -35,10 +35,12 @@ class GradientPass {
 
   // The micro-batches of the global batch that this worker owns, in order; their tensors must stay as they
   // are until the next call. step: decides the draws. step_at: where the device keeps it, for recorded steps.
-  void set_batch(std::span<const DeviceBatch> owned, int64_t step, const uint32_t* step_at = nullptr);
+  void set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at = nullptr);
 
   // ---- for training steps: nothing waits for the device, and all may be recorded
 
+  // Of the losses of a micro-batch.
+  Shape loss_shape() const { return objective_.loss_shape(settings_.micro_batch_size); }
   // Sweeps and sums up. cotangent: dL/d(losses of a micro-batch), the loss scale everywhere. `swept` is set
   // where the device is through with this worker's sweeps; may be null.
   void issue(const Tensor& cotangent, Marker* swept);
@@ -74,11 +76,11 @@ class GradientPass {
   size_t bytes() const { return exchange_->bytes(); }
 
  private:
-  void sweep(const DeviceBatch& batch, const Tensor& cotangent);
+  void sweep(const Batch& batch, const Tensor& cotangent);
   // Runs `part` for each owned micro-batch within its random scope, between begin and end of the exchange.
-  void for_batches(GradientExchange& exchange, const std::function<void(const DeviceBatch&)>& part);
+  void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
   // product <- (sum over micro-batches of what `part` gives for each parameter) / weight + lambda vector
-  using Contributions = std::function<std::vector<Tensor>(const DeviceBatch& batch, ForwardContext& context)>;
+  using Contributions = std::function<std::vector<Tensor>(const Batch& batch, ForwardContext& context)>;
   void product(const Tensor& vector, Tensor& product, const Contributions& part);
   void require_products(const char* what) const;
   Value read_value(const GradientExchange& exchange) const;
@@ -95,7 +97,7 @@ class GradientPass {
   std::unique_ptr<GradientExchange> exchange_;
   std::unique_ptr<GradientExchange> values_;  // of sums alone; made when first needed
   int64_t micro_batches_;
-  std::span<const DeviceBatch> batches_;
+  std::span<const Batch> batches_;
   uint64_t seed_;
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;

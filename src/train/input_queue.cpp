@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "lockstep/core/error.h"
 
@@ -14,79 +15,134 @@ namespace lockstep {
 
 namespace {
 
-// One kind of array of all micro-batches, one behind the other: on the device, and where the host writes it.
-// Each begins where a tensor of its own might: libraries choose algorithms by the alignment of addresses, and
-// a micro-batch must be computed the same whatever its number among those of a worker.
+// One field of all micro-batches, one behind the other: on the device, and where the host writes it. Each
+// begins where a tensor of its own might: libraries choose algorithms by the alignment of addresses, and a
+// micro-batch must be computed the same whatever its number among those of a worker.
 class StagedArray {
  public:
-  StagedArray() = default;
-  // count: elements of a micro-batch.
-  StagedArray(int64_t micro_batches, int64_t count, DType dtype, Backend& backend)
-      : stride_((count + kAlignment - 1) / kAlignment * kAlignment),
-        tensor_(Tensor::empty({micro_batches * stride_}, dtype, backend)),
-        pinned_(backend.allocate_pinned(tensor_.bytes())) {
-    if (pinned_ != nullptr) std::memset(pinned_, 0, tensor_.bytes());
+  StagedArray(Field field, int64_t micro_batches, int64_t samples, DType dtype, Backend& backend)
+      : field_(std::move(field)),
+        shape_(batch_shape(field_, samples)),
+        stride_((shape_.elements() + kAlignment - 1) / kAlignment * kAlignment),
+        tensor_(Tensor::empty({micro_batches * stride_}, device_dtype(field_, dtype), backend)),
+        staged_bytes_(static_cast<size_t>(tensor_.elements()) *
+                      size_of(field_.narrow() ? field_.dtype : tensor_.dtype())),
+        pinned_(backend.allocate_pinned(staged_bytes_)) {
+    if (pinned_ == nullptr) return;
+    std::memset(pinned_, 0, staged_bytes_);
+    if (!field_.narrow()) return;
+    stored_ = Tensor::empty({tensor_.elements()}, field_.dtype, backend);
+    widening_.emplace(field_, backend);
   }
   ~StagedArray() {
     if (pinned_ != nullptr) tensor_.backend().release_pinned(pinned_);
   }
   StagedArray(StagedArray&& other) noexcept
-      : stride_(other.stride_), tensor_(std::move(other.tensor_)), pinned_(other.pinned_) {
-    other.pinned_ = nullptr;
-  }
-  StagedArray& operator=(StagedArray&& other) noexcept {
-    std::swap(stride_, other.stride_);
-    std::swap(tensor_, other.tensor_);
-    std::swap(pinned_, other.pinned_);
-    return *this;
-  }
+      : field_(std::move(other.field_)),
+        shape_(other.shape_),
+        stride_(other.stride_),
+        tensor_(std::move(other.tensor_)),
+        staged_bytes_(other.staged_bytes_),
+        stored_(std::move(other.stored_)),
+        widening_(std::move(other.widening_)),
+        pinned_(std::exchange(other.pinned_, nullptr)),
+        range_(other.range_) {}
+  StagedArray& operator=(StagedArray&&) = delete;
 
+  const std::string& name() const { return field_.name; }
   // The i-th micro-batch.
-  Tensor view(const Shape& shape, int64_t i) const { return tensor_.view(shape, i * stride_); }
+  Tensor view(int64_t i) const { return tensor_.view(shape_, i * stride_); }
 
-  // The i-th micro-batch of `count` elements each, converted to the tensor's type.
+  // Before the micro-batches of a step.
+  void begin() { range_.reset(); }
+  // The i-th micro-batch.
+  void write(int64_t i, const MicroBatch& batch) {
+    if (field_.narrow()) {
+      write_features(i, batch.bytes(field_.name));
+    } else if (field_.dtype == DType::kI32) {
+      const std::span<const int32_t> values = batch.values<int32_t>(field_.name);
+      write(i, values);
+      include(values);
+    } else {
+      write(i, batch.values<float>(field_.name));
+    }
+  }
+  // Converted to the tensor's type.
   template <class T>
-  void write(int64_t i, int64_t count, const std::vector<T>& values) {
-    if (static_cast<int64_t>(values.size()) != count) {
-      fail(ErrorKind::kInternal,
-           fmt::format("input queue: {} values in a micro-batch that has {}", values.size(), count));
+  void write(int64_t i, std::span<const T> values) {
+    if (std::ssize(values) != shape_.elements()) {
+      fail(ErrorKind::kInternal, fmt::format("input queue: {} values of '{}' in a micro-batch that has {}",
+                                             values.size(), field_.name, shape_.elements()));
     }
     void* const place = pinned_ != nullptr ? pinned_ : tensor_.mutable_data();
     if (tensor_.dtype() != dtype_of<T>) {
       std::copy(values.begin(), values.end(), static_cast<double*>(place) + i * stride_);
     } else if (pinned_ != nullptr) {
-      std::memcpy(static_cast<T*>(place) + i * stride_, values.data(), values.size() * sizeof(T));
+      std::memcpy(static_cast<T*>(place) + i * stride_, values.data(), values.size_bytes());
     } else {
       tensor_.backend().copy_from_host(static_cast<T*>(place) + i * stride_, values.data(),
-                                       values.size() * sizeof(T));
+                                       values.size_bytes());
     }
   }
-
-  // Sends what was written. `range`: of integers.
-  void send(Backend& copies, const std::optional<IndexRange>& range) {
-    void* const place = tensor_.mutable_data();
-    if (pinned_ != nullptr) copies.copy_from_pinned(place, pinned_, tensor_.bytes());
-    if (range) tensor_.set_index_range(*range);
+  // Sends what was written.
+  void send(Backend& copies) {
+    if (pinned_ != nullptr) {
+      Tensor& first = stored_.defined() ? stored_ : tensor_;
+      copies.copy_from_pinned(first.mutable_data(), pinned_, staged_bytes_);
+      if (widening_) widening_->issue(copies, stored_.data(), tensor_);
+    }
+    if (range_) tensor_.set_index_range(*range_);
   }
 
  private:
   static constexpr int64_t kAlignment = 64;  // elements: 256 bytes or more
 
-  int64_t stride_ = 0;
+  // Features that are stored narrow. They travel as they are; where nothing travels, they are widened on the
+  // way to their place.
+  void write_features(int64_t i, std::span<const std::byte> stored) {
+    const auto element = static_cast<int64_t>(size_of(field_.dtype));
+    if (std::ssize(stored) != shape_.elements() * element) {
+      fail(ErrorKind::kInternal, fmt::format("input queue: {} bytes of '{}' in a micro-batch that has {}",
+                                             stored.size(), field_.name, shape_.elements() * element));
+    }
+    if (pinned_ != nullptr) {
+      std::memcpy(static_cast<std::byte*>(pinned_) + i * stride_ * element, stored.data(), stored.size());
+    } else if (tensor_.dtype() == DType::kF32) {
+      widen_features(field_, stored.data(), shape_.elements(),
+                     tensor_.mutable_data_as<float>() + i * stride_);
+    } else {
+      std::array<float, 1024> piece{};
+      double* const place = tensor_.mutable_data_as<double>() + i * stride_;
+      for (int64_t at = 0; at < shape_.elements(); at += std::ssize(piece)) {
+        const int64_t count = std::min(std::ssize(piece), shape_.elements() - at);
+        widen_features(field_, stored.data() + at * element, count, piece.data());
+        std::copy_n(piece.begin(), count, place + at);
+      }
+    }
+  }
+
+  void include(std::span<const int32_t> values) {
+    if (values.empty()) return;
+    const auto [least, largest] = std::ranges::minmax(values);
+    range_ = range_ ? IndexRange{std::min(range_->least, least), std::max(range_->largest, largest)}
+                    : IndexRange{least, largest};
+  }
+
+  Field field_;
+  Shape shape_;  // of a micro-batch
+  int64_t stride_;
   Tensor tensor_;
-  void* pinned_ = nullptr;
+  size_t staged_bytes_;  // that travel
+  Tensor stored_;        // on a device: features as they have travelled
+  std::optional<FeatureWidening> widening_;
+  void* pinned_;
+  std::optional<IndexRange> range_;  // of integers
 };
 
-void include(std::optional<IndexRange>& range, const std::vector<int32_t>& values) {
-  if (values.empty()) return;
-  const auto [least, largest] = std::ranges::minmax(values);
-  range = range ? IndexRange{std::min(range->least, least), std::max(range->largest, largest)}
-                : IndexRange{least, largest};
-}
-
 struct Place {
-  StagedArray inputs, targets, weights;
-  std::vector<DeviceBatch> batches;
+  std::vector<StagedArray> arrays;     // of the fields
+  std::optional<StagedArray> padding;  // weights of samples that have none of their own
+  std::vector<Batch> batches;
   int64_t valid = 0;
   std::unique_ptr<Marker> copied;    // of the copies' queue
   std::unique_ptr<Marker> computed;  // of the computation's: the last that reads the tensors
@@ -97,35 +153,29 @@ struct Place {
 struct InputQueue::Impl {
   Backend& backend;
   Backend& copies;
-  const int64_t micro_batch_size;
   std::array<Place, kPlaces> places;
   int64_t staged = 0, begun = 0;  // steps so far
 
   Place& place_of(int64_t step) { return places[static_cast<size_t>(step % kPlaces)]; }
 };
 
-InputQueue::InputQueue(Backend& backend, const DataShape& data, DType dtype, int64_t micro_batches,
+InputQueue::InputQueue(Backend& backend, const std::vector<Field>& fields, DType dtype, int64_t micro_batches,
                        int64_t micro_batch_size)
-    : impl_(new Impl{backend, backend.copies(), micro_batch_size, {}}) {
+    : impl_(new Impl{backend, backend.copies(), {}}) {
   if (dtype != DType::kF32 && dtype != DType::kF64) {
     fail(ErrorKind::kInternal, fmt::format("input queue: fp32 or fp64, not {}", name_of(dtype)));
   }
-  Shape sample{micro_batch_size};
-  for (int64_t extent : data.sample.extents()) sample.push_back(extent);
-  const Shape target = data.classes > 0 ? Shape{micro_batch_size} : Shape{micro_batch_size, data.targets};
+  const Field weights = weights_of(fields[DataDescription::kTargets]);
   for (Place& place : impl_->places) {
-    place.inputs = StagedArray(micro_batches, sample.elements(),
-                               data.input == DType::kI32 ? DType::kI32 : dtype, backend);
-    place.targets =
-        StagedArray(micro_batches, target.elements(), data.classes > 0 ? DType::kI32 : dtype, backend);
-    place.weights = StagedArray(micro_batches, micro_batch_size, dtype, backend);
+    for (const Field& field : fields)
+      place.arrays.emplace_back(field, micro_batches, micro_batch_size, dtype, backend);
+    if (std::ranges::find(fields, weights) == fields.end())
+      place.padding.emplace(weights, micro_batches, micro_batch_size, dtype, backend);
     place.copied = impl_->copies.marker(false);
     place.computed = backend.marker(false);
     for (int64_t i = 0; i < micro_batches; ++i) {
-      DeviceBatch batch;
-      batch.inputs = place.inputs.view(sample, i);
-      batch.targets = place.targets.view(target, i);
-      place.batches.push_back(std::move(batch));
+      Batch& batch = place.batches.emplace_back();
+      for (const StagedArray& array : place.arrays) batch.tensors.set(array.name(), array.view(i));
     }
   }
   // Whoever had this memory before may still be reading it.
@@ -154,39 +204,29 @@ void InputQueue::stage(const StepBatch& batch) {
   place.copied->wait();
   place.computed->hold(impl.copies);
 
-  std::optional<IndexRange> indices, labels;
   bool padded = false;
-  std::vector<float> weights(static_cast<size_t>(impl.micro_batch_size));
+  for (StagedArray& array : place.arrays) array.begin();
   for (size_t i = 0; i < place.batches.size(); ++i) {
     const MicroBatch& source = batch.micro_batches[i];
-    DeviceBatch& target = place.batches[i];
-    const auto number = static_cast<int64_t>(i);
-    include(indices, source.inputs_i32);
-    include(labels, source.labels);
-    const int64_t inputs = target.inputs.elements(), targets = target.targets.elements();
-    if (target.inputs.dtype() == DType::kI32) {
-      place.inputs.write(number, inputs, source.inputs_i32);
-    } else {
-      place.inputs.write(number, inputs, source.inputs_f32);
-    }
-    if (target.targets.dtype() == DType::kI32) {
-      place.targets.write(number, targets, source.labels);
-    } else {
-      place.targets.write(number, targets, source.targets);
-    }
+    Batch& target = place.batches[i];
     target.number = source.number;
     target.valid = source.valid;
-    target.weights = {};
-    if (source.valid == source.size) continue;
-    padded = true;
-    for (int64_t row = 0; row < source.size; ++row)
-      weights[static_cast<size_t>(row)] = row < source.valid ? 1.0f : 0.0f;
-    place.weights.write(number, source.size, weights);
-    target.weights = place.weights.view({source.size}, number);
+    const auto number = static_cast<int64_t>(i);
+    const std::vector<float> weights = source.weights();
+    for (StagedArray& array : place.arrays) {
+      if (array.name() == kWeightsName) {
+        array.write(number, std::span(weights));
+      } else {
+        array.write(number, source);
+      }
+    }
+    if (!place.padding) continue;
+    if (!weights.empty()) place.padding->write(number, std::span(weights));
+    target.tensors.set(kWeightsName, weights.empty() ? Tensor() : place.padding->view(number));
+    padded = padded || !weights.empty();
   }
-  place.inputs.send(impl.copies, indices);
-  place.targets.send(impl.copies, labels);
-  if (padded) place.weights.send(impl.copies, {});
+  for (StagedArray& array : place.arrays) array.send(impl.copies);
+  if (padded) place.padding->send(impl.copies);
   place.copied->set();
   place.valid = batch.valid;
   ++impl.staged;
@@ -200,7 +240,7 @@ void InputQueue::next() {
   ++impl.begun;
 }
 
-std::span<const DeviceBatch> InputQueue::batches() const {
+std::span<const Batch> InputQueue::batches() const {
   return impl_->places[static_cast<size_t>(place())].batches;
 }
 

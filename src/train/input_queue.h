@@ -19,8 +19,7 @@
 #include <vector>
 
 #include "lockstep/data/loader.h"
-#include "lockstep/nn/module.h"
-#include "lockstep/train/objective.h"
+#include "lockstep/train/batch.h"
 
 namespace lockstep {
 
@@ -28,9 +27,10 @@ class InputQueue {
  public:
   static constexpr int kPlaces = 2;
 
-  // For steps of `micro_batches` micro-batches (those of this worker) of `micro_batch_size` samples; real
-  // numbers become `dtype`, fp32 or fp64. The backend must outlive the queue. Error (kUsage): no memory.
-  InputQueue(Backend& backend, const DataShape& data, DType dtype, int64_t micro_batches,
+  // For steps of `micro_batches` micro-batches (those of this worker) of `micro_batch_size` samples of these
+  // fields; real numbers become `dtype`, fp32 or fp64. The backend must outlive the queue. Error (kUsage): no
+  // memory.
+  InputQueue(Backend& backend, const std::vector<Field>& fields, DType dtype, int64_t micro_batches,
              int64_t micro_batch_size);
   ~InputQueue();
 
@@ -42,8 +42,8 @@ class InputQueue {
   // was issued to the backend so far is the last that may read them. Error (kInternal) when none is staged.
   void next();
   // The micro-batches of the step that next() turned to.
-  std::span<const DeviceBatch> batches() const;
-  const DeviceBatch& batch(int64_t i) const { return batches()[static_cast<size_t>(i)]; }
+  std::span<const Batch> batches() const;
+  const Batch& batch(int64_t i) const { return batches()[static_cast<size_t>(i)]; }
   // Samples of that step's whole global batch that count.
   int64_t valid() const;
   // Which of the places it is in: its tensors are where they were the last time that the place was this one.

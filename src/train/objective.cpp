@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <span>
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/op_scope.h"
@@ -18,23 +20,6 @@
 namespace lockstep {
 
 namespace {
-
-// Host floats as a tensor of the dtype that the model computes in.
-Tensor device_tensor(const Shape& shape, const std::vector<float>& values, DType dtype, Backend& backend) {
-  const Tensor single = Tensor::from(shape, values, backend);
-  if (dtype == DType::kF32) return single;
-  Tensor result = Tensor::empty(shape, dtype, backend);
-  backend.cast(DType::kF32, dtype, result.elements(), single.data(), result.mutable_data());
-  return result;
-}
-
-// 1 for samples that count, 0 for padding; undefined when all count.
-Tensor sample_weights(const MicroBatch& batch, DType dtype, Backend& backend) {
-  if (batch.valid == batch.size) return {};
-  std::vector<float> weights(static_cast<size_t>(batch.size), 0.0f);
-  std::fill_n(weights.begin(), batch.valid, 1.0f);
-  return device_tensor({batch.size}, weights, dtype, backend);
-}
 
 // Of the first `count` rows of logits; `single`: one a row, of class 1 against class 0.
 std::vector<int32_t> classes_of(const std::vector<double>& logits, int64_t outputs, bool single,
@@ -83,67 +68,80 @@ Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backe
   class_weights_ = Tensor::from({data.classes, 1}, weights, backend).converted(dtype);
 }
 
-Tensor Objective::weights(const DeviceBatch& batch) const {
-  if (!class_weights_.defined()) return batch.weights;
-  const Tensor of_labels = embedding(class_weights_, batch.targets).view({batch.targets.extent(0)});
-  return batch.weights.defined() ? multiply(of_labels, batch.weights) : of_labels;
+Shape Objective::loss_shape(int64_t samples) const {
+  Shape shape{samples};
+  for (const int64_t extent : data_.positions.extents()) shape.push_back(extent);
+  return shape;
+}
+
+Tensor Objective::weights(const Batch& batch) const {
+  const Tensor own = batch.weights();
+  if (!class_weights_.defined()) return own;
+  const Tensor& labels = batch.targets();
+  const Tensor of_labels = embedding(class_weights_, labels.view({labels.elements()})).view(labels.shape());
+  return own.defined() ? multiply(of_labels, own) : of_labels;
 }
 
 double Objective::weight(const MicroBatch& batch) const {
-  if (options_.class_weights.empty()) return static_cast<double>(batch.valid);
+  std::vector<float> own = batch.weights();
+  own.resize(static_cast<size_t>(loss_shape(batch.size).elements()), 1.0f);
+  if (options_.class_weights.empty()) return std::accumulate(own.begin(), own.end(), 0.0);
+  const std::span<const int32_t> labels = batch.values<int32_t>(kTargetsName);
   double sum = 0.0;
-  for (int64_t i = 0; i < batch.valid; ++i) {
-    sum += options_.class_weights[static_cast<size_t>(batch.labels[static_cast<size_t>(i)])];
-  }
+  for (size_t i = 0; i < own.size(); ++i)
+    sum += own[i] * options_.class_weights[static_cast<size_t>(labels[i])];
   return sum;
 }
 
-Tensor Objective::inputs(const MicroBatch& batch) const {
-  Shape shape{batch.size};
-  for (int64_t extent : data_.sample.extents()) shape.push_back(extent);
-  if (data_.input == DType::kI32) return Tensor::from(shape, batch.inputs_i32, *backend_);
-  return device_tensor(shape, batch.inputs_f32, dtype_, *backend_);
+int64_t Objective::targets_of(const Tensor& output) const {
+  return output.extent(0) * data_.positions.elements();
 }
 
-// One logit a sample stands for two classes.
+// One logit a target stands for two classes.
 bool Objective::single_logit(const Tensor& output) const {
-  return data_.classes == 2 && output.elements() == output.shape()[0] && loss_ != "cross_entropy";
+  return data_.classes == 2 && output.elements() == targets_of(output) && loss_ != "cross_entropy";
 }
 
-Tensor Objective::losses(const Tensor& output, const MicroBatch& batch) const {
-  DeviceBatch samples;
-  samples.number = batch.number;
-  samples.valid = batch.valid;
-  samples.targets = data_.classes > 0
-                        ? Tensor::from(Shape{batch.size}, batch.labels, *backend_)
-                        : device_tensor({batch.size, data_.targets}, batch.targets, dtype_, *backend_);
-  samples.weights = sample_weights(batch, dtype_, *backend_);
-  return losses(output, samples, false);
-}
-
-Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch, bool smoothed) const {
+Tensor Objective::losses(const Tensor& output, const Batch& batch, bool smoothed) const {
   const OpScope scope("loss");
-  const int64_t size = batch.targets.extent(0);
-  const int64_t outputs = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
+  const Tensor& targets = batch.targets();
+  const int64_t size = targets.extent(0), rows = loss_shape(size).elements();
+  const int64_t numbers = output.rank() == 0 ? 0 : output.shape().elements(1, output.rank());
   if (output.rank() == 0 || output.shape()[0] != size ||
-      !(outputs == data_.outputs() || (single_logit(output) && outputs == 1)) ||
-      (loss_ == "logistic" && outputs != 1)) {
-    fail(ErrorKind::kUsage, fmt::format("model: output {} does not fit {} samples of {} for loss {}",
-                                        output.shape().to_string(), size,
-                                        data_.classes > 0 ? fmt::format("{} classes", data_.classes)
-                                                          : fmt::format("{} real targets", data_.targets),
-                                        loss_));
+      !(numbers == data_.outputs() || single_logit(output)) ||
+      (loss_ == "logistic" && output.elements() != rows)) {
+    fail(ErrorKind::kUsage,
+         fmt::format(
+             "model: output {} does not fit {} samples of {}{} for loss {}", output.shape().to_string(), size,
+             data_.classes > 0 ? fmt::format("{} classes", data_.classes)
+                               : fmt::format("{} real targets", data_.targets),
+             data_.positions.rank() == 0 ? "" : " at positions " + data_.positions.to_string(), loss_));
   }
-  const Tensor weights = this->weights(batch);
+  // A row a target.
+  const auto of_rows = [&](const Tensor& x) {
+    return x.rank() >= 1 && x.extent(0) == rows ? x : reshape(x, {rows, -1});
+  };
+  Tensor weights = this->weights(batch);
+  if (weights.defined()) weights = weights.view({rows});
   const double smoothing = smoothed ? options_.label_smoothing : 0.0;
-  if (data_.classes == 0) return mean_squared_error(output, batch.targets, weights);
-  if (single_logit(output)) {
-    Tensor targets = batch.targets.converted(dtype_);
-    if (smoothing > 0.0) targets = add_scalar(scale(targets, 1.0 - smoothing), 0.5 * smoothing);
-    return logistic_loss(output, targets, weights);
+  Tensor losses;
+  if (data_.classes == 0) {
+    losses = mean_squared_error(of_rows(output), of_rows(targets), weights);
+  } else if (single_logit(output)) {
+    Tensor labels = targets.converted(dtype_).view({rows});
+    if (smoothing > 0.0) labels = add_scalar(scale(labels, 1.0 - smoothing), 0.5 * smoothing);
+    losses = logistic_loss(of_rows(output), labels, weights);
+  } else {
+    losses = class_losses(output, targets.view({rows}), weights, smoothing);
   }
-  const Tensor logits = output.rank() == 2 ? output : reshape(output, {size, outputs});
-  const Tensor plain = cross_entropy(logits, batch.targets, weights);
+  return data_.positions.rank() == 0 ? losses : reshape(losses, loss_shape(size));
+}
+
+Tensor Objective::class_losses(const Tensor& output, const Tensor& labels, const Tensor& weights,
+                               double smoothing) const {
+  const Shape rows{labels.elements(), data_.classes};
+  const Tensor logits = output.shape() == rows ? output : reshape(output, rows);
+  const Tensor plain = cross_entropy(logits, labels, weights);
   if (smoothing == 0.0) return plain;
   // -sum_k q_k log p_k with q = (1 - s) onehot + s / K:  (1 - s) plain + s (log sum exp z - mean z)
   const Tensor wide = widened(logits);
@@ -152,7 +150,7 @@ Tensor Objective::losses(const Tensor& output, const DeviceBatch& batch, bool sm
   return add(scale(plain, 1.0 - smoothing), scale(uniform, smoothing));
 }
 
-Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
+Tensor Objective::sums(const Tensor& losses, const Batch& batch) const {
   Tensor result = Tensor::empty({kSums}, DType::kF64, *backend_);
   double* const at = result.mutable_data_as<double>();
   const auto add_up = [&](const Tensor& values, double* to) {
@@ -169,23 +167,26 @@ Tensor Objective::sums(const Tensor& losses, const DeviceBatch& batch) const {
 }
 
 std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count) const {
-  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output), count);
+  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output),
+                    count * data_.positions.elements());
 }
 
 void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts) const {
   const std::vector<double> logits = output.to_vector<double>();
-  const std::vector<int32_t> predicted = classes_of(logits, data_.classes, single_logit(output), batch.valid);
+  const std::vector<int32_t> predicted =
+      classes_of(logits, data_.classes, single_logit(output), targets_of(output));
+  const std::vector<float> weights = batch.weights();
+  const std::span<const int32_t> labels = batch.values<int32_t>(kTargetsName);
   for (size_t row = 0; row < predicted.size(); ++row) {
-    const int32_t label = batch.labels[row];
+    if (!weights.empty() && weights[row] == 0.0f) continue;
+    ++counts.counted;
+    const int32_t label = labels[row];
     if (predicted[row] == label) ++counts.correct;
-    if (predicted[row] >= 0 && !counts.confusion.empty())
-      ++counts.confusion[static_cast<size_t>(label * data_.classes + predicted[row])];
-  }
-  if (data_.classes <= kTop) return;
-  for (size_t row = 0; row < predicted.size(); ++row) {
     if (predicted[row] < 0) continue;
+    if (!counts.confusion.empty())
+      ++counts.confusion[static_cast<size_t>(label * data_.classes + predicted[row])];
+    if (data_.classes <= kTop) continue;
     const double* first = logits.data() + row * static_cast<size_t>(data_.classes);
-    const auto label = static_cast<int64_t>(batch.labels[row]);
     // Classes that come before the label's; the first of equal logits wins.
     int64_t before = 0;
     for (int64_t k = 0; k < data_.classes; ++k) {

@@ -28,38 +28,46 @@ namespace lockstep {
 namespace {
 
 // Samples to predict for, as the model was trained to see them.
-std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, DatasetOptions options) {
-  const RunSettings& settings = model.settings();
-  const RunData& data = model.data();
-  const DataDescription& trained = data.train->description();
+std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, DatasetOptions options,
+                                               const std::string& checkpoint) {
+  const DataOutline& trained = model.outline();
   options.unlabelled = true;
   options.expected_target = trained.columns.target;
-  options.follow = settings.train_data.follow;
-  options.open = settings.train_data.open;
+  options.follow = model.settings().train_data.follow;
+  options.open = model.settings().train_data.open;
   std::shared_ptr<const DataSource> source =
-      match_columns(open_data_source(options), data.columns, settings.train_data.path);
+      match_columns(open_data_source(options), trained.columns, checkpoint);
   const DataDescription& found = source->description();
-  if (!(found.sample_shape == trained.sample_shape) || found.input_dtype != trained.input_dtype) {
+  if (!(found.sample_shape == trained.shape.sample) || found.input_dtype != trained.shape.input) {
     fail(ErrorKind::kData,
          fmt::format("{}: samples {} of {} do not fit the model, which was trained on {} of {}", found.source,
                      found.sample_shape.to_string(), name_of(found.input_dtype),
-                     trained.sample_shape.to_string(), name_of(trained.input_dtype)));
+                     trained.shape.sample.to_string(), name_of(trained.shape.input)));
   }
   check_indices(found, model.replica().model->index_limit());
-  if (settings.normalize) source = std::make_shared<StandardizedSource>(std::move(source), data.statistics);
-  return match_columns(std::move(source), trained.columns, settings.train_data.path);
+  if (model.settings().normalize)
+    source = std::make_shared<StandardizedSource>(std::move(source), trained.statistics);
+  return source;
 }
 
 // Rank 0's file, whose rows come in order.
 class PredictionFile {
  public:
+  // class_shape: of a sample's predicted classes.
   PredictionFile(const std::string& path, const std::string& source, DType dtype, int64_t rows,
-                 int64_t outputs, int64_t classes)
+                 int64_t outputs, int64_t classes, const Shape& class_shape,
+                 const std::vector<std::string>& class_names)
       : path_(path), temporary_(fmt::format("{}.{}.partial", path, getpid())) {
     row_bytes_ = static_cast<size_t>(outputs) * size_of(dtype);
     Hdf5File file = Hdf5File::create(temporary_, ErrorKind::kData);
     outputs_at_ = file.allocate(classes > 0 ? "/logits" : "/values", dtype, {rows, outputs});
-    if (classes > 0) classes_at_ = file.allocate("/class", DType::kI32, {rows});
+    if (classes > 0) {
+      Shape shape{rows};
+      for (const int64_t extent : class_shape.extents()) shape.push_back(extent);
+      classes_at_ = file.allocate("/class", DType::kI32, shape);
+      if (!class_names.empty())
+        file.write_attribute("/class", "class_names", fmt::format("{}", fmt::join(class_names, "\n")));
+    }
     file.write_attribute("/", "data", source);
     file.close();
     values_.emplace(temporary_, ErrorKind::kData);
@@ -73,7 +81,8 @@ class PredictionFile {
   void add(std::span<const std::byte> outputs, std::span<const int32_t> classes, int64_t rows) {
     values_->write(outputs_at_ + row_ * static_cast<int64_t>(row_bytes_), outputs);
     if (classes_at_ > 0) {
-      values_->write(classes_at_ + row_ * static_cast<int64_t>(sizeof(int32_t)), std::as_bytes(classes));
+      values_->write(classes_at_, std::as_bytes(classes));
+      classes_at_ += std::ssize(std::as_bytes(classes));
     }
     row_ += rows;
   }
@@ -95,24 +104,26 @@ class PredictionFile {
 
 int64_t predict(Configuration& configuration, const std::string& checkpoint, DatasetOptions options,
                 const std::string& path, Communicator& communicator, std::string& weights) {
-  const TrainedModel model(configuration, checkpoint, communicator, weights);
+  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kOutline);
   weights = model.weights();
   const bool leader = communicator.rank() == 0;
-  const DType dtype = model.replica().store.dtype();
+  const ParameterStore& store = model.replica().store;
+  const DType dtype = store.dtype();
   const int64_t chunk = model.settings().micro_batch_size;
   const int workers = communicator.world_size();
   std::shared_ptr<const DataSource> samples;
   run_agreed(
-      communicator, [&] { samples = open_samples(model, options); }, "data");
+      communicator, [&] { samples = open_samples(model, options, checkpoint); }, "data");
   const RecordingScope off(false);
   const AutocastScope autocast(model.settings().compute);
   ForwardContext context = model.replica().evaluation();
-  const int64_t classes = model.data().shape.classes;
+  const int64_t classes = model.outline().shape.classes;
   const int64_t chunks = (samples->size() + chunk - 1) / chunk;
 
   std::optional<PredictionFile> file;
   std::vector<std::byte> outputs, all;
-  std::vector<int32_t> predicted(static_cast<size_t>(chunk)),
+  const Shape& positions = model.outline().shape.positions;
+  std::vector<int32_t> predicted(static_cast<size_t>(chunk * positions.elements())),
       all_predicted(predicted.size() * static_cast<size_t>(workers));
   // In rounds of a chunk a worker: a chunk is computed the same wherever it is.
   for (int64_t first = 0; first < chunks; first += workers) {
@@ -124,9 +135,8 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
           std::vector<int64_t> rows(
               static_cast<size_t>(std::min((mine + 1) * chunk, samples->size()) - mine * chunk));
           std::iota(rows.begin(), rows.end(), mine * chunk);
-          const MicroBatch batch = gather_batch(*samples, rows, chunk);
-          const Tensor output =
-              model.replica().model->forward(model.objective().inputs(batch), context).converted(dtype);
+          const Batch batch = to_device(gather_batch(*samples, rows, chunk), dtype, store.backend());
+          const Tensor output = forward(*model.replica().model, batch, context).converted(dtype);
           outputs.resize(output.bytes());
           output.backend().copy_to_host(outputs.data(), output.data(), output.bytes());
           if (classes > 0) {
@@ -147,14 +157,17 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
           const size_t row_bytes = outputs.size() / static_cast<size_t>(chunk);
           if (!file) {
             file.emplace(path, samples->description().source, dtype, samples->size(),
-                         static_cast<int64_t>(row_bytes / size_of(dtype)), classes);
+                         static_cast<int64_t>(row_bytes / size_of(dtype)), classes, positions,
+                         model.outline().class_names);
           }
           for (int64_t i = first; i < std::min(first + workers, chunks); ++i) {
             const int64_t rows = std::min(chunk, samples->size() - i * chunk);
             const auto worker = static_cast<size_t>(i - first);
-            file->add(std::span(all).subspan(worker * outputs.size(), static_cast<size_t>(rows) * row_bytes),
-                      std::span(all_predicted).subspan(worker * predicted.size(), static_cast<size_t>(rows)),
-                      rows);
+            file->add(
+                std::span(all).subspan(worker * outputs.size(), static_cast<size_t>(rows) * row_bytes),
+                std::span(all_predicted)
+                    .subspan(worker * predicted.size(), static_cast<size_t>(rows * positions.elements())),
+                rows);
           }
         },
         "prediction file");

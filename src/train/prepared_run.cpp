@@ -124,7 +124,7 @@ void PreparedRun::take_initial_weights() {
     // A mean of weights has no statistics of its own.
     const AutocastScope autocast(settings.compute);
     Tensor statistics = replica->store.statistic_values();
-    statistics.assign(mean_statistics(*replica, *objective, *data.train, settings, communicator));
+    statistics.assign(mean_statistics(*replica, *data.train, settings, communicator));
   }
   if (replica->average) {
     replica->average->restart(replica->store.values(), replica->store.statistic_values());
@@ -146,11 +146,10 @@ void PreparedRun::compare_with_checkpoint(const State& found, const std::string&
 
 void PreparedRun::rehearse() {
   Loader rehearsed(*data.train, plan.sampler, plan.micro_batch_size, 0, 1, done);
-  const MicroBatch& batch = rehearsed.next().micro_batches.front();
+  const Batch batch = to_device(rehearsed.next().micro_batches.front(), settings.parameters(), backend());
   const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
   const AutocastScope autocast(settings.compute, replica->current_copies());
-  const Tensor losses =
-      objective->losses(replica->model->forward(objective->inputs(batch), replica->training), batch);
+  const Tensor losses = objective->losses(forward(*replica->model, batch, replica->training), batch);
   take_batch_statistics(replica->training, replica->store);
   backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
 }

@@ -42,11 +42,13 @@ RunData read_run_data(const RunSettings& settings) {
     // The labels of a validation file may not reach the last class.
     if (options.classes == 0) options.classes = train.classes > 0 ? train.classes : -1;
     options.expected_target = train.columns.target;
+    options.ignore_label = train.ignore_label;
     const std::shared_ptr<const WholeSource> validation = open_data_source(options);
     data.validation = match_columns(validation, train.columns, train.source);
     const DataDescription& found = data.validation->description();
     if (!(found.sample_shape == train.sample_shape) || found.classes != train.classes ||
-        found.target_width != train.target_width || found.input_dtype != train.input_dtype) {
+        found.target_width != train.target_width || found.input_dtype != train.input_dtype ||
+        !(found.positions == train.positions) || found.others != train.others) {
       fail(ErrorKind::kData,
            fmt::format("{}: samples {} with {} classes do not fit the training data: {} with {} classes",
                        found.source, found.sample_shape.to_string(), found.classes,
@@ -62,6 +64,7 @@ RunData read_run_data(const RunSettings& settings) {
   data.shape.input = description.input_dtype;
   data.shape.classes = description.classes;
   data.shape.targets = std::max<int64_t>(1, description.target_width);
+  data.shape.positions = description.positions;
   data.digest = digest_of_digests(contents, {});
   return data;
 }

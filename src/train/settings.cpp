@@ -35,6 +35,11 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.classes =
       data.integer("classes", settings.train_data.classes, {-1, 1e9},
                    "number of classes; 0 finds it in the data, -1 means regression");
+  constexpr double kLargestLabel = 2147483647.0;
+  if (const auto label = data.optional_integer("ignore_label", {-kLargestLabel, kLargestLabel},
+                                               "label of samples that count nothing; by default what the "
+                                               "file states"))
+    settings.train_data.ignore_label = static_cast<int32_t>(*label);
   settings.train_data.follow = data.boolean("follow", settings.train_data.follow,
                                             "HDF5: read values that lie in other files (external links, "
                                             "external storage, virtual data sets); else an error");

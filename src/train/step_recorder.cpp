@@ -51,9 +51,8 @@ bool StepRecorder::remember_indices(const InputQueue& inputs) {
     range =
         range ? IndexRange{std::min(range->least, now->least), std::max(range->largest, now->largest)} : *now;
   };
-  for (const DeviceBatch& batch : inputs.batches()) {
-    look(batch.inputs, input_range_);
-    look(batch.targets, target_range_);
+  for (const Batch& batch : inputs.batches()) {
+    for (const auto& [name, tensor] : batch.tensors.all()) look(tensor, ranges_[name]);
   }
   return known;
 }

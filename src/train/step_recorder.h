@@ -43,7 +43,7 @@ class StepRecorder {
   RecordedMemory memory_;  // of all recordings: they run one after the other
   // Steps are of a kind when their samples lie at the same place and as many of them count.
   std::map<std::pair<int, int64_t>, RecordedStep> steps_;
-  std::optional<IndexRange> input_range_, target_range_;
+  std::map<std::string, std::optional<IndexRange>> ranges_;  // of tensors by name
 };
 
 }  // namespace lockstep

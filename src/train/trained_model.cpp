@@ -32,7 +32,7 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
   }
   // The digest covers which samples are on which side of the split.
   const auto digest = state.scalars.find("/data/digest");
-  if (settings.validation_fraction > 0.0 &&
+  if (data.train && settings.validation_fraction > 0.0 &&
       (digest == state.scalars.end() || digest->second != Scalar(data.digest))) {
     log_warning(
         fmt::format("{}: was trained on other data or another split of it (run.seed, "
@@ -44,23 +44,13 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
 }  // namespace
 
 TrainedModel::TrainedModel(Configuration& configuration, const std::string& checkpoint,
-                           Communicator& communicator, std::string weights)
+                           Communicator& communicator, std::string weights, Data data)
     : weights_(std::move(weights)) {
   TrainingJob::Description description;
   State state;  // on rank 0
   run_agreed(
       communicator,
       [&] {
-        job_ = read_training_job(configuration);
-        set_threads(static_cast<int>(settings().threads));
-        device_.emplace(settings(), communicator);
-        data_ = read_run_data(settings());
-        replica_ = std::make_unique<Replica>(job_, data_.shape, device_->backend(), communicator);
-        check_indices(data_, replica_->model->index_limit());
-        job_.schedule({});  // reads its keys
-        description = job_.describe();
-        objective_.emplace(settings().loss, data_.shape, settings().parameters(), device_->backend(),
-                           settings().objective);
         if (communicator.rank() > 0) return;
         state = read_checkpoint(checkpoint);
         if (weights_.empty()) weights_ = has_average(state) ? "averaged" : "trained";
@@ -68,17 +58,46 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
           fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
         }
       },
-      "model");
+      "checkpoint");
   broadcast_text(communicator, weights_, "weights");
-  restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
-  std::string columns = columns_text(state);
+  std::string outline = state.data, columns = columns_text(state);
+  broadcast_text(communicator, outline, "data");
   broadcast_text(communicator, columns, "columns");
+  const auto type = state.scalars.find("/average/type");
+  std::string average = type != state.scalars.end() ? std::get<std::string>(type->second) : "";
+  broadcast_text(communicator, average, "average");
+  // A mean of weights has no statistics of its own.
+  const bool mean = weights_ == "averaged" && average == name_of(AverageSettings::Type::kSwa);
   run_agreed(
       communicator,
       [&] {
-        match_columns(data_, columns, checkpoint);
+        job_ = read_training_job(configuration);
+        set_threads(static_cast<int>(settings().threads));
+        device_.emplace(settings(), communicator);
+        if (!outline.empty()) outline_ = DataOutline::parse(outline, checkpoint);
+        const auto build = [&] {
+          replica_ = std::make_unique<Replica>(job_, outline_.shape, device_->backend(), communicator);
+        };
+        if (data == Data::kOutline && !outline.empty()) build();
+        if (replica_ == nullptr || (mean && !replica_->store.statistics().empty())) {
+          data_ = read_run_data(settings());
+          match_columns(data_, columns, checkpoint);
+          outline_ = outline_of(data_);
+          build();
+          check_indices(data_, replica_->model->index_limit());
+        }
+        job_.schedule({});  // reads its keys
+        description = job_.describe();
+        objective_.emplace(settings().loss, outline_.shape, settings().parameters(), device_->backend(),
+                           settings().objective);
+      },
+      "model");
+  restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
+  run_agreed(
+      communicator,
+      [&] {
         if (communicator.rank() > 0) return;
-        require_statistics(data_, state, checkpoint);
+        if (data_.train) require_statistics(data_, state, checkpoint);
         compare_with_checkpoint(state, description, settings(), data_, checkpoint);
       },
       "checkpoint");
@@ -87,14 +106,10 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
   run_agreed(
       communicator, [&] { compare_workers(communicator, description.text, data_); }, "configuration");
   agree_on_plans(device_->backend().plans(), communicator, {state.plans, false, {}}, {});
-  // A mean of weights has no statistics of its own.
-  const auto type = state.scalars.find("/average/type");
-  std::string average = type != state.scalars.end() ? std::get<std::string>(type->second) : "";
-  broadcast_text(communicator, average, "average");
-  if (weights_ == "averaged" && average == name_of(AverageSettings::Type::kSwa)) {
+  if (mean && !replica_->store.statistics().empty()) {
     const AutocastScope autocast(settings().compute);
     Tensor statistics = replica_->store.statistic_values();
-    statistics.assign(mean_statistics(*replica_, *objective_, *data_.train, settings(), communicator));
+    statistics.assign(mean_statistics(*replica_, *data_.train, settings(), communicator));
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/core/configuration.h"
+#include "lockstep/train/data_outline.h"
 #include "lockstep/train/device.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/replica.h"
@@ -17,16 +18,21 @@ namespace lockstep {
 
 class TrainedModel {
  public:
-  // The configuration's model, on the data that the configuration names, with the weights of the checkpoint,
-  // which rank 0 alone reads. weights: "averaged" or "trained"; "" becomes "averaged" where the checkpoint
-  // has averaged weights, else "trained". Error (kCheckpoint) when the model is not the one that was trained;
-  // a warning when validation samples are split off otherwise than they were in training. Both must outlive
-  // the object. Collective.
+  // Of the data that the configuration names: kRead them, for an evaluation; kOutline: what the checkpoint
+  // keeps of them is enough, where it was written by a version that keeps it, and its weights need no
+  // statistics from the samples.
+  enum class Data { kRead, kOutline };
+  // The configuration's model with the weights of the checkpoint, which rank 0 alone reads. weights:
+  // "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights, else "trained".
+  // Error (kCheckpoint) when the model is not the one that was trained; a warning when validation samples are
+  // split off otherwise than they were in training. Both must outlive the object. Collective.
   TrainedModel(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
-               std::string weights);
+               std::string weights, Data data);
 
   const RunSettings& settings() const { return job_.settings; }
-  // With columns in the order that the model was trained with.
+  // Of the data that the model was trained on.
+  const DataOutline& outline() const { return outline_; }
+  // kRead: with columns in the order that the model was trained with.
   const RunData& data() const { return data_; }
   const Replica& replica() const { return *replica_; }
   const Objective& objective() const { return *objective_; }
@@ -36,7 +42,8 @@ class TrainedModel {
  private:
   TrainingJob job_;
   std::optional<WorkerDevice> device_;
-  RunData data_;
+  DataOutline outline_;
+  RunData data_;  // without sources: has not been read
   std::unique_ptr<Replica> replica_;
   std::optional<Objective> objective_;
   std::string weights_;

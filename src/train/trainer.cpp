@@ -46,7 +46,8 @@ struct Trainer::Parts : PreparedRun {
     communicator.set_timeout(settings.timeout_seconds);
     loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
                    settings.prefetch);
-    inputs.emplace(backend(), data.shape, settings.parameters(), owned.size(), plan.micro_batch_size);
+    inputs.emplace(backend(), data.train->description().fields(), settings.parameters(), owned.size(),
+                   plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead());
@@ -62,7 +63,7 @@ struct Trainer::Parts : PreparedRun {
 
   // All that the device does in the step that the inputs have turned to.
   void issue(StepLog::Step& step) {
-    pass->issue(end->cotangent({plan.micro_batch_size}), step.swept.get());
+    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get());
     step.exchanged->set();
     end->issue();
   }

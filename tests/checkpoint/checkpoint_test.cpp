@@ -71,6 +71,7 @@ TEST_F(CheckpointTest, RoundTripIsExact) {
   EXPECT_EQ(found.configuration, state.configuration);
   EXPECT_EQ(found.metrics, state.metrics);
   EXPECT_EQ(found.plans, state.plans);
+  EXPECT_EQ(found.data, state.data);
   EXPECT_TRUE(compare_states(state, found).empty());
   EXPECT_EQ(testing::files_in(directory_.path()), 1u);
 }
@@ -79,7 +80,7 @@ TEST_F(CheckpointTest, EmptyStateRoundTrips) {
   write_checkpoint(State{}, path_);
   const State found = read_checkpoint(path_);
   EXPECT_EQ(state_digest(found), state_digest(State{}));
-  EXPECT_EQ(found.configuration + found.metrics + found.plans, "");
+  EXPECT_EQ(found.configuration + found.metrics + found.data + found.plans, "");
 }
 
 TEST_F(CheckpointTest, SameStateGivesTheSameBytesAtAnyTime) {
@@ -113,6 +114,7 @@ TEST_F(CheckpointTest, DigestSeesEveryPartOfTheStateAndNoText) {
   EXPECT_FALSE(changes([](State& s) { s.configuration += "x"; }));
   EXPECT_FALSE(changes([](State& s) { s.metrics += "x"; }));
   EXPECT_FALSE(changes([](State& s) { s.plans = "[other]\n"; }));
+  EXPECT_FALSE(changes([](State& s) { s.data = "[other]\n"; }));
 }
 
 TEST_F(CheckpointTest, EveryTruncationIsRejected) {

@@ -528,6 +528,7 @@ TEST(Description, NeutralValuesLieInRange) {
   EXPECT_EQ(s.integer("b", std::nullopt, kPositive, ""), 1);
   EXPECT_EQ(s.integer("c", std::nullopt, Range{3, 9}, ""), 3);
   EXPECT_EQ(s.integer("d", std::nullopt, Range{-9, -3}, ""), -3);
+  EXPECT_EQ(s.optional_integer("e", kAny, ""), std::nullopt);
   EXPECT_EQ(s.real("e", std::nullopt, Range{0.0, 0.5, true}, ""), 0.5);
   EXPECT_EQ(s.text("f", std::nullopt, {}, ""), "");
   EXPECT_FALSE(s.boolean("g", std::nullopt, ""));
@@ -572,6 +573,30 @@ TEST(Declaring, KeysOfATypeAreReadAndResolvedAsAnyOther) {
                 },
                 ErrorKind::kInternal),
             "run.toml: optimizer.absent: has two fallbacks: 1 and 2");
+}
+
+TEST(Configuration, AnOptionalIntegerIsNothingUntilItIsGiven) {
+  Configuration without = Configuration::parse("[data]\nother = 1\n", "t.toml", {});
+  Section data = without.section("data");
+  EXPECT_EQ(data.optional_integer("label", {-5, 5}, "a label"), std::nullopt);
+  EXPECT_EQ(data.integer("other", 2, kAny, ""), 1);
+  EXPECT_EQ(without.resolved(), "[data]\nother = 1\n");
+  const std::vector<KeyDescription> keys = without.keys();
+  EXPECT_EQ(keys[0].fallback, "null");
+  without.reject_unknown();
+
+  Configuration given = Configuration::parse("[data]\nlabel = -3\n", "t.toml", {});
+  EXPECT_EQ(given.section("data").optional_integer("label", {-5, 5}, "a label"), -3);
+  EXPECT_EQ(given.resolved(), "[data]\nlabel = -3\n");
+  EXPECT_TRUE(given.at_default().empty());
+  Configuration wrong = Configuration::parse("[data]\nlabel = 6\n", "t.toml", {});
+  EXPECT_NE(message_of(
+                [&] {
+                  wrong.section("data").optional_integer("label", {-5, 5}, "a label");
+                },
+                ErrorKind::kUsage)
+                .find("got 6"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
-#include "lockstep/data/data_source.h"
+#include "lockstep/data/loader.h"
 
 namespace lockstep {
 namespace {
@@ -186,9 +186,12 @@ TEST_F(Csv, ColumnsAreMatchedByName) {
     return std::make_shared<TableSource>(read(text, target));
   };
   const auto data = match_columns(table("c,y,a,b\n3,0,1,2\n6,1,4,5\n", "y"), wanted, "train.csv");
-  std::vector<float> features(6);
-  std::vector<int32_t> labels(2);
-  data->gather(std::array<int64_t, 2>{0, 1}, {features.data(), nullptr, labels.data(), nullptr});
+  MicroBatch batch(2, data->description().fields());
+  data->gather(std::array<int64_t, 2>{0, 1}, batch.buffers());
+  const auto inputs = batch.values<float>(kInputsName);
+  const auto targets = batch.values<int32_t>(kTargetsName);
+  const std::vector<float> features(inputs.begin(), inputs.end());
+  const std::vector<int32_t> labels(targets.begin(), targets.end());
   EXPECT_EQ(features, (std::vector<float>{1, 2, 3, 4, 5, 6}));
   EXPECT_EQ(labels, (std::vector<int32_t>{0, 1}));
   EXPECT_EQ(data->description().columns, wanted);

@@ -6,12 +6,16 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <numeric>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/mapped_file.h"
 #include "lockstep/data/loader.h"
 #include "lockstep/data/prepared_file.h"
+#include "lockstep/data/stored_features.h"
 #include "lockstep/hdf5/file.h"
 
 namespace lockstep {
@@ -49,10 +53,19 @@ struct Samples {
 };
 
 Samples gather(const DataSource& source, const std::vector<int64_t>& rows) {
-  MicroBatch batch;
-  batch.resize(std::ssize(rows), source.description());
+  MicroBatch batch(std::ssize(rows), source.description().fields());
   source.gather(rows, batch.buffers());
-  return {batch.inputs_f32, batch.targets, batch.inputs_i32, batch.labels};
+  Samples samples;
+  const auto copy = [&]<class T>(const char* name, std::vector<T>& to) {
+    if (batch.field(name).dtype != dtype_of<T>) return;
+    const auto values = std::as_const(batch).values<T>(name);
+    to.assign(values.begin(), values.end());
+  };
+  if (batch.field(kInputsName).dtype != DType::kI32) samples.inputs = batch.real_values(kInputsName);
+  copy(kInputsName, samples.tokens);
+  copy(kTargetsName, samples.targets);
+  copy(kTargetsName, samples.labels);
+  return samples;
 }
 
 std::vector<int64_t> all_rows(const DataSource& source) {
@@ -235,7 +248,7 @@ TEST_F(Source, VerifyingLooksAtEveryBlock) {
   const size_t x = bytes.find(std::string(data.inputs_u8.begin(), data.inputs_u8.begin() + 64));
   bytes[x + (2 << 20)] ^= 1;
   overwrite(path_, bytes);
-  const MappedSource source(path_, *verify_outline(path_, ErrorKind::kData), 0);
+  const MappedSource source({.path = path_}, *verify_outline(path_, ErrorKind::kData));
   EXPECT_EQ(source.blocks(), 4);
   std::vector<std::string> damage;
   int64_t block = 0;
@@ -353,10 +366,160 @@ TEST_F(Source, RefusesLayoutsOfLaterVersions) {
   Hdf5File file = Hdf5File::create(path_, ErrorKind::kData, 4096, 4096);
   const int64_t x = file.allocate("/x", DType::kF32, {2, 2}), y = file.allocate("/y", DType::kI32, {2});
   const int64_t table = file.allocate("/digests", DType::kU8, {2, 16});
-  file.write_attribute("/", kLayoutAttribute, kPreparedLayout + 1);
+  file.write_attribute("/", kLayoutAttribute, kPreparedLayoutIgnoring + 1);
   file.close();
   seal_blocked_file(path_, ErrorKind::kData, {{x, 16}, {y, 8}}, table);
-  expect_rejection(ErrorKind::kData, {path_, "layout 2", "knows 1"},
+  expect_rejection(ErrorKind::kData, {path_, "layout 3", "knows 2"},
+                   [&] { open_data_source({.path = path_}); });
+}
+
+TEST_F(Source, NarrowFeaturesAreGatheredAsTheyAreStored) {
+  for (const DType dtype : {DType::kU8, DType::kF16}) {
+    SCOPED_TRACE(name_of(dtype));
+    Dataset data = images(40, 6, dtype);
+    data.scale = 0.3f;
+    data.divisor = 7.0f;
+    data.columns.features = {"a", "b", "c", "d", "e", "f"};
+    const auto table = std::make_shared<TableSource>(data);
+    const std::shared_ptr<const DataSource> mapped = prepared(data);
+    const auto part = std::make_shared<PartSource>(mapped, Split(40, 0.25, 3), PartSource::Side::kTrain);
+    const ReorderedSource reordered(part, {5, 4, 3, 2, 1, 0}, {});
+    for (const DataSource* source :
+         std::initializer_list<const DataSource*>{table.get(), mapped.get(), part.get(), &reordered}) {
+      const Field inputs = source->description().fields()[DataDescription::kInputs];
+      EXPECT_EQ(inputs.dtype, dtype);
+      EXPECT_EQ(inputs.scale, 0.3f);
+      EXPECT_EQ(inputs.divisor, 7.0f);
+      EXPECT_EQ(source->description().input_dtype, DType::kF32);
+    }
+    std::vector<float> backwards = gather(*part, {4, 2}).inputs;
+    std::reverse(backwards.begin(), backwards.begin() + 6);
+    std::reverse(backwards.begin() + 6, backwards.end());
+    EXPECT_EQ(gather(reordered, {4, 2}).inputs, backwards);
+    // Standardized ones are fp32.
+    const StandardizedSource standardized(table, table->statistics());
+    EXPECT_EQ(standardized.description().fields()[DataDescription::kInputs].dtype, DType::kF32);
+    const std::vector<float> raw = gather(*table, {7}).inputs, scaled = gather(standardized, {7}).inputs;
+    const FeatureStatistics statistics = table->statistics();
+    for (size_t i = 0; i < 6; ++i) {
+      EXPECT_EQ(scaled[i], (raw[i] - static_cast<float>(statistics.mean[i])) *
+                               static_cast<float>(1.0 / statistics.deviation[i]));
+    }
+  }
+}
+
+// Labels 0 to 4, of which those of `ignored` are in the place of each third one.
+Dataset with_ignored(int32_t ignored) {
+  Dataset data = images(30, 4, DType::kU8);
+  for (size_t i = 0; i < 30; i += 3) data.labels[i] = ignored;
+  data.ignore_label = ignored;
+  return data;
+}
+
+TEST_F(Source, LabelsThatCountNothingHaveWeightZeroAndTheirSamplesClassZero) {
+  for (const int32_t ignored : {-1, 255, 3}) {
+    SCOPED_TRACE(ignored);
+    const Dataset data = with_ignored(ignored);
+    const TableSource table(data);
+    const std::shared_ptr<const WholeSource> mapped = prepared(data);
+    ASSERT_NE(dynamic_cast<const MappedSource*>(mapped.get()), nullptr);
+    EXPECT_EQ(mapped->digest(), table.digest());
+    EXPECT_EQ(mapped->description().class_counts, table.description().class_counts);
+    for (const DataSource* source :
+         {static_cast<const DataSource*>(&table), static_cast<const DataSource*>(mapped.get())}) {
+      EXPECT_EQ(source->description().ignore_label, ignored);
+      EXPECT_EQ(source->description().classes, 5);
+      MicroBatch batch(30, source->description().fields());
+      source->gather(all_rows(*source), batch.buffers());
+      std::vector<int64_t> counts(5, 0);
+      for (size_t i = 0; i < 30; ++i) {
+        const bool counted = data.labels[i] != ignored;
+        EXPECT_EQ(batch.weights()[i], counted ? 1.0f : 0.0f) << i;
+        EXPECT_EQ(batch.values<int32_t>(kTargetsName)[i], counted ? data.labels[i] : 0) << i;
+        if (counted) ++counts[static_cast<size_t>(data.labels[i])];
+      }
+      EXPECT_EQ(source->description().class_counts, counts);
+    }
+    expect_rejection(ErrorKind::kUsage, {path_, std::to_string(ignored), "7"},
+                     [&] { open_data_source({.path = path_, .ignore_label = 7}); });
+    EXPECT_EQ(open_data_source({.path = path_, .ignore_label = ignored})->digest(), table.digest());
+    EXPECT_EQ(open_data_source({.path = path_, .classes = -1})->description().weighted, false);
+  }
+  // Of a file that was prepared without: one of its classes.
+  const Dataset all = images(30, 4, DType::kU8);
+  const std::shared_ptr<const WholeSource> plain = prepared(all);
+  const auto without = open_data_source({.path = path_, .ignore_label = 4});
+  EXPECT_EQ(plain->description().class_counts, (std::vector<int64_t>{6, 12, 0, 0, 12}));
+  EXPECT_EQ(without->description().class_counts, (std::vector<int64_t>{6, 12, 0, 0, 0}));
+  EXPECT_NE(without->digest(), plain->digest()) << "the same samples, another objective";
+  expect_rejection(ErrorKind::kUsage, {path_, "real targets"},
+                   [&] { open_data_source({.path = path_, .classes = -1, .ignore_label = 4}); });
+}
+
+// Blocks that were verified, and others.
+TEST_F(Source, AFileThatBecomesShorterWhileItIsMappedIsNamed) {
+  outlive_bus_errors();
+  const std::shared_ptr<const WholeSource> source = prepared(images(3001, 700, DType::kF32));
+  gather(*source, {2900, 2999});
+  gather(*source, {5});
+  std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
+  for (const int64_t row : {2999, 1800, 5})
+    expect_rejection(ErrorKind::kData, {path_, "has become shorter"}, [&] { gather(*source, {row}); });
+}
+
+// Of another program: no seal, and no room for one. Returns where its inputs are.
+int64_t write_plain(const Dataset& data, const std::string& path) {
+  Hdf5File file = Hdf5File::create(path, ErrorKind::kData);
+  const StoredSamples stored = stored_samples(data);
+  Shape x{data.size()};
+  for (const int64_t extent : data.sample_shape.extents()) x.push_back(extent);
+  file.write("/x", data.input_dtype, x, stored.inputs.data());
+  file.write("/y", DType::kI32, {data.size()}, data.labels.data());
+  if (data.input_dtype == DType::kI32) file.write_attribute("/x", "tokens", int64_t{1});
+  if (data.divisor != 1.0f) file.write_attribute("/x", "divisor", static_cast<double>(data.divisor));
+  const int64_t at = *file.offset("/x", data.input_dtype) - kSealBytes;
+  file.close();
+  const std::string bytes = bytes_of(path);
+  overwrite(path, bytes.substr(static_cast<size_t>(kSealBytes)));
+  return at;
+}
+
+TEST_F(Source, ALargePlainFileIsMappedAndIsWhatReadingItGives) {
+  for (const DType dtype : {DType::kU8, DType::kF32, DType::kI32}) {
+    SCOPED_TRACE(name_of(dtype));
+    const int64_t width = 1009;  // rows cross the borders of blocks
+    const int64_t rows =
+        MappedSource::kLeastUnsealedBytes / (width * static_cast<int64_t>(size_of(dtype))) + 3;
+    Dataset data = images(rows, width, dtype);
+    if (dtype == DType::kU8) data.divisor = 255.0f;
+    const int64_t offset = write_plain(data, path_);
+    const std::shared_ptr<const WholeSource> source = open_data_source({.path = path_});
+    ASSERT_NE(dynamic_cast<const MappedSource*>(source.get()), nullptr);
+    data.source = path_;
+    const TableSource table(data);
+    EXPECT_EQ(source->digest(), table.digest());
+    EXPECT_EQ(source->description().class_counts, table.description().class_counts);
+    EXPECT_EQ(source->description().largest_index, table.description().largest_index);
+    EXPECT_EQ(source->description().largest_index_row, table.description().largest_index_row);
+    const std::vector<int64_t> some = {rows - 1, 0, rows / 2, rows / 2 + 1, 7};
+    EXPECT_EQ(gather(*source, some), gather(table, some));
+    if (dtype == DType::kU8) {
+      EXPECT_EQ(source->statistics().mean, table.statistics().mean);
+    }
+    // A block that changes before it is used.
+    std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary)
+        .seekp(offset + 20 * kBlockBytes)
+        .put('!');
+    const int64_t changed = 20 * kBlockBytes / (width * static_cast<int64_t>(size_of(dtype)));
+    expect_rejection(ErrorKind::kData, {path_, "block 20 of /x", "the one at the start"},
+                     [&] { gather(*source, {changed}); });
+    EXPECT_NE(open_data_source({.path = path_})->digest(), table.digest());
+    gather(*source, {0});
+  }
+  Dataset wrong = images(MappedSource::kLeastUnsealedBytes / 4 + 1, 1, DType::kF32);
+  wrong.inputs_f32[12345678] = std::numeric_limits<float>::infinity();
+  write_plain(wrong, path_);
+  expect_rejection(ErrorKind::kData, {path_, "row 12345679", "inf"},
                    [&] { open_data_source({.path = path_}); });
 }
 

@@ -6,6 +6,8 @@
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/hdf5/file.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 namespace {
@@ -79,6 +81,46 @@ TEST(Dataset, RejectsOptionsThatTheFormatDoesNotHave) {
                    [] { read_dataset({.path = "x.h5", .target = "y"}); });
   expect_rejection(ErrorKind::kUsage, {"x.csv", "-2"},
                    [] { read_dataset({.path = "x.csv", .classes = -2}); });
+}
+
+TEST(Dataset, ALabelThatCountsNothingIsNoClass) {
+  const ScratchDirectory directory;
+  const std::string csv = directory.file("t.csv"), h5 = directory.file("t.h5"), bin = directory.file("t.bin");
+  overwrite(csv, "a,y\n1,-1\n2,1\n3,0\n4,-1\n5,2\n");
+  const auto labels = [](const DatasetOptions& options) { return read_dataset(options).labels; };
+  EXPECT_EQ(labels({.path = csv, .ignore_label = -1}), (std::vector<int32_t>{-1, 1, 0, -1, 2}));
+  EXPECT_EQ(read_dataset({.path = csv, .ignore_label = -1}).classes, 3);
+  expect_rejection(ErrorKind::kData, {csv, "row 1", "[0, ", "got -1"}, [&] { labels({.path = csv}); });
+  expect_rejection(ErrorKind::kData, {csv, "row 1", "got -1"},
+                   [&] { labels({.path = csv, .ignore_label = 2}); });
+  overwrite(csv, "a,y\n1,7\n2,7\n");
+  expect_rejection(ErrorKind::kData, {csv, "row 1", "all others are 7", "counts nothing"},
+                   [&] { labels({.path = csv, .ignore_label = 7}); });
+  overwrite(csv, "a,y\n1,0.5\n2,7\n");
+  expect_rejection(ErrorKind::kUsage, {csv, "real targets", "7"},
+                   [&] { labels({.path = csv, .ignore_label = 7}); });
+  // The largest class counts nothing: it is none, unless the number of classes is stated.
+  overwrite(csv, "a,y\n1,0\n2,1\n3,2\n");
+  EXPECT_EQ(read_dataset({.path = csv, .ignore_label = 2}).classes, 2);
+  EXPECT_EQ(read_dataset({.path = csv, .classes = 3, .ignore_label = 2}).classes, 3);
+
+  overwrite(bin, std::string(1, '\xff') + std::string(3072, 'a') + '\x03' + std::string(3072, 'b'));
+  EXPECT_EQ(labels({.path = bin, .format = "cifar10", .ignore_label = 255}), (std::vector<int32_t>{255, 3}));
+  expect_rejection(ErrorKind::kData, {bin, "got 255"}, [&] { labels({.path = bin, .format = "cifar10"}); });
+
+  // What the file itself states.
+  Hdf5File file = Hdf5File::create(h5, ErrorKind::kData);
+  const std::vector<float> x = {1, 2, 3};
+  const std::vector<int32_t> y = {-100, 1, 0};
+  file.write("/x", DType::kF32, {3, 1}, x.data());
+  file.write("/y", DType::kI32, {3}, y.data());
+  file.write_attribute("/y", "ignore_label", int64_t{-100});
+  file.close();
+  seal_file(h5, ErrorKind::kData);
+  EXPECT_EQ(read_dataset({.path = h5}).ignore_label, -100);
+  EXPECT_EQ(labels({.path = h5}), y);
+  expect_rejection(ErrorKind::kUsage, {h5, "-100", "-1 was asked for"},
+                   [&] { labels({.path = h5, .ignore_label = -1}); });
 }
 
 }  // namespace

@@ -54,6 +54,11 @@ TableSource table(int64_t n, int64_t width) {
   return TableSource(std::move(data));
 }
 
+template <class T>
+std::vector<T> copy_of(std::span<const T> values) {
+  return {values.begin(), values.end()};
+}
+
 // The batch of a step, compared with what the sampler says of it; micro-batches [first, last).
 void expect_step(const StepBatch& batch, const DataSource& data, Sampler& sampler, int64_t step, int64_t size,
                  int64_t first, int64_t last) {
@@ -68,16 +73,17 @@ void expect_step(const StepBatch& batch, const DataSource& data, Sampler& sample
     const MicroBatch& micro = batch.micro_batches[static_cast<size_t>(m - first)];
     ASSERT_EQ(micro.number, m);
     ASSERT_EQ(micro.size, size);
-    ASSERT_EQ(static_cast<int64_t>(micro.inputs_f32.size()), size * width);
-    ASSERT_EQ(static_cast<int64_t>(micro.labels.size()), size);
+    const auto inputs = micro.values<float>(kInputsName);
+    const auto labels = micro.values<int32_t>(kTargetsName);
+    ASSERT_EQ(std::ssize(inputs), size * width);
+    ASSERT_EQ(std::ssize(labels), size);
     int64_t valid = 0;
     for (int64_t i = 0; i < size; ++i) {
       const int64_t row = expected.samples[static_cast<size_t>(m * size + i)];
       valid += m * size + i < expected.valid ? 1 : 0;
-      ASSERT_EQ(micro.labels[static_cast<size_t>(i)], row % 7);
+      ASSERT_EQ(labels[static_cast<size_t>(i)], row % 7);
       for (int64_t column = 0; column < width; ++column) {
-        ASSERT_EQ(micro.inputs_f32[static_cast<size_t>(i * width + column)],
-                  static_cast<float>(1000 * row + column));
+        ASSERT_EQ(inputs[static_cast<size_t>(i * width + column)], static_cast<float>(1000 * row + column));
       }
     }
     ASSERT_EQ(micro.valid, valid);
@@ -119,12 +125,62 @@ TEST(Loader, GathersTokensAndTargets) {
   Loader loader(source, {.samples = 3, .global_batch = 4, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
                 0, 2, 0);
   const StepBatch& batch = loader.next();
-  EXPECT_EQ(batch.micro_batches[0].inputs_i32, (std::vector<int32_t>{10, 11, 20, 21}));
-  EXPECT_EQ(batch.micro_batches[1].inputs_i32, (std::vector<int32_t>{30, 31, 10, 11}));
-  EXPECT_EQ(batch.micro_batches[1].targets, (std::vector<float>{7, 8, 9, 1, 2, 3}));
-  EXPECT_EQ(batch.micro_batches[1].valid, 1);
-  EXPECT_TRUE(batch.micro_batches[0].inputs_f32.empty());
-  EXPECT_TRUE(batch.micro_batches[0].labels.empty());
+  const MicroBatch &first = batch.micro_batches[0], &second = batch.micro_batches[1];
+  EXPECT_EQ(copy_of(first.values<int32_t>(kInputsName)), (std::vector<int32_t>{10, 11, 20, 21}));
+  EXPECT_EQ(copy_of(second.values<int32_t>(kInputsName)), (std::vector<int32_t>{30, 31, 10, 11}));
+  EXPECT_EQ(copy_of(second.values<float>(kTargetsName)), (std::vector<float>{7, 8, 9, 1, 2, 3}));
+  EXPECT_EQ(second.valid, 1);
+  EXPECT_EQ(second.weights(), (std::vector<float>{1, 0}));
+  EXPECT_TRUE(first.weights().empty());
+  expect_rejection(ErrorKind::kInternal, {"'inputs' is int32, not fp32"},
+                   [&] { first.values<float>(kInputsName); });
+  expect_rejection(ErrorKind::kInternal, {"has no 'documents'"}, [&] { first.values<int32_t>("documents"); });
+}
+
+// Texts of three positions: tokens, the tokens that follow them with weights, and the documents that they
+// belong to.
+class Texts final : public DataSource {
+ public:
+  Texts() {
+    description_.samples = 5;
+    description_.sample_shape = {3};
+    description_.input_dtype = DType::kI32;
+    description_.classes = 100;
+    description_.positions = {3};
+    description_.weighted = true;
+    description_.others = {{"documents", DType::kI32, {3}}};
+  }
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const SampleBuffers place = out.from(static_cast<int64_t>(i));
+      for (int32_t t = 0; t < 3; ++t) {
+        const auto token = static_cast<int32_t>(10 * rows[i]) + t;
+        place.at<int32_t>(DataDescription::kInputs)[t] = token;
+        place.at<int32_t>(DataDescription::kTargets)[t] = token + 1;
+        place.at<float>(DataDescription::kWeights)[t] = 0.5f * static_cast<float>(t);
+        place.at<int32_t>(3)[t] = static_cast<int32_t>(rows[i]) / 2;
+      }
+    }
+  }
+};
+
+TEST(Loader, GathersATargetAPositionWeightsAndWhateverElseASampleHas) {
+  const Texts texts;
+  Loader loader(texts, {.samples = 5, .global_batch = 6, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
+                1, 3, 0);
+  const MicroBatch &first = loader.next().micro_batches[0], &second = (&first)[1];
+  EXPECT_EQ(copy_of(first.values<int32_t>(kInputsName)), (std::vector<int32_t>{20, 21, 22, 30, 31, 32}));
+  EXPECT_EQ(copy_of(first.values<int32_t>(kTargetsName)), (std::vector<int32_t>{21, 22, 23, 31, 32, 33}));
+  EXPECT_EQ(copy_of(first.values<int32_t>("documents")), (std::vector<int32_t>{1, 1, 1, 1, 1, 1}));
+  EXPECT_EQ(first.weights(), (std::vector<float>{0, 0.5f, 1, 0, 0.5f, 1}));
+  EXPECT_EQ(second.valid, 1);
+  EXPECT_EQ(second.weights(), (std::vector<float>{0, 0.5f, 1, 0, 0, 0}));
+  // A part of it, in another place.
+  const PartSource part(std::shared_ptr<const DataSource>(std::shared_ptr<void>(), &texts), Split(5, 0.4, 1),
+                        PartSource::Side::kValidation);
+  MicroBatch batch(2, part.description().fields());
+  part.gather(std::vector<int64_t>{1, 0}, batch.buffers());
+  EXPECT_EQ(batch.values<int32_t>(kInputsName)[3] / 20, batch.values<int32_t>("documents")[3]);
 }
 
 // Steps too large to be gathered far ahead, so that the ring is full while the consumer holds its batch.

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "e2e/training_run.h"
+#include "lockstep/data/dataset.h"
 #include "lockstep/hdf5/file.h"
 
 namespace lockstep::testing {
@@ -76,7 +77,7 @@ TEST_F(Prediction, AgreesWithTheEvaluation) {
   EXPECT_FALSE(line.contains("top5_accuracy"));
 }
 
-// Other columns in the file that means and deviations come from, and another file.
+// Whatever stands in the file of the training by now: the checkpoint has its means and deviations.
 TEST_F(Prediction, StandardizesAsTheTrainingDid) {
   const std::string normalized = "data.normalize=standard", data = "data.train=" + file("moved.csv");
   train(kNoLauncher, {file("run.toml"), "--output", file("norm"), "--set", normalized});
@@ -103,9 +104,52 @@ TEST_F(Prediction, StandardizesAsTheTrainingDid) {
   const Outcome reordered = predicted({data, "data.target=kind"}, "reordered.h5");
   ASSERT_EQ(reordered.exit_code, 0) << reordered.err;
   EXPECT_EQ(classes_in("reordered.h5"), classes_in("plain.h5"));
-  const Outcome other = predicted({"data.train=" + file("shifted.csv")}, "other.h5");
-  EXPECT_EQ(other.exit_code, 3);
-  EXPECT_NE(other.err.find("shifted.csv: its features have other means"), std::string::npos) << other.err;
+  const std::string alone = bytes_of(file("plain.h5"));
+  for (const std::string name : {"shifted.csv", "gone.csv"}) {
+    const Outcome other = predicted({"data.train=" + file(name)}, "other.h5");
+    ASSERT_EQ(other.exit_code, 0) << other.err;
+    EXPECT_EQ(bytes_of(file("other.h5")), alone) << name;
+  }
+  // An evaluation, which looks at the file, refuses it.
+  const Outcome evaluated = run(2, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("norm"), 12),
+                                    "--set", normalized, "data.train=" + file("shifted.csv")});
+  EXPECT_EQ(evaluated.exit_code, 3);
+  EXPECT_NE(evaluated.err.find("shifted.csv: its features have other means"), std::string::npos)
+      << evaluated.err;
+}
+
+TEST_F(Prediction, NamesTheClasses) {
+  Dataset data = read_dataset({.path = file("points.csv")});
+  data.class_names = {"ash", "birch", "cherry"};
+  write_dataset(data, file("named.h5"));
+  train(kNoLauncher,
+        {file("run.toml"), "--output", file("named"), "--set", "data.train=" + file("named.h5")});
+  const Outcome outcome = run(
+      kNoLauncher, {"predict", file("run.toml"), "--checkpoint", checkpoint_of(file("named"), 12), "--data",
+                    file("points.csv"), "--output", file("p.h5"), "--set", "data.train=gone.h5"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const Hdf5File hdf5 = Hdf5File::open(file("p.h5"), ErrorKind::kData);
+  EXPECT_EQ(hdf5.read_attribute_text("/class", "class_names"), "ash\nbirch\ncherry");
+}
+
+// A mean of weights has no statistics of batch norm: these come from the samples.
+TEST_F(Prediction, NeedsTheTrainingFileForStatisticsAlone) {
+  write_file(file("norm.toml"), configuration("train = \"" + file("points.csv") + "\"\n",
+                                              "type = \"sequential\"\n[[model.layers]]\ntype = \"linear\"\n"
+                                              "units = 5\n[[model.layers]]\ntype = \"batch_norm\"\n"
+                                              "[[model.layers]]\ntype = \"linear\"\nunits = 3\n",
+                                              kAdam + "[average]\ntype = \"swa\"\n"));
+  train(kNoLauncher, {file("norm.toml"), "--output", file("mean")});
+  const auto predicted = [&](const std::string& data, const std::string& weights) {
+    return run(kNoLauncher, {"predict", file("norm.toml"), "--checkpoint", checkpoint_of(file("mean"), 12),
+                             "--data", file("points.csv"), "--output", file("p.h5"), "--weights", weights,
+                             "--set", "data.train=" + file(data)});
+  };
+  EXPECT_EQ(predicted("points.csv", "averaged").exit_code, 0);
+  EXPECT_EQ(predicted("gone.csv", "trained").exit_code, 0);
+  const Outcome mean = predicted("gone.csv", "averaged");
+  EXPECT_EQ(mean.exit_code, 3);
+  EXPECT_NE(mean.err.find("gone.csv"), std::string::npos) << mean.err;
 }
 
 TEST_F(Prediction, InitialWeightsKeepTheOrderOfColumns) {

@@ -58,7 +58,8 @@ TEST(ConfigurationChanges, KnowWhichElementANestedListBelongsTo) {
 TEST(ConfigurationChanges, TellTheModelFromTheRestOfTheRun) {
   EXPECT_TRUE(defines_model("model.layers[3].function"));
   EXPECT_FALSE(defines_model("train.loss"));
-  for (const char* key : {"model.type", "train.loss", "average.decay", "precision.compute"})
+  for (const char* key :
+       {"model.type", "train.loss", "average.decay", "data.ignore_label", "precision.compute"})
     EXPECT_TRUE(defines_run(key)) << key;
   for (const char* key : {"optimizer.learning_rate", "train.steps", "models.type", "device.threads"})
     EXPECT_FALSE(defines_run(key)) << key;

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "data/rejection.h"
+#include "lockstep/data/loader.h"
 
 namespace lockstep {
 namespace {
@@ -160,10 +161,11 @@ TEST_F(Columns, TravelWithTheCheckpoint) {
   other.validation = other.train;
   match_columns(other, columns_text(state), "step-1.h5");
   for (const auto& part : {other.train, other.validation}) {
-    std::vector<float> features(3), target(1);
+    MicroBatch batch(1, part->description().fields());
     const int64_t row = 0;
-    part->gather({&row, 1}, {features.data(), nullptr, nullptr, target.data()});
-    EXPECT_EQ(features, (std::vector<float>{'a', 'b', 'c'}));
+    part->gather({&row, 1}, batch.buffers());
+    const auto features = batch.values<float>(kInputsName);
+    EXPECT_EQ(std::vector<float>(features.begin(), features.end()), (std::vector<float>{'a', 'b', 'c'}));
     EXPECT_EQ(part->description().columns, trained_);
   }
   RunData fewer = table({{"a", "c"}, "y"});

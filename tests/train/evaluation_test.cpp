@@ -81,13 +81,10 @@ TEST_F(Evaluation, IsTheSameBitsOnAnyNumberOfWorkersMoreThanChunksIncluded) {
 TEST_F(Evaluation, IsTheMeanOverTheSamplesAndIgnoresTheFillingOfTheLastChunk) {
   const Dataset dataset = samples(29);
   // One forward pass over all samples, and the formula.
-  MicroBatch batch;
-  batch.size = batch.valid = dataset.size();
-  batch.inputs_f32 = dataset.inputs_f32;
+  const Tensor inputs = Tensor::from({dataset.size(), 3}, dataset.inputs_f32, test_backend());
   const RecordingScope off(false);
   ForwardContext context = replica_.evaluation();
-  const std::vector<double> logits =
-      replica_.model->forward(objective_.inputs(batch), context).to_vector<double>();
+  const std::vector<double> logits = replica_.model->forward(inputs, context).to_vector<double>();
   double loss = 0.0, right = 0.0;
   for (size_t i = 0; i < 29; ++i) {
     const double* row = logits.data() + 3 * i;

@@ -98,10 +98,10 @@ TEST(GradientPass, TheValueIsTheWeightedMeanOfTheLosses) {
     // The third micro-batch counts for nothing.
     const std::vector<double> w = m == 2 ? std::vector<double>(3, 0.0) : std::vector<double>{1.0, 0.5, 2.0};
     run.batches.push_back(run.batch(m, 0, w));
-    const DeviceBatch plain = run.batch(m);
+    const Batch plain = run.batch(m);
     const RecordingScope off(false);
     const std::vector<double> each =
-        run.objective->losses(run.replica->model->forward(plain.inputs, run.replica->training), plain)
+        run.objective->losses(run.replica->model->forward(plain.inputs(), run.replica->training), plain)
             .to_vector<double>();
     for (size_t i = 0; i < 3; ++i) {
       losses += w[i] * each[i];
@@ -112,6 +112,53 @@ TEST(GradientPass, TheValueIsTheWeightedMeanOfTheLosses) {
   const GradientPass::Value value = run.pass->value();
   EXPECT_EQ(value.weight, weights);
   EXPECT_NEAR(value.loss, losses / weights, 1e-14);
+}
+
+// Two labels a sample, at positions, each with a weight of its own, some of which are 0.
+SmallRunOptions with_positions() {
+  SmallRunOptions options = in_fp64();
+  options.data.positions = {2};
+  return options;
+}
+std::vector<Batch> weighed_batches(const SmallRun& run) {
+  std::vector<Batch> batches;
+  for (int64_t m = run.owned.begin; m < run.owned.end; ++m) {
+    // The second micro-batch counts for nothing.
+    batches.push_back(run.batch(
+        m, 0, m == 1 ? std::vector<double>(6, 0.0) : std::vector<double>{1.0, 0.0, 0.0, 0.0, 0.25, 2.0}));
+  }
+  return batches;
+}
+
+TEST(GradientPass, OfLossesAndWeightsAtPositionsIsThatOfTheWeightedMean) {
+  Alone alone(with_positions());
+  SmallRun& run = alone.run;
+  run.batches = weighed_batches(run);
+  run.pass->set_batch(run.batches, 0);
+  double losses = 0.0;
+  for (int64_t m = 0; m < 4; ++m) {
+    const RecordingScope off(false);
+    const Batch& batch = run.batches[static_cast<size_t>(m)];
+    const Tensor each =
+        run.objective->losses(run.replica->model->forward(batch.inputs(), run.replica->training), batch);
+    EXPECT_EQ(each.shape(), (Shape{3, 2}));
+    for (const double loss : each.to_vector<double>()) losses += loss;
+  }
+  const GradientPass::Value value = run.pass->value();
+  EXPECT_EQ(value.weight, 3 * 3.25);
+  EXPECT_NEAR(value.loss, losses / value.weight, 1e-14);
+
+  const std::vector<double> start = run.parameters(), gradient = gradient_of(run);
+  const std::vector<double> along = direction(run, 81);
+  const std::vector<double> hv = product_of(run, along, Kind::kHessian);
+  run.set_parameters(moved(start, along, 1e-5));
+  const double above = run.pass->value().loss;
+  const std::vector<double> gradient_above = gradient_of(run);
+  run.set_parameters(moved(start, along, -1e-5));
+  EXPECT_NEAR(dot(gradient, along), (above - run.pass->value().loss) / 2e-5, 1e-8);
+  const std::vector<double> gradient_below = gradient_of(run);
+  for (size_t i = 0; i < hv.size(); ++i)
+    EXPECT_NEAR(hv[i], (gradient_above[i] - gradient_below[i]) / 2e-5, 1e-8) << i;
 }
 
 TEST(GradientPass, WhereNothingCountsEverythingIsZero) {
@@ -207,11 +254,14 @@ units = 3
 
 // Everything that a pass gives, on every worker, must be the same bits.
 TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
-  for (const DType compute : {DType::kF64, DType::kF32}) {
+  for (const std::pair<DType, bool>& run_kind :
+       {std::pair(DType::kF64, false), {DType::kF32, false}, {DType::kF32, true}}) {
+    const DType compute = run_kind.first;
+    const bool positions = run_kind.second;
     std::vector<double> alone;
     for (const int workers : {1, 2, 3, 4}) {
       for (const bool sharded : {false, true}) {
-        SmallRunOptions options;
+        SmallRunOptions options = positions ? with_positions() : SmallRunOptions();
         options.settings.compute = compute;
         options.settings.shard_optimizer = sharded;
         options.settings.l2 = 0.01;
@@ -225,6 +275,10 @@ TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
               }
               SmallRun run(options, communicator);
               run.set_batch();
+              if (positions) {
+                run.batches = weighed_batches(run);
+                run.pass->set_batch(run.batches, 0);
+              }
               std::vector<double>& result = results[static_cast<size_t>(communicator.rank())];
               Tensor gradient = run.replica->store.values().empty_like();
               const GradientPass::Value value = run.pass->value_and_gradient(gradient);

@@ -16,12 +16,15 @@ const DataShape kThreeClasses{{2}, DType::kF32, 3};
 const DataShape kTwoClasses{{2}, DType::kF32, 2};
 const DataShape kTwoTargets{{2}, DType::kF32, 0, 2};
 
-MicroBatch labelled(std::vector<int32_t> labels, int64_t valid) {
-  MicroBatch batch;
-  batch.size = static_cast<int64_t>(labels.size());
+MicroBatch labelled(const std::vector<int32_t>& labels, int64_t valid) {
+  MicroBatch batch(std::ssize(labels), {{kTargetsName, DType::kI32, {}}});
   batch.valid = valid;
-  batch.labels = std::move(labels);
+  std::ranges::copy(labels, batch.values<int32_t>(kTargetsName).begin());
   return batch;
+}
+
+Batch on_device(const MicroBatch& batch) {
+  return to_device(batch, DType::kF64, test_backend());
 }
 
 Tensor outputs(const Shape& shape, const std::vector<double>& values) {
@@ -44,7 +47,7 @@ std::string usage_error(const std::function<void()>& part) {
 TEST(Objective, ClassesGiveTheNegativeLogProbabilityOfTheLabel) {
   const std::vector<double> logits = {1.0, 2.0, 0.5, -3.0, 0.0, 800.0};
   const std::vector<double> losses = objective("auto", kThreeClasses)
-                                         .losses(outputs({2, 3}, logits), labelled({0, 1}, 2))
+                                         .losses(outputs({2, 3}, logits), on_device(labelled({0, 1}, 2)))
                                          .to_vector<double>();
   ASSERT_EQ(losses.size(), 2u);
   EXPECT_NEAR(losses[0], std::log(std::exp(1.0) + std::exp(2.0) + std::exp(0.5)) - 1.0, 1e-14);
@@ -55,9 +58,10 @@ TEST(Objective, OneLogitForTwoClassesGivesTheLogisticLoss) {
   const std::vector<double> logits = {0.3, -2.0, 1000.0};
   for (const char* loss : {"auto", "logistic"}) {
     for (const Shape& shape : {Shape{3, 1}, Shape{3}}) {
-      const std::vector<double> losses = objective(loss, kTwoClasses)
-                                             .losses(outputs(shape, logits), labelled({1, 0, 0}, 3))
-                                             .to_vector<double>();
+      const std::vector<double> losses =
+          objective(loss, kTwoClasses)
+              .losses(outputs(shape, logits), on_device(labelled({1, 0, 0}, 3)))
+              .to_vector<double>();
       EXPECT_NEAR(losses[0], std::log1p(std::exp(-0.3)), 1e-14);
       EXPECT_NEAR(losses[1], std::log1p(std::exp(-2.0)), 1e-14);
       EXPECT_NEAR(losses[2], 1000.0, 1e-12);
@@ -67,15 +71,14 @@ TEST(Objective, OneLogitForTwoClassesGivesTheLogisticLoss) {
 
 TEST(Objective, TwoLogitsForTwoClassesGiveCrossEntropy) {
   const std::vector<double> losses = objective("auto", kTwoClasses)
-                                         .losses(outputs({1, 2}, {0.5, 1.5}), labelled({0}, 1))
+                                         .losses(outputs({1, 2}, {0.5, 1.5}), on_device(labelled({0}, 1)))
                                          .to_vector<double>();
   EXPECT_NEAR(losses[0], std::log1p(std::exp(1.0)), 1e-14);
 }
 
 TEST(Objective, RealTargetsGiveTheMeanSquaredErrorOfEachSample) {
-  MicroBatch batch;
-  batch.size = batch.valid = 2;
-  batch.targets = {1.0f, 2.0f, -1.0f, 0.5f};
+  Batch batch;
+  batch.tensors.set(kTargetsName, outputs({2, 2}, {1.0, 2.0, -1.0, 0.5}));
   const std::vector<double> losses =
       objective("auto", kTwoTargets).losses(outputs({2, 2}, {1.5, 2.0, 1.0, 3.5}), batch).to_vector<double>();
   EXPECT_NEAR(losses[0], 0.125, 1e-15);
@@ -86,13 +89,13 @@ TEST(Objective, PaddingSamplesHaveLossZeroWhateverTheirOutput) {
   const std::vector<double> logits = {1.0, 2.0, 3.0, 5.0, -5.0, 0.0, 1e30, -1e30, 0.0};
   const Objective classes = objective("auto", kThreeClasses);
   const std::vector<double> all =
-      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 3)).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), on_device(labelled({0, 1, 1}, 3))).to_vector<double>();
   const std::vector<double> padded =
-      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 2)).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), on_device(labelled({0, 1, 1}, 2))).to_vector<double>();
   EXPECT_GT(all[2], 0.0);
   EXPECT_EQ(padded, (std::vector<double>{all[0], all[1], 0.0}));
   const std::vector<double> none =
-      classes.losses(outputs({3, 3}, logits), labelled({0, 1, 1}, 0)).to_vector<double>();
+      classes.losses(outputs({3, 3}, logits), on_device(labelled({0, 1, 1}, 0))).to_vector<double>();
   EXPECT_EQ(none, (std::vector<double>{0.0, 0.0, 0.0}));
 }
 
@@ -123,18 +126,6 @@ TEST(Objective, WhatIsNotANumberPredictsNoClass) {
             1);
 }
 
-TEST(Objective, InputsHaveTheShapeOfTheDataAndTheTypeOfTheModel) {
-  MicroBatch batch;
-  batch.size = 2;
-  batch.inputs_f32 = {1, 2, 3, 4};
-  const Tensor inputs = objective("auto", kTwoClasses).inputs(batch);
-  EXPECT_EQ(inputs.shape(), (Shape{2, 2}));
-  EXPECT_EQ(inputs.dtype(), DType::kF64);
-  EXPECT_EQ(inputs.to_vector<double>(), (std::vector<double>{1, 2, 3, 4}));
-  batch.inputs_i32 = {7, 8, 9, 10};
-  EXPECT_EQ(objective("auto", {{2}, DType::kI32, 3}).inputs(batch).dtype(), DType::kI32);
-}
-
 TEST(Objective, ALossThatDoesNotFitTheDataIsRefused) {
   const auto refusal = [](const std::string& loss, const DataShape& data) {
     return usage_error([&] { objective(loss, data); });
@@ -149,7 +140,8 @@ TEST(Objective, ALossThatDoesNotFitTheDataIsRefused) {
 TEST(Objective, AnOutputThatDoesNotFitTheTargetsIsRefused) {
   const auto refusal = [](const std::string& loss, const DataShape& data, const Shape& shape) {
     return usage_error([&] {
-      objective(loss, data).losses(Tensor::zeros(shape, DType::kF64, test_backend()), labelled({0, 0}, 2));
+      objective(loss, data)
+          .losses(Tensor::zeros(shape, DType::kF64, test_backend()), on_device(labelled({0, 0}, 2)));
     });
   };
   EXPECT_EQ(refusal("auto", kThreeClasses, {2, 4}),
@@ -178,12 +170,9 @@ TEST(Objective, CountsTheFiveLargestLogitsAndWhichClassIsTakenForWhich) {
   EXPECT_EQ(counts.confusion[2 * 7 + 6], 1);
 }
 
-DeviceBatch on_device(const std::vector<int32_t>& labels, const std::vector<double>& weights = {}) {
-  const auto size = static_cast<int64_t>(labels.size());
-  DeviceBatch batch;
-  batch.valid = size;
-  batch.targets = Tensor::from({size}, labels, test_backend());
-  if (!weights.empty()) batch.weights = Tensor::from({size}, weights, test_backend());
+Batch on_device(const std::vector<int32_t>& labels, const std::vector<double>& weights = {}) {
+  Batch batch = on_device(labelled(labels, std::ssize(labels)));
+  if (!weights.empty()) batch.tensors.set(kWeightsName, outputs({std::ssize(labels)}, weights));
   return batch;
 }
 
@@ -201,7 +190,7 @@ TEST(Objective, SmoothsLabelsInTrainingAlone) {
   const std::vector<double> losses = smooth.losses(logits, on_device({1, 2}, {1.0, 2.0})).to_vector<double>();
   EXPECT_NEAR(losses[0], cross_entropy_of({1.0, 2.0, -1.0}, {0.1, 0.8, 0.1}), 1e-14);
   EXPECT_NEAR(losses[1], 2.0 * cross_entropy_of({0.5, 0.0, 3.0}, {0.1, 0.1, 0.8}), 1e-14);
-  const std::vector<double> plain = smooth.losses(logits, labelled({1, 2}, 2)).to_vector<double>();
+  const std::vector<double> plain = smooth.plain_losses(logits, on_device({1, 2})).to_vector<double>();
   EXPECT_NEAR(plain[0], cross_entropy_of({1.0, 2.0, -1.0}, {0.0, 1.0, 0.0}), 1e-14);
   const Objective two("auto", kTwoClasses, DType::kF64, test_backend(), {.label_smoothing = 0.3});
   const std::vector<double> single = two.losses(outputs({1, 1}, {0.7}), on_device({1})).to_vector<double>();
@@ -212,7 +201,7 @@ TEST(Objective, WeighsSamplesByTheirClasses) {
   const Objective weighed("auto", kThreeClasses, DType::kF64, test_backend(),
                           {.class_weights = {1.0, 0.0, 2.5}});
   const Tensor logits = outputs({3, 3}, {1, 2, 3, /**/ 3, 2, 1, /**/ 0, 1, 0});
-  const DeviceBatch batch = on_device({0, 2, 1}, {1.0, 0.5, 1.0});
+  const Batch batch = on_device({0, 2, 1}, {1.0, 0.5, 1.0});
   const Tensor losses = weighed.losses(logits, batch);
   const std::vector<double> each = losses.to_vector<double>();
   EXPECT_NEAR(each[0], cross_entropy_of({1, 2, 3}, {1, 0, 0}), 1e-14);
@@ -220,6 +209,74 @@ TEST(Objective, WeighsSamplesByTheirClasses) {
   EXPECT_EQ(each[2], 0.0);
   EXPECT_NEAR(weighed.sums(losses, batch).to_vector<double>()[1], 2.25, 1e-15);
   EXPECT_EQ(weighed.weight(labelled({0, 2, 1}, 2)), 3.5);
+}
+
+// Two samples of two positions.
+MicroBatch at_positions(const std::vector<int32_t>& labels, const std::vector<float>& weights,
+                        int64_t valid = 2) {
+  MicroBatch batch(2, {{kTargetsName, DType::kI32, {2}}, {kWeightsName, DType::kF32, {2}}});
+  batch.valid = valid;
+  std::ranges::copy(labels, batch.values<int32_t>(kTargetsName).begin());
+  std::ranges::copy(weights, batch.values<float>(kWeightsName).begin());
+  return batch;
+}
+
+TEST(Objective, EachPositionHasItsLossAndItsWeight) {
+  const DataShape data{{2}, DType::kF32, 3, 1, {2}};
+  EXPECT_EQ(data.outputs(), 6);
+  const Objective classes("auto", data, DType::kF64, test_backend(), {.class_weights = {1.0, 1.0, 3.0}});
+  const std::vector<double> logits = {1, 2, 3, /**/ 3, 2, 1, /**/ 0, 1, 0, /**/ 5, 0, 5};
+  const MicroBatch batch = at_positions({0, 2, 1, 1}, {0.0f, 0.5f, 2.0f, 1.0f});
+  const std::vector<double> expected = {0.0, 1.5 * cross_entropy_of({3, 2, 1}, {0, 0, 1}),
+                                        2.0 * cross_entropy_of({0, 1, 0}, {0, 1, 0}),
+                                        cross_entropy_of({5, 0, 5}, {0, 1, 0})};
+  for (const Shape& shape : {Shape{2, 2, 3}, Shape{2, 6}}) {
+    const Tensor losses = classes.losses(outputs(shape, logits), on_device(batch));
+    EXPECT_EQ(losses.shape(), (Shape{2, 2}));
+    EXPECT_EQ(classes.loss_shape(2), losses.shape());
+    const std::vector<double> each = losses.to_vector<double>();
+    for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(each[i], expected[i], 1e-13) << i;
+    const std::vector<double> sums = classes.sums(losses, on_device(batch)).to_vector<double>();
+    EXPECT_NEAR(sums[0], expected[1] + expected[2] + expected[3], 1e-13);
+    EXPECT_EQ(sums[1], 4.5);
+  }
+  EXPECT_EQ(classes.weight(batch), 4.5);
+  Objective::Counts counts;
+  counts.confusion.assign(9, 0);
+  classes.count(outputs({2, 2, 3}, logits), batch, counts);
+  EXPECT_EQ(counts.counted, 3) << "the first counts nothing";
+  EXPECT_EQ(counts.correct, 1);
+  EXPECT_EQ(counts.confusion, (std::vector<int64_t>{0, 0, 0, 1, 1, 0, 1, 0, 0}));
+  EXPECT_EQ(classes.predicted_classes(outputs({2, 2, 3}, logits), 1), (std::vector<int32_t>{2, 0}));
+  // Padding takes away what its weights say.
+  const MicroBatch padded = at_positions({0, 2, 1, 1}, {0.0f, 0.5f, 2.0f, 1.0f}, 1);
+  EXPECT_EQ(classes.weight(padded), 1.5);
+  EXPECT_EQ(classes.sums(classes.losses(outputs({2, 6}, logits), on_device(padded)), on_device(padded))
+                .to_vector<double>()[1],
+            1.5);
+  EXPECT_EQ(usage_error([&] {
+              classes.losses(outputs({2, 3}, {1, 2, 3, 4, 5, 6}), on_device(batch));
+            }),
+            "model: output (2,3) does not fit 2 samples of 3 classes at positions (2) for loss auto");
+}
+
+TEST(Objective, OneLogitAPositionAndRealTargetsAPosition) {
+  const Objective two("auto", {{2}, DType::kF32, 2, 1, {2}}, DType::kF64, test_backend());
+  const Batch batch = on_device(at_positions({0, 1, 1, 0}, {1, 1, 0, 1}));
+  const std::vector<double> losses = two.losses(outputs({2, 2}, {0.3, -2, 9, 1}), batch).to_vector<double>();
+  EXPECT_NEAR(losses[0], std::log1p(std::exp(0.3)), 1e-14);
+  EXPECT_NEAR(losses[1], std::log1p(std::exp(2.0)), 1e-14);
+  EXPECT_EQ(losses[2], 0.0);
+  EXPECT_NEAR(losses[3], std::log1p(std::exp(1.0)), 1e-14);
+
+  const Objective real("auto", {{2}, DType::kF32, 0, 2, {2}}, DType::kF64, test_backend());
+  Batch values;
+  values.tensors.set(kTargetsName, outputs({1, 2, 2}, {1, 2, 3, 4}));
+  values.tensors.set(kWeightsName, outputs({1, 2}, {1, 0.5}));
+  const Tensor errors = real.losses(outputs({1, 2, 2}, {1, 4, 0, 5}), values);
+  EXPECT_EQ(errors.to_vector<double>(), (std::vector<double>{2.0, 2.5}));
+  EXPECT_EQ(errors.shape(), (Shape{1, 2}));
+  EXPECT_EQ(real.sums(errors, values).to_vector<double>(), (std::vector<double>{4.5, 1.5}));
 }
 
 TEST(Objective, RefusesOptionsThatDoNotFit) {

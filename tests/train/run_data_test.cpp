@@ -31,10 +31,10 @@ class RunDataTest : public ::testing::Test {
   static std::vector<float> features(const DataSource& source) {
     std::vector<int64_t> rows;
     for (int64_t i = 0; i < source.size(); ++i) rows.push_back(i);
-    MicroBatch batch;
-    batch.resize(source.size(), source.description());
+    MicroBatch batch(source.size(), source.description().fields());
     source.gather(rows, batch.buffers());
-    return batch.inputs_f32;
+    const auto features = batch.values<float>(kInputsName);
+    return {features.begin(), features.end()};
   }
 
   testing::ScratchDirectory scratch_;

@@ -58,30 +58,31 @@ class SmallRun {
 
   const RunSettings& settings() const { return settings_; }
 
-  // Micro-batch m of the global batch `step`. weights: of its samples; empty: all count.
-  DeviceBatch batch(int64_t m, int64_t step = 0, const std::vector<double>& weights = {}) const {
+  // Micro-batch m of the global batch `step`. weights: of its targets; empty: all count.
+  Batch batch(int64_t m, int64_t step = 0, const std::vector<double>& weights = {}) const {
     const int64_t size = plan.micro_batch_size, width = data_.sample.elements();
     const auto stream = static_cast<uint32_t>(1000 * step + m);
     const DType dtype = settings_.parameters();
     const auto floating = [&](const Shape& shape, const std::vector<double>& values) {
       return Tensor::from(shape, values, test_backend()).converted(dtype);
     };
-    DeviceBatch result;
+    Batch result;
     result.number = m;
     result.valid = size;
-    result.inputs = floating({size, width}, values_of(size * width, stream));
-    const std::vector<double> draws = values_of(size * data_.targets, stream + 500);
+    result.tensors.set(kInputsName, floating({size, width}, values_of(size * width, stream)));
+    const Shape shape = objective->loss_shape(size);
+    const std::vector<double> draws = values_of(shape.elements() * data_.targets, stream + 500);
     if (data_.classes > 0) {
       std::vector<int32_t> labels;
-      for (int64_t i = 0; i < size; ++i) {
+      for (int64_t i = 0; i < shape.elements(); ++i) {
         const double draw = draws[static_cast<size_t>(i)];
         labels.push_back(static_cast<int32_t>((0.5 * draw + 0.5) * static_cast<double>(data_.classes)));
       }
-      result.targets = Tensor::from({size}, labels, test_backend());
+      result.tensors.set(kTargetsName, Tensor::from(shape, labels, test_backend()));
     } else {
-      result.targets = floating({size, data_.targets}, draws);
+      result.tensors.set(kTargetsName, floating({size, data_.targets}, draws));
     }
-    if (!weights.empty()) result.weights = floating({size}, weights);
+    if (!weights.empty()) result.tensors.set(kWeightsName, floating(shape, weights));
     return result;
   }
 
@@ -103,7 +104,7 @@ class SmallRun {
   MicroBatchRange owned;
   std::optional<Objective> objective;
   std::optional<GradientPass> pass;
-  std::vector<DeviceBatch> batches;
+  std::vector<Batch> batches;
 
  private:
   Configuration configuration_;

@@ -27,7 +27,7 @@ class Stepped {
     end->begin(0);
     run.set_batch(number);
     if (spoil)
-      run.batches[0].inputs.view({1}, 0).assign(run.batches[0].inputs.view({1}, 0).full_like(*spoil));
+      run.batches[0].inputs().view({1}, 0).assign(run.batches[0].inputs().view({1}, 0).full_like(*spoil));
     run.pass->issue(end->cotangent({run.plan.micro_batch_size}), nullptr);
     end->issue();
     end->post(number + 1);

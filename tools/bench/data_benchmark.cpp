@@ -96,8 +96,7 @@ void measure(const std::string& path) {
        {std::pair<std::string, std::shared_ptr<const DataSource>>{"a table in memory", table},
         {"the mapped file", mapped},
         {"the mapped file, standardized", standardized}}) {
-    MicroBatch batch;
-    batch.resize(32, source->description());
+    MicroBatch batch(32, source->description().fields());
     std::vector<int64_t> all(static_cast<size_t>(kSamples / 32 * 32));
     Permutation(1, RandomPurpose::kShuffle, 0, kSamples).rows(0, all);
     const auto pass = [&, &gathered = source] {

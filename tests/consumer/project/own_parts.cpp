@@ -26,13 +26,14 @@ class Disc final : public WholeSource {
 
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
     for (size_t i = 0; i < rows.size(); ++i) {
-      const SampleBuffers place = out.from(static_cast<int64_t>(i), description_);
+      const SampleBuffers place = out.from(static_cast<int64_t>(i));
       const auto n = static_cast<double>(rows[i]);
       const double x = 2.0 * std::fmod(n * 0.7548776662466927, 1.0) - 1.0;
       const double y = 2.0 * std::fmod(n * 0.5698402909980532, 1.0) - 1.0;
-      place.inputs_f32[0] = static_cast<float>(x);
-      place.inputs_f32[1] = static_cast<float>(y);
-      place.labels[0] = x * x + y * y < 0.63661977 ? 1 : 0;  // 2/pi
+      auto* point = place.at<float>(DataDescription::kInputs);
+      point[0] = static_cast<float>(x);
+      point[1] = static_cast<float>(y);
+      *place.at<int32_t>(DataDescription::kTargets) = x * x + y * y < 0.63661977 ? 1 : 0;  // 2/pi
     }
   }
 };
