@@ -37,6 +37,9 @@ void require_usable(const DataDescription& description) {
           fmt::format("a sample must have elements, got {}", description.sample_shape.to_string()));
   require(description.input_dtype == DType::kF32 || description.input_dtype == DType::kI32,
           fmt::format("inputs must be fp32 or int32, got {}", name_of(description.input_dtype)));
+  const DType stored = description.stored_dtype;
+  require(stored == DType::kF32 || stored == DType::kU8 || stored == DType::kF16,
+          fmt::format("inputs must be stored as fp32, uint8 or fp16, got {}", name_of(stored)));
   require((description.classes > 0) != (description.target_width > 0),
           fmt::format("must have either classes or a target width, got {} and {}", description.classes,
                       description.target_width));

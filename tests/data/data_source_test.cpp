@@ -535,10 +535,11 @@ class Counting final : public WholeSource {
   DataDescription& own() { return description_; }
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
     for (size_t i = 0; i < rows.size(); ++i) {
-      const auto x = static_cast<float>(rows[i]);
-      out.inputs_f32[2 * i] = x;
-      out.inputs_f32[2 * i + 1] = -x;
-      out.labels[i] = static_cast<int32_t>(rows[i] % 3);
+      const SampleBuffers place = out.from(static_cast<int64_t>(i));
+      auto* const x = place.at<float>(DataDescription::kInputs);
+      x[0] = static_cast<float>(rows[i]);
+      x[1] = -x[0];
+      *place.at<int32_t>(DataDescription::kTargets) = static_cast<int32_t>(rows[i] % 3);
     }
   }
 };
@@ -603,6 +604,8 @@ TEST(OwnSource, IsRefusedWhereItsDescriptionCannotBe) {
           [](DataDescription& description) { description.sample_shape = {0}; });
   refused("inputs must be fp32 or int32, got fp64",
           [](DataDescription& description) { description.input_dtype = DType::kF64; });
+  refused("inputs must be stored as fp32, uint8 or fp16, got bf16",
+          [](DataDescription& description) { description.stored_dtype = DType::kBF16; });
   refused("must have either classes or a target width, got 3 and 1",
           [](DataDescription& description) { description.target_width = 1; });
   refused("must have either classes or a target width, got 0 and 0",

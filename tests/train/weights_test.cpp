@@ -5,6 +5,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/data/data_source.h"
+#include "lockstep/data/loader.h"
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/nn/batch_norm.h"
 #include "lockstep/nn/sequential.h"
@@ -86,9 +87,9 @@ TEST_F(WeightsTest, ARunThatStartsFromAMeanOfWeightsTakesTheMeanAndStatisticsTha
   const auto source = open_data_source({.path = scratch_.file("data.h5")});
   std::vector<double> expected(3, 0.0);
   for (int64_t row = 0; row < source->size(); ++row) {
-    float x[2];
-    int32_t label;
-    source->gather({&row, 1}, {x, nullptr, &label, nullptr});
+    MicroBatch batch(1, source->description().fields());
+    source->gather({&row, 1}, batch.buffers());
+    const std::vector<float> x = batch.real_values(kInputsName);
     for (size_t j = 0; j < 3; ++j) expected[j] += (x[0] * weight[j] + x[1] * weight[3 + j]) / 60.0;
   }
   const std::vector<float> found = floats(start, "/statistics/layers.1.running_mean"),
