@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/input_file.h"
 #include "data/formats.h"
-#include "data/input_file.h"
 #include "hdf5/sealed_file.h"
 
 namespace lockstep {
