@@ -68,8 +68,8 @@ std::optional<int32_t> document_token(const Tokenizer& tokenizer, const std::str
   std::vector<std::string> names;
   for (const SpecialToken& token : tokenizer.special_tokens()) names.push_back(token.text);
   if (names.size() > 8) names.resize(8);
-  fail(ErrorKind::kUsage, fmt::format("{} {}: is no special token of the tokenizer: auto, none{}{}", option, name,
-                                      names.empty() ? "" : ", ", fmt::join(names, ", ")));
+  fail(ErrorKind::kUsage, fmt::format("{} {}: is no special token of the tokenizer: auto, none{}{}", option,
+                                      name, names.empty() ? "" : ", ", fmt::join(names, ", ")));
 }
 
 std::string token_text(const Tokenizer& tokenizer, std::optional<int32_t> id) {
@@ -89,10 +89,11 @@ int run_tokenize(TokenizeArguments& arguments) {
     options.progress = std::ref(progress);
     made = tokenize(options, *tokenizer, arguments.output);
   }
-  log_info(fmt::format("{}: {} tokens in {} documents, {} before and {} behind each, {} bytes a token, vocabulary "
-                       "of {}",
-                       arguments.output, made.tokens, made.documents, token_text(*tokenizer, made.begin),
-                       token_text(*tokenizer, made.end), made.bytes_per_token, made.vocabulary_size));
+  log_info(
+      fmt::format("{}: {} tokens in {} documents, {} before and {} behind each, {} bytes a token, vocabulary "
+                  "of {}",
+                  arguments.output, made.tokens, made.documents, token_text(*tokenizer, made.begin),
+                  token_text(*tokenizer, made.end), made.bytes_per_token, made.vocabulary_size));
   return 0;
 }
 
@@ -118,27 +119,32 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   const auto arguments = std::make_shared<TokenizeArguments>();
   CLI::App* tokenize_command = app.add_subcommand("tokenize", "turn text into a file of tokens");
   tokenize_command
-      ->add_option("text", arguments->options.corpus.inputs,
-                   "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
+      ->add_option(
+          "text", arguments->options.corpus.inputs,
+          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
       ->required();
   tokenize_command
       ->add_option("--tokenizer", arguments->tokenizer.path,
                    "tokenizer.json, .tiktoken, vocab.bpe, a directory with one of them, or bytes")
       ->required();
   tokenize_command->add_option("--output", arguments->output, "HDF5 file to write")->required();
-  tokenize_command->add_option("--pattern", arguments->tokenizer.pattern,
-                               "how .tiktoken text is cut into pieces: gpt2, cl100k, o200k, llama3, qwen2; known "
-                               "from the vocabulary's size where that is a known one");
+  tokenize_command->add_option(
+      "--pattern", arguments->tokenizer.pattern,
+      "how .tiktoken text is cut into pieces: gpt2, cl100k, o200k, llama3, qwen2; known "
+      "from the vocabulary's size where that is a known one");
   tokenize_command->add_option("--field", arguments->options.corpus.field, ".jsonl: the field with the text")
       ->capture_default_str();
   tokenize_command
-      ->add_option("--begin", arguments->begin, "special token before each document; auto: the tokenizer's own; none")
+      ->add_option("--begin", arguments->begin,
+                   "special token before each document; auto: the tokenizer's own; none")
       ->capture_default_str();
   tokenize_command
-      ->add_option("--end", arguments->end, "special token behind each document; auto: the tokenizer's own; none")
+      ->add_option("--end", arguments->end,
+                   "special token behind each document; auto: the tokenizer's own; none")
       ->capture_default_str();
-  tokenize_command->add_flag("--special-tokens", arguments->special_tokens,
-                             "take special tokens that are spelt out in the text for these tokens, not for text");
+  tokenize_command->add_flag(
+      "--special-tokens", arguments->special_tokens,
+      "take special tokens that are spelt out in the text for these tokens, not for text");
   tokenize_command->add_option("--threads", arguments->threads, "0: one a core")->check(CLI::Range(0, 4096));
   tokenize_command->footer(
       "Example:\n  lockstep tokenize books/ news.jsonl.zst --tokenizer tokenizer.json --output tokens.h5");
@@ -151,15 +157,17 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   CLI::App* train_command = tokenizer_command->add_subcommand(
       "train", "learn a byte-pair vocabulary and write it as tokenizer.json of Hugging Face");
   train_command
-      ->add_option("text", training->training.corpus.inputs,
-                   "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
+      ->add_option(
+          "text", training->training.corpus.inputs,
+          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
       ->required();
   train_command
       ->add_option("--vocabulary-size", training->training.vocabulary_size,
                    "tokens, of which 256 are bytes and the last is <|endoftext|>")
       ->required();
   train_command->add_option("--output", training->output, "tokenizer.json to write")->required();
-  train_command->add_option("--pattern", training->training.pattern, "how text is cut into the pieces that are merged")
+  train_command
+      ->add_option("--pattern", training->training.pattern, "how text is cut into the pieces that are merged")
       ->check(CLI::IsMember({"gpt2", "gpt4"}))
       ->capture_default_str();
   train_command->add_option("--field", training->training.corpus.field, ".jsonl: the field with the text")

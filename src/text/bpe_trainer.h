@@ -22,10 +22,10 @@ struct LearnedVocabulary {
   std::vector<std::pair<int32_t, int32_t>> merges;
 };
 
-// The 256 bytes, in the order of their letters (byte_alphabet.h), then the most frequent pair of neighbours again
-// and again until there are `size` tokens or no pair is left. Of pairs that are equally frequent the one of the
-// smaller ids comes first: the left one decides, then the right one. A pair that overlaps itself ("aaa") counts
-// at each place.
+// The 256 bytes, in the order of their letters (byte_alphabet.h), then the most frequent pair of neighbours
+// again and again until there are `size` tokens or no pair is left. Of pairs that are equally frequent the
+// one of the smaller ids comes first: the left one decides, then the right one. A pair that overlaps itself
+// ("aaa") counts at each place.
 LearnedVocabulary learn_vocabulary(const PieceCounts& pieces, int64_t size);
 
 struct TokenizerTraining {
@@ -36,10 +36,10 @@ struct TokenizerTraining {
   std::function<void(int64_t, int64_t)> progress;
 };
 
-// Writes a tokenizer.json that Hugging Face's tokenizers read. Returns the size of the vocabulary, which is smaller
-// than asked for where the text has no more pairs. Threads are those of thread_pool(); the result does not
-// depend on them. Memory grows with the number of different pieces. Errors as corpus_files() and CorpusReader;
-// kUsage for less than 257 tokens, or another pattern; kData where the file cannot be written.
+// Writes a tokenizer.json that Hugging Face's tokenizers read. Returns the size of the vocabulary, which is
+// smaller than asked for where the text has no more pairs. Threads are those of thread_pool(); the result
+// does not depend on them. Memory grows with the number of different pieces. Errors as corpus_files() and
+// CorpusReader; kUsage for less than 257 tokens, or another pattern; kData where the file cannot be written.
 int64_t train_tokenizer(const TokenizerTraining& training, const std::string& output);
 
 }  // namespace lockstep

@@ -55,8 +55,7 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
         found.insert(entry->path().string());
     }
     if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", input, error.message()));
-    if (found.empty())
-      fail(ErrorKind::kUsage, input + ": has no .txt or .jsonl in it, plain, .gz or .zst");
+    if (found.empty()) fail(ErrorKind::kUsage, input + ": has no .txt or .jsonl in it, plain, .gz or .zst");
     for (const std::string& path : found) add(path);
   }
   return files;
@@ -123,9 +122,9 @@ bool CorpusReader::next(TextChunk& chunk) {
     end = file_->json_lines ? buffer_.rfind('\n') + 1 : cut_(buffer_);  // npos + 1 is 0
     if (end > 0) break;
     if (buffer_.size() >= kMostBytes) {
-      fail(ErrorKind::kData, fmt::format("{}: a {} of more than {} bytes", file_->path,
-                                         file_->json_lines ? fmt::format("line (number {})", line_) : "document",
-                                         kMostBytes));
+      fail(ErrorKind::kData,
+           fmt::format("{}: a {} of more than {} bytes", file_->path,
+                       file_->json_lines ? fmt::format("line (number {})", line_) : "document", kMostBytes));
     }
     fill(2 * buffer_.size());
   }

@@ -1,4 +1,5 @@
-// Documents of a corpus: files of text and of JSON lines, compressed or not, in an order that does not change.
+// Documents of a corpus: files of text and of JSON lines, compressed or not, in an order that does not
+// change.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +24,9 @@ struct CorpusFile {
   int64_t bytes = 0;  // as stored
 };
 
-// The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson, plain or
-// behind .gz or .zst, has a document a line; any other file is one document. Of directories only these and .txt are
-// taken. Errors: kUsage for an input that is not there or has no such file.
+// The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
+// plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
+// these and .txt are taken. Errors: kUsage for an input that is not there or has no such file.
 std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs);
 
 // A part of one document, or several whole ones.
@@ -36,8 +37,8 @@ struct TextChunk {
   bool begins = true, ends = true;
 };
 
-// Calls document(text) for each in a chunk: itself, or the field of each of its lines. Error (kData) naming file
-// and line: not a JSON object, or without that field as a text.
+// Calls document(text) for each in a chunk: itself, or the field of each of its lines. Error (kData) naming
+// file and line: not a JSON object, or without that field as a text.
 void visit_documents(const TextChunk& chunk, const std::string& field,
                      const std::function<void(std::string_view)>& document);
 

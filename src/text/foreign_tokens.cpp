@@ -83,7 +83,8 @@ class MegatronTokens final : public TokenFile {
     const auto most = static_cast<uint64_t>(index_.size());
     if (sequences == 0 || entries < 2 || sequences > most / 12 || entries > most / 8 ||
         kHeaderBytes + static_cast<int64_t>(12 * sequences + 8 * entries) > index_.size()) {
-      refuse(fmt::format("{} sequences and {} entries of documents in {} bytes", sequences, entries, index_.size()));
+      refuse(fmt::format("{} sequences and {} entries of documents in {} bytes", sequences, entries,
+                         index_.size()));
     }
     sequences_ = static_cast<int64_t>(sequences);
     offsets_ = kHeaderBytes + 4 * sequences_;
@@ -96,8 +97,8 @@ class MegatronTokens final : public TokenFile {
     const auto offset = index_.at<int64_t>(offsets_ + 8 * (sequences_ - 1));
     if (index_.at<int64_t>(offsets_) != 0 || last < 0 || offset < 0 || offset > file_.size() ||
         offset + int64_t{last} * description_.bytes_per_token != file_.size()) {
-      refuse(fmt::format("its last sequence, {} tokens at byte {}, does not end {} of {} bytes", last, offset, path,
-                         file_.size()));
+      refuse(fmt::format("its last sequence, {} tokens at byte {}, does not end {} of {} bytes", last, offset,
+                         path, file_.size()));
     }
     if (index_.at<int64_t>(documents_) != 0 ||
         index_.at<int64_t>(documents_ + 8 * description_.documents) != sequences_)
@@ -114,8 +115,8 @@ class MegatronTokens final : public TokenFile {
     const int64_t offset =
         sequence >= 0 && sequence < sequences_ ? index_.at<int64_t>(offsets_ + 8 * sequence) : -1;
     if (offset < 0 || offset > file_.size() || offset % width != 0) {
-      fail(ErrorKind::kData, fmt::format("{}: document {} begins with sequence {} at byte {} of {}", index_.path(), i,
-                                         sequence, offset, file_.size()));
+      fail(ErrorKind::kData, fmt::format("{}: document {} begins with sequence {} at byte {} of {}",
+                                         index_.path(), i, sequence, offset, file_.size()));
     }
     return offset / width;
   }

@@ -33,8 +33,8 @@ size_t last_cut(std::string_view text) {
   // A sequence at the very end may go on behind it: the last 4 bytes are not looked at as the next character.
   for (size_t at = text.size() - 2; at >= 1; --at) {
     if (text[at] == ' ' && is_letter(text[at - 1]) && is_letter(text[at + 1])) return at;
-    if (text[at] == '\n' && text.size() - at > 4 && text[at + 1] != '/' && !may_begin_space(text.substr(at + 1)) &&
-        !may_end_space(text, at))
+    if (text[at] == '\n' && text.size() - at > 4 && text[at + 1] != '/' &&
+        !may_begin_space(text.substr(at + 1)) && !may_end_space(text, at))
       return at + 1;
   }
   return 0;

@@ -7,8 +7,8 @@
 namespace lockstep {
 
 // The last place inside of `text`, whose bytes may be malformed, where pieces end for every pattern of
-// known_pattern(): before a blank between two letters of ASCII, and behind a single line feed between characters
-// that are no white space (and no "/", which o200k joins to line feeds). 0: there is none.
+// known_pattern(): before a blank between two letters of ASCII, and behind a single line feed between
+// characters that are no white space (and no "/", which o200k joins to line feeds). 0: there is none.
 size_t last_cut(std::string_view text);
 
 }  // namespace lockstep

@@ -20,8 +20,8 @@ void copy(const std::byte* stored, int64_t first, std::span<int32_t> out, const 
     out[i] = static_cast<int32_t>(value);
     if constexpr (sizeof(Stored) >= 4) {
       if (value > static_cast<Stored>(std::numeric_limits<int32_t>::max()))
-        fail(ErrorKind::kData,
-             fmt::format("{}: token {} is {}: no vocabulary has it", path, first + static_cast<int64_t>(i), value));
+        fail(ErrorKind::kData, fmt::format("{}: token {} is {}: no vocabulary has it", path,
+                                           first + static_cast<int64_t>(i), value));
     }
   }
 }

@@ -18,8 +18,8 @@ inline constexpr int token_bytes(int64_t vocabulary_size) {
   return vocabulary_size <= 65536 ? 2 : 4;
 }
 
-// out.size() tokens that begin at `stored`, unsigned integers of `bytes` bytes (1, 2, 4 or 8), aligned or not.
-// `first`: the number of the first in its file. Error (kData): one of them is 2^31 or more.
+// out.size() tokens that begin at `stored`, unsigned integers of `bytes` bytes (1, 2, 4 or 8), aligned or
+// not. `first`: the number of the first in its file. Error (kData): one of them is 2^31 or more.
 void copy_tokens(const std::byte* stored, int bytes, int64_t first, std::span<int32_t> out,
                  const std::string& path);
 

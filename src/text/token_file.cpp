@@ -41,7 +41,8 @@ class SealedTokens final : public TokenFile {
       fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
     };
     const Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
-    if (!file.has_attribute("/", kTokenLayoutAttribute)) refuse("holds no tokens (lockstep tokenize makes them)");
+    if (!file.has_attribute("/", kTokenLayoutAttribute))
+      refuse("holds no tokens (lockstep tokenize makes them)");
     const auto number = [&](const char* name) { return file.read_attribute_integer("/", name); };
     if (const int64_t layout = number(kTokenLayoutAttribute); layout != kTokenLayout)
       refuse(fmt::format("layout {} of tokens: this program knows {}", layout, kTokenLayout));
@@ -78,8 +79,8 @@ class SealedTokens final : public TokenFile {
     int64_t begin = 0;
     std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
     if (begin < 0 || begin > description_.tokens)
-      fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i, begin,
-                                         description_.tokens));
+      fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i,
+                                         begin, description_.tokens));
     return begin;
   }
   void read_ahead(int64_t first, int64_t count) const override {
@@ -97,8 +98,8 @@ class SealedTokens final : public TokenFile {
     if (!damaged) return;
     const int64_t first = *damaged * kBlockBytes / width;
     fail(ErrorKind::kData,
-         fmt::format("{}: damaged: block {} of /{} (from element {} on) is not what was sealed", description_.source,
-                     *damaged, array == kTokens ? "tokens" : "documents", first));
+         fmt::format("{}: damaged: block {} of /{} (from element {} on) is not what was sealed",
+                     description_.source, *damaged, array == kTokens ? "tokens" : "documents", first));
   }
 
   std::unique_ptr<MappedBlocks> mapping_;

@@ -1,10 +1,11 @@
-// Tokens on disk, memory-mapped: Lockstep's own sealed files, llm.c's and modded-nanogpt's .bin, Megatron's .bin
-// with its .idx. Any length; opening takes the same time for a megabyte and a terabyte.
+// Tokens on disk, memory-mapped: Lockstep's own sealed files, llm.c's and modded-nanogpt's .bin, Megatron's
+// .bin with its .idx. Any length; opening takes the same time for a megabyte and a terabyte.
 //
-// Our own are HDF5: /tokens (n) uint16 or uint32 and /documents (d + 1) uint64, where each document begins and,
-// at last, n. Both are contiguous and sealed block by block (hdf5/sealed_file.h). Around them, sealed as a whole:
-// /digests (blocks, 16), and attributes: token_layout 1, vocabulary_size, tokenizer (its digest), begin_token
-// and end_token (what stands before and behind each document; -1: nothing), largest_token and its position.
+// Our own are HDF5: /tokens (n) uint16 or uint32 and /documents (d + 1) uint64, where each document begins
+// and, at last, n. Both are contiguous and sealed block by block (hdf5/sealed_file.h). Around them, sealed as
+// a whole: /digests (blocks, 16), and attributes: token_layout 1, vocabulary_size, tokenizer (its digest),
+// begin_token and end_token (what stands before and behind each document; -1: nothing), largest_token and its
+// position.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +17,13 @@
 namespace lockstep {
 
 struct TokenFileDescription {
-  std::string source;           // path, for messages
+  std::string source;  // path, for messages
   int64_t tokens = 0;
   int bytes_per_token = 2;
-  int64_t vocabulary_size = 0;  // 0: the file does not say
-  std::string tokenizer;        // digest; empty: the file does not say
-  std::optional<int32_t> begin, end;  // what stands before and behind each document
-  int64_t documents = -1;       // -1: not known without reading all of it
+  int64_t vocabulary_size = 0;                  // 0: the file does not say
+  std::string tokenizer;                        // digest; empty: the file does not say
+  std::optional<int32_t> begin, end;            // what stands before and behind each document
+  int64_t documents = -1;                       // -1: not known without reading all of it
   int64_t largest = -1, largest_position = -1;  // of all tokens; -1: not known
 };
 
@@ -36,8 +37,8 @@ class TokenFile {
 
   const TokenFileDescription& description() const { return description_; }
   int64_t size() const { return description_.tokens; }
-  // Tokens first, first + 1, ...; all inside of the file. Error (kData) naming file, block and tokens when stored
-  // bytes are not those that were sealed, and for a token beyond 2^31.
+  // Tokens first, first + 1, ...; all inside of the file. Error (kData) naming file, block and tokens when
+  // stored bytes are not those that were sealed, and for a token beyond 2^31.
   virtual void read(int64_t first, std::span<int32_t> out) const = 0;
   // Where document i begins, i in [0, documents]; needs documents >= 0. Errors (kData) as read(), and for one
   // that begins before the one before it or outside of the file.

@@ -28,7 +28,8 @@ namespace {
 
 constexpr int64_t kPage = 4096;
 
-// Only a file of tokens or an empty one is replaced: another may be the text itself, given in the wrong place.
+// Only a file of tokens or an empty one is replaced: another may be the text itself, given in the wrong
+// place.
 void require_replaceable(const std::string& path) {
   const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
   const fs::path directory = fs::path(path).parent_path();
@@ -47,13 +48,14 @@ void require_replaceable(const std::string& path) {
   if (!tokens) refuse("exists and holds no tokens: not replaced");
 }
 
-// Bytes that are written once and read once. Its name goes at once: nothing is left of it, however the process
-// ends.
+// Bytes that are written once and read once. Its name goes at once: nothing is left of it, however the
+// process ends.
 class Spool {
  public:
   explicit Spool(const std::string& path)
       : path_(path), file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
-    if (file_ < 0) fail(ErrorKind::kData, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
+    if (file_ < 0)
+      fail(ErrorKind::kData, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
     ::unlink(path.c_str());
   }
   ~Spool() { ::close(file_); }
@@ -136,8 +138,8 @@ void TokenFileWriter::add(std::span<const int32_t> tokens) {
   TokenFileDescription& own = impl_->description;
   for (const int32_t token : tokens) {
     if (token < 0 || token >= own.vocabulary_size) {
-      fail(ErrorKind::kData, fmt::format("{}: token {} is {}: outside of a vocabulary of {}", own.source, own.tokens,
-                                         token, own.vocabulary_size));
+      fail(ErrorKind::kData, fmt::format("{}: token {} is {}: outside of a vocabulary of {}", own.source,
+                                         own.tokens, token, own.vocabulary_size));
     }
     if (token > own.largest) {
       own.largest = token;

@@ -15,7 +15,8 @@ namespace {
 // Encoders that wait for a thread. What one has learned stays with it.
 class Encoders {
  public:
-  Encoders(const Tokenizer& tokenizer, SpecialSpelling spelling) : tokenizer_(tokenizer), spelling_(spelling) {}
+  Encoders(const Tokenizer& tokenizer, SpecialSpelling spelling)
+      : tokenizer_(tokenizer), spelling_(spelling) {}
   std::unique_ptr<TokenEncoder> take() {
     {
       const std::lock_guard lock(mutex_);

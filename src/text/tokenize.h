@@ -20,8 +20,9 @@ struct TokenizeOptions {
 };
 
 // Threads are those of thread_pool(); the file does not depend on their number. Memory does not depend on the
-// size of the corpus, but on that of a document where the tokenizer's pattern is none that is known. Errors as
-// corpus_files(), CorpusReader and TokenFileWriter.
-TokenFileDescription tokenize(const TokenizeOptions& options, const Tokenizer& tokenizer, const std::string& output);
+// size of the corpus, but on that of a document where the tokenizer's pattern is none that is known. Errors
+// as corpus_files(), CorpusReader and TokenFileWriter.
+TokenFileDescription tokenize(const TokenizeOptions& options, const Tokenizer& tokenizer,
+                              const std::string& output);
 
 }  // namespace lockstep

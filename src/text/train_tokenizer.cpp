@@ -93,8 +93,12 @@ ordered_json tokenizer_json(const LearnedVocabulary& learned, const std::string&
   for (const auto& [left, right] : learned.merges)
     merges.push_back(
         ordered_json::array({letters[static_cast<size_t>(left)], letters[static_cast<size_t>(right)]}));
-  const ordered_json end = {{"id", learned.tokens.size()}, {"content", kEndOfText}, {"single_word", false},
-                            {"lstrip", false},             {"rstrip", false},       {"normalized", false},
+  const ordered_json end = {{"id", learned.tokens.size()},
+                            {"content", kEndOfText},
+                            {"single_word", false},
+                            {"lstrip", false},
+                            {"rstrip", false},
+                            {"normalized", false},
                             {"special", true}};
   return {{"version", "1.0"},
           {"truncation", nullptr},

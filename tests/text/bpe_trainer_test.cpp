@@ -28,8 +28,7 @@ class BpeTrainer : public ::testing::Test {
   BpeTrainer() {
     std::ofstream file(corpus_);
     const json expected = read_json(std::string(LOCKSTEP_TEXT_FILES) + "/expected.json");
-    for (const json& text : expected["training"])
-      file << json{{"text", text}}.dump() << "\n";
+    for (const json& text : expected["training"]) file << json{{"text", text}}.dump() << "\n";
   }
   json trained(const std::string& pattern, int64_t size) {
     training_.corpus.inputs = {corpus_};

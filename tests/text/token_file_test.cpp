@@ -83,7 +83,8 @@ TEST_F(TokenFiles, OwnOnesReadBackWithTheirDocuments) {
     EXPECT_EQ(found.end, 7);
     EXPECT_EQ(found.largest, vocabulary - 1);
     EXPECT_EQ(found.largest_position, 2);
-    EXPECT_EQ(all_tokens(*file), (std::vector<int32_t>{5, 6, static_cast<int32_t>(vocabulary) - 1, 1, 2, 3, 4}));
+    EXPECT_EQ(all_tokens(*file),
+              (std::vector<int32_t>{5, 6, static_cast<int32_t>(vocabulary) - 1, 1, 2, 3, 4}));
     ASSERT_EQ(found.documents, 3);
     std::vector<int64_t> begins;
     for (int64_t i = 0; i <= 3; ++i) begins.push_back(file->document_begin(i));
@@ -223,9 +224,9 @@ class Megatron : public TokenFiles {
  protected:
   // Documents {1, 2 | 3} and {4, 5, 6}: three sequences.
   void write(uint8_t type, const std::string& tokens, int width) {
-    index_ = std::string("MMIDIDX\0\0", 9) + packed(uint64_t{1}, type, uint64_t{3}, uint64_t{3}, int32_t{2}, int32_t{1},
-                                                    int32_t{3}, int64_t{0}, int64_t{2 * width}, int64_t{3 * width},
-                                                    int64_t{0}, int64_t{2}, int64_t{3});
+    index_ = std::string("MMIDIDX\0\0", 9) + packed(uint64_t{1}, type, uint64_t{3}, uint64_t{3}, int32_t{2},
+                                                    int32_t{1}, int32_t{3}, int64_t{0}, int64_t{2 * width},
+                                                    int64_t{3 * width}, int64_t{0}, int64_t{2}, int64_t{3});
     write_bytes(path("corpus.idx"), index_);
     write_bytes(path("corpus.bin"), tokens);
   }
@@ -277,7 +278,8 @@ TEST_F(Megatron, DamagedIndicesAreRefused) {
   reject("corpus", {"corpus.idx", "bytes"});
   patched(34 + 12 + 24 + 8, packed(int64_t{77}));  // found when it is used
   const auto file = open_token_file(path("corpus"));
-  expect_rejection(ErrorKind::kData, {"corpus.idx", "document 1", "sequence 77"}, [&] { file->document_begin(1); });
+  expect_rejection(ErrorKind::kData, {"corpus.idx", "document 1", "sequence 77"},
+                   [&] { file->document_begin(1); });
 }
 
 TEST_F(TokenFiles, WhatHoldsNoTokensIsRefused) {

@@ -74,7 +74,9 @@ class Tokenize : public ::testing::Test {
     }
     return found;
   }
-  std::vector<int32_t> ids(const std::string& text) { return tokenizer_->encode(text, SpecialSpelling::kText); }
+  std::vector<int32_t> ids(const std::string& text) {
+    return tokenizer_->encode(text, SpecialSpelling::kText);
+  }
 
   testing::ScratchDirectory directory_;
   std::unique_ptr<Tokenizer> tokenizer_ = open_tokenizer({.path = kFiles + "llama3.json"});
@@ -82,7 +84,8 @@ class Tokenize : public ::testing::Test {
 };
 
 TEST_F(Tokenize, EveryKindOfFileIsRead) {
-  const std::string lines = "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"two\\n\\u00e9\"}\r\n{\"text\": \"\"}";
+  const std::string lines =
+      "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"two\\n\\u00e9\"}\r\n{\"text\": \"\"}";
   write_text(path("corpus/a.txt"), "plain");
   write_gzip(path("corpus/b.txt.gz"), "packed");
   write_zstd(path("corpus/c.txt.zst"), "denser packed");
@@ -153,8 +156,9 @@ TEST_F(Tokenize, CutsChangeNoToken) {
     const auto encoder = tokenizer->encoder(SpecialSpelling::kToken);
     for (size_t i = 0; i < texts.size(); ++i) {
       // Line feeds and blanks between all kinds of characters.
-      const std::string text = texts[i].get<std::string>() + "\n" + texts[(i + 7) % texts.size()].get<std::string>() +
-                               "\n" + texts[(i + 3) % texts.size()].get<std::string>() + " end of it";
+      const std::string text = texts[i].get<std::string>() + "\n" +
+                               texts[(i + 7) % texts.size()].get<std::string>() + "\n" +
+                               texts[(i + 3) % texts.size()].get<std::string>() + " end of it";
       std::vector<int32_t> whole, parts;
       encoder->encode(text, whole);
       size_t last = 0;
@@ -174,7 +178,8 @@ TEST_F(Tokenize, CutsChangeNoToken) {
 }
 
 TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
-  const auto rejected = [&](ErrorKind kind, std::initializer_list<std::string> parts, const std::string& input) {
+  const auto rejected = [&](ErrorKind kind, std::initializer_list<std::string> parts,
+                            const std::string& input) {
     expect_rejection(kind, parts, [&] { run({path(input)}); });
     EXPECT_FALSE(std::filesystem::exists(path("out.h5")));
   };
