@@ -85,6 +85,11 @@ TEST(LearnVocabulary, OfEquallyFrequentPairsTheSmallerIdsComeFirst) {
 TEST_F(BpeTrainer, RefusesWhatCannotBe) {
   expect_rejection(ErrorKind::kUsage, {"256", "257"}, [&] { trained("gpt2", 256); });
   expect_rejection(ErrorKind::kUsage, {"\"gpt3\""}, [&] { trained("gpt3", 300); });
+  output_ = corpus_;
+  expect_rejection(ErrorKind::kUsage, {corpus_, "not replaced"}, [&] { trained("gpt2", 300); });
+  output_ = directory_.file("no/tokenizer.json");
+  expect_rejection(ErrorKind::kUsage, {"there is no directory"}, [&] { trained("gpt2", 300); });
+  output_ = directory_.file("tokenizer.json");
   std::ofstream(corpus_, std::ios::trunc) << "\n";
   expect_rejection(ErrorKind::kData, {"there is no text"}, [&] { trained("gpt2", 300); });
 }

@@ -2,7 +2,7 @@
 """Compares the tokens that `lockstep tokenize` writes with those of Hugging Face's tokenizers and tiktoken, on text of
 every script; times all three on one thread when asked to.
 
-compare_with_peers.py LOCKSTEP [--megabytes N] [--times] [VOCABULARY...]
+compare_with_peers.py [--megabytes N] [--times] LOCKSTEP [VOCABULARY...]
 
 A vocabulary is a tokenizer.json, or PATTERN:FILE.tiktoken; without any, those of files/ and one that
 `lockstep tokenizer train` makes. Exit 77 where one of the packages tokenizers, tiktoken, h5py and numpy is missing.
