@@ -9,7 +9,8 @@ packages=(
   openmpi-bin libopenmpi-dev      # several workers
   libdnnl-dev                     # the benchmarks' measure for products and convolutions
   libhdf5-dev hdf5-tools libxxhash-dev           # checkpoints and data sets; h5dump in their tests
-  zlib1g-dev                      # compressed data sets
+  zlib1g-dev libzstd-dev          # compressed data sets and texts
+  libpcre2-dev libutf8proc-dev    # tokenizers: patterns, Unicode normalization
   libtomlplusplus-dev             # configuration
   libcli11-dev                    # command line
   libfmt-dev libspdlog-dev nlohmann-json3-dev    # messages, log, metrics

@@ -8,11 +8,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "lockstep/app/description.h"
+#include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/checkpoint/summary.h"
@@ -25,6 +27,7 @@
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/kernels/kernel_set.h"
+#include "lockstep/text/token_file.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_evaluation.h"
 #include "lockstep/train/objective.h"
@@ -121,6 +124,15 @@ int run_verify(const std::string& path) {
   if (!content) {
     verify_seal(path, ErrorKind::kCheckpoint, true);
     std::puts(fmt::format("{}: intact", path).c_str());
+    flush_results();
+    return 0;
+  }
+  if (holds_tokens(path)) {
+    verify_seal(path, ErrorKind::kData, true);
+    const auto tokens = open_token_file(path);
+    std::puts(fmt::format("{}: intact: {} tokens in {} documents, digest {}", path, tokens->size(),
+                          tokens->description().documents, tokens->digest())
+                  .c_str());
     flush_results();
     return 0;
   }
@@ -299,6 +311,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
+  const std::function<std::optional<int>()> run_text_command = add_text_commands(app);
+
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
   inspect_command
       ->add_option("file", arguments.file_a,
@@ -397,6 +411,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    if (const std::optional<int> done = run_text_command()) return *done;
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);
     if (diff_command->parsed()) return run_diff(arguments);

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/input_file.h"
 #include "lockstep/data/formats.h"
-#include "lockstep/data/input_file.h"
 
 namespace lockstep {
 

@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/input_file.h"
 #include "lockstep/data/formats.h"
-#include "lockstep/data/input_file.h"
 #include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {

@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/input_file.h"
 #include "lockstep/core/log.h"
 #include "lockstep/data/formats.h"
-#include "lockstep/data/input_file.h"
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/sealed_file.h"

@@ -12,8 +12,8 @@
 #include <string>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/input_file.h"
 #include "lockstep/data/formats.h"
-#include "lockstep/data/input_file.h"
 #include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {

@@ -53,6 +53,7 @@ struct Hdf5File::Impl {
   void create_group(const std::string& object) const;
   void create_dataset(const std::string& object, hid_t type, hid_t space, const void* values,
                       bool empty) const;
+  int64_t allocate(const std::string& object, const Handle& type, const Shape& shape) const;
   void require_text(const std::string& object, const std::string& text) const;
   void write_attribute(const std::string& object, const std::string& name, hid_t type,
                        const void* value) const;
