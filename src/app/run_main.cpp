@@ -8,11 +8,13 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "app/description.h"
+#include "app/text_commands.h"
 #include "app/version.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/summary.h"
@@ -24,6 +26,7 @@
 #include "data/prepared_file.h"
 #include "hdf5/sealed_file.h"
 #include "kernels/instructions.h"
+#include "text/token_file.h"
 #include "train/agreement.h"
 #include "train/checkpoint_evaluation.h"
 #include "train/objective.h"
@@ -120,6 +123,15 @@ int run_verify(const std::string& path) {
   if (!content) {
     verify_seal(path, ErrorKind::kCheckpoint, true);
     std::puts(fmt::format("{}: intact", path).c_str());
+    flush_results();
+    return 0;
+  }
+  if (holds_tokens(path)) {
+    verify_seal(path, ErrorKind::kData, true);
+    const auto tokens = open_token_file(path);
+    std::puts(fmt::format("{}: intact: {} tokens in {} documents, digest {}", path, tokens->size(),
+                          tokens->description().documents, tokens->digest())
+                  .c_str());
     flush_results();
     return 0;
   }
@@ -292,6 +304,8 @@ int run_main(int argc, char** argv) {
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
+  const std::function<std::optional<int>()> run_text_command = add_text_commands(app);
+
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
   inspect_command
       ->add_option("file", arguments.file_a,
@@ -387,6 +401,7 @@ int run_main(int argc, char** argv) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    if (const std::optional<int> done = run_text_command()) return *done;
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);
     if (diff_command->parsed()) return run_diff(arguments);

@@ -2,6 +2,9 @@
 // ran them.
 #include "core/thread_pool.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -176,6 +179,12 @@ ThreadPool& thread_pool() {
 
 void set_threads(int threads) {
   if (thread_pool().threads() != threads) pool_slot() = std::make_unique<ThreadPool>(threads);
+}
+
+int usable_cores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  return ::sched_getaffinity(0, sizeof cores, &cores) == 0 ? std::max(CPU_COUNT(&cores), 1) : 1;
 }
 
 }  // namespace lockstep

@@ -43,6 +43,8 @@ class ThreadPool {
 // The process's pool. One thread until set_threads is called; set_threads must not be called while tiles run.
 ThreadPool& thread_pool();
 void set_threads(int threads);
+// Cores that this process may run on.
+int usable_cores();
 
 // Splits [0, n) into tiles of `grain` elements (the last may be shorter): function(begin, end).
 template <class F>

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/input_file.h"
 #include "data/formats.h"
-#include "data/input_file.h"
 
 namespace lockstep {
 

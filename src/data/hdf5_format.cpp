@@ -28,9 +28,9 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/input_file.h"
 #include "core/log.h"
 #include "data/formats.h"
-#include "data/input_file.h"
 #include "data/prepared_file.h"
 #include "hdf5/file.h"
 #include "hdf5/sealed_file.h"

@@ -16,6 +16,7 @@
 #include "data/feature_statistics.h"
 #include "data/formats.h"
 #include "data/stored_features.h"
+#include "hdf5/block_writer.h"
 #include "hdf5/file.h"
 #include "hdf5/raw_values.h"
 #include "hdf5/sealed_file.h"
@@ -47,40 +48,6 @@ void require_replaceable(const Dataset& dataset, const std::string& path) {
   if (*state == SealState::kSealed && !seals_blocks(path, ErrorKind::kData))
     refuse("exists and is sealed, but no prepared data: not replaced");
 }
-
-// An array that arrives in pieces of any size and leaves in blocks.
-class BlockWriter {
- public:
-  BlockWriter(const BlockedArray& array, const std::string& path) : array_(array), path_(path) {}
-
-  void add(RawValues& file, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const auto room = static_cast<size_t>(kBlockBytes) - buffer_.size();
-      const auto piece = bytes.first(std::min(room, bytes.size()));
-      buffer_.insert(buffer_.end(), piece.begin(), piece.end());
-      if (std::ssize(buffer_) == kBlockBytes) flush(file);
-      bytes = bytes.subspan(piece.size());
-    }
-  }
-  void flush(RawValues& file) {
-    if (buffer_.empty()) return;
-    if (written_ + std::ssize(buffer_) > array_.bytes)
-      fail(ErrorKind::kInternal, fmt::format("{}: more than {} bytes of samples", path_, array_.bytes));
-    file.write(array_.offset + written_, buffer_);
-    digests_.push_back(digest_of(buffer_));
-    written_ += std::ssize(buffer_);
-    buffer_.clear();
-  }
-  bool complete() const { return written_ == array_.bytes; }
-  const std::vector<Digest>& digests() const { return digests_; }
-
- private:
-  BlockedArray array_;
-  const std::string& path_;
-  int64_t written_ = 0;
-  std::vector<std::byte> buffer_;
-  std::vector<Digest> digests_;
-};
 
 }  // namespace
 

@@ -42,6 +42,14 @@ Handle storage_type(DType dtype) {
   return {-1, H5Tclose};
 }
 
+Handle unsigned_type(int bytes) {
+  const hid_t type = bytes == 1   ? H5T_STD_U8LE
+                     : bytes == 2 ? H5T_STD_U16LE
+                     : bytes == 4 ? H5T_STD_U32LE
+                                  : H5T_STD_U64LE;
+  return {H5Tcopy(type), H5Tclose};
+}
+
 Handle text_type() {
   Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
   if (type.valid() && (H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0)) {

@@ -11,6 +11,9 @@ namespace lockstep {
 // The type of dtype's elements in files and, byte for byte, in memory.
 Handle storage_type(DType dtype);
 
+// Unsigned integers of 1, 2, 4 or 8 bytes, little-endian.
+Handle unsigned_type(int bytes);
+
 // Text of variable length in UTF-8.
 Handle text_type();
 

@@ -61,6 +61,8 @@ struct Hdf5File::Impl {
     if (!ok || driver->error() != 0) fail_writing(object);
   }
 
+  int64_t allocate(const std::string& object, const Handle& type, const Shape& shape);
+
   void require_path(const std::string& object) const {
     const bool plain = object.starts_with('/') && object.find("//") == std::string::npos &&
                        (object.size() == 1 || !object.ends_with('/')) &&
@@ -360,19 +362,26 @@ void Hdf5File::write(const std::string& path, DType dtype, const Shape& shape, c
 
 int64_t Hdf5File::allocate(const std::string& path, DType dtype, const Shape& shape) {
   const LibraryLock lock;
-  impl_->require_path(path);
-  const Handle type = storage_type(dtype);
+  return impl_->allocate(path, storage_type(dtype), shape);
+}
+
+int64_t Hdf5File::allocate_unsigned(const std::string& path, int bytes, const Shape& shape) {
+  const LibraryLock lock;
+  return impl_->allocate(path, unsigned_type(bytes), shape);
+}
+
+int64_t Hdf5File::Impl::allocate(const std::string& object, const Handle& type, const Shape& shape) {
+  require_path(object);
   const Handle space = space_of(shape);
-  const Handle creation = impl_->creation_list(H5P_DATASET_CREATE);
+  const Handle creation = creation_list(H5P_DATASET_CREATE);
   const bool prepared = type.valid() && space.valid() && H5Pset_layout(creation, H5D_CONTIGUOUS) >= 0 &&
                         H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY) >= 0 &&
                         H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER) >= 0;
-  impl_->require_written(prepared, path);
-  Handle dataset(H5Dcreate2(impl_->file, path.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
-                 H5Dclose);
-  impl_->require_written(dataset.valid(), path);
+  require_written(prepared, object);
+  Handle dataset(H5Dcreate2(file, object.c_str(), type, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose);
+  require_written(dataset.valid(), object);
   const haddr_t offset = H5Dget_offset(dataset);
-  impl_->require_written(offset != HADDR_UNDEF && dataset.close(), path);
+  require_written(offset != HADDR_UNDEF && dataset.close(), object);
   return static_cast<int64_t>(offset);
 }
 

@@ -66,6 +66,8 @@ class Hdf5File {
   // An array whose elements are written to the file by other means after close(): contiguous, its place
   // taken. At least one element, not bf16. Returns the number of bytes in the file before it.
   int64_t allocate(const std::string& path, DType dtype, const Shape& shape);
+  // The same of unsigned integers of `bytes` bytes: 1, 2, 4 or 8.
+  int64_t allocate_unsigned(const std::string& path, int bytes, const Shape& shape);
   void write_text(const std::string& path, const std::string& text);
   void write_attribute(const std::string& object, const std::string& name, int64_t value);
   void write_attribute(const std::string& object, const std::string& name, double value);

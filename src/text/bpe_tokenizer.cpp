@@ -11,13 +11,15 @@
 #include "hdf5/sealed_file.h"
 #include "text/special_tokens.h"
 #include "text/split_pattern.h"
+#include "text/text_cuts.h"
 #include "text/utf8.h"
 
 namespace lockstep {
 
 namespace {
 
-// What one thread has seen of short pieces: a table in which a piece has one place, and takes it from another.
+// What one thread has seen of short pieces: a table in which a piece has one place, and takes it from
+// another.
 class PieceCache {
  public:
   static constexpr size_t kMostBytes = 32, kMostTokens = 7;
@@ -62,6 +64,12 @@ class BpeTokenizer final : public Tokenizer {
       : contents_(std::move(contents)), merges_(contents_.merges), encodes_(encodes) {
     describe();
     if (!encodes_) return;
+    // A part that begins with a letter would be given a blank of its own by prefix_space.
+    may_cut_ = !contents_.prefix_space && contents_.splits.size() == 1 &&
+               is_known_pattern(contents_.splits[0].pattern) &&
+               std::ranges::none_of(contents_.added, [](const AddedToken& added) {
+                 return added.text.find_first_of(" \n") != std::string::npos;
+               });
     for (const SplitRule& rule : contents_.splits) patterns_.emplace_back(rule.pattern, contents_.where);
     if (contents_.whole_pieces) {
       for (size_t id = 0; id < contents_.tokens.size(); ++id)
@@ -69,6 +77,8 @@ class BpeTokenizer final : public Tokenizer {
     }
   }
   std::unique_ptr<TokenEncoder> encoder(SpecialSpelling spelling) const override;
+
+  size_t cut(std::string_view text) const override { return may_cut_ ? last_cut(text) : 0; }
 
   const BpeContents& contents() const { return contents_; }
   const MergeTable& merges() const { return merges_; }
@@ -82,7 +92,7 @@ class BpeTokenizer final : public Tokenizer {
   MergeTable merges_;
   std::vector<SplitPattern> patterns_;
   TextIds whole_;
-  bool encodes_;
+  bool encodes_, may_cut_ = false;
 };
 
 void BpeTokenizer::describe() {
@@ -206,9 +216,10 @@ class BpeEncoder final : public TokenEncoder {
 
 std::unique_ptr<TokenEncoder> BpeTokenizer::encoder(SpecialSpelling spelling) const {
   if (!encodes_) {
-    fail(ErrorKind::kUsage, contents_.where +
-                                ": has no merges, so that it only decodes: name the tokenizer.json, .tiktoken or "
-                                "vocab.bpe of this vocabulary");
+    fail(ErrorKind::kUsage,
+         contents_.where +
+             ": has no merges, so that it only decodes: name the tokenizer.json, .tiktoken or "
+             "vocab.bpe of this vocabulary");
   }
   return std::make_unique<BpeEncoder>(*this, spelling);
 }

@@ -33,7 +33,8 @@ const Alphabet& alphabet() {
 
 std::string to_byte_alphabet(std::string_view bytes) {
   std::string letters;
-  for (const char byte : bytes) append_code_point(letters, alphabet().letter[static_cast<unsigned char>(byte)]);
+  for (const char byte : bytes)
+    append_code_point(letters, alphabet().letter[static_cast<unsigned char>(byte)]);
   return letters;
 }
 

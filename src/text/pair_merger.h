@@ -25,7 +25,8 @@ class MergeTable {
   explicit MergeTable(std::span<const Merge> merges);
   // nullptr: the two do not merge.
   const Entry* find(int32_t left, int32_t right) const {
-    const uint64_t pair = static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+    const uint64_t pair =
+        static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
     for (size_t slot = slot_of(pair);; slot = (slot + 1) & mask_) {
       const Entry& entry = entries_[slot];
       if (entry.pair == pair) return &entry;
@@ -59,7 +60,11 @@ class PairMerger {
     uint32_t rank;
     int32_t position, left, right, result;
   };
-  std::vector<const MergeTable::Entry*> found_;
+  struct Pair {
+    uint32_t rank;
+    int32_t result;  // -1: the two do not merge, and the rank is the highest
+  };
+  std::vector<Pair> pairs_;
   std::vector<Neighbours> neighbours_;
   std::vector<Candidate> heap_;
 };

@@ -18,7 +18,8 @@ size_t SpecialTokenSearch::candidate(std::string_view text, size_t at) const {
   if (at >= text.size()) return text.size();
   if (first_bytes_.size() == 1) {
     const void* found = std::memchr(text.data() + at, first_bytes_[0], text.size() - at);
-    return found == nullptr ? text.size() : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+    return found == nullptr ? text.size()
+                            : static_cast<size_t>(static_cast<const char*>(found) - text.data());
   }
   while (at < text.size() && lengths_[static_cast<unsigned char>(text[at])].empty()) ++at;
   return at;

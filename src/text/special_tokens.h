@@ -19,8 +19,8 @@ struct TextHash {
 };
 using TextIds = std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>>;
 
-// Leftmost first, of those that begin at one place the longest. Linear in the text but for texts of nothing but
-// beginnings of tokens.
+// Leftmost first, of those that begin at one place the longest. Linear in the text but for texts of nothing
+// but beginnings of tokens.
 class SpecialTokenSearch {
  public:
   // The first of several tokens with one spelling counts.

@@ -52,8 +52,7 @@ SplitPattern::SplitPattern(const std::string& pattern, const std::string& where)
   code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                         PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY, &error, &offset, nullptr);
   if (code_ == nullptr) {
-    fail(ErrorKind::kData,
-         fmt::format("{}: pattern at character {}: {}", where, offset, error_text(error)));
+    fail(ErrorKind::kData, fmt::format("{}: pattern at character {}: {}", where, offset, error_text(error)));
   }
   // Where there is no compiler for this processor, matching interprets.
   pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);
@@ -117,25 +116,32 @@ bool PatternMatcher::find(std::string_view text, size_t at, Match& match) const 
   return true;
 }
 
+namespace {
+
+constexpr std::array<std::pair<std::string_view, const char*>, 5> kPatterns = {{
+    {"gpt2", R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"},
+    {"cl100k",
+     R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$)"
+     R"(|\s*[\r\n]|\s+(?!\S)|\s)"},
+    {"o200k",
+     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+     R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
+     R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+    {"llama3", R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+               R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+    {"qwen2", R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+              R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"},
+}};
+
+}  // namespace
+
 const char* known_pattern(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, const char*>, 5> kPatterns = {{
-      {"gpt2", R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"},
-      {"cl100k",
-       R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$)"
-       R"(|\s*[\r\n]|\s+(?!\S)|\s)"},
-      {"o200k",
-       R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-       R"(|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?)"
-       R"(|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-      {"llama3",
-       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-       R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-      {"qwen2",
-       R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-       R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"},
-  }};
   const auto found = std::ranges::find(kPatterns, name, [](const auto& entry) { return entry.first; });
   return found == kPatterns.end() ? nullptr : found->second;
+}
+
+bool is_known_pattern(std::string_view pattern) {
+  return std::ranges::any_of(kPatterns, [&](const auto& entry) { return entry.second == pattern; });
 }
 
 }  // namespace lockstep

@@ -13,9 +13,10 @@ struct pcre2_real_jit_stack_8;
 
 namespace lockstep {
 
-// PCRE2 knows the Unicode of its own release, 14 in Debian 12, and takes U+180E for a blank. So that pieces do
-// not depend on it, each character that it may not know as the peers do is replaced by an old one of the same
-// category and length: the text itself where there is none, else `scratch`. Matches are at the same bytes.
+// PCRE2 knows the Unicode of its own release, 14 in Debian 12, and takes U+180E for a blank. So that pieces
+// do not depend on it, each character that it may not know as the peers do is replaced by an old one of the
+// same category and length: the text itself where there is none, else `scratch`. Matches are at the same
+// bytes.
 std::string_view with_known_characters(std::string_view text, std::string& scratch);
 
 class SplitPattern {
@@ -58,5 +59,6 @@ class PatternMatcher {
 // Patterns of known tokenizers: "gpt2", "cl100k" (GPT-4), "o200k", "llama3", "qwen2"; nullptr for another
 // name.
 const char* known_pattern(std::string_view name);
+bool is_known_pattern(std::string_view pattern);
 
 }  // namespace lockstep

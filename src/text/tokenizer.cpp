@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "hdf5/sealed_file.h"
 #include "text/special_tokens.h"
+#include "text/text_cuts.h"
 
 namespace lockstep {
 
@@ -21,7 +22,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocabulary_size() || !tokens_[static_cast<size_t>(id)])
-      fail(ErrorKind::kData, fmt::format("decode: {} is no token of a vocabulary of {}", id, vocabulary_size()));
+      fail(ErrorKind::kData,
+           fmt::format("decode: {} is no token of a vocabulary of {}", id, vocabulary_size()));
     text += *tokens_[static_cast<size_t>(id)];
   }
   return text;
@@ -56,7 +58,8 @@ class ByteEncoder final : public TokenEncoder {
 class ByteTokenizer final : public Tokenizer {
  public:
   ByteTokenizer() {
-    for (int32_t byte = 0; byte < kBytes; ++byte) tokens_.emplace_back(std::string(1, static_cast<char>(byte)));
+    for (int32_t byte = 0; byte < kBytes; ++byte)
+      tokens_.emplace_back(std::string(1, static_cast<char>(byte)));
     tokens_.emplace_back(kEndOfText);
     special_ = {{kEndOfText, kBytes}};
     end_ = kBytes;
@@ -67,6 +70,7 @@ class ByteTokenizer final : public Tokenizer {
     if (spelling == SpecialSpelling::kToken) search.add(kEndOfText, kBytes);
     return std::make_unique<ByteEncoder>(std::move(search));
   }
+  size_t cut(std::string_view text) const override { return last_cut(text); }
 };
 
 }  // namespace

@@ -17,8 +17,8 @@ struct SpecialToken {
   int32_t id = 0;
 };
 
-// What a special token's spelling in a text is: the token (as `encode` of Hugging Face has it), or letters like
-// all others (as `encode_ordinary` of tiktoken), which is what text of strangers should be.
+// What a special token's spelling in a text is: the token (as `encode` of Hugging Face has it), or letters
+// like all others (as `encode_ordinary` of tiktoken), which is what text of strangers should be.
 enum class SpecialSpelling { kToken, kText };
 
 // One thread's way to encode: it keeps what it has learned of frequent pieces. Ends before its tokenizer.
@@ -28,8 +28,8 @@ class TokenEncoder {
   TokenEncoder(const TokenEncoder&) = delete;
   TokenEncoder& operator=(const TokenEncoder&) = delete;
   virtual ~TokenEncoder() = default;
-  // Appends the tokens of a text: nothing is put before or behind it. Malformed UTF-8 is read as U+FFFD, except
-  // by the tokenizer of bytes.
+  // Appends the tokens of a text: nothing is put before or behind it. Malformed UTF-8 is read as U+FFFD,
+  // except by the tokenizer of bytes.
   virtual void encode(std::string_view text, std::vector<int32_t>& ids) = 0;
 };
 
@@ -48,6 +48,9 @@ class Tokenizer {
   // The bytes of the tokens, one behind the other; special ones by their spelling. Error (kData): no such
   // token.
   std::string decode(std::span<const int32_t> ids) const;
+  // The last place inside of `text` where it may be cut in two whose tokens, one behind the other, are those
+  // of the whole, whatever follows it; 0: none that is known. Long documents are encoded in parts by it.
+  virtual size_t cut(std::string_view) const { return 0; }
 
   // The largest id + 1.
   int64_t vocabulary_size() const { return std::ssize(tokens_); }
@@ -75,7 +78,8 @@ struct TokenizerOptions {
   // merges.txt with encoder.json or vocab.json beside it, tokenizer.bin (llm.c); or a directory with one of
   // them. The content of a file decides, not its name.
   std::string path;
-  // How .tiktoken text is cut into pieces, a name of known_pattern(); empty: known from the vocabulary's size.
+  // How .tiktoken text is cut into pieces, a name of known_pattern(); empty: known from the vocabulary's
+  // size.
   std::string pattern = {};
 };
 

@@ -1,4 +1,5 @@
-// tokenizer.json: the parts of Hugging Face's pipeline that byte-level BPE uses; all others are refused by name.
+// tokenizer.json: the parts of Hugging Face's pipeline that byte-level BPE uses; all others are refused by
+// name.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -38,11 +39,12 @@ json parse_json_object(const std::string& path, const std::string& text) {
 void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
   for (const auto& [spelling, value] : ids.items()) {
     if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() >= kMostTokens) {
-      fail(ErrorKind::kData, fmt::format("{}: \"{}\": an id must be an integer in [0, {}): {}", where, spelling,
-                                         kMostTokens, value.dump()));
+      fail(ErrorKind::kData, fmt::format("{}: \"{}\": an id must be an integer in [0, {}): {}", where,
+                                         spelling, kMostTokens, value.dump()));
     }
     const auto id = value.get<int32_t>();
-    if (static_cast<size_t>(id) >= contents_.tokens.size()) contents_.tokens.resize(static_cast<size_t>(id) + 1);
+    if (static_cast<size_t>(id) >= contents_.tokens.size())
+      contents_.tokens.resize(static_cast<size_t>(id) + 1);
     std::optional<std::string>& token = contents_.tokens[static_cast<size_t>(id)];
     if (token) fail(ErrorKind::kData, fmt::format("{}: two tokens of id {}", where, id));
     // Spellings with other letters are of added tokens, which merging never makes.
@@ -55,7 +57,8 @@ void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
 void VocabularyBuilder::add_merge(std::string_view line, const std::string& where) {
   const size_t blank = line.find(' ');
   if (blank == std::string_view::npos || line.find(' ', blank + 1) != std::string_view::npos)
-    fail(ErrorKind::kData, fmt::format("{}: a merge must be two tokens with a blank between: \"{}\"", where, line));
+    fail(ErrorKind::kData,
+         fmt::format("{}: a merge must be two tokens with a blank between: \"{}\"", where, line));
   add_merge(line.substr(0, blank), line.substr(blank + 1), where);
 }
 
@@ -105,7 +108,8 @@ class Reader {
       read_pre_tokenizer(*pre_tokenizer, "pre_tokenizer");
     if (!byte_level_) refuse_missing("pre_tokenizer: without ByteLevel");
     if (const json* added = member(root_, "added_tokens")) read_added_tokens(*added);
-    if (const json* decoder = member(root_, "decoder"); decoder != nullptr && type_of(*decoder) != "ByteLevel")
+    if (const json* decoder = member(root_, "decoder");
+        decoder != nullptr && type_of(*decoder) != "ByteLevel")
       refuse("decoder.type", decoder->value("type", json()));
     contents_.end = usual_end_of_text(contents_.added);
     if (const json* processor = member(root_, "post_processor"))
@@ -133,7 +137,9 @@ class Reader {
   // A flag that is false, or an empty text, asks for nothing.
   void require_idle(const json& object, const char* key, const std::string& where) const {
     const json* value = member(object, key);
-    if (value != nullptr && *value != false && *value != "" && *value != 0.0) refuse(where + key, *value);
+    const bool idle = value == nullptr || *value == false || *value == 0.0 ||
+                      (value->is_string() && value->get_ref<const std::string&>().empty());
+    if (!idle) refuse(where + key, *value);
   }
   static std::string type_of(const json& object) {
     const json* type = object.is_object() ? member(object, "type") : nullptr;
@@ -154,13 +160,15 @@ class Reader {
   bool flag(const json& object, const char* key, bool otherwise, const std::string& where) const {
     const json* value = member(object, key);
     if (value == nullptr) return otherwise;
-    if (!value->is_boolean()) fail(ErrorKind::kData, fmt::format("{}: {}{}: must be true or false", path_, where, key));
+    if (!value->is_boolean())
+      fail(ErrorKind::kData, fmt::format("{}: {}{}: must be true or false", path_, where, key));
     return value->get<bool>();
   }
 
   void read_model(const json& model) {
     // Files of before the key was there have BPE.
-    if (const json* type = member(model, "type"); type != nullptr && *type != "BPE") refuse("model.type", *type);
+    if (const json* type = member(model, "type"); type != nullptr && *type != "BPE")
+      refuse("model.type", *type);
     for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"})
       require_idle(model, key, "model.");
     contents_.whole_pieces = flag(model, "ignore_merges", false, "model.");

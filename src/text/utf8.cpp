@@ -70,8 +70,7 @@ char32_t next_code_point(std::string_view text, size_t& at) {
   if (length == 2) code_point = (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
   if (length == 3) code_point = (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
   if (length == 4) {
-    code_point =
-        (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F);
+    code_point = (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 | (byte(3) & 0x3F);
   }
   at += length;
   return code_point;

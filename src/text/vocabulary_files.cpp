@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-
 #include <string_view>
 #include <utility>
 
@@ -109,11 +108,17 @@ std::optional<TiktokenFamily> tiktoken_family(int64_t ranks) {
         ranks, "o200k", {{"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018}}, std::nullopt, 199999};
   }
   if (ranks == 128000) {  // Llama 3.1 and later
-    std::vector<std::string> names = {
-        "<|begin_of_text|>",           "<|end_of_text|>",    "<|reserved_special_token_0|>",
-        "<|reserved_special_token_1|>", "<|finetune_right_pad_id|>", "<|step_id|>",
-        "<|start_header_id|>",         "<|end_header_id|>",  "<|eom_id|>",
-        "<|eot_id|>",                  "<|python_tag|>"};
+    std::vector<std::string> names = {"<|begin_of_text|>",
+                                      "<|end_of_text|>",
+                                      "<|reserved_special_token_0|>",
+                                      "<|reserved_special_token_1|>",
+                                      "<|finetune_right_pad_id|>",
+                                      "<|step_id|>",
+                                      "<|start_header_id|>",
+                                      "<|end_header_id|>",
+                                      "<|eom_id|>",
+                                      "<|eot_id|>",
+                                      "<|python_tag|>"};
     for (int i = 2; names.size() < 256; ++i) names.push_back(fmt::format("<|reserved_special_token_{}|>", i));
     TiktokenFamily family{ranks, "llama3", {}, 128000, 128001};
     for (size_t i = 0; i < names.size(); ++i)
@@ -121,12 +126,11 @@ std::optional<TiktokenFamily> tiktoken_family(int64_t ranks) {
     return family;
   }
   if (ranks == 151643) {
-    TiktokenFamily family{
-        ranks,
-        "qwen2",
-        {{"<|endoftext|>", 151643}, {"<|im_start|>", 151644}, {"<|im_end|>", 151645}},
-        std::nullopt,
-        151643};
+    TiktokenFamily family{ranks,
+                          "qwen2",
+                          {{"<|endoftext|>", 151643}, {"<|im_start|>", 151644}, {"<|im_end|>", 151645}},
+                          std::nullopt,
+                          151643};
     return family;
   }
   return std::nullopt;
@@ -140,7 +144,8 @@ std::string read_vocabulary_file(const std::string& path) {
   if (error) fail(ErrorKind::kData, fmt::format("{}: cannot be read: {}", path, error.message()));
   if (!fs::is_regular_file(path, error)) fail(ErrorKind::kData, path + ": is not a regular file");
   if (size > kMostFileBytes) {
-    fail(ErrorKind::kData, fmt::format("{}: a vocabulary of {} bytes: at most {}", path, size, kMostFileBytes));
+    fail(ErrorKind::kData,
+         fmt::format("{}: a vocabulary of {} bytes: at most {}", path, size, kMostFileBytes));
   }
   std::string text(size, '\0');
   std::ifstream file(path, std::ios::binary);
@@ -165,7 +170,8 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
       fail(ErrorKind::kData,
            fmt::format("{}: line {}: must be base64 and a rank below {}", path, number, kMostTokens));
     }
-    if (static_cast<size_t>(rank) >= contents.tokens.size()) contents.tokens.resize(static_cast<size_t>(rank) + 1);
+    if (static_cast<size_t>(rank) >= contents.tokens.size())
+      contents.tokens.resize(static_cast<size_t>(rank) + 1);
     std::optional<std::string>& token = contents.tokens[static_cast<size_t>(rank)];
     if (token || !ids.emplace(bytes, rank).second)
       fail(ErrorKind::kData, fmt::format("{}: line {}: a token or a rank for the second time", path, number));
@@ -180,8 +186,9 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
   for (const auto& [token, id] : ids) {
     for (size_t cut = 1; cut < token.size(); ++cut) {
       const std::string_view whole = token;
-      const auto left = ids.find(whole.substr(0, cut)), right = ids.find(whole.substr(cut));
-      if (left != ids.end() && right != ids.end())
+      const auto left = ids.find(whole.substr(0, cut));
+      if (left == ids.end()) continue;
+      if (const auto right = ids.find(whole.substr(cut)); right != ids.end())
         contents.merges.push_back({left->second, right->second, id, static_cast<uint32_t>(id)});
     }
   }
@@ -189,10 +196,11 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
   std::ranges::sort(contents.merges, {}, [](const Merge& m) { return std::pair(m.rank, m.left); });
   const auto family = tiktoken_family(std::ssize(ids));
   if (pattern.empty() && !family) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: {} ranks are of no vocabulary that is known: name its pattern (gpt2, cl100k, o200k, "
-                     "llama3, qwen2)",
-                     path, ids.size()));
+    fail(
+        ErrorKind::kUsage,
+        fmt::format("{}: {} ranks are of no vocabulary that is known: name its pattern (gpt2, cl100k, o200k, "
+                    "llama3, qwen2)",
+                    path, ids.size()));
   }
   if (family) {
     contents.added = family->special;
@@ -279,7 +287,8 @@ std::string ids_beside(const std::string& merges_path) {
     const fs::path path = fs::path(merges_path).parent_path() / name;
     if (fs::exists(path)) return path.string();
   }
-  fail(ErrorKind::kData, merges_path + ": holds merges alone: there is no encoder.json or vocab.json beside it");
+  fail(ErrorKind::kData,
+       merges_path + ": holds merges alone: there is no encoder.json or vocab.json beside it");
 }
 
 }  // namespace
@@ -325,8 +334,10 @@ std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerOptions& options) {
     no_pattern();
     return read_gpt2_files(path, ids_beside(path));
   }
-  fail(ErrorKind::kData,
-       path + ": is no vocabulary: neither tokenizer.json, .tiktoken, merges of GPT-2 nor llm.c's tokenizer.bin");
+  fail(
+      ErrorKind::kData,
+      path +
+          ": is no vocabulary: neither tokenizer.json, .tiktoken, merges of GPT-2 nor llm.c's tokenizer.bin");
 }
 
 }  // namespace lockstep

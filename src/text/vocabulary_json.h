@@ -18,7 +18,8 @@ nlohmann::json parse_json_object(const std::string& path, const std::string& tex
 class VocabularyBuilder {
  public:
   // Fills tokens, byte_tokens and merges of `contents`.
-  VocabularyBuilder(BpeContents& contents, std::string where) : contents_(contents), where_(std::move(where)) {}
+  VocabularyBuilder(BpeContents& contents, std::string where)
+      : contents_(contents), where_(std::move(where)) {}
   // An object spelling -> id.
   void add_ids(const nlohmann::json& ids, const std::string& where);
   // "left right", in the order of rank. Error (kData): not two, or a token that has no id.

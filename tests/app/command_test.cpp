@@ -41,7 +41,8 @@ TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
   EXPECT_EQ(all.exit_code, 0);
   EXPECT_TRUE(holds(all.out, "Examples:\n  lockstep train ")) << all.out;
   EXPECT_TRUE(holds(all.out, "Exit codes: 0 done")) << all.out;
-  for (const std::string command : {"train", "eval", "prepare", "inspect", "diff", "config"}) {
+  for (const std::string command :
+       {"train", "eval", "prepare", "tokenize", "tokenizer", "inspect", "diff", "config"}) {
     EXPECT_TRUE(holds(all.out, "\n  " + command)) << command << " is not listed: " << all.out;
     const Answer help = lockstep_command({command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << command;

@@ -85,7 +85,7 @@ def main():
     for name, pattern in TIKTOKEN.items():
         encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         expected[f"small.tiktoken, {name}"] = [encoding.encode_ordinary(text) for text in texts]
-    (FOLDER / "expected.json").write_text(json.dumps({"texts": texts, "ids": expected}), encoding="ascii")
+    (FOLDER / "expected.json").write_text(json.dumps({"texts": texts, "ids": expected, "training": training_text()}), encoding="ascii")
 
 
 def byte_letters():

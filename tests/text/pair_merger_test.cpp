@@ -1,10 +1,10 @@
 // Both ways of merging against the definition.
+#include "text/pair_merger.h"
+
 #include <gtest/gtest.h>
 
 #include <map>
 #include <random>
-
-#include "text/pair_merger.h"
 
 namespace lockstep {
 namespace {

@@ -1,4 +1,6 @@
 // Tokenizers: ids of the peers on texts of every kind, round trips, what is refused.
+#include "text/tokenizer.h"
+
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -9,7 +11,6 @@
 #include "core/error.h"
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
-#include "text/tokenizer.h"
 
 namespace lockstep {
 namespace {
@@ -106,7 +107,7 @@ TEST(Tokenizer, MalformedBytesBecomeTheReplacementCharacterAsInPython) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"a\xFFz", "a" + r + "z"},
       {"\xC0\xAF", r + r},
-      {"\xE2\x82", r},                      // truncated: one
+      {"\xE2\x82", r},  // truncated: one
       {"\xE2\x82x", r + "x"},
       {"\xF0\x9F\x98", r},
       {"\xF0\x80\x80\x80", r + r + r + r},  // overlong
@@ -161,7 +162,11 @@ TEST(Tokenizer, ReadsLlmcsFileToDecode) {
   header[2] = 3;
   header[3] = 2;
   std::string bytes(reinterpret_cast<const char*>(header.data()), 1024);
-  bytes += std::string("\x02" "Hi", 3) + std::string("\x01!", 2) + std::string("\x05<eot>", 6);
+  bytes += std::string(
+               "\x02"
+               "Hi",
+               3) +
+           std::string("\x01!", 2) + std::string("\x05<eot>", 6);
   write_text(path, bytes);
   const auto tokenizer = open_tokenizer({.path = path});
   EXPECT_EQ(tokenizer->vocabulary_size(), 3);
@@ -246,9 +251,11 @@ TEST_F(TokenizerJson, RefusesWhatIsDamaged) {
 
 TEST_F(TokenizerJson, TakesMergesOfTheOldSpelling) {
   json old = good_;
-  for (json& merge : old["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  for (json& merge : old["model"]["merges"])
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   write_text(path_, old.dump());
-  EXPECT_EQ(open_tokenizer({.path = path_})->digest(), open_tokenizer({.path = kFiles + "llama3.json"})->digest());
+  EXPECT_EQ(open_tokenizer({.path = path_})->digest(),
+            open_tokenizer({.path = kFiles + "llama3.json"})->digest());
   EXPECT_EQ(open_tokenizer({.path = std::filesystem::path(path_).parent_path().string()})->digest(),
             open_tokenizer({.path = kFiles + "llama3.json"})->digest());
 }

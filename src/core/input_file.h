@@ -1,17 +1,17 @@
-// The bytes of a data file in order, plain or gzip-compressed alike.
+// The bytes of a data file in order, plain, gzip- or zstd-compressed alike.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "core/error.h"
 
-struct gzFile_s;
-
 namespace lockstep {
 
-// Errors are kData and name the file: missing, not a regular file, empty, unreadable, corrupted gzip stream.
+// Errors are kData and name the file: missing, not a regular file, empty, unreadable, corrupted gzip or zstd
+// stream.
 class InputFile {
  public:
   explicit InputFile(const std::string& path);
@@ -29,15 +29,21 @@ class InputFile {
   const std::string& path() const { return path_; }
   // Bytes delivered so far (of the content, when compressed).
   int64_t offset() const { return offset_; }
-  // No more content than this can follow from here: what is left of a plain file, or what the densest gzip
-  // stream of the file's size could hold. A count in a header is checked against it before memory is asked
-  // for.
+  // Bytes of the file itself that it took, roughly.
+  int64_t stored_offset() const;
+  // No more content than this can follow from here: what is left of a plain file, or what the densest
+  // compressed stream of the file's size could hold. A count in a header is checked against it before memory
+  // is asked for.
   int64_t most_remaining() const { return most_bytes_ - offset_; }
   bool compressed() const { return compressed_; }
 
  private:
+  struct Stream;
+  struct PlainOrGzip;
+  struct Zstd;
+
   std::string path_;
-  gzFile_s* file_ = nullptr;
+  std::unique_ptr<Stream> stream_;
   bool compressed_ = false;
   int64_t offset_ = 0;
   int64_t most_bytes_ = 0;

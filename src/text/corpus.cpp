@@ -1,0 +1,146 @@
+// Chunks end with lines, or where the tokenizer lets text be cut.
+#include "text/corpus.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "core/error.h"
+#include "text/utf8.h"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr size_t kChunkBytes = size_t{256} << 10;
+constexpr size_t kMostBytes = size_t{1} << 30;
+
+enum class Kind { kText, kJsonLines, kOther };
+
+Kind kind_of(fs::path path) {
+  if (path.extension() == ".gz" || path.extension() == ".zst") path.replace_extension();
+  if (path.extension() == ".jsonl" || path.extension() == ".ndjson") return Kind::kJsonLines;
+  return path.extension() == ".txt" ? Kind::kText : Kind::kOther;
+}
+
+}  // namespace
+
+std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
+  std::vector<CorpusFile> files;
+  const auto add = [&](const fs::path& path) {
+    std::error_code error;
+    const uintmax_t bytes = fs::file_size(path, error);
+    if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", path.string(), error.message()));
+    files.push_back({path.string(), kind_of(path) == Kind::kJsonLines, static_cast<int64_t>(bytes)});
+  };
+  for (const std::string& input : inputs) {
+    std::error_code error;
+    if (!fs::is_directory(input, error)) {
+      if (!fs::exists(input, error)) fail(ErrorKind::kUsage, input + ": there is no such file or directory");
+      add(input);
+      continue;
+    }
+    std::set<std::string> found;  // by name, whatever the order of the file system
+    for (auto entry = fs::recursive_directory_iterator(input, error);
+         !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
+      std::error_code ignored;
+      if (entry->is_regular_file(ignored) && kind_of(entry->path()) != Kind::kOther)
+        found.insert(entry->path().string());
+    }
+    if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", input, error.message()));
+    if (found.empty()) fail(ErrorKind::kUsage, input + ": has no .txt or .jsonl in it, plain, .gz or .zst");
+    for (const std::string& path : found) add(path);
+  }
+  return files;
+}
+
+void visit_documents(const TextChunk& chunk, const std::string& field,
+                     const std::function<void(std::string_view)>& document) {
+  if (!chunk.file->json_lines) {
+    document(chunk.text);
+    return;
+  }
+  std::string scratch;
+  std::string_view rest = chunk.text;
+  for (int64_t number = chunk.first_line; !rest.empty(); ++number) {
+    const size_t end = std::min(rest.find('\n'), rest.size());
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    const auto refuse = [&](const std::string& rule) {
+      fail(ErrorKind::kData, fmt::format("{}: line {}: {}", chunk.file->path, number, rule));
+    };
+    const auto object = nlohmann::json::parse(well_formed(line, scratch), nullptr, false);
+    if (object.is_discarded()) refuse("is not JSON");
+    if (!object.is_object()) refuse("must be a JSON object");
+    const auto found = object.find(field);
+    if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
+    if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
+    document(found->get_ref<const std::string&>());
+  }
+}
+
+CorpusReader::CorpusReader(const std::vector<CorpusFile>& files, std::function<size_t(std::string_view)> cut)
+    : files_(files), cut_(std::move(cut)) {}
+
+bool CorpusReader::open_next() {
+  if (next_file_ == files_.size()) return false;
+  file_ = &files_[next_file_++];
+  exhausted_ = file_->bytes == 0;
+  if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path);
+  begins_ = true;
+  line_ = 1;
+  return true;
+}
+
+// Until the buffer holds so many bytes, or the file ends.
+void CorpusReader::fill(size_t bytes) {
+  const size_t before = buffer_.size();
+  if (exhausted_ || before >= bytes) return;
+  buffer_.resize(bytes);
+  const size_t got = input_->read_up_to(buffer_.data() + before, bytes - before);
+  buffer_.resize(before + got);
+  exhausted_ = buffer_.size() < bytes;
+}
+
+bool CorpusReader::next(TextChunk& chunk) {
+  if (file_ == nullptr && !open_next()) return false;
+  fill(kChunkBytes);
+  size_t end = 0;
+  while (true) {
+    if (exhausted_) {
+      end = buffer_.size();
+      break;
+    }
+    end = file_->json_lines ? buffer_.rfind('\n') + 1 : cut_(buffer_);  // npos + 1 is 0
+    if (end > 0) break;
+    if (buffer_.size() >= kMostBytes) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: a {} of more than {} bytes", file_->path,
+                       file_->json_lines ? fmt::format("line (number {})", line_) : "document", kMostBytes));
+    }
+    fill(2 * buffer_.size());
+  }
+  chunk.file = file_;
+  chunk.text.assign(buffer_, 0, end);
+  chunk.first_line = line_;
+  chunk.begins = std::exchange(begins_, file_->json_lines);
+  buffer_.erase(0, end);
+  chunk.ends = file_->json_lines || (exhausted_ && buffer_.empty());
+  if (file_->json_lines) line_ += std::ranges::count(chunk.text, '\n');
+  if (exhausted_ && buffer_.empty()) {
+    done_ += file_->bytes;
+    input_.reset();
+    file_ = nullptr;
+  }
+  return true;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,71 @@
+// Documents of a corpus: files of text and of JSON lines, compressed or not, in an order that does not
+// change.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/input_file.h"
+
+namespace lockstep {
+
+struct CorpusOptions {
+  std::vector<std::string> inputs;  // files and directories
+  std::string field = "text";       // of each line of .jsonl
+};
+
+struct CorpusFile {
+  std::string path;
+  bool json_lines = false;
+  int64_t bytes = 0;  // as stored
+};
+
+// The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
+// plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
+// these and .txt are taken. Errors: kUsage for an input that is not there or has no such file.
+std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs);
+
+// A part of one document, or several whole ones.
+struct TextChunk {
+  const CorpusFile* file = nullptr;
+  std::string text;
+  int64_t first_line = 0;  // of JSON lines: the number of the first, from 1
+  bool begins = true, ends = true;
+};
+
+// Calls document(text) for each in a chunk: itself, or the field of each of its lines. Error (kData) naming
+// file and line: not a JSON object, or without that field as a text.
+void visit_documents(const TextChunk& chunk, const std::string& field,
+                     const std::function<void(std::string_view)>& document);
+
+// Reads files chunk by chunk.
+class CorpusReader {
+ public:
+  // cut: as Tokenizer::cut, for documents that are longer than a chunk. `files` must live as long.
+  CorpusReader(const std::vector<CorpusFile>& files, std::function<size_t(std::string_view)> cut);
+  // False at the end. Errors (kData) as InputFile, and for a line or an uncut document above 1 GiB.
+  bool next(TextChunk& chunk);
+  // Stored bytes of all files so far.
+  int64_t bytes_done() const { return done_ + (input_ ? input_->stored_offset() : 0); }
+
+ private:
+  bool open_next();
+  void fill(size_t bytes);
+
+  const std::vector<CorpusFile>& files_;
+  std::function<size_t(std::string_view)> cut_;
+  size_t next_file_ = 0;
+  const CorpusFile* file_ = nullptr;
+  std::unique_ptr<InputFile> input_;
+  bool exhausted_ = false;
+  bool begins_ = true;  // a document
+  int64_t line_ = 1;
+  int64_t done_ = 0;  // stored bytes of files before this one
+  std::string buffer_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,138 @@
+// Sealed token files: reading, and which reader a file is for.
+#include "text/token_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <utility>
+
+#include "core/error.h"
+#include "hdf5/file.h"
+#include "hdf5/mapped_blocks.h"
+#include "hdf5/sealed_file.h"
+#include "text/token_elements.h"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+int64_t TokenFile::document_of(int64_t position) const {
+  int64_t low = 0, high = description_.documents;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (document_begin(middle) <= position ? low : high) = middle;
+  }
+  return low;
+}
+
+namespace {
+
+constexpr int64_t kTokens = 0, kDocuments = 1;  // the sealed arrays
+
+class SealedTokens final : public TokenFile {
+ public:
+  SealedTokens(const std::string& path, BlockedFile content) {
+    const auto refuse = [&](const std::string& rule) {
+      fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
+    };
+    const Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+    if (!file.has_attribute("/", kTokenLayoutAttribute))
+      refuse("holds no tokens (lockstep tokenize makes them)");
+    const auto number = [&](const char* name) { return file.read_attribute_integer("/", name); };
+    if (const int64_t layout = number(kTokenLayoutAttribute); layout != kTokenLayout)
+      refuse(fmt::format("layout {} of tokens: this program knows {}", layout, kTokenLayout));
+    const Hdf5Entry tokens = file.describe("/tokens"), documents = file.describe("/documents");
+    description_.source = path;
+    description_.tokens = tokens.shape.elements();
+    description_.documents = documents.shape.elements() - 1;
+    description_.vocabulary_size = number("vocabulary_size");
+    description_.tokenizer = file.read_attribute_text("/", "tokenizer");
+    const auto token = [&](const char* name) {
+      const int64_t id = number(name);
+      return id < 0 ? std::nullopt : std::optional(static_cast<int32_t>(id));
+    };
+    description_.begin = token("begin_token");
+    description_.end = token("end_token");
+    description_.largest = number("largest_token");
+    description_.largest_position = number("largest_position");
+    description_.bytes_per_token = token_bytes(description_.vocabulary_size);
+    const bool fit = content.arrays.size() == 2 && description_.tokens > 0 && description_.documents > 0 &&
+                     content.arrays[kTokens].bytes == description_.tokens * description_.bytes_per_token &&
+                     content.arrays[kDocuments].bytes == (description_.documents + 1) * 8;
+    if (!fit) refuse("its seal is about other arrays than /tokens and /documents");
+    mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
+  }
+
+  void read(int64_t first, std::span<int32_t> out) const override {
+    const int width = description_.bytes_per_token;
+    const int64_t begin = first * width, end = begin + std::ssize(out) * width;
+    require(kTokens, begin, end, width);
+    copy_tokens(mapping_->array(kTokens).data() + begin, width, first, out, description_.source);
+  }
+  int64_t document_begin(int64_t i) const override {
+    require(kDocuments, 8 * i, 8 * i + 8, 8);
+    int64_t begin = 0;
+    std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
+    if (begin < 0 || begin > description_.tokens)
+      fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i,
+                                         begin, description_.tokens));
+    return begin;
+  }
+  void read_ahead(int64_t first, int64_t count) const override {
+    const int width = description_.bytes_per_token;
+    mapping_->read_ahead(kTokens, first * width, (first + count) * width);
+  }
+  std::string digest() const override {
+    return digest_of_digests(fmt::format("tokens {} {}", description_.tokens, description_.bytes_per_token),
+                             mapping_->digests());
+  }
+
+ private:
+  void require(int64_t array, int64_t begin, int64_t end, int64_t width) const {
+    const auto damaged = mapping_->first_damaged(array, begin, end);
+    if (!damaged) return;
+    const int64_t first = *damaged * kBlockBytes / width;
+    fail(ErrorKind::kData,
+         fmt::format("{}: damaged: block {} of /{} (from element {} on) is not what was sealed",
+                     description_.source, *damaged, array == kTokens ? "tokens" : "documents", first));
+  }
+
+  std::unique_ptr<MappedBlocks> mapping_;
+};
+
+}  // namespace
+
+std::unique_ptr<TokenFile> open_sealed_tokens(const std::string& path) {
+  std::optional<BlockedFile> content = verify_outline(path, ErrorKind::kData);
+  if (!content) fail(ErrorKind::kData, path + ": holds no sealed tokens (lockstep tokenize makes them)");
+  return std::make_unique<SealedTokens>(path, std::move(*content));
+}
+
+bool holds_tokens(const std::string& path) {
+  return seals_blocks(path, ErrorKind::kData) && verify_outline(path, ErrorKind::kData) &&
+         Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+}
+
+std::unique_ptr<TokenFile> open_token_file(const std::string& path) {
+  const fs::path name = path;
+  std::error_code error;
+  // Megatron's prefix, .bin or .idx.
+  fs::path stem = name;
+  if (name.extension() == ".idx" || name.extension() == ".bin") stem.replace_extension();
+  const std::string index = stem.string() + ".idx";
+  std::array<char, 16> start{};
+  std::ifstream(name.extension() == ".idx" ? index : path, std::ios::binary).read(start.data(), start.size());
+  int32_t magic = 0;
+  std::memcpy(&magic, start.data(), sizeof magic);
+  if (magic == kGpt2Tokens || magic == kLlama3Tokens) return open_llmc_tokens(path);
+  if (fs::is_regular_file(index, error)) return open_megatron_tokens(index, stem.string() + ".bin");
+  if (fs::exists(path, error)) return open_sealed_tokens(path);
+  fail(ErrorKind::kData, path + ": cannot be read: there is no such file");
+}
+
+}  // namespace lockstep

@@ -1,0 +1,201 @@
+// Writing token files. How long the arrays become is known at the end alone, and HDF5 wants to know it at the
+// beginning: they wait in nameless files beside the one that is made.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "core/error.h"
+#include "hdf5/block_writer.h"
+#include "hdf5/file.h"
+#include "hdf5/raw_values.h"
+#include "hdf5/sealed_file.h"
+#include "text/token_elements.h"
+#include "text/token_file.h"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t kPage = 4096;
+
+// Only a file of tokens or an empty one is replaced: another may be the text itself, given in the wrong
+// place.
+void require_replaceable(const std::string& path) {
+  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
+  const fs::path directory = fs::path(path).parent_path();
+  std::error_code error;
+  if (!directory.empty() && !fs::is_directory(directory, error))
+    refuse(fmt::format("there is no directory {}", directory.string()));
+  if (!fs::exists(path, error)) return;
+  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
+  if (fs::file_size(path, error) == 0) return;
+  bool tokens = false;
+  try {
+    tokens = holds_tokens(path);
+  } catch (const Error&) {
+    // Damaged, or something else.
+  }
+  if (!tokens) refuse("exists and holds no tokens: not replaced");
+}
+
+// Bytes that are written once and read once. Its name goes at once: nothing is left of it, however the
+// process ends.
+class Spool {
+ public:
+  explicit Spool(const std::string& path)
+      : path_(path), file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+    if (file_ < 0)
+      fail(ErrorKind::kData, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
+    ::unlink(path.c_str());
+  }
+  ~Spool() { ::close(file_); }
+  Spool(const Spool&) = delete;
+  Spool& operator=(const Spool&) = delete;
+
+  template <class Value>
+  void add(const Value& value) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
+    buffer_.insert(buffer_.end(), bytes, bytes + sizeof value);
+    size_ += static_cast<int64_t>(sizeof value);
+    if (std::ssize(buffer_) >= kBlockBytes) flush();
+  }
+  int64_t size() const { return size_; }
+
+  void move_to(BlockWriter& writer, RawValues& target) {
+    flush();
+    buffer_.resize(static_cast<size_t>(kBlockBytes));
+    for (int64_t at = 0; at < size_;) {
+      const ssize_t count = ::pread(file_, buffer_.data(), buffer_.size(), at);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) fail_disk("read", count == 0 ? EIO : errno);
+      writer.add(target, std::span(buffer_).first(static_cast<size_t>(count)));
+      at += count;
+    }
+    writer.flush(target);
+  }
+
+ private:
+  void flush() {
+    size_t done = 0;
+    while (done < buffer_.size()) {
+      const ssize_t count = ::write(file_, buffer_.data() + done, buffer_.size() - done);
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) fail_disk("written", count == 0 ? EIO : errno);
+      done += static_cast<size_t>(count);
+    }
+    buffer_.clear();
+  }
+  [[noreturn]] void fail_disk(const char* what, int error) const {
+    fail(ErrorKind::kData, fmt::format("{}: cannot be {}: {}", path_, what, std::strerror(error)));
+  }
+
+  std::string path_;
+  int file_;
+  int64_t size_ = 0;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace
+
+struct TokenFileWriter::Impl {
+  Impl(const std::string& output, const TokenFileDescription& wanted)
+      : path(output),
+        temporary(fmt::format("{}.{}.partial", output, getpid())),
+        description(wanted),
+        tokens(temporary + ".tokens"),
+        documents(temporary + ".documents") {}
+  ~Impl() { ::unlink(temporary.c_str()); }
+
+  std::string path, temporary;
+  TokenFileDescription description;
+  Spool tokens, documents;
+  int64_t begin = 0;  // of the document under way
+};
+
+TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileDescription& description) {
+  require_replaceable(path);
+  impl_ = std::make_unique<Impl>(path, description);
+  TokenFileDescription& own = impl_->description;
+  own.source = path;
+  own.tokens = own.documents = 0;
+  own.largest = own.largest_position = -1;
+  own.bytes_per_token = token_bytes(own.vocabulary_size);
+}
+
+TokenFileWriter::~TokenFileWriter() = default;
+
+void TokenFileWriter::add(std::span<const int32_t> tokens) {
+  TokenFileDescription& own = impl_->description;
+  for (const int32_t token : tokens) {
+    if (token < 0 || token >= own.vocabulary_size) {
+      fail(ErrorKind::kData, fmt::format("{}: token {} is {}: outside of a vocabulary of {}", own.source,
+                                         own.tokens, token, own.vocabulary_size));
+    }
+    if (token > own.largest) {
+      own.largest = token;
+      own.largest_position = own.tokens;
+    }
+    if (own.bytes_per_token == 2) {
+      impl_->tokens.add(static_cast<uint16_t>(token));
+    } else {
+      impl_->tokens.add(static_cast<uint32_t>(token));
+    }
+    ++own.tokens;
+  }
+}
+
+void TokenFileWriter::end_document() {
+  impl_->documents.add(static_cast<uint64_t>(impl_->begin));
+  impl_->begin = impl_->description.tokens;
+  ++impl_->description.documents;
+}
+
+TokenFileDescription TokenFileWriter::finish() {
+  Impl& impl = *impl_;
+  const TokenFileDescription& own = impl.description;
+  if (own.tokens == 0) fail(ErrorKind::kData, impl.path + ": not written: there are no tokens");
+  if (impl.begin != own.tokens) fail(ErrorKind::kInternal, impl.path + ": its last document has no end");
+  impl.documents.add(static_cast<uint64_t>(own.tokens));
+  Hdf5File hdf5 = Hdf5File::create(impl.temporary, ErrorKind::kData, kPage, kPage);
+  BlockedArray tokens{0, impl.tokens.size()}, documents{0, impl.documents.size()};
+  tokens.offset = hdf5.allocate_unsigned("/tokens", own.bytes_per_token, {own.tokens});
+  documents.offset = hdf5.allocate_unsigned("/documents", 8, {own.documents + 1});
+  const int64_t table = hdf5.allocate(
+      "/digests", DType::kU8, {blocks_of(tokens.bytes) + blocks_of(documents.bytes), std::ssize(Digest{})});
+  hdf5.write_attribute("/", kTokenLayoutAttribute, kTokenLayout);
+  hdf5.write_attribute("/", "vocabulary_size", own.vocabulary_size);
+  hdf5.write_attribute("/", "tokenizer", own.tokenizer);
+  hdf5.write_attribute("/", "begin_token", int64_t{own.begin.value_or(-1)});
+  hdf5.write_attribute("/", "end_token", int64_t{own.end.value_or(-1)});
+  hdf5.write_attribute("/", "largest_token", own.largest);
+  hdf5.write_attribute("/", "largest_position", own.largest_position);
+  hdf5.close();
+  if (tokens.offset > documents.offset)
+    fail(ErrorKind::kInternal, impl.temporary + ": HDF5 has put /documents before /tokens");
+  {
+    RawValues file(impl.temporary, ErrorKind::kData);
+    BlockWriter token_blocks(tokens, impl.temporary), document_blocks(documents, impl.temporary);
+    impl.tokens.move_to(token_blocks, file);
+    impl.documents.move_to(document_blocks, file);
+    if (!token_blocks.complete() || !document_blocks.complete())
+      fail(ErrorKind::kInternal, impl.temporary + ": tokens are missing");
+    std::vector<Digest> digests = token_blocks.digests();
+    digests.insert(digests.end(), document_blocks.digests().begin(), document_blocks.digests().end());
+    file.write(table, std::as_bytes(std::span(digests)));
+  }
+  seal_blocked_file(impl.temporary, ErrorKind::kData, {tokens, documents}, table);
+  commit_file(impl.temporary, impl.path, ErrorKind::kData);
+  return own;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,101 @@
+// Chunks are encoded on all threads and written in their order.
+#include "text/tokenize.h"
+
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/thread_pool.h"
+#include "text/corpus_batches.h"
+
+namespace lockstep {
+
+namespace {
+
+// Encoders that wait for a thread. What one has learned stays with it.
+class Encoders {
+ public:
+  Encoders(const Tokenizer& tokenizer, SpecialSpelling spelling)
+      : tokenizer_(tokenizer), spelling_(spelling) {}
+  std::unique_ptr<TokenEncoder> take() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        std::unique_ptr<TokenEncoder> encoder = std::move(idle_.back());
+        idle_.pop_back();
+        return encoder;
+      }
+    }
+    return tokenizer_.encoder(spelling_);
+  }
+  void give_back(std::unique_ptr<TokenEncoder> encoder) {
+    const std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(encoder));
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  SpecialSpelling spelling_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<TokenEncoder>> idle_;
+};
+
+// The tokens of a chunk, and where in them documents end.
+struct ChunkTokens {
+  std::vector<int32_t> ids;
+  std::vector<size_t> ends;
+};
+
+ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options, TokenEncoder& encoder) {
+  ChunkTokens tokens;
+  tokens.ids.reserve(chunk.text.size() / 3);
+  visit_documents(chunk, options.corpus.field, [&](std::string_view text) {
+    if (chunk.begins && options.begin) tokens.ids.push_back(*options.begin);
+    encoder.encode(text, tokens.ids);
+    if (!chunk.ends) return;
+    if (options.end) tokens.ids.push_back(*options.end);
+    tokens.ends.push_back(tokens.ids.size());
+  });
+  return tokens;
+}
+
+void write(const ChunkTokens& tokens, TokenFileWriter& writer) {
+  const std::span<const int32_t> ids = tokens.ids;
+  size_t begin = 0;
+  for (const size_t end : tokens.ends) {
+    writer.add(ids.subspan(begin, end - begin));
+    writer.end_document();
+    begin = end;
+  }
+  writer.add(ids.subspan(begin));
+}
+
+}  // namespace
+
+TokenFileDescription tokenize(const TokenizeOptions& options, const Tokenizer& tokenizer,
+                              const std::string& output) {
+  Encoders encoders(tokenizer, options.spelling);
+  encoders.give_back(encoders.take());  // a vocabulary that only decodes says so here
+  TokenFileDescription description;
+  description.vocabulary_size = tokenizer.vocabulary_size();
+  description.tokenizer = tokenizer.digest();
+  description.begin = options.begin;
+  description.end = options.end;
+  TokenFileWriter writer(output, description);
+  for_each_batch(
+      options.corpus, [&](std::string_view text) { return tokenizer.cut(text); },
+      [&](const std::vector<TextChunk>& chunks) {
+        std::vector<ChunkTokens> tokens(chunks.size());
+        thread_pool().run(std::ssize(tokens), [&](int64_t i) {
+          const auto at = static_cast<size_t>(i);
+          std::unique_ptr<TokenEncoder> encoder = encoders.take();
+          tokens[at] = encode_chunk(chunks[at], options, *encoder);
+          encoders.give_back(std::move(encoder));
+        });
+        for (const ChunkTokens& part : tokens) write(part, writer);
+      },
+      options.progress);
+  return writer.finish();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,222 @@
+// A corpus into a token file: every kind of file, the same bytes on any number of threads, places to cut.
+#include "text/tokenize.h"
+
+#include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/thread_pool.h"
+#include "data/rejection.h"
+#include "hdf5/scratch_directory.h"
+
+namespace lockstep {
+namespace {
+
+using nlohmann::json;
+using testing::bytes_of;
+using testing::expect_rejection;
+
+const std::string kFiles = std::string(LOCKSTEP_TEXT_FILES) + "/";
+
+void write_text(const std::string& path, const std::string& text) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+void write_gzip(const std::string& path, const std::string& text) {
+  gzFile file = gzopen(path.c_str(), "wb");
+  gzwrite(file, text.data(), static_cast<unsigned>(text.size()));
+  gzclose(file);
+}
+
+// In two frames, as pzstd and `cat` make them.
+void write_zstd(const std::string& path, const std::string& text) {
+  std::string all;
+  for (const std::string& part : {text.substr(0, text.size() / 2), text.substr(text.size() / 2)}) {
+    std::string packed(ZSTD_compressBound(part.size()), '\0');
+    packed.resize(ZSTD_compress(packed.data(), packed.size(), part.data(), part.size(), 3));
+    all += packed;
+  }
+  write_text(path, all);
+}
+
+// English and other text, enough for several chunks.
+std::string long_text(size_t bytes) {
+  std::ifstream file(kFiles + "expected.json");
+  const json texts = json::parse(file)["texts"];
+  std::string text;
+  for (size_t i = 0; text.size() < bytes; ++i) {
+    text += texts[i % texts.size()].get<std::string>();
+    text += i % 3 == 0 ? " and he said\n" : " the word of";
+  }
+  return text;
+}
+
+class Tokenize : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return directory_.file(name); }
+  TokenFileDescription run(std::vector<std::string> inputs, const std::string& output = "out.h5") {
+    options_.corpus.inputs = std::move(inputs);
+    return tokenize(options_, *tokenizer_, path(output));
+  }
+  // The tokens of each document.
+  std::vector<std::vector<int32_t>> documents(const std::string& name = "out.h5") {
+    const auto file = open_token_file(path(name));
+    std::vector<std::vector<int32_t>> found;
+    for (int64_t i = 0; i < file->description().documents; ++i) {
+      const int64_t begin = file->document_begin(i), end = file->document_begin(i + 1);
+      file->read(begin, found.emplace_back(static_cast<size_t>(end - begin)));
+    }
+    return found;
+  }
+  std::vector<int32_t> ids(const std::string& text) {
+    return tokenizer_->encode(text, SpecialSpelling::kText);
+  }
+
+  testing::ScratchDirectory directory_;
+  std::unique_ptr<Tokenizer> tokenizer_ = open_tokenizer({.path = kFiles + "llama3.json"});
+  TokenizeOptions options_;
+};
+
+TEST_F(Tokenize, EveryKindOfFileIsRead) {
+  const std::string lines =
+      "{\"text\": \"one\"}\n\n{\"id\": 3, \"text\": \"two\\n\\u00e9\"}\r\n{\"text\": \"\"}";
+  write_text(path("corpus/a.txt"), "plain");
+  write_gzip(path("corpus/b.txt.gz"), "packed");
+  write_zstd(path("corpus/c.txt.zst"), "denser packed");
+  write_text(path("corpus/sub/d.jsonl"), lines);
+  write_zstd(path("corpus/sub/e.jsonl.zst"), lines);
+  write_gzip(path("corpus/sub/f.ndjson.gz"), lines);
+  write_text(path("corpus/ignored.md"), "not text for training");
+  write_text(path("corpus/z.txt"), "");
+  write_text(path("named.md"), "# named");
+  const TokenFileDescription made = run({path("corpus"), path("named.md")});
+  EXPECT_EQ(made.tokenizer, tokenizer_->digest());
+  std::vector<std::vector<int32_t>> expected = {ids("plain"), ids("packed"), ids("denser packed")};
+  for (int i = 0; i < 3; ++i)
+    for (const char* text : {"one", "two\n\xC3\xA9", ""}) expected.push_back(ids(text));
+  expected.push_back({});
+  expected.push_back(ids("# named"));
+  EXPECT_EQ(documents(), expected);
+}
+
+TEST_F(Tokenize, TokensStandBeforeAndBehindEachDocument) {
+  write_text(path("a.txt"), "a <|endoftext|>");
+  write_text(path("b.txt"), "b");
+  options_.begin = 480;
+  options_.end = 481;
+  run({path("b.txt"), path("a.txt")});
+  std::vector<int32_t> a = {480}, b = {480};
+  for (const int32_t id : ids("a <|endoftext|>")) a.push_back(id);
+  for (const int32_t id : ids("b")) b.push_back(id);
+  a.push_back(481);
+  b.push_back(481);
+  EXPECT_EQ(documents(), (std::vector<std::vector<int32_t>>{b, a}));
+  EXPECT_EQ(open_token_file(path("out.h5"))->description().begin, 480);
+  options_.spelling = SpecialSpelling::kToken;
+  run({path("a.txt")});
+  EXPECT_EQ(documents()[0].size(), 2 + tokenizer_->encode("a <|endoftext|>").size());
+}
+
+TEST_F(Tokenize, ALongDocumentHasTheTokensThatItHasInOnePiece) {
+  const std::string text = long_text(3 << 20);
+  write_text(path("long.txt"), text);
+  std::string first;
+  for (const std::string name : {"llama3.json", "gpt2.json", "qwen2.json", "bytes"}) {
+    tokenizer_ = open_tokenizer({.path = name == "bytes" ? name : kFiles + name});
+    for (const int threads : {1, 3}) {
+      set_threads(threads);
+      run({path("long.txt")});
+      const auto found = documents();
+      ASSERT_EQ(found.size(), 1u);
+      EXPECT_TRUE(found[0] == ids(text)) << name;
+      if (threads == 1) first = bytes_of(path("out.h5"));
+      EXPECT_TRUE(bytes_of(path("out.h5")) == first) << name << ": the file depends on the threads";
+    }
+  }
+  set_threads(1);
+}
+
+// The claim behind it, at every place of short texts.
+TEST_F(Tokenize, CutsChangeNoToken) {
+  std::ifstream file(kFiles + "expected.json");
+  const json texts = json::parse(file)["texts"];
+  std::vector<std::unique_ptr<Tokenizer>> tokenizers;
+  for (const char* name : {"gpt2.json", "llama3.json", "qwen2.json"})
+    tokenizers.push_back(open_tokenizer({.path = kFiles + name}));
+  for (const char* pattern : {"gpt2", "cl100k", "o200k", "llama3", "qwen2"})
+    tokenizers.push_back(open_tokenizer({.path = kFiles + "small.tiktoken", .pattern = pattern}));
+  int64_t cuts = 0;
+  for (const auto& tokenizer : tokenizers) {
+    const auto encoder = tokenizer->encoder(SpecialSpelling::kToken);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      // Line feeds and blanks between all kinds of characters.
+      const std::string text = texts[i].get<std::string>() + "\n" +
+                               texts[(i + 7) % texts.size()].get<std::string>() + "\n" +
+                               texts[(i + 3) % texts.size()].get<std::string>() + " end of it";
+      std::vector<int32_t> whole, parts;
+      encoder->encode(text, whole);
+      size_t last = 0;
+      for (size_t end = 1; end <= text.size(); ++end) {
+        const size_t at = tokenizer->cut(std::string_view(text).substr(0, end));
+        if (at == 0 || at == last) continue;
+        last = at;
+        ++cuts;
+        parts.clear();
+        encoder->encode(std::string_view(text).substr(0, at), parts);
+        encoder->encode(std::string_view(text).substr(at), parts);
+        ASSERT_EQ(parts, whole) << json(text).dump() << " cut at " << at;
+      }
+    }
+  }
+  EXPECT_GT(cuts, 500);
+}
+
+TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
+  const auto rejected = [&](ErrorKind kind, std::initializer_list<std::string> parts,
+                            const std::string& input) {
+    expect_rejection(kind, parts, [&] { run({path(input)}); });
+    EXPECT_FALSE(std::filesystem::exists(path("out.h5")));
+  };
+  write_text(path("a.jsonl"), "{\"text\": \"one\"}\n{\"text\": \n");
+  rejected(ErrorKind::kData, {"a.jsonl", "line 2", "is not JSON"}, "a.jsonl");
+  write_text(path("a.jsonl"), "{\"text\": \"one\"}\n\n[1]\n");
+  rejected(ErrorKind::kData, {"a.jsonl", "line 3", "object"}, "a.jsonl");
+  write_text(path("a.jsonl"), "{\"content\": \"one\"}\n");
+  rejected(ErrorKind::kData, {"a.jsonl", "line 1", "no field \"text\""}, "a.jsonl");
+  write_text(path("a.jsonl"), "{\"text\": 3}\n");
+  rejected(ErrorKind::kData, {"a.jsonl", "line 1", "must be a text"}, "a.jsonl");
+  write_zstd(path("b.txt.zst"), long_text(1000));
+  const std::string packed = bytes_of(path("b.txt.zst"));
+  write_text(path("b.txt.zst"), packed.substr(0, packed.size() - 3));
+  rejected(ErrorKind::kData, {"b.txt.zst", "zstd"}, "b.txt.zst");
+  write_text(path("c.txt"), "");
+  rejected(ErrorKind::kData, {"out.h5", "no tokens"}, "c.txt");
+  rejected(ErrorKind::kUsage, {"nothing", "no such file"}, "nothing");
+  std::filesystem::create_directories(path("empty"));
+  rejected(ErrorKind::kUsage, {"empty", ".jsonl"}, "empty");
+  std::filesystem::remove_all(path("empty"));
+  options_.corpus.field = "content";
+  write_text(path("a.jsonl"), "{\"content\": \"one\"}\n");
+  run({path("a.jsonl")});
+  EXPECT_EQ(documents(), (std::vector<std::vector<int32_t>>{ids("one")}));
+}
+
+// Line numbers go on from chunk to chunk.
+TEST_F(Tokenize, LinesAreCountedThroughTheWholeFile) {
+  std::string lines;
+  for (int i = 0; i < 40000; ++i) lines += "{\"text\": \"line number " + std::to_string(i) + "\"}\n";
+  write_text(path("a.jsonl"), lines + "broken\n");
+  expect_rejection(ErrorKind::kData, {"a.jsonl", "line 40001"}, [&] { run({path("a.jsonl")}); });
+  write_text(path("a.jsonl"), lines);
+  EXPECT_EQ(run({path("a.jsonl")}).documents, 40000);
+  EXPECT_EQ(documents()[39999], ids("line number 39999"));
+}
+
+}  // namespace
+}  // namespace lockstep
