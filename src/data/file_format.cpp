@@ -83,7 +83,7 @@ std::string detect_format(const std::string& path) {
   InputFile file(path);
   try {
     start.resize(file.read_up_to(start.data(), start.size()));
-  } catch (const Error&) {  // a damaged gzip stream
+  } catch (const Error&) {  // a damaged stream
     if (!by_name.empty()) return by_name;
     throw;
   }
@@ -93,7 +93,8 @@ std::string detect_format(const std::string& path) {
       fail(ErrorKind::kData, fmt::format("{}: is {}, which is not read", path, what));
   }
   if (file.compressed() && start.starts_with("\x89HDF\r\n\x1a\n"))
-    fail(ErrorKind::kData, fmt::format("{}: is an HDF5 file inside gzip: unpack it first (gunzip)", path));
+    fail(ErrorKind::kData,
+         fmt::format("{}: is a compressed HDF5 file: unpack it first (gunzip, unzstd)", path));
   if (by_name == "cifar10" && (file.compressed() || status.st_size % kCifarRecord == 0)) return by_name;
   if (is_text(start) && (has_fields(start) || by_name.empty())) return "csv";
   if (by_name.empty()) {

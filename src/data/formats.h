@@ -15,9 +15,9 @@
 namespace lockstep {
 
 // The format of a file by its content: hdf5 (a seal, or the signature behind whatever user block), idx (its
-// magic number), csv (text), each but hdf5 also inside gzip; cifar10, which has no mark, where name and size
-// agree. Where the content does not tell, by the name. Errors: kData when it is of another known kind, or
-// cannot be read and has no telling name; kUsage when nothing tells.
+// magic number), csv (text), each but hdf5 also inside gzip or zstd; cifar10, which has no mark, where name
+// and size agree. Where the content does not tell, by the name. Errors: kData when it is of another known
+// kind, or cannot be read and has no telling name; kUsage when nothing tells.
 std::string detect_format(const std::string& path);
 
 // The label that counts nothing, of what the options and a file say. Error (kUsage) when they differ, or when

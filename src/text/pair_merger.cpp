@@ -31,27 +31,23 @@ void PairMerger::merge(const MergeTable& table, std::vector<int32_t>& symbols) {
 }
 
 void PairMerger::merge_few(const MergeTable& table, std::vector<int32_t>& symbols) {
+  constexpr Pair kNone = {std::numeric_limits<uint32_t>::max(), -1};
   size_t n = symbols.size();
-  found_.resize(n);
+  pairs_.resize(n);
   const auto look_up = [&](size_t i) {
-    found_[i] = i + 1 < n ? table.find(symbols[i], symbols[i + 1]) : nullptr;
+    const MergeTable::Entry* entry = i + 1 < n ? table.find(symbols[i], symbols[i + 1]) : nullptr;
+    pairs_[i] = entry == nullptr ? kNone : Pair{entry->rank, entry->result};
   };
   for (size_t i = 0; i < n; ++i) look_up(i);
   while (true) {
-    const MergeTable::Entry* best = nullptr;
     size_t at = 0;
-    for (size_t i = 0; i + 1 < n; ++i) {
-      if (found_[i] == nullptr || (best != nullptr && found_[i]->rank >= best->rank)) continue;
-      best = found_[i];
-      at = i;
-    }
-    if (best == nullptr) break;
-    symbols[at] = best->result;
-    const auto behind = static_cast<std::ptrdiff_t>(at) + 1;
-    std::copy(symbols.begin() + behind + 1, symbols.begin() + static_cast<std::ptrdiff_t>(n),
-              symbols.begin() + behind);
-    std::copy(found_.begin() + behind + 1, found_.begin() + static_cast<std::ptrdiff_t>(n),
-              found_.begin() + behind);
+    for (size_t i = 1; i + 1 < n; ++i)
+      if (pairs_[i].rank < pairs_[at].rank) at = i;
+    if (pairs_[at].result < 0) break;
+    symbols[at] = pairs_[at].result;
+    const auto behind = static_cast<std::ptrdiff_t>(at) + 1, end = static_cast<std::ptrdiff_t>(n);
+    std::copy(symbols.begin() + behind + 1, symbols.begin() + end, symbols.begin() + behind);
+    std::copy(pairs_.begin() + behind + 1, pairs_.begin() + end, pairs_.begin() + behind);
     --n;
     look_up(at);
     if (at > 0) look_up(at - 1);

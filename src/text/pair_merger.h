@@ -60,7 +60,11 @@ class PairMerger {
     uint32_t rank;
     int32_t position, left, right, result;
   };
-  std::vector<const MergeTable::Entry*> found_;
+  struct Pair {
+    uint32_t rank;
+    int32_t result;  // -1: the two do not merge, and the rank is the highest
+  };
+  std::vector<Pair> pairs_;
   std::vector<Neighbours> neighbours_;
   std::vector<Candidate> heap_;
 };

@@ -186,8 +186,9 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
   for (const auto& [token, id] : ids) {
     for (size_t cut = 1; cut < token.size(); ++cut) {
       const std::string_view whole = token;
-      const auto left = ids.find(whole.substr(0, cut)), right = ids.find(whole.substr(cut));
-      if (left != ids.end() && right != ids.end())
+      const auto left = ids.find(whole.substr(0, cut));
+      if (left == ids.end()) continue;
+      if (const auto right = ids.find(whole.substr(cut)); right != ids.end())
         contents.merges.push_back({left->second, right->second, id, static_cast<uint32_t>(id)});
     }
   }

@@ -1,6 +1,7 @@
 // CSV: numbers are read exactly, the target column decides the task, and every bad field is named by row and
 // column.
 #include <gtest/gtest.h>
+#include <zstd.h>
 
 #include <array>
 #include <cmath>
@@ -40,6 +41,14 @@ TEST_F(Csv, ReadsFeaturesAndLabelsFromTheLastColumn) {
   EXPECT_EQ(data.labels, (std::vector<int32_t>{0, 2}));
   EXPECT_EQ(data.classes, 3);
   EXPECT_EQ(data.target_width, 0);
+}
+
+TEST_F(Csv, ReadsZstdAsItReadsGzip) {
+  const std::string text = "a,b,kind\n1,2.5,0\n3,4,2\n";
+  std::string packed(ZSTD_compressBound(text.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), text.data(), text.size(), 3));
+  EXPECT_EQ(read(packed).inputs_f32, (std::vector<float>{1.0f, 2.5f, 3.0f, 4.0f}));
+  reject({"iris.csv", "corrupted zstd stream"}, packed.substr(0, packed.size() - 2));
 }
 
 TEST_F(Csv, TakesTheNamedColumnAsTarget) {

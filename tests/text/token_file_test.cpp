@@ -166,6 +166,24 @@ TEST_F(TokenFiles, TheWriterRefusesWhatIsWrong) {
   write_sealed(path("y.h5"), 100);  // one of tokens is replaced
 }
 
+TEST_F(TokenFiles, AFullDiskIsSaidAndLeavesNothing) {
+  const testing::SmallDisk disk("3m");
+  if (!disk.mounted()) GTEST_SKIP() << "mounting is not permitted";
+  TokenFileDescription description;
+  description.vocabulary_size = 100;
+  const std::vector<int32_t> megabyte(size_t{1} << 19, 7);
+  // The tokens themselves have no room; or they have, and their copy in the file has none.
+  for (const int megabytes : {5, 2}) {
+    expect_rejection(ErrorKind::kData, {"x.h5", "No space left on device"}, [&] {
+      TokenFileWriter writer(disk.file("x.h5"), description);
+      for (int i = 0; i < megabytes; ++i) writer.add(megabyte);
+      writer.end_document();
+      writer.finish();
+    });
+    EXPECT_TRUE(std::filesystem::is_empty(disk.path()));
+  }
+}
+
 TEST_F(TokenFiles, ReadsLlmcsFiles) {
   std::vector<int32_t> header(256);
   header[0] = 20240520;
