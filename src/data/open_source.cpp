@@ -12,7 +12,9 @@
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/formats.h"
 #include "lockstep/data/loader.h"
+#include "lockstep/data/token_windows.h"
 #include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/text/token_file.h"
 
 namespace lockstep {
 
@@ -24,7 +26,7 @@ struct OwnFormat {
 };
 
 std::vector<OwnFormat>& own_formats() {
-  static std::vector<OwnFormat> formats;
+  static std::vector<OwnFormat> formats = {{"tokens", read_token_windows}};
   return formats;
 }
 
@@ -95,6 +97,10 @@ std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& option
   }
   if (checked_format(options) == "hdf5" &&
       apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
+    if (holds_tokens(options.path)) {
+      fail(ErrorKind::kUsage,
+           options.path + ": holds tokens: data.format = \"tokens\" makes samples of them");
+    }
     if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
       return std::make_shared<MappedSource>(options, std::move(*content));
   }

@@ -27,11 +27,13 @@ std::unique_ptr<Module> make_sequential(const std::vector<LayerSpec>& layers, co
     chain->append(fmt::format("layers.{} ({})", i, layers[i].type), std::move(layer.module));
     signal = {layer.output, false};
   }
-  const bool fits =
-      signal.sample == Shape{data.outputs()} || (data.classes == 2 && signal.sample == Shape{1});
+  Shape wanted = data.positions;  // a row of outputs a target
+  wanted.push_back(data.classes > 0 ? data.classes : data.targets);
+  const bool fits = signal.sample == wanted || signal.sample == Shape{data.outputs()} ||
+                    (data.classes == 2 && signal.sample == Shape{1});
   if (!fits) {
     const std::string rule = fmt::format("the last layer gives {}, the data need {}",
-                                         signal.sample.to_string(), Shape{data.outputs()}.to_string());
+                                         signal.sample.to_string(), wanted.to_string());
     if (layers.back().refuse) layers.back().refuse("type", rule);
     throw RefusedOption("sequential", "layers", rule);
   }

@@ -56,6 +56,10 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
+  if (train.positions.rank() > 0 && train.input_dtype == DType::kI32) {
+    return fmt::format("the next of {} tokens at each of {} positions, loss {}", train.classes,
+                       train.positions.elements(), chosen);
+  }
   const std::string ignored = train.ignore_label ? fmt::format(" without label {}", *train.ignore_label) : "";
   return fmt::format("classification of {} classes{}{}, loss {}", train.classes, ignored, column, chosen);
 }

@@ -1,0 +1,104 @@
+// Windows of tokens.
+#include "lockstep/data/token_windows.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "lockstep/core/error.h"
+#include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/text/token_file.h"
+
+namespace lockstep {
+
+namespace {
+
+// Smaller files are in the page cache after one pass.
+constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
+// Of a file without digests.
+constexpr int64_t kProbes = 256, kProbeTokens = 1024;
+
+}  // namespace
+
+TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t classes)
+    : file_(open_token_file(path)), context_(context) {
+  const TokenFileDescription& tokens = file_->description();
+  if (context < 1) fail(ErrorKind::kUsage, fmt::format("{}: context must be at least 1, got {}", path, context));
+  if (classes == 0) classes = tokens.vocabulary_size;
+  if (classes <= 0) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: does not say how large its vocabulary is: data.classes must", tokens.source));
+  }
+  if (tokens.largest >= classes) {
+    fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", tokens.source,
+                                       tokens.largest, tokens.largest_position, classes));
+  }
+  description_.source = tokens.source;
+  description_.samples = (tokens.tokens - 1) / context;
+  if (description_.samples < 1) {
+    fail(ErrorKind::kData, fmt::format("{}: {} tokens: a window of {} and the token behind it need {}",
+                                       tokens.source, tokens.tokens, context, context + 1));
+  }
+  description_.sample_shape = {context};
+  description_.input_dtype = DType::kI32;
+  description_.classes = classes;
+  description_.positions = {context};
+  description_.largest_index = tokens.largest;
+  description_.largest_index_row = tokens.largest_position / context + 1;
+}
+
+TokenWindows::~TokenWindows() = default;
+
+void TokenWindows::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
+  const auto window = static_cast<size_t>(context_);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SampleBuffers place = out.from(static_cast<int64_t>(i));
+    const int64_t first = rows[i] * context_;
+    auto* const inputs = place.at<int32_t>(DataDescription::kInputs);
+    auto* const targets = place.at<int32_t>(DataDescription::kTargets);
+    file_->read(first + 1, {targets, window});
+    file_->read(first, {inputs, 1});
+    std::memcpy(inputs + 1, targets, (window - 1) * sizeof(int32_t));
+    const auto limit = static_cast<int32_t>(description_.classes);
+    const auto outside = [limit](int32_t token) { return token < 0 || token >= limit; };
+    if (!outside(inputs[0]) && std::none_of(targets, targets + window, outside)) continue;
+    const int64_t at = outside(inputs[0]) ? 0 : std::find_if(targets, targets + window, outside) - targets + 1;
+    fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", description_.source,
+                                       at == 0 ? inputs[0] : targets[at - 1], first + at, limit));
+  }
+}
+
+bool TokenWindows::waits() const {
+  return file_->size() * file_->description().bytes_per_token >= kReadAheadBytes;
+}
+
+void TokenWindows::read_ahead(std::span<const int64_t> rows) const {
+  for (const int64_t row : rows) file_->read_ahead(row * context_, context_ + 1);
+}
+
+std::string TokenWindows::digest() const {
+  const std::string layout = fmt::format("windows of {};", context_);
+  if (const std::string own = file_->digest(); !own.empty()) return digest_of_digests(layout + own, {});
+  std::vector<Digest> digests;
+  std::vector<int32_t> probe;
+  for (int64_t i = 0; i < kProbes; ++i) {
+    const int64_t count = std::min(kProbeTokens, file_->size());
+    probe.resize(static_cast<size_t>(count));
+    // Without the product of two numbers of any size.
+    const int64_t room = file_->size() - count;
+    file_->read(room / (kProbes - 1) * i + room % (kProbes - 1) * i / (kProbes - 1), probe);
+    digests.push_back(digest_of(std::as_bytes(std::span(probe))));
+  }
+  return digest_of_digests(fmt::format("{}{} tokens;", layout, file_->size()), digests);
+}
+
+SourceOpener read_token_windows(Section& data) {
+  const int64_t context = data.integer("context", 256, {1, 1 << 24}, "tokens: length of a window, a sample");
+  return [context](const DatasetOptions& options) {
+    return std::make_shared<TokenWindows>(options.path, context, std::max<int64_t>(options.classes, 0));
+  };
+}
+
+}  // namespace lockstep

@@ -1,0 +1,40 @@
+// Windows of a token file as samples: what language models learn from.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "lockstep/core/configuration.h"
+#include "lockstep/data/data_source.h"
+
+namespace lockstep {
+
+class TokenFile;
+
+// Sample i are tokens i T to i T + T, T = context: the first T are inputs (T), the last T the targets of the
+// positions (T). Documents lie one behind the other, and a window may hold parts of several. What is left at
+// the end of the file and fills no window is not used.
+class TokenWindows final : public WholeSource {
+ public:
+  // classes: outputs of a model; 0: the vocabulary's size, which the file must say then. Errors: kUsage for a
+  // context below 1, kData naming file and rule when the file has no whole window, says no size, or holds a
+  // token that is none of the classes (where the file knows its largest one; else in gather()).
+  TokenWindows(const std::string& path, int64_t context, int64_t classes);
+  ~TokenWindows() override;
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
+  bool waits() const override;
+  void read_ahead(std::span<const int64_t> rows) const override;
+  // Of the file's own where it is sealed; else of its size and of blocks spread evenly over it, since a file of
+  // any size opens at once.
+  std::string digest() const override;
+
+ private:
+  std::unique_ptr<TokenFile> file_;
+  int64_t context_;
+};
+
+// The reader of data.format = "tokens".
+SourceOpener read_token_windows(Section& data);
+
+}  // namespace lockstep

@@ -1,0 +1,127 @@
+// Windows of a token file as samples.
+#include "lockstep/data/token_windows.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <numeric>
+
+#include "data/rejection.h"
+#include "hdf5/scratch_directory.h"
+#include "lockstep/core/error.h"
+#include "lockstep/data/loader.h"
+#include "lockstep/text/token_file.h"
+
+namespace lockstep {
+namespace {
+
+using testing::expect_rejection;
+
+class TokenWindowsTest : public ::testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return directory_.file(name); }
+  // Tokens 3 i mod vocabulary, in documents of ten.
+  std::string sealed(const std::string& name, int64_t count, int64_t vocabulary) const {
+    TokenFileDescription description;
+    description.vocabulary_size = vocabulary;
+    TokenFileWriter writer(path(name), description);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto token = static_cast<int32_t>(3 * i % vocabulary);
+      writer.add({&token, 1});
+      if (i % 10 == 9) writer.end_document();
+    }
+    if (count % 10 != 0) writer.end_document();
+    writer.finish();
+    return path(name);
+  }
+  // As llm.c writes them: 1,024 bytes of header, uint16.
+  std::string foreign(const std::string& name, const std::vector<uint16_t>& tokens) const {
+    std::vector<int32_t> header(256, 0);
+    header[0] = 20240520;
+    header[1] = 1;
+    header[2] = static_cast<int32_t>(tokens.size());
+    std::ofstream(path(name), std::ios::binary)
+        .write(reinterpret_cast<const char*>(header.data()), 1024)
+        .write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(tokens.size() * 2));
+    return path(name);
+  }
+
+  testing::ScratchDirectory directory_;
+};
+
+TEST_F(TokenWindowsTest, TargetsAreTheNextTokens) {
+  // 41 tokens: four windows of ten and the target of the last; a token less would make it three.
+  const TokenWindows windows(sealed("a.h5", 41, 50), 10, 0);
+  const DataDescription& description = windows.description();
+  EXPECT_EQ(windows.size(), 4);
+  EXPECT_EQ(TokenWindows(sealed("b.h5", 40, 50), 10, 0).size(), 3);
+  EXPECT_EQ(description.classes, 50);
+  EXPECT_EQ(description.sample_shape, Shape{10});
+  EXPECT_EQ(description.positions, Shape{10});
+  EXPECT_EQ(description.largest_index, 49);
+  EXPECT_EQ(description.largest_index_row, 4);  // position 33
+  MicroBatch batch(3, description.fields());
+  const std::vector<int64_t> rows = {3, 0, 2};
+  windows.gather(rows, batch.buffers());
+  const auto inputs = batch.values<int32_t>(kInputsName), targets = batch.values<int32_t>(kTargetsName);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t t = 0; t < 10; ++t) {
+      const int64_t at = rows[i] * 10 + static_cast<int64_t>(t);
+      EXPECT_EQ(inputs[10 * i + t], 3 * at % 50);
+      EXPECT_EQ(targets[10 * i + t], 3 * (at + 1) % 50);
+    }
+  }
+}
+
+TEST_F(TokenWindowsTest, TheDigestIsThatOfTheTokensAndTheContext) {
+  const std::string digest = TokenWindows(sealed("a.h5", 100, 50), 10, 0).digest();
+  EXPECT_EQ(TokenWindows(sealed("again.h5", 100, 50), 10, 0).digest(), digest);
+  EXPECT_NE(TokenWindows(path("a.h5"), 11, 0).digest(), digest);
+  EXPECT_NE(TokenWindows(sealed("b.h5", 101, 50), 10, 0).digest(), digest);
+  EXPECT_NE(TokenWindows(sealed("c.h5", 100, 49), 10, 0).digest(), digest);
+
+  std::vector<uint16_t> tokens(500000);
+  std::iota(tokens.begin(), tokens.end(), uint16_t{0});
+  for (uint16_t& token : tokens) token %= 50000;
+  const std::string other = TokenWindows(foreign("a.bin", tokens), 10, 0).digest();
+  EXPECT_EQ(TokenWindows(foreign("again.bin", tokens), 10, 0).digest(), other);
+  for (const size_t changed : {size_t{0}, size_t{1000}, tokens.size() - 1}) {
+    std::vector<uint16_t> wrong = tokens;
+    wrong[changed] ^= 1;
+    EXPECT_NE(TokenWindows(foreign("b.bin", wrong), 10, 0).digest(), other) << changed;
+  }
+  tokens.pop_back();
+  EXPECT_NE(TokenWindows(foreign("c.bin", tokens), 10, 0).digest(), other);
+}
+
+TEST_F(TokenWindowsTest, IsOpenedByItsFormatWithTheContextOfItsKey) {
+  sealed("a.h5", 100, 50);
+  Configuration configuration = Configuration::parse("[data]\ncontext = 7", "test.toml", {});
+  Section data = configuration.section("data");
+  const DatasetOptions options{.path = path("a.h5"), .open = read_data_format(data, "tokens")};
+  EXPECT_EQ(open_data_source(options)->size(), 14);
+  expect_rejection(ErrorKind::kUsage, {path("a.h5"), "data.format = \"tokens\""},
+                   [&] { open_data_source({.path = path("a.h5")}); });
+}
+
+TEST_F(TokenWindowsTest, WhatCannotBeIsRefused) {
+  sealed("a.h5", 10, 50);
+  expect_rejection(ErrorKind::kUsage, {path("a.h5"), "context must be at least 1, got 0"},
+                   [&] { TokenWindows(path("a.h5"), 0, 0); });
+  expect_rejection(ErrorKind::kData, {path("a.h5"), "10 tokens", "need 11"},
+                   [&] { TokenWindows(path("a.h5"), 10, 0); });
+  // The largest of 0, 3, ..., 27, at the end.
+  expect_rejection(ErrorKind::kData, {path("a.h5"), "token 27 at position 9", "[0, 27)"},
+                   [&] { TokenWindows(path("a.h5"), 5, 27); });
+  EXPECT_EQ(TokenWindows(path("a.h5"), 5, 28).description().classes, 28);
+  // A file that does not know its largest token is looked at window by window.
+  const TokenWindows other(foreign("a.bin", {1, 2, 3, 900, 5, 6, 7, 8, 9}), 2, 100);
+  MicroBatch batch(1, other.description().fields());
+  for (const int64_t good : {0, 2, 3}) other.gather({&good, 1}, batch.buffers());
+  const int64_t bad = 1;
+  expect_rejection(ErrorKind::kData, {path("a.bin"), "token 900 at position 3", "[0, 100)"},
+                   [&] { other.gather({&bad, 1}, batch.buffers()); });
+}
+
+}  // namespace
+}  // namespace lockstep
