@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
-# Trains with several workers on this machine: launch/local.sh [-n WORKERS] CONFIG [ARGUMENT...].
+# Trains with several workers on this machine: launch/local.sh [-n WORKERS] [--restarts N] CONFIG [ARGUMENT...].
 # Arguments after CONFIG go to `lockstep train`, e.g. --resume or --set optimizer.learning_rate=3e-4. Without -n there is
 # one worker a processor core. TERM, Ctrl-C or a terminal that is closed: the run saves a checkpoint and ends with exit code 75.
+# --restarts N: a run that fails is started again from its newest checkpoint, at most N times, unless another start is of no use
+# (exit codes 2 to 5) or three in a row have left no new checkpoint. Needs --output DIR.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 usage() {
-  echo "usage: launch/local.sh [-n WORKERS] CONFIG [ARGUMENT...]" >&2
+  echo "usage: launch/local.sh [-n WORKERS] [--restarts N] CONFIG [ARGUMENT...]" >&2
   exit 2
 }
 
@@ -16,14 +18,33 @@ cores=$(lscpu -p=CORE,SOCKET | grep -v '^#' | sort -u | wc -l)
 allowed=$(nproc)
 [ "$cores" -le "$allowed" ] || cores=$allowed
 
-workers=$cores
-if [ "${1:-}" = -n ]; then
-  [ "$#" -ge 2 ] || usage
-  workers=$2
+workers=$cores restarts=0
+while [ "${1:-}" = -n ] || [ "${1:-}" = --restarts ]; do
+  [[ "${2:-}" =~ ^[1-9][0-9]{0,5}$ ]] || usage
+  if [ "$1" = -n ]; then workers=$2; else restarts=$2; fi
   shift 2
-fi
-[[ "$workers" =~ ^[1-9][0-9]*$ ]] || usage
+done
 [ "$#" -ge 1 ] || usage
+
+output='' again=() first=("$@")
+if [ "$restarts" -gt 0 ]; then
+  chosen=false
+  while [ "$#" -gt 0 ]; do
+    case $1 in
+      --output) output=${2:-} again+=("$1") ;;
+      --output=*) output=${1#--output=} again+=("$1") ;;
+      --resume | --resume=* | --overwrite) chosen=true ;;
+      *) again+=("$1") ;;
+    esac
+    shift
+  done
+  if [ -z "$output" ]; then
+    echo "local: --restarts needs --output DIR, whose checkpoints tell whether a start got further" >&2
+    exit 2
+  fi
+  again+=(--resume=auto)
+  $chosen || first=("${again[@]}")
+fi
 
 command=$root/build/release/bin/lockstep
 if [ ! -x "$command" ]; then
@@ -38,6 +59,17 @@ case " ${!OMPI_MCA_*} " in
   *) export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
 esac
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
-status=0
-run_to_end "${options[@]}" "$command" train "$@" || status=$?
+arguments=("${first[@]}") fruitless=0
+while true; do
+  status=0 before=$(newest_checkpoint "$output")
+  run_to_end "${options[@]}" "$command" train "${arguments[@]}" || status=$?
+  if [ "$restarts" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ] || ! worth_another_start "$status"; then break; fi
+  restarts=$((restarts - 1)) arguments=("${again[@]}")
+  if [ "$(newest_checkpoint "$output")" = "$before" ]; then fruitless=$((fruitless + 1)); else fruitless=0; fi
+  if [ "$fruitless" -ge 3 ]; then
+    echo "local: 3 starts in a row left no new checkpoint in $output: giving up" >&2
+    break
+  fi
+  echo "local: the run ended with exit code $status: starting it again" >&2
+done
 exit "$status"

@@ -36,6 +36,15 @@ hand_on() {
   exec tee -p /dev/null
 }
 
+# newest_checkpoint OUTPUT: the path of the newest in that directory; nothing where there is none.
+newest_checkpoint() { find "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+
+# worth_another_start STATUS: whether a run that ended with this exit code may get further when it is started again. One that is
+# done, or that its configuration, data, checkpoint or learning rate ended, does not.
+worth_another_start() {
+  case $1 in 0 | 2 | 3 | 4 | 5) return 1 ;; esac
+}
+
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
 #   - Workers have threads of their own: bound to one core they would share it.
 #   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.

@@ -45,6 +45,7 @@ struct Arguments {
   std::vector<std::string> overrides;
   std::string device;
   TrainOptions train;
+  std::string resume;  // "true" or "auto"
   std::string checkpoint, weights;
   std::string file_a, file_b;
   bool digest_only = false, confusion = false;
@@ -251,8 +252,11 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   add_configuration(train_command);
   train_command->add_option("--output", arguments.train.output, "output directory, instead of run.output")
       ->check([](const std::string& path) { return path.empty() ? "must not be empty" : ""; }, "DIR");
-  train_command->add_flag("--resume", arguments.train.resume,
-                          "continue from the newest checkpoint of the output directory");
+  train_command
+      ->add_flag("--resume", arguments.resume,
+                 "continue from the newest checkpoint of the output directory; --resume=auto: where there is "
+                 "one, else begin")
+      ->check(CLI::IsMember({"true", "auto"}));
   train_command
       ->add_flag("--overwrite", arguments.train.overwrite,
                  "delete the checkpoints that the output directory holds")
@@ -404,6 +408,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
       } else {
+        arguments.train.resume = arguments.resume == "true";
+        arguments.train.resume_if_any = arguments.resume == "auto";
         const TrainOutcome outcome =
             lockstep::train(*configuration, arguments.train, stop_signal(), *communicator);
         code = outcome == TrainOutcome::kStopped ? kExitStopped : 0;

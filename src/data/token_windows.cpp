@@ -25,7 +25,8 @@ constexpr int64_t kProbes = 256, kProbeTokens = 1024;
 TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t classes)
     : file_(open_token_file(path)), context_(context) {
   const TokenFileDescription& tokens = file_->description();
-  if (context < 1) fail(ErrorKind::kUsage, fmt::format("{}: context must be at least 1, got {}", path, context));
+  if (context < 1)
+    fail(ErrorKind::kUsage, fmt::format("{}: context must be at least 1, got {}", path, context));
   if (classes == 0) classes = tokens.vocabulary_size;
   if (classes <= 0) {
     fail(ErrorKind::kData,
@@ -64,7 +65,8 @@ void TokenWindows::gather(std::span<const int64_t> rows, const SampleBuffers& ou
     const auto limit = static_cast<int32_t>(description_.classes);
     const auto outside = [limit](int32_t token) { return token < 0 || token >= limit; };
     if (!outside(inputs[0]) && std::none_of(targets, targets + window, outside)) continue;
-    const int64_t at = outside(inputs[0]) ? 0 : std::find_if(targets, targets + window, outside) - targets + 1;
+    const int64_t at =
+        outside(inputs[0]) ? 0 : std::find_if(targets, targets + window, outside) - targets + 1;
     fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", description_.source,
                                        at == 0 ? inputs[0] : targets[at - 1], first + at, limit));
   }

@@ -25,8 +25,8 @@ class TokenWindows final : public WholeSource {
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override;
   void read_ahead(std::span<const int64_t> rows) const override;
-  // Of the file's own where it is sealed; else of its size and of blocks spread evenly over it, since a file of
-  // any size opens at once.
+  // Of the file's own where it is sealed; else of its size and of blocks spread evenly over it, since a file
+  // of any size opens at once.
   std::string digest() const override;
 
  private:

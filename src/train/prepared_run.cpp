@@ -31,6 +31,8 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   require_recordable();
   run_agreed(
       communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
+  if (options.resume_if_any)
+    options.resume = agreement->any(leader() && keeper->holds_checkpoint(), "resume");
   if (!options.resume && !settings.initial_weights.empty()) take_initial_weights();
   State found;
   const std::string path = resume_or_start(found);

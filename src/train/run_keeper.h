@@ -18,6 +18,8 @@ class RunKeeper {
   // Takes the directory settings.output, which it makes unless `resume`. Error: kCheckpoint when a run is to
   // be resumed that has no directory, kUsage when another run has it or it cannot be written to.
   RunKeeper(const RunSettings& settings, bool resume);
+  // Whether there is a checkpoint, usable or not.
+  bool holds_checkpoint() const { return store_.newest_step().has_value(); }
 
   // The newest checkpoint that verifies, and its path; newer ones that do not are warned of. Error
   // (kCheckpoint) when there is none.

@@ -119,8 +119,9 @@ TEST_F(TokenWindowsTest, WhatCannotBeIsRefused) {
   MicroBatch batch(1, other.description().fields());
   for (const int64_t good : {0, 2, 3}) other.gather({&good, 1}, batch.buffers());
   const int64_t bad = 1;
-  expect_rejection(ErrorKind::kData, {path("a.bin"), "token 900 at position 3", "[0, 100)"},
-                   [&] { other.gather({&bad, 1}, batch.buffers()); });
+  expect_rejection(ErrorKind::kData, {path("a.bin"), "token 900 at position 3", "[0, 100)"}, [&] {
+    other.gather({&bad, 1}, batch.buffers());
+  });
 }
 
 }  // namespace

@@ -12,11 +12,13 @@ namespace {
 class LanguageModel : public ::testing::Test {
  protected:
   void SetUp() override {
-    const Outcome tokens =
-        run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/src/README.md", "--tokenizer", "bytes", "--output", file("tokens.h5")});
+    const Outcome tokens = run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/src/README.md", "--tokenizer",
+                                             "bytes", "--output", file("tokens.h5")});
     ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
-    write_file(file("run.toml"), "[run]\nseed = 3\n[data]\nformat = \"tokens\"\ncontext = 32\nvalidation_fraction = 0.1\n"
-                                 "train = \"" + file("tokens.h5") + "\"\n" + R"(
+    write_file(file("run.toml"),
+               "[run]\nseed = 3\n[data]\nformat = \"tokens\"\ncontext = 32\nvalidation_fraction = 0.1\n"
+               "train = \"" +
+                   file("tokens.h5") + "\"\n" + R"(
 [model]
 type = "sequential"
 [[model.layers]]
@@ -64,7 +66,8 @@ TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterru
     train(5 - workers, {file("run.toml"), "--output", output, "--resume"});
     EXPECT_EQ(digest_of(checkpoint_of(output, 60)), digest) << workers;
   }
-  const Outcome outcome = run(2, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60)});
+  const Outcome outcome =
+      run(2, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60)});
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const nlohmann::json result = nlohmann::json::parse(outcome.out);
   EXPECT_LT(result["loss"], 3.0);

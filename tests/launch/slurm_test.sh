@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The batch script for Slurm saves and is put into the queue again, whatever signals Slurm sends and whenever; --resume appears
-# when there is something to continue.
+# The batch script for Slurm saves and is put into the queue again, whatever signals Slurm sends and whenever; so is one that fails,
+# while that is of use.
 set -euo pipefail
 
 launch=$1
@@ -51,9 +51,28 @@ for delay in 0 0.02 0.05 0.1 0.2; do
   check "exit code of a stop after $delay s" 75 "$(job program "$delay" TERM)"
   check "it is put into the queue again" 1 "$(grep -c '^requeue 7$' "$NOTES")"
 done
-check "exit code of a run that fails" 3 "$(
+: >"$NOTES"
+check "exit code of a run that another start does not help" 3 "$(
   code=0
   "$launch/slurm.sbatch" config.toml exit 3 >/dev/null 2>&1 || code=$?
   echo "$code"
 )"
+check "what happens then" 0 "$(grep -c '^requeue' "$NOTES")"
+
+# One that fails: three starts without a new checkpoint, and one more each time that there is one.
+# failing: the exit code of such a start, and how often the job was put into the queue.
+failing() {
+  local code=0
+  : >"$NOTES"
+  "$launch/slurm.sbatch" config.toml exit 6 >/dev/null 2>&1 || code=$?
+  echo "$code $(grep -c '^requeue 7$' "$NOTES")"
+}
+rm -rf "$root/runs"
+for expected in "6 1" "6 1" "6 0"; do check "start without a checkpoint" "$expected" "$(failing)"; done
+rm -f "$root"/runs/*.fruitless_starts
+mkdir -p "$root/runs/slurm-7"
+: >"$root/runs/slurm-7/step-000000001.h5"
+for expected in "6 1" "6 1"; do check "start without a new checkpoint" "$expected" "$(failing)"; done
+check "signals" 75 "$(job program ready TERM)"
+for expected in "6 1" "6 1" "6 0"; do check "start after one that saved" "$expected" "$(failing)"; done
 [ "$failures" -eq 0 ]

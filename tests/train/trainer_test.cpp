@@ -54,6 +54,20 @@ TEST_F(TrainerTest, StopsWhenAskedAndGoesOnFromThere) {
   EXPECT_EQ(digest_at("parts", 20), digest_at("whole", 20));
 }
 
+TEST_F(TrainerTest, ResumesWhereThereIsACheckpointAndElseBegins) {
+  for (const int64_t begun : {0, 5, 20}) {
+    SCOPED_TRACE(begun);
+    const std::string name = "from_" + std::to_string(begun);
+    int asked = 0;
+    TrainOptions options{.stop = [&] { return ++asked == begun ? "the test" : ""; }};
+    if (begun > 0) Trainer(job(name), options, *self_).run();
+    Trainer again(job(name), {.resume_if_any = true}, *self_);
+    EXPECT_EQ(again.steps_done(), begun);
+    EXPECT_EQ(again.run(), TrainOutcome::kFinished);
+    EXPECT_EQ(digest_at(name, 20), digest_at("from_0", 20));
+  }
+}
+
 TEST_F(TrainerTest, StartsFromTheWeightsOfAnotherRunButForThoseLeftOut) {
   TrainOptions quiet{.progress = false};
   Trainer(job("first"), quiet, *self_).run();

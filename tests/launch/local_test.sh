@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# launch/local.sh --restarts starts a run that fails again from its newest checkpoint, while that is of use.
+set -euo pipefail
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
+cp "$1/local.sh" "$1/run_to_end.sh" "$root/launch"
+# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first.
+cat >"$root/bin/mpirun" <<'END'
+#!/bin/bash
+echo "${*#*bin/lockstep }" | sed 's/.*lockstep train //' >>"$NOTES"
+read -r code <"$CODES"
+sed -i 1d "$CODES"
+if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+exit "${code#+}"
+END
+printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
+chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
+export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]"
+
+failures=0
+check() {
+  if [ "$2" != "$3" ]; then
+    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
+    failures=$((failures + 1))
+  fi
+}
+# started CODES ARGUMENT...: starts of a run that ends with these codes, one after the other, and the last exit code.
+started() {
+  local codes=$1 code=0
+  shift
+  rm -rf "$OUTPUT"
+  mkdir "$OUTPUT"
+  : >"$NOTES"
+  tr ' ' '\n' <<<"$codes" >"$CODES"
+  "$root/launch/local.sh" -n 1 "$@" >/dev/null 2>"$root/said" || code=$?
+  echo "$(wc -l <"$NOTES") starts, $code"
+}
+
+out=(config.toml --output "$OUTPUT")
+check "without --restarts" "1 starts, 6" "$(started "6 0" "${out[@]}")"
+check "a run that fails once" "2 starts, 0" "$(started "6 0" --restarts 5 "${out[@]}")"
+check "what its starts are given" "config.toml --output $OUTPUT --resume=auto" "$(sort -u "$NOTES")"
+check "no more restarts than asked for" "3 starts, 137" "$(started "+6 +6 +137 0" --restarts 2 "${out[@]}")"
+check "three starts without a checkpoint" "3 starts, 6" "$(started "6 6 6 0" --restarts 9 "${out[@]}")"
+check "what it says then" 1 "$(grep -c "3 starts in a row left no new checkpoint in" "$root/said")"
+check "a checkpoint in between" "6 starts, 0" "$(started "6 6 +6 6 6 0" --restarts 9 "${out[@]}")"
+for code in 2 3 4 5 75; do
+  check "no other start after exit code $code" "1 starts, $code" "$(started "$code 0" --restarts 9 "${out[@]}")"
+done
+check "a run that is to begin anew" "2 starts, 0" "$(started "6 0" --restarts 9 config.toml --overwrite "--output=$OUTPUT")"
+check "what its starts are given" "config.toml --overwrite --output=$OUTPUT|config.toml --output=$OUTPUT --resume=auto" \
+  "$(paste -sd'|' "$NOTES")"
+check "without --output" "0 starts, 2" "$(started "6 0" --restarts 9 config.toml)"
+check "what it says then" 1 "$(grep -c -- '--restarts needs --output DIR' "$root/said")"
+check "a number that is none" "0 starts, 2" "$(started "6 0" --restarts many "${out[@]}")"
+[ "$failures" -eq 0 ]
