@@ -24,13 +24,14 @@ Tensor factor(float value, Backend& backend) {
 
 }  // namespace
 
-FeatureWidening::FeatureWidening(const Field& field, Backend& backend)
-    : stored_(field.dtype), scale_(factor(field.scale, backend)), divisor_(factor(field.divisor, backend)) {}
+FeatureWidening::FeatureWidening(const Field& field, int64_t elements, DType dtype, Backend& backend)
+    : stored_(field.dtype), scale_(factor(field.scale, backend)), divisor_(factor(field.divisor, backend)) {
+  if (dtype != DType::kF32) single_ = Tensor::empty({elements}, DType::kF32, backend);
+}
 
 void FeatureWidening::issue(Backend& queue, const void* from, Tensor& to) {
   const int64_t n = to.elements();
-  const bool wider = to.dtype() != DType::kF32;
-  if (wider && !single_.defined()) single_ = Tensor::empty({n}, DType::kF32, to.backend());
+  const bool wider = single_.defined();
   void* const single = wider ? single_.mutable_data() : to.mutable_data();
   queue.cast(stored_, DType::kF32, n, from, single);
   BroadcastPlan plan;
@@ -57,7 +58,7 @@ Batch to_device(const MicroBatch& batch, DType dtype, Backend& backend) {
       Tensor stored = Tensor::empty({std::ssize(array.values)}, DType::kU8, backend);
       backend.copy_from_host(stored.mutable_data(), array.values.data(), array.values.size());
       Tensor features = Tensor::empty(batch_shape(field, batch.size), dtype, backend);
-      FeatureWidening(field, backend).issue(backend, stored.data(), features);
+      FeatureWidening(field, features.elements(), dtype, backend).issue(backend, stored.data(), features);
       result.tensors.set(field.name, features);
     } else if (field.dtype == DType::kI32) {
       add(field, batch.values<int32_t>(field.name));

@@ -37,8 +37,9 @@ Shape batch_shape(const Field& field, int64_t samples);
 // that what travels to it is narrow. The bits are those of widen_features().
 class FeatureWidening {
  public:
-  FeatureWidening(const Field& field, Backend& backend);
-  // By entries of `queue`, from and to memory of the device; `to` is fp32 or fp64.
+  // Of `elements` features, to fp32 or fp64. All memory is taken here, by the backend's own queue.
+  FeatureWidening(const Field& field, int64_t elements, DType dtype, Backend& backend);
+  // By entries of `queue`, from and to memory of the device.
   void issue(Backend& queue, const void* from, Tensor& to);
 
  private:

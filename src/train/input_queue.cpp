@@ -32,7 +32,7 @@ class StagedArray {
     std::memset(pinned_, 0, staged_bytes_);
     if (!field_.narrow()) return;
     stored_ = Tensor::empty({tensor_.elements()}, field_.dtype, backend);
-    widening_.emplace(field_, backend);
+    widening_.emplace(field_, tensor_.elements(), tensor_.dtype(), backend);
   }
   ~StagedArray() {
     if (pinned_ != nullptr) tensor_.backend().release_pinned(pinned_);
