@@ -70,7 +70,7 @@ mpi_defaults() {
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save.
 run_to_end() {
-  local options=() out err readers status
+  local options=() out err readers status seen
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
@@ -93,9 +93,11 @@ run_to_end() {
   exec {out}>&- {err}>&-
   [ "$stops" -eq 0 ] || ask_to_stop  # noted between the look above and now
   # A signal interrupts wait, with a status of its own; that of a job that has ended is remembered.
-  while kill -0 "$job" 2>/dev/null; do wait "$job" || true; done
-  status=0
-  wait "$job" || status=$?
+  while true; do
+    seen=$stops status=0
+    wait "$job" || status=$?
+    if [ "$stops" -eq "$seen" ] && ! kill -0 "$job" 2>/dev/null; then break; fi
+  done
   job=0
   # shellcheck disable=SC2086  # two numbers
   wait $readers || true
