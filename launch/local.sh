@@ -56,7 +56,8 @@ options=(-np "$workers")
 # All on this host: the workers need not listen to a network.
 case " ${!OMPI_MCA_*} " in
   *" OMPI_MCA_pml "* | *" OMPI_MCA_btl "*) ;;
-  *) export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
+  *) grep -qsE '^[[:space:]]*(pml|btl)[[:space:]]*=' ~/.openmpi/mca-params.conf ||
+    export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
 esac
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
 arguments=("${first[@]}") fruitless=0
@@ -72,4 +73,4 @@ while true; do
   fi
   echo "local: the run ended with exit code $status: starting it again" >&2
 done
-exit "$status"
+end_with "$status"

@@ -7,4 +7,4 @@ set -euo pipefail
 
 status=0
 run_to_end "$@" || status=$?
-exit "$status"
+end_with "$status"

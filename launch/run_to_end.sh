@@ -36,6 +36,12 @@ hand_on() {
   exec tee -p /dev/null
 }
 
+# The last thing that a script does: a signal while bash exits would change the code.
+end_with() {
+  trap '' TERM INT USR1 HUP
+  exit "$1"
+}
+
 # newest_checkpoint OUTPUT: the path of the newest in that directory; nothing where there is none.
 newest_checkpoint() { find "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
 
@@ -49,20 +55,26 @@ worth_another_start() {
 #   - Workers have threads of their own: bound to one core they would share it.
 #   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.
 #   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
-default_to() { [ -n "${!1:-}" ] || export "$1=$2"; }
+#
+# chosen PATTERN ARGUMENT...: whether the user has, by something that PATTERN (extended) describes.
+chosen() {
+  local pattern=$1 said
+  shift
+  said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}"
+    grep -hsvE '^[[:space:]]*#' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || true)
+  grep -qE -- "$pattern" <<<"$said"
+}
 mpi_defaults() {
   local name virtual=()
-  case " $* " in *" --bind-to "* | *" -bind-to "*) ;; *) default_to OMPI_MCA_hwloc_base_binding_policy none ;; esac
-  default_to OMPI_MCA_oob_tcp_keepalive_time 5
-  default_to OMPI_MCA_oob_tcp_keepalive_intvl 2
-  default_to OMPI_MCA_oob_tcp_keepalive_probes 3
+  chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|ppr' "$@" ||
+    export OMPI_MCA_hwloc_base_binding_policy=none
+  chosen oob_tcp_keepalive "$@" ||
+    export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
   for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
     name=${name##*/}
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
   done
-  [ "${#virtual[@]}" -gt 0 ] || return 0
-  case " $* ${!OMPI_MCA_*}" in *tcp_if_include* | *tcp_if_exclude*) return 0 ;; esac
-  ! grep -qsE '^[^#]*tcp_if_(in|ex)clude' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || return 0
+  if [ "${#virtual[@]}" -eq 0 ] || chosen 'tcp_if_(in|ex)clude' "$@"; then return 0; fi
   name=$(IFS=,; echo "${virtual[*]}")
   export OMPI_MCA_btl_tcp_if_exclude=127.0.0.1/8,sppp,$name OMPI_MCA_oob_tcp_if_exclude=$name
 }
@@ -70,7 +82,7 @@ mpi_defaults() {
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save.
 run_to_end() {
-  local options=() out err readers status seen
+  local options=() out err told readers waiter number='' status=1
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
@@ -83,21 +95,35 @@ run_to_end() {
   readers=$!
   exec {err}> >(hand_on >&2)
   readers+=" $!"
-  # In a session of its own, so that Ctrl-C reaches this script only; SIGUSR1 ignored until mpirun has a handler for it.
+  # bash 5.2 forgets the status of a job whose wait signals have interrupted, or takes the signal for it. So somebody whom no signal
+  # disturbs waits for mpirun, and tells its number and its status.
+  exec {told}<> <(:)
   (
-    trap '' USR1
-    trap - TERM INT HUP PIPE
-    exec setsid mpirun "${options[@]}" "$@"
+    trap '' TERM INT USR1 HUP
+    status=0
+    # In a session of its own, so that Ctrl-C reaches this script only; SIGUSR1 ignored until mpirun has a handler for it.
+    (
+      echo "$BASHPID" >&"$told"
+      exec {told}>&-
+      trap - TERM INT HUP PIPE
+      exec setsid mpirun "${options[@]}" "$@"
+    ) || status=$?
+    echo "$status" >&"$told"
   ) </dev/null 1>&"$out" 2>&"$err" &
-  job=$!
+  waiter=$!
   exec {out}>&- {err}>&-
+  until read -r -t 1 number <&"$told" || ! kill -0 "$waiter" 2>/dev/null; do :; done
+  job=${number:-0}
   [ "$stops" -eq 0 ] || ask_to_stop  # noted between the look above and now
-  # A signal interrupts wait, with a status of its own; that of a job that has ended is remembered.
-  while true; do
-    seen=$stops status=0
-    wait "$job" || status=$?
-    if [ "$stops" -eq "$seen" ] && ! kill -0 "$job" 2>/dev/null; then break; fi
+  while kill -0 "$waiter" 2>/dev/null; do wait "$waiter" || true; done
+  # More than once: a signal interrupts read too. Not for ever: somebody may have killed who was to tell.
+  for number in 1 2 3; do
+    if read -r -t 1 number <&"$told"; then
+      status=$number
+      break
+    fi
   done
+  exec {told}>&-
   job=0
   # shellcheck disable=SC2086  # two numbers
   wait $readers || true

@@ -11,6 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 quick=false
+[ "$#" -le 1 ] || { echo "run_all.sh: more than one argument; --quick is the only one" >&2; exit 2; }
 case "${1:-}" in
   '') ;;
   --quick) quick=true ;;
@@ -36,7 +37,7 @@ progress() {
 # What of a log says why a part failed: all but the compiler's and CTest's lines about what went well.
 reasons() {
   grep -vE '^\[[0-9]+/[0-9]+\] |^ +Start +[0-9]+: |^ *[0-9]+/[0-9]+ Test +#.* Passed +|^ninja: (Entering|no work)|^-- ' "$1" |
-    tail -n 400
+    tail -n 400 || tail -n 20 "$1"  # nothing but such lines
 }
 
 summary=()

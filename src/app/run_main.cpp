@@ -273,7 +273,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
                    "trained or averaged; by default averaged where the checkpoint has them ([average])")
       ->check(CLI::IsMember({"trained", "averaged"}));
   evaluate_command->footer(
-      "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000900.h5");
+      "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5");
 
   evaluate_command->add_flag("--confusion", arguments.confusion,
                              "also count, label by label, which classes were predicted");

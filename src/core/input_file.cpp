@@ -22,6 +22,11 @@ constexpr int64_t kMostGzipExpansion = 1032, kMostZstdExpansion = int64_t{1} << 
 constexpr unsigned kBufferBytes = 256 * 1024;
 constexpr std::array<unsigned char, 4> kZstdMagic = {0x28, 0xB5, 0x2F, 0xFD};
 
+// What may stand before and between zstd's frames: pzstd begins its files with one.
+bool is_skippable_frame(const std::array<unsigned char, 4>& magic) {
+  return (magic[0] & 0xF0) == 0x50 && magic[1] == 0x2A && magic[2] == 0x4D && magic[3] == 0x18;
+}
+
 [[noreturn]] void fail_open(const std::string& path) {
   fail(ErrorKind::kData, fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
 }
@@ -141,7 +146,8 @@ InputFile::InputFile(const std::string& path) : path_(path) {
   compressed_ = plain->compressed;
   most_bytes_ = compressed_ ? size * kMostGzipExpansion : size;
   std::array<unsigned char, kZstdMagic.size()> start{};
-  if (!compressed_ && plain->read(start.data(), start.size()) == start.size() && start == kZstdMagic) {
+  if (!compressed_ && plain->read(start.data(), start.size()) == start.size() &&
+      (start == kZstdMagic || is_skippable_frame(start))) {
     compressed_ = true;
     most_bytes_ = size * kMostZstdExpansion;
     stream_ = std::make_unique<Zstd>(path_);

@@ -57,6 +57,27 @@ size_t OutputFile::append(const char* bytes, size_t count) const {
   return done;
 }
 
+void require_replaceable(const std::string& path, const std::string& what, const std::function<bool()>& own) {
+  namespace fs = std::filesystem;
+  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
+  if (path.empty()) fail(ErrorKind::kUsage, "the output must have a name");
+  std::error_code error;
+  const fs::path directory = fs::path(path).parent_path();
+  if (!directory.empty() && !fs::is_directory(directory, error))
+    refuse(fmt::format("there is no directory {}", directory.string()));
+  if (fs::is_symlink(path, error)) refuse("is a symbolic link: not replaced");
+  if (!fs::exists(path, error)) return;
+  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
+  if (fs::file_size(path, error) == 0) return;
+  bool known = false;
+  try {
+    known = own();
+  } catch (const Error&) {
+    // Damaged, or something else.
+  }
+  if (!known) refuse(fmt::format("exists and {}: not replaced", what));
+}
+
 void replace_file(const std::string& path, const std::string& text, ErrorKind kind) {
   const std::filesystem::path target(path);
   const std::string temporary =

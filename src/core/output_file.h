@@ -2,6 +2,7 @@
 // what it points to is somebody else's.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "lockstep/core/error.h"
@@ -25,6 +26,12 @@ class OutputFile {
  private:
   int descriptor_ = -1;
 };
+
+// For commands, before they work for long: whether a new file may take the place of `path`. Error (kUsage)
+// when it is empty or in no directory, or when something stands there that is no empty file and that `own`
+// does not know as what the command writes (false, or an Error): it may be an input, given in the wrong
+// place. Links are not replaced.
+void require_replaceable(const std::string& path, const std::string& what, const std::function<bool()>& own);
 
 // Puts a file with this text in the place of whatever stood at `path`, at once: nobody ever sees half of it.
 // Error of `kind`; the file that stood there is untouched then.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <filesystem>
 #include <numeric>
 #include <span>
@@ -45,6 +46,20 @@ void require_usable(const DataDescription& description) {
   require((description.classes > 0) != (description.target_width > 0),
           fmt::format("must have either classes or a target width, got {} and {}", description.classes,
                       description.target_width));
+  require(description.positions.elements() > 0,
+          fmt::format("a sample must have targets, got positions {}", description.positions.to_string()));
+  require(
+      std::isfinite(description.scale) && std::isfinite(description.divisor) && description.divisor != 0.0f,
+      fmt::format("scale and divisor must be finite, the divisor not 0, got {} and {}", description.scale,
+                  description.divisor));
+  std::vector<std::string> names = {"", kInputsName, kTargetsName, kWeightsName};
+  for (const Field& field : description.others) {
+    require(std::ranges::count(names, field.name) == 0,
+            fmt::format("each other field must have a name of its own, got \"{}\"", field.name));
+    require(field.dtype == DType::kF32 || field.dtype == DType::kI32,
+            fmt::format("field \"{}\" must be fp32 or int32, got {}", field.name, name_of(field.dtype)));
+    names.push_back(field.name);
+  }
   const int64_t counts = std::ssize(description.class_counts);
   require(counts == 0 || counts == description.classes,
           fmt::format("{} counts of classes do not fit {} classes", counts, description.classes));

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/output_file.h"
 #include "lockstep/data/feature_statistics.h"
 #include "lockstep/data/formats.h"
 #include "lockstep/data/stored_features.h"
@@ -29,24 +30,15 @@ constexpr int64_t kPage = 4096;
 // Inputs that are read and written at a time.
 constexpr int64_t kPieceBytes = int64_t{16} << 20;
 
-// An existing file is replaced only when it is HDF5 or empty, and not the source: what stands there else may
-// be a part of the source, given in the wrong place.
-void require_replaceable(const Dataset& dataset, const std::string& path) {
-  namespace fs = std::filesystem;
-  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
-  const fs::path directory = fs::path(path).parent_path();
+// What stands there may be the source, given in the wrong place, or a checkpoint.
+void require_place(const Dataset& dataset, const std::string& path) {
   std::error_code error;
-  if (!directory.empty() && !fs::is_directory(directory, error))
-    refuse(fmt::format("there is no directory {}", directory.string()));
-  if (!fs::exists(path, error)) return;
-  if (fs::equivalent(path, dataset.source, error)) refuse("is the file that was read: not replaced");
-  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
-  if (fs::file_size(path, error) == 0) return;
-  const std::optional<SealState> state = apparent_state(path, ErrorKind::kData);
-  if (!state) refuse("exists and is not an HDF5 file: not replaced");
-  // A checkpoint, say.
-  if (*state == SealState::kSealed && !seals_blocks(path, ErrorKind::kData))
-    refuse("exists and is sealed, but no prepared data: not replaced");
+  if (std::filesystem::equivalent(path, dataset.source, error))
+    fail(ErrorKind::kUsage, path + ": is the file that was read: not replaced");
+  require_replaceable(path, "is not an HDF5 file of data", [&] {
+    const std::optional<SealState> state = apparent_state(path, ErrorKind::kData);
+    return state && (*state != SealState::kSealed || seals_blocks(path, ErrorKind::kData));
+  });
 }
 
 }  // namespace
@@ -112,7 +104,7 @@ struct PreparedFileWriter::Impl {
 
 PreparedFileWriter::PreparedFileWriter(const Dataset& outline, const std::string& path)
     : impl_(std::make_unique<Impl>()) {
-  require_replaceable(outline, path);
+  require_place(outline, path);
   Impl& impl = *impl_;
   impl.path = path;
   impl.temporary = fmt::format("{}.{}.partial", path, getpid());

@@ -103,7 +103,10 @@ Layer build_layer(const LayerSpec& spec, const Signal& input, const ModuleBuilde
                           fmt::format("{} takes table indices (int32 data), got real numbers {}", spec.type,
                                       input.sample.to_string()));
     }
-    return spec.build(input.sample, builder);
+    if (!spec.build) throw RefusedOption(spec.type, "type", "the layer says nothing of how it is built");
+    Layer layer = spec.build(input.sample, builder);
+    if (!layer.module) throw RefusedOption(spec.type, "type", spec.type + " has built no module");
+    return layer;
   } catch (const RefusedOption& refused) {
     if (spec.refuse) spec.refuse(refused.key(), refused.rule());
     fail(ErrorKind::kUsage, fmt::format("{}: {}", builder.prefix(), refused.what()));

@@ -50,7 +50,8 @@ SplitPattern::SplitPattern(const std::string& pattern, const std::string& where)
   int error = 0;
   PCRE2_SIZE offset = 0;
   code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                        PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY, &error, &offset, nullptr);
+                        PCRE2_UTF | PCRE2_UCP | PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C, &error,
+                        &offset, nullptr);
   if (code_ == nullptr) {
     fail(ErrorKind::kData, fmt::format("{}: pattern at character {}: {}", where, offset, error_text(error)));
   }

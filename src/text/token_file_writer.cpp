@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/output_file.h"
 #include "lockstep/hdf5/block_writer.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
@@ -27,26 +28,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int64_t kPage = 4096;
-
-// Only a file of tokens or an empty one is replaced: another may be the text itself, given in the wrong
-// place.
-void require_replaceable(const std::string& path) {
-  const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
-  const fs::path directory = fs::path(path).parent_path();
-  std::error_code error;
-  if (!directory.empty() && !fs::is_directory(directory, error))
-    refuse(fmt::format("there is no directory {}", directory.string()));
-  if (!fs::exists(path, error)) return;
-  if (!fs::is_regular_file(path, error)) refuse("exists and is no plain file: not replaced");
-  if (fs::file_size(path, error) == 0) return;
-  bool tokens = false;
-  try {
-    tokens = holds_tokens(path);
-  } catch (const Error&) {
-    // Damaged, or something else.
-  }
-  if (!tokens) refuse("exists and holds no tokens: not replaced");
-}
 
 // Bytes that are written once and read once. Its name goes at once: nothing is left of it, however the
 // process ends.
@@ -123,7 +104,7 @@ struct TokenFileWriter::Impl {
 };
 
 TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileDescription& description) {
-  require_replaceable(path);
+  require_replaceable(path, "holds no tokens", [&] { return holds_tokens(path); });
   impl_ = std::make_unique<Impl>(path, description);
   TokenFileDescription& own = impl_->description;
   own.source = path;

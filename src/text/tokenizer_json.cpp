@@ -20,12 +20,16 @@ using nlohmann::json;
 
 namespace {
 constexpr int64_t kMostTokens = int64_t{1} << 26;
-}
+constexpr int kMostNested = 64;
+}  // namespace
 
 json parse_json_object(const std::string& path, const std::string& text) {
   json object;
   try {
-    object = json::parse(text);
+    object = json::parse(text, [&path](int depth, json::parse_event_t, const json&) {
+      if (depth > kMostNested) fail(ErrorKind::kData, fmt::format("{}: nested {} deep", path, kMostNested));
+      return true;
+    });
   } catch (const json::exception& error) {
     std::string reason = error.what();
     if (const size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
@@ -110,7 +114,7 @@ class Reader {
     if (const json* added = member(root_, "added_tokens")) read_added_tokens(*added);
     if (const json* decoder = member(root_, "decoder");
         decoder != nullptr && type_of(*decoder) != "ByteLevel")
-      refuse("decoder.type", decoder->value("type", json()));
+      refuse("decoder.type", decoder->is_object() ? decoder->value("type", json()) : *decoder);
     contents_.end = usual_end_of_text(contents_.added);
     if (const json* processor = member(root_, "post_processor"))
       read_post_processor(*processor, "post_processor");

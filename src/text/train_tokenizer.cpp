@@ -122,23 +122,6 @@ ordered_json tokenizer_json(const LearnedVocabulary& learned, const std::string&
             {"merges", std::move(merges)}}}};
 }
 
-// Found out before the text is read. What is no vocabulary is not replaced: it may be the text, given in the
-// wrong place.
-void require_replaceable(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const fs::path directory = fs::path(path).parent_path();
-  if (!directory.empty() && !fs::is_directory(directory, error))
-    fail(ErrorKind::kUsage, fmt::format("{}: there is no directory {}", path, directory.string()));
-  if (!fs::exists(path, error) || (fs::is_regular_file(path, error) && fs::file_size(path, error) == 0))
-    return;
-  try {
-    open_tokenizer({.path = path});
-  } catch (const Error&) {
-    fail(ErrorKind::kUsage, path + ": exists and is no vocabulary: not replaced");
-  }
-}
-
 }  // namespace
 
 int64_t train_tokenizer(const TokenizerTraining& training, const std::string& output) {
@@ -148,7 +131,10 @@ int64_t train_tokenizer(const TokenizerTraining& training, const std::string& ou
     fail(ErrorKind::kUsage, fmt::format("a vocabulary of {}: at least 257 (256 bytes and {}), at most {}",
                                         training.vocabulary_size, kEndOfText, kMostTokens));
   }
-  require_replaceable(output);
+  require_replaceable(output, "is no vocabulary", [&] {
+    open_tokenizer({.path = std::filesystem::absolute(output).string()});  // "bytes" is none of files
+    return true;
+  });
   const SplitPattern pattern(known_pattern(training.pattern == "gpt2" ? "gpt2" : "llama3"), training.pattern);
   const PieceCounts pieces = count_corpus(training, pattern);
   if (pieces.empty()) fail(ErrorKind::kData, output + ": not written: there is no text");

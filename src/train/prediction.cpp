@@ -14,6 +14,7 @@
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/output_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
@@ -48,6 +49,12 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
   if (model.settings().normalize)
     source = std::make_shared<StandardizedSource>(std::move(source), trained.statistics);
   return source;
+}
+
+bool holds_predictions(const std::string& path) {
+  if (verify_seal(path, ErrorKind::kData, false) != SealState::kSealed) return false;
+  const Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+  return file.has_attribute("/", "data") && (file.exists("/logits") || file.exists("/values"));
 }
 
 // Rank 0's file, whose rows come in order.
@@ -113,7 +120,14 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
   const int workers = communicator.world_size();
   std::shared_ptr<const DataSource> samples;
   run_agreed(
-      communicator, [&] { samples = open_samples(model, options, checkpoint); }, "data");
+      communicator,
+      [&] {
+        if (leader) {
+          require_replaceable(path, "holds no predictions", [&] { return holds_predictions(path); });
+        }
+        samples = open_samples(model, options, checkpoint);
+      },
+      "data");
   const RecordingScope off(false);
   const AutocastScope autocast(model.settings().compute);
   ForwardContext context = model.replica().evaluation();

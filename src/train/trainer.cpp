@@ -150,6 +150,7 @@ struct Trainer::Parts : PreparedRun {
     log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples{}", done, result.loss,
                          classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "",
                          result.samples, evaluator->averaged() ? ", averaged weights" : ""));
+    if (result.samples == 0) log_warning("none of the validation samples counts: their loss is none");
     return result;
   }
 
@@ -158,7 +159,7 @@ struct Trainer::Parts : PreparedRun {
     const EvaluationResult result = evaluate();
     // Not the one at the end of a run, unless it is due: a run that is extended goes on like one that never
     // stopped.
-    if (due) schedule->observe(result.loss);
+    if (due && result.samples > 0) schedule->observe(result.loss);
     if (schedule->observes()) end->schedule_changed();
     if (options.on_evaluation) options.on_evaluation(done, result);
   }

@@ -29,6 +29,33 @@ std::string message_of(const std::function<void()>& action) {
   return "";
 }
 
+TEST(OutputFile, OnlyWhatACommandKnowsAsItsOwnIsReplaced) {
+  const testing::ScratchDirectory scratch;
+  const auto refusal = [&](const std::string& path, bool own) -> std::string {
+    try {
+      require_replaceable(path, "is no such thing", [own] { return own; });
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      return error.what();
+    }
+    return "";
+  };
+  const std::string path = scratch.file("a");
+  EXPECT_EQ(refusal(path, false), "");  // nothing there
+  testing::overwrite(path, "");
+  EXPECT_EQ(refusal(path, false), "");
+  testing::overwrite(path, "text");
+  EXPECT_EQ(refusal(path, false), path + ": exists and is no such thing: not replaced");
+  EXPECT_EQ(refusal(path, true), "");
+  EXPECT_THROW(require_replaceable(path, "", []() -> bool { fail(ErrorKind::kData, "damaged"); }), Error);
+  fs::create_symlink(path, scratch.file("link"));
+  EXPECT_EQ(refusal(scratch.file("link"), true), scratch.file("link") + ": is a symbolic link: not replaced");
+  EXPECT_NE(refusal(scratch.file("."), true).find("is no plain file: not replaced"), std::string::npos);
+  EXPECT_NE(refusal("/dev/null", true).find("is no plain file: not replaced"), std::string::npos);
+  EXPECT_NE(refusal(scratch.file("none/a"), true).find("there is no directory"), std::string::npos);
+  EXPECT_EQ(refusal("", true), "the output must have a name");
+}
+
 TEST(OutputFile, AppendsToWhatIsThereOrMakesIt) {
   const testing::ScratchDirectory scratch;
   for (const char* text : {"one\n", "two\n"}) {

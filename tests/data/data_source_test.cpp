@@ -606,6 +606,20 @@ TEST(OwnSource, IsRefusedWhereItsDescriptionCannotBe) {
           [](DataDescription& description) { description.input_dtype = DType::kF64; });
   refused("inputs must be stored as fp32, uint8 or fp16, got bf16",
           [](DataDescription& description) { description.stored_dtype = DType::kBF16; });
+  refused("a sample must have targets", [](DataDescription& description) { description.positions = {0}; });
+  refused("scale and divisor must be finite",
+          [](DataDescription& description) { description.divisor = 0.0f; });
+  for (const char* name : {"", "inputs", "targets"}) {
+    refused("each other field must have a name of its own", [name](DataDescription& description) {
+      description.others = {{name, DType::kF32, {}}};
+    });
+  }
+  refused("each other field must have a name of its own, got \"a\"", [](DataDescription& description) {
+    description.others = {{"a", DType::kF32, {}}, {"a", DType::kI32, {}}};
+  });
+  refused("field \"a\" must be fp32 or int32, got fp64", [](DataDescription& description) {
+    description.others = {{"a", DType::kF64, {}}};
+  });
   refused("must have either classes or a target width, got 3 and 1",
           [](DataDescription& description) { description.target_width = 1; });
   refused("must have either classes or a target width, got 0 and 0",

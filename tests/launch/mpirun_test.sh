@@ -49,7 +49,9 @@ keepalive="oob_tcp_keepalive_intvl=2 oob_tcp_keepalive_probes=3 oob_tcp_keepaliv
 binding="hwloc_base_binding_policy=none "
 check "what Open MPI is told" "$binding$keepalive" "$(told "$wrapper" defaults)"
 check "what it is told beside --bind-to" "$keepalive" "$(told "$wrapper" --bind-to core defaults)"
-check "what it is told beside the user's" "hwloc_base_binding_policy=core ${keepalive/time=5/time=9}" \
+check "what it is told beside -bind-to-core" "$keepalive" "$(told "$wrapper" -bind-to-core defaults)"
+check "what it is told beside --map-by" "$keepalive" "$(told "$wrapper" --map-by slot:PE=1 defaults)"
+check "what it is told beside the user's" "hwloc_base_binding_policy=core oob_tcp_keepalive_time=9 " \
   "$(told OMPI_MCA_hwloc_base_binding_policy=core OMPI_MCA_oob_tcp_keepalive_time=9 "$wrapper" defaults)"
 mkdir "$bin/net/docker0" "$bin/net/br-1"
 check "what it is told where there are bridges" \
@@ -60,6 +62,9 @@ check "of bridges beside the environment's" "btl_tcp_if_include=eth0 $binding$ke
 mkdir "$bin/.openmpi"
 echo "btl_tcp_if_include = eth0" >"$bin/.openmpi/mca-params.conf"
 check "of bridges beside a parameter file" "$binding$keepalive" "$(told "$wrapper" defaults)"
+printf 'hwloc_base_binding_policy = core\n# oob_tcp_keepalive_time = 1\n' >"$bin/.openmpi/mca-params.conf"
+rmdir "$bin/net/docker0" "$bin/net/br-1"
+check "of binding beside a parameter file" "$keepalive" "$(told "$wrapper" defaults)"
 
 # stopped HOW SIGNAL...: the exit code of a job of that kind which gets these signals, the first when it is ready.
 stopped() {

@@ -226,7 +226,7 @@ TEST_F(WeightsTest, ACheckpointIsNotReplacedByAPreparedFile) {
       FAIL() << source;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-      EXPECT_EQ(error.what(), checkpoint + ": exists and is sealed, but no prepared data: not replaced");
+      EXPECT_EQ(error.what(), checkpoint + ": exists and is not an HDF5 file of data: not replaced");
     }
   }
   EXPECT_EQ(digest_at("run", 20), before);
