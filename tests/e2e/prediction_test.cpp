@@ -174,7 +174,7 @@ TEST_F(Prediction, RefusesSamplesThatTheModelDoesNotTake) {
   EXPECT_NE(fewer.err.find("fewer.csv: has no column 'c'"), std::string::npos) << fewer.err;
   EXPECT_FALSE(std::filesystem::exists(file("p.h5")));
   const Outcome nowhere = predict(kNoLauncher, "points.csv", "no/p.h5");
-  EXPECT_EQ(nowhere.exit_code, 3);
+  EXPECT_EQ(nowhere.exit_code, 2);
   EXPECT_NE(nowhere.err.find("no/p.h5"), std::string::npos) << nowhere.err;
 }
 
