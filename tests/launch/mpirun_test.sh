@@ -121,9 +121,12 @@ check "exit code of a job whose log is not read" 9 "$(
 )"
 check "signals of a job whose log is not read" "" "$(kinds)"
 
-# Ctrl-C at a terminal, twice.
+# Ctrl-C at a terminal, twice. The shell between script and the wrapper, which must outlive it to write down its code, is chosen by
+# $SHELL.
 if command -v script >/dev/null; then
   : >"$NOTES"
+  rm -f "$bin/code"
+  export SHELL=$BASH
   code=0
   { noted 1; printf '\003'; noted 2; sleep 1; printf '\003'; sleep 5; } |
     script -qec "'$wrapper' -np 2 stubborn; echo \$? >'$bin/code'" /dev/null >/dev/null 2>&1 || code=$?
