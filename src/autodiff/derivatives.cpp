@@ -2,6 +2,9 @@
 #include "lockstep/autodiff/derivatives.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <memory_resource>
 #include <optional>
 #include <unordered_map>
 
@@ -30,7 +33,11 @@ class SweepStates {
   void forget(const Node& node) { states_.erase(&node); }
 
  private:
-  std::unordered_map<const Node*, State> states_;  // asked, never walked through: its order does not matter
+  // For the states of some forty nodes before anything is allocated; small models have no more.
+  std::array<std::byte, 8192> first_;
+  std::pmr::monotonic_buffer_resource memory_{first_.data(), first_.size()};
+  std::pmr::unordered_map<const Node*, State> states_{64, &memory_};  // asked, never walked through: its
+                                                                      // order does not matter
 };
 
 // The nodes below some outputs, newest first. Their states go when it does.
@@ -211,7 +218,7 @@ class ReverseSweep {
   // Frees elements, keeps the links.
   static void let_go(Node& node) {
     node.value = {};
-    for (Tensor& input : node.inputs) input = input.without_elements();
+    for (Tensor& input : node.inputs) input.drop_elements();
   }
 
   SweepStates& states_;

@@ -73,9 +73,10 @@ Tensor attach(Tensor value, std::vector<Tensor> inputs, std::shared_ptr<Node> no
   node->inputs = std::move(inputs);
   const Saved saved = node->saved();
   for (size_t i = 0; i < node->inputs.size(); ++i) {
-    if (!saved.has_input(i)) node->inputs[i] = node->inputs[i].without_elements();
+    if (!saved.has_input(i)) node->inputs[i].drop_elements();
   }
-  node->value = saved.has_output() ? value : value.without_elements();
+  node->value = value;
+  if (!saved.has_output()) node->value.drop_elements();
   value.set_node(std::move(node));
   return value;
 }

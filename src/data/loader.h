@@ -23,6 +23,11 @@ struct MicroBatch {
   struct Array {
     Field field;
     std::vector<std::byte> values;
+    // Of the field's own type.
+    template <class T>
+    std::span<const T> as() const {
+      return {reinterpret_cast<const T*>(values.data()), values.size() / sizeof(T)};
+    }
   };
   std::vector<Array> arrays;
 
@@ -36,8 +41,7 @@ struct MicroBatch {
   std::span<const std::byte> bytes(const std::string& name) const { return at(name).values; }
   template <class T>
   std::span<const T> values(const std::string& name) const {
-    const Array& array = typed(name, dtype_of<T>);
-    return {reinterpret_cast<const T*>(array.values.data()), array.values.size() / sizeof(T)};
+    return typed(name, dtype_of<T>).template as<T>();
   }
   template <class T>
   std::span<T> values(const std::string& name) {

@@ -94,12 +94,6 @@ Tensor Tensor::detach() const {
   return result;
 }
 
-Tensor Tensor::without_elements() const {
-  Tensor result = *this;
-  result.storage_ = nullptr;
-  return result;
-}
-
 void Tensor::refuse_to_read() const {
   fail(ErrorKind::kInternal, defined()
                                  ? fmt::format("{}elements of a tensor {} {} that were not kept are read",

@@ -2,8 +2,8 @@
 //
 // Copying a Tensor shares its elements; nothing in the public API changes elements that another tensor can
 // see, except the functions that say "in place". A tensor that takes part in differentiation also carries the
-// Node that made it (autodiff/). One without elements (without_elements) stands for them where shape, type
-// and history are all that is asked for.
+// Node that made it (autodiff/). One without elements (drop_elements) stands for them where shape, type and
+// history are all that is asked for.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ class Tensor {
   Tensor full_like(double value) const { return full(shape_, dtype_, backend(), value); }
 
   bool defined() const { return backend_ != nullptr; }
-  // False for what without_elements() gives, and for undefined tensors.
+  // False after drop_elements(), and for undefined tensors.
   bool has_elements() const { return storage_ != nullptr; }
   const Shape& shape() const { return shape_; }
   int rank() const { return shape_.rank(); }
@@ -96,8 +96,8 @@ class Tensor {
   Tensor view(const Shape& shape, int64_t begin) const;
   // No copy, no history.
   Tensor detach() const;
-  // Shape, type, backend and history alone: holds no memory of elements.
-  Tensor without_elements() const;
+  // Keeps shape, type, backend and history alone: holds no memory of elements.
+  void drop_elements() { storage_ = nullptr; }
   // A copy of the elements in new storage, no history.
   Tensor clone() const;
   // The elements in another type, rounded to nearest, ties to even; no history. Shares them when it is the

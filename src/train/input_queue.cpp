@@ -56,15 +56,20 @@ class StagedArray {
   // Before the micro-batches of a step.
   void begin() { range_.reset(); }
   // The i-th micro-batch.
-  void write(int64_t i, const MicroBatch& batch) {
+  void write(int64_t i, const MicroBatch::Array& array) {
+    if (array.field.name != field_.name || array.field.dtype != field_.dtype) {
+      fail(ErrorKind::kInternal,
+           fmt::format("input queue: {} '{}' of a micro-batch, expected {} '{}'", name_of(array.field.dtype),
+                       array.field.name, name_of(field_.dtype), field_.name));
+    }
     if (field_.narrow()) {
-      write_features(i, batch.bytes(field_.name));
+      write_features(i, array.values);
     } else if (field_.dtype == DType::kI32) {
-      const std::span<const int32_t> values = batch.values<int32_t>(field_.name);
+      const std::span<const int32_t> values = array.as<int32_t>();
       write(i, values);
       include(values);
     } else {
-      write(i, batch.values<float>(field_.name));
+      write(i, array.as<float>());
     }
   }
   // Converted to the tensor's type.
@@ -213,11 +218,11 @@ void InputQueue::stage(const StepBatch& batch) {
     target.valid = source.valid;
     const auto number = static_cast<int64_t>(i);
     const std::vector<float> weights = source.weights();
-    for (StagedArray& array : place.arrays) {
-      if (array.name() == kWeightsName) {
-        array.write(number, std::span(weights));
+    for (size_t k = 0; k < place.arrays.size(); ++k) {
+      if (place.arrays[k].name() == kWeightsName) {
+        place.arrays[k].write(number, std::span(weights));
       } else {
-        array.write(number, source);
+        place.arrays[k].write(number, source.arrays.at(k));
       }
     }
     if (!place.padding) continue;

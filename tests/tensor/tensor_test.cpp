@@ -90,7 +90,8 @@ TEST(Tensor, ItemNeedsExactlyOneElement) {
 
 TEST(Tensor, CanStandForElementsThatAreGone) {
   Tensor x = Tensor::full({2, 3}, DType::kF32, test_backend(), 1.0);
-  const Tensor link = x.without_elements();
+  Tensor link = x;
+  link.drop_elements();
   EXPECT_TRUE(link.defined());
   EXPECT_FALSE(link.has_elements());
   EXPECT_EQ(link.shape(), x.shape());
@@ -109,7 +110,9 @@ TEST(Tensor, CanStandForElementsThatAreGone) {
       EXPECT_EQ(error.kind(), ErrorKind::kInternal);
     }
   }
-  EXPECT_FALSE(Tensor().without_elements().defined());
+  Tensor nothing;
+  nothing.drop_elements();
+  EXPECT_FALSE(nothing.defined());
 }
 
 TEST(Tensor, ArangeCounts) {

@@ -321,7 +321,7 @@ TEST(InputQueue, RefusesCallsOutOfTurn) {
   less.micro_batches.pop_back();
   EXPECT_EQ(refusal([&] { queue.stage(less); }), "input queue: 2 micro-batches staged, expected 3");
   EXPECT_EQ(refusal([&] { queue.stage(step_batch(3, kTargets)); }),
-            "micro-batch: 'targets' is fp32, not int32");
+            "input queue: fp32 'targets' of a micro-batch, expected int32 'targets'");
   StepBatch narrow = step_batch(3, kClasses);
   for (MicroBatch& batch : narrow.micro_batches) {
     batch.arrays[1].field.shape = {2};
