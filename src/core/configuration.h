@@ -61,13 +61,14 @@ class Section {
               const std::string& meaning);
   bool boolean(const std::string& key, std::optional<bool> fallback, const std::string& meaning);
   // choices empty: any text.
-  std::string text(const std::string& key, std::optional<std::string> fallback,
+  std::string text(const std::string& key, const std::optional<std::string>& fallback,
                    const std::vector<std::string>& choices, const std::string& meaning);
-  std::vector<int64_t> integers(const std::string& key, std::optional<std::vector<int64_t>> fallback,
+  std::vector<int64_t> integers(const std::string& key, const std::optional<std::vector<int64_t>>& fallback,
                                 Range range, const std::string& meaning);
-  std::vector<double> reals(const std::string& key, std::optional<std::vector<double>> fallback, Range range,
-                            const std::string& meaning);
-  std::vector<std::string> texts(const std::string& key, std::optional<std::vector<std::string>> fallback,
+  std::vector<double> reals(const std::string& key, const std::optional<std::vector<double>>& fallback,
+                            Range range, const std::string& meaning);
+  std::vector<std::string> texts(const std::string& key,
+                                 const std::optional<std::vector<std::string>>& fallback,
                                  const std::string& meaning);
 
   // Whether the file or an override gives the key. Does not declare it.

@@ -37,7 +37,7 @@ void on_bus_error(int signal, siginfo_t* info, void*) {
   for (Mapping& mapping : mappings) {
     if (at < mapping.begin.load() || at >= mapping.end.load()) continue;
     mapping.broken = true;
-    void* const page = reinterpret_cast<void*>(at / page_bytes() * page_bytes());
+    void* const page = static_cast<std::byte*>(info->si_addr) - at % page_bytes();
     const int error = errno;
     const bool zeros =
         ::mmap(page, page_bytes(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;

@@ -337,23 +337,24 @@ bool Section::boolean(const std::string& key, std::optional<bool> fallback, cons
   return impl_->scalar<bool>(type_, key, fallback, NoRule{}, meaning);
 }
 
-std::string Section::text(const std::string& key, std::optional<std::string> fallback,
+std::string Section::text(const std::string& key, const std::optional<std::string>& fallback,
                           const std::vector<std::string>& choices, const std::string& meaning) {
   return impl_->scalar<std::string>(type_, key, fallback, choices, meaning);
 }
 
-std::vector<int64_t> Section::integers(const std::string& key, std::optional<std::vector<int64_t>> fallback,
-                                       Range range, const std::string& meaning) {
+std::vector<int64_t> Section::integers(const std::string& key,
+                                       const std::optional<std::vector<int64_t>>& fallback, Range range,
+                                       const std::string& meaning) {
   return impl_->list<int64_t>(type_, key, fallback, range, meaning);
 }
 
-std::vector<double> Section::reals(const std::string& key, std::optional<std::vector<double>> fallback,
+std::vector<double> Section::reals(const std::string& key, const std::optional<std::vector<double>>& fallback,
                                    Range range, const std::string& meaning) {
   return impl_->list<double>(type_, key, fallback, range, meaning);
 }
 
 std::vector<std::string> Section::texts(const std::string& key,
-                                        std::optional<std::vector<std::string>> fallback,
+                                        const std::optional<std::vector<std::string>>& fallback,
                                         const std::string& meaning) {
   return impl_->list<std::string>(type_, key, fallback, std::vector<std::string>{}, meaning);
 }
