@@ -37,17 +37,17 @@ class SkippedSteps : public ::testing::Test {
     };
     train(kNoLauncher, with({"--output", scratch_.file("1")}));
     const std::vector<std::string> expected = course_of(scratch_.file("1"));
-    for (const int workers : {2, 3, 4}) {
+    for (const int workers : all_or_first(1, {3, 2, 4})) {
       const std::string output = scratch_.file(std::to_string(workers));
       train(workers, with({"--output", output}));
       EXPECT_EQ(course_of(output), expected) << workers << " workers";
     }
     const std::string output = scratch_.file("resumed");
     int workers = 1;
-    for (const int steps : {4, 8, 14, 20, 30, 40}) {
+    for (const int steps : {8, 30, 40}) {
       std::vector<std::string> part =
           with({"--output", output, "--set", "train.steps=" + std::to_string(steps)});
-      if (steps > 4) part.emplace_back("--resume");
+      if (steps > 8) part.emplace_back("--resume");
       train(workers, part);
       workers = workers % 4 + 1;
     }

@@ -53,6 +53,15 @@ inline bool sharing_gpu() {
   return value != nullptr && std::string(value) == "1";
 }
 
+// All of them; the first `few` over the stand-ins for GPUs, where a run takes fifty times as long and threads
+// are not what computes.
+template <class T>
+std::vector<T> all_or_first(size_t few, std::initializer_list<T> all) {
+  std::vector<T> runs(all);
+  if (std::getenv("LOCKSTEP_CUDA_ON_CPU") != nullptr) runs.resize(few);
+  return runs;
+}
+
 // On the device under test. Every step logged with its digest; a number of micro-batches that few numbers of
 // workers divide; buckets that hold a part of the model only; epochs that do not end with a global batch.
 inline std::string configuration(const std::string& data, const std::string& model,
