@@ -302,6 +302,7 @@ void CheckpointStore::save(int64_t step, State snapshot) {
         clear_way(impl->path_of(step));
         write_checkpoint(state, impl->path_of(step));
         if (impl->set_aside.exchange(false)) impl->overwritten.remove();
+        if (impl->options.written) impl->options.written(impl->path_of(step));
         impl->remove_outdated(step);
       });
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,8 @@ struct StoreOptions {
   int64_t keep = 3;         // newest files kept; 0 keeps all
   int64_t keep_every = 0;   // steps that are multiples are kept for good; 0 = none
   double say_every = 10.0;  // seconds between lines about a write that is waited for
+  // In the background, when a file is in place and before older ones go.
+  std::function<void(const std::string& path)> written = {};
 };
 
 // A checkpoint is a file with the name of one; a directory with such a name is none, and makes way when a

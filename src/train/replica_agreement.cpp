@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <map>
 #include <sstream>
 #include <vector>
@@ -15,9 +16,13 @@
 namespace lockstep {
 
 bool ReplicaAgreement::any(bool mine, const std::string& label) {
-  int64_t count = mine ? 1 : 0;
-  communicator_.all_reduce_max(&count, 1, label)->wait();
-  return count > 0;
+  return any({mine, false}, label).first;
+}
+
+std::pair<bool, bool> ReplicaAgreement::any(const std::pair<bool, bool>& mine, const std::string& label) {
+  std::array<int64_t, 2> counts = {mine.first ? 1 : 0, mine.second ? 1 : 0};
+  communicator_.all_reduce_max(counts.data(), counts.size(), label)->wait();
+  return {counts[0] > 0, counts[1] > 0};
 }
 
 std::string ReplicaAgreement::compare(const State& state, const std::string& when) {

@@ -29,7 +29,11 @@ RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
     : name_(settings.name),
       directory_(checked(settings.output, resume)),
       lock_(directory_),
-      store_(StoreOptions{directory_, settings.keep, settings.keep_every}) {}
+      after_save_(settings.after_save, settings.save_timeout_seconds),
+      store_({.directory = directory_,
+              .keep = settings.keep,
+              .keep_every = settings.keep_every,
+              .written = [this](const std::string& path) { after_save_.saved(path); }}) {}
 
 std::pair<std::string, State> RunKeeper::newest() const {
   std::vector<std::string> skipped;
@@ -66,6 +70,7 @@ void RunKeeper::finish(bool chart) {
   metrics_->flush();
   const LossCurves curves = loss_curves(metrics_->history());
   replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
+  after_save_.finish();
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
   if (!characters.empty()) log_info("\n" + characters);
 }

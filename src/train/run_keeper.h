@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "lockstep/checkpoint/store.h"
+#include "lockstep/train/after_save.h"
 #include "lockstep/train/metrics_log.h"
 #include "lockstep/train/settings.h"
 
@@ -48,6 +49,7 @@ class RunKeeper {
  private:
   std::string name_, directory_;
   DirectoryLock lock_;
+  AfterSave after_save_;
   CheckpointStore store_;
   std::optional<MetricsLog> metrics_;
 };

@@ -22,6 +22,10 @@ RunSettings read_settings(Configuration& configuration) {
   settings.output = run.text("output", "runs/" + settings.name, {},
                              "directory for checkpoints, metrics.jsonl and loss.svg (--output overrides)");
 
+  settings.most_minutes =
+      run.real("most_minutes", settings.most_minutes, kNonNegative,
+               "minutes after which this start of the run saves and leaves with exit code 75; 0: no limit");
+
   Section data = configuration.section("data");
   settings.train_data.path =
       data.text("train", std::nullopt, {}, "training data: file (CIFAR-10: files, by commas)");
@@ -188,12 +192,22 @@ RunSettings read_settings(Configuration& configuration) {
   settings.checkpoint_every =
       checkpoint.integer("every", settings.checkpoint_every, kNonNegative,
                          "steps between checkpoints; 0: only at the end and when stopped");
+  settings.checkpoint_every_minutes =
+      checkpoint.real("every_minutes", settings.checkpoint_every_minutes, kNonNegative,
+                      "minutes after which there is another one, whatever the steps; 0: off");
   settings.keep = checkpoint.integer("keep", settings.keep, kNonNegative, "newest checkpoints kept; 0: all");
   settings.keep_every = checkpoint.integer("keep_every", settings.keep_every, kNonNegative,
                                            "steps whose multiples are kept for good; 0: none");
   settings.save_timeout_seconds =
       checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
                       "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
+
+  settings.after_save = checkpoint.text(
+      "after_save", settings.after_save, {},
+      "command that rank 0's host runs beside the training for every checkpoint in place, {} for its path, "
+      "\"rclone copy {} store:run\" for example; what fails is warned of");
+  if (!settings.after_save.empty() && settings.after_save.find("{}") == std::string::npos)
+    checkpoint.reject("after_save", "must have {} where the path of the checkpoint stands");
 
   Section device = configuration.section("device");
   settings.device = device.text("type", settings.device, {"auto", "cpu", "cuda"},

@@ -28,6 +28,7 @@ struct RunSettings {
   std::string name = "run";
   uint64_t seed = 0;
   std::string output = "runs/run";
+  double most_minutes = 0.0;  // 0: no limit
   // [data]
   DatasetOptions train_data;
   DatasetOptions validation_data;  // path empty: none, or split off by validation_fraction
@@ -77,9 +78,11 @@ struct RunSettings {
   std::string gpu_transport = "auto";  // auto, nccl, host
   // [checkpoint]
   int64_t checkpoint_every = 0;
+  double checkpoint_every_minutes = 0.0;
   int64_t keep = 3;
   int64_t keep_every = 0;
   double save_timeout_seconds = 3600.0;
+  std::string after_save;  // a command with {} for the path
   // [device]
   std::string device = "auto";  // auto, cpu, cuda
   bool cudnn = true;            // where there is one

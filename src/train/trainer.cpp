@@ -36,6 +36,9 @@ struct Trainer::Parts : PreparedRun {
   std::optional<StepLog> log;
   std::optional<Progress> progress;
   double data_seconds = 0.0;  // that the samples of the step to come took
+  // What the clock decides, it decides on rank 0.
+  Clock::time_point started, saved_at;
+  bool save_wanted = false;  // after this step, by the clock
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_) {
@@ -51,6 +54,7 @@ struct Trainer::Parts : PreparedRun {
     progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead());
+    started = saved_at = Clock::now();
     if (done < plan.total_steps) stage();
   }
 
@@ -66,6 +70,10 @@ struct Trainer::Parts : PreparedRun {
     pass->issue(end->cotangent(pass->loss_shape()), step.swept.get());
     step.exchanged->set();
     end->issue();
+  }
+
+  bool has_passed(double minutes, Clock::time_point since) const {
+    return minutes > 0.0 && leader() && seconds_since(since) >= 60.0 * minutes;
   }
 
   // One step. Returns whether a worker wants the run to end.
@@ -88,7 +96,11 @@ struct Trainer::Parts : PreparedRun {
     log->issued(seconds_since(begin));
     if (done < plan.total_steps) stage();
     if (options.stop && stop_reason.empty()) stop_reason = options.stop();
-    const bool stops = agreement->any(!stop_reason.empty(), "stop");
+    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
+      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
+    const auto [stops, saves] = agreement->any(
+        {!stop_reason.empty(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
+    save_wanted = saves;
     if (stops && done < plan.total_steps) stopping_at = done;
     if (!end->device_decides()) {
       with_reason([&] { end->decide(done); });
@@ -180,6 +192,7 @@ struct Trainer::Parts : PreparedRun {
       state->capture(done, "");
     }
     saved = done;
+    saved_at = Clock::now();
   }
 
   TrainOutcome run() {
@@ -190,7 +203,7 @@ struct Trainer::Parts : PreparedRun {
       const bool stops = advance();
       const bool last = done == plan.total_steps;
       stopped = stops && !last;
-      const bool due = last || stopped || every(settings.checkpoint_every);
+      const bool due = last || stopped || save_wanted || every(settings.checkpoint_every);
       // What looks at the state looks at one whose steps are all known.
       if (every(settings.digest_every) || due) read_reports(0);
       if (every(settings.digest_every)) compare_replicas();

@@ -1,0 +1,32 @@
+// A command of the user's for every checkpoint that is in place: to copy it to another host, or to an object
+// store.
+#pragma once
+
+#include <memory>
+#include <string>
+
+namespace lockstep {
+
+// Commands run beside the training, one after the other, each in a process group of its own (Ctrl-C is not
+// for them), its output with the log. What fails is warned of and no more: the checkpoint is there.
+class AfterSave {
+ public:
+  // `command`, for /bin/sh, has {} where the path of the file stands, quoted. `seconds`: that the end waits
+  // for what is still running then. "": does nothing.
+  AfterSave(std::string command, double seconds);
+  // As finish().
+  ~AfterSave();
+  AfterSave(const AfterSave&) = delete;
+  AfterSave& operator=(const AfterSave&) = delete;
+
+  // The file is in place. From any thread; returns at once.
+  void saved(const std::string& path);
+  // Waits for all commands; those that take too long are left to themselves, and warned of.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,93 @@
+// Commands after checkpoints: what they are given, what their failure means, how long the end waits.
+#include "lockstep/train/after_save.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <fstream>
+#include <sstream>
+
+#include "hdf5/scratch_directory.h"
+#include "lockstep/core/log.h"
+#include "lockstep/train/run_keeper.h"
+
+namespace lockstep {
+namespace {
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class AfterSaveTest : public ::testing::Test {
+ protected:
+  AfterSaveTest() {
+    set_log([this](LogLevel, const std::string& line) { log_ += line + "\n"; });
+  }
+  ~AfterSaveTest() override { set_log({}); }
+  std::string log_;
+  testing::ScratchDirectory scratch_;
+};
+
+TEST_F(AfterSaveTest, GetsThePathHoweverItIsSpelledAndKeepsTheOrder) {
+  const std::string said = scratch_.file("said");
+  AfterSave after("sleep 0.1; echo {} {} >>" + said, 10.0);
+  for (const std::string path : {"a b/step-1.h5", "it's $HOME `x` \"q\".h5", "{}"}) after.saved(path);
+  after.finish();
+  EXPECT_EQ(content_of(said),
+            "a b/step-1.h5 a b/step-1.h5\nit's $HOME `x` \"q\".h5 it's $HOME `x` \"q\".h5\n{} {}\n");
+  EXPECT_EQ(log_, "");
+}
+
+TEST_F(AfterSaveTest, WarnsOfWhatFailsAndGoesOn) {
+  AfterSave after("test {} = good || exit 7", 10.0);
+  after.saved("bad");
+  after.saved("good");
+  after.finish();
+  EXPECT_EQ(log_, "checkpoint.after_save: 'test 'bad' = good || exit 7' ended with exit code 7\n");
+  log_.clear();
+  AfterSave killed("kill -9 $$ # {}", 10.0);
+  killed.saved("x");
+  killed.finish();
+  EXPECT_EQ(log_, "checkpoint.after_save: 'kill -9 $$ # 'x'' was ended by signal 9\n");
+}
+
+TEST_F(AfterSaveTest, LeavesWhatTakesTooLongToItself) {
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    AfterSave after("sleep 2 # {}", 0.2);
+    after.saved("first");
+    after.saved("second");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
+  EXPECT_NE(log_.find("takes longer than 0.2 s and is left to itself"), std::string::npos) << log_;
+}
+
+TEST_F(AfterSaveTest, FindsTheFileOfEachCheckpointInPlace) {
+  RunSettings settings;
+  settings.output = scratch_.file("run");
+  settings.keep = 1;
+  settings.after_save = "cp {} " + scratch_.file("") + "copies/";
+  std::filesystem::create_directory(scratch_.file("copies"));
+  {
+    RunKeeper keeper(settings, false);
+    keeper.start("", "");
+    for (const int64_t step : {3, 5}) {
+      keeper.save(step, [&](std::string) {
+        State state;
+        state.scalars["/train/step"] = step;
+        return state;
+      });
+      keeper.finish(false);
+    }
+  }
+  for (const std::string step : {"3", "5"})
+    EXPECT_EQ(read_checkpoint(scratch_.file("copies/step-00000000" + step + ".h5")).scalars.at("/train/step"),
+              Scalar(static_cast<int64_t>(std::stoi(step))));
+  EXPECT_EQ(log_.find("after_save"), std::string::npos) << log_;
+}
+
+}  // namespace
+}  // namespace lockstep
