@@ -61,10 +61,14 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
   return files;
 }
 
-void visit_documents(const TextChunk& chunk, const std::string& field,
-                     const std::function<void(std::string_view)>& document) {
+void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
+                     const std::function<void(const TextDocument&)>& document) {
   if (!chunk.file->json_lines) {
-    document(chunk.text);
+    if (!options.prompt.empty()) {
+      fail(ErrorKind::kUsage, fmt::format("{}: has no field \"{}\": prompts are read from .jsonl",
+                                          chunk.file->path, options.prompt));
+    }
+    document({{}, chunk.text, chunk.file->path});
     return;
   }
   std::string scratch;
@@ -74,16 +78,19 @@ void visit_documents(const TextChunk& chunk, const std::string& field,
     const std::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const auto refuse = [&](const std::string& rule) {
-      fail(ErrorKind::kData, fmt::format("{}: line {}: {}", chunk.file->path, number, rule));
-    };
+    const std::string place = fmt::format("{}: line {}", chunk.file->path, number);
+    const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kData, place + ": " + rule); };
     const auto object = nlohmann::json::parse(well_formed(line, scratch), nullptr, false);
     if (object.is_discarded()) refuse("is not JSON");
     if (!object.is_object()) refuse("must be a JSON object");
-    const auto found = object.find(field);
-    if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
-    if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
-    document(found->get_ref<const std::string&>());
+    const auto text_of = [&](const std::string& field) -> std::string_view {
+      const auto found = object.find(field);
+      if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
+      if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
+      return found->get_ref<const std::string&>();
+    };
+    const std::string_view prompt = options.prompt.empty() ? std::string_view() : text_of(options.prompt);
+    document({prompt, text_of(options.field), place});
   }
 }
 

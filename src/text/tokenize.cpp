@@ -1,10 +1,13 @@
 // Chunks are encoded on all threads and written in their order.
 #include "lockstep/text/tokenize.h"
 
+#include <fmt/format.h>
+
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/text/corpus_batches.h"
 
@@ -42,19 +45,35 @@ class Encoders {
 
 // The tokens of a chunk, and where in them documents end.
 struct ChunkTokens {
+  struct Document {
+    size_t counted_from, end;
+  };
   std::vector<int32_t> ids;
-  std::vector<size_t> ends;
+  std::vector<Document> documents;
+  int64_t bytes = 0;  // of text whose tokens count
 };
 
 ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options, TokenEncoder& encoder) {
   ChunkTokens tokens;
-  tokens.ids.reserve(chunk.text.size() / 3);
-  visit_documents(chunk, options.corpus.field, [&](std::string_view text) {
-    if (chunk.begins && options.begin) tokens.ids.push_back(*options.begin);
-    encoder.encode(text, tokens.ids);
+  const bool prompts = !options.corpus.prompt.empty();
+  std::vector<int32_t>& ids = tokens.ids;
+  ids.reserve(chunk.text.size() / 3);
+  visit_documents(chunk, options.corpus, [&](const TextDocument& document) {
+    size_t from = ids.size();
+    if (chunk.begins && options.begin) ids.push_back(*options.begin);
+    const size_t text = ids.size();
+    // Apart from each other, as a prompt that is to be continued is.
+    encoder.encode(document.prompt, ids);
+    if (prompts) from = ids.size();
+    encoder.encode(document.text, ids);
+    if (chunk.begins && options.begin && text < ids.size() && ids[text] == *options.begin) {
+      fail(ErrorKind::kData, fmt::format("{}: begins with token {}, which --begin would double: --begin none",
+                                         document.place, *options.begin));
+    }
+    tokens.bytes += std::ssize(document.text);
     if (!chunk.ends) return;
-    if (options.end) tokens.ids.push_back(*options.end);
-    tokens.ends.push_back(tokens.ids.size());
+    if (options.end) ids.push_back(*options.end);
+    tokens.documents.push_back({from, ids.size()});
   });
   return tokens;
 }
@@ -62,12 +81,14 @@ ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options,
 void write(const ChunkTokens& tokens, TokenFileWriter& writer) {
   const std::span<const int32_t> ids = tokens.ids;
   size_t begin = 0;
-  for (const size_t end : tokens.ends) {
-    writer.add(ids.subspan(begin, end - begin));
+  for (const ChunkTokens::Document& document : tokens.documents) {
+    writer.add(ids.subspan(begin, document.counted_from - begin), false);
+    writer.add(ids.subspan(document.counted_from, document.end - document.counted_from));
     writer.end_document();
-    begin = end;
+    begin = document.end;
   }
   writer.add(ids.subspan(begin));
+  writer.add_text_bytes(tokens.bytes);
 }
 
 }  // namespace

@@ -128,6 +128,22 @@ void check_indices(const RunData& data, int64_t limit) {
   if (data.validation) check_indices(data.validation->description(), limit);
 }
 
+void check_vocabulary(const DataDescription& data, const std::string& known, const std::string& source) {
+  if (known.empty() || data.vocabulary.empty() || data.vocabulary == known) return;
+  fail(ErrorKind::kData, fmt::format("{}: of {}; {} of {}", data.source, data.vocabulary, source, known));
+}
+
+void check_documents(const DataDescription& data, const Module& model) {
+  const bool masked =
+      std::ranges::any_of(data.others, [](const Field& field) { return field.name == kDocumentsName; });
+  if (!masked || model.reads(kDocumentsName)) return;
+  fail(ErrorKind::kUsage,
+       fmt::format(
+           "{}: data.documents = \"mask\": the model (model.type) does not read which document a token is "
+           "of: \"join\" lets documents of a window see each other",
+           data.source));
+}
+
 namespace {
 
 // Of the features by their names, in whatever order they stand; "" where they were not standardized.

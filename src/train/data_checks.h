@@ -29,6 +29,13 @@ std::string overflow_hint(const DataSource& source, DType compute);
 void check_indices(const DataDescription& data, int64_t limit);
 void check_indices(const RunData& data, int64_t limit);
 
+// Error (kData) naming both when tokens are of another vocabulary than `known`, that of the file `source`.
+// Not where one of the two is not known.
+void check_vocabulary(const DataDescription& data, const std::string& known, const std::string& source);
+
+// Error (kUsage) when documents are to be kept apart by a model that does not read where they are.
+void check_documents(const DataDescription& data, const Module& model);
+
 // What a checkpoint keeps of features: an outline for predictions, the names of columns, where the data have
 // any, and a digest of the means and deviations that they were standardized with.
 class KeptColumns final : public Checkpointed {

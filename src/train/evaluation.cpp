@@ -2,6 +2,7 @@
 #include "lockstep/train/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "lockstep/autodiff/node.h"
@@ -77,7 +78,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
       weight += all[at + 1];
     }
   }
-  result.loss = weight == 0.0 ? 0.0 : loss / weight;
+  result.loss = weight == 0.0 ? std::nan("") : loss / weight;
   if (objective.classification()) {
     result.samples = all_counted[0];
     const double all_targets = std::max<double>(1.0, static_cast<double>(result.samples));

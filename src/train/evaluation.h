@@ -13,7 +13,7 @@
 namespace lockstep {
 
 struct EvaluationResult {
-  double loss = 0.0;    // mean over the targets, by their weights
+  double loss = 0.0;    // mean over the targets, by their weights; NaN: none counts
   int64_t samples = 0;  // of a classification: targets that count, one a sample as a rule
   // Classification only, of those.
   double accuracy = 0.0;  // share predicted right

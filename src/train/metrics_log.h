@@ -23,7 +23,8 @@ struct StepTimes {
 struct StepMetrics {
   int64_t step = 0;  // steps done
   double epoch = 0.0;
-  double loss = 0.0;  // of the step's global batch, regularization included
+  double loss =
+      0.0;  // of the step's global batch, regularization included; NaN, null in the file: nothing counts
   double learning_rate = 0.0;
   double gradient_norm = 0.0;  // before clipping
   double loss_scale = 1.0;     // of this step

@@ -46,6 +46,8 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
                      trained.shape.sample.to_string(), name_of(trained.shape.input)));
   }
   check_indices(found, model.replica().model->index_limit());
+  check_documents(found, *model.replica().model);
+  check_vocabulary(found, trained.vocabulary, checkpoint);
   if (model.settings().normalize)
     source = std::make_shared<StandardizedSource>(std::move(source), trained.statistics);
   return source;

@@ -55,6 +55,7 @@ void PreparedRun::set_up() {
   check_classes(data);
   replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
   check_indices(data, replica->model->index_limit());
+  check_documents(data.train->description(), *replica->model);
   const Optimizer& optimizer = *replica->optimizer;
   plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
   const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};

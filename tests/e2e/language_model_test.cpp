@@ -74,6 +74,39 @@ TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterru
   EXPECT_GT(result["accuracy"], 0.15);
 }
 
+// The mean over the tokens of the global batch that count, divided once: means of micro-batches, each by its
+// own count, would be another number where prompts have unequal lengths.
+TEST_F(LanguageModel, PromptsCountNothingHoweverTheBatchIsShared) {
+  std::string pairs;
+  for (int i = 0; i < 120; ++i) {
+    pairs +=
+        nlohmann::json{
+            {"prompt", std::string(static_cast<size_t>(i * i % 67), static_cast<char>('a' + i % 26))},
+            {"completion", std::string(static_cast<size_t>(1 + i * 7 % 13), static_cast<char>('A' + i % 26))}}
+            .dump() +
+        "\n";
+  }
+  write_file(file("pairs.jsonl"), pairs);
+  const Outcome tokens =
+      run(kNoLauncher, {"tokenize", file("pairs.jsonl"), "--prompt", "prompt", "--completion", "completion",
+                        "--tokenizer", "bytes", "--output", file("pairs.h5")});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  EXPECT_NE(tokens.err.find("of the tokens count"), std::string::npos) << tokens.err;
+  const auto course = [&](int workers, const std::string& micro_batches, const std::string& size) {
+    const std::string output = file(micro_batches + "_" + std::to_string(workers));
+    train(workers, {file("run.toml"), "--output", output, "--set", "data.train=" + file("pairs.h5"),
+                    "train.steps=6", "model.layers[2].dropout=0.0", "train.micro_batches=" + micro_batches,
+                    "train.micro_batch_size=" + size});
+    return std::pair(losses_of(output), digest_of(checkpoint_of(output, 6)));
+  };
+  const auto one = course(kNoLauncher, "12", "1");
+  EXPECT_EQ(course(2, "12", "1"), one);
+  EXPECT_EQ(course(3, "12", "1"), one);
+  const auto other = course(2, "3", "4");
+  ASSERT_EQ(other.first.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(other.first[i], one.first[i], 2e-5) << i;
+}
+
 TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
   const auto refused = [&](const std::vector<std::string>& set, int code, const std::string& rule) {
     std::vector<std::string> arguments = {"train", file("run.toml"), "--output", file("none"), "--set"};
@@ -85,6 +118,15 @@ TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
   refused({"data.format=auto"}, 2, "data.format = \"tokens\"");
   refused({"data.context=1000000"}, 3, "a window of 1000000 and the token behind it need 1000001");
   refused({"data.classes=100"}, 3, "must be in [0, 100)");
+  // sequential sees all of a window: to let documents see each other is what was not asked for.
+  refused({"data.documents=mask"}, 2, "data.documents = \"mask\"");
+  const Outcome other =
+      run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/src/README.md", "--tokenizer", "bytes", "--begin",
+                        "<|endoftext|>", "--end", "none", "--output", file("begun.h5")});
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_NE(other.err.find("--begin <|endoftext|>"), std::string::npos) << other.err;
+  refused({"data.validation_fraction=0", "data.validation=" + file("begun.h5")}, 3,
+          "token 256 before and nothing behind each document");
   refused({"data.normalize=standard"}, 2, "tokens have no mean");
   refused({"data.train=" LOCKSTEP_ROOT "/configs/data/digits.h5"}, 3, "digits.h5");
 }
