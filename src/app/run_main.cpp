@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "lockstep/app/description.h"
+#include "lockstep/app/evaluation_json.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
@@ -48,7 +49,8 @@ struct Arguments {
   std::string resume;  // "true" or "auto"
   std::string checkpoint, weights;
   std::string file_a, file_b;
-  bool digest_only = false, confusion = false;
+  bool digest_only = false;
+  EvaluationWants wants;
   bool verify = false;
   DatasetOptions dataset;
   std::string output;
@@ -75,24 +77,10 @@ void flush_results() {
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   std::string weights = arguments.weights;
   const CheckpointEvaluation evaluation =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, arguments.confusion);
+      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, arguments.wants);
   if (communicator.rank() == 0) {
-    nlohmann::ordered_json line;
-    line["checkpoint"] = arguments.checkpoint;
-    line["weights"] = weights;
-    line["data"] = evaluation.on_validation ? "validation" : "training";
-    line["samples"] = evaluation.result.samples;
-    line["loss"] = evaluation.result.loss;
-    if (evaluation.classes > 0) line["accuracy"] = evaluation.result.accuracy;
-    if (evaluation.classes > Objective::kTop) line["top5_accuracy"] = evaluation.result.top5_accuracy;
-    if (arguments.confusion) {
-      const auto classes = static_cast<size_t>(evaluation.classes);
-      if (!evaluation.class_names.empty()) line["classes"] = evaluation.class_names;
-      for (size_t label = 0; label < classes; ++label) {
-        const auto row = evaluation.result.confusion.begin() + static_cast<std::ptrdiff_t>(label * classes);
-        line["confusion"].push_back(std::vector<int64_t>(row, row + static_cast<std::ptrdiff_t>(classes)));
-      }
-    }
+    const nlohmann::ordered_json line =
+        describe_evaluation(evaluation, arguments.checkpoint, weights, arguments.wants);
     std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     flush_results();
   }
@@ -275,8 +263,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   evaluate_command->footer(
       "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5");
 
-  evaluate_command->add_flag("--confusion", arguments.confusion,
+  evaluate_command->add_flag("--confusion", arguments.wants.confusion,
                              "also count, label by label, which classes were predicted");
+  evaluate_command->add_flag("--by-position", arguments.wants.by_position,
+                             "of text: also the mean loss of each position of a window");
 
   CLI::App* predict_command =
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");

@@ -46,6 +46,11 @@ ColumnNames columns_of(const std::string& text) {
 
 }  // namespace
 
+int64_t tokens_of_sample(const DataDescription& data) {
+  const bool text = data.positions.rank() > 0 && data.input_dtype == DType::kI32 && data.classes > 0;
+  return text ? data.positions.elements() : 0;
+}
+
 std::string describe_task(const DataDescription& train, const std::string& loss) {
   const std::string column =
       train.columns.target.empty() ? "" : fmt::format(", target column '{}'", train.columns.target);
@@ -56,7 +61,7 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
-  if (train.positions.rank() > 0 && train.input_dtype == DType::kI32) {
+  if (tokens_of_sample(train) > 0) {
     return fmt::format("the next of {} tokens at each of {} positions, loss {}", train.classes,
                        train.positions.elements(), chosen);
   }

@@ -20,6 +20,9 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
 // is 0. Adds a hint when classes have no samples. Not for evaluations, which may well be of one class.
 void check_classes(RunData& data);
 
+// Tokens of a sample of text, whose inputs are table indices with a target at each; 0: it is something else.
+int64_t tokens_of_sample(const DataDescription& data);
+
 // A hint at the first input that is infinite in the type that the model computes in; "" when there is none,
 // and of a file that is not in memory: looking at all of it would cost more than it tells.
 std::string overflow_hint(const DataSource& source, DType compute);

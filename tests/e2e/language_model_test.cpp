@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "e2e/training_run.h"
@@ -71,7 +72,47 @@ TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterru
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const nlohmann::json result = nlohmann::json::parse(outcome.out);
   EXPECT_LT(result["loss"], 3.0);
+  EXPECT_DOUBLE_EQ(result["perplexity"].get<double>(), std::exp(result["loss"].get<double>()));
+  // A token a byte, but for the one behind the text.
+  const double bytes = static_cast<double>(std::filesystem::file_size(LOCKSTEP_ROOT "/src/README.md"));
+  EXPECT_NEAR(result["bits_per_byte"].get<double>(),
+              result["loss"].get<double>() / std::log(2.0) * (bytes + 1) / bytes, 1e-12);
   EXPECT_GT(result["accuracy"], 0.15);
+}
+
+// Measures of text, the same on any number of workers; MFU where the peak is known alone.
+TEST_F(LanguageModel, TokensAreCountedAndLossesToldByPosition) {
+  for (const int workers : {kNoLauncher, 3}) {
+    train(workers,
+          {file("run.toml"), "--output", file("measured_" + std::to_string(workers)), "--set",
+           "train.steps=4", "train.micro_batches=0", "train.batch_tokens=1024", "train.peak_tflops=2",
+           "schedule.type=cosine", "schedule.unit=tokens", "schedule.warmup=2048"});
+  }
+  EXPECT_EQ(course_of(file("measured_3")), course_of(file("measured_" + std::to_string(kNoLauncher))));
+  const std::vector<nlohmann::json> lines = metrics_of(file("measured_3"));
+  EXPECT_EQ(lines[2]["tokens"], 3 * 1024);
+  EXPECT_DOUBLE_EQ(lines[2]["tokens_per_second"].get<double>(),
+                   32 * lines[2]["samples_per_second"].get<double>());
+  EXPECT_GT(lines[2]["mfu"], 0.0);
+  EXPECT_LT(lines[2]["mfu"], 1.0);
+  EXPECT_DOUBLE_EQ(lines[0]["learning_rate"].get<double>(), 0.005);
+  EXPECT_EQ(lines[1]["learning_rate"].get<double>(), 0.01);
+  const nlohmann::json& last = lines.back();
+  EXPECT_DOUBLE_EQ(last["validation_perplexity"].get<double>(),
+                   std::exp(last["validation_loss"].get<double>()));
+  std::string line;
+  for (const int workers : {kNoLauncher, 2, 3}) {
+    const Outcome outcome = run(workers, {"eval", file("run.toml"), "--checkpoint",
+                                          checkpoint_of(file("measured_3"), 4), "--by-position"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    if (line.empty()) line = outcome.out;
+    EXPECT_EQ(outcome.out, line) << workers;
+  }
+  const nlohmann::json result = nlohmann::json::parse(line);
+  ASSERT_EQ(result["position_losses"].size(), 32u);
+  double sum = 0.0;
+  for (const nlohmann::json& loss : result["position_losses"]) sum += loss.get<double>();
+  EXPECT_NEAR(sum / 32, result["loss"].get<double>(), 1e-6);
 }
 
 // The mean over the tokens of the global batch that count, divided once: means of micro-batches, each by its
