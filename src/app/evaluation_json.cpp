@@ -7,8 +7,9 @@
 
 namespace lockstep {
 
-nlohmann::ordered_json describe_evaluation(const CheckpointEvaluation& evaluation, const std::string& checkpoint,
-                                           const std::string& weights, const EvaluationWants& wants) {
+nlohmann::ordered_json describe_evaluation(const CheckpointEvaluation& evaluation,
+                                           const std::string& checkpoint, const std::string& weights,
+                                           const EvaluationWants& wants) {
   const EvaluationResult& result = evaluation.result;
   nlohmann::ordered_json line;
   line["checkpoint"] = checkpoint;

@@ -24,6 +24,7 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/mapped_file.h"
 #include "lockstep/core/process.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/hdf5/sealed_file.h"
@@ -116,7 +117,7 @@ int run_verify(const std::string& path) {
     flush_results();
     return 0;
   }
-  if (holds_tokens(path)) {
+  if (outlines_tokens(path)) {
     verify_seal(path, ErrorKind::kData, true);
     const auto tokens = open_token_file(path);
     std::puts(fmt::format("{}: intact: {} tokens in {} documents, digest {}", path, tokens->size(),
@@ -171,6 +172,16 @@ int run_config(const Arguments& arguments) {
   std::fputs((arguments.as_json ? describe_as_json(keys) : describe_as_text(keys)).c_str(), stdout);
   flush_results();
   return 0;
+}
+
+// CLI11 takes an empty text for 0, or for an option that was not given.
+void refuse_empty_numbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if (!type.starts_with("INT") && !type.starts_with("UINT")) continue;
+    option->check([](const std::string& text) { return text.empty() ? "must be an integer" : ""; });
+  }
+  for (CLI::App* command : app.get_subcommands({})) refuse_empty_numbers(*command);
 }
 
 // The arguments behind the program's name, with a --set of its own for each override: several may follow one
@@ -337,6 +348,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   config_command->footer(
       "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
+  refuse_empty_numbers(app);
   log_to_stderr(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
@@ -384,6 +396,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } catch (const Error& error) {
         refused = error;
       }
+      if (predict_command->parsed()) remove_unfinished_on_signals();
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
       log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
@@ -407,6 +420,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    remove_unfinished_on_signals();
     if (const std::optional<int> done = run_text_command()) return *done;
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);

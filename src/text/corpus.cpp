@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -48,9 +50,14 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
       continue;
     }
     std::set<std::string> found;  // by name, whatever the order of the file system
-    for (auto entry = fs::recursive_directory_iterator(input, error);
+    std::set<fs::path> entered = {fs::canonical(input, error)};
+    for (auto entry =
+             fs::recursive_directory_iterator(input, fs::directory_options::follow_directory_symlink, error);
          !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
       std::error_code ignored;
+      // Links may lead back.
+      if (entry->is_directory(ignored) && !entered.insert(fs::canonical(entry->path(), ignored)).second)
+        entry.disable_recursion_pending();
       if (entry->is_regular_file(ignored) && kind_of(entry->path()) != Kind::kOther)
         found.insert(entry->path().string());
     }
@@ -101,6 +108,11 @@ bool CorpusReader::open_next() {
   if (next_file_ == files_.size()) return false;
   file_ = &files_[next_file_++];
   exhausted_ = file_->bytes == 0;
+  if (exhausted_ && std::ifstream(file_->path, std::ios::binary).get() != std::ifstream::traits_type::eof()) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: holds text and says that it is empty, as files of /proc do: copy it first",
+                     file_->path));
+  }
   if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path);
   begins_ = true;
   line_ = 1;
@@ -111,7 +123,13 @@ bool CorpusReader::open_next() {
 void CorpusReader::fill(size_t bytes) {
   const size_t before = buffer_.size();
   if (exhausted_ || before >= bytes) return;
-  buffer_.resize(bytes);
+  try {
+    buffer_.resize(bytes);
+  } catch (const std::bad_alloc&) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: out of memory for {} bytes of a {}", file_->path, bytes,
+                     file_->json_lines ? fmt::format("line (number {})", line_) : "document"));
+  }
   const size_t got = input_->read_up_to(buffer_.data() + before, bytes - before);
   buffer_.resize(before + got);
   exhausted_ = buffer_.size() < bytes;

@@ -28,7 +28,8 @@ struct CorpusFile {
 
 // The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
 // plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
-// these and .txt are taken. Errors: kUsage for an input that is not there or has no such file.
+// these and .txt are taken, links to directories followed, each directory once. Errors: kUsage for an input
+// that is not there or has no such file.
 std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs);
 
 // A part of one document, or several whole ones.

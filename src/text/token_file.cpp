@@ -137,9 +137,13 @@ std::unique_ptr<TokenFile> open_sealed_tokens(const std::string& path) {
   return std::make_unique<SealedTokens>(path, std::move(*content));
 }
 
+bool outlines_tokens(const std::string& path) {
+  return Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+}
+
 bool holds_tokens(const std::string& path) {
   return seals_blocks(path, ErrorKind::kData) && verify_outline(path, ErrorKind::kData) &&
-         Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+         outlines_tokens(path);
 }
 
 std::unique_ptr<TokenFile> open_token_file(const std::string& path) {

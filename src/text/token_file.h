@@ -65,6 +65,8 @@ class TokenFile {
 std::unique_ptr<TokenFile> open_token_file(const std::string& path);
 // Whether a sealed file holds tokens. Error (kData): cannot be read, or its outline is damaged.
 bool holds_tokens(const std::string& path);
+// The same of a file whose outline has been verified.
+bool outlines_tokens(const std::string& path);
 
 // Readers, one a format.
 std::unique_ptr<TokenFile> open_sealed_tokens(const std::string& path);

@@ -14,6 +14,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/hdf5/block_writer.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
@@ -33,11 +34,11 @@ constexpr int64_t kPage = 4096;
 // process ends.
 class Spool {
  public:
-  explicit Spool(const std::string& path)
-      : path_(path), file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+  explicit Spool(const std::string& path) : path_(path) {
+    const UnfinishedFile name(path);
+    file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file_ < 0)
       fail(ErrorKind::kData, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
-    ::unlink(path.c_str());
   }
   ~Spool() { ::close(file_); }
   Spool(const Spool&) = delete;
@@ -81,7 +82,7 @@ class Spool {
   }
 
   std::string path_;
-  int file_;
+  int file_ = -1;
   int64_t size_ = 0;
   std::vector<std::byte> buffer_;
 };
@@ -91,14 +92,16 @@ class Spool {
 struct TokenFileWriter::Impl {
   Impl(const std::string& output, const TokenFileDescription& wanted)
       : path(output),
-        temporary(fmt::format("{}.{}.partial", output, getpid())),
+        unfinished(fmt::format("{}.{}.partial", output, getpid())),
+        temporary(unfinished.path()),
         description(wanted),
         tokens(temporary + ".tokens"),
         documents(temporary + ".documents"),
         counted(temporary + ".counted") {}
-  ~Impl() { ::unlink(temporary.c_str()); }
 
-  std::string path, temporary;
+  std::string path;
+  UnfinishedFile unfinished;
+  const std::string& temporary;
   TokenFileDescription description;
   Spool tokens, documents, counted;
   int64_t begin = 0;  // of the document under way

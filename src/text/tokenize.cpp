@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -59,13 +60,23 @@ ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options,
   std::vector<int32_t>& ids = tokens.ids;
   ids.reserve(chunk.text.size() / 3);
   visit_documents(chunk, options.corpus, [&](const TextDocument& document) {
+    const auto encode = [&](std::string_view text) {
+      try {
+        encoder.encode(text, ids);
+      } catch (const std::bad_alloc&) {
+        fail(ErrorKind::kData,
+             fmt::format("{}: out of memory for the tokens of {} bytes", document.place, text.size()));
+      } catch (const Error& error) {
+        fail(error.kind(), fmt::format("{}: {}", document.place, error.what()));
+      }
+    };
     size_t from = ids.size();
     if (chunk.begins && options.begin) ids.push_back(*options.begin);
     const size_t text = ids.size();
     // Apart from each other, as a prompt that is to be continued is.
-    encoder.encode(document.prompt, ids);
+    encode(document.prompt);
     if (prompts) from = ids.size();
-    encoder.encode(document.text, ids);
+    encode(document.text);
     if (chunk.begins && options.begin && text < ids.size() && ids[text] == *options.begin) {
       fail(ErrorKind::kData, fmt::format("{}: begins with token {}, which --begin would double: --begin none",
                                          document.place, *options.begin));

@@ -41,8 +41,8 @@ ModelOperations model_operations(const Module& model, const ParameterStore& stor
   for (const ParameterEntry& entry : store.parameters())
     parameters += entry.shape.rank() > 1 ? entry.shape.elements() : 0;
   operations.of_token = 6.0 * static_cast<double>(parameters);
-  operations.formula = fmt::format("6 x {} parameters of more than one axis, tables included, attention not",
-                                   parameters);
+  operations.formula =
+      fmt::format("6 x {} parameters of more than one axis, tables included, attention not", parameters);
   return operations;
 }
 

@@ -1,5 +1,5 @@
-// What training costs in floating-point operations, and what devices could do: MFU, the share of the peak that
-// goes into the model (Chowdhery et al. 2022, appendix B), is the ratio of the two a second.
+// What training costs in floating-point operations, and what devices could do: MFU, the share of the peak
+// that goes into the model (Chowdhery et al. 2022, appendix B), is the ratio of the two a second.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,9 @@ struct ModelOperations {
 // without sparsity. 0: not one of those that are known.
 double known_peak(const std::string& device, DType compute);
 
-// Of text in samples of `tokens`: three times what the model says of its forward pass (Module::operations); where
-// it says nothing, 6 for each parameter of more than one axis, as if all of them entered a product a token.
+// Of text in samples of `tokens`: three times what the model says of its forward pass (Module::operations);
+// where it says nothing, 6 for each parameter of more than one axis, as if all of them entered a product a
+// token.
 ModelOperations model_operations(const Module& model, const ParameterStore& store, int64_t tokens);
 
 }  // namespace lockstep

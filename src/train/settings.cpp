@@ -35,8 +35,7 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.classes =
       data.integer("classes", settings.train_data.classes, {-1, 1e9},
                    "number of classes; 0 finds it in the data, -1 means regression");
-  constexpr double kLargestLabel = 2147483647.0;
-  if (const auto label = data.optional_integer("ignore_label", {-kLargestLabel, kLargestLabel},
+  if (const auto label = data.optional_integer("ignore_label", {-2147483648.0, 2147483647.0},
                                                "label of samples that count nothing; by default what the "
                                                "file states"))
     settings.train_data.ignore_label = static_cast<int32_t>(*label);

@@ -256,6 +256,31 @@ TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
   EXPECT_EQ(documents(), (std::vector<std::vector<int32_t>>{ids("one")}));
 }
 
+TEST_F(Tokenize, LinksToDirectoriesAreFollowedOnce) {
+  write_text(path("elsewhere/a.txt"), "one");
+  write_text(path("corpus/b.txt"), "two");
+  std::filesystem::create_directory_symlink(path("elsewhere"), path("corpus/linked"));
+  std::filesystem::create_directory_symlink(path("elsewhere"), path("corpus/linked_again"));
+  std::filesystem::create_directory_symlink(path("corpus"), path("elsewhere/back"));
+  EXPECT_EQ(run({path("corpus")}).documents, 2);
+}
+
+TEST_F(Tokenize, AFileThatSaysItIsEmptyAndIsNotIsNamed) {
+  std::ifstream status("/proc/self/status");
+  if (!status) GTEST_SKIP() << "there is no /proc";
+  expect_rejection(ErrorKind::kData, {"/proc/self/status", "says that it is empty"},
+                   [&] { run({"/proc/self/status"}); });
+}
+
+// One piece of 50 MB took 2 GB, one of a gigabyte fifty.
+TEST_F(Tokenize, WhatNoPatternCutsIsMergedUpToASize) {
+  write_text(path("a.jsonl"),
+             "{\"text\": \"short\"}\n{\"text\": \"" + std::string((16 << 20) + 1, 'a') + "\"}\n");
+  expect_rejection(ErrorKind::kData,
+                   {"a.jsonl: line 2", "16777217 bytes without a place", "at most 16777216"},
+                   [&] { run({path("a.jsonl")}); });
+}
+
 // Line numbers go on from chunk to chunk.
 TEST_F(Tokenize, LinesAreCountedThroughTheWholeFile) {
   std::string lines;
