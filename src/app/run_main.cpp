@@ -14,7 +14,7 @@
 #include <optional>
 
 #include "lockstep/app/description.h"
-#include "lockstep/app/evaluation_json.h"
+#include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
@@ -51,7 +51,7 @@ struct Arguments {
   std::string checkpoint, weights;
   std::string file_a, file_b;
   bool digest_only = false;
-  EvaluationWants wants;
+  EvaluateArguments evaluate;
   bool verify = false;
   DatasetOptions dataset;
   std::string output;
@@ -76,15 +76,10 @@ void flush_results() {
 }
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
-  std::string weights = arguments.weights;
-  const CheckpointEvaluation evaluation =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, arguments.wants);
-  if (communicator.rank() == 0) {
-    const nlohmann::ordered_json line =
-        describe_evaluation(evaluation, arguments.checkpoint, weights, arguments.wants);
-    std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    flush_results();
-  }
+  const nlohmann::ordered_json line = evaluate_command(arguments.evaluate, configuration, communicator);
+  if (communicator.rank() > 0) return 0;
+  std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  flush_results();
   return 0;
 }
 
@@ -264,20 +259,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "Examples:\n  lockstep train configs/digits_mlp.toml --set train.epochs=5\n"
       "  mpirun -np 2 lockstep train configs/digits_cnn.toml --output runs/cnn --resume");
 
-  CLI::App* evaluate_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
-  add_configuration(evaluate_command);
-  evaluate_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
-  evaluate_command
-      ->add_option("--weights", arguments.weights,
-                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
-      ->check(CLI::IsMember({"trained", "averaged"}));
-  evaluate_command->footer(
-      "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5");
-
-  evaluate_command->add_flag("--confusion", arguments.wants.confusion,
-                             "also count, label by label, which classes were predicted");
-  evaluate_command->add_flag("--by-position", arguments.wants.by_position,
-                             "of text: also the mean loss of each position of a window");
+  CLI::App* eval_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
+  add_configuration(eval_command);
+  add_evaluate_options(*eval_command, arguments.evaluate);
 
   CLI::App* predict_command =
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
@@ -372,7 +356,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   RunSettings settings;
   int code = 1;
   try {
-    if (refused || train_command->parsed() || evaluate_command->parsed() || predict_command->parsed()) {
+    if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -406,7 +390,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
             if (refused) throw *refused;
           },
           "configuration");
-      if (evaluate_command->parsed()) {
+      if (eval_command->parsed()) {
         code = run_evaluate(arguments, *configuration, *communicator);
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);

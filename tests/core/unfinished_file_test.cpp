@@ -32,7 +32,8 @@ TEST(UnfinishedFile, GoesWhenASignalEndsTheProcess) {
         {
           std::signal(number, SIG_DFL);
           remove_unfinished_on_signals();
-          for (int i = 0; i < 40; ++i) const UnfinishedFile earlier(scratch.file("earlier"));  // slots come back
+          for (int i = 0; i < 40; ++i)
+            const UnfinishedFile earlier(scratch.file("earlier"));  // slots come back
           const UnfinishedFile one(scratch.file("one"));
           const UnfinishedFile other(scratch.file("other"));
           std::ofstream(one.path()) << "half";

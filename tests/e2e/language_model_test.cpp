@@ -78,6 +78,40 @@ TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterru
   EXPECT_NEAR(result["bits_per_byte"].get<double>(),
               result["loss"].get<double>() / std::log(2.0) * (bytes + 1) / bytes, 1e-12);
   EXPECT_GT(result["accuracy"], 0.15);
+
+  // Endings in words of the text against letters that are rare in it; a long context loses its beginning.
+  std::string questions;
+  for (int i = 0; i < 10; ++i) {
+    const int label = i % 3;
+    std::vector<std::string> endings = {"zqxj vqzx", "QZXJVQ", "}{#~^"};
+    endings[static_cast<size_t>(label)] = "the state";
+    questions +=
+        nlohmann::json{
+            {"ctx", i == 4 ? std::string(100, 'e') : "of a run and"}, {"endings", endings}, {"label", label}}
+            .dump() +
+        "\n";
+  }
+  write_file(file("questions.jsonl"), questions);
+  std::string line;
+  for (const int workers : {kNoLauncher, 2, 3}) {
+    const Outcome chosen =
+        run(workers, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60), "--choices",
+                      file("questions.jsonl"), "--tokenizer", "bytes"});
+    ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+    if (line.empty()) line = chosen.out;
+    EXPECT_EQ(chosen.out, line) << workers;
+  }
+  const nlohmann::json choices = nlohmann::json::parse(line);
+  EXPECT_EQ(choices["questions"], 10);
+  EXPECT_EQ(choices["accuracy_normalized"], 1.0);
+  EXPECT_GE(choices["accuracy"], 0.6);  // of the sum: the longest ending is at a disadvantage
+  EXPECT_EQ(choices["shortened"], 1);
+  write_file(file("long.jsonl"),
+             nlohmann::json{{"ctx", "a"}, {"endings", {std::string(40, 'x'), "y"}}, {"label", 0}}.dump());
+  const Outcome refused = run(2, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60),
+                                  "--choices", file("long.jsonl"), "--tokenizer", "bytes"});
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_NE(refused.err.find("an ending of 41 tokens"), std::string::npos) << refused.err;
 }
 
 // Measures of text, the same on any number of workers; MFU where the peak is known alone.
