@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "lockstep/app/description.h"
+#include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
@@ -23,6 +24,7 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/mapped_file.h"
 #include "lockstep/core/process.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/prepared_file.h"
 #include "lockstep/hdf5/sealed_file.h"
@@ -48,7 +50,8 @@ struct Arguments {
   std::string resume;  // "true" or "auto"
   std::string checkpoint, weights;
   std::string file_a, file_b;
-  bool digest_only = false, confusion = false;
+  bool digest_only = false;
+  EvaluateArguments evaluate;
   bool verify = false;
   DatasetOptions dataset;
   std::string output;
@@ -73,29 +76,10 @@ void flush_results() {
 }
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
-  std::string weights = arguments.weights;
-  const CheckpointEvaluation evaluation =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, arguments.confusion);
-  if (communicator.rank() == 0) {
-    nlohmann::ordered_json line;
-    line["checkpoint"] = arguments.checkpoint;
-    line["weights"] = weights;
-    line["data"] = evaluation.on_validation ? "validation" : "training";
-    line["samples"] = evaluation.result.samples;
-    line["loss"] = evaluation.result.loss;
-    if (evaluation.classes > 0) line["accuracy"] = evaluation.result.accuracy;
-    if (evaluation.classes > Objective::kTop) line["top5_accuracy"] = evaluation.result.top5_accuracy;
-    if (arguments.confusion) {
-      const auto classes = static_cast<size_t>(evaluation.classes);
-      if (!evaluation.class_names.empty()) line["classes"] = evaluation.class_names;
-      for (size_t label = 0; label < classes; ++label) {
-        const auto row = evaluation.result.confusion.begin() + static_cast<std::ptrdiff_t>(label * classes);
-        line["confusion"].push_back(std::vector<int64_t>(row, row + static_cast<std::ptrdiff_t>(classes)));
-      }
-    }
-    std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    flush_results();
-  }
+  const nlohmann::ordered_json line = evaluate_command(arguments.evaluate, configuration, communicator);
+  if (communicator.rank() > 0) return 0;
+  std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  flush_results();
   return 0;
 }
 
@@ -128,7 +112,7 @@ int run_verify(const std::string& path) {
     flush_results();
     return 0;
   }
-  if (holds_tokens(path)) {
+  if (outlines_tokens(path)) {
     verify_seal(path, ErrorKind::kData, true);
     const auto tokens = open_token_file(path);
     std::puts(fmt::format("{}: intact: {} tokens in {} documents, digest {}", path, tokens->size(),
@@ -183,6 +167,16 @@ int run_config(const Arguments& arguments) {
   std::fputs((arguments.as_json ? describe_as_json(keys) : describe_as_text(keys)).c_str(), stdout);
   flush_results();
   return 0;
+}
+
+// CLI11 takes an empty text for 0, or for an option that was not given.
+void refuse_empty_numbers(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const std::string type = option->get_type_name();
+    if (!type.starts_with("INT") && !type.starts_with("UINT")) continue;
+    option->check([](const std::string& text) { return text.empty() ? "must be an integer" : ""; });
+  }
+  for (CLI::App* command : app.get_subcommands({})) refuse_empty_numbers(*command);
 }
 
 // The arguments behind the program's name, with a --set of its own for each override: several may follow one
@@ -265,18 +259,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "Examples:\n  lockstep train configs/digits_mlp.toml --set train.epochs=5\n"
       "  mpirun -np 2 lockstep train configs/digits_cnn.toml --output runs/cnn --resume");
 
-  CLI::App* evaluate_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
-  add_configuration(evaluate_command);
-  evaluate_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
-  evaluate_command
-      ->add_option("--weights", arguments.weights,
-                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
-      ->check(CLI::IsMember({"trained", "averaged"}));
-  evaluate_command->footer(
-      "Example:\n  lockstep eval configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5");
-
-  evaluate_command->add_flag("--confusion", arguments.confusion,
-                             "also count, label by label, which classes were predicted");
+  CLI::App* eval_command = app.add_subcommand("eval", "evaluate a checkpoint; prints one JSON line");
+  add_configuration(eval_command);
+  add_evaluate_options(*eval_command, arguments.evaluate);
 
   CLI::App* predict_command =
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
@@ -347,6 +332,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   config_command->footer(
       "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
 
+  refuse_empty_numbers(app);
   log_to_stderr(0, 1, false);
   std::optional<Error> refused;  // bad usage: every worker finds it, one should say it
   try {
@@ -370,7 +356,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   RunSettings settings;
   int code = 1;
   try {
-    if (refused || train_command->parsed() || evaluate_command->parsed() || predict_command->parsed()) {
+    if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -394,6 +380,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } catch (const Error& error) {
         refused = error;
       }
+      if (predict_command->parsed()) remove_unfinished_on_signals();
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
       log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
@@ -403,7 +390,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
             if (refused) throw *refused;
           },
           "configuration");
-      if (evaluate_command->parsed()) {
+      if (eval_command->parsed()) {
         code = run_evaluate(arguments, *configuration, *communicator);
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
@@ -417,6 +404,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    remove_unfinished_on_signals();
     if (const std::optional<int> done = run_text_command()) return *done;
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);

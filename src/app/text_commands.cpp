@@ -82,6 +82,11 @@ int run_tokenize(TokenizeArguments& arguments) {
   options.begin = document_token(*tokenizer, arguments.begin, "--begin", tokenizer->begin_of_text());
   options.end = document_token(*tokenizer, arguments.end, "--end", tokenizer->end_of_text());
   if (arguments.special_tokens) options.spelling = SpecialSpelling::kToken;
+  if (options.begin != tokenizer->begin_of_text()) {
+    log_warning(fmt::format("--begin {}: {} before each document; the tokenizer itself puts {} there",
+                            arguments.begin, token_text(*tokenizer, options.begin),
+                            token_text(*tokenizer, tokenizer->begin_of_text())));
+  }
   use_threads(arguments.threads);
   TokenFileDescription made;
   {
@@ -94,6 +99,9 @@ int run_tokenize(TokenizeArguments& arguments) {
                   "of {}",
                   arguments.output, made.tokens, made.documents, token_text(*tokenizer, made.begin),
                   token_text(*tokenizer, made.end), made.bytes_per_token, made.vocabulary_size));
+  if (made.counted >= 0)
+    log_info(fmt::format("{} of the tokens count: those of \"{}\" and what stands behind it", made.counted,
+                         options.corpus.field));
   return 0;
 }
 
@@ -132,8 +140,12 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
       "--pattern", arguments->tokenizer.pattern,
       "how .tiktoken text is cut into pieces: gpt2, cl100k, o200k, llama3, qwen2; known "
       "from the vocabulary's size where that is a known one");
-  tokenize_command->add_option("--field", arguments->options.corpus.field, ".jsonl: the field with the text")
+  tokenize_command
+      ->add_option("--field,--completion", arguments->options.corpus.field, ".jsonl: the field with the text")
       ->capture_default_str();
+  tokenize_command->add_option("--prompt", arguments->options.corpus.prompt,
+                               ".jsonl: the field with what stands before the text of --completion, whose "
+                               "tokens do not count as targets");
   tokenize_command
       ->add_option("--begin", arguments->begin,
                    "special token before each document; auto: the tokenizer's own; none")
@@ -147,7 +159,9 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
       "take special tokens that are spelt out in the text for these tokens, not for text");
   tokenize_command->add_option("--threads", arguments->threads, "0: one a core")->check(CLI::Range(0, 4096));
   tokenize_command->footer(
-      "Example:\n  lockstep tokenize books/ news.jsonl.zst --tokenizer tokenizer.json --output tokens.h5");
+      "Example:\n  lockstep tokenize books/ news.jsonl.zst --tokenizer tokenizer.json --output tokens.h5\n"
+      "  lockstep tokenize pairs.jsonl --prompt prompt --completion completion --tokenizer tokenizer.json "
+      "\\\n      --output pairs.h5");
   const auto training = std::make_shared<TrainArguments>();
   CLI::App* tokenizer_command = app.add_subcommand("tokenizer", "make vocabularies");
   tokenizer_command->require_subcommand(1);

@@ -37,7 +37,10 @@ struct DataDescription {
   bool weighted = false;                     // each target has a weight of its own
   std::optional<int32_t> ignore_label = {};  // of targets whose weight is 0; they are given as class 0
   std::vector<Field> others = {};            // that models read by their names
-  ColumnNames columns;                       // of tables
+  // Of tokens: what made them, in words. Data of another vocabulary do not fit; empty: not known.
+  std::string vocabulary = {};
+  double bytes_per_target = 0.0;  // of text that the targets stand for, in the mean; 0: not known
+  ColumnNames columns;            // of tables
   std::vector<std::string> class_names;
   std::vector<int64_t> class_counts;  // samples of each class that count in the whole file; empty: not known
   // Tokens: the largest in the whole file, and the row, counted from 1, that holds it first. -1: none.

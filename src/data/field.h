@@ -16,6 +16,8 @@ namespace lockstep {
 inline constexpr const char* kInputsName = "inputs";
 inline constexpr const char* kTargetsName = "targets";
 inline constexpr const char* kWeightsName = "weights";
+// Of windows of text: which document of the window each input is of, 0, 1, ... in their order.
+inline constexpr const char* kDocumentsName = "documents";
 
 // One array of each sample.
 struct Field {

@@ -112,12 +112,13 @@ std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& option
   }
   if (checked_format(options) == "hdf5" &&
       apparent_state(options.path, ErrorKind::kData) == SealState::kSealed) {
-    if (holds_tokens(options.path)) {
-      fail(ErrorKind::kUsage,
-           options.path + ": holds tokens: data.format = \"tokens\" makes samples of them");
-    }
-    if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData))
+    if (std::optional<BlockedFile> content = verify_outline(options.path, ErrorKind::kData)) {
+      if (outlines_tokens(options.path)) {
+        fail(ErrorKind::kUsage,
+             options.path + ": holds tokens: data.format = \"tokens\" makes samples of them");
+      }
       return std::make_shared<MappedSource>(options, std::move(*content));
+    }
   }
   DatasetOptions narrow = options;
   narrow.narrow = true;

@@ -14,6 +14,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/feature_statistics.h"
 #include "lockstep/data/formats.h"
 #include "lockstep/data/stored_features.h"
@@ -44,7 +45,8 @@ void require_place(const Dataset& dataset, const std::string& path) {
 }  // namespace
 
 struct PreparedFileWriter::Impl {
-  std::string path, temporary;
+  std::string path;
+  std::optional<UnfinishedFile> unfinished;
   StoredSamples outline;  // its views are not used
   bool tokens = false;
   BlockedArray x, y;
@@ -56,9 +58,7 @@ struct PreparedFileWriter::Impl {
   std::vector<float> features;  // of a row
   std::optional<RawValues> file;
 
-  ~Impl() {
-    if (!temporary.empty()) ::unlink(temporary.c_str());
-  }
+  const std::string& temporary() const { return unfinished->path(); }
 
   void lay_out(const Dataset& dataset) {
     const int64_t n = dataset.size();
@@ -67,7 +67,7 @@ struct PreparedFileWriter::Impl {
     const Shape y_shape = dataset.classes > 0 ? Shape{n} : Shape{n, dataset.target_width};
     x.bytes = n * outline.input_bytes();
     y.bytes = n * outline.target_bytes();
-    Hdf5File hdf5 = Hdf5File::create(temporary, ErrorKind::kData, kPage, kPage);
+    Hdf5File hdf5 = Hdf5File::create(temporary(), ErrorKind::kData, kPage, kPage);
     x.offset = hdf5.allocate("/x", outline.input_dtype, x_shape);
     y.offset = hdf5.allocate("/y", outline.target_dtype, y_shape);
     table = hdf5.allocate("/digests", DType::kU8,
@@ -98,7 +98,7 @@ struct PreparedFileWriter::Impl {
     for (const auto& [name, text] : dataset.attribution) hdf5.write_attribute("/", name, text);
     hdf5.close();
     if (x.offset > y.offset)
-      fail(ErrorKind::kInternal, fmt::format("{}: HDF5 has put /y before /x", temporary));
+      fail(ErrorKind::kInternal, fmt::format("{}: HDF5 has put /y before /x", temporary()));
   }
 };
 
@@ -107,13 +107,13 @@ PreparedFileWriter::PreparedFileWriter(const Dataset& outline, const std::string
   require_place(outline, path);
   Impl& impl = *impl_;
   impl.path = path;
-  impl.temporary = fmt::format("{}.{}.partial", path, getpid());
+  impl.unfinished.emplace(fmt::format("{}.{}.partial", path, getpid()));
   impl.outline = stored_samples(outline);
   impl.tokens = outline.input_dtype == DType::kI32;
   impl.lay_out(outline);
-  impl.file.emplace(impl.temporary, ErrorKind::kData);
-  impl.inputs.emplace(impl.x, impl.temporary);
-  impl.targets.emplace(impl.y, impl.temporary);
+  impl.file.emplace(impl.temporary(), ErrorKind::kData);
+  impl.inputs.emplace(impl.x, impl.temporary());
+  impl.targets.emplace(impl.y, impl.temporary());
   if (!impl.tokens) {
     impl.statistics = FeatureStatisticsPass(impl.outline.input_elements);
     impl.features.resize(static_cast<size_t>(impl.outline.input_elements));
@@ -149,7 +149,7 @@ void PreparedFileWriter::finish() {
   Impl& impl = *impl_;
   impl.inputs->flush(*impl.file);
   if (!impl.inputs->complete() || !impl.targets->complete())
-    fail(ErrorKind::kInternal, impl.temporary + ": samples are missing");
+    fail(ErrorKind::kInternal, impl.temporary() + ": samples are missing");
   std::vector<Digest> digests = impl.inputs->digests();
   digests.insert(digests.end(), impl.targets->digests().begin(), impl.targets->digests().end());
   impl.file->write(impl.table, std::as_bytes(std::span(digests)));
@@ -160,9 +160,8 @@ void PreparedFileWriter::finish() {
     impl.file->write(impl.mean, std::as_bytes(std::span(statistics.mean)));
     impl.file->write(impl.deviation, std::as_bytes(std::span(statistics.deviation)));
   }
-  seal_blocked_file(impl.temporary, ErrorKind::kData, {impl.x, impl.y}, impl.table);
-  commit_file(impl.temporary, impl.path, ErrorKind::kData);
-  impl.temporary.clear();
+  seal_blocked_file(impl.temporary(), ErrorKind::kData, {impl.x, impl.y}, impl.table);
+  commit_file(impl.temporary(), impl.path, ErrorKind::kData);
 }
 
 void write_dataset(const Dataset& dataset, const std::string& path) {

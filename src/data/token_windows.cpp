@@ -20,10 +20,17 @@ constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
 // Of a file without digests.
 constexpr int64_t kProbes = 256, kProbeTokens = 1024;
 
+// Where two differ, a model of one does not know the other's texts.
+std::string vocabulary_text(const TokenFileDescription& tokens) {
+  const auto name = [](std::optional<int32_t> id) { return id ? fmt::format("token {}", *id) : "nothing"; };
+  return fmt::format("tokenizer {}, {} before and {} behind each document", tokens.tokenizer,
+                     name(tokens.begin), name(tokens.end));
+}
+
 }  // namespace
 
-TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t classes)
-    : file_(open_token_file(path)), context_(context) {
+TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t classes, Documents documents)
+    : file_(open_token_file(path)), context_(context), documents_(documents) {
   const TokenFileDescription& tokens = file_->description();
   if (context < 1)
     fail(ErrorKind::kUsage, fmt::format("{}: context must be at least 1, got {}", path, context));
@@ -36,6 +43,11 @@ TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t cla
     fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", tokens.source,
                                        tokens.largest, tokens.largest_position, classes));
   }
+  if (documents == Documents::kMask && tokens.documents < 0 && !tokens.begin) {
+    fail(ErrorKind::kData, fmt::format("{}: does not tell where documents begin: data.documents = \"mask\" "
+                                       "needs to know",
+                                       tokens.source));
+  }
   description_.source = tokens.source;
   description_.samples = (tokens.tokens - 1) / context;
   if (description_.samples < 1) {
@@ -46,6 +58,11 @@ TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t cla
   description_.input_dtype = DType::kI32;
   description_.classes = classes;
   description_.positions = {context};
+  description_.weighted = documents == Documents::kMask || tokens.counted >= 0;
+  if (documents == Documents::kMask) description_.others = {{kDocumentsName, DType::kI32, {context}}};
+  if (!tokens.tokenizer.empty()) description_.vocabulary = vocabulary_text(tokens);
+  const int64_t counted = tokens.counted >= 0 ? tokens.counted : tokens.tokens;
+  description_.bytes_per_target = static_cast<double>(tokens.text_bytes) / static_cast<double>(counted);
   description_.largest_index = tokens.largest;
   description_.largest_index_row = tokens.largest_position / context + 1;
 }
@@ -62,6 +79,7 @@ void TokenWindows::gather(std::span<const int64_t> rows, const SampleBuffers& ou
     file_->read(first + 1, {targets, window});
     file_->read(first, {inputs, 1});
     std::memcpy(inputs + 1, targets, (window - 1) * sizeof(int32_t));
+    if (description_.weighted) weigh(first, targets, place);
     const auto limit = static_cast<int32_t>(description_.classes);
     const auto outside = [limit](int32_t token) { return token < 0 || token >= limit; };
     if (!outside(inputs[0]) && std::none_of(targets, targets + window, outside)) continue;
@@ -69,6 +87,33 @@ void TokenWindows::gather(std::span<const int64_t> rows, const SampleBuffers& ou
         outside(inputs[0]) ? 0 : std::find_if(targets, targets + window, outside) - targets + 1;
     fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", description_.source,
                                        at == 0 ? inputs[0] : targets[at - 1], first + at, limit));
+  }
+}
+
+void TokenWindows::weigh(int64_t first, const int32_t* targets, const SampleBuffers& place) const {
+  const auto window = static_cast<size_t>(context_);
+  const std::span weights(place.at<float>(DataDescription::kWeights), window);
+  file_->read_weights(first + 1, weights);
+  if (documents_ == Documents::kJoin) return;
+  const std::span document(place.at<int32_t>(DataDescription::kWeights + 1), window);
+  int64_t number = -1, end = 0;  // of the file's documents
+  if (file_->description().documents >= 0) {
+    number = file_->document_of(first);
+    end = file_->document_begin(number + 1);
+  }
+  // Whether a token other than the first is of another document than the one before it.
+  const auto begins = [&](int64_t at, int32_t token) {
+    if (number < 0) return token == *file_->description().begin;
+    if (at < end) return false;
+    while (at >= end) end = file_->document_begin(++number + 1);  // empty ones hold no tokens
+    return true;
+  };
+  int32_t found = 0;
+  for (size_t t = 0; t < window; ++t) {
+    document[t] = found;
+    if (!begins(first + static_cast<int64_t>(t) + 1, targets[t])) continue;
+    weights[t] = 0.0f;
+    ++found;
   }
 }
 
@@ -81,7 +126,8 @@ void TokenWindows::read_ahead(std::span<const int64_t> rows) const {
 }
 
 std::string TokenWindows::digest() const {
-  const std::string layout = fmt::format("windows of {};", context_);
+  const std::string layout = fmt::format("windows of {}{};", context_,
+                                         documents_ == Documents::kMask ? " with documents apart" : "");
   if (const std::string own = file_->digest(); !own.empty()) return digest_of_digests(layout + own, {});
   std::vector<Digest> digests;
   std::vector<int32_t> probe;
@@ -98,8 +144,14 @@ std::string TokenWindows::digest() const {
 
 SourceOpener read_token_windows(Section& data) {
   const int64_t context = data.integer("context", 256, {1, 1 << 24}, "tokens: length of a window, a sample");
-  return [context](const DatasetOptions& options) {
-    return std::make_shared<TokenWindows>(options.path, context, std::max<int64_t>(options.classes, 0));
+  const bool mask =
+      data.text("documents", "join", {"join", "mask"},
+                "tokens: mask: documents in a window do not see each other, for models that read where they "
+                "begin; the target behind a document's end does not count") == "mask";
+  const Documents documents = mask ? Documents::kMask : Documents::kJoin;
+  return [context, documents](const DatasetOptions& options) {
+    return std::make_shared<TokenWindows>(options.path, context, std::max<int64_t>(options.classes, 0),
+                                          documents);
   };
 }
 

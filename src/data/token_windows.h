@@ -12,15 +12,26 @@ namespace lockstep {
 
 class TokenFile;
 
+// Whether the documents of a window see each other.
+enum class Documents {
+  kJoin,  // as one text
+  // Field kDocumentsName (T) int32 says of which document of the window each input is, for models that keep
+  // them apart. The target behind the last token of a document, which is of another one, weighs nothing.
+  kMask,
+};
+
 // Sample i are tokens i T to i T + T, T = context: the first T are inputs (T), the last T the targets of the
 // positions (T). Documents lie one behind the other, and a window may hold parts of several. What is left at
-// the end of the file and fills no window is not used.
+// the end of the file and fills no window is not used. Targets have weights (T) where the file says that not
+// all tokens count, or documents are masked: 1, or 0.
 class TokenWindows final : public WholeSource {
  public:
   // classes: outputs of a model; 0: the vocabulary's size, which the file must say then. Errors: kUsage for a
   // context below 1, kData naming file and rule when the file has no whole window, says no size, or holds a
-  // token that is none of the classes (where the file knows its largest one; else in gather()).
-  TokenWindows(const std::string& path, int64_t context, int64_t classes);
+  // token that is none of the classes (where the file knows its largest one; else in gather()), or is to be
+  // masked and does not tell where documents begin: by itself, or by a token that stands before each.
+  TokenWindows(const std::string& path, int64_t context, int64_t classes,
+               Documents documents = Documents::kJoin);
   ~TokenWindows() override;
   void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override;
   bool waits() const override;
@@ -30,8 +41,12 @@ class TokenWindows final : public WholeSource {
   std::string digest() const override;
 
  private:
+  // Weights, and where they are masked documents, of the window from token `first` on.
+  void weigh(int64_t first, const int32_t* targets, const SampleBuffers& place) const;
+
   std::unique_ptr<TokenFile> file_;
   int64_t context_;
+  Documents documents_;
 };
 
 // The reader of data.format = "tokens".

@@ -73,6 +73,15 @@ class Module {
   // Of a module whose inputs are table indices: they must be in [0, index_limit()). 0: it takes none, or does
   // not say; each step looks then.
   virtual int64_t index_limit() const { return 0; }
+  // Floating-point operations, additions and multiplications, of the products of a forward pass on one
+  // sample; 0: the model does not say.
+  virtual double operations() const { return 0.0; }
+  // Whether the model reads this field of the batch beside its inputs (ForwardContext::batch). Data whose
+  // meaning rests on a field, such as documents that are kept apart, are refused by models that do not.
+  virtual bool reads(const std::string& field) const {
+    static_cast<void>(field);
+    return false;
+  }
 };
 
 // What a model is told about the data it is built for.

@@ -19,7 +19,7 @@ namespace {
 using Factor = std::function<double(int64_t u)>;
 
 // Bounds the product of a count of epochs with the steps of an epoch.
-constexpr double kMaximumCount = 1e9;
+constexpr double kMaximumCount = 1e12;
 
 // What a schedule is laid out over. A position in a run is a number of steps, or of samples where the
 // configuration counts in these: lengths need not be whole steps then.
@@ -179,6 +179,8 @@ constexpr ScheduleType kScheduleTypes[] = {
     {"plateau", read_plateau, nullptr},
 };
 
+const std::vector<std::string> kUnits = {"steps", "epochs", "samples", "tokens"};
+
 // What the reader of a configuration has seen to by itself; not a number is in no range.
 void check(const ScheduleOptions& options) {
   const auto require = [](bool holds, const char* option, const char* rule, auto value) {
@@ -189,10 +191,10 @@ void check(const ScheduleOptions& options) {
   };
   const auto count = [&](const char* option, int64_t value, int64_t least) {
     require(value >= least && static_cast<double>(value) <= kMaximumCount, option,
-            least > 0 ? "in [1, 1e9]" : "in [0, 1e9]", value);
+            least > 0 ? "in [1, 1e12]" : "in [0, 1e12]", value);
   };
-  require(options.unit == "steps" || options.unit == "epochs" || options.unit == "samples", "unit",
-          "steps, epochs or samples", options.unit);
+  require(std::ranges::count(kUnits, options.unit) > 0, "unit", "steps, epochs, samples or tokens",
+          options.unit);
   count("warmup", options.warmup, 0);
   unit("minimum_factor", options.minimum_factor);
   require(options.factor > 0.0 && options.factor <= 1.0, "factor", "in (0, 1]", options.factor);
@@ -298,8 +300,7 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
                                         const RunLength& run) {
   ScheduleOptions options;
   options.type = type;
-  options.unit = section.text("unit", options.unit, {"steps", "epochs", "samples"},
-                              "what warmup and every are counted in");
+  options.unit = section.text("unit", options.unit, kUnits, "what warmup and every are counted in");
   options.warmup = section.integer("warmup", options.warmup, {0.0, kMaximumCount},
                                    "length, in units, of the linear rise to the full rate; 0 for none");
   Section own = section.of_type(type);
@@ -312,10 +313,21 @@ std::unique_ptr<Schedule> make_schedule(Section& section, const std::string& typ
 std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double base_rate,
                                         const RunLength& run) {
   check(options);
-  Course course{options.unit == "samples" ? run.samples_per_step : 1,
+  if (options.unit == "tokens" && run.tokens_per_step == 0)
+    fail(ErrorKind::kUsage,
+         "schedule: unit = \"tokens\": the samples are no text (data.format = \"tokens\")");
+  Course course{options.unit == "samples"  ? run.samples_per_step
+                : options.unit == "tokens" ? run.tokens_per_step
+                                           : 1,
                 options.unit == "epochs" ? run.steps_per_epoch : 1};
-  course.total = run.total_steps * course.step;
-  course.warmup = course.count * options.warmup;
+  int64_t period = 0;
+  if (__builtin_mul_overflow(run.total_steps, course.step, &course.total) ||
+      __builtin_mul_overflow(course.count, options.warmup, &course.warmup) ||
+      __builtin_mul_overflow(course.count, options.every, &period)) {
+    fail(ErrorKind::kUsage,
+         fmt::format("schedule: {} steps with warmup = {} and every = {} {} are more than can be counted",
+                     run.total_steps, options.warmup, options.every, options.unit));
+  }
   for (const ScheduleType& known : kScheduleTypes) {
     if (options.type != known.name) continue;
     if (known.factor == nullptr) return std::make_unique<PlateauSchedule>(options, base_rate, course);

@@ -35,12 +35,13 @@ struct RunLength {
   int64_t total_steps = 1;
   int64_t steps_per_epoch = 1;
   int64_t samples_per_step = 1;  // of a global batch
+  int64_t tokens_per_step = 0;   // the same; 0: samples are no text
 };
 
 // A schedule as a program asks for one; which options a type looks at stands below.
 struct ScheduleOptions {
   std::string type = "constant";
-  std::string unit = "steps";  // "epochs", "samples": what warmup and every are counted in
+  std::string unit = "steps";  // "epochs", "samples", "tokens": what warmup and every are counted in
   int64_t warmup = 0;
   double minimum_factor = 0.0;
   double factor = 0.1;
@@ -57,11 +58,11 @@ std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double b
 // Reads schedule.type (default "constant") and the keys of that schedule; Error (kUsage) for bad values.
 // base_rate is optimizer.learning_rate.
 //
-// Every type: `warmup` (default 0) and `unit` = "steps" | "epochs" | "samples", what warmup and every are
-// counted in. Positions below are steps; with samples, samples: update k is at k times those of a global
-// batch, wherever that lies between two multiples of warmup or every. The update that goes from position u <
-// warmup to v gets base_rate * v / warmup, at most base_rate. After it, with u counted from the end of the
-// warmup, T what remains of the run then, and m = `minimum_factor` (default 0), base_rate times
+// Every type: `warmup` (default 0) and `unit` = "steps" | "epochs" | "samples" | "tokens", what warmup and
+// every are counted in. Positions below are steps; with samples, samples: update k is at k times those of a
+// global batch, wherever that lies between two multiples of warmup or every. The update that goes from
+// position u < warmup to v gets base_rate * v / warmup, at most base_rate. After it, with u counted from the
+// end of the warmup, T what remains of the run then, and m = `minimum_factor` (default 0), base_rate times
 //   constant              1
 //   linear                m + (1 - m) (1 - u / T); m from T on
 //   cosine                m + (1 - m) (1 + cos(pi u / T)) / 2; m from T on

@@ -18,6 +18,9 @@ namespace lockstep {
 
 namespace {
 
+// Merging takes about fifty times a piece.
+constexpr size_t kMostPieceBytes = size_t{16} << 20;
+
 // What one thread has seen of short pieces: a table in which a piece has one place, and takes it from
 // another.
 class PieceCache {
@@ -186,6 +189,11 @@ class BpeEncoder final : public TokenEncoder {
     if (cached && PieceCache::holds(*entry, piece)) {
       ids_->insert(ids_->end(), entry->ids.begin(), entry->ids.begin() + entry->tokens);
       return;
+    }
+    if (piece.size() > kMostPieceBytes) {
+      fail(ErrorKind::kData,
+           fmt::format("{} bytes without a place where the pattern cuts: at most {} are merged in one",
+                       piece.size(), kMostPieceBytes));
     }
     symbols_.clear();
     const auto whole = tokenizer_.whole().find(piece);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -48,9 +50,14 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
       continue;
     }
     std::set<std::string> found;  // by name, whatever the order of the file system
-    for (auto entry = fs::recursive_directory_iterator(input, error);
+    std::set<fs::path> entered = {fs::canonical(input, error)};
+    for (auto entry =
+             fs::recursive_directory_iterator(input, fs::directory_options::follow_directory_symlink, error);
          !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
       std::error_code ignored;
+      // Links may lead back.
+      if (entry->is_directory(ignored) && !entered.insert(fs::canonical(entry->path(), ignored)).second)
+        entry.disable_recursion_pending();
       if (entry->is_regular_file(ignored) && kind_of(entry->path()) != Kind::kOther)
         found.insert(entry->path().string());
     }
@@ -61,10 +68,14 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
   return files;
 }
 
-void visit_documents(const TextChunk& chunk, const std::string& field,
-                     const std::function<void(std::string_view)>& document) {
+void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
+                     const std::function<void(const TextDocument&)>& document) {
   if (!chunk.file->json_lines) {
-    document(chunk.text);
+    if (!options.prompt.empty()) {
+      fail(ErrorKind::kUsage, fmt::format("{}: has no field \"{}\": prompts are read from .jsonl",
+                                          chunk.file->path, options.prompt));
+    }
+    document({{}, chunk.text, chunk.file->path});
     return;
   }
   std::string scratch;
@@ -74,16 +85,19 @@ void visit_documents(const TextChunk& chunk, const std::string& field,
     const std::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const auto refuse = [&](const std::string& rule) {
-      fail(ErrorKind::kData, fmt::format("{}: line {}: {}", chunk.file->path, number, rule));
-    };
+    const std::string place = fmt::format("{}: line {}", chunk.file->path, number);
+    const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kData, place + ": " + rule); };
     const auto object = nlohmann::json::parse(well_formed(line, scratch), nullptr, false);
     if (object.is_discarded()) refuse("is not JSON");
     if (!object.is_object()) refuse("must be a JSON object");
-    const auto found = object.find(field);
-    if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
-    if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
-    document(found->get_ref<const std::string&>());
+    const auto text_of = [&](const std::string& field) -> std::string_view {
+      const auto found = object.find(field);
+      if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
+      if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
+      return found->get_ref<const std::string&>();
+    };
+    const std::string_view prompt = options.prompt.empty() ? std::string_view() : text_of(options.prompt);
+    document({prompt, text_of(options.field), place});
   }
 }
 
@@ -94,6 +108,11 @@ bool CorpusReader::open_next() {
   if (next_file_ == files_.size()) return false;
   file_ = &files_[next_file_++];
   exhausted_ = file_->bytes == 0;
+  if (exhausted_ && std::ifstream(file_->path, std::ios::binary).get() != std::ifstream::traits_type::eof()) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: holds text and says that it is empty, as files of /proc do: copy it first",
+                     file_->path));
+  }
   if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path);
   begins_ = true;
   line_ = 1;
@@ -104,7 +123,13 @@ bool CorpusReader::open_next() {
 void CorpusReader::fill(size_t bytes) {
   const size_t before = buffer_.size();
   if (exhausted_ || before >= bytes) return;
-  buffer_.resize(bytes);
+  try {
+    buffer_.resize(bytes);
+  } catch (const std::bad_alloc&) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: out of memory for {} bytes of a {}", file_->path, bytes,
+                     file_->json_lines ? fmt::format("line (number {})", line_) : "document"));
+  }
   const size_t got = input_->read_up_to(buffer_.data() + before, bytes - before);
   buffer_.resize(before + got);
   exhausted_ = buffer_.size() < bytes;

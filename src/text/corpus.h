@@ -16,6 +16,8 @@ namespace lockstep {
 struct CorpusOptions {
   std::vector<std::string> inputs;  // files and directories
   std::string field = "text";       // of each line of .jsonl
+  // The field of each line that holds what `field` answers, whose tokens do not count; "": there is none.
+  std::string prompt = {};
 };
 
 struct CorpusFile {
@@ -26,7 +28,8 @@ struct CorpusFile {
 
 // The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
 // plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
-// these and .txt are taken. Errors: kUsage for an input that is not there or has no such file.
+// these and .txt are taken, links to directories followed, each directory once. Errors: kUsage for an input
+// that is not there or has no such file.
 std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs);
 
 // A part of one document, or several whole ones.
@@ -37,10 +40,17 @@ struct TextChunk {
   bool begins = true, ends = true;
 };
 
-// Calls document(text) for each in a chunk: itself, or the field of each of its lines. Error (kData) naming
-// file and line: not a JSON object, or without that field as a text.
-void visit_documents(const TextChunk& chunk, const std::string& field,
-                     const std::function<void(std::string_view)>& document);
+// A document, or the part of one that a chunk holds.
+struct TextDocument {
+  std::string_view prompt, text;
+  std::string place;  // file, and line where it has lines; for messages
+};
+
+// Calls document(part) for each in a chunk: itself, or the fields of each of its lines. Errors naming file
+// and line: kData for what is no JSON object, or is without those fields as texts; kUsage for a file without
+// lines where prompts are asked for.
+void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
+                     const std::function<void(const TextDocument&)>& document);
 
 // Reads files chunk by chunk.
 class CorpusReader {

@@ -10,6 +10,8 @@ namespace lockstep {
 
 inline constexpr const char* kTokenLayoutAttribute = "token_layout";
 inline constexpr int64_t kTokenLayout = 1;
+// With bits that say which tokens count.
+inline constexpr int64_t kCountedLayout = 2;
 // The first integer of llm.c's files of tokens of GPT-2 (modded-nanogpt's too) and of Llama 3.
 inline constexpr int32_t kGpt2Tokens = 20240520, kLlama3Tokens = 20240801;
 

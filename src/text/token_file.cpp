@@ -30,9 +30,14 @@ int64_t TokenFile::document_of(int64_t position) const {
   return low;
 }
 
+void TokenFile::read_weights(int64_t, std::span<float> out) const {
+  std::ranges::fill(out, 1.0f);
+}
+
 namespace {
 
-constexpr int64_t kTokens = 0, kDocuments = 1;  // the sealed arrays
+constexpr int64_t kTokens = 0, kDocuments = 1, kCounted = 2;  // the sealed arrays
+constexpr std::array<const char*, 3> kArrayNames = {"tokens", "documents", "counted"};
 
 class SealedTokens final : public TokenFile {
  public:
@@ -44,8 +49,11 @@ class SealedTokens final : public TokenFile {
     if (!file.has_attribute("/", kTokenLayoutAttribute))
       refuse("holds no tokens (lockstep tokenize makes them)");
     const auto number = [&](const char* name) { return file.read_attribute_integer("/", name); };
-    if (const int64_t layout = number(kTokenLayoutAttribute); layout != kTokenLayout)
-      refuse(fmt::format("layout {} of tokens: this program knows {}", layout, kTokenLayout));
+    const int64_t layout = number(kTokenLayoutAttribute);
+    if (layout != kTokenLayout && layout != kCountedLayout) {
+      refuse(fmt::format("layout {} of tokens: this program knows {} and {}", layout, kTokenLayout,
+                         kCountedLayout));
+    }
     const Hdf5Entry tokens = file.describe("/tokens"), documents = file.describe("/documents");
     description_.source = path;
     description_.tokens = tokens.shape.elements();
@@ -61,10 +69,16 @@ class SealedTokens final : public TokenFile {
     description_.largest = number("largest_token");
     description_.largest_position = number("largest_position");
     description_.bytes_per_token = token_bytes(description_.vocabulary_size);
-    const bool fit = content.arrays.size() == 2 && description_.tokens > 0 && description_.documents > 0 &&
+    // Files of before do not say.
+    if (file.has_attribute("/", "text_bytes")) description_.text_bytes = number("text_bytes");
+    const bool masked = layout == kCountedLayout;
+    if (masked) description_.counted = number("counted_tokens");
+    const bool fit = content.arrays.size() == (masked ? 3 : 2) && description_.tokens > 0 &&
+                     description_.documents > 0 &&
                      content.arrays[kTokens].bytes == description_.tokens * description_.bytes_per_token &&
-                     content.arrays[kDocuments].bytes == (description_.documents + 1) * 8;
-    if (!fit) refuse("its seal is about other arrays than /tokens and /documents");
+                     content.arrays[kDocuments].bytes == (description_.documents + 1) * 8 &&
+                     (!masked || content.arrays[kCounted].bytes == (description_.tokens + 7) / 8);
+    if (!fit) refuse("its seal is about other arrays than those of tokens");
     mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
   }
 
@@ -73,6 +87,16 @@ class SealedTokens final : public TokenFile {
     const int64_t begin = first * width, end = begin + std::ssize(out) * width;
     require(kTokens, begin, end, width);
     copy_tokens(mapping_->array(kTokens).data() + begin, width, first, out, description_.source);
+  }
+  void read_weights(int64_t first, std::span<float> out) const override {
+    if (description_.counted < 0) return TokenFile::read_weights(first, out);
+    require(kCounted, first / 8, (first + std::ssize(out) + 7) / 8, 1);
+    const std::span<const std::byte> bits = mapping_->array(kCounted);
+    for (size_t i = 0; i < out.size(); ++i) {
+      const auto at = static_cast<size_t>(first) + i;
+      out[i] = (bits[at / 8] >> (at % 8) & std::byte{1}) != std::byte{0} ? 1.0f : 0.0f;
+    }
+    mapping_->require_readable();
   }
   int64_t document_begin(int64_t i) const override {
     require(kDocuments, 8 * i, 8 * i + 8, 8);
@@ -99,7 +123,7 @@ class SealedTokens final : public TokenFile {
     const int64_t first = *damaged * kBlockBytes / width;
     fail(ErrorKind::kData,
          fmt::format("{}: damaged: block {} of /{} (from element {} on) is not what was sealed",
-                     description_.source, *damaged, array == kTokens ? "tokens" : "documents", first));
+                     description_.source, *damaged, kArrayNames[static_cast<size_t>(array)], first));
   }
 
   std::unique_ptr<MappedBlocks> mapping_;
@@ -113,9 +137,13 @@ std::unique_ptr<TokenFile> open_sealed_tokens(const std::string& path) {
   return std::make_unique<SealedTokens>(path, std::move(*content));
 }
 
+bool outlines_tokens(const std::string& path) {
+  return Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+}
+
 bool holds_tokens(const std::string& path) {
   return seals_blocks(path, ErrorKind::kData) && verify_outline(path, ErrorKind::kData) &&
-         Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+         outlines_tokens(path);
 }
 
 std::unique_ptr<TokenFile> open_token_file(const std::string& path) {

@@ -14,6 +14,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/hdf5/block_writer.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
@@ -33,11 +34,11 @@ constexpr int64_t kPage = 4096;
 // process ends.
 class Spool {
  public:
-  explicit Spool(const std::string& path)
-      : path_(path), file_(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {
+  explicit Spool(const std::string& path) : path_(path) {
+    const UnfinishedFile name(path);
+    file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (file_ < 0)
       fail(ErrorKind::kData, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
-    ::unlink(path.c_str());
   }
   ~Spool() { ::close(file_); }
   Spool(const Spool&) = delete;
@@ -81,7 +82,7 @@ class Spool {
   }
 
   std::string path_;
-  int file_;
+  int file_ = -1;
   int64_t size_ = 0;
   std::vector<std::byte> buffer_;
 };
@@ -91,16 +92,20 @@ class Spool {
 struct TokenFileWriter::Impl {
   Impl(const std::string& output, const TokenFileDescription& wanted)
       : path(output),
-        temporary(fmt::format("{}.{}.partial", output, getpid())),
+        unfinished(fmt::format("{}.{}.partial", output, getpid())),
+        temporary(unfinished.path()),
         description(wanted),
         tokens(temporary + ".tokens"),
-        documents(temporary + ".documents") {}
-  ~Impl() { ::unlink(temporary.c_str()); }
+        documents(temporary + ".documents"),
+        counted(temporary + ".counted") {}
 
-  std::string path, temporary;
+  std::string path;
+  UnfinishedFile unfinished;
+  const std::string& temporary;
   TokenFileDescription description;
-  Spool tokens, documents;
+  Spool tokens, documents, counted;
   int64_t begin = 0;  // of the document under way
+  uint8_t bits = 0;   // of the last tokens, whether they count
 };
 
 TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileDescription& description) {
@@ -109,13 +114,14 @@ TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileDescrip
   TokenFileDescription& own = impl_->description;
   own.source = path;
   own.tokens = own.documents = 0;
+  own.counted = own.text_bytes = 0;
   own.largest = own.largest_position = -1;
   own.bytes_per_token = token_bytes(own.vocabulary_size);
 }
 
 TokenFileWriter::~TokenFileWriter() = default;
 
-void TokenFileWriter::add(std::span<const int32_t> tokens) {
+void TokenFileWriter::add(std::span<const int32_t> tokens, bool count) {
   TokenFileDescription& own = impl_->description;
   for (const int32_t token : tokens) {
     if (token < 0 || token >= own.vocabulary_size) {
@@ -131,8 +137,16 @@ void TokenFileWriter::add(std::span<const int32_t> tokens) {
     } else {
       impl_->tokens.add(static_cast<uint32_t>(token));
     }
-    ++own.tokens;
+    if (count) {
+      impl_->bits = static_cast<uint8_t>(impl_->bits | 1 << own.tokens % 8);
+      ++own.counted;
+    }
+    if (++own.tokens % 8 == 0) impl_->counted.add(std::exchange(impl_->bits, uint8_t{0}));
   }
+}
+
+void TokenFileWriter::add_text_bytes(int64_t bytes) {
+  impl_->description.text_bytes += bytes;
 }
 
 void TokenFileWriter::end_document() {
@@ -143,38 +157,53 @@ void TokenFileWriter::end_document() {
 
 TokenFileDescription TokenFileWriter::finish() {
   Impl& impl = *impl_;
-  const TokenFileDescription& own = impl.description;
+  TokenFileDescription& own = impl.description;
   if (own.tokens == 0) fail(ErrorKind::kData, impl.path + ": not written: there are no tokens");
+  if (own.counted == 0) {
+    fail(ErrorKind::kData, fmt::format("{}: not written: none of {} tokens counts: all completions are empty",
+                                       impl.path, own.tokens));
+  }
   if (impl.begin != own.tokens) fail(ErrorKind::kInternal, impl.path + ": its last document has no end");
   impl.documents.add(static_cast<uint64_t>(own.tokens));
+  if (own.tokens % 8 != 0) impl.counted.add(impl.bits);
+  const bool masked = own.counted != own.tokens;
   Hdf5File hdf5 = Hdf5File::create(impl.temporary, ErrorKind::kData, kPage, kPage);
-  BlockedArray tokens{0, impl.tokens.size()}, documents{0, impl.documents.size()};
-  tokens.offset = hdf5.allocate_unsigned("/tokens", own.bytes_per_token, {own.tokens});
-  documents.offset = hdf5.allocate_unsigned("/documents", 8, {own.documents + 1});
-  const int64_t table = hdf5.allocate(
-      "/digests", DType::kU8, {blocks_of(tokens.bytes) + blocks_of(documents.bytes), std::ssize(Digest{})});
-  hdf5.write_attribute("/", kTokenLayoutAttribute, kTokenLayout);
+  std::vector<Spool*> spools = {&impl.tokens, &impl.documents};
+  std::vector<BlockedArray> arrays = {
+      {hdf5.allocate_unsigned("/tokens", own.bytes_per_token, {own.tokens}), impl.tokens.size()},
+      {hdf5.allocate_unsigned("/documents", 8, {own.documents + 1}), impl.documents.size()}};
+  if (masked) {
+    spools.push_back(&impl.counted);
+    arrays.push_back({hdf5.allocate_unsigned("/counted", 1, {impl.counted.size()}), impl.counted.size()});
+  }
+  int64_t blocks = 0;
+  for (const BlockedArray& array : arrays) blocks += blocks_of(array.bytes);
+  const int64_t table = hdf5.allocate("/digests", DType::kU8, {blocks, std::ssize(Digest{})});
+  hdf5.write_attribute("/", kTokenLayoutAttribute, masked ? kCountedLayout : kTokenLayout);
   hdf5.write_attribute("/", "vocabulary_size", own.vocabulary_size);
   hdf5.write_attribute("/", "tokenizer", own.tokenizer);
   hdf5.write_attribute("/", "begin_token", int64_t{own.begin.value_or(-1)});
   hdf5.write_attribute("/", "end_token", int64_t{own.end.value_or(-1)});
   hdf5.write_attribute("/", "largest_token", own.largest);
   hdf5.write_attribute("/", "largest_position", own.largest_position);
+  hdf5.write_attribute("/", "text_bytes", own.text_bytes);
+  if (masked) hdf5.write_attribute("/", "counted_tokens", own.counted);
   hdf5.close();
-  if (tokens.offset > documents.offset)
-    fail(ErrorKind::kInternal, impl.temporary + ": HDF5 has put /documents before /tokens");
+  if (!std::ranges::is_sorted(arrays, {}, &BlockedArray::offset))
+    fail(ErrorKind::kInternal, impl.temporary + ": HDF5 has put arrays into another order");
   {
     RawValues file(impl.temporary, ErrorKind::kData);
-    BlockWriter token_blocks(tokens, impl.temporary), document_blocks(documents, impl.temporary);
-    impl.tokens.move_to(token_blocks, file);
-    impl.documents.move_to(document_blocks, file);
-    if (!token_blocks.complete() || !document_blocks.complete())
-      fail(ErrorKind::kInternal, impl.temporary + ": tokens are missing");
-    std::vector<Digest> digests = token_blocks.digests();
-    digests.insert(digests.end(), document_blocks.digests().begin(), document_blocks.digests().end());
+    std::vector<Digest> digests;
+    for (size_t i = 0; i < arrays.size(); ++i) {
+      BlockWriter blocks_of_array(arrays[i], impl.temporary);
+      spools[i]->move_to(blocks_of_array, file);
+      if (!blocks_of_array.complete()) fail(ErrorKind::kInternal, impl.temporary + ": tokens are missing");
+      digests.insert(digests.end(), blocks_of_array.digests().begin(), blocks_of_array.digests().end());
+    }
     file.write(table, std::as_bytes(std::span(digests)));
   }
-  seal_blocked_file(impl.temporary, ErrorKind::kData, {tokens, documents}, table);
+  seal_blocked_file(impl.temporary, ErrorKind::kData, arrays, table);
+  if (!masked) own.counted = -1;
   commit_file(impl.temporary, impl.path, ErrorKind::kData);
   return own;
 }

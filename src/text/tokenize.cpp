@@ -1,10 +1,14 @@
 // Chunks are encoded on all threads and written in their order.
 #include "lockstep/text/tokenize.h"
 
+#include <fmt/format.h>
+
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
+#include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/text/corpus_batches.h"
 
@@ -42,19 +46,45 @@ class Encoders {
 
 // The tokens of a chunk, and where in them documents end.
 struct ChunkTokens {
+  struct Document {
+    size_t counted_from, end;
+  };
   std::vector<int32_t> ids;
-  std::vector<size_t> ends;
+  std::vector<Document> documents;
+  int64_t bytes = 0;  // of text whose tokens count
 };
 
 ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options, TokenEncoder& encoder) {
   ChunkTokens tokens;
-  tokens.ids.reserve(chunk.text.size() / 3);
-  visit_documents(chunk, options.corpus.field, [&](std::string_view text) {
-    if (chunk.begins && options.begin) tokens.ids.push_back(*options.begin);
-    encoder.encode(text, tokens.ids);
+  const bool prompts = !options.corpus.prompt.empty();
+  std::vector<int32_t>& ids = tokens.ids;
+  ids.reserve(chunk.text.size() / 3);
+  visit_documents(chunk, options.corpus, [&](const TextDocument& document) {
+    const auto encode = [&](std::string_view text) {
+      try {
+        encoder.encode(text, ids);
+      } catch (const std::bad_alloc&) {
+        fail(ErrorKind::kData,
+             fmt::format("{}: out of memory for the tokens of {} bytes", document.place, text.size()));
+      } catch (const Error& error) {
+        fail(error.kind(), fmt::format("{}: {}", document.place, error.what()));
+      }
+    };
+    size_t from = ids.size();
+    if (chunk.begins && options.begin) ids.push_back(*options.begin);
+    const size_t text = ids.size();
+    // Apart from each other, as a prompt that is to be continued is.
+    encode(document.prompt);
+    if (prompts) from = ids.size();
+    encode(document.text);
+    if (chunk.begins && options.begin && text < ids.size() && ids[text] == *options.begin) {
+      fail(ErrorKind::kData, fmt::format("{}: begins with token {}, which --begin would double: --begin none",
+                                         document.place, *options.begin));
+    }
+    tokens.bytes += std::ssize(document.text);
     if (!chunk.ends) return;
-    if (options.end) tokens.ids.push_back(*options.end);
-    tokens.ends.push_back(tokens.ids.size());
+    if (options.end) ids.push_back(*options.end);
+    tokens.documents.push_back({from, ids.size()});
   });
   return tokens;
 }
@@ -62,12 +92,14 @@ ChunkTokens encode_chunk(const TextChunk& chunk, const TokenizeOptions& options,
 void write(const ChunkTokens& tokens, TokenFileWriter& writer) {
   const std::span<const int32_t> ids = tokens.ids;
   size_t begin = 0;
-  for (const size_t end : tokens.ends) {
-    writer.add(ids.subspan(begin, end - begin));
+  for (const ChunkTokens::Document& document : tokens.documents) {
+    writer.add(ids.subspan(begin, document.counted_from - begin), false);
+    writer.add(ids.subspan(document.counted_from, document.end - document.counted_from));
     writer.end_document();
-    begin = end;
+    begin = document.end;
   }
   writer.add(ids.subspan(begin));
+  writer.add_text_bytes(tokens.bytes);
 }
 
 }  // namespace

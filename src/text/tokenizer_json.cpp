@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -272,6 +274,7 @@ class Reader {
                                            path_, where, where, kMostTokens));
       }
       for (const char* key : {"single_word", "lstrip", "rstrip"}) require_idle(token, key, where);
+      require_apart(content->get_ref<const std::string&>(), id->get<int32_t>(), where);
       AddedToken entry;
       entry.text = content->get<std::string>();
       entry.id = id->get<int32_t>();
@@ -283,6 +286,22 @@ class Reader {
       }
       contents_.added.push_back(std::move(entry));
     }
+  }
+
+  // Two texts of one id, or two ids of one text, would decode to what was not encoded.
+  void require_apart(const std::string& text, int32_t id, const std::string& where) {
+    const auto refuse_pair = [&](const std::string& other) {
+      fail(ErrorKind::kData, fmt::format("{}: {}id: {} of \"{}\": {}", path_, where, id, text, other));
+    };
+    if (const auto other = added_ids_.find(id); other != added_ids_.end())
+      refuse_pair(fmt::format("is that of \"{}\" too", other->second));
+    if (!added_texts_.insert(text).second) refuse_pair("is added twice");
+    added_ids_.emplace(id, text);
+    const auto at = static_cast<size_t>(id);
+    if (at >= contents_.tokens.size() || !contents_.tokens[at]) return;
+    const auto bytes = from_byte_alphabet(text);
+    if (*contents_.tokens[at] != text && (!bytes || *contents_.tokens[at] != *bytes))
+      refuse_pair(fmt::format("is that of \"{}\" in model.vocab", *contents_.tokens[at]));
   }
 
   // It changes no id of a text: of a template the tokens before and behind a single one are kept.
@@ -312,6 +331,8 @@ class Reader {
   json root_;
   BpeContents contents_;
   VocabularyBuilder vocabulary_;
+  std::map<int32_t, std::string> added_ids_;
+  std::set<std::string> added_texts_;
   bool byte_level_ = false;
 };
 

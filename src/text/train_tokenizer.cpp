@@ -59,8 +59,9 @@ PieceCounts count_corpus(const TokenizerTraining& training, const SplitPattern& 
         thread_pool().run(std::ssize(chunks), [&](int64_t i) {
           const PatternMatcher matcher(pattern);
           PieceCounts counts;
-          visit_documents(chunks[static_cast<size_t>(i)], training.corpus.field,
-                          [&](std::string_view text) { count_pieces(text, matcher, counts); });
+          visit_documents(chunks[static_cast<size_t>(i)], training.corpus, [&](const TextDocument& document) {
+            count_pieces(document.text, matcher, counts);
+          });
           const std::lock_guard lock(mutex);
           for (const auto& [piece, count] : counts) all[piece] += count;
         });

@@ -10,7 +10,8 @@
 namespace lockstep {
 
 CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
-                                         Communicator& communicator, std::string& weights, bool confusion) {
+                                         Communicator& communicator, std::string& weights,
+                                         const EvaluationWants& wants) {
   const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead);
   weights = model.weights();
   const AutocastScope autocast(model.settings().compute);
@@ -22,12 +23,14 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
   evaluation.class_names = source.description().class_names;
   // A number a pair of classes.
   constexpr int64_t kMostClasses = 1000;
-  if (confusion && (evaluation.classes == 0 || evaluation.classes > kMostClasses)) {
+  if (wants.by_position && source.description().positions.elements() < 2)
+    fail(ErrorKind::kUsage, "--by-position: samples have one target each (text has one a position)");
+  if (wants.confusion && (evaluation.classes == 0 || evaluation.classes > kMostClasses)) {
     fail(ErrorKind::kUsage, fmt::format("--confusion: a table of {} classes; it takes 1 to {}",
                                         evaluation.classes, kMostClasses));
   }
   evaluation.result = evaluate(model.replica(), model.objective(), source, model.settings().micro_batch_size,
-                               communicator, confusion);
+                               communicator, wants);
   return evaluation;
 }
 

@@ -22,6 +22,6 @@ struct CheckpointEvaluation {
 // none. weights and errors: as those of TrainedModel; becomes the weights that were evaluated. Collective.
 CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                          Communicator& communicator, std::string& weights,
-                                         bool confusion = false);
+                                         const EvaluationWants& wants = {});
 
 }  // namespace lockstep

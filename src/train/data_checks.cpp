@@ -46,6 +46,11 @@ ColumnNames columns_of(const std::string& text) {
 
 }  // namespace
 
+int64_t tokens_of_sample(const DataDescription& data) {
+  const bool text = data.positions.rank() > 0 && data.input_dtype == DType::kI32 && data.classes > 0;
+  return text ? data.positions.elements() : 0;
+}
+
 std::string describe_task(const DataDescription& train, const std::string& loss) {
   const std::string column =
       train.columns.target.empty() ? "" : fmt::format(", target column '{}'", train.columns.target);
@@ -56,7 +61,7 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string chosen = loss != "auto"       ? loss
                              : train.classes == 2 ? "logistic for one output, else cross_entropy"
                                                   : "cross_entropy";
-  if (train.positions.rank() > 0 && train.input_dtype == DType::kI32) {
+  if (tokens_of_sample(train) > 0) {
     return fmt::format("the next of {} tokens at each of {} positions, loss {}", train.classes,
                        train.positions.elements(), chosen);
   }
@@ -126,6 +131,22 @@ void check_indices(const DataDescription& data, int64_t limit) {
 void check_indices(const RunData& data, int64_t limit) {
   check_indices(data.train->description(), limit);
   if (data.validation) check_indices(data.validation->description(), limit);
+}
+
+void check_vocabulary(const DataDescription& data, const std::string& known, const std::string& source) {
+  if (known.empty() || data.vocabulary.empty() || data.vocabulary == known) return;
+  fail(ErrorKind::kData, fmt::format("{}: of {}; {} of {}", data.source, data.vocabulary, source, known));
+}
+
+void check_documents(const DataDescription& data, const Module& model) {
+  const bool masked =
+      std::ranges::any_of(data.others, [](const Field& field) { return field.name == kDocumentsName; });
+  if (!masked || model.reads(kDocumentsName)) return;
+  fail(ErrorKind::kUsage,
+       fmt::format(
+           "{}: data.documents = \"mask\": the model (model.type) does not read which document a token is "
+           "of: \"join\" lets documents of a window see each other",
+           data.source));
 }
 
 namespace {

@@ -20,6 +20,9 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
 // is 0. Adds a hint when classes have no samples. Not for evaluations, which may well be of one class.
 void check_classes(RunData& data);
 
+// Tokens of a sample of text, whose inputs are table indices with a target at each; 0: it is something else.
+int64_t tokens_of_sample(const DataDescription& data);
+
 // A hint at the first input that is infinite in the type that the model computes in; "" when there is none,
 // and of a file that is not in memory: looking at all of it would cost more than it tells.
 std::string overflow_hint(const DataSource& source, DType compute);
@@ -28,6 +31,13 @@ std::string overflow_hint(const DataSource& source, DType compute);
 // limit). limit = 0 (Module::index_limit): not known.
 void check_indices(const DataDescription& data, int64_t limit);
 void check_indices(const RunData& data, int64_t limit);
+
+// Error (kData) naming both when tokens are of another vocabulary than `known`, that of the file `source`.
+// Not where one of the two is not known.
+void check_vocabulary(const DataDescription& data, const std::string& known, const std::string& source);
+
+// Error (kUsage) when documents are to be kept apart by a model that does not read where they are.
+void check_documents(const DataDescription& data, const Module& model);
 
 // What a checkpoint keeps of features: an outline for predictions, the names of columns, where the data have
 // any, and a digest of the means and deviations that they were standardized with.

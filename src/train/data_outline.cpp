@@ -28,7 +28,7 @@ std::string DataOutline::text() const {
          line("targets", shape.targets) + line("positions", extents_of(shape.positions)) +
          line("features", columns.features) + line("target", columns.target) +
          line("class_names", class_names) + line("mean", statistics.mean) +
-         line("deviation", statistics.deviation);
+         line("deviation", statistics.deviation) + (vocabulary.empty() ? "" : line("vocabulary", vocabulary));
 }
 
 DataOutline DataOutline::parse(const std::string& text, const std::string& path) {
@@ -54,6 +54,7 @@ DataOutline DataOutline::parse(const std::string& text, const std::string& path)
     outline.class_names = data.texts("class_names", std::nullopt, "");
     outline.statistics = {data.reals("mean", std::nullopt, kAny, ""),
                           data.reals("deviation", std::nullopt, kNonNegative, "")};
+    outline.vocabulary = data.text("vocabulary", "", {}, "");
     configuration.reject_unknown();
     return outline;
   } catch (const Error& error) {
@@ -63,7 +64,7 @@ DataOutline DataOutline::parse(const std::string& text, const std::string& path)
 
 DataOutline outline_of(const RunData& data) {
   const DataDescription& train = data.train->description();
-  DataOutline outline{data.shape, train.columns, data.statistics, train.class_names};
+  DataOutline outline{data.shape, train.columns, data.statistics, train.class_names, train.vocabulary};
   // The statistics stand in the order of the file.
   const std::vector<std::string>&from = data.columns.features, &to = train.columns.features;
   if (from == to || data.statistics.mean.empty()) return outline;

@@ -18,6 +18,7 @@ struct DataOutline {
   // What features were standardized with, in that order; empty: they were not.
   FeatureStatistics statistics;
   std::vector<std::string> class_names;
+  std::string vocabulary = {};  // of tokens (DataDescription); empty: not known
 
   // As TOML, every digit of the numbers included.
   std::string text() const;

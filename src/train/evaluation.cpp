@@ -2,6 +2,9 @@
 #include "lockstep/train/evaluation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
 #include <numeric>
 
 #include "lockstep/autodiff/node.h"
@@ -9,6 +12,7 @@
 #include "lockstep/parallel/gradient_exchange.h"
 #include "lockstep/parallel/reduction_tree.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/data_checks.h"
 
 namespace lockstep {
 
@@ -22,8 +26,44 @@ MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, i
   return batch;
 }
 
+namespace {
+
+// Losses of each position, as integers: their sums do not depend on who adds what.
+class PositionSums {
+ public:
+  explicit PositionSums(int64_t positions) : sums_(static_cast<size_t>(positions * kSums)) {}
+  // (B, positions) each, a loss times its weight already.
+  void add(std::span<const double> losses, std::span<const double> weights) {
+    const size_t positions = sums_.size() / kSums;
+    for (size_t i = 0; i < losses.size(); ++i) {
+      int64_t* const at = &sums_[i % positions * kSums];
+      const bool number = std::abs(losses[i]) < kLargest;
+      at[0] += number ? std::llround(losses[i] * kUnit) : 0;
+      at[1] += std::llround(weights[i] * kUnit);
+      at[2] += number ? 0 : 1;
+    }
+  }
+  const std::vector<int64_t>& sums() const { return sums_; }
+  static std::vector<double> means(std::span<const int64_t> sums) {
+    std::vector<double> means;
+    for (size_t i = 0; i < sums.size(); i += kSums) {
+      const bool none = sums[i + 1] == 0 || sums[i + 2] > 0;
+      means.push_back(none ? std::nan("") : static_cast<double>(sums[i]) / static_cast<double>(sums[i + 1]));
+    }
+    return means;
+  }
+
+ private:
+  static constexpr size_t kSums = 3;         // losses, weights, losses that are no numbers
+  static constexpr double kUnit = 16777216;  // 2^24 a nat
+  static constexpr double kLargest = 1e6;    // so that 10^5 of them fit
+  std::vector<int64_t> sums_;
+};
+
+}  // namespace
+
 EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
-                          int64_t chunk, Communicator& communicator, bool confusion) {
+                          int64_t chunk, Communicator& communicator, const EvaluationWants& wants) {
   const RecordingScope off(false);
   ForwardContext context = replica.evaluation();
   const auto classes = static_cast<size_t>(data.description().classes);
@@ -34,7 +74,8 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
   // Loss sum and weight of each owned chunk; counts of all of them.
   std::vector<double> sums(static_cast<size_t>(2 * most), 0.0);
   Objective::Counts counts;
-  if (confusion) counts.confusion.assign(classes * classes, 0);
+  PositionSums positions(wants.by_position ? data.description().positions.elements() : 0);
+  if (wants.confusion) counts.confusion.assign(classes * classes, 0);
   // A sample that an op refuses is one worker's find, and everybody's end.
   run_agreed(
       communicator,
@@ -47,7 +88,9 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
           const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
           const Tensor output = forward(*replica.model, batch, context);
           double loss = 0.0;
-          for (double value : objective.plain_losses(output, batch).to_vector<double>()) loss += value;
+          const std::vector<double> losses = objective.plain_losses(output, batch).to_vector<double>();
+          for (const double value : losses) loss += value;
+          if (wants.by_position) positions.add(losses, objective.target_weights(samples));
           const auto at = static_cast<size_t>(2 * (i - mine.begin));
           sums[at] = loss;
           sums[at + 1] = objective.weight(samples);
@@ -60,6 +103,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
 
   std::vector<int64_t> counted = {counts.counted, counts.correct, counts.in_top};
   counted.insert(counted.end(), counts.confusion.begin(), counts.confusion.end());
+  counted.insert(counted.end(), positions.sums().begin(), positions.sums().end());
   std::vector<int64_t> all_counted(counted.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(counted.data(), counted.size() * sizeof(int64_t), all_counted.data(), "evaluation")
       ->wait();
@@ -77,14 +121,22 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
       weight += all[at + 1];
     }
   }
-  result.loss = weight == 0.0 ? 0.0 : loss / weight;
+  result.loss = weight == 0.0 ? std::nan("") : loss / weight;
   if (objective.classification()) {
     result.samples = all_counted[0];
     const double all_targets = std::max<double>(1.0, static_cast<double>(result.samples));
     result.accuracy = static_cast<double>(all_counted[1]) / all_targets;
     result.top5_accuracy = static_cast<double>(all_counted[2]) / all_targets;
   }
-  result.confusion.assign(all_counted.begin() + 3, all_counted.begin() + std::ssize(counted));
+  const auto tables = all_counted.begin() + 3;
+  result.confusion.assign(tables, tables + std::ssize(counts.confusion));
+  result.position_losses = PositionSums::means(
+      std::span(all_counted).subspan(3 + counts.confusion.size(), positions.sums().size()));
+  const DataDescription& description = data.description();
+  if (tokens_of_sample(description) > 0) {
+    const double bytes = description.bytes_per_target;
+    result.text = {std::exp(result.loss), bytes > 0.0 ? result.loss / std::numbers::ln2 / bytes : 0.0};
+  }
   return result;
 }
 

@@ -2,24 +2,34 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/data/data_source.h"
+#include "lockstep/train/metrics_log.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/replica.h"
 
 namespace lockstep {
 
+// What is asked for beside the loss and accuracies.
+struct EvaluationWants {
+  bool confusion = false, by_position = false;
+};
+
 struct EvaluationResult {
-  double loss = 0.0;    // mean over the targets, by their weights
+  double loss = 0.0;    // mean over the targets, by their weights; NaN: none counts
   int64_t samples = 0;  // of a classification: targets that count, one a sample as a rule
   // Classification only, of those.
   double accuracy = 0.0;  // share predicted right
   double top5_accuracy =
       0.0;  // share whose label is among the five largest logits; of more than five classes
   std::vector<int64_t> confusion = {};  // (classes, classes), label by prediction; where it was asked for
+  std::optional<TextLoss> text = {};    // of text
+  // (positions) the mean loss of each, NaN where none counts; where it was asked for.
+  std::vector<double> position_losses = {};
 };
 
 // Rows of a source as a micro-batch of `size`, filled up with the last one.
@@ -28,7 +38,7 @@ MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, i
 // Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64,
 // so that the result is the same bits on any number of workers. Every worker gets it.
 EvaluationResult evaluate(const Replica& replica, const Objective& objective, const DataSource& data,
-                          int64_t chunk, Communicator& communicator, bool confusion = false);
+                          int64_t chunk, Communicator& communicator, const EvaluationWants& wants = {});
 
 // The running statistics (statistic_extent) that fit the replica's present weights: means of the micro-batch
 // statistics over all training data in a shuffled order, the last micro-batch filled up from its start. What

@@ -28,6 +28,17 @@ void introduce(const Introduction& run) {
   log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,
                        run.plan.micro_batches, run.plan.micro_batch_size, run.plan.steps_per_epoch,
                        run.settings.output));
+  if (run.plan.tokens_of_sample > 0) {
+    log_info(fmt::format(
+        "{} tokens a step, {} in all{}", run.plan.sampler.global_batch * run.plan.tokens_of_sample,
+        run.plan.samples_seen(run.plan.total_steps) * run.plan.tokens_of_sample,
+        run.operations.peak() == 0.0
+            ? ""
+            : fmt::format("; MFU is the share of {:g} TFLOP/s a worker that {:.4g} operations a "
+                          "token take: {}",
+                          run.operations.device_peak * 1e-12, run.operations.of_token,
+                          run.operations.formula)));
+  }
   const size_t statistics = run.replica.store.statistic_values().bytes();
   const size_t copy = run.replica.lowered ? run.replica.lowered->values().bytes() : 0;
   std::string averages;

@@ -4,6 +4,7 @@
 #include "lockstep/optim/schedule.h"
 #include "lockstep/train/device.h"
 #include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/model_operations.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/run_data.h"
 #include "lockstep/train/run_plan.h"
@@ -18,6 +19,7 @@ struct Introduction {
   const Schedule& schedule;
   const GradientPass& pass;
   const WorkerDevice& device;
+  const ModelOperations& operations;
   int workers;
 };
 

@@ -57,6 +57,11 @@ void MetricsLog::step(const StepMetrics& m) {
   line["loss_scale"] = m.loss_scale;
   line["skipped_steps"] = m.skipped_steps;
   line["samples_per_second"] = m.samples_per_second;
+  if (m.tokens > 0) {
+    line["tokens"] = m.tokens;
+    line["tokens_per_second"] = m.tokens_per_second;
+    if (m.mfu > 0.0) line["mfu"] = m.mfu;
+  }
   line["data_seconds"] = m.times.data;
   line["compute_seconds"] = m.times.compute;
   line["exposed_communication_seconds"] = m.times.exposed_communication;
@@ -69,11 +74,13 @@ void MetricsLog::step(const StepMetrics& m) {
 }
 
 void MetricsLog::evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
-                            const std::string& weights) {
+                            const std::string& weights, const TextLoss* text) {
   nlohmann::ordered_json line;
   line["step"] = step;
   line["validation_loss"] = loss;
   if (accuracy != nullptr) line["validation_accuracy"] = *accuracy;
+  if (text != nullptr) line["validation_perplexity"] = text->perplexity;
+  if (text != nullptr && text->bits_per_byte > 0.0) line["validation_bits_per_byte"] = text->bits_per_byte;
   line["validation_samples"] = samples;
   if (!weights.empty()) line["weights"] = weights;
   append(line.dump());

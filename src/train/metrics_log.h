@@ -20,15 +20,26 @@ struct StepTimes {
   double host = 0.0;  // that the host took to issue the step: all of it where the host computes
 };
 
+// What a loss, the mean of -ln p a token, says of text.
+struct TextLoss {
+  double perplexity = 0.0;     // exp(loss)
+  double bits_per_byte = 0.0;  // loss / ln 2 over the bytes of text a token stands for; 0: not known
+};
+
 struct StepMetrics {
   int64_t step = 0;  // steps done
   double epoch = 0.0;
-  double loss = 0.0;  // of the step's global batch, regularization included
+  double loss =
+      0.0;  // of the step's global batch, regularization included; NaN, null in the file: nothing counts
   double learning_rate = 0.0;
   double gradient_norm = 0.0;  // before clipping
   double loss_scale = 1.0;     // of this step
   int64_t skipped_steps = 0;   // so far
   double samples_per_second = 0.0;
+  // Of text; none of these where samples are something else.
+  int64_t tokens = 0;  // seen in all steps
+  double tokens_per_second = 0.0;
+  double mfu = 0.0;  // share of the devices' peak (train/model_operations.h); 0: not known
   StepTimes times;
   uint64_t peak_bytes = 0;    // of tensors on this worker since the start
   uint64_t cached_bytes = 0;  // kept for tensors to come, at the moment
@@ -48,9 +59,9 @@ class MetricsLog {
   MetricsLog& operator=(const MetricsLog&) = delete;
 
   void step(const StepMetrics& metrics);
-  // weights: "averaged", or "" where there are only the trained ones.
+  // weights: "averaged", or "" where there are only the trained ones. text: null where it is none.
   void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
-                  const std::string& weights = "");
+                  const std::string& weights = "", const TextLoss* text = nullptr);
   void digest(int64_t step, const std::string& digest);
   // Everything so far to the file, if it can be.
   void flush();

@@ -82,15 +82,20 @@ Tensor Objective::weights(const Batch& batch) const {
   return own.defined() ? multiply(of_labels, own) : of_labels;
 }
 
-double Objective::weight(const MicroBatch& batch) const {
-  std::vector<float> own = batch.weights();
-  own.resize(static_cast<size_t>(loss_shape(batch.size).elements()), 1.0f);
-  if (options_.class_weights.empty()) return std::accumulate(own.begin(), own.end(), 0.0);
+std::vector<double> Objective::target_weights(const MicroBatch& batch) const {
+  const std::vector<float> own = batch.weights();
+  std::vector<double> weights(own.begin(), own.end());
+  weights.resize(static_cast<size_t>(loss_shape(batch.size).elements()), 1.0);
+  if (options_.class_weights.empty()) return weights;
   const std::span<const int32_t> labels = batch.values<int32_t>(kTargetsName);
-  double sum = 0.0;
-  for (size_t i = 0; i < own.size(); ++i)
-    sum += own[i] * options_.class_weights[static_cast<size_t>(labels[i])];
-  return sum;
+  for (size_t i = 0; i < weights.size(); ++i)
+    weights[i] *= options_.class_weights[static_cast<size_t>(labels[i])];
+  return weights;
+}
+
+double Objective::weight(const MicroBatch& batch) const {
+  const std::vector<double> weights = target_weights(batch);
+  return std::accumulate(weights.begin(), weights.end(), 0.0);
 }
 
 int64_t Objective::targets_of(const Tensor& output) const {

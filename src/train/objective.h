@@ -30,7 +30,9 @@ class Objective {
   Tensor losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, true); }
   // As an evaluation wants them: labels are not smoothed.
   Tensor plain_losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, false); }
-  // What the targets of the batch weigh together.
+  // What each target of the batch weighs (B, positions...), 0 for padding.
+  std::vector<double> target_weights(const MicroBatch& batch) const;
+  // What they weigh together.
   double weight(const MicroBatch& batch) const;
   // What the losses of a micro-batch add to the objective, in the device's memory: (2) fp64, the sum of the
   // losses, which are times their weights already, and that of the weights.

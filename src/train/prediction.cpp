@@ -15,6 +15,7 @@
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
@@ -46,6 +47,8 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
                      trained.shape.sample.to_string(), name_of(trained.shape.input)));
   }
   check_indices(found, model.replica().model->index_limit());
+  check_documents(found, *model.replica().model);
+  check_vocabulary(found, trained.vocabulary, checkpoint);
   if (model.settings().normalize)
     source = std::make_shared<StandardizedSource>(std::move(source), trained.statistics);
   return source;
@@ -64,9 +67,9 @@ class PredictionFile {
   PredictionFile(const std::string& path, const std::string& source, DType dtype, int64_t rows,
                  int64_t outputs, int64_t classes, const Shape& class_shape,
                  const std::vector<std::string>& class_names)
-      : path_(path), temporary_(fmt::format("{}.{}.partial", path, getpid())) {
+      : path_(path), unfinished_(fmt::format("{}.{}.partial", path, getpid())) {
     row_bytes_ = static_cast<size_t>(outputs) * size_of(dtype);
-    Hdf5File file = Hdf5File::create(temporary_, ErrorKind::kData);
+    Hdf5File file = Hdf5File::create(unfinished_.path(), ErrorKind::kData);
     outputs_at_ = file.allocate(classes > 0 ? "/logits" : "/values", dtype, {rows, outputs});
     if (classes > 0) {
       Shape shape{rows};
@@ -77,14 +80,8 @@ class PredictionFile {
     }
     file.write_attribute("/", "data", source);
     file.close();
-    values_.emplace(temporary_, ErrorKind::kData);
+    values_.emplace(unfinished_.path(), ErrorKind::kData);
   }
-  ~PredictionFile() {
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
-  }
-  PredictionFile(const PredictionFile&) = delete;
-  PredictionFile& operator=(const PredictionFile&) = delete;
-
   void add(std::span<const std::byte> outputs, std::span<const int32_t> classes, int64_t rows) {
     values_->write(outputs_at_ + row_ * static_cast<int64_t>(row_bytes_), outputs);
     if (classes_at_ > 0) {
@@ -95,13 +92,13 @@ class PredictionFile {
   }
   void finish() {
     values_.reset();
-    seal_file(temporary_, ErrorKind::kData);
-    commit_file(temporary_, path_, ErrorKind::kData);
-    temporary_.clear();
+    seal_file(unfinished_.path(), ErrorKind::kData);
+    commit_file(unfinished_.path(), path_, ErrorKind::kData);
   }
 
  private:
-  std::string path_, temporary_;
+  std::string path_;
+  UnfinishedFile unfinished_;
   int64_t outputs_at_ = 0, classes_at_ = 0, row_ = 0;
   size_t row_bytes_ = 0;
   std::optional<RawValues> values_;

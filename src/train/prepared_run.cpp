@@ -40,7 +40,8 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   saved = done;
   agreement->compare(state->capture(done, ""), "start");
   if (leader()) {
-    introduce({settings, data, *replica, plan, *schedule, *pass, *device, communicator.world_size()});
+    introduce(
+        {settings, data, *replica, plan, *schedule, *pass, *device, operations, communicator.world_size()});
     if (!path.empty()) log_info(fmt::format("resumed from {} at step {}", path, done));
     for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
   }
@@ -55,13 +56,23 @@ void PreparedRun::set_up() {
   check_classes(data);
   replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);
   check_indices(data, replica->model->index_limit());
+  check_documents(data.train->description(), *replica->model);
   const Optimizer& optimizer = *replica->optimizer;
-  plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type());
-  const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch};
+  const int64_t tokens = tokens_of_sample(data.train->description());
+  plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type(), tokens);
+  const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch,
+                         plan.sampler.global_batch * tokens};
   schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   if (job.describe) description = job.describe();
+  operations = model_operations(*replica->model, replica->store, tokens);
+  operations.workers = communicator.world_size();
+  if (settings.peak_tflops > 0.0) {
+    operations.device_peak = settings.peak_tflops * 1e12;
+  } else if (!settings.share_gpu) {
+    operations.device_peak = known_peak(backend().description(), settings.compute);
+  }
   owned = plan.owned(communicator.rank(), communicator.world_size());
   objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);

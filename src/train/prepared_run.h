@@ -13,6 +13,7 @@
 #include "lockstep/train/device.h"
 #include "lockstep/train/evaluator.h"
 #include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/model_operations.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/replica_agreement.h"
@@ -43,6 +44,7 @@ struct PreparedRun {
   KeptColumns columns{data};
   std::unique_ptr<Replica> replica;
   RunPlan plan;
+  ModelOperations operations;
   MicroBatchRange owned;
   std::unique_ptr<Schedule> schedule;
   TrainingJob::Description description;

@@ -54,6 +54,7 @@ RunData read_run_data(const RunSettings& settings) {
                        found.source, found.sample_shape.to_string(), found.classes,
                        train.sample_shape.to_string(), train.classes));
     }
+    check_vocabulary(found, train.vocabulary, train.source);
     look_for_overflow(*data.validation);
     contents += " " + validation->digest();
   }

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -17,6 +18,12 @@ MicroBatchRange RunPlan::owned(int rank, int world_size) const {
                      world_size, micro_batches, micro_batches));
   }
   return owned_micro_batches(micro_batches, rank, world_size);
+}
+
+int64_t RunPlan::samples_seen(int64_t step) const {
+  const int64_t whole = steps_per_epoch * sampler.global_batch;
+  const int64_t epoch = sampler.last_batch == LastBatch::kPad ? std::min(whole, sampler.samples) : whole;
+  return step / steps_per_epoch * epoch + std::min(step % steps_per_epoch * sampler.global_batch, epoch);
 }
 
 void RunPlan::describe(int64_t step, State& state) const {
@@ -34,8 +41,30 @@ void RunPlan::describe(int64_t step, State& state) const {
   state.scalars["/data/position"] = step % steps_per_epoch;
 }
 
-RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
-                 const std::string& optimizer) {
+namespace {
+
+// Of a global batch of train.batch_tokens.
+int64_t micro_batches_of_tokens(const RunSettings& settings, bool full_batch, int64_t tokens) {
+  const int64_t wanted = settings.batch_tokens;
+  const auto refuse = [&](const std::string& rule) {
+    fail(ErrorKind::kUsage, fmt::format("train.batch_tokens: {}", rule));
+  };
+  if (tokens == 0) refuse("the samples are no text (data.format = \"tokens\")");
+  if (settings.micro_batches != 0 || full_batch)
+    refuse(
+        "gives the number of micro-batches: leave train.micro_batches out, and optimizers of full batches");
+  const int64_t each = settings.micro_batch_size * tokens, count = wanted / each;
+  if (count * each == wanted) return count;
+  refuse(fmt::format("must be a multiple of {} tokens, a micro-batch of {} windows of {}: {}{}, got {}", each,
+                     settings.micro_batch_size, tokens, count > 0 ? fmt::format("{} or ", count * each) : "",
+                     (count + 1) * each, wanted));
+  return 0;
+}
+
+}  // namespace
+
+RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
+                 int64_t tokens) {
   // A configuration's reader has seen to these; a program may fill in anything.
   for (const auto& [name, value] : {std::pair("train.micro_batch_size", settings.micro_batch_size),
                                     {"train.log_every", settings.log_every},
@@ -55,6 +84,8 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch,
   plan.sampler.shuffle = settings.shuffle;
   plan.sampler.last_batch = settings.last_batch;
   plan.validation_fraction = settings.validation_fraction;
+  plan.tokens_of_sample = tokens;
+  if (settings.batch_tokens != 0) plan.micro_batches = micro_batches_of_tokens(settings, full_batch, tokens);
   if (full_batch) {
     const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
     if (settings.micro_batches != 0 && settings.micro_batches != needed) {

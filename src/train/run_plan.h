@@ -19,6 +19,7 @@ struct RunPlan {
   int64_t steps_per_epoch = 0;
   SamplerOptions sampler;
   double validation_fraction = 0.0;  // of the data, before they were split
+  int64_t tokens_of_sample = 0;      // 0: samples are no text
 
   // The micro-batches of a worker. Error (kUsage) when there are more workers than micro-batches.
   MicroBatchRange owned(int rank, int world_size) const;
@@ -27,13 +28,18 @@ struct RunPlan {
     return static_cast<double>(step) / static_cast<double>(steps_per_epoch);
   }
 
+  // Samples that count in so many steps.
+  int64_t samples_seen(int64_t step) const;
+
   // Where a run stands after `step` steps, and what decides which samples and draws the following ones use.
   void describe(int64_t step, State& state) const;
 };
 
 // full_batch: of an optimizer that sees the whole training set in each step; its type is named in messages.
-// Error (kUsage) for combinations that make no batch, and for runs of too many steps.
-RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer);
+// tokens: of a sample, 0 where samples are no text. Error (kUsage) for combinations that make no batch, and
+// for runs of too many steps.
+RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
+                 int64_t tokens = 0);
 
 // Error (kUsage) where the run ends before a setting would come to bear: a schedule that never sees a
 // validation loss, an average that nothing enters.

@@ -39,8 +39,7 @@ RunSettings read_settings(Configuration& configuration) {
   settings.train_data.classes =
       data.integer("classes", settings.train_data.classes, {-1, 1e9},
                    "number of classes; 0 finds it in the data, -1 means regression");
-  constexpr double kLargestLabel = 2147483647.0;
-  if (const auto label = data.optional_integer("ignore_label", {-kLargestLabel, kLargestLabel},
+  if (const auto label = data.optional_integer("ignore_label", {-2147483648.0, 2147483647.0},
                                                "label of samples that count nothing; by default what the "
                                                "file states"))
     settings.train_data.ignore_label = static_cast<int32_t>(*label);
@@ -82,6 +81,13 @@ RunSettings read_settings(Configuration& configuration) {
                                          "0: 1 (gradient_descent: the data set)");
   settings.micro_batch_size =
       train.integer("micro_batch_size", settings.micro_batch_size, {1, 1 << 24}, "samples in a micro-batch");
+  settings.batch_tokens = train.integer(
+      "batch_tokens", settings.batch_tokens, {0, 1e15},
+      "tokens of a global batch of text, a multiple of a micro-batch's; in place of micro_batches");
+  settings.peak_tflops = train.real(
+      "peak_tflops", settings.peak_tflops, kNonNegative,
+      "10^12 operations a second that a worker's device can do without sparsity in precision.compute: "
+      "what MFU is a share of; 0: of known GPUs");
   settings.recompute_every =
       train.integer("recompute_every", settings.recompute_every, {0, 1 << 20},
                     "layers of a run of which only the input is kept, the rest is computed again in the "

@@ -159,7 +159,9 @@ bool StepEnd::settle(int64_t step, const StepState& verdict) {
 }
 
 StepReport StepEnd::report_of(const StepState& verdict, int64_t update) const {
-  return {verdict.loss + penalty_, verdict.norm, verdict.used_scale, schedule_.learning_rate(update)};
+  // The mean of nothing is no number.
+  const double loss = verdict.count == 0.0 ? std::nan("") : verdict.loss + penalty_;
+  return {loss, verdict.norm, verdict.used_scale, schedule_.learning_rate(update)};
 }
 
 void StepEnd::update_statistics(const double* gate) {

@@ -33,7 +33,7 @@ class Divergence : public Error {
 };
 
 struct StepReport {
-  double loss = 0.0;           // of the global batch, regularization included
+  double loss = 0.0;           // of the global batch, regularization included; NaN: nothing in it counts
   double gradient_norm = 0.0;  // before clipping
   double loss_scale = 1.0;     // that the step was computed with
   double learning_rate = 0.0;

@@ -5,8 +5,9 @@
 
 namespace lockstep {
 
-StepLog::StepLog(Backend& backend, const RunPlan& plan, int64_t log_every, int64_t ahead)
-    : plan_(plan), log_every_(log_every), steps_(static_cast<size_t>(ahead + 1)) {
+StepLog::StepLog(Backend& backend, const RunPlan& plan, int64_t log_every, int64_t ahead,
+                 const ModelOperations& operations)
+    : plan_(plan), log_every_(log_every), operations_(operations), steps_(static_cast<size_t>(ahead + 1)) {
   for (Step& step : steps_) {
     for (std::unique_ptr<Marker>* marker : {&step.begun, &step.swept, &step.exchanged, &step.done})
       *marker = backend.marker(true);
@@ -63,6 +64,12 @@ std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed
   metrics.loss_scale = report.loss_scale;
   metrics.samples_per_second =
       static_cast<double>(interval_samples_) / std::chrono::duration<double>(now - interval_start_).count();
+  if (plan_.tokens_of_sample > 0) {
+    metrics.tokens = plan_.samples_seen(ended.number) * plan_.tokens_of_sample;
+    metrics.tokens_per_second = metrics.samples_per_second * static_cast<double>(plan_.tokens_of_sample);
+    if (operations_.peak() > 0.0)
+      metrics.mfu = metrics.tokens_per_second * operations_.of_token / operations_.peak();
+  }
   metrics.times = {times_.data / steps, times_.compute / steps, times_.exposed_communication / steps,
                    times_.optimizer / steps, times_.host / steps};
   times_ = {};

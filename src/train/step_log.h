@@ -10,6 +10,7 @@
 
 #include "lockstep/kernels/backend.h"
 #include "lockstep/train/metrics_log.h"
+#include "lockstep/train/model_operations.h"
 #include "lockstep/train/run_plan.h"
 #include "lockstep/train/step_end.h"
 
@@ -17,8 +18,10 @@ namespace lockstep {
 
 class StepLog {
  public:
-  // For at most `ahead` steps under way beside the one that is being issued. Both must outlive the object.
-  StepLog(Backend& backend, const RunPlan& plan, int64_t log_every, int64_t ahead);
+  // For at most `ahead` steps under way beside the one that is being issued. Backend and plan must outlive
+  // the object. operations: what MFU is made of.
+  StepLog(Backend& backend, const RunPlan& plan, int64_t log_every, int64_t ahead,
+          const ModelOperations& operations = {});
 
   // A step that the host is about to issue; its number counts from 1. data_seconds: that its samples took.
   struct Step {
@@ -47,6 +50,7 @@ class StepLog {
 
   const RunPlan& plan_;
   const int64_t log_every_;
+  const ModelOperations operations_;
   std::vector<Step> steps_;  // used in turn
   int64_t newest_ = 0;       // number of the step that was begun last
   size_t under_way_ = 0;

@@ -82,9 +82,11 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
         if (replica_ == nullptr || (mean && !replica_->store.statistics().empty())) {
           data_ = read_run_data(settings());
           match_columns(data_, columns, checkpoint);
+          check_vocabulary(data_.train->description(), outline_.vocabulary, checkpoint);
           outline_ = outline_of(data_);
           build();
           check_indices(data_, replica_->model->index_limit());
+          check_documents(data_.train->description(), *replica_->model);
         }
         job_.schedule({});  // reads its keys
         description = job_.describe();

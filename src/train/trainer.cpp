@@ -53,7 +53,7 @@ struct Trainer::Parts : PreparedRun {
                    plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
-    log.emplace(backend(), plan, settings.log_every, end->ahead());
+    log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
     started = saved_at = Clock::now();
     if (done < plan.total_steps) stage();
   }
@@ -157,11 +157,18 @@ struct Trainer::Parts : PreparedRun {
     if (!keeper) return result;
     progress->finish_line();
     const bool classification = objective->classification();
+    const std::optional<TextLoss> text = result.text;
     keeper->metrics().evaluation(done, result.loss, classification ? &result.accuracy : nullptr,
-                                 result.samples, evaluator->averaged() ? "averaged" : "");
-    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} samples{}", done, result.loss,
-                         classification ? fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy) : "",
-                         result.samples, evaluator->averaged() ? ", averaged weights" : ""));
+                                 result.samples, evaluator->averaged() ? "averaged" : "",
+                                 text ? &*text : nullptr);
+    std::string measures;
+    if (text) measures += fmt::format(", perplexity {:.4g}", text->perplexity);
+    if (text && text->bits_per_byte > 0.0)
+      measures += fmt::format(", {:.4f} bits a byte", text->bits_per_byte);
+    if (classification) measures += fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy);
+    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} {}{}", done, result.loss, measures,
+                         result.samples, text ? "tokens" : "samples",
+                         evaluator->averaged() ? ", averaged weights" : ""));
     if (result.samples == 0) log_warning("none of the validation samples counts: their loss is none");
     return result;
   }

@@ -73,6 +73,80 @@ TEST_F(TokenWindowsTest, TargetsAreTheNextTokens) {
   }
 }
 
+// Numbers of documents in a window, and that nothing is learnt from one about the next.
+TEST_F(TokenWindowsTest, MaskedDocumentsAreToldApart) {
+  TokenFileDescription own;
+  own.vocabulary_size = 100;
+  TokenFileWriter writer(path("a.h5"), own);
+  // Of 3, 0, 1, 5, 12 and 4 tokens: 25, which are four windows of 6 and the token behind them.
+  std::vector<int> document_of;
+  int number = 0;
+  for (const int length : {3, 0, 1, 5, 12, 4}) {
+    writer.add(std::vector<int32_t>(static_cast<size_t>(length), 7));
+    writer.end_document();
+    document_of.insert(document_of.end(), static_cast<size_t>(length), number++);
+  }
+  writer.finish();
+  const TokenWindows windows(path("a.h5"), 6, 0, Documents::kMask);
+  const DataDescription& description = windows.description();
+  ASSERT_EQ(description.others.size(), 1u);
+  EXPECT_EQ(description.others[0], (Field{kDocumentsName, DType::kI32, {6}}));
+  EXPECT_TRUE(description.weighted);
+  MicroBatch batch(4, description.fields());
+  const std::vector<int64_t> rows = {2, 0, 3, 1};
+  windows.gather(rows, batch.buffers());
+  const auto documents = batch.values<int32_t>(kDocumentsName);
+  const auto weights = batch.values<float>(kWeightsName);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    int expected = 0;
+    for (size_t t = 0; t < 6; ++t) {
+      const size_t at = static_cast<size_t>(rows[i]) * 6 + t;
+      if (t > 0 && document_of[at] != document_of[at - 1]) ++expected;
+      EXPECT_EQ(documents[6 * i + t], expected) << rows[i] << " " << t;
+      EXPECT_EQ(weights[6 * i + t], document_of[at] == document_of[at + 1] ? 1.0f : 0.0f)
+          << rows[i] << " " << t;
+    }
+  }
+  EXPECT_FALSE(TokenWindows(path("a.h5"), 6, 0).description().weighted);
+  EXPECT_NE(TokenWindows(path("a.h5"), 6, 0).digest(), windows.digest());
+}
+
+// Files of llm.c tell it by the token before each document.
+TEST_F(TokenWindowsTest, DocumentsOfForeignFilesBeginWithTheirToken) {
+  const TokenWindows windows(foreign("a.bin", {50256, 1, 2, 50256, 3, 50256, 50256, 4, 5}), 4, 0,
+                             Documents::kMask);
+  MicroBatch batch(2, windows.description().fields());
+  const std::vector<int64_t> rows = {0, 1};
+  windows.gather(rows, batch.buffers());
+  const auto documents = batch.values<int32_t>(kDocumentsName);
+  EXPECT_EQ(std::vector(documents.begin(), documents.end()), (std::vector<int32_t>{0, 0, 0, 1, 0, 1, 2, 2}));
+  const auto weights = batch.values<float>(kWeightsName);
+  EXPECT_EQ(std::vector(weights.begin(), weights.end()), (std::vector<float>{1, 1, 0, 1, 0, 0, 1, 1}));
+}
+
+TEST_F(TokenWindowsTest, TokensThatDoNotCountWeighNothing) {
+  TokenFileDescription own;
+  own.vocabulary_size = 100;
+  TokenFileWriter writer(path("a.h5"), own);
+  for (int i = 0; i < 3; ++i) {
+    writer.add(std::vector<int32_t>{1, 2, 3}, false);
+    writer.add(std::vector<int32_t>{4, 5});
+    writer.end_document();
+  }
+  writer.add_text_bytes(15);
+  writer.finish();
+  for (const Documents documents : {Documents::kJoin, Documents::kMask}) {
+    const TokenWindows windows(path("a.h5"), 7, 0, documents);
+    EXPECT_EQ(windows.description().bytes_per_target, 2.5);
+    MicroBatch batch(2, windows.description().fields());
+    const std::vector<int64_t> rows = {1, 0};
+    windows.gather(rows, batch.buffers());
+    const auto targets = batch.values<int32_t>(kTargetsName);
+    const auto weights = batch.values<float>(kWeightsName);
+    for (size_t i = 0; i < targets.size(); ++i) EXPECT_EQ(weights[i], targets[i] > 3 ? 1.0f : 0.0f) << i;
+  }
+}
+
 TEST_F(TokenWindowsTest, TheDigestIsThatOfTheTokensAndTheContext) {
   const std::string digest = TokenWindows(sealed("a.h5", 100, 50), 10, 0).digest();
   EXPECT_EQ(TokenWindows(sealed("again.h5", 100, 50), 10, 0).digest(), digest);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "e2e/training_run.h"
@@ -71,7 +72,114 @@ TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterru
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const nlohmann::json result = nlohmann::json::parse(outcome.out);
   EXPECT_LT(result["loss"], 3.0);
+  EXPECT_DOUBLE_EQ(result["perplexity"].get<double>(), std::exp(result["loss"].get<double>()));
+  // A token a byte, but for the one behind the text.
+  const double bytes = static_cast<double>(std::filesystem::file_size(LOCKSTEP_ROOT "/src/README.md"));
+  EXPECT_NEAR(result["bits_per_byte"].get<double>(),
+              result["loss"].get<double>() / std::log(2.0) * (bytes + 1) / bytes, 1e-12);
   EXPECT_GT(result["accuracy"], 0.15);
+
+  // Endings in words of the text against letters that are rare in it; a long context loses its beginning.
+  std::string questions;
+  for (int i = 0; i < 10; ++i) {
+    const int label = i % 3;
+    std::vector<std::string> endings = {"zqxj vqzx", "QZXJVQ", "}{#~^"};
+    endings[static_cast<size_t>(label)] = "the state";
+    questions +=
+        nlohmann::json{
+            {"ctx", i == 4 ? std::string(100, 'e') : "of a run and"}, {"endings", endings}, {"label", label}}
+            .dump() +
+        "\n";
+  }
+  write_file(file("questions.jsonl"), questions);
+  std::string line;
+  for (const int workers : {kNoLauncher, 2, 3}) {
+    const Outcome chosen =
+        run(workers, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60), "--choices",
+                      file("questions.jsonl"), "--tokenizer", "bytes"});
+    ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+    if (line.empty()) line = chosen.out;
+    EXPECT_EQ(chosen.out, line) << workers;
+  }
+  const nlohmann::json choices = nlohmann::json::parse(line);
+  EXPECT_EQ(choices["questions"], 10);
+  EXPECT_EQ(choices["accuracy_normalized"], 1.0);
+  EXPECT_GE(choices["accuracy"], 0.6);  // of the sum: the longest ending is at a disadvantage
+  EXPECT_EQ(choices["shortened"], 1);
+  write_file(file("long.jsonl"),
+             nlohmann::json{{"ctx", "a"}, {"endings", {std::string(40, 'x'), "y"}}, {"label", 0}}.dump());
+  const Outcome refused = run(2, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("alone"), 60),
+                                  "--choices", file("long.jsonl"), "--tokenizer", "bytes"});
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_NE(refused.err.find("an ending of 41 tokens"), std::string::npos) << refused.err;
+}
+
+// Measures of text, the same on any number of workers; MFU where the peak is known alone.
+TEST_F(LanguageModel, TokensAreCountedAndLossesToldByPosition) {
+  for (const int workers : {kNoLauncher, 3}) {
+    train(workers,
+          {file("run.toml"), "--output", file("measured_" + std::to_string(workers)), "--set",
+           "train.steps=4", "train.micro_batches=0", "train.batch_tokens=1024", "train.peak_tflops=2",
+           "schedule.type=cosine", "schedule.unit=tokens", "schedule.warmup=2048"});
+  }
+  EXPECT_EQ(course_of(file("measured_3")), course_of(file("measured_" + std::to_string(kNoLauncher))));
+  const std::vector<nlohmann::json> lines = metrics_of(file("measured_3"));
+  EXPECT_EQ(lines[2]["tokens"], 3 * 1024);
+  EXPECT_DOUBLE_EQ(lines[2]["tokens_per_second"].get<double>(),
+                   32 * lines[2]["samples_per_second"].get<double>());
+  EXPECT_GT(lines[2]["mfu"], 0.0);
+  EXPECT_LT(lines[2]["mfu"], 1.0);
+  EXPECT_DOUBLE_EQ(lines[0]["learning_rate"].get<double>(), 0.005);
+  EXPECT_EQ(lines[1]["learning_rate"].get<double>(), 0.01);
+  const nlohmann::json& last = lines.back();
+  EXPECT_DOUBLE_EQ(last["validation_perplexity"].get<double>(),
+                   std::exp(last["validation_loss"].get<double>()));
+  std::string line;
+  for (const int workers : {kNoLauncher, 2, 3}) {
+    const Outcome outcome = run(workers, {"eval", file("run.toml"), "--checkpoint",
+                                          checkpoint_of(file("measured_3"), 4), "--by-position"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    if (line.empty()) line = outcome.out;
+    EXPECT_EQ(outcome.out, line) << workers;
+  }
+  const nlohmann::json result = nlohmann::json::parse(line);
+  ASSERT_EQ(result["position_losses"].size(), 32u);
+  double sum = 0.0;
+  for (const nlohmann::json& loss : result["position_losses"]) sum += loss.get<double>();
+  EXPECT_NEAR(sum / 32, result["loss"].get<double>(), 1e-6);
+}
+
+// The mean over the tokens of the global batch that count, divided once: means of micro-batches, each by its
+// own count, would be another number where prompts have unequal lengths.
+TEST_F(LanguageModel, PromptsCountNothingHoweverTheBatchIsShared) {
+  std::string pairs;
+  for (int i = 0; i < 120; ++i) {
+    pairs +=
+        nlohmann::json{
+            {"prompt", std::string(static_cast<size_t>(i * i % 67), static_cast<char>('a' + i % 26))},
+            {"completion", std::string(static_cast<size_t>(1 + i * 7 % 13), static_cast<char>('A' + i % 26))}}
+            .dump() +
+        "\n";
+  }
+  write_file(file("pairs.jsonl"), pairs);
+  const Outcome tokens =
+      run(kNoLauncher, {"tokenize", file("pairs.jsonl"), "--prompt", "prompt", "--completion", "completion",
+                        "--tokenizer", "bytes", "--output", file("pairs.h5")});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  EXPECT_NE(tokens.err.find("of the tokens count"), std::string::npos) << tokens.err;
+  const auto course = [&](int workers, const std::string& micro_batches, const std::string& size) {
+    const std::string output = file(micro_batches + "_" + std::to_string(workers));
+    train(workers, {file("run.toml"), "--output", output, "--set", "data.train=" + file("pairs.h5"),
+                    "train.steps=6", "model.layers[2].dropout=0.0", "train.micro_batches=" + micro_batches,
+                    "train.micro_batch_size=" + size});
+    return std::pair(losses_of(output), digest_of(checkpoint_of(output, 6)));
+  };
+  const auto one = course(kNoLauncher, "12", "1");
+  EXPECT_EQ(course(2, "12", "1"), one);
+  EXPECT_EQ(course(3, "12", "1"), one);
+  const auto other = course(2, "3", "4");
+  ASSERT_EQ(other.first.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(other.first[i], one.first[i], 2e-5) << i;
 }
 
 TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
@@ -85,6 +193,15 @@ TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
   refused({"data.format=auto"}, 2, "data.format = \"tokens\"");
   refused({"data.context=1000000"}, 3, "a window of 1000000 and the token behind it need 1000001");
   refused({"data.classes=100"}, 3, "must be in [0, 100)");
+  // sequential sees all of a window: to let documents see each other is what was not asked for.
+  refused({"data.documents=mask"}, 2, "data.documents = \"mask\"");
+  const Outcome other =
+      run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/src/README.md", "--tokenizer", "bytes", "--begin",
+                        "<|endoftext|>", "--end", "none", "--output", file("begun.h5")});
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_NE(other.err.find("--begin <|endoftext|>"), std::string::npos) << other.err;
+  refused({"data.validation_fraction=0", "data.validation=" + file("begun.h5")}, 3,
+          "token 256 before and nothing behind each document");
   refused({"data.normalize=standard"}, 2, "tokens have no mean");
   refused({"data.train=" LOCKSTEP_ROOT "/configs/data/digits.h5"}, 3, "digits.h5");
 }

@@ -12,11 +12,12 @@ namespace lockstep {
 namespace {
 
 std::unique_ptr<Schedule> schedule_from(const std::string& toml, double base_rate, int64_t total_steps,
-                                        int64_t steps_per_epoch = 10, int64_t samples_per_step = 32) {
+                                        int64_t steps_per_epoch = 10, int64_t samples_per_step = 32,
+                                        int64_t tokens_per_step = 0) {
   Configuration configuration = Configuration::parse("[schedule]\n" + toml + "\n", "test.toml", {});
   Section section = configuration.section("schedule");
   std::unique_ptr<Schedule> schedule =
-      make_schedule(section, base_rate, {total_steps, steps_per_epoch, samples_per_step});
+      make_schedule(section, base_rate, {total_steps, steps_per_epoch, samples_per_step, tokens_per_step});
   configuration.reject_unknown();
   return schedule;
 }
@@ -38,6 +39,26 @@ TEST(Schedule, WarmupRisesLinearlyToTheFullRateWhateverTheType) {
     EXPECT_EQ(schedule->learning_rate(3), 0.8) << type;
     EXPECT_EQ(schedule->learning_rate(4), 0.8) << type << ": the schedule itself starts at its full rate";
   }
+}
+
+// As recipes of language models state them: lengths in tokens, whatever the batch.
+TEST(Schedule, CountsInTokens) {
+  // 100 steps of 500 tokens; a warmup of 2,250 tokens ends in the middle of the fifth step.
+  const auto cosine = schedule_from("type = 'cosine'\nunit = 'tokens'\nwarmup = 2250", 1.0, 100, 10, 4, 500);
+  EXPECT_DOUBLE_EQ(cosine->learning_rate(0), 500.0 / 2250.0);
+  EXPECT_DOUBLE_EQ(cosine->learning_rate(3), 2000.0 / 2250.0);
+  EXPECT_DOUBLE_EQ(cosine->learning_rate(4), 1.0);
+  EXPECT_DOUBLE_EQ(cosine->learning_rate(50),
+                   0.5 * (1.0 + std::cos(std::numbers::pi * (25000.0 - 2250.0) / (50000.0 - 2250.0))));
+  EXPECT_EQ(cosine->warmup(), 5);
+  const auto stable =
+      schedule_from("type = 'warmup_stable_decay'\nunit = 'tokens'\nwarmup = 1000\ndecay_fraction = 0.2", 1.0,
+                    100, 10, 4, 500);
+  EXPECT_EQ(stable->learning_rate(79), 1.0);
+  EXPECT_DOUBLE_EQ(stable->learning_rate(90), 1.0 - std::sqrt(0.5));
+  const auto large = schedule_from("unit = 'tokens'\nwarmup = 3000000000", 1.0, 10000, 10, 4, 500000);
+  EXPECT_DOUBLE_EQ(large->learning_rate(2999), 0.5);
+  EXPECT_THROW(schedule_from("unit = 'tokens'\nwarmup = 10", 1.0, 100), Error);
 }
 
 TEST(Schedule, PlateauFallsAfterPatienceAndRests) {

@@ -99,6 +99,53 @@ TEST_F(TokenFiles, OwnOnesReadBackWithTheirDocuments) {
   }
 }
 
+TEST_F(TokenFiles, WhichTokensCountIsKept) {
+  const std::string name = path("counted.h5");
+  TokenFileDescription description;
+  description.vocabulary_size = 300;
+  std::vector<float> expected;
+  {
+    TokenFileWriter writer(name, description);
+    for (int i = 0; i < 1003; ++i) {
+      const auto count = static_cast<size_t>(i % 13);
+      const bool counts = i % 3 == 1;
+      writer.add(std::vector<int32_t>(count, i % 300), counts);
+      expected.insert(expected.end(), count, counts ? 1.0f : 0.0f);
+      if (i % 5 == 0) writer.end_document();
+    }
+    writer.end_document();
+    writer.add_text_bytes(1000);
+    writer.add_text_bytes(234);
+    writer.finish();
+  }
+  const auto file = open_token_file(name);
+  EXPECT_EQ(file->description().counted, std::count(expected.begin(), expected.end(), 1.0f));
+  EXPECT_EQ(file->description().text_bytes, 1234);
+  for (const auto& [first, count] :
+       {std::pair<int64_t, int64_t>{0, std::ssize(expected)}, {3, 8}, {17, 1}, {64, 700}}) {
+    std::vector<float> weights(static_cast<size_t>(count));
+    file->read_weights(first, weights);
+    EXPECT_TRUE(std::equal(weights.begin(), weights.end(), expected.begin() + first)) << first;
+  }
+  // Where all count, nothing is kept of it.
+  write_sealed(path("all.h5"), 300);
+  const auto all = open_token_file(path("all.h5"));
+  EXPECT_EQ(all->description().counted, -1);
+  std::vector<float> ones(7);
+  all->read_weights(0, ones);
+  EXPECT_EQ(ones, std::vector<float>(7, 1.0f));
+  // A bit of them is as good as one of a token.
+  const auto content = verify_outline(name, ErrorKind::kData);
+  ASSERT_TRUE(content && content->arrays.size() == 3);
+  std::fstream(name, std::ios::binary | std::ios::in | std::ios::out)
+      .seekp(content->arrays[2].offset + 9)
+      .put('\x55');
+  const auto damaged = open_token_file(name);
+  std::vector<float> weights(10);
+  expect_rejection(ErrorKind::kData, {name, "damaged", "block 0 of /counted"},
+                   [&] { damaged->read_weights(70, weights); });
+}
+
 TEST_F(TokenFiles, OtherProgramsReadOwnOnesThroughHdf5) {
   const std::string name = path("tokens.h5");
   write_sealed(name, 70000);
@@ -155,6 +202,12 @@ TEST_F(TokenFiles, TheWriterRefusesWhatIsWrong) {
     expect_rejection(ErrorKind::kData, {"token 0 is 100", "vocabulary of 100"},
                      [&] { writer.add(std::vector<int32_t>{100}); });
     expect_rejection(ErrorKind::kData, {"no tokens"}, [&] { writer.finish(); });
+  }
+  {
+    TokenFileWriter writer(path("x.h5"), description);
+    writer.add(std::vector<int32_t>{1, 2}, false);
+    writer.end_document();
+    expect_rejection(ErrorKind::kData, {"x.h5", "none of 2 tokens counts"}, [&] { writer.finish(); });
   }
   EXPECT_TRUE(std::filesystem::is_empty(directory_.path())) << "something is left of an unfinished file";
   write_bytes(path("book.txt"), "once upon a time");

@@ -123,6 +123,55 @@ TEST_F(Tokenize, TokensStandBeforeAndBehindEachDocument) {
   EXPECT_EQ(documents()[0].size(), 2 + tokenizer_->encode("a <|endoftext|>").size());
 }
 
+// As users of other trainers expect: what is answered counts, with what ends it; what is asked does not.
+TEST_F(Tokenize, PromptsDoNotCount) {
+  write_text(path("a.jsonl"),
+             R"({"question": "one and one?", "answer": " two"}
+{"question": "", "answer": "three"}
+{"question": "silence?", "answer": ""}
+)");
+  options_.corpus.prompt = "question";
+  options_.corpus.field = "answer";
+  options_.begin = 480;
+  options_.end = 481;
+  const TokenFileDescription made = run({path("a.jsonl")});
+  std::vector<std::vector<int32_t>> expected;
+  std::vector<float> counts;
+  for (const auto& [prompt, text] : {std::pair("one and one?", " two"), {"", "three"}, {"silence?", ""}}) {
+    expected.push_back({480});
+    for (const int32_t id : ids(prompt)) expected.back().push_back(id);
+    counts.resize(counts.size() + expected.back().size(), 0.0f);
+    for (const int32_t id : ids(text)) expected.back().push_back(id);
+    expected.back().push_back(481);
+    counts.resize(counts.size() + ids(text).size() + 1, 1.0f);
+  }
+  EXPECT_EQ(documents(), expected);
+  const auto file = open_token_file(path("out.h5"));
+  std::vector<float> found(static_cast<size_t>(file->size()));
+  file->read_weights(0, found);
+  EXPECT_EQ(found, counts);
+  EXPECT_EQ(made.text_bytes, 9);
+  EXPECT_EQ(file->description().counted, std::count(counts.begin(), counts.end(), 1.0f));
+
+  write_text(path("b.txt"), "no fields");
+  expect_rejection(ErrorKind::kUsage, {"b.txt", "no field \"question\""}, [&] { run({path("b.txt")}); });
+  write_text(path("c.jsonl"), R"({"question": "one and one?"})");
+  expect_rejection(ErrorKind::kData, {"c.jsonl", "line 1", "no field \"answer\""},
+                   [&] { run({path("c.jsonl")}); });
+}
+
+// torchtitan's users trained for weeks with two of them.
+TEST_F(Tokenize, ATokenThatStandsBeforeADocumentAlreadyIsNotDoubled) {
+  write_text(path("a.jsonl"), "{\"text\": \"x\"}\n{\"text\": \"<|begin_of_text|>a\"}\n");
+  options_.begin = tokenizer_->special_token("<|begin_of_text|>");
+  ASSERT_TRUE(options_.begin);
+  run({path("a.jsonl")});  // letters
+  options_.spelling = SpecialSpelling::kToken;
+  expect_rejection(ErrorKind::kData, {"a.jsonl", "line 2", "--begin"}, [&] { run({path("a.jsonl")}); });
+  options_.begin.reset();
+  run({path("a.jsonl")});
+}
+
 TEST_F(Tokenize, ALongDocumentHasTheTokensThatItHasInOnePiece) {
   const std::string text = long_text(3 << 20);
   write_text(path("long.txt"), text);
@@ -205,6 +254,31 @@ TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
   write_text(path("a.jsonl"), "{\"content\": \"one\"}\n");
   run({path("a.jsonl")});
   EXPECT_EQ(documents(), (std::vector<std::vector<int32_t>>{ids("one")}));
+}
+
+TEST_F(Tokenize, LinksToDirectoriesAreFollowedOnce) {
+  write_text(path("elsewhere/a.txt"), "one");
+  write_text(path("corpus/b.txt"), "two");
+  std::filesystem::create_directory_symlink(path("elsewhere"), path("corpus/linked"));
+  std::filesystem::create_directory_symlink(path("elsewhere"), path("corpus/linked_again"));
+  std::filesystem::create_directory_symlink(path("corpus"), path("elsewhere/back"));
+  EXPECT_EQ(run({path("corpus")}).documents, 2);
+}
+
+TEST_F(Tokenize, AFileThatSaysItIsEmptyAndIsNotIsNamed) {
+  std::ifstream status("/proc/self/status");
+  if (!status) GTEST_SKIP() << "there is no /proc";
+  expect_rejection(ErrorKind::kData, {"/proc/self/status", "says that it is empty"},
+                   [&] { run({"/proc/self/status"}); });
+}
+
+// One piece of 50 MB took 2 GB, one of a gigabyte fifty.
+TEST_F(Tokenize, WhatNoPatternCutsIsMergedUpToASize) {
+  write_text(path("a.jsonl"),
+             "{\"text\": \"short\"}\n{\"text\": \"" + std::string((16 << 20) + 1, 'a') + "\"}\n");
+  expect_rejection(ErrorKind::kData,
+                   {"a.jsonl: line 2", "16777217 bytes without a place", "at most 16777216"},
+                   [&] { run({path("a.jsonl")}); });
 }
 
 // Line numbers go on from chunk to chunk.

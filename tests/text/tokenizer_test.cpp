@@ -239,6 +239,13 @@ TEST_F(TokenizerJson, RefusesWhatIsDamaged) {
   changed["added_tokens"][0]["id"] = int64_t{1} << 40;
   reject({path_, "added_tokens[0].id"}, changed);
   changed = good_;
+  changed["added_tokens"].push_back(good_["added_tokens"][0]);
+  changed["added_tokens"].back()["content"] = "<|another|>";
+  reject({path_, "of \"<|another|>\": is that of", "too"}, changed);
+  changed = good_;
+  changed["added_tokens"][0]["id"] = 300;
+  reject({path_, "added_tokens[0].id: 300", "in model.vocab"}, changed);
+  changed = good_;
   changed.erase("model");
   reject({path_, "model", "must be an object"}, changed);
   write_text(path_, "{\"model\": ");

@@ -15,6 +15,7 @@ TEST(DataOutline, ComesBackFromItsText) {
   outline.columns = {{"a \"quoted\" name", "b = 1", "\xc3\xbc"}, "kind\\of"};
   outline.class_names = {"x", "y", "#z"};
   outline.statistics = {{0.1, -1e-300, 3.0}, {1.0 / 3.0, 0.0, 1e20}};
+  outline.vocabulary = "tokenizer 00ff, nothing before";
   const DataOutline found = DataOutline::parse(outline.text(), "step-1.h5");
   EXPECT_EQ(found.shape.sample, outline.shape.sample);
   EXPECT_EQ(found.shape.input, outline.shape.input);
@@ -25,11 +26,13 @@ TEST(DataOutline, ComesBackFromItsText) {
   EXPECT_EQ(found.class_names, outline.class_names);
   EXPECT_EQ(found.statistics.mean, outline.statistics.mean);
   EXPECT_EQ(found.statistics.deviation, outline.statistics.deviation);
+  EXPECT_EQ(found.vocabulary, outline.vocabulary);
   const DataOutline plain =
       DataOutline::parse(DataOutline{{{4}, DType::kF32, 0, 2}, {}, {}, {}}.text(), "s.h5");
   EXPECT_EQ(plain.shape.positions.rank(), 0);
   EXPECT_EQ(plain.shape.targets, 2);
   EXPECT_TRUE(plain.statistics.mean.empty());
+  EXPECT_TRUE(plain.vocabulary.empty());
 }
 
 TEST(DataOutline, AnotherTextIsRefused) {

@@ -50,6 +50,33 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                                       "peak_bytes": 4096, "cached_bytes": 2048, "activation_bytes": 1024})"));
 }
 
+TEST(MetricsLog, TextHasMeasuresOfItsOwn) {
+  const testing::ScratchDirectory scratch;
+  MetricsLog log(scratch.file("m"), "");
+  StepMetrics metrics;
+  metrics.tokens = 4096;
+  metrics.tokens_per_second = 1.5;
+  log.step(metrics);
+  metrics.mfu = 0.25;
+  log.step(metrics);
+  TextLoss text{8.0, 0.0};
+  log.evaluation(1, 2.0, nullptr, 5, "", &text);
+  text.bits_per_byte = 0.75;
+  log.evaluation(1, 2.0, nullptr, 5, "", &text);
+  log.flush();
+  std::istringstream lines(bytes_of(scratch.file("m")));
+  std::vector<nlohmann::json> found;
+  for (std::string line; std::getline(lines, line);) found.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(found.size(), 4u);
+  EXPECT_EQ(found[0]["tokens"], 4096);
+  EXPECT_EQ(found[0]["tokens_per_second"], 1.5);
+  EXPECT_FALSE(found[0].contains("mfu"));  // where the peak is not known
+  EXPECT_EQ(found[1]["mfu"], 0.25);
+  EXPECT_EQ(found[2]["validation_perplexity"], 8.0);
+  EXPECT_FALSE(found[2].contains("validation_bits_per_byte"));
+  EXPECT_EQ(found[3]["validation_bits_per_byte"], 0.75);
+}
+
 TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {
   const testing::ScratchDirectory scratch;
   MetricsLog log(scratch.file("m"), "");

@@ -171,6 +171,15 @@ TEST(Settings, TakeTheirDefaults) {
   EXPECT_EQ(settings.threads, 1);
 }
 
+TEST(Settings, AnyLabelOf32BitsMayBeIgnored) {
+  for (const int64_t label : {int64_t{-2147483648}, int64_t{2147483647}}) {
+    Configuration configuration = Configuration::parse(
+        "[data]\ntrain = \"d.h5\"\nignore_label = " + std::to_string(label) + "\n[train]\nepochs = 2\n",
+        "test.toml", {});
+    EXPECT_EQ(read_settings(configuration).train_data.ignore_label, static_cast<int32_t>(label));
+  }
+}
+
 TEST(Settings, WhatARunWritesDownCanBeReadAgain) {
   for (const std::string more :
        {"", "[precision]\ncompute = \"fp16\"\n", "[precision]\nloss_scale = \"off\"\n",

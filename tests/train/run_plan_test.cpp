@@ -43,6 +43,42 @@ TEST(RunPlan, TakesOneMicroBatchWhereNoneAreAskedFor) {
   EXPECT_EQ(plan_run(settings_of(0, 8, 1), 100, false, "adam").micro_batches, 1);
 }
 
+TEST(RunPlan, ABatchMayBeGivenInTokens) {
+  RunSettings settings = settings_of(0, 4, 1);
+  settings.batch_tokens = 1920;
+  const RunPlan plan = plan_run(settings, 100, false, "adam", 96);
+  EXPECT_EQ(plan.micro_batches, 5);
+  EXPECT_EQ(plan.sampler.global_batch, 20);
+  EXPECT_EQ(plan.tokens_of_sample, 96);
+  const auto refused = [&](int64_t tokens, int64_t of_sample, const std::string& rule) {
+    settings.batch_tokens = tokens;
+    try {
+      plan_run(settings, 100, false, "adam", of_sample);
+      ADD_FAILURE() << rule;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.what(), "train.batch_tokens: " + rule);
+    }
+  };
+  refused(2000, 96,
+          "must be a multiple of 384 tokens, a micro-batch of 4 windows of 96: 1920 or 2304, got 2000");
+  refused(100, 96, "must be a multiple of 384 tokens, a micro-batch of 4 windows of 96: 384, got 100");
+  refused(1920, 0, "the samples are no text (data.format = \"tokens\")");
+  settings.micro_batches = 5;
+  refused(1920, 96,
+          "gives the number of micro-batches: leave train.micro_batches out, and optimizers of full batches");
+}
+
+TEST(RunPlan, CountsTheSamplesThatWereSeen) {
+  RunSettings settings = settings_of(2, 4, 3);
+  const RunPlan dropped = plan_run(settings, 20, false, "adam");  // two steps of 8 an epoch
+  for (const auto& [step, seen] : {std::pair<int64_t, int64_t>{0, 0}, {1, 8}, {2, 16}, {3, 24}, {6, 48}})
+    EXPECT_EQ(dropped.samples_seen(step), seen) << step;
+  settings.last_batch = LastBatch::kPad;
+  const RunPlan padded = plan_run(settings, 20, false, "adam");  // 8, 8 and 4
+  for (const auto& [step, seen] : {std::pair<int64_t, int64_t>{2, 16}, {3, 20}, {4, 28}, {9, 60}})
+    EXPECT_EQ(padded.samples_seen(step), seen) << step;
+}
+
 TEST(RunPlan, AFullBatchIsTheWholeDataSetPadded) {
   const RunPlan plan = plan_run(settings_of(0, 8, 5), 100, true, "gradient_descent");
   EXPECT_EQ(plan.micro_batches, 13);

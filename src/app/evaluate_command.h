@@ -1,0 +1,29 @@
+// The command eval: its options, and what it prints.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/text/tokenizer.h"
+#include "lockstep/train/evaluation.h"
+
+namespace lockstep {
+
+struct EvaluateArguments {
+  std::string checkpoint, weights;
+  EvaluationWants wants;
+  std::string choices;  // "": the data of the configuration
+  TokenizerOptions tokenizer;
+};
+
+// Beside those of the configuration.
+void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments);
+
+// One object, the same on any number of workers; what is no number is null. Collective.
+nlohmann::ordered_json evaluate_command(const EvaluateArguments& arguments, Configuration& configuration,
+                                        Communicator& communicator);
+
+}  // namespace lockstep
