@@ -3,10 +3,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "lockstep/core/configuration.h"
+#include "lockstep/ops/class_head.h"
 #include "lockstep/tensor/named_tensors.h"
 #include "lockstep/tensor/parameter_store.h"
 #include "lockstep/tensor/tensor.h"
@@ -82,6 +84,9 @@ class Module {
     static_cast<void>(field);
     return false;
   }
+  // Of a model of so many classes that losses do without its logits: forward() up to the last product, a row
+  // a target in the order of forward(). Nothing: there are only logits.
+  virtual std::optional<ClassHead> class_head(const Tensor&, ForwardContext&) const { return std::nullopt; }
 };
 
 // What a model is told about the data it is built for.
@@ -100,10 +105,9 @@ struct DataShape {
 // Refuses (RefusedOption) table indices (int32).
 void require_real_inputs(const char* model, const DataShape& data);
 
-// Registered models: logistic, mlp, cnn, sequential and a program's own. The factory reads its own keys of
-// [model], declares its parameters through the builder and refuses (RefusedOption, Section::reject) data that
-// do not fit.
-// `example` is data that the factory accepts: its keys are described by building for it.
+// Registered models: logistic, mlp, cnn, gpt, sequential and a program's own. The factory reads its own keys
+// of [model], declares its parameters through the builder and refuses (RefusedOption, Section::reject) data
+// that do not fit. `example` is data that the factory accepts: its keys are described by building for it.
 using ModelFactory = std::function<std::unique_ptr<Module>(Section& model, const DataShape& data,
                                                            const ModuleBuilder& builder)>;
 void register_model(const std::string& type, ModelFactory factory,

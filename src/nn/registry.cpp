@@ -3,6 +3,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/nn/cnn.h"
+#include "lockstep/nn/gpt.h"
 #include "lockstep/nn/layer.h"
 #include "lockstep/nn/logistic.h"
 #include "lockstep/nn/mlp.h"
@@ -39,6 +40,7 @@ std::vector<ModelType>& registered_models() {
        images},
       {"mlp", model_of(read_mlp, make_mlp), images},
       {"cnn", model_of(read_cnn, make_cnn), images},
+      {"gpt", model_of(read_gpt, make_gpt), {{16}, DType::kI32, 257, 1, {16}}},
       // Its keys are described with one layer, linear to one unit.
       {"sequential", model_of(read_sequential, make_sequential), {{16}, DType::kF32, 0, 1}},
   };

@@ -88,6 +88,16 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
   return record<NormNode>(std::move(y), {&x, &gamma, &beta, &mean, &rstd}, false, epsilon);
 }
 
+Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
+  if (x.rank() < 1 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()})) {
+    fail(ErrorKind::kInternal,
+         fmt::format("rms_norm: x {} with gamma {}", x.shape().to_string(), gamma.shape().to_string()));
+  }
+  const Tensor wide = widened(x);
+  const Tensor deviation = sqrt(add_scalar(mean(square(wide), {-1}, true), epsilon));
+  return cast(multiply(divide(wide, deviation), widened(gamma)), x.dtype());
+}
+
 BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
   if (needs_widening(gamma, beta)) return batch_norm(x, widened(gamma), widened(beta), epsilon);
   check_affine("batch_norm", x, gamma, beta);

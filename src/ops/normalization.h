@@ -1,4 +1,4 @@
-// Differentiable layer norm (Ba et al. 2016) and batch norm (Ioffe and Szegedy 2015).
+// Differentiable layer norm (Ba et al. 2016), RMS norm and batch norm (Ioffe and Szegedy 2015).
 //
 // y has the type of x. Beside 16-bit x, gamma, beta and all statistics are computed with in fp32.
 #pragma once
@@ -10,6 +10,10 @@ namespace lockstep {
 // Over the last axis: (x - mean)/sqrt(variance + epsilon) * gamma + beta, biased variance. gamma, beta: (last
 // extent).
 Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
+
+// Over the last axis: x / sqrt(mean of x^2 + epsilon) * gamma (Zhang and Sennrich 2019). gamma: (last
+// extent).
+Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon = 1e-5);
 
 struct BatchNormResult {
   Tensor y;

@@ -109,7 +109,8 @@ struct AfterSave::Impl {
   std::thread thread;
 };
 
-AfterSave::AfterSave(std::string command, double seconds) : impl_(new Impl{std::move(command), seconds, {}, {}}) {
+AfterSave::AfterSave(std::string command, double seconds)
+    : impl_(new Impl{std::move(command), seconds, {}, {}}) {
   if (impl_->command.empty()) return;
   impl_->queue = std::make_shared<Queue>();
   impl_->thread = std::thread([queue = impl_->queue] { queue->run_all(); });

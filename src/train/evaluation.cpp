@@ -86,15 +86,14 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
           std::iota(rows.begin(), rows.end(), i * chunk);
           const MicroBatch samples = gather_batch(data, rows, chunk);
           const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
-          const Tensor output = forward(*replica.model, batch, context);
+          const Tensor losses = objective.evaluated_losses(*replica.model, batch, samples, context, counts);
           double loss = 0.0;
-          const std::vector<double> losses = objective.plain_losses(output, batch).to_vector<double>();
-          for (const double value : losses) loss += value;
-          if (wants.by_position) positions.add(losses, objective.target_weights(samples));
+          const std::vector<double> values = losses.to_vector<double>();
+          for (const double value : values) loss += value;
+          if (wants.by_position) positions.add(values, objective.target_weights(samples));
           const auto at = static_cast<size_t>(2 * (i - mine.begin));
           sums[at] = loss;
           sums[at + 1] = objective.weight(samples);
-          if (objective.classification()) objective.count(output, samples, counts);
         }
       },
       "evaluation");

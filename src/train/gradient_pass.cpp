@@ -61,8 +61,7 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   const AllocatorStatistics before = allocator_statistics();
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
   reset_allocator_peak();
-  const Tensor output = forward(*replica_.model, batch, replica_.training);
-  const Tensor losses = objective_.losses(output, batch);
+  const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
   exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
   const std::vector<Tensor> statistics = take_batch_statistics(replica_.training, store);
   for (size_t i = 0; i < statistics.size(); ++i) {
@@ -135,7 +134,7 @@ GradientPass::Value GradientPass::value() {
   const RecordingScope off(false);
   const AutocastScope autocast(settings_.compute, replica_.current_copies());
   for_batches(*values_, [&](const Batch& batch) {
-    const Tensor losses = objective_.losses(forward(*replica_.model, batch, replica_.training), batch);
+    const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
     values_->add_sums(objective_.sums(losses, batch).data_as<double>());
     take_batch_statistics(replica_.training, replica_.store);  // not for the next micro-batch
   });
@@ -190,7 +189,7 @@ void GradientPass::hessian_product(const Tensor& vector, Tensor& result) {
   product(vector, result, [&](const Batch& batch, ForwardContext& context) {
     const Function loss = [&](std::span<const Tensor> at) {
       context.parameters.assign(at.begin(), at.end());
-      return sum(objective_.losses(forward(*replica_.model, batch, context), batch));
+      return sum(objective_.losses(*replica_.model, batch, context));
     };
     return hvp(loss, parameters, vectors);
   });

@@ -155,6 +155,60 @@ Tensor Objective::class_losses(const Tensor& output, const Tensor& labels, const
   return add(scale(plain, 1.0 - smoothing), scale(uniform, smoothing));
 }
 
+std::optional<ClassHead> Objective::class_head(const Module& model, const Batch& batch,
+                                               ForwardContext& context) const {
+  if (data_.classes < 2 || loss_ == "logistic") return std::nullopt;
+  context.batch = &batch.tensors;
+  std::optional<ClassHead> head = model.class_head(batch.inputs(), context);
+  context.batch = nullptr;
+  return head;
+}
+
+Tensor Objective::losses(const ClassHead& head, const Batch& batch) const {
+  const OpScope scope("loss");
+  const int64_t rows = head.x.shape()[0], size = batch.targets().extent(0);
+  if (rows != loss_shape(size).elements() || head.table.shape()[0] != data_.classes) {
+    fail(ErrorKind::kUsage,
+         fmt::format("model: a head {} at {} rows does not fit {} targets of {} classes",
+                     head.table.shape().to_string(), rows, loss_shape(size).elements(), data_.classes));
+  }
+  Tensor weights = this->weights(batch);
+  if (weights.defined()) weights = weights.view({rows});
+  const Tensor losses = head_losses(head, batch.targets().view({rows}), weights);
+  return data_.positions.rank() == 0 ? losses : reshape(losses, loss_shape(size));
+}
+
+Tensor Objective::losses(const Module& model, const Batch& batch, ForwardContext& context) const {
+  const std::optional<ClassHead> head = class_head(model, batch, context);
+  if (!head) return losses(forward(model, batch, context), batch);
+  if (options_.label_smoothing > 0.0) {
+    fail(ErrorKind::kUsage,
+         fmt::format("train.label_smoothing: not of a model whose loss does without logits "
+                     "(model.type = \"gpt\"), got {}",
+                     options_.label_smoothing));
+  }
+  return losses(*head, batch);
+}
+
+Tensor Objective::evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
+                                   ForwardContext& context, Counts& counts) const {
+  std::optional<ClassHead> head = class_head(model, batch, context);
+  if (!head) {
+    const Tensor output = forward(model, batch, context);
+    Tensor losses = plain_losses(output, batch);
+    if (classification()) count(output, samples, counts);
+    return losses;
+  }
+  head->z_loss = 0.0;
+  const int64_t rows = head->x.shape()[0];
+  for (int64_t first = 0; first < rows; first += kHeadRows) {
+    ClassHead part = *head;
+    part.x = slice(head->x, 0, first, std::min(rows, first + kHeadRows));
+    count(head_logits(part), samples, counts, first);
+  }
+  return losses(*head, batch);
+}
+
 Tensor Objective::sums(const Tensor& losses, const Batch& batch) const {
   Tensor result = Tensor::empty({kSums}, DType::kF64, *backend_);
   double* const at = result.mutable_data_as<double>();
@@ -176,16 +230,19 @@ std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t 
                     count * data_.positions.elements());
 }
 
-void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts) const {
+void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts,
+                      int64_t first_target) const {
   const std::vector<double> logits = output.to_vector<double>();
-  const std::vector<int32_t> predicted =
-      classes_of(logits, data_.classes, single_logit(output), targets_of(output));
+  const bool single = single_logit(output);
+  const int64_t targets = output.elements() / (single ? 1 : data_.classes);
+  const std::vector<int32_t> predicted = classes_of(logits, data_.classes, single, targets);
   const std::vector<float> weights = batch.weights();
   const std::span<const int32_t> labels = batch.values<int32_t>(kTargetsName);
   for (size_t row = 0; row < predicted.size(); ++row) {
-    if (!weights.empty() && weights[row] == 0.0f) continue;
+    const size_t target = static_cast<size_t>(first_target) + row;
+    if (!weights.empty() && weights[target] == 0.0f) continue;
     ++counts.counted;
-    const int32_t label = labels[row];
+    const int32_t label = labels[target];
     if (predicted[row] == label) ++counts.correct;
     if (predicted[row] < 0) continue;
     if (!counts.confusion.empty())

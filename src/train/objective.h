@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,13 @@ class Objective {
   Tensor losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, true); }
   // As an evaluation wants them: labels are not smoothed.
   Tensor plain_losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, false); }
+  // The same of what the model makes of the batch, without the logits of a model with a class head; its
+  // z-loss is the training's. Error (kUsage) for smoothed labels of one.
+  Tensor losses(const Module& model, const Batch& batch, ForwardContext& context) const;
+  // In evaluation: the plain losses, and what counts as right (classification alone; see count()).
+  struct Counts;
+  Tensor evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
+                          ForwardContext& context, Counts& counts) const;
   // What each target of the batch weighs (B, positions...), 0 for padding.
   std::vector<double> target_weights(const MicroBatch& batch) const;
   // What they weigh together.
@@ -49,10 +57,13 @@ class Objective {
     // (classes, classes), label by prediction; of size 0: not wanted.
     std::vector<int64_t> confusion = {};
   };
-  // Adds a micro-batch of a classification; class weights say nothing about what counts.
-  void count(const Tensor& output, const MicroBatch& batch, Counts& counts) const;
+  // Adds outputs of a classification, a row a target of the micro-batch from target `first` on; class weights
+  // say nothing about what counts.
+  void count(const Tensor& output, const MicroBatch& batch, Counts& counts, int64_t first = 0) const;
 
  private:
+  Tensor losses(const ClassHead& head, const Batch& batch) const;
+  std::optional<ClassHead> class_head(const Module& model, const Batch& batch, ForwardContext& context) const;
   int64_t targets_of(const Tensor& output) const;
   bool single_logit(const Tensor& output) const;
   Tensor losses(const Tensor& output, const Batch& batch, bool smoothed) const;

@@ -162,7 +162,7 @@ void PreparedRun::rehearse() {
   const Batch batch = to_device(rehearsed.next().micro_batches.front(), settings.parameters(), backend());
   const RandomScope random(settings.seed, static_cast<uint32_t>(done), 0);
   const AutocastScope autocast(settings.compute, replica->current_copies());
-  const Tensor losses = objective->losses(forward(*replica->model, batch, replica->training), batch);
+  const Tensor losses = objective->losses(*replica->model, batch, replica->training);
   take_batch_statistics(replica->training, replica->store);
   backward(losses, losses.full_like(end->loss_scale()), [](const Leaf&, const Tensor&) {});
 }

@@ -8,18 +8,21 @@ class Clock : public ::testing::Test {
  protected:
   Clock() {
     write_file(scratch_.file("points.csv"), points_csv(53, 3));
-    write_file(file_, replaced(replaced(configuration("train = \"" + scratch_.file("points.csv") + "\"\n",
-                                                      kMlp, kAdam),
-                                        "log_every = 1\n", "log_every = 1000\n"),
-                               "digest_every = 1\n", ""));
+    write_file(
+        file_,
+        replaced(replaced(configuration("train = \"" + scratch_.file("points.csv") + "\"\n", kMlp, kAdam),
+                          "log_every = 1\n", "log_every = 1000\n"),
+                 "digest_every = 1\n", ""));
   }
   ScratchDirectory scratch_;
   const std::string file_ = scratch_.file("run.toml"), output_ = scratch_.file("run");
 };
 
 TEST_F(Clock, ARunSavesAndLeavesAfterItsMinutesAndGoesOnAsIfNothingHadHappened) {
-  std::vector<std::string> arguments = {"train", file_, "--output", output_, "--set", "run.most_minutes=0.01",
-                                        "--set", "train.steps=100000000"};
+  std::vector<std::string> arguments = {"train",    file_,
+                                        "--output", output_,
+                                        "--set",    "run.most_minutes=0.01",
+                                        "--set",    "train.steps=100000000"};
   for (const int workers : {2, 1}) {
     const Outcome outcome = run(workers, arguments);
     EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
@@ -35,10 +38,10 @@ TEST_F(Clock, ARunSavesAndLeavesAfterItsMinutesAndGoesOnAsIfNothingHadHappened) 
 }
 
 TEST_F(Clock, CheckpointsComeByTheMinuteWhereStepsAreManyAndTheUsersCommandSeesEach) {
-  const Outcome outcome = run(2, {"train", file_, "--output", output_, "--set", "run.most_minutes=0.03", "--set",
-                                  "checkpoint.every_minutes=0.005", "--set", "train.steps=100000000", "--set",
-                                  "checkpoint.after_save=basename {} >>" + scratch_.file("seen") +
-                                      "; echo told; false"});
+  const Outcome outcome =
+      run(2, {"train", file_, "--output", output_, "--set", "run.most_minutes=0.03", "--set",
+              "checkpoint.every_minutes=0.005", "--set", "train.steps=100000000", "--set",
+              "checkpoint.after_save=basename {} >>" + scratch_.file("seen") + "; echo told; false"});
   EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
   std::istringstream seen(bytes_of(scratch_.file("seen")));
   int files = 0;
@@ -54,8 +57,8 @@ TEST_F(Clock, CheckpointsComeByTheMinuteWhereStepsAreManyAndTheUsersCommandSeesE
 }
 
 TEST_F(Clock, ACommandWithoutAPlaceForThePathIsRefused) {
-  const Outcome outcome = run(kNoLauncher, {"train", file_, "--output", output_, "--set",
-                                            "checkpoint.after_save=true"});
+  const Outcome outcome =
+      run(kNoLauncher, {"train", file_, "--output", output_, "--set", "checkpoint.after_save=true"});
   EXPECT_EQ(outcome.exit_code, 2);
   EXPECT_NE(outcome.err.find("checkpoint.after_save"), std::string::npos) << outcome.err;
 }

@@ -182,6 +182,70 @@ TEST_F(LanguageModel, PromptsCountNothingHoweverTheBatchIsShared) {
   for (size_t i = 0; i < 6; ++i) EXPECT_NEAR(other.first[i], one.first[i], 2e-5) << i;
 }
 
+TEST_F(LanguageModel, GptIsTheSameBitsOnAnyNumberOfWorkersAndThreadsInEveryForm) {
+  write_file(file("gpt.toml"),
+             "[run]\nseed = 3\n[data]\nformat = \"tokens\"\ncontext = 24\nvalidation_fraction = 0.1\n"
+             "train = \"" +
+                 file("tokens.h5") + "\"\n" + R"(
+[model]
+type = "gpt"
+layers = 3
+width = 24
+heads = 4
+kv_heads = 2
+positions = "rotary"
+norm = "rms"
+activation = "swiglu"
+qk_norm = true
+dropout = 0.1
+z_loss = 1e-4
+[train]
+steps = 12
+micro_batches = 3
+micro_batch_size = 4
+log_every = 1
+[optimizer]
+type = "adamw"
+learning_rate = 0.01
+decay_biases = false
+)");
+  const std::vector<std::vector<std::string>> forms = {{},
+                                                       {"precision.compute=bf16", "train.recompute_every=1"},
+                                                       {"model.positions=learned", "model.window=8"}};
+  for (size_t form = 0; form < forms.size(); ++form) {
+    const auto arguments = [&](const std::string& output, const std::vector<std::string>& more) {
+      std::vector<std::string> list = {file("gpt.toml"), "--output", output, "--set"};
+      list.insert(list.end(), forms[form].begin(), forms[form].end());
+      list.insert(list.end(), more.begin(), more.end());
+      return list;
+    };
+    const std::string alone = file("gpt" + std::to_string(form));
+    train(kNoLauncher, arguments(alone, {"device.threads=1"}));
+    const std::vector<double> losses = losses_of(alone);
+    ASSERT_EQ(losses.size(), 12u);
+    EXPECT_NEAR(losses.front(), std::log(257.0), 0.1) << form;
+    EXPECT_LT(losses.back(), losses.front() - 1.0) << form;
+    const std::string digest = digest_of(checkpoint_of(alone, 12));
+    const std::string on_two = alone + "_on_two", on_three = alone + "_on_three";
+    train(2, arguments(on_two, {"device.threads=2", "train.steps=5"}));
+    train(3, arguments(on_two, {"parallel.shard_optimizer=true", "--resume"}));
+    EXPECT_EQ(digest_of(checkpoint_of(on_two, 12)), digest) << form;
+    if (form > 0) continue;
+    const Outcome outcome = run(2, {"eval", file("gpt.toml"), "--checkpoint", checkpoint_of(alone, 12)});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NEAR(nlohmann::json::parse(outcome.out)["loss"], losses.back(), 0.5);
+  }
+}
+
+TEST_F(LanguageModel, TheConfigurationsOfTheRepositoryRun) {
+  for (const std::string name : {"characters", "gpt2_124m", "llama_15m"}) {
+    train(kNoLauncher, {LOCKSTEP_ROOT "/configs/language/" + name + ".toml", "--output", file(name), "--set",
+                        "data.train=" + file("tokens.h5"), "data.context=16", "train.steps=2",
+                        "train.micro_batches=1", "train.micro_batch_size=2", "train.evaluate_every=0",
+                        "schedule.warmup=1", "model.width=16", "model.heads=2", "model.layers=1"});
+  }
+}
+
 TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
   const auto refused = [&](const std::vector<std::string>& set, int code, const std::string& rule) {
     std::vector<std::string> arguments = {"train", file("run.toml"), "--output", file("none"), "--set"};

@@ -407,7 +407,7 @@ TEST(RegisterModel, MakesAProgramsOwnModelConfigurable) {
     return std::make_unique<Scaled>(builder);
   };
   register_model("scaled", make);
-  EXPECT_THAT(model_types(), ElementsAre("logistic", "mlp", "cnn", "sequential", "scaled"));
+  EXPECT_THAT(model_types(), ElementsAre("logistic", "mlp", "cnn", "gpt", "sequential", "scaled"));
   BuiltModel model("[model]\ntype = 'scaled'", {{2}, DType::kF32, 0, 1});
   model.allocate();
   ForwardContext context = forward_context(model.store, false);

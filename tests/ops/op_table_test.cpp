@@ -9,16 +9,19 @@
 #include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/attention.h"
+#include "lockstep/ops/class_head.h"
 #include "lockstep/ops/convolution.h"
 #include "lockstep/ops/dropout.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/embedding.h"
+#include "lockstep/ops/gated.h"
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
 #include "lockstep/ops/normalization.h"
 #include "lockstep/ops/recurrent.h"
 #include "lockstep/ops/reduction.h"
+#include "lockstep/ops/rotary.h"
 #include "ops/derivative_check.h"
 
 namespace lockstep::test {
@@ -175,6 +178,14 @@ std::vector<OpCase> op_table() {
   table.push_back({"cross_entropy_weighted",
                    [=](Inputs x) { return cross_entropy(x[0], labels, beside(x[0], weights)); },
                    {real({4, 5}, 71)}});
+  for (const bool capped : {false, true}) {
+    const double cap = capped ? 1.5 : 0.0, z_loss = capped ? 0.1 : 0.0;
+    table.push_back({capped ? "head_losses_capped" : "head_losses",
+                     [=](Inputs x) {
+                       return head_losses({x[0], x[1], cap, z_loss}, labels, beside(x[0], weights));
+                     },
+                     {real({4, 3}, 75), real({5, 3}, 76)}});
+  }
   table.push_back({"logistic_loss",
                    [=](Inputs x) { return logistic_loss(x[0], x[1], beside(x[0], weights)); },
                    {real({4}, 72), random_tensor({4}, 0, 1, 73)}});
@@ -213,6 +224,21 @@ std::vector<OpCase> op_table() {
                      [=](Inputs x) { return self_attention(x[0], 2, causal); },
                      {real({2, 4, 12}, 137)}});
   }
+  for (const bool limited : {false, true}) {
+    const AttentionLimits limits =
+        limited ? AttentionLimits{2, int_tensor({2, 4}, {0, 0, 0, 1, 3, 3, 5, 5})} : AttentionLimits{};
+    table.push_back({limited ? "grouped_attention_limited" : "grouped_attention",
+                     [=](Inputs x) { return grouped_attention(x[0], x[1], x[2], 4, 2, limits); },
+                     {real({2, 4, 8}, 141), real({2, 4, 4}, 142), real({2, 4, 4}, 143)}});
+  }
+  table.push_back({"rotary",
+                   [](Inputs x) {
+                     return rotary(x[0], beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 145)),
+                                   beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 146)));
+                   },
+                   {real({2, 3, 2, 4}, 144)}});
+  unary("relu_squared", relu_squared);
+  table.push_back({"swiglu", [](Inputs x) { return swiglu(x[0]); }, {real({3, 6}, 147)}});
   table.push_back(
       {"attention_same", [](Inputs x) { return attention(x[0], x[0], x[0], 1); }, {real({1, 3, 2}, 138)}});
 
@@ -255,6 +281,8 @@ std::vector<OpCase> op_table() {
   table.push_back({"layer_norm",
                    [](Inputs x) { return layer_norm(x[0], x[1], x[2]); },
                    {real({2, 3, 6}, 101), real({6}, 102), real({6}, 103)}});
+  table.push_back(
+      {"rms_norm", [](Inputs x) { return rms_norm(x[0], x[1]); }, {real({2, 3, 6}, 107), real({6}, 108)}});
   table.push_back({"batch_norm",
                    [](Inputs x) { return batch_norm(x[0], x[1], x[2]).y; },
                    {real({3, 2, 2, 4}, 104), real({4}, 105), real({4}, 106)}});

@@ -8,6 +8,7 @@
 
 #include "device.h"
 #include "lockstep/core/error.h"
+#include "lockstep/nn/gpt.h"
 
 namespace lockstep {
 namespace {
@@ -277,6 +278,51 @@ TEST(Objective, OneLogitAPositionAndRealTargetsAPosition) {
   EXPECT_EQ(errors.to_vector<double>(), (std::vector<double>{2.0, 2.5}));
   EXPECT_EQ(errors.shape(), (Shape{1, 2}));
   EXPECT_EQ(real.sums(errors, values).to_vector<double>(), (std::vector<double>{4.5, 1.5}));
+}
+
+TEST(Objective, AModelWithAClassHeadHasTheLossesAndCountsOfItsLogits) {
+  const DataShape data{{400}, DType::kI32, 9, 1, {400}};
+  ParameterStore store;
+  GptOptions options;
+  options.layers = 1;
+  options.width = 8;
+  options.heads = 2;
+  options.z_loss = 0.1;
+  options.deviation = 0.5;
+  const std::unique_ptr<Module> model = make_gpt(options, data, ModuleBuilder(store));
+  store.allocate(DType::kF64, test_backend(), 3);
+  MicroBatch samples(2, {{kInputsName, DType::kI32, {400}},
+                         {kTargetsName, DType::kI32, {400}},
+                         {kWeightsName, DType::kF32, {400}}});
+  samples.valid = 2;
+  for (size_t i = 0; i < 800; ++i) {
+    samples.values<int32_t>(kInputsName)[i] = static_cast<int32_t>(i * 5 % 9);
+    samples.values<int32_t>(kTargetsName)[i] = static_cast<int32_t>(i * 7 % 9);
+    samples.values<float>(kWeightsName)[i] = i % 3 == 0 ? 0.0f : 0.5f;
+  }
+  const Batch batch = on_device(samples);
+  const Objective classes("auto", data, DType::kF64, test_backend());
+  ForwardContext context = forward_context(store, false);
+  const Tensor logits = forward(*model, batch, context);
+  const std::vector<double> plain = classes.plain_losses(logits, batch).to_vector<double>();
+  Objective::Counts expected, found;
+  classes.count(logits, samples, expected);
+  const std::vector<double> losses =
+      classes.evaluated_losses(*model, batch, samples, context, found).to_vector<double>();
+  const std::vector<double> trained = classes.losses(*model, batch, context).to_vector<double>();
+  ASSERT_EQ(losses.size(), plain.size());
+  for (size_t i = 0; i < plain.size(); ++i) {
+    ASSERT_NEAR(losses[i], plain[i], 1e-12) << i;
+    ASSERT_EQ(trained[i] > losses[i], i % 3 != 0) << i;  // the z-loss is the training's
+  }
+  EXPECT_EQ(found.counted, 533);
+  EXPECT_EQ(found.correct, expected.correct);
+  EXPECT_EQ(found.in_top, expected.in_top);
+
+  const Objective smoothed("auto", data, DType::kF64, test_backend(), {.label_smoothing = 0.1});
+  EXPECT_NE(
+      usage_error([&] { smoothed.losses(*model, batch, context); }).find("train.label_smoothing: not of"),
+      std::string::npos);
 }
 
 TEST(Objective, RefusesOptionsThatDoNotFit) {

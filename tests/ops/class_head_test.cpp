@@ -1,0 +1,82 @@
+// A head's losses a few rows at a time against those of its whole logits.
+#include "lockstep/ops/class_head.h"
+
+#include <gtest/gtest.h>
+
+#include "device.h"
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/loss.h"
+#include "lockstep/ops/matmul.h"
+#include "lockstep/ops/reduction.h"
+#include "lockstep/tensor/storage.h"
+#include "ops/derivative_check.h"
+
+namespace lockstep::test {
+namespace {
+
+constexpr int64_t kRows = 2 * kHeadRows + 70, kClasses = 11, kFeatures = 6;
+
+Tensor labels_of(int64_t rows) {
+  std::vector<int32_t> labels(static_cast<size_t>(rows));
+  for (size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<int32_t>(i * 7 % kClasses);
+  return Tensor::from({rows}, labels, test_backend());
+}
+
+TEST(ClassHead, ChunksGiveTheLossesAndGradientsOfTheWhole) {
+  for (const DType dtype : {DType::kF64, DType::kF32}) {
+    const double bound = dtype == DType::kF64 ? 1e-12 : 2e-5;
+    const std::vector<Tensor> inputs = {random_tensor({kRows, kFeatures}, -1.0, 1.0, 1, dtype),
+                                        random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, dtype)};
+    const Tensor labels = labels_of(kRows), weights = random_tensor({kRows}, 0.0, 2.0, 3, dtype);
+    const Function whole = [&](std::span<const Tensor> in) {
+      return cross_entropy(matmul(in[0], in[1], false, true), labels, weights);
+    };
+    const Function chunked = [&](std::span<const Tensor> in) {
+      return head_losses({in[0], in[1]}, labels, weights);
+    };
+    const Tensor cotangent = random_tensor({kRows}, -1.0, 1.0, 4, dtype);
+    const auto [expected, expected_gradients] = vjp(whole, inputs, cotangent);
+    const auto [found, gradients] = vjp(chunked, inputs, cotangent);
+    EXPECT_LE(largest_error(found, expected), bound);
+    for (size_t i = 0; i < 2; ++i) EXPECT_LE(largest_error(gradients[i], expected_gradients[i]), bound) << i;
+  }
+}
+
+TEST(ClassHead, RoundsNothingBut16BitOperands) {
+  const Tensor x = random_tensor({kRows, kFeatures}, -1.0, 1.0, 1, DType::kBF16);
+  const Tensor table = random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, DType::kBF16);
+  const Tensor losses = head_losses({x, table}, labels_of(kRows));
+  ASSERT_EQ(losses.dtype(), DType::kF32);
+  const Tensor wide = head_losses({x.converted(DType::kF64), table.converted(DType::kF64)}, labels_of(kRows));
+  EXPECT_LE(largest_error(losses.converted(DType::kF64), wide), 1e-5);
+}
+
+TEST(ClassHead, NeverHoldsTheLogitsOfAllRows) {
+  constexpr int64_t kMany = 8 * kHeadRows, kWide = 300;
+  const std::vector<Tensor> inputs = {random_tensor({kMany, 2}, -1.0, 1.0, 1, DType::kF32),
+                                      random_tensor({kWide, 2}, -1.0, 1.0, 2, DType::kF32)};
+  const Tensor labels = labels_of(kMany);
+  reset_allocator_peak();
+  const size_t before = allocator_statistics().bytes_in_use;
+  vjp(
+      [&](std::span<const Tensor> in) {
+        return head_losses({in[0], in[1]}, labels);
+      },
+      inputs, Tensor::full({kMany}, DType::kF32, test_backend(), 1.0));
+  EXPECT_LT(allocator_statistics().peak_bytes - before, size_t{kMany * kWide * 4} * 3 / 4);
+}
+
+TEST(ClassHead, RefusesWhatDoesNotFit) {
+  const Tensor x = random_tensor({4, 3}, -1.0, 1.0, 1), table = random_tensor({5, 3}, -1.0, 1.0, 2);
+  const auto labels = [](const std::vector<int32_t>& values) {
+    return Tensor::from({static_cast<int64_t>(values.size())}, values, test_backend());
+  };
+  EXPECT_THROW(head_losses({x, table}, labels({0, 1, 2})), Error);
+  EXPECT_THROW(head_losses({x, table}, labels({0, 1, 2, 5})), Error);
+  EXPECT_THROW(head_losses({x, random_tensor({5, 4}, -1.0, 1.0, 2)}, labels({0, 1, 2, 3})), Error);
+  EXPECT_THROW(head_losses({x, table}, labels({0, 1, 2, 3}), random_tensor({3}, 0.0, 1.0, 3)), Error);
+}
+
+}  // namespace
+}  // namespace lockstep::test
