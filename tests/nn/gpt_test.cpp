@@ -1,5 +1,7 @@
-// GPT: what transformers computes from the same parameters (goldens of make_gpt_goldens.py), sizes, and what a
-// position may depend on.
+// GPT: what transformers computes from the same parameters (goldens of make_gpt_goldens.py), sizes, and what
+// a position may depend on.
+#include "lockstep/nn/gpt.h"
+
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -9,7 +11,6 @@
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/autodiff/random_scope.h"
-#include "lockstep/nn/gpt.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/movement.h"
@@ -40,9 +41,9 @@ struct GoldenGpt {
     for (size_t i = 0; i < model.store.parameters().size(); ++i) {
       const ParameterEntry& entry = model.store.parameters()[i];
       Tensor values = model.store.parameter(static_cast<int>(i));
-      values.assign(
-          Tensor::from(entry.shape, of_name(entry.name).at("values").get<std::vector<double>>(), test_backend())
-              .converted(dtype));
+      values.assign(Tensor::from(entry.shape, of_name(entry.name).at("values").get<std::vector<double>>(),
+                                 test_backend())
+                        .converted(dtype));
     }
   }
   const nlohmann::json& of_name(const std::string& name) const {
@@ -87,7 +88,8 @@ TEST_P(Gpt, TenStepsOfAdamwFollowPyTorch) {
   ParameterStore& store = gpt.model.store;
   const nlohmann::json& run = gpt.golden.at("adamw");
   Configuration configuration = Configuration::parse(
-      "[optimizer]\ntype = \"adamw\"\nweight_decay = " + run.at("weight_decay").dump() + "\n", "test.toml", {});
+      "[optimizer]\ntype = \"adamw\"\nweight_decay = " + run.at("weight_decay").dump() + "\n", "test.toml",
+      {});
   Section section = configuration.section("optimizer");
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(section);
   optimizer->allocate(store.parameters(), store.parameter_extent(), {{0, store.parameter_extent()}},
@@ -146,11 +148,60 @@ TEST(GptModel, NoPositionDependsOnThoseBehindItOrBeforeItsWindow) {
   }
 }
 
+TEST(GptModel, DocumentsOfAWindowAreAsIfEachStoodAlone) {
+  for (const std::string positions : {"learned", "rotary"}) {
+    for (const int window : {0, 2}) {
+      BuiltModel model("[model]\ntype = 'gpt'\nlayers = 2\nwidth = 8\nheads = 2\ndeviation = 0.5\nwindow = " +
+                           std::to_string(window) + "\npositions = '" + positions + "'\n",
+                       windows(7, 9));
+      model.allocate(DType::kF64);
+      EXPECT_TRUE(model.module->reads("documents"));
+      EXPECT_FALSE(model.module->reads("images"));
+      const auto packed = [&](const std::vector<int32_t>& tokens) {
+        NamedTensors fields;
+        fields.set("documents",
+                   Tensor::from({1, 7}, std::vector<int32_t>{4, 4, 4, 5, 5, 5, 5}, test_backend()));
+        ForwardContext context = forward_context(model.store, false);
+        context.batch = &fields;
+        return model.module->forward(Tensor::from({1, 7}, tokens, test_backend()), context)
+            .to_vector<double>();
+      };
+      const std::vector<double> logits = packed({0, 1, 2, 3, 4, 5, 6});
+      // Not a bit of one document goes into another.
+      const std::vector<double> first = packed({8, 7, 8, 3, 4, 5, 6}), second = packed({0, 1, 2, 8, 7, 8, 7});
+      ForwardContext context = forward_context(model.store, false);
+      const std::vector<double> alone =
+          model.module
+              ->forward(Tensor::from({1, 4}, std::vector<int32_t>{3, 4, 5, 6}, test_backend()), context)
+              .to_vector<double>();
+      for (size_t i = 0; i < logits.size(); ++i) {
+        const bool of_first = i < 3 * 9;
+        EXPECT_EQ(logits[i] == first[i], !of_first) << positions << " " << i;
+        EXPECT_EQ(logits[i] == second[i], of_first) << positions << " " << i;
+        if (of_first) continue;
+        EXPECT_NEAR(logits[i], alone[i - 3 * 9], 1e-12) << positions << " " << i;
+      }
+    }
+  }
+}
+
+TEST(GptModel, CountsTheOperationsOfItsProducts) {
+  // 2 (4 x 12 C^2 + V C) a token, and 4 C a pair of a query and a key of every block.
+  const BuiltModel gpt("[model]\ntype = 'gpt'\nwidth = 8\nheads = 2\n", windows(6, 7));
+  EXPECT_EQ(gpt.module->operations(), 2.0 * 6 * (4 * 12 * 64 + 7 * 8) + 4.0 * 8 * 4 * 21);
+  const BuiltModel llama(
+      "[model]\ntype = 'gpt'\nlayers = 1\nwidth = 8\nheads = 2\nkv_heads = 1\nactivation = 'swiglu'\n"
+      "feedforward = 5\nwindow = 2\n",
+      windows(6, 7));
+  EXPECT_EQ(llama.module->operations(), 2.0 * 6 * (8 * 8 + 8 * 8 + 8 * 8 + 3 * 8 * 5 + 7 * 8) + 4.0 * 8 * 11);
+}
+
 TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
   BuiltModel model("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = true\n",
                    windows(5, 7));
   model.allocate(DType::kF32);
-  const Tensor tokens = Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
+  const Tensor tokens =
+      Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
   std::vector<std::vector<std::vector<float>>> gradients;
   for (const int64_t every : {0, 1, 2}) {
     ForwardContext context = forward_context(model.store, true);
@@ -169,8 +220,8 @@ TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
 
 TEST(GptModel, PresetsHaveTheParametersOfTheModelsThatTheyAreNamedAfter) {
   const std::vector<std::tuple<std::string, int64_t, int64_t>> sizes = {
-      {"gpt2_124m", 50257, 124439808},  {"gpt2_355m", 50257, 354823168},   {"gpt2_774m", 50257, 774030080},
-      {"gpt2_1558m", 50257, 1557611200}, {"llama_15m", 32000, 15191712},    {"llama_110m", 32000, 109529856},
+      {"gpt2_124m", 50257, 124439808},   {"gpt2_355m", 50257, 354823168},  {"gpt2_774m", 50257, 774030080},
+      {"gpt2_1558m", 50257, 1557611200}, {"llama_15m", 32000, 15191712},   {"llama_110m", 32000, 109529856},
       {"llama3_1b", 128256, 1235814400}, {"llama3_8b", 128256, 8030261248}};
   for (const auto& [name, classes, count] : sizes) {
     const BuiltModel model("[model]\ntype = 'gpt'\npreset = '" + name + "'\n", windows(64, classes));
