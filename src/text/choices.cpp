@@ -33,7 +33,8 @@ class LlmcChoices {
     at_ = kHeaderBytes;
     for (number_ = 0; number_ < count; ++number_) questions.push_back(question());
     if (at_ != bytes_.size())
-      fail(ErrorKind::kData, fmt::format("{}: {} bytes behind its {} questions", path_, bytes_.size() - at_, count));
+      fail(ErrorKind::kData,
+           fmt::format("{}: {} bytes behind its {} questions", path_, bytes_.size() - at_, count));
     return questions;
   }
 
@@ -96,12 +97,14 @@ std::vector<ChoiceQuestion> read_json_choices(const std::string& path, std::stri
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const auto object = nlohmann::json::parse(line, nullptr, false);
     const auto text = [](const nlohmann::json& value) { return value.is_string(); };
-    if (!object.is_object() || !object.contains("ctx") || !text(object["ctx"]) || !object.contains("endings") ||
-        !object["endings"].is_array() || !std::ranges::all_of(object["endings"], text) ||
-        !object.contains("label") || label_of(object["label"]) < 0) {
-      fail(ErrorKind::kData, fmt::format("{}: line {}: must be a JSON object with ctx, a text, endings, an array of "
-                                         "texts, and label, a number",
-                                         path, number));
+    if (!object.is_object() || !object.contains("ctx") || !text(object["ctx"]) ||
+        !object.contains("endings") || !object["endings"].is_array() ||
+        !std::ranges::all_of(object["endings"], text) || !object.contains("label") ||
+        label_of(object["label"]) < 0) {
+      fail(ErrorKind::kData,
+           fmt::format("{}: line {}: must be a JSON object with ctx, a text, endings, an array of "
+                       "texts, and label, a number",
+                       path, number));
     }
     ChoiceQuestion question;
     question.label = label_of(object["label"]);
@@ -133,7 +136,8 @@ std::vector<ChoiceQuestion> read_choices(const std::string& path, const Tokenize
   if (llmc && tokenizer != nullptr)
     fail(ErrorKind::kUsage, path + ": holds tokens of GPT-2, not text: leave --tokenizer out");
   if (!llmc && tokenizer == nullptr)
-    fail(ErrorKind::kUsage, path + ": is read as JSON lines, whose text needs --tokenizer (llm.c's file does not)");
+    fail(ErrorKind::kUsage,
+         path + ": is read as JSON lines, whose text needs --tokenizer (llm.c's file does not)");
   const std::vector<ChoiceQuestion> questions =
       llmc ? LlmcChoices(path, bytes).read() : read_json_choices(path, bytes, *tokenizer);
   if (questions.empty()) fail(ErrorKind::kData, path + ": holds no questions");
@@ -144,9 +148,10 @@ std::vector<ChoiceQuestion> read_choices(const std::string& path, const Tokenize
         std::ranges::none_of(question.endings, [](const auto& ending) { return ending.empty(); }))
       continue;
     fail(ErrorKind::kData,
-         fmt::format("{}: question {}: a context of {} tokens, {} endings and label {}: there must be a context, two "
-                     "endings or more, none of them empty, and a label in [0, {})",
-                     path, i, question.context.size(), endings, question.label, endings));
+         fmt::format(
+             "{}: question {}: a context of {} tokens, {} endings and label {}: there must be a context, two "
+             "endings or more, none of them empty, and a label in [0, {})",
+             path, i, question.context.size(), endings, question.label, endings));
   }
   return questions;
 }

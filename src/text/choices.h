@@ -1,4 +1,5 @@
-// Questions with several endings, of which a language model should find one likeliest: HellaSwag and the like.
+// Questions with several endings, of which a language model should find one likeliest: HellaSwag and the
+// like.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,10 @@ struct ChoiceQuestion {
 
 // The content decides which format it is:
 // - llm.c's: 256 int32 (magic 20240522, version 1, count, longest), then uint16 of each question: 65535, its
-//   bytes, its number, label, number of endings, tokens of the context and these, of each ending the same. Ids
-//   are those of GPT-2.
-// - lines of JSON with "ctx", "endings" and "label" (a number, or one as a text), read through `tokenizer`, with
+//   bytes, its number, label, number of endings, tokens of the context and these, of each ending the same.
+//   Ids are those of GPT-2.
+// - lines of JSON with "ctx", "endings" and "label" (a number, or one as a text), read through `tokenizer`,
+// with
 //   a blank before each ending, behind what the tokenizer puts before texts; plain, .gz or .zst.
 // Errors: kData naming file, place and rule; kUsage for JSON without a tokenizer, and for llm.c's with one.
 std::vector<ChoiceQuestion> read_choices(const std::string& path, const Tokenizer* tokenizer);

@@ -26,7 +26,8 @@ namespace {
 // Question by question, ending by ending.
 class ChoiceSource final : public DataSource {
  public:
-  ChoiceSource(std::vector<ChoiceQuestion> questions, const DataShape& shape, bool documents, const std::string& path)
+  ChoiceSource(std::vector<ChoiceQuestion> questions, const DataShape& shape, bool documents,
+               const std::string& path)
       : context_(shape.positions.elements()) {
     description_.source = path;
     description_.sample_shape = description_.positions = {context_};
@@ -42,8 +43,8 @@ class ChoiceSource final : public DataSource {
         row.tokens.insert(row.tokens.end(), ending.begin(), ending.end());
         const auto room = static_cast<size_t>(context_) + 1;
         if (ending.size() >= room) {
-          fail(ErrorKind::kData, fmt::format("{}: question {}: an ending of {} tokens: the model sees {}", path, i,
-                                             ending.size(), context_));
+          fail(ErrorKind::kData, fmt::format("{}: question {}: an ending of {} tokens: the model sees {}",
+                                             path, i, ending.size(), context_));
         }
         const auto over = row.tokens.size() - std::min(row.tokens.size(), room);
         row.tokens.erase(row.tokens.begin(), row.tokens.begin() + static_cast<std::ptrdiff_t>(over));
@@ -96,7 +97,8 @@ class ChoiceSource final : public DataSource {
 };
 
 // The sum of the losses of each row, on every worker.
-std::vector<double> row_losses(const TrainedModel& model, const ChoiceSource& source, Communicator& communicator) {
+std::vector<double> row_losses(const TrainedModel& model, const ChoiceSource& source,
+                               Communicator& communicator) {
   const RecordingScope off(false);
   const AutocastScope autocast(model.settings().compute);
   const Replica& replica = model.replica();
@@ -113,14 +115,17 @@ std::vector<double> row_losses(const TrainedModel& model, const ChoiceSource& so
         auto sum = sums.begin();
         for (int64_t i = mine.begin; i < mine.end; ++i) {
           rows.clear();
-          for (int64_t row = i * chunk; row < std::min((i + 1) * chunk, source.size()); ++row) rows.push_back(row);
+          for (int64_t row = i * chunk; row < std::min((i + 1) * chunk, source.size()); ++row)
+            rows.push_back(row);
           const MicroBatch samples = gather_batch(source, rows, chunk);
           const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
           const Tensor output = forward(*replica.model, batch, context);
-          const std::vector<double> losses = model.objective().plain_losses(output, batch).to_vector<double>();
+          const std::vector<double> losses =
+              model.objective().plain_losses(output, batch).to_vector<double>();
           const int64_t positions = std::ssize(losses) / chunk;
           for (size_t row = 0; row < rows.size(); ++row, ++sum)
-            for (int64_t t = 0; t < positions; ++t) *sum += losses[row * static_cast<size_t>(positions) + static_cast<size_t>(t)];
+            for (int64_t t = 0; t < positions; ++t)
+              *sum += losses[row * static_cast<size_t>(positions) + static_cast<size_t>(t)];
         }
       },
       "evaluation");
@@ -152,9 +157,10 @@ ChoiceEvaluation evaluate_choices(Configuration& configuration, const std::strin
           fail(ErrorKind::kUsage, "--choices: the model is not one of text");
         std::unique_ptr<Tokenizer> own;
         if (!tokenizer.path.empty()) own = open_tokenizer(tokenizer);
-        if (own && !trained.vocabulary.empty() && trained.vocabulary.find(own->digest()) == std::string::npos) {
-          fail(ErrorKind::kData, fmt::format("{}: tokenizer {}; {} was trained on {}", tokenizer.path, own->digest(),
-                                             checkpoint, trained.vocabulary));
+        if (own && !trained.vocabulary.empty() &&
+            trained.vocabulary.find(own->digest()) == std::string::npos) {
+          fail(ErrorKind::kData, fmt::format("{}: tokenizer {}; {} was trained on {}", tokenizer.path,
+                                             own->digest(), checkpoint, trained.vocabulary));
         }
         questions = read_choices(choices, own.get());
         source = std::make_unique<ChoiceSource>(questions, trained.shape,

@@ -57,14 +57,18 @@ TEST_F(Choices, ReadsJsonLinesThroughATokenizer) {
   const std::vector<ChoiceQuestion> found = read_choices(path("a.jsonl"), tokenizer.get());
   ASSERT_EQ(found.size(), 2u);
   EXPECT_EQ(found[0].context, tokenizer->encode("A man"));
-  EXPECT_EQ(found[0].endings, (std::vector<std::vector<int32_t>>{tokenizer->encode(" runs"), tokenizer->encode(" is a")}));
+  EXPECT_EQ(found[0].endings,
+            (std::vector<std::vector<int32_t>>{tokenizer->encode(" runs"), tokenizer->encode(" is a")}));
   EXPECT_EQ(found[0].label, 1);
   EXPECT_EQ(found[1].label, 2);
-  expect_rejection(ErrorKind::kUsage, {"a.jsonl", "--tokenizer"}, [&] { read_choices(path("a.jsonl"), nullptr); });
-  for (const char* line : {R"({"ctx": "A", "endings": ["x", "y"]})", R"({"ctx": "A", "endings": ["x", 3], "label": 0})",
-                           R"({"ctx": "A", "endings": "x", "label": 0})", "[1]", "once"}) {
+  expect_rejection(ErrorKind::kUsage, {"a.jsonl", "--tokenizer"},
+                   [&] { read_choices(path("a.jsonl"), nullptr); });
+  for (const char* line :
+       {R"({"ctx": "A", "endings": ["x", "y"]})", R"({"ctx": "A", "endings": ["x", 3], "label": 0})",
+        R"({"ctx": "A", "endings": "x", "label": 0})", "[1]", "once"}) {
     write("b.jsonl", "\n" + std::string(line) + "\n");
-    expect_rejection(ErrorKind::kData, {"b.jsonl: line 2"}, [&] { read_choices(path("b.jsonl"), tokenizer.get()); });
+    expect_rejection(ErrorKind::kData, {"b.jsonl: line 2"},
+                     [&] { read_choices(path("b.jsonl"), tokenizer.get()); });
   }
   write("b.jsonl", R"({"ctx": "A", "endings": ["x", "y"], "label": 2})");
   expect_rejection(ErrorKind::kData, {"b.jsonl: question 0", "label 2"},
@@ -94,7 +98,8 @@ TEST_F(Choices, DamagedRecordsAreNamed) {
   reject("a.bin", {"no questions"});
   write("a.bin", llmc(1, good));
   const auto tokenizer = make_byte_tokenizer();
-  expect_rejection(ErrorKind::kUsage, {"a.bin", "GPT-2"}, [&] { read_choices(path("a.bin"), tokenizer.get()); });
+  expect_rejection(ErrorKind::kUsage, {"a.bin", "GPT-2"},
+                   [&] { read_choices(path("a.bin"), tokenizer.get()); });
 }
 
 }  // namespace
