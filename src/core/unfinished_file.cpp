@@ -24,7 +24,7 @@ std::array<Slot, 16> slots;
 static_assert(std::atomic<int>::is_always_lock_free, "signal handlers may not wait");
 
 int take_slot(const std::string& path) {
-  if (path.size() >= Slot().path.size()) return -1;
+  if (path.size() >= slots[0].path.size()) return -1;
   for (size_t i = 0; i < slots.size(); ++i) {
     int free = Slot::kFree;
     if (!slots[i].state.compare_exchange_strong(free, Slot::kTaken)) continue;

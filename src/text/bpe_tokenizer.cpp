@@ -76,7 +76,7 @@ class BpeTokenizer final : public Tokenizer {
     for (const SplitRule& rule : contents_.splits) patterns_.emplace_back(rule.pattern, contents_.where);
     if (contents_.whole_pieces) {
       for (size_t id = 0; id < contents_.tokens.size(); ++id)
-        if (contents_.tokens[id]) whole_.emplace(*contents_.tokens[id], static_cast<int32_t>(id));
+        if (contents_.tokens[id]) whole_.add(*contents_.tokens[id], static_cast<int32_t>(id));
     }
   }
   std::unique_ptr<TokenEncoder> encoder(SpecialSpelling spelling) const override;
@@ -196,9 +196,8 @@ class BpeEncoder final : public TokenEncoder {
                        piece.size(), kMostPieceBytes));
     }
     symbols_.clear();
-    const auto whole = tokenizer_.whole().find(piece);
-    if (whole != tokenizer_.whole().end()) {
-      symbols_.push_back(whole->second);
+    if (const auto whole = tokenizer_.whole().find(piece)) {
+      symbols_.push_back(*whole);
     } else {
       for (const char byte : piece)
         symbols_.push_back(tokenizer_.contents().byte_tokens[static_cast<unsigned char>(byte)]);

@@ -80,9 +80,11 @@ class Learner {
  private:
   // Two merges can make one token: "ab" + "c" and "a" + "bc".
   int32_t token(const std::string& bytes) {
-    const auto [found, is_new] = ids_.emplace(bytes, static_cast<int32_t>(learned_.tokens.size()));
-    if (is_new) learned_.tokens.push_back(bytes);
-    return found->second;
+    if (const auto known = ids_.find(bytes)) return *known;
+    const auto id = static_cast<int32_t>(learned_.tokens.size());
+    ids_.add(bytes, id);
+    learned_.tokens.push_back(bytes);
+    return id;
   }
 
   void change(uint64_t pair, int64_t sign, int32_t word) {

@@ -6,7 +6,7 @@
 namespace lockstep {
 
 void SpecialTokenSearch::add(const std::string& text, int32_t id) {
-  if (text.empty() || !ids_.emplace(text, id).second) return;
+  if (text.empty() || !ids_.add(text, id)) return;
   std::vector<size_t>& lengths = lengths_[static_cast<unsigned char>(text[0])];
   if (lengths.empty()) first_bytes_ += text[0];
   if (std::ranges::find(lengths, text.size()) == lengths.end()) lengths.push_back(text.size());
@@ -29,9 +29,9 @@ int32_t SpecialTokenSearch::find_at(std::string_view text, size_t at, size_t& le
   for (const size_t candidate_length : lengths_[static_cast<unsigned char>(text[at])]) {
     if (at + candidate_length > text.size()) continue;
     const auto found = ids_.find(text.substr(at, candidate_length));
-    if (found == ids_.end()) continue;
+    if (!found) continue;
     length = candidate_length;
-    return found->second;
+    return *found;
   }
   length = 0;
   return -1;

@@ -7,8 +7,9 @@
 #include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
+
+#include "lockstep/text/text_ids.h"
 
 namespace lockstep {
 
@@ -17,7 +18,6 @@ struct TextHash {
   using is_transparent = void;
   size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
 };
-using TextIds = std::unordered_map<std::string, int32_t, TextHash, std::equal_to<>>;
 
 // Leftmost first, of those that begin at one place the longest. Linear in the text but for texts of nothing
 // but beginnings of tokens.

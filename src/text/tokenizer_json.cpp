@@ -56,7 +56,7 @@ void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
     // Spellings with other letters are of added tokens, which merging never makes.
     const auto bytes = from_byte_alphabet(spelling);
     token = bytes ? *bytes : spelling;
-    ids_.emplace(spelling, id);
+    ids_.add(spelling, id);
   }
 }
 
@@ -71,9 +71,9 @@ void VocabularyBuilder::add_merge(std::string_view line, const std::string& wher
 void VocabularyBuilder::add_merge(std::string_view left, std::string_view right, const std::string& where) {
   const auto checked = [&](std::string_view spelling) {
     const auto found = ids_.find(spelling);
-    if (found == ids_.end())
+    if (!found)
       fail(ErrorKind::kData, fmt::format("{}: merges a token that has no id: \"{}\"", where, spelling));
-    return found->second;
+    return *found;
   };
   const int32_t l = checked(left), r = checked(right);
   const int32_t result = checked(std::string(left) + std::string(right));
@@ -89,8 +89,7 @@ void VocabularyBuilder::finish() {
 }
 
 std::optional<int32_t> VocabularyBuilder::id(std::string_view spelling) const {
-  const auto found = ids_.find(spelling);
-  return found == ids_.end() ? std::nullopt : std::optional(found->second);
+  return ids_.find(spelling);
 }
 
 namespace {

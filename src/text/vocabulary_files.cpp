@@ -173,28 +173,28 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
     if (static_cast<size_t>(rank) >= contents.tokens.size())
       contents.tokens.resize(static_cast<size_t>(rank) + 1);
     std::optional<std::string>& token = contents.tokens[static_cast<size_t>(rank)];
-    if (token || !ids.emplace(bytes, rank).second)
+    if (token || !ids.add(bytes, rank))
       fail(ErrorKind::kData, fmt::format("{}: line {}: a token or a rank for the second time", path, number));
     token = bytes;
   }
   for (size_t byte = 0; byte < 256; ++byte) {
     const auto found = ids.find(std::string_view(std::string(1, static_cast<char>(byte))));
-    if (found == ids.end()) fail(ErrorKind::kData, fmt::format("{}: no token for byte {}", path, byte));
-    contents.byte_tokens[byte] = found->second;
+    if (!found) fail(ErrorKind::kData, fmt::format("{}: no token for byte {}", path, byte));
+    contents.byte_tokens[byte] = *found;
   }
   // Whatever two neighbours make a token may merge: its rank is that of the result.
-  for (const auto& [token, id] : ids) {
-    for (size_t cut = 1; cut < token.size(); ++cut) {
-      const std::string_view whole = token;
+  for (size_t id = 0; id < contents.tokens.size(); ++id) {
+    if (!contents.tokens[id]) continue;
+    const std::string_view whole = *contents.tokens[id];
+    for (size_t cut = 1; cut < whole.size(); ++cut) {
       const auto left = ids.find(whole.substr(0, cut));
-      if (left == ids.end()) continue;
-      if (const auto right = ids.find(whole.substr(cut)); right != ids.end())
-        contents.merges.push_back({left->second, right->second, id, static_cast<uint32_t>(id)});
+      if (!left) continue;
+      if (const auto right = ids.find(whole.substr(cut)))
+        contents.merges.push_back({*left, *right, static_cast<int32_t>(id), static_cast<uint32_t>(id)});
     }
   }
-  // The table of ids has no order.
   std::ranges::sort(contents.merges, {}, [](const Merge& m) { return std::pair(m.rank, m.left); });
-  const auto family = tiktoken_family(std::ssize(ids));
+  const auto family = tiktoken_family(ids.size());
   if (pattern.empty() && !family) {
     fail(
         ErrorKind::kUsage,
