@@ -150,7 +150,8 @@ bool cholesky(DenseMatrix& a) {
         a(i, j) = rest / a(j, j);
       } else {
         // A pivot of rounding errors alone says nothing about definiteness.
-        if (!(rest > 4.0 * std::numeric_limits<double>::epsilon() * std::fabs(whole)) || !std::isfinite(rest)) {
+        if (!(rest > 4.0 * std::numeric_limits<double>::epsilon() * std::fabs(whole)) ||
+            !std::isfinite(rest)) {
           return false;
         }
         a(i, i) = std::sqrt(rest);
@@ -218,7 +219,8 @@ RealVector QrFactors::solve(RealVector b) const {
 SymmetricEigen symmetric_eigen(const DenseMatrix& a) {
   const int64_t n = a.rows;
   if (!all_finite(a.elements)) {
-    fail(ErrorKind::kNumeric, fmt::format("symmetric_eigen: a matrix of {} rows has elements that are not finite", n));
+    fail(ErrorKind::kNumeric,
+         fmt::format("symmetric_eigen: a matrix of {} rows has elements that are not finite", n));
   }
   DenseMatrix z = a;
   RealVector d(static_cast<size_t>(n)), e(static_cast<size_t>(n));

@@ -51,8 +51,8 @@ class QrFactors {
   DenseMatrix r_;
 };
 
-// A V = V diag(values) of the symmetric A, of which only the lower triangle is read; values ascend, column j of
-// `vectors` is the j-th eigenvector. Error (kNumeric) where an element is not finite.
+// A V = V diag(values) of the symmetric A, of which only the lower triangle is read; values ascend, column j
+// of `vectors` is the j-th eigenvector. Error (kNumeric) where an element is not finite.
 struct SymmetricEigen {
   RealVector values;
   DenseMatrix vectors;

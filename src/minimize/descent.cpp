@@ -11,8 +11,8 @@
 
 namespace lockstep {
 
-LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p, double slope,
-                      double first_step, Iterate& at) {
+LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p,
+                         double slope, double first_step, Iterate& at) {
   // The last trial and the best one, which is what a search accepts when it is not the last.
   Iterate last, best;
   double last_step = 0.0, best_step = 0.0;
@@ -26,7 +26,8 @@ LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& optio
     last.gradient.clear();
     last.value = with_slope ? problem.value_and_gradient(last.x, last.gradient) : problem.value(last.x);
     const LinePoint point{step, last.value, with_slope ? dot(last.gradient, p) : 0.0};
-    if (point.value <= at.value + options.decrease * step * slope && (best_step == 0.0 || point.value < best.value)) {
+    if (point.value <= at.value + options.decrease * step * slope &&
+        (best_step == 0.0 || point.value < best.value)) {
       best = last;
       best_step = step;
     }
@@ -74,8 +75,8 @@ DenseMatrix dense_matrix(CountedProblem& problem, const RealVector& x, bool gaus
 
 void require_dense(const char* who, int64_t n) {
   if (n > kMostDenseParameters) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: a dense matrix is kept of at most {} parameters: {}", who, kMostDenseParameters, n));
+    fail(ErrorKind::kUsage, fmt::format("{}: a dense matrix is kept of at most {} parameters: {}", who,
+                                        kMostDenseParameters, n));
   }
 }
 

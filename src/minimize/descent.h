@@ -7,10 +7,10 @@
 
 namespace lockstep {
 
-// Searches from `at` along p, whose slope g'p is negative, and moves there; after kFailed `at` is what it was. A
-// point whose gradient is not finite has failed too.
-LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p, double slope,
-                      double first_step, Iterate& at);
+// Searches from `at` along p, whose slope g'p is negative, and moves there; after kFailed `at` is what it
+// was. A point whose gradient is not finite has failed too.
+LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p,
+                         double slope, double first_step, Iterate& at);
 
 // The first trial along p where nothing is known about its length: one of |p|_1 <= 1.
 double cautious_step(const RealVector& p);

@@ -24,7 +24,8 @@ class LevenbergMarquardt final : public Minimizer {
   Move step(CountedProblem& problem, Iterate& at) override {
     const int64_t n = problem.size(), m = problem.residual_count();
     if (m == 0) {
-      fail(ErrorKind::kUsage, fmt::format("levenberg_marquardt: the problem of {} parameters is not a sum of squares", n));
+      fail(ErrorKind::kUsage,
+           fmt::format("levenberg_marquardt: the problem of {} parameters is not a sum of squares", n));
     }
     require_dense("levenberg_marquardt", n);
     if (!fresh_) linearize(problem, at, diagonal_.empty());
@@ -34,7 +35,8 @@ class LevenbergMarquardt final : public Minimizer {
     DenseMatrix stacked(2 * n, n);
     const DenseMatrix& r = qr_->r();
     std::copy(r.elements.begin(), r.elements.end(), stacked.elements.begin());
-    for (int64_t i = 0; i < n; ++i) stacked(n + i, i) = std::sqrt(diagonal_[static_cast<size_t>(i)] / radius_);
+    for (int64_t i = 0; i < n; ++i)
+      stacked(n + i, i) = std::sqrt(diagonal_[static_cast<size_t>(i)] / radius_);
     const QrFactors damped(std::move(stacked));
     RealVector p = damped.solve(beside_zeros(reduced_, -1.0));
     // (|r|^2 - |r + J p|^2) / 2, of R and Q'r, whose rest is the same on both sides.
@@ -97,8 +99,8 @@ class LevenbergMarquardt final : public Minimizer {
     }
   }
 
-  // J, its QR and Q'r at `at`, whose gradient becomes J'r, and D where that is a new point. fresh_ tells whether all of
-  // it is finite.
+  // J, its QR and Q'r at `at`, whose gradient becomes J'r, and D where that is a new point. fresh_ tells
+  // whether all of it is finite.
   void linearize(CountedProblem& problem, Iterate& at, bool new_point) {
     const int64_t n = problem.size(), m = problem.residual_count();
     DenseMatrix jacobian(m, n);
@@ -131,7 +133,8 @@ class LevenbergMarquardt final : public Minimizer {
     return norm(scaled);
   }
 
-  // What the step p bends by on the way: half of the damped solution for -r''(p, p), which is taken from a difference.
+  // What the step p bends by on the way: half of the damped solution for -r''(p, p), which is taken from a
+  // difference.
   RealVector acceleration(CountedProblem& problem, const Iterate& at, const RealVector& p,
                           const QrFactors& damped) const {
     constexpr double h = 0.1;
@@ -159,8 +162,8 @@ class LevenbergMarquardt final : public Minimizer {
   LevenbergMarquardtOptions options_;
   double radius_, factor_ = 2.0;
   RealVector diagonal_;
-  bool fresh_ = false;  // the rest is that of the iterate
-  DenseMatrix jacobian_{0, 0};     // with rows of zeros where it has fewer than columns
+  bool fresh_ = false;           // the rest is that of the iterate
+  DenseMatrix jacobian_{0, 0};   // with rows of zeros where it has fewer than columns
   std::optional<QrFactors> qr_;  // of it
   RealVector residuals_, reduced_;
 };

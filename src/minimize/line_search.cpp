@@ -142,8 +142,8 @@ double sign_of(double x) {
   return x > 0.0 ? 1.0 : x < 0.0 ? -1.0 : 0.0;
 }
 
-// The interval of Moré and Thuente: its end with the least value, x; the other one, y; and what the next trial
-// is (their section 4: dcstep of MINPACK-2).
+// The interval of Moré and Thuente: its end with the least value, x; the other one, y; and what the next
+// trial is (their section 4: dcstep of MINPACK-2).
 struct Interval {
   LinePoint x, y;
   bool bracketed = false;
@@ -169,7 +169,8 @@ struct Interval {
       const double cubic = x.step + r * (p.step - x.step);
       const double slope = (x.value - p.value) / (p.step - x.step) + x.slope;
       const double quadratic = x.step + ((x.slope / slope) / 2.0) * (p.step - x.step);
-      step = std::fabs(cubic - x.step) <= std::fabs(quadratic - x.step) ? cubic : cubic + (quadratic - cubic) / 2.0;
+      step = std::fabs(cubic - x.step) <= std::fabs(quadratic - x.step) ? cubic
+                                                                        : cubic + (quadratic - cubic) / 2.0;
       bracketed = true;
     } else if (sign < 0.0) {
       // A lower value, slopes of opposite sign: the farther of the cubic and the secant step.
@@ -285,21 +286,24 @@ void check(const LineSearchOptions& options) {
   if (options.type != "strong_wolfe" && options.type != "more_thuente" && options.type != "armijo") {
     refuse("type must be strong_wolfe, more_thuente or armijo", options.type);
   }
-  if (!(options.decrease > 0.0 && options.decrease < 1.0)) refuse("decrease must be in (0, 1)", options.decrease);
+  if (!(options.decrease > 0.0 && options.decrease < 1.0))
+    refuse("decrease must be in (0, 1)", options.decrease);
 
-  if (!(options.curvature > 0.0 && options.curvature < 1.0)) refuse("curvature must be in (0, 1)", options.curvature);
+  if (!(options.curvature > 0.0 && options.curvature < 1.0))
+    refuse("curvature must be in (0, 1)", options.curvature);
   if (options.most_trials < 1) refuse("most_trials must be at least 1", options.most_trials);
   if (!(options.longest_step > 0.0)) refuse("longest_step must be positive", options.longest_step);
   if (!(options.flat >= 0.0 && options.flat < 1.0)) refuse("flat must be in [0, 1)", options.flat);
 }
 
-LineSearchResult search_line(const LineSearchOptions& options, const LineFunction& phi, double value, double slope,
-                             double first_step) {
+LineSearchResult search_line(const LineSearchOptions& options, const LineFunction& phi, double value,
+                             double slope, double first_step) {
   check(options);
   if (!(std::isfinite(value) && slope < 0.0 && std::isfinite(slope) && first_step > 0.0)) {
     fail(ErrorKind::kInternal,
-         fmt::format("line search: it needs a finite value, a negative slope and a positive first step: {}, {}, {}",
-                     value, slope, first_step));
+         fmt::format(
+             "line search: it needs a finite value, a negative slope and a positive first step: {}, {}, {}",
+             value, slope, first_step));
   }
   Search search(options, phi, value, slope);
   const double step = std::min(first_step, options.longest_step);

@@ -7,16 +7,16 @@
 namespace lockstep {
 
 struct LineSearchOptions {
-  // "strong_wolfe": bracket, then zoom by guarded cubic interpolation (Nocedal and Wright 2006, algorithms 3.5
-  // and 3.6). "more_thuente": Moré and Thuente 1994. "armijo": backtracking by guarded interpolation, which
-  // looks at values alone.
+  // "strong_wolfe": bracket, then zoom by guarded cubic interpolation (Nocedal and Wright 2006,
+  // algorithms 3.5 and 3.6). "more_thuente": Moré and Thuente 1994. "armijo": backtracking by guarded
+  // interpolation, which looks at values alone.
   std::string type = "strong_wolfe";
-  double decrease = 1e-4;     // c1: phi(a) <= phi(0) + c1 a phi'(0)
-  double curvature = 0.9;     // c2: |phi'(a)| <= c2 |phi'(0)|
-  int most_trials = 20;       // then the best point that decreases enough is taken
+  double decrease = 1e-4;  // c1: phi(a) <= phi(0) + c1 a phi'(0)
+  double curvature = 0.9;  // c2: |phi'(a)| <= c2 |phi'(0)|
+  int most_trials = 20;    // then the best point that decreases enough is taken
   double longest_step = 1e10;
-  // Where |a phi'(0)| <= flat |phi(0)|, differences of phi are made of rounding: there phi(a) <= phi(0) + flat
-  // |phi(0)| and phi'(a) <= (2 c1 - 1) phi'(0) decrease enough (Hager and Zhang 2005). 0: never.
+  // Where |a phi'(0)| <= flat |phi(0)|, differences of phi are made of rounding: there phi(a) <= phi(0) +
+  // flat |phi(0)| and phi'(a) <= (2 c1 - 1) phi'(0) decrease enough (Hager and Zhang 2005). 0: never.
   double flat = 1e-6;
 };
 // Error (kUsage) when an option is out of its range or of no known type.
@@ -43,7 +43,7 @@ struct LineSearchResult {
 };
 
 // value, slope: phi(0) and phi'(0) < 0; first_step > 0. Never evaluates phi at 0.
-LineSearchResult search_line(const LineSearchOptions& options, const LineFunction& phi, double value, double slope,
-                             double first_step);
+LineSearchResult search_line(const LineSearchOptions& options, const LineFunction& phi, double value,
+                             double slope, double first_step);
 
 }  // namespace lockstep

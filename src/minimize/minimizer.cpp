@@ -51,10 +51,10 @@ const char* name_of(Outcome outcome) {
       return "converged";
     case Outcome::kStuck:
       return "stuck";
-    case Outcome::kMostSteps:
-      return "most_steps";
-    case Outcome::kMostEvaluations:
-      return "most_evaluations";
+    case Outcome::kOutOfSteps:
+      return "out_of_steps";
+    case Outcome::kOutOfEvaluations:
+      return "out_of_evaluations";
     case Outcome::kNotFinite:
       break;
   }
@@ -64,8 +64,8 @@ const char* name_of(Outcome outcome) {
 MinimizeResult minimize(Problem& problem, Minimizer& minimizer, RealVector x, const StopRules& rules,
                         const std::function<void(const Iterate& at)>& each) {
   if (static_cast<int64_t>(x.size()) != problem.size()) {
-    fail(ErrorKind::kUsage, fmt::format("minimize: a start of {} numbers for a problem of {}", x.size(),
-                                        problem.size()));
+    fail(ErrorKind::kUsage,
+         fmt::format("minimize: a start of {} numbers for a problem of {}", x.size(), problem.size()));
   }
   CountedProblem counted(problem);
   MinimizeResult result;
@@ -73,16 +73,17 @@ MinimizeResult minimize(Problem& problem, Minimizer& minimizer, RealVector x, co
   problem.place(result.at.x);
   result.at.value = counted.value_and_gradient(result.at.x, result.at.gradient);
   if (each) each(result.at);
-  result.outcome = Outcome::kMostSteps;
+  result.outcome = Outcome::kOutOfSteps;
   if (!std::isfinite(result.at.value)) result.outcome = Outcome::kNotFinite;
-  while (result.outcome == Outcome::kMostSteps) {
+  while (result.outcome == Outcome::kOutOfSteps) {
     if (largest(result.at.gradient) <= rules.gradient) {
       result.outcome = Outcome::kConverged;
       break;
     }
     const Evaluations& so_far = counted.evaluations();
-    if (so_far.values + so_far.gradients >= rules.most_evaluations) result.outcome = Outcome::kMostEvaluations;
-    if (result.outcome != Outcome::kMostSteps || result.steps == rules.most_steps) break;
+    if (so_far.values + so_far.gradients >= rules.most_evaluations)
+      result.outcome = Outcome::kOutOfEvaluations;
+    if (result.outcome != Outcome::kOutOfSteps || result.steps == rules.most_steps) break;
     const Move move = minimizer.step(counted, result.at);
     ++result.steps;
     if (move == Move::kStuck) result.outcome = Outcome::kStuck;

@@ -57,8 +57,8 @@ class Minimizer {
   // One step from `at`, whose value and gradient are those at its x. It decides by these numbers and the
   // problem's answers alone. Error (kUsage) where the problem lacks what the method needs.
   virtual Move step(CountedProblem& problem, Iterate& at) = 0;
-  // What steps leave behind for later ones, by name; scalars are vectors of one element. Set at another object
-  // of the same options, it goes on with the same bits. Error (kUsage) where a vector is missing.
+  // What steps leave behind for later ones, by name; scalars are vectors of one element. Set at another
+  // object of the same options, it goes on with the same bits. Error (kUsage) where a vector is missing.
   virtual std::map<std::string, RealVector> state() const = 0;
   virtual void set_state(const std::map<std::string, RealVector>& state) = 0;
 };
@@ -72,16 +72,16 @@ struct LineDescentOptions {
 };
 std::unique_ptr<Minimizer> make_line_descent(const LineDescentOptions& options = {});
 
-// Dense quasi-Newton method: the inverse of the Hessian from differences of gradients (Broyden, Fletcher, Goldfarb,
-// Shanno 1970; Nocedal and Wright 2006, 6.17), n^2 numbers.
+// Dense quasi-Newton method: the inverse of the Hessian from differences of gradients (Broyden, Fletcher,
+// Goldfarb, Shanno 1970; Nocedal and Wright 2006, 6.17), n^2 numbers.
 struct BfgsOptions {
   LineSearchOptions line_search = {};
 };
 std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options = {});
 
-// The same from the last `history` differences alone (Nocedal 1980; Liu and Nocedal 1989): 2 history n numbers.
-// A pair (s, y) whose curvature s'y falls below least_curvature of s'Bs, B the matrix before, is damped towards it
-// (Powell 1978) or rejected.
+// The same from the last `history` differences alone (Nocedal 1980; Liu and Nocedal 1989): 2 history n
+// numbers. A pair (s, y) whose curvature s'y falls below least_curvature of s'Bs, B the matrix before, is
+// damped towards it (Powell 1978) or rejected.
 struct LbfgsOptions {
   int history = 10;
   std::string pair = "damp";  // or "reject"
@@ -90,8 +90,8 @@ struct LbfgsOptions {
 };
 std::unique_ptr<Minimizer> make_lbfgs(const LbfgsOptions& options = {});
 
-// Newton's method with line search: the dense Hessian out of n products. Where it is not positive definite, its
-// eigenvalues are replaced by their absolute values, at least `floor` of the largest.
+// Newton's method with line search: the dense Hessian out of n products. Where it is not positive definite,
+// its eigenvalues are replaced by their absolute values, at least `floor` of the largest.
 struct NewtonOptions {
   double floor = 1e-8;
   LineSearchOptions line_search = {};
@@ -99,9 +99,9 @@ struct NewtonOptions {
 std::unique_ptr<Minimizer> make_newton(const NewtonOptions& options = {});
 inline constexpr int64_t kMostDenseParameters = 4096;  // of newton, bfgs and the dense trust regions
 
-// Truncated Newton method: conjugate gradients on B p = -g until the residual is below a share of |g| that shrinks as
-// the gradient does (Eisenstat and Walker 1996, choice 2), or B shows negative curvature (Nocedal and Wright 2006,
-// algorithm 7.1); then a line search.
+// Truncated Newton method: conjugate gradients on B p = -g until the residual is below a share of |g| that
+// shrinks as the gradient does (Eisenstat and Walker 1996, choice 2), or B shows negative curvature (Nocedal
+// and Wright 2006, algorithm 7.1); then a line search.
 struct NewtonCgOptions {
   std::string matrix = "hessian";  // or "gauss_newton"
   int most_products = 100;         // a step
@@ -111,9 +111,9 @@ struct NewtonCgOptions {
 std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options = {});
 
 // Minimizes the quadratic model within |p| <= radius, and lets the radius follow how well the model predicts.
-// solver: "steihaug", conjugate gradients up to the boundary (Steihaug 1983; Toint 1981); "dogleg" (Powell 1970),
-// where the Hessian is not positive definite "steihaug"; "exact", from the eigenvalues of the dense Hessian with the
-// hard case (Moré and Sorensen 1983).
+// solver: "steihaug", conjugate gradients up to the boundary (Steihaug 1983; Toint 1981); "dogleg" (Powell
+// 1970), where the Hessian is not positive definite "steihaug"; "exact", from the eigenvalues of the dense
+// Hessian with the hard case (Moré and Sorensen 1983).
 struct TrustRegionOptions {
   std::string solver = "steihaug";
   std::string matrix = "hessian";  // or "gauss_newton"
@@ -124,26 +124,29 @@ struct TrustRegionOptions {
 std::unique_ptr<Minimizer> make_trust_region(const TrustRegionOptions& options = {});
 
 // Of least squares: (J'J + D / radius) p = -J'r by QR, never by J'J. D is the diagonal of J'J (Marquardt
-// 1963), at least 0.98 of what it was a step before (Moré 1978 keeps its maximum), between the two limits; the radius follows Nielsen 1999. Steps follow the curve of the model to second order (geodesic
+// 1963), at least 0.98 of what it was a step before (Moré 1978 keeps its maximum), between the two limits;
+// the radius follows Nielsen 1999. Steps follow the curve of the model to second order (geodesic
 // acceleration, Transtrum and Sethna 2012), at one more evaluation of r each.
 struct LevenbergMarquardtOptions {
   double initial_radius = 1e4, largest_radius = 1e16;
   double least_diagonal = 1e-30, largest_diagonal = 1e32;
   double accept = 1e-3;
-  double acceleration = 0.3;  // steps that bend by more than this share of their length are rejected; 0: none bend
+  double acceleration =
+      0.3;  // steps that bend by more than this share of their length are rejected; 0: none bend
 };
 std::unique_ptr<Minimizer> make_levenberg_marquardt(const LevenbergMarquardtOptions& options = {});
 
 // ---- runs
 
 enum class Outcome {
-  kConverged,        // the gradient is small
-  kStuck,            // no step that the method can see improves the value any more
-  kMostSteps,        // stopped by StopRules
-  kMostEvaluations,  // stopped by StopRules
-  kNotFinite,        // value or gradient at the start is not finite
+  kConverged,         // the gradient is small
+  kStuck,             // no step that the method can see improves the value any more
+  kOutOfSteps,        // stopped by StopRules
+  kOutOfEvaluations,  // stopped by StopRules
+  kNotFinite,         // value or gradient at the start is not finite
 };
-const char* name_of(Outcome outcome);  // "converged", "stuck", "most_steps", "most_evaluations", "not_finite"
+const char* name_of(
+    Outcome outcome);  // "converged", "stuck", "out_of_steps", "out_of_evaluations", "not_finite"
 
 struct StopRules {
   double gradient = 1e-8;  // largest |element| of the gradient; 0: until it vanishes

@@ -143,11 +143,13 @@ std::unique_ptr<Minimizer> make_newton(const NewtonOptions& options) {
 std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options) {
   check(options.line_search);
   if (options.most_products < 1) {
-    fail(ErrorKind::kUsage, fmt::format("newton_cg: most_products must be at least 1: {}", options.most_products));
+    fail(ErrorKind::kUsage,
+         fmt::format("newton_cg: most_products must be at least 1: {}", options.most_products));
   }
   for (const double forcing : {options.first_forcing, options.most_forcing}) {
     if (!(forcing > 0.0 && forcing < 1.0)) {
-      fail(ErrorKind::kUsage, fmt::format("newton_cg: first_forcing and most_forcing must be in (0, 1): {}", forcing));
+      fail(ErrorKind::kUsage,
+           fmt::format("newton_cg: first_forcing and most_forcing must be in (0, 1): {}", forcing));
     }
   }
   return std::make_unique<NewtonCg>(options);

@@ -11,8 +11,8 @@
 
 namespace lockstep {
 
-// A function f of n numbers. Asked twice at the same x, it answers with the same bits. Values and gradients may
-// be non-finite: a minimizer stays away from such points.
+// A function f of n numbers. Asked twice at the same x, it answers with the same bits. Values and gradients
+// may be non-finite: a minimizer stays away from such points.
 class Problem {
  public:
   virtual ~Problem() = default;
@@ -23,8 +23,8 @@ class Problem {
   virtual double value_and_gradient(const RealVector& x, RealVector& gradient) = 0;
   // out <- H(x) v, H the second derivative. Error (kUsage) where the problem has none.
   virtual void hessian_product(const RealVector& x, const RealVector& v, RealVector& out);
-  // out <- G(x) v, G the Gauss-Newton matrix, positive semidefinite. Least squares have J'J by themselves; Error
-  // (kUsage) where there is none.
+  // out <- G(x) v, G the Gauss-Newton matrix, positive semidefinite. Least squares have J'J by themselves;
+  // Error (kUsage) where there is none.
   virtual void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out);
 
   // Of least squares, f(x) = |r(x)|^2 / 2: the number of residuals; 0 for any other function.
@@ -43,7 +43,10 @@ struct CallbackProblem final : public Problem {
   using Product = std::function<void(const RealVector& x, const RealVector& v, RealVector& out)>;
 
   CallbackProblem(int64_t size_, Gradient gradient_, Product hessian_ = {}, Value value_ = {})
-      : n(size_), gradient(std::move(gradient_)), hessian(std::move(hessian_)), only_value(std::move(value_)) {}
+      : n(size_),
+        gradient(std::move(gradient_)),
+        hessian(std::move(hessian_)),
+        only_value(std::move(value_)) {}
   int64_t size() const override { return n; }
   double value(const RealVector& x) override;
   double value_and_gradient(const RealVector& x, RealVector& g) override { return gradient(x, g); }
@@ -65,7 +68,9 @@ class LeastSquaresProblem final : public Problem {
   int64_t residual_count() const override { return count_; }
   double value(const RealVector& x) override;
   double value_and_gradient(const RealVector& x, RealVector& gradient) override;
-  void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) override { residuals_(x, r, jacobian); }
+  void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) override {
+    residuals_(x, r, jacobian);
+  }
 
  private:
   int64_t size_, count_;

@@ -45,7 +45,8 @@ class LineDescent final : public Minimizer {
 };
 
 // Goes along a quasi-Newton direction; where that is none of descent or leads nowhere, along -g, once, after
-// forget(). Returns how many times the direction it went, 0 when both failed; s becomes the difference of points.
+// forget(). Returns how many times the direction it went, 0 when both failed; s becomes the difference of
+// points.
 template <typename Direction, typename Forget>
 double descend_or_forget(CountedProblem& problem, const LineSearchOptions& options, bool fresh,
                          const Direction& direction, const Forget& forget, Iterate& at, RealVector& s) {
@@ -82,14 +83,17 @@ class Bfgs final : public Minimizer {
     };
     const auto forget = [&] { inverse_.clear(); };
     const bool fresh = inverse_.empty();
-    if (descend_or_forget(problem, options_.line_search, fresh, direction, forget, at, s) == 0.0) return Move::kStuck;
+    if (descend_or_forget(problem, options_.line_search, fresh, direction, forget, at, s) == 0.0)
+      return Move::kStuck;
     RealVector y = at.gradient;
     add_scaled(-1.0, before, y);
     update(s, y);
     return Move::kMoved;
   }
   std::map<std::string, RealVector> state() const override { return {{"inverse", inverse_}}; }
-  void set_state(const std::map<std::string, RealVector>& state) override { inverse_ = of_state(state, "inverse"); }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    inverse_ = of_state(state, "inverse");
+  }
 
  private:
   // H <- (I - s y'/y's) H (I - y s'/y's) + s s'/y's
@@ -129,7 +133,8 @@ class Lbfgs final : public Minimizer {
     RealVector s;
     const auto direction = [&] { return negated(apply_inverse(at.gradient)); };
     const auto forget = [&] { pairs_.clear(); };
-    const double went = descend_or_forget(problem, options_.line_search, pairs_.empty(), direction, forget, at, s);
+    const double went =
+        descend_or_forget(problem, options_.line_search, pairs_.empty(), direction, forget, at, s);
     if (went == 0.0) return Move::kStuck;
     RealVector y = at.gradient;
     add_scaled(-1.0, before, y);
@@ -221,7 +226,8 @@ std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options) {
 
 std::unique_ptr<Minimizer> make_lbfgs(const LbfgsOptions& options) {
   check(options.line_search);
-  if (options.history < 1) fail(ErrorKind::kUsage, fmt::format("lbfgs: history must be at least 1: {}", options.history));
+  if (options.history < 1)
+    fail(ErrorKind::kUsage, fmt::format("lbfgs: history must be at least 1: {}", options.history));
   if (options.pair != "damp" && options.pair != "reject") {
     fail(ErrorKind::kUsage, fmt::format("lbfgs: pair must be damp or reject: {}", options.pair));
   }

@@ -100,7 +100,8 @@ class TrustRegion final : public Minimizer {
       RealVector beyond = z;
       add_scaled(a, d, beyond);
       if (curvature <= 0.0 || !(norm(beyond) < radius_)) {
-        // d is a direction of descent of the model at z: with negative curvature the far root may still be the better.
+        // d is a direction of descent of the model at z: with negative curvature the far root may still be
+        // the better.
         const auto [first, second] = boundary_roots(z, d, radius_);
         const double slope = dot(r, d);
         const auto model = [&](double t) { return t * slope + 0.5 * t * t * curvature; };
@@ -149,7 +150,8 @@ class TrustRegion final : public Minimizer {
     return cauchy;
   }
 
-  // p(l) = -(B + l I)^-1 g of length radius, by the eigenvalues of B: 1 / radius - 1 / |p(l)| is nearly linear in l.
+  // p(l) = -(B + l I)^-1 g of length radius, by the eigenvalues of B: 1 / radius - 1 / |p(l)| is nearly
+  // linear in l.
   RealVector exact(const DenseMatrix& b, const RealVector& g) const {
     const SymmetricEigen eigen = symmetric_eigen(b);
     const RealVector c = multiply_transposed(eigen.vectors, g);
@@ -210,7 +212,8 @@ std::unique_ptr<Minimizer> make_trust_region(const TrustRegionOptions& options) 
   if (!(options.largest_radius >= options.initial_radius)) {
     refuse("largest_radius must be at least initial_radius", options.largest_radius);
   }
-  if (!(options.accept >= 0.0 && options.accept < 0.25)) refuse("accept must be in [0, 0.25)", options.accept);
+  if (!(options.accept >= 0.0 && options.accept < 0.25))
+    refuse("accept must be in [0, 0.25)", options.accept);
   if (options.most_products < 1) refuse("most_products must be at least 1", options.most_products);
   return std::make_unique<TrustRegion>(options);
 }

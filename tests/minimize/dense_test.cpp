@@ -117,7 +117,8 @@ TEST(SymmetricEigen, SatisfiesItsEquations) {
   matrices.emplace_back(6, 6);                         // zero
   DenseMatrix graded = gram(random_matrix(8, 8, 23));  // elements from 1e-12 to 1e12
   for (int64_t i = 0; i < 8; ++i) {
-    for (int64_t j = 0; j < 8; ++j) graded(i, j) *= std::pow(10.0, static_cast<double>(i + j - 7) * 12.0 / 7.0);
+    for (int64_t j = 0; j < 8; ++j)
+      graded(i, j) *= std::pow(10.0, static_cast<double>(i + j - 7) * 12.0 / 7.0);
   }
   matrices.push_back(graded);
   for (const DenseMatrix& a : matrices) {

@@ -1,4 +1,5 @@
-// Numbers that carry first and second derivatives with respect to all parameters: exact oracles of test functions.
+// Numbers that carry first and second derivatives with respect to all parameters: exact oracles of test
+// functions.
 #pragma once
 
 #include <cmath>
@@ -62,7 +63,8 @@ inline Jet operator*(const Jet& a, const Jet& b) {
   for (size_t i = 0; i < n; ++i) y.first[i] = a.value * b.first[i] + b.value * a.first[i];
   for (size_t k = 0; k < y.second.size(); ++k) {
     const size_t i = k / n, j = k % n;
-    y.second[k] = a.value * b.second[k] + b.value * a.second[k] + a.first[i] * b.first[j] + b.first[i] * a.first[j];
+    y.second[k] =
+        a.value * b.second[k] + b.value * a.second[k] + a.first[i] * b.first[j] + b.first[i] * a.first[j];
   }
   return y;
 }

@@ -31,7 +31,9 @@ std::vector<TestFunction> functions() {
   };
   const auto third = [](double a) {
     const double b = 0.01, l = 39.0;
-    const double f = a <= 1.0 - b ? 1.0 - a : a >= 1.0 + b ? a - 1.0 : (a - 1.0) * (a - 1.0) / (2.0 * b) + b / 2.0;
+    const double f = a <= 1.0 - b   ? 1.0 - a
+                     : a >= 1.0 + b ? a - 1.0
+                                    : (a - 1.0) * (a - 1.0) / (2.0 * b) + b / 2.0;
     const double d = a <= 1.0 - b ? -1.0 : a >= 1.0 + b ? 1.0 : (a - 1.0) / b;
     return LinePoint{a, f + 2.0 * (1.0 - b) / (l * pi) * std::sin(l * pi / 2.0 * a),
                      d + (1.0 - b) * std::cos(l * pi / 2.0 * a)};
@@ -44,16 +46,21 @@ std::vector<TestFunction> functions() {
                        -gamma(b1) * (1.0 - a) / left + gamma(b2) * a / right};
     };
   };
-  return {{first, 1e-3, 0.1, {6, 3, 1, 4}},           {second, 0.1, 0.1, {12, 8, 8, 11}},
-          {third, 0.1, 0.1, {12, 12, 10, 13}},        {yanai(1e-3, 1e-3), 1e-3, 1e-3, {4, 1, 3, 4}},
-          {yanai(1e-2, 1e-3), 1e-3, 1e-3, {6, 3, 7, 8}}, {yanai(1e-3, 1e-2), 1e-3, 1e-3, {13, 11, 8, 11}}};
+  return {{first, 1e-3, 0.1, {6, 3, 1, 4}},
+          {second, 0.1, 0.1, {12, 8, 8, 11}},
+          {third, 0.1, 0.1, {12, 12, 10, 13}},
+          {yanai(1e-3, 1e-3), 1e-3, 1e-3, {4, 1, 3, 4}},
+          {yanai(1e-2, 1e-3), 1e-3, 1e-3, {6, 3, 7, 8}},
+          {yanai(1e-3, 1e-2), 1e-3, 1e-3, {13, 11, 8, 11}}};
 }
 
 constexpr double kStarts[] = {1e-3, 1e-1, 1e1, 1e3};
 
-LineSearchResult search(const LineSearchOptions& options, const std::function<LinePoint(double)>& at, double first) {
+LineSearchResult search(const LineSearchOptions& options, const std::function<LinePoint(double)>& at,
+                        double first) {
   const LinePoint start = at(0.0);
-  return search_line(options, [&](double a, bool) { return at(a); }, start.value, start.slope, first);
+  return search_line(
+      options, [&](double a, bool) { return at(a); }, start.value, start.slope, first);
 }
 
 TEST(MoreThuente, NeedsTheEvaluationsOfThePaper) {
@@ -70,7 +77,8 @@ TEST(MoreThuente, NeedsTheEvaluationsOfThePaper) {
       EXPECT_EQ(result.trials, f.trials[i]) << "from " << kStarts[i];
     }
   }
-  const LineSearchOptions options{.type = "more_thuente", .decrease = 1e-3, .curvature = 0.1, .longest_step = 4e6};
+  const LineSearchOptions options{
+      .type = "more_thuente", .decrease = 1e-3, .curvature = 0.1, .longest_step = 4e6};
   const double ends[] = {1.3650, 1.4414, 10.0, 36.888};
   for (size_t i = 0; i < 4; ++i) {
     const double step = search(options, functions()[0].at, kStarts[i]).point.step;
@@ -111,7 +119,8 @@ TEST(LineSearch, AcceptsWhatTheConditionsAllowAndNothingElse) {
 }
 
 TEST(LineSearch, TakesWhatIsNotFiniteForInfinity) {
-  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
   for (const char* type : {"strong_wolfe", "more_thuente", "armijo"}) {
     for (const double bad : {nan, infinity, -infinity}) {
       // (a - 1/4)^2, of which nothing is known beyond 1/2; the first trial is far out.
@@ -124,7 +133,9 @@ TEST(LineSearch, TakesWhatIsNotFiniteForInfinity) {
       EXPECT_LT(result.point.value, 0.0625);
     }
     // And of which nothing is known at all but the start.
-    const auto nothing = [&](double a) { return a > 0.0 ? LinePoint{a, nan, nan} : LinePoint{0.0, 1.0, -1.0}; };
+    const auto nothing = [&](double a) {
+      return a > 0.0 ? LinePoint{a, nan, nan} : LinePoint{0.0, 1.0, -1.0};
+    };
     const LineSearchResult result = search({.type = type}, nothing, 1.0);
     EXPECT_EQ(result.end, LineSearchEnd::kFailed) << type;
     EXPECT_EQ(result.point.step, 0.0);
@@ -158,7 +169,8 @@ TEST(LineSearch, SaysWhatItHasWhenTrialsAreUsedUp) {
   // Downhill for ever.
   const auto slide = [](double a) { return LinePoint{a, -a, -1.0}; };
   for (const char* type : {"strong_wolfe", "more_thuente"}) {
-    const LineSearchResult result = search({.type = type, .most_trials = 100, .longest_step = 64.0}, slide, 1.0);
+    const LineSearchResult result =
+        search({.type = type, .most_trials = 100, .longest_step = 64.0}, slide, 1.0);
     EXPECT_EQ(result.end, LineSearchEnd::kArmijoOnly);
     EXPECT_EQ(result.point.step, 64.0);
   }

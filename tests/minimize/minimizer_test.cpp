@@ -20,17 +20,18 @@ namespace {
 using Make = std::function<std::unique_ptr<Minimizer>()>;
 
 std::map<std::string, Make> methods() {
-  return {{"gradient_descent", [] { return make_line_descent(); }},
-          {"bfgs", [] { return make_bfgs(); }},
-          {"lbfgs", [] { return make_lbfgs(); }},
-          {"lbfgs_more_thuente", [] { return make_lbfgs({.line_search = {.type = "more_thuente"}}); }},
-          {"lbfgs_reject", [] { return make_lbfgs({.pair = "reject"}); }},
-          {"newton", [] { return make_newton(); }},
-          {"newton_cg", [] { return make_newton_cg(); }},
-          {"trust_region", [] { return make_trust_region(); }},
-          {"trust_region_dogleg", [] { return make_trust_region({.solver = "dogleg"}); }},
-          // (From a radius of 1 Biggs EXP6 ends on its plateau at infinity.)
-          {"trust_region_exact", [] { return make_trust_region({.solver = "exact", .initial_radius = 0.5}); }}};
+  return {
+      {"gradient_descent", [] { return make_line_descent(); }},
+      {"bfgs", [] { return make_bfgs(); }},
+      {"lbfgs", [] { return make_lbfgs(); }},
+      {"lbfgs_more_thuente", [] { return make_lbfgs({.line_search = {.type = "more_thuente"}}); }},
+      {"lbfgs_reject", [] { return make_lbfgs({.pair = "reject"}); }},
+      {"newton", [] { return make_newton(); }},
+      {"newton_cg", [] { return make_newton_cg(); }},
+      {"trust_region", [] { return make_trust_region(); }},
+      {"trust_region_dogleg", [] { return make_trust_region({.solver = "dogleg"}); }},
+      // (From a radius of 1 Biggs EXP6 ends on its plateau at infinity.)
+      {"trust_region_exact", [] { return make_trust_region({.solver = "exact", .initial_radius = 0.5}); }}};
 }
 
 bool solved(const TestProblem& test, const MinimizeResult& result) {
@@ -52,16 +53,17 @@ TEST(MoreGarbowHillstrom, AllSolvedByEveryMethodThatSeesCurvature) {
     for (const TestProblem& test : test_problems()) {
       JetProblem problem = test.problem();
       const MinimizeResult result = minimize(problem, *methods().at(name)(), test.start, {.gradient = 1e-10});
-      EXPECT_TRUE(solved(test, result)) << name << ": " << test.name << ": " << name_of(result.outcome) << " at "
-                                        << result.at.value << " after " << result.steps;
+      EXPECT_TRUE(solved(test, result)) << name << ": " << test.name << ": " << name_of(result.outcome)
+                                        << " at " << result.at.value << " after " << result.steps;
     }
   }
   for (const TestProblem& test : test_problems()) {
     JetProblem problem = test.problem();
     const MinimizeResult result =
         minimize(problem, *make_levenberg_marquardt(), test.start, {.gradient = 1e-10, .most_steps = 2000});
-    EXPECT_TRUE(solved(test, result)) << "levenberg_marquardt: " << test.name << ": " << name_of(result.outcome)
-                                      << " at " << result.at.value << " after " << result.steps;
+    EXPECT_TRUE(solved(test, result))
+        << "levenberg_marquardt: " << test.name << ": " << name_of(result.outcome) << " at "
+        << result.at.value << " after " << result.steps;
   }
 }
 
@@ -137,7 +139,9 @@ TEST(Minimizer, StaysWhereThereIsNothingToGain) {
     g.assign(x.size(), 0.0);
     return 7.0;
   };
-  const auto nothing = [](const RealVector&, const RealVector& v, RealVector& out) { out.assign(v.size(), 0.0); };
+  const auto nothing = [](const RealVector&, const RealVector& v, RealVector& out) {
+    out.assign(v.size(), 0.0);
+  };
   for (const auto& [name, make] : methods()) {
     CallbackProblem problem(3, flat, nothing);
     const MinimizeResult result = minimize(problem, *make(), {1.0, 2.0, 3.0}, {.gradient = 0.0});
@@ -169,7 +173,9 @@ TEST(Minimizer, SurvivesWhatIsNotFinite) {
     g = {x[0] > 0.0 ? 1.0 - 1.0 / x[0] : std::nan("")};
     return x[0] > 0.0 ? x[0] - std::log(x[0]) : std::nan("");
   };
-  const auto hessian = [](const RealVector& x, const RealVector& v, RealVector& out) { out = {v[0] / (x[0] * x[0])}; };
+  const auto hessian = [](const RealVector& x, const RealVector& v, RealVector& out) {
+    out = {v[0] / (x[0] * x[0])};
+  };
   for (const auto& [name, make] : methods()) {
     CallbackProblem problem(1, barrier, hessian);
     for (const double start : {40.0, 1e-3}) {
@@ -184,7 +190,9 @@ TEST(Minimizer, SurvivesWhatIsNotFinite) {
           g = {2e300 * x[0], 2e300 * x[1]};
           return 1e300 * (x[0] * x[0] + x[1] * x[1]);
         },
-        [](const RealVector&, const RealVector& v, RealVector& out) { out = {2e300 * v[0], 2e300 * v[1]}; });
+        [](const RealVector&, const RealVector& v, RealVector& out) {
+          out = {2e300 * v[0], 2e300 * v[1]};
+        });
     const MinimizeResult result = minimize(huge, *make(), {3.0, -2.0}, {.most_steps = 500});
     EXPECT_TRUE(std::isfinite(result.at.value)) << name;
     EXPECT_LE(result.at.value, 1.3000001e301) << name;
@@ -212,9 +220,9 @@ TEST(Minimizer, StopsByItsRules) {
   JetProblem problem = test_problems()[0].problem();
   const RealVector start = test_problems()[0].start;
   EXPECT_EQ(minimize(problem, *make_lbfgs(), start, {.most_steps = 3}).steps, 3);
-  EXPECT_EQ(minimize(problem, *make_lbfgs(), start, {.most_steps = 3}).outcome, Outcome::kMostSteps);
+  EXPECT_EQ(minimize(problem, *make_lbfgs(), start, {.most_steps = 3}).outcome, Outcome::kOutOfSteps);
   const MinimizeResult few = minimize(problem, *make_lbfgs(), start, {.most_evaluations = 10});
-  EXPECT_EQ(few.outcome, Outcome::kMostEvaluations);
+  EXPECT_EQ(few.outcome, Outcome::kOutOfEvaluations);
   EXPECT_LE(few.evaluations.gradients, 10 + 20);
   EXPECT_THROW(minimize(problem, *make_lbfgs(), {1.0}), Error);
 }
@@ -242,7 +250,8 @@ TEST(FunctionProblem, IsMinimizedThroughOpsAndAutodiff) {
   const std::vector<double> targets = {1.0, 2.0, 3.0, 4.0};
   const Tensor t = Tensor::from({4}, targets, test_backend());
   FunctionProblem problem(
-      4, [&](const Tensor& x) { return sum(add(scale(square(subtract(square(x), t)), 0.25), x)); }, test_backend());
+      4, [&](const Tensor& x) { return sum(add(scale(square(subtract(square(x), t)), 0.25), x)); },
+      test_backend());
   for (const auto& [name, make] : methods()) {
     const MinimizeResult result = minimize(problem, *make(), {-2.0, -2.0, -2.0, -2.0}, {.most_steps = 2000});
     for (size_t i = 0; i < 4; ++i) {

@@ -67,7 +67,8 @@ Model model_of(const std::string& name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
   if (name == "Bennett5") return [](const B& b, const X& x) { return b[0] * pow(b[1] + x[0], -1.0 / b[2]); };
-  if (any_of({"BoxBOD", "Misra1a"})) return [](const B& b, const X& x) { return b[0] * (1.0 - exp(-b[1] * x[0])); };
+  if (any_of({"BoxBOD", "Misra1a"}))
+    return [](const B& b, const X& x) { return b[0] * (1.0 - exp(-b[1] * x[0])); };
   if (any_of({"Chwirut1", "Chwirut2"})) {
     return [](const B& b, const X& x) { return exp(-b[0] * x[0]) / (b[1] + b[2] * x[0]); };
   }
@@ -120,12 +121,15 @@ Model model_of(const std::string& name) {
     return [](const B& b, const X& x) { return b[0] / pow(1.0 + exp(b[1] - b[2] * x[0]), 1.0 / b[3]); };
   }
   if (name == "Roszman1") {
-    return [](const B& b, const X& x) { return b[0] - b[1] * x[0] - atan(b[2] / (x[0] - b[3])) / std::numbers::pi; };
+    return [](const B& b, const X& x) {
+      return b[0] - b[1] * x[0] - atan(b[2] / (x[0] - b[3])) / std::numbers::pi;
+    };
   }
   return {};
 }
 
-// The least number of digits that a parameter shares with its certified value, at most the 11 that are certified.
+// The least number of digits that a parameter shares with its certified value, at most the 11 that are
+// certified.
 double digits(const RealVector& x, const RealVector& certified) {
   double least = 11.0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -150,13 +154,15 @@ TEST(LevenbergMarquardt, SolvesAllOfNistsRegressions) {
       }
       return r;
     };
-    JetProblem problem(static_cast<int64_t>(set.certified.size()), static_cast<int64_t>(set.rows.size()), residuals);
+    JetProblem problem(static_cast<int64_t>(set.certified.size()), static_cast<int64_t>(set.rows.size()),
+                       residuals);
     for (const RealVector& start : set.starts) {
       const MinimizeResult result =
           minimize(problem, *make_levenberg_marquardt(), start, {.gradient = 0.0, .most_steps = 3000});
       const double agreed = digits(result.at.x, set.certified);
-      EXPECT_GE(agreed, 4.0) << set.name << " from " << start[0] << ": " << name_of(result.outcome) << " after "
-                             << result.steps << " steps at " << 2.0 * result.at.value << " of " << set.squares;
+      EXPECT_GE(agreed, 4.0) << set.name << " from " << start[0] << ": " << name_of(result.outcome)
+                             << " after " << result.steps << " steps at " << 2.0 * result.at.value << " of "
+                             << set.squares;
       sum += agreed;
     }
   }

@@ -1,4 +1,5 @@
-// The problems of Moré, Garbow and Hillstrom 1981 that SciPy's goldens are of, as sums of squares: f = |r|^2 / 2.
+// The problems of Moré, Garbow and Hillstrom 1981 that SciPy's goldens are of, as sums of squares: f = |r|^2
+// / 2.
 #pragma once
 
 #include <cmath>
@@ -40,7 +41,8 @@ class JetProblem final : public Problem {
     for (size_t i = 0; i < jets.size(); ++i) {
       r[i] = jets[i].value;
       for (size_t j = 0; jacobian != nullptr && j < x.size(); ++j) {
-        (*jacobian)(static_cast<int64_t>(i), static_cast<int64_t>(j)) = jets[i].first.empty() ? 0.0 : jets[i].first[j];
+        (*jacobian)(static_cast<int64_t>(i), static_cast<int64_t>(j)) =
+            jets[i].first.empty() ? 0.0 : jets[i].first[j];
       }
     }
   }
@@ -93,16 +95,19 @@ inline std::vector<TestProblem> test_problems() {
                     -29.0 + x[0] + ((x[1] + 1.0) * x[1] - 14.0) * x[1]};
       },
       {0.0, 24.49212684});
-  add("powell_badly_scaled", {0.0, 1.0}, 2,
-      [](const Jets& x) { return Jets{1e4 * x[0] * x[1] - 1.0, exp(-x[0]) + exp(-x[1]) - 1.0001}; });
-  add("brown_badly_scaled", {1.0, 1.0}, 3,
-      [](const Jets& x) { return Jets{x[0] - 1e6, x[1] - 2e-6, x[0] * x[1] - 2.0}; });
+  add("powell_badly_scaled", {0.0, 1.0}, 2, [](const Jets& x) {
+    return Jets{1e4 * x[0] * x[1] - 1.0, exp(-x[0]) + exp(-x[1]) - 1.0001};
+  });
+  add("brown_badly_scaled", {1.0, 1.0}, 3, [](const Jets& x) {
+    return Jets{x[0] - 1e6, x[1] - 2e-6, x[0] * x[1] - 2.0};
+  });
   add("beale", {1.0, 1.0}, 3, [](const Jets& x) {
     return Jets{1.5 - x[0] * (1.0 - x[1]), 2.25 - x[0] * (1.0 - square(x[1])),
                 2.625 - x[0] * (1.0 - x[1] * square(x[1]))};
   });
   add("helical_valley", {-1.0, 0.0, 0.0}, 3, [](const Jets& x) {
-    Jet turn = x[0].value == 0.0 ? Jet(x[1].value >= 0.0 ? 0.25 : -0.25) : atan(x[1] / x[0]) / (2.0 * std::numbers::pi);
+    Jet turn = x[0].value == 0.0 ? Jet(x[1].value >= 0.0 ? 0.25 : -0.25)
+                                 : atan(x[1] / x[0]) / (2.0 * std::numbers::pi);
     if (x[0].value < 0.0) turn = turn + (x[1].value >= 0.0 ? 0.5 : -0.5);
     return Jets{10.0 * (x[2] - 10.0 * turn), 10.0 * (sqrt(square(x[0]) + square(x[1])) - 1.0), x[2]};
   });
@@ -111,8 +116,12 @@ inline std::vector<TestProblem> test_problems() {
                 std::sqrt(10.0) * square(x[0] - x[3])};
   });
   add("wood", {-3.0, -1.0, -3.0, -1.0}, 6, [](const Jets& x) {
-    return Jets{10.0 * (x[1] - square(x[0])), 1.0 - x[0], std::sqrt(90.0) * (x[3] - square(x[2])), 1.0 - x[2],
-                std::sqrt(10.0) * (x[1] + x[3] - 2.0), (x[1] - x[3]) / std::sqrt(10.0)};
+    return Jets{10.0 * (x[1] - square(x[0])),
+                1.0 - x[0],
+                std::sqrt(90.0) * (x[3] - square(x[2])),
+                1.0 - x[2],
+                std::sqrt(10.0) * (x[1] + x[3] - 2.0),
+                (x[1] - x[3]) / std::sqrt(10.0)};
   });
   add("biggs_exp6", {1.0, 2.0, 1.0, 1.0, 1.0, 1.0}, 13,
       [](const Jets& x) {
@@ -130,7 +139,8 @@ inline std::vector<TestProblem> test_problems() {
         Jets r;
         for (int i = 1; i <= 20; ++i) {
           const double t = 0.2 * i;
-          r.push_back(square(x[0] + t * x[1] - std::exp(t)) + square(x[2] + std::sin(t) * x[3] - std::cos(t)));
+          r.push_back(square(x[0] + t * x[1] - std::exp(t)) +
+                      square(x[2] + std::sin(t) * x[3] - std::cos(t)));
         }
         return r;
       },
