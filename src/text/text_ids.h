@@ -10,8 +10,8 @@
 
 namespace lockstep {
 
-// Open addressing over one array of slots, the texts behind each other in another: a text that is not there costs one
-// place in memory as a rule, where chains of nodes cost several.
+// Open addressing over one array of slots, the texts behind each other in another: a text that is not there
+// costs one place in memory as a rule, where chains of nodes cost several.
 class TextIds {
  public:
   // False where the text has a number already, which stays.
@@ -54,7 +54,8 @@ class TextIds {
     for (size_t slot = hash & mask;; slot = (slot + 1) & mask) {
       const Slot& found = slots_[slot];
       if (found.entry < 0) return slot;
-      if (found.tag == tag_of(hash) && text_of(entries_[static_cast<size_t>(found.entry)]) == text) return slot;
+      if (found.tag == tag_of(hash) && text_of(entries_[static_cast<size_t>(found.entry)]) == text)
+        return slot;
     }
   }
   void grow() {

@@ -1,0 +1,28 @@
+// A line search along a direction, as the methods that search lines use it.
+#pragma once
+
+#include <string>
+
+#include "lockstep/minimize/minimizer.h"
+
+namespace lockstep {
+
+// Searches from `at` along p, whose slope g'p is negative, and moves there; after kFailed `at` is what it
+// was. A point whose gradient is not finite has failed too.
+LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p,
+                         double slope, double first_step, Iterate& at);
+
+// The first trial along p where nothing is known about its length: one of |p|_1 <= 1.
+double cautious_step(const RealVector& p);
+
+// The vector `name` of a minimizer's state. Error (kUsage) where it is missing.
+const RealVector& of_state(const std::map<std::string, RealVector>& state, const std::string& name);
+
+// The dense second derivative at x out of n products, symmetrized. gauss_newton: that matrix instead.
+DenseMatrix dense_matrix(CountedProblem& problem, const RealVector& x, bool gauss_newton);
+// Error (kUsage) where n > kMostDenseParameters.
+void require_dense(const char* who, int64_t n);
+// Whether `name` is "gauss_newton"; Error (kUsage) unless it is that or "hessian".
+bool is_gauss_newton(const char* who, const std::string& name);
+
+}  // namespace lockstep

@@ -1,0 +1,168 @@
+// Minimizers: methods that look at a problem where they like before they move, one step at a time.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "lockstep/minimize/line_search.h"
+#include "lockstep/minimize/problem.h"
+#include "lockstep/minimize/vectors.h"
+
+namespace lockstep {
+
+// Where a minimizer is: x (n), f(x) and its gradient (n).
+struct Iterate {
+  RealVector x;
+  double value = 0.0;
+  RealVector gradient;
+};
+
+// How often a problem was asked. A value that came with its gradient counts once, as a gradient.
+struct Evaluations {
+  int64_t values = 0, gradients = 0, products = 0;
+};
+
+// A problem, counted; what is not finite, -infinity too, is a value of +infinity.
+class CountedProblem {
+ public:
+  explicit CountedProblem(Problem& problem) : problem_(problem) {}
+  int64_t size() const { return problem_.size(); }
+  double value(const RealVector& x);
+  double value_and_gradient(const RealVector& x, RealVector& gradient);
+  void hessian_product(const RealVector& x, const RealVector& v, RealVector& out);
+  void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out);
+  // Counts as a gradient when the Jacobian is wanted. Returns |r|^2 / 2.
+  double residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian);
+  int64_t residual_count() const { return problem_.residual_count(); }
+  void place(RealVector& x) const { problem_.place(x); }
+  const Evaluations& evaluations() const { return evaluations_; }
+
+ private:
+  Problem& problem_;
+  Evaluations evaluations_;
+};
+
+enum class Move {
+  kMoved,     // the iterate is another one, of a finite value
+  kRejected,  // the same iterate, to the bit; another step may get further
+  kStuck,     // the same iterate, to the bit; nothing that the method can see improves it
+};
+
+class Minimizer {
+ public:
+  virtual ~Minimizer() = default;
+  virtual std::string type() const = 0;
+  // One step from `at`, whose value and gradient are those at its x. It decides by these numbers and the
+  // problem's answers alone. Error (kUsage) where the problem lacks what the method needs.
+  virtual Move step(CountedProblem& problem, Iterate& at) = 0;
+  // What steps leave behind for later ones, by name; scalars are vectors of one element. Set at another
+  // object of the same options, it goes on with the same bits. Error (kUsage) where a vector is missing.
+  virtual std::map<std::string, RealVector> state() const = 0;
+  virtual void set_state(const std::map<std::string, RealVector>& state) = 0;
+};
+
+// ---- the methods; Error (kUsage) when an option is out of its range
+
+// x <- x - a g, a by line search. The first trial expects the decrease of the step before (Nocedal and Wright
+// 2006, 3.60).
+struct LineDescentOptions {
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_line_descent(const LineDescentOptions& options = {});
+
+// Dense quasi-Newton method: the inverse of the Hessian from differences of gradients (Broyden, Fletcher,
+// Goldfarb, Shanno 1970; Nocedal and Wright 2006, 6.17), n^2 numbers.
+struct BfgsOptions {
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options = {});
+
+// The same from the last `history` differences alone (Nocedal 1980; Liu and Nocedal 1989): 2 history n
+// numbers. A pair (s, y) whose curvature s'y falls below least_curvature of s'Bs, B the matrix before, is
+// damped towards it (Powell 1978) or rejected.
+struct LbfgsOptions {
+  int history = 10;
+  std::string pair = "damp";  // or "reject"
+  double least_curvature = 1e-2;
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_lbfgs(const LbfgsOptions& options = {});
+
+// Newton's method with line search: the dense Hessian out of n products. Where it is not positive definite,
+// its eigenvalues are replaced by their absolute values, at least `floor` of the largest.
+struct NewtonOptions {
+  double floor = 1e-8;
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_newton(const NewtonOptions& options = {});
+inline constexpr int64_t kMostDenseParameters = 4096;  // of newton, bfgs and the dense trust regions
+
+// Truncated Newton method: conjugate gradients on B p = -g until the residual is below a share of |g| that
+// shrinks as the gradient does (Eisenstat and Walker 1996, choice 2), or B shows negative curvature (Nocedal
+// and Wright 2006, algorithm 7.1); then a line search.
+struct NewtonCgOptions {
+  std::string matrix = "hessian";  // or "gauss_newton"
+  int most_products = 100;         // a step
+  double first_forcing = 0.5, most_forcing = 0.9;
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options = {});
+
+// Minimizes the quadratic model within |p| <= radius, and lets the radius follow how well the model predicts.
+// solver: "steihaug", conjugate gradients up to the boundary (Steihaug 1983; Toint 1981); "dogleg" (Powell
+// 1970), where the Hessian is not positive definite "steihaug"; "exact", from the eigenvalues of the dense
+// Hessian with the hard case (Moré and Sorensen 1983).
+struct TrustRegionOptions {
+  std::string solver = "steihaug";
+  std::string matrix = "hessian";  // or "gauss_newton"
+  double initial_radius = 1.0, largest_radius = 1e10;
+  double accept = 0.15;     // the least ratio of actual and predicted decrease
+  int most_products = 200;  // a step, of "steihaug"
+};
+std::unique_ptr<Minimizer> make_trust_region(const TrustRegionOptions& options = {});
+
+// Of least squares: (J'J + D / radius) p = -J'r by QR, never by J'J. D is the diagonal of J'J (Marquardt
+// 1963), at least 0.98 of what it was a step before (Moré 1978 keeps its maximum), between the two limits;
+// the radius follows Nielsen 1999. Steps follow the curve of the model to second order (geodesic
+// acceleration, Transtrum and Sethna 2012), at one more evaluation of r each.
+struct LevenbergMarquardtOptions {
+  double initial_radius = 1e4, largest_radius = 1e16;
+  double least_diagonal = 1e-30, largest_diagonal = 1e32;
+  double accept = 1e-3;
+  double acceleration =
+      0.3;  // steps that bend by more than this share of their length are rejected; 0: none bend
+};
+std::unique_ptr<Minimizer> make_levenberg_marquardt(const LevenbergMarquardtOptions& options = {});
+
+// ---- runs
+
+enum class Outcome {
+  kConverged,         // the gradient is small
+  kStuck,             // no step that the method can see improves the value any more
+  kOutOfSteps,        // stopped by StopRules
+  kOutOfEvaluations,  // stopped by StopRules
+  kNotFinite,         // value or gradient at the start is not finite
+};
+const char* name_of(
+    Outcome outcome);  // "converged", "stuck", "out_of_steps", "out_of_evaluations", "not_finite"
+
+struct StopRules {
+  double gradient = 1e-8;  // largest |element| of the gradient; 0: until it vanishes
+  int64_t most_steps = 10'000;
+  int64_t most_evaluations = 1'000'000;  // of values and gradients together
+};
+
+struct MinimizeResult {
+  Outcome outcome = Outcome::kStuck;
+  Iterate at = {};
+  int64_t steps = 0;  // rejected ones too
+  Evaluations evaluations = {};
+};
+
+// From x; calls `each` with the start and after every step where it is given.
+MinimizeResult minimize(Problem& problem, Minimizer& minimizer, RealVector x, const StopRules& rules = {},
+                        const std::function<void(const Iterate& at)>& each = {});
+
+}  // namespace lockstep

@@ -1,0 +1,158 @@
+// Newton's method: with the dense second derivative, and truncated, by conjugate gradients.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lockstep/core/error.h"
+#include "lockstep/minimize/descent.h"
+
+namespace lockstep {
+namespace {
+
+class Newton final : public Minimizer {
+ public:
+  explicit Newton(NewtonOptions options) : options_(std::move(options)) {}
+  std::string type() const override { return "newton"; }
+
+  Move step(CountedProblem& problem, Iterate& at) override {
+    require_dense("newton", problem.size());
+    const DenseMatrix hessian = dense_matrix(problem, at.x, false);
+    if (!all_finite(hessian.elements)) return Move::kStuck;
+    RealVector p = negated(at.gradient);
+    DenseMatrix factor = hessian;
+    if (cholesky(factor)) {
+      solve_cholesky(factor, p);
+    } else {
+      p = along_absolute_eigenvalues(hessian, at.gradient);
+    }
+    // Rounding may leave no descent in a step that is nearly orthogonal to the gradient.
+    const double slope = dot(p, at.gradient);
+    if (slope < 0.0 && std::isfinite(slope) &&
+        descend(problem, options_.line_search, p, slope, 1.0, at).end != LineSearchEnd::kFailed) {
+      return Move::kMoved;
+    }
+    p = negated(at.gradient);
+    const double steepest = -dot(p, p);
+    if (!(steepest < 0.0 && std::isfinite(steepest))) return Move::kStuck;
+    const LineSearchResult found = descend(problem, options_.line_search, p, steepest, cautious_step(p), at);
+    return found.end == LineSearchEnd::kFailed ? Move::kStuck : Move::kMoved;
+  }
+  std::map<std::string, RealVector> state() const override { return {}; }
+  void set_state(const std::map<std::string, RealVector>&) override {}
+
+ private:
+  // -V |D|^-1 V' g
+  RealVector along_absolute_eigenvalues(const DenseMatrix& hessian, const RealVector& gradient) const {
+    const SymmetricEigen eigen = symmetric_eigen(hessian);
+    const double least = options_.floor * largest(eigen.values);
+    RealVector along = multiply_transposed(eigen.vectors, gradient);
+    for (size_t i = 0; i < along.size(); ++i) {
+      const double curvature = std::max(std::fabs(eigen.values[i]), least);
+      along[i] = curvature > 0.0 ? -along[i] / curvature : -along[i];
+    }
+    return multiply(eigen.vectors, along);
+  }
+
+  NewtonOptions options_;
+};
+
+class NewtonCg final : public Minimizer {
+ public:
+  explicit NewtonCg(NewtonCgOptions options)
+      : options_(std::move(options)), gauss_newton_(is_gauss_newton("newton_cg", options_.matrix)) {}
+  std::string type() const override { return "newton_cg"; }
+
+  Move step(CountedProblem& problem, Iterate& at) override {
+    const double size = norm(at.gradient);
+    if (!(size > 0.0 && std::isfinite(size))) return Move::kStuck;
+    double forcing = options_.first_forcing;
+    if (gradient_norm_ > 0.0) {
+      const double ratio = size / gradient_norm_;
+      forcing = 0.9 * ratio * ratio;
+      if (0.9 * forcing_ * forcing_ > 0.1) forcing = std::max(forcing, 0.9 * forcing_ * forcing_);
+      forcing = std::min(forcing, options_.most_forcing);
+    }
+    RealVector p = direction(problem, at, forcing * size);
+    double slope = dot(p, at.gradient);
+    double first = 1.0;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      if (slope < 0.0 && std::isfinite(slope) &&
+          descend(problem, options_.line_search, p, slope, first, at).end != LineSearchEnd::kFailed) {
+        gradient_norm_ = size;
+        forcing_ = forcing;
+        return Move::kMoved;
+      }
+      p = negated(at.gradient);
+      slope = -dot(p, p);
+      first = cautious_step(p);
+    }
+    return Move::kStuck;
+  }
+  std::map<std::string, RealVector> state() const override {
+    return {{"gradient_norm", {gradient_norm_}}, {"forcing", {forcing_}}};
+  }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    gradient_norm_ = of_state(state, "gradient_norm").at(0);
+    forcing_ = of_state(state, "forcing").at(0);
+  }
+
+ private:
+  RealVector direction(CountedProblem& problem, const Iterate& at, double residual) const {
+    RealVector p(at.x.size()), r = at.gradient, d = negated(at.gradient), bd;
+    double rr = dot(r, r);
+    for (int i = 0; i < options_.most_products; ++i) {
+      gauss_newton_ ? problem.gauss_newton_product(at.x, d, bd) : problem.hessian_product(at.x, d, bd);
+      const double curvature = dot(d, bd), dd = dot(d, d);
+      if (!std::isfinite(curvature)) break;
+      if (!(curvature > 3.0 * 2.2e-16 * dd)) {
+        // Against the gradient by what a curvature of that size would ask for, or as far as it was convex.
+        if (i == 0 && curvature < 0.0) {
+          p = d;
+          scale_by(rr / -curvature, p);
+        }
+        break;
+      }
+      const double a = rr / curvature;
+      add_scaled(a, d, p);
+      add_scaled(a, bd, r);
+      const double next = dot(r, r);
+      if (std::sqrt(next) <= residual) break;
+      scale_by(next / rr, d);
+      add_scaled(-1.0, r, d);
+      rr = next;
+    }
+    return largest(p) > 0.0 ? p : negated(at.gradient);
+  }
+
+  NewtonCgOptions options_;
+  bool gauss_newton_;
+  double gradient_norm_ = 0.0, forcing_ = 0.0;  // of the step before
+};
+
+}  // namespace
+
+std::unique_ptr<Minimizer> make_newton(const NewtonOptions& options) {
+  check(options.line_search);
+  if (!(options.floor > 0.0 && options.floor < 1.0)) {
+    fail(ErrorKind::kUsage, fmt::format("newton: floor must be in (0, 1): {}", options.floor));
+  }
+  return std::make_unique<Newton>(options);
+}
+
+std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options) {
+  check(options.line_search);
+  if (options.most_products < 1) {
+    fail(ErrorKind::kUsage,
+         fmt::format("newton_cg: most_products must be at least 1: {}", options.most_products));
+  }
+  for (const double forcing : {options.first_forcing, options.most_forcing}) {
+    if (!(forcing > 0.0 && forcing < 1.0)) {
+      fail(ErrorKind::kUsage,
+           fmt::format("newton_cg: first_forcing and most_forcing must be in (0, 1): {}", forcing));
+    }
+  }
+  return std::make_unique<NewtonCg>(options);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,241 @@
+// Methods that see gradients alone: steepest descent, BFGS and its limited-memory form, with line searches.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <limits>
+
+#include "lockstep/core/error.h"
+#include "lockstep/minimize/descent.h"
+
+namespace lockstep {
+namespace {
+
+constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
+
+class LineDescent final : public Minimizer {
+ public:
+  explicit LineDescent(LineDescentOptions options) : options_(std::move(options)) {}
+  std::string type() const override { return "gradient_descent"; }
+
+  Move step(CountedProblem& problem, Iterate& at) override {
+    const RealVector p = negated(at.gradient);
+    const double slope = -dot(p, p);
+    if (!(slope < 0.0 && std::isfinite(slope))) return Move::kStuck;
+    double first = expected_ > 0.0 ? 2.02 * expected_ / -slope : cautious_step(p);
+    if (!(first > 0.0 && std::isfinite(first))) first = cautious_step(p);
+    const double before = at.value;
+    LineSearchEnd end = descend(problem, options_.line_search, p, slope, first, at).end;
+    if (end == LineSearchEnd::kFailed && expected_ > 0.0) {
+      end = descend(problem, options_.line_search, p, slope, cautious_step(p), at).end;
+    }
+    if (end == LineSearchEnd::kFailed) return Move::kStuck;
+    expected_ = before - at.value;
+    return Move::kMoved;
+  }
+  std::map<std::string, RealVector> state() const override { return {{"expected_decrease", {expected_}}}; }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    expected_ = of_state(state, "expected_decrease").at(0);
+  }
+
+ private:
+  LineDescentOptions options_;
+  double expected_ = 0.0;  // of the step before; 0: not known
+};
+
+// Goes along a quasi-Newton direction; where that is none of descent or leads nowhere, along -g, once, after
+// forget(). Returns how many times the direction it went, 0 when both failed; s becomes the difference of
+// points.
+template <typename Direction, typename Forget>
+double descend_or_forget(CountedProblem& problem, const LineSearchOptions& options, bool fresh,
+                         const Direction& direction, const Forget& forget, Iterate& at, RealVector& s) {
+  for (int attempt = fresh ? 1 : 0; attempt < 2; ++attempt) {
+    if (attempt == 1) forget();
+    const RealVector p = attempt == 0 ? direction() : negated(at.gradient);
+    const double slope = dot(at.gradient, p);
+    if (!(slope < 0.0 && std::isfinite(slope))) continue;
+    const RealVector from = at.x;
+    const LineSearchResult found =
+        descend(problem, options, p, slope, attempt == 0 ? 1.0 : cautious_step(p), at);
+    if (found.end == LineSearchEnd::kFailed) continue;
+    s = at.x;
+    add_scaled(-1.0, from, s);
+    return found.point.step;
+  }
+  return 0.0;
+}
+
+class Bfgs final : public Minimizer {
+ public:
+  explicit Bfgs(BfgsOptions options) : options_(std::move(options)) {}
+  std::string type() const override { return "bfgs"; }
+
+  Move step(CountedProblem& problem, Iterate& at) override {
+    const int64_t n = problem.size();
+    require_dense("bfgs", n);
+    const RealVector before = at.gradient;
+    RealVector s;
+    const auto direction = [&] {
+      DenseMatrix h(n, n);
+      h.elements = inverse_;
+      return negated(multiply(h, at.gradient));
+    };
+    const auto forget = [&] { inverse_.clear(); };
+    const bool fresh = inverse_.empty();
+    if (descend_or_forget(problem, options_.line_search, fresh, direction, forget, at, s) == 0.0)
+      return Move::kStuck;
+    RealVector y = at.gradient;
+    add_scaled(-1.0, before, y);
+    update(s, y);
+    return Move::kMoved;
+  }
+  std::map<std::string, RealVector> state() const override { return {{"inverse", inverse_}}; }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    inverse_ = of_state(state, "inverse");
+  }
+
+ private:
+  // H <- (I - s y'/y's) H (I - y s'/y's) + s s'/y's
+  void update(const RealVector& s, const RealVector& y) {
+    const double ys = dot(y, s), yy = dot(y, y);
+    if (!(ys > kEpsilon * norm(y) * norm(s)) || !std::isfinite(ys / yy) || !(ys / yy > 0.0)) return;
+    const auto n = static_cast<int64_t>(s.size());
+    DenseMatrix h(n, n);
+    if (inverse_.empty()) {
+      for (int64_t i = 0; i < n; ++i) h(i, i) = ys / yy;
+    } else {
+      h.elements = inverse_;
+    }
+    const RealVector hy = multiply(h, y);
+    const double factor = (1.0 + dot(y, hy) / ys) / ys;
+    for (int64_t i = 0; i < n; ++i) {
+      const auto at_i = static_cast<size_t>(i);
+      for (int64_t j = 0; j < n; ++j) {
+        const auto at_j = static_cast<size_t>(j);
+        h(i, j) += factor * (s[at_i] * s[at_j]) - (hy[at_i] * s[at_j] + s[at_i] * hy[at_j]) / ys;
+      }
+    }
+    inverse_ = std::move(h.elements);
+  }
+
+  BfgsOptions options_;
+  RealVector inverse_;  // (n, n), empty before the first pair
+};
+
+class Lbfgs final : public Minimizer {
+ public:
+  explicit Lbfgs(LbfgsOptions options) : options_(std::move(options)) {}
+  std::string type() const override { return "lbfgs"; }
+
+  Move step(CountedProblem& problem, Iterate& at) override {
+    const RealVector before = at.gradient;
+    RealVector s;
+    const auto direction = [&] { return negated(apply_inverse(at.gradient)); };
+    const auto forget = [&] { pairs_.clear(); };
+    const double went =
+        descend_or_forget(problem, options_.line_search, pairs_.empty(), direction, forget, at, s);
+    if (went == 0.0) return Move::kStuck;
+    RealVector y = at.gradient;
+    add_scaled(-1.0, before, y);
+    // B s, B the matrix whose inverse gave the direction: s = -went B^-1 g.
+    RealVector bs = before;
+    scale_by(-went, bs);
+    remember(std::move(s), std::move(y), bs);
+    return Move::kMoved;
+  }
+
+  std::map<std::string, RealVector> state() const override {
+    RealVector s, y;
+    for (const Pair& pair : pairs_) {
+      s.insert(s.end(), pair.s.begin(), pair.s.end());
+      y.insert(y.end(), pair.y.begin(), pair.y.end());
+    }
+    return {{"pairs", {static_cast<double>(pairs_.size())}}, {"s", std::move(s)}, {"y", std::move(y)}};
+  }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    const auto count = static_cast<size_t>(of_state(state, "pairs").at(0));
+    const RealVector &s = of_state(state, "s"), &y = of_state(state, "y");
+    pairs_.clear();
+    for (size_t i = 0; i < count; ++i) {
+      const auto from = static_cast<std::ptrdiff_t>(i * (s.size() / count));
+      const auto to = static_cast<std::ptrdiff_t>((i + 1) * (s.size() / count));
+      pairs_.push_back(made({s.begin() + from, s.begin() + to}, {y.begin() + from, y.begin() + to}));
+    }
+  }
+
+ private:
+  struct Pair {
+    RealVector s, y;
+    double ys, yy;
+  };
+  static Pair made(RealVector s, RealVector y) {
+    const double ys = dot(y, s), yy = dot(y, y);
+    return {std::move(s), std::move(y), ys, yy};
+  }
+
+  // The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
+  RealVector apply_inverse(RealVector q) const {
+    if (pairs_.empty()) return q;
+    RealVector a(pairs_.size());
+    for (size_t i = pairs_.size(); i-- > 0;) {
+      a[i] = dot(pairs_[i].s, q) / pairs_[i].ys;
+      add_scaled(-a[i], pairs_[i].y, q);
+    }
+    scale_by(pairs_.back().ys / pairs_.back().yy, q);
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      add_scaled(a[i] - dot(pairs_[i].y, q) / pairs_[i].ys, pairs_[i].s, q);
+    }
+    return q;
+  }
+
+  void remember(RealVector s, RealVector y, const RealVector& bs) {
+    double ys = dot(y, s);
+    if (!std::isfinite(ys)) return;
+    // Before the first pair nothing is known of the curvature, and any that is positive counts.
+    const double sbs = dot(s, bs);
+    if (!pairs_.empty() && sbs > 0.0 && ys < options_.least_curvature * sbs) {
+      if (options_.pair == "reject") return;
+      const double theta = (1.0 - options_.least_curvature) * sbs / (sbs - ys);
+      scale_by(theta, y);
+      add_scaled(1.0 - theta, bs, y);
+      ys = dot(y, s);
+    }
+    if (!(ys > kEpsilon * norm(y) * norm(s))) return;
+    Pair pair = made(std::move(s), std::move(y));
+    if (!(pair.ys > 0.0 && std::isfinite(pair.yy) && std::isfinite(pair.ys / pair.yy))) return;
+    pairs_.push_back(std::move(pair));
+    if (pairs_.size() > static_cast<size_t>(options_.history)) pairs_.pop_front();
+  }
+
+  LbfgsOptions options_;
+  std::deque<Pair> pairs_;  // oldest first
+};
+
+}  // namespace
+
+std::unique_ptr<Minimizer> make_line_descent(const LineDescentOptions& options) {
+  check(options.line_search);
+  return std::make_unique<LineDescent>(options);
+}
+
+std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options) {
+  check(options.line_search);
+  return std::make_unique<Bfgs>(options);
+}
+
+std::unique_ptr<Minimizer> make_lbfgs(const LbfgsOptions& options) {
+  check(options.line_search);
+  if (options.history < 1)
+    fail(ErrorKind::kUsage, fmt::format("lbfgs: history must be at least 1: {}", options.history));
+  if (options.pair != "damp" && options.pair != "reject") {
+    fail(ErrorKind::kUsage, fmt::format("lbfgs: pair must be damp or reject: {}", options.pair));
+  }
+  if (!(options.least_curvature > 0.0 && options.least_curvature < 1.0)) {
+    fail(ErrorKind::kUsage,
+         fmt::format("lbfgs: least_curvature must be in (0, 1): {}", options.least_curvature));
+  }
+  return std::make_unique<Lbfgs>(options);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,68 @@
+// Sums in one canonical order.
+#include "lockstep/minimize/vectors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace lockstep {
+namespace {
+
+constexpr size_t kLanes = 128, kSegment = 4096;
+
+double segment_dot(std::span<const double> x, std::span<const double> y) {
+  double lanes[kLanes] = {};
+  for (size_t i = 0; i < x.size(); ++i) lanes[i % kLanes] += x[i] * y[i];
+  for (size_t half = kLanes / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+}  // namespace
+
+double dot(std::span<const double> x, std::span<const double> y) {
+  const size_t segments = (x.size() + kSegment - 1) / kSegment;
+  if (segments <= 1) return segment_dot(x, y);
+  const size_t left = std::bit_floor(segments - 1) * kSegment;
+  return dot(x.first(left), y.first(left)) + dot(x.subspan(left), y.subspan(left));
+}
+
+double largest(std::span<const double> x) {
+  double most = 0.0;
+  for (const double value : x) {
+    if (!(std::fabs(value) <= most)) most = std::fabs(value);
+    if (std::isnan(most)) return most;
+  }
+  return most;
+}
+
+double norm(std::span<const double> x) {
+  const double square = dot(x, x);
+  if (square > 1e-280 && square < 1e300) return std::sqrt(square);
+  const double unit = largest(x);
+  if (unit == 0.0 || !std::isfinite(unit)) return unit;
+  RealVector scaled(x.begin(), x.end());
+  for (double& value : scaled) value /= unit;
+  return unit * std::sqrt(dot(scaled, scaled));
+}
+
+void add_scaled(double a, std::span<const double> x, std::span<double> y) {
+  for (size_t i = 0; i < y.size(); ++i) y[i] += a * x[i];
+}
+
+void scale_by(double a, std::span<double> x) {
+  for (double& value : x) value *= a;
+}
+
+RealVector negated(std::span<const double> x) {
+  RealVector result(x.begin(), x.end());
+  for (double& value : result) value = -value;
+  return result;
+}
+
+bool all_finite(std::span<const double> x) {
+  return std::all_of(x.begin(), x.end(), [](double value) { return std::isfinite(value); });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,71 @@
+// Between packed fp64 vectors on the host and the flat arrays of a replica.
+#include "lockstep/train/pass_problem.h"
+
+#include <algorithm>
+
+namespace lockstep {
+
+PassProblem::PassProblem(GradientPass& pass, Replica& replica) : pass_(pass), replica_(replica) {
+  for (const ParameterEntry& entry : replica.store.parameters()) size_ += entry.shape.elements();
+}
+
+RealVector PassProblem::packed(const Tensor& flat) const {
+  const std::vector<double> all = flat.converted(DType::kF64).to_vector<double>();
+  RealVector result;
+  result.reserve(static_cast<size_t>(size_));
+  for (const ParameterEntry& entry : replica_.store.parameters()) {
+    const auto begin = all.begin() + entry.offset;
+    result.insert(result.end(), begin, begin + entry.shape.elements());
+  }
+  return result;
+}
+
+Tensor PassProblem::flat(const RealVector& x) const {
+  const Tensor values = replica_.store.values();
+  std::vector<double> all(static_cast<size_t>(values.elements()), 0.0);
+  auto from = x.begin();
+  for (const ParameterEntry& entry : replica_.store.parameters()) {
+    const auto to = from + entry.shape.elements();
+    std::copy(from, to, all.begin() + entry.offset);
+    from = to;
+  }
+  return Tensor::from(values.shape(), all, values.backend()).converted(values.dtype());
+}
+
+void PassProblem::set_parameters(const RealVector& x) {
+  Tensor values = replica_.store.values();
+  values.assign(flat(x));
+}
+
+void PassProblem::place(RealVector& x) const {
+  if (replica_.store.dtype() != DType::kF64) x = packed(flat(x));
+}
+
+double PassProblem::value(const RealVector& x) {
+  set_parameters(x);
+  return pass_.value().loss;
+}
+
+double PassProblem::value_and_gradient(const RealVector& x, RealVector& gradient) {
+  set_parameters(x);
+  Tensor g = replica_.store.values().empty_like();
+  const double loss = pass_.value_and_gradient(g).loss;
+  gradient = packed(g);
+  return loss;
+}
+
+void PassProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {
+  set_parameters(x);
+  Tensor product = replica_.store.values().empty_like();
+  pass_.hessian_product(flat(v), product);
+  out = packed(product);
+}
+
+void PassProblem::gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out) {
+  set_parameters(x);
+  Tensor product = replica_.store.values().empty_like();
+  pass_.gauss_newton_product(flat(v), product);
+  out = packed(product);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,46 @@
+// The objective over one global batch as a problem for minimizers: data-parallel line searches, quasi-Newton
+// and Newton methods, trust regions.
+#pragma once
+
+#include <cstdint>
+
+#include "lockstep/minimize/problem.h"
+#include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/replica.h"
+
+namespace lockstep {
+
+// Every call is collective. All workers see the same bits, whatever their number, so that a minimizer, which
+// decides by them alone, takes the same steps on each: as many trials, as many products. A worker holds all
+// of a minimizer's vectors, in fp64 and on the host.
+class PassProblem final : public Problem {
+ public:
+  // Of the batch that the pass is given by set_batch(). Both must outlive the object.
+  PassProblem(GradientPass& pass, Replica& replica);
+
+  // The elements of all parameters, one parameter behind the other in the order of the store, without its
+  // gaps.
+  int64_t size() const override { return size_; }
+  double value(const RealVector& x) override;
+  double value_and_gradient(const RealVector& x, RealVector& gradient) override;
+  // Error (kUsage) in 16-bit precision.
+  void hessian_product(const RealVector& x, const RealVector& v, RealVector& out) override;
+  void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out) override;
+  // Rounds to the type of the parameters.
+  void place(RealVector& x) const override;
+
+  // The replica's parameters.
+  RealVector parameters() const { return packed(replica_.store.values()); }
+  // Sets them; every call above leaves them at its x, which need not be where a minimizer has stayed.
+  void set_parameters(const RealVector& x);
+
+ private:
+  RealVector packed(const Tensor& flat) const;
+  Tensor flat(const RealVector& x) const;
+
+  GradientPass& pass_;
+  Replica& replica_;
+  int64_t size_ = 0;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,268 @@
+// Every method on the problems of Moré, Garbow and Hillstrom against SciPy's counts, and on hostile ones.
+#include "lockstep/minimize/minimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "device.h"
+#include "lockstep/core/error.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/reduction.h"
+#include "problems.h"
+
+namespace lockstep {
+namespace {
+
+using Make = std::function<std::unique_ptr<Minimizer>()>;
+
+std::map<std::string, Make> methods() {
+  return {
+      {"gradient_descent", [] { return make_line_descent(); }},
+      {"bfgs", [] { return make_bfgs(); }},
+      {"lbfgs", [] { return make_lbfgs(); }},
+      {"lbfgs_more_thuente", [] { return make_lbfgs({.line_search = {.type = "more_thuente"}}); }},
+      {"lbfgs_reject", [] { return make_lbfgs({.pair = "reject"}); }},
+      {"newton", [] { return make_newton(); }},
+      {"newton_cg", [] { return make_newton_cg(); }},
+      {"trust_region", [] { return make_trust_region(); }},
+      {"trust_region_dogleg", [] { return make_trust_region({.solver = "dogleg"}); }},
+      // (From a radius of 1 Biggs EXP6 ends on its plateau at infinity.)
+      {"trust_region_exact", [] { return make_trust_region({.solver = "exact", .initial_radius = 0.5}); }}};
+}
+
+bool solved(const TestProblem& test, const MinimizeResult& result) {
+  for (const double minimum : test.minima) {
+    if (minimum == 0.0 && result.at.value <= 1e-10) return true;
+    if (minimum > 0.0 && std::fabs(result.at.value - minimum) <= 1e-6 * minimum) return true;
+  }
+  return false;
+}
+
+nlohmann::json scipy_counts() {
+  std::ifstream file(LOCKSTEP_MINIMIZE_DATA "/scipy_counts.json");
+  return nlohmann::json::parse(file);
+}
+
+TEST(MoreGarbowHillstrom, AllSolvedByEveryMethodThatSeesCurvature) {
+  for (const char* name : {"bfgs", "lbfgs", "lbfgs_more_thuente", "newton", "newton_cg", "trust_region",
+                           "trust_region_dogleg", "trust_region_exact"}) {
+    for (const TestProblem& test : test_problems()) {
+      JetProblem problem = test.problem();
+      const MinimizeResult result = minimize(problem, *methods().at(name)(), test.start, {.gradient = 1e-10});
+      EXPECT_TRUE(solved(test, result)) << name << ": " << test.name << ": " << name_of(result.outcome)
+                                        << " at " << result.at.value << " after " << result.steps;
+    }
+  }
+  for (const TestProblem& test : test_problems()) {
+    JetProblem problem = test.problem();
+    const MinimizeResult result =
+        minimize(problem, *make_levenberg_marquardt(), test.start, {.gradient = 1e-10, .most_steps = 2000});
+    EXPECT_TRUE(solved(test, result))
+        << "levenberg_marquardt: " << test.name << ": " << name_of(result.outcome) << " at "
+        << result.at.value << " after " << result.steps;
+  }
+}
+
+TEST(MoreGarbowHillstrom, NeedsNoMoreEvaluationsThanSciPy) {
+  const nlohmann::json scipy = scipy_counts();
+  int64_t ours = 0, theirs = 0;
+  for (const TestProblem& test : test_problems()) {
+    if (test.name == "powell_badly_scaled") continue;  // SciPy gives up far from its minimum
+    JetProblem problem = test.problem();
+    const Evaluations made = minimize(problem, *make_lbfgs(), test.start).evaluations;
+    ours += made.values + made.gradients;
+    theirs += scipy.at(test.name).at("lbfgs_evaluations").get<int64_t>();
+  }
+  EXPECT_LE(ours, theirs);
+  ours = theirs = 0;
+  for (const TestProblem& test : test_problems()) {
+    JetProblem problem = test.problem();
+    ours += minimize(problem, *methods().at("trust_region")(), test.start).steps;
+    theirs += scipy.at(test.name).at("trust_ncg_steps").get<int64_t>();
+  }
+  EXPECT_LT(ours, theirs);
+}
+
+TEST(Minimizer, EveryMethodFindsTheMinimumOfAnIllConditionedBowl) {
+  for (const auto& [name, make] : methods()) {
+    for (const int64_t n : {1, 12}) {
+      CallbackProblem problem(
+          n,
+          [n](const RealVector& x, RealVector& g) {
+            double value = 0.0;
+            g.resize(x.size());
+            for (int64_t i = 0; i < n; ++i) {
+              const auto k = static_cast<size_t>(i);
+              g[k] = static_cast<double>(i + 1) * (x[k] - 1.0);
+              value += 0.5 * g[k] * (x[k] - 1.0);
+            }
+            return value;
+          },
+          [](const RealVector&, const RealVector& v, RealVector& out) {
+            out = v;
+            for (size_t i = 0; i < v.size(); ++i) out[i] *= static_cast<double>(i + 1);
+          });
+      const MinimizeResult result = minimize(problem, *make(), RealVector(static_cast<size_t>(n), -3.0));
+      EXPECT_EQ(result.outcome, Outcome::kConverged) << name;
+      for (const double x : result.at.x) EXPECT_NEAR(x, 1.0, 1e-7) << name;
+      // Newton's model is the function: one step, as far as its trust allows.
+      if (name == "newton") {
+        EXPECT_EQ(result.steps, 1);
+      }
+    }
+  }
+}
+
+TEST(Minimizer, GoesAroundSaddlesAndThroughIndefiniteCurvature) {
+  // x^2 - y^2 + y^4/4 from beside its saddle at 0: minima of -1 at (0, +-sqrt 2).
+  const auto gradient = [](const RealVector& x, RealVector& g) {
+    g = {2.0 * x[0], -2.0 * x[1] + x[1] * x[1] * x[1]};
+    return x[0] * x[0] - x[1] * x[1] + 0.25 * x[1] * x[1] * x[1] * x[1];
+  };
+  const auto hessian = [](const RealVector& x, const RealVector& v, RealVector& out) {
+    out = {2.0 * v[0], (3.0 * x[1] * x[1] - 2.0) * v[1]};
+  };
+  for (const auto& [name, make] : methods()) {
+    CallbackProblem problem(2, gradient, hessian);
+    const MinimizeResult result = minimize(problem, *make(), {0.5, 1e-6});
+    EXPECT_NEAR(result.at.value, -1.0, 1e-12) << name;
+    EXPECT_EQ(result.outcome, Outcome::kConverged) << name;
+  }
+}
+
+TEST(Minimizer, StaysWhereThereIsNothingToGain) {
+  const auto flat = [](const RealVector& x, RealVector& g) {
+    g.assign(x.size(), 0.0);
+    return 7.0;
+  };
+  const auto nothing = [](const RealVector&, const RealVector& v, RealVector& out) {
+    out.assign(v.size(), 0.0);
+  };
+  for (const auto& [name, make] : methods()) {
+    CallbackProblem problem(3, flat, nothing);
+    const MinimizeResult result = minimize(problem, *make(), {1.0, 2.0, 3.0}, {.gradient = 0.0});
+    EXPECT_EQ(result.outcome, Outcome::kConverged) << name;
+    EXPECT_EQ(result.at.x, (RealVector{1.0, 2.0, 3.0}));
+  }
+}
+
+TEST(Minimizer, AFailedStepLeavesEveryBitOfTheIterate) {
+  // A gradient that lies: nothing along any direction is better.
+  const auto lying = [](const RealVector& x, RealVector& g) {
+    g = {1.0, -2.0};
+    return x[0] == 0.1 && x[1] == -0.3 ? 1.0 : std::numeric_limits<double>::quiet_NaN();
+  };
+  const auto hessian = [](const RealVector&, const RealVector& v, RealVector& out) { out = v; };
+  for (const auto& [name, make] : methods()) {
+    CallbackProblem problem(2, lying, hessian);
+    const MinimizeResult result = minimize(problem, *make(), {0.1, -0.3}, {.most_steps = 2000});
+    EXPECT_EQ(result.outcome, Outcome::kStuck) << name;
+    EXPECT_EQ(result.at.x, (RealVector{0.1, -0.3})) << name;
+    EXPECT_EQ(result.at.value, 1.0);
+    EXPECT_EQ(result.at.gradient, (RealVector{1.0, -2.0}));
+  }
+}
+
+TEST(Minimizer, SurvivesWhatIsNotFinite) {
+  // log(x) - x beyond its domain: -log x + x, minimum 1 at 1; nan for x <= 0, where first trials go.
+  const auto barrier = [](const RealVector& x, RealVector& g) {
+    g = {x[0] > 0.0 ? 1.0 - 1.0 / x[0] : std::nan("")};
+    return x[0] > 0.0 ? x[0] - std::log(x[0]) : std::nan("");
+  };
+  const auto hessian = [](const RealVector& x, const RealVector& v, RealVector& out) {
+    out = {v[0] / (x[0] * x[0])};
+  };
+  for (const auto& [name, make] : methods()) {
+    CallbackProblem problem(1, barrier, hessian);
+    for (const double start : {40.0, 1e-3}) {
+      const MinimizeResult result = minimize(problem, *make(), {start});
+      EXPECT_NEAR(result.at.x[0], 1.0, 1e-7) << name << " from " << start;
+    }
+    EXPECT_EQ(minimize(problem, *make(), {-1.0}).outcome, Outcome::kNotFinite) << name;
+    // Values whose squares overflow: nothing is promised but an end at a finite point.
+    CallbackProblem huge(
+        2,
+        [](const RealVector& x, RealVector& g) {
+          g = {2e300 * x[0], 2e300 * x[1]};
+          return 1e300 * (x[0] * x[0] + x[1] * x[1]);
+        },
+        [](const RealVector&, const RealVector& v, RealVector& out) {
+          out = {2e300 * v[0], 2e300 * v[1]};
+        });
+    const MinimizeResult result = minimize(huge, *make(), {3.0, -2.0}, {.most_steps = 500});
+    EXPECT_TRUE(std::isfinite(result.at.value)) << name;
+    EXPECT_LE(result.at.value, 1.3000001e301) << name;
+  }
+}
+
+TEST(Minimizer, GoesOnFromItsStateWithTheSameBits) {
+  const TestProblem test = test_problems()[7];
+  std::map<std::string, Make> all = methods();
+  all["levenberg_marquardt"] = [] { return make_levenberg_marquardt(); };
+  for (const auto& [name, make] : all) {
+    JetProblem problem = test.problem();
+    const RealVector whole = minimize(problem, *make(), test.start, {.most_steps = 12}).at.x;
+    const auto first = make(), second = make();
+    const RealVector half = minimize(problem, *first, test.start, {.most_steps = 5}).at.x;
+    second->set_state(first->state());
+    EXPECT_EQ(minimize(problem, *second, half, {.most_steps = 7}).at.x, whole) << name;
+    if (!first->state().empty()) {
+      EXPECT_THROW(make()->set_state({}), Error) << name;
+    }
+  }
+}
+
+TEST(Minimizer, StopsByItsRules) {
+  JetProblem problem = test_problems()[0].problem();
+  const RealVector start = test_problems()[0].start;
+  EXPECT_EQ(minimize(problem, *make_lbfgs(), start, {.most_steps = 3}).steps, 3);
+  EXPECT_EQ(minimize(problem, *make_lbfgs(), start, {.most_steps = 3}).outcome, Outcome::kOutOfSteps);
+  const MinimizeResult few = minimize(problem, *make_lbfgs(), start, {.most_evaluations = 10});
+  EXPECT_EQ(few.outcome, Outcome::kOutOfEvaluations);
+  EXPECT_LE(few.evaluations.gradients, 10 + 20);
+  EXPECT_THROW(minimize(problem, *make_lbfgs(), {1.0}), Error);
+}
+
+TEST(Minimizer, SaysWhatAProblemLacks) {
+  CallbackProblem problem(1, [](const RealVector& x, RealVector& g) {
+    g = {x[0]};
+    return 0.5 * x[0] * x[0];
+  });
+  for (const char* name : {"newton", "newton_cg", "trust_region", "trust_region_exact"}) {
+    EXPECT_THROW(minimize(problem, *methods().at(name)(), {1.0}), Error) << name;
+  }
+  EXPECT_THROW(minimize(problem, *make_levenberg_marquardt(), {1.0}), Error);
+  EXPECT_THROW(minimize(problem, *make_newton_cg({.matrix = "gauss_newton"}), {1.0}), Error);
+  EXPECT_THROW(make_trust_region({.solver = "cg"}), Error);
+  EXPECT_THROW(make_newton_cg({.matrix = "fisher"}), Error);
+  EXPECT_THROW(make_lbfgs({.history = 0}), Error);
+  EXPECT_THROW(make_lbfgs({.pair = "keep"}), Error);
+  EXPECT_THROW(make_levenberg_marquardt({.initial_radius = 0.0}), Error);
+  EXPECT_THROW(make_levenberg_marquardt({.acceleration = -1.0}), Error);
+}
+
+TEST(FunctionProblem, IsMinimizedThroughOpsAndAutodiff) {
+  // sum_i (x_i^2 - i)^2 / 4 + x_i, i = 1..4
+  const std::vector<double> targets = {1.0, 2.0, 3.0, 4.0};
+  const Tensor t = Tensor::from({4}, targets, test_backend());
+  FunctionProblem problem(
+      4, [&](const Tensor& x) { return sum(add(scale(square(subtract(square(x), t)), 0.25), x)); },
+      test_backend());
+  for (const auto& [name, make] : methods()) {
+    const MinimizeResult result = minimize(problem, *make(), {-2.0, -2.0, -2.0, -2.0}, {.most_steps = 2000});
+    for (size_t i = 0; i < 4; ++i) {
+      const double x = result.at.x[i];
+      EXPECT_NEAR(x * (x * x - targets[i]) + 1.0, 0.0, 1e-7) << name;
+    }
+  }
+  RealVector product;
+  problem.hessian_product({1.0, 1.0, 1.0, 1.0}, {1.0, 0.0, 2.0, 0.0}, product);
+  EXPECT_EQ(product, (RealVector{2.0, 0.0, 0.0, 0.0}));  // (3 x^2 - t) v
+}
+
+}  // namespace
+}  // namespace lockstep

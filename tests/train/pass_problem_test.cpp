@@ -1,0 +1,120 @@
+// Minimizers on the distributed objective: they reach its minimum, with the same bits on any number of
+// workers.
+#include "lockstep/train/pass_problem.h"
+
+#include <gtest/gtest.h>
+
+#include "comm/threaded_communicator.h"
+#include "lockstep/comm/device_communicator.h"
+#include "lockstep/minimize/minimizer.h"
+#include "train/small_run.h"
+
+namespace lockstep {
+namespace {
+
+using testing::SmallRun;
+using testing::SmallRunOptions;
+using Make = std::function<std::unique_ptr<Minimizer>()>;
+
+std::map<std::string, Make> methods() {
+  return {{"gradient_descent", [] { return make_line_descent(); }},
+          {"lbfgs", [] { return make_lbfgs(); }},
+          {"newton_cg", [] { return make_newton_cg(); }},
+          {"newton_cg_gauss_newton", [] { return make_newton_cg({.matrix = "gauss_newton"}); }},
+          {"trust_region", [] { return make_trust_region(); }}};
+}
+
+struct End {
+  RealVector x;
+  std::vector<double> numbers;  // value, evaluations
+  std::map<std::string, RealVector> state;
+  bool operator==(const End&) const = default;
+};
+
+// What all workers end with, checked to be the same: `steps` steps of `make` from x and state where they are
+// given.
+End run_on(int workers, const SmallRunOptions& options, const Make& make, int64_t steps,
+           const End* from = nullptr) {
+  std::vector<End> ends(static_cast<size_t>(workers));
+  testing::run_threaded(
+      workers,
+      [&](Communicator& communicator) {
+        if (test_device() == "cuda") {
+          communicator.use_device(
+              make_staged_communicator(communicator, test_backend().lane().native_queue()));
+        }
+        SmallRun run(options, communicator);
+        run.set_batch();
+        PassProblem problem(*run.pass, *run.replica);
+        const std::unique_ptr<Minimizer> minimizer = make();
+        if (from != nullptr) minimizer->set_state(from->state);
+        const MinimizeResult result =
+            minimize(problem, *minimizer, from != nullptr ? from->x : problem.parameters(),
+                     {.gradient = 0.0, .most_steps = steps});
+        const Evaluations& made = result.evaluations;
+        ends[static_cast<size_t>(communicator.rank())] = {
+            result.at.x,
+            {result.at.value, static_cast<double>(made.values), static_cast<double>(made.gradients),
+             static_cast<double>(made.products)},
+            minimizer->state()};
+      },
+      20.0, true);
+  for (const End& end : ends) EXPECT_EQ(end.x, ends[0].x);
+  return ends[0];
+}
+
+TEST(PassProblem, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkers) {
+  for (const auto& [name, make] : methods()) {
+    for (const DType compute : {DType::kF64, DType::kF32}) {
+      SmallRunOptions options;
+      options.settings.compute = compute;
+      options.settings.l2 = 0.01;
+      const End alone = run_on(1, options, make, 4);
+      SmallRunOptions sharded = options;
+      sharded.settings.shard_optimizer = true;
+      EXPECT_TRUE(run_on(2, options, make, 4) == alone) << name;
+      EXPECT_TRUE(run_on(3, sharded, make, 4) == alone) << name;
+      // Stopped after two steps on one number of workers, and gone on with on another.
+      const End half = run_on(3, options, make, 2);
+      EXPECT_EQ(run_on(2, options, make, 2, &half).x, alone.x) << name;
+    }
+  }
+}
+
+TEST(PassProblem, LogisticRegressionIsSolvedByNewtonAndByLbfgs) {
+  SmallRunOptions options;
+  options.settings.compute = DType::kF64;
+  options.settings.l2 = 0.1;
+  options.model = "type = \"logistic\"\n";
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  SmallRun run(options, *self);
+  run.set_batch();
+  PassProblem problem(*run.pass, *run.replica);
+  const RealVector start = problem.parameters();
+  const MinimizeResult newton = minimize(problem, *make_newton(), start, {.gradient = 1e-12});
+  EXPECT_EQ(newton.outcome, Outcome::kConverged);
+  EXPECT_LE(newton.steps, 8);
+  for (const auto& [name, make] : methods()) {
+    const MinimizeResult result = minimize(problem, *make(), start, {.gradient = 1e-9});
+    EXPECT_EQ(result.outcome, Outcome::kConverged) << name;
+    for (size_t i = 0; i < start.size(); ++i) EXPECT_NEAR(result.at.x[i], newton.at.x[i], 1e-7) << name;
+  }
+  problem.set_parameters(newton.at.x);
+  EXPECT_EQ(problem.parameters(), newton.at.x);
+}
+
+TEST(PassProblem, PlacesPointsWhereParametersCanBe) {
+  SmallRunOptions options;
+  options.settings.compute = DType::kF32;
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  SmallRun run(options, *self);
+  PassProblem problem(*run.pass, *run.replica);
+  RealVector x(static_cast<size_t>(problem.size()), 0.1);
+  problem.place(x);
+  for (const double value : x) EXPECT_EQ(value, static_cast<double>(0.1f));
+  problem.set_parameters(x);
+  EXPECT_EQ(problem.parameters(), x);
+}
+
+}  // namespace
+}  // namespace lockstep
