@@ -86,6 +86,20 @@ double turn_of(const RotaryOptions& options, int64_t j, int64_t head_size) {
   return (1.0 - share) * turn / options.factor + share * turn;
 }
 
+}  // namespace
+
+void append_rotary(const RotaryOptions& options, int64_t head_size, int64_t position,
+                   std::vector<double>& cosines, std::vector<double>& sines) {
+  for (int64_t j = 0; j < head_size / 2; ++j) {
+    const double half_turns =
+        static_cast<double>(position) * (turn_of(options, j, head_size) / std::numbers::pi);
+    cosines.push_back(math::portable::cos_pi(half_turns));
+    sines.push_back(math::portable::sin_pi(half_turns));
+  }
+}
+
+namespace {
+
 // The tables of rotary positions, (positions, D/2) each; made when they are first asked for, where there is a
 // device.
 class RotaryTables {
@@ -102,14 +116,7 @@ class RotaryTables {
  private:
   void make(int64_t positions, DType dtype, Backend& backend) const {
     std::vector<double> cosines, sines;
-    for (int64_t t = 0; t < positions; ++t) {
-      for (int64_t j = 0; j < head_size_ / 2; ++j) {
-        const double half_turns =
-            static_cast<double>(t) * (turn_of(options_, j, head_size_) / std::numbers::pi);
-        cosines.push_back(math::portable::cos_pi(half_turns));
-        sines.push_back(math::portable::sin_pi(half_turns));
-      }
-    }
+    for (int64_t t = 0; t < positions; ++t) append_rotary(options_, head_size_, t, cosines, sines);
     const Shape shape{positions, head_size_ / 2};
     cosines_ = Tensor::from(shape, cosines, backend).converted(dtype);
     sines_ = Tensor::from(shape, sines, backend).converted(dtype);

@@ -1,5 +1,7 @@
-// GPT: what transformers computes from the same parameters (goldens of make_gpt_goldens.py), sizes, and what a
-// position may depend on.
+// GPT: what transformers computes from the same parameters (goldens of make_gpt_goldens.py), sizes, and what
+// a position may depend on.
+#include "lockstep/nn/gpt.h"
+
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -9,7 +11,6 @@
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/autodiff/random_scope.h"
-#include "lockstep/nn/gpt.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/movement.h"
@@ -40,9 +41,9 @@ struct GoldenGpt {
     for (size_t i = 0; i < model.store.parameters().size(); ++i) {
       const ParameterEntry& entry = model.store.parameters()[i];
       Tensor values = model.store.parameter(static_cast<int>(i));
-      values.assign(
-          Tensor::from(entry.shape, of_name(entry.name).at("values").get<std::vector<double>>(), test_backend())
-              .converted(dtype));
+      values.assign(Tensor::from(entry.shape, of_name(entry.name).at("values").get<std::vector<double>>(),
+                                 test_backend())
+                        .converted(dtype));
     }
   }
   const nlohmann::json& of_name(const std::string& name) const {
@@ -87,7 +88,8 @@ TEST_P(Gpt, TenStepsOfAdamwFollowPyTorch) {
   ParameterStore& store = gpt.model.store;
   const nlohmann::json& run = gpt.golden.at("adamw");
   Configuration configuration = Configuration::parse(
-      "[optimizer]\ntype = \"adamw\"\nweight_decay = " + run.at("weight_decay").dump() + "\n", "test.toml", {});
+      "[optimizer]\ntype = \"adamw\"\nweight_decay = " + run.at("weight_decay").dump() + "\n", "test.toml",
+      {});
   Section section = configuration.section("optimizer");
   const std::unique_ptr<Optimizer> optimizer = make_optimizer(section);
   optimizer->allocate(store.parameters(), store.parameter_extent(), {{0, store.parameter_extent()}},
@@ -150,7 +152,8 @@ TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
   BuiltModel model("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = true\n",
                    windows(5, 7));
   model.allocate(DType::kF32);
-  const Tensor tokens = Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
+  const Tensor tokens =
+      Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
   std::vector<std::vector<std::vector<float>>> gradients;
   for (const int64_t every : {0, 1, 2}) {
     ForwardContext context = forward_context(model.store, true);
@@ -169,8 +172,8 @@ TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
 
 TEST(GptModel, PresetsHaveTheParametersOfTheModelsThatTheyAreNamedAfter) {
   const std::vector<std::tuple<std::string, int64_t, int64_t>> sizes = {
-      {"gpt2_124m", 50257, 124439808},  {"gpt2_355m", 50257, 354823168},   {"gpt2_774m", 50257, 774030080},
-      {"gpt2_1558m", 50257, 1557611200}, {"llama_15m", 32000, 15191712},    {"llama_110m", 32000, 109529856},
+      {"gpt2_124m", 50257, 124439808},   {"gpt2_355m", 50257, 354823168},  {"gpt2_774m", 50257, 774030080},
+      {"gpt2_1558m", 50257, 1557611200}, {"llama_15m", 32000, 15191712},   {"llama_110m", 32000, 109529856},
       {"llama3_1b", 128256, 1235814400}, {"llama3_8b", 128256, 8030261248}};
   for (const auto& [name, classes, count] : sizes) {
     const BuiltModel model("[model]\ntype = 'gpt'\npreset = '" + name + "'\n", windows(64, classes));

@@ -48,8 +48,7 @@ TEST(ClassHead, RoundsNothingBut16BitOperands) {
   const Tensor table = random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, DType::kBF16);
   const Tensor losses = head_losses({x, table}, labels_of(kRows));
   ASSERT_EQ(losses.dtype(), DType::kF32);
-  const Tensor wide =
-      head_losses({x.converted(DType::kF64), table.converted(DType::kF64)}, labels_of(kRows));
+  const Tensor wide = head_losses({x.converted(DType::kF64), table.converted(DType::kF64)}, labels_of(kRows));
   EXPECT_LE(largest_error(losses.converted(DType::kF64), wide), 1e-5);
 }
 
@@ -60,8 +59,11 @@ TEST(ClassHead, NeverHoldsTheLogitsOfAllRows) {
   const Tensor labels = labels_of(kMany);
   reset_allocator_peak();
   const size_t before = allocator_statistics().bytes_in_use;
-  vjp([&](std::span<const Tensor> in) { return head_losses({in[0], in[1]}, labels); }, inputs,
-      Tensor::full({kMany}, DType::kF32, test_backend(), 1.0));
+  vjp(
+      [&](std::span<const Tensor> in) {
+        return head_losses({in[0], in[1]}, labels);
+      },
+      inputs, Tensor::full({kMany}, DType::kF32, test_backend(), 1.0));
   EXPECT_LT(allocator_statistics().peak_bytes - before, size_t{kMany * kWide * 4} * 3 / 4);
 }
 
