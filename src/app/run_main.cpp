@@ -15,6 +15,8 @@
 
 #include "lockstep/app/description.h"
 #include "lockstep/app/evaluate_command.h"
+#include "lockstep/app/exchange_commands.h"
+#include "lockstep/app/generate_command.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
@@ -300,7 +302,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
-  const std::function<std::optional<int>()> run_text_command = add_text_commands(app);
+  const std::function<std::optional<int>()> others[] = {add_text_commands(app), add_exchange_commands(app),
+                                                        add_generate_command(app)};
 
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
   inspect_command
@@ -405,7 +408,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       return code;
     }
     remove_unfinished_on_signals();
-    if (const std::optional<int> done = run_text_command()) return *done;
+    for (const auto& run_other : others) {
+      if (const std::optional<int> done = run_other()) return *done;
+    }
     if (prepare_command->parsed()) return run_prepare(arguments);
     if (inspect_command->parsed()) return run_inspect(arguments);
     if (diff_command->parsed()) return run_diff(arguments);

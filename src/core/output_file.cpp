@@ -78,21 +78,31 @@ void require_replaceable(const std::string& path, const std::string& what, const
   if (!known) refuse(fmt::format("exists and {}: not replaced", what));
 }
 
-void replace_file(const std::string& path, const std::string& text, ErrorKind kind) {
+void replace_file(const std::string& path, ErrorKind kind,
+                  const std::function<bool(const OutputFile&)>& write) {
   const std::filesystem::path target(path);
   const std::string temporary =
       (target.parent_path() / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
   // Left by a process of the same number, or put there for us to follow.
   ::unlink(temporary.c_str());
   int error = 0;
-  {
+  try {
     const OutputFile file(temporary, kind);
-    if (file.append(text.data(), text.size()) != text.size()) error = errno;
+    if (!write(file)) error = errno;
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
   }
   if (error == 0 && ::rename(temporary.c_str(), path.c_str()) != 0) error = errno;
   if (error == 0) return;
   ::unlink(temporary.c_str());
   fail_errno(kind, path, error);
+}
+
+void replace_file(const std::string& path, const std::string& text, ErrorKind kind) {
+  replace_file(path, kind, [&text](const OutputFile& file) {
+    return file.append(text.data(), text.size()) == text.size();
+  });
 }
 
 void replace_record(const std::string& path, const std::string& text) {

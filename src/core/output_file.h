@@ -36,6 +36,9 @@ void require_replaceable(const std::string& path, const std::string& what, const
 // Puts a file with this text in the place of whatever stood at `path`, at once: nobody ever sees half of it.
 // Error of `kind`; the file that stood there is untouched then.
 void replace_file(const std::string& path, const std::string& text, ErrorKind kind);
+// The same for what `write` puts into the new file; false: errno tells why it could not.
+void replace_file(const std::string& path, ErrorKind kind,
+                  const std::function<bool(const OutputFile&)>& write);
 
 // The same for what a run can do without: a failure is a warning.
 void replace_record(const std::string& path, const std::string& text);

@@ -90,6 +90,20 @@ double turn_of(const RotaryOptions& options, int64_t j, int64_t head_size) {
   return (1.0 - share) * turn / options.factor + share * turn;
 }
 
+}  // namespace
+
+void append_rotary(const RotaryOptions& options, int64_t head_size, int64_t position,
+                   std::vector<double>& cosines, std::vector<double>& sines) {
+  for (int64_t j = 0; j < head_size / 2; ++j) {
+    const double half_turns =
+        static_cast<double>(position) * (turn_of(options, j, head_size) / std::numbers::pi);
+    cosines.push_back(math::portable::cos_pi(half_turns));
+    sines.push_back(math::portable::sin_pi(half_turns));
+  }
+}
+
+namespace {
+
 // What the positions of a window make, apart from tokens; made when it is first asked for, where there is a
 // device.
 class PositionTables {
@@ -131,14 +145,8 @@ class PositionTables {
   void make_rotary(int64_t positions, DType dtype, Backend& backend) const {
     const int64_t half = options_.head_size / 2;
     std::vector<double> cosines, sines;
-    for (int64_t t = 0; t < positions; ++t) {
-      for (int64_t j = 0; j < half; ++j) {
-        const double half_turns =
-            static_cast<double>(t) * (turn_of(options_.rotary, j, options_.head_size) / std::numbers::pi);
-        cosines.push_back(math::portable::cos_pi(half_turns));
-        sines.push_back(math::portable::sin_pi(half_turns));
-      }
-    }
+    for (int64_t t = 0; t < positions; ++t)
+      append_rotary(options_.rotary, options_.head_size, t, cosines, sines);
     const Shape shape{positions, half};
     cosines_ = Tensor::from(shape, cosines, backend).converted(dtype);
     sines_ = Tensor::from(shape, sines, backend).converted(dtype);

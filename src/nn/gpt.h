@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lockstep/nn/module.h"
 
@@ -93,6 +94,11 @@ GptOptions resolved(const GptOptions& options, int64_t window_length);
 // Of a known size, by the name of `model.preset`: gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, llama_15m,
 // llama_110m, llama3_1b, llama3_8b. Error (kUsage) naming all of them.
 GptOptions gpt_preset(const std::string& name);
+
+// Appends the cosines and sines of a position, D/2 each: of the angles that the numbers of a head are turned
+// by.
+void append_rotary(const RotaryOptions& options, int64_t head_size, int64_t position,
+                   std::vector<double>& cosines, std::vector<double>& sines);
 
 // Of data whose samples are (T) tokens and whose targets are a class at every position; V = data.classes.
 std::unique_ptr<Module> make_gpt(const GptOptions& options, const DataShape& data,

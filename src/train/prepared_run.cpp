@@ -14,6 +14,9 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/loader.h"
+#include "lockstep/exchange/export_model.h"
+#include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/weights_source.h"
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
@@ -125,6 +128,10 @@ void PreparedRun::take_initial_weights() {
           require_fit("train.initial_weights_without", pattern, replica->store.parameters());
         }
         if (!leader()) return;
+        if (holds_weights(path)) {
+          found = foreign_weights(path);
+          return;
+        }
         found = read_checkpoint(path);
         columns.restore(found, path);
       },
@@ -143,6 +150,19 @@ void PreparedRun::take_initial_weights() {
     replica->average->restart(replica->store.values(), replica->store.statistic_values());
   }
   if (leader()) log_info("initial weights from " + path);
+}
+
+State PreparedRun::foreign_weights(const std::string& path) const {
+  const auto gpt = gpt_of_configuration(description.text, "the run", data.shape.sample.last());
+  if (!gpt) {
+    fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
+  }
+  const auto source = open_weights(path);
+  if (const auto differences = model_differences(*gpt, source->options()); !differences.empty()) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
+  }
+  return parameters_of(*source, path, data.shape.classes, gpt->context);
 }
 
 void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {

@@ -70,6 +70,8 @@ struct PreparedRun {
   std::string resume_or_start(State& found);
   // Before the checkpoints of an earlier run are set aside: it may be one of them.
   void take_initial_weights();
+  // Of a gpt, that another program has written. Error (kCheckpoint) naming the options that differ.
+  State foreign_weights(const std::string& path) const;
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const State& found, const std::string& path);

@@ -153,24 +153,6 @@ void broadcast_array(const StatePart& part, const State& found, Communicator& co
   load(part, bytes);
 }
 
-// Of the checkpoint, what takes the place of parameters and statistics, under their names.
-State weights_of(const State& found, bool averaged) {
-  State wanted;
-  // A mean of weights has no statistics of its own.
-  const bool has_statistics = std::ranges::any_of(
-      found.arrays, [](const StateArray& array) { return array.path.starts_with("/average/statistics/"); });
-  for (const StateArray& array : found.arrays) {
-    const bool parameter = array.path.starts_with("/parameters/"),
-               statistic = array.path.starts_with("/statistics/");
-    if ((parameter && !averaged) || (statistic && !(averaged && has_statistics)))
-      wanted.arrays.push_back(array);
-    if (!averaged || !array.path.starts_with("/average/")) continue;
-    wanted.arrays.push_back(array);
-    wanted.arrays.back().path = array.path.substr(std::string("/average").size());
-  }
-  return wanted;
-}
-
 }  // namespace
 
 void put_numbers(State& state, const std::string& group, const std::map<std::string, double>& values) {
@@ -293,6 +275,23 @@ State capture_parameters(Replica& replica) {
 bool has_average(const State& state) {
   return std::ranges::any_of(state.arrays,
                              [](const StateArray& array) { return array.path.starts_with("/average/"); });
+}
+
+State weights_of(const State& found, bool averaged) {
+  State wanted;
+  // A mean of weights has no statistics of its own.
+  const bool has_statistics = std::ranges::any_of(
+      found.arrays, [](const StateArray& array) { return array.path.starts_with("/average/statistics/"); });
+  for (const StateArray& array : found.arrays) {
+    const bool parameter = array.path.starts_with("/parameters/"),
+               statistic = array.path.starts_with("/statistics/");
+    if ((parameter && !averaged) || (statistic && !(averaged && has_statistics)))
+      wanted.arrays.push_back(array);
+    if (!averaged || !array.path.starts_with("/average/")) continue;
+    wanted.arrays.push_back(array);
+    wanted.arrays.back().path = array.path.substr(std::string("/average").size());
+  }
+  return wanted;
 }
 
 void restore_parameters(Replica& replica, const State& found, bool averaged, const std::string& path,

@@ -61,6 +61,9 @@ State capture_parameters(Replica& replica);
 
 // Whether the state has averaged weights.
 bool has_average(const State& state);
+// Parameters and running statistics, trained or averaged ones of a checkpoint, as "/parameters/NAME" and
+// "/statistics/NAME".
+State weights_of(const State& found, bool averaged);
 // Sets parameters and running statistics, to the trained or the averaged ones of a checkpoint that worker 0
 // alone needs to have. without: patterns (matches_pattern) of the names of those that stay as they are, and
 // may be missing there or of another shape. Error (kCheckpoint) on every worker, naming all tensors that do

@@ -112,7 +112,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.initial_weights = train.text(
       "initial_weights", settings.initial_weights, {},
       "checkpoint whose parameters and running statistics a new run starts from, averaged ones where "
-      "it has them; empty: drawn from run.seed");
+      "it has them; for a gpt also a directory of Hugging Face or a model file of llm.c; empty: drawn from "
+      "run.seed");
   settings.initial_weights_without =
       train.texts("initial_weights_without", settings.initial_weights_without,
                   "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");

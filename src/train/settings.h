@@ -50,7 +50,7 @@ struct RunSettings {
   std::string loss = "auto";
   double l2 = 0.0;
   ObjectiveOptions objective;
-  std::string initial_weights;  // a checkpoint, or empty: drawn
+  std::string initial_weights;  // a checkpoint, what open_weights() takes, or empty: drawn
   std::vector<std::string> initial_weights_without;
   // [optimizer]
   double learning_rate = 1e-3;

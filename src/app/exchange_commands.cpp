@@ -1,0 +1,76 @@
+// export: its options, and from which part of a checkpoint it takes what.
+#include "lockstep/app/exchange_commands.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/exchange/export_model.h"
+#include "lockstep/train/data_outline.h"
+#include "lockstep/train/run_state.h"
+
+namespace lockstep {
+
+namespace {
+
+struct ExportArguments {
+  std::string checkpoint, weights, precision = "fp32";
+  ExportOptions options;
+};
+
+int run_export(ExportArguments& arguments) {
+  const std::string& path = arguments.checkpoint;
+  const State state = read_checkpoint(path);
+  const DataOutline outline = state.data.empty() ? DataOutline{} : DataOutline::parse(state.data, path);
+  const auto options = gpt_of_configuration(state.configuration, path, outline.shape.sample.last());
+  if (!options) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: holds another model than model.type = \"gpt\", and transformers has none that it "
+                     "could be exported as",
+                     path));
+  }
+  const bool averaged = arguments.weights.empty() ? has_average(state) : arguments.weights == "averaged";
+  if (averaged && !has_average(state))
+    fail(ErrorKind::kUsage, path + ": --weights averaged: it has no averaged weights");
+  arguments.options.dtype = arguments.precision == "bf16"   ? DType::kBF16
+                            : arguments.precision == "fp16" ? DType::kF16
+                                                            : DType::kF32;
+  export_hugging_face(weights_of(state, averaged), path, *options, outline.shape.classes, arguments.options);
+  log_info(fmt::format("{}: {} weights of {} in {}{}", arguments.options.directory,
+                       averaged ? "averaged" : "trained", path, arguments.precision,
+                       arguments.options.tokenizer.empty() ? "; without a tokenizer (--tokenizer)" : ""));
+  return 0;
+}
+
+}  // namespace
+
+std::function<std::optional<int>()> add_exchange_commands(CLI::App& app) {
+  const auto arguments = std::make_shared<ExportArguments>();
+  CLI::App* command =
+      app.add_subcommand("export", "write a checkpoint's gpt as a directory that transformers loads");
+  command->add_option("checkpoint", arguments->checkpoint, "checkpoint file")->required();
+  command->add_option("directory", arguments->options.directory, "directory to make")->required();
+  command
+      ->add_option("--weights", arguments->weights,
+                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
+      ->check(CLI::IsMember({"trained", "averaged"}));
+  command->add_option("--precision", arguments->precision, "of the weights that are written")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  command->add_option(
+      "--tokenizer", arguments->options.tokenizer,
+      "tokenizer.json, or a directory with it, to go with the weights; rows of tokens that it "
+      "does not have are left out");
+  command->footer(
+      "Example:\n  lockstep export runs/gpt/step-000001000.h5 gpt-exported --tokenizer tokenizer.json");
+  return [arguments, command]() -> std::optional<int> {
+    if (command->parsed()) return run_export(*arguments);
+    return std::nullopt;
+  };
+}
+
+}  // namespace lockstep

@@ -1,0 +1,251 @@
+// generate: where the model, its tokenizer and the prompts come from, and how texts are shown.
+#include "lockstep/app/generate_command.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/core/process.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/exchange/export_model.h"
+#include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/strict_json.h"
+#include "lockstep/exchange/weights_source.h"
+#include "lockstep/generate/generate.h"
+#include "lockstep/text/token_file.h"
+#include "lockstep/train/data_outline.h"
+#include "lockstep/train/run_state.h"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+struct GenerateArguments {
+  std::string configuration, checkpoint, weights, tokenizer, precision = "fp32";
+  std::vector<std::string> prompts, prompt_files;
+  GenerationOptions options;
+  int threads = 0;
+  bool as_json = false;
+};
+
+// A model, wherever it comes from.
+struct Model {
+  std::string path;
+  GptOptions options;
+  int64_t vocabulary = 0;
+  std::vector<int32_t> ends;
+  std::string data;  // the token file that it was trained on; empty: not known
+  std::function<std::vector<float>(const ParameterEntry&)> values;
+};
+
+Model from_checkpoint(const std::string& path) {
+  const State state = read_checkpoint(path);
+  Model model;
+  model.path = path;
+  const DataOutline outline = state.data.empty() ? DataOutline{} : DataOutline::parse(state.data, path);
+  const auto options = gpt_of_configuration(state.configuration, path, outline.shape.sample.last());
+  if (!options) fail(ErrorKind::kUsage, path + ": holds another model than model.type = \"gpt\"");
+  model.options = *options;
+  model.vocabulary = outline.shape.classes;
+  Configuration configuration = Configuration::parse(state.configuration, path, {});
+  Section data = configuration.section("data");
+  if (data.has("train")) model.data = data.text("train", std::nullopt, {}, "");
+  auto arrays = std::make_shared<std::map<std::string, StateArray>>();
+  State weights = weights_of(state, has_average(state));
+  for (StateArray& array : weights.arrays) {
+    const std::string name = array.path;
+    (*arrays)[name] = std::move(array);
+  }
+  model.values = [arrays, path](const ParameterEntry& parameter) {
+    const auto found = arrays->find("/parameters/" + parameter.name);
+    if (found == arrays->end() || found->second.dtype != DType::kF32 ||
+        !(found->second.shape == parameter.shape)) {
+      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: must be there, {} in fp32", path, parameter.name,
+                                               parameter.shape.to_string()));
+    }
+    std::vector<float> values(static_cast<size_t>(parameter.shape.elements()));
+    std::memcpy(values.data(), found->second.bytes.data(), found->second.bytes.size());
+    arrays->erase(found);
+    return values;
+  };
+  return model;
+}
+
+Model from_weights(const std::string& path) {
+  const std::shared_ptr<WeightsSource> source = open_weights(path);
+  return {path,
+          source->options(),
+          source->vocabulary(),
+          source->ends(),
+          "",
+          [source](const ParameterEntry& parameter) { return source->values(parameter); }};
+}
+
+// With CONFIG, the model must be the one that it describes.
+void compare_with_configuration(const GenerateArguments& arguments, const Model& model) {
+  if (arguments.configuration.empty()) return;
+  constexpr size_t kMostBytes = size_t{1} << 24;
+  const std::string text = read_small_file(arguments.configuration, kMostBytes);
+  const auto options = gpt_of_configuration(text, arguments.configuration, 1);
+  if (!options) fail(ErrorKind::kUsage, arguments.configuration + ": has no model.type = \"gpt\"");
+  const auto differences = model_differences(*options, model.options);
+  if (!differences.empty()) {
+    fail(ErrorKind::kCheckpoint, fmt::format("{}: is another model than that of {}: {}", model.path,
+                                             arguments.configuration, fmt::join(differences, "; ")));
+  }
+}
+
+// What --tokenizer names, what lies beside the weights, or bytes, where the data say that these were tokens.
+std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, const Model& model) {
+  std::error_code error;
+  std::string trained_with;
+  if (!model.data.empty() && fs::exists(model.data, error))
+    trained_with = open_token_file(model.data)->description().tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;
+  if (!arguments.tokenizer.empty()) {
+    tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = {}});
+  } else if (fs::is_directory(model.path, error)) {
+    tokenizer = open_tokenizer({.path = model.path, .pattern = {}});
+  } else if (tokenizer = make_byte_tokenizer(); tokenizer->digest() != trained_with) {
+    fail(ErrorKind::kUsage, fmt::format("{}: name the tokenizer of its data (--tokenizer)", model.path));
+  }
+  if (!trained_with.empty() && tokenizer->digest() != trained_with) {
+    fail(ErrorKind::kUsage,
+         fmt::format("--tokenizer {}: is not the one of {}, which the model was trained on",
+                     arguments.tokenizer, model.data));
+  }
+  return tokenizer;
+}
+
+std::vector<int32_t> tokens_of(const Tokenizer& tokenizer, const std::string& prompt) {
+  std::vector<int32_t> tokens;
+  if (const auto begin = tokenizer.begin_of_text()) tokens.push_back(*begin);
+  const std::vector<int32_t> text = tokenizer.encode(prompt);
+  tokens.insert(tokens.end(), text.begin(), text.end());
+  // A text that begins with nothing begins behind the end of another one.
+  if (tokens.empty() && tokenizer.end_of_text()) tokens.push_back(*tokenizer.end_of_text());
+  if (tokens.empty())
+    fail(ErrorKind::kUsage, "--prompt: is empty, and the tokenizer has no token that begins a text");
+  return tokens;
+}
+
+void show(const std::string& text) {
+  errno = 0;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) == 0) return;
+  if (errno == EPIPE) end_by_broken_pipe();
+  fail(ErrorKind::kUsage, fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
+}
+
+int run_generate(GenerateArguments& arguments) {
+  constexpr size_t kMostPromptBytes = size_t{1} << 26;
+  if (arguments.checkpoint.empty() == arguments.weights.empty())
+    fail(ErrorKind::kUsage, "generate: name one of --checkpoint and --weights");
+  for (const std::string& stop : arguments.options.stops) {
+    if (stop.empty()) fail(ErrorKind::kUsage, "--stop: must not be empty");
+  }
+  require_sampling(arguments.options.sampling);
+  std::vector<std::string> prompts = arguments.prompts;
+  for (const std::string& file : arguments.prompt_files)
+    prompts.push_back(read_small_file(file, kMostPromptBytes));
+  if (prompts.empty()) prompts.emplace_back();
+  set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
+  const Model model =
+      arguments.weights.empty() ? from_checkpoint(arguments.checkpoint) : from_weights(arguments.weights);
+  compare_with_configuration(arguments, model);
+  const auto tokenizer = tokenizer_of(arguments, model);
+  std::vector<std::vector<int32_t>> tokens;
+  for (const std::string& prompt : prompts) tokens.push_back(tokens_of(*tokenizer, prompt));
+  arguments.options.ends = model.ends;
+  if (const auto end = tokenizer->end_of_text()) arguments.options.ends.push_back(*end);
+  Decoder decoder(model.options, model.vocabulary, arguments.precision == "bf16" ? DType::kBF16 : DType::kF32,
+                  std::ssize(prompts), model.values);
+  const bool stream = prompts.size() == 1 && !arguments.as_json;
+  if (stream) {
+    show(prompts.front());
+    arguments.options.show = [](size_t, std::string_view text) { show(std::string(text)); };
+  }
+  const std::vector<Generated> texts = generate(decoder, *tokenizer, tokens, arguments.options);
+  if (stream) show("\n");
+  for (size_t i = 0; i < texts.size() && !stream; ++i) {
+    const nlohmann::ordered_json line = {{"prompt", prompts[i]},
+                                         {"text", texts[i].text},
+                                         {"tokens", texts[i].tokens},
+                                         {"ended", texts[i].ended}};
+    show(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
+  const auto arguments = std::make_shared<GenerateArguments>();
+  SamplingOptions& sampling = arguments->options.sampling;
+  CLI::App* command = app.add_subcommand("generate", "go on with texts, on the CPU");
+  command->add_option(
+      "config", arguments->configuration,
+      "TOML file whose [model] the weights must be of; checkpoints and directories say it themselves");
+  command->add_option("--checkpoint", arguments->checkpoint,
+                      "checkpoint file of a gpt; its averaged weights where it has them");
+  command->add_option(
+      "--weights", arguments->weights,
+      "directory of Hugging Face (GPT-2, Llama, Mistral, Qwen2, Qwen3), or a model file of llm.c");
+  command->add_option(
+      "--tokenizer", arguments->tokenizer,
+      "as of the command tokenize; by default what lies in the directory, or bytes, where the "
+      "checkpoint's data say so");
+  command->add_option("--prompt", arguments->prompts, "text to go on with; several: several texts")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_option("--prompt-file", arguments->prompt_files, "file with such a text")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_option("--tokens", arguments->options.tokens, "at most so many more")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))
+      ->capture_default_str();
+  command->add_option("--temperature", sampling.temperature, "divides logits; 0: always the likeliest token")
+      ->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "draw from the likeliest k; 0: from all")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", sampling.top_p, "draw from the fewest that have this much of the probability")
+      ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", sampling.repetition_penalty,
+                   "makes tokens that were there less likely; 1: does not")
+      ->capture_default_str();
+  command->add_option("--stop", arguments->options.stops, "text that ends a text, several: any of them")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_option("--seed", sampling.seed, "of the draws: the same text on any number of threads")
+      ->capture_default_str();
+  command->add_option("--precision", arguments->precision, "of products")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--threads", arguments->threads, "0: one a core")->check(CLI::Range(0, 4096));
+  command->add_flag("--json", arguments->as_json,
+                    "a line of JSON a prompt, when all are done; several prompts are shown so anyway");
+  command->footer(
+      "Example:\n  lockstep generate --checkpoint runs/gpt/step-000001000.h5 --prompt \"In the beginning\" "
+      "--top-k 40");
+  return [arguments, command]() -> std::optional<int> {
+    if (command->parsed()) return run_generate(*arguments);
+    return std::nullopt;
+  };
+}
+
+}  // namespace lockstep

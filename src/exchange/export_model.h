@@ -1,0 +1,33 @@
+// Writing a gpt as a directory of Hugging Face.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/nn/gpt.h"
+
+namespace lockstep {
+
+struct ExportOptions {
+  std::string directory = {};  // must not exist, or be empty; is there when it is whole
+  DType dtype = DType::kF32;   // kF32, kBF16, kF16
+  std::string tokenizer = {};  // tokenizer.json, or a directory that has one; empty: none goes with it
+  int64_t shard_bytes = 5'000'000'000;
+};
+
+// What a checkpoint's configuration (TOML, of `where`) says of its gpt, resolved for windows of so many
+// tokens. Nothing: it has another model.
+std::optional<GptOptions> gpt_of_configuration(const std::string& configuration, const std::string& where,
+                                               int64_t window_length);
+
+// config.json, the weights, and the files of the tokenizer; rows of tokens that the tokenizer does not have
+// are left out. weights: arrays "/parameters/NAME" of a gpt of these options over `vocabulary` tokens, from
+// `where`. Errors: kUsage for options that no model of Hugging Face has, for a directory that is in use and
+// for a tokenizer that does not go with it; kCheckpoint when arrays do not fit or files cannot be written.
+void export_hugging_face(const State& weights, const std::string& where, const GptOptions& resolved,
+                         int64_t vocabulary, const ExportOptions& options);
+
+}  // namespace lockstep

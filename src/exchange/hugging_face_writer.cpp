@@ -1,0 +1,208 @@
+// Writing config.json.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "lockstep/core/error.h"
+#include "lockstep/exchange/hugging_face_config.h"
+
+namespace lockstep {
+
+namespace {
+
+using json = nlohmann::ordered_json;
+
+[[noreturn]] void refuse(const char* option, const std::string& rule) {
+  fail(ErrorKind::kUsage,
+       fmt::format("model.{}: no model of transformers that is known here {}", option, rule));
+}
+
+HuggingFaceModel as_gpt2(HuggingFaceModel model) {
+  GptOptions& options = model.options;
+  model.family = ModelFamily::kGpt2;
+  if (options.norm != GptNorm::kLayer) refuse("norm", "has RMS norms and learned positions");
+  if (options.activation == GptActivation::kSwiGlu) refuse("activation", "has SwiGLU and learned positions");
+  if (options.kv_heads != options.heads) refuse("kv_heads", "groups its heads and learns positions");
+  if (options.heads * options.head_size != options.width)
+    refuse("head_size", "learns positions and has other heads than width / heads");
+  if (options.qk_norm) refuse("qk_norm", "norms queries and keys and learns positions");
+  if (options.window > 0) refuse("window", "has a window and learned positions");
+  options.norm_bias = options.qkv_bias = options.output_bias = options.feedforward_bias = true;
+  return model;
+}
+
+HuggingFaceModel as_llama(HuggingFaceModel model) {
+  GptOptions& options = model.options;
+  if (options.norm != GptNorm::kRms) refuse("norm", "has layer norms and rotary positions");
+  if (options.activation != GptActivation::kSwiGlu)
+    refuse("activation", "has rotary positions without SwiGLU");
+  options.norm_bias = false;
+  const bool of_queries = options.qkv_bias && !options.output_bias;
+  if (options.qk_norm) {
+    model.family = ModelFamily::kQwen3;
+  } else if (of_queries && !options.feedforward_bias) {
+    model.family = ModelFamily::kQwen2;
+  } else {
+    model.family = options.window > 0 ? ModelFamily::kMistral : ModelFamily::kLlama;
+  }
+  const bool bias = options.qkv_bias || options.output_bias;
+  if (model.family == ModelFamily::kMistral && bias) refuse("window", "has a window and biases of outputs");
+  if (model.family != ModelFamily::kLlama && options.feedforward_bias)
+    refuse("feedforward_bias", "has it together with a window or qk_norm");
+  if (model.family != ModelFamily::kQwen2) options.qkv_bias = options.output_bias = bias;
+  return model;
+}
+
+json rotary_parameters(const RotaryOptions& rotary) {
+  json parameters = {{"rope_type", "default"}};
+  if (rotary.scaling == RotaryScaling::kLinear)
+    parameters = {{"rope_type", "linear"}, {"factor", rotary.factor}};
+  if (rotary.scaling == RotaryScaling::kLlama3) {
+    parameters = {{"rope_type", "llama3"},
+                  {"factor", rotary.factor},
+                  {"low_freq_factor", rotary.low_frequency},
+                  {"high_freq_factor", rotary.high_frequency},
+                  {"original_max_position_embeddings", rotary.original_context}};
+  }
+  return parameters;
+}
+
+void put_gpt2(json& config, const GptOptions& options) {
+  config["n_layer"] = options.layers;
+  config["n_embd"] = options.width;
+  config["n_head"] = options.heads;
+  config["n_inner"] = options.feedforward;
+  config["n_positions"] = options.context;
+  config["n_ctx"] = options.context;
+  config["activation_function"] = options.activation == GptActivation::kGelu       ? "gelu"
+                                  : options.activation == GptActivation::kGeluTanh ? "gelu_new"
+                                                                                   : "relu2";
+  config["layer_norm_epsilon"] = options.norm_epsilon;
+  config["resid_pdrop"] = config["embd_pdrop"] = options.dropout;
+  config["attn_pdrop"] = 0.0;
+  config["scale_attn_weights"] = true;
+}
+
+void put_llama(json& config, ModelFamily family, const GptOptions& options) {
+  config["num_hidden_layers"] = options.layers;
+  config["hidden_size"] = options.width;
+  config["num_attention_heads"] = options.heads;
+  config["num_key_value_heads"] = options.kv_heads;
+  config["head_dim"] = options.head_size;
+  config["intermediate_size"] = options.feedforward;
+  config["max_position_embeddings"] = options.context;
+  config["rms_norm_eps"] = options.norm_epsilon;
+  config["hidden_act"] = "silu";
+  config["attention_dropout"] = 0.0;
+  json parameters = rotary_parameters(options.rotary);
+  config["rope_theta"] = options.rotary.theta;
+  config["rope_scaling"] = options.rotary.scaling == RotaryScaling::kNone ? json() : parameters;
+  parameters["rope_theta"] = options.rotary.theta;
+  config["rope_parameters"] = parameters;
+  if (family == ModelFamily::kLlama || family == ModelFamily::kQwen3)
+    config["attention_bias"] = options.output_bias;
+  if (family == ModelFamily::kLlama) {
+    config["mlp_bias"] = options.feedforward_bias;
+    return;
+  }
+  config["sliding_window"] = options.window > 0 ? json(options.window) : json();
+  if (family == ModelFamily::kMistral) return;
+  config["use_sliding_window"] = options.window > 0;
+  config["max_window_layers"] = options.window > 0 ? 0 : options.layers;
+}
+
+}  // namespace
+
+HuggingFaceModel hugging_face_model(const GptOptions& resolved, int64_t vocabulary) {
+  HuggingFaceModel model;
+  model.options = resolved;
+  model.vocabulary = vocabulary;
+  if (resolved.soft_cap > 0.0) refuse("soft_cap", "caps its logits");
+  return resolved.positions == GptPositions::kLearned ? as_gpt2(std::move(model))
+                                                      : as_llama(std::move(model));
+}
+
+std::string hugging_face_config(const HuggingFaceModel& model, DType dtype) {
+  const char* type = nullptr;
+  const char* architecture = nullptr;
+  switch (model.family) {
+    case ModelFamily::kGpt2:
+      type = "gpt2", architecture = "GPT2LMHeadModel";
+      break;
+    case ModelFamily::kLlama:
+      type = "llama", architecture = "LlamaForCausalLM";
+      break;
+    case ModelFamily::kMistral:
+      type = "mistral", architecture = "MistralForCausalLM";
+      break;
+    case ModelFamily::kQwen2:
+      type = "qwen2", architecture = "Qwen2ForCausalLM";
+      break;
+    case ModelFamily::kQwen3:
+      type = "qwen3", architecture = "Qwen3ForCausalLM";
+      break;
+  }
+  json config;
+  config["architectures"] = json::array({architecture});
+  config["model_type"] = type;
+  config["vocab_size"] = model.vocabulary;
+  if (model.family == ModelFamily::kGpt2) {
+    put_gpt2(config, model.options);
+  } else {
+    put_llama(config, model.family, model.options);
+  }
+  config["initializer_range"] = model.options.deviation;
+  config["tie_word_embeddings"] = model.options.tied_head;
+  config["bos_token_id"] = model.begin ? json(*model.begin) : json();
+  config["eos_token_id"] = model.ends.empty()       ? json()
+                           : model.ends.size() == 1 ? json(model.ends.front())
+                                                    : json(model.ends);
+  config["torch_dtype"] = dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
+  config["use_cache"] = true;
+  return config.dump(2) + "\n";
+}
+
+std::vector<std::string> model_differences(const GptOptions& ours, const GptOptions& theirs) {
+  std::vector<std::string> differences;
+  const auto compare = [&differences](const char* key, auto a, auto b) {
+    if constexpr (std::is_enum_v<decltype(a)>) {
+      if (a != b) differences.push_back(fmt::format("{}: differs", key));
+    } else if (a != b) {
+      differences.push_back(fmt::format("{}: {} against {}", key, a, b));
+    }
+  };
+  compare("layers", ours.layers, theirs.layers);
+  compare("width", ours.width, theirs.width);
+  compare("heads", ours.heads, theirs.heads);
+  compare("kv_heads", ours.kv_heads, theirs.kv_heads);
+  compare("head_size", ours.head_size, theirs.head_size);
+  compare("feedforward", ours.feedforward, theirs.feedforward);
+  compare("positions", ours.positions, theirs.positions);
+  compare("norm", ours.norm, theirs.norm);
+  compare("norm_epsilon", ours.norm_epsilon, theirs.norm_epsilon);
+  if (ours.norm == GptNorm::kLayer && theirs.norm == GptNorm::kLayer)
+    compare("norm_bias", ours.norm_bias, theirs.norm_bias);
+  compare("activation", ours.activation, theirs.activation);
+  compare("qkv_bias", ours.qkv_bias, theirs.qkv_bias);
+  compare("output_bias", ours.output_bias, theirs.output_bias);
+  compare("feedforward_bias", ours.feedforward_bias, theirs.feedforward_bias);
+  compare("qk_norm", ours.qk_norm, theirs.qk_norm);
+  compare("tied_head", ours.tied_head, theirs.tied_head);
+  compare("window", ours.window, theirs.window);
+  compare("soft_cap", ours.soft_cap, theirs.soft_cap);
+  if (ours.positions == GptPositions::kLearned && ours.context > theirs.context)
+    compare("context", ours.context, theirs.context);
+  if (ours.positions != GptPositions::kRotary || theirs.positions != GptPositions::kRotary)
+    return differences;
+  const RotaryOptions &mine = ours.rotary, &other = theirs.rotary;
+  compare("rotary_theta", mine.theta, other.theta);
+  compare("rotary_scaling", mine.scaling, other.scaling);
+  compare("rotary_factor", mine.factor, other.factor);
+  if (mine.scaling != RotaryScaling::kLlama3) return differences;
+  compare("rotary_low_frequency", mine.low_frequency, other.low_frequency);
+  compare("rotary_high_frequency", mine.high_frequency, other.high_frequency);
+  compare("rotary_original_context", mine.original_context, other.original_context);
+  return differences;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,64 @@
+// What all sources of weights have in common.
+#include "lockstep/exchange/weights_source.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "lockstep/core/error.h"
+#include "lockstep/exchange/llmc_model.h"
+#include "lockstep/nn/module.h"
+
+namespace lockstep {
+
+bool holds_weights(const std::string& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return true;
+  int32_t magic = 0;
+  std::ifstream file(path, std::ios::binary);
+  file.read(reinterpret_cast<char*>(&magic), sizeof magic);
+  return file && magic == kLlmcModelMagic;
+}
+
+std::unique_ptr<WeightsSource> open_weights(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_directory(path, error) ? open_hugging_face(path) : open_llmc_model(path);
+}
+
+std::vector<ParameterEntry> gpt_parameters(const GptOptions& resolved, int64_t vocabulary) {
+  DataShape data;
+  data.sample = data.positions = Shape{1};
+  data.input = DType::kI32;
+  data.classes = vocabulary;
+  ParameterStore store;
+  make_gpt(resolved, data, ModuleBuilder(store));
+  return store.parameters();
+}
+
+State parameters_of(const WeightsSource& source, const std::string& path, int64_t vocabulary,
+                    int64_t context) {
+  const GptOptions& options = source.options();
+  if (vocabulary > source.vocabulary()) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: has {} tokens, the data have {}", path, source.vocabulary(), vocabulary));
+  }
+  if (options.positions == GptPositions::kLearned && context > options.context) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: has {} positions, the model {}", path, options.context, context));
+  }
+  State state;
+  for (const ParameterEntry& entry : gpt_parameters(options, source.vocabulary())) {
+    const std::vector<float> values = source.values(entry);
+    StateArray array{"/parameters/" + entry.name, DType::kF32, entry.shape, {}};
+    if (entry.name == "tokens.weight" || entry.name == "head.weight") array.shape[0] = vocabulary;
+    if (entry.name == "positions.weight") array.shape[0] = context;
+    array.bytes.resize(static_cast<size_t>(array.shape.elements()) * sizeof(float));
+    std::memcpy(array.bytes.data(), values.data(), array.bytes.size());
+    state.arrays.push_back(std::move(array));
+  }
+  return state;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,138 @@
+// Weights out of a run and into another one, by way of a directory that other programs read.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "e2e/training_run.h"
+
+namespace lockstep::testing {
+namespace {
+
+class Exchange : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/LICENSE", "--tokenizer", "bytes", "--output",
+                                file("tokens.h5")})
+                  .exit_code,
+              0);
+    write_file(file("run.toml"),
+               "[data]\nformat = \"tokens\"\ncontext = 16\ntrain = \"" + file("tokens.h5") + "\"\n" + R"(
+[model]
+type = "gpt"
+layers = 1
+width = 16
+heads = 2
+kv_heads = 1
+positions = "rotary"
+norm = "rms"
+activation = "swiglu"
+qkv_bias = false
+output_bias = false
+feedforward_bias = false
+[train]
+steps = 3
+micro_batches = 2
+micro_batch_size = 2
+[optimizer]
+type = "adamw"
+learning_rate = 0.01
+)");
+  }
+  std::string file(const std::string& name) const { return scratch_.file(name); }
+  std::string digest_after(const std::string& weights, int workers) {
+    const std::string output = file("from-" + std::to_string(++runs_));
+    train(workers, {file("run.toml"), "--output", output, "--set", "train.initial_weights=" + weights});
+    return digest_of(checkpoint_of(output, 3));
+  }
+  void refused(const std::vector<std::string>& arguments, int code, const std::string& rule) {
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, code) << outcome.err;
+    EXPECT_NE(outcome.err.find(rule), std::string::npos) << outcome.err;
+  }
+  ScratchDirectory scratch_;
+  int runs_ = 0;
+};
+
+TEST_F(Exchange, ARunFromAnExportedDirectoryHasTheBitsOfOneFromTheCheckpoint) {
+  train(kNoLauncher, {file("run.toml"), "--output", file("first")});
+  const std::string checkpoint = checkpoint_of(file("first"), 3);
+  const Outcome exported = run(kNoLauncher, {"export", checkpoint, file("out")});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  const std::string digest = digest_after(checkpoint, kNoLauncher);
+  EXPECT_EQ(digest_after(file("out"), kNoLauncher), digest);
+  EXPECT_EQ(digest_after(file("out"), 2), digest);
+
+  refused({"export", checkpoint, file("out")}, 2, "is in use");
+  const auto train_from = [&](const std::string& set) {
+    return std::vector<std::string>{"train",      file("run.toml"), "--output",
+                                    file("none"), "--set",          "train.initial_weights=" + file("out"),
+                                    set};
+  };
+  refused(train_from("model.rotary_theta=500"), 4, "rotary_theta: 500 against 10000");
+  refused(train_from("model.layers=2"), 4, "layers: 2 against 1");
+  const std::string weights = file("out/model.safetensors");
+  std::filesystem::resize_file(weights, std::filesystem::file_size(weights) - 1);
+  refused(train_from("train.steps=2"), 4, "model.safetensors: truncated");
+}
+
+TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
+  const std::string tokenizer = file("tokenizer.json");
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"tokenizer", "train", LOCKSTEP_ROOT "/LICENSE", "--vocabulary-size", "300",
+                                 "--output", tokenizer},
+        {"tokenize", LOCKSTEP_ROOT "/LICENSE", "--tokenizer", tokenizer, "--output", file("pieces.h5")}}) {
+    const Outcome outcome = run(kNoLauncher, arguments);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  }
+  train(kNoLauncher, {file("run.toml"), "--output", file("run"), "--set", "data.train=" + file("pieces.h5"),
+                      "data.classes=320"});
+  const std::string checkpoint = checkpoint_of(file("run"), 3);
+  const Outcome exported = run(kNoLauncher, {"export", checkpoint, file("out"), "--tokenizer", tokenizer});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  const nlohmann::json config = nlohmann::json::parse(bytes_of(file("out/config.json")));
+  EXPECT_EQ(config["vocab_size"], 300);
+  EXPECT_EQ(config["eos_token_id"], 299);
+  EXPECT_EQ(bytes_of(file("out/tokenizer.json")), bytes_of(tokenizer));
+  EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|endoftext|>");
+  refused({"export", checkpoint, file("new"), "--tokenizer", "bytes"}, 2, "a tokenizer.json goes with");
+
+  // Whatever the weights come from, and on any number of threads, it is the same text.
+  const auto generated = [&](std::vector<std::string> arguments) {
+    for (const char* more : {"--prompt", "the ", "--tokens", "9", "--seed", "5"})
+      arguments.emplace_back(more);
+    arguments.insert(arguments.begin(), "generate");
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out.substr(0, 4), "the ");
+    return outcome.out;
+  };
+  const std::string text = generated({"--weights", file("out"), "--threads", "1"});
+  EXPECT_GT(text.size(), 8u);
+  EXPECT_EQ(generated({"--weights", file("out"), "--threads", "2"}), text);
+  EXPECT_EQ(generated({"--checkpoint", checkpoint, "--tokenizer", tokenizer}), text);
+  EXPECT_EQ(generated({file("run.toml"), "--checkpoint", checkpoint, "--tokenizer", tokenizer}), text);
+  const Outcome lines = run(kNoLauncher, {"generate", "--weights", file("out"), "--prompt", "the ",
+                                          "--prompt", "a", "--tokens", "3"});
+  EXPECT_EQ(std::ranges::count(lines.out, '\n'), 2) << lines.out;
+  refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
+  refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one of");
+  refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");
+  refused({"generate", "--prompt", "x"}, 2, "name one of --checkpoint and --weights");
+}
+
+TEST_F(Exchange, IsForGpts) {
+  write_file(file("mlp.toml"), "[data]\ntrain = \"" LOCKSTEP_ROOT "/configs/data/digits.h5\"\n[model]\n" +
+                                   kMlp + "[train]\nsteps = 1\n");
+  train(kNoLauncher, {file("mlp.toml"), "--output", file("mlp")});
+  refused({"export", checkpoint_of(file("mlp"), 1), file("out")}, 2,
+          "another model than model.type = \"gpt\"");
+  std::filesystem::create_directory(file("out"));
+  refused(
+      {"train", file("mlp.toml"), "--output", file("none"), "--set", "train.initial_weights=" + file("out")},
+      2, "is for model.type = \"gpt\"");
+}
+
+}  // namespace
+}  // namespace lockstep::testing
