@@ -17,6 +17,7 @@
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/exchange_commands.h"
 #include "lockstep/app/generate_command.h"
+#include "lockstep/app/landscape.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/version.h"
 #include "lockstep/checkpoint/checkpoint.h"
@@ -303,7 +304,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
 
   const std::function<std::optional<int>()> others[] = {add_text_commands(app), add_exchange_commands(app),
-                                                        add_generate_command(app)};
+                                                        add_generate_command(app),
+                                                        add_landscape_command(app)};
 
   CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
   inspect_command

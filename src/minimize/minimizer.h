@@ -131,8 +131,8 @@ struct LevenbergMarquardtOptions {
   double initial_radius = 1e4, largest_radius = 1e16;
   double least_diagonal = 1e-30, largest_diagonal = 1e32;
   double accept = 1e-3;
-  double acceleration =
-      0.3;  // steps that bend by more than this share of their length are rejected; 0: none bend
+  // Steps that bend by more than this share of their length are rejected. 0: none bends.
+  double acceleration = 0.3;
 };
 std::unique_ptr<Minimizer> make_levenberg_marquardt(const LevenbergMarquardtOptions& options = {});
 
@@ -145,8 +145,8 @@ enum class Outcome {
   kOutOfEvaluations,  // stopped by StopRules
   kNotFinite,         // value or gradient at the start is not finite
 };
-const char* name_of(
-    Outcome outcome);  // "converged", "stuck", "out_of_steps", "out_of_evaluations", "not_finite"
+// "converged", "stuck", "out_of_steps", "out_of_evaluations", "not_finite"
+const char* name_of(Outcome outcome);
 
 struct StopRules {
   double gradient = 1e-8;  // largest |element| of the gradient; 0: until it vanishes
