@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 #include <numbers>
@@ -22,6 +23,7 @@
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
 #include "lockstep/ops/normalization.h"
+#include "lockstep/ops/reduction.h"
 #include "lockstep/ops/rotary.h"
 
 namespace lockstep {
@@ -71,6 +73,8 @@ class Norm final : public Module {
   int gamma_, beta_ = -1;
 };
 
+constexpr const char* kDocuments = "documents";
+
 // Turns by which number j of a half goes from one position to the next, in radians.
 double turn_of(const RotaryOptions& options, int64_t j, int64_t head_size) {
   const double turn =
@@ -100,33 +104,70 @@ void append_rotary(const RotaryOptions& options, int64_t head_size, int64_t posi
 
 namespace {
 
-// The tables of rotary positions, (positions, D/2) each; made when they are first asked for, where there is a
+// What the positions of a window make, apart from tokens; made when it is first asked for, where there is a
 // device.
-class RotaryTables {
+class PositionTables {
  public:
-  RotaryTables(const RotaryOptions& options, int64_t head_size) : options_(options), head_size_(head_size) {}
-  std::pair<Tensor, Tensor> get(int64_t positions, DType dtype, Backend& backend) const {
+  explicit PositionTables(const GptOptions& options) : options_(options) {}
+
+  // Cosines and sines of rotary positions, (T, D/2) each.
+  std::pair<Tensor, Tensor> rotary(int64_t positions, DType dtype, Backend& backend) const {
     const std::scoped_lock lock(mutex_);
-    const bool kept = cosines_.defined() && &cosines_.backend() == &backend && cosines_.dtype() == dtype &&
-                      cosines_.shape()[0] == positions;
-    if (!kept) make(positions, dtype, backend);
+    if (!kept(cosines_, positions, dtype, backend)) make_rotary(positions, dtype, backend);
     return {cosines_, sines_};
+  }
+  // (T,T): 1 where query t may see the key: up to itself, and within the window.
+  Tensor visible(int64_t positions, DType dtype, Backend& backend) const {
+    return mask(visible_, options_.window, positions, dtype, backend);
+  }
+  // (T,T): 1 up to the diagonal.
+  Tensor up_to(int64_t positions, DType dtype, Backend& backend) const {
+    return mask(up_to_, 0, positions, dtype, backend);
   }
 
  private:
-  void make(int64_t positions, DType dtype, Backend& backend) const {
+  static bool kept(const Tensor& table, int64_t positions, DType dtype, Backend& backend) {
+    return table.defined() && &table.backend() == &backend && table.dtype() == dtype &&
+           table.shape()[0] == positions;
+  }
+  Tensor mask(Tensor& table, int64_t window, int64_t positions, DType dtype, Backend& backend) const {
+    const std::scoped_lock lock(mutex_);
+    if (kept(table, positions, dtype, backend)) return table;
+    std::vector<float> values;
+    for (int64_t t = 0; t < positions; ++t) {
+      for (int64_t key = 0; key < positions; ++key) {
+        values.push_back(key <= t && (window == 0 || key > t - window) ? 1.0f : 0.0f);
+      }
+    }
+    table = Tensor::from({positions, positions}, values, backend).converted(dtype);
+    return table;
+  }
+  void make_rotary(int64_t positions, DType dtype, Backend& backend) const {
+    const int64_t half = options_.head_size / 2;
     std::vector<double> cosines, sines;
-    for (int64_t t = 0; t < positions; ++t) append_rotary(options_, head_size_, t, cosines, sines);
-    const Shape shape{positions, head_size_ / 2};
+    for (int64_t t = 0; t < positions; ++t)
+      append_rotary(options_.rotary, options_.head_size, t, cosines, sines);
+    const Shape shape{positions, half};
     cosines_ = Tensor::from(shape, cosines, backend).converted(dtype);
     sines_ = Tensor::from(shape, sines, backend).converted(dtype);
   }
 
-  RotaryOptions options_;
-  int64_t head_size_;
+  const GptOptions& options_;
   mutable std::mutex mutex_;
-  mutable Tensor cosines_, sines_;
+  mutable Tensor cosines_, sines_, visible_, up_to_;
 };
+
+// Which document each token of the batch is of, (B,T) int32; null: they are not kept apart.
+const Tensor* documents_of(const ForwardContext& context) {
+  return context.batch == nullptr ? nullptr : context.batch->find(kDocuments);
+}
+
+// (B,T,T): 1 where two positions are of the same document.
+Tensor same_document(const Tensor& documents, DType dtype) {
+  const Tensor numbers = documents.converted(dtype);
+  const int64_t batch = documents.shape()[0], positions = documents.shape()[1];
+  return equal(numbers.view({batch, positions, 1}), numbers.view({batch, 1, positions}));
+}
 
 double deviation_at_sum(const GptOptions& options) {
   return options.depth_scaled ? options.deviation / std::sqrt(2.0 * static_cast<double>(options.layers))
@@ -135,9 +176,9 @@ double deviation_at_sum(const GptOptions& options) {
 
 class GptAttention {
  public:
-  GptAttention(const GptOptions& options, const RotaryTables* rotary, const ModuleBuilder& builder)
+  GptAttention(const GptOptions& options, const PositionTables& tables, const ModuleBuilder& builder)
       : options_(options),
-        rotary_(rotary),
+        tables_(tables),
         qkv_(options.width, (options.heads + 2 * options.kv_heads) * options.head_size, options.qkv_bias,
              options.deviation, builder.scope("qkv")),
         output_(options.heads * options.head_size, options.width, options.output_bias,
@@ -150,43 +191,54 @@ class GptAttention {
   Tensor forward(const Tensor& x, ForwardContext& context) const {
     const GptOptions& o = options_;
     const Tensor qkv = qkv_(x, context);
-    const bool windowed = o.window > 0 && o.window < x.shape()[1];
-    if (rotary_ == nullptr && !query_norm_ && o.kv_heads == o.heads && !windowed) {
+    const Tensor visible = this->visible(x.shape()[1], qkv, context);
+    const bool rotates = o.positions == GptPositions::kRotary;
+    if (!rotates && !query_norm_ && o.kv_heads == o.heads && !visible.defined()) {
       return output_(self_attention(qkv, o.heads, true), context);
     }
     const int64_t queries = o.heads * o.head_size, keys = o.kv_heads * o.head_size;
     const Tensor q = placed(slice(qkv, 2, 0, queries), o.heads, query_norm_, context);
     const Tensor k = placed(slice(qkv, 2, queries, queries + keys), o.kv_heads, key_norm_, context);
     const Tensor v = slice(qkv, 2, queries + keys, queries + 2 * keys);
-    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, {o.window, {}}), context);
+    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, visible), context);
   }
 
  private:
+  // (T,T) or (B,T,T); undefined where each query sees all keys up to its own.
+  Tensor visible(int64_t positions, const Tensor& like, const ForwardContext& context) const {
+    const Tensor* const documents = documents_of(context);
+    if (documents == nullptr && (options_.window == 0 || options_.window >= positions)) return {};
+    const DType dtype = accumulation_type(like.dtype());
+    const Tensor seen = tables_.visible(positions, dtype, like.backend());
+    return documents == nullptr ? seen : multiply(seen, same_document(*documents, dtype));
+  }
+
   // Queries or keys (B,T,heads D) as their products are taken: normed and rotated.
   Tensor placed(const Tensor& x, int64_t heads, const std::optional<Norm>& norm,
                 ForwardContext& context) const {
-    if (rotary_ == nullptr && !norm) return x;
+    const bool rotates = options_.positions == GptPositions::kRotary;
+    if (!rotates && !norm) return x;
     Tensor y = reshape(x, {x.shape()[0], x.shape()[1], heads, options_.head_size});
     if (norm) y = norm->forward(y, context);
-    if (rotary_ != nullptr) {
-      const auto [cosines, sines] = rotary_->get(x.shape()[1], accumulation_type(y.dtype()), y.backend());
+    if (rotates) {
+      const auto [cosines, sines] = tables_.rotary(x.shape()[1], accumulation_type(y.dtype()), y.backend());
       y = rotary(y, cosines, sines);
     }
     return reshape(y, x.shape());
   }
 
   const GptOptions& options_;
-  const RotaryTables* rotary_;
+  const PositionTables& tables_;
   Product qkv_, output_;
   std::optional<Norm> query_norm_, key_norm_;
 };
 
 class GptBlock final : public Module {
  public:
-  GptBlock(const GptOptions& options, const RotaryTables* rotary, const ModuleBuilder& builder)
+  GptBlock(const GptOptions& options, const PositionTables& tables, const ModuleBuilder& builder)
       : options_(options),
         attention_norm_(options.width, options.norm, options, builder.scope("attention_norm")),
-        attention_(options, rotary, builder.scope("attention")),
+        attention_(options, tables, builder.scope("attention")),
         feedforward_norm_(options.width, options.norm, options, builder.scope("feedforward_norm")),
         expand_(options.width,
                 options.activation == GptActivation::kSwiGlu ? 2 * options.feedforward : options.feedforward,
@@ -230,22 +282,21 @@ class GptBlock final : public Module {
 
 class Gpt final : public Module {
  public:
-  Gpt(const GptOptions& options, int64_t classes, const ModuleBuilder& builder)
+  Gpt(const GptOptions& options, int64_t length, int64_t classes, const ModuleBuilder& builder)
       : options_(options),
+        length_(length),
         classes_(classes),
-        rotary_(options.rotary, options.head_size),
+        tables_(options_),
         tokens_(builder.scope("tokens").parameter("weight", {classes, options.width},
                                                   normal(classes, options.width, options.deviation))) {
-    const bool learned = options.positions == GptPositions::kLearned;
-    if (learned) {
+    if (options.positions == GptPositions::kLearned) {
       positions_ = builder.scope("positions")
                        .parameter("weight", {options.context, options.width},
                                   normal(options.context, options.width, options.deviation));
     }
     for (int64_t i = 0; i < options.layers; ++i) {
       const ModuleBuilder scope = builder.scope("blocks").scope(std::to_string(i));
-      blocks_.append(scope.prefix() + " (block)",
-                     std::make_unique<GptBlock>(options_, learned ? nullptr : &rotary_, scope));
+      blocks_.append(scope.prefix() + " (block)", std::make_unique<GptBlock>(options_, tables_, scope));
     }
     blocks_.append("norm",
                    std::make_unique<Norm>(options.width, options.norm, options, builder.scope("norm")));
@@ -258,6 +309,8 @@ class Gpt final : public Module {
   Gpt& operator=(const Gpt&) = delete;
 
   int64_t index_limit() const override { return classes_; }
+  bool reads(const std::string& field) const override { return field == kDocuments; }
+  double operations() const override;
 
   Tensor forward(const Tensor& tokens, ForwardContext& context) const override {
     return reshape(head_logits(*class_head(tokens, context)),
@@ -266,9 +319,7 @@ class Gpt final : public Module {
 
   std::optional<ClassHead> class_head(const Tensor& tokens, ForwardContext& context) const override {
     Tensor x = embedding(context.parameter(tokens_), tokens);
-    if (positions_ >= 0) {
-      x = add(x, slice(context.parameter(positions_), 0, 0, tokens.shape()[1]));
-    }
+    if (positions_ >= 0) x = add(x, positions_of(tokens, context));
     if (context.training) x = dropout(x, options_.dropout);
     const Tensor y = blocks_.forward(x, context);
     return ClassHead{reshape(y, {tokens.elements(), options_.width}), context.parameter(head_),
@@ -276,12 +327,36 @@ class Gpt final : public Module {
   }
 
  private:
+  // What the table of positions adds: (T,C), or (B,T,C) counted from where each document begins.
+  Tensor positions_of(const Tensor& tokens, const ForwardContext& context) const {
+    const Tensor& table = context.parameter(positions_);
+    const int64_t length = tokens.shape()[1];
+    const Tensor* const documents = documents_of(context);
+    if (documents == nullptr) return slice(table, 0, 0, length);
+    const Tensor same = same_document(*documents, DType::kF32);
+    const Tensor before = multiply(same, tables_.up_to(length, DType::kF32, tokens.backend()));
+    Tensor places = add_scalar(sum(before, {2}), -1.0).converted(DType::kI32);
+    places.set_index_range({0, static_cast<int32_t>(length - 1)});
+    return embedding(table, places);
+  }
+
   GptOptions options_;
-  int64_t classes_;
-  RotaryTables rotary_;
+  int64_t length_, classes_;  // of the data's windows; of tokens
+  PositionTables tables_;
   int tokens_, positions_ = -1, head_ = -1;
   Chain blocks_;  // and the last norm
 };
+
+double Gpt::operations() const {
+  const GptOptions& o = options_;
+  const int64_t expanded = (o.activation == GptActivation::kSwiGlu ? 3 : 2) * o.feedforward;
+  const int64_t block = o.width * (2 * (o.heads + o.kv_heads) * o.head_size + expanded);
+  int64_t pairs = 0;  // of queries and keys
+  for (int64_t t = 1; t <= length_; ++t) pairs += o.window == 0 ? t : std::min(t, o.window);
+  const int64_t products = length_ * (o.layers * block + classes_ * o.width);
+  return 2.0 * static_cast<double>(products) +
+         4.0 * static_cast<double>(o.layers * pairs) * static_cast<double>(o.heads * o.head_size);
+}
 
 }  // namespace
 
@@ -295,7 +370,7 @@ std::unique_ptr<Module> make_gpt(const GptOptions& options, const DataShape& dat
                     "samples {} of {} with targets {} of {} classes",
                     data.sample.to_string(), name_of(data.input), data.positions.to_string(), data.classes));
   }
-  return std::make_unique<Gpt>(resolved(options, data.sample[0]), data.classes, builder);
+  return std::make_unique<Gpt>(resolved(options, data.sample[0]), data.sample[0], data.classes, builder);
 }
 
 }  // namespace lockstep

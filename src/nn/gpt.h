@@ -83,6 +83,10 @@ struct GptOptions {
 // Query head h reads key head h / (H / K). Rotary positions turn number j of a head's first half with number
 // j of its second, by t theta^(-2j/D), as the models of Hugging Face are stored.
 //
+// Where the batch has a field `documents`, (B,T) int32, tokens see those of their own number alone, and
+// learned positions count from where each document begins (of rotary ones only differences matter). A window
+// shorter than the data's, and documents, store the scores of all heads, (B,H,T,T).
+//
 // Makes what is 0 for "as usual" explicit and refuses (RefusedOption, naming the key) options that do not fit
 // each other or the window of `window_length` tokens.
 GptOptions resolved(const GptOptions& options, int64_t window_length);

@@ -75,6 +75,15 @@ class Module {
   // Of a module whose inputs are table indices: they must be in [0, index_limit()). 0: it takes none, or does
   // not say; each step looks then.
   virtual int64_t index_limit() const { return 0; }
+  // Floating-point operations, additions and multiplications, of the products of a forward pass on one
+  // sample; 0: the model does not say.
+  virtual double operations() const { return 0.0; }
+  // Whether the model reads this field of the batch beside its inputs (ForwardContext::batch). Data whose
+  // meaning rests on a field, such as documents that are kept apart, are refused by models that do not.
+  virtual bool reads(const std::string& field) const {
+    static_cast<void>(field);
+    return false;
+  }
   // Of a model of so many classes that losses do without its logits: forward() up to the last product, a row
   // a target in the order of forward(). Nothing: there are only logits.
   virtual std::optional<ClassHead> class_head(const Tensor&, ForwardContext&) const { return std::nullopt; }

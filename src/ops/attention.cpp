@@ -150,51 +150,37 @@ Tensor repeat_heads(const Tensor& x, int64_t heads, int64_t group) {
                  {batch, positions, heads * group * size});
 }
 
-// 0 where a query sees a key, else -infinity: (B or 1, 1, T, T).
-Tensor limit_mask(int64_t positions, const AttentionLimits& limits, DType dtype, Backend& backend) {
-  const Tensor keys = Tensor::arange(positions, dtype, backend);
-  const Tensor queries = keys.view({positions, 1});
-  Tensor seen = greater_equal(queries, keys);
-  if (limits.window > 0) {
-    seen = multiply(seen, greater(keys, add_scalar(queries, -static_cast<double>(limits.window))));
-  }
-  seen = seen.view({1, 1, positions, positions});
-  if (limits.documents.defined()) {
-    const Tensor numbers = limits.documents.converted(dtype);
-    const int64_t batch = numbers.shape()[0];
-    seen =
-        multiply(seen, equal(numbers.view({batch, 1, positions, 1}), numbers.view({batch, 1, 1, positions})));
-  }
-  return log(seen);
-}
-
 }  // namespace
 
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
-                         const AttentionLimits& limits) {
+                         const Tensor& visible) {
+  const bool heads_fit = q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
+                         q.shape()[0] == k.shape()[0] && q.shape()[1] == k.shape()[1] && kv_heads >= 1 &&
+                         heads >= kv_heads && heads % kv_heads == 0 && q.shape()[2] % heads == 0 &&
+                         k.shape()[2] * heads == q.shape()[2] * kv_heads;
   const bool fits =
-      q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
-      q.shape()[0] == k.shape()[0] && q.shape()[1] == k.shape()[1] && kv_heads >= 1 &&
-      heads % kv_heads == 0 && heads >= kv_heads && q.shape()[2] % heads == 0 &&
-      k.shape()[2] * heads == q.shape()[2] * kv_heads &&
-      (!limits.documents.defined() || limits.documents.shape() == Shape{q.shape()[0], q.shape()[1]});
+      heads_fit && (!visible.defined() || visible.shape() == Shape{q.shape()[1], q.shape()[1]} ||
+                    visible.shape() == Shape{q.shape()[0], q.shape()[1], q.shape()[1]});
   if (!fits) {
-    fail(ErrorKind::kInternal,
-         fmt::format("grouped_attention: q (B,T,{} D), k and v (B,T,{} D) expected, got {}, {} and {}", heads,
-                     kv_heads, q.shape().to_string(), k.shape().to_string(), v.shape().to_string()));
+    fail(
+        ErrorKind::kInternal,
+        fmt::format("grouped_attention: q (B,T,{} D), k and v (B,T,{} D), visible (T,T) or (B,T,T) expected, "
+                    "got {}, {}, {} and {}",
+                    heads, kv_heads, q.shape().to_string(), k.shape().to_string(), v.shape().to_string(),
+                    visible.defined() ? visible.shape().to_string() : "none"));
   }
   const int64_t batch = q.shape()[0], positions = q.shape()[1], size = q.shape()[2] / heads;
   const Tensor keys = repeat_heads(k, kv_heads, heads / kv_heads);
   const Tensor values = repeat_heads(v, kv_heads, heads / kv_heads);
-  if (!limits.documents.defined() && (limits.window == 0 || limits.window >= positions)) {
-    return attention(q, keys, values, heads, true);
-  }
+  if (!visible.defined()) return attention(q, keys, values, heads, true);
   const auto of_heads = [&](const Tensor& x) {  // (B,H,T,D)
     return permute(reshape(x, {batch, positions, heads, size}), {0, 2, 1, 3});
   };
   const Tensor scores = widened(
       scale(matmul(of_heads(q), of_heads(keys), false, true), 1.0 / std::sqrt(static_cast<double>(size))));
-  const Tensor seen = add(scores, limit_mask(positions, limits, scores.dtype(), scores.backend()));
+  const int64_t masks = visible.rank() == 3 ? batch : 1;
+  const Tensor barred = log(visible.detach().converted(scores.dtype()));  // 0 or -infinity
+  const Tensor seen = add(scores, barred.view({masks, 1, positions, positions}));
   const Tensor y = matmul(cast(softmax(seen), values.dtype()), of_heads(values));
   return reshape(permute(y, {0, 2, 1, 3}), {batch, positions, heads * size});
 }

@@ -16,17 +16,12 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
 // in one array.
 Tensor self_attention(const Tensor& qkv, int64_t heads, bool causal = false);
 
-// What restricts which keys a query of grouped_attention sees, beside those behind it.
-struct AttentionLimits {
-  int64_t window = 0;     // query t sees no key before t - window + 1; 0: all
-  Tensor documents = {};  // (B,T) int32: only keys of its own number; undefined: all
-};
-
-// Causal attention within a sequence where several query heads share one of keys and values (Ainslie et al.
-// 2023, "GQA"): q (B,T,heads D), k and v (B,T,kv_heads D) -> (B,T,heads D); query head h reads key head
-// h / (heads / kv_heads). Within a limit that leaves something out, the scores of (T,T) are stored. Error
-// (kInternal) for shapes that do not fit.
+// Attention within a sequence where several query heads share one of keys and values (Ainslie et al. 2023,
+// "GQA"): q (B,T,heads D), k and v (B,T,kv_heads D) -> (B,T,heads D); query head h reads key head
+// h / (heads / kv_heads). Query t sees keys 0 to t, or, where `visible` is given, (T,T) or (B,T,T), those at
+// which its row holds 1; it holds 0 elsewhere, and each query sees a key. The scores of all heads,
+// (B,heads,T,T), are stored then. Error (kInternal) for shapes that do not fit.
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
-                         const AttentionLimits& limits = {});
+                         const Tensor& visible = {});
 
 }  // namespace lockstep

@@ -4,6 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/node.h"
@@ -49,19 +53,24 @@ Tensor rows_of(const Tensor& x, int64_t begin, int64_t count) {
 
 // Of some rows, without history.
 struct Chunk {
-  Tensor logits;         // (n,V), capped
   Tensor losses;         // (n), times the weights, without the z-loss
   Tensor probabilities;  // (n,V)
+  Tensor logits;         // (n,V), capped, where they are
   Tensor log_sums;       // (n,1), where there is a z-loss
 };
 
-// Inputs: x, table, labels, weights (may be undefined).
+// Inputs: x, table, labels, weights (may be undefined); without history the probabilities, logits and log
+// sums of the chunk of the last rows (the latter two may be undefined).
 class HeadLossNode final : public FusedNode {
  public:
   HeadLossNode(DType compute, double soft_cap, double z_loss)
       : compute_(compute), soft_cap_(soft_cap), z_loss_(z_loss) {}
   const char* name() const override { return "head_losses"; }
-  Saved fused_saved() const override { return Saved::every_input(); }
+  Saved fused_saved() const override {
+    const bool again = inputs[0].shape()[0] > kHeadRows;
+    return Saved::input(0, again || differentiable(1)) | Saved::input(1, again || differentiable(0)) |
+           Saved::input(2) | Saved::input(3) | Saved::input(4) | Saved::input(5) | Saved::input(6);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor logits = widened(capped(matmul(in[0], in[1], false, true), soft_cap_));
@@ -84,11 +93,12 @@ class HeadLossNode final : public FusedNode {
                               labels.data_as<int32_t>(), weights.defined() ? weights.data() : nullptr,
                               chunk.losses.mutable_data(), chunk.probabilities.mutable_data());
     if (z_loss_ > 0.0) chunk.log_sums = log_sum_exp(chunk.logits, true);
+    if (soft_cap_ == 0.0) chunk.logits = {};
     return chunk;
   }
 
-  // (N)
-  Tensor losses(std::span<const Tensor> in) const {
+  // (N). Leaves the last rows' chunk, with which the backward sweep begins.
+  Tensor losses(std::span<const Tensor> in, Chunk& last) const {
     const RecordingScope off(false);
     const Operand table(in[1], compute_);
     const int64_t count = in[0].shape()[0];
@@ -96,11 +106,12 @@ class HeadLossNode final : public FusedNode {
     for (int64_t begin = 0; begin < count; begin += kHeadRows) {
       const int64_t rows = std::min(kHeadRows, count - begin);
       const Tensor weights = rows_of(in[3], begin, rows);
-      const Chunk chunk =
+      last = {};
+      last =
           forward(rows_of(in[0], begin, rows), table, rows_of(in[2], begin, rows), weights, in[1].shape()[0]);
-      Tensor losses = chunk.losses;
+      Tensor losses = last.losses;
       if (z_loss_ > 0.0) {
-        const Tensor squares = scale(square(chunk.log_sums.view({rows})), z_loss_);
+        const Tensor squares = scale(square(last.log_sums.view({rows})), z_loss_);
         losses = add(losses, weights.defined() ? multiply(squares, weights) : squares);
       }
       parts.push_back(std::move(losses));
@@ -110,29 +121,34 @@ class HeadLossNode final : public FusedNode {
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &all = inputs[0], &labels = inputs[2], &all_weights = inputs[3];
-    const Operand table(inputs[1], compute_);
+    std::optional<Operand> table;
+    if (result.wanted(0) || all.shape()[0] > kHeadRows) table.emplace(inputs[1], compute_);
     const Shape& table_shape = inputs[1].shape();
     const int64_t count = all.shape()[0], classes = table_shape[0], features = table_shape[1];
     const DType wide = accumulation_type(compute_);
     Tensor dtable, dtable_part;
-    std::vector<Tensor> dx;
-    for (int64_t begin = 0; begin < count; begin += kHeadRows) {
-      const int64_t rows = std::min(kHeadRows, count - begin);
-      const Tensor x = rows_of(all, begin, rows), weights = rows_of(all_weights, begin, rows);
+    std::vector<Tensor> dx(static_cast<size_t>((count + kHeadRows - 1) / kHeadRows));
+    Chunk chunk{{}, inputs[4], inputs[5], inputs[6]};
+    // From the last rows, whose chunk is there, to the first.
+    for (size_t part = dx.size(); part-- > 0;) {
+      const bool kept = part + 1 == dx.size();
+      const int64_t begin = static_cast<int64_t>(part) * kHeadRows, rows = std::min(kHeadRows, count - begin);
+      const Tensor weights = rows_of(all_weights, begin, rows);
       const Tensor cotangents = rows_of(cotangent, begin, rows), own = rows_of(labels, begin, rows);
-      const Tensor dlogits =
-          logit_gradients(forward(x, table, own, weights, classes), own, weights, cotangents);
+      if (!kept) chunk = forward(rows_of(all, begin, rows), *table, own, weights, classes);
+      const Tensor dlogits = logit_gradients(std::exchange(chunk, {}), own, weights, cotangents);
       const Operand given(dlogits, compute_);
       if (result.wanted(0)) {
-        Tensor part = Tensor::empty({rows, features}, wide, all.backend());
-        multiply_into(given, false, table, false, compute_, classes, part);
-        dx.push_back(part.converted(all.dtype()));
+        Tensor gradient = Tensor::empty({rows, features}, wide, all.backend());
+        multiply_into(given, false, *table, false, compute_, classes, gradient);
+        dx[part] = gradient.converted(all.dtype());
       }
       if (!result.wanted(1)) continue;
-      Tensor& to = begin == 0 ? dtable : dtable_part;
+      Tensor& to = kept ? dtable : dtable_part;
       if (!to.defined()) to = Tensor::empty(table_shape, wide, all.backend());
+      const Tensor x = rows_of(all, begin, rows);
       multiply_into(given, true, Operand(x, compute_), false, compute_, rows, to);
-      if (begin > 0) {
+      if (!kept) {
         all.backend().accumulate(wide, dtable.elements(), dtable_part.data(), dtable.mutable_data());
       }
     }
@@ -141,11 +157,10 @@ class HeadLossNode final : public FusedNode {
   }
 
  private:
-  // Of the losses, z-loss included, at the logits before the cap. Leaves nothing of the chunk.
-  Tensor logit_gradients(Chunk chunk, const Tensor& labels, const Tensor& weights,
+  // Of the losses, z-loss included, at the logits before the cap.
+  Tensor logit_gradients(const Chunk& chunk, const Tensor& labels, const Tensor& weights,
                          const Tensor& cotangents) const {
-    const int64_t rows = chunk.logits.shape()[0], classes = chunk.logits.shape()[1];
-    if (soft_cap_ == 0.0) chunk.logits = {};
+    const int64_t rows = chunk.probabilities.shape()[0], classes = chunk.probabilities.shape()[1];
     Tensor gradient = chunk.probabilities.empty_like();
     gradient.backend().cross_entropy_backward(
         gradient.dtype(), rows, classes, chunk.probabilities.data(), labels.data_as<int32_t>(),
@@ -186,9 +201,11 @@ Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& we
   }
   require_indices(labels, head.table.shape()[0], "head_losses: label");
   const std::array<Tensor, 4> in = {head.x, head.table, labels, weights};
-  Tensor losses = HeadLossNode(compute, head.soft_cap, head.z_loss).losses(in);
-  return record<HeadLossNode>(std::move(losses), {&in[0], &in[1], &in[2], &in[3]}, compute, head.soft_cap,
-                              head.z_loss);
+  Chunk last;
+  Tensor losses = HeadLossNode(compute, head.soft_cap, head.z_loss).losses(in, last);
+  return record<HeadLossNode>(
+      std::move(losses), {&in[0], &in[1], &in[2], &in[3], &last.probabilities, &last.logits, &last.log_sums},
+      compute, head.soft_cap, head.z_loss);
 }
 
 }  // namespace lockstep

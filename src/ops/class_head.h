@@ -20,8 +20,8 @@ Tensor head_logits(const ClassHead& head);
 
 // labels (N) int32 in [0, V), weights (N) of the accumulation type or undefined -> (N), of that type:
 // cross_entropy(head_logits(head), labels, weights) + weights z_loss (log sum exp)^2. Logits are in the
-// accumulation type, of kHeadRows rows at a time; the backward sweep computes them again. Errors as
-// cross_entropy.
+// accumulation type, of kHeadRows rows at a time; the backward sweep computes all but the last of them again.
+// Errors as cross_entropy.
 Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights = {});
 
 }  // namespace lockstep

@@ -148,6 +148,54 @@ TEST(GptModel, NoPositionDependsOnThoseBehindItOrBeforeItsWindow) {
   }
 }
 
+TEST(GptModel, DocumentsOfAWindowAreAsIfEachStoodAlone) {
+  for (const std::string positions : {"learned", "rotary"}) {
+    for (const int window : {0, 2}) {
+      BuiltModel model("[model]\ntype = 'gpt'\nlayers = 2\nwidth = 8\nheads = 2\ndeviation = 0.5\nwindow = " +
+                           std::to_string(window) + "\npositions = '" + positions + "'\n",
+                       windows(7, 9));
+      model.allocate(DType::kF64);
+      EXPECT_TRUE(model.module->reads("documents"));
+      EXPECT_FALSE(model.module->reads("images"));
+      const auto packed = [&](const std::vector<int32_t>& tokens) {
+        NamedTensors fields;
+        fields.set("documents",
+                   Tensor::from({1, 7}, std::vector<int32_t>{4, 4, 4, 5, 5, 5, 5}, test_backend()));
+        ForwardContext context = forward_context(model.store, false);
+        context.batch = &fields;
+        return model.module->forward(Tensor::from({1, 7}, tokens, test_backend()), context)
+            .to_vector<double>();
+      };
+      const std::vector<double> logits = packed({0, 1, 2, 3, 4, 5, 6});
+      // Not a bit of one document goes into another.
+      const std::vector<double> first = packed({8, 7, 8, 3, 4, 5, 6}), second = packed({0, 1, 2, 8, 7, 8, 7});
+      ForwardContext context = forward_context(model.store, false);
+      const std::vector<double> alone =
+          model.module
+              ->forward(Tensor::from({1, 4}, std::vector<int32_t>{3, 4, 5, 6}, test_backend()), context)
+              .to_vector<double>();
+      for (size_t i = 0; i < logits.size(); ++i) {
+        const bool of_first = i < 3 * 9;
+        EXPECT_EQ(logits[i] == first[i], !of_first) << positions << " " << i;
+        EXPECT_EQ(logits[i] == second[i], of_first) << positions << " " << i;
+        if (of_first) continue;
+        EXPECT_NEAR(logits[i], alone[i - 3 * 9], 1e-12) << positions << " " << i;
+      }
+    }
+  }
+}
+
+TEST(GptModel, CountsTheOperationsOfItsProducts) {
+  // 2 (4 x 12 C^2 + V C) a token, and 4 C a pair of a query and a key of every block.
+  const BuiltModel gpt("[model]\ntype = 'gpt'\nwidth = 8\nheads = 2\n", windows(6, 7));
+  EXPECT_EQ(gpt.module->operations(), 2.0 * 6 * (4 * 12 * 64 + 7 * 8) + 4.0 * 8 * 4 * 21);
+  const BuiltModel llama(
+      "[model]\ntype = 'gpt'\nlayers = 1\nwidth = 8\nheads = 2\nkv_heads = 1\nactivation = 'swiglu'\n"
+      "feedforward = 5\nwindow = 2\n",
+      windows(6, 7));
+  EXPECT_EQ(llama.module->operations(), 2.0 * 6 * (8 * 8 + 8 * 8 + 8 * 8 + 3 * 8 * 5 + 7 * 8) + 4.0 * 8 * 11);
+}
+
 TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
   BuiltModel model("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = true\n",
                    windows(5, 7));

@@ -224,13 +224,16 @@ std::vector<OpCase> op_table() {
                      [=](Inputs x) { return self_attention(x[0], 2, causal); },
                      {real({2, 4, 12}, 137)}});
   }
-  for (const bool limited : {false, true}) {
-    const AttentionLimits limits =
-        limited ? AttentionLimits{2, int_tensor({2, 4}, {0, 0, 0, 1, 3, 3, 5, 5})} : AttentionLimits{};
-    table.push_back({limited ? "grouped_attention_limited" : "grouped_attention",
-                     [=](Inputs x) { return grouped_attention(x[0], x[1], x[2], 4, 2, limits); },
-                     {real({2, 4, 8}, 141), real({2, 4, 4}, 142), real({2, 4, 4}, 143)}});
-  }
+  table.push_back({"grouped_attention",
+                   [](Inputs x) { return grouped_attention(x[0], x[1], x[2], 4, 2); },
+                   {real({2, 3, 8}, 141), real({2, 3, 4}, 142), real({2, 3, 4}, 143)}});
+  table.push_back(
+      {"grouped_attention_visible",
+       [](Inputs x) {
+         const Tensor visible = int_tensor({2, 3, 3}, {1, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 1});
+         return grouped_attention(x[0], x[1], x[2], 2, 1, visible);
+       },
+       {real({2, 3, 4}, 141), real({2, 3, 2}, 142), real({2, 3, 2}, 143)}});
   table.push_back({"rotary",
                    [](Inputs x) {
                      return rotary(x[0], beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 145)),
