@@ -46,7 +46,10 @@ say "How well it foresees text that it has not seen"
 sed -nE 's/.*"step": *([0-9]+),.*"validation_bits_per_byte": *([0-9.eE+-]+).*/\1 \2/p' "$output/metrics.jsonl" |
   awk '{ printf "after %5d steps: %.3f bits a character\n", $1, $2; found = 1 } END { exit !found }' ||
   { echo "quickstart: $output/metrics.jsonl holds no evaluation of text" >&2; exit 1; }
-echo "checkpoint:    $(find "$output" -name 'step-*.h5' | sort | tail -n 1)"
+checkpoint=$(find "$output" -name 'step-*.h5' | sort | tail -n 1)
+echo "checkpoint:    $checkpoint"
 echo "loss plot:     $output/loss.svg"
-echo
+
+say "What it writes"
+build/release/bin/lockstep generate --checkpoint "$checkpoint" --prompt "And it came to pass" --tokens 230 --temperature 0.8 --seed 1
 echo "Next: build/release/bin/lockstep --help"

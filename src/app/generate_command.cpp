@@ -180,6 +180,8 @@ int run_generate(GenerateArguments& arguments) {
   }
   const std::vector<Generated> texts = generate(decoder, *tokenizer, tokens, arguments.options);
   if (stream) show("\n");
+  if (stream && texts.front().ended == std::string_view("context"))
+    log_info(fmt::format("the {} tokens that the model has positions for are full", model.options.context));
   for (size_t i = 0; i < texts.size() && !stream; ++i) {
     const nlohmann::ordered_json line = {{"prompt", prompts[i]},
                                          {"text", texts[i].text},
