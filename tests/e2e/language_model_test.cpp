@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "e2e/training_run.h"
 
@@ -209,9 +210,22 @@ type = "adamw"
 learning_rate = 0.01
 decay_biases = false
 )");
-  const std::vector<std::vector<std::string>> forms = {{},
-                                                       {"precision.compute=bf16", "train.recompute_every=1"},
-                                                       {"model.positions=learned", "model.window=8"}};
+  const std::vector<std::vector<std::string>> forms = {
+      {},
+      {"precision.compute=bf16", "train.recompute_every=1"},
+      {"model.positions=learned", "model.window=8"},
+      {"data.documents=mask", "data.train=" + file("lines.h5")},
+      {"data.train=" + file("lines.h5")}};
+  // A document a line, several in a window.
+  std::istringstream text(bytes_of(LOCKSTEP_ROOT "/src/README.md"));
+  std::string lines;
+  for (std::string line; std::getline(text, line);)
+    lines += nlohmann::json{{"text", line.substr(0, 15)}}.dump() + "\n";
+  write_file(file("lines.jsonl"), lines);
+  const Outcome tokens = run(
+      kNoLauncher, {"tokenize", file("lines.jsonl"), "--tokenizer", "bytes", "--output", file("lines.h5")});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  std::set<std::string> digests;
   for (size_t form = 0; form < forms.size(); ++form) {
     const auto arguments = [&](const std::string& output, const std::vector<std::string>& more) {
       std::vector<std::string> list = {file("gpt.toml"), "--output", output, "--set"};
@@ -226,6 +240,7 @@ decay_biases = false
     EXPECT_NEAR(losses.front(), std::log(257.0), 0.1) << form;
     EXPECT_LT(losses.back(), losses.front() - 1.0) << form;
     const std::string digest = digest_of(checkpoint_of(alone, 12));
+    EXPECT_TRUE(digests.insert(digest).second) << form;
     const std::string on_two = alone + "_on_two", on_three = alone + "_on_three";
     train(2, arguments(on_two, {"device.threads=2", "train.steps=5"}));
     train(3, arguments(on_two, {"parallel.shard_optimizer=true", "--resume"}));
