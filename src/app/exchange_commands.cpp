@@ -9,7 +9,9 @@
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
+#include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
+#include "lockstep/text/tokenizer.h"
 #include "lockstep/train/data_outline.h"
 #include "lockstep/train/run_state.h"
 
@@ -36,6 +38,12 @@ int run_export(ExportArguments& arguments) {
   const bool averaged = arguments.weights.empty() ? has_average(state) : arguments.weights == "averaged";
   if (averaged && !has_average(state))
     fail(ErrorKind::kUsage, path + ": --weights averaged: it has no averaged weights");
+  if (const std::string& named = arguments.options.tokenizer; !named.empty() && !outline.vocabulary.empty()) {
+    if (!made_by(outline.vocabulary, open_tokenizer({.path = named, .pattern = {}})->digest())) {
+      fail(ErrorKind::kUsage,
+           fmt::format("--tokenizer {}: is not the one that {} was trained with", named, path));
+    }
+  }
   arguments.options.dtype = arguments.precision == "bf16"   ? DType::kBF16
                             : arguments.precision == "fp16" ? DType::kF16
                                                             : DType::kF32;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -18,12 +19,12 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/strict_json.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/generate/generate.h"
-#include "lockstep/text/token_file.h"
 #include "lockstep/train/data_outline.h"
 #include "lockstep/train/run_state.h"
 
@@ -47,7 +48,7 @@ struct Model {
   GptOptions options;
   int64_t vocabulary = 0;
   std::vector<int32_t> ends;
-  std::string data;  // the token file that it was trained on; empty: not known
+  std::string trained_with;  // DataDescription::vocabulary; empty: not known
   std::function<std::vector<float>(const ParameterEntry&)> values;
 };
 
@@ -60,9 +61,7 @@ Model from_checkpoint(const std::string& path) {
   if (!options) fail(ErrorKind::kUsage, path + ": holds another model than model.type = \"gpt\"");
   model.options = *options;
   model.vocabulary = outline.shape.classes;
-  Configuration configuration = Configuration::parse(state.configuration, path, {});
-  Section data = configuration.section("data");
-  if (data.has("train")) model.data = data.text("train", std::nullopt, {}, "");
+  model.trained_with = outline.vocabulary;
   auto arrays = std::make_shared<std::map<std::string, StateArray>>();
   State weights = weights_of(state, has_average(state));
   for (StateArray& array : weights.arrays) {
@@ -98,7 +97,7 @@ Model from_weights(const std::string& path) {
 void compare_with_configuration(const GenerateArguments& arguments, const Model& model) {
   if (arguments.configuration.empty()) return;
   constexpr size_t kMostBytes = size_t{1} << 24;
-  const std::string text = read_small_file(arguments.configuration, kMostBytes);
+  const std::string text = read_small_file(arguments.configuration, kMostBytes, ErrorKind::kUsage);
   const auto options = gpt_of_configuration(text, arguments.configuration, 1);
   if (!options) fail(ErrorKind::kUsage, arguments.configuration + ": has no model.type = \"gpt\"");
   const auto differences = model_differences(*options, model.options);
@@ -111,21 +110,17 @@ void compare_with_configuration(const GenerateArguments& arguments, const Model&
 // What --tokenizer names, what lies beside the weights, or bytes, where the data say that these were tokens.
 std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, const Model& model) {
   std::error_code error;
-  std::string trained_with;
-  if (!model.data.empty() && fs::exists(model.data, error))
-    trained_with = open_token_file(model.data)->description().tokenizer;
   std::unique_ptr<Tokenizer> tokenizer;
   if (!arguments.tokenizer.empty()) {
     tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = {}});
   } else if (fs::is_directory(model.path, error)) {
     tokenizer = open_tokenizer({.path = model.path, .pattern = {}});
-  } else if (tokenizer = make_byte_tokenizer(); tokenizer->digest() != trained_with) {
+  } else if (tokenizer = make_byte_tokenizer(); !made_by(model.trained_with, tokenizer->digest())) {
     fail(ErrorKind::kUsage, fmt::format("{}: name the tokenizer of its data (--tokenizer)", model.path));
   }
-  if (!trained_with.empty() && tokenizer->digest() != trained_with) {
-    fail(ErrorKind::kUsage,
-         fmt::format("--tokenizer {}: is not the one of {}, which the model was trained on",
-                     arguments.tokenizer, model.data));
+  if (!model.trained_with.empty() && !made_by(model.trained_with, tokenizer->digest())) {
+    fail(ErrorKind::kUsage, fmt::format("--tokenizer {}: is not the one that {} was trained with",
+                                        arguments.tokenizer, model.path));
   }
   return tokenizer;
 }
@@ -160,7 +155,7 @@ int run_generate(GenerateArguments& arguments) {
   require_sampling(arguments.options.sampling);
   std::vector<std::string> prompts = arguments.prompts;
   for (const std::string& file : arguments.prompt_files)
-    prompts.push_back(read_small_file(file, kMostPromptBytes));
+    prompts.push_back(read_small_file(file, kMostPromptBytes, ErrorKind::kUsage));
   if (prompts.empty()) prompts.emplace_back();
   set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
   const Model model =
@@ -168,7 +163,18 @@ int run_generate(GenerateArguments& arguments) {
   compare_with_configuration(arguments, model);
   const auto tokenizer = tokenizer_of(arguments, model);
   std::vector<std::vector<int32_t>> tokens;
-  for (const std::string& prompt : prompts) tokens.push_back(tokens_of(*tokenizer, prompt));
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    tokens.push_back(tokens_of(*tokenizer, prompts[i]));
+    if (std::ssize(tokens[i]) > model.options.context) {
+      fail(ErrorKind::kUsage, fmt::format("prompt {}: has {} tokens, the model positions for {}", i + 1,
+                                          tokens[i].size(), model.options.context));
+    }
+    if (const int32_t largest = *std::ranges::max_element(tokens[i]); largest >= model.vocabulary) {
+      fail(ErrorKind::kUsage, fmt::format("prompt {}: has token {}, the model {} tokens: is the tokenizer of "
+                                          "another model",
+                                          i + 1, largest, model.vocabulary));
+    }
+  }
   arguments.options.ends = model.ends;
   if (const auto end = tokenizer->end_of_text()) arguments.options.ends.push_back(*end);
   Decoder decoder(model.options, model.vocabulary, arguments.precision == "bf16" ? DType::kBF16 : DType::kF32,
@@ -210,10 +216,10 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       "--tokenizer", arguments->tokenizer,
       "as of the command tokenize; by default what lies in the directory, or bytes, where the "
       "checkpoint's data say so");
-  command->add_option("--prompt", arguments->prompts, "text to go on with; several: several texts")
+  command->add_option("--prompt", arguments->prompts, "text to go on with; given again: another one")
       ->take_all()
       ->allow_extra_args(false);
-  command->add_option("--prompt-file", arguments->prompt_files, "file with such a text")
+  command->add_option("--prompt-file", arguments->prompt_files, "file with such a text; likewise")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--tokens", arguments->options.tokens, "at most so many more")
@@ -230,10 +236,11 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       ->add_option("--repetition-penalty", sampling.repetition_penalty,
                    "makes tokens that were there less likely; 1: does not")
       ->capture_default_str();
-  command->add_option("--stop", arguments->options.stops, "text that ends a text, several: any of them")
+  command->add_option("--stop", arguments->options.stops, "text that ends a text; given again: another one")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--seed", sampling.seed, "of the draws: the same text on any number of threads")
+      ->check(CLI::Range(0.0, 9007199254740992.0))
       ->capture_default_str();
   command->add_option("--precision", arguments->precision, "of products")
       ->check(CLI::IsMember({"fp32", "bf16"}))

@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -262,13 +263,25 @@ int run_landscape(const LandscapeArguments& arguments) {
   for (const double x : arguments.start) {
     if (!std::isfinite(x)) fail(ErrorKind::kUsage, fmt::format("--start: numbers must be finite: {}", x));
   }
+  if (!std::isfinite(arguments.learning_rate) || arguments.learning_rate <= 0.0) {
+    fail(ErrorKind::kUsage,
+         fmt::format("--learning-rate: must be > 0 and finite: {}", arguments.learning_rate));
+  }
+  if (!arguments.output.empty()) {
+    require_replaceable(arguments.output, "is no SVG", [&] {
+      std::string begin(4, ' ');
+      std::ifstream(arguments.output, std::ios::binary).read(begin.data(), 4);
+      return begin == "<svg";
+    });
+  }
   const Tensor first = Tensor::from({2}, std::vector<double>{1.0, 0.0}, cpu_backend());
   const Tensor second = Tensor::from({2}, std::vector<double>{0.0, 1.0}, cpu_backend());
   FunctionProblem problem(
       2, [&](const Tensor& at) { return surface(sum(at * first), sum(at * second)); }, cpu_backend());
   std::vector<Path> paths;
   for (const std::string& method : arguments.methods) paths.push_back(walk(method, problem, arguments));
-  if (!arguments.output.empty()) replace_record(arguments.output, picture(arguments, surface, paths));
+  if (!arguments.output.empty())
+    replace_file(arguments.output, picture(arguments, surface, paths), ErrorKind::kUsage);
   for (const Path& path : paths) {
     const nlohmann::ordered_json line = {{"method", path.method},
                                          {"outcome", path.outcome},
@@ -303,7 +316,6 @@ std::function<std::optional<int>()> add_landscape_command(CLI::App& app) {
       ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}))
       ->capture_default_str();
   command->add_option("--learning-rate", arguments->learning_rate, "of the optimizers")
-      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--output", arguments->output,
                       "SVG file to write; without it only the lines are printed");

@@ -142,6 +142,10 @@ std::string TokenWindows::digest() const {
   return digest_of_digests(fmt::format("{}{} tokens;", layout, file_->size()), digests);
 }
 
+bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest) {
+  return vocabulary.starts_with("tokenizer " + tokenizer_digest + ",");
+}
+
 SourceOpener read_token_windows(Section& data) {
   const int64_t context = data.integer("context", 256, {1, 1 << 24}, "tokens: length of a window, a sample");
   const bool mask =
@@ -150,6 +154,12 @@ SourceOpener read_token_windows(Section& data) {
                 "begin; the target behind a document's end does not count") == "mask";
   const Documents documents = mask ? Documents::kMask : Documents::kJoin;
   return [context, documents](const DatasetOptions& options) {
+    if (options.ignore_label) {
+      fail(ErrorKind::kUsage,
+           fmt::format("{}: data.ignore_label is of other formats: which tokens count is in the file "
+                       "(tokenize --prompt)",
+                       options.path));
+    }
     return std::make_shared<TokenWindows>(options.path, context, std::max<int64_t>(options.classes, 0),
                                           documents);
   };

@@ -49,6 +49,9 @@ class TokenWindows final : public WholeSource {
   Documents documents_;
 };
 
+// Whether DataDescription::vocabulary is that of tokens which the tokenizer of this digest has made.
+bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest);
+
 // The reader of data.format = "tokens".
 SourceOpener read_token_windows(Section& data);
 

@@ -40,18 +40,16 @@ json parse_strict_object(const std::string& where, std::string_view text) {
   return object;
 }
 
-std::string read_small_file(const std::string& path, size_t most_bytes) {
+std::string read_small_file(const std::string& path, size_t most_bytes, ErrorKind kind) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error))
-    fail(ErrorKind::kCheckpoint, path + ": there is no such file");
+  if (!std::filesystem::is_regular_file(path, error)) fail(kind, path + ": there is no such regular file");
   const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) fail(ErrorKind::kCheckpoint, fmt::format("{}: cannot be read: {}", path, error.message()));
-  if (size > most_bytes)
-    fail(ErrorKind::kCheckpoint, fmt::format("{}: has {} bytes: at most {}", path, size, most_bytes));
+  if (error) fail(kind, fmt::format("{}: cannot be read: {}", path, error.message()));
+  if (size > most_bytes) fail(kind, fmt::format("{}: has {} bytes: at most {}", path, size, most_bytes));
   std::string text(size, '\0');
   std::ifstream file(path, std::ios::binary);
   file.read(text.data(), static_cast<std::streamsize>(size));
-  if (!file) fail(ErrorKind::kCheckpoint, path + ": cannot be read");
+  if (!file) fail(kind, path + ": cannot be read");
   return text;
 }
 

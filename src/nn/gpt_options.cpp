@@ -13,6 +13,7 @@ namespace lockstep {
 
 namespace {
 
+constexpr Range kLayers{1.0, 4096.0, false};
 constexpr Range kSizeOrNone{0.0, 1048576.0, false};
 constexpr int64_t kLargestHead = 256;  // what the kernels of GPUs take
 
@@ -148,7 +149,7 @@ GptOptions resolved(const GptOptions& given, int64_t window_length) {
   const auto require_size = [](const char* key, int64_t value) {
     require_option("gpt", key, static_cast<double>(value), kSize);
   };
-  require_size("layers", options.layers);
+  require_option("gpt", "layers", static_cast<double>(options.layers), kLayers);
   require_size("width", options.width);
   require_size("heads", options.heads);
   if (options.kv_heads == 0) options.kv_heads = options.heads;
@@ -192,7 +193,7 @@ GptOptions read_gpt(Section& model) {
   const std::string preset =
       model.text("preset", "none", choices, "gpt: a known size, which the other keys override");
   GptOptions options = preset == "none" ? GptOptions{} : gpt_preset(preset);
-  options.layers = model.integer("layers", options.layers, kSize, "gpt: blocks");
+  options.layers = model.integer("layers", options.layers, kLayers, "gpt: blocks");
   options.width = model.integer("width", options.width, kSize, "gpt: features of a position");
   options.heads = model.integer("heads", options.heads, kSize, "gpt: heads of queries");
   options.kv_heads = model.integer("kv_heads", options.kv_heads, kSizeOrNone,

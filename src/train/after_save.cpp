@@ -25,7 +25,8 @@ namespace lockstep {
 
 namespace {
 
-constexpr double kSayAfter = 10.0;  // seconds
+constexpr double kSayAfter = 3.0;  // seconds
+constexpr std::chrono::milliseconds kLook(100);
 
 // In single quotes, within which a shell takes everything as it is but their end.
 std::string quoted(const std::string& path) {
@@ -107,10 +108,11 @@ struct AfterSave::Impl {
   double seconds;
   std::shared_ptr<Queue> queue;
   std::thread thread;
+  bool gave_up = false;
 };
 
 AfterSave::AfterSave(std::string command, double seconds)
-    : impl_(new Impl{std::move(command), seconds, {}, {}}) {
+    : impl_(new Impl{std::move(command), seconds, {}, {}, false}) {
   if (impl_->command.empty()) return;
   impl_->queue = std::make_shared<Queue>();
   impl_->thread = std::thread([queue = impl_->queue] { queue->run_all(); });
@@ -126,7 +128,11 @@ AfterSave::~AfterSave() {
     impl_->queue->ends = true;
     impl_->queue->changed.notify_all();
   }
-  idle ? impl_->thread.join() : impl_->thread.detach();
+  if (idle) {
+    impl_->thread.join();
+  } else {
+    impl_->thread.detach();
+  }
 }
 
 void AfterSave::saved(const std::string& path) {
@@ -136,18 +142,29 @@ void AfterSave::saved(const std::string& path) {
   impl_->queue->changed.notify_all();
 }
 
-void AfterSave::finish() {
-  if (impl_->queue == nullptr) return;
+void AfterSave::finish(const std::function<bool()>& gives_up) {
+  if (impl_->queue == nullptr || impl_->gave_up) return;
   Queue& queue = *impl_->queue;
+  const auto begin = std::chrono::steady_clock::now();
+  const auto waited = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  bool said = false;
   std::unique_lock lock(queue.mutex);
-  const auto done = [&] { return queue.commands.empty(); };
-  const double first = std::min(impl_->seconds, kSayAfter);
-  if (queue.changed.wait_for(lock, std::chrono::duration<double>(first), done)) return;
-  log_info(fmt::format("waiting for '{}' (checkpoint.after_save)", queue.commands.front()));
-  if (queue.changed.wait_for(lock, std::chrono::duration<double>(impl_->seconds - first), done)) return;
-  log_warning(fmt::format("checkpoint.after_save: '{}' takes longer than {} s and is left to itself",
-                          queue.commands.front(), impl_->seconds));
-  queue.commands.resize(1);  // which the thread takes off
+  while (!queue.changed.wait_for(lock, kLook, [&] { return queue.commands.empty(); })) {
+    if (!said && waited() >= kSayAfter) {
+      said = true;
+      log_info(fmt::format("waiting for '{}' (checkpoint.after_save)", queue.commands.front()));
+    }
+    if (waited() < impl_->seconds && !(gives_up && gives_up())) continue;
+    impl_->gave_up = true;
+    log_warning(fmt::format("checkpoint.after_save: '{}' is still running and left to itself after {:.0f} s",
+                            queue.commands.front(), waited()));
+    for (size_t i = 1; i < queue.commands.size(); ++i)
+      log_warning(fmt::format("checkpoint.after_save: '{}' was not run", queue.commands[i]));
+    queue.commands.resize(1);  // which the thread takes off
+    return;
+  }
 }
 
 }  // namespace lockstep

@@ -2,6 +2,7 @@
 // store.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,8 +22,9 @@ class AfterSave {
 
   // The file is in place. From any thread; returns at once.
   void saved(const std::string& path);
-  // Waits for all commands; those that take too long are left to themselves, and warned of.
-  void finish();
+  // Waits for all commands, until `gives_up` or the seconds are over: the one that is running then is left to
+  // itself, those behind it do not run, and both are warned of.
+  void finish(const std::function<bool()>& gives_up = {});
 
  private:
   struct Impl;

@@ -65,14 +65,14 @@ void RunKeeper::save(int64_t step, const std::function<State(std::string metrics
   store_.save(step, snapshot(metrics_->history()));
 }
 
-void RunKeeper::finish(bool chart) {
+void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {
   store_.finish();
   metrics_->flush();
   const LossCurves curves = loss_curves(metrics_->history());
   replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
-  after_save_.finish();
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
   if (!characters.empty()) log_info("\n" + characters);
+  after_save_.finish(gives_up);
 }
 
 }  // namespace lockstep

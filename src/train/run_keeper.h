@@ -41,8 +41,9 @@ class RunKeeper {
   void finish_write() { store_.finish(); }
   // Rethrows what a write in the background threw; never blocks.
   void poll() { store_.poll(); }
-  // Everything on disk, the loss plot included. `chart`: also shows it as characters.
-  void finish(bool chart);
+  // Everything on disk, the loss plot included. `chart`: also shows it as characters. `gives_up`: the user's
+  // commands are not waited for any more.
+  void finish(bool chart, const std::function<bool()>& gives_up = {});
 
   std::string path_of(int64_t step) const { return store_.path_of(step); }
 

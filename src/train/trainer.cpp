@@ -246,7 +246,10 @@ struct Trainer::Parts : PreparedRun {
         communicator,
         [&] {
           if (!keeper) return;
-          keeper->finish(!stopped && options.progress && shown_on_terminal());
+          // A run that was stopped waits all the same; one that is done waits until somebody wants it to
+          // stop.
+          keeper->finish(!stopped && options.progress && shown_on_terminal(),
+                         [&] { return !stopped && options.stop && !options.stop().empty(); });
           if (stopped) {
             // The signal may have reached this worker only after another one's.
             if (stop_reason.empty() && options.stop) stop_reason = options.stop();

@@ -60,9 +60,21 @@ TEST_F(AfterSaveTest, LeavesWhatTakesTooLongToItself) {
     AfterSave after("sleep 2 # {}", 0.2);
     after.saved("first");
     after.saved("second");
+    after.finish();
   }
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
-  EXPECT_NE(log_.find("takes longer than 0.2 s and is left to itself"), std::string::npos) << log_;
+  EXPECT_EQ(log_,
+            "checkpoint.after_save: 'sleep 2 # 'first'' is still running and left to itself after 0 s\n"
+            "checkpoint.after_save: 'sleep 2 # 'second'' was not run\n");
+}
+
+TEST_F(AfterSaveTest, WaitsNoLongerThanSomebodyWants) {
+  AfterSave after("sleep 2 # {}", 60.0);
+  after.saved("x");
+  int asked = 0;
+  after.finish([&] { return ++asked == 3; });
+  EXPECT_EQ(asked, 3);
+  EXPECT_NE(log_.find("left to itself"), std::string::npos) << log_;
 }
 
 TEST_F(AfterSaveTest, FindsTheFileOfEachCheckpointInPlace) {
