@@ -4,7 +4,7 @@
 # destroys what an earlier one has asked for, and nobody has to read the log.
 
 trap '' PIPE
-stops=0 interrupts=0 job=0 asked=0
+stops=0 interrupts=0 job=0 asked=0 ended=0
 trap 'note_stop' TERM USR1 HUP
 trap 'interrupts=$((interrupts + 1)); note_stop' INT
 
@@ -13,6 +13,7 @@ note_stop() {
   stops=$((stops + 1))
   [ "$job" -ne 0 ] || return 0
   if [ "$interrupts" -gt 1 ] && (: </dev/tty) 2>/dev/null; then
+    ended=1
     kill -TERM "$job" 2>/dev/null || true  # somebody at the terminal wants it to end now
   else
     ask_to_stop
@@ -80,7 +81,7 @@ mpi_defaults() {
 }
 
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
-# start without the others, so there was nothing to save.
+# start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.)
 run_to_end() {
   local options=() out err told readers waiter number='' status=1
   if ! command -v mpirun >/dev/null; then
@@ -127,6 +128,6 @@ run_to_end() {
   job=0
   # shellcheck disable=SC2086  # two numbers
   wait $readers || true
-  if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=75; fi
+  if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=$((ended ? 143 : 75)); fi
   return "$status"
 }

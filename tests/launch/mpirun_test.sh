@@ -124,13 +124,15 @@ check "signals of a job whose log is not read" "" "$(kinds)"
 # Ctrl-C at a terminal, twice. The shell between script and the wrapper, which must outlive it to write down its code, is chosen by
 # $SHELL.
 if command -v script >/dev/null; then
-  : >"$NOTES"
-  rm -f "$bin/code"
   export SHELL=$BASH
-  code=0
-  { noted 1; printf '\003'; noted 2; sleep 1; printf '\003'; sleep 5; } |
-    script -qec "'$wrapper' -np 2 stubborn; echo \$? >'$bin/code'" /dev/null >/dev/null 2>&1 || code=$?
-  check "signals after Ctrl-C twice" "TERM USR1 ready " "$(kinds)"
-  check "exit code after Ctrl-C twice" 143 "$(cat "$bin/code" 2>/dev/null || echo none)"
+  for how in stubborn "stubborn late"; do
+    : >"$NOTES"
+    rm -f "$bin/code"
+    code=0
+    { noted 1; printf '\003'; noted 2; sleep 1; printf '\003'; sleep 5; } |
+      script -qec "'$wrapper' -np 2 $how; echo \$? >'$bin/code'" /dev/null >/dev/null 2>&1 || code=$?
+    check "signals after Ctrl-C twice ($how)" "TERM USR1 ready " "$(kinds)"
+    check "exit code after Ctrl-C twice ($how)" 143 "$(cat "$bin/code" 2>/dev/null || echo none)"
+  done
 fi
 [ "$failures" -eq 0 ]
