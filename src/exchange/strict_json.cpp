@@ -42,7 +42,8 @@ json parse_strict_object(const std::string& where, std::string_view text) {
 
 std::string read_small_file(const std::string& path, size_t most_bytes, ErrorKind kind) {
   std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) fail(kind, path + ": there is no such regular file");
+  if (!std::filesystem::is_regular_file(path, error))
+    fail(kind, path + ": there is no such file, or no regular one");
   const uintmax_t size = std::filesystem::file_size(path, error);
   if (error) fail(kind, fmt::format("{}: cannot be read: {}", path, error.message()));
   if (size > most_bytes) fail(kind, fmt::format("{}: has {} bytes: at most {}", path, size, most_bytes));

@@ -96,7 +96,8 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   EXPECT_EQ(config["eos_token_id"], 299);
   EXPECT_EQ(bytes_of(file("out/tokenizer.json")), bytes_of(tokenizer));
   EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|endoftext|>");
-  refused({"export", checkpoint, file("new"), "--tokenizer", "bytes"}, 2, "a tokenizer.json goes with");
+  refused({"export", checkpoint, file("new"), "--tokenizer", "bytes"}, 2, "is not the one that");
+  EXPECT_FALSE(std::filesystem::exists(file("new")));
 
   // Whatever the weights come from, and on any number of threads, it is the same text.
   const auto generated = [&](std::vector<std::string> arguments) {
@@ -117,7 +118,7 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
                                           "--prompt", "a", "--tokens", "3"});
   EXPECT_EQ(std::ranges::count(lines.out, '\n'), 2) << lines.out;
   refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
-  refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one of");
+  refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one that");
   refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");
   refused({"generate", "--prompt", "x"}, 2, "name one of --checkpoint and --weights");
 }
