@@ -2,7 +2,7 @@
 # Installs what is missing, builds, and runs every test that this machine can run:  tests/run_all.sh [--quick]
 #   - all tests of the release build;
 #   - the unit tests under the address and undefined-behaviour sanitizers, they and what they link compiled by clang++ where it is
-#     there, so that a second compiler sees them; a part of the GPU half under them too, over the stand-ins;
+#     there, so that a second compiler sees them; a part of the GPU half too, over the stand-ins (its kernels under the first alone);
 #   - the tests of the folders in which threads meet under the thread sanitizer.
 # --quick: the unit tests of a release build without a GPU half, in a few minutes.
 # A line a part; what it printed is in build/logs, and on the terminal when it failed. Exit 0 when all passed.
