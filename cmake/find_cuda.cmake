@@ -14,8 +14,10 @@ if(NOT LOCKSTEP_CUDA STREQUAL "OFF")
   elseif(NOT TARGET CUDA::cublasLt OR NOT TARGET CUDA::cudart_static)
     set(missing "the toolkit in ${CUDAToolkit_BIN_DIR} has no cuBLASLt")
   else()
-    # Code for A100 and H100, and for newer GPUs what their driver compiles from PTX.
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    # Code for A100 and H100, and for newer GPUs what their driver compiles from PTX. CUDAARCHS is CMake's own way to ask for others.
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND DEFINED ENV{CUDAARCHS})
+      set(CMAKE_CUDA_ARCHITECTURES $ENV{CUDAARCHS})
+    elseif(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
     endif()
     if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})

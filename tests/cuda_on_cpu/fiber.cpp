@@ -111,6 +111,7 @@ Fiber* make_fiber(void (*entry)()) {
   return fiber;
 }
 
+#if !defined(__x86_64__) || defined(CUDA_ON_CPU_ASAN) || defined(CUDA_ON_CPU_TSAN)
 void switch_fiber(Fiber& from, Fiber& to) {
 #if defined(CUDA_ON_CPU_ASAN)
   fiber_left = &from;
@@ -129,6 +130,7 @@ void switch_fiber(Fiber& from, Fiber& to) {
   __sanitizer_finish_switch_fiber(from.fake_stack, &fiber_left->stack_low, &fiber_left->stack_bytes);
 #endif
 }
+#endif
 
 void fiber_began([[maybe_unused]] Fiber& self) {
 #if defined(CUDA_ON_CPU_ASAN)
@@ -153,12 +155,6 @@ void adopt_running_thread(Fiber& fiber) {
 void act_as(const Fiber& fiber) {
   __tsan_switch_to_fiber(fiber.race_context, 1);
 }
-#else
-void acquire(void*) {}
-void release(void*) {}
-void forget_order(Fiber&) {}
-void adopt_running_thread(Fiber&) {}
-void act_as(const Fiber&) {}
 #endif
 
 }  // namespace cuda_on_cpu

@@ -50,13 +50,21 @@ struct Fiber {
 Fiber* make_fiber(void (*entry)());
 
 // Suspends `from`, which runs now, and resumes `to`.
+#if defined(__x86_64__) && !defined(CUDA_ON_CPU_ASAN) && !defined(CUDA_ON_CPU_TSAN)
+extern "C" void cuda_on_cpu_switch(void** save, void* restore) __attribute__((visibility("hidden")));
+inline void switch_fiber(Fiber& from, Fiber& to) {
+  cuda_on_cpu_switch(&from.stack_pointer, to.stack_pointer);
+}
+#else
 void switch_fiber(Fiber& from, Fiber& to);
+#endif
 
 // Tells the address sanitizer that `self` begins; first thing in an entry.
 void fiber_began(Fiber& self);
 
 // For the thread sanitizer, nothing without it. Order between fibers: what precedes release(token) happens
 // before what follows acquire(token).
+#if defined(CUDA_ON_CPU_TSAN)
 void acquire(void* token);
 void release(void* token);
 // Makes `fiber`, which does not run, a thread that nothing has ordered yet.
@@ -65,5 +73,12 @@ void forget_order(Fiber& fiber);
 void adopt_running_thread(Fiber& fiber);
 // Continues as `fiber` for the sanitizer, on the same stack.
 void act_as(const Fiber& fiber);
+#else
+inline void acquire(void*) {}
+inline void release(void*) {}
+inline void forget_order(Fiber&) {}
+inline void adopt_running_thread(Fiber&) {}
+inline void act_as(const Fiber&) {}
+#endif
 
 }  // namespace cuda_on_cpu

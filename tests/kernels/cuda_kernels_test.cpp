@@ -574,8 +574,8 @@ TYPED_TEST(CudaKernels, LayerNormBackwardOfInfinitiesIsTheCpus) {
     const std::vector<A> gamma = random_values<A>(columns, 63), mean = random_values<A>(rows, 64),
                          rstd = random_values<A>(rows, 65, 0.5, 1.0);
     std::vector<int64_t> positions;
-    for (int64_t i = 0; i < columns; i += std::max<int64_t>(1, columns / 16)) positions.push_back(i);
-    for (int64_t i = std::max<int64_t>(0, columns - 17); i < columns; ++i) positions.push_back(i);
+    for (int64_t i = 0; i < columns; i += std::max<int64_t>(1, columns / 5)) positions.push_back(i);
+    for (int64_t i = std::max<int64_t>(0, columns - 9); i < columns; ++i) positions.push_back(i);
     for (const int64_t position : positions) {
       const double value = position % 2 == 0 ? inf : -inf;
       SCOPED_TRACE(std::to_string(columns) + " columns, " + std::to_string(value) + " at " +
