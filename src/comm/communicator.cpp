@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 
+#include "lockstep/comm/deadline.h"
+
 namespace lockstep {
 
 bool launched_by_mpi() {
@@ -11,6 +13,10 @@ bool launched_by_mpi() {
     if (std::getenv(name) != nullptr) return true;
   }
   return false;
+}
+
+std::string Communicator::host_of(int) const {
+  return host_name();
 }
 
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options) {

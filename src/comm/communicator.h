@@ -3,8 +3,9 @@
 //
 // All workers must issue the same collectives in the same order. Each collective has a label ("bucket 3") and
 // a sequence number; a wait that exceeds the timeout throws Error (kCommunication) naming rank, collective,
-// sequence number and label. Buffers must stay valid and untouched until the request is done. Only one thread
-// of a worker may use a communicator.
+// sequence number and label, and those workers, with their hosts, that do not wait as well: on the lowest
+// rank that waits. The others leave it some seconds to end the job. Buffers must stay valid and untouched
+// until the request is done. Only one thread of a worker may use a communicator.
 //
 // A communicator moves either host memory or the memory of the workers' device, never both; device() leads
 // from the former to the latter. On a device, collectives run in the order of its communication lane
@@ -58,6 +59,13 @@ class Communicator {
   virtual int world_size() const = 0;
   virtual HostPlace host_place() const = 0;
   virtual std::string description() const = 0;  // "mpi: 4 workers, Open MPI 4.1.4"
+  // The name of a worker's host.
+  virtual std::string host_of(int rank) const;
+  // What this worker is at from now on ("step 12"), for messages about collectives.
+  virtual void enter(std::string phase) { (void)phase; }
+  // Where each worker leaves its last collectives (flight-RANK.tsv) when the job ends because of
+  // communication. A directory that is not there, or that cannot be written to, does no harm.
+  virtual void leave_flight_in(std::string directory) { (void)directory; }
 
   // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two
   // ranks match in order; a block to oneself is copied. Sizes must agree on both sides. Empty blocks are

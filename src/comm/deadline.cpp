@@ -11,23 +11,28 @@
 #include <cstdlib>
 #include <utility>
 
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 
 namespace lockstep {
 
-Deadline::Deadline(double seconds, int exit_code, std::string message, std::function<void(int)> end) {
-  constexpr double kLongest = 1e9;  // the clock holds no more than some hundred years
-  const auto limit =
-      std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                             std::chrono::duration<double>(std::min(seconds, kLongest)));
+Deadline::Deadline(double seconds, int exit_code, std::string phase, Message message,
+                   std::function<void(int)> end) {
+  constexpr double kPatienceSeconds = 10.0;
   // Signals are for the thread that waits for MPI, which may have to be woken by them.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this, limit, exit_code, text = std::move(message), finish = std::move(end)] {
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_until(lock, limit, [this] { return over_; })) return;
+  thread_ = std::thread([this, seconds, exit_code, phase_ = std::move(phase), message_ = std::move(message),
+                         finish = std::move(end)] {
+    if (!phase_.empty()) announce_phase(phase_);
+    if (kept(seconds)) return;
+    std::string text = message_(false);
+    if (text.empty()) {
+      if (kept(kPatienceSeconds)) return;
+      text = message_(true);
+    }
     if (exit_code == 0 || exit_code == kExitStopped) {
       log_warning(text);
     } else {
@@ -39,6 +44,23 @@ Deadline::Deadline(double seconds, int exit_code, std::string message, std::func
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+bool Deadline::kept(double seconds) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kSlice{100};
+  // A process that was stopped does not find the others late as soon as it goes on: only slices count.
+  std::unique_lock lock(mutex_);
+  for (double left = seconds; left > 0.0;) {
+    const std::chrono::duration<double> slice =
+        std::min<std::chrono::duration<double>>(kSlice, std::chrono::duration<double>(left));
+    const Clock::time_point begin = Clock::now();
+    if (changed_.wait_until(lock, begin + std::chrono::duration_cast<Clock::duration>(slice),
+                            [this] { return over_; }))
+      return true;
+    left -= std::min(std::chrono::duration<double>(Clock::now() - begin).count(), 5.0 * slice.count());
+  }
+  return false;
+}
+
 Deadline::~Deadline() {
   {
     const std::lock_guard lock(mutex_);
@@ -48,13 +70,15 @@ Deadline::~Deadline() {
   thread_.join();
 }
 
-std::string who_waits() {
+std::string host_name() {
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
-    if (const char* rank = std::getenv(name)) return fmt::format("rank {} on host {}", rank, host.data());
-  }
-  return fmt::format("host {}", host.data());
+  return host.data();
+}
+
+std::string who_waits() {
+  const int rank = launched_rank();
+  return rank < 0 ? "host " + host_name() : fmt::format("rank {} on host {}", rank, host_name());
 }
 
 }  // namespace lockstep

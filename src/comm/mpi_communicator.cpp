@@ -1,13 +1,5 @@
 // The communicator between processes started by mpirun, over host memory.
-//
-// Blocks travel as nonblocking point-to-point messages whose tag is the sequence number of the collective, so
-// workers that disagree about the order of collectives wait for each other until the timeout instead of
-// mixing up data.
 #include <fmt/format.h>
-
-#define OMPI_SKIP_MPICXX 1  // the C interface only
-#define MPICH_SKIP_MPICXX 1
-#include <mpi.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,34 +9,18 @@
 #include <cstring>
 #include <exception>
 #include <optional>
-#include <set>
-#include <thread>
 #include <utility>
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/deadline.h"
+#include "lockstep/comm/mpi_request.h"
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 
 namespace lockstep {
 
 namespace {
-
-// MPI counts are ints: longer blocks travel as several messages of this size.
-constexpr size_t kLargestMessageBytes = size_t{1} << 30;
-
-// How long a wait keeps the processor before it yields between tests. A worker with a core of its own gains
-// nothing from yielding and may lose milliseconds to other processes; with more workers than cores every
-// further test delays the worker that is waited for.
-constexpr std::chrono::microseconds kSpinOnOwnCore{10000};
-constexpr std::chrono::microseconds kSpinOnSharedCore{20};
-
-[[noreturn]] void fail_mpi(const std::string& where, int code) {
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  fail(ErrorKind::kCommunication,
-       fmt::format("{}: MPI failed: {}", where, std::string(text, static_cast<size_t>(length))));
-}
 
 void check(int code, const char* where) {
   if (code != MPI_SUCCESS) fail_mpi(where, code);
@@ -55,143 +31,6 @@ MPI_Datatype datatype_of(DType dtype) {
   if (dtype == DType::kF64) return MPI_DOUBLE;
   fail(ErrorKind::kInternal, fmt::format("communicator: sums are of fp32 or fp64, not {}", name_of(dtype)));
 }
-
-// What the communicator and its requests share: who this is, and whether messages may be left behind.
-struct World {
-  MPI_Comm communicator = MPI_COMM_NULL;
-  int rank = 0, size = 0;
-  int tag_limit = 0;
-  double timeout_seconds = 0.0;
-  std::chrono::microseconds spin{0};
-  uint64_t sequence = 0;
-  bool failed = false;
-};
-
-// One collective under way: the messages or library collectives that it consists of.
-class MpiRequest final : public Request {
- public:
-  MpiRequest(World& world, const char* collective, std::string label)
-      : world_(world), collective_(collective), label_(std::move(label)), sequence_(world.sequence++) {}
-
-  void reserve(size_t messages) {
-    pending_.reserve(messages);
-    awaited_.reserve(messages);
-  }
-
-  int tag() const { return static_cast<int>(sequence_ % static_cast<uint64_t>(world_.tag_limit)); }
-
-  void send(const SendBlock& block) {
-    const auto* data = static_cast<const std::byte*>(block.data);
-    for (size_t begin = 0; begin < block.bytes; begin += kLargestMessageBytes) {
-      const int bytes = static_cast<int>(std::min(kLargestMessageBytes, block.bytes - begin));
-      check_start(MPI_Isend(data + begin, bytes, MPI_BYTE, block.rank, tag(), world_.communicator,
-                            add(block.rank, -1)));
-    }
-  }
-
-  void receive(const ReceiveBlock& block) {
-    auto* data = static_cast<std::byte*>(block.data);
-    for (size_t begin = 0; begin < block.bytes; begin += kLargestMessageBytes) {
-      const int bytes = static_cast<int>(std::min(kLargestMessageBytes, block.bytes - begin));
-      check_start(MPI_Irecv(data + begin, bytes, MPI_BYTE, block.rank, tag(), world_.communicator,
-                            add(block.rank, bytes)));
-    }
-  }
-
-  // Where the next library collective puts its handle.
-  MPI_Request* add_collective() { return add(-1, -1); }
-
-  void check_start(int code) {
-    if (code != MPI_SUCCESS) fail_here(code);
-  }
-
-  bool test() override {
-    if (pending_.empty()) return true;
-    int done = 0;
-    statuses_.resize(pending_.size());
-    const int code = MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, statuses_.data());
-    if (code != MPI_SUCCESS) fail_here(code);
-    if (done == 0) return false;
-    check_sizes();
-    pending_.clear();
-    return true;
-  }
-
-  void wait() override {
-    if (test()) return;
-    using Clock = std::chrono::steady_clock;
-    const Clock::time_point start = Clock::now();
-    while (!test()) {
-      const Clock::duration waited = Clock::now() - start;
-      if (waited < world_.spin) continue;
-      if (std::chrono::duration<double>(waited).count() > world_.timeout_seconds) fail_timeout();
-      std::this_thread::yield();
-    }
-  }
-
- private:
-  // One message or library collective: the rank at the other end (-1: all) and the bytes to come (-1: none
-  // come).
-  struct Awaited {
-    int rank, bytes;
-  };
-
-  MPI_Request* add(int rank, int bytes) {
-    awaited_.push_back({rank, bytes});
-    return &pending_.emplace_back(MPI_REQUEST_NULL);
-  }
-
-  std::string name() const {
-    return fmt::format("{} {} ({}) on rank {}", collective_, sequence_, label_, world_.rank);
-  }
-
-  void check_sizes() {
-    for (size_t i = 0; i < awaited_.size(); ++i) {
-      if (awaited_[i].bytes < 0) continue;
-      int bytes = 0;
-      MPI_Get_count(&statuses_[i], MPI_BYTE, &bytes);
-      if (bytes == awaited_[i].bytes) continue;
-      world_.failed = true;
-      fail(ErrorKind::kCommunication,
-           fmt::format("{}: workers disagree about a size: rank {} sent {} bytes, {} awaited", name(),
-                       awaited_[i].rank, bytes, awaited_[i].bytes));
-    }
-  }
-
-  [[noreturn]] void fail_here(int code) {
-    world_.failed = true;
-    if (code == MPI_ERR_IN_STATUS) {
-      for (const MPI_Status& status : statuses_) {
-        if (status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING)
-          fail_mpi(name(), status.MPI_ERROR);
-      }
-    }
-    fail_mpi(name(), code);
-  }
-
-  [[noreturn]] void fail_timeout() {
-    world_.failed = true;
-    std::set<int> ranks;
-    for (size_t i = 0; i < pending_.size(); ++i) {
-      int done = 1;
-      MPI_Request_get_status(pending_[i], &done, MPI_STATUS_IGNORE);
-      if (done == 0 && awaited_[i].rank >= 0) ranks.insert(awaited_[i].rank);
-    }
-    std::string who;
-    for (const int rank : ranks) who += (who.empty() ? "waiting for rank " : ", ") + std::to_string(rank);
-    if (who.empty()) who = "some worker did not join";
-    fail(ErrorKind::kCommunication,
-         fmt::format("{}: not finished after {} s: {}", name(), world_.timeout_seconds, who));
-  }
-
-  World& world_;
-  const char* collective_;
-  std::string label_;
-  uint64_t sequence_;
-  std::vector<MPI_Request> pending_;
-  std::vector<Awaited> awaited_;
-  std::vector<MPI_Status> statuses_;
-};
 
 class MpiCommunicator final : public Communicator {
  public:
@@ -222,8 +61,10 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm_get_attr(world_.communicator, MPI_TAG_UB, &limit, &found);
     world_.tag_limit =
         found != 0 ? *static_cast<int*>(limit) : 32767;  // 32767: the least that the standard grants
+    world_.roll_call.emplace(world_.communicator, world_.tag_limit);
+    world_.recorder.emplace(world_.rank);
     find_host_place();
-    world_.spin = host_place_.workers <= sysconf(_SC_NPROCESSORS_ONLN) ? kSpinOnOwnCore : kSpinOnSharedCore;
+    find_workers();
   }
 
   // Finalizing waits for all workers, so it happens on orderly shutdown only. A process that leaves without
@@ -236,13 +77,17 @@ class MpiCommunicator final : public Communicator {
   void leave(int exit_code, double timeout_seconds) override {
     if (std::exchange(left_, true)) return;
     // Of a process that ends without MPI's consent, mpirun would make exit code 1 out of 0.
+    const auto end = [this](int code) { abort(code); };
     std::optional<Deadline> deadline;
     if (timeout_seconds > 0.0) {
-      deadline.emplace(timeout_seconds, exit_code,
-                       fmt::format("{}: MPI_Finalize: not finished after {} s: some worker did not come; "
-                                   "leaving with exit code {}",
-                                   who_waits(), timeout_seconds, exit_code),
-                       [this](int code) { abort(code); });
+      come_together(exit_code, timeout_seconds);
+      deadline.emplace(
+          timeout_seconds, exit_code, "MPI_Finalize",
+          [=](bool last) {
+            return overdue("MPI_Finalize", last, timeout_seconds, "", "some worker did not come",
+                           leaving_with(exit_code));
+          },
+          end);
     }
     MPI_Comm_free(&world_.communicator);
     if (finalizes_) MPI_Finalize();
@@ -253,6 +98,9 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return world_.rank; }
   int world_size() const override { return world_.size; }
   HostPlace host_place() const override { return host_place_; }
+  std::string host_of(int rank) const override { return world_.workers.at(static_cast<size_t>(rank)).host; }
+  void enter(std::string phase) override { world_.phase = std::move(phase); }
+  void leave_flight_in(std::string directory) override { world_.flight_directory = std::move(directory); }
 
   std::string description() const override {
     return fmt::format("mpi: {} workers, {}", world_.size, communication_library());
@@ -281,12 +129,15 @@ class MpiCommunicator final : public Communicator {
     // Every worker starts with its right neighbour, so that no worker is everyone's first target.
     auto request = std::make_unique<MpiRequest>(world_, "all_gather", std::move(label));
     request->reserve(2 * static_cast<size_t>(world_.size));
-    for (int i = 0; i < world_.size; ++i) {
+    const auto part = [&](int rank) {
+      return static_cast<std::byte*>(received) + static_cast<size_t>(rank) * bytes;
+    };
+    for (int i = 1; i < world_.size; ++i) {
       const int source = (world_.rank - i + world_.size) % world_.size;
-      request->receive(
-          {source, static_cast<std::byte*>(received) + static_cast<size_t>(source) * bytes, bytes});
+      request->receive({source, part(source), bytes});
     }
-    for (int i = 0; i < world_.size; ++i) request->send({(world_.rank + i) % world_.size, data, bytes});
+    if (bytes > 0 && part(world_.rank) != data) std::memcpy(part(world_.rank), data, bytes);
+    for (int i = 1; i < world_.size; ++i) request->send({(world_.rank + i) % world_.size, data, bytes});
     return request;
   }
 
@@ -294,6 +145,7 @@ class MpiCommunicator final : public Communicator {
     auto request = std::make_unique<MpiRequest>(world_, "broadcast", std::move(label));
     for (size_t begin = 0; begin < bytes; begin += kLargestMessageBytes) {
       const int count = static_cast<int>(std::min(kLargestMessageBytes, bytes - begin));
+      world_.recorder->add_bytes(request->sequence(), count);
       request->check_start(MPI_Ibcast(static_cast<std::byte*>(data) + begin, count, MPI_BYTE, root,
                                       world_.communicator, request->add_collective()));
     }
@@ -308,9 +160,10 @@ class MpiCommunicator final : public Communicator {
 
   [[noreturn]] void abort(int exit_code) override {
     constexpr double kSecondsToAbort = 30.0;
-    const Deadline deadline(
-        kSecondsToAbort, exit_code,
-        fmt::format("{}: MPI_Abort: not finished after {} s", who_waits(), kSecondsToAbort));
+    const Deadline deadline(kSecondsToAbort, exit_code, "MPI_Abort",
+                            Deadline::saying(fmt::format("{}: MPI_Abort: not finished after {} s",
+                                                         who_waits(), kSecondsToAbort)));
+    if (exit_code == lockstep::exit_code(ErrorKind::kCommunication)) world_.leave_flight({});
     std::fflush(nullptr);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
@@ -349,15 +202,46 @@ class MpiCommunicator final : public Communicator {
   void start(const char* phase, const Call& call) {
     std::optional<Deadline> deadline;
     if (start_seconds_ > 0.0) {
-      deadline.emplace(
-          start_seconds_, exit_code(ErrorKind::kCommunication),
-          fmt::format(
-              "{}: {}: not finished after {} s (parallel.start_timeout): some worker did not come, or "
-              "messages between the workers do not get through; on hosts with several interfaces name "
-              "the right one: mpirun --mca btl_tcp_if_include eth0",
-              who_waits(), phase, start_seconds_));
+      deadline.emplace(start_seconds_, exit_code(ErrorKind::kCommunication), phase,
+                       [seconds = start_seconds_, phase](bool last) {
+                         return overdue(
+                             phase, last, seconds, " (parallel.start_timeout)",
+                             "some worker did not come, or messages between the workers do not get "
+                             "through; on hosts with several interfaces name the right one: mpirun --mca "
+                             "btl_tcp_if_include eth0",
+                             "");
+                       });
     }
     check(call(), phase);
+  }
+
+  // What the watch over MPI's own phases says; nothing where another worker of this host does.
+  static std::string overdue(const char* phase, bool last, double seconds, const char* setting,
+                             const std::string& unknown, const std::string& consequence) {
+    const PhaseReport report = look_at_neighbours(phase);
+    if (!report.speaks && !last) return "";
+    return fmt::format(
+        "{}: {}: not finished after {} s{}: {}{}", who_waits(), phase, seconds, setting,
+        report.missing.empty() ? unknown : "waiting for " + report.missing + " on host " + host_name(),
+        consequence);
+  }
+  static std::string leaving_with(int code) { return fmt::format("; leaving with exit code {}", code); }
+
+  // Before the end, while those that do not come can be named.
+  void come_together(int exit_code, double timeout_seconds) {
+    set_timeout(timeout_seconds);
+    world_.phase.clear();
+    try {
+      barrier("leave");
+    } catch (const Error& error) {
+      const std::string text = error.what() + leaving_with(exit_code);
+      if (exit_code == 0 || exit_code == kExitStopped) {
+        log_warning(text);
+      } else {
+        log_error(text);
+      }
+      abort(exit_code);
+    }
   }
 
   void find_host_place() {
@@ -367,7 +251,23 @@ class MpiCommunicator final : public Communicator {
     });
     MPI_Comm_rank(host, &host_place_.rank);
     MPI_Comm_size(host, &host_place_.workers);
+    // Workers that are bound to a core each have as many between them as they are.
+    CoreSet cores = usable_core_set(), all{};
+    start("MPI_Allreduce", [&] {
+      return MPI_Allreduce(cores.data(), all.data(), static_cast<int>(cores.size()), MPI_UINT64_T, MPI_BOR,
+                           host);
+    });
     MPI_Comm_free(&host);
+    world_.spin = Spin(host_place_.workers, all);
+  }
+
+  void find_workers() {
+    const TimeoutScope patience(*this, start_seconds_ > 0.0 ? start_seconds_ : world_.timeout_seconds);
+    MpiWorld::Worker mine{{}, ::getpid(), world_.recorder->descriptor()};
+    host_name().copy(mine.host, sizeof mine.host - 1);
+    std::vector<MpiWorld::Worker> all(static_cast<size_t>(world_.size));
+    all_gather(&mine, sizeof mine, all.data(), "hosts")->wait();
+    world_.workers = std::move(all);
   }
 
   std::unique_ptr<Request> all_reduce(void* data, int64_t count, MPI_Datatype datatype, size_t element_size,
@@ -375,6 +275,8 @@ class MpiCommunicator final : public Communicator {
     auto request = std::make_unique<MpiRequest>(world_, "all_reduce", std::move(label));
     const auto step = static_cast<int64_t>(kLargestMessageBytes / element_size);
     for (int64_t begin = 0; begin < count; begin += step) {
+      world_.recorder->add_bytes(request->sequence(),
+                                 std::min(step, count - begin) * static_cast<int64_t>(element_size));
       request->check_start(MPI_Iallreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + begin * element_size,
                                           static_cast<int>(std::min(step, count - begin)), datatype,
                                           operation, world_.communicator, request->add_collective()));
@@ -382,7 +284,7 @@ class MpiCommunicator final : public Communicator {
     return request;
   }
 
-  World world_;
+  MpiWorld world_;
   HostPlace host_place_;
   double start_seconds_ = 0.0;
   bool finalizes_ = false;  // MPI is this object's, not the program's

@@ -28,8 +28,10 @@ namespace lockstep {
 PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
     : job(std::move(job_)), options(options_), communicator(communicator_), settings(job.settings) {
   if (!options.output.empty()) job.settings.output = options.output;
+  communicator.enter("set-up");
   run_agreed(
       communicator, [&] { set_up(); }, "set-up");
+  communicator.leave_flight_in(job.settings.output);
   device->connect();
   require_recordable();
   run_agreed(

@@ -79,6 +79,7 @@ struct Trainer::Parts : PreparedRun {
   // One step. Returns whether a worker wants the run to end.
   bool advance() {
     const Clock::time_point begin = Clock::now();
+    communicator.enter(fmt::format("step {}", done + 1));
     inputs->next();
     StepLog::Step& step = log->begin(done + 1, inputs->valid(), data_seconds);
     end->begin(static_cast<int64_t>(log->under_way()));
@@ -152,6 +153,7 @@ struct Trainer::Parts : PreparedRun {
       fail(ErrorKind::kUsage, "evaluation: there are no validation data (data.validation)");
     }
     read_reports(0);
+    communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
     const EvaluationResult result = evaluator->evaluate();
     if (!keeper) return result;
@@ -185,6 +187,7 @@ struct Trainer::Parts : PreparedRun {
 
   void save() {
     read_reports(0);
+    communicator.enter(fmt::format("save at step {}", done));
     agreement->require_finite(done);
     // The others wait longer than for a step: the checkpoint before this one may still be on its way to disk.
     run_agreed(
@@ -241,6 +244,7 @@ struct Trainer::Parts : PreparedRun {
 
   void finish(bool stopped) {
     read_reports(0);
+    communicator.enter("finish");
     progress->finish_line();
     run_agreed(
         communicator,

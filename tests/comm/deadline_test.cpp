@@ -19,7 +19,7 @@ void wait_in_a_library() {
 TEST(Deadline, OneThatIsKeptDoesNothing) {
   const auto start = std::chrono::steady_clock::now();
   for (const double seconds : {60.0, 1e300}) {
-    const Deadline deadline(seconds, 6, "never said");
+    const Deadline deadline(seconds, 6, "", Deadline::saying("never said"));
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30)) << "its end does not wait";
 }
@@ -28,7 +28,7 @@ TEST(DeadlineDeathTest, OneThatIsMissedSaysWhyAndEndsTheProcess) {
   ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const auto miss = [](int code) {
     log_to_stderr(0, 1, false);
-    const Deadline deadline(0.05, code, "a phase: not finished");
+    const Deadline deadline(0.05, code, "", Deadline::saying("a phase: not finished"));
     wait_in_a_library();
   };
   EXPECT_EXIT(miss(6), ::testing::ExitedWithCode(6), "error: a phase: not finished");
@@ -40,7 +40,7 @@ TEST(DeadlineDeathTest, EndsByTheWayItIsGivenAndAnywayWhenThatReturns) {
   ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
   const auto miss = [](int other) {
     log_to_stderr(0, 1, false);
-    const Deadline deadline(0.05, 6, "said", [other](int code) {
+    const Deadline deadline(0.05, 6, "", Deadline::saying("said"), [other](int code) {
       if (other != 0) ::_exit(other + code);
     });
     wait_in_a_library();

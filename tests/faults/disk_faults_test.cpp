@@ -170,7 +170,7 @@ TEST_F(DiskFaults, ASaveThatNeverEndsIsGivenUp) {
   const std::string output = scratch_.file("never");
   const Outcome outcome = run_with("fsync=hang", workers(2), training(output, {"checkpoint.timeout=6"}));
   EXPECT_EQ(outcome.exit_code, 6) << outcome.err;
-  EXPECT_NE(outcome.err.find("(finish) on rank 1: not finished after 6 s: waiting for rank 0"),
+  EXPECT_NE(outcome.err.find("(finish) on rank 1: not finished after 6 s: waiting for rank 0 on host "),
             std::string::npos)
       << outcome.err;
 }

@@ -3,8 +3,8 @@
 //   CALL[:NAME][#COUNT][@RANK]=ACTION
 // NAME: the end of the path that the call concerns; COUNT: the COUNTth such call only (of this rule, from 1);
 // RANK: on that MPI rank only. ACTION: an error (EIO, ENOSPC, ...), "sleep=SECONDS" before the call, "hang",
-// or "kill". CALLs: open, write (and pwrite), read (pread), fsync, rename (NAME: of the target), MPI_Init,
-// MPI_Comm_dup, MPI_Comm_split, MPI_Finalize.
+// "stop" (SIGSTOP), or "kill". CALLs: open, write (and pwrite), read (pread), fsync, rename (NAME: of the
+// target), MPI_Init, MPI_Comm_dup, MPI_Comm_split, MPI_Isend, MPI_Ibarrier, MPI_Finalize.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -83,6 +83,7 @@ int fault(const char* call, const std::string& path = "") {
     const int number = ++rule.seen;
     if (rule.count != 0 && rule.count != number) continue;
     if (rule.action == "kill") ::kill(::getpid(), SIGKILL);
+    if (rule.action == "stop") ::kill(::getpid(), SIGSTOP);
     if (rule.action == "hang") {
       while (true) ::pause();
     }
@@ -90,7 +91,7 @@ int fault(const char* call, const std::string& path = "") {
       ::usleep(static_cast<useconds_t>(1e6 * std::stod(rule.action.substr(6))));
       continue;
     }
-    return error_of(rule.action);
+    if (rule.action != "stop") return error_of(rule.action);
   }
   errno = before;
   return 0;
@@ -181,6 +182,18 @@ int MPI_Comm_split_type(MPI_Comm communicator, int type, int key, MPI_Info info,
   fault("MPI_Comm_split");
   return next<int(MPI_Comm, int, int, MPI_Info, MPI_Comm*)>("PMPI_Comm_split_type")(communicator, type, key,
                                                                                     info, part);
+}
+
+int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm communicator,
+              MPI_Request* request) {
+  fault("MPI_Isend");
+  return next<int(const void*, int, MPI_Datatype, int, int, MPI_Comm, MPI_Request*)>("PMPI_Isend")(
+      data, count, type, to, tag, communicator, request);
+}
+
+int MPI_Ibarrier(MPI_Comm communicator, MPI_Request* request) {
+  fault("MPI_Ibarrier");
+  return next<int(MPI_Comm, MPI_Request*)>("PMPI_Ibarrier")(communicator, request);
 }
 
 int MPI_Finalize(void) {

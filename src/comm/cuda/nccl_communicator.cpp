@@ -29,6 +29,9 @@ using Clock = std::chrono::steady_clock;
 
 // How often the watch looks: far below any timeout, too seldom to be felt.
 constexpr std::chrono::milliseconds kWatchInterval{50};
+// How long a thread of the host that waits for the same workers has to find out who is missing, before the
+// watch ends the job without knowing.
+constexpr double kSecondsForTheHost = 7.0;
 
 void check_cuda(cudaError_t code, const char* where) {
   if (code == cudaSuccess) return;
@@ -106,6 +109,7 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return host_.rank(); }
   int world_size() const override { return host_.world_size(); }
   HostPlace host_place() const override { return host_.host_place(); }
+  std::string host_of(int worker) const override { return host_.host_of(worker); }
   std::string description() const override { return "arrays through " + nccl_library(); }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
@@ -307,7 +311,7 @@ class NcclCommunicator final : public Communicator {
         return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
       }
     }
-    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_) return {};
+    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_ + kSecondsForTheHost) return {};
     return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
   }
 

@@ -124,6 +124,7 @@ class StagedCommunicator final : public Communicator {
   int rank() const override { return host_.rank(); }
   int world_size() const override { return host_.world_size(); }
   HostPlace host_place() const override { return host_.host_place(); }
+  std::string host_of(int worker) const override { return host_.host_of(worker); }
   std::string description() const override { return "arrays through host memory"; }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,

@@ -1,0 +1,26 @@
+// The workers of this job on this host, seen from outside of MPI: which of them have come to a phase of MPI's
+// own start or end, in which MPI can be asked nothing.
+#pragma once
+
+#include <string>
+
+namespace lockstep {
+
+// This worker's rank as the launcher's environment tells it; -1 without a launcher.
+int launched_rank();
+
+// Makes the calling thread known to neighbours as one that waits in this phase; at most 15 characters.
+void announce_phase(const std::string& phase);
+
+struct PhaseReport {
+  // "rank 2 (stopped), rank 3": workers of this host that are stopped, or in which no thread has announced
+  // the phase. Empty when all are there.
+  std::string missing;
+  // Whether this worker is the lowest of those that are there.
+  bool speaks = true;
+};
+
+// From /proc, where the launcher has given its processes a name for the job; else nobody is missing.
+PhaseReport look_at_neighbours(const std::string& phase);
+
+}  // namespace lockstep

@@ -1,0 +1,68 @@
+// Who of the workers waits, and who does not: asked by a worker whose wait has taken too long, so that those
+// are named for whom everybody waits.
+//
+// Whoever waits looks for calls now and then, and answers. One that computes, sleeps in a system call, is
+// stopped or gone does not: it is the one that has not joined. Answers are small messages, which MPI delivers
+// without the receiver's help, between the waits of whatever collective: no thread has to listen.
+#pragma once
+
+#define OMPI_SKIP_MPICXX 1  // the C interface only
+#define MPICH_SKIP_MPICXX 1
+#include <mpi.h>
+
+#include <cstdint>
+#include <list>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+class RollCall {
+ public:
+  // tag: of no other message of the communicator.
+  RollCall(MPI_Comm communicator, int tag);
+
+  // Reads what others have said since the last time, and answers those that call. place: what this worker
+  // waits in ("barrier 7 (step 12)").
+  void listen(const std::string& place);
+  // Asks all others. Those that answer from now on are present.
+  void call(const std::string& place);
+  // The call is over: what was waited for has come.
+  void withdraw();
+
+  bool calling() const { return calling_; }
+  // Whether others call, and have not withdrawn.
+  bool called() const;
+  // Of this worker's call, ascending. The caller itself is present.
+  std::vector<int> absent() const;
+  int lowest_present() const;
+  // Where a worker that is present waits.
+  const std::string& place_of(int rank) const { return others_[static_cast<size_t>(rank)].place; }
+
+ private:
+  struct Message {
+    enum Kind : int32_t { kCall, kAnswer, kWithdrawal } kind = kCall;
+    uint32_t call = 0;  // the caller's count of its calls
+    char place[120] = {};
+  };
+  struct Other {
+    bool calls = false, present = false;
+    std::string place;
+  };
+  struct Sent {
+    Message message;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  void send(int rank, Message::Kind kind, uint32_t call, const std::string& place);
+  void send_all(Message::Kind kind, const std::string& place);
+
+  MPI_Comm communicator_;
+  int tag_, rank_ = 0, size_ = 0;
+  bool calling_ = false;
+  uint32_t calls_ = 0;
+  std::vector<Other> others_;  // by rank, this worker included
+  std::list<Sent> sent_;      // not yet taken over by MPI, which reads them where they are
+};
+
+}  // namespace lockstep
