@@ -13,6 +13,7 @@
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/text/tokenizer.h"
 #include "lockstep/train/data_outline.h"
+#include "lockstep/train/initial_weights.h"
 #include "lockstep/train/run_state.h"
 
 namespace lockstep {
@@ -20,7 +21,8 @@ namespace lockstep {
 namespace {
 
 struct ExportArguments {
-  std::string checkpoint, weights, precision = "fp32";
+  std::string checkpoint, weights, precision = "fp32", base;
+  bool adapter = false;
   ExportOptions options;
 };
 
@@ -47,7 +49,21 @@ int run_export(ExportArguments& arguments) {
   arguments.options.dtype = arguments.precision == "bf16"   ? DType::kBF16
                             : arguments.precision == "fp16" ? DType::kF16
                                                             : DType::kF32;
-  export_hugging_face(weights_of(state, averaged), path, *options, outline.shape.classes, arguments.options);
+  if (arguments.adapter) {
+    const LoraOptions lora = lora_of(state, path);
+    if (lora.rank == 0)
+      fail(ErrorKind::kUsage, fmt::format("--adapter: {} was not trained with [lora]", path));
+    if (!arguments.options.tokenizer.empty())
+      fail(ErrorKind::kUsage, "--adapter: is written without a tokenizer: the base model has one");
+    const std::string base = arguments.base.empty() ? initial_weights_of(state, path) : arguments.base;
+    export_adapter(weights_of(state, averaged), path, *options, outline.shape.classes, {lora, base},
+                   arguments.options);
+    log_info(fmt::format("{}: adapters of {} in {}, for {}", arguments.options.directory, path,
+                         arguments.precision, base));
+    return 0;
+  }
+  export_hugging_face(whole_weights(state, averaged, path, arguments.base), path, *options,
+                      outline.shape.classes, arguments.options);
   log_info(fmt::format("{}: {} weights of {} in {}{}", arguments.options.directory,
                        averaged ? "averaged" : "trained", path, arguments.precision,
                        arguments.options.tokenizer.empty() ? "; without a tokenizer (--tokenizer)" : ""));
@@ -73,6 +89,11 @@ std::function<std::optional<int>()> add_exchange_commands(CLI::App& app) {
       "--tokenizer", arguments->options.tokenizer,
       "tokenizer.json, or a directory with it, to go with the weights; rows of tokens that it "
       "does not have are left out");
+  command->add_flag("--adapter", arguments->adapter,
+                    "of a run with [lora]: what was trained alone, as PEFT reads it; otherwise its weights "
+                    "are merged");
+  command->add_option("--base", arguments->base,
+                      "of a run with [lora]: where its train.initial_weights are now, if elsewhere");
   command->footer(
       "Example:\n  lockstep export runs/gpt/step-000001000.h5 gpt-exported --tokenizer tokenizer.json");
   return [arguments, command]() -> std::optional<int> {

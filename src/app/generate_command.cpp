@@ -25,6 +25,7 @@
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/generate/generate.h"
 #include "lockstep/train/data_outline.h"
+#include "lockstep/train/initial_weights.h"
 #include "lockstep/train/run_state.h"
 
 namespace lockstep {
@@ -34,7 +35,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct GenerateArguments {
-  std::string configuration, checkpoint, weights, tokenizer, precision = "fp32";
+  std::string configuration, checkpoint, base, weights, tokenizer, precision = "fp32";
   std::vector<std::string> prompts, prompt_files;
   GenerationOptions options;
   int threads = 0;
@@ -51,7 +52,7 @@ struct Model {
   std::function<std::vector<float>(const ParameterEntry&)> values;
 };
 
-Model from_checkpoint(const std::string& path) {
+Model from_checkpoint(const std::string& path, const std::string& base) {
   const State state = read_checkpoint(path);
   Model model;
   model.path = path;
@@ -62,7 +63,7 @@ Model from_checkpoint(const std::string& path) {
   model.vocabulary = outline.shape.classes;
   model.trained_with = outline.vocabulary;
   auto arrays = std::make_shared<std::map<std::string, StateArray>>();
-  State weights = weights_of(state, has_average(state));
+  State weights = whole_weights(state, has_average(state), path, base);
   for (StateArray& array : weights.arrays) {
     const std::string name = array.path;
     (*arrays)[name] = std::move(array);
@@ -145,6 +146,8 @@ int run_generate(GenerateArguments& arguments) {
   constexpr size_t kMostPromptBytes = size_t{1} << 26;
   if (arguments.checkpoint.empty() == arguments.weights.empty())
     fail(ErrorKind::kUsage, "generate: name one of --checkpoint and --weights");
+  if (!arguments.base.empty() && arguments.checkpoint.empty())
+    fail(ErrorKind::kUsage, "--base: goes with --checkpoint");
   for (const std::string& stop : arguments.options.stops) {
     if (stop.empty()) fail(ErrorKind::kUsage, "--stop: must not be empty");
   }
@@ -154,8 +157,8 @@ int run_generate(GenerateArguments& arguments) {
     prompts.push_back(read_small_file(file, kMostPromptBytes, ErrorKind::kUsage));
   if (prompts.empty()) prompts.emplace_back();
   set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
-  const Model model =
-      arguments.weights.empty() ? from_checkpoint(arguments.checkpoint) : from_weights(arguments.weights);
+  const Model model = arguments.weights.empty() ? from_checkpoint(arguments.checkpoint, arguments.base)
+                                                : from_weights(arguments.weights);
   compare_with_configuration(arguments, model);
   const auto tokenizer = tokenizer_of(arguments, model);
   std::vector<std::vector<int32_t>> tokens;
@@ -205,6 +208,8 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       "TOML file whose [model] the weights must be of; checkpoints and directories say it themselves");
   command->add_option("--checkpoint", arguments->checkpoint,
                       "checkpoint file of a gpt; its averaged weights where it has them");
+  command->add_option("--base", arguments->base,
+                      "of a checkpoint with [lora]: where its train.initial_weights are now, if elsewhere");
   command->add_option(
       "--weights", arguments->weights,
       "directory of Hugging Face (GPT-2, Llama, Mistral, Qwen2, Qwen3), or a model file of llm.c");

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -102,6 +103,32 @@ std::optional<ExportedTokenizer> take_tokenizer(const std::string& path, Hugging
   return ExportedTokenizer{read_small_file(file, kMostTokenizerBytes), config.dump(2) + "\n"};
 }
 
+float element_of(const StateArray& array, int64_t i) {
+  const std::byte* at = array.bytes.data() + static_cast<size_t>(i) * size_of(array.dtype);
+  if (array.dtype == DType::kF64) {
+    double value = 0.0;
+    std::memcpy(&value, at, sizeof value);
+    return static_cast<float>(value);
+  }
+  float value = 0.0f;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// Columns `column` to column + columns of a matrix (rows, ...), row by row or turned.
+std::vector<float> part_of(const StateArray& array, int64_t rows, int64_t column, int64_t columns,
+                           bool turned) {
+  std::vector<float> values(static_cast<size_t>(rows * columns));
+  const int64_t width = array.shape.last();
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = 0; i < columns; ++i) {
+      values[static_cast<size_t>(turned ? i * rows + row : row * columns + i)] =
+          element_of(array, row * width + column + i);
+    }
+  }
+  return values;
+}
+
 class ExportedWeights {
  public:
   ExportedWeights(const State& weights, std::string where) : where_(std::move(where)) {
@@ -116,16 +143,10 @@ class ExportedWeights {
                            const ParameterEntry& parameter) const {
     const StateArray* array = find(parameter);
     return {name, part.shape, [part, turned, array] {
-              std::vector<float> values(static_cast<size_t>(part.shape.elements()));
-              if (array == nullptr) return values;
-              const int64_t width = array->shape.last(), rows = std::ssize(values) / part.columns;
-              for (int64_t row = 0; row < rows; ++row) {
-                for (int64_t i = 0; i < part.columns; ++i) {
-                  values[static_cast<size_t>(turned ? i * rows + row : row * part.columns + i)] =
-                      element(*array, row * width + part.column + i);
-                }
-              }
-              return values;
+              const int64_t count = part.shape.elements();
+              return array == nullptr
+                         ? std::vector<float>(static_cast<size_t>(count))
+                         : part_of(*array, count / part.columns, part.column, part.columns, turned);
             }};
   }
   void require_all_used() const {
@@ -136,18 +157,6 @@ class ExportedWeights {
   }
 
  private:
-  static float element(const StateArray& array, int64_t i) {
-    const std::byte* at = array.bytes.data() + static_cast<size_t>(i) * size_of(array.dtype);
-    if (array.dtype == DType::kF64) {
-      double value = 0.0;
-      std::memcpy(&value, at, sizeof value);
-      return static_cast<float>(value);
-    }
-    float value = 0.0f;
-    std::memcpy(&value, at, sizeof value);
-    return value;
-  }
-
   // Null: there is none, and it is a bias.
   const StateArray* find(const ParameterEntry& parameter) const {
     const auto found = arrays_.find(parameter.name);
@@ -209,6 +218,72 @@ void export_hugging_face(const State& weights, const std::string& where, const G
   }
   replace_file(directory.file("config.json"), hugging_face_config(model, options.dtype),
                ErrorKind::kCheckpoint);
+  directory.finish();
+}
+
+void export_adapter(const State& adapters, const std::string& where, const GptOptions& resolved,
+                    int64_t vocabulary, const AdapterExport& of, const ExportOptions& options) {
+  const HuggingFaceModel model = hugging_face_model(resolved, vocabulary);
+  const auto find = [&](const std::string& name) -> const StateArray* {
+    const auto found = std::ranges::find(adapters.arrays, "/parameters/" + name, &StateArray::path);
+    return found == adapters.arrays.end() ? nullptr : &*found;
+  };
+  std::vector<SafetensorsTensor> tensors;
+  std::map<std::string, int64_t> ends;  // of names of modules, behind the number of the block
+  std::vector<std::string> modules;
+  for (const ParameterEntry& parameter : gpt_parameters(model.options, model.vocabulary)) {
+    constexpr std::string_view kWeight = ".weight";
+    if (!parameter.name.ends_with(kWeight)) continue;
+    const std::string product = parameter.name.substr(0, parameter.name.size() - kWeight.size());
+    const StateArray *a = find(product + kLoraA), *b = find(product + kLoraB);
+    if (a == nullptr) continue;
+    const Shape &inner = a->shape, &outer = b == nullptr ? inner : b->shape;
+    if (b == nullptr || inner != Shape{parameter.shape[0], inner.last()} ||
+        outer != Shape{inner.last(), parameter.shape[1]})
+      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}{}: does not fit the model", where, product, kLoraA));
+    // One A for all that is one product here.
+    for (const HuggingFaceTensor& part : hugging_face_tensors(model, parameter).parts) {
+      const std::string module = part.name.substr(0, part.name.size() - kWeight.size());
+      modules.push_back(hugging_face_prefix(model.family) + module);
+      ++ends[module.substr(module.find('.', module.find('.') + 1) + 1)];
+      const std::string name = "base_model.model." + modules.back();
+      tensors.push_back({name + ".lora_A.weight", {inner[1], inner[0]}, [a] {
+                           return part_of(*a, a->shape[0], 0, a->shape[1], true);
+                         }});
+      tensors.push_back({name + ".lora_B.weight", {part.columns, inner[1]}, [b, part] {
+                           return part_of(*b, b->shape[0], part.column, part.columns, true);
+                         }});
+    }
+  }
+  if (tensors.empty()) fail(ErrorKind::kCheckpoint, where + ": has no adapters");
+  std::vector<std::string> targets;
+  for (const auto& [end, count] : ends) {
+    if (count != resolved.layers) targets = modules;  // some blocks alone: each by its whole name
+  }
+  if (targets.empty()) {
+    for (const auto& [end, count] : ends) targets.push_back(end);
+  }
+  const bool whole = of.lora.alpha == std::floor(of.lora.alpha);
+  const nlohmann::ordered_json config = {
+      {"peft_type", "LORA"},
+      {"task_type", "CAUSAL_LM"},
+      {"base_model_name_or_path", of.base},
+      {"r", of.lora.rank},
+      {"lora_alpha", whole ? nlohmann::ordered_json(static_cast<int64_t>(of.lora.alpha))
+                           : nlohmann::ordered_json(of.lora.alpha)},
+      {"lora_dropout", of.lora.dropout},
+      {"target_modules", targets},
+      {"fan_in_fan_out", model.family == ModelFamily::kGpt2},
+      {"bias", "none"},
+      {"modules_to_save", nullptr},
+      {"rank_pattern", nlohmann::ordered_json::object()},
+      {"alpha_pattern", nlohmann::ordered_json::object()},
+      {"use_rslora", false},
+      {"use_dora", false},
+      {"inference_mode", true}};
+  NewDirectory directory(options.directory);
+  write_safetensors(directory.file("adapter_model.safetensors"), tensors, options.dtype);
+  replace_file(directory.file("adapter_config.json"), config.dump(2) + "\n", ErrorKind::kCheckpoint);
   directory.finish();
 }
 

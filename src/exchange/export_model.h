@@ -8,6 +8,7 @@
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/core/dtype.h"
 #include "lockstep/nn/gpt.h"
+#include "lockstep/nn/lora.h"
 
 namespace lockstep {
 
@@ -29,5 +30,16 @@ std::optional<GptOptions> gpt_of_configuration(const std::string& configuration,
 // for a tokenizer that does not go with it; kCheckpoint when arrays do not fit or files cannot be written.
 void export_hugging_face(const State& weights, const std::string& where, const GptOptions& resolved,
                          int64_t vocabulary, const ExportOptions& options);
+
+struct AdapterExport {
+  LoraOptions lora;  // that the adapters were trained with
+  std::string base;  // name of the model that they belong to
+};
+
+// adapter_model.safetensors and adapter_config.json, as PEFT reads them. adapters: arrays "/parameters/NAME",
+// NAME of nn/lora.h. What is one product in a gpt and several there (queries, keys, values; gate, up) has the
+// same A in each. Takes directory and dtype of the options. Errors as above.
+void export_adapter(const State& adapters, const std::string& where, const GptOptions& resolved,
+                    int64_t vocabulary, const AdapterExport& of, const ExportOptions& options);
 
 }  // namespace lockstep

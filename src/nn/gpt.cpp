@@ -13,6 +13,7 @@
 
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/nn/chain.h"
+#include "lockstep/nn/lora.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/attention.h"
 #include "lockstep/ops/cast.h"
@@ -38,17 +39,19 @@ Initializer normal(int64_t inputs, int64_t outputs, double deviation) {
 class Product {
  public:
   Product(int64_t inputs, int64_t outputs, bool bias, double deviation, const ModuleBuilder& builder)
-      : weight_(builder.parameter("weight", {inputs, outputs}, normal(inputs, outputs, deviation))) {
+      : weight_({inputs, outputs}, normal(inputs, outputs, deviation), builder) {
     if (bias) bias_ = builder.parameter("bias", {outputs}, {});
   }
-  const Tensor& weight(const ForwardContext& context) const { return context.parameter(weight_); }
+  bool adapted() const { return weight_.adapted(); }
+  const Tensor& weight(const ForwardContext& context) const { return weight_.base(context); }
   Tensor bias(const ForwardContext& context) const { return bias_ < 0 ? Tensor() : context.parameter(bias_); }
   Tensor operator()(const Tensor& x, const ForwardContext& context) const {
-    return linear(x, weight(context), bias(context));
+    return weight_.with_change(linear(x, weight(context), bias(context)), x, context);
   }
 
  private:
-  int weight_, bias_ = -1;
+  AdaptedWeight weight_;
+  int bias_ = -1;
 };
 
 // Over the last axis.
@@ -267,10 +270,14 @@ class GptBlock final : public Module {
       case GptActivation::kGeluTanh:
         break;
     }
-    return feed_forward(
-        x, expand_.weight(context), expand_.bias(context),
-        options_.activation == GptActivation::kGelu ? Activation::kGelu : Activation::kGeluTanh,
-        contract_.weight(context), contract_.bias(context));
+    const bool exact = options_.activation == GptActivation::kGelu;
+    if (expand_.adapted() || contract_.adapted()) {
+      const Tensor h = expand_(x, context);
+      return contract_(exact ? gelu(h) : gelu_tanh(h), context);
+    }
+    return feed_forward(x, expand_.weight(context), expand_.bias(context),
+                        exact ? Activation::kGelu : Activation::kGeluTanh, contract_.weight(context),
+                        contract_.bias(context));
   }
 
   const GptOptions& options_;

@@ -20,6 +20,7 @@ ForwardContext forward_context(const ParameterStore& store, bool training) {
     context.statistics.push_back(store.statistic(static_cast<int>(i)));
   }
   context.batch_statistics.resize(store.statistics().size());
+  for (size_t i = 0; i < store.frozen().size(); ++i) context.frozen.push_back(store.frozen_values(i));
   return context;
 }
 

@@ -33,8 +33,15 @@ struct ForwardContext {
   // no more.
   const NamedTensors* batch = nullptr;
 
+  // Parameters that are not trained, in the order of ParameterStore::frozen().
+  std::vector<Tensor> frozen;
+
   // By the index that ModuleBuilder::parameter returned.
-  const Tensor& parameter(int index) const { return parameters[static_cast<size_t>(index)]; }
+  const Tensor& parameter(int index) const {
+    constexpr int kFrozen = ParameterStore::kFirstFrozen;
+    return index < kFrozen ? parameters[static_cast<size_t>(index)]
+                           : frozen[static_cast<size_t>(index - kFrozen)];
+  }
 };
 
 // A context over an allocated store: its parameters (leaves with their index), its running statistics, and
@@ -46,25 +53,31 @@ ForwardContext forward_context(const ParameterStore& store, bool training);
 // store that the pass has left out.
 std::vector<Tensor> take_batch_statistics(ForwardContext& context, const ParameterStore& store);
 
-// Names what a module declares: scopes make "layers.0.weight".
+class LoraPlan;
+
+// Names what a module declares: scopes make "layers.0.weight". With a plan (nn/lora.h) every parameter is
+// frozen, and what is trained is beside those that AdaptedWeight declares.
 class ModuleBuilder {
  public:
-  explicit ModuleBuilder(ParameterStore& store, std::string prefix = "")
-      : store_(&store), prefix_(std::move(prefix)) {}
-  ModuleBuilder scope(const std::string& name) const {
-    return ModuleBuilder(*store_, prefix_.empty() ? name : prefix_ + "." + name);
-  }
+  explicit ModuleBuilder(ParameterStore& store, std::string prefix = "", LoraPlan* lora = nullptr)
+      : store_(&store), prefix_(std::move(prefix)), lora_(lora) {}
+  ModuleBuilder scope(const std::string& name) const { return ModuleBuilder(*store_, path(name), lora_); }
   int parameter(const std::string& name, const Shape& shape, const Initializer& initializer) const {
-    return store_->declare_parameter(prefix_.empty() ? name : prefix_ + "." + name, shape, initializer);
+    return lora_ != nullptr ? store_->declare_frozen(path(name), shape, false)
+                            : store_->declare_parameter(path(name), shape, initializer);
   }
   int statistic(const std::string& name, const Shape& shape, double initial, double momentum) const {
-    return store_->declare_statistic(prefix_.empty() ? name : prefix_ + "." + name, shape, initial, momentum);
+    return store_->declare_statistic(path(name), shape, initial, momentum);
   }
   const std::string& prefix() const { return prefix_; }
+  ParameterStore& store() const { return *store_; }
+  LoraPlan* lora() const { return lora_; }
+  std::string path(const std::string& name) const { return prefix_.empty() ? name : prefix_ + "." + name; }
 
  private:
   ParameterStore* store_;
   std::string prefix_;
+  LoraPlan* lora_;
 };
 
 class Module {

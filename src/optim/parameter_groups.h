@@ -6,12 +6,10 @@
 #include <vector>
 
 #include "lockstep/core/configuration.h"
+#include "lockstep/core/name_pattern.h"
 #include "lockstep/optim/optimizer.h"
 
 namespace lockstep {
-
-// Whether the whole name fits the pattern: '*' stands for any run of characters, '?' for one.
-bool matches_pattern(const std::string& pattern, const std::string& name);
 
 // Error (kUsage) naming `where` and all names when the pattern fits none of the parameters.
 void require_fit(const std::string& where, const std::string& pattern,

@@ -111,6 +111,13 @@ int ParameterStore::declare_statistic(const std::string& name, const Shape& shap
   return static_cast<int>(statistics_.size()) - 1;
 }
 
+int ParameterStore::declare_frozen(const std::string& name, const Shape& shape, bool product) {
+  require_new(frozen_, name);
+  frozen_.push_back({name, shape, product});
+  frozen_values_.emplace_back();
+  return kFirstFrozen + static_cast<int>(frozen_.size()) - 1;
+}
+
 void ParameterStore::allocate(DType dtype, Backend& backend, uint64_t seed) {
   values_ = Tensor::zeros({parameter_extent_}, dtype, backend);
   running_ = Tensor::zeros({statistic_extent_}, dtype, backend);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lockstep/tensor/tensor.h"
@@ -46,6 +47,13 @@ struct StatisticEntry {
   double momentum = 0.1;  // value <- (1 - momentum) * value + momentum * mean over the micro-batches
 };
 
+// A parameter that is held once, as it was given: no gradient, no optimizer and no checkpoint knows of it.
+struct FrozenEntry {
+  std::string name;
+  Shape shape;
+  bool product = false;  // the matrix of a product: held in the compute type
+};
+
 class ParameterStore {
  public:
   static constexpr int64_t kParameterAlignment = 64;  // elements; gaps are zero and stay zero
@@ -53,8 +61,12 @@ class ParameterStore {
   // Declares before allocate. Returns the index. Error when the name is taken.
   int declare_parameter(const std::string& name, const Shape& shape, const Initializer& initializer);
   int declare_statistic(const std::string& name, const Shape& shape, double initial, double momentum);
+  // Returns kFirstFrozen + its place in frozen().
+  int declare_frozen(const std::string& name, const Shape& shape, bool product);
+  static constexpr int kFirstFrozen = 1 << 30;
 
-  // Allocates the flat arrays and draws the initial values: a function of (seed, name) alone.
+  // Allocates the flat arrays and draws the initial values: a function of (seed, name) alone. Frozen
+  // parameters are there when they are given.
   void allocate(DType dtype, Backend& backend, uint64_t seed);
   bool allocated() const { return values_.defined(); }
 
@@ -63,6 +75,7 @@ class ParameterStore {
 
   const std::vector<ParameterEntry>& parameters() const { return parameters_; }
   const std::vector<StatisticEntry>& statistics() const { return statistics_; }
+  const std::vector<FrozenEntry>& frozen() const { return frozen_; }
 
   // Extents in elements: all parameters with their gaps; the statistics section; both (the length of a
   // gradient array).
@@ -78,9 +91,15 @@ class ParameterStore {
   Tensor parameter(int index) const;
   Tensor statistic(int index) const;
 
+  // Those of the frozen parameter at this place of frozen(); undefined before they are given. Of its shape.
+  const Tensor& frozen_values(size_t place) const { return frozen_values_[place]; }
+  void freeze(size_t place, Tensor values) { frozen_values_[place] = std::move(values); }
+
  private:
   std::vector<ParameterEntry> parameters_;
   std::vector<StatisticEntry> statistics_;
+  std::vector<FrozenEntry> frozen_;
+  std::vector<Tensor> frozen_values_;
   int64_t parameter_extent_ = 0;
   int64_t statistic_extent_ = 0;
   Tensor values_;

@@ -67,7 +67,7 @@ std::vector<SettingChange> configuration_changes(const std::string& before, cons
 }
 
 bool defines_model(const std::string& key) {
-  return key.starts_with("model.") || key == "data.normalize";
+  return key.starts_with("model.") || key.starts_with("lora.") || key == "data.normalize";
 }
 
 bool defines_run(const std::string& key) {

@@ -19,9 +19,16 @@ double mebibytes(size_t bytes) {
 void introduce(const Introduction& run) {
   log_info(fmt::format("{} | {} thread{} a worker", run.device.description(), run.settings.threads,
                        run.settings.threads == 1 ? "" : "s"));
+  int64_t frozen = 0;
+  size_t frozen_bytes = 0;
+  for (size_t place = 0; place < run.replica.store.frozen().size(); ++place) {
+    frozen += run.replica.store.frozen()[place].shape.elements();
+    frozen_bytes += run.replica.store.frozen_values(place).bytes();
+  }
   log_info(fmt::format(
-      "{} parameters, {} optimizer, {} samples for training{}", run.replica.store.parameter_count(),
-      run.replica.optimizer->type(), run.data.train->size(),
+      "{} parameters{}, {} optimizer, {} samples for training{}", run.replica.store.parameter_count(),
+      frozen == 0 ? "" : fmt::format(" beside {} that are frozen", frozen), run.replica.optimizer->type(),
+      run.data.train->size(),
       run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
   log_info(describe_task(run.data.train->description(), run.settings.loss));
   for (const std::string& hint : run.data.hints) log_warning(hint);
@@ -47,8 +54,8 @@ void introduce(const Introduction& run) {
   }
   log_info(fmt::format(
       "memory of this worker, MiB: parameters {:.1f}, gradients {:.1f}, optimizer state {:.1f}{}{}",
-      mebibytes(run.replica.store.values().bytes() + copy + statistics), mebibytes(run.pass.bytes()),
-      mebibytes(run.replica.optimizer_bytes), averages,
+      mebibytes(run.replica.store.values().bytes() + copy + statistics + frozen_bytes),
+      mebibytes(run.pass.bytes()), mebibytes(run.replica.optimizer_bytes), averages,
       run.settings.shard_optimizer ? fmt::format(" (its share of {} workers)", run.workers) : ""));
   if (run.schedule.warmup() > run.plan.total_steps) {
     log_warning(

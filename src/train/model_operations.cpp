@@ -33,8 +33,11 @@ ModelOperations model_operations(const Module& model, const ParameterStore& stor
   ModelOperations operations;
   if (tokens == 0) return operations;
   if (const double forward = model.operations(); forward > 0.0) {
-    operations.of_token = 3.0 * forward / static_cast<double>(tokens);
-    operations.formula = "3 times those of the model's forward pass";
+    // Frozen weights have no gradients; adapters take little.
+    const bool frozen = !store.frozen().empty();
+    operations.of_token = (frozen ? 2.0 : 3.0) * forward / static_cast<double>(tokens);
+    operations.formula = frozen ? "2 times those of the model's forward pass, whose weights are frozen"
+                                : "3 times those of the model's forward pass";
     return operations;
   }
   int64_t parameters = 0;

@@ -14,8 +14,6 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/loader.h"
-#include "lockstep/exchange/export_model.h"
-#include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
@@ -38,7 +36,8 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
       communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
   if (options.resume_if_any)
     options.resume = agreement->any(leader() && keeper->holds_checkpoint(), "resume");
-  if (!options.resume && !settings.initial_weights.empty()) take_initial_weights();
+  const bool frozen = !replica->store.frozen().empty();
+  if (frozen || (!options.resume && !settings.initial_weights.empty())) take_initial_weights();
   State found;
   const std::string path = resume_or_start(found);
   if (options.resume) done = state->distribute(done, found, path, communicator);
@@ -84,7 +83,7 @@ void PreparedRun::set_up() {
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
   state.emplace(*replica, plan, data.digest, description.text,
-                std::vector<Checkpointed*>{end.get(), &columns});
+                std::vector<Checkpointed*>{end.get(), &columns, &base});
   agreement.emplace(*replica, communicator);
   evaluator.emplace(*replica, *objective, data, settings, communicator);
   if (settings.cuda_graph) recorder.emplace(backend(), communicator);
@@ -130,14 +129,15 @@ void PreparedRun::take_initial_weights() {
           require_fit("train.initial_weights_without", pattern, replica->store.parameters());
         }
         if (!leader()) return;
-        if (holds_weights(path)) {
-          found = foreign_weights(path);
-          return;
-        }
-        found = read_checkpoint(path);
-        columns.restore(found, path);
+        found = read_initial_weights(path, description.text, data.shape);
+        if (!holds_weights(path)) columns.restore(found, path);
       },
       "initial weights");
+  if (!replica->store.frozen().empty()) {
+    base.load(*replica, found, path, communicator);
+    if (leader()) log_info("frozen weights from " + path);
+    return;
+  }
   restore_parameters(*replica, found, has_average(found), path, communicator,
                      settings.initial_weights_without);
   bool mean = leader() && has_average(found) && found.scalars.contains("/average/type") &&
@@ -152,19 +152,6 @@ void PreparedRun::take_initial_weights() {
     replica->average->restart(replica->store.values(), replica->store.statistic_values());
   }
   if (leader()) log_info("initial weights from " + path);
-}
-
-State PreparedRun::foreign_weights(const std::string& path) const {
-  const auto gpt = gpt_of_configuration(description.text, "the run", data.shape.sample.last());
-  if (!gpt) {
-    fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
-  }
-  const auto source = open_weights(path);
-  if (const auto differences = model_differences(*gpt, source->options()); !differences.empty()) {
-    fail(ErrorKind::kCheckpoint,
-         fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
-  }
-  return parameters_of(*source, path, data.shape.classes, gpt->context);
 }
 
 void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {

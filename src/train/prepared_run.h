@@ -13,6 +13,7 @@
 #include "lockstep/train/device.h"
 #include "lockstep/train/evaluator.h"
 #include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/initial_weights.h"
 #include "lockstep/train/model_operations.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/replica.h"
@@ -42,6 +43,7 @@ struct PreparedRun {
   std::optional<WorkerDevice> device;
   RunData data;
   KeptColumns columns{data};
+  BaseWeights base;
   std::unique_ptr<Replica> replica;
   RunPlan plan;
   ModelOperations operations;
@@ -68,10 +70,9 @@ struct PreparedRun {
   // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. Returns
   // its path, which is empty where there is none.
   std::string resume_or_start(State& found);
-  // Before the checkpoints of an earlier run are set aside: it may be one of them.
+  // Before the checkpoints of an earlier run are set aside: it may be one of them. Under LoRA of a resumed
+  // run too: its checkpoints do not hold what is frozen.
   void take_initial_weights();
-  // Of a gpt, that another program has written. Error (kCheckpoint) naming the options that differ.
-  State foreign_weights(const std::string& path) const;
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const State& found, const std::string& path);

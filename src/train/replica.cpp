@@ -1,6 +1,7 @@
 // Building and updating a replica.
 #include "lockstep/train/replica.h"
 
+#include "lockstep/nn/lora.h"
 #include "lockstep/tensor/storage.h"
 
 namespace lockstep {
@@ -8,7 +9,14 @@ namespace lockstep {
 Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend, Communicator& communicator)
     : alone_(make_self_communicator()) {
   const RunSettings& settings = job.settings;
-  model = job.model(data, ModuleBuilder(store));
+  compute = settings.compute;
+  if (settings.lora.rank > 0) {
+    LoraPlan plan(settings.lora);
+    model = job.model(data, ModuleBuilder(store, "", &plan));
+    plan.require_fit(store);
+  } else {
+    model = job.model(data, ModuleBuilder(store));
+  }
   optimizer = job.optimizer();
   store.allocate(settings.parameters(), backend, settings.seed);
   const int64_t extent = store.parameter_extent();
@@ -30,6 +38,11 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   training.recompute_every = settings.recompute_every;
   if (settings.parameters() != settings.compute)
     lowered.emplace(store, training.parameters, settings.compute);
+}
+
+void Replica::freeze(size_t place, const Tensor& values) {
+  store.freeze(place, values);
+  training.frozen[place] = values;
 }
 
 void Replica::update(UpdateContext context) {

@@ -25,14 +25,17 @@ struct Replica {
   // parallel.shard_optimizer.
   std::unique_ptr<ParameterShards> shards;
   std::optional<WeightAverage> average;
-  size_t optimizer_bytes = 0;  // that the optimizer has allocated on this worker
-  // Where precision.compute is bf16 or fp16: what `training` computes with.
+  size_t optimizer_bytes = 0;   // that the optimizer has allocated on this worker
+  DType compute = DType::kF32;  // precision.compute
+  // Where that is bf16 or fp16: what `training` computes with.
   std::optional<LoweredParameters> lowered;
 
   // Builds the job's model and optimizer; draws the initial parameters. The communicator must outlive the
   // replica.
   Replica(const TrainingJob& job, const DataShape& data, Backend& backend, Communicator& communicator);
 
+  // Gives the frozen parameter at this place of store.frozen() its values.
+  void freeze(size_t place, const Tensor& values);
   // What an AutocastScope is to be given, up to date: null without `lowered`.
   const AutocastScope::Copies* current_copies() { return lowered ? &lowered->current() : nullptr; }
   // One update of this worker's parameters, and then of all from those who own them. Takes parameters,

@@ -121,6 +121,13 @@ RunSettings read_settings(Configuration& configuration) {
     train.reject("initial_weights_without", "goes with train.initial_weights");
   }
 
+  Section lora = configuration.section("lora");
+  settings.lora = read_lora(lora);
+  if (settings.lora.rank > 0 && settings.initial_weights.empty())
+    lora.reject("rank", "needs weights that stay as they are: train.initial_weights");
+  if (settings.lora.rank > 0 && !settings.initial_weights_without.empty())
+    lora.reject("rank", "every weight comes from train.initial_weights: not with initial_weights_without");
+
   Section optimizer = configuration.section("optimizer");
   settings.learning_rate = optimizer.real("learning_rate", settings.learning_rate, kNonNegative,
                                           "step size, shaped by [schedule]");

@@ -10,6 +10,7 @@
 #include "lockstep/core/dtype.h"
 #include "lockstep/data/dataset.h"
 #include "lockstep/data/sampler.h"
+#include "lockstep/nn/lora.h"
 #include "lockstep/optim/clip.h"
 #include "lockstep/optim/loss_scaler.h"
 #include "lockstep/optim/parameter_groups.h"
@@ -52,6 +53,8 @@ struct RunSettings {
   ObjectiveOptions objective;
   std::string initial_weights;  // a checkpoint, what open_weights() takes, or empty: drawn
   std::vector<std::string> initial_weights_without;
+  // [lora]
+  LoraOptions lora;
   // [optimizer]
   double learning_rate = 1e-3;
   bool decay_biases = true;

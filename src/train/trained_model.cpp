@@ -12,6 +12,7 @@
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/data_checks.h"
 #include "lockstep/train/evaluation.h"
+#include "lockstep/train/initial_weights.h"
 #include "lockstep/train/plan_agreement.h"
 #include "lockstep/train/replica_agreement.h"
 #include "lockstep/train/run_state.h"
@@ -95,6 +96,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       },
       "model");
   restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
+  if (!replica_->store.frozen().empty()) load_base(description.text, state, checkpoint, communicator);
   run_agreed(
       communicator,
       [&] {
@@ -113,6 +115,26 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
     Tensor statistics = replica_->store.statistic_values();
     statistics.assign(mean_statistics(*replica_, *data_.train, settings(), communicator));
   }
+}
+
+void TrainedModel::load_base(const std::string& configuration, const State& state,
+                             const std::string& checkpoint, Communicator& communicator) {
+  const std::string& path = settings().initial_weights;
+  State found;
+  run_agreed(
+      communicator,
+      [&] {
+        if (communicator.rank() == 0) found = read_initial_weights(path, configuration, outline_.shape);
+      },
+      "base weights");
+  BaseWeights base;
+  base.load(*replica_, found, path, communicator);
+  run_agreed(
+      communicator,
+      [&] {
+        if (communicator.rank() == 0) base.restore(state, checkpoint);
+      },
+      "base weights");
 }
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "lockstep/checkpoint/state.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/core/configuration.h"
 #include "lockstep/train/data_outline.h"
@@ -40,6 +41,10 @@ class TrainedModel {
   const std::string& weights() const { return weights_; }
 
  private:
+  // What stays as it is under LoRA. configuration: resolved. Collective.
+  void load_base(const std::string& configuration, const State& state, const std::string& checkpoint,
+                 Communicator& communicator);
+
   TrainingJob job_;
   std::optional<WorkerDevice> device_;
   DataOutline outline_;

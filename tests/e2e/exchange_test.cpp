@@ -123,6 +123,88 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   refused({"generate", "--prompt", "x"}, 2, "name one of --checkpoint and --weights");
 }
 
+// The base is a directory; runs of adapters over it end with the same bits however they are shared and cut.
+TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
+  train(kNoLauncher, {file("run.toml"), "--output", file("first")});
+  const auto exported = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "export");
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  };
+  exported({checkpoint_of(file("first"), 3), file("base")});
+  write_file(file("lora.toml"), bytes_of(file("run.toml")) +
+                                    "weight_decay = 0.1\n[lora]\nrank = 2\nalpha = 6\n" +
+                                    "dropout = 0.1\ntargets = [\"*\"]\n");
+  const std::vector<std::string> common = {"--set", "train.initial_weights=" + file("base"), "--set",
+                                           "train.micro_batches=3"};
+  const auto trained = [&](int workers, const std::string& name, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {file("lora.toml"), "--output", file(name)};
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    train(workers, arguments);
+  };
+  for (const std::string compute : {"fp32", "bf16"}) {
+    SCOPED_TRACE(compute);
+    const std::vector<std::string> precision = {"--set", "precision.compute=" + compute};
+    const auto with = [&](std::vector<std::string> more) {
+      more.insert(more.begin(), precision.begin(), precision.end());
+      return more;
+    };
+    trained(kNoLauncher, compute, with({}));
+    const std::string digest = digest_of(checkpoint_of(file(compute), 3));
+    trained(2, compute + "2", with({"--set", "train.recompute_every=1"}));
+    EXPECT_EQ(digest_of(checkpoint_of(file(compute + "2"), 3)), digest);
+    trained(3, compute + "3", with({"--set", "parallel.shard_optimizer=true", "--set", "train.steps=1"}));
+    trained(2, compute + "3", with({"--resume"}));
+    EXPECT_EQ(digest_of(checkpoint_of(file(compute + "3"), 3)), digest);
+  }
+  const std::string checkpoint = checkpoint_of(file("fp32"), 3);
+
+  // Merged, it is the same function.
+  const auto loss = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "eval");
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return nlohmann::json::parse(outcome.out)["loss"].get<double>();
+  };
+  const double adapted = loss({file("lora.toml"), "--checkpoint", checkpoint});
+  EXPECT_LT(adapted, loss({file("run.toml"), "--checkpoint", checkpoint_of(file("first"), 3)}) - 1e-3);
+  exported({checkpoint, file("merged")});
+  train(kNoLauncher, {file("run.toml"), "--output", file("same"), "--set",
+                      "train.initial_weights=" + file("merged"), "--set", "optimizer.learning_rate=0"});
+  EXPECT_NEAR(loss({file("run.toml"), "--checkpoint", checkpoint_of(file("same"), 3)}), adapted, 1e-6);
+  const Outcome text = run(kNoLauncher, {"generate", "--checkpoint", checkpoint, "--prompt", "the ",
+                                         "--tokens", "9", "--base", file("base")});
+  EXPECT_EQ(text.out, run(kNoLauncher, {"generate", "--weights", file("merged"), "--tokenizer", "bytes",
+                                        "--prompt", "the ", "--tokens", "9"})
+                          .out);
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  exported({checkpoint, file("adapter"), "--adapter"});
+  const nlohmann::json config = nlohmann::json::parse(bytes_of(file("adapter/adapter_config.json")));
+  EXPECT_EQ(config["base_model_name_or_path"], file("base"));
+
+  // Another base is refused by name, and so are adapters where weights are asked for.
+  exported({checkpoint_of(file("same"), 3), file("other")});
+  const auto train_with = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"train", file("lora.toml"), "--output", file("fp32")};
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  };
+  const std::string from = "train.initial_weights=";
+  refused(train_with({"--resume", "--set", from + file("other"), "--set", "train.steps=4"}), 4,
+          "its adapters belong to other weights than those of " + file("other"));
+  refused({"generate", "--checkpoint", checkpoint, "--base", file("other")}, 4, "belong to other weights");
+  refused(train_with({"--resume", "--set", "lora.alpha=5"}), 4, "lora.alpha = 5");
+  refused(train_with({"--set", from + checkpoint}), 4, "holds adapters");
+  refused(train_with({"--set", from}), 2, "lora.rank: needs weights that stay as they are");
+  refused(train_with({"--set", "lora.rank=0"}), 2, "lora.alpha: goes with lora.rank");
+  refused(train_with({"--set", "lora.targets=[\"x\"]"}), 2, "pattern \"x\" fits no matrix");
+  refused({"export", checkpoint_of(file("first"), 3), file("none"), "--adapter"}, 2,
+          "was not trained with [lora]");
+}
+
 TEST_F(Exchange, IsForGpts) {
   write_file(file("mlp.toml"), "[data]\ntrain = \"" LOCKSTEP_ROOT "/configs/data/digits.h5\"\n[model]\n" +
                                    kMlp + "[train]\nsteps = 1\n");
@@ -133,6 +215,9 @@ TEST_F(Exchange, IsForGpts) {
   refused(
       {"train", file("mlp.toml"), "--output", file("none"), "--set", "train.initial_weights=" + file("out")},
       2, "is for model.type = \"gpt\"");
+  refused({"train", file("mlp.toml"), "--output", file("none"), "--set", "lora.rank=2", "--set",
+           "train.initial_weights=" + checkpoint_of(file("mlp"), 1)},
+          2, "no products that can be adapted");
 }
 
 }  // namespace

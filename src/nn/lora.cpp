@@ -1,0 +1,102 @@
+// Low-rank changes of frozen matrices.
+#include "lockstep/nn/lora.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "lockstep/core/error.h"
+#include "lockstep/core/name_pattern.h"
+#include "lockstep/nn/dropout.h"
+#include "lockstep/nn/refused_option.h"
+#include "lockstep/ops/dropout.h"
+#include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/matmul.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr Range kRank{0.0, 65536.0, false};
+
+}  // namespace
+
+LoraOptions read_lora(Section& lora) {
+  LoraOptions options;
+  options.rank = lora.integer("rank", options.rank, kRank,
+                              "numbers between the two matrices that are trained beside each target, all "
+                              "else staying as train.initial_weights has it; 0: everything is trained");
+  options.alpha = lora.real("alpha", options.alpha, kPositive, "alpha / rank scales what they add");
+  options.targets =
+      lora.texts("targets", options.targets,
+                 "patterns of names of matrices, * for any characters; [\"*\"]: all products of "
+                 "the blocks");
+  options.dropout = read_dropout(lora, "dropout", options.dropout);
+  for (const char* key : {"alpha", "targets", "dropout"}) {
+    if (options.rank == 0 && lora.has(key)) lora.reject(key, "goes with lora.rank, which is 0: off");
+  }
+  return options;
+}
+
+LoraPlan::LoraPlan(LoraOptions options) : options_(std::move(options)) {
+  require_option("lora", "rank", static_cast<double>(options_.rank), {1.0, kRank.maximum, false});
+  require_option("lora", "alpha", options_.alpha, kPositive);
+  require_dropout("lora", "dropout", options_.dropout);
+  if (options_.targets.empty()) throw RefusedOption("lora", "targets", "names none");
+}
+
+bool LoraPlan::takes(const std::string& name, const Shape& shape) {
+  names_.push_back(name);
+  const bool wanted = std::ranges::any_of(
+      options_.targets, [&](const std::string& pattern) { return matches_pattern(pattern, name); });
+  if (const int64_t most = std::min(shape[0], shape[1]); wanted && options_.rank > most) {
+    throw RefusedOption(
+        "lora", "rank",
+        fmt::format("at most {} for {} {}, got {}", most, name, shape.to_string(), options_.rank));
+  }
+  return wanted;
+}
+
+void LoraPlan::require_fit(const ParameterStore& store) const {
+  if (names_.empty() || !store.statistics().empty())
+    throw RefusedOption("lora", "rank",
+                        "the model has no products that can be adapted: model.type = \"gpt\" has");
+  for (const std::string& pattern : options_.targets) {
+    if (std::ranges::any_of(names_, [&](const std::string& name) { return matches_pattern(pattern, name); }))
+      continue;
+    throw RefusedOption(
+        "lora", "targets",
+        fmt::format("pattern \"{}\" fits no matrix; there are {}", pattern, fmt::join(names_, ", ")));
+  }
+}
+
+AdaptedWeight::AdaptedWeight(const Shape& shape, const Initializer& initializer,
+                             const ModuleBuilder& builder) {
+  LoraPlan* const plan = builder.lora();
+  if (plan == nullptr) {
+    weight_ = builder.parameter("weight", shape, initializer);
+    return;
+  }
+  ParameterStore& store = builder.store();
+  weight_ = store.declare_frozen(builder.path("weight"), shape, true);
+  if (!plan->takes(builder.path("weight"), shape)) return;
+  const int64_t inputs = shape[0], outputs = shape[1], rank = plan->options().rank;
+  // PEFT's: He et al. 2015 with a slope of sqrt(5).
+  const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
+  a_ = store.declare_parameter(builder.prefix() + kLoraA, {inputs, rank},
+                               {Initializer::Kind::kUniform, inputs, rank, bound});
+  b_ = store.declare_parameter(builder.prefix() + kLoraB, {rank, outputs}, {});
+  scale_ = plan->options().scale();
+  dropout_ = plan->options().dropout;
+}
+
+Tensor AdaptedWeight::with_change(const Tensor& y, const Tensor& x, const ForwardContext& context) const {
+  if (!adapted()) return y;
+  const Tensor reached = context.training ? dropout(x, dropout_) : x;
+  const Tensor inner = scale(linear(reached, context.parameter(a_), {}), scale_);
+  return add(y, linear(inner, context.parameter(b_), {}));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,204 @@
+// Reading, freezing and merging base weights.
+#include "lockstep/train/initial_weights.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/error.h"
+#include "lockstep/exchange/export_model.h"
+#include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/weights_source.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/data_outline.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr const char* kBaseDigest = "/lora/base";
+
+bool holds_adapters(const State& state) {
+  return state.scalars.contains(kBaseDigest);
+}
+
+// Parameters alone, in the order of `names`. Error (kCheckpoint) naming what is missing, too many or of
+// another shape.
+State base_of(State found, const std::vector<FrozenEntry>& frozen, const std::string& path) {
+  State base = weights_of(found, has_average(found)), expected;
+  found = {};
+  for (const FrozenEntry& entry : frozen)
+    expected.arrays.push_back({"/parameters/" + entry.name, DType::kF32, entry.shape, {}});
+  const bool wide = !base.arrays.empty() && base.arrays.front().dtype == DType::kF64;
+  for (StateArray& array : expected.arrays) array.dtype = wide ? DType::kF64 : DType::kF32;
+  check_matches(expected, base, path);
+  std::vector<StateArray> ordered;
+  for (const StateArray& wanted : expected.arrays) {
+    ordered.push_back(std::move(*std::ranges::find(base.arrays, wanted.path, &StateArray::path)));
+  }
+  base.arrays = std::move(ordered);
+  return base;
+}
+
+void require_base(const State& found, const std::string& digest, const std::string& path,
+                  const std::string& base) {
+  const auto it = found.scalars.find(kBaseDigest);
+  if (it == found.scalars.end())
+    fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, kBaseDigest));
+  if (it->second == Scalar(digest)) return;
+  fail(ErrorKind::kCheckpoint,
+       fmt::format("{}: its adapters belong to other weights than those of {}: digest {}, here {}", path,
+                   base, to_text(it->second), digest));
+}
+
+std::vector<float> in_fp32(const StateArray& array) {
+  const auto count = static_cast<size_t>(array.shape.elements());
+  std::vector<float> values(count);
+  if (array.dtype == DType::kF64) {
+    std::vector<double> wide(count);
+    std::memcpy(wide.data(), array.bytes.data(), array.bytes.size());
+    std::ranges::transform(wide, values.begin(), [](double value) { return static_cast<float>(value); });
+  } else {
+    std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
+  }
+  return values;
+}
+
+// W + scale A B, each element by a sum in fp64.
+void add_product(StateArray& weight, const StateArray& a, const StateArray& b, double scale) {
+  const int64_t inputs = a.shape[0], rank = a.shape[1], outputs = b.shape[1];
+  const std::vector<float> left = in_fp32(a), right = in_fp32(b);
+  std::vector<float> values = in_fp32(weight);
+  std::vector<double> row(static_cast<size_t>(outputs));
+  for (int64_t i = 0; i < inputs; ++i) {
+    std::ranges::fill(row, 0.0);
+    for (int64_t k = 0; k < rank; ++k) {
+      const double factor = left[static_cast<size_t>(i * rank + k)];
+      const float* from = right.data() + k * outputs;
+      for (int64_t j = 0; j < outputs; ++j)
+        row[static_cast<size_t>(j)] += factor * static_cast<double>(from[j]);
+    }
+    float* to = values.data() + i * outputs;
+    for (int64_t j = 0; j < outputs; ++j)
+      to[j] = static_cast<float>(static_cast<double>(to[j]) + scale * row[static_cast<size_t>(j)]);
+  }
+  weight.dtype = DType::kF32;
+  weight.bytes.resize(values.size() * sizeof(float));
+  std::memcpy(weight.bytes.data(), values.data(), weight.bytes.size());
+}
+
+}  // namespace
+
+State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data) {
+  if (!holds_weights(path)) {
+    State found = read_checkpoint(path);
+    if (holds_adapters(found)) {
+      fail(ErrorKind::kCheckpoint,
+           fmt::format(
+               "{}: holds adapters, not the weights that they belong to: merge them first (lockstep export)",
+               path));
+    }
+    return found;
+  }
+  const auto gpt = gpt_of_configuration(configuration, "the run", data.sample.last());
+  if (!gpt)
+    fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
+  const auto source = open_weights(path);
+  if (const auto differences = model_differences(*gpt, source->options()); !differences.empty()) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
+  }
+  return parameters_of(*source, path, data.classes, gpt->context);
+}
+
+void BaseWeights::load(Replica& replica, const State& found, const std::string& path,
+                       Communicator& communicator) {
+  ParameterStore& store = replica.store;
+  State base;
+  run_agreed(
+      communicator,
+      [&] {
+        if (communicator.rank() == 0) base = base_of(found, store.frozen(), path);
+      },
+      "base weights");
+  path_ = path;
+  digest_ = communicator.rank() == 0 ? state_digest(base) : "";
+  broadcast_text(communicator, digest_, "base weights");
+  const DType dtype = store.dtype();
+  for (size_t i = 0; i < store.frozen().size(); ++i) {
+    const FrozenEntry& entry = store.frozen()[i];
+    Tensor values = Tensor::empty(entry.shape, dtype, cpu_backend());
+    if (communicator.rank() == 0) {
+      StateArray array = std::move(base.arrays[i]);
+      Tensor given = Tensor::empty(entry.shape, array.dtype, cpu_backend());
+      std::memcpy(given.mutable_data(), array.bytes.data(), array.bytes.size());
+      values = given.converted(dtype);
+    }
+    communicator.broadcast(values.mutable_data(), values.bytes(), 0, entry.name)->wait();
+    const DType held = entry.product ? replica.compute : dtype;
+    values = values.converted(held);
+    Tensor there = Tensor::empty(entry.shape, held, store.backend());
+    store.backend().copy_from_host(there.mutable_data(), values.data(), values.bytes());
+    replica.freeze(i, there);
+  }
+}
+
+void BaseWeights::describe(State& state) const {
+  if (!digest_.empty()) state.scalars[kBaseDigest] = digest_;
+}
+
+void BaseWeights::restore(const State& found, const std::string& path) {
+  if (!digest_.empty()) require_base(found, digest_, path, path_);
+}
+
+std::string initial_weights_of(const State& found, const std::string& path) {
+  Configuration configuration = Configuration::parse(found.configuration, path, {});
+  return configuration.section("train").text("initial_weights", "", {}, "");
+}
+
+LoraOptions lora_of(const State& found, const std::string& path) {
+  if (!holds_adapters(found)) return {};
+  Configuration configuration = Configuration::parse(found.configuration, path, {});
+  Section section = configuration.section("lora");
+  return read_lora(section);
+}
+
+State whole_weights(const State& found, bool averaged, const std::string& path,
+                    const std::string& base_path) {
+  State adapters = weights_of(found, averaged);
+  if (!holds_adapters(found)) {
+    if (!base_path.empty())
+      fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base_path, path));
+    return adapters;
+  }
+  const std::string from = base_path.empty() ? initial_weights_of(found, path) : base_path;
+  const LoraOptions options = lora_of(found, path);
+  const DataShape shape = DataOutline::parse(found.data, path).shape;
+  const auto gpt = gpt_of_configuration(found.configuration, path, shape.sample.last());
+  if (!gpt) fail(ErrorKind::kCheckpoint, path + ": has adapters of another model than a gpt");
+  std::vector<FrozenEntry> frozen;
+  for (const ParameterEntry& entry : gpt_parameters(*gpt, shape.classes))
+    frozen.push_back({entry.name, entry.shape});
+  State base = base_of(read_initial_weights(from, found.configuration, shape), frozen, from);
+  require_base(found, state_digest(base), path, from);
+  const std::string_view a_end = kLoraA;
+  for (const StateArray& a : adapters.arrays) {
+    if (!a.path.ends_with(a_end)) continue;
+    const std::string product = a.path.substr(0, a.path.size() - a_end.size());
+    const auto b = std::ranges::find(adapters.arrays, product + kLoraB, &StateArray::path);
+    const auto weight = std::ranges::find(base.arrays, product + ".weight", &StateArray::path);
+    const bool fits = b != adapters.arrays.end() && weight != base.arrays.end() && a.shape.rank() == 2 &&
+                      b->shape.rank() == 2 && a.shape[1] == b->shape[0] &&
+                      weight->shape == Shape{a.shape[0], b->shape[1]};
+    if (!fits) fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: fits no weight", path, a.path));
+    add_product(*weight, a, *b, options.scale());
+  }
+  return base;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,47 @@
+// Weights that others have left: those that a run starts from, and those that stay as they are under LoRA.
+#pragma once
+
+#include <string>
+
+#include "lockstep/checkpoint/state.h"
+#include "lockstep/comm/communicator.h"
+#include "lockstep/nn/lora.h"
+#include "lockstep/nn/module.h"
+#include "lockstep/train/replica.h"
+#include "lockstep/train/run_state.h"
+
+namespace lockstep {
+
+// A checkpoint, or, for the gpt of the configuration (TOML), what open_weights() takes: as the checkpoint of
+// a run over such data. Error: kCheckpoint for files that cannot be read, naming the options in which the
+// models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt.
+State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data);
+
+// The frozen parameters of a replica, and the digest by which checkpoints know them.
+class BaseWeights final : public Checkpointed {
+ public:
+  // Fills the replica's frozen parameters, from a state that worker 0 alone needs to have. Error
+  // (kCheckpoint) on every worker, naming all tensors that do not fit. Collective.
+  void load(Replica& replica, const State& found, const std::string& path, Communicator& communicator);
+
+  void describe(State& state) const override;
+  // Error (kCheckpoint): the checkpoint's adapters are of other weights.
+  void restore(const State& found, const std::string& path) override;
+
+ private:
+  std::string path_, digest_;  // empty: nothing is frozen
+};
+
+// Parameters and statistics of a checkpoint, trained or averaged ones, as weights_of() has them; where it
+// holds adapters, those of the whole model: W + alpha/r A B, in fp32. base: where the frozen weights are now;
+// empty: train.initial_weights of the checkpoint's configuration. Error (kCheckpoint): they are others than
+// it was trained with; (kUsage): `base` for a checkpoint that has all of its weights.
+State whole_weights(const State& found, bool averaged, const std::string& path, const std::string& base);
+
+// train.initial_weights of a checkpoint's configuration.
+std::string initial_weights_of(const State& found, const std::string& path);
+
+// What [lora] of a checkpoint says; a rank of 0: it holds all of its weights.
+LoraOptions lora_of(const State& found, const std::string& path);
+
+}  // namespace lockstep
