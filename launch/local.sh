@@ -60,17 +60,13 @@ case " ${!OMPI_MCA_*} " in
     export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
 esac
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
-arguments=("${first[@]}") fruitless=0
+arguments=("${first[@]}")
 while true; do
   status=0 before=$(newest_checkpoint "$output")
   run_to_end "${options[@]}" "$command" train "${arguments[@]}" || status=$?
   if [ "$restarts" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ] || ! worth_another_start "$status"; then break; fi
   restarts=$((restarts - 1)) arguments=("${again[@]}")
-  if [ "$(newest_checkpoint "$output")" = "$before" ]; then fruitless=$((fruitless + 1)); else fruitless=0; fi
-  if [ "$fruitless" -ge 3 ]; then
-    echo "local: 3 starts in a row left no new checkpoint in $output: giving up" >&2
-    break
-  fi
+  got_further local "$output" "$before" || break
   echo "local: the run ended with exit code $status: starting it again" >&2
 done
 end_with "$status"

@@ -34,7 +34,40 @@ ask_to_stop() {
 # Hands a log on and drops what nobody takes: mpirun ends the job when it cannot write.
 hand_on() {
   trap '' TERM INT USR1 HUP
-  exec tee -p /dev/null
+  exec tee -p "${1:-/dev/null}"
+}
+
+# Kills all of the session that process NUMBER began: mpirun, its SSH connections and its workers on this host. What it has
+# started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
+end_session() {
+  local stat
+  for stat in /proc/[0-9]*/stat; do
+    if [[ "$(cat "$stat" 2>/dev/null)" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]]; then kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true; fi
+  done
+}
+
+# end_after_error TOLD: ends an mpirun that outlives an error. When a host is frozen or its packets are lost, mpirun waits for its
+# daemon for ever. Reads mpirun's number and then its log: 15 seconds of silence after one of these lines, and it is ended; the exit
+# code, which TOLD is told first, is that which a worker has asked for. (A rank 0 that still saves says so every 10 seconds.)
+end_after_error() {
+  local number line status code=6 silence=()
+  trap '' TERM INT USR1 HUP
+  read -r number || return 0
+  while true; do
+    status=0
+    IFS= read -r "${silence[@]}" line || status=$?
+    if [ "$status" -gt 128 ]; then
+      echo "mpirun does not end after an error: ending it" >&2
+      echo "$code" >&"$1"
+      end_session "$number"
+      return 0
+    fi
+    [ "$status" -eq 0 ] || return 0
+    if [[ "$line" =~ ^with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
+    if [[ "$line" =~ ^MPI_ABORT\ was|^ORTE\ has\ lost|noticed\ that\ process|^Primary\ job|ORTE_ERROR_LOG|error:\ .*not\ finished\ after ]]; then
+      silence=(-t "${LOCKSTEP_SILENCE:-15}")
+    fi
+  done
 }
 
 # The last thing that a script does: a signal while bash exits would change the code.
@@ -50,6 +83,16 @@ newest_checkpoint() { find "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_A
 # done, or that its configuration, data, checkpoint or learning rate ended, does not.
 worth_another_start() {
   case $1 in 0 | 2 | 3 | 4 | 5) return 1 ;; esac
+}
+
+# got_further WHO OUTPUT BEFORE: whether another start is of use after one that failed; BEFORE was the newest checkpoint when it began.
+# Three in a row without a new one are not.
+fruitless=0
+got_further() {
+  if [ "$(newest_checkpoint "$2")" = "$3" ]; then fruitless=$((fruitless + 1)); else fruitless=0; fi
+  [ "$fruitless" -ge 3 ] || return 0
+  echo "$1: 3 starts in a row left no new checkpoint in $2: giving up" >&2
+  return 1
 }
 
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
@@ -80,10 +123,11 @@ mpi_defaults() {
   export OMPI_MCA_btl_tcp_if_exclude=127.0.0.1/8,sppp,$name OMPI_MCA_oob_tcp_if_exclude=$name
 }
 
+# Beside mpirun runs the function that `beside` names, where it does, with mpirun's number; it is ended with it.
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.)
 run_to_end() {
-  local options=() out err told readers waiter number='' status=1
+  local options=() out err told watched readers waiter companion='' number='' status=1
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
@@ -94,28 +138,35 @@ run_to_end() {
   [ "$stops" -eq 0 ] || return 75
   exec {out}> >(hand_on)
   readers=$!
-  exec {err}> >(hand_on >&2)
+  exec {told}<> <(:)
+  exec {watched}> >(exec {out}>&-; end_after_error "$told")
+  readers+=" $!"
+  exec {err}> >(exec {out}>&-; hand_on "/dev/fd/$watched" >&2)
   readers+=" $!"
   # bash 5.2 forgets the status of a job whose wait signals have interrupted, or takes the signal for it. So somebody whom no signal
   # disturbs waits for mpirun, and tells its number and its status.
-  exec {told}<> <(:)
   (
     trap '' TERM INT USR1 HUP
     status=0
     # In a session of its own, so that Ctrl-C reaches this script only; SIGUSR1 ignored until mpirun has a handler for it.
     (
       echo "$BASHPID" >&"$told"
-      exec {told}>&-
+      echo "$BASHPID" >&"$watched"
+      exec {told}>&- {watched}>&-
       trap - TERM INT HUP PIPE
       exec setsid mpirun "${options[@]}" "$@"
     ) || status=$?
     echo "$status" >&"$told"
   ) </dev/null 1>&"$out" 2>&"$err" &
   waiter=$!
-  exec {out}>&- {err}>&-
+  exec {out}>&- {err}>&- {watched}>&-
   until read -r -t 1 number <&"$told" || ! kill -0 "$waiter" 2>/dev/null; do :; done
   job=${number:-0}
   [ "$stops" -eq 0 ] || ask_to_stop  # noted between the look above and now
+  if [ -n "${beside:-}" ]; then
+    "$beside" "$job" &
+    companion=$!
+  fi
   while kill -0 "$waiter" 2>/dev/null; do wait "$waiter" || true; done
   # More than once: a signal interrupts read too. Not for ever: somebody may have killed who was to tell.
   for number in 1 2 3; do
@@ -126,6 +177,10 @@ run_to_end() {
   done
   exec {told}>&-
   job=0
+  if [ -n "$companion" ]; then
+    kill "$companion" 2>/dev/null || true
+    wait "$companion" 2>/dev/null || true
+  fi
   # shellcheck disable=SC2086  # two numbers
   wait $readers || true
   if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=$((ended ? 143 : 75)); fi

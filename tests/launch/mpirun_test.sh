@@ -41,6 +41,17 @@ check "exit code of the job" 3 "$code"
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
+# An mpirun that outlives an error is ended, with its session, unless somebody still has something to say.
+outlived() {
+  local code=0
+  LOCKSTEP_SILENCE=1 timeout 20 "$wrapper" -np 2 outlives "$@" 2>"$bin/said" || code=$?
+  echo "$code $(grep -c 'ending it' "$bin/said" || true)"
+}
+check "end of an mpirun that outlives an error" "5 1" "$(outlived "with errorcode 5.")"
+check "end of one without an exit code" "6 1" "$(outlived "")"
+check "end of one that still saves" "4 0" "$(outlived saving)"
+check "what is left of them" "" "$(pgrep -f "$bin/mpirun .*outlives" || true)"
+
 # What Open MPI is told, unless the user has chosen.
 mkdir -p "$bin/net/eth0" "$bin/net/lo"
 export LOCKSTEP_NET=$bin/net HOME=$bin
