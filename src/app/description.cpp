@@ -132,8 +132,10 @@ std::vector<KeyDescription> keys_of_part(const std::vector<KeyDescription>& keys
     return !key.of_type.empty() && name_of_type(key) == part;
   });
   if (typed != keys.end()) {
+    // With the type's own keys of tables within.
     take([&](const KeyDescription& key) {
-      return key.section == typed->section && (key.of_type.empty() || key.of_type == typed->of_type);
+      return key.of_type.empty() ? key.section == typed->section
+                                 : key.of_type == typed->of_type && in_section(key, typed->section);
     });
     return found;
   }

@@ -97,7 +97,8 @@ Path walk(const std::string& method, Problem& problem, const LandscapeArguments&
     path.evaluations = result.evaluations;
     return path;
   }
-  const std::vector<std::string> known = optimizer_types();
+  std::vector<std::string> known = optimizer_types();
+  std::erase_if(known, [](const std::string& type) { return minimizer_of(type) != nullptr; });
   if (std::find(known.begin(), known.end(), method) == known.end()) {
     fail(ErrorKind::kUsage,
          fmt::format("--methods {}: choose from line_descent, bfgs, lbfgs, newton, newton_cg, "

@@ -34,11 +34,13 @@ LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& optio
     return point;
   };
   LineSearchResult found = search_line(options, phi, at.value, slope, first_step);
+  problem.searched(found.end);
   if (found.end == LineSearchEnd::kFailed) return found;
   Iterate& next = found.point.step == last_step ? last : best;
   if (next.gradient.empty()) {
     next.value = problem.value_and_gradient(next.x, next.gradient);
     if (!std::isfinite(next.value)) found.end = LineSearchEnd::kFailed;
+    problem.searched(found.end);
     if (found.end == LineSearchEnd::kFailed) return found;
   }
   std::swap(at, next);

@@ -15,6 +15,9 @@ LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& optio
 // The first trial along p where nothing is known about its length: one of |p|_1 <= 1.
 double cautious_step(const RealVector& p);
 
+// Of a problem of n parameters: what line searches and directions hold beside a method's own.
+inline constexpr int64_t kVectorsOfSearch = 8;
+
 // The vector `name` of a minimizer's state. Error (kUsage) where it is missing.
 const RealVector& of_state(const std::map<std::string, RealVector>& state, const std::string& name);
 

@@ -27,7 +27,7 @@ class LevenbergMarquardt final : public Minimizer {
       fail(ErrorKind::kUsage,
            fmt::format("levenberg_marquardt: the problem of {} parameters is not a sum of squares", n));
     }
-    require_dense("levenberg_marquardt", n);
+    require_size(n);
     if (!fresh_) linearize(problem, at, diagonal_.empty());
     if (!fresh_) return Move::kStuck;
 
@@ -76,14 +76,23 @@ class LevenbergMarquardt final : public Minimizer {
     return Move::kMoved;
   }
   // The linearization follows from the parameters.
-  std::map<std::string, RealVector> state() const override {
-    return {{"radius", {radius_}}, {"factor", {factor_}}, {"diagonal", diagonal_}};
+  std::map<std::string, RealVector> state(int64_t n) const override {
+    RealVector diagonal = diagonal_;
+    diagonal.resize(static_cast<size_t>(n));
+    return {{"radius", {radius_}}, {"factor", {factor_}}, {"diagonal", std::move(diagonal)}};
   }
   void set_state(const std::map<std::string, RealVector>& state) override {
     radius_ = of_state(state, "radius").at(0);
     factor_ = of_state(state, "factor").at(0);
     diagonal_ = of_state(state, "diagonal");
+    // No element of a diagonal is 0: there was none yet.
+    if (largest(diagonal_) == 0.0) diagonal_.clear();
     fresh_ = false;
+  }
+  void require_size(int64_t n) const override { require_dense("levenberg_marquardt", n); }
+  int64_t held(int64_t n, int64_t residuals) const override {
+    const int64_t rows = std::max(n, residuals);
+    return 3 * rows * n + 6 * n * n + 6 * rows;
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "lockstep/minimize/line_search.h"
@@ -39,9 +40,14 @@ class CountedProblem {
   void place(RealVector& x) const { problem_.place(x); }
   const Evaluations& evaluations() const { return evaluations_; }
 
+  // How the newest line search ended; none where there was none.
+  void searched(LineSearchEnd end) { search_ = end; }
+  const std::optional<LineSearchEnd>& search() const { return search_; }
+
  private:
   Problem& problem_;
   Evaluations evaluations_;
+  std::optional<LineSearchEnd> search_;
 };
 
 enum class Move {
@@ -55,12 +61,18 @@ class Minimizer {
   virtual ~Minimizer() = default;
   virtual std::string type() const = 0;
   // One step from `at`, whose value and gradient are those at its x. It decides by these numbers and the
-  // problem's answers alone. Error (kUsage) where the problem lacks what the method needs.
+  // problem's answers alone. Error (kUsage) where the problem lacks what the method needs. When the problem
+  // throws, the state is what it was: the step can be taken again from the iterate it began with.
   virtual Move step(CountedProblem& problem, Iterate& at) = 0;
-  // What steps leave behind for later ones, by name; scalars are vectors of one element. Set at another
-  // object of the same options, it goes on with the same bits. Error (kUsage) where a vector is missing.
-  virtual std::map<std::string, RealVector> state() const = 0;
+  // What steps leave behind for later ones, by name: vectors of finite numbers whose sizes follow from n, the
+  // number of parameters, and the options alone. Set at another object of the same options, it goes on with
+  // the same bits. Error (kUsage) where a vector is missing.
+  virtual std::map<std::string, RealVector> state(int64_t n) const = 0;
   virtual void set_state(const std::map<std::string, RealVector>& state) = 0;
+  // Error (kUsage) where it does not take problems of n parameters: those that keep dense matrices.
+  virtual void require_size(int64_t n) const { (void)n; }
+  // How many numbers it holds at most, during a step, beside the iterate; residuals: of least squares.
+  virtual int64_t held(int64_t n, int64_t residuals) const = 0;
 };
 
 // ---- the methods; Error (kUsage) when an option is out of its range

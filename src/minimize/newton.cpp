@@ -16,7 +16,7 @@ class Newton final : public Minimizer {
   std::string type() const override { return "newton"; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
-    require_dense("newton", problem.size());
+    require_size(problem.size());
     const DenseMatrix hessian = dense_matrix(problem, at.x, false);
     if (!all_finite(hessian.elements)) return Move::kStuck;
     RealVector p = negated(at.gradient);
@@ -38,7 +38,9 @@ class Newton final : public Minimizer {
     const LineSearchResult found = descend(problem, options_.line_search, p, steepest, cautious_step(p), at);
     return found.end == LineSearchEnd::kFailed ? Move::kStuck : Move::kMoved;
   }
-  std::map<std::string, RealVector> state() const override { return {}; }
+  std::map<std::string, RealVector> state(int64_t) const override { return {}; }
+  void require_size(int64_t n) const override { require_dense("newton", n); }
+  int64_t held(int64_t n, int64_t) const override { return 3 * n * n + kVectorsOfSearch * n; }
   void set_state(const std::map<std::string, RealVector>&) override {}
 
  private:
@@ -89,9 +91,10 @@ class NewtonCg final : public Minimizer {
     }
     return Move::kStuck;
   }
-  std::map<std::string, RealVector> state() const override {
+  std::map<std::string, RealVector> state(int64_t) const override {
     return {{"gradient_norm", {gradient_norm_}}, {"forcing", {forcing_}}};
   }
+  int64_t held(int64_t n, int64_t) const override { return (4 + kVectorsOfSearch) * n; }
   void set_state(const std::map<std::string, RealVector>& state) override {
     gradient_norm_ = of_state(state, "gradient_norm").at(0);
     forcing_ = of_state(state, "forcing").at(0);

@@ -34,7 +34,10 @@ class LineDescent final : public Minimizer {
     expected_ = before - at.value;
     return Move::kMoved;
   }
-  std::map<std::string, RealVector> state() const override { return {{"expected_decrease", {expected_}}}; }
+  std::map<std::string, RealVector> state(int64_t) const override {
+    return {{"expected_decrease", {expected_}}};
+  }
+  int64_t held(int64_t n, int64_t) const override { return kVectorsOfSearch * n; }
   void set_state(const std::map<std::string, RealVector>& state) override {
     expected_ = of_state(state, "expected_decrease").at(0);
   }
@@ -44,14 +47,13 @@ class LineDescent final : public Minimizer {
   double expected_ = 0.0;  // of the step before; 0: not known
 };
 
-// Goes along a quasi-Newton direction; where that is none of descent or leads nowhere, along -g, once, after
-// forget(). Returns how many times the direction it went, 0 when both failed; s becomes the difference of
-// points.
-template <typename Direction, typename Forget>
-double descend_or_forget(CountedProblem& problem, const LineSearchOptions& options, bool fresh,
-                         const Direction& direction, const Forget& forget, Iterate& at, RealVector& s) {
+// Goes along a quasi-Newton direction unless nothing is known yet (`fresh`); where that is none of descent or
+// leads nowhere, along -g, and what was known is to be forgotten: `fresh` becomes true. Returns how many
+// times the direction it went, 0 when both failed; s becomes the difference of points.
+template <typename Direction>
+double descend_or_forget(CountedProblem& problem, const LineSearchOptions& options, bool& fresh,
+                         const Direction& direction, Iterate& at, RealVector& s) {
   for (int attempt = fresh ? 1 : 0; attempt < 2; ++attempt) {
-    if (attempt == 1) forget();
     const RealVector p = attempt == 0 ? direction() : negated(at.gradient);
     const double slope = dot(at.gradient, p);
     if (!(slope < 0.0 && std::isfinite(slope))) continue;
@@ -61,8 +63,10 @@ double descend_or_forget(CountedProblem& problem, const LineSearchOptions& optio
     if (found.end == LineSearchEnd::kFailed) continue;
     s = at.x;
     add_scaled(-1.0, from, s);
+    fresh = attempt == 1;
     return found.point.step;
   }
+  fresh = true;
   return 0.0;
 }
 
@@ -73,7 +77,7 @@ class Bfgs final : public Minimizer {
 
   Move step(CountedProblem& problem, Iterate& at) override {
     const int64_t n = problem.size();
-    require_dense("bfgs", n);
+    require_size(n);
     const RealVector before = at.gradient;
     RealVector s;
     const auto direction = [&] {
@@ -81,19 +85,26 @@ class Bfgs final : public Minimizer {
       h.elements = inverse_;
       return negated(multiply(h, at.gradient));
     };
-    const auto forget = [&] { inverse_.clear(); };
-    const bool fresh = inverse_.empty();
-    if (descend_or_forget(problem, options_.line_search, fresh, direction, forget, at, s) == 0.0)
-      return Move::kStuck;
+    bool fresh = inverse_.empty();
+    const double went = descend_or_forget(problem, options_.line_search, fresh, direction, at, s);
+    if (fresh) inverse_.clear();
+    if (went == 0.0) return Move::kStuck;
     RealVector y = at.gradient;
     add_scaled(-1.0, before, y);
     update(s, y);
     return Move::kMoved;
   }
-  std::map<std::string, RealVector> state() const override { return {{"inverse", inverse_}}; }
-  void set_state(const std::map<std::string, RealVector>& state) override {
-    inverse_ = of_state(state, "inverse");
+  std::map<std::string, RealVector> state(int64_t n) const override {
+    RealVector inverse = inverse_;
+    inverse.resize(static_cast<size_t>(n * n));
+    return {{"known", {inverse_.empty() ? 0.0 : 1.0}}, {"inverse", std::move(inverse)}};
   }
+  void set_state(const std::map<std::string, RealVector>& state) override {
+    const RealVector& inverse = of_state(state, "inverse");
+    inverse_ = of_state(state, "known").at(0) != 0.0 ? inverse : RealVector();
+  }
+  void require_size(int64_t n) const override { require_dense("bfgs", n); }
+  int64_t held(int64_t n, int64_t) const override { return 2 * n * n + kVectorsOfSearch * n; }
 
  private:
   // H <- (I - s y'/y's) H (I - y s'/y's) + s s'/y's
@@ -132,9 +143,9 @@ class Lbfgs final : public Minimizer {
     const RealVector before = at.gradient;
     RealVector s;
     const auto direction = [&] { return negated(apply_inverse(at.gradient)); };
-    const auto forget = [&] { pairs_.clear(); };
-    const double went =
-        descend_or_forget(problem, options_.line_search, pairs_.empty(), direction, forget, at, s);
+    bool fresh = pairs_.empty();
+    const double went = descend_or_forget(problem, options_.line_search, fresh, direction, at, s);
+    if (fresh) pairs_.clear();
     if (went == 0.0) return Move::kStuck;
     RealVector y = at.gradient;
     add_scaled(-1.0, before, y);
@@ -145,21 +156,25 @@ class Lbfgs final : public Minimizer {
     return Move::kMoved;
   }
 
-  std::map<std::string, RealVector> state() const override {
+  std::map<std::string, RealVector> state(int64_t n) const override {
     RealVector s, y;
     for (const Pair& pair : pairs_) {
       s.insert(s.end(), pair.s.begin(), pair.s.end());
       y.insert(y.end(), pair.y.begin(), pair.y.end());
     }
+    s.resize(static_cast<size_t>(options_.history * n));
+    y.resize(static_cast<size_t>(options_.history * n));
     return {{"pairs", {static_cast<double>(pairs_.size())}}, {"s", std::move(s)}, {"y", std::move(y)}};
   }
+  int64_t held(int64_t n, int64_t) const override { return (2 * options_.history + kVectorsOfSearch) * n; }
   void set_state(const std::map<std::string, RealVector>& state) override {
     const auto count = static_cast<size_t>(of_state(state, "pairs").at(0));
     const RealVector &s = of_state(state, "s"), &y = of_state(state, "y");
+    const size_t n = s.size() / static_cast<size_t>(options_.history);
     pairs_.clear();
     for (size_t i = 0; i < count; ++i) {
-      const auto from = static_cast<std::ptrdiff_t>(i * (s.size() / count));
-      const auto to = static_cast<std::ptrdiff_t>((i + 1) * (s.size() / count));
+      const auto from = static_cast<std::ptrdiff_t>(i * n);
+      const auto to = static_cast<std::ptrdiff_t>((i + 1) * n);
       pairs_.push_back(made({s.begin() + from, s.begin() + to}, {y.begin() + from, y.begin() + to}));
     }
   }

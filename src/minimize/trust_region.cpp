@@ -44,13 +44,18 @@ class TrustRegion final : public Minimizer {
     double ratio = actual / proposal.decrease;
     if (std::fabs(actual) <= noise && proposal.decrease <= noise) ratio = 1.0;
     // Not a number is no agreement either.
+    double radius = radius_;
     if (!(ratio >= 0.25)) {
-      radius_ = 0.25 * std::min(radius_, length);
+      radius = 0.25 * std::min(radius_, length);
     } else if (ratio > 0.75 && length >= 0.99 * radius_) {
-      radius_ = std::min(2.0 * radius_, options_.largest_radius);
+      radius = std::min(2.0 * radius_, options_.largest_radius);
     }
-    if (!(ratio > options_.accept)) return radius_is_spent(at) ? Move::kStuck : Move::kRejected;
+    if (!(ratio > options_.accept)) {
+      radius_ = radius;
+      return radius_is_spent(at) ? Move::kStuck : Move::kRejected;
+    }
     next.value = problem.value_and_gradient(next.x, next.gradient);
+    radius_ = radius;
     if (!std::isfinite(next.value)) return shrink(length, at);
     if (next.x == at.x) return Move::kStuck;
     // Where values are made of rounding, only the gradient can tell progress.
@@ -58,7 +63,13 @@ class TrustRegion final : public Minimizer {
     at = std::move(next);
     return Move::kMoved;
   }
-  std::map<std::string, RealVector> state() const override { return {{"radius", {radius_}}}; }
+  std::map<std::string, RealVector> state(int64_t) const override { return {{"radius", {radius_}}}; }
+  void require_size(int64_t n) const override {
+    if (options_.solver != "steihaug") require_dense("trust_region", n);
+  }
+  int64_t held(int64_t n, int64_t) const override {
+    return (options_.solver == "steihaug" ? 0 : 3 * n * n) + (4 + kVectorsOfSearch) * n;
+  }
   void set_state(const std::map<std::string, RealVector>& state) override {
     radius_ = of_state(state, "radius").at(0);
   }
@@ -120,7 +131,7 @@ class TrustRegion final : public Minimizer {
   }
 
   Proposal dense(CountedProblem& problem, const Iterate& at) const {
-    require_dense("trust_region", problem.size());
+    require_size(problem.size());
     const DenseMatrix b = dense_matrix(problem, at.x, gauss_newton_);
     if (!all_finite(b.elements)) return {at.gradient, std::numeric_limits<double>::quiet_NaN()};
     RealVector p;

@@ -8,6 +8,7 @@
 #include "lockstep/optim/lamb.h"
 #include "lockstep/optim/lars.h"
 #include "lockstep/optim/lion.h"
+#include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/momentum.h"
 #include "lockstep/optim/muon.h"
 #include "lockstep/optim/nadam.h"
@@ -27,6 +28,9 @@ using Reader = std::unique_ptr<Optimizer> (*)(Section& section);
 
 std::vector<OptimizerType>& registered_optimizers() {
   static const auto built_in = [](const char* name, Reader make) { return OptimizerType{name, make}; };
+  static const auto minimizer = [](const char* name) {
+    return OptimizerType{name, [name](Section& section) { return read_minimizer(section, name); }};
+  };
   static std::vector<OptimizerType> types = {
       built_in("gradient_descent", make_gradient_descent),
       built_in("sgd", make_sgd),
@@ -43,6 +47,11 @@ std::vector<OptimizerType>& registered_optimizers() {
       built_in("adafactor", make_adafactor),
       built_in("muon", make_muon),
       built_in("diagonal", make_diagonal),
+      minimizer("bfgs"),
+      minimizer("lbfgs"),
+      minimizer("newton"),
+      minimizer("newton_cg"),
+      minimizer("trust_region"),
   };
   return types;
 }

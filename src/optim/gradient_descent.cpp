@@ -2,6 +2,7 @@
 #include "lockstep/optim/gradient_descent.h"
 
 #include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
@@ -28,6 +29,7 @@ std::unique_ptr<Optimizer> make_sgd(const GradientDescentOptions& options) {
 }
 
 std::unique_ptr<Optimizer> make_gradient_descent(Section& section) {
+  if (std::unique_ptr<Optimizer> searching = read_line_descent(section)) return searching;
   return make_gradient_descent({read_coupled_weight_decay(section)});
 }
 

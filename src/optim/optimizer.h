@@ -54,6 +54,14 @@ struct OptimizerSlot {
   std::vector<SlotEntry> entries;  // of the whole slot; empty: it is parallel to the parameters
 };
 
+class Minimizer;
+
+// Of an optimizer that looks at the objective by itself before it moves (optim/minimizing.h).
+struct Minimization {
+  Minimizer* minimizer = nullptr;
+  double tolerance = 0.0;  // largest |element| of the gradient at which it has converged
+};
+
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -65,6 +73,8 @@ class Optimizer {
   virtual void allocate(const std::vector<ParameterEntry>& parameters, int64_t extent,
                         const std::vector<ElementRange>& owned, DType dtype, Backend& backend) = 0;
   virtual std::vector<OptimizerSlot> slots() = 0;
+  // What slots() gave has been filled from a checkpoint. Most keep those very tensors.
+  virtual void slots_restored(const std::vector<OptimizerSlot>& slots) { (void)slots; }
 
   // Moves the parameters to where the gradient is to be taken (Nesterov's look-ahead); update() undoes it.
   // Most do nothing. learning_rate and segments: those of the update that follows. Returns whether it moved
@@ -115,6 +125,9 @@ class Optimizer {
 
   // True when one step must see the whole training set (gradient descent).
   virtual bool full_batch() const { return false; }
+
+  // How it steps where update() is not what it does; null for most.
+  virtual const Minimization* minimization() const { return nullptr; }
 
  protected:
   int64_t updates_ = 0;

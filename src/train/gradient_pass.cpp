@@ -51,6 +51,7 @@ void GradientPass::for_batches(GradientExchange& exchange, const std::function<v
         {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
     exchange.begin_micro_batch(batch.number);
     part(batch);
+    draws_ = draws_ || random_place()->ordinal > 0;
     exchange.end_micro_batch();
   }
 }

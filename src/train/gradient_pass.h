@@ -68,6 +68,9 @@ class GradientPass {
   // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
   void gauss_newton_product(const Tensor& vector, Tensor& product);
 
+  // Whether the sweeps so far have drawn random numbers (dropout): the objective of the next batch is then
+  // another function, even of the same samples.
+  bool draws() const { return draws_; }
   // The most that a micro-batch's sweeps held at once, over what was there before them.
   size_t activation_bytes() const { return activation_bytes_; }
   // The allocator's peak so far: looking at single sweeps resets it.
@@ -101,6 +104,7 @@ class GradientPass {
   uint64_t seed_;
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;
+  bool draws_ = false;
   size_t peak_bytes_ = 0;  // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;
 };

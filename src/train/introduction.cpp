@@ -57,6 +57,12 @@ void introduce(const Introduction& run) {
       mebibytes(run.replica.store.values().bytes() + copy + statistics + frozen_bytes),
       mebibytes(run.pass.bytes()), mebibytes(run.replica.optimizer_bytes), averages,
       run.settings.shard_optimizer ? fmt::format(" (its share of {} workers)", run.workers) : ""));
+  if (run.replica.optimizer->minimization() != nullptr && !run.plan.same_batch) {
+    log_warning(fmt::format(
+        "{} sees {} of {} samples in a step: each is another objective, on which it begins anew with a "
+        "gradient, and none tells when the run has converged; without train.micro_batches it sees all",
+        run.replica.optimizer->type(), run.plan.sampler.global_batch, run.data.train->size()));
+  }
   if (run.schedule.warmup() > run.plan.total_steps) {
     log_warning(
         fmt::format("schedule.warmup: {} steps, the run has {}: the full learning rate is never reached",

@@ -52,7 +52,16 @@ void MetricsLog::step(const StepMetrics& m) {
   line["step"] = m.step;
   line["epoch"] = m.epoch;
   line["loss"] = m.loss;
-  line["learning_rate"] = m.learning_rate;
+  if (m.minimizer) {
+    line["loss_after"] = m.minimizer->loss_after;
+    line["step_length"] = m.minimizer->length;
+    line["outcome"] = m.minimizer->outcome;
+    line["values"] = m.minimizer->values;
+    line["gradients"] = m.minimizer->gradients;
+    line["products"] = m.minimizer->products;
+  } else {
+    line["learning_rate"] = m.learning_rate;
+  }
   line["gradient_norm"] = m.gradient_norm;
   line["loss_scale"] = m.loss_scale;
   line["skipped_steps"] = m.skipped_steps;

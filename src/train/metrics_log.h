@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "lockstep/core/output_file.h"
@@ -26,6 +27,17 @@ struct TextLoss {
   double bits_per_byte = 0.0;  // loss / ln 2 over the bytes of text a token stands for; 0: not known
 };
 
+// What a minimizer did in a step.
+struct MinimizerStep {
+  // How often it asked for the objective: for values alone, with the gradient, for products.
+  int64_t values = 0, gradients = 0, products = 0;
+  double length = 0.0;      // |theta_after - theta_before|
+  double loss_after = 0.0;  // on the step's batch
+  // Of line searches "wolfe", "armijo_only" or "failed", which left the parameters as they were; of trust
+  // regions and Levenberg-Marquardt "accepted", "rejected" or "failed". "converged": there was nothing to do.
+  std::string outcome;
+};
+
 struct StepMetrics {
   int64_t step = 0;  // steps done
   double epoch = 0.0;
@@ -40,6 +52,7 @@ struct StepMetrics {
   int64_t tokens = 0;  // seen in all steps
   double tokens_per_second = 0.0;
   double mfu = 0.0;  // share of the devices' peak (train/model_operations.h); 0: not known
+  std::optional<MinimizerStep> minimizer = {};
   StepTimes times;
   uint64_t peak_bytes = 0;    // of tensors on this worker since the start
   uint64_t cached_bytes = 0;  // kept for tensors to come, at the moment

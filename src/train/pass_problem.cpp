@@ -37,32 +37,42 @@ void PassProblem::set_parameters(const RealVector& x) {
   values.assign(flat(x));
 }
 
+void PassProblem::go_to(const RealVector& x) {
+  if (before_each_) before_each_();
+  set_parameters(x);
+}
+
 void PassProblem::place(RealVector& x) const {
   if (replica_.store.dtype() != DType::kF64) x = packed(flat(x));
 }
 
+double PassProblem::loss_of(const GradientPass::Value& value) {
+  weight_ = value.weight;
+  return value.loss;
+}
+
 double PassProblem::value(const RealVector& x) {
-  set_parameters(x);
-  return pass_.value().loss;
+  go_to(x);
+  return loss_of(pass_.value());
 }
 
 double PassProblem::value_and_gradient(const RealVector& x, RealVector& gradient) {
-  set_parameters(x);
+  go_to(x);
   Tensor g = replica_.store.values().empty_like();
-  const double loss = pass_.value_and_gradient(g).loss;
+  const double loss = loss_of(pass_.value_and_gradient(g));
   gradient = packed(g);
   return loss;
 }
 
 void PassProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {
-  set_parameters(x);
+  go_to(x);
   Tensor product = replica_.store.values().empty_like();
   pass_.hessian_product(flat(v), product);
   out = packed(product);
 }
 
 void PassProblem::gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out) {
-  set_parameters(x);
+  go_to(x);
   Tensor product = replica_.store.values().empty_like();
   pass_.gauss_newton_product(flat(v), product);
   out = packed(product);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "lockstep/minimize/problem.h"
 #include "lockstep/train/gradient_pass.h"
@@ -18,6 +19,9 @@ class PassProblem final : public Problem {
   // Of the batch that the pass is given by set_batch(). Both must outlive the object.
   PassProblem(GradientPass& pass, Replica& replica);
 
+  // Called before every evaluation, on every worker; what it throws, it has to throw on all.
+  void set_before_each(std::function<void()> before_each) { before_each_ = std::move(before_each); }
+
   // The elements of all parameters, one parameter behind the other in the order of the store, without its
   // gaps.
   int64_t size() const override { return size_; }
@@ -29,6 +33,9 @@ class PassProblem final : public Problem {
   // Rounds to the type of the parameters.
   void place(RealVector& x) const override;
 
+  // What the samples of the newest value or gradient weigh together; 0: none counts.
+  double weight() const { return weight_; }
+
   // The replica's parameters.
   RealVector parameters() const { return packed(replica_.store.values()); }
   // Sets them; every call above leaves them at its x, which need not be where a minimizer has stayed.
@@ -37,10 +44,15 @@ class PassProblem final : public Problem {
  private:
   RealVector packed(const Tensor& flat) const;
   Tensor flat(const RealVector& x) const;
+  double loss_of(const GradientPass::Value& value);
+  // What every evaluation begins with.
+  void go_to(const RealVector& x);
 
   GradientPass& pass_;
   Replica& replica_;
   int64_t size_ = 0;
+  double weight_ = 0.0;
+  std::function<void()> before_each_;
 };
 
 }  // namespace lockstep

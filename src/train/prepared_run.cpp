@@ -19,6 +19,7 @@
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/introduction.h"
+#include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
 
 namespace lockstep {
@@ -63,12 +64,13 @@ void PreparedRun::set_up() {
   check_documents(data.train->description(), *replica->model);
   const Optimizer& optimizer = *replica->optimizer;
   const int64_t tokens = tokens_of_sample(data.train->description());
-  plan = plan_run(settings, data.train->size(), optimizer.full_batch(), optimizer.type(), tokens);
+  plan = plan_run(settings, data.train->size(), optimizer, tokens);
   const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch,
                          plan.sampler.global_batch * tokens};
   schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
+  require_minimizable(settings, optimizer, *schedule, replica->store);
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
@@ -81,7 +83,7 @@ void PreparedRun::set_up() {
   objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
   pass.emplace(*replica, *objective, plan, settings, communicator);
-  end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches});
+  end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
   state.emplace(*replica, plan, data.digest, description.text,
                 std::vector<Checkpointed*>{end.get(), &columns, &base});
   agreement.emplace(*replica, communicator);

@@ -44,10 +44,14 @@ void Progress::show(const StepMetrics& m, bool last) {
   const std::string loss = std::isnan(m.loss) ? "none" : fmt::format("{:.4f}", m.loss);
   const std::string speed = m.tokens > 0 ? fmt::format("{:.0f} tokens/s", m.tokens_per_second)
                                          : fmt::format("{:.0f} samples/s", m.samples_per_second);
-  std::string line =
-      fmt::format("step {:>{}}/{}  epoch {:.2f}  loss {}  {}  lr {:.3g}  |g| {:.3g}  ETA {}", m.step,
-                  std::to_string(total_steps_).size(), total_steps_, m.epoch, loss, speed, m.learning_rate,
-                  std::abs(m.gradient_norm), format_duration(remaining));
+  const std::string how =
+      m.minimizer
+          ? fmt::format("{} |p| {:.3g} in {} + {} evaluations", m.minimizer->outcome, m.minimizer->length,
+                        m.minimizer->values + m.minimizer->gradients, m.minimizer->products)
+          : fmt::format("lr {:.3g}", m.learning_rate);
+  std::string line = fmt::format("step {:>{}}/{}  epoch {:.2f}  loss {}  {}  {}  |g| {:.3g}  ETA {}", m.step,
+                                 std::to_string(total_steps_).size(), total_steps_, m.epoch, loss, speed, how,
+                                 std::abs(m.gradient_norm), format_duration(remaining));
   if (m.tokens > 0) line += fmt::format("  {:.3g}M tokens", static_cast<double>(m.tokens) * 1e-6);
   if (m.mfu > 0.0) line += fmt::format("  MFU {:.1f}%", 100.0 * m.mfu);
   if (m.loss_scale != 1.0) line += fmt::format("  scale {:.4g}", m.loss_scale);

@@ -112,6 +112,19 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
   return plan;
 }
 
+RunPlan plan_run(const RunSettings& settings, int64_t samples, const Optimizer& optimizer, int64_t tokens) {
+  bool whole = optimizer.full_batch();
+  const bool minimizes = optimizer.minimization() != nullptr;
+  if (minimizes && settings.batch_tokens == 0) {
+    const int64_t size = std::max<int64_t>(settings.micro_batch_size, 1);
+    whole = settings.micro_batches == 0 || settings.micro_batches == (samples + size - 1) / size;
+  }
+  RunPlan plan = plan_run(settings, samples, whole, optimizer.type(), tokens);
+  plan.same_batch = minimizes && whole;
+  if (plan.same_batch) plan.sampler.shuffle = false;
+  return plan;
+}
+
 void require_reachable(const RunSettings& settings, const Schedule& schedule, const RunPlan& plan,
                        bool validation) {
   if (schedule.observes() && (!validation || settings.evaluate_every == 0)) {

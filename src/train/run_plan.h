@@ -6,6 +6,7 @@
 
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/data/sampler.h"
+#include "lockstep/optim/optimizer.h"
 #include "lockstep/optim/schedule.h"
 #include "lockstep/parallel/reduction_tree.h"
 #include "lockstep/train/settings.h"
@@ -20,6 +21,7 @@ struct RunPlan {
   SamplerOptions sampler;
   double validation_fraction = 0.0;  // of the data, before they were split
   int64_t tokens_of_sample = 0;      // 0: samples are no text
+  bool same_batch = false;           // every step sees the same samples in the same order
 
   // The micro-batches of a worker. Error (kUsage) when there are more workers than micro-batches.
   MicroBatchRange owned(int rank, int world_size) const;
@@ -40,6 +42,10 @@ struct RunPlan {
 // for runs of too many steps.
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
                  int64_t tokens = 0);
+
+// Of the run's optimizer. One that minimizes by itself sees the whole training set in each step, in the order
+// of its file, unless train.micro_batches or train.batch_tokens ask for less.
+RunPlan plan_run(const RunSettings& settings, int64_t samples, const Optimizer& optimizer, int64_t tokens);
 
 // Error (kUsage) where the run ends before a setting would come to bear: a schedule that never sees a
 // validation loss, an average that nothing enters.

@@ -49,7 +49,8 @@ class StateLayout {
     add_parameters(add({store.values(), {}}), "/parameters/", store);
     add_statistics(add({store.statistic_values(), {}}), "/statistics/", store);
     replicated_ = parts_.size();
-    for (const OptimizerSlot& slot : replica.optimizer->slots()) {
+    slots_ = replica.optimizer->slots();
+    for (const OptimizerSlot& slot : slots_) {
       const StoredArray& array =
           add({slot.values,
                sharded ? slot_shares(slot, store.parameters(), *replica.shards) : std::vector<Share>()});
@@ -69,6 +70,7 @@ class StateLayout {
   StateLayout& operator=(const StateLayout&) = delete;
 
   const std::vector<StatePart>& parts() const { return parts_; }
+  const std::vector<OptimizerSlot>& slots() const { return slots_; }
   // Parameters and statistics.
   std::span<const StatePart> replicated() const { return {parts_.data(), replicated_}; }
 
@@ -86,6 +88,7 @@ class StateLayout {
   }
 
   std::deque<StoredArray> arrays_;  // parts point into it
+  std::vector<OptimizerSlot> slots_;
   std::vector<StatePart> parts_;
   size_t replicated_ = 0;
 };
@@ -262,6 +265,7 @@ int64_t RunState::distribute(int64_t step, const State& found, const std::string
     Tensor values = part.array->values;
     replica_.shards->distribute(part.array->shares, values, part.range(), bytes.data(), part.path);
   }
+  replica_.optimizer->slots_restored(layout.slots());
   return step;
 }
 

@@ -78,7 +78,7 @@ RunSettings read_settings(Configuration& configuration) {
                                   "passes over the training data; 0: given by steps");
   settings.micro_batches = train.integer("micro_batches", settings.micro_batches, {0, 1 << 20},
                                          "micro-batches in a global batch, whatever the number of workers; "
-                                         "0: 1 (gradient_descent: the data set)");
+                                         "0: 1 (gradient_descent and minimizers: the data set)");
   settings.micro_batch_size =
       train.integer("micro_batch_size", settings.micro_batch_size, {1, 1 << 24}, "samples in a micro-batch");
   settings.batch_tokens = train.integer(

@@ -8,6 +8,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/optim/clip.h"
+#include "lockstep/train/minimizer_step.h"
 
 namespace lockstep {
 
@@ -164,9 +165,15 @@ StepReport StepEnd::report_of(const StepState& verdict, int64_t update) const {
   return {loss, verdict.norm, verdict.used_scale, schedule_.learning_rate(update)};
 }
 
-void StepEnd::update_statistics(const double* gate) {
+Tensor StepEnd::summed_statistics() const {
   const ParameterStore& store = replica_.store;
-  const Tensor gradient = pass_.gradient();
+  if (store.statistics().empty()) return {};
+  const int64_t first = store.parameter_extent();
+  return pass_.gradient().view({store.gradient_extent() - first}, first);
+}
+
+void StepEnd::update_statistics(const double* gate, const Tensor& sums) {
+  const ParameterStore& store = replica_.store;
   for (size_t i = 0; i < store.statistics().size(); ++i) {
     const StatisticEntry& entry = store.statistics()[i];
     Tensor running = store.statistic(static_cast<int>(i));
@@ -174,7 +181,7 @@ void StepEnd::update_statistics(const double* gate) {
     arguments.dtype = running.dtype();
     arguments.n = running.elements();
     arguments.parameters = running.mutable_data();
-    const Tensor summed = gradient.view(entry.shape, store.parameter_extent() + entry.offset);
+    const Tensor summed = sums.view(entry.shape, entry.offset);
     arguments.gradients = summed.data();
     arguments.gradient_scale = entry.momentum / static_cast<double>(micro_batches_);
     arguments.scalars[2] = entry.momentum;
@@ -225,6 +232,7 @@ void require_graph(const RunSettings& settings, const Optimizer& optimizer, Back
 }
 
 std::unique_ptr<StepEnd> make_step_end(const StepEnd::Parts& parts) {
+  if (parts.replica.optimizer->minimization() != nullptr) return make_minimizer_step_end(parts);
   if (host_decides(*parts.replica.optimizer, parts.settings).empty()) {
     return std::make_unique<DeviceStepEnd>(parts);
   }

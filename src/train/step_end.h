@@ -13,13 +13,16 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "lockstep/core/error.h"
 #include "lockstep/optim/loss_scaler.h"
 #include "lockstep/optim/schedule.h"
 #include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/metrics_log.h"
 #include "lockstep/train/outlier_guard.h"
 #include "lockstep/train/run_state.h"
 #include "lockstep/train/step_control.h"
@@ -37,6 +40,7 @@ struct StepReport {
   double gradient_norm = 0.0;  // before clipping
   double loss_scale = 1.0;     // that the step was computed with
   double learning_rate = 0.0;
+  std::optional<MinimizerStep> minimizer = {};  // where one took the step
 };
 
 class StepEnd : public Checkpointed {
@@ -48,6 +52,7 @@ class StepEnd : public Checkpointed {
     Schedule& schedule;
     const RunSettings& settings;
     int64_t micro_batches;
+    bool same_batch = false;  // RunPlan::same_batch
   };
 
   // How many steps may be under way whose reports nobody has read.
@@ -64,6 +69,18 @@ class StepEnd : public Checkpointed {
   virtual void decide(int64_t step) = 0;
   // Throws Divergence.
   virtual StepReport report(int64_t step) = 0;
+
+  // Where the optimizer minimizes by itself, a step is this alone, between set_batch() and report(). `stops`
+  // is asked before every evaluation, on all workers; where it is true the step has not been taken, nothing
+  // has changed, and the call returns false. Throws Divergence.
+  virtual bool minimizes() const { return false; }
+  virtual bool minimize(int64_t step, const std::function<bool()>& stops) {
+    (void)step;
+    (void)stops;
+    return true;
+  }
+  // Why no further step can change anything; empty: some may.
+  virtual std::string ended() const { return ""; }
 
   // The schedule has learnt something; nothing is under way.
   void schedule_changed() { control_.forget_rows(replica_.optimizer->updates()); }
@@ -90,7 +107,10 @@ class StepEnd : public Checkpointed {
   StepReport report_of(const StepState& verdict, int64_t update) const;
   // running <- (1 - momentum) running + momentum * mean over the micro-batches; where gate (null: 1) holds 0,
   // nothing.
-  void update_statistics(const double* gate);
+  void update_statistics(const double* gate) { update_statistics(gate, summed_statistics()); }
+  // The sums that the pass has, behind the gradient.
+  Tensor summed_statistics() const;
+  void update_statistics(const double* gate, const Tensor& summed);
 
   Replica& replica_;
   GradientPass& pass_;

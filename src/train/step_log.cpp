@@ -60,6 +60,7 @@ std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed
   metrics.epoch = plan_.epochs(ended.number);
   metrics.loss = report.loss;
   metrics.learning_rate = report.learning_rate;
+  metrics.minimizer = report.minimizer;
   metrics.gradient_norm = report.gradient_norm;
   metrics.loss_scale = report.loss_scale;
   metrics.samples_per_second =

@@ -39,9 +39,14 @@ struct Trainer::Parts : PreparedRun {
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
+  bool on_disk;              // whether there is a checkpoint of this run, that of step `saved`
+  // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was:
+  // the step has not been taken.
+  bool interruptible = false, interrupted = false;
+  bool told_failure = false;
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
-      : PreparedRun(std::move(job_), options_, communicator_) {
+      : PreparedRun(std::move(job_), options_, communicator_), on_disk(options.resume) {
     set_going();
   }
 
@@ -76,6 +81,16 @@ struct Trainer::Parts : PreparedRun {
     return minutes > 0.0 && leader() && seconds_since(since) >= 60.0 * minutes;
   }
 
+  // Whether this worker wants the run to end.
+  bool wants_end() {
+    if (options.stop && stop_reason.empty()) stop_reason = options.stop();
+    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
+      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
+    return !stop_reason.empty();
+  }
+  // Asked within a step.
+  bool interrupts() { return interruptible && agreement->any(wants_end(), "stop"); }
+
   // One step. Returns whether a worker wants the run to end.
   bool advance() {
     const Clock::time_point begin = Clock::now();
@@ -84,7 +99,12 @@ struct Trainer::Parts : PreparedRun {
     StepLog::Step& step = log->begin(done + 1, inputs->valid(), data_seconds);
     end->begin(static_cast<int64_t>(log->under_way()));
     pass->set_batch(inputs->batches(), done, recorder ? end->random_step() : nullptr);
-    if (recorder) {
+    if (end->minimizes()) {
+      with_reason([&] { interrupted = !end->minimize(done + 1, [this] { return interrupts(); }); });
+      if (interrupted) return true;
+      step.swept->set();
+      step.exchanged->set();
+    } else if (recorder) {
       // Outside of recordings, which would make the copies anew in each replay, or never.
       replica->current_copies();
       step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step); });
@@ -93,16 +113,13 @@ struct Trainer::Parts : PreparedRun {
     }
     ++done;
     if (end->device_decides()) step.done->set();
-    end->post(done);
+    if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
     if (done < plan.total_steps) stage();
-    if (options.stop && stop_reason.empty()) stop_reason = options.stop();
-    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
-      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
-    const auto [stops, saves] = agreement->any(
-        {!stop_reason.empty(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
+    const auto [stops, saves] =
+        agreement->any({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
     save_wanted = saves;
-    if (stops && done < plan.total_steps) stopping_at = done;
+    if ((stops && done < plan.total_steps) || !end->ended().empty()) stopping_at = done;
     if (!end->device_decides()) {
       with_reason([&] { end->decide(done); });
       step.done->set();
@@ -116,6 +133,7 @@ struct Trainer::Parts : PreparedRun {
     while (log->under_way() > left) {
       StepReport report;
       with_reason([&] { report = end->report(log->oldest()); });
+      if (report.minimizer && report.minimizer->outcome == "failed") tell_failure(log->oldest());
       std::optional<StepMetrics> metrics = log->end(report, pass->take_exposed_seconds(), stopping_at);
       if (!metrics) continue;
       metrics->skipped_steps = end->skipped_steps();
@@ -123,9 +141,19 @@ struct Trainer::Parts : PreparedRun {
       metrics->cached_bytes = allocator_statistics().cached_bytes;
       metrics->activation_bytes = pass->activation_bytes();
       if (keeper) keeper->metrics().step(*metrics);
-      progress->show(*metrics, metrics->step == plan.total_steps);
+      progress->show(*metrics, metrics->step == plan.total_steps || metrics->step == stopping_at);
       if (options.on_step) options.on_step(*metrics);
     }
+  }
+
+  void tell_failure(int64_t step) {
+    if (!leader() || told_failure || !end->ended().empty()) return;
+    told_failure = true;
+    progress->finish_line();
+    log_warning(
+        fmt::format("step {}: {} found nothing better on the step's batch; parameters stay as they are, here "
+                    "and wherever metrics.jsonl says \"failed\"",
+                    step, replica->optimizer->type()));
   }
 
   // A divergence ends the run on every worker, which all have found the same, with what is left of it.
@@ -137,8 +165,8 @@ struct Trainer::Parts : PreparedRun {
       if (keeper) keeper->metrics().flush();
       fail_together(communicator, ErrorKind::kNumeric,
                     fmt::format("{}; {}", divergence.what(),
-                                saved > 0 ? fmt::format("the newest checkpoint is of step {}", saved)
-                                          : "there is no checkpoint yet"));
+                                on_disk ? fmt::format("the newest checkpoint is of step {}", saved)
+                                        : "there is no checkpoint yet"));
     }
   }
 
@@ -202,6 +230,7 @@ struct Trainer::Parts : PreparedRun {
       state->capture(done, "");
     }
     saved = done;
+    on_disk = true;
     saved_at = Clock::now();
   }
 
@@ -209,9 +238,15 @@ struct Trainer::Parts : PreparedRun {
     const int64_t first = done;
     bool stopped = false;
     const auto every = [&](int64_t steps) { return steps > 0 && done % steps == 0; };
-    while (done < plan.total_steps && !stopped) {
+    interruptible = true;
+    while (done < plan.total_steps && !stopped && end->ended().empty()) {
       const bool stops = advance();
-      const bool last = done == plan.total_steps;
+      if (interrupted) {
+        stopped = true;
+        if (!on_disk || saved != done) save();
+        break;
+      }
+      const bool last = done == plan.total_steps || !end->ended().empty();
       stopped = stops && !last;
       const bool due = last || stopped || save_wanted || every(settings.checkpoint_every);
       // What looks at the state looks at one whose steps are all known.
@@ -234,7 +269,10 @@ struct Trainer::Parts : PreparedRun {
       }
     }
     progress->finish_line();
-    if (leader() && first >= plan.total_steps) {
+    if (leader() && !end->ended().empty()) {
+      log_info(fmt::format("step {}: {}", done, end->ended()));
+    }
+    if (leader() && done == first && !stopped) {
       log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first,
                            plan.total_steps));
     }
@@ -261,8 +299,7 @@ struct Trainer::Parts : PreparedRun {
                                  stop_reason.empty() ? "" : " by " + stop_reason, done));
           }
           log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg",
-                               saved > 0 ? keeper->path_of(saved) : "none", settings.output,
-                               settings.output));
+                               on_disk ? keeper->path_of(saved) : "none", settings.output, settings.output));
         },
         "finish", settings.save_timeout_seconds);
   }
@@ -278,6 +315,9 @@ int64_t Trainer::steps_done() const {
 }
 int64_t Trainer::total_steps() const {
   return parts_->plan.total_steps;
+}
+std::string Trainer::ended() const {
+  return parts_->end->ended();
 }
 void Trainer::step() {
   if (parts_->done >= parts_->plan.total_steps) {

@@ -24,8 +24,9 @@ struct TrainOptions {
   std::string output = {};     // replaces run.output when not empty
   bool progress = false;       // on rank 0's stderr: a line that is rewritten on a terminal, or the log
 
-  // Asked after every step: why this worker wants the run to end, "SIGTERM" for example; empty: go on. One
-  // worker that wants it is enough. A program that leaves its signals to Lockstep asks a StopSignal.
+  // Asked after every step, and by run() within those of minimizers: why this worker wants the run to end,
+  // "SIGTERM" for example; empty: go on. One worker that wants it is enough. A program that leaves its
+  // signals to Lockstep asks a StopSignal.
   std::function<std::string()> stop = {};
   // Called on every worker where a line of the metrics is due, and after every evaluation during run().
   std::function<void(const StepMetrics& metrics)> on_step = {};
@@ -46,6 +47,9 @@ class Trainer {
 
   int64_t steps_done() const;
   int64_t total_steps() const;
+  // Why no further step would change anything, of an optimizer that minimizes until there is nothing left to
+  // gain; empty: some may.
+  std::string ended() const;
 
   // One optimizer step. Neither evaluates nor saves. Error (kNumeric) when training diverged; on a GPU it may
   // be one of the steps before that is found out about.
@@ -56,8 +60,8 @@ class Trainer {
   // Writes a checkpoint, in the background. Error (kNumeric), and nothing is written, when the newest update
   // left something that is not finite.
   void save();
-  // All steps that are left with the evaluations, digests and checkpoints that settings ask for; then
-  // finish().
+  // All steps that are left, or those until ended() says why there are no more, with the evaluations, digests
+  // and checkpoints that settings ask for; then finish().
   TrainOutcome run();
   // Everything on disk, the loss plot included, before any worker returns.
   void finish();

@@ -34,6 +34,35 @@ std::map<std::string, Make> methods() {
       {"trust_region_exact", [] { return make_trust_region({.solver = "exact", .initial_radius = 0.5}); }}};
 }
 
+struct Broken {};
+
+// Does not answer the question with the number `broken`, counted from 1.
+class BreakingProblem final : public Problem {
+ public:
+  BreakingProblem(Problem& inner, int64_t broken) : inner_(inner), broken_(broken) {}
+  int64_t size() const override { return inner_.size(); }
+  double value(const RealVector& x) override { return ask().value(x); }
+  double value_and_gradient(const RealVector& x, RealVector& gradient) override {
+    return ask().value_and_gradient(x, gradient);
+  }
+  void hessian_product(const RealVector& x, const RealVector& v, RealVector& out) override {
+    ask().hessian_product(x, v, out);
+  }
+  int64_t residual_count() const override { return inner_.residual_count(); }
+  void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) override {
+    ask().residuals(x, r, jacobian);
+  }
+  int64_t asked() const { return asked_; }
+
+ private:
+  Problem& ask() {
+    if (++asked_ == broken_) throw Broken();
+    return inner_;
+  }
+  Problem& inner_;
+  int64_t broken_, asked_ = 0;
+};
+
 bool solved(const TestProblem& test, const MinimizeResult& result) {
   for (const double minimum : test.minima) {
     if (minimum == 0.0 && result.at.value <= 1e-10) return true;
@@ -208,10 +237,50 @@ TEST(Minimizer, GoesOnFromItsStateWithTheSameBits) {
     const RealVector whole = minimize(problem, *make(), test.start, {.most_steps = 12}).at.x;
     const auto first = make(), second = make();
     const RealVector half = minimize(problem, *first, test.start, {.most_steps = 5}).at.x;
-    second->set_state(first->state());
+    const auto n = static_cast<int64_t>(test.start.size());
+    second->set_state(first->state(n));
     EXPECT_EQ(minimize(problem, *second, half, {.most_steps = 7}).at.x, whole) << name;
-    if (!first->state().empty()) {
-      EXPECT_THROW(make()->set_state({}), Error) << name;
+    if (first->state(n).empty()) continue;
+    EXPECT_THROW(make()->set_state({}), Error) << name;
+    // A state has its sizes from the start, and a new one is as good as none.
+    const auto none = make();
+    for (const auto& [vector, values] : none->state(n)) {
+      EXPECT_EQ(values.size(), first->state(n).at(vector).size()) << name << ' ' << vector;
+    }
+    none->set_state(make()->state(n));
+    EXPECT_EQ(minimize(problem, *none, test.start, {.most_steps = 12}).at.x, whole) << name;
+  }
+}
+
+TEST(Minimizer, AStepThatTheProblemBreaksOffCanBeTakenAgain) {
+  const TestProblem test = test_problems()[7];
+  const auto n = static_cast<int64_t>(test.start.size());
+  std::map<std::string, Make> all = methods();
+  all["levenberg_marquardt"] = [] { return make_levenberg_marquardt(); };
+  for (const auto& [name, make] : all) {
+    // Every question of the steps 1 to 8 is the one that is not answered, once.
+    JetProblem inner = test.problem();
+    const RealVector whole = minimize(inner, *make(), test.start, {.most_steps = 8}).at.x;
+    for (int64_t broken = 1;; ++broken) {
+      BreakingProblem problem(inner, broken);
+      const auto method = make();
+      CountedProblem counted(problem);
+      Iterate at{test.start, 0.0, {}};
+      at.value = inner.value_and_gradient(at.x, at.gradient);
+      for (int step = 0; step < 8; ++step) {
+        const Iterate before = at;
+        const auto state = method->state(n);
+        try {
+          method->step(counted, at);
+        } catch (const Broken&) {
+          // (Levenberg-Marquardt may have begun to scale by the iterate it was given.)
+          EXPECT_TRUE(name == "levenberg_marquardt" || method->state(n) == state) << name;
+          at = before;
+          --step;
+        }
+      }
+      EXPECT_EQ(at.x, whole) << name << ", question " << broken;
+      if (problem.asked() < broken) break;
     }
   }
 }

@@ -279,7 +279,23 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"muon", {"first_moment", "second_moment"}},
       {"diagonal", {"previous_parameter", "previous_gradient", "covariance", "variance"}},
   };
-  ASSERT_EQ(expected.size(), optimizer_types().size());
+  // Minimizers do not update; what they keep has sizes of its own.
+  const std::vector<std::pair<std::string, std::vector<std::string>>> minimizers = {
+      {"bfgs", {"inverse", "known"}},
+      {"lbfgs", {"pairs", "s", "y"}},
+      {"newton", {}},
+      {"newton_cg", {"forcing", "gradient_norm"}},
+      {"trust_region", {"radius"}},
+  };
+  for (const auto& [type, names] : minimizers) {
+    Bench<double> bench("type = '" + type + "'", 5);
+    EXPECT_NE(bench.optimizer->minimization(), nullptr);
+    std::vector<std::string> found;
+    for (const OptimizerSlot& slot : bench.optimizer->slots()) found.push_back(slot.name);
+    EXPECT_EQ(found, names) << type;
+    EXPECT_THROW(bench.optimizer->update({}), Error);
+  }
+  ASSERT_EQ(expected.size() + minimizers.size(), optimizer_types().size());
   for (const auto& [type, names] : expected) {
     Bench<double> bench("type = '" + type + "'", 5);
     EXPECT_EQ(bench.optimizer->type(), type);

@@ -50,6 +50,20 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                                       "peak_bytes": 4096, "cached_bytes": 2048, "activation_bytes": 1024})"));
 }
 
+TEST(MetricsLog, AStepOfAMinimizerSaysWhatItTookInPlaceOfARate) {
+  const testing::ScratchDirectory scratch;
+  MetricsLog log(scratch.file("m"), "");
+  StepMetrics metrics;
+  metrics.minimizer = MinimizerStep{1, 2, 3, 0.5, 0.25, "wolfe"};
+  log.step(metrics);
+  log.flush();
+  const nlohmann::json line = nlohmann::json::parse(bytes_of(scratch.file("m")));
+  EXPECT_FALSE(line.contains("learning_rate"));
+  const nlohmann::json expected = {{"values", 1},        {"gradients", 2},     {"products", 3},
+                                   {"step_length", 0.5}, {"loss_after", 0.25}, {"outcome", "wolfe"}};
+  for (const auto& [key, value] : expected.items()) EXPECT_EQ(line.at(key), value) << key;
+}
+
 TEST(MetricsLog, TextHasMeasuresOfItsOwn) {
   const testing::ScratchDirectory scratch;
   MetricsLog log(scratch.file("m"), "");

@@ -56,7 +56,7 @@ End run_on(int workers, const SmallRunOptions& options, const Make& make, int64_
             result.at.x,
             {result.at.value, static_cast<double>(made.values), static_cast<double>(made.gradients),
              static_cast<double>(made.products)},
-            minimizer->state()};
+            minimizer->state(problem.size())};
       },
       20.0, true);
   for (const End& end : ends) EXPECT_EQ(end.x, ends[0].x);

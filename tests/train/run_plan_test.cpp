@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "lockstep/core/error.h"
+#include "lockstep/optim/gradient_descent.h"
+#include "lockstep/optim/minimizing.h"
 
 namespace lockstep {
 namespace {
@@ -87,6 +89,22 @@ TEST(RunPlan, AFullBatchIsTheWholeDataSetPadded) {
   EXPECT_EQ(error_of(settings_of(12, 8, 5), 100, true),
             "train.micro_batches: gradient_descent takes the whole training set in each step: 100 samples in "
             "micro-batches of 8 are 13, got 12 (leave it out)");
+}
+
+TEST(RunPlan, AMinimizerSeesEverythingInOrderUnlessAskedForLess) {
+  const std::unique_ptr<Optimizer> lbfgs = optimizer_of(make_lbfgs());
+  for (const int64_t micro_batches : {0, 13}) {
+    const RunPlan plan = plan_run(settings_of(micro_batches, 8, 5), 100, *lbfgs, 0);
+    EXPECT_EQ(plan.micro_batches, 13);
+    EXPECT_TRUE(plan.same_batch);
+    EXPECT_FALSE(plan.sampler.shuffle);
+    EXPECT_EQ(plan.sampler.last_batch, LastBatch::kPad);
+  }
+  const RunPlan part = plan_run(settings_of(3, 8, 5), 100, *lbfgs, 0);
+  EXPECT_EQ(part.steps_per_epoch, 4);
+  EXPECT_FALSE(part.same_batch);
+  EXPECT_TRUE(part.sampler.shuffle);
+  EXPECT_FALSE(plan_run(settings_of(12, 8, 5), 100, *make_sgd(), 0).same_batch);
 }
 
 TEST(RunPlan, RefusesRunsThatCountersCannotHold) {

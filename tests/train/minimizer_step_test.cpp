@@ -1,0 +1,252 @@
+// Minimizers as the optimizers of a run: paths of an independent program, where a run ends, stops within steps,
+// and what they are not to be combined with.
+#include "lockstep/train/minimizer_step.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "lockstep/optim/minimizing.h"
+#include "train/small_job.h"
+
+namespace lockstep {
+namespace {
+
+using testing::bytes_of;
+
+std::vector<double> doubles_of(const State& state, const std::string& path) {
+  const std::vector<std::byte>& bytes = bytes_of(state, path);
+  std::vector<double> values(bytes.size() / sizeof(double));
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+class MinimizerStepTest : public testing::SmallJobTest {
+ protected:
+  // The model and the whole data set, in fp64.
+  TrainingJob minimizing(const std::string& output, const std::string& optimizer,
+                         const std::string& model = "type = \"logistic\"\n") {
+    texts_.push_back(std::make_unique<Configuration>(
+        Configuration::parse("[model]\n" + model + "[optimizer]\n" + optimizer, "test.toml", {})));
+    TrainingJob whole = job(output);
+    TrainingJob made = read_training_job(*texts_.back(), whole.settings);
+    made.describe = {};
+    made.settings.learning_rate = RunSettings().learning_rate;
+    made.settings.micro_batches = 0;
+    made.settings.micro_batch_size = 16;
+    made.settings.compute = DType::kF64;
+    made.settings.log_every = 1;
+    made.settings.l2 = 1e-3;
+    made.schedule = {};
+    return made;
+  }
+
+  std::vector<std::unique_ptr<Configuration>> texts_;
+};
+
+TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
+  std::ifstream file(LOCKSTEP_TRAIN_GOLDENS "/minimizers.json");
+  const nlohmann::json golden = nlohmann::json::parse(file);
+  Dataset data;
+  data.sample_shape = Shape{16};
+  data.classes = 10;
+  const auto divisor = golden["divisor"].get<float>();
+  for (const nlohmann::json& value : golden["inputs"])
+    data.inputs_f32.push_back(value.get<float>() / divisor);
+  data.labels = golden["labels"].get<std::vector<int32_t>>();
+  write_dataset(data, scratch_.file("digits.h5"));
+  const std::map<std::string, std::string> optimizers = {
+      {"gradient_descent", "type = \"gradient_descent\"\nline_search = {type = \"strong_wolfe\"}\n"},
+      {"gradient_descent_armijo", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n"},
+      {"bfgs", "type = \"bfgs\"\n"},
+      {"lbfgs", "type = \"lbfgs\"\nhistory = 5\n"},
+      {"newton", "type = \"newton\"\n"},
+      {"newton_cg", "type = \"newton_cg\"\n"},
+      {"trust_region", "type = \"trust_region\"\n"}};
+  for (const auto& [name, optimizer] : optimizers) {
+    SCOPED_TRACE(name);
+    const nlohmann::json& path = golden["paths"][name];
+    const auto losses = path["losses"].get<std::vector<double>>();
+    const auto lengths = path["lengths"].get<std::vector<double>>();
+    const auto end = path["end"].get<std::vector<double>>();
+    TrainingJob run = minimizing(name, optimizer);
+    run.settings.train_data.path = scratch_.file("digits.h5");
+    run.settings.validation_fraction = 0.0;
+    run.settings.steps = static_cast<int64_t>(lengths.size());
+    size_t step = 0;
+    TrainOptions options;
+    options.on_step = [&](const StepMetrics& metrics) {
+      ASSERT_TRUE(metrics.minimizer.has_value());
+      EXPECT_NEAR(metrics.loss, losses[step], 1e-9 * losses[step]) << step;
+      EXPECT_NEAR(metrics.minimizer->loss_after, losses[step + 1], 1e-9 * losses[step + 1]) << step;
+      EXPECT_NEAR(metrics.minimizer->length, lengths[step], 1e-9 * lengths[step]) << step;
+      ++step;
+    };
+    Trainer(run, options, *self_).run();
+    EXPECT_EQ(step, lengths.size());
+    const State state =
+        read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
+    std::vector<double> theta = doubles_of(state, "/parameters/output.bias");
+    const std::vector<double> weight = doubles_of(state, "/parameters/output.weight");
+    theta.insert(theta.end(), weight.begin(), weight.end());
+    ASSERT_EQ(theta.size(), end.size());
+    for (size_t i = 0; i < end.size(); ++i) EXPECT_NEAR(theta[i], end[i], 1e-9 * (1.0 + std::fabs(end[i])));
+  }
+}
+
+TEST_F(MinimizerStepTest, ARunEndsWhereThereIsNothingLeftToGainAndSaysWhy) {
+  TrainOptions options;
+  std::string last;
+  options.on_step = [&](const StepMetrics& metrics) { last = metrics.minimizer->outcome; };
+  int steps = 0;
+  {
+    Trainer newton(minimizing("newton", "type = \"newton\"\n"), options, *self_);
+    EXPECT_EQ(newton.run(), TrainOutcome::kFinished);
+    EXPECT_LT(newton.steps_done(), 10);
+    EXPECT_EQ(last, "wolfe");
+    EXPECT_NE(newton.ended().find("converged: the largest element of the gradient is "), std::string::npos);
+    steps = static_cast<int>(newton.steps_done());
+  }
+  const std::string digest = digest_at("newton", steps);
+  // Resumed, there is nothing to do; with a smaller tolerance there is, until digits end.
+  options.resume = true;
+  {
+    Trainer again(minimizing("newton", "type = \"newton\"\n"), options, *self_);
+    EXPECT_EQ(again.run(), TrainOutcome::kFinished);
+    EXPECT_EQ(again.steps_done(), steps);
+  }
+  EXPECT_EQ(digest_at("newton", steps), digest);
+  TrainingJob farther = minimizing("newton", "type = \"newton\"\ntolerance = 0.0\n");
+  farther.settings.steps = 200;
+  Trainer closer(farther, options, *self_);
+  EXPECT_EQ(closer.run(), TrainOutcome::kFinished);
+  EXPECT_GT(closer.steps_done(), steps);
+  EXPECT_LT(closer.steps_done(), 100);
+  EXPECT_NE(closer.ended(), "");
+  // A step of a program's own loop changes nothing then, and is one.
+  closer.step();
+  EXPECT_NE(closer.ended(), "");
+}
+
+TEST_F(MinimizerStepTest, IsTheSameFromCppAndStopsBetweenEvaluations) {
+  const std::string mlp = "type = \"mlp\"\nhidden = [4]\ndropout = 0.2\n";
+  const auto make = [&](const std::string& output) {
+    TrainingJob made = minimizing(output, "", mlp);
+    made.settings.steps = 6;
+    made.settings.checkpoint_every = 0;
+    made.optimizer = [] { return optimizer_of(make_newton_cg({.most_products = 7})); };
+    return made;
+  };
+  int asked = 0;
+  TrainOptions counting;
+  counting.stop = [&] {
+    ++asked;
+    return "";
+  };
+  Trainer(make("whole"), counting, *self_).run();
+  const std::string expected = digest_at("whole", 6);
+  const int questions = asked;
+  EXPECT_GT(questions, 20);
+  TrainingJob toml = minimizing("toml", "type = \"newton_cg\"\nmost_products = 7\n", mlp);
+  toml.settings.steps = 6;
+  Trainer(toml, {}, *self_).run();
+  EXPECT_EQ(digest_at("toml", 6), expected);
+  // Of all moments, some; each leaves a checkpoint of whole steps.
+  for (int moment = 1; moment < questions; moment += 5) {
+    const std::string output = "at" + std::to_string(moment);
+    asked = 0;
+    TrainOptions stopping;
+    stopping.stop = [&] { return ++asked == moment ? "the test" : ""; };
+    EXPECT_EQ(Trainer(make(output), stopping, *self_).run(), TrainOutcome::kStopped) << moment;
+    EXPECT_LE(asked, moment + 2) << moment;
+    TrainOptions resuming;
+    resuming.resume = true;
+    EXPECT_EQ(Trainer(make(output), resuming, *self_).run(), TrainOutcome::kFinished) << moment;
+    EXPECT_EQ(digest_at(output, 6), expected) << moment;
+  }
+}
+
+TEST_F(MinimizerStepTest, BatchesThatAreNotTheWholeSetGoOnAfterAFailure) {
+  TrainingJob part = minimizing("part", "type = \"lbfgs\"\ntolerance = 0.5\n");
+  part.settings.micro_batches = 2;
+  part.settings.micro_batch_size = 4;
+  std::vector<std::string> outcomes;
+  TrainOptions options;
+  options.on_step = [&](const StepMetrics& metrics) { outcomes.push_back(metrics.minimizer->outcome); };
+  Trainer trainer(part, options, *self_);
+  trainer.run();
+  // Some batches have a small gradient; none of them ends the run.
+  EXPECT_EQ(trainer.ended(), "");
+  EXPECT_EQ(outcomes.size(), 20u);
+  EXPECT_GT(std::ranges::count(outcomes, "converged"), 0);
+  EXPECT_GT(std::ranges::count(outcomes, "wolfe"), 0);
+}
+
+TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
+  const std::string model =
+      "type = \"sequential\"\n[[model.layers]]\ntype = \"batch_norm\"\n[[model.layers]]\ntype = \"linear\"\n"
+      "units = 2\n";
+  const auto statistics = [&](const std::string& output, TrainingJob run) {
+    run.settings.steps = 1;
+    Trainer(std::move(run), {}, *self_).run();
+    const State state = read_checkpoint(scratch_.file(fmt_path(output, 1)));
+    std::vector<std::byte> all;
+    for (const StateArray& array : state.arrays) {
+      if (array.path.starts_with("/statistics/")) all.insert(all.end(), array.bytes.begin(), array.bytes.end());
+    }
+    return all;
+  };
+  TrainingJob plain = minimizing("plain", "type = \"gradient_descent\"\n", model);
+  plain.settings.shuffle = false;
+  const std::vector<std::byte> expected = statistics("plain", plain);
+  EXPECT_FALSE(expected.empty());
+  EXPECT_EQ(statistics("lbfgs", minimizing("lbfgs", "type = \"lbfgs\"\n", model)), expected);
+}
+
+TEST_F(MinimizerStepTest, SettingsWithoutMeaningAreRefusedByName) {
+  const std::vector<std::pair<std::string, std::function<void(TrainingJob&)>>> table = {
+      {"precision.compute", [](TrainingJob& job) { job.settings.compute = DType::kBF16; }},
+      {"precision.loss_scale",
+       [](TrainingJob& job) { job.settings.loss_scale.mode = LossScaling::kStatic; }},
+      {"clip.global_norm", [](TrainingJob& job) { job.settings.clip.global_norm = 1.0; }},
+      {"clip.value", [](TrainingJob& job) { job.settings.clip.value = 1.0; }},
+      {"clip.adaptive", [](TrainingJob& job) { job.settings.clip.adaptive = 0.1; }},
+      {"guard.loss_z_score", [](TrainingJob& job) { job.settings.guard.loss_z = 3.0; }},
+      {"guard.norm_z_score", [](TrainingJob& job) { job.settings.guard.norm_z = 3.0; }},
+      {"average.type", [](TrainingJob& job) { job.settings.average.type = AverageSettings::Type::kEma; }},
+      {"optimizer.learning_rate", [](TrainingJob& job) { job.settings.learning_rate = 0.1; }},
+      {"optimizer.groups", [](TrainingJob& job) { job.settings.groups = {{"*"}}; }},
+      {"optimizer.decay_biases", [](TrainingJob& job) { job.settings.decay_biases = false; }},
+      {"parallel.shard_optimizer", [](TrainingJob& job) { job.settings.shard_optimizer = true; }},
+      {"parallel.reduction", [](TrainingJob& job) { job.settings.reduction = ReductionMode::kLibrary; }},
+      {"schedule.type",
+       [](TrainingJob& job) {
+         job.schedule = [](const RunLength& length) {
+           return make_schedule({.type = "cosine"}, 1e-3, length);
+         };
+       }},
+      {"newton: a dense matrix is kept of at most 4096 parameters: ", [](TrainingJob& job) {
+         job.model = [](const DataShape&, const ModuleBuilder& builder) {
+           return std::make_unique<testing::Linear>(DataShape{{4000}, DType::kF32, 2}, builder);
+         };
+       }}};
+  for (const auto& [key, change] : table) {
+    TrainingJob refused = minimizing("refused", "type = \"newton\"\n");
+    change(refused);
+    try {
+      Trainer(refused, {}, *self_);
+      ADD_FAILURE() << key;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage) << key;
+      const std::string message = error.what();
+      EXPECT_NE(message.find(key), std::string::npos) << message;
+      EXPECT_NE(message.find("newton"), std::string::npos) << message;
+    }
+  }
+  EXPECT_THROW(optimizer_of(make_lbfgs(), -1.0), Error);
+}
+
+}  // namespace
+}  // namespace lockstep
