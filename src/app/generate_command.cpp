@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -14,10 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/app/results.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
-#include "lockstep/core/process.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
@@ -138,11 +137,8 @@ std::vector<int32_t> tokens_of(const Tokenizer& tokenizer, const std::string& pr
 }
 
 void show(const std::string& text) {
-  errno = 0;
   std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) == 0) return;
-  if (errno == EPIPE) end_by_broken_pipe();
-  fail(ErrorKind::kUsage, fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
+  flush_results();
 }
 
 int run_generate(GenerateArguments& arguments) {

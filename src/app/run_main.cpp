@@ -5,39 +5,27 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "lockstep/app/description.h"
+#include "lockstep/app/commands.h"
 #include "lockstep/app/evaluate_command.h"
-#include "lockstep/app/exchange_commands.h"
-#include "lockstep/app/generate_command.h"
-#include "lockstep/app/landscape.h"
-#include "lockstep/app/text_commands.h"
+#include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
-#include "lockstep/checkpoint/checkpoint.h"
-#include "lockstep/checkpoint/summary.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
-#include "lockstep/core/mapped_file.h"
 #include "lockstep/core/process.h"
 #include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
-#include "lockstep/data/prepared_file.h"
-#include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/kernels/kernel_set.h"
-#include "lockstep/text/token_file.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_evaluation.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/prediction.h"
-#include "lockstep/train/progress.h"
 #include "lockstep/train/settings.h"
 #include "lockstep/train/trainer.h"
 
@@ -52,14 +40,9 @@ struct Arguments {
   TrainOptions train;
   std::string resume;  // "true" or "auto"
   std::string checkpoint, weights;
-  std::string file_a, file_b;
-  bool digest_only = false;
   EvaluateArguments evaluate;
-  bool verify = false;
   DatasetOptions dataset;
   std::string output;
-  std::string part;  // of the configuration, to be described
-  bool as_json = false;
   bool verbose = false;
 };
 
@@ -67,15 +50,6 @@ struct Arguments {
 const StopSignal& stop_signal() {
   static const StopSignal* const installed = new StopSignal;
   return *installed;
-}
-
-// Results go to stdout: one that did not get there is a failure, unless nobody wants to read on.
-void flush_results() {
-  errno = 0;
-  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
-  if (errno == EPIPE) end_by_broken_pipe();
-  fail(ErrorKind::kUsage, errno == 0 ? "stdout: cannot be written"
-                                     : fmt::format("stdout: cannot be written: {}", std::strerror(errno)));
 }
 
 int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
@@ -92,83 +66,6 @@ int run_predict(const Arguments& arguments, Configuration& configuration, Commun
                                   communicator, weights);
   log_info(fmt::format("{}: predictions for {} samples of {}, {} weights of {}", arguments.output, samples,
                        arguments.dataset.path, weights, arguments.checkpoint));
-  return 0;
-}
-
-int run_prepare(Arguments& arguments) {
-  arguments.dataset.texts = true;
-  try_dataset(arguments.dataset);
-  const Dataset dataset = prepare_dataset(arguments.dataset, arguments.output);
-  log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(),
-                       dataset.sample_shape.to_string(),
-                       dataset.classes > 0 ? fmt::format(", {} classes", dataset.classes) : ""));
-  return 0;
-}
-
-// All bytes of a sealed file against their checksums.
-int run_verify(const std::string& path) {
-  const bool data = seals_blocks(path, ErrorKind::kData);
-  std::optional<BlockedFile> content = verify_outline(path, data ? ErrorKind::kData : ErrorKind::kCheckpoint);
-  if (!content) {
-    verify_seal(path, ErrorKind::kCheckpoint, true);
-    std::puts(fmt::format("{}: intact", path).c_str());
-    flush_results();
-    return 0;
-  }
-  if (outlines_tokens(path)) {
-    verify_seal(path, ErrorKind::kData, true);
-    const auto tokens = open_token_file(path);
-    std::puts(fmt::format("{}: intact: {} tokens in {} documents, digest {}", path, tokens->size(),
-                          tokens->description().documents, tokens->digest())
-                  .c_str());
-    flush_results();
-    return 0;
-  }
-  const MappedSource source({.path = path}, std::move(*content));
-  ProgressBar bar("verified", source.blocks() * kBlockBytes);
-  int64_t block = 0, damaged = 0;
-  std::string damage;
-  while (source.verify_next(block, damage)) {
-    bar.show(block * kBlockBytes);
-    if (damage.empty()) continue;
-    bar.clear();
-    if (++damaged <= 20) std::puts(damage.c_str());
-  }
-  bar.clear();
-  if (damaged > 0)
-    fail(ErrorKind::kData, fmt::format("{}: {} of {} blocks are damaged", path, damaged, source.blocks()));
-  std::puts(fmt::format("{}: intact: {} samples, {} blocks, digest {}", path, source.size(), source.blocks(),
-                        source.digest())
-                .c_str());
-  flush_results();
-  return 0;
-}
-
-int run_inspect(const Arguments& arguments) {
-  if (arguments.verify) return run_verify(arguments.file_a);
-  const State state = read_checkpoint(arguments.file_a);
-  std::puts(arguments.digest_only ? state_digest(state).c_str() : describe_state(state).c_str());
-  flush_results();
-  return 0;
-}
-
-// 0: bitwise equal; 1: not.
-int run_diff(const Arguments& arguments) {
-  constexpr size_t kShown = 20;
-  const std::vector<TensorDifference> differences =
-      compare_states(read_checkpoint(arguments.file_a), read_checkpoint(arguments.file_b));
-  for (size_t i = 0; i < differences.size() && i < kShown; ++i) {
-    std::puts(fmt::format("{}: {}", differences[i].path, differences[i].what).c_str());
-  }
-  if (differences.size() > kShown) std::puts(fmt::format("and {} more", differences.size() - kShown).c_str());
-  flush_results();
-  return differences.empty() ? 0 : 1;
-}
-
-int run_config(const Arguments& arguments) {
-  const std::vector<KeyDescription> keys = keys_of_part(described_keys(), arguments.part);
-  std::fputs((arguments.as_json ? describe_as_json(keys) : describe_as_text(keys)).c_str(), stdout);
-  flush_results();
   return 0;
 }
 
@@ -285,57 +182,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       "\\\n"
       "      --data configs/data/digits.h5 --output predictions.h5");
 
-  CLI::App* prepare_command = app.add_subcommand("prepare", "convert a data set into HDF5");
-  prepare_command
-      ->add_option("input", arguments.dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")
-      ->required();
-  prepare_command->add_option("output", arguments.output, "HDF5 file to write")->required();
-  prepare_command->add_option("--format", arguments.dataset.format, "file format")
-      ->check(CLI::IsMember({"auto", "hdf5", "idx", "cifar10", "csv"}));
-  prepare_command->add_option("--labels", arguments.dataset.labels, "IDX: labels file");
-  prepare_command->add_option("--target", arguments.dataset.target, "CSV: target column");
-  prepare_command->add_option("--classes", arguments.dataset.classes,
-                              "number of classes; 0: find out; -1: regression");
-  prepare_command->add_option("--ignore-label", arguments.dataset.ignore_label,
-                              "label of samples that count nothing");
-  prepare_command->add_flag(
-      "--follow", arguments.dataset.follow,
-      "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
-  prepare_command->footer("Example:\n  lockstep prepare train-images-idx3-ubyte.gz mnist.h5");
-
-  const std::function<std::optional<int>()> others[] = {add_text_commands(app), add_exchange_commands(app),
-                                                        add_generate_command(app),
-                                                        add_landscape_command(app)};
-
-  CLI::App* inspect_command = app.add_subcommand("inspect", "summarize a checkpoint, or verify a file");
-  inspect_command
-      ->add_option("file", arguments.file_a,
-                   "checkpoint file; with --verify any file that Lockstep has sealed")
-      ->required();
-  inspect_command->add_flag("--digest", arguments.digest_only, "print the state digest only");
-  inspect_command
-      ->add_flag("--verify", arguments.verify, "only compare every byte of the file with its checksums")
-      ->excludes("--digest");
-  inspect_command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
-
-  CLI::App* diff_command =
-      app.add_subcommand("diff", "compare two checkpoints; exit 0 when the states are bitwise equal");
-  diff_command->add_option("a", arguments.file_a, "checkpoint file")->required();
-  diff_command->add_option("b", arguments.file_b, "checkpoint file")->required();
-  diff_command->footer("Example:\n  lockstep diff runs/a/step-000000100.h5 runs/b/step-000000100.h5");
-
-  CLI::App* config_command = app.add_subcommand("config", "describe the configuration");
-  CLI::Option* describe =
-      config_command
-          ->add_option("--describe", arguments.part,
-                       "print every key with default, meaning and what it takes; of a PART alone: optimizer, "
-                       "optimizer.adamw, model.layers.linear, train.steps")
-          ->expected(0, 1)
-          ->type_name("[PART]")
-          ->required();
-  config_command->add_flag("--json", arguments.as_json, "as JSON, for other programs")->needs(describe);
-  config_command->footer(
-      "Examples:\n  lockstep config --describe\n  lockstep config --describe optimizer.adamw --json");
+  const std::vector<RunCommand> others = add_other_commands(app);
 
   refuse_empty_numbers(app);
   log_to_stderr(0, 1, false);
@@ -410,13 +257,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       return code;
     }
     remove_unfinished_on_signals();
-    for (const auto& run_other : others) {
+    for (const RunCommand& run_other : others) {
       if (const std::optional<int> done = run_other()) return *done;
     }
-    if (prepare_command->parsed()) return run_prepare(arguments);
-    if (inspect_command->parsed()) return run_inspect(arguments);
-    if (diff_command->parsed()) return run_diff(arguments);
-    return run_config(arguments);
+    fail(ErrorKind::kInternal, "a command without a function");
   } catch (const AgreedFailure& failure) {
     // Everyone knows and leaves in order; rank 0 may still have had a checkpoint to bring to disk.
     if (failure.speaks()) log_error(failure.what());

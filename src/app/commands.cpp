@@ -1,0 +1,26 @@
+// The table of commands.
+#include "lockstep/app/commands.h"
+
+#include "lockstep/app/config_command.h"
+#include "lockstep/app/exchange_commands.h"
+#include "lockstep/app/file_commands.h"
+#include "lockstep/app/generate_command.h"
+#include "lockstep/app/landscape.h"
+#include "lockstep/app/text_commands.h"
+
+namespace lockstep {
+
+std::vector<RunCommand> add_other_commands(CLI::App& app) {
+  return {
+      add_prepare_command(app),
+      add_text_commands(app),
+      add_exchange_commands(app),
+      add_generate_command(app),
+      add_landscape_command(app),
+      add_inspect_command(app),
+      add_diff_command(app),
+      add_config_command(app),
+  };
+}
+
+}  // namespace lockstep
