@@ -10,12 +10,16 @@
 
 namespace lockstep {
 
-void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments) {
-  command.add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
+void add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights) {
+  command.add_option("--checkpoint", checkpoint, "checkpoint file")->required();
   command
-      .add_option("--weights", arguments.weights,
+      .add_option("--weights", weights,
                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
       ->check(CLI::IsMember({"trained", "averaged"}));
+}
+
+void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments) {
+  add_checkpoint_options(command, arguments.checkpoint, arguments.weights);
   CLI::Option* const confusion = command.add_flag("--confusion", arguments.wants.confusion,
                                                   "also count, label by label, which classes were predicted");
   CLI::Option* const by_position =

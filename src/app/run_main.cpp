@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "lockstep/app/commands.h"
+#include "lockstep/app/curvature_command.h"
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
@@ -41,6 +42,7 @@ struct Arguments {
   std::string resume;  // "true" or "auto"
   std::string checkpoint, weights;
   EvaluateArguments evaluate;
+  CurvatureArguments curvature;
   DatasetOptions dataset;
   std::string output;
   bool verbose = false;
@@ -52,8 +54,7 @@ const StopSignal& stop_signal() {
   return *installed;
 }
 
-int run_evaluate(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
-  const nlohmann::ordered_json line = evaluate_command(arguments.evaluate, configuration, communicator);
+int print_result(const nlohmann::ordered_json& line, const Communicator& communicator) {
   if (communicator.rank() > 0) return 0;
   std::puts(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   flush_results();
@@ -163,20 +164,21 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   add_configuration(eval_command);
   add_evaluate_options(*eval_command, arguments.evaluate);
 
+  CLI::App* curvature =
+      app.add_subcommand("curvature", "the spectrum of the loss's second derivatives at a checkpoint");
+  add_configuration(curvature);
+  add_curvature_options(*curvature, arguments.curvature);
+
   CLI::App* predict_command =
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
   add_configuration(predict_command);
-  predict_command->add_option("--checkpoint", arguments.checkpoint, "checkpoint file")->required();
+  add_checkpoint_options(*predict_command, arguments.checkpoint, arguments.weights);
   predict_command
       ->add_option("--data", arguments.dataset.path,
                    "samples, which need no targets, in any format that is read")
       ->required();
   predict_command->add_option("--output", arguments.output, "HDF5 file to write: logits or values, class")
       ->required();
-  predict_command
-      ->add_option("--weights", arguments.weights,
-                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
-      ->check(CLI::IsMember({"trained", "averaged"}));
   predict_command->footer(
       "Example:\n  lockstep predict configs/digits_mlp.toml --checkpoint runs/digits_mlp/step-000000660.h5 "
       "\\\n"
@@ -208,7 +210,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   RunSettings settings;
   int code = 1;
   try {
-    if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed()) {
+    if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed() ||
+        curvature->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -232,7 +235,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } catch (const Error& error) {
         refused = error;
       }
-      if (predict_command->parsed()) remove_unfinished_on_signals();
+      if (predict_command->parsed() || curvature->parsed()) remove_unfinished_on_signals();
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
       log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
@@ -243,7 +246,11 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
           },
           "configuration");
       if (eval_command->parsed()) {
-        code = run_evaluate(arguments, *configuration, *communicator);
+        code =
+            print_result(evaluate_command(arguments.evaluate, *configuration, *communicator), *communicator);
+      } else if (curvature->parsed()) {
+        code = print_result(curvature_command(arguments.curvature, *configuration, *communicator),
+                            *communicator);
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
       } else {

@@ -75,7 +75,7 @@ double hypotenuse(double a, double b) {
 }
 
 // Eigenvalues and vectors of the tridiagonal matrix by implicit QL (Dubrulle, Martin and Wilkinson 1968,
-// tql2), the vectors applied to the columns of z.
+// tql2), the vectors applied to the rows of z, which lie in memory as they are walked through.
 void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
   const int64_t n = z.rows;
   const auto at = [](int64_t i) { return static_cast<size_t>(i); };
@@ -111,10 +111,11 @@ void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
         p = s * r;
         d[at(i + 1)] = g + p;
         g = c * r - b;
+        double *const upper = &z(i, 0), *const lower = &z(i + 1, 0);
         for (int64_t k = 0; k < n; ++k) {
-          const double right = z(k, i + 1), left = z(k, i);
-          z(k, i + 1) = s * left + c * right;
-          z(k, i) = c * left - s * right;
+          const double right = lower[k], left = upper[k];
+          lower[k] = s * left + c * right;
+          upper[k] = c * left - s * right;
         }
       }
       if (r == 0.0 && i >= l) continue;
@@ -197,6 +198,19 @@ QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.colum
   }
 }
 
+DenseMatrix QrFactors::q() const {
+  DenseMatrix q(reflectors_.columns, reflectors_.rows);
+  RealVector w(static_cast<size_t>(q.columns));
+  for (int64_t k = q.columns - 1; k >= 0; --k) {
+    q(k, k) = 1.0;
+    const std::span<const double> u = reflectors_.row(k);
+    std::fill(w.begin(), w.end(), 0.0);
+    for (int64_t i = k; i < q.rows; ++i) add_scaled(u[static_cast<size_t>(i)], q.row(i), w);
+    for (int64_t i = k; i < q.rows; ++i) add_scaled(-2.0 * u[static_cast<size_t>(i)], w, q.row(i));
+  }
+  return q;
+}
+
 RealVector QrFactors::reduced(RealVector b) const {
   for (int64_t k = 0; k < r_.rows; ++k) {
     const std::span<const double> u = reflectors_.row(k);
@@ -226,6 +240,9 @@ SymmetricEigen symmetric_eigen(const DenseMatrix& a) {
   RealVector d(static_cast<size_t>(n)), e(static_cast<size_t>(n));
   if (n > 0) {
     tridiagonalize(z, d, e);
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < i; ++j) std::swap(z(i, j), z(j, i));
+    }
     implicit_ql(z, d, e);
   }
   std::vector<size_t> order(static_cast<size_t>(n));
@@ -235,7 +252,7 @@ SymmetricEigen symmetric_eigen(const DenseMatrix& a) {
   for (int64_t j = 0; j < n; ++j) {
     const size_t from = order[static_cast<size_t>(j)];
     result.values[static_cast<size_t>(j)] = d[from];
-    for (int64_t i = 0; i < n; ++i) result.vectors(i, j) = z(i, static_cast<int64_t>(from));
+    for (int64_t i = 0; i < n; ++i) result.vectors(i, j) = z(static_cast<int64_t>(from), i);
   }
   return result;
 }

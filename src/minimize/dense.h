@@ -41,6 +41,8 @@ class QrFactors {
   explicit QrFactors(DenseMatrix a);
   // (n, n), upper triangular.
   const DenseMatrix& r() const { return r_; }
+  // (m, n), orthonormal columns.
+  DenseMatrix q() const;
   // The first n elements of Q' b, b (m).
   RealVector reduced(RealVector b) const;
   // The x that minimizes |A x - b|. A has full rank; else the result is not finite.

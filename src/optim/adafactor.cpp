@@ -10,52 +10,34 @@
 #include "lockstep/optim/flat_update.h"
 #include "lockstep/optim/optimizer_keys.h"
 #include "lockstep/optim/parameter_optimizer.h"
+#include "lockstep/optim/tensor_algebra.h"
 
 namespace lockstep {
 namespace {
 
-// The parameter as a matrix (rows, columns).
-int64_t rows_of(const Shape& shape) {
-  return shape[0];
-}
-int64_t columns_of(const Shape& shape) {
-  return shape.elements(1, shape.rank());
-}
 bool is_matrix(const Shape& shape) {
   return shape.rank() > 1;
 }
 
-Tensor apply(BinaryOp op, const BroadcastPlan& plan, const Tensor& a, const Tensor& b, const Shape& shape) {
-  Tensor y = Tensor::empty(shape, a.dtype(), a.backend());
-  a.backend().binary(op, a.dtype(), plan, a.data(), b.data(), y.mutable_data());
-  return y;
-}
-
-BroadcastPlan flat_plan(int64_t n, bool repeat_b) {
+// The one element of b with each of the n of a.
+BroadcastPlan repeated_plan(int64_t n) {
   BroadcastPlan plan;
   plan.rank = 1;
   plan.extents[0] = n;
   plan.strides_a[0] = 1;
-  plan.strides_b[0] = repeat_b ? 0 : 1;
   return plan;
 }
 
 // max(x, floor)
 Tensor at_least(const Tensor& x, double floor) {
-  return apply(BinaryOp::kMaximum, flat_plan(x.elements(), true), x,
-               Tensor::full({1}, x.dtype(), x.backend(), floor), x.shape());
+  return combined(BinaryOp::kMaximum, repeated_plan(x.elements()), x,
+                  Tensor::full({1}, x.dtype(), x.backend(), floor), x.shape());
 }
 
 Tensor mean(const Tensor& x, int64_t outer, int64_t extent, int64_t inner) {
   Tensor y = Tensor::empty({outer * inner}, x.dtype(), x.backend());
   x.backend().reduce(ReduceOp::kMean, x.dtype(), outer, extent, inner, x.data(), y.mutable_data());
   return y;
-}
-
-// average <- beta average + (1 - beta) x, as the velocity of a step of length 0 from a parameter that nobody
-// needs.
-void blend(Tensor average, const Tensor& x, double beta) {
-  flat_update(UpdateFormula::kMomentumAveraged, average.full_like(0.0), x, 1.0, {average}, {0.0, 0.0, beta});
 }
 
 class Adafactor final : public ParameterOptimizer {
@@ -65,8 +47,9 @@ class Adafactor final : public ParameterOptimizer {
  private:
   void declare_state(size_t, const ParameterEntry& parameter) override {
     if (is_matrix(parameter.shape)) {
-      reserve("row_moment", {rows_of(parameter.shape)});
-      reserve("column_moment", {columns_of(parameter.shape)});
+      const Shape matrix = matrix_shape(parameter.shape);
+      reserve("row_moment", {matrix[0]});
+      reserve("column_moment", {matrix[1]});
     } else {
       reserve("second_moment", parameter.shape);
     }
@@ -80,23 +63,22 @@ class Adafactor final : public ParameterOptimizer {
       blend(moment, squares, beta);
       return moment;
     }
-    const int64_t rows = rows_of(shape), columns = columns_of(shape);
+    const int64_t rows = matrix_shape(shape)[0], columns = matrix_shape(shape)[1];
     const Tensor row = state("row_moment", update.index), column = state("column_moment", update.index);
     blend(row, mean(squares, rows, columns, 1), beta);
     blend(column, mean(squares, 1, rows, columns), beta);
-    const Tensor shares = apply(BinaryOp::kDivide, flat_plan(rows, true), row,
-                                at_least(mean(row, 1, rows, 1), epsilon), {rows});
+    const Tensor shares = combined(BinaryOp::kDivide, repeated_plan(rows), row,
+                                   at_least(mean(row, 1, rows, 1), epsilon), {rows});
     BroadcastPlan outer;
     outer.rank = 2;
     outer.extents[0] = rows;
     outer.extents[1] = columns;
     outer.strides_a[0] = 1;
     outer.strides_b[1] = 1;
-    return apply(BinaryOp::kMultiply, outer, shares, column, shape);
+    return combined(BinaryOp::kMultiply, outer, shares, column, shape);
   }
 
   void update_parameter(const ParameterUpdate& update) override {
-    Backend& backend = update.parameter.backend();
     const DType dtype = update.parameter.dtype();
     const int64_t n = update.parameter.elements();
     const double k = static_cast<double>(updates() + 1), root_n = std::sqrt(static_cast<double>(n));
@@ -104,16 +86,11 @@ class Adafactor final : public ParameterOptimizer {
         dtype == DType::kF64 ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
     const double epsilon = options_.epsilon > 0.0 ? options_.epsilon : spacing;
 
-    Tensor gradient = update.gradient.empty_like(), squares = update.gradient.empty_like();
-    backend.scale_shift(dtype, n, update.gradient.data(), update.gradient_scale, 0.0,
-                        gradient.mutable_data());
-    backend.unary(UnaryOp::kSquare, dtype, n, gradient.data(), squares.mutable_data());
+    const Tensor gradient = scaled(update.gradient, update.gradient_scale), squares = square_of(gradient);
     const Tensor moment = at_least(
         second_moment(update, squares, 1.0 - math::portable::power(k, -options_.decay_exponent), epsilon),
         epsilon * epsilon);
-    Tensor root = moment.empty_like();
-    backend.unary(UnaryOp::kSqrt, dtype, n, moment.data(), root.mutable_data());
-    const Tensor direction = apply(BinaryOp::kDivide, flat_plan(n, false), gradient, root, gradient.shape());
+    const Tensor direction = over_root(gradient, moment, 0.0);
 
     const double relative = std::min(update.learning_rate, 1.0 / std::sqrt(k));
     const double size = std::max(options_.scale_floor, global_norm(update.parameter, n, 1.0) / root_n);

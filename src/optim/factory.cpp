@@ -14,6 +14,8 @@
 #include "lockstep/optim/nadam.h"
 #include "lockstep/optim/nesterov.h"
 #include "lockstep/optim/rmsprop.h"
+#include "lockstep/optim/shampoo.h"
+#include "lockstep/optim/soap.h"
 
 namespace lockstep {
 namespace {
@@ -46,6 +48,8 @@ std::vector<OptimizerType>& registered_optimizers() {
       built_in("lars", make_lars),
       built_in("adafactor", make_adafactor),
       built_in("muon", make_muon),
+      built_in("shampoo", make_shampoo),
+      built_in("soap", make_soap),
       built_in("diagonal", make_diagonal),
       minimizer("bfgs"),
       minimizer("lbfgs"),

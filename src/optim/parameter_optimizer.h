@@ -43,6 +43,7 @@ class ParameterOptimizer : public Optimizer {
   Tensor state(const std::string& slot, size_t index) const;
 
   virtual void update_parameter(const ParameterUpdate& update) = 0;
+  const std::string& name_of_parameter(size_t index) const { return parameters_[index].name; }
 
  private:
   std::string type_;

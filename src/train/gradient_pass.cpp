@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
@@ -40,20 +41,42 @@ GradientPass::GradientPass(Replica& replica, const Objective& objective, const R
 
 void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at) {
   batches_ = owned;
+  make_ = {};
   step_ = step;
   step_at_ = step_at;
 }
 
-void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part) {
-  exchange.begin_step();
-  for (const Batch& batch : batches_) {
+void GradientPass::set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t)> make,
+                               int64_t step) {
+  set_batch({}, step);
+  made_ = owned;
+  make_ = std::move(make);
+}
+
+void GradientPass::for_batches(const std::function<void(const Batch&)>& part) {
+  const auto run = [&](const Batch& batch) {
     const RandomScope random(
         {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
+    part(batch);
+  };
+  for (const Batch& batch : batches_) run(batch);
+  if (!make_) return;
+  for (int64_t number = made_.begin; number < made_.end; ++number) run(make_(number));
+}
+
+void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part) {
+  exchange.begin_step();
+  for_batches([&](const Batch& batch) {
     exchange.begin_micro_batch(batch.number);
     part(batch);
     draws_ = draws_ || random_place()->ordinal > 0;
     exchange.end_micro_batch();
-  }
+  });
+}
+
+std::vector<Tensor> GradientPass::take_statistics() {
+  if (!replica_.training.training) return {};
+  return take_batch_statistics(replica_.training, replica_.store);
 }
 
 // Waits for nothing: a GPU has the next micro-batches before it is done with this one.
@@ -64,7 +87,7 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   reset_allocator_peak();
   const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
   exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
-  const std::vector<Tensor> statistics = take_batch_statistics(replica_.training, store);
+  const std::vector<Tensor> statistics = take_statistics();
   for (size_t i = 0; i < statistics.size(); ++i) {
     exchange_->add(store.parameter_extent() + store.statistics()[i].offset, statistics[i].elements(),
                    statistics[i].data());
@@ -137,7 +160,7 @@ GradientPass::Value GradientPass::value() {
   for_batches(*values_, [&](const Batch& batch) {
     const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
     values_->add_sums(objective_.sums(losses, batch).data_as<double>());
-    take_batch_statistics(replica_.training, replica_.store);  // not for the next micro-batch
+    take_statistics();  // not for the next micro-batch
   });
   values_->finish();
   Value value = read_value(*values_);
@@ -155,6 +178,54 @@ GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
   value.loss += regularize(value.weight);
   take_mean(value.weight, gradient);
   return value;
+}
+
+double GradientPass::gradient_variance() {
+  const ParameterStore& store = replica_.store;
+  const int64_t n = store.parameter_extent();
+  // |s_m| and w_m of each micro-batch, where this worker owns it.
+  std::vector<double> mine(static_cast<size_t>(2 * micro_batches_), 0.0);
+  Tensor total = Tensor::zeros({n}, store.dtype(), backend_);
+  const Tensor ones = Tensor::full(loss_shape(), store.dtype(), backend_, 1.0);
+  {
+    const AutocastScope autocast(settings_.compute, replica_.current_copies());
+    for_batches(*exchange_, [&](const Batch& batch) {
+      Tensor gradient = Tensor::zeros({n}, store.dtype(), backend_);
+      const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
+      const Tensor sums = objective_.sums(losses, batch);
+      exchange_->add_sums(sums.data_as<double>());
+      take_statistics();
+      backward(losses, ones, [&](const Leaf& leaf, const Tensor& values) {
+        const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
+        Tensor part = gradient.view(entry.shape, entry.offset);
+        part.assign(values);
+        exchange_->add(entry.offset, values.elements(), values.data());
+      });
+      const auto at = static_cast<size_t>(2 * batch.number);
+      mine[at] = global_norm(gradient, n, 1.0);
+      mine[at + 1] = sums.to_vector<double>()[1];
+    });
+  }
+  exchange_->finish();
+  const double weight = read_value(*exchange_).weight;
+  take_mean(weight, total);
+  std::vector<double> all(mine.size() * static_cast<size_t>(communicator_.world_size()));
+  communicator_.all_gather(mine.data(), mine.size() * sizeof(double), all.data(), "gradient variance")
+      ->wait();
+  const double norm = global_norm(total, n, 1.0);
+  double sum = -weight * norm * norm;
+  int64_t counting = 0;
+  for (int rank = 0; rank < communicator_.world_size(); ++rank) {
+    const MicroBatchRange range = owned_micro_batches(micro_batches_, rank, communicator_.world_size());
+    for (int64_t m = range.begin; m < range.end; ++m) {
+      const auto at = static_cast<size_t>(2 * m) + mine.size() * static_cast<size_t>(rank);
+      if (all[at + 1] == 0.0) continue;
+      sum += all[at] * all[at] / all[at + 1];
+      ++counting;
+    }
+  }
+  if (counting < 2) return std::numeric_limits<double>::quiet_NaN();
+  return sum / static_cast<double>(counting - 1);
 }
 
 void GradientPass::require_products(const char* what) const {

@@ -36,6 +36,9 @@ class GradientPass {
   // The micro-batches of the global batch that this worker owns, in order; their tensors must stay as they
   // are until the next call. step: decides the draws. step_at: where the device keeps it, for recorded steps.
   void set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at = nullptr);
+  // The same of more micro-batches than there is room for: `make` gives those with the numbers `owned` by
+  // this worker, one at a time, again in each call below.
+  void set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t number)> make, int64_t step);
 
   // ---- for training steps: nothing waits for the device, and all may be recorded
 
@@ -71,6 +74,12 @@ class GradientPass {
   // Whether the sweeps so far have drawn random numbers (dropout): the objective of the next batch is then
   // another function, even of the same samples.
   bool draws() const { return draws_; }
+
+  // How the gradients of micro-batches differ: tr(S) of the covariance S of a single target's gradient,
+  // estimated as (sum_m |s_m|^2 / w_m - |s|^2 / w) / (M - 1), s_m the gradient of micro-batch m's summed
+  // losses of weight w_m, s and w the sums over all M. Not a number where fewer than two micro-batches count.
+  double gradient_variance();
+
   // The most that a micro-batch's sweeps held at once, over what was there before them.
   size_t activation_bytes() const { return activation_bytes_; }
   // The allocator's peak so far: looking at single sweeps resets it.
@@ -79,8 +88,12 @@ class GradientPass {
   size_t bytes() const { return exchange_->bytes(); }
 
  private:
+  // Those of the micro-batch under way; none where the replica's model runs as in evaluation.
+  std::vector<Tensor> take_statistics();
   void sweep(const Batch& batch, const Tensor& cotangent);
-  // Runs `part` for each owned micro-batch within its random scope, between begin and end of the exchange.
+  // Runs `part` for each owned micro-batch within its random scope.
+  void for_batches(const std::function<void(const Batch&)>& part);
+  // The same between begin and end of the exchange.
   void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
   // product <- (sum over micro-batches of what `part` gives for each parameter) / weight + lambda vector
   using Contributions = std::function<std::vector<Tensor>(const Batch& batch, ForwardContext& context)>;
@@ -100,7 +113,9 @@ class GradientPass {
   std::unique_ptr<GradientExchange> exchange_;
   std::unique_ptr<GradientExchange> values_;  // of sums alone; made when first needed
   int64_t micro_batches_;
-  std::span<const Batch> batches_;
+  std::span<const Batch> batches_;  // or, where make_ is set, what it makes of the numbers in made_
+  MicroBatchRange made_;
+  std::function<Batch(int64_t)> make_;
   uint64_t seed_;
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;

@@ -45,7 +45,7 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
 }  // namespace
 
 TrainedModel::TrainedModel(Configuration& configuration, const std::string& checkpoint,
-                           Communicator& communicator, std::string weights, Data data)
+                           Communicator& communicator, std::string weights, Data data, bool full_precision)
     : weights_(std::move(weights)) {
   TrainingJob::Description description;
   State state;  // on rank 0
@@ -73,6 +73,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       communicator,
       [&] {
         job_ = read_training_job(configuration);
+        if (full_precision) job_.settings.compute = settings().parameters();
         set_threads(static_cast<int>(settings().threads));
         device_.emplace(settings(), communicator);
         if (!outline.empty()) outline_ = DataOutline::parse(outline, checkpoint);

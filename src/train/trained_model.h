@@ -26,9 +26,10 @@ class TrainedModel {
   // The configuration's model with the weights of the checkpoint, which rank 0 alone reads. weights:
   // "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights, else "trained".
   // Error (kCheckpoint) when the model is not the one that was trained; a warning when validation samples are
-  // split off otherwise than they were in training. Both must outlive the object. Collective.
+  // split off otherwise than they were in training. full_precision: nothing is computed in 16 bits, whatever
+  // precision.compute says. Both must outlive the object. Collective.
   TrainedModel(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
-               std::string weights, Data data);
+               std::string weights, Data data, bool full_precision = false);
 
   const RunSettings& settings() const { return job_.settings; }
   // Of the data that the model was trained on.
@@ -36,6 +37,7 @@ class TrainedModel {
   // kRead: with columns in the order that the model was trained with.
   const RunData& data() const { return data_; }
   const Replica& replica() const { return *replica_; }
+  Replica& replica() { return *replica_; }
   const Objective& objective() const { return *objective_; }
   // Which weights it has.
   const std::string& weights() const { return weights_; }

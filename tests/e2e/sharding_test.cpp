@@ -38,10 +38,14 @@ std::vector<std::string> with(std::vector<std::string> arguments, const std::vec
 }
 
 TEST_F(Sharding, ChangesNoBitOnAnyNumberOfWorkers) {
-  for (const std::string type : {"adamw", "lamb", "muon", "nesterov"}) {
+  const std::vector<std::pair<std::string, std::string>> optimizers = {
+      {"adamw", ""},    {"lamb", ""},
+      {"muon", ""},     {"shampoo", "block = 16\nroot_every = 3\n"},
+      {"nesterov", ""}, {"soap", "basis_every = 3\n"}};
+  for (const auto& [type, more] : optimizers) {
     SCOPED_TRACE(type);
     const std::string path =
-        file("type = \"" + type + "\"\nlearning_rate = 0.02\n", "type = \"mlp\"\nhidden = [40, 20]\n");
+        file("type = \"" + type + "\"\nlearning_rate = 0.02\n" + more, "type = \"mlp\"\nhidden = [40, 20]\n");
     write_file(path, bytes_of(path) + "[clip]\nglobal_norm = 0.3\nvalue = 0.2\n");
     const std::string expected = scratch_.file(type);
     train(kNoLauncher, {path, "--output", expected});

@@ -1,4 +1,5 @@
-// Optimizers follow the paths that PyTorch's took; goldens/ is written by make_goldens.py.
+// Optimizers follow the paths that PyTorch's took, and those of the papers' equations in NumPy; goldens/ is
+// written by make_goldens.py and make_matrix_goldens.py.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -27,7 +28,7 @@ Problem golden_problem(const std::string& name) {
 
 class Golden : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(Golden, AgreesWithPyTorch) {
+TEST_P(Golden, AgreesWithTheOtherProgram) {
   const nlohmann::json golden = read_golden(GetParam());
   ASSERT_GE(golden.at("cases").size(), 2u);
   for (const nlohmann::json& entry : golden.at("cases")) {
@@ -53,7 +54,8 @@ TEST_P(Golden, AgreesWithPyTorch) {
 
 INSTANTIATE_TEST_SUITE_P(Optimizers, Golden,
                          ::testing::Values("sgd", "momentum_classical", "nesterov_classical", "adam", "adamw",
-                                           "amsgrad", "nadam", "adagrad", "rmsprop", "adafactor"),
+                                           "amsgrad", "nadam", "adagrad", "rmsprop", "adafactor", "shampoo",
+                                           "soap"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace

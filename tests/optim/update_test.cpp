@@ -277,6 +277,8 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"lars", {"velocity"}},
       {"adafactor", {"second_moment"}},
       {"muon", {"first_moment", "second_moment"}},
+      {"shampoo", {"first_moment", "second_moment"}},
+      {"soap", {"first_moment", "second_moment"}},
       {"diagonal", {"previous_parameter", "previous_gradient", "covariance", "variance"}},
   };
   // Minimizers do not update; what they keep has sizes of its own.

@@ -191,6 +191,8 @@ const std::vector<std::string> kTables = {
     "type = 'adafactor'\nweight_decay = 0.1",
     "type = 'muon'\nweight_decay = 0.1",
     "type = 'muon'\nnesterov = false\nweight_decay = 0.1",
+    "type = 'shampoo'\nblock = 4\nroot_every = 2\nweight_decay = 0.1",
+    "type = 'soap'\nbasis_every = 1\nweight_decay = 0.1",
 };
 
 // A matrix, a vector, a convolution and a scalar, with gaps between them.
@@ -266,9 +268,9 @@ TYPED_TEST(WholeParameters, SplitBetweenParametersGivesTheSameBits) {
 TYPED_TEST(WholeParameters, ThreadsDoNotChangeTheBits) {
   for (const std::string& table : kTables) {
     Bench<TypeParam> one(table), two(table);
-    one.step(kWhole, 0);
+    for (uint32_t k = 0; k < 2; ++k) one.step(kWhole, k);
     set_threads(2);
-    two.step(kWhole, 0);
+    for (uint32_t k = 0; k < 2; ++k) two.step(kWhole, k);
     set_threads(1);
     EXPECT_EQ(one.state(), two.state()) << table;
   }
@@ -289,7 +291,10 @@ TYPED_TEST(WholeParameters, ParametersAndGradientsOfZeroStayFinite) {
     Bench<TypeParam> bench(table);
     bench.parameters.assign(bench.parameters.full_like(0.0));
     bench.step(kWhole, 0, 0.1, 0.0);
-    for (TypeParam value : bench.state()) EXPECT_EQ(value, TypeParam{0}) << table;
+    const std::vector<TypeParam> state = bench.state();
+    // SOAP's bases are something from the first step on.
+    const auto all = table.find("soap") == std::string::npos ? std::ssize(state) : std::ptrdiff_t{kExtent};
+    EXPECT_TRUE(std::all_of(state.begin(), state.begin() + all, [](TypeParam x) { return x == 0; })) << table;
     bench.step(kWhole, 1);
     for (TypeParam value : bench.state()) EXPECT_TRUE(std::isfinite(value)) << table;
     EXPECT_NE(bench.parameters.template to_vector<TypeParam>()[0], TypeParam{0})
@@ -385,6 +390,64 @@ TEST(Adafactor, KeepsARowAndAColumnOfAMatrix) {
   EXPECT_EQ(slots[1].values.elements(), 9 + 12);
   EXPECT_EQ(slots[2].name, "second_moment");
   EXPECT_EQ(slots[2].values.elements(), 7 + 1);
+}
+
+// ---- factors that have no roots, and gradients whose squares are no numbers
+
+const std::vector<std::string> kPreconditioned = {
+    "type = 'shampoo'\nroot_every = 1", "type = 'shampoo'\nroot_every = 1\ngrafting = 'none'\nbeta2 = 1",
+    "type = 'soap'\nbasis_every = 1"};
+
+// Parameters of `shape` after an update for each gradient.
+template <class T>
+std::vector<T> after(Optimizer& optimizer, const Shape& shape, const std::vector<std::vector<T>>& gradients) {
+  const int64_t n = shape.elements();
+  Tensor parameters = Tensor::zeros({n}, dtype_of<T>, test_backend());
+  const std::vector<UpdateSegment> segments = {{.begin = 0, .end = n}};
+  for (const std::vector<T>& gradient : gradients) {
+    optimizer.update({.parameters = parameters,
+                      .gradients = Tensor::from(Shape{n}, gradient, test_backend()),
+                      .learning_rate = 0.1,
+                      .segments = segments});
+  }
+  return parameters.to_vector<T>();
+}
+
+TYPED_TEST(WholeParameters, SingularFactorsAndHugeGradientsLeaveNumbers) {
+  using T = TypeParam;
+  const T huge = std::is_same_v<T, double> ? static_cast<T>(1e300) : static_cast<T>(1e30);
+  for (const std::string& table : kPreconditioned) {
+    // Of rank one, with zeros in between; the second gradient, whose square overflows, is not gathered.
+    const std::vector<std::vector<T>> gradients = {
+        {1, 2, 0, 2, 4, 0}, {huge, 0, 0, 0, -huge, 0}, {0, 0, 0, 0, 0, 0}, {1, 2, 0, 2, 4, 0}};
+    const auto optimizer = optimizer_from(table);
+    optimizer->allocate(one_parameter({2, 3}), 6, {{0, 6}}, dtype_of<T>, test_backend());
+    for (const T value : after<T>(*optimizer, {2, 3}, gradients)) EXPECT_TRUE(std::isfinite(value)) << table;
+    for (const OptimizerSlot& slot : optimizer->slots()) {
+      if (slot.name == "second_moment") continue;  // infinite, as Adam's
+      for (const T value : slot.values.template to_vector<T>())
+        EXPECT_TRUE(std::isfinite(value)) << table << slot.name;
+    }
+    // A matrix of one element steps against its gradient.
+    const auto single = optimizer_from(table);
+    single->allocate(one_parameter({1, 1}), 1, {{0, 1}}, dtype_of<T>, test_backend());
+    EXPECT_LT(after<T>(*single, {1, 1}, {{0.5}, {0.5}, {0.5}})[0], T{0}) << table;
+  }
+}
+
+TEST(Shampoo, KeepsTheRootsBeforeWhereThereAreNone) {
+  const auto optimizer = optimizer_from("type = 'shampoo'\nroot_every = 1\ngrafting = 'none'");
+  optimizer->allocate(one_parameter({2, 2}), 4, {{0, 4}}, DType::kF64, test_backend());
+  after<double>(*optimizer, {2, 2}, {{1, 0, 0, 2}});
+  std::map<std::string, Tensor> slots;
+  for (const OptimizerSlot& slot : optimizer->slots()) slots[slot.name] = slot.values;
+  const std::vector<double> before = slots["left_root"].to_vector<double>();
+  EXPECT_NE(before[0], 0.0);
+  slots["left"].assign(slots["left"].full_like(std::numeric_limits<double>::quiet_NaN()));
+  for (const double value : after<double>(*optimizer, {2, 2}, {{1, 0, 0, 2}}))
+    EXPECT_TRUE(std::isfinite(value));
+  EXPECT_EQ(slots["left_root"].to_vector<double>(), before);
+  EXPECT_NE(slots["right_root"].to_vector<double>(), before);
 }
 
 }  // namespace

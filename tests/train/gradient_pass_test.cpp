@@ -314,5 +314,88 @@ TEST(GradientPass, RefusesSecondDerivativesInSixteenBits) {
   }
 }
 
+// ---- as in evaluation
+
+// Dropout and batch norm, which would draw and look at the micro-batch in training.
+SmallRunOptions noisy() {
+  SmallRunOptions options = in_fp64();
+  options.model =
+      "type = \"sequential\"\nlayers = [{ type = \"linear\", units = 5 }, { type = \"batch_norm\" }, "
+      "{ type = \"activation\", function = \"tanh\" }, { type = \"dropout\", probability = 0.5 }, "
+      "{ type = \"linear\", units = 3 }]\n";
+  return options;
+}
+
+TEST(GradientPass, InEvaluationNothingIsDrawnAndProductsAreThoseOfTheGradient) {
+  Alone alone(noisy());
+  SmallRun& run = alone.run;
+  run.replica->training = run.replica->evaluation();
+  const std::vector<double> start = run.parameters(), along = direction(run, 3);
+  const double value = run.pass->value().loss;
+  const std::vector<double> product = product_of(run, along, Kind::kHessian), gradient = gradient_of(run);
+  for (const double sign : {1.0, -1.0}) {
+    run.set_parameters(moved(start, along, sign * 1e-5));
+    const std::vector<double> there = gradient_of(run);
+    for (size_t i = 0; i < product.size(); ++i)
+      EXPECT_NEAR((there[i] - gradient[i]) * sign / 1e-5, product[i], 1e-3) << i;
+  }
+  run.set_parameters(start);
+  const std::vector<double> batches = gradient_of(run);
+  run.pass->set_batch(run.batches, 7);
+  EXPECT_EQ(run.pass->value().loss, value) << "another step, no other masks";
+  EXPECT_EQ(gradient_of(run), batches);
+  const std::vector<double> again = product_of(run, along, Kind::kHessian);
+  EXPECT_EQ(again, product);
+}
+
+// Batches that are made anew in each sweep, of weights that differ.
+TEST(GradientPass, VarianceOfTheGradientIsThatOfTheMicroBatches) {
+  const auto weights = [](int64_t m) {
+    return m == 2 ? std::vector<double>(3, 0.0) : std::vector<double>{1.0, 0.5 * static_cast<double>(m), 2.0};
+  };
+  const auto measured = [&](Communicator& communicator, bool shard) {
+    SmallRunOptions options = in_fp64();
+    options.settings.shard_optimizer = shard;
+    SmallRun run(options, communicator);
+    run.pass->set_batches(
+        run.owned, [&](int64_t m) { return run.batch(m, 0, weights(m)); }, 0);
+    return std::pair(run.pass->gradient_variance(), product_of(run, direction(run, 1), Kind::kHessian));
+  };
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  const auto alone = measured(*self, false);
+  // From the gradients of each micro-batch by itself.
+  SmallRunOptions one = in_fp64();
+  one.micro_batches = 1;
+  SmallRun run(one, *self);
+  std::vector<double> sum(static_cast<size_t>(run.replica->store.parameter_extent()), 0.0);
+  double squares = 0.0, weight = 0.0;
+  for (const int64_t m : {0, 1, 3}) {
+    run.batches = {run.batch(m, 0, weights(m))};
+    run.batches[0].number = 0;
+    run.pass->set_batch(run.batches, 0);
+    const std::vector<double> mean = gradient_of(run);
+    const double w = 3.0 + 0.5 * static_cast<double>(m);
+    squares += w * dot(mean, mean);
+    weight += w;
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += w * mean[i];
+  }
+  EXPECT_NEAR(alone.first, (squares - dot(sum, sum) / weight) / 2.0, 1e-12);
+  run.batches = {run.batch(0)};
+  run.pass->set_batch(run.batches, 0);
+  EXPECT_TRUE(std::isnan(run.pass->gradient_variance()));
+  for (const int workers : {2, 3}) {
+    testing::run_threaded(
+        workers,
+        [&](Communicator& communicator) {
+          if (test_device() == "cuda") {
+            communicator.use_device(
+                make_staged_communicator(communicator, test_backend().lane().native_queue()));
+          }
+          EXPECT_EQ(measured(communicator, workers == 3), alone);
+        },
+        20.0, true);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 
 #include "comm/threaded_communicator.h"
 #include "lockstep/comm/device_communicator.h"
+#include "lockstep/curvature/spectrum.h"
 #include "lockstep/minimize/minimizer.h"
 #include "train/small_run.h"
 
@@ -101,6 +102,57 @@ TEST(PassProblem, LogisticRegressionIsSolvedByNewtonAndByLbfgs) {
   }
   problem.set_parameters(newton.at.x);
   EXPECT_EQ(problem.parameters(), newton.at.x);
+}
+
+// Of softmax regression with inputs x and a bias: (1/N) sum_i (diag p - p p') (x) [x; 1] [x; 1]'.
+TEST(PassProblem, SpectrumOfSoftmaxRegressionIsTheClosedForm) {
+  SmallRunOptions options;
+  options.settings.compute = DType::kF64;
+  options.model = "type = \"logistic\"\n";
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  SmallRun run(options, *self);
+  run.set_batch();
+  PassProblem problem(*run.pass, *run.replica);
+  constexpr int64_t kInputs = 4, kClasses = 3, kAll = (kInputs + 1) * kClasses;
+  ASSERT_EQ(problem.size(), kAll);
+  ASSERT_EQ(run.replica->store.parameters()[0].shape, Shape({kInputs, kClasses}));  // the bias behind it
+  RealVector at(static_cast<size_t>(kAll));
+  for (size_t i = 0; i < at.size(); ++i) at[i] = 0.3 * static_cast<double>(i % 5) - 0.5;
+  DenseMatrix expected(kAll, kAll);
+  double samples = 0.0;
+  for (const Batch& batch : run.batches) {
+    const std::vector<double> inputs = batch.inputs().to_vector<double>();
+    for (size_t row = 0; row < inputs.size(); row += kInputs) {
+      samples += 1.0;
+      const auto x = [&](int64_t i) { return i < kInputs ? inputs[row + static_cast<size_t>(i)] : 1.0; };
+      double p[kClasses], sum = 0.0;
+      for (int64_t c = 0; c < kClasses; ++c) {
+        double logit = 0.0;
+        for (int64_t i = 0; i <= kInputs; ++i) logit += x(i) * at[static_cast<size_t>(i * kClasses + c)];
+        sum += p[c] = std::exp(logit);
+      }
+      for (int64_t a = 0; a < kAll; ++a) {
+        for (int64_t b = 0; b < kAll; ++b) {
+          const double pa = p[a % kClasses] / sum, pb = p[b % kClasses] / sum;
+          expected(a, b) +=
+              ((a % kClasses == b % kClasses ? pa : 0.0) - pa * pb) * x(a / kClasses) * x(b / kClasses);
+        }
+      }
+    }
+  }
+  scale_by(1.0 / samples, expected.elements);
+  const SymmetricEigen known = symmetric_eigen(expected);
+  for (const bool hessian : {true, false}) {
+    const SymmetricProduct product = [&](const RealVector& v, RealVector& out) {
+      hessian ? problem.hessian_product(at, v, out) : problem.gauss_newton_product(at, v, out);
+    };
+    const Spectrum spectrum = measure_spectrum(product, kAll, {.probes = 1});
+    ASSERT_EQ(spectrum.eigenvalues.size(), known.values.size());
+    for (size_t i = 0; i < known.values.size(); ++i)
+      EXPECT_NEAR(spectrum.eigenvalues[i].value, known.values[i], 1e-13) << i;
+    // Logits may all move together: 0, once an input and the bias.
+    EXPECT_EQ(spectrum.definiteness(), "singular");
+  }
 }
 
 TEST(PassProblem, PlacesPointsWhereParametersCanBe) {

@@ -1,0 +1,129 @@
+// The whole data as one global batch, and the products of its second derivatives.
+#include "lockstep/train/checkpoint_curvature.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "lockstep/autodiff/autocast.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/data/permutation.h"
+#include "lockstep/train/agreement.h"
+#include "lockstep/train/evaluation.h"
+#include "lockstep/train/pass_problem.h"
+#include "lockstep/train/trained_model.h"
+
+namespace lockstep {
+namespace {
+
+std::vector<CheckpointCurvature::Sharpness> sharpness_of(const SymmetricProduct& product,
+                                                         const ParameterStore& store, int64_t n,
+                                                         const SpectrumOptions& options, int64_t& products) {
+  std::vector<CheckpointCurvature::Sharpness> result;
+  size_t first = 0;
+  for (const ParameterEntry& entry : store.parameters()) {
+    const auto size = static_cast<size_t>(entry.shape.elements());
+    const SymmetricProduct block = [&](const RealVector& v, RealVector& out) {
+      RealVector whole(static_cast<size_t>(n), 0.0), image;
+      std::copy(v.begin(), v.end(), whole.begin() + static_cast<std::ptrdiff_t>(first));
+      product(whole, image);
+      const auto from = image.begin() + static_cast<std::ptrdiff_t>(first);
+      out.assign(from, from + static_cast<std::ptrdiff_t>(size));
+    };
+    result.push_back({entry.name, entry.shape.elements(),
+                      largest_magnitude(block, entry.shape.elements(), options.steps, options.seed,
+                                        static_cast<uint32_t>(result.size()), products)});
+    first += size;
+  }
+  return result;
+}
+
+}  // namespace
+
+CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                       Communicator& communicator, std::string& weights,
+                                       const CurvatureWants& wants) {
+  TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead, true);
+  weights = model.weights();
+  const RunSettings& settings = model.settings();
+  Replica& replica = model.replica();
+  if (wants.validation && !model.data().validation) {
+    fail_together(communicator, ErrorKind::kUsage,
+                  "--data validation: the configuration has no validation data "
+                  "(data.validation, data.validation_fraction)");
+  }
+  const DataSource& source = wants.validation ? *model.data().validation : *model.data().train;
+  CheckpointCurvature result;
+  result.samples = wants.samples > 0 ? std::min(wants.samples, source.size()) : source.size();
+  result.precision = settings.parameters();
+
+  const int64_t size = settings.micro_batch_size;
+  RunPlan plan;
+  plan.micro_batches = (result.samples + size - 1) / size;
+  plan.micro_batch_size = size;
+  plan.sampler.seed = settings.seed;
+  if (plan.micro_batches < communicator.world_size()) {
+    fail_together(
+        communicator, ErrorKind::kUsage,
+        fmt::format("curvature: {} samples are {} micro-batches of train.micro_batch_size = {}, too "
+                    "few for {} workers",
+                    result.samples, plan.micro_batches, size, communicator.world_size()));
+  }
+  replica.training = replica.evaluation();
+  GradientPass pass(replica, model.objective(), plan, settings, communicator);
+  const Permutation order(settings.seed, RandomPurpose::kShuffle, 0, source.size());
+  pass.set_batches(
+      owned_micro_batches(plan.micro_batches, communicator.rank(), communicator.world_size()),
+      [&](int64_t number) {
+        std::vector<int64_t> rows(static_cast<size_t>(std::min(size, result.samples - number * size)));
+        order.rows(number * size, rows);
+        Batch batch =
+            to_device(gather_batch(source, rows, size), replica.store.dtype(), replica.store.backend());
+        batch.number = number;
+        return batch;
+      },
+      0);
+  PassProblem problem(pass, replica);
+  result.parameters = problem.size();
+  const RealVector x = problem.parameters();
+  RealVector gradient;
+  result.loss = problem.value_and_gradient(x, gradient);
+  result.gradient_norm = norm(gradient);
+  if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm)) {
+    fail_together(communicator, ErrorKind::kNumeric,
+                  fmt::format("{}: the loss at its weights is {}, its gradient's norm {}", checkpoint,
+                              result.loss, result.gradient_norm));
+  }
+  const double variance = pass.gradient_variance();
+  result.noise_scale = result.gradient_norm > 0.0 ? variance / (result.gradient_norm * result.gradient_norm)
+                                                  : std::numeric_limits<double>::quiet_NaN();
+
+  const SymmetricProduct product = [&](const RealVector& v, RealVector& out) {
+    if (wants.matrix == "hessian") {
+      problem.hessian_product(x, v, out);
+    } else {
+      problem.gauss_newton_product(x, v, out);
+    }
+  };
+  SpectrumOptions options = wants.spectrum;
+  options.seed = settings.seed;
+  log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
+                       result.samples, result.parameters, name_of(result.precision),
+                       std::min(options.steps, result.parameters) * result.parameters * 8 / (1 << 20)));
+  try {
+    result.spectrum = measure_spectrum(product, problem.size(), options);
+    result.products = result.spectrum.products;
+    if (wants.by_parameter)
+      result.sharpness = sharpness_of(product, replica.store, problem.size(), options, result.products);
+  } catch (const Error& error) {
+    // All workers have the same numbers, and stop at the same one.
+    if (error.kind() != ErrorKind::kNumeric) throw;
+    fail_together(communicator, ErrorKind::kNumeric, fmt::format("{}: {}", checkpoint, error.what()));
+  }
+  return result;
+}
+
+}  // namespace lockstep

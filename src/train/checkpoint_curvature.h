@@ -1,0 +1,55 @@
+// Curvature of the objective at a checkpoint's weights.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lockstep/comm/communicator.h"
+#include "lockstep/core/configuration.h"
+#include "lockstep/core/dtype.h"
+#include "lockstep/curvature/spectrum.h"
+
+namespace lockstep {
+
+struct CurvatureWants {
+  // "hessian"; "gauss_newton"; or "fisher", which is the Gauss-Newton matrix once more: of the losses that
+  // there are, each the negative logarithm of a likelihood in the model's outputs, that matrix is the exact
+  // expectation over labels drawn from the model (Martens 2020, section 9.2).
+  std::string matrix = "hessian";
+  bool validation = false;  // the validation data in the place of the training data
+  int64_t samples = 0;      // of a random subset; 0: all there are
+  bool by_parameter = false;
+  SpectrumOptions spectrum = {};  // its seed is the run's
+};
+
+struct CheckpointCurvature {
+  int64_t samples = 0, parameters = 0;
+  DType precision = DType::kF32;
+  double loss = 0.0, gradient_norm = 0.0;
+  Spectrum spectrum;
+  // tr(S) / |G|^2, S the covariance of the gradient of one target and G the gradient of all: the batch size
+  // up to which larger batches save steps (McCandlish et al. 2018). Not a number for a single micro-batch or
+  // a gradient of zero.
+  double noise_scale = 0.0;
+  // Where it was asked for: of each parameter, the eigenvalue of largest magnitude of the block that it has
+  // on the matrix's diagonal, with its residual.
+  struct Sharpness {
+    std::string parameter;
+    int64_t elements = 0;
+    Estimate largest;
+  };
+  std::vector<Sharpness> sharpness;
+  int64_t products = 0;
+};
+
+// The training's objective (smoothed labels, class weights, train.l2) with the model as in evaluation: no
+// dropout, batch norm by its running statistics. Micro-batches are the configuration's, in an order shuffled
+// by run.seed. In fp64 or fp32: 16-bit configurations are looked at in fp32, their masters' type. The same
+// bits on any number of workers; each holds Lanczos' vectors in fp64, steps of them. Error (kNumeric) where
+// the loss or a product is not finite; weights and other errors: as those of TrainedModel. Collective.
+CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
+                                       Communicator& communicator, std::string& weights,
+                                       const CurvatureWants& wants);
+
+}  // namespace lockstep
