@@ -14,6 +14,8 @@
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
 #include "lockstep/train/step_log.h"
+#include "lockstep/train/step_word.h"
+#include "lockstep/train/straggler_watch.h"
 
 namespace lockstep {
 
@@ -35,13 +37,17 @@ struct Trainer::Parts : PreparedRun {
   std::optional<InputQueue> inputs;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
+  StepWord word;
+  StragglerWatch stragglers;
   double data_seconds = 0.0;  // that the samples of the step to come took
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
-      : PreparedRun(std::move(job_), options_, communicator_) {
+      : PreparedRun(std::move(job_), options_, communicator_),
+        word(communicator_),
+        stragglers(shares_of_workers(), [this](int rank) { return communicator.host_of(rank); }) {
     set_going();
   }
 
@@ -58,6 +64,13 @@ struct Trainer::Parts : PreparedRun {
     if (done < plan.total_steps) stage();
   }
 
+  std::vector<int64_t> shares_of_workers() const {
+    std::vector<int64_t> shares;
+    for (int rank = 0; rank < communicator.world_size(); ++rank)
+      shares.push_back(plan.owned(rank, communicator.world_size()).size());
+    return shares;
+  }
+
   // Hands the samples of the next step over.
   void stage() {
     const Clock::time_point begin = Clock::now();
@@ -65,15 +78,38 @@ struct Trainer::Parts : PreparedRun {
     data_seconds = seconds_since(begin);
   }
 
-  // All that the device does in the step that the inputs have turned to.
-  void issue(StepLog::Step& step) {
-    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get());
+  // All that the device does in the step that the inputs have turned to. issued: GradientPass::issue().
+  void issue(StepLog::Step& step, const std::function<void()>& issued) {
+    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued);
     step.exchanged->set();
     end->issue();
   }
 
   bool has_passed(double minutes, Clock::time_point since) const {
     return minutes > 0.0 && leader() && seconds_since(since) >= 60.0 * minutes;
+  }
+
+  // Tells the others what this worker wants.
+  void post_word() {
+    if (options.stop && stop_reason.empty()) stop_reason = options.stop();
+    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
+      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
+    word.post({!stop_reason.empty(), has_passed(settings.checkpoint_every_minutes, saved_at),
+               log->take_own_seconds()});
+  }
+
+  // What any of them wants: whether to stop. Rank 0 says who is slow.
+  bool take_words() {
+    bool stops = false;
+    save_wanted = false;
+    std::vector<double> seconds;
+    for (const StepWord::Word& theirs : word.take()) {
+      stops = stops || theirs.stops != 0;
+      save_wanted = save_wanted || theirs.saves != 0;
+      seconds.push_back(theirs.seconds);
+    }
+    if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
+    return stops;
   }
 
   // One step. Returns whether a worker wants the run to end.
@@ -87,21 +123,17 @@ struct Trainer::Parts : PreparedRun {
     if (recorder) {
       // Outside of recordings, which would make the copies anew in each replay, or never.
       replica->current_copies();
-      step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step); });
+      step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step, {}); });
+      post_word();
     } else {
-      issue(step);
+      issue(step, [this] { post_word(); });
     }
     ++done;
     if (end->device_decides()) step.done->set();
     end->post(done);
     log->issued(seconds_since(begin));
     if (done < plan.total_steps) stage();
-    if (options.stop && stop_reason.empty()) stop_reason = options.stop();
-    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
-      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
-    const auto [stops, saves] = agreement->any(
-        {!stop_reason.empty(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
-    save_wanted = saves;
+    const bool stops = take_words();
     if (stops && done < plan.total_steps) stopping_at = done;
     if (!end->device_decides()) {
       with_reason([&] { end->decide(done); });
@@ -122,6 +154,10 @@ struct Trainer::Parts : PreparedRun {
       metrics->peak_bytes = pass->peak_bytes();
       metrics->cached_bytes = allocator_statistics().cached_bytes;
       metrics->activation_bytes = pass->activation_bytes();
+      if (const auto slowest = stragglers.take()) {
+        metrics->slowest_rank = slowest->rank;
+        metrics->slowest_factor = slowest->factor;
+      }
       if (keeper) keeper->metrics().step(*metrics);
       progress->show(*metrics, metrics->step == plan.total_steps);
       if (options.on_step) options.on_step(*metrics);
