@@ -12,14 +12,9 @@ namespace lockstep {
 
 std::vector<RunCommand> add_other_commands(CLI::App& app) {
   return {
-      add_prepare_command(app),
-      add_text_commands(app),
-      add_exchange_commands(app),
-      add_generate_command(app),
-      add_landscape_command(app),
-      add_inspect_command(app),
-      add_diff_command(app),
-      add_config_command(app),
+      add_prepare_command(app),  add_text_commands(app),     add_exchange_commands(app),
+      add_generate_command(app), add_landscape_command(app), add_inspect_command(app),
+      add_diff_command(app),     add_config_command(app),
   };
 }
 

@@ -132,7 +132,8 @@ std::string FlightRecorder::text_of(int pid, int descriptor, int rank) {
   if (opened < 0) return "";
   // Copied, not mapped: a process that ends takes nothing away.
   const auto memory = std::make_unique<std::array<std::byte, sizeof(Memory)>>();
-  const bool whole = ::pread(opened, memory->data(), memory->size(), 0) == static_cast<ssize_t>(memory->size());
+  const bool whole =
+      ::pread(opened, memory->data(), memory->size(), 0) == static_cast<ssize_t>(memory->size());
   ::close(opened);
   if (!whole) return "";
   const auto& found = *reinterpret_cast<const Memory*>(memory->data());
@@ -144,7 +145,8 @@ void write_flight(const std::string& path, std::string text) {
   const auto done = std::make_shared<std::promise<void>>();
   std::future<void> written = done->get_future();
   std::thread([path, text_ = std::move(text), done] {
-    const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
+    const int file =
+        ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
     if (file >= 0) {
       for (size_t at = 0; at < text_.size();) {
         const ssize_t n = ::write(file, text_.data() + at, text_.size() - at);

@@ -192,8 +192,7 @@ void MpiRequest::fail_timeout() {
   if (absent.empty()) {
     who = "nobody is missing, they wait for each other";
     for (int rank = 0; rank < std::min(world_.size, static_cast<int>(kNamed)); ++rank) {
-      if (rank != world_.rank)
-        who += fmt::format(", rank {} in {}", rank, world_.roll_call->place_of(rank));
+      if (rank != world_.rank) who += fmt::format(", rank {} in {}", rank, world_.roll_call->place_of(rank));
     }
   }
   fail(ErrorKind::kCommunication,

@@ -62,7 +62,7 @@ class RollCall {
   bool calling_ = false;
   uint32_t calls_ = 0;
   std::vector<Other> others_;  // by rank, this worker included
-  std::list<Sent> sent_;      // not yet taken over by MPI, which reads them where they are
+  std::list<Sent> sent_;       // not yet taken over by MPI, which reads them where they are
 };
 
 }  // namespace lockstep

@@ -340,12 +340,13 @@ void GradientExchange::end_micro_batch() {
   ++impl.next_micro_batch;
 }
 
-void GradientExchange::finish() {
+void GradientExchange::finish(const std::function<void()>& issued) {
   Impl& impl = *impl_;
   impl.require(impl.in_step && impl.micro_batch == kNone && impl.next_micro_batch == impl.owned.end,
                "finish before all owned micro-batches were added");
   impl.exposed.begin();
   impl.advance(true);
+  if (issued) issued();
   for (const auto& request : impl.last_requests) request->wait();
   impl.last_requests.clear();
   if (!impl.layout.operations.empty()) impl.backend.wait_for(impl.lane);

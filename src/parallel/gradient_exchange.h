@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,8 +57,10 @@ class GradientExchange {
   // The micro-batch's options.sums numbers, in the backend's memory.
   void add_sums(const double* values);
   void end_micro_batch();
-  // Waits for every bucket; on a GPU, what the backend is told from now on does.
-  void finish();
+  // Waits for every bucket; on a GPU, what the backend is told from now on does. issued: called when the last
+  // collective has been issued, which is the same place in their order on every worker: what it issues on the
+  // same communicator travels beside the last messages.
+  void finish(const std::function<void()>& issued = {});
 
   // (>= extent): the summed gradient; within options.shares, only this worker's are sums. Valid from finish()
   // to the next begin_step().

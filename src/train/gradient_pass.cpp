@@ -99,14 +99,14 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
 }
 
-void GradientPass::issue(const Tensor& cotangent, Marker* swept) {
+void GradientPass::issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued) {
   {
     // One for all micro-batches, which ends before anything changes the parameters.
     const AutocastScope autocast(settings_.compute, replica_.current_copies());
     for_batches(*exchange_, [&](const Batch& batch) { sweep(batch, cotangent); });
   }
   if (swept != nullptr) swept->set();
-  exchange_->finish();
+  exchange_->finish(issued);
 }
 
 double GradientPass::regularize(double divisor) {

@@ -45,8 +45,9 @@ class GradientPass {
   // Of the losses of a micro-batch.
   Shape loss_shape() const { return objective_.loss_shape(settings_.micro_batch_size); }
   // Sweeps and sums up. cotangent: dL/d(losses of a micro-batch), the loss scale everywhere. `swept` is set
-  // where the device is through with this worker's sweeps; may be null.
-  void issue(const Tensor& cotangent, Marker* swept);
+  // where the device is through with this worker's sweeps; may be null. issued: see
+  // GradientExchange::finish().
+  void issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued = {});
   // What issue() has summed over all samples, neither divided nor unscaled: the gradient and, behind it, the
   // micro-batches' statistics, laid out as the parameter store says; (2) fp64, of losses and of weights. Of a
   // sharded optimizer the worker's own elements only. Valid until the next sweep.

@@ -76,6 +76,10 @@ void MetricsLog::step(const StepMetrics& m) {
   line["exposed_communication_seconds"] = m.times.exposed_communication;
   line["optimizer_seconds"] = m.times.optimizer;
   line["host_seconds"] = m.times.host;
+  if (m.slowest_rank >= 0) {
+    line["slowest_rank"] = m.slowest_rank;
+    line["slowest_factor"] = m.slowest_factor;
+  }
   line["peak_bytes"] = m.peak_bytes;
   line["cached_bytes"] = m.cached_bytes;
   line["activation_bytes"] = m.activation_bytes;

@@ -54,6 +54,10 @@ struct StepMetrics {
   double mfu = 0.0;  // share of the devices' peak (train/model_operations.h); 0: not known
   std::optional<MinimizerStep> minimizer = {};
   StepTimes times;
+  // Of several workers the one that its own part of the steps took longest, and how many times as long as the
+  // others (median); -1: not known.
+  int slowest_rank = -1;
+  double slowest_factor = 0.0;
   uint64_t peak_bytes = 0;    // of tensors on this worker since the start
   uint64_t cached_bytes = 0;  // kept for tensors to come, at the moment
   // The most that the forward and backward sweep of a micro-batch held at once, over what was there before

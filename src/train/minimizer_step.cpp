@@ -169,9 +169,10 @@ class MinimizerStepEnd final : public StepEnd {
   const double tolerance_;
   const bool same_batch_;
   PassProblem problem_;
-  std::optional<Iterate> at_;  // where the parameters are, of the objective of the step to come; none: not known
-  bool counts_ = true;         // whether a sample of it does
-  Tensor statistics_;          // of the model, at the beginning of the step; undefined where it has none
+  std::optional<Iterate>
+      at_;              // where the parameters are, of the objective of the step to come; none: not known
+  bool counts_ = true;  // whether a sample of it does
+  Tensor statistics_;   // of the model, at the beginning of the step; undefined where it has none
   // Where every step has the same objective: the largest |element| of the gradient, -1: not known; the best
   // yet, and steps since one of them was improved; whether there is no way on.
   double largest_ = -1.0, best_loss_ = 0.0, best_norm_ = 0.0;

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <map>
 #include <sstream>
 #include <vector>
@@ -16,13 +15,9 @@
 namespace lockstep {
 
 bool ReplicaAgreement::any(bool mine, const std::string& label) {
-  return any({mine, false}, label).first;
-}
-
-std::pair<bool, bool> ReplicaAgreement::any(const std::pair<bool, bool>& mine, const std::string& label) {
-  std::array<int64_t, 2> counts = {mine.first ? 1 : 0, mine.second ? 1 : 0};
-  communicator_.all_reduce_max(counts.data(), counts.size(), label)->wait();
-  return {counts[0] > 0, counts[1] > 0};
+  int64_t most = mine ? 1 : 0;
+  communicator_.all_reduce_max(&most, 1, label)->wait();
+  return most > 0;
 }
 
 std::string ReplicaAgreement::compare(const State& state, const std::string& when) {

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/comm/communicator.h"
@@ -21,8 +20,6 @@ class ReplicaAgreement {
 
   // Whether any worker says so.
   bool any(bool mine, const std::string& label);
-  // Of each, in one exchange.
-  std::pair<bool, bool> any(const std::pair<bool, bool>& mine, const std::string& label);
 
   // All workers hold the same state, or those that differ from the majority are named (kNumeric). `state`: a
   // snapshot on every worker; of a sharded optimizer's arrays, whose bytes rank 0 alone has, nothing is

@@ -44,7 +44,9 @@ std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed
     times_.compute += ended.done->seconds_since(*ended.begun);
     times_.exposed_communication = times_.optimizer = std::nan("");
   } else {
-    times_.compute += ended.swept->seconds_since(*ended.begun);
+    const double swept = ended.swept->seconds_since(*ended.begun);
+    own_seconds_ += ended.data_seconds + swept;
+    times_.compute += swept;
     times_.exposed_communication += exposed_seconds;
     times_.optimizer += ended.done->seconds_since(*ended.exchanged);
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "lockstep/kernels/backend.h"
@@ -39,6 +40,9 @@ class StepLog {
   size_t under_way() const { return under_way_; }
   // The number of the oldest of them.
   int64_t oldest() const;
+  // Seconds that the steps which ended since the last call took of this worker by itself: waiting for samples
+  // and sweeping. 0 where nobody knows, within steps that are replayed from a recording.
+  double take_own_seconds() { return std::exchange(own_seconds_, 0.0); }
   // Ends the oldest. Returns a line of the metrics when one is due: every log_every steps, at the end of the
   // run, and at the step `last`. exposed_seconds: that communication was waited for since the last call.
   std::optional<StepMetrics> end(const StepReport& report, double exposed_seconds, int64_t last);
@@ -56,6 +60,7 @@ class StepLog {
   size_t under_way_ = 0;
   // Since the last line of the metrics.
   StepTimes times_;
+  double own_seconds_ = 0.0;
   int64_t interval_steps_ = 0, interval_samples_ = 0;
   Clock::time_point interval_start_ = Clock::now();
 };

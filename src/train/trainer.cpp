@@ -14,6 +14,8 @@
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
 #include "lockstep/train/step_log.h"
+#include "lockstep/train/step_word.h"
+#include "lockstep/train/straggler_watch.h"
 
 namespace lockstep {
 
@@ -35,6 +37,8 @@ struct Trainer::Parts : PreparedRun {
   std::optional<InputQueue> inputs;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
+  StepWord word;
+  StragglerWatch stragglers;
   double data_seconds = 0.0;  // that the samples of the step to come took
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
@@ -46,7 +50,10 @@ struct Trainer::Parts : PreparedRun {
   bool told_failure = false;
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
-      : PreparedRun(std::move(job_), options_, communicator_), on_disk(options.resume) {
+      : PreparedRun(std::move(job_), options_, communicator_),
+        word(communicator_),
+        stragglers(shares_of_workers(), [this](int rank) { return communicator.host_of(rank); }),
+        on_disk(options.resume) {
     set_going();
   }
 
@@ -63,6 +70,13 @@ struct Trainer::Parts : PreparedRun {
     if (done < plan.total_steps) stage();
   }
 
+  std::vector<int64_t> shares_of_workers() const {
+    std::vector<int64_t> shares;
+    for (int rank = 0; rank < communicator.world_size(); ++rank)
+      shares.push_back(plan.owned(rank, communicator.world_size()).size());
+    return shares;
+  }
+
   // Hands the samples of the next step over.
   void stage() {
     const Clock::time_point begin = Clock::now();
@@ -70,9 +84,9 @@ struct Trainer::Parts : PreparedRun {
     data_seconds = seconds_since(begin);
   }
 
-  // All that the device does in the step that the inputs have turned to.
-  void issue(StepLog::Step& step) {
-    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get());
+  // All that the device does in the step that the inputs have turned to. issued: GradientPass::issue().
+  void issue(StepLog::Step& step, const std::function<void()>& issued) {
+    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued);
     step.exchanged->set();
     end->issue();
   }
@@ -91,6 +105,27 @@ struct Trainer::Parts : PreparedRun {
   // Asked within a step.
   bool interrupts() { return interruptible && agreement->any(wants_end(), "stop"); }
 
+  // Tells the others what this worker wants.
+  void post_word() {
+    // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
+    word.post({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at),
+               end->minimizes() ? 0.0 : log->take_own_seconds()});
+  }
+
+  // What any of them wants: whether to stop. Rank 0 says who is slow.
+  bool take_words() {
+    bool stops = false;
+    save_wanted = false;
+    std::vector<double> seconds;
+    for (const StepWord::Word& theirs : word.take()) {
+      stops = stops || theirs.stops != 0;
+      save_wanted = save_wanted || theirs.saves != 0;
+      seconds.push_back(theirs.seconds);
+    }
+    if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
+    return stops;
+  }
+
   // One step. Returns whether a worker wants the run to end.
   bool advance() {
     const Clock::time_point begin = Clock::now();
@@ -104,21 +139,21 @@ struct Trainer::Parts : PreparedRun {
       if (interrupted) return true;
       step.swept->set();
       step.exchanged->set();
+      post_word();
     } else if (recorder) {
       // Outside of recordings, which would make the copies anew in each replay, or never.
       replica->current_copies();
-      step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step); });
+      step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step, {}); });
+      post_word();
     } else {
-      issue(step);
+      issue(step, [this] { post_word(); });
     }
     ++done;
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
     if (done < plan.total_steps) stage();
-    const auto [stops, saves] =
-        agreement->any({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
-    save_wanted = saves;
+    const bool stops = take_words();
     if ((stops && done < plan.total_steps) || !end->ended().empty()) stopping_at = done;
     if (!end->device_decides()) {
       with_reason([&] { end->decide(done); });
@@ -140,6 +175,10 @@ struct Trainer::Parts : PreparedRun {
       metrics->peak_bytes = pass->peak_bytes();
       metrics->cached_bytes = allocator_statistics().cached_bytes;
       metrics->activation_bytes = pass->activation_bytes();
+      if (const auto slowest = stragglers.take()) {
+        metrics->slowest_rank = slowest->rank;
+        metrics->slowest_factor = slowest->factor;
+      }
       if (keeper) keeper->metrics().step(*metrics);
       progress->show(*metrics, metrics->step == plan.total_steps || metrics->step == stopping_at);
       if (options.on_step) options.on_step(*metrics);

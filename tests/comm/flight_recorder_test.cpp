@@ -22,7 +22,9 @@ TEST(FlightRecorder, HoldsTheLast64WithNumberBytesTimesAndPhase) {
   recorder.end(2);  // its place is another's
   const std::string text = recorder.text();
   EXPECT_EQ(std::ranges::count(text, '\n'), 65);
-  EXPECT_EQ(text.rfind("number\tcollective\tbytes\tbegun\tseconds\tphase\tlabel\n6\texchange\t106\t20", 0), 0u) << text;
+  EXPECT_EQ(text.rfind("number\tcollective\tbytes\tbegun\tseconds\tphase\tlabel\n6\texchange\t106\t20", 0),
+            0u)
+      << text;
   const std::string last = text.substr(text.rfind('\n', text.size() - 2) + 1);
   EXPECT_EQ(last.rfind("69\texchange\t169\t", 0), 0u) << last;
   EXPECT_NE(last.find("Z\tunder way\tstep 34\tbucket 0\n"), std::string::npos) << last;

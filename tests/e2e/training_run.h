@@ -101,9 +101,10 @@ inline std::vector<nlohmann::json> metrics_of(const std::string& output) {
 inline std::vector<std::string> course_of(const std::string& output) {
   std::vector<std::string> course;
   for (nlohmann::json line : metrics_of(output)) {
-    for (const char* measured : {"samples_per_second", "tokens_per_second", "mfu", "data_seconds",
-                                 "compute_seconds", "exposed_communication_seconds", "optimizer_seconds",
-                                 "host_seconds", "peak_bytes", "cached_bytes", "activation_bytes"}) {
+    for (const char* measured :
+         {"samples_per_second", "tokens_per_second", "mfu", "data_seconds", "compute_seconds",
+          "exposed_communication_seconds", "optimizer_seconds", "host_seconds", "peak_bytes", "cached_bytes",
+          "activation_bytes", "slowest_rank", "slowest_factor"}) {
       line.erase(measured);
     }
     course.push_back(line.dump());

@@ -66,7 +66,8 @@ TEST_F(Blame, AStoppedWorkerIsNamedWhereverTheOthersWait) {
   // What each did last is left, that of the stopped one too.
   for (int rank = 0; rank < 3; ++rank) {
     const std::string text = bytes_of(scratch_.file("run4/flight-" + std::to_string(rank) + ".tsv"));
-    const std::string start = "# rank " + std::to_string(rank) + " on host " + host() + "\nnumber\tcollective\t";
+    const std::string start =
+        "# rank " + std::to_string(rank) + " on host " + host() + "\nnumber\tcollective\t";
     EXPECT_EQ(text.find(start), 0u) << text;
     EXPECT_NE(text.find("under way"), std::string::npos) << text;
   }
@@ -87,6 +88,29 @@ TEST_F(Blame, AWorkerThatDoesNotLeaveIsNamedAndTheExitCodeIsThatOfTheRun) {
 TEST_F(Blame, TwoStoppedWorkersAreBothNamed) {
   expect_blame(stopped(4, "MPI_Isend#5@0=stop MPI_Isend#5@2=stop"), 1,
                "rank 0 on host " + host() + ", rank 2");
+}
+
+// At a tenth of the others' speed.
+TEST_F(Blame, ASlowWorkerIsWarnedOfOnceAndItsMetricsSaySo) {
+  const std::string output = scratch_.file("slow");
+  Job job(Job::on_workers(3, training(output, {kEndless, "train.micro_batches=6", "train.log_every=1000"})));
+  ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
+  const auto warned = [&] { return job.err().find("warning: ") != std::string::npos; };
+  for (int i = 0; i < 300 && !warned(); ++i) {
+    job.signal_rank(1, SIGSTOP);
+    std::this_thread::sleep_for(std::chrono::milliseconds(90));
+    job.signal_rank(1, SIGCONT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  job.signal(SIGUSR1);
+  const Outcome outcome = job.wait(30.0);
+  EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
+  EXPECT_EQ(count(outcome.err, "warning: step "), 1u) << outcome.err;
+  EXPECT_NE(outcome.err.find(": rank 1 on host " + host() + " is slow: "), std::string::npos) << outcome.err;
+  bool seen = false;
+  for (const nlohmann::json& line : metrics_of(output))
+    seen = seen || (line["slowest_rank"] == 1 && line["slowest_factor"] > 2.0);
+  EXPECT_TRUE(seen) << bytes_of(output + "/metrics.jsonl");
 }
 
 }  // namespace

@@ -33,6 +33,8 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   metrics.skipped_steps = 3;
   metrics.samples_per_second = 1000.0;
   metrics.times = {0.25, 0.5, 0.125, 0.0625, 0.375};
+  metrics.slowest_rank = 2;
+  metrics.slowest_factor = 1.5;
   metrics.peak_bytes = 4096;
   metrics.cached_bytes = 2048;
   metrics.activation_bytes = 1024;
@@ -47,6 +49,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
                                       "loss_scale": 1024.0, "skipped_steps": 3, "samples_per_second": 1000.0, "data_seconds": 0.25,
                                       "compute_seconds": 0.5,
                                       "exposed_communication_seconds": 0.125, "optimizer_seconds": 0.0625, "host_seconds": 0.375,
+                                      "slowest_rank": 2, "slowest_factor": 1.5,
                                       "peak_bytes": 4096, "cached_bytes": 2048, "activation_bytes": 1024})"));
 }
 

@@ -1,5 +1,5 @@
-// Minimizers as the optimizers of a run: paths of an independent program, where a run ends, stops within steps,
-// and what they are not to be combined with.
+// Minimizers as the optimizers of a run: paths of an independent program, where a run ends, stops within
+// steps, and what they are not to be combined with.
 #include "lockstep/train/minimizer_step.h"
 
 #include <gtest/gtest.h>
@@ -86,8 +86,7 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
     };
     Trainer(run, options, *self_).run();
     EXPECT_EQ(step, lengths.size());
-    const State state =
-        read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
+    const State state = read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
     std::vector<double> theta = doubles_of(state, "/parameters/output.bias");
     const std::vector<double> weight = doubles_of(state, "/parameters/output.weight");
     theta.insert(theta.end(), weight.begin(), weight.end());
@@ -194,7 +193,8 @@ TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
     const State state = read_checkpoint(scratch_.file(fmt_path(output, 1)));
     std::vector<std::byte> all;
     for (const StateArray& array : state.arrays) {
-      if (array.path.starts_with("/statistics/")) all.insert(all.end(), array.bytes.begin(), array.bytes.end());
+      if (array.path.starts_with("/statistics/"))
+        all.insert(all.end(), array.bytes.begin(), array.bytes.end());
     }
     return all;
   };
@@ -208,8 +208,7 @@ TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
 TEST_F(MinimizerStepTest, SettingsWithoutMeaningAreRefusedByName) {
   const std::vector<std::pair<std::string, std::function<void(TrainingJob&)>>> table = {
       {"precision.compute", [](TrainingJob& job) { job.settings.compute = DType::kBF16; }},
-      {"precision.loss_scale",
-       [](TrainingJob& job) { job.settings.loss_scale.mode = LossScaling::kStatic; }},
+      {"precision.loss_scale", [](TrainingJob& job) { job.settings.loss_scale.mode = LossScaling::kStatic; }},
       {"clip.global_norm", [](TrainingJob& job) { job.settings.clip.global_norm = 1.0; }},
       {"clip.value", [](TrainingJob& job) { job.settings.clip.value = 1.0; }},
       {"clip.adaptive", [](TrainingJob& job) { job.settings.clip.adaptive = 0.1; }},

@@ -1,0 +1,42 @@
+// What workers tell each other with every step: whether one wants to stop or to save, and how long their own
+// parts took. It travels beside the last messages of the gradient exchange, so that nobody waits for it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "lockstep/comm/communicator.h"
+
+namespace lockstep {
+
+class StepWord {
+ public:
+  struct Word {
+    int64_t stops = 0, saves = 0;  // whether this worker wants it
+    double seconds = 0.0;          // of its own work since the word before; 0: not known
+  };
+
+  // The communicator must outlive the object.
+  explicit StepWord(Communicator& communicator)
+      : communicator_(communicator), words_(static_cast<size_t>(communicator.world_size())) {}
+
+  // To everyone. Collective; take() follows before the next one.
+  void post(const Word& mine) {
+    mine_ = mine;
+    request_ = communicator_.all_gather(&mine_, sizeof mine_, words_.data(), "stop");
+  }
+  // Waits for everyone's word: by rank.
+  const std::vector<Word>& take() {
+    request_->wait();
+    request_.reset();
+    return words_;
+  }
+
+ private:
+  Communicator& communicator_;
+  Word mine_;
+  std::vector<Word> words_;
+  std::unique_ptr<Request> request_;
+};
+
+}  // namespace lockstep
