@@ -37,12 +37,14 @@ hand_on() {
   exec tee -p "${1:-/dev/null}"
 }
 
-# Kills all of the session that process NUMBER began: mpirun, its SSH connections and its workers on this host. What it has
-# started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
+# Kills what is left of the session that process NUMBER began: SSH connections and workers on this host of an mpirun that has been
+# killed. What it has started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
 end_session() {
-  local stat
+  local stat line
   for stat in /proc/[0-9]*/stat; do
-    if [[ "$(cat "$stat" 2>/dev/null)" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]]; then kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true; fi
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    [[ "$line" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]] || continue
+    kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true
   done
 }
 
@@ -59,7 +61,7 @@ end_after_error() {
     if [ "$status" -gt 128 ]; then
       echo "mpirun does not end after an error: ending it" >&2
       echo "$code" >&"$1"
-      end_session "$number"
+      kill -KILL "$number"
       return 0
     fi
     [ "$status" -eq 0 ] || return 0
@@ -154,10 +156,10 @@ run_to_end() {
       echo "$BASHPID" >&"$watched"
       exec {told}>&- {watched}>&-
       trap - TERM INT HUP PIPE
-      exec setsid mpirun "${options[@]}" "$@"
+      exec setsid mpirun "${options[@]}" "$@" 2>&"$err" {out}>&- {err}>&-
     ) || status=$?
     echo "$status" >&"$told"
-  ) </dev/null 1>&"$out" 2>&"$err" &
+  ) </dev/null 1>&"$out" 2>/dev/null &  # bash itself says which of its children were killed
   waiter=$!
   exec {out}>&- {err}>&- {watched}>&-
   until read -r -t 1 number <&"$told" || ! kill -0 "$waiter" 2>/dev/null; do :; done
@@ -176,6 +178,7 @@ run_to_end() {
     fi
   done
   exec {told}>&-
+  [ "$job" -eq 0 ] || end_session "$job"
   job=0
   if [ -n "$companion" ]; then
     kill "$companion" 2>/dev/null || true
