@@ -100,6 +100,7 @@ got_further() {
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
 #   - Workers have threads of their own: bound to one core they would share it.
 #   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.
+#   - Workers that are all on this host listen to no network. (mpirun itself cannot be kept from it.)
 #   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
 #
 # chosen PATTERN ARGUMENT...: whether the user has, by something that PATTERN (extended) describes.
@@ -110,12 +111,21 @@ chosen() {
     grep -hsvE '^[[:space:]]*#' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || true)
   grep -qE -- "$pattern" <<<"$said"
 }
+# alone ARGUMENT...: whether all workers will be on this host, since nobody names others, with a transport that nobody has chosen.
+alone() {
+  local said
+  [ -z "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}${PE_HOSTFILE:-}${LSB_HOSTS:-}${LSB_DJOB_HOSTFILE:-}" ] || return 1
+  ! grep -qsvE '^[[:space:]]*(#|$)' /etc/openmpi/openmpi-default-hostfile || return 1
+  said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}" && cat ~/.openmpi/mca-params.conf 2>/dev/null || true)
+  ! grep -qE '^--?(H|host|machinefile|rankfile|rf|am|tune)$|hostfile|^(OMPI_MCA_)?(pml|btl)([[:space:]]*=|$)' <<<"$said"
+}
 mpi_defaults() {
   local name virtual=()
   chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|ppr' "$@" ||
     export OMPI_MCA_hwloc_base_binding_policy=none
   chosen oob_tcp_keepalive "$@" ||
     export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
+  ! alone "$@" || export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader
   for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
     name=${name##*/}
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
