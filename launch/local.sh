@@ -53,12 +53,6 @@ if [ ! -x "$command" ]; then
 fi
 
 options=(-np "$workers")
-# All on this host: the workers need not listen to a network.
-case " ${!OMPI_MCA_*} " in
-  *" OMPI_MCA_pml "* | *" OMPI_MCA_btl "*) ;;
-  *) grep -qsE '^[[:space:]]*(pml|btl)[[:space:]]*=' ~/.openmpi/mca-params.conf ||
-    export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader ;;
-esac
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
 arguments=("${first[@]}")
 while true; do

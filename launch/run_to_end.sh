@@ -37,12 +37,14 @@ hand_on() {
   exec tee -p "${1:-/dev/null}"
 }
 
-# Kills all of the session that process NUMBER began: mpirun, its SSH connections and its workers on this host. What it has
-# started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
+# Kills what is left of the session that process NUMBER began: SSH connections and workers on this host of an mpirun that has been
+# killed. What it has started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
 end_session() {
-  local stat
+  local stat line
   for stat in /proc/[0-9]*/stat; do
-    if [[ "$(cat "$stat" 2>/dev/null)" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]]; then kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true; fi
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    [[ "$line" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]] || continue
+    kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true
   done
 }
 
@@ -59,7 +61,7 @@ end_after_error() {
     if [ "$status" -gt 128 ]; then
       echo "mpirun does not end after an error: ending it" >&2
       echo "$code" >&"$1"
-      end_session "$number"
+      kill -KILL "$number"
       return 0
     fi
     [ "$status" -eq 0 ] || return 0
@@ -98,6 +100,7 @@ got_further() {
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
 #   - Workers have threads of their own: bound to one core they would share it.
 #   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.
+#   - Workers that are all on this host listen to no network. (mpirun itself cannot be kept from it.)
 #   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
 #
 # chosen PATTERN ARGUMENT...: whether the user has, by something that PATTERN (extended) describes.
@@ -108,12 +111,21 @@ chosen() {
     grep -hsvE '^[[:space:]]*#' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || true)
   grep -qE -- "$pattern" <<<"$said"
 }
+# alone ARGUMENT...: whether all workers will be on this host, since nobody names others, with a transport that nobody has chosen.
+alone() {
+  local said
+  [ -z "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}${PE_HOSTFILE:-}${LSB_HOSTS:-}${LSB_DJOB_HOSTFILE:-}" ] || return 1
+  ! grep -qsvE '^[[:space:]]*(#|$)' /etc/openmpi/openmpi-default-hostfile || return 1
+  said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}" && cat ~/.openmpi/mca-params.conf 2>/dev/null || true)
+  ! grep -qE '^--?(H|host|machinefile|rankfile|rf|am|tune)$|hostfile|^(OMPI_MCA_)?(pml|btl)([[:space:]]*=|$)' <<<"$said"
+}
 mpi_defaults() {
   local name virtual=()
   chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|ppr' "$@" ||
     export OMPI_MCA_hwloc_base_binding_policy=none
   chosen oob_tcp_keepalive "$@" ||
     export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
+  ! alone "$@" || export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader
   for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
     name=${name##*/}
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
@@ -154,10 +166,10 @@ run_to_end() {
       echo "$BASHPID" >&"$watched"
       exec {told}>&- {watched}>&-
       trap - TERM INT HUP PIPE
-      exec setsid mpirun "${options[@]}" "$@"
+      exec setsid mpirun "${options[@]}" "$@" 2>&"$err" {out}>&- {err}>&-
     ) || status=$?
     echo "$status" >&"$told"
-  ) </dev/null 1>&"$out" 2>&"$err" &
+  ) </dev/null 1>&"$out" 2>/dev/null &  # bash itself says which of its children were killed
   waiter=$!
   exec {out}>&- {err}>&- {watched}>&-
   until read -r -t 1 number <&"$told" || ! kill -0 "$waiter" 2>/dev/null; do :; done
@@ -176,6 +188,7 @@ run_to_end() {
     fi
   done
   exec {told}>&-
+  [ "$job" -eq 0 ] || end_session "$job"
   job=0
   if [ -n "$companion" ]; then
     kill "$companion" 2>/dev/null || true

@@ -55,7 +55,9 @@ check "what is left of them" "" "$(pgrep -f "$bin/mpirun .*outlives" || true)"
 # What Open MPI is told, unless the user has chosen.
 mkdir -p "$bin/net/eth0" "$bin/net/lo"
 export LOCKSTEP_NET=$bin/net HOME=$bin
-told() { (unset "${!OMPI_MCA_@}"; env "$@" 2>/dev/null | sed 's/^OMPI_MCA_//' | tr '\n' ' '); }
+said() { (unset "${!OMPI_MCA_@}" "${!SLURM_@}" PBS_NODEFILE; env "$@" 2>/dev/null | sed 's/^OMPI_MCA_//'); }
+told() { said "$@" | grep -vE '^(pml|btl)=' | tr '\n' ' '; }
+transport() { said "$@" | grep -E '^(pml|btl)=' | tr '\n' ' '; }
 keepalive="oob_tcp_keepalive_intvl=2 oob_tcp_keepalive_probes=3 oob_tcp_keepalive_time=5 "
 binding="hwloc_base_binding_policy=none "
 check "what Open MPI is told" "$binding$keepalive" "$(told "$wrapper" defaults)"
@@ -64,6 +66,15 @@ check "what it is told beside -bind-to-core" "$keepalive" "$(told "$wrapper" -bi
 check "what it is told beside --map-by" "$keepalive" "$(told "$wrapper" --map-by slot:PE=1 defaults)"
 check "what it is told beside the user's" "hwloc_base_binding_policy=core oob_tcp_keepalive_time=9 " \
   "$(told OMPI_MCA_hwloc_base_binding_policy=core OMPI_MCA_oob_tcp_keepalive_time=9 "$wrapper" defaults)"
+memory="btl=self,vader pml=ob1 "
+check "transport on this host" "$memory" "$(transport "$wrapper" -np 2 defaults)"
+for option in "--host a:2" "-H a" "--hostfile f" "-machinefile f" "--mca orte_default_hostfile f"; do
+  # shellcheck disable=SC2086  # two words
+  check "transport with $option" "" "$(transport "$wrapper" $option defaults)"
+done
+check "the user's transport" "pml=cm " "$(transport OMPI_MCA_pml=cm "$wrapper" defaults)"
+check "transport beside --mca btl" "" "$(transport "$wrapper" --mca btl self,tcp defaults)"
+check "transport within a job of Slurm" "" "$(transport SLURM_JOB_ID=1 "$wrapper" defaults)"
 mkdir "$bin/net/docker0" "$bin/net/br-1"
 check "what it is told where there are bridges" \
   "btl_tcp_if_exclude=127.0.0.1/8,sppp,br-1,docker0 $binding""oob_tcp_if_exclude=br-1,docker0 $keepalive" "$(told "$wrapper" defaults)"
@@ -73,9 +84,11 @@ check "of bridges beside the environment's" "btl_tcp_if_include=eth0 $binding$ke
 mkdir "$bin/.openmpi"
 echo "btl_tcp_if_include = eth0" >"$bin/.openmpi/mca-params.conf"
 check "of bridges beside a parameter file" "$binding$keepalive" "$(told "$wrapper" defaults)"
-printf 'hwloc_base_binding_policy = core\n# oob_tcp_keepalive_time = 1\n' >"$bin/.openmpi/mca-params.conf"
+check "transport beside a parameter file of other things" "$memory" "$(transport "$wrapper" defaults)"
+printf 'btl = self,tcp\nhwloc_base_binding_policy = core\n# oob_tcp_keepalive_time = 1\n' >"$bin/.openmpi/mca-params.conf"
 rmdir "$bin/net/docker0" "$bin/net/br-1"
 check "of binding beside a parameter file" "$keepalive" "$(told "$wrapper" defaults)"
+check "transport beside a parameter file" "" "$(transport "$wrapper" defaults)"
 
 # stopped HOW SIGNAL...: the exit code of a job of that kind which gets these signals, the first when it is ready.
 stopped() {

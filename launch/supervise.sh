@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
+# Keeps a run going on whatever hosts there are: launch/supervise.sh [OPTION...] HOSTFILE CONFIG --output DIR [ARGUMENT...].
+# HOSTFILE has a line a host: its name, and `slots=N` where it takes more than one worker. Needs SSH without passwords to all of
+# them, this checkout and DIR at the same paths, and a host of its own, which may be lost least: a login node.
+#   - starts on the hosts that answer, with --resume=auto; arguments after CONFIG go to `lockstep train`
+#   - a run that fails, or loses a host, is started again from its newest checkpoint on the hosts that are left, unless that is of
+#     no use (exit codes 2 to 5) or three starts in a row have left no new checkpoint
+#   - when a host comes (back), the run saves, leaves and is started again with it
+#   - TERM, Ctrl-C, USR1, HUP: the run saves and ends with exit code 75
+#   --fewest N   waits until there are hosts for that many workers (default 1)
+#   --most N     starts no more workers than that, e.g. train.micro_batches
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+usage() {
+  echo "usage: launch/supervise.sh [--fewest N] [--most N] HOSTFILE CONFIG --output DIR [ARGUMENT...]" >&2
+  exit 2
+}
+say() { echo "supervise: $*" >&2; }
+
+fewest=1 most=1000000
+while [ "${1:-}" = --fewest ] || [ "${1:-}" = --most ]; do
+  [[ "${2:-}" =~ ^[1-9][0-9]{0,5}$ ]] || usage
+  if [ "$1" = --fewest ]; then fewest=$2; else most=$2; fi
+  shift 2
+done
+if [ "$#" -lt 2 ] || [ "$fewest" -gt "$most" ]; then usage; fi
+hostfile=$1
+shift
+
+arguments=() first=() output=''
+while [ "$#" -gt 0 ]; do
+  case $1 in
+    --output) output=${2:-} ;;
+    --output=*) output=${1#--output=} ;;
+  esac
+  case $1 in
+    --overwrite) first=(--overwrite) ;;  # the first start alone may
+    --resume | --resume=auto) ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+if [ -z "$output" ]; then
+  echo "supervise: --output DIR is needed: its checkpoints tell whether a start got further" >&2
+  exit 2
+fi
+command=$root/build/release/bin/lockstep
+if [ ! -x "$command" ]; then
+  echo "supervise: $command was not found; launch/build.sh builds it" >&2
+  exit 2
+fi
+
+# The hosts, once each and in the order of the file.
+hosts=()
+declare -A slots=()
+while read -r host rest; do
+  case $host in '' | '#'*) continue ;; esac
+  # A name that begins with - would be an option of ssh.
+  if [[ ! "$host" =~ ^[A-Za-z0-9_][A-Za-z0-9_.:-]*$ ]] || [ -n "${slots[$host]:-}" ]; then
+    echo "supervise: $hostfile: '$host' is no name of a host, or is there twice" >&2
+    exit 2
+  fi
+  slots[$host]=1
+  if [[ " $rest" =~ [[:space:]]slots[[:space:]]*=[[:space:]]*([1-9][0-9]{0,4}) ]]; then slots[$host]=${BASH_REMATCH[1]}; fi
+  hosts+=("$host")
+done <"$hostfile"
+[ "${#hosts[@]}" -gt 0 ] || { echo "supervise: $hostfile names no host" >&2; exit 2; }
+
+work=$(mktemp -d)
+watchers=()
+token=lockstep-$$-$RANDOM$RANDOM
+export OMPI_MCA_lockstep_run=$token  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
+ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
+mkfifo "$work/nothing"
+exec {nothing}<>"$work/nothing"  # never anything to read; at its end when this script is
+
+# end CODE: the last thing that this script does.
+end() {
+  local watcher
+  trap '' TERM INT USR1 HUP
+  for watcher in "${watchers[@]}"; do kill "$watcher" 2>/dev/null || true; done
+  wait
+  rm -rf "$work"
+  exit "$1"
+}
+
+# While this machine has a connection to HOST on which both sides answer within six seconds, the file up.HOST is not empty.
+watch() {
+  local host=$1 connection=0 second
+  trap 'kill "$connection" 2>/dev/null; exit 0' TERM
+  trap '' INT USR1 HUP
+  exec {nothing}>&-
+  while kill -0 $$ 2>/dev/null; do
+    "${ssh[@]}" -o ServerAliveInterval=2 -o ServerAliveCountMax=2 "$host" \
+      "test -x $(printf %q "$command") && echo up && exec cat" <"$work/nothing" >"$work/up.$host" 2>/dev/null &
+    connection=$!
+    echo "$connection" >"$work/connection.$host"
+    for ((second = 0; second < 10; ++second)); do
+      sleep 1 &
+      wait $! || true
+      if [ -s "$work/up.$host" ] || ! kill -0 "$connection" 2>/dev/null; then break; fi
+    done
+    [ -s "$work/up.$host" ] || kill "$connection" 2>/dev/null || true  # one that stops answering while it is asked who it is
+    wait "$connection" || true
+    rm -f "$work/up.$host"
+  done
+}
+
+# The hosts that answer; into the array `answering`, the number of workers that they take into `places`.
+look() {
+  local host
+  answering=() places=0
+  for host in "${hosts[@]}"; do
+    [ -s "$work/up.$host" ] || continue
+    answering+=("$host")
+    places=$((places + slots[$host]))
+  done
+  [ "$places" -le "$most" ] || places=$most
+}
+
+# Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that
+# does not do that within three seconds does not answer.
+sweep() {
+  local host sweepers=()
+  for host in "${answering[@]}"; do
+    # The brackets: it must not find itself.
+    { timeout 3 "${ssh[@]}" -n "$host" "grep -lsa '[${token:0:1}]${token:1}' /proc/[0-9]*/cmdline /proc/[0-9]*/environ |
+        cut -d/ -f3 | xargs -r kill -KILL; true" >/dev/null 2>&1 ||
+      { rm -f "$work/up.$host" && kill "$(cat "$work/connection.$host")"; } 2>/dev/null || true; } &
+    sweepers+=("$!")
+  done
+  for host in "${sweepers[@]}"; do wait "$host" || true; done
+}
+
+# Beside mpirun: ends a run that has lost a host, and lets one save and leave for which there are more hosts.
+watch_run() {
+  local mpirun=$1 begin=$SECONDS host
+  while sleep 0.5; do
+    for host in "${used[@]}"; do
+      [ ! -s "$work/up.$host" ] || continue
+      say "$host does not answer: ending the run"
+      : >"$work/lost"
+      kill -KILL "$mpirun"
+      return 0
+    done
+    if [ -e "$work/grown" ]; then
+      kill -USR1 "$mpirun" 2>/dev/null || true  # again and again: while workers start, one is easily lost
+      continue
+    fi
+    look
+    # Not in its first seconds: a host that comes and goes must not keep the others from training.
+    if [ "$places" -le "$workers" ] || [ $((SECONDS - begin)) -lt 5 ]; then continue; fi
+    say "there are hosts for $places workers instead of $workers: asking the run to save and leave"
+    : >"$work/grown"
+  done
+}
+
+for host in "${hosts[@]}"; do
+  watch "$host" &
+  watchers+=("$!")
+done
+sleep 1
+beside=watch_run waited=0 status=75
+while [ "$stops" -eq 0 ]; do
+  look
+  if [ "$places" -ge "$fewest" ]; then
+    sweep
+    look
+  fi
+  if [ "$places" -lt "$fewest" ]; then
+    waited=$((waited + 1))
+    [ "$waited" -ne 5 ] || say "there are hosts for $places workers, $fewest are needed: waiting"
+    sleep 1
+    continue
+  fi
+  waited=0
+  used=("${answering[@]}") workers=$places
+  for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
+  rm -f "$work/lost" "$work/grown"
+  before=$(newest_checkpoint "$output")
+  resume=("${first[@]}")
+  [ "${#resume[@]}" -gt 0 ] || resume=(--resume=auto)
+  first=()
+  say "starting $workers workers on ${used[*]}${before:+, from $(basename "$before")}"
+  status=0
+  run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "${resume[@]}" || status=$?
+  [ "$stops" -eq 0 ] || break
+  if [ -e "$work/grown" ] && { [ "$status" -eq 75 ] || [ "$status" -eq 138 ]; }; then continue; fi
+  if [ ! -e "$work/lost" ]; then worth_another_start "$status" || end "$status"; fi
+  say "the run ended with exit code $status"
+  [ "$status" -eq 75 ] || got_further supervise "$output" "$before" || end "$status"
+done
+end "$status"
