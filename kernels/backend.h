@@ -38,7 +38,8 @@ enum class UnaryOp : uint8_t {
   kSquare,
   kReciprocal,
   kSign,
-  kErf
+  kErf,
+  kReluSquared  // max(x, 0)^2
 };
 
 enum class BinaryOp : uint8_t {
@@ -160,6 +161,17 @@ struct AttentionArguments {
   int64_t batch = 0, heads = 0, queries = 0, keys = 0, size = 0;
   int64_t q_row = 0, k_row = 0, v_row = 0;  // of dq, dk and dv as well
   double scale = 1.0;                       // of the products q k', as a rule 1 / sqrt(size)
+  // Of k and v, a divisor of heads: query head h reads number h / (heads / kv_heads) of them, and their rows
+  // count kv_heads in place of heads (Ainslie et al. 2023, "GQA"). 0: heads.
+  int64_t kv_heads = 0;
+  // (queries) of every batch, or of batch b from b * first_keys_batch on: query t does not see keys before
+  // first_keys[t], memory of the backend. They do not decrease, and each query sees one key at least. Only
+  // with causal; null: all begin at key 0.
+  const int32_t* first_keys = nullptr;
+  int64_t first_keys_batch = 0;
+
+  constexpr int64_t key_heads() const { return kv_heads == 0 ? heads : kv_heads; }
+  constexpr int64_t group() const { return heads / key_heads(); }  // query heads of a key head
 };
 
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
@@ -337,7 +349,8 @@ class Backend {
   // --------------------------------------------------------------------------------------------- y may be x.
   virtual void unary(UnaryOp op, DType dtype, int64_t n, const void* x, void* y) = 0;
   // dx[i] = dy[i] * op'(x[i]); y is op(x), already computed. For kTanh, kSigmoid, kSoftplus, kRelu, kGelu,
-  // kGeluTanh, kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf. dx may be any of the others.
+  // kGeluTanh, kExp, kLog, kSqrt, kSquare, kReciprocal, kAbs, kErf,
+  // kReluSquared. dx may be any of the others.
   virtual void unary_backward(UnaryOp op, DType dtype, int64_t n, const void* x, const void* y,
                               const void* dy, void* dx) = 0;
   virtual void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
@@ -407,7 +420,8 @@ class Backend {
   virtual void cross_entropy(DType dtype, int64_t rows, int64_t columns, const void* logits,
                              const int32_t* labels, const void* weights, void* losses,
                              void* probabilities) = 0;
-  // dlogits[r,c] = dlosses[r] * weight[r] * (probabilities[r,c] - [c == label[r]])
+  // dlogits[r,c] = dlosses[r] * weight[r] * (probabilities[r,c] - [c == label[r]]). dlogits may be
+  // probabilities.
   virtual void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
                                       const int32_t* labels, const void* weights, const void* dlosses,
                                       void* dlogits) = 0;
@@ -475,6 +489,33 @@ class Backend {
   virtual void update(UpdateFormula formula, const UpdateArguments& arguments) = 0;
   // Adds the sums up in tree order and judges the step; see StepJudgement.
   virtual void judge(const StepJudgement& judgement) = 0;
+
+  // ---- language models
+  // ---------------------------------------------------------------------------------------------
+  // RMS norm (Zhang and Sennrich 2019): y = x * rstd * gamma over the last axis; rstd (rows) = 1/sqrt(mean of
+  // x^2 + epsilon). gamma, rstd, dgamma: accumulation type.
+  virtual void rms_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                        double epsilon, void* y, void* rstd) = 0;
+  virtual void rms_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                                 const void* rstd, const void* dy, void* dx, void* dgamma) = 0;
+  // Rotary positions (Su et al. 2021): x, y (rows, heads, size), row r at position p = r mod positions. In
+  // the first `turned` heads, number j of the first half, a, and of the second, b, become a c - b s and b c +
+  // a s, c and s number (p, j) of cosines and sines (positions, size / 2), accumulation type; `back` turns
+  // the other way, which is the adjoint. The other heads are copied. y may be x.
+  virtual void rotary(DType dtype, int64_t rows, int64_t positions, int64_t heads, int64_t turned,
+                      int64_t size, bool back, const void* x, const void* cosines, const void* sines,
+                      void* y) = 0;
+  // first (batch, positions): the first position that position t sees of itself and those before it: of a
+  // window of so many (0: of all), and of its own document, documents (batch, positions) being numbers that
+  // do not decrease (null: one for all).
+  virtual void first_keys(int64_t batch, int64_t positions, int64_t window, const int32_t* documents,
+                          int32_t* first) = 0;
+
+  // y (rows, columns) = a sigmoid(a) b of h (rows, 2 columns), whose rows are those of a and b side by side
+  // (Shazeer 2020, "SwiGLU").
+  virtual void swiglu(DType dtype, int64_t rows, int64_t columns, const void* h, void* y) = 0;
+  virtual void swiglu_backward(DType dtype, int64_t rows, int64_t columns, const void* h, const void* dy,
+                               void* dh) = 0;
 };
 
 // The CPU's table; lives as long as the process. Error (kUsage) where the processor lacks instructions that

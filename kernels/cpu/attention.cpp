@@ -34,10 +34,12 @@ struct Rows {
   S* at(int64_t i) const { return first + i * row; }
 };
 
-// The rows of head `index` (counted through the batch) of an array whose batches are `positions` rows long.
+// The rows of head `index` (counted through the batch) of an array of so many heads, whose batches are
+// `positions` rows long.
 template <class S, class V>
-Rows<S> head_rows(const AttentionArguments& a, V* array, int64_t positions, int64_t row, int64_t index) {
-  return {static_cast<S*>(array) + index / a.heads * positions * row + index % a.heads * a.size, row};
+Rows<S> head_rows(const AttentionArguments& a, V* array, int64_t heads, int64_t positions, int64_t row,
+                  int64_t index) {
+  return {static_cast<S*>(array) + index / heads * positions * row + index % heads * a.size, row};
 }
 
 // Pieces of a thread's scratch memory, one behind the other.
@@ -97,20 +99,43 @@ void multiply_into(int64_t m, int64_t n, int64_t k, Rows<const T> a, bool transp
   multiply(product);
 }
 
-// The keys that query `t` sees: keys 0 to visible_keys - 1.
-int64_t visible_keys(const AttentionArguments& a, int64_t t) {
-  return a.causal ? t + a.keys - a.queries + 1 : a.keys;
-}
+// What the queries of one batch see.
+class Sight {
+ public:
+  Sight(const AttentionArguments& a, int64_t batch)
+      : causal_(a.causal),
+        keys_(a.keys),
+        ahead_(a.keys - a.queries),
+        first_(a.first_keys == nullptr ? nullptr : a.first_keys + batch * a.first_keys_batch) {}
 
-// How many of the queries from `query` on do not see the key: they come before the others. At most `width`.
-int64_t blind_queries(const AttentionArguments& a, int64_t query, int64_t key, int64_t width) {
-  return a.causal ? std::clamp<int64_t>(key - (a.keys - a.queries) - query, 0, width) : 0;
-}
+  // Query `t` sees keys [begin, end); neither decreases from query to query.
+  int64_t begin(int64_t t) const { return first_ == nullptr ? 0 : first_[t]; }
+  int64_t end(int64_t t) const { return causal_ ? t + ahead_ + 1 : keys_; }
+  // The block of keys that the first of them is in.
+  int64_t first_block(int64_t t) const { return begin(t) / kKeys * kKeys; }
+
+  // Which of the queries [query, query + count), counted from `query`, see the key; in whole vectors, of
+  // `width`, where the last one does.
+  struct Range {
+    int64_t begin, end;
+  };
+  Range seeing(int64_t query, int64_t count, int64_t width, int64_t key) const {
+    const int64_t first = causal_ ? std::clamp<int64_t>(key - ahead_ - query, 0, width) : 0;
+    if (first_ == nullptr || first_[query + count - 1] <= key) return {first, width};
+    const int32_t* const from = first_ + query;
+    return {first, std::max<int64_t>(first, std::upper_bound(from, from + count, key) - from)};
+  }
+
+ private:
+  bool causal_;
+  int64_t keys_, ahead_;
+  const int32_t* first_;
+};
 
 // One block of queries of one head: queries [first, first + count).
 template <class S>
-void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<const S> v, Rows<S> y,
-            Accumulation<S>* log_sums, int64_t first, int64_t count) {
+void attend(const AttentionArguments& a, const Sight& sight, Rows<const S> q, Rows<const S> k,
+            Rows<const S> v, Rows<S> y, Accumulation<S>* log_sums, int64_t first, int64_t count) {
   using T = Accumulation<S>;
   thread_local Scratch scratch;
   const int64_t block = kQueries * a.size;
@@ -128,42 +153,45 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
   std::fill_n(maxima, kQueries, -std::numeric_limits<T>::infinity());
   std::fill_n(totals, kQueries, T(0));
 
-  const int64_t end = visible_keys(a, first + count - 1);
-  for (int64_t key = 0; key < end; key += kKeys) {
+  const int64_t begin = sight.first_block(first), end = sight.end(first + count - 1);
+  for (int64_t key = begin; key < end; key += kKeys) {
     const int64_t n = std::min(kKeys, end - key);
     const Rows<const T> keys = widened(n, a.size, Rows<const S>{k.at(key), k.row}, keys_room);
     multiply_into<T>(n, width, a.size, keys, false, {across, kQueries}, {scores, kQueries}, false);
 
     std::copy_n(maxima, kQueries, larger);
     for (int64_t j = 0; j < n; ++j) {
-      const int64_t blind = blind_queries(a, first, key + j, width);
-      simd_for<T>(width - blind, [to = larger + blind, row = scores + j * kQueries + blind](int64_t i) {
-        to[i] = row[i] > to[i] ? row[i] : to[i];
-      });
+      const auto [blind, stop] = sight.seeing(first, count, width, key + j);
+      const T* const from = scores + j * kQueries + blind;
+      simd_for<T>(stop - blind,
+                  [to = larger + blind, from](int64_t i) { to[i] = from[i] > to[i] ? from[i] : to[i]; });
     }
     simd_for<T>(width, [=](int64_t i) {
-      factors[i] = math::exp_nonpositive(maxima[i] - larger[i]);
+      // A query that has seen no key yet has no maximum.
+      const T reference = larger[i] == -std::numeric_limits<T>::infinity() ? T(0) : larger[i];
+      factors[i] = math::exp_nonpositive(maxima[i] - reference);
       totals[i] *= factors[i];
       maxima[i] = larger[i];
     });
     // What is not seen is left out rather than given -infinity, for which e^x underflows: that takes many
     // times as long.
     for (int64_t j = 0; j < n; ++j) {
-      const int64_t blind = blind_queries(a, first, key + j, width);
+      const auto [blind, stop] = sight.seeing(first, count, width, key + j);
       T* const row = scores + j * kQueries;
       std::fill_n(row, blind, T(0));
-      simd_for<T>(width - blind,
+      std::fill_n(row + stop, width - stop, T(0));
+      simd_for<T>(stop - blind,
                   [maximum = maxima + blind, total = totals + blind, p = row + blind](int64_t i) {
                     p[i] = math::exp_nonpositive(p[i] - maximum[i]);
                     total[i] += p[i];
                   });
     }
-    for (int64_t i = 0; key > 0 && i < count; ++i) {
+    for (int64_t i = 0; key > begin && i < count; ++i) {
       if (factors[i] == T(1)) continue;
       simd_for<T>(a.size, [row = sums + i * a.size, factor = factors[i]](int64_t c) { row[c] *= factor; });
     }
     const Rows<const T> values = widened(n, a.size, Rows<const S>{v.at(key), v.row}, values_room);
-    multiply_into<T>(count, a.size, n, {scores, kQueries}, true, values, {sums, a.size}, key > 0);
+    multiply_into<T>(count, a.size, n, {scores, kQueries}, true, values, {sums, a.size}, key > begin);
   }
   for (int64_t i = 0; i < count; ++i) {
     const T inverse = T(1) / totals[i];
@@ -174,20 +202,23 @@ void attend(const AttentionArguments& a, Rows<const S> q, Rows<const S> k, Rows<
   }
 }
 
-// What a call of attend_backward computes: dq of some queries, dk and dv of some keys, from what they make of
-// each other.
+// What a call of attend_backward computes: dq of some queries of some heads, dk and dv of some keys, from
+// what they make of each other.
 struct Part {
-  int64_t first_query, end_query, first_key, end_key;  // keys from a multiple of kKeys on
+  int64_t
+      heads;  // that read the same keys, side by side: one, or where dk and dv are asked for the whole group
+  int64_t first_query, end_query, first_key, end_key;  // both from multiples of their blocks on
   bool dq, dk_dv;
 };
 
-// A part of one head. With p the softmax, s = scale q k' and o = dy v':
+// A part of the heads that read one head of keys, from the first of them on. With p the softmax, s = scale q
+// k' and o = dy v':
 //   dv = p' dy    ds = p (o - sum of dy y)    dq = scale ds k    dk = scale ds' q
 // Every sum runs over whole blocks in their order, so that the parts do not show in it.
 template <class S>
-void attend_backward(const AttentionArguments& a, const Part& part, Rows<const S> q, Rows<const S> k,
-                     Rows<const S> v, Rows<const S> y, const Accumulation<S>* log_sums, Rows<const S> dy,
-                     Rows<S> dq, Rows<S> dk, Rows<S> dv) {
+void attend_backward(const AttentionArguments& a, const Sight& sight, const Part& part, Rows<const S> q,
+                     Rows<const S> k, Rows<const S> v, Rows<const S> y, const Accumulation<S>* log_sums,
+                     Rows<const S> dy, Rows<S> dq, Rows<S> dk, Rows<S> dv) {
   using T = Accumulation<S>;
   constexpr bool kRounds = !std::is_same_v<S, T>;
   thread_local Scratch scratch;
@@ -218,35 +249,44 @@ void attend_backward(const AttentionArguments& a, const Part& part, Rows<const S
     std::fill_n(dv_sums.at(j), a.size, T(0));
   }
 
-  for (int64_t first = part.first_query; first < part.end_query; first += kQueries) {
+  const int64_t blocks = (part.end_query - part.first_query + kQueries - 1) / kQueries;
+  for (int64_t step = 0; step < part.heads * blocks; ++step) {
+    const int64_t head = step / blocks, first = part.first_query + step % blocks * kQueries;
     const int64_t count = std::min(kQueries, part.end_query - first), width = Pieces<T>::padded(count);
-    const int64_t end = std::min(part.end_key, visible_keys(a, first + count - 1));
-    if (end <= part.first_key) continue;
-    const Rows<const S> gradient{dy.at(first), dy.row};
-    copy_scaled(count, a.size, Rows<const S>{q.at(first), q.row}, T(a.scale), scaled);
+    const int64_t begin = std::max(part.first_key, sight.first_block(first));
+    const int64_t end = std::min(part.end_key, sight.end(first + count - 1));
+    if (end <= begin) continue;
+    const auto own_head = [offset = head * a.size](auto rows) {
+      rows.first += offset;
+      return rows;
+    };
+    const Rows<const S> gradient = own_head(Rows<const S>{dy.at(first), dy.row});
+    copy_scaled(count, a.size, own_head(Rows<const S>{q.at(first), q.row}), T(a.scale), scaled);
     transpose_padded(count, a.size, scaled, a.size, across, kQueries);
     transpose_padded(count, a.size, gradient.first, gradient.row, dy_across, kQueries);
     const Rows<const T> dy_rows = widened(count, a.size, gradient, dy_room);
     for (int64_t i = 0; i < kQueries; ++i) {
-      logs[i] = i < count ? log_sums[first + i] : T(0);
-      row_sums[i] = i < count
-                        ? combine_values<SumOf, T>(a.size, [from = gradient.at(i), by = y.at(first + i)](
-                                                               int64_t c) { return T(from[c]) * T(by[c]); })
-                        : T(0);
+      logs[i] = i < count ? log_sums[head * a.queries + first + i] : T(0);
+      row_sums[i] = i < count ? combine_values<SumOf, T>(
+                                    a.size, [from = gradient.at(i), by = own_head(y).at(first + i)](
+                                                int64_t c) { return T(from[c]) * T(by[c]); })
+                              : T(0);
     }
-    for (int64_t key = part.first_key; key < end; key += kKeys) {
+    for (int64_t key = begin; key < end; key += kKeys) {
       const int64_t n = std::min(kKeys, end - key), own = key - part.first_key;
       const Rows<const T> block_keys{keys.at(own), keys.row}, block_values{values.at(own), values.row};
       multiply_into<T>(n, width, a.size, block_keys, false, {across, kQueries}, {scores, kQueries}, false);
       multiply_into<T>(n, width, a.size, block_values, false, {dy_across, kQueries}, {products, kQueries},
                        false);
       for (int64_t j = 0; j < n; ++j) {
-        const int64_t blind = blind_queries(a, first, key + j, width);
-        std::fill_n(scores + j * kQueries, blind, T(0));
-        std::fill_n(products + j * kQueries, blind, T(0));
-        simd_for<T>(width - blind,
-                    [log = logs + blind, row_sum = row_sums + blind, p = scores + j * kQueries + blind,
-                     o = products + j * kQueries + blind](int64_t i) {
+        const auto [blind, stop] = sight.seeing(first, count, width, key + j);
+        for (T* const row : {scores + j * kQueries, products + j * kQueries}) {
+          std::fill_n(row, blind, T(0));
+          std::fill_n(row + stop, width - stop, T(0));
+        }
+        T *const scored = scores + j * kQueries + blind, *const multiplied = products + j * kQueries + blind;
+        simd_for<T>(stop - blind,
+                    [log = logs + blind, row_sum = row_sums + blind, p = scored, o = multiplied](int64_t i) {
                       p[i] = math::exp(p[i] - log[i]);
                       o[i] = p[i] * (o[i] - row_sum[i]);
                     });
@@ -259,11 +299,11 @@ void attend_backward(const AttentionArguments& a, const Part& part, Rows<const S
       }
       if (part.dq) {
         multiply_into<T>(count, a.size, n, {products, kQueries}, true, block_keys, {dq_sums, a.size},
-                         key > 0);
+                         key > begin);
       }
     }
     for (int64_t i = 0; part.dq && i < count; ++i) {
-      simd_for<T>(a.size, [to = dq.at(first + i), from = dq_sums + i * a.size,
+      simd_for<T>(a.size, [to = own_head(dq).at(first + i), from = dq_sums + i * a.size,
                            scale = T(a.scale)](int64_t c) { to[c] = S(from[c] * scale); });
     }
   }
@@ -276,7 +316,7 @@ void attend_backward(const AttentionArguments& a, const Part& part, Rows<const S
 }
 
 int64_t tiles_of_a_range(const AttentionArguments& a, int64_t queries) {
-  const int64_t work = std::min(a.queries, queries) * a.keys * std::max<int64_t>(1, a.size);
+  const int64_t work = queries * a.keys * std::max<int64_t>(1, a.size);
   return std::max<int64_t>(1, kTileWork / std::max<int64_t>(1, work));
 }
 
@@ -288,14 +328,16 @@ void CpuBackend::attention(const AttentionArguments& arguments, const void* q, c
   dispatch_floating("attention", a.dtype, [&](auto type) {
     using S = decltype(type);
     const int64_t blocks = (a.queries + kQueries - 1) / kQueries;
-    parallel_ranges(a.batch * a.heads * blocks, tiles_of_a_range(a, kQueries),
+    parallel_ranges(a.batch * a.heads * blocks, tiles_of_a_range(a, std::min(kQueries, a.queries)),
                     [&](int64_t begin, int64_t end) {
                       for (int64_t tile = begin; tile < end; ++tile) {
                         const int64_t head = tile / blocks, first = tile % blocks * kQueries;
-                        attend(a, head_rows<const S>(a, q, a.queries, a.q_row, head),
-                               head_rows<const S>(a, k, a.keys, a.k_row, head),
-                               head_rows<const S>(a, v, a.keys, a.v_row, head),
-                               head_rows<S>(a, y, a.queries, a.heads * a.size, head),
+                        const int64_t keys = a.key_heads(), key_head = head / a.group();
+                        attend(a, Sight(a, head / a.heads),
+                               head_rows<const S>(a, q, a.heads, a.queries, a.q_row, head),
+                               head_rows<const S>(a, k, keys, a.keys, a.k_row, key_head),
+                               head_rows<const S>(a, v, keys, a.keys, a.v_row, key_head),
+                               head_rows<S>(a, y, a.heads, a.queries, a.heads * a.size, head),
                                static_cast<Accumulation<S>*>(log_sums) + head * a.queries, first,
                                std::min(kQueries, a.queries - first));
                       }
@@ -309,42 +351,52 @@ void CpuBackend::attention_backward(const AttentionArguments& arguments, const v
   const AttentionArguments& a = arguments;
   dispatch_floating("attention_backward", a.dtype, [&](auto type) {
     using S = decltype(type);
+    // From query head `head` on, those of the part.
     const auto compute = [&](int64_t head, const Part& part) {
       const auto queries = [&]<class V>(V* array, int64_t row) {
-        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.queries, row, head);
+        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.heads, a.queries,
+                                                                             row, head);
       };
       const auto keys = [&]<class V>(V* array, int64_t row) {
-        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.keys, row, head);
+        return head_rows<std::conditional_t<std::is_const_v<V>, const S, S>>(a, array, a.key_heads(), a.keys,
+                                                                             row, head / a.group());
       };
       const int64_t row = a.heads * a.size;
-      attend_backward<S>(a, part, queries(q, a.q_row), keys(k, a.k_row), keys(v, a.v_row), queries(y, row),
+      attend_backward<S>(a, Sight(a, head / a.heads), part, queries(q, a.q_row), keys(k, a.k_row),
+                         keys(v, a.v_row), queries(y, row),
                          static_cast<const Accumulation<S>*>(log_sums) + head * a.queries, queries(dy, row),
                          queries(dq, a.q_row), keys(dk, a.k_row), keys(dv, a.v_row));
     };
-    // A head at a time takes five products a pair of blocks; where there are fewer heads than threads, blocks
-    // of queries (three products, for dq) and of keys (four, for dk and dv) by themselves. The bits are the
-    // same.
-    const int64_t heads = a.batch * a.heads;
-    if (heads >= thread_pool().threads()) {
-      parallel_ranges(heads, tiles_of_a_range(a, a.queries), [&](int64_t begin, int64_t end) {
-        for (int64_t head = begin; head < end; ++head) compute(head, {0, a.queries, 0, a.keys, true, true});
+    // A head of keys at a time takes five products a pair of blocks; where there are fewer of them than
+    // threads, blocks of queries (three products, for dq) and of keys (four, for dk and dv) by themselves.
+    // The bits are the same.
+    const int64_t group = a.group(), key_heads = a.batch * a.key_heads();
+    if (key_heads >= thread_pool().threads()) {
+      parallel_ranges(key_heads, tiles_of_a_range(a, group * a.queries), [&](int64_t begin, int64_t end) {
+        for (int64_t head = begin; head < end; ++head) {
+          compute(head * group, {group, 0, a.queries, 0, a.keys, true, true});
+        }
       });
       return;
     }
-    const int64_t query_blocks = (a.queries + kQueries - 1) / kQueries,
+    const int64_t query_blocks = group * ((a.queries + kQueries - 1) / kQueries),
                   key_blocks = (a.keys + kKeys - 1) / kKeys;
     const int64_t blocks = query_blocks + key_blocks;
-    parallel_ranges(heads * blocks, tiles_of_a_range(a, kQueries), [&](int64_t begin, int64_t end) {
-      for (int64_t tile = begin; tile < end; ++tile) {
-        const int64_t head = tile / blocks, block = tile % blocks, first = (block - query_blocks) * kKeys;
-        if (block < query_blocks) {
-          compute(head,
-                  {block * kQueries, std::min(a.queries, (block + 1) * kQueries), 0, a.keys, true, false});
-        } else {
-          compute(head, {0, a.queries, first, std::min(a.keys, first + kKeys), false, true});
-        }
-      }
-    });
+    parallel_ranges(
+        key_heads * blocks, tiles_of_a_range(a, std::min(kQueries, a.queries)),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t tile = begin; tile < end; ++tile) {
+            const int64_t head = tile / blocks * group, block = tile % blocks;
+            if (block < query_blocks) {
+              const int64_t first = block / group * kQueries;
+              compute(head + block % group,
+                      {1, first, std::min(a.queries, first + kQueries), 0, a.keys, true, false});
+            } else {
+              const int64_t first = (block - query_blocks) * kKeys;
+              compute(head, {group, 0, a.queries, first, std::min(a.keys, first + kKeys), false, true});
+            }
+          }
+        });
   });
 }
 

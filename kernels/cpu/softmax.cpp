@@ -158,8 +158,9 @@ void CpuBackend::cross_entropy_backward(DType dtype, int64_t rows, int64_t colum
         const T* probability = static_cast<const T*>(probabilities) + r * columns;
         T* out = static_cast<T*>(dlogits) + r * columns;
         const T factor = weight == nullptr ? dloss[r] : dloss[r] * weight[r];
+        const T own = factor * (probability[labels[r]] - T(1));
         simd_for<T>(columns, [=](int64_t c) { out[c] = factor * probability[c]; });
-        out[labels[r]] = factor * (probability[labels[r]] - T(1));
+        out[labels[r]] = own;
       }
     });
   });

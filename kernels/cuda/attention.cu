@@ -61,18 +61,23 @@ struct TileRows {
   }
 };
 
-// Where the rows of head `index` (counted through the batch) of an array begin, whose batches are `positions`
-// rows long.
-LOCKSTEP_DEVICE int64_t head_begin(const AttentionArguments& a, int64_t index, int64_t positions,
-                                   int64_t row) {
-  return index / a.heads * positions * row + index % a.heads * a.size;
+// Where the rows of head `index` (counted through the batch) of an array of so many heads begin, whose
+// batches are `positions` rows long.
+LOCKSTEP_DEVICE int64_t head_begin(const AttentionArguments& a, int64_t heads, int64_t index,
+                                   int64_t positions, int64_t row) {
+  return index / heads * positions * row + index % heads * a.size;
 }
 
-// Rows of one head's array from `position` on.
+// Rows from `position` on of one query head's array, and of one key head's.
 template <class S>
-LOCKSTEP_DEVICE TileRows<S> tile_rows(const AttentionArguments& a, const S* array, int64_t index,
-                                      int64_t positions, int64_t row, int64_t position) {
-  return {array + head_begin(a, index, positions, row) + position * row, row, positions - position};
+LOCKSTEP_DEVICE TileRows<S> query_rows(const AttentionArguments& a, const S* array, int64_t head, int64_t row,
+                                       int64_t position) {
+  return {array + head_begin(a, a.heads, head, a.queries, row) + position * row, row, a.queries - position};
+}
+template <class S>
+LOCKSTEP_DEVICE TileRows<S> key_rows(const AttentionArguments& a, const S* array, int64_t head, int64_t row,
+                                     int64_t position) {
+  return {array + head_begin(a, a.kv_heads, head, a.keys, row) + position * row, row, a.keys - position};
 }
 
 // The block's head and the first of its own rows.
@@ -85,17 +90,31 @@ LOCKSTEP_DEVICE Place place_of_block(int64_t tiles) {
   return {block / tiles, block % tiles * Plan::kOwn};
 }
 
+// First keys of the queries of a batch; null: all begin at key 0.
+LOCKSTEP_DEVICE const int32_t* first_keys_of(const AttentionArguments& a, int64_t batch) {
+  return a.first_keys == nullptr ? nullptr : a.first_keys + batch * a.first_keys_batch;
+}
+LOCKSTEP_DEVICE int first_key_of(const int32_t* first_keys, int64_t query) {
+  return first_keys == nullptr ? 0 : first_keys[query];
+}
+
 // Which keys of a tile the queries of a tile see, both counted from the first of theirs.
 struct Sight {
-  int queries, keys;  // that there are
-  int diagonal;       // query i sees the keys up to i + diagonal
+  int queries, keys;    // that there are
+  int diagonal;         // query i sees the keys up to i + diagonal
+  int first_key;        // of the tile
+  const int32_t* from;  // and from from[i] - first_key on; null: all of those
 
-  LOCKSTEP_DEVICE Sight(const AttentionArguments& a, int64_t first_query, int64_t first_key)
+  LOCKSTEP_DEVICE Sight(const AttentionArguments& a, const int32_t* first_keys, int64_t first_query,
+                        int64_t first_key_)
       : queries(bounded(a.queries - first_query)),
-        keys(bounded(a.keys - first_key)),
-        diagonal(a.causal ? bounded(first_query + (a.keys - a.queries) - first_key) : kFar) {}
+        keys(bounded(a.keys - first_key_)),
+        diagonal(a.causal ? bounded(first_query + (a.keys - a.queries) - first_key_) : kFar),
+        first_key(static_cast<int>(first_key_)),
+        from(first_keys == nullptr ? nullptr : first_keys + first_query) {}
   LOCKSTEP_DEVICE bool operator()(int query, int key) const {
-    return query < queries && key < keys && key <= query + diagonal;
+    return query < queries && key < keys && key <= query + diagonal &&
+           (from == nullptr || from[query] <= first_key + key);
   }
 
  private:
@@ -195,8 +214,8 @@ LOCKSTEP_DEVICE void store_rows(S* first, int64_t row, int64_t count, int size,
 // The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018).
 template <class S, class Plan>
 __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
-    attention_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v, S* y,
-                     Accumulation<S>* log_sums) {
+    attention_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k, const S* v,
+                     S* y, Accumulation<S>* log_sums) {
   using T = Accumulation<S>;
   LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
   LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
@@ -204,19 +223,22 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
   const Place place = place_of_block<Plan>(tiles);
   const int size = static_cast<int>(a.size);
   const T scale = static_cast<T>(a.scale);
-  const TileRows<S> own = tile_rows(a, q, place.head, a.queries, a.q_row, place.first);
+  const int64_t key_head = place.head / group;
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
+  const TileRows<S> own = query_rows(a, q, place.head, a.q_row, place.first);
   T maxima[Plan::kRows], totals[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) {
     maxima[r] = kLowest;
     totals[r] = 0;
   }
-  for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
-    const Sight sees(a, place.first, key);
+  const int begin = first_key_of(first_keys, place.first) / Plan::kOther * Plan::kOther;
+  for (int64_t key = begin; key < a.keys; key += Plan::kOther) {
+    const Sight sees(a, first_keys, place.first, key);
     const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
-    if (!sees(last, 0)) break;
+    if (last + sees.diagonal < 0) break;
     T scores[Plan::kRows][Plan::kOthers] = {};
-    add_products<Plan>(own, tile_rows(a, k, place.head, a.keys, a.k_row, key), size, buffer, scores);
+    add_products<Plan>(own, key_rows(a, k, key_head, a.k_row, key), size, buffer, scores);
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
       // Rows behind the last query are kept finite: they see what it does.
@@ -228,12 +250,14 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
         larger = Larger::combine(larger, scores[r][c]);
       }
       larger = warp_reduce<Larger, kSide>(larger);
-      const T factor = math::exp_nonpositive(maxima[r] - larger);
+      // A query that has seen no key yet has no maximum.
+      const T reference = larger == kLowest ? T(0) : larger;
+      const T factor = math::exp_nonpositive(maxima[r] - reference);
       maxima[r] = larger;
       T total = 0;
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
-        const T exponential = math::exp_nonpositive(scores[r][c] - larger);
+        const T exponential = math::exp_nonpositive(scores[r][c] - reference);
         total += exponential;
         weight_at<Plan>(weights, r, c) = exponential;
       }
@@ -241,7 +265,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kColumns; ++c) sums[r][c] *= factor;
     }
-    add_weighted<Plan>(weights, tile_rows(a, v, place.head, a.keys, a.v_row, key), size, buffer, sums);
+    add_weighted<Plan>(weights, key_rows(a, v, key_head, a.v_row, key), size, buffer, sums);
   }
   T factors[Plan::kRows];
   LOCKSTEP_UNROLL
@@ -253,8 +277,8 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
     }
   }
   const int64_t row = a.heads * a.size;
-  store_rows<Plan>(y + head_begin(a, place.head, a.queries, row) + place.first * row, row, own.count, size,
-                   factors, sums);
+  store_rows<Plan>(y + head_begin(a, a.heads, place.head, a.queries, row) + place.first * row, row, own.count,
+                   size, factors, sums);
 }
 
 // row_sums (batch, heads, queries) = sum of dy y over a head's numbers, a warp a query.
@@ -265,7 +289,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t query = global_thread() / kWarp;
   if (query >= a.batch * a.heads * a.queries) return;
   const int64_t row = a.heads * a.size;
-  const int64_t begin = head_begin(a, query / a.queries, a.queries, row) + query % a.queries * row;
+  const int64_t begin = head_begin(a, a.heads, query / a.queries, a.queries, row) + query % a.queries * row;
   T sum = 0;
   for (int64_t i = static_cast<int64_t>(threadIdx.x) % kWarp; i < a.size; i += kWarp) {
     sum = std::fma(widen(dy[begin + i]), widen(y[begin + i]), sum);
@@ -277,17 +301,19 @@ __global__ void __launch_bounds__(kThreads)
 // With p the softmax, s = scale q k' and o = dy v': ds = p (o - row sums), dq = scale ds k.
 template <class S, class Plan>
 __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
-    attention_queries_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
-                             const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
-                             S* dq) {
+    attention_queries_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k,
+                             const S* v, const Accumulation<S>* log_sums, const Accumulation<S>* row_sums,
+                             const S* dy, S* dq) {
   using T = Accumulation<S>;
   LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
   LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
   const Place place = place_of_block<Plan>(tiles);
   const int size = static_cast<int>(a.size);
   const T scale = static_cast<T>(a.scale);
-  const TileRows<S> own = tile_rows(a, q, place.head, a.queries, a.q_row, place.first);
-  const TileRows<S> own_dy = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, place.first);
+  const int64_t key_head = place.head / group;
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
+  const TileRows<S> own = query_rows(a, q, place.head, a.q_row, place.first);
+  const TileRows<S> own_dy = query_rows(a, dy, place.head, a.heads * a.size, place.first);
   T logs[Plan::kRows], products_sums[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) {
@@ -295,14 +321,15 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     logs[r] = query < a.queries ? log_sums[at] : T(0);
     products_sums[r] = query < a.queries ? row_sums[at] : T(0);
   }
-  for (int64_t key = 0; key < a.keys; key += Plan::kOther) {
-    const Sight sees(a, place.first, key);
+  const int begin = first_key_of(first_keys, place.first) / Plan::kOther * Plan::kOther;
+  for (int64_t key = begin; key < a.keys; key += Plan::kOther) {
+    const Sight sees(a, first_keys, place.first, key);
     const int last = (sees.queries < Plan::kOwn ? sees.queries : Plan::kOwn) - 1;
-    if (!sees(last, 0)) break;
-    const TileRows<S> keys = tile_rows(a, k, place.head, a.keys, a.k_row, key);
+    if (last + sees.diagonal < 0) break;
+    const TileRows<S> keys = key_rows(a, k, key_head, a.k_row, key);
     T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
     add_products<Plan>(own, keys, size, buffer, scores);
-    add_products<Plan>(own_dy, tile_rows(a, v, place.head, a.keys, a.v_row, key), size, buffer, products);
+    add_products<Plan>(own_dy, key_rows(a, v, key_head, a.v_row, key), size, buffer, products);
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
       LOCKSTEP_UNROLL
@@ -318,38 +345,47 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
   T factors[Plan::kRows];
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) factors[r] = scale;
-  store_rows<Plan>(dq + head_begin(a, place.head, a.queries, a.q_row) + place.first * a.q_row, a.q_row,
-                   own.count, size, factors, sums);
+  store_rows<Plan>(dq + head_begin(a, a.heads, place.head, a.queries, a.q_row) + place.first * a.q_row,
+                   a.q_row, own.count, size, factors, sums);
 }
 
-// dv = p' dy and dk = scale ds' q.
+// dv = p' dy and dk = scale ds' q, over the query heads of the block's key head one after the other.
 template <class S, class Plan>
 __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
-    attention_keys_kernel(AttentionArguments a, int64_t tiles, const S* q, const S* k, const S* v,
-                          const Accumulation<S>* log_sums, const Accumulation<S>* row_sums, const S* dy,
-                          S* dk, S* dv) {
+    attention_keys_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k,
+                          const S* v, const Accumulation<S>* log_sums, const Accumulation<S>* row_sums,
+                          const S* dy, S* dk, S* dv) {
   using T = Accumulation<S>;
   LOCKSTEP_SHARED(T, buffer, [Plan::kBuffer]);
   LOCKSTEP_SHARED(T, weights, [Plan::kOwn * Plan::kOther]);
   const Place place = place_of_block<Plan>(tiles);
   const int size = static_cast<int>(a.size);
   const T scale = static_cast<T>(a.scale);
-  const TileRows<S> own = tile_rows(a, k, place.head, a.keys, a.k_row, place.first);
-  const TileRows<S> own_values = tile_rows(a, v, place.head, a.keys, a.v_row, place.first);
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.kv_heads);
+  const TileRows<S> own = key_rows(a, k, place.head, a.k_row, place.first);
+  const TileRows<S> own_values = key_rows(a, v, place.head, a.v_row, place.first);
   T dk_sums[Plan::kRows][Plan::kColumns] = {}, dv_sums[Plan::kRows][Plan::kColumns] = {};
   // The first query that sees a key of this tile.
   int64_t first_query = a.causal ? place.first - (a.keys - a.queries) : 0;
   first_query = first_query > 0 ? first_query / Plan::kOther * Plan::kOther : 0;
-  for (int64_t query = first_query; query < a.queries; query += Plan::kOther) {
-    const Sight sees(a, query, place.first);
-    const TileRows<S> queries = tile_rows(a, q, place.head, a.queries, a.q_row, query);
-    const TileRows<S> gradients = tile_rows(a, dy, place.head, a.queries, a.heads * a.size, query);
+  for (int64_t head = place.head * group, query = first_query; head < (place.head + 1) * group;
+       query += Plan::kOther) {
+    // Behind the last query comes the first one of the next head; so it does behind those that begin past the
+    // block's keys.
+    if (query >= a.queries || first_key_of(first_keys, query) >= place.first + Plan::kOwn) {
+      ++head;
+      query = first_query - Plan::kOther;
+      continue;
+    }
+    const Sight sees(a, first_keys, query, place.first);
+    const TileRows<S> queries = query_rows(a, q, head, a.q_row, query);
+    const TileRows<S> gradients = query_rows(a, dy, head, a.heads * a.size, query);
     T scores[Plan::kRows][Plan::kOthers] = {}, products[Plan::kRows][Plan::kOthers] = {};
     add_products<Plan>(own, queries, size, buffer, scores);
     add_products<Plan>(own_values, gradients, size, buffer, products);
     LOCKSTEP_UNROLL
     for (int c = 0; c < Plan::kOthers; ++c) {
-      const int64_t seeing = query + other_thread() + kSide * c, at = place.head * a.queries + seeing;
+      const int64_t seeing = query + other_thread() + kSide * c, at = head * a.queries + seeing;
       const T log_sum = seeing < a.queries ? log_sums[at] : T(0);
       const T products_sum = seeing < a.queries ? row_sums[at] : T(0);
       LOCKSTEP_UNROLL
@@ -375,9 +411,10 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     dk_factors[r] = scale;
     dv_factors[r] = 1;
   }
-  store_rows<Plan>(dk + head_begin(a, place.head, a.keys, a.k_row) + place.first * a.k_row, a.k_row,
+  const int64_t keys = a.kv_heads;
+  store_rows<Plan>(dk + head_begin(a, keys, place.head, a.keys, a.k_row) + place.first * a.k_row, a.k_row,
                    own.count, size, dk_factors, dk_sums);
-  store_rows<Plan>(dv + head_begin(a, place.head, a.keys, a.v_row) + place.first * a.v_row, a.v_row,
+  store_rows<Plan>(dv + head_begin(a, keys, place.head, a.keys, a.v_row) + place.first * a.v_row, a.v_row,
                    own.count, size, dv_factors, dv_sums);
 }
 
@@ -396,6 +433,11 @@ void dispatch_tiles(const char* where, const AttentionArguments& a, const F& fun
   });
 }
 
+// Whether cuDNN's graphs of ours cover the call.
+bool for_cudnn(const AttentionArguments& a) {
+  return a.group() == 1 && a.first_keys == nullptr;
+}
+
 int64_t tiles_of(int64_t rows, int64_t tile) {
   return (rows + tile - 1) / tile;
 }
@@ -404,13 +446,16 @@ int64_t tiles_of(int64_t rows, int64_t tile) {
 
 void CudaBackend::attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
                             void* y, void* log_sums) {
-  const AttentionArguments& a = arguments;
-  if (Cudnn* const library = cudnn(); library != nullptr && library->attention(a, q, k, v, y, log_sums))
+  AttentionArguments a = arguments;
+  a.kv_heads = a.key_heads();
+  if (Cudnn* const library = for_cudnn(a) ? cudnn() : nullptr;
+      library != nullptr && library->attention(a, q, k, v, y, log_sums)) {
     return;
+  }
   dispatch_tiles("attention", a, [&]<class S, class Plan>(S, Plan) {
     const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
     LOCKSTEP_LAUNCH((attention_kernel<S, Plan>), blocks_for(tiles * a.batch * a.heads, 1), kThreads, 0,
-                    stream(), a, tiles, static_cast<const S*>(q), static_cast<const S*>(k),
+                    stream(), a, a.group(), tiles, static_cast<const S*>(q), static_cast<const S*>(k),
                     static_cast<const S*>(v), static_cast<S*>(y), static_cast<Accumulation<S>*>(log_sums));
   });
 }
@@ -418,8 +463,9 @@ void CudaBackend::attention(const AttentionArguments& arguments, const void* q, 
 void CudaBackend::attention_backward(const AttentionArguments& arguments, const void* q, const void* k,
                                      const void* v, const void* y, const void* log_sums, const void* dy,
                                      void* dq, void* dk, void* dv) {
-  const AttentionArguments& a = arguments;
-  if (Cudnn* const library = cudnn();
+  AttentionArguments a = arguments;
+  a.kv_heads = a.key_heads();
+  if (Cudnn* const library = for_cudnn(a) ? cudnn() : nullptr;
       library != nullptr && library->attention_backward(a, q, k, v, y, log_sums, dy, dq, dk, dv)) {
     return;
   }
@@ -433,12 +479,12 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
     LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
                     static_cast<const S*>(y), gradient, row_sums);
     const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
-    LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan>), blocks_for(key_tiles * a.batch * a.heads, 1), kThreads,
-                    0, stream(), a, key_tiles, queries, keys, values, logs, row_sums, gradient,
-                    static_cast<S*>(dk), static_cast<S*>(dv));
+    LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan>), blocks_for(key_tiles * a.batch * a.kv_heads, 1),
+                    kThreads, 0, stream(), a, a.group(), key_tiles, queries, keys, values, logs, row_sums,
+                    gradient, static_cast<S*>(dk), static_cast<S*>(dv));
     LOCKSTEP_LAUNCH((attention_queries_kernel<S, Plan>), blocks_for(query_tiles * a.batch * a.heads, 1),
-                    kThreads, 0, stream(), a, query_tiles, queries, keys, values, logs, row_sums, gradient,
-                    static_cast<S*>(dq));
+                    kThreads, 0, stream(), a, a.group(), query_tiles, queries, keys, values, logs, row_sums,
+                    gradient, static_cast<S*>(dq));
   });
 }
 

@@ -123,6 +123,12 @@ class CudaBackend final : public Backend {
                            const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
                            void* dbeta) override;
 
+  // rms_norm.cu
+  void rms_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma, double epsilon,
+                void* y, void* rstd) override;
+  void rms_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
+                         const void* rstd, const void* dy, void* dx, void* dgamma) override;
+
   // batch_norm.cu
   void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
                   const void* beta, double epsilon, void* y, void* mean, void* variance, void* rstd) override;
@@ -149,6 +155,17 @@ class CudaBackend final : public Backend {
   void attention_backward(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
                           const void* y, const void* log_sums, const void* dy, void* dq, void* dk,
                           void* dv) override;
+
+  // rotary.cu
+  void rotary(DType dtype, int64_t rows, int64_t positions, int64_t heads, int64_t turned, int64_t size,
+              bool back, const void* x, const void* cosines, const void* sines, void* y) override;
+  void first_keys(int64_t batch, int64_t positions, int64_t window, const int32_t* documents,
+                  int32_t* first) override;
+
+  // gated.cu
+  void swiglu(DType dtype, int64_t rows, int64_t columns, const void* h, void* y) override;
+  void swiglu_backward(DType dtype, int64_t rows, int64_t columns, const void* h, const void* dy,
+                       void* dh) override;
 
   // random.cu
   void dropout_mask(DType dtype, int64_t n, const RandomStream& stream, double probability,

@@ -191,6 +191,17 @@ struct Erf {
   }
 };
 
+struct ReluSquared {
+  template <class T>
+  LOCKSTEP_FORMULA static T value(T x) {
+    return x < T(0) ? T(0) : x * x;
+  }
+  template <class T>
+  LOCKSTEP_FORMULA static T backward(T x, T, T dy) {
+    return x > T(0) ? dy * (T(2) * x) : T(0);
+  }
+};
+
 // True for a functor that has a derivative.
 template <class Op>
 inline constexpr bool kHasBackward = requires {
@@ -231,6 +242,8 @@ void visit_unary(UnaryOp op, F&& function) {
       return function(Sign{});
     case UnaryOp::kErf:
       return function(Erf{});
+    case UnaryOp::kReluSquared:
+      return function(ReluSquared{});
   }
 }
 

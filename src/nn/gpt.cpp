@@ -16,7 +16,6 @@
 #include "lockstep/nn/lora.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/attention.h"
-#include "lockstep/ops/cast.h"
 #include "lockstep/ops/dropout.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/embedding.h"
@@ -24,7 +23,6 @@
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
 #include "lockstep/ops/normalization.h"
-#include "lockstep/ops/reduction.h"
 #include "lockstep/ops/rotary.h"
 
 namespace lockstep {
@@ -119,31 +117,19 @@ class PositionTables {
     if (!kept(cosines_, positions, dtype, backend)) make_rotary(positions, dtype, backend);
     return {cosines_, sines_};
   }
-  // (T,T): 1 where query t may see the key: up to itself, and within the window.
-  Tensor visible(int64_t positions, DType dtype, Backend& backend) const {
-    return mask(visible_, options_.window, positions, dtype, backend);
-  }
-  // (T,T): 1 up to the diagonal.
-  Tensor up_to(int64_t positions, DType dtype, Backend& backend) const {
-    return mask(up_to_, 0, positions, dtype, backend);
+  // What positions begin to see, (T), where there is a window.
+  Tensor first_keys(int64_t positions, Backend& backend) const {
+    const std::scoped_lock lock(mutex_);
+    if (!kept(first_keys_, positions, DType::kI32, backend)) {
+      first_keys_ = window_first_keys(positions, options_.window, backend);
+    }
+    return first_keys_;
   }
 
  private:
   static bool kept(const Tensor& table, int64_t positions, DType dtype, Backend& backend) {
     return table.defined() && &table.backend() == &backend && table.dtype() == dtype &&
            table.shape()[0] == positions;
-  }
-  Tensor mask(Tensor& table, int64_t window, int64_t positions, DType dtype, Backend& backend) const {
-    const std::scoped_lock lock(mutex_);
-    if (kept(table, positions, dtype, backend)) return table;
-    std::vector<float> values;
-    for (int64_t t = 0; t < positions; ++t) {
-      for (int64_t key = 0; key < positions; ++key) {
-        values.push_back(key <= t && (window == 0 || key > t - window) ? 1.0f : 0.0f);
-      }
-    }
-    table = Tensor::from({positions, positions}, values, backend).converted(dtype);
-    return table;
   }
   void make_rotary(int64_t positions, DType dtype, Backend& backend) const {
     const int64_t half = options_.head_size / 2;
@@ -157,19 +143,12 @@ class PositionTables {
 
   const GptOptions& options_;
   mutable std::mutex mutex_;
-  mutable Tensor cosines_, sines_, visible_, up_to_;
+  mutable Tensor cosines_, sines_, first_keys_;
 };
 
 // Which document each token of the batch is of, (B,T) int32; null: they are not kept apart.
 const Tensor* documents_of(const ForwardContext& context) {
   return context.batch == nullptr ? nullptr : context.batch->find(kDocuments);
-}
-
-// (B,T,T): 1 where two positions are of the same document.
-Tensor same_document(const Tensor& documents, DType dtype) {
-  const Tensor numbers = documents.converted(dtype);
-  const int64_t batch = documents.shape()[0], positions = documents.shape()[1];
-  return equal(numbers.view({batch, positions, 1}), numbers.view({batch, 1, positions}));
 }
 
 double deviation_at_sum(const GptOptions& options) {
@@ -194,40 +173,43 @@ class GptAttention {
   Tensor forward(const Tensor& x, ForwardContext& context) const {
     const GptOptions& o = options_;
     const Tensor qkv = qkv_(x, context);
-    const Tensor visible = this->visible(x.shape()[1], qkv, context);
-    const bool rotates = o.positions == GptPositions::kRotary;
-    if (!rotates && !query_norm_ && o.kv_heads == o.heads && !visible.defined()) {
-      return output_(self_attention(qkv, o.heads, true), context);
+    const Tensor first = first_keys(x.shape()[1], x.backend(), context);
+    if (!query_norm_) {
+      return output_(grouped_self_attention(rotated(qkv, o.heads + 2 * o.kv_heads, o.heads + o.kv_heads),
+                                            o.heads, o.kv_heads, first),
+                     context);
     }
     const int64_t queries = o.heads * o.head_size, keys = o.kv_heads * o.head_size;
-    const Tensor q = placed(slice(qkv, 2, 0, queries), o.heads, query_norm_, context);
-    const Tensor k = placed(slice(qkv, 2, queries, queries + keys), o.kv_heads, key_norm_, context);
+    const Tensor q = placed(slice(qkv, 2, 0, queries), o.heads, *query_norm_, context);
+    const Tensor k = placed(slice(qkv, 2, queries, queries + keys), o.kv_heads, *key_norm_, context);
     const Tensor v = slice(qkv, 2, queries + keys, queries + 2 * keys);
-    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, visible), context);
+    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, first), context);
   }
 
  private:
-  // (T,T) or (B,T,T); undefined where each query sees all keys up to its own.
-  Tensor visible(int64_t positions, const Tensor& like, const ForwardContext& context) const {
-    const Tensor* const documents = documents_of(context);
-    if (documents == nullptr && (options_.window == 0 || options_.window >= positions)) return {};
-    const DType dtype = accumulation_type(like.dtype());
-    const Tensor seen = tables_.visible(positions, dtype, like.backend());
-    return documents == nullptr ? seen : multiply(seen, same_document(*documents, dtype));
+  // (T) or (B,T); undefined where each query sees all keys up to its own.
+  Tensor first_keys(int64_t positions, Backend& backend, const ForwardContext& context) const {
+    const int64_t window = options_.window < positions ? options_.window : 0;
+    if (const Tensor* const documents = documents_of(context); documents != nullptr) {
+      return document_first_keys(*documents, window);
+    }
+    return window == 0 ? Tensor() : tables_.first_keys(positions, backend);
+  }
+
+  // x (B,T,heads D) with the first heads turned, where positions are rotary.
+  Tensor rotated(const Tensor& x, int64_t heads, int64_t turned) const {
+    if (options_.positions != GptPositions::kRotary) return x;
+    const int64_t positions = x.shape()[1];
+    const auto [cosines, sines] = tables_.rotary(positions, accumulation_type(x.dtype()), x.backend());
+    const Tensor y =
+        rotary(reshape(x, {x.shape()[0], positions, heads, options_.head_size}), cosines, sines, turned);
+    return reshape(y, x.shape());
   }
 
   // Queries or keys (B,T,heads D) as their products are taken: normed and rotated.
-  Tensor placed(const Tensor& x, int64_t heads, const std::optional<Norm>& norm,
-                ForwardContext& context) const {
-    const bool rotates = options_.positions == GptPositions::kRotary;
-    if (!rotates && !norm) return x;
-    Tensor y = reshape(x, {x.shape()[0], x.shape()[1], heads, options_.head_size});
-    if (norm) y = norm->forward(y, context);
-    if (rotates) {
-      const auto [cosines, sines] = tables_.rotary(x.shape()[1], accumulation_type(y.dtype()), y.backend());
-      y = rotary(y, cosines, sines);
-    }
-    return reshape(y, x.shape());
+  Tensor placed(const Tensor& x, int64_t heads, const Norm& norm, ForwardContext& context) const {
+    const Tensor y = reshape(x, {x.shape()[0], x.shape()[1], heads, options_.head_size});
+    return rotated(reshape(norm.forward(y, context), x.shape()), heads, heads);
   }
 
   const GptOptions& options_;
@@ -340,9 +322,9 @@ class Gpt final : public Module {
     const int64_t length = tokens.shape()[1];
     const Tensor* const documents = documents_of(context);
     if (documents == nullptr) return slice(table, 0, 0, length);
-    const Tensor same = same_document(*documents, DType::kF32);
-    const Tensor before = multiply(same, tables_.up_to(length, DType::kF32, tokens.backend()));
-    Tensor places = add_scalar(sum(before, {2}), -1.0).converted(DType::kI32);
+    const Tensor begins = document_first_keys(*documents).converted(DType::kF32);
+    Tensor places =
+        subtract(Tensor::arange(length, DType::kF32, tokens.backend()), begins).converted(DType::kI32);
     places.set_index_range({0, static_cast<int32_t>(length - 1)});
     return embedding(table, places);
   }

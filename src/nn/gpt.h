@@ -84,8 +84,8 @@ struct GptOptions {
 // j of its second, by t theta^(-2j/D), as the models of Hugging Face are stored.
 //
 // Where the batch has a field `documents`, (B,T) int32, tokens see those of their own number alone, and
-// learned positions count from where each document begins (of rotary ones only differences matter). A window
-// shorter than the data's, and documents, store the scores of all heads, (B,H,T,T).
+// learned positions count from where each document begins (of rotary ones only differences matter). The
+// numbers do not decrease along a row.
 //
 // Makes what is 0 for "as usual" explicit and refuses (RefusedOption, naming the key) options that do not fit
 // each other or the window of `window_length` tokens.

@@ -59,12 +59,23 @@ struct Chunk {
   Tensor log_sums;       // (n,1), where there is a z-loss
 };
 
-// Inputs: x, table, labels, weights (may be undefined); without history the probabilities, logits and log
-// sums of the chunk of the last rows (the latter two may be undefined).
+// The gradients of the losses while the chunks are gone through, from that of the last rows to the first.
+struct Gradients {
+  std::vector<Tensor> dx;  // of each chunk
+  Tensor dtable, room;     // the sum so far, and for that of a chunk; accumulation type
+};
+
+int64_t chunks_of(int64_t rows) {
+  return (rows + kHeadRows - 1) / kHeadRows;
+}
+
+// Inputs: x, table, labels, weights (may be undefined). Then, without history, either the probabilities,
+// logits and log sums of the chunk of the last rows (the latter two may be undefined), or the cotangents that
+// were promised, and the gradients of x and table at them (undefined where nobody asks).
 class HeadLossNode final : public FusedNode {
  public:
-  HeadLossNode(DType compute, double soft_cap, double z_loss)
-      : compute_(compute), soft_cap_(soft_cap), z_loss_(z_loss) {}
+  HeadLossNode(DType compute, double soft_cap, double z_loss, bool prepared)
+      : compute_(compute), soft_cap_(soft_cap), z_loss_(z_loss), prepared_(prepared) {}
   const char* name() const override { return "head_losses"; }
   Saved fused_saved() const override {
     const bool again = inputs[0].shape()[0] > kHeadRows;
@@ -80,13 +91,96 @@ class HeadLossNode final : public FusedNode {
     return add(losses, in[3].defined() ? multiply(squares, in[3]) : squares);
   }
 
-  Chunk forward(const Tensor& x, const Operand& table, const Tensor& labels, const Tensor& weights,
-                int64_t classes) const {
-    const int64_t rows = x.shape()[0];
+  // (N), from the last rows to the first or the other way round. visit(chunk number, chunk, table) may take
+  // the chunk.
+  template <class Visit>
+  Tensor losses(std::span<const Tensor> in, bool from_last, const LogitsSink& sink,
+                const Visit& visit) const {
+    const RecordingScope off(false);
+    const Operand table(in[1], compute_);
+    const int64_t count = chunks_of(in[0].shape()[0]);
+    std::vector<Tensor> parts(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t part = from_last ? count - 1 - i : i;
+      Chunk chunk = forward(in, table, part, sink);
+      Tensor losses = chunk.losses;
+      if (z_loss_ > 0.0) {
+        const Tensor squares = scale(square(chunk.log_sums.view(losses.shape())), z_loss_);
+        const Tensor weights = chunk_of(in[3], part);
+        losses = add(losses, weights.defined() ? multiply(squares, weights) : squares);
+      }
+      parts[static_cast<size_t>(part)] = std::move(losses);
+      visit(part, chunk, table);
+    }
+    return parts.size() == 1 ? parts.front() : concatenate(parts, 0);
+  }
+
+  // Adds what a chunk contributes at the cotangents of all rows. `again`: it was made for this alone.
+  // The table is read for that of x alone.
+  void add_gradients(std::span<const Tensor> in, const Operand* table, int64_t part, Chunk chunk, bool again,
+                     const Tensor& cotangents, bool of_x, bool of_table, Gradients& gradients) const {
+    const Tensor x = chunk_of(in[0], part);
+    const DType wide = accumulation_type(compute_);
+    const Tensor dlogits = logit_gradients(std::move(chunk), again, chunk_of(in[2], part),
+                                           chunk_of(in[3], part), chunk_of(cotangents, part));
+    const Operand given(dlogits, compute_);
+    gradients.dx.resize(static_cast<size_t>(chunks_of(in[0].shape()[0])));
+    if (of_x) {
+      Tensor dx = Tensor::empty(x.shape(), wide, x.backend());
+      multiply_into(given, false, *table, false, compute_, in[1].shape()[0], dx);
+      gradients.dx[static_cast<size_t>(part)] = dx.converted(x.dtype());
+    }
+    if (!of_table) return;
+    const bool first = !gradients.dtable.defined();
+    Tensor& to = first ? gradients.dtable : gradients.room;
+    if (!to.defined()) to = Tensor::empty(in[1].shape(), wide, x.backend());
+    multiply_into(given, true, Operand(x, compute_), false, compute_, x.shape()[0], to);
+    if (!first) x.backend().accumulate(wide, to.elements(), to.data(), gradients.dtable.mutable_data());
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    if (prepared_ && cotangent.data() == inputs[4].data()) {
+      if (result.wanted(0)) result[0] = inputs[5];
+      if (result.wanted(1)) result[1] = inputs[6];
+      return;
+    }
+    const RecordingScope off(false);
+    const int64_t count = chunks_of(inputs[0].shape()[0]);
+    const bool kept = !prepared_;  // the last chunk, with which the sweep begins
+    std::optional<Operand> table;
+    if (result.wanted(0) || !kept || count > 1) table.emplace(inputs[1], compute_);
+    Gradients gradients;
+    for (int64_t part = count; part-- > 0;) {
+      const bool again = !kept || part + 1 < count;
+      add_gradients(inputs, table ? &*table : nullptr, part,
+                    again ? forward(inputs, *table, part) : Chunk{{}, inputs[4], inputs[5], inputs[6]}, again,
+                    cotangent, result.wanted(0), result.wanted(1), gradients);
+    }
+    if (result.wanted(0)) result[0] = of_x(gradients);
+    if (result.wanted(1)) result[1] = gradients.dtable.converted(inputs[1].dtype());
+  }
+
+  static Tensor of_x(const Gradients& gradients) {
+    const RecordingScope off(false);
+    return gradients.dx.size() == 1 ? gradients.dx.front() : concatenate(gradients.dx, 0);
+  }
+
+ private:
+  static Tensor chunk_of(const Tensor& x, int64_t part) {
+    if (!x.defined()) return x;
+    const int64_t begin = part * kHeadRows;
+    return rows_of(x, begin, std::min(kHeadRows, x.shape()[0] - begin));
+  }
+
+  Chunk forward(std::span<const Tensor> in, const Operand& table, int64_t part,
+                const LogitsSink& sink = {}) const {
+    const Tensor x = chunk_of(in[0], part), labels = chunk_of(in[2], part), weights = chunk_of(in[3], part);
+    const int64_t rows = x.shape()[0], classes = in[1].shape()[0];
     Chunk chunk;
     chunk.logits = Tensor::empty({rows, classes}, accumulation_type(compute_), x.backend());
     multiply_into(Operand(x, compute_), false, table, true, compute_, x.shape()[1], chunk.logits);
     chunk.logits = capped(chunk.logits, soft_cap_);
+    if (sink) sink(chunk.logits);
     chunk.losses = Tensor::empty({rows}, chunk.logits.dtype(), x.backend());
     chunk.probabilities = chunk.logits.empty_like();
     x.backend().cross_entropy(chunk.logits.dtype(), rows, classes, chunk.logits.data(),
@@ -97,71 +191,12 @@ class HeadLossNode final : public FusedNode {
     return chunk;
   }
 
-  // (N). Leaves the last rows' chunk, with which the backward sweep begins.
-  Tensor losses(std::span<const Tensor> in, Chunk& last) const {
-    const RecordingScope off(false);
-    const Operand table(in[1], compute_);
-    const int64_t count = in[0].shape()[0];
-    std::vector<Tensor> parts;
-    for (int64_t begin = 0; begin < count; begin += kHeadRows) {
-      const int64_t rows = std::min(kHeadRows, count - begin);
-      const Tensor weights = rows_of(in[3], begin, rows);
-      last = {};
-      last =
-          forward(rows_of(in[0], begin, rows), table, rows_of(in[2], begin, rows), weights, in[1].shape()[0]);
-      Tensor losses = last.losses;
-      if (z_loss_ > 0.0) {
-        const Tensor squares = scale(square(last.log_sums.view({rows})), z_loss_);
-        losses = add(losses, weights.defined() ? multiply(squares, weights) : squares);
-      }
-      parts.push_back(std::move(losses));
-    }
-    return parts.size() == 1 ? parts.front() : concatenate(parts, 0);
-  }
-
-  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
-    const Tensor &all = inputs[0], &labels = inputs[2], &all_weights = inputs[3];
-    std::optional<Operand> table;
-    if (result.wanted(0) || all.shape()[0] > kHeadRows) table.emplace(inputs[1], compute_);
-    const Shape& table_shape = inputs[1].shape();
-    const int64_t count = all.shape()[0], classes = table_shape[0], features = table_shape[1];
-    const DType wide = accumulation_type(compute_);
-    Tensor dtable, dtable_part;
-    std::vector<Tensor> dx(static_cast<size_t>((count + kHeadRows - 1) / kHeadRows));
-    Chunk chunk{{}, inputs[4], inputs[5], inputs[6]};
-    // From the last rows, whose chunk is there, to the first.
-    for (size_t part = dx.size(); part-- > 0;) {
-      const bool kept = part + 1 == dx.size();
-      const int64_t begin = static_cast<int64_t>(part) * kHeadRows, rows = std::min(kHeadRows, count - begin);
-      const Tensor weights = rows_of(all_weights, begin, rows);
-      const Tensor cotangents = rows_of(cotangent, begin, rows), own = rows_of(labels, begin, rows);
-      if (!kept) chunk = forward(rows_of(all, begin, rows), *table, own, weights, classes);
-      const Tensor dlogits = logit_gradients(std::exchange(chunk, {}), own, weights, cotangents);
-      const Operand given(dlogits, compute_);
-      if (result.wanted(0)) {
-        Tensor gradient = Tensor::empty({rows, features}, wide, all.backend());
-        multiply_into(given, false, *table, false, compute_, classes, gradient);
-        dx[part] = gradient.converted(all.dtype());
-      }
-      if (!result.wanted(1)) continue;
-      Tensor& to = kept ? dtable : dtable_part;
-      if (!to.defined()) to = Tensor::empty(table_shape, wide, all.backend());
-      const Tensor x = rows_of(all, begin, rows);
-      multiply_into(given, true, Operand(x, compute_), false, compute_, rows, to);
-      if (!kept) {
-        all.backend().accumulate(wide, dtable.elements(), dtable_part.data(), dtable.mutable_data());
-      }
-    }
-    if (result.wanted(0)) result[0] = dx.size() == 1 ? dx.front() : concatenate(dx, 0);
-    if (result.wanted(1)) result[1] = dtable.converted(inputs[1].dtype());
-  }
-
- private:
-  // Of the losses, z-loss included, at the logits before the cap.
-  Tensor logit_gradients(const Chunk& chunk, const Tensor& labels, const Tensor& weights,
+  // Of the losses, z-loss included, at the logits before the cap. `again`: the chunk was made for this alone.
+  Tensor logit_gradients(const Chunk& chunk, bool again, const Tensor& labels, const Tensor& weights,
                          const Tensor& cotangents) const {
     const int64_t rows = chunk.probabilities.shape()[0], classes = chunk.probabilities.shape()[1];
-    Tensor gradient = chunk.probabilities.empty_like();
+    // The z-loss reads the probabilities once more, and others may hold those of the last rows.
+    Tensor gradient = again && z_loss_ == 0.0 ? chunk.probabilities : chunk.probabilities.empty_like();
     gradient.backend().cross_entropy_backward(
         gradient.dtype(), rows, classes, chunk.probabilities.data(), labels.data_as<int32_t>(),
         weights.defined() ? weights.data() : nullptr, cotangents.data(), gradient.mutable_data());
@@ -177,6 +212,7 @@ class HeadLossNode final : public FusedNode {
 
   DType compute_;
   double soft_cap_, z_loss_;
+  bool prepared_;
 };
 
 }  // namespace
@@ -185,7 +221,10 @@ Tensor head_logits(const ClassHead& head) {
   return capped(linear(head.x, head.table, {}, Activation::kNone, true), head.soft_cap);
 }
 
-Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights) {
+namespace {
+
+// The type of the head's product.
+DType checked_type(const ClassHead& head, const Tensor& labels, const Tensor& weights) {
   const DType compute = autocast_type(OpFamily::kProduct, head.x.dtype(), head.table.dtype(), "head_losses");
   const bool fits = head.x.rank() == 2 && head.table.rank() == 2 &&
                     head.x.shape()[1] == head.table.shape()[1] && head.x.elements() > 0 &&
@@ -200,12 +239,46 @@ Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& we
                      weights.defined() ? weights.shape().to_string() : "none"));
   }
   require_indices(labels, head.table.shape()[0], "head_losses: label");
+  return compute;
+}
+
+}  // namespace
+
+Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights,
+                   const Tensor& cotangent) {
+  const DType compute = checked_type(head, labels, weights);
   const std::array<Tensor, 4> in = {head.x, head.table, labels, weights};
-  Chunk last;
-  Tensor losses = HeadLossNode(compute, head.soft_cap, head.z_loss).losses(in, last);
-  return record<HeadLossNode>(
-      std::move(losses), {&in[0], &in[1], &in[2], &in[3], &last.probabilities, &last.logits, &last.log_sums},
-      compute, head.soft_cap, head.z_loss);
+  const bool of_x = head.x.node() != nullptr, of_table = head.table.node() != nullptr;
+  const bool prepares =
+      cotangent.defined() && recording() && (of_x || of_table) && head.x.shape()[0] > kHeadRows;
+  const HeadLossNode node(compute, head.soft_cap, head.z_loss, prepares);
+  std::array<Tensor, 3> kept;
+  Tensor losses;
+  if (prepares) {
+    Gradients gradients;
+    losses = node.losses(in, true, {}, [&](int64_t part, Chunk& chunk, const Operand& table) {
+      node.add_gradients(in, &table, part, std::exchange(chunk, {}), true, cotangent, of_x, of_table,
+                         gradients);
+    });
+    kept[0] = cotangent;
+    if (of_x) kept[1] = HeadLossNode::of_x(gradients);
+    if (of_table) kept[2] = gradients.dtable.converted(head.table.dtype());
+  } else {
+    losses = node.losses(in, false, {}, [&](int64_t, Chunk& chunk, const Operand&) {
+      kept = {std::move(chunk.probabilities), std::move(chunk.logits), std::move(chunk.log_sums)};
+    });
+  }
+  return record<HeadLossNode>(std::move(losses),
+                              {&in[0], &in[1], &in[2], &in[3], &kept[0], &kept[1], &kept[2]}, compute,
+                              head.soft_cap, head.z_loss, prepares);
+}
+
+Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights,
+                   const LogitsSink& sink) {
+  const DType compute = checked_type(head, labels, weights);
+  const std::array<Tensor, 4> in = {head.x, head.table, labels, weights};
+  return HeadLossNode(compute, head.soft_cap, head.z_loss, false)
+      .losses(in, false, sink, [](int64_t, Chunk&, const Operand&) {});
 }
 
 }  // namespace lockstep

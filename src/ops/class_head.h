@@ -1,6 +1,8 @@
 // The last product of a model of many classes together with its loss, without its logits.
 #pragma once
 
+#include <functional>
+
 #include "lockstep/tensor/tensor.h"
 
 namespace lockstep {
@@ -21,7 +23,16 @@ Tensor head_logits(const ClassHead& head);
 // labels (N) int32 in [0, V), weights (N) of the accumulation type or undefined -> (N), of that type:
 // cross_entropy(head_logits(head), labels, weights) + weights z_loss (log sum exp)^2. Logits are in the
 // accumulation type, of kHeadRows rows at a time; the backward sweep computes all but the last of them again.
-// Errors as cross_entropy.
-Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights = {});
+// It does not where `cotangent` (N) is given, and is itself, in its memory, what the sweep comes with: then
+// the gradients are made beside the losses, the same bits. It must hold its values by now. Errors as
+// cross_entropy.
+Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights = {},
+                   const Tensor& cotangent = {});
+
+// The same without history, showing the capped logits on the way: called with (n,V) of the first rows, the
+// next ones, and so on.
+using LogitsSink = std::function<void(const Tensor&)>;
+Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& weights,
+                   const LogitsSink& sink);
 
 }  // namespace lockstep

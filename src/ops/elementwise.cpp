@@ -245,6 +245,8 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
       return negate(square(y));
     case UnaryOp::kErf:
       return scale(exp(negate(square(x))), 2.0 * std::numbers::inv_sqrtpi_v<double>);
+    case UnaryOp::kReluSquared:
+      return scale(relu(x), 2.0);
     case UnaryOp::kSign:
       break;
   }
@@ -403,6 +405,9 @@ Tensor softplus(const Tensor& x) {
 }
 Tensor relu(const Tensor& x) {
   return unary(UnaryOp::kRelu, x);
+}
+Tensor relu_squared(const Tensor& x) {
+  return unary(UnaryOp::kReluSquared, x);
 }
 Tensor gelu(const Tensor& x) {
   return unary(UnaryOp::kGelu, x);

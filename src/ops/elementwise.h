@@ -31,9 +31,10 @@ Tensor abs(const Tensor& x);  // derivative 0 at 0
 Tensor sign(const Tensor& x);
 Tensor erf(const Tensor& x);
 Tensor tanh(const Tensor& x);
-Tensor sigmoid(const Tensor& x);   // stable for every finite x
-Tensor softplus(const Tensor& x);  // log(1 + e^x), stable for every finite x
-Tensor relu(const Tensor& x);      // derivative 0 at 0
+Tensor sigmoid(const Tensor& x);       // stable for every finite x
+Tensor softplus(const Tensor& x);      // log(1 + e^x), stable for every finite x
+Tensor relu(const Tensor& x);          // derivative 0 at 0
+Tensor relu_squared(const Tensor& x);  // max(x, 0)^2; So et al. 2021, "Primer"
 // x * Phi(x) with the Gaussian distribution function, exact (erf) form; Hendrycks and Gimpel 2016.
 Tensor gelu(const Tensor& x);
 // x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), what PyTorch calls approximate="tanh"; the same paper.

@@ -1,6 +1,7 @@
-// SwiGLU and the squared ReLU out of simple ops.
+// SwiGLU as a fused op.
 #include "lockstep/ops/gated.h"
 
+#include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
 #include "lockstep/ops/elementwise.h"
@@ -8,19 +9,47 @@
 
 namespace lockstep {
 
+namespace {
+
+// Input: both halves, h.
+class SwigluNode final : public FusedNode {
+ public:
+  const char* name() const override { return "swiglu"; }
+  Saved fused_saved() const override { return Saved::input(0); }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const int axis = in[0].rank() - 1;
+    const int64_t features = in[0].shape().last() / 2;
+    const Tensor gate = widened(slice(in[0], axis, 0, features));
+    const Tensor up = widened(slice(in[0], axis, features, 2 * features));
+    return cast(gate * sigmoid(gate) * up, in[0].dtype());
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const int64_t features = cotangent.shape().last();
+    Tensor dh = inputs[0].empty_like();
+    if (dh.elements() > 0) {
+      dh.backend().swiglu_backward(dh.dtype(), cotangent.elements() / features, features, inputs[0].data(),
+                                   cotangent.data(), dh.mutable_data());
+    }
+    result[0] = std::move(dh);
+  }
+};
+
+}  // namespace
+
 Tensor swiglu(const Tensor& h) {
   if (h.rank() < 1 || h.shape().last() % 2 != 0) {
     fail(ErrorKind::kInternal, "swiglu: an even last extent expected, got " + h.shape().to_string());
   }
-  const int64_t features = h.shape().last() / 2;
-  const int axis = h.rank() - 1;
-  const Tensor gate = widened(slice(h, axis, 0, features));
-  const Tensor up = widened(slice(h, axis, features, 2 * features));
-  return cast(gate * sigmoid(gate) * up, h.dtype());
-}
-
-Tensor relu_squared(const Tensor& x) {
-  return cast(square(relu(widened(x))), x.dtype());
+  Shape shape = h.shape();
+  const int64_t features = shape.last() / 2;
+  shape[shape.rank() - 1] = features;
+  Tensor y = Tensor::empty(shape, h.dtype(), h.backend());
+  if (y.elements() > 0) {
+    y.backend().swiglu(h.dtype(), y.elements() / features, features, h.data(), y.mutable_data());
+  }
+  return record<SwigluNode>(std::move(y), {&h});
 }
 
 }  // namespace lockstep

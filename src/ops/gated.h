@@ -10,7 +10,4 @@ namespace lockstep {
 // Error (kInternal) for a last extent that is odd.
 Tensor swiglu(const Tensor& h);
 
-// max(x, 0)^2 (So et al. 2021, "Primer"); computed and rounded alike.
-Tensor relu_squared(const Tensor& x);
-
 }  // namespace lockstep

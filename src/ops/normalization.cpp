@@ -1,4 +1,4 @@
-// Layer norm and batch norm: fused kernels with references out of simple ops.
+// Layer norm, RMS norm and batch norm: fused kernels with references out of simple ops.
 #include "lockstep/ops/normalization.h"
 
 #include <fmt/format.h>
@@ -74,6 +74,33 @@ class NormNode final : public FusedNode {
   double epsilon_;
 };
 
+// Inputs: x, gamma, 1/root mean square.
+class RmsNormNode final : public FusedNode {
+ public:
+  explicit RmsNormNode(double epsilon) : epsilon_(epsilon) {}
+  const char* name() const override { return "rms_norm"; }
+  Saved fused_saved() const override { return Saved::every_input(); }
+
+  Tensor reference(std::span<const Tensor> in) const override {
+    const Tensor wide = widened(in[0]);
+    const Tensor deviation = sqrt(add_scalar(mean(square(wide), {-1}, true), epsilon_));
+    return cast(multiply(divide(wide, deviation), in[1]), in[0].dtype());
+  }
+
+  void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    const Tensor &x = inputs[0], &gamma = inputs[1];
+    Tensor dx = x.empty_like(), dgamma = gamma.empty_like();
+    x.backend().rms_norm_backward(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(),
+                                  inputs[2].data(), cotangent.data(), dx.mutable_data(),
+                                  dgamma.mutable_data());
+    if (result.wanted(0)) result[0] = std::move(dx);
+    if (result.wanted(1)) result[1] = std::move(dgamma);
+  }
+
+ private:
+  double epsilon_;
+};
+
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
@@ -93,9 +120,14 @@ Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
     fail(ErrorKind::kInternal,
          fmt::format("rms_norm: x {} with gamma {}", x.shape().to_string(), gamma.shape().to_string()));
   }
-  const Tensor wide = widened(x);
-  const Tensor deviation = sqrt(add_scalar(mean(square(wide), {-1}, true), epsilon));
-  return cast(multiply(divide(wide, deviation), widened(gamma)), x.dtype());
+  if (gamma.dtype() != accumulation_type(x.dtype())) {
+    return rms_norm(x, cast(gamma, accumulation_type(x.dtype())), epsilon);
+  }
+  const int64_t rows = rows_of(x);
+  Tensor y = x.empty_like(), rstd = Tensor::empty({rows}, gamma.dtype(), x.backend());
+  x.backend().rms_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), epsilon, y.mutable_data(),
+                       rstd.mutable_data());
+  return record<RmsNormNode>(std::move(y), {&x, &gamma, &rstd}, epsilon);
 }
 
 BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {

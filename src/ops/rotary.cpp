@@ -1,27 +1,60 @@
-// Rotary positions out of simple ops.
+// Rotary positions: a linear op whose adjoint turns the other way.
 #include "lockstep/ops/rotary.h"
 
 #include <fmt/format.h>
 
+#include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
-#include "lockstep/ops/elementwise.h"
-#include "lockstep/ops/movement.h"
 
 namespace lockstep {
 
-Tensor rotary(const Tensor& x, const Tensor& cosines, const Tensor& sines) {
-  const Shape table = x.rank() == 4 ? Shape{x.shape()[1], x.shape()[3] / 2} : Shape{};
-  if (x.rank() != 4 || x.shape()[3] % 2 != 0 || !(cosines.shape() == table) || !(sines.shape() == table)) {
-    fail(ErrorKind::kInternal,
-         fmt::format("rotary: x (B,T,H,D), D even, with tables (T,D/2) expected, got {}, {} and {}",
-                     x.shape().to_string(), cosines.shape().to_string(), sines.shape().to_string()));
+namespace {
+
+Tensor turn(const Tensor& x, const Tensor& cosines, const Tensor& sines, int64_t turned, bool back);
+
+// Inputs: x, cosines, sines.
+class RotaryNode final : public Node {
+ public:
+  RotaryNode(int64_t turned, bool back) : turned_(turned), back_(back) {}
+  const char* name() const override { return "rotary"; }
+  Saved saved() const override { return Saved::input(1) | Saved::input(2); }
+  void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
+    result[0] = turn(cotangent, inputs[1], inputs[2], turned_, !back_);
   }
-  const int64_t half = table[1];
-  const Tensor wide = widened(x);
-  const Tensor c = reshape(cosines, {table[0], 1, half}), s = reshape(sines, {table[0], 1, half});
-  const Tensor a = slice(wide, 3, 0, half), b = slice(wide, 3, half, 2 * half);
-  return cast(concatenate({a * c - b * s, b * c + a * s}, 3), x.dtype());
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
+    return turn(tangents[0], inputs[1], inputs[2], turned_, back_);
+  }
+
+ private:
+  int64_t turned_;
+  bool back_;
+};
+
+Tensor turn(const Tensor& x, const Tensor& cosines, const Tensor& sines, int64_t turned, bool back) {
+  const Shape& shape = x.shape();
+  Tensor y = x.empty_like();
+  if (x.elements() > 0) {
+    x.backend().rotary(x.dtype(), shape[0] * shape[1], shape[1], shape[2], turned, shape[3], back, x.data(),
+                       cosines.data(), sines.data(), y.mutable_data());
+  }
+  return record<RotaryNode>(std::move(y), {&x, &cosines, &sines}, turned, back);
+}
+
+}  // namespace
+
+Tensor rotary(const Tensor& x, const Tensor& cosines, const Tensor& sines, int64_t turned) {
+  const Shape table = x.rank() == 4 ? Shape{x.shape()[1], x.shape()[3] / 2} : Shape{};
+  if (x.rank() != 4 || x.shape()[3] % 2 != 0 || !(cosines.shape() == table) || !(sines.shape() == table) ||
+      turned > x.shape()[2]) {
+    fail(ErrorKind::kInternal,
+         fmt::format("rotary: x (B,T,H,D), D even, with tables (T,D/2) and at most H heads to turn expected, "
+                     "got {}, {}, {} and {}",
+                     x.shape().to_string(), cosines.shape().to_string(), sines.shape().to_string(), turned));
+  }
+  const DType wide = accumulation_type(x.dtype());
+  return turn(x, cosines.detach().converted(wide), sines.detach().converted(wide),
+              turned < 0 ? x.shape()[2] : turned, false);
 }
 
 }  // namespace lockstep

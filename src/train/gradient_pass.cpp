@@ -85,7 +85,7 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   const AllocatorStatistics before = allocator_statistics();
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
   reset_allocator_peak();
-  const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
+  const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training, cotangent);
   exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
   const std::vector<Tensor> statistics = take_statistics();
   for (size_t i = 0; i < statistics.size(); ++i) {

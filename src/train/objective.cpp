@@ -164,7 +164,8 @@ std::optional<ClassHead> Objective::class_head(const Module& model, const Batch&
   return head;
 }
 
-Tensor Objective::losses(const ClassHead& head, const Batch& batch) const {
+Tensor Objective::losses(const ClassHead& head, const Batch& batch, const Tensor& cotangent,
+                         const LogitsSink& sink) const {
   const OpScope scope("loss");
   const int64_t rows = head.x.shape()[0], size = batch.targets().extent(0);
   if (rows != loss_shape(size).elements() || head.table.shape()[0] != data_.classes) {
@@ -174,11 +175,15 @@ Tensor Objective::losses(const ClassHead& head, const Batch& batch) const {
   }
   Tensor weights = this->weights(batch);
   if (weights.defined()) weights = weights.view({rows});
-  const Tensor losses = head_losses(head, batch.targets().view({rows}), weights);
+  const Tensor labels = batch.targets().view({rows});
+  const Tensor losses =
+      sink ? head_losses(head, labels, weights, sink)
+           : head_losses(head, labels, weights, cotangent.defined() ? cotangent.view({rows}) : Tensor());
   return data_.positions.rank() == 0 ? losses : reshape(losses, loss_shape(size));
 }
 
-Tensor Objective::losses(const Module& model, const Batch& batch, ForwardContext& context) const {
+Tensor Objective::losses(const Module& model, const Batch& batch, ForwardContext& context,
+                         const Tensor& cotangent) const {
   const std::optional<ClassHead> head = class_head(model, batch, context);
   if (!head) return losses(forward(model, batch, context), batch);
   if (options_.label_smoothing > 0.0) {
@@ -187,7 +192,7 @@ Tensor Objective::losses(const Module& model, const Batch& batch, ForwardContext
                      "(model.type = \"gpt\"), got {}",
                      options_.label_smoothing));
   }
-  return losses(*head, batch);
+  return losses(*head, batch, cotangent);
 }
 
 Tensor Objective::evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
@@ -200,13 +205,11 @@ Tensor Objective::evaluated_losses(const Module& model, const Batch& batch, cons
     return losses;
   }
   head->z_loss = 0.0;
-  const int64_t rows = head->x.shape()[0];
-  for (int64_t first = 0; first < rows; first += kHeadRows) {
-    ClassHead part = *head;
-    part.x = slice(head->x, 0, first, std::min(rows, first + kHeadRows));
-    count(head_logits(part), samples, counts, first);
-  }
-  return losses(*head, batch);
+  int64_t first = 0;
+  return losses(*head, batch, {}, [&](const Tensor& logits) {
+    count(logits, samples, counts, first);
+    first += logits.shape()[0];
+  });
 }
 
 Tensor Objective::sums(const Tensor& losses, const Batch& batch) const {

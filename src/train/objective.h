@@ -32,8 +32,10 @@ class Objective {
   // As an evaluation wants them: labels are not smoothed.
   Tensor plain_losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, false); }
   // The same of what the model makes of the batch, without the logits of a model with a class head; its
-  // z-loss is the training's. Error (kUsage) for smoothed labels of one.
-  Tensor losses(const Module& model, const Batch& batch, ForwardContext& context) const;
+  // z-loss is the training's. `cotangent`: what their backward sweep will begin with, where that is known
+  // (head_losses). Error (kUsage) for smoothed labels of one.
+  Tensor losses(const Module& model, const Batch& batch, ForwardContext& context,
+                const Tensor& cotangent = {}) const;
   // In evaluation: the plain losses, and what counts as right (classification alone; see count()).
   struct Counts;
   Tensor evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
@@ -62,7 +64,8 @@ class Objective {
   void count(const Tensor& output, const MicroBatch& batch, Counts& counts, int64_t first = 0) const;
 
  private:
-  Tensor losses(const ClassHead& head, const Batch& batch) const;
+  Tensor losses(const ClassHead& head, const Batch& batch, const Tensor& cotangent,
+                const LogitsSink& sink = {}) const;
   std::optional<ClassHead> class_head(const Module& model, const Batch& batch, ForwardContext& context) const;
   int64_t targets_of(const Tensor& output) const;
   bool single_logit(const Tensor& output) const;

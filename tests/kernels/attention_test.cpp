@@ -12,13 +12,32 @@ namespace {
 struct Case {
   int64_t batch, heads, queries, keys, size;
   bool causal = false, packed = false;
+  int64_t group = 1;   // query heads of a key head
+  int64_t window = 0;  // keys that a query sees
+  int64_t documents =
+      0;  // length of the first document of the first sample; others are longer. 0: all is one
 
   std::string name() const {
     std::string text;
-    for (int64_t extent : {batch, heads, queries, keys, size}) text += std::to_string(extent) + " ";
+    for (int64_t extent : {batch, heads, queries, keys, size, group, window, documents})
+      text += std::to_string(extent) + " ";
     return text + (causal ? "causal " : "") + (packed ? "packed" : "");
   }
   int64_t width() const { return heads * size; }
+  int64_t key_width() const { return heads / group * size; }
+  bool bounded() const { return window > 0 || documents > 0; }
+  // The first key of query t of a sample.
+  int64_t first_key(int64_t sample, int64_t t) const {
+    const int64_t own = t + keys - queries, length = documents > 0 ? documents + 7 * sample : keys;
+    return std::max<int64_t>({0, window > 0 ? own - window + 1 : 0, own / length * length});
+  }
+  // (queries), where they are the same in all samples, or (batch, queries).
+  std::vector<int32_t> first_keys() const {
+    std::vector<int32_t> first;
+    for (int64_t i = 0; i < (documents > 0 ? batch : 1) * queries; ++i)
+      first.push_back(static_cast<int32_t>(first_key(i / queries, i % queries)));
+    return first;
+  }
 };
 
 // One element; fewer than a vector; blocks of every kernel, whole and with a rest; more keys than queries and
@@ -34,7 +53,15 @@ const Case kCases[] = {{1, 1, 1, 1, 1},
                        {1, 1, 100, 20, 40},
                        {1, 1, 70, 70, 130, true},
                        {1, 2, 33, 40, 256, false},
-                       {3, 2, 70, 70, 24, false, true}};
+                       {3, 2, 70, 70, 24, false, true},
+                       {1, 4, 70, 70, 12, true, false, 2},
+                       {2, 6, 66, 66, 16, true, true, 3},
+                       {1, 2, 9, 75, 6, false, false, 2},
+                       {1, 2, 200, 200, 16, true, true, 1, 1},
+                       {2, 2, 150, 150, 40, true, true, 2, 70},
+                       {1, 1, 60, 190, 130, true, false, 1, 100},
+                       {2, 2, 200, 200, 24, true, true, 1, 0, 3},
+                       {3, 4, 140, 140, 16, true, true, 4, 30, 65}};
 
 AttentionArguments arguments_of(const Case& c, DType dtype) {
   AttentionArguments a;
@@ -45,7 +72,10 @@ AttentionArguments arguments_of(const Case& c, DType dtype) {
   a.queries = c.queries;
   a.keys = c.keys;
   a.size = c.size;
-  a.q_row = a.k_row = a.v_row = c.packed ? 3 * c.width() : c.width();
+  a.q_row = c.packed ? c.width() + 2 * c.key_width() : c.width();
+  a.k_row = a.v_row = c.packed ? a.q_row : c.key_width();
+  a.kv_heads = c.group == 1 ? 0 : c.heads / c.group;
+  a.first_keys_batch = c.documents > 0 ? c.queries : 0;
   a.scale = 1.0 / std::sqrt(static_cast<double>(c.size));
   return a;
 }
@@ -55,15 +85,16 @@ template <class S>
 struct Inputs {
   explicit Inputs(const Case& c, double largest = 2.0)
       : q(random_values<S>(c.batch * c.queries * c.width(), 1, -largest, largest)),
-        k(random_values<S>(c.batch * c.keys * c.width(), 2, -largest, largest)),
-        v(random_values<S>(c.batch * c.keys * c.width(), 3)),
+        k(random_values<S>(c.batch * c.keys * c.key_width(), 2, -largest, largest)),
+        v(random_values<S>(c.batch * c.keys * c.key_width(), 3)),
         dy(random_values<S>(c.batch * c.queries * c.width(), 4)) {}
   // q, k and v side by side.
   std::vector<S> packed(const Case& c) const {
     std::vector<S> all;
     for (int64_t row = 0; row < c.batch * c.queries; ++row) {
       for (const std::vector<S>* part : {&q, &k, &v}) {
-        all.insert(all.end(), part->begin() + row * c.width(), part->begin() + (row + 1) * c.width());
+        const int64_t width = part == &q ? c.width() : c.key_width();
+        all.insert(all.end(), part->begin() + row * width, part->begin() + (row + 1) * width);
       }
     }
     return all;
@@ -74,18 +105,19 @@ struct Inputs {
 // y, log_sums, dq, dk, dv as results of `arrays`; or y, log_sums, dqkv.
 template <class S>
 void run(const Case& c, const Inputs<S>& in, Backend& backend, Arrays& arrays) {
-  const AttentionArguments a = arguments_of(c, dtype_of<S>);
+  AttentionArguments a = arguments_of(c, dtype_of<S>);
+  if (c.bounded()) a.first_keys = arrays.input(c.first_keys());
   S* const y = arrays.output<S>(c.batch * c.queries * c.width());
   auto* const log_sums = arrays.output<Accumulation<S>>(c.batch * c.heads * c.queries);
   const S *q, *k, *v;
   S *dq, *dk, *dv;
   if (c.packed) {
     q = arrays.input(in.packed(c));
-    dq = arrays.output<S>(c.batch * c.queries * 3 * c.width());
+    dq = arrays.output<S>(c.batch * c.queries * a.q_row);
     k = q + c.width();
-    v = k + c.width();
+    v = k + c.key_width();
     dk = dq + c.width();
-    dv = dk + c.width();
+    dv = dk + c.key_width();
   } else {
     q = arrays.input(in.q);
     k = arrays.input(in.k);
@@ -110,8 +142,9 @@ std::vector<double> computed(const Case& c, const Inputs<S>& in) {
     for (int64_t part = 0; part < 3; ++part) {
       Arrays::Result one{dtype_of<S>, {}};
       for (int64_t row = 0; row < c.batch * c.queries; ++row) {
-        const auto begin = all.begin() + (3 * row + part) * c.width();
-        one.values.insert(one.values.end(), begin, begin + c.width());
+        const auto begin = all.begin() + row * (c.width() + 2 * c.key_width()) +
+                           (part == 0 ? 0 : c.width() + (part - 1) * c.key_width());
+        one.values.insert(one.values.end(), begin, begin + (part == 0 ? c.width() : c.key_width()));
       }
       results.push_back(std::move(one));
     }
@@ -133,15 +166,16 @@ std::vector<double> exact(const Case& c, const Inputs<S>& in) {
       return static_cast<size_t>((batch * c.queries + t) * c.width() + column);
     };
     const auto key_row = [&](int64_t s) {
-      return static_cast<size_t>((batch * c.keys + s) * c.width() + column);
+      return static_cast<size_t>((batch * c.keys + s) * c.key_width() + head % c.heads / c.group * c.size);
     };
     const auto size = static_cast<size_t>(c.size);
     for (int64_t t = 0; t < c.queries; ++t) {
       const size_t row = query_row(t);
+      const int64_t begin = c.bounded() ? c.first_key(batch, t) : 0;
       const int64_t visible = c.causal ? t + c.keys - c.queries + 1 : c.keys;
       std::vector<double> p;
       double largest = -std::numeric_limits<double>::infinity(), total = 0, product_sum = 0;
-      for (int64_t s = 0; s < visible; ++s) {
+      for (int64_t s = begin; s < visible; ++s) {
         double sum = 0;
         for (size_t i = 0; i < size; ++i) sum += double(in.q[row + i]) * double(in.k[key_row(s) + i]);
         p.push_back(a.scale * sum);
@@ -149,13 +183,13 @@ std::vector<double> exact(const Case& c, const Inputs<S>& in) {
       }
       for (double& value : p) total += value = std::exp(value - largest);
       log_sums.push_back(largest + std::log(total));
-      for (int64_t s = 0; s < visible; ++s) {
-        const double weight = p[static_cast<size_t>(s)] /= total;
+      for (int64_t s = begin; s < visible; ++s) {
+        const double weight = p[static_cast<size_t>(s - begin)] /= total;
         for (size_t i = 0; i < size; ++i) y[row + i] += weight * double(in.v[key_row(s) + i]);
       }
       for (size_t i = 0; i < size; ++i) product_sum += double(in.dy[row + i]) * y[row + i];
-      for (int64_t s = 0; s < visible; ++s) {
-        const double weight = p[static_cast<size_t>(s)];
+      for (int64_t s = begin; s < visible; ++s) {
+        const double weight = p[static_cast<size_t>(s - begin)];
         double product = 0;
         for (size_t i = 0; i < size; ++i) product += double(in.dy[row + i]) * double(in.v[key_row(s) + i]);
         const double ds = a.scale * weight * (product - product_sum);

@@ -12,9 +12,9 @@ class Elementwise : public Kernels<T> {};
 TYPED_TEST_SUITE(Elementwise, Precisions);
 
 constexpr UnaryOp kDifferentiable[] = {
-    UnaryOp::kTanh, UnaryOp::kSigmoid, UnaryOp::kSoftplus, UnaryOp::kRelu,   UnaryOp::kGelu,
-    UnaryOp::kExp,  UnaryOp::kLog,     UnaryOp::kSqrt,     UnaryOp::kSquare, UnaryOp::kReciprocal,
-    UnaryOp::kAbs,  UnaryOp::kErf,     UnaryOp::kGeluTanh};
+    UnaryOp::kTanh, UnaryOp::kSigmoid, UnaryOp::kSoftplus, UnaryOp::kRelu,       UnaryOp::kGelu,
+    UnaryOp::kExp,  UnaryOp::kLog,     UnaryOp::kSqrt,     UnaryOp::kSquare,     UnaryOp::kReciprocal,
+    UnaryOp::kAbs,  UnaryOp::kErf,     UnaryOp::kGeluTanh, UnaryOp::kReluSquared};
 
 // Sizes around the lanes, the tile and the streaming threshold.
 constexpr int64_t kSizes[] = {0, 1, 7, 16, 17, 1000, 32768, 32769, 100'003};
@@ -94,6 +94,7 @@ TYPED_TEST(Elementwise, SimpleUnariesAreExactAndIndependentOfSizeAndThreads) {
     };
     expect(UnaryOp::kNegate, [](T v) { return -v; });
     expect(UnaryOp::kRelu, [](T v) { return v > 0 ? v : T(0); });
+    expect(UnaryOp::kReluSquared, [](T v) { return v > 0 ? v * v : T(0); });
     expect(UnaryOp::kAbs, [](T v) { return std::fabs(v); });
     expect(UnaryOp::kSquare, [](T v) { return v * v; });
     expect(UnaryOp::kReciprocal, [](T v) { return 1 / v; });

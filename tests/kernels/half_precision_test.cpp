@@ -158,9 +158,10 @@ TYPED_TEST(HalfPrecision, UnariesOfEveryValueAreTheFloatResultRoundedOnce) {
   using S = TypeParam;
   const std::vector<S> all = this->every_value();
   const std::vector<float> wide = this->template cast<S, float>(all);
-  for (const UnaryOp op : {UnaryOp::kNegate, UnaryOp::kExp, UnaryOp::kLog, UnaryOp::kSqrt, UnaryOp::kTanh,
-                           UnaryOp::kSigmoid, UnaryOp::kSoftplus, UnaryOp::kRelu, UnaryOp::kAbs,
-                           UnaryOp::kSquare, UnaryOp::kReciprocal, UnaryOp::kSign, UnaryOp::kErf}) {
+  for (const UnaryOp op :
+       {UnaryOp::kNegate, UnaryOp::kExp, UnaryOp::kLog, UnaryOp::kSqrt, UnaryOp::kTanh, UnaryOp::kSigmoid,
+        UnaryOp::kSoftplus, UnaryOp::kRelu, UnaryOp::kAbs, UnaryOp::kSquare, UnaryOp::kReciprocal,
+        UnaryOp::kSign, UnaryOp::kErf, UnaryOp::kReluSquared}) {
     std::vector<float> exact(65536), exact_dx(65536);
     this->backend.unary(op, DType::kF32, 65536, wide.data(), exact.data());
     const std::vector<S> y = on_any_threads([&] {

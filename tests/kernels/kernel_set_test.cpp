@@ -220,6 +220,15 @@ std::vector<Call> other_calls() {
                               outputs.of<S>(n), mean, rstd);
            backend.layer_norm_backward(kType, kRows, columns, x.data(), gamma.data(), mean, rstd, dy.data(),
                                        outputs.of<S>(n), outputs.of<T>(columns), outputs.of<T>(columns));
+           backend.rms_norm(kType, kRows, columns, x.data(), gamma.data(), 1e-5, outputs.of<S>(n), rstd);
+           backend.rms_norm_backward(kType, kRows, columns, x.data(), gamma.data(), rstd, dy.data(),
+                                     outputs.of<S>(n), outputs.of<T>(columns));
+           const auto halves = values<S>(2 * n, 34);
+           backend.swiglu(kType, kRows, columns, halves.data(), outputs.of<S>(n));
+           backend.swiglu_backward(kType, kRows, columns, halves.data(), dy.data(), outputs.of<S>(2 * n));
+           const auto angles = values<T>(kRows * columns, 35);
+           backend.rotary(kType, kRows, kRows, 1, 1, 2 * columns, false, halves.data(), angles.data(),
+                          angles.data(), outputs.of<S>(2 * n));
            mean = outputs.of<T>(columns), rstd = outputs.of<T>(columns);
            backend.batch_norm(kType, kRows, columns, x.data(), gamma.data(), beta.data(), 1e-5,
                               outputs.of<S>(n), mean, outputs.of<T>(columns), rstd);

@@ -43,6 +43,48 @@ TEST(ClassHead, ChunksGiveTheLossesAndGradientsOfTheWhole) {
   }
 }
 
+// Known beforehand or not, and where another one comes than was announced.
+TEST(ClassHead, GradientsAtAKnownCotangentHaveTheSameBits) {
+  const Tensor labels = labels_of(kRows);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::vector<Tensor> inputs = {random_tensor({kRows, kFeatures}, -1.0, 1.0, 1, dtype),
+                                        random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, dtype)};
+    const Tensor weights = random_tensor({kRows}, 0.0, 2.0, 3, DType::kF32);
+    const Tensor cotangent = random_tensor({kRows}, -1.0, 1.0, 4, DType::kF32);
+    const Tensor other = random_tensor({kRows}, -1.0, 1.0, 5, DType::kF32);
+    for (const bool capped : {false, true}) {
+      const ClassHead head{inputs[0], inputs[1], capped ? 1.5 : 0.0, capped ? 0.1 : 0.0};
+      const auto with = [&](const Tensor& known) {
+        return vjp(
+            [&](std::span<const Tensor> in) {
+              return head_losses({in[0], in[1], head.soft_cap, head.z_loss}, labels, weights, known);
+            },
+            inputs, cotangent);
+      };
+      const auto [expected, expected_gradients] = with({});
+      for (const Tensor& known : {cotangent, other}) {
+        const auto [found, gradients] = with(known);
+        EXPECT_EQ(found.to_vector<float>(), expected.to_vector<float>());
+        for (size_t i = 0; i < 2; ++i)
+          EXPECT_EQ(gradients[i].to_vector<float>(), expected_gradients[i].to_vector<float>()) << i;
+      }
+    }
+  }
+}
+
+TEST(ClassHead, ShowsTheLogitsInTheOrderOfTheRows) {
+  const Tensor x = random_tensor({kRows, kFeatures}, -1.0, 1.0, 1, DType::kF32);
+  const Tensor table = random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, DType::kF32);
+  const ClassHead head{x, table, 1.5};
+  std::vector<float> seen;
+  const Tensor losses = head_losses(head, labels_of(kRows), {}, [&](const Tensor& logits) {
+    const std::vector<float> values = logits.to_vector<float>();
+    seen.insert(seen.end(), values.begin(), values.end());
+  });
+  EXPECT_EQ(losses.to_vector<float>(), head_losses(head, labels_of(kRows)).to_vector<float>());
+  EXPECT_EQ(seen, head_logits(head).to_vector<float>());
+}
+
 TEST(ClassHead, RoundsNothingBut16BitOperands) {
   const Tensor x = random_tensor({kRows, kFeatures}, -1.0, 1.0, 1, DType::kBF16);
   const Tensor table = random_tensor({kClasses, kFeatures}, -1.0, 1.0, 2, DType::kBF16);

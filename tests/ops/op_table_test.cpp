@@ -227,19 +227,28 @@ std::vector<OpCase> op_table() {
   table.push_back({"grouped_attention",
                    [](Inputs x) { return grouped_attention(x[0], x[1], x[2], 4, 2); },
                    {real({2, 3, 8}, 141), real({2, 3, 4}, 142), real({2, 3, 4}, 143)}});
+  table.push_back({"grouped_attention_documents",
+                   [](Inputs x) {
+                     return grouped_attention(x[0], x[1], x[2], 2, 1,
+                                              document_first_keys(int_tensor({2, 3}, {0, 0, 1, 0, 1, 1})));
+                   },
+                   {real({2, 3, 4}, 141), real({2, 3, 2}, 142), real({2, 3, 2}, 143)}});
   table.push_back(
-      {"grouped_attention_visible",
-       [](Inputs x) {
-         const Tensor visible = int_tensor({2, 3, 3}, {1, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 1});
-         return grouped_attention(x[0], x[1], x[2], 2, 1, visible);
-       },
-       {real({2, 3, 4}, 141), real({2, 3, 2}, 142), real({2, 3, 2}, 143)}});
+      {"grouped_self_attention_window",
+       [](Inputs x) { return grouped_self_attention(x[0], 4, 2, window_first_keys(4, 2, test_backend())); },
+       {real({2, 4, 16}, 148)}});
   table.push_back({"rotary",
                    [](Inputs x) {
                      return rotary(x[0], beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 145)),
                                    beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 146)));
                    },
                    {real({2, 3, 2, 4}, 144)}});
+  table.push_back({"rotary_of_some_heads",
+                   [](Inputs x) {
+                     return rotary(x[0], beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 145)),
+                                   beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 146)), 2);
+                   },
+                   {real({2, 3, 3, 4}, 149)}});
   unary("relu_squared", relu_squared);
   table.push_back({"swiglu", [](Inputs x) { return swiglu(x[0]); }, {real({3, 6}, 147)}});
   table.push_back(

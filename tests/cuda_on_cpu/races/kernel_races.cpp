@@ -6,6 +6,7 @@
 // fp64 and unaligned arrays take other widths.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -140,6 +141,8 @@ TEST(KernelRaces, NoneInNormalization) {
           backend.layer_norm(kF32, e.rows, e.columns, x, gamma, gamma, 1e-5, y, row_mean, row_rstd);
           backend.layer_norm_backward(kF32, e.rows, e.columns, x, gamma, row_mean, row_rstd, y, dx, dgamma,
                                       dbeta);
+          backend.rms_norm(kF32, e.rows, e.columns, x, gamma, 1e-5, y, row_rstd);
+          backend.rms_norm_backward(kF32, e.rows, e.columns, x, gamma, row_rstd, y, dx, dgamma);
           if (e.columns > 1100) return;  // channels are fewer
           float* const mean = arrays.output<float>(e.columns);
           float* const variance = arrays.output<float>(e.columns);
@@ -284,6 +287,16 @@ TEST(KernelRaces, NoneInAttention) {
         backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
                                    arrays.output<float>(70 * 40), arrays.output<float>(130 * 40),
                                    arrays.output<float>(130 * 40));
+        // Two query heads of one of keys, in windows.
+        std::vector<int32_t> first;
+        for (int32_t t = 0; t < 70; ++t) first.push_back(std::max(0, t - 20));
+        attention.kv_heads = 1;
+        attention.k_row = attention.v_row = 20;
+        attention.first_keys = arrays.input(first);
+        backend.attention(attention, q, k, v, y, log_sums);
+        backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
+                                   arrays.output<float>(70 * 40), arrays.output<float>(130 * 20),
+                                   arrays.output<float>(130 * 20));
       },
       {0});
 }
