@@ -209,7 +209,7 @@ std::unique_ptr<Optimizer> make_shampoo(Section& section) {
       read_decay_rate(section, "beta1", options.beta1, "share of the first moment kept each step");
   options.beta2 = section.real("beta2", options.beta2, kUnit,
                                "shampoo: share of the factors kept each step; 1: they are sums");
-  options.epsilon = read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon");
+  options.epsilon = read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon, shampoo, soap");
   options.root_epsilon = section.real("root_epsilon", options.root_epsilon, {1e-30},
                                       "shampoo: added to the factors' eigenvalues");
   options.exponent =

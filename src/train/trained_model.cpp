@@ -90,7 +90,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
           check_indices(data_, replica_->model->index_limit());
           check_documents(data_.train->description(), *replica_->model);
         }
-        job_.schedule({});  // reads its keys
+        job_.schedule({.tokens_per_step = 1});  // reads its keys, whatever they count in
         description = job_.describe();
         objective_.emplace(settings().loss, outline_.shape, settings().parameters(), device_->backend(),
                            settings().objective);

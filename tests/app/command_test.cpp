@@ -41,8 +41,8 @@ TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
   EXPECT_EQ(all.exit_code, 0);
   EXPECT_TRUE(holds(all.out, "Examples:\n  lockstep train ")) << all.out;
   EXPECT_TRUE(holds(all.out, "Exit codes: 0 done")) << all.out;
-  for (const std::string command :
-       {"train", "eval", "prepare", "tokenize", "tokenizer", "landscape", "inspect", "diff", "config"}) {
+  for (const std::string command : {"train", "eval", "curvature", "prepare", "tokenize", "tokenizer",
+                                    "landscape", "inspect", "diff", "config"}) {
     EXPECT_TRUE(holds(all.out, "\n  " + command)) << command << " is not listed: " << all.out;
     const Answer help = lockstep_command({command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << command;
@@ -217,6 +217,7 @@ TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
       {"train", "a.toml", "--resume", "--overwrite"},
       {"train", "a.toml", "--output", ""},
       {"eval", "a.toml"},
+      {"curvature", "a.toml"},
       {"prepare", "a.csv"},
       {"prepare", "a.csv", "b.h5", "--classes", "many"},
       {"prepare", "a.csv", "b.h5", "--format", "xml"},

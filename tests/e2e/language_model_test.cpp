@@ -137,8 +137,9 @@ TEST_F(LanguageModel, TokensAreCountedAndLossesToldByPosition) {
                    std::exp(last["validation_loss"].get<double>()));
   std::string line;
   for (const int workers : {kNoLauncher, 2, 3}) {
-    const Outcome outcome = run(workers, {"eval", file("run.toml"), "--checkpoint",
-                                          checkpoint_of(file("measured_3"), 4), "--by-position"});
+    const Outcome outcome =
+        run(workers, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("measured_3"), 4),
+                      "--by-position", "--set", "schedule.type=cosine", "schedule.unit=tokens"});
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
     if (line.empty()) line = outcome.out;
     EXPECT_EQ(outcome.out, line) << workers;
