@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -30,8 +31,11 @@ using Clock = std::chrono::steady_clock;
 // How often the watch looks: far below any timeout, too seldom to be felt.
 constexpr std::chrono::milliseconds kWatchInterval{50};
 // How long a thread of the host that waits for the same workers has to find out who is missing, before the
-// watch ends the job without knowing.
-constexpr double kSecondsForTheHost = 7.0;
+// watch ends the job without knowing: of the lowest worker first, so that one line says so.
+double patience_of_watch(int rank) {
+  constexpr double kForTheHost = 7.0, kForALowerWorker = 3.0;
+  return kForTheHost + kForALowerWorker * std::min(rank, 4);
+}
 
 void check_cuda(cudaError_t code, const char* where) {
   if (code == cudaSuccess) return;
@@ -311,7 +315,8 @@ class NcclCommunicator final : public Communicator {
         return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
       }
     }
-    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_ + kSecondsForTheHost) return {};
+    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_ + patience_of_watch(rank()))
+      return {};
     return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
   }
 
