@@ -12,9 +12,9 @@ namespace lockstep {
 // optimizer.tolerance
 inline constexpr double kDefaultTolerance = 1e-8;
 
-// A training run's optimizer of any minimizer: optimizer_of(make_lbfgs({.history = 5})). A run is over when the
-// largest |element| of the gradient is at most `tolerance`; 0: when it vanishes. Error (kUsage) where that is
-// negative or not finite.
+// A training run's optimizer of any minimizer: optimizer_of(make_lbfgs({.history = 5})). A run is over when
+// the largest |element| of the gradient is at most `tolerance`; 0: when it vanishes. Error (kUsage) where
+// that is negative or not finite.
 std::unique_ptr<Optimizer> optimizer_of(std::unique_ptr<Minimizer> minimizer,
                                         double tolerance = kDefaultTolerance);
 

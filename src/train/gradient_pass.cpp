@@ -44,6 +44,17 @@ void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const u
   step_at_ = step_at;
 }
 
+void GradientPass::for_owned(const std::function<void(const Batch&, ForwardContext&)>& part) {
+  const AutocastScope autocast(settings_.compute, replica_.current_copies());
+  for (const Batch& batch : batches_) {
+    const RandomScope random(
+        {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
+    ForwardContext context = replica_.training;
+    part(batch, context);
+    draws_ = draws_ || random_place()->ordinal > 0;
+  }
+}
+
 void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part) {
   exchange.begin_step();
   for (const Batch& batch : batches_) {

@@ -1,5 +1,5 @@
-// Steps of minimizers: a step of a run is one of a minimizer's on the global batch of that step, however often
-// it evaluates the objective for it.
+// Steps of minimizers: a step of a run is one of a minimizer's on the global batch of that step, however
+// often it evaluates the objective for it.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace lockstep {
 
-// Error (kUsage), naming both keys, where a minimizer is to be combined with a setting that has no meaning for
-// it, and where it cannot take so many parameters.
+// Error (kUsage), naming both keys, where a minimizer is to be combined with a setting that has no meaning
+// for it, and where it cannot take so many parameters.
 void require_minimizable(const RunSettings& settings, const Optimizer& optimizer, const Schedule& schedule,
                          const ParameterStore& store);
 

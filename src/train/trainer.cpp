@@ -35,7 +35,8 @@ struct Trainer::Parts : PreparedRun {
   std::optional<InputQueue> inputs;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
-  double data_seconds = 0.0;  // that the samples of the step to come took
+  bool staged = false;        // the samples of the step to come, beside those of the one before
+  double data_seconds = 0.0;  // that they took
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
@@ -53,7 +54,7 @@ struct Trainer::Parts : PreparedRun {
   void set_going() {
     communicator.set_timeout(settings.timeout_seconds);
     loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
-                   settings.prefetch);
+                   plan.same_batch ? 1 : settings.prefetch);
     inputs.emplace(backend(), data.train->description().fields(), settings.parameters(), owned.size(),
                    plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
@@ -67,6 +68,7 @@ struct Trainer::Parts : PreparedRun {
   void stage() {
     const Clock::time_point begin = Clock::now();
     inputs->stage(loader->next());
+    staged = true;
     data_seconds = seconds_since(begin);
   }
 
@@ -94,7 +96,8 @@ struct Trainer::Parts : PreparedRun {
   // One step. Returns whether a worker wants the run to end.
   bool advance() {
     const Clock::time_point begin = Clock::now();
-    inputs->next();
+    if (staged) inputs->next();
+    staged = false;
     StepLog::Step& step = log->begin(done + 1, inputs->valid(), data_seconds);
     end->begin(static_cast<int64_t>(log->under_way()));
     pass->set_batch(inputs->batches(), done, recorder ? end->random_step() : nullptr);
@@ -114,7 +117,9 @@ struct Trainer::Parts : PreparedRun {
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
-    if (done < plan.total_steps) stage();
+    data_seconds = 0.0;
+    // The same samples stay where they are.
+    if (done < plan.total_steps && !plan.same_batch) stage();
     const auto [stops, saves] =
         agreement->any({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at)}, "stop");
     save_wanted = saves;

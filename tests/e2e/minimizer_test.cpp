@@ -1,4 +1,5 @@
-// Minimizers as optimizers of the command: the same bits on any number of workers, through kills within steps.
+// Minimizers as optimizers of the command: the same bits on any number of workers, through kills within
+// steps.
 #include "e2e/training_run.h"
 
 namespace lockstep::testing {
@@ -7,12 +8,13 @@ namespace {
 class Minimizers : public ::testing::Test {
  protected:
   // Of 53 points; micro_batches 0: the whole set.
-  std::string file(const std::string& optimizer, const std::string& model, int micro_batches = 0) {
+  std::string file(const std::string& optimizer, const std::string& model, int micro_batches = 0,
+                   bool regression = false) {
     write_file(scratch_.file("points.csv"), points_csv(53, 3));
-    std::string text =
-        configuration("train = \"" + scratch_.file("points.csv") + "\"\n", model, optimizer);
+    std::string text = configuration("train = \"" + scratch_.file("points.csv") + "\"\n", model, optimizer);
     text = replaced(text, "micro_batches = 5\n",
                     "l2 = 0.01\nmicro_batches = " + std::to_string(micro_batches) + "\n");
+    if (regression) text = replaced(text, "[data]\n", "[data]\nclasses = -1\n");
     write_file(scratch_.file("run.toml"), text);
     return scratch_.file("run.toml");
   }
@@ -25,25 +27,28 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
   struct Case {
     std::string name, optimizer, model;
     int micro_batches;
+    bool regression = false;
   };
   const std::vector<Case> cases = {
       {"lbfgs_dropout", "type = \"lbfgs\"\nhistory = 3\n", kMlp, 5},
       {"descent", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n", kSmallMlp, 0},
       {"bfgs", "type = \"bfgs\"\n", kSmallMlp, 0},
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
-      {"newton_cg", "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n",
-       kMlp, 0},
-      {"trust_region", "type = \"trust_region\"\n", kMlp, 5}};
+      {"newton_cg",
+       "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n", kMlp, 0},
+      {"trust_region", "type = \"trust_region\"\n", kMlp, 5},
+      {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
-    const std::string path = file(c.optimizer, c.model, c.micro_batches);
+    const std::string path = file(c.optimizer, c.model, c.micro_batches, c.regression);
     train(kNoLauncher, {path, "--output", scratch_.file(c.name)});
     const std::vector<std::string> expected = course_of(scratch_.file(c.name));
     EXPECT_EQ(expected.size(), 24u);
     const bool first = c.name == cases[0].name;
     for (const int workers : first ? std::vector<int>{2, 3, 4} : std::vector<int>{3}) {
       const std::string output = scratch_.file(c.name + std::to_string(workers));
-      train(workers, {path, "--output", output, "--set", workers == 3 ? "device.threads=2" : "device.threads=1"});
+      train(workers,
+            {path, "--output", output, "--set", workers == 3 ? "device.threads=2" : "device.threads=1"});
       EXPECT_EQ(course_of(output), expected) << workers << " workers";
     }
   }
@@ -56,8 +61,13 @@ TEST_F(Minimizers, KilledWithinAStepAndResumedOnOtherWorkersTheyEndInTheSameStat
   for (const std::string optimizer : {"type = \"lbfgs\"\n", "type = \"newton_cg\"\n"}) {
     SCOPED_TRACE(optimizer);
     const std::string path = file(optimizer, kMlp, 5), output = scratch_.file(optimizer);
-    std::vector<std::string> arguments = {"train", path,    "--output",           output,
-                                          "--set", "checkpoint.every=2", "parallel.digest_every=0",
+    std::vector<std::string> arguments = {"train",
+                                          path,
+                                          "--output",
+                                          output,
+                                          "--set",
+                                          "checkpoint.every=2",
+                                          "parallel.digest_every=0",
                                           "train.steps=1000000"};
     for (const int workers : {3, 1}) {
       const int64_t enough = newest_checkpoint(output) + 2 * chance.between(1, 5);
@@ -77,8 +87,8 @@ TEST_F(Minimizers, KilledWithinAStepAndResumedOnOtherWorkersTheyEndInTheSameStat
 
 TEST_F(Minimizers, LogisticRegressionEndsByItselfWithExitCode0) {
   const std::string path = file("type = \"newton\"\n", "type = \"logistic\"\n");
-  const std::vector<std::string> arguments = {"train", path, "--output", scratch_.file("out"),
-                                              "--set", "precision.compute=fp64"};
+  const std::vector<std::string> arguments = {
+      "train", path, "--output", scratch_.file("out"), "--set", "precision.compute=fp64"};
   const Outcome outcome = run(2, arguments);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   EXPECT_NE(outcome.err.find("converged: the largest element of the gradient is"), std::string::npos)

@@ -1,5 +1,5 @@
-// Minimizers as the optimizers of a run: paths of an independent program, where a run ends, stops within steps,
-// and what they are not to be combined with.
+// Minimizers as the optimizers of a run: paths of an independent program, where a run ends, stops within
+// steps, and what they are not to be combined with.
 #include "lockstep/train/minimizer_step.h"
 
 #include <gtest/gtest.h>
@@ -86,8 +86,7 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
     };
     Trainer(run, options, *self_).run();
     EXPECT_EQ(step, lengths.size());
-    const State state =
-        read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
+    const State state = read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
     std::vector<double> theta = doubles_of(state, "/parameters/output.bias");
     const std::vector<double> weight = doubles_of(state, "/parameters/output.weight");
     theta.insert(theta.end(), weight.begin(), weight.end());
@@ -168,6 +167,40 @@ TEST_F(MinimizerStepTest, IsTheSameFromCppAndStopsBetweenEvaluations) {
   }
 }
 
+TEST_F(MinimizerStepTest, LevenbergMarquardtFitsSumsOfSquaresAndNothingElse) {
+  // y = tanh(x) / 2 is a network of one unit: the loss goes to 0, from batches of the set too.
+  std::string csv = "x,y\n";
+  for (int i = 0; i < 24; ++i) {
+    const double x = 0.25 * (i - 12);
+    csv += std::to_string(x) + ',' + std::to_string(0.5 * std::tanh(x)) + '\n';
+  }
+  std::ofstream(scratch_.file("curve.csv")) << csv;
+  for (const int64_t micro_batches : {0, 2}) {
+    TrainingJob fit = minimizing("fit" + std::to_string(micro_batches), "type = \"levenberg_marquardt\"\n",
+                                 "type = \"mlp\"\nhidden = [1]\nactivation = \"tanh\"\n");
+    fit.settings.train_data.path = scratch_.file("curve.csv");
+    fit.settings.train_data.classes = -1;
+    fit.settings.validation_fraction = 0.0;
+    fit.settings.micro_batches = micro_batches;
+    fit.settings.micro_batch_size = 6;
+    fit.settings.l2 = 0.0;
+    fit.settings.steps = 40;
+    double loss = 1.0;
+    TrainOptions options;
+    options.on_step = [&](const StepMetrics& metrics) { loss = metrics.minimizer->loss_after; };
+    Trainer(fit, options, *self_).run();
+    EXPECT_LT(loss, 1e-12) << micro_batches;
+  }
+  try {
+    Trainer(minimizing("classes", "type = \"levenberg_marquardt\"\n"), {}, *self_);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("train.loss: not with optimizer.type = \"levenberg_marquardt\""),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(MinimizerStepTest, BatchesThatAreNotTheWholeSetGoOnAfterAFailure) {
   TrainingJob part = minimizing("part", "type = \"lbfgs\"\ntolerance = 0.5\n");
   part.settings.micro_batches = 2;
@@ -194,7 +227,8 @@ TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
     const State state = read_checkpoint(scratch_.file(fmt_path(output, 1)));
     std::vector<std::byte> all;
     for (const StateArray& array : state.arrays) {
-      if (array.path.starts_with("/statistics/")) all.insert(all.end(), array.bytes.begin(), array.bytes.end());
+      if (array.path.starts_with("/statistics/"))
+        all.insert(all.end(), array.bytes.begin(), array.bytes.end());
     }
     return all;
   };
@@ -208,8 +242,7 @@ TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
 TEST_F(MinimizerStepTest, SettingsWithoutMeaningAreRefusedByName) {
   const std::vector<std::pair<std::string, std::function<void(TrainingJob&)>>> table = {
       {"precision.compute", [](TrainingJob& job) { job.settings.compute = DType::kBF16; }},
-      {"precision.loss_scale",
-       [](TrainingJob& job) { job.settings.loss_scale.mode = LossScaling::kStatic; }},
+      {"precision.loss_scale", [](TrainingJob& job) { job.settings.loss_scale.mode = LossScaling::kStatic; }},
       {"clip.global_norm", [](TrainingJob& job) { job.settings.clip.global_norm = 1.0; }},
       {"clip.value", [](TrainingJob& job) { job.settings.clip.value = 1.0; }},
       {"clip.adaptive", [](TrainingJob& job) { job.settings.clip.adaptive = 0.1; }},
