@@ -75,6 +75,8 @@ class LevenbergMarquardt final : public Minimizer {
     factor_ = 2.0;
     return Move::kMoved;
   }
+  void change_problem() override { fresh_ = false; }
+  bool least_squares() const override { return true; }
   // The linearization follows from the parameters.
   std::map<std::string, RealVector> state(int64_t n) const override {
     RealVector diagonal = diagonal_;

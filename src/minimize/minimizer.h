@@ -69,6 +69,10 @@ class Minimizer {
   // the same bits. Error (kUsage) where a vector is missing.
   virtual std::map<std::string, RealVector> state(int64_t n) const = 0;
   virtual void set_state(const std::map<std::string, RealVector>& state) = 0;
+  // The next step's problem is another one: what is only kept to save evaluations is forgotten.
+  virtual void change_problem() {}
+  // Whether it asks for residuals.
+  virtual bool least_squares() const { return false; }
   // Error (kUsage) where it does not take problems of n parameters: those that keep dense matrices.
   virtual void require_size(int64_t n) const { (void)n; }
   // How many numbers it holds at most, during a step, beside the iterate; residuals: of least squares.

@@ -56,6 +56,7 @@ std::vector<OptimizerType>& registered_optimizers() {
       minimizer("newton"),
       minimizer("newton_cg"),
       minimizer("trust_region"),
+      minimizer("levenberg_marquardt"),
   };
   return types;
 }

@@ -122,6 +122,20 @@ std::unique_ptr<Minimizer> read_newton_cg(Section& section) {
   return make_newton_cg(options);
 }
 
+std::unique_ptr<Minimizer> read_levenberg_marquardt(Section& section) {
+  LevenbergMarquardtOptions options;
+  options.initial_radius = section.real("initial_radius", options.initial_radius, kPositive,
+                                        "of the first step, in scaled parameters; small: along the gradient");
+  options.largest_radius =
+      section.real("largest_radius", options.largest_radius, kPositive, "the same of any");
+  options.accept = section.real("accept", options.accept, {0.0, 0.999},
+                                "least ratio of actual and predicted decrease of a step that is taken");
+  options.acceleration =
+      section.real("acceleration", options.acceleration, kNonNegative,
+                   "steps that bend by more than this share of their length are not taken; 0: none bends");
+  return make_levenberg_marquardt(options);
+}
+
 std::unique_ptr<Minimizer> read_trust_region(Section& section) {
   TrustRegionOptions options;
   options.solver = section.text("solver", options.solver, {"steihaug", "dogleg", "exact"},
@@ -155,6 +169,7 @@ std::unique_ptr<Optimizer> read_minimizer(Section& section, const std::string& t
   if (type == "newton") minimizer = read_newton(section);
   if (type == "newton_cg") minimizer = read_newton_cg(section);
   if (type == "trust_region") minimizer = read_trust_region(section);
+  if (type == "levenberg_marquardt") minimizer = read_levenberg_marquardt(section);
   if (minimizer == nullptr) fail(ErrorKind::kInternal, "read_minimizer: unknown type: " + type);
   return optimizer_of(std::move(minimizer), tolerance);
 }

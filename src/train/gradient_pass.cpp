@@ -53,6 +53,15 @@ void GradientPass::set_batches(const MicroBatchRange& owned, std::function<Batch
   make_ = std::move(make);
 }
 
+void GradientPass::for_owned(const std::function<void(const Batch&, ForwardContext&)>& part) {
+  const AutocastScope autocast(settings_.compute, replica_.current_copies());
+  for_batches([&](const Batch& batch) {
+    ForwardContext context = replica_.training;
+    part(batch, context);
+    draws_ = draws_ || random_place()->ordinal > 0;
+  });
+}
+
 void GradientPass::for_batches(const std::function<void(const Batch&)>& part) {
   const auto run = [&](const Batch& batch) {
     const RandomScope random(

@@ -72,6 +72,16 @@ class GradientPass {
   // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
   void gauss_newton_product(const Tensor& vector, Tensor& product);
 
+  // What is made of a micro-batch without sums over all: calls `part` for each of this worker's, with its
+  // draws and a context of its own, while nothing is exchanged. Not collective.
+  void for_owned(const std::function<void(const Batch& batch, ForwardContext& context)>& part);
+  // Views of a flat array as the parameters lie in it, and of the parameters themselves.
+  std::vector<Tensor> views(const Tensor& flat) const;
+  std::vector<Tensor> parameters() const { return views(replica_.store.values()); }
+  const Objective& objective() const { return objective_; }
+  Communicator& communicator() const { return communicator_; }
+  int64_t micro_batches() const { return micro_batches_; }
+
   // Whether the sweeps so far have drawn random numbers (dropout): the objective of the next batch is then
   // another function, even of the same samples.
   bool draws() const { return draws_; }
@@ -103,8 +113,6 @@ class GradientPass {
   Value read_value(const GradientExchange& exchange) const;
   // out <- (the exchange's result) / divisor, whole on every worker.
   void take_mean(double divisor, Tensor& out) const;
-  // Views of a flat array as the parameters lie in it.
-  std::vector<Tensor> views(const Tensor& flat) const;
 
   Replica& replica_;
   const Objective& objective_;

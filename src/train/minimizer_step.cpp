@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "lockstep/minimize/minimizer.h"
+#include "lockstep/train/least_squares_pass.h"
 #include "lockstep/train/pass_problem.h"
 
 namespace lockstep {
@@ -27,7 +28,7 @@ class MinimizerStepEnd final : public StepEnd {
         minimizer_(*parts.replica.optimizer->minimization()->minimizer),
         tolerance_(parts.replica.optimizer->minimization()->tolerance),
         same_batch_(parts.same_batch),
-        problem_(parts.pass, parts.replica) {}
+        problem_(problem_of(parts)) {}
 
   bool minimizes() const override { return true; }
   bool device_decides() const override { return false; }
@@ -36,15 +37,16 @@ class MinimizerStepEnd final : public StepEnd {
   void decide(int64_t) override {}
 
   bool minimize(int64_t step, const std::function<bool()>& stops) override {
-    const RealVector from = problem_.parameters();
-    problem_.set_before_each([&stops] {
+    const RealVector from = problem_->parameters();
+    problem_->set_before_each([&stops] {
       if (stops()) throw Interruption();
     });
     try {
       take_step(step, from);
     } catch (const Interruption&) {
-      problem_.set_parameters(from);
+      problem_->set_parameters(from);
       at_.reset();
+      minimizer_.change_problem();
       return false;
     }
     return true;
@@ -81,7 +83,18 @@ class MinimizerStepEnd final : public StepEnd {
     at_.reset();
   }
 
+  size_t bytes() const override {
+    return sizeof(double) *
+           static_cast<size_t>(minimizer_.held(problem_->size(), problem_->residual_count()));
+  }
+
  private:
+  static std::unique_ptr<PassProblem> problem_of(const Parts& parts) {
+    if (parts.replica.optimizer->minimization()->minimizer->least_squares())
+      return std::make_unique<LeastSquaresPass>(parts.pass, parts.replica, parts.settings);
+    return std::make_unique<PassProblem>(parts.pass, parts.replica);
+  }
+
   std::map<std::string, double> numbers() const {
     return {{"largest_gradient", largest_},
             {"best_loss", best_loss_},
@@ -91,12 +104,13 @@ class MinimizerStepEnd final : public StepEnd {
   }
 
   void take_step(int64_t step, const RealVector& from) {
-    CountedProblem counted(problem_);
+    CountedProblem counted(*problem_);
     if (!at_) {
+      minimizer_.change_problem();
       at_.emplace();
       at_->x = from;
       at_->value = counted.value_and_gradient(from, at_->gradient);
-      counts_ = problem_.weight() != 0.0;
+      counts_ = problem_->weight() != 0.0;
       // Of the parameters that the step begins with, as with every optimizer: trials move nothing.
       if (const Tensor sums = summed_statistics(); sums.defined()) {
         statistics_ = sums.empty_like();
@@ -122,7 +136,7 @@ class MinimizerStepEnd final : public StepEnd {
       move = minimizer_.step(counted, *at_);
       made.outcome = outcome_of(move, counted);
     }
-    problem_.set_parameters(at_->x);
+    problem_->set_parameters(at_->x);
     if (move == Move::kMoved) {
       replica_.optimizer->set_updates(replica_.optimizer->updates() + 1);
       if (statistics_.defined()) update_statistics(nullptr, statistics_);
@@ -168,7 +182,7 @@ class MinimizerStepEnd final : public StepEnd {
   Minimizer& minimizer_;
   const double tolerance_;
   const bool same_batch_;
-  PassProblem problem_;
+  std::unique_ptr<PassProblem> problem_;
   std::optional<Iterate>
       at_;              // where the parameters are, of the objective of the step to come; none: not known
   bool counts_ = true;  // whether a sample of it does

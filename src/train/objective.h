@@ -23,6 +23,8 @@ class Objective {
             const ObjectiveOptions& options = {});
 
   bool classification() const { return data_.classes > 0; }
+  // Numbers of a target of regression.
+  int64_t target_width() const { return data_.targets; }
 
   // Of the losses of B samples: one a target.
   Shape loss_shape(int64_t samples) const;

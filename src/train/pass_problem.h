@@ -14,7 +14,7 @@ namespace lockstep {
 // Every call is collective. All workers see the same bits, whatever their number, so that a minimizer, which
 // decides by them alone, takes the same steps on each: as many trials, as many products. A worker holds all
 // of a minimizer's vectors, in fp64 and on the host.
-class PassProblem final : public Problem {
+class PassProblem : public Problem {
  public:
   // Of the batch that the pass is given by set_batch(). Both must outlive the object.
   PassProblem(GradientPass& pass, Replica& replica);
@@ -41,12 +41,18 @@ class PassProblem final : public Problem {
   // Sets them; every call above leaves them at its x, which need not be where a minimizer has stayed.
   void set_parameters(const RealVector& x);
 
- private:
-  RealVector packed(const Tensor& flat) const;
+ protected:
+  GradientPass& pass() { return pass_; }
+  const GradientPass& pass() const { return pass_; }
+  Replica& replica() { return replica_; }
   Tensor flat(const RealVector& x) const;
-  double loss_of(const GradientPass::Value& value);
   // What every evaluation begins with.
   void go_to(const RealVector& x);
+  void set_weight(double weight) { weight_ = weight; }
+
+ private:
+  RealVector packed(const Tensor& flat) const;
+  double loss_of(const GradientPass::Value& value);
 
   GradientPass& pass_;
   Replica& replica_;

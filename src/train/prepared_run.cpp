@@ -84,6 +84,7 @@ void PreparedRun::set_up() {
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
+  replica->optimizer_bytes += end->bytes();
   state.emplace(*replica, plan, data.digest, description.text,
                 std::vector<Checkpointed*>{end.get(), &columns, &base});
   agreement.emplace(*replica, communicator);

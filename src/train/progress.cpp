@@ -44,11 +44,12 @@ void Progress::show(const StepMetrics& m, bool last) {
   const std::string loss = std::isnan(m.loss) ? "none" : fmt::format("{:.4f}", m.loss);
   const std::string speed = m.tokens > 0 ? fmt::format("{:.0f} tokens/s", m.tokens_per_second)
                                          : fmt::format("{:.0f} samples/s", m.samples_per_second);
-  const std::string how =
-      m.minimizer
-          ? fmt::format("{} |p| {:.3g} in {} + {} evaluations", m.minimizer->outcome, m.minimizer->length,
-                        m.minimizer->values + m.minimizer->gradients, m.minimizer->products)
-          : fmt::format("lr {:.3g}", m.learning_rate);
+  std::string how = fmt::format("lr {:.3g}", m.learning_rate);
+  if (m.minimizer) {
+    how = fmt::format("{} |p| {:.3g}, {} evaluations", m.minimizer->outcome, m.minimizer->length,
+                      m.minimizer->values + m.minimizer->gradients);
+    if (m.minimizer->products > 0) how += fmt::format(", {} products", m.minimizer->products);
+  }
   std::string line = fmt::format("step {:>{}}/{}  epoch {:.2f}  loss {}  {}  {}  |g| {:.3g}  ETA {}", m.step,
                                  std::to_string(total_steps_).size(), total_steps_, m.epoch, loss, speed, how,
                                  std::abs(m.gradient_norm), format_duration(remaining));

@@ -1,7 +1,6 @@
 // Building and updating a replica.
 #include "lockstep/train/replica.h"
 
-#include "lockstep/minimize/minimizer.h"
 #include "lockstep/nn/lora.h"
 #include "lockstep/tensor/storage.h"
 
@@ -31,10 +30,6 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   const size_t before = allocator_statistics().bytes_in_use;
   optimizer->allocate(store.parameters(), extent, shards->mine(), settings.parameters(), backend);
   optimizer_bytes = allocator_statistics().bytes_in_use - before;
-  if (const Minimization* minimization = optimizer->minimization()) {
-    optimizer_bytes +=
-        sizeof(double) * static_cast<size_t>(minimization->minimizer->held(store.parameter_count(), 0));
-  }
   if (settings.average.type != AverageSettings::Type::kNone) {
     average.emplace(settings.average, store.values(), shards->mine(), store.statistic_values());
   }

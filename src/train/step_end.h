@@ -1,9 +1,10 @@
 // The end of a training step: from the summed gradient to the update, or to the reason why there is none.
 //
-// Two forms. Where the numbers of an update depend on nothing but its number (Optimizer::prearranged), the
+// Three forms. Where the numbers of an update depend on nothing but its number (Optimizer::prearranged), the
 // device decides by itself and the host issues steps ahead of it (DeviceStepEnd). Where the host has to look
 // first (clipping by value, line of outliers, optimizers that read norms), it waits for each report and then
-// issues the update (HostStepEnd). On the way of a step:
+// issues the update (HostStepEnd). Where the optimizer looks at the objective by itself, a step is one call,
+// minimize() (train/minimizer_step.h). On the way of the other steps:
 //
 //   end.begin(...);               what has to be there before the sweeps
 //   ... sweeps and exchange ...   with end.cotangent()
@@ -79,6 +80,8 @@ class StepEnd : public Checkpointed {
     (void)stops;
     return true;
   }
+  // That it holds on this worker for the optimizer, beside slots on the device.
+  virtual size_t bytes() const { return 0; }
   // Why no further step can change anything; empty: some may.
   virtual std::string ended() const { return ""; }
 

@@ -39,7 +39,8 @@ struct Trainer::Parts : PreparedRun {
   std::optional<Progress> progress;
   StepWord word;
   StragglerWatch stragglers;
-  double data_seconds = 0.0;  // that the samples of the step to come took
+  bool staged = false;        // the samples of the step to come, beside those of the one before
+  double data_seconds = 0.0;  // that they took
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
@@ -60,7 +61,7 @@ struct Trainer::Parts : PreparedRun {
   void set_going() {
     communicator.set_timeout(settings.timeout_seconds);
     loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
-                   settings.prefetch);
+                   plan.same_batch ? 1 : settings.prefetch);
     inputs.emplace(backend(), data.train->description().fields(), settings.parameters(), owned.size(),
                    plan.micro_batch_size);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
@@ -81,6 +82,7 @@ struct Trainer::Parts : PreparedRun {
   void stage() {
     const Clock::time_point begin = Clock::now();
     inputs->stage(loader->next());
+    staged = true;
     data_seconds = seconds_since(begin);
   }
 
@@ -130,7 +132,8 @@ struct Trainer::Parts : PreparedRun {
   bool advance() {
     const Clock::time_point begin = Clock::now();
     communicator.enter(fmt::format("step {}", done + 1));
-    inputs->next();
+    if (staged) inputs->next();
+    staged = false;
     StepLog::Step& step = log->begin(done + 1, inputs->valid(), data_seconds);
     end->begin(static_cast<int64_t>(log->under_way()));
     pass->set_batch(inputs->batches(), done, recorder ? end->random_step() : nullptr);
@@ -152,7 +155,9 @@ struct Trainer::Parts : PreparedRun {
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
-    if (done < plan.total_steps) stage();
+    data_seconds = 0.0;
+    // The same samples stay where they are.
+    if (done < plan.total_steps && !plan.same_batch) stage();
     const bool stops = take_words();
     if ((stops && done < plan.total_steps) || !end->ended().empty()) stopping_at = done;
     if (!end->device_decides()) {

@@ -8,11 +8,13 @@ namespace {
 class Minimizers : public ::testing::Test {
  protected:
   // Of 53 points; micro_batches 0: the whole set.
-  std::string file(const std::string& optimizer, const std::string& model, int micro_batches = 0) {
+  std::string file(const std::string& optimizer, const std::string& model, int micro_batches = 0,
+                   bool regression = false) {
     write_file(scratch_.file("points.csv"), points_csv(53, 3));
     std::string text = configuration("train = \"" + scratch_.file("points.csv") + "\"\n", model, optimizer);
     text = replaced(text, "micro_batches = 5\n",
                     "l2 = 0.01\nmicro_batches = " + std::to_string(micro_batches) + "\n");
+    if (regression) text = replaced(text, "[data]\n", "[data]\nclasses = -1\n");
     write_file(scratch_.file("run.toml"), text);
     return scratch_.file("run.toml");
   }
@@ -25,6 +27,7 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
   struct Case {
     std::string name, optimizer, model;
     int micro_batches;
+    bool regression = false;
   };
   const std::vector<Case> cases = {
       {"lbfgs_dropout", "type = \"lbfgs\"\nhistory = 3\n", kMlp, 5},
@@ -33,10 +36,11 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
       {"newton_cg",
        "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n", kMlp, 0},
-      {"trust_region", "type = \"trust_region\"\n", kMlp, 5}};
+      {"trust_region", "type = \"trust_region\"\n", kMlp, 5},
+      {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
-    const std::string path = file(c.optimizer, c.model, c.micro_batches);
+    const std::string path = file(c.optimizer, c.model, c.micro_batches, c.regression);
     train(kNoLauncher, {path, "--output", scratch_.file(c.name)});
     const std::vector<std::string> expected = course_of(scratch_.file(c.name));
     EXPECT_EQ(expected.size(), 24u);

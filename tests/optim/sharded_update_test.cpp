@@ -10,6 +10,7 @@
 #include "lockstep/optim/clip.h"
 #include "lockstep/optim/slot_layout.h"
 #include "optim/problems.h"
+#include "optim/updating_types.h"
 
 namespace lockstep::testing {
 namespace {
@@ -130,7 +131,7 @@ TEST_P(ShardedUpdate, IsTheWholeOneBitForBitOnAnyNumberOfWorkers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Optimizers, ShardedUpdate, ::testing::ValuesIn(optimizer_types()),
+INSTANTIATE_TEST_SUITE_P(Optimizers, ShardedUpdate, ::testing::ValuesIn(testing::updating_types()),
                          [](const auto& test) { return test.param; });
 
 TEST(ShardedUpdate, RefusesToOwnAPartOfAParameterThatMustBeWhole) {

@@ -288,6 +288,7 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"newton", {}},
       {"newton_cg", {"forcing", "gradient_norm"}},
       {"trust_region", {"radius"}},
+      {"levenberg_marquardt", {"diagonal", "factor", "radius"}},
   };
   for (const auto& [type, names] : minimizers) {
     Bench<double> bench("type = '" + type + "'", 5);

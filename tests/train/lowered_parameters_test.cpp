@@ -11,6 +11,7 @@
 #include "lockstep/core/philox.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/run_state.h"
+#include "optim/updating_types.h"
 
 namespace lockstep {
 namespace {
@@ -90,7 +91,7 @@ class Trained {
 
 std::vector<std::string> optimizers() {
   std::vector<std::string> sections = {"type = \"nesterov\"\nform = \"classical\"\n"};
-  for (const std::string& type : optimizer_types()) sections.push_back("type = \"" + type + "\"\n");
+  for (const std::string& type : testing::updating_types()) sections.push_back("type = \"" + type + "\"\n");
   return sections;
 }
 

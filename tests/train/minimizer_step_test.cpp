@@ -167,6 +167,40 @@ TEST_F(MinimizerStepTest, IsTheSameFromCppAndStopsBetweenEvaluations) {
   }
 }
 
+TEST_F(MinimizerStepTest, LevenbergMarquardtFitsSumsOfSquaresAndNothingElse) {
+  // y = tanh(x) / 2 is a network of one unit: the loss goes to 0, from batches of the set too.
+  std::string csv = "x,y\n";
+  for (int i = 0; i < 24; ++i) {
+    const double x = 0.25 * (i - 12);
+    csv += std::to_string(x) + ',' + std::to_string(0.5 * std::tanh(x)) + '\n';
+  }
+  std::ofstream(scratch_.file("curve.csv")) << csv;
+  for (const int64_t micro_batches : {0, 2}) {
+    TrainingJob fit = minimizing("fit" + std::to_string(micro_batches), "type = \"levenberg_marquardt\"\n",
+                                 "type = \"mlp\"\nhidden = [1]\nactivation = \"tanh\"\n");
+    fit.settings.train_data.path = scratch_.file("curve.csv");
+    fit.settings.train_data.classes = -1;
+    fit.settings.validation_fraction = 0.0;
+    fit.settings.micro_batches = micro_batches;
+    fit.settings.micro_batch_size = 6;
+    fit.settings.l2 = 0.0;
+    fit.settings.steps = 40;
+    double loss = 1.0;
+    TrainOptions options;
+    options.on_step = [&](const StepMetrics& metrics) { loss = metrics.minimizer->loss_after; };
+    Trainer(fit, options, *self_).run();
+    EXPECT_LT(loss, 1e-12) << micro_batches;
+  }
+  try {
+    Trainer(minimizing("classes", "type = \"levenberg_marquardt\"\n"), {}, *self_);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("train.loss: not with optimizer.type = \"levenberg_marquardt\""),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(MinimizerStepTest, BatchesThatAreNotTheWholeSetGoOnAfterAFailure) {
   TrainingJob part = minimizing("part", "type = \"lbfgs\"\ntolerance = 0.5\n");
   part.settings.micro_batches = 2;

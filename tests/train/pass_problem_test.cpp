@@ -8,6 +8,7 @@
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/curvature/spectrum.h"
 #include "lockstep/minimize/minimizer.h"
+#include "lockstep/train/least_squares_pass.h"
 #include "train/small_run.h"
 
 namespace lockstep {
@@ -152,6 +153,53 @@ TEST(PassProblem, SpectrumOfSoftmaxRegressionIsTheClosedForm) {
       EXPECT_NEAR(spectrum.eigenvalues[i].value, known.values[i], 1e-13) << i;
     // Logits may all move together: 0, once an input and the bias.
     EXPECT_EQ(spectrum.definiteness(), "singular");
+  }
+}
+
+// A network with two outputs, real targets, weights and regularization.
+TEST(LeastSquaresPass, IsTheSameObjectiveWithTheSameDerivativesOnAnyNumberOfWorkers) {
+  SmallRunOptions options;
+  options.data = {{4}, DType::kF32, 0, 2};
+  options.settings.compute = DType::kF64;
+  options.settings.l2 = 0.01;
+  RealVector residuals, derivatives;
+  for (const int workers : {1, 2, 3}) {
+    testing::run_threaded(
+        workers,
+        [&](Communicator& communicator) {
+          if (test_device() == "cuda") {
+            communicator.use_device(
+                make_staged_communicator(communicator, test_backend().lane().native_queue()));
+          }
+          SmallRun run(options, communicator);
+          run.batches.clear();
+          for (int64_t m = run.owned.begin; m < run.owned.end; ++m)
+            run.batches.push_back(
+                run.batch(m, 0, m == 1 ? std::vector<double>{0.5, 2.0, 0.0} : std::vector<double>()));
+          run.pass->set_batch(run.batches, 0);
+          PassProblem plain(*run.pass, *run.replica);
+          LeastSquaresPass squares(*run.pass, *run.replica, run.settings());
+          const RealVector x = plain.parameters();
+          RealVector expected, gradient, r, product, v(x.size());
+          EXPECT_NEAR(squares.value_and_gradient(x, gradient), plain.value_and_gradient(x, expected), 1e-13);
+          EXPECT_EQ(squares.weight(), plain.weight());
+          for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(gradient[i], expected[i], 1e-13);
+          DenseMatrix jacobian(squares.residual_count(), squares.size());
+          squares.residuals(x, r, &jacobian);
+          EXPECT_EQ(squares.value(x), 0.5 * dot(r, r));
+          for (size_t i = 0; i < v.size(); ++i) v[i] = 0.1 * static_cast<double>(i % 7) - 0.3;
+          plain.gauss_newton_product(x, v, expected);
+          product = multiply_transposed(jacobian, multiply(jacobian, v));
+          for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(product[i], expected[i], 1e-13);
+          if (communicator.rank() > 0) return;
+          if (workers == 1) {
+            residuals = r;
+            derivatives = jacobian.elements;
+          }
+          EXPECT_EQ(r, residuals);
+          EXPECT_EQ(jacobian.elements, derivatives);
+        },
+        20.0, true);
   }
 }
 

@@ -1,0 +1,136 @@
+// Residuals and their derivative, gathered from all workers.
+#include "lockstep/train/least_squares_pass.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/error.h"
+
+namespace lockstep {
+
+LeastSquaresPass::LeastSquaresPass(GradientPass& pass, Replica& replica, const RunSettings& settings)
+    : PassProblem(pass, replica), l2_(settings.l2) {
+  const Objective& objective = pass.objective();
+  if (objective.classification()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("train.loss: not with optimizer.type = \"{}\": it minimizes sums of squares, the mean "
+                     "squared error of real targets; take newton_cg with matrix = \"gauss_newton\"",
+                     replica.optimizer->type()));
+  }
+  if (!replica.store.statistics().empty()) {
+    fail(ErrorKind::kUsage,
+         fmt::format("model.type: not with optimizer.type = \"{}\": the model has running statistics",
+                     replica.optimizer->type()));
+  }
+  rows_ = objective.loss_shape(settings.micro_batch_size).elements() * objective.target_width();
+}
+
+int64_t LeastSquaresPass::residual_count() const {
+  return pass().micro_batches() * rows_ + (l2_ > 0.0 ? size() : 0);
+}
+
+double LeastSquaresPass::value(const RealVector& x) {
+  RealVector r;
+  residuals(x, r, nullptr);
+  return 0.5 * dot(r, r);
+}
+
+double LeastSquaresPass::value_and_gradient(const RealVector& x, RealVector& gradient) {
+  RealVector r;
+  DenseMatrix jacobian(residual_count(), size());
+  residuals(x, r, &jacobian);
+  gradient = multiply_transposed(jacobian, r);
+  return 0.5 * dot(r, r);
+}
+
+void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) {
+  go_to(x);
+  const int64_t n = size(), width = pass().objective().target_width(), targets = rows_ / width;
+  // Of a micro-batch: what its targets weigh, output less target, and the outputs' derivatives, a parameter
+  // after the other.
+  const int64_t each = targets + rows_ + (jacobian != nullptr ? n * rows_ : 0);
+  Communicator& communicator = pass().communicator();
+  const int workers = communicator.world_size();
+  int64_t most = 0;
+  for (int rank = 0; rank < workers; ++rank) {
+    most = std::max(most, owned_micro_batches(pass().micro_batches(), rank, workers).size());
+  }
+  RealVector mine;
+  mine.reserve(static_cast<size_t>(most * each));
+  const std::vector<Tensor> parameters = pass().parameters();
+  const Tensor zeros = replica().store.values().full_like(0.0);
+  pass().for_owned([&](const Batch& batch, ForwardContext& context) {
+    const RandomPlace place = *random_place();
+    const auto append = [&](const std::vector<double>& values) {
+      mine.insert(mine.end(), values.begin(), values.end());
+    };
+    const Tensor weights = batch.weights();
+    append(weights.defined() ? weights.to_vector<double>()
+                             : std::vector<double>(static_cast<size_t>(targets), 1.0));
+    std::vector<double> off, wanted = batch.targets().to_vector<double>();
+    {
+      const RecordingScope plain(false);
+      off = forward(*replica().model, batch, context).to_vector<double>();
+    }
+    if (off.size() != wanted.size() || std::ssize(off) != rows_) {
+      fail(ErrorKind::kUsage, fmt::format("model: {} outputs do not fit {} targets", off.size(), rows_));
+    }
+    for (size_t i = 0; i < off.size(); ++i) off[i] -= wanted[i];
+    append(off);
+    if (jacobian == nullptr) return;
+    const Function model = [&](std::span<const Tensor> at) {
+      // Each run draws the same masks.
+      const RandomScope random(place);
+      context.parameters.assign(at.begin(), at.end());
+      return forward(*replica().model, batch, context);
+    };
+    RealVector unit(static_cast<size_t>(n));
+    for (int64_t k = 0; k < n; ++k) {
+      unit[static_cast<size_t>(k)] = 1.0;
+      append(jvp(model, parameters, pass().views(flat(unit))).second.to_vector<double>());
+      unit[static_cast<size_t>(k)] = 0.0;
+    }
+  });
+  mine.resize(static_cast<size_t>(most * each));
+  RealVector all(mine.size() * static_cast<size_t>(workers));
+  communicator.all_gather(mine.data(), mine.size() * sizeof(double), all.data(), "residuals")->wait();
+
+  // Micro-batch by micro-batch, whoever computed them.
+  std::vector<const double*> parts;
+  for (int rank = 0; rank < workers; ++rank) {
+    const int64_t count = owned_micro_batches(pass().micro_batches(), rank, workers).size();
+    for (int64_t i = 0; i < count; ++i) parts.push_back(all.data() + (rank * most + i) * each);
+  }
+  double weight = 0.0;
+  for (const double* part : parts) {
+    for (int64_t i = 0; i < targets; ++i) weight += part[i];
+  }
+  set_weight(weight);
+  r.assign(static_cast<size_t>(residual_count()), 0.0);
+  const auto count = static_cast<double>(width);
+  int64_t row = 0;
+  for (const double* part : parts) {
+    for (int64_t i = 0; i < rows_; ++i, ++row) {
+      const double of_target = part[i / width];
+      // What weighs nothing may be anything.
+      if (of_target == 0.0) continue;
+      const double factor = std::sqrt(2.0 * of_target / (weight * count));
+      r[static_cast<size_t>(row)] = factor * part[targets + i];
+      if (jacobian == nullptr) continue;
+      const double* derivatives = part + targets + rows_ + i;
+      for (int64_t k = 0; k < n; ++k) (*jacobian)(row, k) = factor * derivatives[k * rows_];
+    }
+  }
+  if (l2_ == 0.0) return;
+  const double root = std::sqrt(l2_);
+  for (int64_t k = 0; k < n; ++k, ++row) {
+    r[static_cast<size_t>(row)] = root * x[static_cast<size_t>(k)];
+    if (jacobian != nullptr) (*jacobian)(row, k) = root;
+  }
+}
+
+}  // namespace lockstep
