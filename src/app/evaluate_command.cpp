@@ -82,8 +82,10 @@ nlohmann::ordered_json evaluate_command(const EvaluateArguments& arguments, Conf
     line["perplexity"] = result.text->perplexity;
     if (result.text->bits_per_byte > 0.0) line["bits_per_byte"] = result.text->bits_per_byte;
   }
-  if (evaluation.classes > 0) line["accuracy"] = result.accuracy;
-  if (evaluation.classes > Objective::kTop) line["top5_accuracy"] = result.top5_accuracy;
+  // None of no samples.
+  if (evaluation.classes > 0 && result.samples > 0) line["accuracy"] = result.accuracy;
+  if (evaluation.classes > Objective::kTop && result.samples > 0)
+    line["top5_accuracy"] = result.top5_accuracy;
   if (wants.by_position) line["position_losses"] = result.position_losses;
   if (wants.confusion) {
     const auto classes = static_cast<size_t>(evaluation.classes);

@@ -17,11 +17,11 @@
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/hugging_face_config.h"
-#include "lockstep/exchange/strict_json.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/generate/generate.h"
 #include "lockstep/train/data_outline.h"
@@ -113,6 +113,10 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
   std::unique_ptr<Tokenizer> tokenizer;
   if (!arguments.tokenizer.empty()) {
     tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = {}});
+    const std::string beside = tokenizer_beside(model.path);
+    if (!beside.empty() && beside != tokenizer->digest())
+      log_warning(
+          fmt::format("--tokenizer {}: is another one than that of {}", arguments.tokenizer, model.path));
   } else if (fs::is_directory(model.path, error)) {
     tokenizer = open_tokenizer({.path = model.path, .pattern = {}});
   } else if (tokenizer = make_byte_tokenizer(); !made_by(model.trained_with, tokenizer->digest())) {
@@ -121,6 +125,10 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
   if (!model.trained_with.empty() && !made_by(model.trained_with, tokenizer->digest())) {
     fail(ErrorKind::kUsage, fmt::format("--tokenizer {}: is not the one that {} was trained with",
                                         arguments.tokenizer, model.path));
+  }
+  if (tokenizer->vocabulary_size() > model.vocabulary) {
+    log_warning(fmt::format("the tokenizer has {} tokens, {} {}: it may be that of another model",
+                            tokenizer->vocabulary_size(), model.path, model.vocabulary));
   }
   return tokenizer;
 }
@@ -220,7 +228,7 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
   command->add_option("--prompt", arguments->prompts, "text to go on with; given again: another one")
       ->take_all()
       ->allow_extra_args(false);
-  command->add_option("--prompt-file", arguments->prompt_files, "file with such a text; likewise")
+  command->add_option("--prompt-file", arguments->prompt_files, "file or pipe with such a text; likewise")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--tokens", arguments->options.tokens, "at most so many more")

@@ -81,6 +81,8 @@ int run_tokenize(TokenizeArguments& arguments) {
   TokenizeOptions& options = arguments.options;
   options.begin = document_token(*tokenizer, arguments.begin, "--begin", tokenizer->begin_of_text());
   options.end = document_token(*tokenizer, arguments.end, "--end", tokenizer->end_of_text());
+  if (!options.begin && !options.end)
+    log_warning("neither --begin nor --end: nothing tells where a document ends and the next one begins");
   if (arguments.special_tokens) options.spelling = SpecialSpelling::kToken;
   if (options.begin != tokenizer->begin_of_text()) {
     log_warning(fmt::format("--begin {}: {} before each document; the tokenizer itself puts {} there",
@@ -143,9 +145,13 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   tokenize_command
       ->add_option("--field,--completion", arguments->options.corpus.field, ".jsonl: the field with the text")
       ->capture_default_str();
-  tokenize_command->add_option("--prompt", arguments->options.corpus.prompt,
-                               ".jsonl: the field with what stands before the text of --completion, whose "
-                               "tokens do not count as targets");
+  const CLI::Validator named(
+      [](const std::string& field) { return field.empty() ? "must name a field" : ""; }, "");
+  tokenize_command
+      ->add_option("--prompt", arguments->options.corpus.prompt,
+                   ".jsonl: the field with what stands before the text of --completion, whose "
+                   "tokens do not count as targets")
+      ->check(named);
   tokenize_command
       ->add_option("--begin", arguments->begin,
                    "special token before each document; auto: the tokenizer's own; none")

@@ -21,6 +21,7 @@ enum class RandomPurpose : uint32_t {
   kShuffle = 2,
   kDropout = 3,
   kSplit = 4,
+  kGeneration = 20,
   kTest = 99
 };
 

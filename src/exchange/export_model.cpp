@@ -19,10 +19,10 @@
 #include "lockstep/core/configuration.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/hugging_face_names.h"
 #include "lockstep/exchange/safetensors.h"
-#include "lockstep/exchange/strict_json.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/text/tokenizer.h"
 
@@ -100,7 +100,8 @@ std::optional<ExportedTokenizer> take_tokenizer(const std::string& path, Hugging
   name("bos_token", model.begin);
   if (const auto end = tokenizer->end_of_text()) model.ends = {*end};
   name("eos_token", tokenizer->end_of_text());
-  return ExportedTokenizer{read_small_file(file, kMostTokenizerBytes), config.dump(2) + "\n"};
+  return ExportedTokenizer{read_small_file(file, kMostTokenizerBytes, ErrorKind::kCheckpoint),
+                           config.dump(2) + "\n"};
 }
 
 float element_of(const StateArray& array, int64_t i) {

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
-#include "lockstep/exchange/strict_json.h"
+#include "lockstep/core/strict_json.h"
 
 namespace lockstep {
 
@@ -272,18 +272,14 @@ void read_llama(ConfigReader& config, HuggingFaceModel& model) {
 }  // namespace
 
 HuggingFaceModel read_hugging_face_config(const std::string& where, const std::string& text) {
-  ConfigReader config(where, parse_strict_object(where, text));
+  ConfigReader config(where, parse_json_object(where, text, ErrorKind::kCheckpoint));
   HuggingFaceModel model;
   const std::string type = config.text("model_type");
-  constexpr std::pair<const char*, ModelFamily> kFamilies[] = {{"gpt2", ModelFamily::kGpt2},
-                                                               {"llama", ModelFamily::kLlama},
-                                                               {"mistral", ModelFamily::kMistral},
-                                                               {"qwen2", ModelFamily::kQwen2},
-                                                               {"qwen3", ModelFamily::kQwen3}};
-  const auto* family = std::ranges::find(kFamilies, type, [](const auto& f) { return std::string(f.first); });
-  if (family == std::end(kFamilies))
+  const auto* names =
+      std::ranges::find(kFamilyNames, type, [](const FamilyNames& f) { return std::string(f.type); });
+  if (names == std::end(kFamilyNames))
     config.refuse("model_type", type, "must be gpt2, llama, mistral, qwen2 or qwen3");
-  model.family = family->second;
+  model.family = names->family;
   model.vocabulary = config.integer("vocab_size");
   if (model.family == ModelFamily::kGpt2) {
     read_gpt2(config, model);

@@ -13,6 +13,17 @@ namespace lockstep {
 
 enum class ModelFamily : uint8_t { kGpt2, kLlama, kMistral, kQwen2, kQwen3 };
 
+struct FamilyNames {
+  ModelFamily family;
+  const char* type;          // model_type
+  const char* architecture;  // the class of transformers
+};
+inline constexpr FamilyNames kFamilyNames[] = {{ModelFamily::kGpt2, "gpt2", "GPT2LMHeadModel"},
+                                               {ModelFamily::kLlama, "llama", "LlamaForCausalLM"},
+                                               {ModelFamily::kMistral, "mistral", "MistralForCausalLM"},
+                                               {ModelFamily::kQwen2, "qwen2", "Qwen2ForCausalLM"},
+                                               {ModelFamily::kQwen3, "qwen3", "Qwen3ForCausalLM"}};
+
 struct HuggingFaceModel {
   ModelFamily family = ModelFamily::kGpt2;
   GptOptions options;      // resolved; the context is the model's positions

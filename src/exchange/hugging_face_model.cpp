@@ -7,10 +7,10 @@
 #include <set>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/hugging_face_names.h"
 #include "lockstep/exchange/safetensors.h"
-#include "lockstep/exchange/strict_json.h"
 #include "lockstep/exchange/turned.h"
 #include "lockstep/exchange/weights_source.h"
 
@@ -30,7 +30,8 @@ class HuggingFaceSource final : public WeightsSource {
  public:
   explicit HuggingFaceSource(const std::string& directory) : directory_(directory) {
     const std::string config = (std::filesystem::path(directory) / "config.json").string();
-    model_ = read_hugging_face_config(config, read_small_file(config, kMostConfigBytes));
+    model_ =
+        read_hugging_face_config(config, read_small_file(config, kMostConfigBytes, ErrorKind::kCheckpoint));
     files_.emplace(directory);
     prefix_ = hugging_face_prefix(model_.family);
     const char* table = model_.family == ModelFamily::kGpt2 ? "wte.weight" : "embed_tokens.weight";

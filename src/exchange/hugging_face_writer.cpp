@@ -1,6 +1,7 @@
 // Writing config.json.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "lockstep/core/error.h"
@@ -123,28 +124,10 @@ HuggingFaceModel hugging_face_model(const GptOptions& resolved, int64_t vocabula
 }
 
 std::string hugging_face_config(const HuggingFaceModel& model, DType dtype) {
-  const char* type = nullptr;
-  const char* architecture = nullptr;
-  switch (model.family) {
-    case ModelFamily::kGpt2:
-      type = "gpt2", architecture = "GPT2LMHeadModel";
-      break;
-    case ModelFamily::kLlama:
-      type = "llama", architecture = "LlamaForCausalLM";
-      break;
-    case ModelFamily::kMistral:
-      type = "mistral", architecture = "MistralForCausalLM";
-      break;
-    case ModelFamily::kQwen2:
-      type = "qwen2", architecture = "Qwen2ForCausalLM";
-      break;
-    case ModelFamily::kQwen3:
-      type = "qwen3", architecture = "Qwen3ForCausalLM";
-      break;
-  }
+  const FamilyNames& names = *std::ranges::find(kFamilyNames, model.family, &FamilyNames::family);
   json config;
-  config["architectures"] = json::array({architecture});
-  config["model_type"] = type;
+  config["architectures"] = json::array({names.architecture});
+  config["model_type"] = names.type;
   config["vocab_size"] = model.vocabulary;
   if (model.family == ModelFamily::kGpt2) {
     put_gpt2(config, model.options);

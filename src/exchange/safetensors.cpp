@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
-#include "lockstep/exchange/strict_json.h"
+#include "lockstep/core/strict_json.h"
 
 namespace lockstep {
 
@@ -111,7 +111,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
 
 void SafetensorsFile::read_header(std::string_view text, size_t data) {
   if (!text.starts_with('{')) refuse(path_, "is no safetensors: the header must begin with {");
-  const json header = parse_strict_object(path_, text);
+  const json header = parse_json_object(path_, text, ErrorKind::kCheckpoint);
   file_->require_readable();
   for (const auto& [name, value] : header.items()) {
     if (name != "__metadata__") {
@@ -183,7 +183,9 @@ SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) {
     files_.push_back(std::make_unique<SafetensorsFile>(single));
     return;
   }
-  const json index = parse_strict_object(index_path, read_small_file(index_path, kMostIndexBytes));
+  const json index =
+      parse_json_object(index_path, read_small_file(index_path, kMostIndexBytes, ErrorKind::kCheckpoint),
+                        ErrorKind::kCheckpoint);
   if (!index.contains("weight_map") || !index["weight_map"].is_object())
     refuse(index_path, "has no weight_map");
   std::map<std::string, std::set<std::string>> names;  // by file

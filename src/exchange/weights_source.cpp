@@ -10,6 +10,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/exchange/llmc_model.h"
 #include "lockstep/nn/module.h"
+#include "lockstep/text/tokenizer.h"
 
 namespace lockstep {
 
@@ -25,6 +26,16 @@ bool holds_weights(const std::string& path) {
 std::unique_ptr<WeightsSource> open_weights(const std::string& path) {
   std::error_code error;
   return std::filesystem::is_directory(path, error) ? open_hugging_face(path) : open_llmc_model(path);
+}
+
+std::string tokenizer_beside(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return "";
+  try {
+    return open_tokenizer({.path = path, .pattern = {}})->digest();
+  } catch (const Error&) {
+    return "";
+  }
 }
 
 std::vector<ParameterEntry> gpt_parameters(const GptOptions& resolved, int64_t vocabulary) {

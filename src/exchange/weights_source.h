@@ -41,6 +41,10 @@ bool holds_weights(const std::string& path);
 // the file and every tensor that is missing, too many, or of another shape.
 std::unique_ptr<WeightsSource> open_weights(const std::string& path);
 
+// The digest of the tokenizer in a directory of weights (Tokenizer::digest); empty: there is none that could
+// be read.
+std::string tokenizer_beside(const std::string& path);
+
 // The two kinds.
 std::unique_ptr<WeightsSource> open_hugging_face(const std::string& directory);
 std::unique_ptr<WeightsSource> open_llmc_model(const std::string& path);

@@ -9,9 +9,9 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/exchange/turned.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/kernels/math/elementary.h"
-#include "lockstep/ops/class_head.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/embedding.h"
 #include "lockstep/ops/gated.h"
@@ -53,10 +53,18 @@ Decoder::Decoder(const GptOptions& resolved, int64_t vocabulary, DType compute, 
       compute_(compute),
       caches_(static_cast<size_t>(resolved.layers * sequences)),
       lengths_(static_cast<size_t>(sequences)) {
+  const std::string head = resolved.tied_head ? "tokens.weight" : "head.weight";
   for (const ParameterEntry& entry : gpt_parameters(resolved, vocabulary)) {
-    const Tensor stored = Tensor::from(entry.shape, values(entry), cpu_backend());
-    const bool table = entry.name == "tokens.weight" || entry.name == "head.weight";
-    parameters_[entry.name] = is_product(entry) || table ? stored.converted(compute) : stored;
+    const std::vector<float> given = values(entry);
+    if (entry.name == head) {
+      Tensor turned = Tensor::empty({resolved.width, vocabulary}, DType::kF32, cpu_backend());
+      turn(given.data(), vocabulary, resolved.width, turned.mutable_data_as<float>(), vocabulary);
+      head_ = turned.converted(compute);
+      continue;
+    }
+    const Tensor stored = Tensor::from(entry.shape, given, cpu_backend());
+    parameters_[entry.name] =
+        is_product(entry) || entry.name == "tokens.weight" ? stored.converted(compute) : stored;
   }
 }
 
@@ -161,8 +169,7 @@ Tensor Decoder::hidden(std::span<const Row> rows) {
            fmt::format("more than the {} tokens that the model has positions for", o.context));
   }
   lengths_ = std::move(lengths);
-  Tensor x =
-      embedding(parameter("tokens.weight"), Tensor::from({count}, tokens, backend)).converted(DType::kF32);
+  Tensor x = embedded(tokens);
   Tensor cosines, sines;
   if (o.positions == GptPositions::kLearned) {
     const std::vector<int32_t> places(positions.begin(), positions.end());
@@ -196,9 +203,28 @@ Tensor Decoder::hidden(std::span<const Row> rows) {
   return norm(x, "norm");
 }
 
+Tensor Decoder::embedded(std::span<const int32_t> tokens) const {
+  const int64_t count = std::ssize(tokens), width = options_.width;
+  if (!options_.tied_head) {
+    const std::vector<int32_t> rows(tokens.begin(), tokens.end());
+    return embedding(parameter("tokens.weight"), Tensor::from({count}, rows, cpu_backend()))
+        .converted(DType::kF32);
+  }
+  Tensor x = Tensor::empty({count, width}, DType::kF32, cpu_backend());
+  float* to = x.mutable_data_as<float>();
+  const auto gather = [&](const auto* table) {
+    for (const int32_t token : tokens) {
+      for (int64_t j = 0; j < width; ++j) *to++ = static_cast<float>(table[j * vocabulary_ + token]);
+    }
+  };
+  compute_ == DType::kBF16 ? gather(head_.data_as<BFloat16>()) : gather(head_.data_as<float>());
+  return x;
+}
+
 Tensor Decoder::head(const Tensor& x) const {
-  const Tensor& table = parameter(options_.tied_head ? "tokens.weight" : "head.weight");
-  return head_logits({x.converted(compute_), table, options_.soft_cap, 0.0}).converted(DType::kF32);
+  const Tensor logits = linear(x.converted(compute_), head_, {});
+  const double cap = options_.soft_cap;
+  return (cap > 0.0 ? scale(tanh(scale(logits, 1.0 / cap)), cap) : logits).converted(DType::kF32);
 }
 
 Tensor Decoder::logits(std::span<const Row> rows) {

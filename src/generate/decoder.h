@@ -55,12 +55,15 @@ class Decoder {
   Tensor attention(const Tensor& x, int64_t layer, std::span<const Row> rows,
                    std::span<const int64_t> positions, const Tensor& cosines, const Tensor& sines);
   Tensor hidden(std::span<const Row> rows);
+  // Of their rows of the table of tokens.
+  Tensor embedded(std::span<const int32_t> tokens) const;
   Tensor head(const Tensor& x) const;
 
   GptOptions options_;
   int64_t vocabulary_;
   DType compute_;
   std::map<std::string, Tensor> parameters_;
+  Tensor head_;                // (C,V), turned: rows of a matrix are what one row is multiplied with fastest
   std::vector<Cache> caches_;  // layer by layer, in each a sequence
   std::vector<int64_t> lengths_;
 };

@@ -16,9 +16,6 @@ namespace lockstep {
 
 namespace {
 
-// Of its own: not among those of training.
-constexpr RandomPurpose kGeneration{20};
-
 void penalize(std::span<float> logits, std::span<const int32_t> before, double penalty) {
   if (penalty == 1.0) return;
   std::vector<int32_t> seen(before.begin(), before.end());
@@ -82,7 +79,7 @@ int32_t sample(std::span<float> logits, std::span<const int32_t> before, const S
     shares.resize(count);
     sum = kept;
   }
-  const PhiloxBlock block = philox(philox_key(options.seed, kGeneration),
+  const PhiloxBlock block = philox(philox_key(options.seed, RandomPurpose::kGeneration),
                                    {static_cast<uint32_t>(position), static_cast<uint32_t>(sequence), 0, 0});
   double rest = uniform_double(block.r[0], block.r[1]) * sum;
   size_t chosen = 0;

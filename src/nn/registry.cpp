@@ -75,7 +75,8 @@ std::unique_ptr<Module> build_model(Section& model, const DataShape& data, const
     try {
       return type.make(own, data, builder);
     } catch (const RefusedOption& refused) {
-      own.reject(refused.key(), refused.rule());
+      const bool of_preset = own.has("preset") && !own.has(refused.key());
+      own.reject(refused.key(), refused.rule() + (of_preset ? ", as model.preset has it" : ""));
     }
   }
   model.reject("type", fmt::format("unknown model {}", name));

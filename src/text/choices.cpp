@@ -11,6 +11,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/input_file.h"
+#include "lockstep/core/strict_json.h"
 
 namespace lockstep {
 
@@ -31,7 +32,7 @@ class LlmcChoices {
     const int32_t count = header(2);
     std::vector<ChoiceQuestion> questions;
     at_ = kHeaderBytes;
-    for (number_ = 0; number_ < count; ++number_) questions.push_back(question());
+    for (number_ = 1; number_ <= count; ++number_) questions.push_back(question());
     if (at_ != bytes_.size())
       fail(ErrorKind::kData,
            fmt::format("{}: {} bytes behind its {} questions", path_, bytes_.size() - at_, count));
@@ -45,6 +46,7 @@ class LlmcChoices {
     const size_t size = next();
     next();  // its number
     ChoiceQuestion question;
+    question.place = fmt::format("question {}", number_);
     question.label = next();
     const size_t endings = next();
     question.context = tokens();
@@ -70,13 +72,14 @@ class LlmcChoices {
     return value;
   }
   [[noreturn]] void refuse(const std::string& rule) const {
-    fail(ErrorKind::kData, fmt::format("{}: question {}: {}", path_, number_, rule));
+    fail(ErrorKind::kData, number_ == 0 ? fmt::format("{}: {}", path_, rule)
+                                        : fmt::format("{}: question {}: {}", path_, number_, rule));
   }
 
   const std::string& path_;
   std::string_view bytes_;
   size_t at_ = 0;
-  int32_t number_ = 0;
+  int32_t number_ = 0;  // of the question, from 1; 0: before them
 };
 
 int64_t label_of(const nlohmann::json& value) {
@@ -95,23 +98,27 @@ std::vector<ChoiceQuestion> read_json_choices(const std::string& path, std::stri
     const std::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const auto object = nlohmann::json::parse(line, nullptr, false);
+    const std::string place = fmt::format("line {}", number);
+    const auto object = parse_json_object(path + ": " + place, line, ErrorKind::kData);
     const auto text = [](const nlohmann::json& value) { return value.is_string(); };
-    if (!object.is_object() || !object.contains("ctx") || !text(object["ctx"]) ||
-        !object.contains("endings") || !object["endings"].is_array() ||
-        !std::ranges::all_of(object["endings"], text) || !object.contains("label") ||
-        label_of(object["label"]) < 0) {
+    if (!object.contains("ctx") || !text(object["ctx"]) || !object.contains("endings") ||
+        !object["endings"].is_array() || !std::ranges::all_of(object["endings"], text) ||
+        !object.contains("label") || label_of(object["label"]) < 0) {
       fail(ErrorKind::kData,
-           fmt::format("{}: line {}: must be a JSON object with ctx, a text, endings, an array of "
+           fmt::format("{}: {}: must be a JSON object with ctx, a text, endings, an array of "
                        "texts, and label, a number",
-                       path, number));
+                       path, place));
     }
     ChoiceQuestion question;
+    question.place = place;
     question.label = label_of(object["label"]);
     if (tokenizer.begin_of_text()) question.context.push_back(*tokenizer.begin_of_text());
     encoder->encode(object["ctx"].get_ref<const std::string&>(), question.context);
-    for (const nlohmann::json& ending : object["endings"])
-      encoder->encode(" " + ending.get<std::string>(), question.endings.emplace_back());
+    for (const nlohmann::json& ending : object["endings"]) {
+      const auto& words = ending.get_ref<const std::string&>();
+      std::vector<int32_t>& tokens = question.endings.emplace_back();
+      if (!words.empty()) encoder->encode(" " + words, tokens);
+    }
     questions.push_back(std::move(question));
   }
   return questions;
@@ -141,17 +148,15 @@ std::vector<ChoiceQuestion> read_choices(const std::string& path, const Tokenize
   const std::vector<ChoiceQuestion> questions =
       llmc ? LlmcChoices(path, bytes).read() : read_json_choices(path, bytes, *tokenizer);
   if (questions.empty()) fail(ErrorKind::kData, path + ": holds no questions");
-  for (size_t i = 0; i < questions.size(); ++i) {
-    const ChoiceQuestion& question = questions[i];
+  for (const ChoiceQuestion& question : questions) {
     const int64_t endings = std::ssize(question.endings);
     if (endings >= 2 && question.label < endings && !question.context.empty() &&
         std::ranges::none_of(question.endings, [](const auto& ending) { return ending.empty(); }))
       continue;
     fail(ErrorKind::kData,
-         fmt::format(
-             "{}: question {}: a context of {} tokens, {} endings and label {}: there must be a context, two "
-             "endings or more, none of them empty, and a label in [0, {})",
-             path, i, question.context.size(), endings, question.label, endings));
+         fmt::format("{}: {}: a context of {} tokens, {} endings and label {}: there must be a context, two "
+                     "endings or more, none of them empty, and a label in [0, {})",
+                     path, question.place, question.context.size(), endings, question.label, endings));
   }
   return questions;
 }

@@ -12,6 +12,7 @@
 namespace lockstep {
 
 struct ChoiceQuestion {
+  std::string place;  // "question 3", "line 3": from 1, for messages
   std::vector<int32_t> context;
   std::vector<std::vector<int32_t>> endings;  // two or more, none empty
   int64_t label = 0;                          // of the right one

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/text/utf8.h"
 
 namespace lockstep {
@@ -87,9 +88,7 @@ void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string place = fmt::format("{}: line {}", chunk.file->path, number);
     const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kData, place + ": " + rule); };
-    const auto object = nlohmann::json::parse(well_formed(line, scratch), nullptr, false);
-    if (object.is_discarded()) refuse("is not JSON");
-    if (!object.is_object()) refuse("must be a JSON object");
+    const auto object = parse_json_object(place, well_formed(line, scratch), ErrorKind::kData);
     const auto text_of = [&](const std::string& field) -> std::string_view {
       const auto found = object.find(field);
       if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));

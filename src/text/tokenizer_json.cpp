@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/text/bpe_tokenizer.h"
 #include "lockstep/text/byte_alphabet.h"
 #include "lockstep/text/split_pattern.h"
@@ -24,23 +25,6 @@ namespace {
 constexpr int64_t kMostTokens = int64_t{1} << 26;
 constexpr int kMostNested = 64;
 }  // namespace
-
-json parse_json_object(const std::string& path, const std::string& text) {
-  json object;
-  try {
-    object = json::parse(text, [&path](int depth, json::parse_event_t, const json&) {
-      if (depth > kMostNested) fail(ErrorKind::kData, fmt::format("{}: nested {} deep", path, kMostNested));
-      return true;
-    });
-  } catch (const json::exception& error) {
-    std::string reason = error.what();
-    if (const size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
-    std::ranges::replace(reason, '\n', ' ');
-    fail(ErrorKind::kData, fmt::format("{}: is not JSON: {}", path, reason));
-  }
-  if (!object.is_object()) fail(ErrorKind::kData, path + ": must be a JSON object");
-  return object;
-}
 
 void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
   for (const auto& [spelling, value] : ids.items()) {
@@ -98,7 +82,9 @@ namespace {
 class Reader {
  public:
   Reader(std::string path, const std::string& text)
-      : path_(std::move(path)), root_(parse_json_object(path_, text)), vocabulary_(contents_, path_) {
+      : path_(std::move(path)),
+        root_(parse_json_object(path_, text, ErrorKind::kData)),
+        vocabulary_(contents_, path_) {
     contents_.where = path_;
   }
 

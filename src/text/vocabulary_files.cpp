@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/text/bpe_tokenizer.h"
 #include "lockstep/text/byte_alphabet.h"
 #include "lockstep/text/special_tokens.h"
@@ -220,7 +221,7 @@ std::unique_ptr<Tokenizer> read_gpt2_files(const std::string& merges_path, const
   BpeContents contents;
   contents.where = merges_path;
   VocabularyBuilder vocabulary(contents, ids_path);
-  vocabulary.add_ids(parse_json_object(ids_path, read_vocabulary_file(ids_path)), ids_path);
+  vocabulary.add_ids(parse_json_object(ids_path, read_vocabulary_file(ids_path), ErrorKind::kData), ids_path);
   const std::string text = read_vocabulary_file(merges_path);
   std::string_view rest = text, line;
   for (int64_t number = 1; next_line(rest, line); ++number) {

@@ -12,9 +12,6 @@
 
 namespace lockstep {
 
-// Error (kData): not JSON, or no object.
-nlohmann::json parse_json_object(const std::string& path, const std::string& text);
-
 class VocabularyBuilder {
  public:
   // Fills tokens, byte_tokens and merges of `contents`.

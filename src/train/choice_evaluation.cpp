@@ -35,16 +35,15 @@ class ChoiceSource final : public DataSource {
     description_.classes = shape.classes;
     description_.weighted = true;
     if (documents) description_.others = {{kDocumentsName, DType::kI32, {context_}}};
-    for (size_t i = 0; i < questions.size(); ++i) {
-      const ChoiceQuestion& question = questions[i];
+    for (const ChoiceQuestion& question : questions) {
       bool shortened = false;
       for (const std::vector<int32_t>& ending : question.endings) {
         Row row{question.context, question.context.size()};
         row.tokens.insert(row.tokens.end(), ending.begin(), ending.end());
         const auto room = static_cast<size_t>(context_) + 1;
         if (ending.size() >= room) {
-          fail(ErrorKind::kData, fmt::format("{}: question {}: an ending of {} tokens: the model sees {}",
-                                             path, i, ending.size(), context_));
+          fail(ErrorKind::kData, fmt::format("{}: {}: an ending of {} tokens: the model sees {}", path,
+                                             question.place, ending.size(), context_));
         }
         const auto over = row.tokens.size() - std::min(row.tokens.size(), room);
         row.tokens.erase(row.tokens.begin(), row.tokens.begin() + static_cast<std::ptrdiff_t>(over));
@@ -52,8 +51,8 @@ class ChoiceSource final : public DataSource {
         shortened = shortened || over > 0;
         for (const int32_t token : row.tokens) {
           if (token < shape.classes) continue;
-          fail(ErrorKind::kData,
-               fmt::format("{}: question {}: token {} must be in [0, {})", path, i, token, shape.classes));
+          fail(ErrorKind::kData, fmt::format("{}: {}: token {} must be in [0, {})", path, question.place,
+                                             token, shape.classes));
         }
         rows_.push_back(std::move(row));
       }

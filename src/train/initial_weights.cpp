@@ -11,6 +11,8 @@
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/configuration.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/weights_source.h"
@@ -114,6 +116,20 @@ State read_initial_weights(const std::string& path, const std::string& configura
          fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
   }
   return parameters_of(*source, path, data.classes, gpt->context);
+}
+
+void warn_of_vocabulary(const State& found, const std::string& path, const std::string& vocabulary) {
+  if (vocabulary.empty()) return;
+  bool other = false;
+  if (holds_weights(path)) {
+    const std::string beside = tokenizer_beside(path);
+    other = !beside.empty() && !made_by(vocabulary, beside);
+  } else if (!found.data.empty()) {
+    const std::string trained_with = DataOutline::parse(found.data, path).vocabulary;
+    other = !trained_with.empty() && trained_with != vocabulary;
+  }
+  if (other)
+    log_warning(fmt::format("{}: its weights are of another tokenizer than the data's tokens", path));
 }
 
 void BaseWeights::load(Replica& replica, const State& found, const std::string& path,

@@ -229,8 +229,7 @@ Tensor Objective::sums(const Tensor& losses, const Batch& batch) const {
 }
 
 std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count) const {
-  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output),
-                    count * data_.positions.elements());
+  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output), count);
 }
 
 void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts,

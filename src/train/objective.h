@@ -50,7 +50,7 @@ class Objective {
   // losses, which are times their weights already, and that of the weights.
   Tensor sums(const Tensor& losses, const Batch& batch) const;
   static constexpr int64_t kSums = 2;
-  // The class that each target of the first `count` samples is predicted to be of: the first of equal logits
+  // The class that each of the first `count` targets is predicted to be of: the first of equal logits
   // wins; a row with a logit that is not a number predicts none, -1.
   std::vector<int32_t> predicted_classes(const Tensor& output, int64_t count) const;
   static constexpr int64_t kTop = 5;

@@ -20,6 +20,8 @@
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/raw_values.h"
 #include "lockstep/hdf5/sealed_file.h"
+#include "lockstep/ops/class_head.h"
+#include "lockstep/ops/movement.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/data_checks.h"
 #include "lockstep/train/evaluation.h"
@@ -60,15 +62,15 @@ bool holds_predictions(const std::string& path) {
   return file.has_attribute("/", "data") && (file.exists("/logits") || file.exists("/values"));
 }
 
-// Rank 0's file, whose rows come in order.
+// Rank 0's file.
 class PredictionFile {
  public:
-  // class_shape: of a sample's predicted classes.
+  // outputs: of a sample; class_shape: of its predicted classes.
   PredictionFile(const std::string& path, const std::string& source, DType dtype, int64_t rows,
                  int64_t outputs, int64_t classes, const Shape& class_shape,
                  const std::vector<std::string>& class_names)
       : path_(path), unfinished_(fmt::format("{}.{}.partial", path, getpid())) {
-    row_bytes_ = static_cast<size_t>(outputs) * size_of(dtype);
+    target_bytes_ = static_cast<size_t>(outputs / class_shape.elements()) * size_of(dtype);
     Hdf5File file = Hdf5File::create(unfinished_.path(), ErrorKind::kData);
     outputs_at_ = file.allocate(classes > 0 ? "/logits" : "/values", dtype, {rows, outputs});
     if (classes > 0) {
@@ -82,13 +84,11 @@ class PredictionFile {
     file.close();
     values_.emplace(unfinished_.path(), ErrorKind::kData);
   }
-  void add(std::span<const std::byte> outputs, std::span<const int32_t> classes, int64_t rows) {
-    values_->write(outputs_at_ + row_ * static_cast<int64_t>(row_bytes_), outputs);
-    if (classes_at_ > 0) {
-      values_->write(classes_at_, std::as_bytes(classes));
-      classes_at_ += std::ssize(std::as_bytes(classes));
-    }
-    row_ += rows;
+  // Outputs and predicted classes of consecutive targets, from target `first` of all on.
+  void write(int64_t first, std::span<const std::byte> outputs, std::span<const int32_t> classes) {
+    values_->write(outputs_at_ + first * static_cast<int64_t>(target_bytes_), outputs);
+    if (classes_at_ > 0)
+      values_->write(classes_at_ + first * static_cast<int64_t>(sizeof(int32_t)), std::as_bytes(classes));
   }
   void finish() {
     values_.reset();
@@ -99,8 +99,8 @@ class PredictionFile {
  private:
   std::string path_;
   UnfinishedFile unfinished_;
-  int64_t outputs_at_ = 0, classes_at_ = 0, row_ = 0;
-  size_t row_bytes_ = 0;
+  int64_t outputs_at_ = 0, classes_at_ = 0;
+  size_t target_bytes_ = 0;
   std::optional<RawValues> values_;
 };
 
@@ -133,11 +133,13 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
 
   std::optional<PredictionFile> file;
   std::vector<std::byte> outputs, all;
+  std::vector<int32_t> predicted, all_predicted;
   const Shape& positions = model.outline().shape.positions;
-  std::vector<int32_t> predicted(static_cast<size_t>(chunk * positions.elements())),
-      all_predicted(predicted.size() * static_cast<size_t>(workers));
+  const int64_t per_sample = positions.elements(), targets = chunk * per_sample;  // of a chunk
   // In rounds of a chunk a worker: a chunk is computed the same wherever it is.
   for (int64_t first = 0; first < chunks; first += workers) {
+    std::optional<ClassHead> head;
+    Tensor whole;  // outputs of the chunk, where the model has no head
     run_agreed(
         communicator,
         [&] {
@@ -147,41 +149,60 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
               static_cast<size_t>(std::min((mine + 1) * chunk, samples->size()) - mine * chunk));
           std::iota(rows.begin(), rows.end(), mine * chunk);
           const Batch batch = to_device(gather_batch(*samples, rows, chunk), dtype, store.backend());
-          const Tensor output = forward(*model.replica().model, batch, context).converted(dtype);
-          outputs.resize(output.bytes());
-          output.backend().copy_to_host(outputs.data(), output.data(), output.bytes());
-          if (classes > 0) {
-            const std::vector<int32_t> found = model.objective().predicted_classes(output, chunk);
-            std::copy(found.begin(), found.end(), predicted.begin());
-          }
+          context.batch = &batch.tensors;
+          head = model.replica().model->class_head(batch.inputs(), context);
+          if (!head) whole = model.replica().model->forward(batch.inputs(), context).converted(dtype);
+          context.batch = nullptr;
         },
         "prediction");
-    all.resize(outputs.size() * static_cast<size_t>(workers));
-    communicator.all_gather(outputs.data(), outputs.size(), all.data(), "prediction")->wait();
-    communicator
-        .all_gather(predicted.data(), predicted.size() * sizeof(int32_t), all_predicted.data(), "prediction")
-        ->wait();
-    run_agreed(
-        communicator,
-        [&] {
-          if (!leader) return;
-          const size_t row_bytes = outputs.size() / static_cast<size_t>(chunk);
-          if (!file) {
-            file.emplace(path, samples->description().source, dtype, samples->size(),
-                         static_cast<int64_t>(row_bytes / size_of(dtype)), classes, positions,
-                         model.outline().class_names);
-          }
-          for (int64_t i = first; i < std::min(first + workers, chunks); ++i) {
-            const int64_t rows = std::min(chunk, samples->size() - i * chunk);
-            const auto worker = static_cast<size_t>(i - first);
-            file->add(
-                std::span(all).subspan(worker * outputs.size(), static_cast<size_t>(rows) * row_bytes),
-                std::span(all_predicted)
-                    .subspan(worker * predicted.size(), static_cast<size_t>(rows * positions.elements())),
-                rows);
-          }
-        },
-        "prediction file");
+    // A head's logits are there for so many targets at a time.
+    const int64_t step = head ? std::min(kHeadRows, targets) : targets;
+    for (int64_t begin = 0; begin < targets; begin += step) {
+      const int64_t count = std::min(step, targets - begin);
+      run_agreed(
+          communicator,
+          [&] {
+            Tensor output = whole;
+            if (head) {
+              ClassHead part = *head;
+              part.x = slice(head->x, 0, begin, begin + count);
+              output = head_logits(part).converted(dtype);
+            }
+            outputs.resize(output.bytes());
+            output.backend().copy_to_host(outputs.data(), output.data(), output.bytes());
+            predicted.assign(static_cast<size_t>(count), 0);
+            if (classes > 0) predicted = model.objective().predicted_classes(output, count);
+          },
+          "prediction");
+      all.resize(outputs.size() * static_cast<size_t>(workers));
+      all_predicted.resize(predicted.size() * static_cast<size_t>(workers));
+      communicator.all_gather(outputs.data(), outputs.size(), all.data(), "prediction")->wait();
+      communicator
+          .all_gather(predicted.data(), predicted.size() * sizeof(int32_t), all_predicted.data(),
+                      "prediction")
+          ->wait();
+      run_agreed(
+          communicator,
+          [&] {
+            if (!leader) return;
+            const size_t target_bytes = outputs.size() / static_cast<size_t>(count);
+            if (!file) {
+              file.emplace(path, samples->description().source, dtype, samples->size(),
+                           static_cast<int64_t>(target_bytes / size_of(dtype)) * per_sample, classes,
+                           positions, model.outline().class_names);
+            }
+            for (int64_t i = first; i < std::min(first + workers, chunks); ++i) {
+              // What fills the last chunk up is left out.
+              const int64_t valid = std::min(chunk, samples->size() - i * chunk) * per_sample;
+              const auto wanted = static_cast<size_t>(std::clamp<int64_t>(valid - begin, 0, count));
+              const auto worker = static_cast<size_t>(i - first);
+              file->write(i * targets + begin,
+                          std::span(all).subspan(worker * outputs.size(), wanted * target_bytes),
+                          std::span(all_predicted).subspan(worker * predicted.size(), wanted));
+            }
+          },
+          "prediction file");
+    }
   }
   run_agreed(
       communicator,

@@ -14,6 +14,7 @@
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/loader.h"
+#include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
@@ -81,6 +82,13 @@ void PreparedRun::set_up() {
   }
   owned = plan.owned(communicator.rank(), communicator.world_size());
   objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
+  // Objective says so too, but of the first batch: when the output directory is there.
+  if (settings.objective.label_smoothing > 0.0 &&
+      gpt_of_configuration(description.text, "the run", data.shape.sample.last())) {
+    fail(ErrorKind::kUsage, fmt::format("train.label_smoothing: not of model.type = \"gpt\", whose loss does "
+                                        "without logits, got {}",
+                                        settings.objective.label_smoothing));
+  }
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
@@ -133,6 +141,7 @@ void PreparedRun::take_initial_weights() {
         }
         if (!leader()) return;
         found = read_initial_weights(path, description.text, data.shape);
+        warn_of_vocabulary(found, path, data.train->description().vocabulary);
         if (!holds_weights(path)) columns.restore(found, path);
       },
       "initial weights");

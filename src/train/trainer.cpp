@@ -230,7 +230,7 @@ struct Trainer::Parts : PreparedRun {
     const EvaluationResult result = evaluator->evaluate();
     if (!keeper) return result;
     progress->finish_line();
-    const bool classification = objective->classification();
+    const bool classification = objective->classification() && result.samples > 0;
     const std::optional<TextLoss> text = result.text;
     keeper->metrics().evaluation(done, result.loss, classification ? &result.accuracy : nullptr,
                                  result.samples, evaluator->averaged() ? "averaged" : "",

@@ -64,6 +64,20 @@ TEST_F(Exchange, ARunFromAnExportedDirectoryHasTheBitsOfOneFromTheCheckpoint) {
   EXPECT_EQ(digest_after(file("out"), kNoLauncher), digest);
   EXPECT_EQ(digest_after(file("out"), 2), digest);
 
+  // Logits are written in parts, whatever the micro-batches and workers.
+  const auto predicted = [&](int workers, const std::string& size) {
+    const std::string path = file("p" + size);
+    const Outcome outcome =
+        run(workers, {"predict", file("run.toml"), "--checkpoint", checkpoint, "--data", file("tokens.h5"),
+                      "--output", path, "--set", "train.micro_batch_size=" + size});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return bytes_of(path);
+  };
+  const std::string logits = predicted(kNoLauncher, "2");
+  EXPECT_GT(logits.size(), 67 * 16 * 257 * sizeof(float));
+  EXPECT_EQ(predicted(2, "5"), logits);
+  EXPECT_EQ(predicted(kNoLauncher, "40"), logits);
+
   refused({"export", checkpoint, file("out")}, 2, "is in use");
   const auto train_from = [&](const std::string& set) {
     return std::vector<std::string>{"train",      file("run.toml"), "--output",
@@ -117,6 +131,20 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   const Outcome lines = run(kNoLauncher, {"generate", "--weights", file("out"), "--prompt", "the ",
                                           "--prompt", "a", "--tokens", "3"});
   EXPECT_EQ(std::ranges::count(lines.out, '\n'), 2) << lines.out;
+  // Tokens of another tokenizer: not refused, as vocabularies may be made over, but said.
+  const auto warned = [&](const std::vector<std::string>& arguments, const std::string& what) {
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find(what), std::string::npos) << outcome.err;
+  };
+  warned({"generate", "--weights", file("out"), "--tokenizer", "bytes", "--prompt", "a", "--tokens", "2"},
+         "--tokenizer bytes: is another one than that of " + file("out"));
+  warned(
+      {"train", file("run.toml"), "--output", file("other"), "--set", "train.initial_weights=" + file("out")},
+      file("out") + ": its weights are of another tokenizer");
+  warned({"train", file("run.toml"), "--output", file("another"), "--set",
+          "train.initial_weights=" + checkpoint, "--set", "data.classes=320"},
+         checkpoint + ": its weights are of another tokenizer");
   refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
   refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one that");
   refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");
@@ -203,6 +231,21 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
   refused(train_with({"--set", "lora.targets=[\"x\"]"}), 2, "pattern \"x\" fits no matrix");
   refused({"export", checkpoint_of(file("first"), 3), file("none"), "--adapter"}, 2,
           "was not trained with [lora]");
+}
+
+TEST_F(Exchange, RefusesBeforeAnythingIsWritten) {
+  const auto train_with = [&](const std::string& set) {
+    return std::vector<std::string>{"train", file("run.toml"), "--output", file("none"), "--set", set};
+  };
+  refused(train_with("train.label_smoothing=0.1"), 2, "train.label_smoothing: not of model.type = \"gpt\"");
+  EXPECT_FALSE(std::filesystem::exists(file("none")));
+  std::vector<std::string> preset = train_with("model.preset=llama_15m");
+  preset.insert(preset.end(), {"--set", "data.context=300"});
+  refused(preset, 2,
+          "model.context: must hold the data's windows of 300 tokens, got 256, as model.preset has it");
+  refused({"tokenize", LOCKSTEP_ROOT "/LICENSE", "--tokenizer", "bytes", "--output", file("t.h5"), "--prompt",
+           ""},
+          2, "must name a field");
 }
 
 TEST_F(Exchange, IsForGpts) {

@@ -65,13 +65,14 @@ TEST_F(Choices, ReadsJsonLinesThroughATokenizer) {
                    [&] { read_choices(path("a.jsonl"), nullptr); });
   for (const char* line :
        {R"({"ctx": "A", "endings": ["x", "y"]})", R"({"ctx": "A", "endings": ["x", 3], "label": 0})",
-        R"({"ctx": "A", "endings": "x", "label": 0})", "[1]", "once"}) {
+        R"({"ctx": "A", "endings": "x", "label": 0})", R"({"ctx": "A", "endings": ["x", ""], "label": 0})",
+        R"({"ctx": "A", "ctx": "B", "endings": ["x", "y"], "label": 0})", "[1]", "once"}) {
     write("b.jsonl", "\n" + std::string(line) + "\n");
     expect_rejection(ErrorKind::kData, {"b.jsonl: line 2"},
                      [&] { read_choices(path("b.jsonl"), tokenizer.get()); });
   }
   write("b.jsonl", R"({"ctx": "A", "endings": ["x", "y"], "label": 2})");
-  expect_rejection(ErrorKind::kData, {"b.jsonl: question 0", "label 2"},
+  expect_rejection(ErrorKind::kData, {"b.jsonl: line 1", "label 2"},
                    [&] { read_choices(path("b.jsonl"), tokenizer.get()); });
 }
 
@@ -83,15 +84,15 @@ TEST_F(Choices, DamagedRecordsAreNamed) {
     write("a.bin", llmc(1, body));
   };
   changed(0, 1);
-  reject("a.bin", {"a.bin: question 0", "65535"});
+  reject("a.bin", {"a.bin: question 1", "65535"});
   changed(1, 28);
-  reject("a.bin", {"question 0", "has 26 bytes and says 28"});
+  reject("a.bin", {"question 1", "has 26 bytes and says 28"});
   changed(3, 2);
-  reject("a.bin", {"question 0", "label 2"});
+  reject("a.bin", {"question 1", "label 2"});
   changed(5, 60000);
-  reject("a.bin", {"question 0", "truncated"});
-  write("a.bin", llmc(2, good));
   reject("a.bin", {"question 1", "truncated"});
+  write("a.bin", llmc(2, good));
+  reject("a.bin", {"question 2", "truncated"});
   write("a.bin", llmc(0, good));
   reject("a.bin", {"26 bytes behind its 0 questions"});
   write("a.bin", llmc(0, {}));

@@ -248,7 +248,7 @@ TEST(Objective, EachPositionHasItsLossAndItsWeight) {
   EXPECT_EQ(counts.counted, 3) << "the first counts nothing";
   EXPECT_EQ(counts.correct, 1);
   EXPECT_EQ(counts.confusion, (std::vector<int64_t>{0, 0, 0, 1, 1, 0, 1, 0, 0}));
-  EXPECT_EQ(classes.predicted_classes(outputs({2, 2, 3}, logits), 1), (std::vector<int32_t>{2, 0}));
+  EXPECT_EQ(classes.predicted_classes(outputs({2, 2, 3}, logits), 2), (std::vector<int32_t>{2, 0}));
   // Padding takes away what its weights say.
   const MicroBatch padded = at_positions({0, 2, 1, 1}, {0.0f, 0.5f, 2.0f, 1.0f}, 1);
   EXPECT_EQ(classes.weight(padded), 1.5);
