@@ -22,6 +22,7 @@ enum class RandomPurpose : uint32_t {
   kDropout = 3,
   kSplit = 4,
   kGeneration = 20,
+  kProbes = 21,
   kTest = 99
 };
 

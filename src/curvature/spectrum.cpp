@@ -13,7 +13,6 @@
 namespace lockstep {
 namespace {
 
-constexpr RandomPurpose kProbes{21};
 
 // Numbers of probes: those of Lanczos' runs count from 0, of restarts, ranges and samples of the trace from
 // here on.
@@ -21,7 +20,7 @@ constexpr uint32_t kRestarts = 1u << 24, kRange = 2u << 24, kSamples = 3u << 24,
 
 PhiloxBlock draw(uint64_t seed, uint32_t probe, size_t element) {
   const auto i = static_cast<uint64_t>(element);
-  return philox(philox_key(seed, kProbes),
+  return philox(philox_key(seed, RandomPurpose::kProbes),
                 {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), probe, 0});
 }
 
