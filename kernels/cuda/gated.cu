@@ -1,9 +1,8 @@
 // SwiGLU of rows that hold both halves side by side, forward and backward.
-#include "lockstep/kernels/math/gated.h"
-
 #include "lockstep/kernels/cuda/cuda_backend.h"
 #include "lockstep/kernels/cuda/rows.h"
 #include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/gated.h"
 
 namespace lockstep {
 
@@ -64,12 +63,11 @@ void CudaBackend::swiglu(DType dtype, int64_t rows, int64_t columns, const void*
   if (columns <= 0) return;
   dispatch_floating("swiglu", dtype, [&](auto type) {
     using S = decltype(type);
-    dispatch_lanes<S>(columns, aligned_to(16, h, y),
-                      [&]<int N>(std::integral_constant<int, N>, int64_t across) {
-                        LOCKSTEP_LAUNCH((swiglu_kernel<S, N>), blocks_for(rows * across, 1), kFlatThreads, 0,
-                                        stream(), across, columns, static_cast<const S*>(h),
-                                        static_cast<S*>(y));
-                      });
+    dispatch_lanes<S>(
+        columns, aligned_to(16, h, y), [&]<int N>(std::integral_constant<int, N>, int64_t across) {
+          LOCKSTEP_LAUNCH((swiglu_kernel<S, N>), blocks_for(rows * across, 1), kFlatThreads, 0, stream(),
+                          across, columns, static_cast<const S*>(h), static_cast<S*>(y));
+        });
   });
 }
 

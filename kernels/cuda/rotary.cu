@@ -76,8 +76,8 @@ void CudaBackend::rotary(DType dtype, int64_t rows, int64_t positions, int64_t h
     const auto launch_with = [&]<int N>(std::integral_constant<int, N>) {
       LOCKSTEP_LAUNCH((rotary_kernel<S, N>), blocks_for(rows, 1), kRowThreads, 0, stream(), positions,
                       static_cast<int>(heads), static_cast<int>(turned), static_cast<int>(half), back,
-                      static_cast<const S*>(x), static_cast<const T*>(cosines),
-                      static_cast<const T*>(sines), static_cast<S*>(y));
+                      static_cast<const S*>(x), static_cast<const T*>(cosines), static_cast<const T*>(sines),
+                      static_cast<S*>(y));
     };
     constexpr int kFull = Vector<S>::kLanes;
     if (half % kFull == 0 && aligned_to(16, x, cosines, sines, y)) {

@@ -1,5 +1,5 @@
-// RMS norm, rotary positions, SwiGLU and first keys against their formulas in fp64, in every type, on any number
-// of threads; on a GPU against the CPU.
+// RMS norm, rotary positions, SwiGLU and first keys against their formulas in fp64, in every type, on any
+// number of threads; on a GPU against the CPU.
 #include <functional>
 
 #include "kernels/arrays.h"
@@ -20,8 +20,8 @@ std::vector<double> computed(const Call& call) {
   return values;
 }
 
-// On the CPU against `expected`, within so many units in the last place of max(|expected|, 1); on a GPU against
-// the CPU.
+// On the CPU against `expected`, within so many units in the last place of max(|expected|, 1); on a GPU
+// against the CPU.
 template <class S>
 void expect_formula(const std::string& name, double units, const Call& call,
                     const std::vector<double>& expected) {
@@ -46,8 +46,16 @@ TYPED_TEST_SUITE(LanguageKernels, StoredTypes);
 TYPED_TEST(LanguageKernels, RmsNormIsTheFormula) {
   using S = TypeParam;
   using T = Accumulation<S>;
-  for (const Extents& e :
-       {Extents{1, 1}, {5, 7}, {3, 64}, {40, 96}, {2, 1000}, {2, 1536}, {1, 4100}, {1, 9000}, {1, 16400}, {0, 4}}) {
+  for (const Extents& e : {Extents{1, 1},
+                           {5, 7},
+                           {3, 64},
+                           {40, 96},
+                           {2, 1000},
+                           {2, 1536},
+                           {1, 4100},
+                           {1, 9000},
+                           {1, 16400},
+                           {0, 4}}) {
     const int64_t rows = e.rows, columns = e.columns;
     const int64_t n = rows * columns;
     const std::vector<S> x = random_values<S>(n, 1), dy = random_values<S>(n, 2);
@@ -73,23 +81,24 @@ TYPED_TEST(LanguageKernels, RmsNormIsTheFormula) {
     const std::string name = std::to_string(rows) + " x " + std::to_string(columns);
     std::vector<double> expected = y;
     expected.insert(expected.end(), inverses.begin(), inverses.end());
-    expect_formula<S>("forward " + name, sizeof(S) == 2 ? 1.0 : 16.0,
-                      [&](Backend& backend, Arrays& arrays) {
-                        S* const to = arrays.output<S>(n);
-                        backend.rms_norm(dtype_of<S>, rows, columns, arrays.input(x), arrays.input(gamma), 0.25,
-                                         to, arrays.output<T>(rows));
-                      },
-                      expected);
+    expect_formula<S>(
+        "forward " + name, sizeof(S) == 2 ? 1.0 : 16.0,
+        [&](Backend& backend, Arrays& arrays) {
+          S* const to = arrays.output<S>(n);
+          backend.rms_norm(dtype_of<S>, rows, columns, arrays.input(x), arrays.input(gamma), 0.25, to,
+                           arrays.output<T>(rows));
+        },
+        expected);
     expected = dx;
     expected.insert(expected.end(), dgamma.begin(), dgamma.end());
-    expect_formula<S>("backward " + name, sizeof(S) == 2 ? 1.0 : 64.0,
-                      [&](Backend& backend, Arrays& arrays) {
-                        S* const to = arrays.output<S>(n);
-                        backend.rms_norm_backward(dtype_of<S>, rows, columns, arrays.input(x),
-                                                  arrays.input(gamma), arrays.input(rstd), arrays.input(dy),
-                                                  to, arrays.output<T>(columns));
-                      },
-                      expected);
+    expect_formula<S>(
+        "backward " + name, sizeof(S) == 2 ? 1.0 : 64.0,
+        [&](Backend& backend, Arrays& arrays) {
+          S* const to = arrays.output<S>(n);
+          backend.rms_norm_backward(dtype_of<S>, rows, columns, arrays.input(x), arrays.input(gamma),
+                                    arrays.input(rstd), arrays.input(dy), to, arrays.output<T>(columns));
+        },
+        expected);
   }
 }
 
@@ -99,7 +108,8 @@ TYPED_TEST(LanguageKernels, RotaryTurnsPairsAndLeavesTheOtherHeads) {
   struct Case {
     int64_t samples, positions, heads, turned, size;
   };
-  for (const Case& c : {Case{1, 1, 1, 1, 2}, {2, 3, 4, 3, 6}, {2, 5, 3, 2, 64}, {1, 7, 6, 6, 32}, {1, 3, 40, 30, 48}}) {
+  for (const Case& c :
+       {Case{1, 1, 1, 1, 2}, {2, 3, 4, 3, 6}, {2, 5, 3, 2, 64}, {1, 7, 6, 6, 32}, {1, 3, 40, 30, 48}}) {
     const int64_t rows = c.samples * c.positions, half = c.size / 2, n = rows * c.heads * c.size;
     const std::vector<S> x = random_values<S>(n, 5);
     const std::vector<T> cosines = random_values<T>(c.positions * half, 6, -1.0, 1.0),
@@ -117,14 +127,15 @@ TYPED_TEST(LanguageKernels, RotaryTurnsPairsAndLeavesTheOtherHeads) {
         }
       }
       for (const bool in_place : {false, true}) {
-        expect_formula<S>(std::to_string(c.heads) + " heads of " + std::to_string(c.size), 2.0,
-                          [&](Backend& backend, Arrays& arrays) {
-                            S* const to = in_place ? arrays.in_out(x) : arrays.output<S>(n);
-                            const S* const from = in_place ? to : arrays.input(x);
-                            backend.rotary(dtype_of<S>, rows, c.positions, c.heads, c.turned, c.size, back, from,
-                                           arrays.input(cosines), arrays.input(sines), to);
-                          },
-                          expected);
+        expect_formula<S>(
+            std::to_string(c.heads) + " heads of " + std::to_string(c.size), 2.0,
+            [&](Backend& backend, Arrays& arrays) {
+              S* const to = in_place ? arrays.in_out(x) : arrays.output<S>(n);
+              const S* const from = in_place ? to : arrays.input(x);
+              backend.rotary(dtype_of<S>, rows, c.positions, c.heads, c.turned, c.size, back, from,
+                             arrays.input(cosines), arrays.input(sines), to);
+            },
+            expected);
       }
     }
   }
@@ -147,20 +158,21 @@ TYPED_TEST(LanguageKernels, SwigluIsTheFormula) {
       dh[up] = gradient * a * s;
     }
     const std::string name = std::to_string(rows) + " x " + std::to_string(columns);
-    expect_formula<S>("forward " + name, 4.0,
-                      [&](Backend& backend, Arrays& arrays) {
-                        S* const to = arrays.output<S>(n);
-                        backend.swiglu(dtype_of<S>, rows, columns, arrays.input(h), to);
-                      },
-                      y);
+    expect_formula<S>(
+        "forward " + name, 4.0,
+        [&](Backend& backend, Arrays& arrays) {
+          S* const to = arrays.output<S>(n);
+          backend.swiglu(dtype_of<S>, rows, columns, arrays.input(h), to);
+        },
+        y);
     // 1 - s, which is multiplied by up to 20.
-    expect_formula<S>("backward " + name, sizeof(S) == 2 ? 2.0 : 64.0,
-                      [&](Backend& backend, Arrays& arrays) {
-                        S* const to = arrays.output<S>(2 * n);
-                        backend.swiglu_backward(dtype_of<S>, rows, columns, arrays.input(h), arrays.input(dy),
-                                                to);
-                      },
-                      dh);
+    expect_formula<S>(
+        "backward " + name, sizeof(S) == 2 ? 2.0 : 64.0,
+        [&](Backend& backend, Arrays& arrays) {
+          S* const to = arrays.output<S>(2 * n);
+          backend.swiglu_backward(dtype_of<S>, rows, columns, arrays.input(h), arrays.input(dy), to);
+        },
+        dh);
   }
 }
 
