@@ -12,7 +12,7 @@ processes. Memory is the process's largest resident set, libraries included. PYT
 itself needs nothing.
 
 --llmc DIRECTORY adds llm.c: its own train_gpt2 is started there (4 x 64 tokens, fp32; it prints its times). --layers, --width,
---vocabulary make the GPT-2 rows smaller, to try the script. Exit status 77 where PyTorch is missing.
+--vocabulary make the GPT-2 rows smaller, to try the script (heads have 64 numbers). Exit status 77 where PyTorch is missing.
 """
 
 import argparse
@@ -273,6 +273,7 @@ def main():
         trial = [name for name in ("layers", "width", "vocabulary") if getattr(arguments, name)]
         if row.startswith("gpt2") and trial:
             w |= {name: getattr(arguments, name) for name in trial}
+            w["heads"] = max(1, w["width"] // 64)
             w["title"] += f" (trial: {', '.join(f'{name} {w[name]}' for name in trial)})"
         w["steps"] = arguments.steps or w["steps"]
         ours = compare(arguments, w)

@@ -23,10 +23,10 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
   T squares = 0;
   row.visit([&](int, typename Plan::Index, T(&values)[1][N]) {
     LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) squares += values[0][j] * values[0][j];
+    for (int j = 0; j < N; ++j) squares = std::fma(values[0][j], values[0][j], squares);
   });
   squares = Rows::template reduce<Plus>(squares, shared);
-  const T inverse = T(1) / std::sqrt(squares * (T(1) / static_cast<T>(columns)) + epsilon);
+  const T inverse = T(1) / std::sqrt(squares / static_cast<T>(columns) + epsilon);
   row.visit([&](int, typename Plan::Index i, T(&values)[1][N]) {
     T scale[N], result[N];
     load_numbers<N>(gamma + i, vectors, scale);
@@ -66,14 +66,14 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kBackwardBlocks<P
   row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
     prepare(i, values);
     LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) total += values[1][j] * values[0][j];
+    for (int j = 0; j < N; ++j) total = std::fma(values[1][j], values[0][j], total);
   });
-  const T product = Rows::template reduce<Plus>(total, shared) * (T(1) / static_cast<T>(columns));
+  const T product = Rows::template reduce<Plus>(total, shared) / static_cast<T>(columns);
   row.visit([&](int, typename Plan::Index i, T(&values)[2][N]) {
     if constexpr (!Plan::kHeld) prepare(i, values);
     T result[N];
     LOCKSTEP_UNROLL
-    for (int j = 0; j < N; ++j) result[j] = inverse * (values[1][j] - values[0][j] * product);
+    for (int j = 0; j < N; ++j) result[j] = inverse * std::fma(-values[0][j], product, values[1][j]);
     store_row(dx + r * columns + i, result, vectors);
   });
 }

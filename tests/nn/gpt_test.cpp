@@ -67,7 +67,9 @@ class Gpt : public testing::TestWithParam<const char*> {};
 
 TEST_P(Gpt, LogitsLossesAndGradientsAgreeWithTransformers) {
   for (const DType dtype : {DType::kF64, DType::kF32}) {
-    const double bound = dtype == DType::kF64 ? 1e-10 : 1e-5;
+    // A GPU adds in another order, and the norm of the embeddings multiplies what that makes of gradients by
+    // the reciprocal of their small root mean square.
+    const double bound = dtype == DType::kF64 ? 1e-10 : test_device() == "cpu" ? 1e-5 : 2e-5;
     const GoldenGpt gpt(GetParam(), dtype);
     ForwardContext context = forward_context(gpt.model.store, true);
     expect_near(gpt.model.module->forward(gpt.tokens, context), gpt.golden.at("logits"), bound, "logits");
