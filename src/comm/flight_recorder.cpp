@@ -128,7 +128,8 @@ std::string FlightRecorder::text() const {
 }
 
 std::string FlightRecorder::text_of(int pid, int descriptor, int rank) {
-  const int opened = ::open(fmt::format("/proc/{}/fd/{}", pid, descriptor).c_str(), O_RDONLY | O_CLOEXEC);
+  const int opened =
+      ::open(fmt::format("/proc/{}/fd/{}", pid, descriptor).c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (opened < 0) return "";
   // Copied, not mapped: a process that ends takes nothing away.
   const auto memory = std::make_unique<std::array<std::byte, sizeof(Memory)>>();

@@ -52,8 +52,7 @@ void MpiWorld::leave_flight(const std::vector<int>& absent) {
   write(rank, recorder->text());
   if (workers.empty()) return;
   for (int lower = 0; lower < rank; ++lower) {
-    const bool there = std::ranges::find(absent, lower) == absent.end();
-    if (there && host_of(lower) == host_of(rank)) return;  // that one does
+    if (roll_call->calls(lower) && host_of(lower) == host_of(rank)) return;  // that one does
   }
   for (const int number : absent) {
     const Worker& other = workers[static_cast<size_t>(number)];
@@ -122,8 +121,13 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   if (const Clock::duration gap = now - std::exchange(wait.looked, now); gap > kAsleep) wait.since += gap;
   RollCall& roll_call = *world_.roll_call;
   roll_call.listen(place());
-  if (Seconds(now - wait.since).count() <= world_.timeout_seconds && !roll_call.called()) {
+  // One that has only just begun to wait, or was stopped until now, answers, and leaves the rest to the
+  // others.
+  const double waited = Seconds(now - wait.since).count() / world_.timeout_seconds;
+  if (waited <= (roll_call.called() ? 0.5 : 1.0)) {
     if (roll_call.calling()) roll_call.withdraw();
+    if (!roll_call.called()) wait.called = now;
+    if (Seconds(now - wait.called).count() > answer_seconds(world_.timeout_seconds)) world_.leave_flight({});
     return;
   }
   if (!roll_call.calling()) {
@@ -133,7 +137,7 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   const double over = Seconds(now - wait.called).count() - answer_seconds(world_.timeout_seconds);
   if (over < 0.0) return;
   world_.leave_flight(roll_call.absent());
-  if (roll_call.lowest_present() == world_.rank || over > kPatienceSeconds) fail_timeout();
+  if (roll_call.lowest_caller() == world_.rank || over > kPatienceSeconds) fail_timeout();
 }
 
 MPI_Request* MpiRequest::add(int rank, int bytes) {

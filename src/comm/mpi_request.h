@@ -48,7 +48,7 @@ struct MpiWorld {
   std::optional<FlightRecorder> recorder;
   std::string flight_directory;  // where recorders are written to when the job fails; empty: nowhere
 
-  // Leaves this worker's last collectives in the directory, and as the first of its host that is there also
+  // Leaves this worker's last collectives in the directory, and as the first of its host that calls also
   // those of absent ones. Once.
   void leave_flight(const std::vector<int>& absent);
 
@@ -82,7 +82,7 @@ class MpiRequest final : public Request {
     int rank, bytes;
   };
   // A wait that takes long: since when, without the time in which this worker was stopped itself, when it
-  // looked for calls last, and when it began to call.
+  // looked for calls last, and when it began to call, or last heard no call.
   struct LongWait {
     Clock::time_point since, looked, called;
   };

@@ -67,8 +67,10 @@ std::vector<int> RollCall::absent() const {
   return ranks;
 }
 
-int RollCall::lowest_present() const {
-  return static_cast<int>(std::ranges::find_if(others_, &Other::present) - others_.begin());
+int RollCall::lowest_caller() const {
+  int rank = 0;
+  while (rank < size_ && !calls(rank)) ++rank;
+  return rank;
 }
 
 void RollCall::send(int rank, Message::Kind kind, uint32_t call, const std::string& place) {

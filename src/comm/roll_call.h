@@ -35,7 +35,9 @@ class RollCall {
   bool called() const;
   // Of this worker's call, ascending. The caller itself is present.
   std::vector<int> absent() const;
-  int lowest_present() const;
+  bool calls(int rank) const { return rank == rank_ ? calling_ : others_[static_cast<size_t>(rank)].calls; }
+  // Of those that call: who is to say what is wrong.
+  int lowest_caller() const;
   // Where a worker that is present waits.
   const std::string& place_of(int rank) const { return others_[static_cast<size_t>(rank)].place; }
 

@@ -90,6 +90,21 @@ TEST_F(Blame, TwoStoppedWorkersAreBothNamed) {
                "rank 0 on host " + host() + ", rank 2");
 }
 
+// As by Ctrl-Z, for longer than a worker may be late.
+TEST_F(Blame, AJobThatIsStoppedAsAWholeGoesOn) {
+  const std::string output = scratch_.file("paused");
+  Job job(Job::on_workers(3, training(output, {kEndless, "parallel.timeout=1.5"})));
+  ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
+  for (const int signal : {SIGSTOP, SIGCONT}) {
+    for (int rank = 0; rank < 3; ++rank) job.signal_rank(rank, signal);
+    std::this_thread::sleep_for(std::chrono::seconds(3));
+  }
+  job.signal(SIGUSR1);
+  const Outcome outcome = job.wait(30.0);
+  EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
+  EXPECT_EQ(count(outcome.err, "error: "), 0u) << outcome.err;
+}
+
 // At a tenth of the others' speed.
 TEST_F(Blame, ASlowWorkerIsWarnedOfOnceAndItsMetricsSaySo) {
   const std::string output = scratch_.file("slow");
