@@ -45,11 +45,14 @@ check() {
 # What process 1 of a host does: mounts, SSH server; then it stays and reaps whose parents are gone.
 host_main() {
   hostname "$1"
+  mount -t tmpfs tmpfs /run
+  mkdir /run/cgroup
+  [ ! -d /sys/fs/cgroup ] || mount --rbind /sys/fs/cgroup /run/cgroup
   mount -t sysfs sysfs /sys  # its own network's interfaces
+  [ ! -d /sys/fs/cgroup ] || mount --rbind /run/cgroup /sys/fs/cgroup
   mount --bind "$state/hosts" /etc/hosts
   mount --bind "$state/ssh_config" /etc/ssh/ssh_config
   mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-  mount -t tmpfs tmpfs /run
   mkdir -p /run/sshd
   mkdir -m 1777 /run/tmp
   ip link set lo up

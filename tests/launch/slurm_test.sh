@@ -4,16 +4,32 @@
 set -euo pipefail
 
 launch=$1
-root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+root="$(mktemp -d)/a [checkout]*"
+trap 'rm -rf "$(dirname "$root")"' EXIT
 mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
 cp "$launch/run_to_end.sh" "$root/launch"
-cp "$(dirname "$0")/mpirun_standin" "$root/bin/mpirun"
-# shellcheck disable=SC2016  # expanded when it runs
-printf '#!/bin/sh\necho "$@" >>"$NOTES"\n' >"$root/bin/scontrol"
+cp "$(dirname "$0")/mpirun_standin" "$root/bin/standin"
+# stand_in NAME BODY: a command of that name.
+stand_in() {
+  printf '#!/bin/bash\n%s\n' "$2" >"$root/bin/$1"
+  chmod +x "$root/bin/$1"
+}
+# shellcheck disable=SC2016  # expanded when they run
+{
+  stand_in mpirun 'echo "$*" | sed "s/--allow-run-as-root //; s: /.*bin/lockstep train: train:" >>"$ARGUMENTS"; exec standin "$@"'
+  # Nodes that are files in $NODES take tasks.
+  stand_in scontrol 'if [ "$1 $2" = "show job" ]; then cat "$NODES/../state"; elif [ "$1" = show ]; then printf "%s\n" n1 n2 n3; else echo "$@" >>"$NOTES"; fi'
+  stand_in srun '[[ "$*" =~ --nodelist=([^ ]*) ]] && [ -e "$NODES/${BASH_REMATCH[1]}" ]'
+  stand_in squeue 'echo 7.batch; echo 7.3'
+  stand_in scancel 'echo "scancel $*" >>"$NOTES"'
+}
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
-chmod +x "$root/bin/scontrol" "$root/build/release/bin/lockstep"
-export PATH=$root/bin:$PATH NOTES=$root/notes SLURM_SUBMIT_DIR=$root SLURM_JOB_ID=7 SLURM_NTASKS=2
+chmod +x "$root/build/release/bin/lockstep"
+export PATH=$root/bin:$PATH NOTES=$root/notes ARGUMENTS=$root/arguments NODES=$root/nodes SLURM_SUBMIT_DIR=$root SLURM_JOB_ID=7
+export SLURM_NTASKS=5 SLURM_JOB_NODELIST="n[1-3]" SLURM_TASKS_PER_NODE="2(x2),1" SLURM_CLUSTER_NAME=test SLURM_JOB_NAME=digits
+unset SLURM_CPUS_PER_TASK SLURM_ARRAY_TASK_ID LOCKSTEP_FEWEST_NODES
+mkdir "$NODES"
+echo "JobState=RUNNING Reason=None" >"$root/state"
 
 failures=0
 check() {
@@ -59,6 +75,15 @@ check "exit code of a run that another start does not help" 3 "$(
 )"
 check "what happens then" 0 "$(grep -c '^requeue' "$NOTES")"
 
+# After scancel the job is on its way out; so it is when its time is up.
+echo "JobState=COMPLETING Reason=None" >"$root/state"
+check "exit code of a job that is cancelled" 75 "$(job program ready TERM)"
+check "what happens then" 0 "$(grep -c '^requeue' "$NOTES")"
+echo "JobState=COMPLETING Reason=TimeLimit" >"$root/state"
+check "exit code when the time is up" 75 "$(job program ready TERM)"
+check "what happens then" 1 "$(grep -c '^requeue' "$NOTES")"
+echo "JobState=RUNNING Reason=None" >"$root/state"
+
 # One that fails: three starts without a new checkpoint, and one more each time that there is one.
 # failing: the exit code of such a start, and how often the job was put into the queue.
 failing() {
@@ -69,10 +94,35 @@ failing() {
 }
 rm -rf "$root/runs"
 for expected in "6 1" "6 1" "6 0"; do check "start without a checkpoint" "$expected" "$(failing)"; done
-rm -f "$root"/runs/*.fruitless_starts
-mkdir -p "$root/runs/slurm-7"
-: >"$root/runs/slurm-7/step-000000001.h5"
+rm -f "$root"/runs/test/*.fruitless_starts
+mkdir -p "$root/runs/test/digits"
+: >"$root/runs/test/digits/step-000000001.h5"
 for expected in "6 1" "6 1"; do check "start without a new checkpoint" "$expected" "$(failing)"; done
 check "signals" 75 "$(job program ready TERM)"
 for expected in "6 1" "6 1" "6 0"; do check "start after one that saved" "$expected" "$(failing)"; done
+
+# Within the job on the nodes that are left, until three starts have left no new checkpoint.
+# failing_within ARGUMENT...: what mpirun was given, start by start.
+failing_within() {
+  rm -rf "$root/runs"
+  : >"$NOTES"
+  : >"$ARGUMENTS"
+  "$launch/slurm.sbatch" "$@" exit 6 >/dev/null 2>&1 || true
+  sed "s:$(printf %s "$root" | sed 's/[][*]/\\&/g'):ROOT:; s/--host n1:2,n3:1/--host n3:1,n1:2/" "$ARGUMENTS"
+}
+rest="train config.toml exit 6 --resume=auto --output ROOT/runs/test/digits"
+touch "$NODES/n1" "$NODES/n3"
+check "starts on the nodes that are left" "-np 5 $rest|-np 3 --host n3:1,n1:2 $rest|-np 3 --host n3:1,n1:2 $rest" \
+  "$(failing_within config.toml | paste -sd'|')"
+check "steps that are ended before" "scancel --signal=KILL 7.3" "$(sort -u "$NOTES")"
+check "starts with too few nodes left" "1" "$(LOCKSTEP_FEWEST_NODES=3 failing_within config.toml | wc -l)"
+check "the queue then" "1" "$(grep -c '^requeue 7$' "$NOTES")"
+rm "$NODES"/*
+check "threads and the directory of a job without a name" \
+  "-np 5 train config.toml exit 6 --set device.threads=3 --resume=auto --output ROOT/runs/test/lockstep-7" \
+  "$(SLURM_CPUS_PER_TASK=3 SLURM_JOB_NAME=lockstep failing_within config.toml)"
+check "the user's threads and directory" "-np 5 train config.toml --set device.threads=1 --output ROOT/out exit 6 --resume=auto" \
+  "$(SLURM_CPUS_PER_TASK=3 failing_within config.toml --set device.threads=1 --output "$root/out")"
+check "the directory of a task of an array" "ROOT/runs/test/a_b-5-2" \
+  "$(SLURM_JOB_NAME=a/b SLURM_ARRAY_JOB_ID=5 SLURM_ARRAY_TASK_ID=2 failing_within config.toml | sed 's/.* //')"
 [ "$failures" -eq 0 ]

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The launcher of Kubernetes' MPI operator: what it starts, when again, and what the next pod of a job makes of it; and the manifest has
+# only fields that the operator and Kubernetes have (where python3 has yaml).
+set -euo pipefail
+
+launch=$1
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
+cp "$launch/kubernetes.sh" "$launch/run_to_end.sh" "$root/launch"
+# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first.
+cat >"$root/bin/mpirun" <<'END'
+#!/bin/bash
+echo "$*" | sed 's/--allow-run-as-root //; s/ *[^ ]*lockstep train /train /' >>"$NOTES"
+read -r code <"$CODES"
+sed -i 1d "$CODES"
+if [[ $code = +* ]]; then mkdir -p "$OUTPUT" && : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+exit "${code#+}"
+END
+printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
+chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
+export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile
+
+failures=0
+check() {
+  if [ "$2" != "$3" ]; then
+    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
+    failures=$((failures + 1))
+  fi
+}
+# pod UID CODES: starts within a pod of that job whose runs end with these codes, and its exit code.
+pod() {
+  local code=0
+  : >"$NOTES"
+  tr ' ' '\n' <<<"$2" >"$CODES"
+  JOB_UID=$1 "$root/launch/kubernetes.sh" config.toml --output "$OUTPUT" >/dev/null 2>&1 || code=$?
+  echo "$(wc -l <"$NOTES") starts, $code"
+}
+check "a run that fails once" "2 starts, 0" "$(pod a "6 0")"
+check "what its starts are given" "train config.toml --output $OUTPUT --resume=auto" "$(sort -u "$NOTES")"
+check "a run that saves and leaves" "1 starts, 75" "$(pod a "75 0")"
+check "the pod that replaces it" "2 starts, 0" "$(pod a "+6 0")"
+check "a run that diverges" "1 starts, 5" "$(pod a "5 0")"
+check "the pod that replaces it" "0 starts, 5" "$(pod a "0")"
+check "a pod of the next job" "3 starts, 6" "$(pod b "6 6 6 0")"
+check "the pod that replaces it" "0 starts, 6" "$(pod b "0")"
+if python3 -c 'import yaml' 2>/dev/null; then
+  python3 "$(dirname "$0")/kubernetes_manifest.py" "$launch/kubernetes.yaml" || failures=$((failures + 1))
+else
+  echo "the manifest is not looked at: python3 has no yaml (python3-yaml)"
+fi
+[ "$failures" -eq 0 ]
