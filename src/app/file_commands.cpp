@@ -113,8 +113,7 @@ int run_diff(const DiffArguments& arguments) {
 std::function<std::optional<int>()> add_prepare_command(CLI::App& app) {
   const auto arguments = std::make_shared<PrepareArguments>();
   CLI::App* command = app.add_subcommand("prepare", "convert a data set into HDF5");
-  command
-      ->add_option("input", arguments->dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")
+  command->add_option("input", arguments->dataset.path, "HDF5, IDX, CIFAR-10 (several by commas) or CSV file")
       ->required();
   command->add_option("output", arguments->output, "HDF5 file to write")->required();
   command->add_option("--format", arguments->dataset.format, "file format")
@@ -122,9 +121,9 @@ std::function<std::optional<int>()> add_prepare_command(CLI::App& app) {
   command->add_option("--labels", arguments->dataset.labels, "IDX: labels file");
   command->add_option("--target", arguments->dataset.target, "CSV: target column");
   command->add_option("--classes", arguments->dataset.classes,
-                              "number of classes; 0: find out; -1: regression");
+                      "number of classes; 0: find out; -1: regression");
   command->add_option("--ignore-label", arguments->dataset.ignore_label,
-                              "label of samples that count nothing");
+                      "label of samples that count nothing");
   command->add_flag(
       "--follow", arguments->dataset.follow,
       "HDF5: read values that lie in other files (external links, external storage, virtual data sets)");
@@ -143,8 +142,7 @@ std::function<std::optional<int>()> add_inspect_command(CLI::App& app) {
                    "checkpoint file; with --verify any file that Lockstep has sealed")
       ->required();
   command->add_flag("--digest", arguments->digest_only, "print the state digest only");
-  command
-      ->add_flag("--verify", arguments->verify, "only compare every byte of the file with its checksums")
+  command->add_flag("--verify", arguments->verify, "only compare every byte of the file with its checksums")
       ->excludes("--digest");
   command->footer("Example:\n  lockstep inspect --digest runs/cnn/step-000000440.h5");
   return [arguments, command]() -> std::optional<int> {
