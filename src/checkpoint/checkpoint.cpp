@@ -28,6 +28,8 @@ constexpr const char* kFormat = "/format";
 constexpr const char* kVersion = "version";
 constexpr const char* kConfiguration = "/configuration";
 constexpr const char* kMetrics = "/metrics";
+constexpr const char* kMetricsFile = "/metrics_file";
+constexpr const char* kBest = "/best";
 constexpr const char* kPlans = "/plans";
 constexpr const char* kData = "/data_outline";
 constexpr const char* kOrder = "order";
@@ -56,7 +58,8 @@ void require_storable(const State& state) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": must be /group/name", path));
     }
     const std::string first = path.substr(0, path.find('/', 1));
-    if (first == kFormat || first == kConfiguration || first == kMetrics || first == kPlans) {
+    const auto reserved = {kFormat, kConfiguration, kMetrics, kMetricsFile, kPlans, kData, kBest};
+    if (std::ranges::any_of(reserved, [&](const char* name) { return first == name; })) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": {} is reserved", path, first));
     }
   };
@@ -91,6 +94,8 @@ void write_content(const State& state, const std::string& path) {
   }
   file.write_text(kConfiguration, state.configuration);
   file.write_text(kMetrics, state.metrics);
+  if (!state.metrics_file.empty()) file.write_text(kMetricsFile, state.metrics_file);
+  if (!state.best.empty()) file.write_text(kBest, state.best);
   if (!state.data.empty()) file.write_text(kData, state.data);
   if (!state.plans.empty()) file.write_text(kPlans, state.plans);
   for (size_t i = 0; i < state.arrays.size(); ++i) {
@@ -114,6 +119,8 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   state.version = version;
   state.configuration = file.read_text(kConfiguration);
   state.metrics = file.read_text(kMetrics);
+  if (file.exists(kMetricsFile)) state.metrics_file = file.read_text(kMetricsFile);
+  if (file.exists(kBest)) state.best = file.read_text(kBest);
   if (file.exists(kData)) state.data = file.read_text(kData);
   if (file.exists(kPlans)) state.plans = file.read_text(kPlans);
   const auto read_scalars = [&](const std::string& group, const std::string& prefix) {
@@ -147,6 +154,8 @@ void require_same_content(const State& state, const std::string& path) {
   };
   if (found.configuration != state.configuration) differs(kConfiguration);
   if (found.metrics != state.metrics) differs(kMetrics);
+  if (found.metrics_file != state.metrics_file) differs(kMetricsFile);
+  if (found.best != state.best) differs(kBest);
   if (found.data != state.data) differs(kData);
   if (found.plans != state.plans) differs(kPlans);
   const bool same_scalars = std::ranges::equal(

@@ -7,8 +7,10 @@
 //   float64
 //                                          or text)
 //   f['configuration'].asstr()[()]         TOML text
-//   f['metrics'].asstr()[()]               JSON lines
+//   f['metrics'].asstr()[()]               State::metrics, JSON lines
+//   f['metrics_file'].asstr()[()]          State::metrics_file; not there where it is empty
 //   f['data_outline'].asstr()[()]          State::data; not there where it is empty
+//   f['best'].asstr()[()]                  State::best; not there where it is empty
 //   f['plans'].asstr()[()]                 State::plans; not there where it is empty
 //   f['format'].attrs['version']           kCheckpointVersion
 #pragma once

@@ -2,27 +2,19 @@
 #include "lockstep/checkpoint/state.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <bit>
-#include <memory>
-#include <new>
+
+#include "lockstep/checkpoint/running_digest.h"
 
 namespace lockstep {
 
 namespace {
 
-// Feeds values to XXH3-128; texts and lists with their length in front, so that no two states feed the same
-// bytes.
-class Digest {
+// Feeds values; texts and lists with their length in front, so that no two states feed the same bytes.
+class Digest : public RunningDigest {
  public:
-  Digest() : state_(XXH3_createState(), &XXH3_freeState) {
-    if (!state_) throw std::bad_alloc();
-    XXH3_128bits_reset(state_.get());
-  }
-  void add(const void* bytes, size_t count) {
-    if (count > 0) XXH3_128bits_update(state_.get(), bytes, count);
-  }
+  using RunningDigest::add;
   void add(uint64_t value) { add(&value, sizeof value); }
   void add(const std::string& text) {
     add(text.size());
@@ -34,16 +26,6 @@ class Digest {
     if (const auto* real = std::get_if<double>(&scalar)) add(std::bit_cast<uint64_t>(*real));
     if (const auto* text = std::get_if<std::string>(&scalar)) add(*text);
   }
-  std::string hex() const {
-    XXH128_canonical_t bytes;
-    XXH128_canonicalFromHash(&bytes, XXH3_128bits_digest(state_.get()));
-    std::string text;
-    for (unsigned char byte : bytes.digest) text += fmt::format("{:02x}", byte);
-    return text;
-  }
-
- private:
-  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
 };
 
 }  // namespace

@@ -14,9 +14,10 @@
 
 namespace lockstep {
 
-// Of the file. 2: the order of samples and the rows held out for validation are computed (data/permutation.h,
-// data/split.h), and /data/digest is a digest of digests of blocks. 1: shuffled arrays, one digest.
-inline constexpr int64_t kCheckpointVersion = 2;
+// Of the file. 3: metrics.jsonl is named (State::metrics_file); earlier files hold all of its lines. 2: the
+// order of samples and the rows held out for validation are computed (data/permutation.h, data/split.h), and
+// /data/digest is a digest of digests of blocks. 1: shuffled arrays, one digest.
+inline constexpr int64_t kCheckpointVersion = 3;
 
 struct StateArray {
   // "/parameters/layers.0.weight", "/optimizer/first_moment/layers.0.weight", "/statistics/..."
@@ -33,14 +34,16 @@ struct State {
   // By path: "/rng/seed", "/data/step", "/schedule/type", "/loss_scale/scale" ...
   std::map<std::string, Scalar> scalars;
   std::string configuration;             // TOML text
-  std::string metrics;                   // JSON lines logged so far
+  std::string metrics;                   // JSON lines logged so far that are not in metrics_file
   int64_t version = kCheckpointVersion;  // of the file that it was read from
-  std::string data;   // TOML text: what a model has to know of the data; empty in older files
+  std::string data;          // TOML text: what a model has to know of the data; empty in older files
+  std::string metrics_file;  // "BYTES DIGEST" of metrics.jsonl so far; empty: `metrics` has all lines
+  std::string best;          // which evaluation was the best (train/best_checkpoint.h); empty: not asked for
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
 
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
-// order) and the scalars (sorted by path), excluding configuration, metrics, data and plans.
+// order) and the scalars (sorted by path), excluding configuration, metrics, data, best and plans.
 std::string state_digest(const State& state);
 
 // 32 hex digits: XXH3-128 of the pieces, one behind the other, with their lengths.

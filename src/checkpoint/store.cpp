@@ -125,8 +125,9 @@ void clear_way(const std::string& path) {
 // there or back: whenever the process dies, the next store knows what to do from the names alone.
 class Overwritten {
  public:
-  explicit Overwritten(const std::string& directory)
+  Overwritten(const std::string& directory, std::vector<std::string> beside)
       : directory_(directory),
+        beside_(std::move(beside)),
         aside_(directory_ / ".overwritten"),
         moving_(directory_ / ".overwritten.moving") {}
 
@@ -137,6 +138,8 @@ class Overwritten {
       fs::rename(directory_ / file_name(step), moving_ / file_name(step), error);
       if (error) break;
     }
+    std::error_code ignored;  // a checkpoint is worth something without what is beside it
+    if (!error) move_beside(directory_, moving_, ignored);
     if (!error) fs::rename(moving_, aside_, error);
     if (!error) return;
     const std::string reason = error.message();
@@ -162,6 +165,7 @@ class Overwritten {
         log_warning(
             fmt::format("{}: cannot remove: {}", (aside_ / file_name(step)).string(), error.message()));
     }
+    for (const std::string& name : beside_) fs::remove(aside_ / name, error);
     fs::remove(aside_, error);  // unless somebody else has put something there
   }
 
@@ -193,13 +197,30 @@ class Overwritten {
         return;
       }
     }
+    move_beside(moving_, directory_, error);
+    if (error)
+      log_warning(fmt::format("{}: cannot be moved back to {}: {}", moving_.string(), directory_.string(),
+                              error.message()));
     fs::remove(moving_, error);
   }
 
-  fs::path directory_, aside_, moving_;
+  void move_beside(const fs::path& from, const fs::path& to, std::error_code& error) const {
+    std::error_code absent;
+    for (const std::string& name : beside_) {
+      if (fs::exists(fs::symlink_status(from / name, absent))) fs::rename(from / name, to / name, error);
+    }
+  }
+
+  fs::path directory_;
+  std::vector<std::string> beside_;
+  fs::path aside_, moving_;
 };
 
 }  // namespace
+
+std::vector<int64_t> checkpoint_steps(const std::string& directory) {
+  return steps_in(directory);
+}
 
 DirectoryLock::DirectoryLock(const std::string& directory) {
   create_directory(directory);
@@ -243,7 +264,7 @@ DirectoryLock::~DirectoryLock() {
 }
 
 struct CheckpointStore::Impl {
-  explicit Impl(const StoreOptions& given) : options(given), overwritten(given.directory) {}
+  explicit Impl(const StoreOptions& given) : options(given), overwritten(given.directory, given.beside) {}
 
   StoreOptions options;
   Overwritten overwritten;
@@ -252,11 +273,11 @@ struct CheckpointStore::Impl {
 
   std::string path_of(int64_t step) const { return (fs::path(options.directory) / file_name(step)).string(); }
 
-  void remove_outdated(int64_t written) const {
+  void remove_outdated(int64_t written, int64_t best) const {
     if (options.keep == 0) return;
     int64_t kept = 0;
     for (int64_t step : steps_in(options.directory)) {
-      if (step > written || ++kept <= options.keep) continue;
+      if (step > written || ++kept <= options.keep || step == best) continue;
       if (options.keep_every > 0 && step % options.keep_every == 0) continue;
       std::error_code error;
       fs::remove(path_of(step), error);
@@ -292,18 +313,18 @@ std::string CheckpointStore::path_of(int64_t step) const {
   return impl_->path_of(step);
 }
 
-void CheckpointStore::save(int64_t step, State snapshot) {
+void CheckpointStore::save(int64_t step, State snapshot, int64_t best) {
   if (step < 0) fail(ErrorKind::kInternal, fmt::format("checkpoint: step {}: must not be negative", step));
   finish();
-  impl_->write =
-      std::async(std::launch::async, [impl = impl_.get(), step, queued = std::move(snapshot)]() mutable {
+  impl_->write = std::async(
+      std::launch::async, [impl = impl_.get(), step, best, queued = std::move(snapshot)]() mutable {
         const State state =
             std::move(queued);  // gives the memory back when written, not when somebody asks for the outcome
         clear_way(impl->path_of(step));
         write_checkpoint(state, impl->path_of(step));
         if (impl->set_aside.exchange(false)) impl->overwritten.remove();
         if (impl->options.written) impl->options.written(impl->path_of(step));
-        impl->remove_outdated(step);
+        impl->remove_outdated(step, best);
       });
 }
 

@@ -28,11 +28,16 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
+// Steps of the checkpoint files in a directory, by name, newest first. Error (kCheckpoint) when it cannot be
+// listed.
+std::vector<int64_t> checkpoint_steps(const std::string& directory);
+
 struct StoreOptions {
-  std::string directory;    // files are DIRECTORY/step-000001000.h5
-  int64_t keep = 3;         // newest files kept; 0 keeps all
-  int64_t keep_every = 0;   // steps that are multiples are kept for good; 0 = none
-  double say_every = 10.0;  // seconds between lines about a write that is waited for
+  std::string directory;                 // files are DIRECTORY/step-000001000.h5
+  int64_t keep = 3;                      // newest files kept; 0 keeps all
+  int64_t keep_every = 0;                // steps that are multiples are kept for good; 0 = none
+  double say_every = 10.0;               // seconds between lines about a write that is waited for
+  std::vector<std::string> beside = {};  // names of files that are set aside with the checkpoints
   // In the background, when a file is in place and before older ones go.
   std::function<void(const std::string& path)> written = {};
 };
@@ -54,10 +59,10 @@ class CheckpointStore {
   // Queues a snapshot; returns at once unless the previous write is still running, then waits for it first. A
   // failed background write is rethrown by the next save, by finish, or by poll.
   //
-  // When the file is in place, older ones go: the newest `keep` of the steps up to this one stay, and
-  // multiples of `keep_every`. The file just written, which has been verified, is never removed, nor are
-  // those of later steps.
-  void save(int64_t step, State snapshot);
+  // When the file is in place, older ones go: the newest `keep` of the steps up to this one stay, multiples
+  // of `keep_every`, and the one of step `best`. The file just written, which has been verified, is never
+  // removed, nor are those of later steps.
+  void save(int64_t step, State snapshot, int64_t best = -1);
   // Rethrows a failed background write, if any; never blocks.
   void poll();
   // Waits until everything queued is on disk, saying so every StoreOptions::say_every seconds.

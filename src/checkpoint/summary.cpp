@@ -59,6 +59,9 @@ std::string describe_state(const State& state) {
                    total.arrays, total.elements, total.bytes);
   }
   fmt::format_to(out, "\nmetrics: {} lines\n", std::ranges::count(state.metrics, '\n'));
+  if (!state.metrics_file.empty())
+    fmt::format_to(out, "metrics.jsonl: {} bytes\n",
+                   state.metrics_file.substr(0, state.metrics_file.find(' ')));
   for (const auto& [device, plans] : parse_plans(state.plans).value_or(PlansOfDevices())) {
     fmt::format_to(out, "plans: {} of {}\n", plans.size(), device);
   }

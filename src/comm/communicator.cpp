@@ -4,9 +4,8 @@
 #include <cstdlib>
 #include <string>
 
-#include "lockstep/core/error.h"
-
 #include "lockstep/comm/deadline.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 

@@ -13,7 +13,6 @@
 namespace lockstep {
 namespace {
 
-
 // Numbers of probes: those of Lanczos' runs count from 0, of restarts, ranges and samples of the trace from
 // here on.
 constexpr uint32_t kRestarts = 1u << 24, kRange = 2u << 24, kSamples = 3u << 24, kSingle = 4u << 24;

@@ -3,15 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <map>
 #include <sstream>
 
 namespace lockstep {
 
-namespace {
-
-// "section.key" -> value; elements of lists by their number, in their parents:
-// "model.layers[2].layers[0].type".
 std::map<std::string, std::string> settings_of(const std::string& resolved) {
   std::map<std::string, std::string> settings;
   std::map<std::string, int> elements;           // of a list so far
@@ -39,8 +34,6 @@ std::map<std::string, std::string> settings_of(const std::string& resolved) {
   }
   return settings;
 }
-
-}  // namespace
 
 std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now,
                                                  const std::set<std::string>& at_default) {

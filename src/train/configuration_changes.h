@@ -1,11 +1,16 @@
 // What differs between the configuration in a checkpoint and that of the run which reads it.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
 
 namespace lockstep {
+
+// A resolved configuration as "section.key" -> value; elements of lists by their number, in their parents:
+// "model.layers[2].layers[0].type".
+std::map<std::string, std::string> settings_of(const std::string& resolved);
 
 struct SettingChange {
   std::string key;   // "optimizer.learning_rate", "model.layers[2].units"

@@ -9,27 +9,15 @@
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/core/error.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/worker_texts.h"
 
 namespace lockstep {
 
 namespace {
 
-// The texts of all workers, by rank; what exceeds the limit is cut off. Collective.
-std::vector<std::string> gathered(Communicator& communicator, const std::string& text, const char* label) {
-  constexpr size_t kLongest = 256;
-  const auto workers = static_cast<size_t>(communicator.world_size());
-  std::string mine = text, all(workers * kLongest, '\0');
-  mine.resize(kLongest);
-  communicator.all_gather(mine.data(), kLongest, all.data(), label)->wait();
-  std::vector<std::string> texts;
-  for (size_t worker = 0; worker < workers; ++worker)
-    texts.emplace_back(all.substr(worker * kLongest, kLongest).c_str());
-  return texts;
-}
-
 // Fails on every worker unless all bring the same text. Collective.
 void require_same(Communicator& communicator, const std::string& text, const char* key, const char* rule) {
-  const std::vector<std::string> texts = gathered(communicator, text, key);
+  const std::vector<std::string> texts = worker_texts(communicator, text, key);
   for (size_t rank = 1; rank < texts.size(); ++rank) {
     if (texts[rank] == texts[0]) continue;
     fail_together(communicator, ErrorKind::kUsage,
@@ -82,7 +70,7 @@ void WorkerDevice::connect() {
                            share_gpu_ ? "GPUs may be shared" : "a GPU each"),
                "parallel.gpu_transport",
                "give all the same parallel.gpu_transport and parallel.share_gpu, and the same NCCL");
-  const std::vector<std::string> gpus = gathered(*communicator_, gpu_, "GPUs");
+  const std::vector<std::string> gpus = worker_texts(*communicator_, gpu_, "GPUs");
   for (size_t rank = 1; rank < gpus.size() && !share_gpu_; ++rank) {
     const auto other = std::find(gpus.begin(), gpus.end(), gpus[rank]) - gpus.begin();
     if (static_cast<size_t>(other) == rank) continue;

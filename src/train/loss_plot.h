@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "lockstep/train/metrics_history.h"
+
 namespace lockstep {
 
 struct LossCurves {
@@ -12,8 +14,8 @@ struct LossCurves {
   std::vector<std::pair<double, double>> validation;  // (step, loss)
 };
 
-// Reads the lines of metrics.jsonl. Lines without a finite loss are left out.
-LossCurves loss_curves(const std::string& metrics);
+// Steps without a finite loss are left out.
+LossCurves loss_curves(const MetricsHistory& metrics);
 
 // A complete SVG document; loss axis logarithmic when the losses span more than a factor of 50.
 std::string loss_svg(const LossCurves& curves, const std::string& title);

@@ -1,5 +1,6 @@
-// metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on and kept in
-// checkpoints. A file that cannot be written, once it is open, is a warning: the lines are not worth the run.
+// metrics.jsonl: one JSON object a logged step or evaluation, appended as the run goes on. Checkpoints know
+// how much of it was there, so that a resumed run goes on behind their step. A file that cannot be written,
+// once it is open, is a warning: the lines are not worth the run.
 #pragma once
 
 #include <chrono>
@@ -7,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "lockstep/checkpoint/running_digest.h"
 #include "lockstep/core/output_file.h"
 
 namespace lockstep {
@@ -38,6 +40,15 @@ struct MinimizerStep {
   std::string outcome;
 };
 
+struct EvaluationMetrics {
+  int64_t step = 0;
+  double loss = 0.0;
+  std::optional<double> accuracy;  // of classification
+  int64_t samples = 0;
+  std::string weights;  // "averaged", or "" where there are only the trained ones
+  std::optional<TextLoss> text;
+};
+
 struct StepMetrics {
   int64_t step = 0;  // steps done
   double epoch = 0.0;
@@ -65,30 +76,45 @@ struct StepMetrics {
   uint64_t activation_bytes = 0;
 };
 
+// What a checkpoint knows of the file. `file`: "BYTES DIGEST", the beginning of the file at that time, and
+// XXH3-128 of it; empty: `lines` are all there were. `lines`: those that found no room in the file.
+struct MetricsRecord {
+  std::string lines, file;
+};
+
 class MetricsLog {
  public:
-  // `history` (the lines of a checkpoint) replaces what the file holds: a resumed run continues from its
-  // checkpoint. Error (kUsage) when the file cannot be opened. That it cannot be written, here and below, is
-  // said once; what is missing is written as soon as there is room.
-  MetricsLog(std::string path, std::string history);
+  // Of a run that begins (no record), or goes on from `step`: what the file holds behind the record goes.
+  // Where it is not the file that the record speaks of, or there is none, that is a warning, and its lines up
+  // to `step` stay. Error (kUsage) when the file cannot be opened. That it cannot be written, here and below,
+  // is said once; what is missing is written as soon as there is room.
+  explicit MetricsLog(std::string path, const MetricsRecord& record = {}, int64_t step = 0);
   ~MetricsLog();  // writes what is left, if it can
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
 
   void step(const StepMetrics& metrics);
-  // weights: "averaged", or "" where there are only the trained ones. text: null where it is none.
-  void evaluation(int64_t step, double loss, const double* accuracy, int64_t samples,
-                  const std::string& weights = "", const TextLoss* text = nullptr);
+  void evaluation(const EvaluationMetrics& metrics);
   void digest(int64_t step, const std::string& digest);
   // Everything so far to the file, if it can be.
   void flush();
-  const std::string& history() const { return history_; }
+  // What a checkpoint should know now. Flushes.
+  MetricsRecord record();
+  const std::string& path() const { return path_; }
+
+  // Lines that find no room wait in memory, the newest of them: no more bytes than this.
+  static constexpr size_t kMostWaiting = size_t{8} << 20;
 
  private:
   void append(const std::string& line);
+  // Bytes of the file that are the record's; -1 where it is another file.
+  int64_t matching_bytes(const std::string& record);
+  // Bytes of the whole lines at the beginning of the file that tell of steps up to this one.
+  int64_t bytes_until(int64_t step) const;
   std::string path_;
-  std::string history_;
-  size_t written_ = 0;  // bytes of the history that are in the file
+  std::string waiting_;   // not in the file yet
+  int64_t written_ = 0;   // bytes of the file
+  RunningDigest digest_;  // of these
   OutputFile file_;
   bool warned_ = false;
   std::chrono::steady_clock::time_point last_flush_;

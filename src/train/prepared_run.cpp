@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <tuple>
 #include <utility>
 
@@ -22,6 +23,7 @@
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
+#include "lockstep/train/worker_texts.h"
 
 namespace lockstep {
 
@@ -44,7 +46,7 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   const std::string path = resume_or_start(found);
   if (options.resume) done = state->distribute(done, found, path, communicator);
   saved = done;
-  agreement->compare(state->capture(done, ""), "start");
+  agreement->compare(state->capture(done), "start");
   if (leader()) {
     introduce(
         {settings, data, *replica, plan, *schedule, *pass, *device, operations, communicator.world_size()});
@@ -89,6 +91,8 @@ void PreparedRun::set_up() {
                                         "without logits, got {}",
                                         settings.objective.label_smoothing));
   }
+  if (settings.keep_best == "validation_accuracy" && !objective->classification())
+    fail(ErrorKind::kUsage, "checkpoint.keep_best: validation_accuracy is of classification");
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
@@ -111,6 +115,9 @@ void PreparedRun::require_recordable() {
 
 std::string PreparedRun::resume_or_start(State& found) {
   std::string path;
+  std::vector<std::string> hosts = worker_texts(communicator, this_host(), "hosts");
+  std::ranges::sort(hosts);
+  hosts.erase(std::ranges::unique(hosts).begin(), hosts.end());
   run_agreed(
       communicator,
       [&] {
@@ -123,10 +130,23 @@ std::string PreparedRun::resume_or_start(State& found) {
         } else {
           keeper->require_fresh();
         }
-        keeper->start(found.metrics, description.text);
+        keeper->start({found.metrics, found.metrics_file},
+                      {settings.name, done, plan.total_steps, communicator.world_size(), hosts},
+                      description.text);
       },
       "resume");
-  if (options.resume) broadcast_text(communicator, path, "resume");
+  if (options.resume) {
+    broadcast_text(communicator, path, "resume");
+    std::string text = found.best;
+    broadcast_text(communicator, text, "resume");
+    best.restore(text);
+    const bool gone = leader() && best.step() >= 0 && !std::filesystem::exists(keeper->path_of(best.step()));
+    if (gone) {
+      log_warning(fmt::format("{}: the best checkpoint so far is not there any more; another one will be",
+                              keeper->path_of(best.step())));
+    }
+    if (agreement->any(gone, "resume")) best.forget();
+  }
   return path;
 }
 

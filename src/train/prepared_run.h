@@ -60,6 +60,7 @@ struct PreparedRun {
   std::optional<Evaluator> evaluator;
   std::optional<StepRecorder> recorder;  // where steps are recorded
 
+  BestCheckpoint best{settings.keep_best};
   int64_t done = 0;   // steps
   int64_t saved = 0;  // the step of the newest checkpoint
 

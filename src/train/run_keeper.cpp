@@ -33,7 +33,13 @@ RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
       store_({.directory = directory_,
               .keep = settings.keep,
               .keep_every = settings.keep_every,
-              .written = [this](const std::string& path) { after_save_.saved(path); }}) {}
+              .beside = {"metrics.jsonl"},
+              .written =
+                  [this](const std::string& path) {
+                    if (status_) status_->saved(path);
+                    after_save_.saved(path);
+                  }}),
+      wants_tensorboard_(settings.tensorboard) {}
 
 std::pair<std::string, State> RunKeeper::newest() const {
   std::vector<std::string> skipped;
@@ -54,21 +60,79 @@ void RunKeeper::require_fresh() const {
                    directory_, std::filesystem::path(store_.path_of(*step)).filename().string()));
 }
 
-void RunKeeper::start(const std::string& history, const std::string& configuration) {
-  metrics_.emplace(directory_ + "/metrics.jsonl", history);
+void RunKeeper::start(const MetricsRecord& metrics, const RunStatus::Run& run,
+                      const std::string& configuration) {
+  metrics_.emplace(directory_ + "/metrics.jsonl", metrics, run.step);
+  status_.emplace(directory_, run);
+  if (wants_tensorboard_) {
+    try {
+      tensorboard_.emplace(directory_, run.step);
+    } catch (const Error& error) {
+      log_warning(fmt::format("metrics.tensorboard: {}; the run goes on without it", error.what()));
+    }
+  }
   replace_record(directory_ + "/configuration.toml", configuration);
 }
 
-void RunKeeper::save(int64_t step, const std::function<State(std::string metrics)>& snapshot) {
-  store_.finish();
+void RunKeeper::log(const StepMetrics& m) {
+  metrics_->step(m);
+  status_->metrics(m);
+  if (!tensorboard_) return;
+  std::vector<std::pair<const char*, double>> scalars = {
+      {"train/loss", m.loss},
+      {"train/gradient_norm", m.gradient_norm},
+      {"train/learning_rate", m.learning_rate},
+      {"train/epoch", m.epoch},
+      {"train/loss_scale", m.loss_scale},
+      {"train/skipped_steps", static_cast<double>(m.skipped_steps)},
+      {"speed/samples_per_second", m.samples_per_second},
+      {"time/data_seconds", m.times.data},
+      {"time/compute_seconds", m.times.compute},
+      {"time/exposed_communication_seconds", m.times.exposed_communication},
+      {"time/optimizer_seconds", m.times.optimizer},
+      {"memory/peak_bytes", static_cast<double>(m.peak_bytes)}};
+  if (m.tokens > 0) {
+    scalars.emplace_back("train/tokens", static_cast<double>(m.tokens));
+    scalars.emplace_back("speed/tokens_per_second", m.tokens_per_second);
+  }
+  if (m.mfu > 0.0) scalars.emplace_back("speed/mfu", m.mfu);
+  tensorboard_->add(m.step, scalars);
+}
+
+void RunKeeper::log(const EvaluationMetrics& m) {
+  metrics_->evaluation(m);
+  status_->evaluation(m.loss);
+  if (!tensorboard_) return;
+  std::vector<std::pair<const char*, double>> scalars = {{"validation/loss", m.loss}};
+  if (m.accuracy) scalars.emplace_back("validation/accuracy", *m.accuracy);
+  if (m.text) scalars.emplace_back("validation/perplexity", m.text->perplexity);
+  if (m.text && m.text->bits_per_byte > 0.0)
+    scalars.emplace_back("validation/bits_per_byte", m.text->bits_per_byte);
+  tensorboard_->add(m.step, scalars);
+}
+
+void RunKeeper::flush_metrics() {
   metrics_->flush();
-  store_.save(step, snapshot(metrics_->history()));
+  if (tensorboard_) tensorboard_->flush();
+}
+
+void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot) {
+  store_.finish();
+  State state = snapshot();
+  MetricsRecord record = metrics_->record();
+  state.metrics = std::move(record.lines);
+  state.metrics_file = std::move(record.file);
+  state.best = best.text();
+  store_.save(step, std::move(state), best.step());
 }
 
 void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {
+  status_->activity("saving");
   store_.finish();
-  metrics_->flush();
-  const LossCurves curves = loss_curves(metrics_->history());
+  flush_metrics();
+  MetricsHistory history;
+  history.read(metrics_->path());
+  const LossCurves curves = loss_curves(history);
   replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
   if (!characters.empty()) log_info("\n" + characters);

@@ -1,4 +1,5 @@
-// Rank 0's side of a run: its output directory with checkpoints, metrics, configuration and loss plot.
+// Rank 0's side of a run: its output directory with checkpoints, metrics, status, configuration
+// and loss plot.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,11 @@
 
 #include "lockstep/checkpoint/store.h"
 #include "lockstep/train/after_save.h"
+#include "lockstep/train/best_checkpoint.h"
 #include "lockstep/train/metrics_log.h"
+#include "lockstep/train/run_status.h"
 #include "lockstep/train/settings.h"
+#include "lockstep/train/tensorboard_log.h"
 
 namespace lockstep {
 
@@ -29,14 +33,21 @@ class RunKeeper {
   void require_fresh() const;
   // The checkpoints of an earlier run make place, and go for good when there is one of this run.
   void set_checkpoints_aside() { store_.set_aside(); }
-  // Opens the metrics, which go on behind `history`, and writes configuration.toml.
-  void start(const std::string& history, const std::string& configuration);
+  // Opens the metrics, which go on behind what the checkpoint of run.step knows of them, begins status.json
+  // and writes configuration.toml.
+  void start(const MetricsRecord& metrics, const RunStatus::Run& run, const std::string& configuration);
 
-  MetricsLog& metrics() { return *metrics_; }
+  // A line of the metrics, wherever they go.
+  void log(const StepMetrics& metrics);
+  void log(const EvaluationMetrics& metrics);
+  void log_digest(int64_t step, const std::string& digest) { metrics_->digest(step, digest); }
+  void flush_metrics();
+  RunStatus& status() { return *status_; }
 
-  // Writes what `snapshot` gives for the metrics so far, in the background. A write that is still under way
-  // is waited for first, so that there is one copy of the state at a time.
-  void save(int64_t step, const std::function<State(std::string metrics)>& snapshot);
+  // Writes what `snapshot` gives and what the metrics are so far, in the background. A write that is still
+  // under way is waited for first, so that there is one copy of the state at a time.
+  // The checkpoint of the best evaluation stays.
+  void save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot);
   // Waits for the write that is under way; rethrows what it threw.
   void finish_write() { store_.finish(); }
   // Rethrows what a write in the background threw; never blocks.
@@ -50,9 +61,12 @@ class RunKeeper {
  private:
   std::string name_, directory_;
   DirectoryLock lock_;
+  std::optional<RunStatus> status_;  // ended when the others are
   AfterSave after_save_;
   CheckpointStore store_;
   std::optional<MetricsLog> metrics_;
+  const bool wants_tensorboard_;
+  std::optional<TensorBoardLog> tensorboard_;
 };
 
 }  // namespace lockstep

@@ -196,9 +196,8 @@ State RunState::describe(int64_t step) const {
   return state;
 }
 
-State RunState::capture(int64_t step, std::string metrics) const {
+State RunState::capture(int64_t step) const {
   State state = describe(step);
-  state.metrics = std::move(metrics);
   state.plans = plans_of_run(replica_.store.backend().plans());
   const StateLayout layout(replica_);
   const bool collects = replica_.shards->collects();

@@ -39,7 +39,7 @@ class RunState {
   State describe(int64_t step) const;
   // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
   // on worker 0 only.
-  State capture(int64_t step, std::string metrics) const;
+  State capture(int64_t step) const;
 
   // Sets everything but arrays to a checkpoint and returns its step. Every mismatch is one Error
   // (kCheckpoint) and changes nothing: tensors (all of them named), and what decides which samples and draws

@@ -212,6 +212,14 @@ RunSettings read_settings(Configuration& configuration) {
   settings.keep = checkpoint.integer("keep", settings.keep, kNonNegative, "newest checkpoints kept; 0: all");
   settings.keep_every = checkpoint.integer("keep_every", settings.keep_every, kNonNegative,
                                            "steps whose multiples are kept for good; 0: none");
+  const std::string keep_best =
+      checkpoint.text("keep_best", "none", {"none", "validation_loss", "validation_accuracy"},
+                      "what of evaluations decides which checkpoint is the best: each evaluation that is "
+                      "better than all before "
+                      "is saved, and stays until there is a better one");
+  if (keep_best != "none") settings.keep_best = keep_best;
+  if (keep_best != "none" && settings.validation_data.path.empty() && settings.validation_fraction == 0.0)
+    checkpoint.reject("keep_best", "needs data.validation or data.validation_fraction");
   settings.save_timeout_seconds =
       checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
                       "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
@@ -222,6 +230,10 @@ RunSettings read_settings(Configuration& configuration) {
       "\"rclone copy {} store:run\" for example; what fails is warned of");
   if (!settings.after_save.empty() && settings.after_save.find("{}") == std::string::npos)
     checkpoint.reject("after_save", "must have {} where the path of the checkpoint stands");
+
+  Section metrics = configuration.section("metrics");
+  settings.tensorboard = metrics.boolean("tensorboard", settings.tensorboard,
+                                         "event files for TensorBoard in the output directory as well");
 
   Section device = configuration.section("device");
   settings.device = device.text("type", settings.device, {"auto", "cpu", "cuda"},

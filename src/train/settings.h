@@ -86,8 +86,12 @@ struct RunSettings {
   double checkpoint_every_minutes = 0.0;
   int64_t keep = 3;
   int64_t keep_every = 0;
+  std::string
+      keep_best;  // what of evaluations decides: "validation_loss", "validation_accuracy"; "": nothing
   double save_timeout_seconds = 3600.0;
   std::string after_save;  // a command with {} for the path
+  // [metrics]
+  bool tensorboard = false;
   // [device]
   std::string device = "auto";  // auto, cpu, cuda
   bool cudnn = true;            // where there is one

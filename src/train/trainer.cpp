@@ -152,6 +152,7 @@ struct Trainer::Parts : PreparedRun {
       issue(step, [this] { post_word(); });
     }
     ++done;
+    if (keeper) keeper->status().step(done);
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
@@ -184,7 +185,7 @@ struct Trainer::Parts : PreparedRun {
         metrics->slowest_rank = slowest->rank;
         metrics->slowest_factor = slowest->factor;
       }
-      if (keeper) keeper->metrics().step(*metrics);
+      if (keeper) keeper->log(*metrics);
       progress->show(*metrics, metrics->step == plan.total_steps || metrics->step == stopping_at);
       if (options.on_step) options.on_step(*metrics);
     }
@@ -206,7 +207,7 @@ struct Trainer::Parts : PreparedRun {
     try {
       part();
     } catch (const Divergence& divergence) {
-      if (keeper) keeper->metrics().flush();
+      if (keeper) keeper->flush_metrics();
       fail_together(communicator, ErrorKind::kNumeric,
                     fmt::format("{}; {}", divergence.what(),
                                 on_disk ? fmt::format("the newest checkpoint is of step {}", saved)
@@ -215,8 +216,8 @@ struct Trainer::Parts : PreparedRun {
   }
 
   void compare_replicas() {
-    const std::string digest = agreement->compare(state->capture(done, ""), fmt::format("step {}", done));
-    if (keeper) keeper->metrics().digest(done, digest);
+    const std::string digest = agreement->compare(state->capture(done), fmt::format("step {}", done));
+    if (keeper) keeper->log_digest(done, digest);
     agreement->compare_copies(done);
   }
 
@@ -227,14 +228,19 @@ struct Trainer::Parts : PreparedRun {
     read_reports(0);
     communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
+    if (keeper) keeper->status().activity("evaluating");
     const EvaluationResult result = evaluator->evaluate();
     if (!keeper) return result;
+    keeper->status().activity("training");
     progress->finish_line();
     const bool classification = objective->classification() && result.samples > 0;
     const std::optional<TextLoss> text = result.text;
-    keeper->metrics().evaluation(done, result.loss, classification ? &result.accuracy : nullptr,
-                                 result.samples, evaluator->averaged() ? "averaged" : "",
-                                 text ? &*text : nullptr);
+    keeper->log(EvaluationMetrics{.step = done,
+                                  .loss = result.loss,
+                                  .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
+                                  .samples = result.samples,
+                                  .weights = evaluator->averaged() ? "averaged" : "",
+                                  .text = text});
     std::string measures;
     if (text) measures += fmt::format(", perplexity {:.4g}", text->perplexity);
     if (text && text->bits_per_byte > 0.0)
@@ -247,17 +253,20 @@ struct Trainer::Parts : PreparedRun {
     return result;
   }
 
-  // The evaluation of a run, which the schedule may look at.
-  void validate(bool due) {
+  // The evaluation of a run, which the schedule may look at. Returns whether it is the best so far.
+  bool validate(bool due) {
     const EvaluationResult result = evaluate();
+    const bool improved = best.observe(done, result);
     // Not the one at the end of a run, unless it is due: a run that is extended goes on like one that never
     // stopped.
     if (due && result.samples > 0) schedule->observe(result.loss);
     if (schedule->observes()) end->schedule_changed();
     if (options.on_evaluation) options.on_evaluation(done, result);
+    return improved;
   }
 
   void save() {
+    if (keeper) keeper->status().activity("saving");
     read_reports(0);
     communicator.enter(fmt::format("save at step {}", done));
     agreement->require_finite(done);
@@ -269,13 +278,14 @@ struct Trainer::Parts : PreparedRun {
         },
         "save", settings.save_timeout_seconds);
     if (keeper) {
-      keeper->save(done, [&](std::string metrics) { return state->capture(done, std::move(metrics)); });
+      keeper->save(done, best, [&] { return state->capture(done); });
     } else if (settings.shard_optimizer) {
-      state->capture(done, "");
+      state->capture(done);
     }
     saved = done;
     on_disk = true;
     saved_at = Clock::now();
+    if (keeper) keeper->status().activity("training");
   }
 
   TrainOutcome run() {
@@ -292,13 +302,13 @@ struct Trainer::Parts : PreparedRun {
       }
       const bool last = done == plan.total_steps || !end->ended().empty();
       stopped = stops && !last;
-      const bool due = last || stopped || save_wanted || every(settings.checkpoint_every);
+      bool due = last || stopped || save_wanted || every(settings.checkpoint_every);
       // What looks at the state looks at one whose steps are all known.
       if (every(settings.digest_every) || due) read_reports(0);
       if (every(settings.digest_every)) compare_replicas();
       if (data.validation && (last || every(settings.evaluate_every))) {
         try {
-          validate(every(settings.evaluate_every));
+          due = validate(every(settings.evaluate_every)) || due;
         } catch (const AgreedFailure&) {
           // Of the validation data, say: what has been trained is worth keeping.
           save();
@@ -322,6 +332,23 @@ struct Trainer::Parts : PreparedRun {
     }
     finish(stopped);
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
+  }
+
+  // `part` ends the run, and gives the exit code that belongs to how.
+  template <class Part>
+  void tell_end(const Part& part) {
+    const auto tell = [&](int code, const std::string& message) {
+      if (keeper) keeper->status().ended(code, message);
+    };
+    try {
+      tell(part(), "");
+    } catch (const Error& error) {
+      tell(exit_code(error.kind()), error.what());
+      throw;
+    } catch (const std::exception& error) {
+      tell(exit_code(ErrorKind::kInternal), error.what());
+      throw;
+    }
   }
 
   void finish(bool stopped) {
@@ -376,10 +403,18 @@ void Trainer::save() {
   parts_->save();
 }
 TrainOutcome Trainer::run() {
-  return parts_->run();
+  TrainOutcome outcome{};
+  parts_->tell_end([&] {
+    outcome = parts_->run();
+    return outcome == TrainOutcome::kStopped ? kExitStopped : 0;
+  });
+  return outcome;
 }
 void Trainer::finish() {
-  parts_->finish(false);
+  parts_->tell_end([&] {
+    parts_->finish(false);
+    return 0;
+  });
 }
 
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "app/command_answer.h"
 #include "hdf5/scratch_directory.h"
-#include "lockstep/app/run_main.h"
 #include "lockstep/nn/module.h"
 #include "lockstep/optim/optimizer.h"
 #include "lockstep/optim/schedule.h"
@@ -16,25 +16,9 @@
 namespace lockstep {
 namespace {
 
-struct Answer {
-  int exit_code;
-  std::string out, err;
-};
-
-Answer lockstep_command(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), "lockstep");
-  std::vector<char*> pointers;
-  for (std::string& argument : arguments) pointers.push_back(argument.data());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const int exit_code = run_main(static_cast<int>(pointers.size()), pointers.data());
-  std::string out = ::testing::internal::GetCapturedStdout();
-  return {exit_code, std::move(out), ::testing::internal::GetCapturedStderr()};
-}
-
-bool holds(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
+using testing::Answer;
+using testing::holds;
+using testing::lockstep_command;
 
 TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
   const Answer all = lockstep_command({"--help"});
@@ -42,7 +26,7 @@ TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
   EXPECT_TRUE(holds(all.out, "Examples:\n  lockstep train ")) << all.out;
   EXPECT_TRUE(holds(all.out, "Exit codes: 0 done")) << all.out;
   for (const std::string command : {"train", "eval", "curvature", "prepare", "tokenize", "tokenizer",
-                                    "landscape", "inspect", "diff", "config"}) {
+                                    "landscape", "watch", "report", "inspect", "diff", "config"}) {
     EXPECT_TRUE(holds(all.out, "\n  " + command)) << command << " is not listed: " << all.out;
     const Answer help = lockstep_command({command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << command;

@@ -70,6 +70,8 @@ TEST_F(CheckpointTest, RoundTripIsExact) {
   }
   EXPECT_EQ(found.configuration, state.configuration);
   EXPECT_EQ(found.metrics, state.metrics);
+  EXPECT_EQ(found.metrics_file, state.metrics_file);
+  EXPECT_EQ(found.best, state.best);
   EXPECT_EQ(found.plans, state.plans);
   EXPECT_EQ(found.data, state.data);
   EXPECT_TRUE(compare_states(state, found).empty());
@@ -80,7 +82,7 @@ TEST_F(CheckpointTest, EmptyStateRoundTrips) {
   write_checkpoint(State{}, path_);
   const State found = read_checkpoint(path_);
   EXPECT_EQ(state_digest(found), state_digest(State{}));
-  EXPECT_EQ(found.configuration + found.metrics + found.data + found.plans, "");
+  EXPECT_EQ(found.configuration + found.metrics + found.metrics_file + found.data + found.plans, "");
 }
 
 TEST_F(CheckpointTest, SameStateGivesTheSameBytesAtAnyTime) {
@@ -113,6 +115,8 @@ TEST_F(CheckpointTest, DigestSeesEveryPartOfTheStateAndNoText) {
   EXPECT_TRUE(changes([](State& s) { s.scalars["/new"] = int64_t{0}; }));
   EXPECT_FALSE(changes([](State& s) { s.configuration += "x"; }));
   EXPECT_FALSE(changes([](State& s) { s.metrics += "x"; }));
+  EXPECT_FALSE(changes([](State& s) { s.metrics_file += "x"; }));
+  EXPECT_FALSE(changes([](State& s) { s.best += "x"; }));
   EXPECT_FALSE(changes([](State& s) { s.plans = "[other]\n"; }));
   EXPECT_FALSE(changes([](State& s) { s.data = "[other]\n"; }));
 }
@@ -182,7 +186,7 @@ TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
     const std::string message = message_of([&] { read_checkpoint(path_); });
     expect_contains(message, {
                                  "step-000000001.h5",
-                                 version == 0 ? "format 0" : "format 3 is newer",
+                                 version == 0 ? "format 0" : "format 4 is newer",
                              });
   }
 }
@@ -356,9 +360,10 @@ TEST_F(CheckpointTest, MismatchNamesEveryTensor) {
 
 TEST_F(CheckpointTest, SummaryShowsTensorsTotalsAndConfiguration) {
   const std::string text = describe_state(sample_state());
-  expect_contains(text, {"digest ", "/data/step", "1000", "/parameters/layers.10.weight", "(1000,2,3)",
-                         "24000 bytes", "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines",
-                         "plans: 2 of a GPU, a library 3\n", "name = \"übung\"", "\"cosine\""});
+  expect_contains(
+      text, {"digest ", "/data/step", "1000", "/parameters/layers.10.weight", "(1000,2,3)", "24000 bytes",
+             "/optimizer/first_moment ", "11 arrays", "metrics: 2 lines", "metrics.jsonl: 1234 bytes",
+             "plans: 2 of a GPU, a library 3\n", "name = \"übung\"", "\"cosine\""});
   EXPECT_NE(text.find(state_digest(sample_state())), std::string::npos);
   EXPECT_FALSE(describe_state(State{}).empty());
 }
@@ -372,7 +377,7 @@ TEST_F(CheckpointTest, H5pyAndH5dumpReadTheDocumentedLayout) {
   const std::string script = R"(
 import h5py, numpy as np, sys
 f = h5py.File(sys.argv[1], 'r')
-assert f['format'].attrs['version'] == 2
+assert f['format'].attrs['version'] == 3
 w = f['parameters/layers.10.weight']
 assert w.shape == (1000, 2, 3) and w.dtype == np.float32 and w.attrs['order'] == 0
 assert (w[...].view('u4').ravel()[1:] == (np.arange(1, 6000, dtype='u8') * 2654435761 & 0xffffffff)).all()

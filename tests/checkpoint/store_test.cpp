@@ -192,23 +192,31 @@ TEST_F(StoreTest, ADirectoryIsNoCheckpoint) {
 TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
   for (const int64_t step : {10, 20}) save(step);
   overwrite(directory_.file("step-1.h5"), "another's");
+  overwrite(directory_.file("log"), "old");
+  StoreOptions options{directory_.path()};
+  options.beside = {"log", "absent"};
   {
-    CheckpointStore store({directory_.path()});
+    CheckpointStore store(options);
     store.set_aside();
     EXPECT_EQ(names(), (Names{".overwritten", "step-1.h5"}));
     EXPECT_FALSE(store.newest_step());
     std::vector<std::string> skipped;
     EXPECT_FALSE(store.load_newest(skipped));
+    overwrite(directory_.file("log"), "of the new run");
   }
-  EXPECT_EQ(names(), (Names{"step-000000010.h5", "step-000000020.h5", "step-1.h5"})) << "by the destructor";
+  EXPECT_EQ(names(), (Names{"log", "step-000000010.h5", "step-000000020.h5", "step-1.h5"}))
+      << "by the destructor";
+  EXPECT_EQ(testing::bytes_of(directory_.file("log")), "old");
   {
-    CheckpointStore store({directory_.path()});
+    CheckpointStore store(options);
     store.set_aside();
+    overwrite(directory_.file("log"), "of the new run");
     store.save(5, state_of(5));
     store.finish();
-    EXPECT_EQ(names(), (Names{"step-000000005.h5", "step-1.h5"}));
+    EXPECT_EQ(names(), (Names{"log", "step-000000005.h5", "step-1.h5"}));
   }
-  EXPECT_EQ(names(), (Names{"step-000000005.h5", "step-1.h5"}));
+  EXPECT_EQ(names(), (Names{"log", "step-000000005.h5", "step-1.h5"}));
+  EXPECT_EQ(testing::bytes_of(directory_.file("log")), "of the new run");
 }
 
 // What a process that died left: while files moved, when all had, and after the first checkpoint of the new

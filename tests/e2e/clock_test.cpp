@@ -28,9 +28,20 @@ TEST_F(Clock, ARunSavesAndLeavesAfterItsMinutesAndGoesOnAsIfNothingHadHappened) 
     EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
     EXPECT_NE(outcome.err.find("stopped by run.most_minutes = 0.01 at step "), std::string::npos)
         << outcome.err;
+    const auto status = nlohmann::json::parse(bytes_of(output_ + "/status.json"));
+    EXPECT_EQ(status["state"], "ended");
+    EXPECT_EQ(status["exit_code"], 75);
+    EXPECT_EQ(status["workers"], workers);
+    EXPECT_EQ(status["step"], newest_checkpoint(output_));
+    EXPECT_EQ(output_ + "/" + status["checkpoint"].get<std::string>(),
+              checkpoint_of(output_, status["step"]));
     arguments.emplace_back("--resume");
   }
   const int64_t steps = newest_checkpoint(output_);
+  const Outcome watched = run(kNoLauncher, {"watch", output_});
+  EXPECT_EQ(watched.exit_code, 0) << watched.err;
+  EXPECT_NE(watched.out.find("ended: stopped and saved; continue with --resume  "), std::string::npos)
+      << watched.out;
   const std::string limit = "train.steps=" + std::to_string(steps);
   train(kNoLauncher, {file_, "--output", scratch_.file("straight"), "--set", limit});
   EXPECT_EQ(digest_of(checkpoint_of(output_, steps)),

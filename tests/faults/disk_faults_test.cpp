@@ -27,7 +27,7 @@ TEST_F(DiskFaults, MetricsOnAFullDiskAreAWarningAndTheCheckpointKeepsThem) {
         << outcome.err;
     EXPECT_EQ(checkpoints_in(output), (std::vector<int64_t>{5, 10, 12}));
     EXPECT_TRUE(metrics_of(output).empty());
-    // The next run has room again, and the history.
+    // The next run has room again, and the lines of the checkpoint.
     complete(kNoLauncher, training(output, {"train.steps=14"}, "--resume"));
     EXPECT_EQ(losses_of(output).size(), 14u);
   }
@@ -42,11 +42,12 @@ TEST_F(DiskFaults, LinesThatFoundNoRoomAreWrittenWhenThereIsSome) {
 }
 
 TEST_F(DiskFaults, RecordsThatCannotBeWrittenChangeNoExitCode) {
-  const std::string faults = "rename:/loss.svg=EROFS rename:/configuration.toml=EACCES";
+  const std::string faults =
+      "rename:/loss.svg=EROFS rename:/configuration.toml=EACCES rename:/status.json=ENOSPC";
   const std::string output = scratch_.file("done"), stopped = scratch_.file("stopped");
   const Outcome outcome = run_with(faults, {}, training(output));
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  for (const char* name : {"/loss.svg", "/configuration.toml"}) {
+  for (const char* name : {"/loss.svg", "/configuration.toml", "/status.json"}) {
     EXPECT_NE(outcome.err.find("warning: " + output + name + ": cannot be written: "), std::string::npos)
         << outcome.err;
   }
@@ -73,11 +74,11 @@ TEST_F(DiskFaults, SymbolicLinksInTheOutputDirectoryAreNotFollowed) {
     EXPECT_EQ(bytes_of(precious), "precious");
     fs::remove(output + refused);
   }
-  for (const char* replaced : {"/loss.svg", "/configuration.toml"})
+  for (const char* replaced : {"/loss.svg", "/configuration.toml", "/status.json"})
     fs::create_symlink(precious, output + replaced);
   complete(kNoLauncher, training(output));
   EXPECT_EQ(bytes_of(precious), "precious");
-  for (const char* replaced : {"/loss.svg", "/configuration.toml"}) {
+  for (const char* replaced : {"/loss.svg", "/configuration.toml", "/status.json"}) {
     EXPECT_FALSE(fs::is_symlink(output + replaced));
     EXPECT_GT(bytes_of(output + replaced).size(), 100u);
   }

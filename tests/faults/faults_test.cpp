@@ -109,7 +109,8 @@ TEST_F(Faults, AFullDiskExitsWith4KeepsTheOldCheckpointAndTheRunGoesOnOnceThereI
     SCOPED_TRACE(workers);
     const std::string output = disk.file(std::to_string(workers)), ballast = disk.file("ballast");
     write_file(ballast, std::string(600 << 10, 'x'));
-    // Checkpoints grow with the history of metrics, until the disk is full.
+    // metrics.jsonl grows, and once it finds no room the checkpoints that keep its lines, until the disk is
+    // full.
     const Outcome outcome = run(workers, training(output, {kEndless, "checkpoint.every=20",
                                                            "checkpoint.keep=2", "parallel.digest_every=0"}));
     EXPECT_EQ(outcome.exit_code, 4) << outcome.err;

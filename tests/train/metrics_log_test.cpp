@@ -8,6 +8,7 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -22,7 +23,7 @@ using testing::bytes_of;
 
 TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   const testing::ScratchDirectory scratch;
-  MetricsLog log(scratch.file("m"), "");
+  MetricsLog log(scratch.file("m"));
   StepMetrics metrics;
   metrics.step = 7;
   metrics.epoch = 0.5;
@@ -41,7 +42,6 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
   log.step(metrics);
   log.flush();
   const std::string text = bytes_of(scratch.file("m"));
-  EXPECT_EQ(text, log.history());
   EXPECT_EQ(text.find('\n'), text.size() - 1);
   EXPECT_EQ(nlohmann::json::parse(text),
             nlohmann::json::parse(
@@ -69,7 +69,7 @@ TEST(MetricsLog, AStepOfAMinimizerSaysWhatItTookInPlaceOfARate) {
 
 TEST(MetricsLog, TextHasMeasuresOfItsOwn) {
   const testing::ScratchDirectory scratch;
-  MetricsLog log(scratch.file("m"), "");
+  MetricsLog log(scratch.file("m"));
   StepMetrics metrics;
   metrics.tokens = 4096;
   metrics.tokens_per_second = 1.5;
@@ -77,9 +77,9 @@ TEST(MetricsLog, TextHasMeasuresOfItsOwn) {
   metrics.mfu = 0.25;
   log.step(metrics);
   TextLoss text{8.0, 0.0};
-  log.evaluation(1, 2.0, nullptr, 5, "", &text);
+  log.evaluation({.step = 1, .loss = 2.0, .accuracy = {}, .samples = 5, .weights = {}, .text = text});
   text.bits_per_byte = 0.75;
-  log.evaluation(1, 2.0, nullptr, 5, "", &text);
+  log.evaluation({.step = 1, .loss = 2.0, .accuracy = {}, .samples = 5, .weights = {}, .text = text});
   log.flush();
   std::istringstream lines(bytes_of(scratch.file("m")));
   std::vector<nlohmann::json> found;
@@ -96,10 +96,10 @@ TEST(MetricsLog, TextHasMeasuresOfItsOwn) {
 
 TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {
   const testing::ScratchDirectory scratch;
-  MetricsLog log(scratch.file("m"), "");
-  log.evaluation(1, 0.1 + 0.2, nullptr, 5);
+  MetricsLog log(scratch.file("m"));
+  log.evaluation({.step = 1, .loss = 0.1 + 0.2, .accuracy = {}, .samples = 5, .weights = {}, .text = {}});
   const double accuracy = 1.0 / 3.0;
-  log.evaluation(2, NAN, &accuracy, 5);
+  log.evaluation({.step = 2, .loss = NAN, .accuracy = accuracy, .samples = 5, .weights = {}, .text = {}});
   log.digest(3, "00ff");
   log.flush();
   std::istringstream lines(bytes_of(scratch.file("m")));
@@ -114,22 +114,82 @@ TEST(MetricsLog, NumbersComeBackToTheBitAndWhatIsNoNumberIsStillJson) {
   EXPECT_EQ(line, R"({"step":3,"digest":"00ff"})");
 }
 
-TEST(MetricsLog, TheHistoryOfACheckpointReplacesWhatTheFileHeld) {
+TEST(MetricsLog, TheLinesOfAnOlderCheckpointReplaceWhatTheFileHeld) {
   const testing::ScratchDirectory scratch;
   testing::overwrite(scratch.file("m"), "lines after the checkpoint\nand half a li");
   {
-    MetricsLog log(scratch.file("m"), "{\"step\":1}\n");
+    MetricsLog log(scratch.file("m"), {"{\"step\":1}\n", ""}, 1);
     EXPECT_EQ(bytes_of(scratch.file("m")), "{\"step\":1}\n") << "at once";
     log.digest(2, "aa");
-    EXPECT_EQ(log.history(), "{\"step\":1}\n{\"step\":2,\"digest\":\"aa\"}\n");
   }
   EXPECT_EQ(bytes_of(scratch.file("m")), "{\"step\":1}\n{\"step\":2,\"digest\":\"aa\"}\n")
       << "nothing is lost at the end";
 }
 
+// What a run says while a log is opened for step 3 behind three lines; `prepare` changes the file before.
+std::string resumed(const std::string& path, const std::function<void(std::string& text)>& prepare) {
+  MetricsRecord record;
+  {
+    MetricsLog log(path);
+    for (int64_t step = 1; step <= 3; ++step) log.digest(step, "aa");
+    record = log.record();
+    EXPECT_EQ(record.lines, "");
+    log.digest(4, "after the checkpoint");
+  }
+  std::string text = bytes_of(path);
+  prepare(text);
+  testing::overwrite(path, text);
+  log_to_stderr(0, 1, false);
+  ::testing::internal::CaptureStderr();
+  { MetricsLog(path, record, 3).digest(4, "bb"); }
+  return ::testing::internal::GetCapturedStderr();
+}
+
+TEST(MetricsLog, AResumedRunCutsTheFileWhereItsCheckpointWas) {
+  const testing::ScratchDirectory scratch;
+  const std::string path = scratch.file("m");
+  const std::string good =
+      "{\"step\":1,\"digest\":\"aa\"}\n{\"step\":2,\"digest\":\"aa\"}\n{\"step\":3,\"digest\":\"aa\"}\n";
+  const std::string next = "{\"step\":4,\"digest\":\"bb\"}\n";
+  EXPECT_EQ(resumed(path, [](std::string& text) { text += "{\"step\":5,\"dig"; }), "");
+  EXPECT_EQ(bytes_of(path), good + next);
+  // Another file: what of it can be the run's stays, with a warning.
+  const std::string differs = "warning: " + path +
+                              ": is not the file that the checkpoint knows of; the run "
+                              "goes on behind its lines up to step 3\n";
+  EXPECT_EQ(resumed(path, [](std::string& text) { text[text.find('a')] = 'b'; }), differs);
+  EXPECT_EQ(bytes_of(path).size(), (good + next).size());
+  EXPECT_EQ(bytes_of(path).substr(good.size()), next);
+  EXPECT_EQ(resumed(path, [](std::string& text) { text.resize(text.find("\"step\":3")); }), differs);
+  EXPECT_EQ(bytes_of(path), good.substr(0, good.find("{\"step\":3")) + next) << "whole lines";
+  for (const char* other : {"", "no lines of ours\n", "{\"step\":9}\n"}) {
+    EXPECT_EQ(resumed(path, [&](std::string& text) { text = other; }),
+              "warning: " + path +
+                  ": does not hold the lines that the checkpoint knows of; the run goes on with "
+                  "new ones\n");
+    EXPECT_EQ(bytes_of(path), next);
+  }
+  for (const char* record : {"x", "-1 aa", "99999999999999999999 aa", "1", " "}) {
+    ::testing::internal::CaptureStderr();
+    { MetricsLog log(path, {"", record}, 4); }
+    EXPECT_NE(::testing::internal::GetCapturedStderr(), "") << record;
+    EXPECT_EQ(bytes_of(path), next);
+  }
+  // What is told behind another file is known again.
+  MetricsRecord known;
+  {
+    MetricsLog log(path, {"", "7 aa"}, 4);
+    log.digest(5, "cc");
+    known = log.record();
+  }
+  ::testing::internal::CaptureStderr();
+  { MetricsLog log(path, known, 5); }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr().find(path), std::string::npos);
+}
+
 TEST(MetricsLog, TheFileHoldsWholeLinesAtAnyTime) {
   const testing::ScratchDirectory scratch;
-  MetricsLog log(scratch.file("m"), "");
+  MetricsLog log(scratch.file("m"));
   const auto start = std::chrono::steady_clock::now();
   for (int64_t step = 1; std::chrono::steady_clock::now() - start < std::chrono::milliseconds(700); ++step) {
     log.digest(step, "0123456789abcdef0123456789abcdef");
@@ -147,7 +207,7 @@ TEST(MetricsLog, AFileThatCannotBeOpenedOrIsNoneIsBadUsage) {
   for (const std::string& path :
        {std::string("/proc/absent/m"), std::string("/dev/full"), scratch.file("link")}) {
     try {
-      MetricsLog log(path, "");
+      MetricsLog log(path);
       ADD_FAILURE() << path;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUsage);
@@ -166,9 +226,10 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   setrlimit(RLIMIT_FSIZE, &small);
-  MetricsLog log(scratch.file("m"), std::string(5000, 'x') + "\n");
+  const std::string lines = std::string(5000, 'x') + "\n";
+  MetricsLog log(scratch.file("m"), {lines, ""});
   log.digest(1, "aa");
-  log.flush();
+  const MetricsRecord record = log.record();
   setrlimit(RLIMIT_FSIZE, &before);
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(said.rfind("warning: " + scratch.file("m") + ": cannot be written: File too large", 0), 0u)
@@ -176,7 +237,43 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
   EXPECT_EQ(bytes_of(scratch.file("m")).size(), 4000u);
   log.flush();
-  EXPECT_EQ(bytes_of(scratch.file("m")), log.history());
+  EXPECT_EQ(bytes_of(scratch.file("m")), lines + "{\"step\":1,\"digest\":\"aa\"}\n");
+  // A checkpoint of before has what the file has not.
+  testing::overwrite(scratch.file("again"), bytes_of(scratch.file("m")).substr(0, 4000));
+  { const MetricsLog resumed(scratch.file("again"), record, 1); }
+  EXPECT_EQ(bytes_of(scratch.file("again")), bytes_of(scratch.file("m")));
+}
+
+TEST(MetricsLog, LinesWithoutRoomTakeBoundedMemory) {
+  const testing::ScratchDirectory scratch;
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{4010, before.rlim_max};  // the end of a line's half
+  MetricsLog log(scratch.file("m"));
+  log_to_stderr(0, 1, false);
+  ::testing::internal::CaptureStderr();
+  setrlimit(RLIMIT_FSIZE, &small);
+  const std::string text(4000, 'd');
+  for (int64_t step = 1; step <= 3000; ++step) {
+    log.digest(step, text);
+    log.flush();
+    if (step % 250 == 0) {
+      ASSERT_LE(log.record().lines.size(), MetricsLog::kMostWaiting);
+    }
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  ::testing::internal::GetCapturedStderr();
+  log.flush();
+  std::istringstream lines(bytes_of(scratch.file("m")));
+  int64_t last = 0, count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    const nlohmann::json object = nlohmann::json::parse(line);  // all whole
+    EXPECT_GT(object["step"].get<int64_t>(), last);
+    last = object["step"].get<int64_t>();
+  }
+  EXPECT_EQ(last, 3000) << "the newest stay";
+  EXPECT_LT(count, 2900);
 }
 
 }  // namespace
