@@ -14,13 +14,19 @@ void MatrixOptimizer::check_parameters(const std::vector<ParameterEntry>& parame
   for (const std::string& pattern : rest_.adamw) require_fit("optimizer.adamw", pattern, parameters);
 }
 
+bool MatrixOptimizer::is_matrix(const ParameterEntry& parameter) const {
+  return parameter.shape.rank() > 1 && std::ranges::none_of(rest_.adamw, [&](const std::string& pattern) {
+           return matches_pattern(pattern, parameter.name);
+         });
+}
+
+double MatrixOptimizer::load(const ParameterEntry& parameter) const {
+  return is_matrix(parameter) ? matrix_load(parameter) : Optimizer::load(parameter);
+}
+
 void MatrixOptimizer::declare_state(size_t index, const ParameterEntry& parameter) {
-  const auto& patterns = rest_.adamw;
   matrix_.resize(index + 1);
-  matrix_[index] = parameter.shape.rank() > 1 &&
-                   std::none_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-                     return matches_pattern(pattern, parameter.name);
-                   });
+  matrix_[index] = is_matrix(parameter);
   if (matrix_[index]) {
     declare_matrix(parameter);
   } else {

@@ -123,6 +123,12 @@ class Optimizer {
   // inside one.
   virtual bool whole_parameters() const { return false; }
 
+  // What updating the parameter costs, in any unit: how those of a sharded optimizer are dealt out where
+  // whole_parameters().
+  virtual double load(const ParameterEntry& parameter) const {
+    return static_cast<double>(parameter.shape.elements());
+  }
+
   // True when one step must see the whole training set (gradient descent).
   virtual bool full_batch() const { return false; }
 

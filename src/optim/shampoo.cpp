@@ -85,6 +85,15 @@ class Shampoo final : public MatrixOptimizer {
     reserve("right_root", right);
   }
 
+  double matrix_load(const ParameterEntry& parameter) const override {
+    double load = 0.0;
+    for (const Block& block : blocks_of(matrix_shape(parameter.shape), options_.block)) {
+      const auto rows = static_cast<double>(block.rows), columns = static_cast<double>(block.columns);
+      load += rows * rows * rows + columns * columns * columns;
+    }
+    return load;
+  }
+
   void update_matrix(const ParameterUpdate& update, double decay) override {
     const int64_t k = updates() + 1;
     const Shape matrix = matrix_shape(update.parameter.shape());

@@ -50,6 +50,15 @@ class Soap final : public MatrixOptimizer {
     }
   }
 
+  double matrix_load(const ParameterEntry& parameter) const override {
+    double load = static_cast<double>(parameter.shape.elements());
+    for (const int64_t side : matrix_shape(parameter.shape).extents()) {
+      const auto n = static_cast<double>(side);
+      if (has_basis(side)) load += n * n * n;
+    }
+    return load;
+  }
+
   void update_matrix(const ParameterUpdate& update, double decay) override {
     const int64_t k = updates();
     const size_t index = update.index;

@@ -81,19 +81,21 @@ std::vector<Share> striped_shares(int64_t extent, int world_size) {
   return shares;
 }
 
-std::vector<Share> whole_shares(std::span<const int64_t> offsets, int64_t extent, int world_size) {
+std::vector<Share> whole_shares(std::span<const int64_t> offsets, int64_t extent, int world_size,
+                                std::span<const double> loads) {
   std::vector<Share> shares;
+  std::vector<double> of_share(loads.begin(), loads.end());
   for (size_t i = 0; i < offsets.size(); ++i) {
     shares.push_back({{offsets[i], i + 1 < offsets.size() ? offsets[i + 1] : extent}, 0});
+    if (loads.empty()) of_share.push_back(static_cast<double>(shares[i].range.size()));
   }
   std::vector<size_t> order(shares.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(
-      order, [&](size_t a, size_t b) { return shares[a].range.size() > shares[b].range.size(); });
-  std::vector<int64_t> load(static_cast<size_t>(world_size), 0);
+  std::ranges::stable_sort(order, [&](size_t x, size_t y) { return of_share[x] > of_share[y]; });
+  std::vector<double> load(static_cast<size_t>(world_size), 0.0);
   for (const size_t i : order) {
     const auto least = std::ranges::min_element(load);
-    *least += shares[i].range.size();
+    *least += of_share[i];
     shares[i].owner = static_cast<int>(least - load.begin());
   }
   return shares;

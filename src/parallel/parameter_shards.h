@@ -36,7 +36,9 @@ struct Share {
 std::vector<Share> striped_shares(int64_t extent, int world_size);
 // Parameters in one piece, with the gap behind them. offsets: where they start, ascending from 0. The largest
 // goes first, to the worker that has least so far.
-std::vector<Share> whole_shares(std::span<const int64_t> offsets, int64_t extent, int world_size);
+// loads: what each parameter counts, in any unit; empty: its elements.
+std::vector<Share> whole_shares(std::span<const int64_t> offsets, int64_t extent, int world_size,
+                                std::span<const double> loads = {});
 
 class ParameterShards {
  public:

@@ -22,11 +22,15 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   const int64_t extent = store.parameter_extent();
   Communicator& sharing = settings.shard_optimizer ? communicator : *alone_;
   std::vector<int64_t> offsets;
-  for (const ParameterEntry& entry : store.parameters()) offsets.push_back(entry.offset);
+  std::vector<double> loads;
+  for (const ParameterEntry& entry : store.parameters()) {
+    offsets.push_back(entry.offset);
+    loads.push_back(optimizer->load(entry));
+  }
   const bool whole = optimizer->whole_parameters() || settings.clip.adaptive > 0.0;
-  shards =
-      std::make_unique<ParameterShards>(sharing, whole ? whole_shares(offsets, extent, sharing.world_size())
-                                                       : striped_shares(extent, sharing.world_size()));
+  shards = std::make_unique<ParameterShards>(
+      sharing, whole ? whole_shares(offsets, extent, sharing.world_size(), loads)
+                     : striped_shares(extent, sharing.world_size()));
   const size_t before = allocator_statistics().bytes_in_use;
   optimizer->allocate(store.parameters(), extent, shards->mine(), settings.parameters(), backend);
   optimizer_bytes = allocator_statistics().bytes_in_use - before;

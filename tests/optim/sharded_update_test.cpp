@@ -53,10 +53,14 @@ Result walk(const std::string& toml, const ClipSettings& clip, Communicator& com
   const std::unique_ptr<Optimizer> optimizer = optimizer_from(toml);
   const int world_size = communicator.world_size();
   std::vector<int64_t> offsets;
-  for (const ParameterEntry& entry : kParameters) offsets.push_back(entry.offset);
+  std::vector<double> loads;
+  for (const ParameterEntry& entry : kParameters) {
+    offsets.push_back(entry.offset);
+    loads.push_back(optimizer->load(entry));
+  }
   const bool whole = optimizer->whole_parameters() || clip.adaptive > 0.0;
-  const ParameterShards shards(
-      communicator, whole ? whole_shares(offsets, kExtent, world_size) : striped_shares(kExtent, world_size));
+  const ParameterShards shards(communicator, whole ? whole_shares(offsets, kExtent, world_size, loads)
+                                                   : striped_shares(kExtent, world_size));
   optimizer->allocate(kParameters, kExtent, shards.mine(), DType::kF32, cpu_backend());
 
   Result result;
@@ -125,7 +129,7 @@ TEST_P(ShardedUpdate, IsTheWholeOneBitForBitOnAnyNumberOfWorkers) {
         }
       });
       EXPECT_EQ(elements, whole.state_elements) << "every element of the state is on one worker";
-      // Striped or with the embedding, which is half of everything.
+      // Striped or with the embedding, which is half of everything, or with the filters, whose factors are.
       EXPECT_LE(most, whole.state_elements * 6 / 10);
     }
   }
@@ -143,6 +147,28 @@ TEST(ShardedUpdate, RefusesToOwnAPartOfAParameterThatMustBeWhole) {
     EXPECT_EQ(error.kind(), ErrorKind::kInternal);
     EXPECT_NE(std::string(error.what()).find("whole of embedding"), std::string::npos) << error.what();
   }
+}
+
+TEST(ShardedUpdate, WhatIsDecomposedIsDealtOutByItsCube) {
+  const auto owners = [](const std::string& toml) {
+    const std::unique_ptr<Optimizer> optimizer = optimizer_from(toml);
+    std::vector<double> loads;
+    std::vector<int> found;
+    const std::vector<ParameterEntry> parameters = {
+        {.name = "long", .shape = {64, 1}, .offset = 0, .initializer = {}},
+        {.name = "square", .shape = {16, 16}, .offset = 64, .initializer = {}},
+        {.name = "other", .shape = {12, 12}, .offset = 320, .initializer = {}}};
+    for (const ParameterEntry& entry : parameters) loads.push_back(optimizer->load(entry));
+    for (const Share& share : whole_shares(std::vector<int64_t>{0, 64, 320}, 512, 2, loads))
+      found.push_back(share.owner);
+    return found;
+  };
+  EXPECT_EQ(owners("type = 'muon'"), (std::vector<int>{1, 0, 1}));
+  EXPECT_EQ(owners("type = 'soap'"), (std::vector<int>{0, 1, 1}));
+  EXPECT_EQ(owners("type = 'shampoo'"), (std::vector<int>{0, 1, 1}));
+  // Of blocks of 4 the long one has the least work.
+  EXPECT_EQ(owners("type = 'shampoo'\nblock = 4"), (std::vector<int>{1, 0, 1}));
+  EXPECT_EQ(owners("type = 'soap'\nadamw = ['long']"), (std::vector<int>{1, 0, 1}));
 }
 
 }  // namespace
