@@ -2,6 +2,7 @@
 #include "lockstep/app/commands.h"
 
 #include "lockstep/app/config_command.h"
+#include "lockstep/app/doctor_command.h"
 #include "lockstep/app/exchange_commands.h"
 #include "lockstep/app/file_commands.h"
 #include "lockstep/app/generate_command.h"
@@ -22,6 +23,7 @@ std::vector<RunCommand> add_other_commands(CLI::App& app) {
       add_landscape_command(app),
       add_watch_command(app),
       add_report_command(app),
+      add_doctor_command(app),
       add_inspect_command(app),
       add_diff_command(app),
       add_config_command(app),
