@@ -2,6 +2,9 @@
 #include "lockstep/comm/communicator.h"
 
 #include <cstdlib>
+#include <string>
+
+#include "lockstep/core/error.h"
 
 namespace lockstep {
 
@@ -14,7 +17,16 @@ bool launched_by_mpi() {
 }
 
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options) {
-  return launched_by_mpi() ? make_mpi_communicator(options) : make_self_communicator();
+  if (launched_by_mpi()) return make_mpi_communicator(options);
+  // srun without PMI: each of its tasks would train by itself what all of them are to train together.
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  if (tasks != nullptr && std::atoi(tasks) > 1) {
+    fail(ErrorKind::kUsage, std::string("communicator: srun has started ") + tasks +
+                                " tasks that do not know of each other: use srun --mpi=pmix or "
+                                "launch/mpirun.sh (separate runs: unset "
+                                "SLURM_STEP_NUM_TASKS)");
+  }
+  return make_self_communicator();
 }
 
 }  // namespace lockstep

@@ -146,7 +146,7 @@ std::unique_ptr<Communicator> make_mpi_communicator(const CommunicatorOptions& o
 // initialization.
 std::string communication_library();
 // mpi when a launcher started this process, else self. Error (kUsage) when launched by mpirun and built
-// without MPI.
+// without MPI, and for one of several tasks that srun has started without PMI.
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options);
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 
 #include "comm/communicator_contract.h"
 #include "comm/threaded_communicator.h"
+#include "lockstep/core/error.h"
 
 namespace lockstep::testing {
 namespace {
@@ -102,6 +103,21 @@ TEST(MakeCommunicator, RecognizesEveryLauncher) {
     EXPECT_TRUE(launched_by_mpi()) << name;
     unsetenv(name);
   }
+}
+
+TEST(MakeCommunicator, RefusesTasksOfSlurmThatDoNotKnowOfEachOther) {
+  const LauncherVariables cleared;
+  setenv("SLURM_STEP_NUM_TASKS", "1", 1);
+  EXPECT_EQ(make_communicator({})->world_size(), 1);
+  setenv("SLURM_STEP_NUM_TASKS", "2", 1);
+  try {
+    make_communicator({});
+    ADD_FAILURE() << "two separate runs";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_NE(std::string(error.what()).find("srun --mpi=pmix"), std::string::npos) << error.what();
+  }
+  unsetenv("SLURM_STEP_NUM_TASKS");
 }
 
 }  // namespace

@@ -47,9 +47,9 @@ host_main() {
   hostname "$1"
   mount -t tmpfs tmpfs /run
   mkdir /run/cgroup
-  mount --rbind /sys/fs/cgroup /run/cgroup
+  [ ! -d /sys/fs/cgroup ] || mount --rbind /sys/fs/cgroup /run/cgroup
   mount -t sysfs sysfs /sys  # its own network's interfaces
-  mount --rbind /run/cgroup /sys/fs/cgroup
+  [ ! -d /sys/fs/cgroup ] || mount --rbind /run/cgroup /sys/fs/cgroup
   mount --bind "$state/hosts" /etc/hosts
   mount --bind "$state/ssh_config" /etc/ssh/ssh_config
   mount -t tmpfs -o mode=1777 tmpfs /dev/shm
