@@ -25,8 +25,8 @@ TEST(Command, HelpOfEverySubcommandShowsAnExampleOfItself) {
   EXPECT_EQ(all.exit_code, 0);
   EXPECT_TRUE(holds(all.out, "Examples:\n  lockstep train ")) << all.out;
   EXPECT_TRUE(holds(all.out, "Exit codes: 0 done")) << all.out;
-  for (const std::string command : {"train", "eval", "curvature", "prepare", "tokenize", "tokenizer", "landscape",
-                                    "watch", "report", "doctor", "inspect", "diff", "config"}) {
+  for (const std::string command : {"train", "eval", "curvature", "prepare", "tokenize", "tokenizer",
+                                    "landscape", "watch", "report", "doctor", "inspect", "diff", "config"}) {
     EXPECT_TRUE(holds(all.out, "\n  " + command)) << command << " is not listed: " << all.out;
     const Answer help = lockstep_command({command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << command;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Jobs on a cluster of Slurm (slurmctld, two slurmd, munge) out of test hosts: slurm_test.sh CHECKOUT COMMAND. A job trains over two nodes,
-# goes on within itself when one loses power, is put into the queue when it is told to stop, and ends with the digest of one process.
-# Exit 77: no test hosts or no Slurm on this machine.
+# goes on within itself when one loses power, is put into the queue when it is told to stop, and ends with the digest of one process;
+# srun alone is refused. Exit 77: no test hosts or no Slurm on this machine.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -39,6 +39,12 @@ steps_in() { [ "$(grep -c '^step ' "$log")" -gt "$1" ]; }
 started_on_two() { [ "$(grep -c 'mpi: 2 workers, .* 2 threads a worker' "$log")" -eq "$1" ]; }
 
 until_true 30 "two nodes" nodes_are idle h2,h3
+code=0
+said=$(slurm timeout 60 srun --nodes=2 --ntasks=2 "$lockstep" train "${settings[@]}" --set train.steps=9 --output "$work/srun" 2>&1) || code=$?
+check "exit code of srun without PMI" 2 "$code"
+check "what it names" 2 "$(grep -c 'error: .*srun --mpi=pmix' <<<"$said")"
+check "what it leaves" "" "$(ls "$work/srun" 2>/dev/null || true)"
+
 job=$(slurm sbatch --parsable --job-name="dig*ts" --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --output="$log" launch/slurm.sbatch \
   "${settings[@]}" --set train.steps=100000 --set train.log_every=10)
 job=${job%%;*}
@@ -60,6 +66,7 @@ slurm_start "$other"
 slurm scancel --batch --signal=USR1 "$job"
 until_true 60 "the end of the run" grep -q "^stopped" "$log"
 until_true 60 "the job in the queue" is "$job" PENDING
+sleep 2  # credentials of the second in which the job was ended are refused
 slurm scontrol update jobid="$job" starttime=now  # Slurm would wait for two minutes
 until_true 60 "a second start on two nodes" started_on_two 2
 slurm scancel "$job"
