@@ -36,8 +36,8 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/core/thread_pool.h"
-#include "lockstep/exchange/strict_json.h"
 #include "lockstep/kernels/backend.h"
 #include "lockstep/train/worker_texts.h"
 

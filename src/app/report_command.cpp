@@ -12,7 +12,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
-#include "lockstep/exchange/strict_json.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/line_plot.h"
 

@@ -11,7 +11,7 @@
 
 #include "lockstep/checkpoint/store.h"
 #include "lockstep/core/error.h"
-#include "lockstep/exchange/strict_json.h"
+#include "lockstep/core/strict_json.h"
 #include "lockstep/train/worker_texts.h"
 
 namespace lockstep {

@@ -23,7 +23,6 @@ using nlohmann::json;
 
 namespace {
 constexpr int64_t kMostTokens = int64_t{1} << 26;
-constexpr int kMostNested = 64;
 }  // namespace
 
 void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
