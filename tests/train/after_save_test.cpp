@@ -85,9 +85,9 @@ TEST_F(AfterSaveTest, FindsTheFileOfEachCheckpointInPlace) {
   std::filesystem::create_directory(scratch_.file("copies"));
   {
     RunKeeper keeper(settings, false);
-    keeper.start("", "");
+    keeper.start({}, {}, "");
     for (const int64_t step : {3, 5}) {
-      keeper.save(step, [&](std::string) {
+      keeper.save(step, BestCheckpoint(""), [&] {
         State state;
         state.scalars["/train/step"] = step;
         return state;

@@ -55,7 +55,7 @@ TEST(MetricsLog, AStepIsOneJsonObjectWithEveryFieldOfTheDocumentation) {
 
 TEST(MetricsLog, AStepOfAMinimizerSaysWhatItTookInPlaceOfARate) {
   const testing::ScratchDirectory scratch;
-  MetricsLog log(scratch.file("m"), "");
+  MetricsLog log(scratch.file("m"));
   StepMetrics metrics;
   metrics.minimizer = MinimizerStep{1, 2, 3, 0.5, 0.25, "wolfe"};
   log.step(metrics);
