@@ -54,12 +54,13 @@ fi
 
 options=(-np "$workers")
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
-arguments=("${first[@]}")
+arguments=("${first[@]}") origin=$(checkpoint_mark "$output")
 while true; do
   status=0 before=$(newest_checkpoint "$output")
   run_to_end "${options[@]}" "$command" train "${arguments[@]}" || status=$?
   if [ "$restarts" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ] || ! worth_another_start "$status"; then break; fi
-  restarts=$((restarts - 1)) arguments=("${again[@]}")
+  restarts=$((restarts - 1))
+  if begun "$output" "$origin"; then arguments=("${again[@]}"); fi
   got_further local "$output" "$before" || break
   echo "local: the run ended with exit code $status: starting it again" >&2
 done

@@ -79,7 +79,16 @@ end_with() {
 }
 
 # newest_checkpoint OUTPUT: the path of the newest in that directory; nothing where there is none.
-newest_checkpoint() { find "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+newest_checkpoint() { find -H "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+
+# checkpoint_mark OUTPUT: which file the newest is, not only of which step. begun OUTPUT MARK: whether there is one that another run,
+# whose newest had that mark, has not left: a run that is to begin anew begins anew until then.
+checkpoint_mark() { find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf '%f %i %T@\n' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+begun() {
+  local now
+  now=$(checkpoint_mark "$1")
+  [ -n "$now" ] && [ "$now" != "$2" ]
+}
 
 # worth_another_start STATUS: whether a run that ended with this exit code may get further when it is started again. One that is
 # done, or that its configuration, data, checkpoint or learning rate ended, does not.
@@ -121,7 +130,7 @@ alone() {
 }
 mpi_defaults() {
   local name virtual=()
-  chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|ppr' "$@" ||
+  chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|(^|[^[:alnum:]])ppr:' "$@" ||
     export OMPI_MCA_hwloc_base_binding_policy=none
   chosen oob_tcp_keepalive "$@" ||
     export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3

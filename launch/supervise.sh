@@ -36,7 +36,7 @@ while [ "$#" -gt 0 ]; do
     --output=*) output=${1#--output=} ;;
   esac
   case $1 in
-    --overwrite) first=(--overwrite) ;;  # the first start alone may
+    --overwrite) first=(--overwrite) ;;  # until the run has a checkpoint of its own
     --resume | --resume=auto) ;;
     *) arguments+=("$1") ;;
   esac
@@ -55,7 +55,11 @@ fi
 # The hosts, once each and in the order of the file.
 hosts=()
 declare -A slots=()
-while read -r host rest; do
+if [ ! -f "$hostfile" ] || [ ! -r "$hostfile" ]; then
+  echo "supervise: $hostfile: no file that can be read" >&2
+  exit 2
+fi
+while read -r host rest || [ -n "$host" ]; do
   case $host in '' | '#'*) continue ;; esac
   # A name that begins with - would be an option of ssh.
   if [[ ! "$host" =~ ^[A-Za-z0-9_][A-Za-z0-9_.:-]*$ ]] || [ -n "${slots[$host]:-}" ]; then
@@ -70,8 +74,7 @@ done <"$hostfile"
 
 work=$(mktemp -d)
 watchers=()
-token=lockstep-$$-$RANDOM$RANDOM
-export OMPI_MCA_lockstep_run=$token  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
+token=lockstep-$$-$RANDOM$RANDOM  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
 ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
 mkfifo "$work/nothing"
 exec {nothing}<>"$work/nothing"  # never anything to read; at its end when this script is
@@ -162,7 +165,7 @@ for host in "${hosts[@]}"; do
   watchers+=("$!")
 done
 sleep 1
-beside=watch_run waited=0 status=75
+beside=watch_run waited=0 status=75 origin=$(checkpoint_mark "$output")
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
@@ -170,7 +173,7 @@ while [ "$stops" -eq 0 ]; do
     look
   fi
   if [ "$places" -lt "$fewest" ]; then
-    waited=$((waited + 1))
+    waited=$((waited + 1)) status=75
     [ "$waited" -ne 5 ] || say "there are hosts for $places workers, $fewest are needed: waiting"
     sleep 1
     continue
@@ -180,12 +183,12 @@ while [ "$stops" -eq 0 ]; do
   for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
   rm -f "$work/lost" "$work/grown"
   before=$(newest_checkpoint "$output")
+  if begun "$output" "$origin"; then first=(); fi
   resume=("${first[@]}")
   [ "${#resume[@]}" -gt 0 ] || resume=(--resume=auto)
-  first=()
   say "starting $workers workers on ${used[*]}${before:+, from $(basename "$before")}"
   status=0
-  run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "${resume[@]}" || status=$?
+  OMPI_MCA_lockstep_run=$token run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "${resume[@]}" || status=$?
   [ "$stops" -eq 0 ] || break
   if [ -e "$work/grown" ] && { [ "$status" -eq 75 ] || [ "$status" -eq 138 ]; }; then continue; fi
   if [ ! -e "$work/lost" ]; then worth_another_start "$status" || end "$status"; fi

@@ -1,4 +1,4 @@
-// doctor: what each worker looks at, what is measured between hosts, and what is wrong with it.
+// doctor: what each worker looks at, and what is measured between hosts.
 #include "lockstep/app/doctor_command.h"
 
 #include <arpa/inet.h>
@@ -17,7 +17,6 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -229,16 +228,24 @@ std::string sharing(const DoctorArguments& arguments, Communicator& communicator
 int run_on_hosts(const DoctorArguments& arguments) {
   const std::string text = read_small_file(arguments.hostfile, size_t{1} << 20, ErrorKind::kUsage);
   std::istringstream lines(text);
-  int hosts = 0;
-  for (std::string line; std::getline(lines, line);) {
-    const size_t begin = line.find_first_not_of(" \t\r");
-    if (begin != std::string::npos && line[begin] != '#') ++hosts;
+  std::set<std::string> hosts;  // one may have several lines
+  for (std::string line, host; std::getline(lines, line);) {
+    if (std::istringstream(line) >> host && host[0] != '#') hosts.insert(host);
   }
-  if (hosts == 0) fail(ErrorKind::kUsage, arguments.hostfile + ": names no host");
+  if (hosts.empty()) fail(ErrorKind::kUsage, arguments.hostfile + ": names no host");
   const std::string self = fs::read_symlink("/proc/self/exe").string();
-  std::vector<std::string> words = {"mpirun",     "--hostfile", arguments.hostfile,    "--map-by",
-                                    "ppr:1:node", "-np",        std::to_string(hosts), self,
-                                    "doctor",     "--output",   arguments.output};
+  std::vector<std::string> words = {"mpirun",
+                                    "--hostfile",
+                                    arguments.hostfile,
+                                    "--map-by",
+                                    "ppr:1:node",
+                                    "-np",
+                                    std::to_string(hosts.size()),
+                                    self,
+                                    "doctor",
+                                    "--output",
+                                    arguments.output};
+  if (::geteuid() == 0) words.insert(words.begin() + 1, "--allow-run-as-root");
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
@@ -339,95 +346,6 @@ int run_doctor(const DoctorArguments& arguments) {
 
 }  // namespace
 
-std::vector<Complaint> complaints_about(const std::vector<json>& workers) {
-  std::vector<Complaint> complaints;
-  const auto say = [&](bool fatal, const std::string& text, const std::string& remedy) {
-    complaints.push_back({fatal, text, remedy});
-  };
-  const auto host = [&](size_t rank) { return workers[rank].value("host", std::string()); };
-  // Once a host.
-  std::map<std::string, size_t> hosts;
-  for (size_t rank = 0; rank < workers.size(); ++rank) hosts.emplace(host(rank), rank);
-  const auto differs = [&](const char* key, bool fatal, const char* what, const char* remedy) {
-    for (const auto& [name, rank] : hosts) {
-      const std::string own = workers[rank].value(key, std::string()),
-                        first = workers[0].value(key, std::string());
-      if (own != first)
-        say(fatal, fmt::format("{}: {}: {}; on {}: {}", name, what, own, host(0), first), remedy);
-    }
-  };
-  differs("program", true, "another program", "install one build at the same path on all hosts");
-  differs("device", true, "another processor or other kernels",
-          "bits depend on them: choose hosts that are alike, or build with LOCKSTEP_CPU_ARCH=portable and "
-          "give all one "
-          "LOCKSTEP_CPU_KERNELS");
-  differs("library", true, "another MPI", "install the same one on all hosts");
-  std::map<std::string, std::vector<std::string>> owners;  // of an address
-  for (const auto& [name, rank] : hosts) {
-    const json& worker = workers[rank];
-    const std::string fault = worker.value("directory_fault", std::string());
-    const bool keeps = name == host(0);  // rank 0 alone writes
-    if (!fault.empty() && keeps)
-      say(true,
-          fmt::format("{}: {}: a run cannot write there: {}", name, worker.value("directory", std::string()),
-                      fault),
-          "make the directory, or choose another one with --output");
-    if (fault.empty() && keeps && !worker.value("locks", true))
-      say(false, fmt::format("{}: {}: locks keep nobody out", name, worker.value("directory", std::string())),
-          "mount the file system with locks, or see to it that one run alone writes to a directory");
-    if (keeps && fault.empty() && worker.value("free_gib", 1e9) < 1.0)
-      say(false,
-          fmt::format("{}: {}: {:.2f} GiB free", name, worker.value("directory", std::string()),
-                      worker.value("free_gib", 0.0)),
-          "make room for checkpoints: a full disk ends a run with exit code 4");
-    if (worker.value("memory_gib", 1e9) < 0.5)
-      say(false, fmt::format("{}: {:.2f} GiB of memory free", name, worker.value("memory_gib", 0.0)),
-          "end what else runs there, or raise the limit of the container");
-    const double shm = worker.value("shm_gib", 1e9);
-    if (worker.value("workers_here", 1) > 1 && shm < 0.0625 * worker.value("workers_here", 1))
-      say(shm <= 0.001,
-          fmt::format("{}: /dev/shm has {:.3f} GiB, through which workers of a host exchange", name,
-                      std::max(shm, 0.0)),
-          "give the container more (docker run --shm-size=1g; an emptyDir of medium Memory)");
-    const int share = worker.value("cores", 1) / std::max(worker.value("workers_here", 1), 1);
-    if (worker.value("usable", 1) < share)
-      say(false,
-          fmt::format("{}: a worker may use {} of {} cores", name, worker.value("usable", 1),
-                      worker.value("cores", 1)),
-          "mpirun --bind-to none, or as many threads as that (device.threads)");
-    if (worker.value("workers_here", 1) > worker.value("cores", 1 << 20))
-      say(false,
-          fmt::format("{}: {} workers on {} cores", name, worker.value("workers_here", 1),
-                      worker.value("cores", 1)),
-          "start fewer workers, or use more hosts");
-    if (worker.contains("interfaces")) {
-      for (const auto& [interface, address] : worker["interfaces"].items())
-        owners[address.get<std::string>()].push_back(name + " " + interface);
-    }
-    const double skew = worker.value("time", 0.0) - workers[0].value("time", 0.0);
-    if (std::abs(skew) > 5.0)
-      say(false,
-          fmt::format("{}: its clock is {:.0f} s {} that of {}", name, std::abs(skew),
-                      skew > 0.0 ? "ahead of" : "behind", host(0)),
-          "run a time service (chrony)");
-    const int gpus = worker.value("gpus", 0);
-    const int first_gpus = workers[0].value("gpus", 0);
-    if (gpus != first_gpus)
-      say((gpus == 0) != (first_gpus == 0),
-          fmt::format("{}: {} GPUs, {} has {}", name, gpus, host(0), first_gpus),
-          "--device cpu, or hosts with the same GPUs");
-    if (gpus > 0 && worker.value("workers_here", 1) > gpus)
-      say(false, fmt::format("{}: {} workers, {} GPUs", name, worker.value("workers_here", 1), gpus),
-          "one worker a GPU, or parallel.share_gpu = true, or --device cpu");
-  }
-  for (const auto& [address, places] : owners) {
-    if (places.size() > 1)
-      say(false, fmt::format("{} is the address of {}", address, fmt::join(places, " and of ")),
-          "launch/mpirun.sh passes over such interfaces; by hand: mpirun --mca btl_tcp_if_include NETWORK");
-  }
-  return complaints;
-}
-
 std::function<std::optional<int>()> add_doctor_command(CLI::App& app) {
   const auto arguments = std::make_shared<DoctorArguments>();
   CLI::App* command = app.add_subcommand(
@@ -438,8 +356,12 @@ std::function<std::optional<int>()> add_doctor_command(CLI::App& app) {
   command->footer(
       "Examples:\n  lockstep doctor --output runs\n  lockstep doctor --hostfile hosts --output /shared/runs");
   return [arguments, command]() -> std::optional<int> {
-    if (command->parsed()) return run_doctor(*arguments);
-    return std::nullopt;
+    if (!command->parsed()) return std::nullopt;
+    // Training makes a directory that is not there yet, in one that is.
+    fs::path place = fs::absolute(arguments->output);
+    while (!fs::exists(place) && place.has_relative_path()) place = place.parent_path();
+    arguments->output = place.string();
+    return run_doctor(*arguments);
   };
 }
 

@@ -22,6 +22,8 @@ namespace {
 
 std::string small_file(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 20;
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return "";  // of a pipe the end may never come
   try {
     return read_small_file(path, kMostBytes, ErrorKind::kUsage);
   } catch (const Error&) {

@@ -172,8 +172,7 @@ class Overwritten {
   // What the run before left undone.
   void recover() const {
     bring_back();
-    if (!holds_checkpoints(aside_)) return;
-    if (steps_in(directory_.string()).empty()) {
+    if (holds_checkpoints(aside_) && steps_in(directory_.string()).empty()) {
       move_back();
     } else {
       remove();

@@ -46,7 +46,11 @@ std::vector<double> PlotAxis::ticks() const {
                       : raw / power > 2.0 ? 5.0 * power
                       : raw / power > 1.0 ? 2.0 * power
                                           : power;
-  for (double value = std::ceil(low / step) * step; value <= high + 1e-9 * step; value += step) {
+  // Counted: beside large numbers a step may be too small to move one.
+  const double first = std::ceil(low / step);
+  for (int i = 0; i < 12; ++i) {
+    const double value = (first + i) * step;
+    if (value > high + 1e-9 * step) break;
     values.push_back(std::abs(value) < 1e-9 * step ? 0.0 : value);
   }
   return values;

@@ -201,6 +201,7 @@ void MetricsLog::evaluation(const EvaluationMetrics& m) {
   line["validation_samples"] = m.samples;
   if (!m.weights.empty()) line["weights"] = m.weights;
   append(line.dump());
+  flush();  // the next line of a step may be long in coming
 }
 
 void MetricsLog::digest(int64_t step, const std::string& digest) {

@@ -33,7 +33,7 @@ RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
       store_({.directory = directory_,
               .keep = settings.keep,
               .keep_every = settings.keep_every,
-              .beside = {"metrics.jsonl"},
+              .beside = {"metrics.jsonl", "configuration.toml", "loss.svg"},
               .written =
                   [this](const std::string& path) {
                     if (status_) status_->saved(path);

@@ -107,8 +107,10 @@ void RunStatus::write(const std::string& text) {
   } catch (const Error& error) {
     reason = error.what();
   }
+  if (reason.empty()) written_ = true;
   if (reason.empty() || warned_) return;
   warned_ = true;
+  if (!written_) ::unlink(path_.c_str());  // what an earlier start has left is not true of this one
   log_warning(reason + "; the run goes on without it");
 }
 

@@ -51,7 +51,7 @@ class RunStatus {
   const double started_;  // seconds since 1970
   mutable std::mutex mutex_;
   std::condition_variable ends_;
-  bool ending_ = false, warned_ = false;
+  bool ending_ = false, warned_ = false, written_ = false;
   // Noted.
   int64_t step_;
   double step_time_;  // when the newest step was done

@@ -69,11 +69,14 @@ TEST(Doctor, LooksAtThisHost) {
   EXPECT_TRUE(holds(well.out, "ready to train\n")) << well.out;
   EXPECT_TRUE(holds(well.out, "locks work")) << well.out;
   EXPECT_EQ(testing::files_in(scratch.path()), 0u) << "leaves nothing behind";
-  const testing::Answer ill = testing::lockstep_command({"doctor", "--output", scratch.file("absent")});
+  const testing::Answer due = testing::lockstep_command({"doctor", "--output", scratch.file("runs/first")});
+  EXPECT_EQ(due.exit_code, 0) << "training makes it: " << due.out;
+  testing::write_file(scratch.file("absent"), "");
+  const testing::Answer ill = testing::lockstep_command({"doctor", "--output", scratch.file("absent/run")});
   EXPECT_EQ(ill.exit_code, 2);
   EXPECT_TRUE(holds(ill.out, "PROBLEM: ")) << ill.out;
   EXPECT_TRUE(holds(ill.out, "absent: a run cannot write there: ")) << ill.out;
-  EXPECT_EQ(testing::lockstep_command({"doctor", "--hostfile", scratch.file("absent")}).exit_code, 2);
+  EXPECT_EQ(testing::lockstep_command({"doctor", "--hostfile", scratch.file("hosts")}).exit_code, 2);
 }
 
 }  // namespace

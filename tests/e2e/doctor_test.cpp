@@ -10,7 +10,8 @@ TEST(DoctorUnderMpirun, MeasuresTheWayBetweenWorkersAndAgreesOnTheExitCode) {
   EXPECT_EQ(well.exit_code, 0) << well.err;
   EXPECT_NE(well.out.find(" us there and back, "), std::string::npos) << well.out;
   EXPECT_EQ(well.out.find("ready to train\n"), well.out.size() - 15) << "said once: " << well.out;
-  const Outcome ill = run(2, {"doctor", "--output", scratch.file("absent")});
+  write_file(scratch.file("file"), "");
+  const Outcome ill = run(2, {"doctor", "--output", scratch.file("file/run")});
   EXPECT_EQ(ill.exit_code, 2) << ill.err;
   EXPECT_NE(ill.out.find("PROBLEM: "), std::string::npos) << ill.out;
 }

@@ -49,9 +49,9 @@ check "a checkpoint in between" "6 starts, 0" "$(started "6 6 +6 6 6 0" --restar
 for code in 2 3 4 5 75; do
   check "no other start after exit code $code" "1 starts, $code" "$(started "$code 0" --restarts 9 "${out[@]}")"
 done
-check "a run that is to begin anew" "2 starts, 0" "$(started "6 0" --restarts 9 config.toml --overwrite "--output=$OUTPUT")"
-check "what its starts are given" "config.toml --overwrite --output=$OUTPUT|config.toml --output=$OUTPUT --resume=auto" \
-  "$(paste -sd'|' "$NOTES")"
+check "a run that is to begin anew" "3 starts, 0" "$(started "6 +6 0" --restarts 9 config.toml --overwrite "--output=$OUTPUT")"
+anew="config.toml --overwrite --output=$OUTPUT"
+check "what its starts are given" "$anew|$anew|config.toml --output=$OUTPUT --resume=auto" "$(paste -sd'|' "$NOTES")"
 check "without --output" "0 starts, 2" "$(started "6 0" --restarts 9 config.toml)"
 check "what it says then" 1 "$(grep -c -- '--restarts needs --output DIR' "$root/said")"
 check "a number that is none" "0 starts, 2" "$(started "6 0" --restarts many "${out[@]}")"

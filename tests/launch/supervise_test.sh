@@ -72,8 +72,8 @@ done
 check "three starts without a checkpoint, not counting one that was asked to stop" "6 starts, 6" \
   "$(started "a" "6 +6 6 75 6 6 6 0" "${run[@]}")"
 check "what it says then" 1 "$(grep -c "supervise: 3 starts in a row left no new checkpoint in" "$root/said")"
-check "a run that is to begin anew" "2 starts, 0" "$(started "a" "6 0" "${run[@]}" --overwrite)"
-check "what its starts are given" "--overwrite --resume=auto" "$(sed 's/.* //' "$NOTES" | paste -sd' ')"
+check "a run that is to begin anew" "3 starts, 0" "$(started "a" "6 +6 0" "${run[@]}" --overwrite)"
+check "what its starts are given" "--overwrite --overwrite --resume=auto" "$(sed 's/.* //' "$NOTES" | paste -sd' ')"
 check "a host that is lost and one that comes" "3 starts, 0" "$(started "a b" "lose grow 0" "${run[@]}")"
 check "where it starts" "a slots=1,b slots=2, a slots=1, a slots=1,c slots=1," "$(sed 's/ [0-9]*: .*//' "$NOTES" | paste -sd' ')"
 check "what it says" 2 "$(grep -cE 'b does not answer: ending the run|there are hosts for 2 workers instead of 1' "$root/said")"
