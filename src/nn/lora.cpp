@@ -24,6 +24,7 @@ constexpr Range kRank{0.0, 65536.0, false};
 }  // namespace
 
 LoraOptions read_lora(Section& lora) {
+  const LoraOptions defaults;
   LoraOptions options;
   options.rank = lora.integer("rank", options.rank, kRank,
                               "numbers between the two matrices that are trained beside each target, all "
@@ -34,8 +35,12 @@ LoraOptions read_lora(Section& lora) {
                  "patterns of names of matrices, * for any characters; [\"*\"]: all products of "
                  "the blocks");
   options.dropout = read_dropout(lora, "dropout", options.dropout);
-  for (const char* key : {"alpha", "targets", "dropout"}) {
-    if (options.rank == 0 && lora.has(key)) lora.reject(key, "goes with lora.rank, which is 0: off");
+  // What a run writes down names every key: those at their defaults ask for nothing.
+  const std::pair<const char*, bool> asked[] = {{"alpha", options.alpha != defaults.alpha},
+                                                {"targets", options.targets != defaults.targets},
+                                                {"dropout", options.dropout != defaults.dropout}};
+  for (const auto& [key, other] : asked) {
+    if (options.rank == 0 && other) lora.reject(key, "goes with lora.rank, which is 0: off");
   }
   return options;
 }

@@ -118,7 +118,7 @@ TEST(Command, DescriptionOfAPartThatIsNotThereNamesTheNearest) {
       {"optimzer", "did you mean optimizer?"},
       {"train.step", "did you mean train.steps"},
       {"optimizer.cosine", "did you mean schedule.cosine?"},
-      {"zzzzzzzzzzzzzzzzzzzz", "there are run, data, train, optimizer"},
+      {"zzzzzzzzzzzzzzzzzzzz", "there are run, data, train, lora, optimizer"},
   };
   for (const auto& [part, message] : cases) {
     const Answer answer = lockstep_command({"config", "--describe", part});
