@@ -95,6 +95,11 @@ void require_room(const std::string& directory) {
     fail(ErrorKind::kUsage, fmt::format("--output {}: cannot be made a directory{}{}", directory,
                                         failed ? ": " : "", failed ? failed.message() : ""));
   }
+  // What cannot be written is known before hours of products.
+  const std::string probe = directory + "/.curvature.partial";
+  if (std::ofstream(probe, std::ios::binary).put('\n').flush().fail())
+    fail(ErrorKind::kUsage, fmt::format("--output {}: cannot be written to", directory));
+  std::filesystem::remove(probe, failed);
   require_replaceable(directory + "/curvature.svg", "is no SVG", [&] {
     std::string begin(4, ' ');
     std::ifstream(directory + "/curvature.svg", std::ios::binary).read(begin.data(), 4);

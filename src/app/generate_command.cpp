@@ -70,13 +70,21 @@ Model from_checkpoint(const std::string& path, const std::string& base) {
   }
   model.values = [arrays, path](const ParameterEntry& parameter) {
     const auto found = arrays->find("/parameters/" + parameter.name);
-    if (found == arrays->end() || found->second.dtype != DType::kF32 ||
+    const bool wide = found != arrays->end() && found->second.dtype == DType::kF64;
+    if (found == arrays->end() || !(wide || found->second.dtype == DType::kF32) ||
         !(found->second.shape == parameter.shape)) {
-      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: must be there, {} in fp32", path, parameter.name,
-                                               parameter.shape.to_string()));
+      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: must be there, {} in fp32 or fp64", path,
+                                               parameter.name, parameter.shape.to_string()));
     }
-    std::vector<float> values(static_cast<size_t>(parameter.shape.elements()));
-    std::memcpy(values.data(), found->second.bytes.data(), found->second.bytes.size());
+    const auto count = static_cast<size_t>(parameter.shape.elements());
+    std::vector<float> values(count);
+    if (wide) {
+      std::vector<double> exact(count);
+      std::memcpy(exact.data(), found->second.bytes.data(), found->second.bytes.size());
+      std::ranges::transform(exact, values.begin(), [](double value) { return static_cast<float>(value); });
+    } else {
+      std::memcpy(values.data(), found->second.bytes.data(), found->second.bytes.size());
+    }
     arrays->erase(found);
     return values;
   };

@@ -264,7 +264,7 @@ void export_adapter(const State& adapters, const std::string& where, const GptOp
   if (targets.empty()) {
     for (const auto& [end, count] : ends) targets.push_back(end);
   }
-  const bool whole = of.lora.alpha == std::floor(of.lora.alpha);
+  const bool whole = of.lora.alpha == std::floor(of.lora.alpha) && of.lora.alpha < 9e15;
   const nlohmann::ordered_json config = {
       {"peft_type", "LORA"},
       {"task_type", "CAUSAL_LM"},

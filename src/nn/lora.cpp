@@ -57,9 +57,8 @@ bool LoraPlan::takes(const std::string& name, const Shape& shape) {
   const bool wanted = std::ranges::any_of(
       options_.targets, [&](const std::string& pattern) { return matches_pattern(pattern, name); });
   if (const int64_t most = std::min(shape[0], shape[1]); wanted && options_.rank > most) {
-    throw RefusedOption(
-        "lora", "rank",
-        fmt::format("at most {} for {} {}, got {}", most, name, shape.to_string(), options_.rank));
+    fail(ErrorKind::kUsage, fmt::format("lora.rank: at most {} for {} {}, got {}", most, name,
+                                        shape.to_string(), options_.rank));
   }
   return wanted;
 }

@@ -281,6 +281,17 @@ void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
   const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
   product(vector, result, [&](const Batch& batch, ForwardContext& context) {
     const RandomPlace place = *random_place();
+    if (!head_known_) {
+      const RandomScope random(place);
+      const std::optional<ClassHead> head = objective_.class_head(*replica_.model, batch, context);
+      if (head && head->z_loss > 0.0) {
+        fail(ErrorKind::kUsage,
+             fmt::format("model.z_loss: Gauss-Newton products do not know of it: set it to "
+                         "0, or take the Hessian; got {}",
+                         head->z_loss));
+      }
+      head_known_ = true;
+    }
     const Function model = [&](std::span<const Tensor> at) {
       // Each run draws the same masks.
       const RandomScope random(place);

@@ -129,7 +129,8 @@ class GradientPass {
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;
   bool draws_ = false;
-  size_t peak_bytes_ = 0;  // before the allocator's peak was reset last
+  bool head_known_ = false;  // that Gauss-Newton products know all of the loss
+  size_t peak_bytes_ = 0;    // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;
 };
 

@@ -94,7 +94,22 @@ void add_product(StateArray& weight, const StateArray& a, const StateArray& b, d
   std::memcpy(weight.bytes.data(), values.data(), weight.bytes.size());
 }
 
+void require_no_differences(const GptOptions& run, const GptOptions& found, const std::string& path) {
+  const auto differences = model_differences(run, found);
+  if (differences.empty()) return;
+  fail(ErrorKind::kCheckpoint,
+       fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
+}
+
 }  // namespace
+
+void require_same_model(const State& found, const std::string& path, const std::string& configuration,
+                        const DataShape& data) {
+  if (found.configuration.empty()) return;
+  const auto run = gpt_of_configuration(configuration, "the run", data.sample.last());
+  const auto base = gpt_of_configuration(found.configuration, path, data.sample.last());
+  if (run && base) require_no_differences(*run, *base, path);
+}
 
 State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data) {
   if (!holds_weights(path)) {
@@ -111,10 +126,7 @@ State read_initial_weights(const std::string& path, const std::string& configura
   if (!gpt)
     fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
   const auto source = open_weights(path);
-  if (const auto differences = model_differences(*gpt, source->options()); !differences.empty()) {
-    fail(ErrorKind::kCheckpoint,
-         fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
-  }
+  require_no_differences(*gpt, source->options(), path);
   return parameters_of(*source, path, data.classes, gpt->context);
 }
 

@@ -17,6 +17,11 @@ namespace lockstep {
 // models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt.
 State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data);
 
+// Error (kCheckpoint) naming the options in which the gpt of a checkpoint differs from that of the run's
+// configuration (TOML), where both say what they are.
+void require_same_model(const State& found, const std::string& path, const std::string& configuration,
+                        const DataShape& data);
+
 // A warning where weights are known to be of other tokens than the data: another tokenizer lies beside them,
 // or they were trained on its tokens. vocabulary: DataDescription::vocabulary.
 void warn_of_vocabulary(const State& found, const std::string& path, const std::string& vocabulary);

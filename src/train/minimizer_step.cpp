@@ -75,12 +75,13 @@ class MinimizerStepEnd final : public StepEnd {
   void restore(const State& found, const std::string& path) override {
     StepEnd::restore(found, path);
     const auto numbers_found = take_numbers(found, "/minimizer/", numbers(), path);
+    at_.reset();
+    if (numbers_found.at("l2") != settings_.l2) return;  // what was found out is true of another objective
     largest_ = numbers_found.at("largest_gradient");
     best_loss_ = numbers_found.at("best_loss");
     best_norm_ = numbers_found.at("best_gradient_norm");
     idle_ = static_cast<int64_t>(numbers_found.at("idle"));
     stuck_ = numbers_found.at("stuck") != 0.0;
-    at_.reset();
   }
 
   size_t bytes() const override {
@@ -96,11 +97,9 @@ class MinimizerStepEnd final : public StepEnd {
   }
 
   std::map<std::string, double> numbers() const {
-    return {{"largest_gradient", largest_},
-            {"best_loss", best_loss_},
-            {"best_gradient_norm", best_norm_},
-            {"idle", static_cast<double>(idle_)},
-            {"stuck", stuck_ ? 1.0 : 0.0}};
+    return {
+        {"largest_gradient", largest_},       {"best_loss", best_loss_}, {"best_gradient_norm", best_norm_},
+        {"idle", static_cast<double>(idle_)}, {"l2", settings_.l2},      {"stuck", stuck_ ? 1.0 : 0.0}};
   }
 
   void take_step(int64_t step, const RealVector& from) {

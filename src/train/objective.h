@@ -65,10 +65,12 @@ class Objective {
   // say nothing about what counts.
   void count(const Tensor& output, const MicroBatch& batch, Counts& counts, int64_t first = 0) const;
 
+  // Where the model has one for these inputs and the loss can be taken with it.
+  std::optional<ClassHead> class_head(const Module& model, const Batch& batch, ForwardContext& context) const;
+
  private:
   Tensor losses(const ClassHead& head, const Batch& batch, const Tensor& cotangent,
                 const LogitsSink& sink = {}) const;
-  std::optional<ClassHead> class_head(const Module& model, const Batch& batch, ForwardContext& context) const;
   int64_t targets_of(const Tensor& output) const;
   bool single_logit(const Tensor& output) const;
   Tensor losses(const Tensor& output, const Batch& batch, bool smoothed) const;

@@ -93,7 +93,6 @@ void PreparedRun::set_up() {
   }
   if (settings.keep_best == "validation_accuracy" && !objective->classification())
     fail(ErrorKind::kUsage, "checkpoint.keep_best: validation_accuracy is of classification");
-  if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
   replica->optimizer_bytes += end->bytes();
@@ -102,6 +101,8 @@ void PreparedRun::set_up() {
   agreement.emplace(*replica, communicator);
   evaluator.emplace(*replica, *objective, data, settings, communicator);
   if (settings.cuda_graph) recorder.emplace(backend(), communicator);
+  // Last, since it makes the output directory.
+  if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
 }
 
 void PreparedRun::require_recordable() {
@@ -113,6 +114,18 @@ void PreparedRun::require_recordable() {
   }
 }
 
+// Adapters are nothing without the weights that they belong to, which would go with the earlier run.
+void PreparedRun::require_base_elsewhere() const {
+  namespace fs = std::filesystem;
+  if (settings.lora.rank == 0) return;
+  const fs::path place = fs::weakly_canonical(fs::absolute(settings.initial_weights).parent_path());
+  if (place != fs::weakly_canonical(fs::absolute(settings.output))) return;
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: --overwrite would delete train.initial_weights, which the adapters need; choose "
+                   "another --output",
+                   settings.output));
+}
+
 std::string PreparedRun::resume_or_start(State& found) {
   std::string path;
   std::vector<std::string> hosts = worker_texts(communicator, this_host(), "hosts");
@@ -122,7 +135,10 @@ std::string PreparedRun::resume_or_start(State& found) {
       communicator,
       [&] {
         if (!leader()) return;
-        if (options.overwrite) keeper->set_checkpoints_aside();
+        if (options.overwrite) {
+          require_base_elsewhere();
+          keeper->set_checkpoints_aside();
+        }
         if (options.resume) {
           std::tie(path, found) = keeper->newest();
           compare_with_checkpoint(found, path);
@@ -161,6 +177,7 @@ void PreparedRun::take_initial_weights() {
         }
         if (!leader()) return;
         found = read_initial_weights(path, description.text, data.shape);
+        if (settings.lora.rank > 0) require_same_model(found, path, description.text, data.shape);
         warn_of_vocabulary(found, path, data.train->description().vocabulary);
         if (!holds_weights(path)) columns.restore(found, path);
       },

@@ -68,6 +68,7 @@ struct PreparedRun {
   void set_up();
   // Before the checkpoints of an earlier run would be deleted.
   void require_recordable();
+  void require_base_elsewhere() const;
   // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. Returns
   // its path, which is empty where there is none.
   std::string resume_or_start(State& found);

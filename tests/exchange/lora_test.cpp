@@ -169,7 +169,7 @@ TEST(Lora, RefusesWhatFitsNoMatrix) {
   };
   LoraOptions options;
   options.rank = 9;
-  refused(options, {"lora: rank: at most 8 for blocks.0.attention.qkv.weight (8,24), got 9"});
+  refused(options, {"lora.rank: at most 8 for blocks.0.attention.qkv.weight (8,24), got 9"});
   options.rank = 2;
   options.targets = {"*.attention.*", "*.q_proj.*"};
   refused(options, {"lora: targets: pattern \"*.q_proj.*\" fits no matrix", "blocks.1.contract.weight"});
