@@ -20,6 +20,8 @@ namespace lockstep {
 Deadline::Deadline(double seconds, int exit_code, std::string phase, Message message,
                    std::function<void(int)> end) {
   constexpr double kPatienceSeconds = 10.0;
+  // Neighbours whose time is over a moment later must still find who has spoken for them.
+  static constexpr std::chrono::seconds kAfterSpeaking{2};
   // Signals are for the thread that waits for MPI, which may have to be woken by them.
   sigset_t all, before;
   sigfillset(&all);
@@ -29,7 +31,8 @@ Deadline::Deadline(double seconds, int exit_code, std::string phase, Message mes
     if (!phase_.empty()) announce_phase(phase_);
     if (kept(seconds)) return;
     std::string text = message_(false);
-    if (text.empty()) {
+    const bool asked_last = text.empty();
+    if (asked_last) {
       if (kept(kPatienceSeconds)) return;
       text = message_(true);
     }
@@ -38,7 +41,11 @@ Deadline::Deadline(double seconds, int exit_code, std::string phase, Message mes
     } else {
       log_error(text);
     }
-    if (finish) finish(exit_code);
+    if (finish) {
+      finish(exit_code);
+    } else if (!asked_last) {
+      std::this_thread::sleep_for(kAfterSpeaking);
+    }
     std::_Exit(exit_code);
   });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
