@@ -1,6 +1,7 @@
 // lockstep doctor: what it complains about, on hosts that are not there.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "app/command_answer.h"
@@ -71,7 +72,7 @@ TEST(Doctor, LooksAtThisHost) {
   EXPECT_EQ(testing::files_in(scratch.path()), 0u) << "leaves nothing behind";
   const testing::Answer due = testing::lockstep_command({"doctor", "--output", scratch.file("runs/first")});
   EXPECT_EQ(due.exit_code, 0) << "training makes it: " << due.out;
-  testing::write_file(scratch.file("absent"), "");
+  std::ofstream(scratch.file("absent")).put('\n');
   const testing::Answer ill = testing::lockstep_command({"doctor", "--output", scratch.file("absent/run")});
   EXPECT_EQ(ill.exit_code, 2);
   EXPECT_TRUE(holds(ill.out, "PROBLEM: ")) << ill.out;
