@@ -130,7 +130,7 @@ std::string PreparedRun::resume_or_start(State& found) {
   std::string path;
   std::vector<std::string> hosts = worker_texts(communicator, this_host(), "hosts");
   std::ranges::sort(hosts);
-  hosts.erase(std::ranges::unique(hosts).begin(), hosts.end());
+  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
   run_agreed(
       communicator,
       [&] {
