@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
 
 // Elements one by one cost the registers of their addresses, of two arrays here.
 template <class Plan>
-constexpr int kBackwardBlocks = Plan::kLanes > 1 || Plan::kBlocks < 2 ? Plan::kBlocks : Plan::kBlocks / 2;
+[[maybe_unused]] constexpr int kBackwardBlocks =
+    Plan::kLanes > 1 || Plan::kBlocks < 2 ? Plan::kBlocks : Plan::kBlocks / 2;
 
 // With h = x rstd and g = dy gamma: dx = rstd (g - h mean(g h)).
 template <class S, class Plan, class T = Accumulation<S>>
