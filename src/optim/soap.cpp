@@ -52,7 +52,8 @@ class Soap final : public MatrixOptimizer {
 
   double matrix_load(const ParameterEntry& parameter) const override {
     double load = static_cast<double>(parameter.shape.elements());
-    for (const int64_t side : matrix_shape(parameter.shape).extents()) {
+    const Shape matrix = matrix_shape(parameter.shape);
+    for (const int64_t side : matrix.extents()) {
       const auto n = static_cast<double>(side);
       if (has_basis(side)) load += n * n * n;
     }
