@@ -108,7 +108,9 @@ TEST_F(Blame, AJobThatIsStoppedAsAWholeGoesOn) {
 // At a tenth of the others' speed.
 TEST_F(Blame, ASlowWorkerIsWarnedOfOnceAndItsMetricsSaySo) {
   const std::string output = scratch_.file("slow");
-  Job job(Job::on_workers(3, training(output, {kEndless, "train.micro_batches=6", "train.log_every=1000"})));
+  // Large enough that stops meet a worker within its own part of a step, not only where it waits.
+  Job job(Job::on_workers(3, training(output, {kEndless, "train.micro_batches=6", "train.log_every=10",
+                                               "model.hidden=[1024, 1024]"})));
   ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
   const auto warned = [&] { return job.err().find("warning: ") != std::string::npos; };
   for (int i = 0; i < 300 && !warned(); ++i) {
