@@ -36,7 +36,7 @@ struct TilePlan {
       kColumns == 16 ? 8 : 16;  // others' rows that lie in shared memory at a time to be summed
   // Blocks that a multiprocessor has room for, two where 128 registers a thread are enough: one computes
   // while the other waits for memory or at a barrier.
-  static constexpr int kForwardBlocks = 2;
+  static constexpr int kForwardBlocks = sizeof(T) == 8 && !kWide ? 1 : 2;
   static constexpr int kBackwardBlocks = sizeof(T) == 4 && kColumns != 8 ? 2 : 1;
   static constexpr int kStride = kDepth + 1;  // odd: neighbours' rows are in different banks
   static constexpr int kBuffer = std::max((kOwn + kOther) * kStride, kChunk* kWidth);
