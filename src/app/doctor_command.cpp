@@ -31,6 +31,7 @@
 #include "lockstep/app/run_view.h"
 #include "lockstep/checkpoint/running_digest.h"
 #include "lockstep/comm/communicator.h"
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -100,7 +101,7 @@ json interfaces() {
 // What is wrong with the directory for a run on this worker; "" nothing. locks: whether locks keep another
 // process out.
 std::string directory_fault(const std::string& directory, bool& locks) {
-  const std::string path = fmt::format("{}/.lockstep.doctor-{}-{}", directory, this_host(), ::getpid());
+  const std::string path = fmt::format("{}/.lockstep.doctor-{}-{}", directory, host_name(), ::getpid());
   std::string fault;
   try {
     const OutputFile one(path, ErrorKind::kUsage), other(path, ErrorKind::kUsage);
@@ -116,7 +117,7 @@ std::string directory_fault(const std::string& directory, bool& locks) {
 
 json facts(const DoctorArguments& arguments, const Communicator& communicator) {
   json found;
-  found["host"] = this_host();
+  found["host"] = host_name();
   found["place"] = communicator.host_place().rank;
   found["workers_here"] = communicator.host_place().workers;
   found["program"] = program_digest();
@@ -198,7 +199,7 @@ std::string sharing(const DoctorArguments& arguments, Communicator& communicator
   const std::string path = fmt::format("{}/.lockstep.doctor", arguments.output);
   const bool leader = communicator.rank() == 0;
   std::string token =
-      leader ? fmt::format("{} {} {}", this_host(), ::getpid(), Clock::now().time_since_epoch().count()) : "";
+      leader ? fmt::format("{} {} {}", host_name(), ::getpid(), Clock::now().time_since_epoch().count()) : "";
   token = worker_texts(communicator, token, "token").front();
   if (leader) {
     try {
@@ -215,7 +216,7 @@ std::string sharing(const DoctorArguments& arguments, Communicator& communicator
     // Not there.
   }
   std::set<std::string> blind;
-  for (const std::string& host : worker_texts(communicator, seen == token ? "" : this_host(), "token"))
+  for (const std::string& host : worker_texts(communicator, seen == token ? "" : host_name(), "token"))
     if (!host.empty()) blind.insert(host);
   if (leader) ::unlink(path.c_str());
   return blind.empty()

@@ -76,15 +76,7 @@ Model from_checkpoint(const std::string& path, const std::string& base) {
       fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: must be there, {} in fp32 or fp64", path,
                                                parameter.name, parameter.shape.to_string()));
     }
-    const auto count = static_cast<size_t>(parameter.shape.elements());
-    std::vector<float> values(count);
-    if (wide) {
-      std::vector<double> exact(count);
-      std::memcpy(exact.data(), found->second.bytes.data(), found->second.bytes.size());
-      std::ranges::transform(exact, values.begin(), [](double value) { return static_cast<float>(value); });
-    } else {
-      std::memcpy(values.data(), found->second.bytes.data(), found->second.bytes.size());
-    }
+    std::vector<float> values = in_fp32(found->second);
     arrays->erase(found);
     return values;
   };

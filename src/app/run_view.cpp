@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "lockstep/checkpoint/store.h"
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/strict_json.h"
 #include "lockstep/train/worker_texts.h"
@@ -75,7 +76,7 @@ std::string RunView::text(const char* key) const {
 std::string RunView::state() const {
   const std::string state = text("state");
   const double pid = number("pid").value_or(0.0);
-  const bool here = text("host") == this_host() && pid >= 1.0 && pid < 1e9;
+  const bool here = text("host") == host_name() && pid >= 1.0 && pid < 1e9;
   if (!state.empty() && state != "ended" && here && ::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH)
     return "died";
   return state;

@@ -58,19 +58,6 @@ void require_base(const State& found, const std::string& digest, const std::stri
                    base, to_text(it->second), digest));
 }
 
-std::vector<float> in_fp32(const StateArray& array) {
-  const auto count = static_cast<size_t>(array.shape.elements());
-  std::vector<float> values(count);
-  if (array.dtype == DType::kF64) {
-    std::vector<double> wide(count);
-    std::memcpy(wide.data(), array.bytes.data(), array.bytes.size());
-    std::ranges::transform(wide, values.begin(), [](double value) { return static_cast<float>(value); });
-  } else {
-    std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
-  }
-  return values;
-}
-
 // W + scale A B, each element by a sum in fp64.
 void add_product(StateArray& weight, const StateArray& a, const StateArray& b, double scale) {
   const int64_t inputs = a.shape[0], rank = a.shape[1], outputs = b.shape[1];
@@ -102,6 +89,19 @@ void require_no_differences(const GptOptions& run, const GptOptions& found, cons
 }
 
 }  // namespace
+
+std::vector<float> in_fp32(const StateArray& array) {
+  const auto count = static_cast<size_t>(array.shape.elements());
+  std::vector<float> values(count);
+  if (array.dtype == DType::kF64) {
+    std::vector<double> wide(count);
+    std::memcpy(wide.data(), array.bytes.data(), array.bytes.size());
+    std::ranges::transform(wide, values.begin(), [](double value) { return static_cast<float>(value); });
+  } else {
+    std::memcpy(values.data(), array.bytes.data(), array.bytes.size());
+  }
+  return values;
+}
 
 void require_same_model(const State& found, const std::string& path, const std::string& configuration,
                         const DataShape& data) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/comm/communicator.h"
@@ -16,6 +17,9 @@ namespace lockstep {
 // a run over such data. Error: kCheckpoint for files that cannot be read, naming the options in which the
 // models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt.
 State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data);
+
+// The numbers of an array in fp32 or fp64.
+std::vector<float> in_fp32(const StateArray& array);
 
 // Error (kCheckpoint) naming the options in which the gpt of a checkpoint differs from that of the run's
 // configuration (TOML), where both say what they are.

@@ -12,6 +12,7 @@
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/autodiff/random_scope.h"
 #include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/loader.h"
@@ -128,7 +129,7 @@ void PreparedRun::require_base_elsewhere() const {
 
 std::string PreparedRun::resume_or_start(State& found) {
   std::string path;
-  std::vector<std::string> hosts = worker_texts(communicator, this_host(), "hosts");
+  std::vector<std::string> hosts = worker_texts(communicator, host_name(), "hosts");
   std::ranges::sort(hosts);
   hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
   run_agreed(

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
@@ -86,7 +87,7 @@ std::string RunStatus::text(const char* state) const {
   if (!checkpoint_.empty()) status["checkpoint"] = checkpoint_;
   status["workers"] = run_.workers;
   status["hosts"] = run_.hosts;
-  status["host"] = this_host();
+  status["host"] = host_name();
   status["pid"] = ::getpid();
   if (exit_code_) status["exit_code"] = *exit_code_;
   if (!message_.empty()) status["message"] = message_;

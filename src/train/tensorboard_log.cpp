@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/train/worker_texts.h"
@@ -72,7 +73,7 @@ double seconds_now() {
 
 std::string file_name(double time) {
   // In the order of names files are read.
-  return fmt::format("events.out.tfevents.{:010.0f}.{}.{}", time, this_host(), ::getpid());
+  return fmt::format("events.out.tfevents.{:010.0f}.{}.{}", time, host_name(), ::getpid());
 }
 
 }  // namespace

@@ -1,10 +1,7 @@
 // Gathering texts.
 #include "lockstep/train/worker_texts.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 
 namespace lockstep {
 
@@ -21,12 +18,6 @@ std::vector<std::string> worker_texts(Communicator& communicator, const std::str
   for (size_t worker = 0; worker < sizes.size(); ++worker)
     texts.push_back(all.substr(worker * longest, sizes[worker]));
   return texts;
-}
-
-std::string this_host() {
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  return host.data();
 }
 
 }  // namespace lockstep

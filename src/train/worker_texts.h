@@ -12,7 +12,4 @@ namespace lockstep {
 std::vector<std::string> worker_texts(Communicator& communicator, const std::string& text,
                                       const std::string& label);
 
-// The name of this host.
-std::string this_host();
-
 }  // namespace lockstep
