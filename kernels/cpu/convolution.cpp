@@ -15,6 +15,7 @@
 #include <cstring>
 #include <vector>
 
+#include "lockstep/core/shape.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/cpu/convolution_tile.h"
 #include "lockstep/kernels/cpu/cpu_backend.h"
@@ -38,10 +39,6 @@ constexpr int64_t kChunkRows = 256;
 // Below this many channels one tap alone fills too few rows of a tile of dW: taps share tiles then, over a
 // padded copy.
 constexpr int64_t kFewChannels = 6;
-
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 template <class T>
 void add_elements(int64_t n, const T* x, T* y) {

@@ -46,10 +46,10 @@ Tensor recompute(const Function& f, std::span<const Tensor> inputs) {
   return links.empty() ? y : attach(y.detach(), std::move(links), std::move(node));
 }
 
-Tensor RecomputedNode::rerun(bool last, bool every_order) {
+Tensor RecomputedNode::rerun(bool last, bool for_every_order) {
   const RecordingScope on(true);
   std::optional<EveryOrderScope> every;
-  if (every_order) every.emplace();
+  if (for_every_order) every.emplace();
   const AutocastScope autocast(compute_);
   std::optional<RandomScope> random;
   if (random_) random.emplace(*random_);

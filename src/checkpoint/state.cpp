@@ -12,7 +12,7 @@ namespace lockstep {
 namespace {
 
 // Feeds values; texts and lists with their length in front, so that no two states feed the same bytes.
-class Digest : public RunningDigest {
+class StateDigest : public RunningDigest {
  public:
   using RunningDigest::add;
   void add(uint64_t value) { add(&value, sizeof value); }
@@ -31,7 +31,7 @@ class Digest : public RunningDigest {
 }  // namespace
 
 std::string state_digest(const State& state) {
-  Digest digest;
+  StateDigest digest;
   digest.add(state.arrays.size());
   for (const StateArray& array : state.arrays) {
     digest.add(array.path);
@@ -49,7 +49,7 @@ std::string state_digest(const State& state) {
 }
 
 std::string content_digest(std::span<const std::span<const std::byte>> pieces) {
-  Digest digest;
+  StateDigest digest;
   for (const std::span<const std::byte> piece : pieces) {
     digest.add(uint64_t{piece.size()});
     digest.add(piece.data(), piece.size());

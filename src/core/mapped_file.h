@@ -3,12 +3,16 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
 #include "lockstep/core/error.h"
 
 namespace lockstep {
+
+// A smaller file stays in the page cache once it has been read: nothing is gained by reading ahead.
+inline constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
 
 // Several threads may use a mapping.
 class MappedFile {

@@ -22,6 +22,9 @@ class Shape {
   int64_t& operator[](int axis) { return extents_[static_cast<size_t>(axis)]; }
   int64_t last() const { return rank_ == 0 ? 1 : extents_[static_cast<size_t>(rank_ - 1)]; }
 
+  // What rows along the last axis there are: the elements of the other axes.
+  int64_t rows() const { return rank_ == 0 ? 1 : elements(0, rank_ - 1); }
+
   // Number of elements; 1 for rank 0.
   int64_t elements() const;
   // Product of the extents of axes [begin, end).
@@ -38,6 +41,11 @@ class Shape {
   std::array<int64_t, kMaxRank> extents_{};
   int rank_ = 0;
 };
+
+// a / b, rounded up: parts of b that a is divided into, the last one perhaps shorter.
+constexpr int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // The axis counted from the front: -1 means the last. Error (kInternal) when it is out of range.
 int normalize_axis(int axis, int rank);

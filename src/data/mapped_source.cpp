@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/mapped_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/data/formats.h"
 #include "lockstep/data/prepared_file.h"
@@ -19,12 +20,8 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kInputs = 0, kTargets = 1;  // the sealed arrays
-// Inputs of a file without sealed blocks that are read at a time.
-constexpr int64_t kPieceBytes = int64_t{16} << 20;
 // Gathers after one that waited for the disk that are taken to wait too.
 constexpr int64_t kWaitingGathers = 256;
-// A smaller file stays in memory once it has been read.
-constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
 
 // Names, one a line.
 std::vector<std::string> lines_of(const std::string& text) {

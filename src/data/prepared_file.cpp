@@ -28,8 +28,6 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kPage = 4096;
-// Inputs that are read and written at a time.
-constexpr int64_t kPieceBytes = int64_t{16} << 20;
 
 // What stands there may be the source, given in the wrong place, or a checkpoint.
 void require_place(const Dataset& dataset, const std::string& path) {

@@ -16,6 +16,8 @@
 
 namespace lockstep {
 
+// Inputs that are read or written at a time.
+inline constexpr int64_t kPieceBytes = int64_t{16} << 20;
 inline constexpr const char* kLayoutAttribute = "layout";
 inline constexpr int64_t kPreparedLayout = 1;
 // The same with labels that count nothing, which may lie outside of the classes.

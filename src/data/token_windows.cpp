@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/mapped_file.h"
 #include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/text/token_file.h"
 
@@ -15,8 +16,6 @@ namespace lockstep {
 
 namespace {
 
-// Smaller files are in the page cache after one pass.
-constexpr int64_t kReadAheadBytes = int64_t{64} << 20;
 // Of a file without digests.
 constexpr int64_t kProbes = 256, kProbeTokens = 1024;
 

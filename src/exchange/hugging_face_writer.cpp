@@ -11,7 +11,7 @@ namespace lockstep {
 
 namespace {
 
-using json = nlohmann::ordered_json;
+using nlohmann::ordered_json;
 
 [[noreturn]] void refuse(const char* option, const std::string& rule) {
   fail(ErrorKind::kUsage,
@@ -54,8 +54,8 @@ HuggingFaceModel as_llama(HuggingFaceModel model) {
   return model;
 }
 
-json rotary_parameters(const RotaryOptions& rotary) {
-  json parameters = {{"rope_type", "default"}};
+ordered_json rotary_parameters(const RotaryOptions& rotary) {
+  ordered_json parameters = {{"rope_type", "default"}};
   if (rotary.scaling == RotaryScaling::kLinear)
     parameters = {{"rope_type", "linear"}, {"factor", rotary.factor}};
   if (rotary.scaling == RotaryScaling::kLlama3) {
@@ -68,7 +68,7 @@ json rotary_parameters(const RotaryOptions& rotary) {
   return parameters;
 }
 
-void put_gpt2(json& config, const GptOptions& options) {
+void put_gpt2(ordered_json& config, const GptOptions& options) {
   config["n_layer"] = options.layers;
   config["n_embd"] = options.width;
   config["n_head"] = options.heads;
@@ -84,7 +84,7 @@ void put_gpt2(json& config, const GptOptions& options) {
   config["scale_attn_weights"] = true;
 }
 
-void put_llama(json& config, ModelFamily family, const GptOptions& options) {
+void put_llama(ordered_json& config, ModelFamily family, const GptOptions& options) {
   config["num_hidden_layers"] = options.layers;
   config["hidden_size"] = options.width;
   config["num_attention_heads"] = options.heads;
@@ -95,9 +95,9 @@ void put_llama(json& config, ModelFamily family, const GptOptions& options) {
   config["rms_norm_eps"] = options.norm_epsilon;
   config["hidden_act"] = "silu";
   config["attention_dropout"] = 0.0;
-  json parameters = rotary_parameters(options.rotary);
+  ordered_json parameters = rotary_parameters(options.rotary);
   config["rope_theta"] = options.rotary.theta;
-  config["rope_scaling"] = options.rotary.scaling == RotaryScaling::kNone ? json() : parameters;
+  config["rope_scaling"] = options.rotary.scaling == RotaryScaling::kNone ? ordered_json() : parameters;
   parameters["rope_theta"] = options.rotary.theta;
   config["rope_parameters"] = parameters;
   if (family == ModelFamily::kLlama || family == ModelFamily::kQwen3)
@@ -106,7 +106,7 @@ void put_llama(json& config, ModelFamily family, const GptOptions& options) {
     config["mlp_bias"] = options.feedforward_bias;
     return;
   }
-  config["sliding_window"] = options.window > 0 ? json(options.window) : json();
+  config["sliding_window"] = options.window > 0 ? ordered_json(options.window) : ordered_json();
   if (family == ModelFamily::kMistral) return;
   config["use_sliding_window"] = options.window > 0;
   config["max_window_layers"] = options.window > 0 ? 0 : options.layers;
@@ -125,8 +125,8 @@ HuggingFaceModel hugging_face_model(const GptOptions& resolved, int64_t vocabula
 
 std::string hugging_face_config(const HuggingFaceModel& model, DType dtype) {
   const FamilyNames& names = *std::ranges::find(kFamilyNames, model.family, &FamilyNames::family);
-  json config;
-  config["architectures"] = json::array({names.architecture});
+  ordered_json config;
+  config["architectures"] = ordered_json::array({names.architecture});
   config["model_type"] = names.type;
   config["vocab_size"] = model.vocabulary;
   if (model.family == ModelFamily::kGpt2) {
@@ -136,10 +136,10 @@ std::string hugging_face_config(const HuggingFaceModel& model, DType dtype) {
   }
   config["initializer_range"] = model.options.deviation;
   config["tie_word_embeddings"] = model.options.tied_head;
-  config["bos_token_id"] = model.begin ? json(*model.begin) : json();
-  config["eos_token_id"] = model.ends.empty()       ? json()
-                           : model.ends.size() == 1 ? json(model.ends.front())
-                                                    : json(model.ends);
+  config["bos_token_id"] = model.begin ? ordered_json(*model.begin) : ordered_json();
+  config["eos_token_id"] = model.ends.empty()       ? ordered_json()
+                           : model.ends.size() == 1 ? ordered_json(model.ends.front())
+                                                    : ordered_json(model.ends);
   config["torch_dtype"] = dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
   config["use_cache"] = true;
   return config.dump(2) + "\n";

@@ -86,7 +86,7 @@ void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
       int64_t m = l;
       for (; m < n - 1; ++m) {
         const double scale = std::fabs(d[at(m)]) + std::fabs(d[at(m + 1)]);
-        if (std::fabs(e[at(m)]) <= std::numeric_limits<double>::epsilon() * scale) break;
+        if (std::fabs(e[at(m)]) <= kEpsilon * scale) break;
       }
       if (m == l) break;
       if (sweep == 60) fail(ErrorKind::kNumeric, "symmetric_eigen: no convergence after 60 sweeps");
@@ -151,8 +151,7 @@ bool cholesky(DenseMatrix& a) {
         a(i, j) = rest / a(j, j);
       } else {
         // A pivot of rounding errors alone says nothing about definiteness.
-        if (!(rest > 4.0 * std::numeric_limits<double>::epsilon() * std::fabs(whole)) ||
-            !std::isfinite(rest)) {
+        if (!(rest > 4.0 * kEpsilon * std::fabs(whole)) || !std::isfinite(rest)) {
           return false;
         }
         a(i, i) = std::sqrt(rest);

@@ -166,7 +166,7 @@ class LevenbergMarquardt final : public Minimizer {
   Move reject(double length, const Iterate& at) {
     radius_ /= factor_;
     factor_ *= 2.0;
-    const bool spent = length <= std::numeric_limits<double>::epsilon() * norm(at.x) || radius_ < 1e-100;
+    const bool spent = length <= kEpsilon * norm(at.x) || radius_ < 1e-100;
     return spent ? Move::kStuck : Move::kRejected;
   }
 

@@ -8,11 +8,10 @@
 #include <limits>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/vectors.h"
 
 namespace lockstep {
 namespace {
-
-constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 
 // What the searches share: trials, their count, and what is accepted.
 class Search {

@@ -12,8 +12,6 @@
 namespace lockstep {
 namespace {
 
-constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-
 class LineDescent final : public Minimizer {
  public:
   explicit LineDescent(LineDescentOptions options) : options_(std::move(options)) {}

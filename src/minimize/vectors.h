@@ -1,12 +1,16 @@
 // Arithmetic of fp64 vectors in an order that depends on their length alone.
 #pragma once
 
+#include <limits>
 #include <span>
 #include <vector>
 
 namespace lockstep {
 
 using RealVector = std::vector<double>;
+
+// The distance from 1 to the next number: what a result near 1 may be off by.
+inline constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 
 // sum_i x_i y_i: element i is added to lane i mod 128 of its segment of 4096, lanes are combined by halves,
 // segments in the order of the reduction tree.

@@ -16,10 +16,6 @@ namespace lockstep {
 
 namespace {
 
-int64_t rows_of(const Tensor& x) {
-  return x.rank() == 0 ? 1 : x.shape().elements(0, x.rank() - 1);
-}
-
 // x minus its row maximum. The maximum is a constant here: the functions below do not depend on it.
 Tensor shifted(const Tensor& x) {
   return subtract(x, max(x.detach(), -1, true));
@@ -40,8 +36,8 @@ class SoftmaxNode final : public FusedNode {
   void fused_vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     Tensor dx = output.empty_like();
     if (dx.elements() > 0) {
-      dx.backend().softmax_backward(log_form_, dx.dtype(), rows_of(dx), dx.shape().last(), output.data(),
-                                    cotangent.data(), dx.mutable_data());
+      dx.backend().softmax_backward(log_form_, dx.dtype(), dx.shape().rows(), dx.shape().last(),
+                                    output.data(), cotangent.data(), dx.mutable_data());
     }
     result[0] = std::move(dx);
   }
@@ -58,7 +54,7 @@ Tensor softmax_of(bool log_form, const Tensor& x) {
   if (type != x.dtype()) return softmax_of(log_form, cast(x, type));
   Tensor y = x.empty_like();
   if (x.elements() > 0) {
-    x.backend().softmax(log_form, x.dtype(), rows_of(x), x.shape().last(), x.data(), y.mutable_data());
+    x.backend().softmax(log_form, x.dtype(), x.shape().rows(), x.shape().last(), x.data(), y.mutable_data());
   }
   return record<SoftmaxNode>(std::move(y), {&x}, log_form);
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/shape.h"
 
 namespace lockstep {
 
@@ -18,10 +19,6 @@ constexpr int64_t kPieceBytes = 4 << 20;
 constexpr int64_t kShareAlignment = 64;
 // Sums of fp64 that fit behind a gradient of fp32, whatever the shares.
 constexpr int64_t kMostSums = kShareAlignment / 2;
-
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 class Layout {
  public:

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/shape.h"
 #include "lockstep/kernels/backend.h"
 #include "lockstep/tensor/parameter_store.h"
 
@@ -15,10 +16,6 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kNormBlock = Backend::kNormBlock;
-
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 const std::byte* at(const Tensor& array, int64_t element) {
   return static_cast<const std::byte*>(array.data()) + element * static_cast<int64_t>(size_of(array.dtype()));

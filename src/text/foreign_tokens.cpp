@@ -102,9 +102,9 @@ class MegatronTokens final : public TokenFile {
     const auto refuse = [&](const std::string& rule) {
       fail(ErrorKind::kData, fmt::format("{}: {}", index_path, rule));
     };
-    constexpr std::string_view kMagic("MMIDIDX\0\0", 9);
+    constexpr std::string_view kIndexMagic("MMIDIDX\0\0", 9);
     if (index_.size() < kHeaderBytes) refuse(fmt::format("truncated: the header has {} bytes", kHeaderBytes));
-    if (!index_.begins_with(kMagic)) refuse("is no index of Megatron: it does not begin with MMIDIDX");
+    if (!index_.begins_with(kIndexMagic)) refuse("is no index of Megatron: it does not begin with MMIDIDX");
     if (const auto version = index_.at<uint64_t>(9); version != 1)
       refuse(fmt::format("version {}: 1 is known", version));
     const int type = index_.at<uint8_t>(17);

@@ -10,11 +10,11 @@ namespace lockstep {
 
 namespace {
 
-struct Range {
+struct NewerRange {
   char32_t first, last, known;
 };
 
-constexpr Range kRanges[] = {
+constexpr NewerRange kRanges[] = {
     {0x897, 0x897, 0x816},       {0xCF3, 0xCF3, 0x903},       {0xECE, 0xECE, 0x816},
     {0x180E, 0x180E, 0x890},     {0x1B4E, 0x1B4F, 0x830},     {0x1B7F, 0x1B7F, 0x830},
     {0x1C89, 0x1C89, 0x10A0},    {0x1C8A, 0x1C8A, 0x10D0},    {0x2427, 0x2429, 0x9FA},
@@ -60,14 +60,15 @@ constexpr Range kRanges[] = {
     {0x2EBF0, 0x2EE5D, 0x10000}, {0x31350, 0x323AF, 0x10000},
 };
 
-constexpr size_t kPage = 256, kPages = 0x110000 / kPage;
+constexpr size_t kPageCharacters = 256, kPages = 0x110000 / kPageCharacters;
 
 // Which pages of 256 code points have any: nearly all text is done with a look at this.
 const std::bitset<kPages>& pages() {
   static const std::bitset<kPages> kFound = [] {
     std::bitset<kPages> found;
-    for (const Range& range : kRanges)
-      for (size_t page = range.first / kPage; page <= range.last / kPage; ++page) found.set(page);
+    for (const NewerRange& range : kRanges)
+      for (size_t page = range.first / kPageCharacters; page <= range.last / kPageCharacters; ++page)
+        found.set(page);
     return found;
   }();
   return kFound;
@@ -76,8 +77,8 @@ const std::bitset<kPages>& pages() {
 }  // namespace
 
 char32_t known_character(char32_t code_point) {
-  if (!pages()[code_point / kPage]) return code_point;
-  const Range* range = std::ranges::lower_bound(kRanges, code_point, {}, &Range::last);
+  if (!pages()[code_point / kPageCharacters]) return code_point;
+  const NewerRange* range = std::ranges::lower_bound(kRanges, code_point, {}, &NewerRange::last);
   return range != std::end(kRanges) && code_point >= range->first ? range->known : code_point;
 }
 

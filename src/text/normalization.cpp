@@ -22,13 +22,13 @@ constexpr Character kCharacters = 0x110000;
 // The longest decomposition of one character has 18 code points (U+FDFA).
 constexpr size_t kMostDecomposed = 32;
 
-struct Range {
+struct UnknownRange {
   Character first, last;
 };
 
 // The peers' normalizer has the Unicode of 2016, in which these do not take part: the vocabularies that ask
 // for normalization were made with it. From tests/text/unknown_to_normalizers.py.
-constexpr Range kUnknown[] = {
+constexpr UnknownRange kUnknown[] = {
     {0x7FD, 0x7FD},     {0x897, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
     {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x105C9, 0x105C9},
@@ -45,7 +45,7 @@ constexpr Range kUnknown[] = {
 };
 
 bool is_unknown(Character c) {
-  const Range* range = std::ranges::lower_bound(kUnknown, c, {}, &Range::last);
+  const UnknownRange* range = std::ranges::lower_bound(kUnknown, c, {}, &UnknownRange::last);
   return range != std::end(kUnknown) && c >= range->first;
 }
 

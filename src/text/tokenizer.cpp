@@ -37,7 +37,6 @@ std::optional<int32_t> Tokenizer::special_token(std::string_view text) const {
 namespace {
 
 constexpr int32_t kBytes = 256;
-constexpr const char* kEndOfText = "<|endoftext|>";
 
 class ByteEncoder final : public TokenEncoder {
  public:

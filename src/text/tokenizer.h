@@ -16,6 +16,8 @@ struct SpecialToken {
   std::string text;
   int32_t id = 0;
 };
+// What stands between documents where a vocabulary does not say otherwise.
+inline constexpr const char* kEndOfText = "<|endoftext|>";
 
 // What a special token's spelling in a text is: the token (as `encode` of Hugging Face has it), or letters
 // like all others (as `encode_ordinary` of tiktoken), which is what text of strangers should be.

@@ -21,10 +21,6 @@ namespace lockstep {
 
 using nlohmann::json;
 
-namespace {
-constexpr int64_t kMostTokens = int64_t{1} << 26;
-}  // namespace
-
 void VocabularyBuilder::add_ids(const json& ids, const std::string& where) {
   for (const auto& [spelling, value] : ids.items()) {
     if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() >= kMostTokens) {

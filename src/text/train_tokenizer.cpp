@@ -22,8 +22,7 @@ using nlohmann::ordered_json;
 
 namespace {
 
-constexpr const char* kEndOfText = "<|endoftext|>";
-constexpr int64_t kMostTokens = int64_t{1} << 24;
+constexpr int64_t kMostLearned = int64_t{1} << 24;
 
 // Adds the pieces of a text.
 void count_pieces(std::string_view text, const PatternMatcher& matcher, PieceCounts& counts) {
@@ -128,9 +127,9 @@ ordered_json tokenizer_json(const LearnedVocabulary& learned, const std::string&
 int64_t train_tokenizer(const TokenizerTraining& training, const std::string& output) {
   if (training.pattern != "gpt2" && training.pattern != "gpt4")
     fail(ErrorKind::kUsage, fmt::format("pattern \"{}\": choose gpt2 or gpt4", training.pattern));
-  if (training.vocabulary_size < 257 || training.vocabulary_size > kMostTokens) {
+  if (training.vocabulary_size < 257 || training.vocabulary_size > kMostLearned) {
     fail(ErrorKind::kUsage, fmt::format("a vocabulary of {}: at least 257 (256 bytes and {}), at most {}",
-                                        training.vocabulary_size, kEndOfText, kMostTokens));
+                                        training.vocabulary_size, kEndOfText, kMostLearned));
   }
   require_replaceable(output, "is no vocabulary", [&] {
     open_tokenizer({.path = std::filesystem::absolute(output).string()});  // "bytes" is none of files

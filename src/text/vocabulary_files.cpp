@@ -28,8 +28,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uintmax_t kMostFileBytes = uintmax_t{1} << 30;
-// Ids are counted in 32 bits, and a table of them is made: more is no vocabulary of anybody.
-constexpr int64_t kMostTokens = int64_t{1} << 26;
 constexpr int32_t kLlmcMagic = 20240328;
 
 // The next line without its end; false at the end of the text.

@@ -12,6 +12,9 @@
 
 namespace lockstep {
 
+// Ids are counted in 32 bits, and a table of them is made: more is no vocabulary of anybody.
+inline constexpr int64_t kMostTokens = int64_t{1} << 26;
+
 class VocabularyBuilder {
  public:
   // Fills tokens, byte_tokens and merges of `contents`.

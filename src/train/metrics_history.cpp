@@ -13,8 +13,8 @@
 namespace lockstep {
 
 void MetricSeries::add(double step, double value) {
-  constexpr double kMostSteps = 1e15;
-  if (!(step >= 0.0 && step <= kMostSteps)) return;
+  constexpr double kMostDrawn = 1e15;
+  if (!(step >= 0.0 && step <= kMostDrawn)) return;
   if (!std::isfinite(value)) {
     if (not_finite_++ == 0) first_not_finite_ = step;
     return;
