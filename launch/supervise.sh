@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from 
 #   - when a host comes (back), the run saves, leaves and is started again with it
 #   - TERM, Ctrl-C, USR1, HUP: the run saves and ends with exit code 75
 #   --fewest N   waits until there are hosts for that many workers (default 1)
-#   --most N     starts no more workers than that, e.g. train.micro_batches
+#   --most N     starts no more workers than that; a run that has begun gets at most one a micro-batch
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -111,9 +111,10 @@ watch() {
   done
 }
 
-# The hosts that answer; into the array `answering`, the number of workers that they take into `places`.
+# The hosts that answer; into the array `answering`, the number of workers that they take into `places`: no more than the run has
+# micro-batches, once it has said so.
 look() {
-  local host
+  local host shares
   answering=() places=0
   for host in "${hosts[@]}"; do
     [ -s "$work/up.$host" ] || continue
@@ -121,6 +122,8 @@ look() {
     places=$((places + slots[$host]))
   done
   [ "$places" -le "$most" ] || places=$most
+  shares=$(sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null) || true
+  [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
 }
 
 # Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that

@@ -122,12 +122,15 @@ void show(const CheckpointCurvature& found, const std::string& matrix) {
       stderr,
       "{} of {} parameters at a loss of {:.6g}, gradient norm {:.4g}\n"
       "  largest    {:>12.6g}  residual {:.1e}\n  smallest   {:>12.6g}  residual {:.1e}\n"
-      "  condition  {:>12}\n  trace      {:>12.6g}  error {:.1e}\n"
+      "  condition  {:>12}\n{}"
       "Eigenvalues and their shares:\n{}",
       matrix, found.parameters, found.loss, found.gradient_norm, spectrum.largest.value,
       spectrum.largest.error, spectrum.smallest.value, spectrum.smallest.error,
       spectrum.condition() > 0.0 ? fmt::format("{:.6g}", spectrum.condition()) : spectrum.definiteness(),
-      spectrum.trace.value, spectrum.trace.error, density_sketch(spectrum.density, 16, 48));
+      spectrum.trace ? fmt::format("  trace      {:>12.6g}  error {:.1e}\n", spectrum.trace->value,
+                                   spectrum.trace->error)
+                     : std::string(),
+      density_sketch(spectrum.density, 16, 48));
 }
 
 }  // namespace
@@ -187,7 +190,7 @@ nlohmann::ordered_json curvature_command(const CurvatureArguments& arguments, Co
     line["top"].push_back({{"value", top.value}, {"residual", top.residual}});
     line["bottom"].push_back({{"value", bottom.value}, {"residual", bottom.residual}});
   }
-  if (wants.spectrum.trace_products > 0) line["trace"] = json_of(spectrum.trace, "error");
+  if (spectrum.trace) line["trace"] = json_of(*spectrum.trace, "error");
   line["negative_share"] = spectrum.density.share_below(spectrum.margin());
   line["noise_scale"] = found.noise_scale;
   for (const CheckpointCurvature::Sharpness& sharpness : found.sharpness)

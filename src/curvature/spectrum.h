@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,7 @@ struct Spectrum {
   Estimate largest, smallest;
   // Hutch++ (Meyer, Musco, Musco and Woodruff 2021) with the standard error of its part outside of the
   // range; 0 where the range is everything, and not a number with a single sample of that part.
-  Estimate trace;
+  std::optional<Estimate> trace;  // where products for it are asked for
   // Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019).
   SpectralDensity density;
   int64_t products = 0;

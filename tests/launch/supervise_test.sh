@@ -14,6 +14,7 @@ while [ "$1" != --hostfile ]; do shift; done
 read -r code <"$CODES"
 sed -i 1d "$CODES"
 if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+printf '[run]\nmicro_batches = 1\n[train]\nsteps = 0\nmicro_batches = 3\n[log]\n' >"$OUTPUT/configuration.toml"
 if [ "$code" = grow ]; then
   touch "$ANSWERS/c"
   # bash cannot have a handler for a signal that it was started to ignore.
@@ -63,9 +64,11 @@ started() {
 
 run=("$root/hostfile" config.toml --output "$OUTPUT")
 check "a run that fails once" "2 starts, 0" "$(started "a b c" "6 0" "${run[@]}")"
-check "what its starts are given" "a slots=1,b slots=2,c slots=1, 4: config.toml --output $OUTPUT --resume=auto" "$(sort -u "$NOTES")"
+check "what its first start is given" "a slots=1,b slots=2,c slots=1, 4: config.toml --output $OUTPUT --resume=auto" "$(head -n 1 "$NOTES")"
 check "hosts that do not answer" "1 starts, 0" "$(started "b" "0" --most 1 "${run[@]}")"
 check "what the start is given" "b slots=2, 1: config.toml --output $OUTPUT --resume=auto" "$(cat "$NOTES")"
+check "a run of 3 micro-batches that fails" "2 starts, 0" "$(started "a b c" "6 0" "${run[@]}")"
+check "how many workers its starts have" "4 3" "$(sed 's/.*, \([0-9]*\): .*/\1/' "$NOTES" | paste -sd' ')"
 for code in 2 3 4 5; do
   check "no other start after exit code $code" "1 starts, $code" "$(started "a" "$code 0" "${run[@]}")"
 done
