@@ -8,13 +8,7 @@ hosts() { "$here/hosts.sh" "$@"; }
 hosts check || exit
 trap 'hosts down; rm -rf "$work"' EXIT
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # The last thing that a test does: its logs where it failed.
 finish() {
   [ "$failures" -gt 0 ] || exit 0

@@ -21,13 +21,7 @@ printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
 chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # pod UID CODES: starts within a pod of that job whose runs end with these codes, and its exit code.
 pod() {
   local code=0

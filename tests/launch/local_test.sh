@@ -19,13 +19,7 @@ printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
 chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]"
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # started CODES ARGUMENT...: starts of a run that ends with these codes, one after the other, and the last exit code.
 started() {
   local codes=$1 code=0

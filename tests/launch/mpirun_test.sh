@@ -17,13 +17,7 @@ trap 'rm -rf "$bin"' EXIT
 cp "$(dirname "$0")/mpirun_standin" "$bin/mpirun"
 export PATH=$bin:$PATH NOTES=$bin/notes
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # noted LINES: waits until the stand-in has written that many lines.
 noted() {
   for ((i = 0; i < 600; ++i)); do

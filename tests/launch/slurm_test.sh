@@ -31,13 +31,7 @@ unset SLURM_CPUS_PER_TASK SLURM_ARRAY_TASK_ID LOCKSTEP_FEWEST_NODES
 mkdir "$NODES"
 echo "JobState=RUNNING Reason=None" >"$root/state"
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # job HOW DELAY SIGNAL...: the exit code of a job of that kind which gets these signals 0.5 s apart, the first after DELAY (ready:
 # when mpirun runs).
 job() {

@@ -42,13 +42,7 @@ chmod +x "$root/bin/mpirun" "$root/bin/ssh" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]" ANSWERS=$root/answers
 printf '# hosts\na\n b slots=2 # two\n\nc\n' >"$root/hostfile"
 
-failures=0
-check() {
-  if [ "$2" != "$3" ]; then
-    printf '%s: expected %s, got %s\n' "$1" "$2" "$3" >&2
-    failures=$((failures + 1))
-  fi
-}
+source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # started HOSTS CODES ARGUMENT...: starts with those hosts of a run that ends with these codes, and the last exit code.
 started() {
   local codes=$2 code=0 host
