@@ -42,16 +42,18 @@ reasons() {
 
 summary=()
 failures=0
+declare -A under_way=()  # process groups
+log_of() { echo "build/logs/$(tr -cs '[:alnum:]\n' _ <<<"$1").txt"; }
 # part NAME COMMAND...: runs a part, goes on after a failure, and remembers the result.
 part() {
   local name=$1 begin=$SECONDS verdict=passed status=0 log watcher
-  log=build/logs/$(tr -cs '[:alnum:]\n' _ <<<"$1").txt
+  log=$(log_of "$name")
   shift
   printf '%s ...\n' "$name"
-  : >"$log"
+  [ -n "${under_way[$name]:-}" ] || : >"$log"
   progress "$log" &
   watcher=$!
-  "$@" >"$log" 2>&1 || status=$?  # in the foreground: what is started in the background ignores Ctrl-C, tests of it included
+  "$@" >>"$log" 2>&1 || status=$?  # in the foreground: what is started in the background ignores Ctrl-C, tests of it included
   { kill "$watcher" && wait "$watcher"; } 2>/dev/null || true
   [ ! -t 1 ] || printf '\r\033[K'
   if [ "$status" -ne 0 ]; then
@@ -62,6 +64,22 @@ part() {
   summary+=("$(printf '%-42s %-24s %5d s' "$name" "$verdict" $((SECONDS - begin)))")
   printf '%s\n' "${summary[-1]}"
 }
+
+# ahead NAME COMMAND...: begins a part in the time that other parts leave the processor idle, as tests do that wait for something;
+# `part NAME wait_for NAME` goes on with it.
+ahead() {
+  local name=$1
+  shift
+  setsid nice -n 19 "$@" >"$(log_of "$name")" 2>&1 &
+  under_way[$name]=$!
+}
+wait_for() {
+  local status=0
+  wait "${under_way[$1]}" || status=$?
+  unset "under_way[$1]"
+  return "$status"
+}
+trap 'for job in "${under_way[@]}"; do kill -- -"$job" 2>/dev/null || true; done' EXIT
 
 # left_out NAME REASON: says so in the summary.
 left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }
@@ -101,25 +119,29 @@ if [ ! -e /dev/nvidiactl ] && [ -z "${CUDAARCHS:-}" ]; then
 fi
 launch/install_dependencies.sh clang-format-14 || left_out "format of the sources" "clang-format 14 could not be installed"
 part "release build" launch/build.sh release
-if [ "$failures" -eq 0 ]; then
-  [[ $(build/release/bin/lockstep --version) != *"sm_90,"* ]] || [ "${CUDAARCHS:-}" != 90-real ] ||
-    left_out "GPU code for other kinds than sm_90" "no GPU here"
-  part "tests" run_tests release
-fi
 asan=asan
 if command -v clang++ >/dev/null; then
   asan=asan_clang
 else
   left_out "build with clang++" "clang++ is not installed"
 fi
-part "sanitizer build (address, undefined)" launch/build.sh "$asan"
+# The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.
+threaded=(core data checkpoint kernels parallel)
+# shellcheck disable=SC2016  # for the inner shell
+ahead "sanitizer builds" bash -c 'status=0
+  launch/build.sh "$0" || status=$?
+  launch/build.sh tsan "$@" || status=$?
+  exit "$status"' "$asan" "${threaded[@]/%/_test}"
+if [ "$failures" -eq 0 ]; then
+  [[ $(build/release/bin/lockstep --version) != *"sm_90,"* ]] || [ "${CUDAARCHS:-}" != 90-real ] ||
+    left_out "GPU code for other kinds than sm_90" "no GPU here"
+  part "tests" run_tests release
+fi
+part "sanitizer builds" wait_for "sanitizer builds"
 if [ -x "build/$asan/bin/lockstep" ]; then
   part "unit tests under sanitizers" run_tests "$asan" --label-regex '^unit$'
   part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
 fi
-# The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.
-threaded=(core data checkpoint kernels parallel)
-part "sanitizer build (thread)" launch/build.sh tsan "${threaded[@]/%/_test}"
 if [ -x build/tsan/bin/parallel_test ]; then
   part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
 fi
