@@ -79,7 +79,7 @@ wait_for() {
   unset "under_way[$1]"
   return "$status"
 }
-trap 'for job in "${under_way[@]}"; do kill -- -"$job" 2>/dev/null || true; done' EXIT
+trap 'for job in "${under_way[@]}"; do kill -- -"$job" || kill "$job"; done 2>/dev/null || true' EXIT
 
 # left_out NAME REASON: says so in the summary.
 left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }
