@@ -11,6 +11,7 @@
 //   f['metrics_file'].asstr()[()]          State::metrics_file; not there where it is empty
 //   f['data_outline'].asstr()[()]          State::data; not there where it is empty
 //   f['best'].asstr()[()]                  State::best; not there where it is empty
+//   f['begun'].asstr()[()]                 State::begun; not there where it is empty
 //   f['plans'].asstr()[()]                 State::plans; not there where it is empty
 //   f['format'].attrs['version']           kCheckpointVersion
 #pragma once
@@ -34,6 +35,8 @@ void write_checkpoint(const State& state, const std::string& path);
 
 // Verifies the seal, then reads. Error (kCheckpoint).
 State read_checkpoint(const std::string& path);
+// The same of State::begun alone.
+std::string read_begun(const std::string& path);
 
 struct TensorDifference {
   std::string path;

@@ -313,23 +313,34 @@ std::string CheckpointStore::path_of(int64_t step) const {
 }
 
 void CheckpointStore::save(int64_t step, State snapshot, int64_t best) {
+  adopt(
+      step,
+      [queued = std::make_shared<State>(std::move(snapshot))](const std::string& path) {
+        // Gives the memory back when written, not when somebody asks for the outcome.
+        const State state = std::move(*queued);
+        write_checkpoint(state, path);
+      },
+      best);
+}
+
+void CheckpointStore::adopt(int64_t step, std::function<void(const std::string&)> place, int64_t best) {
   if (step < 0) fail(ErrorKind::kInternal, fmt::format("checkpoint: step {}: must not be negative", step));
   finish();
-  impl_->write = std::async(
-      std::launch::async, [impl = impl_.get(), step, best, queued = std::move(snapshot)]() mutable {
-        const State state =
-            std::move(queued);  // gives the memory back when written, not when somebody asks for the outcome
-        clear_way(impl->path_of(step));
-        write_checkpoint(state, impl->path_of(step));
-        if (impl->set_aside.exchange(false)) impl->overwritten.remove();
-        if (impl->options.written) impl->options.written(impl->path_of(step));
-        impl->remove_outdated(step, best);
-      });
+  impl_->write = std::async(std::launch::async, [impl = impl_.get(), step, best, bring = std::move(place)] {
+    clear_way(impl->path_of(step));
+    bring(impl->path_of(step));
+    if (impl->set_aside.exchange(false)) impl->overwritten.remove();
+    if (impl->options.written) impl->options.written(impl->path_of(step));
+    impl->remove_outdated(step, best);
+  });
+}
+
+bool CheckpointStore::writing() const {
+  return impl_->write.valid() && impl_->write.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
 }
 
 void CheckpointStore::poll() {
-  if (impl_->write.valid() && impl_->write.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
-    finish();
+  if (!writing()) finish();
 }
 
 void CheckpointStore::finish() {
@@ -344,6 +355,15 @@ void CheckpointStore::finish() {
 std::optional<int64_t> CheckpointStore::newest_step() const {
   const std::vector<int64_t> steps = steps_in(impl_->options.directory);
   return steps.empty() ? std::nullopt : std::optional(steps.front());
+}
+
+void CheckpointStore::require_fresh() const {
+  const std::optional<int64_t> step = newest_step();
+  if (!step) return;
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
+                   "or choose another --output",
+                   impl_->options.directory, file_name(*step)));
 }
 
 void CheckpointStore::set_aside() {

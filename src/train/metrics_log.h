@@ -101,6 +101,7 @@ class MetricsLog {
   // What a checkpoint should know now. Flushes.
   MetricsRecord record();
   const std::string& path() const { return path_; }
+  int64_t bytes() const { return written_; }  // of the file
 
   // Lines that find no room wait in memory, the newest of them: no more bytes than this.
   static constexpr size_t kMostWaiting = size_t{8} << 20;

@@ -111,7 +111,7 @@ struct Trainer::Parts : PreparedRun {
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
     word.post({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at),
-               end->minimizes() ? 0.0 : log->take_own_seconds()});
+               end->minimizes() ? 0.0 : log->take_own_seconds(), copies->word()});
   }
 
   // What any of them wants: whether to stop. Rank 0 says who is slow.
@@ -119,11 +119,13 @@ struct Trainer::Parts : PreparedRun {
     bool stops = false;
     save_wanted = false;
     std::vector<double> seconds;
-    for (const StepWord::Word& theirs : word.take()) {
+    const std::vector<StepWord::Word>& words = word.take();
+    for (const StepWord::Word& theirs : words) {
       stops = stops || theirs.stops != 0;
       save_wanted = save_wanted || theirs.saves != 0;
       seconds.push_back(theirs.seconds);
     }
+    if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
     return stops;
   }
@@ -265,18 +267,22 @@ struct Trainer::Parts : PreparedRun {
     return improved;
   }
 
-  void save() {
-    if (keeper) keeper->status().activity("saving");
-    read_reports(0);
-    communicator.enter(fmt::format("save at step {}", done));
-    agreement->require_finite(done);
-    // The others wait longer than for a step: the checkpoint before this one may still be on its way to disk.
+  // The others wait longer than for a step: a checkpoint may still be on its way to disk.
+  void wait_for_write() {
     run_agreed(
         communicator,
         [&] {
           if (keeper) keeper->finish_write();
         },
         "save", settings.save_timeout_seconds);
+  }
+
+  void save() {
+    if (keeper) keeper->status().activity("saving");
+    read_reports(0);
+    communicator.enter(fmt::format("save at step {}", done));
+    agreement->require_finite(done);
+    wait_for_write();
     if (keeper) {
       keeper->save(done, best, [&] { return state->capture(done); });
     } else if (settings.shard_optimizer) {
@@ -355,6 +361,10 @@ struct Trainer::Parts : PreparedRun {
     read_reports(0);
     communicator.enter("finish");
     progress->finish_line();
+    if (copies->active()) {
+      wait_for_write();
+      copies->finish(settings.save_timeout_seconds);
+    }
     run_agreed(
         communicator,
         [&] {
