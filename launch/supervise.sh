@@ -125,6 +125,18 @@ look() {
   [ "$places" -le "$most" ] || places=$most
 }
 
+# Waits, up to a minute, for what workers of an earlier start still write (checkpoint.recovery_point), on the hosts that answer.
+await_saves() {
+  local host asked=()
+  for host in "${answering[@]}"; do
+    # shellcheck disable=SC2016  # expanded there
+    timeout 70 "${ssh[@]}" -n "$host" 'for i in $(seq 300); do cat /proc/[0-9]*/comm 2>/dev/null | grep -qx lockstep-saves || break; sleep 0.2; done' \
+      >/dev/null 2>&1 &
+    asked+=("$!")
+  done
+  for host in "${asked[@]}"; do wait "$host" || true; done
+}
+
 # Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that
 # does not do that within three seconds does not answer.
 sweep() {
@@ -160,6 +172,9 @@ watch_run() {
       [ ! -s "$work/up.$host" ] || continue
       say "$host does not answer: ending the run"
       : >"$work/lost"
+      # The others write what they have (checkpoint.recovery_point); those that have nothing to write end.
+      kill -USR2 "$mpirun" 2>/dev/null || true
+      sleep 1
       kill -KILL "$mpirun"
       return 0
     done
@@ -184,6 +199,7 @@ beside=watch_run waited=0 status=75
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
+    await_saves
     sweep
     look
   fi

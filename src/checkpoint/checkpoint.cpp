@@ -264,14 +264,15 @@ ArrayIndex index_of(const std::vector<StateArray>& arrays) {
 
 }  // namespace
 
-std::string temporary_path(const std::string& path) {
+std::string temporary_path(const std::string& path, int64_t writer) {
   const std::filesystem::path target(path);
-  return (target.parent_path() / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
+  const int64_t number = writer << 32 | ::getpid();
+  return (target.parent_path() / fmt::format(".{}.tmp-{}", target.filename().string(), number)).string();
 }
 
-void write_checkpoint(const State& state, const std::string& path) {
+void write_checkpoint(const State& state, const std::string& path, int64_t writer) {
   require_storable(state);
-  const std::string temporary = temporary_path(path);
+  const std::string temporary = temporary_path(path, writer);
   try {
     write_content(state, temporary);
     seal_file(temporary, kKind);

@@ -100,6 +100,7 @@ void remove_stale_temporaries(const std::string& directory) {
     const std::optional<int64_t> process = process_in(name);
     if (!process) continue;
     // In a container every run may have the same number, so an own file from before this store is stale too.
+    // (Above the 32 bits of a process stands which writer it was.)
     const auto pid = static_cast<pid_t>(*process);
     if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno != ESRCH)) continue;
     ::unlink((fs::path(directory) / name).c_str());
@@ -217,6 +218,10 @@ class Overwritten {
 
 }  // namespace
 
+std::string checkpoint_path(const std::string& directory, int64_t step) {
+  return (fs::path(directory) / file_name(step)).string();
+}
+
 std::vector<int64_t> checkpoint_steps(const std::string& directory) {
   return steps_in(directory);
 }
@@ -270,7 +275,7 @@ struct CheckpointStore::Impl {
   std::atomic<bool> set_aside = false;  // and no checkpoint of this run is in place yet
   std::future<void> write;  // the one in progress, or the outcome of the last one until somebody has taken it
 
-  std::string path_of(int64_t step) const { return (fs::path(options.directory) / file_name(step)).string(); }
+  std::string path_of(int64_t step) const { return checkpoint_path(options.directory, step); }
 
   void remove_outdated(int64_t written, int64_t best) const {
     if (options.keep == 0) return;

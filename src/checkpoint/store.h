@@ -28,6 +28,9 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
+// DIRECTORY/step-000001000.h5
+std::string checkpoint_path(const std::string& directory, int64_t step);
+
 // Steps of the checkpoint files in a directory, by name, newest first. Error (kCheckpoint) when it cannot be
 // listed.
 std::vector<int64_t> checkpoint_steps(const std::string& directory);

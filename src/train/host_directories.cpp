@@ -28,7 +28,7 @@ std::string metrics_path(const std::string& directory) {
 HostDirectories::HostDirectories(const RunSettings& settings, CheckpointStore* leader,
                                  Communicator& communicator)
     : directory_(settings.output), communicator_(communicator), store_(leader) {
-  if (settings.replicas == 0) return;
+  if (settings.replicas == 0 && !settings.recovery_point) return;
   const std::vector<bool> sees = workers_that_see(directory_, communicator);
   std::set<std::string> hosts = {communicator.host_of(0)};
   std::vector<std::string> sharing;
@@ -42,7 +42,7 @@ HostDirectories::HostDirectories(const RunSettings& settings, CheckpointStore* l
     }
   }
   all_share_ = owners_.empty() && !sharing.empty();
-  if (leader != nullptr && !sharing.empty()) {
+  if (leader != nullptr && settings.replicas > 0 && !sharing.empty()) {
     log_info(
         fmt::format("checkpoint.replicas: {} on host{} {} is the directory that rank 0 writes to: "
                     "nothing is copied there",

@@ -20,7 +20,8 @@ std::string metrics_path(const std::string& directory);
 
 class HostDirectories {
  public:
-  // Where settings.replicas is 0, rank 0's directory alone counts, and nothing here communicates. Else the
+  // Where settings ask for neither replicas nor recovery points, rank 0's directory alone counts, and nothing
+  // here communicates. Else the
   // first worker of each other host whose directory is not rank 0's takes it, as rank 0 has taken its own.
   // leader: rank 0's store, null elsewhere; must outlive the object. Error (kUsage) as DirectoryLock's and
   // CheckpointStore's, together. Collective.

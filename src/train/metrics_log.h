@@ -49,6 +49,9 @@ struct EvaluationMetrics {
   std::optional<TextLoss> text;
 };
 
+// "step 40: validation loss 0.2500, accuracy 93.10% on 360 samples".
+std::string in_words(const EvaluationMetrics& metrics);
+
 struct StepMetrics {
   int64_t step = 0;  // steps done
   double epoch = 0.0;

@@ -78,6 +78,9 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
+  if (settings.recovery_point && (optimizer.minimization() != nullptr || &backend() != &cpu_backend())) {
+    fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize");
+  }
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
@@ -154,6 +157,10 @@ std::string PreparedRun::resume_or_start(State& found) {
                       description.text, found.begun);
       },
       "resume");
+  if (settings.recovery_point) {
+    if (leader()) begun = keeper->begun();
+    broadcast_text(communicator, begun, "resume");
+  }
   if (options.resume) {
     broadcast_text(communicator, path, "resume");
     std::string text = found.best;

@@ -65,6 +65,7 @@ struct PreparedRun {
   std::optional<StepRecorder> recorder;  // where steps are recorded
 
   BestCheckpoint best{settings.keep_best};
+  std::string begun;  // State::begun, with checkpoint.recovery_point
   int64_t done = 0;   // steps
   int64_t saved = 0;  // the step of the newest checkpoint
 

@@ -30,7 +30,7 @@ const std::string& checked(const std::string& directory, bool resume) {
 
 RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
     : name_(settings.name),
-      directory_(checked(settings.output, resume && settings.replicas == 0)),
+      directory_(checked(settings.output, resume && settings.replicas == 0 && !settings.recovery_point)),
       lock_(directory_),
       after_save_(settings.after_save, settings.save_timeout_seconds),
       store_({.directory = directory_,
@@ -120,15 +120,19 @@ void RunKeeper::flush_metrics() {
 void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot) {
   store_.finish();
   State state = snapshot();
+  complete(state, best);
+  offer_ = [this, step, marked = best.step(), lines = metrics_->bytes()] {
+    if (copies_ != nullptr) copies_->offer(step, marked, lines);
+  };
+  store_.save(step, std::move(state), best.step());
+}
+
+void RunKeeper::complete(State& state, const BestCheckpoint& best) {
   MetricsRecord record = metrics_->record();
   state.metrics = std::move(record.lines);
   state.metrics_file = std::move(record.file);
   state.best = best.text();
   state.begun = begun_;
-  offer_ = [this, step, marked = best.step(), lines = metrics_->bytes()] {
-    if (copies_ != nullptr) copies_->offer(step, marked, lines);
-  };
-  store_.save(step, std::move(state), best.step());
 }
 
 void RunKeeper::offer(int64_t step, const BestCheckpoint& best) {

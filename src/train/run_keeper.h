@@ -25,6 +25,8 @@ class RunKeeper {
   // be resumed that has no directory, kUsage when another run has it or it cannot be written to.
   RunKeeper(const RunSettings& settings, bool resume);
   CheckpointStore& store() { return store_; }
+  // Since start().
+  const std::string& begun() const { return begun_; }
   // Where checkpoints that are in place are offered to from now on; null: nowhere.
   void copy_to(CheckpointCopies* copies) { copies_ = copies; }
 
@@ -47,6 +49,8 @@ class RunKeeper {
   // under way is waited for first, so that there is one copy of the state at a time.
   // The checkpoint of the best evaluation stays.
   void save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot);
+  // Adds what the run's directory knows: metrics so far, the best evaluation, when it began.
+  void complete(State& state, const BestCheckpoint& best);
   // Offers a checkpoint that is in place already.
   void offer(int64_t step, const BestCheckpoint& best);
   // Waits for the write that is under way; rethrows what it threw.

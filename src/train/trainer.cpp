@@ -13,6 +13,7 @@
 #include "lockstep/train/input_queue.h"
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
+#include "lockstep/train/recovery_point.h"
 #include "lockstep/train/step_log.h"
 #include "lockstep/train/step_word.h"
 #include "lockstep/train/straggler_watch.h"
@@ -37,6 +38,7 @@ struct Trainer::Parts : PreparedRun {
   std::optional<InputQueue> inputs;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
+  std::optional<RecoveryPoint> recovery;
   StepWord word;
   StragglerWatch stragglers;
   bool staged = false;        // the samples of the step to come, beside those of the one before
@@ -68,6 +70,8 @@ struct Trainer::Parts : PreparedRun {
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
     started = saved_at = Clock::now();
+    if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
+    hold(done);
     if (done < plan.total_steps) stage();
   }
 
@@ -76,6 +80,11 @@ struct Trainer::Parts : PreparedRun {
     for (int rank = 0; rank < communicator.world_size(); ++rank)
       shares.push_back(plan.owned(rank, communicator.world_size()).size());
     return shares;
+  }
+
+  // The state in memory is that after this step.
+  void hold(int64_t step, size_t left = 0) {
+    if (recovery) recovery->whole(step, left);
   }
 
   // Hands the samples of the next step over.
@@ -154,6 +163,7 @@ struct Trainer::Parts : PreparedRun {
       issue(step, [this] { post_word(); });
     }
     ++done;
+    end->device_decides() ? hold(done) : hold(done - 1, 1);
     if (keeper) keeper->status().step(done);
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
@@ -167,6 +177,7 @@ struct Trainer::Parts : PreparedRun {
       with_reason([&] { end->decide(done); });
       step.done->set();
     }
+    hold(done);
     read_reports(static_cast<size_t>(end->ahead()));
     return stops;
   }
@@ -231,26 +242,22 @@ struct Trainer::Parts : PreparedRun {
     communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
     if (keeper) keeper->status().activity("evaluating");
+    if (evaluator->averaged()) hold(-1);
     const EvaluationResult result = evaluator->evaluate();
+    hold(done);
     if (!keeper) return result;
     keeper->status().activity("training");
     progress->finish_line();
     const bool classification = objective->classification() && result.samples > 0;
-    const std::optional<TextLoss> text = result.text;
-    keeper->log(EvaluationMetrics{.step = done,
-                                  .loss = result.loss,
-                                  .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
-                                  .samples = result.samples,
-                                  .weights = evaluator->averaged() ? "averaged" : "",
-                                  .text = text});
-    std::string measures;
-    if (text) measures += fmt::format(", perplexity {:.4g}", text->perplexity);
-    if (text && text->bits_per_byte > 0.0)
-      measures += fmt::format(", {:.4f} bits a byte", text->bits_per_byte);
-    if (classification) measures += fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy);
-    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} {}{}", done, result.loss, measures,
-                         result.samples, text ? "tokens" : "samples",
-                         evaluator->averaged() ? ", averaged weights" : ""));
+    const EvaluationMetrics metrics{
+        .step = done,
+        .loss = result.loss,
+        .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
+        .samples = result.samples,
+        .weights = evaluator->averaged() ? "averaged" : "",
+        .text = result.text};
+    keeper->log(metrics);
+    log_info(in_words(metrics));
     if (result.samples == 0) log_warning("none of the validation samples counts: their loss is none");
     return result;
   }
