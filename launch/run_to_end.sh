@@ -78,12 +78,15 @@ end_with() {
   exit "$1"
 }
 
-# newest_checkpoint OUTPUT: the path of the newest in that directory; nothing where there is none.
-newest_checkpoint() { find -H "$1" -maxdepth 1 -name 'step-*.h5' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+# find_checkpoints OUTPUT FORMAT: what find prints of each in that directory.
+find_checkpoints() { find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf "$2" 2>/dev/null || true; }
+
+# newest_checkpoint OUTPUT: the path of the newest; nothing where there is none.
+newest_checkpoint() { find_checkpoints "$1" '%p\n' | LC_ALL=C sort | tail -n 1; }
 
 # checkpoint_mark OUTPUT: which file the newest is, not only of which step. begun OUTPUT MARK: whether there is one that another run,
 # whose newest had that mark, has not left: a run that is to begin anew begins anew until then.
-checkpoint_mark() { find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf '%f %i %T@\n' 2>/dev/null | LC_ALL=C sort | tail -n 1 || true; }
+checkpoint_mark() { find_checkpoints "$1" '%f %i %T@\n' | LC_ALL=C sort | tail -n 1; }
 begun() {
   local now
   now=$(checkpoint_mark "$1")

@@ -2,7 +2,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 # Keeps a run going on whatever hosts there are: launch/supervise.sh [OPTION...] HOSTFILE CONFIG --output DIR [ARGUMENT...].
 # HOSTFILE has a line a host: its name, and `slots=N` where it takes more than one worker. Needs SSH without passwords to all of
-# them, this checkout and DIR at the same paths, and a host of its own, which may be lost least: a login node.
+# them, this checkout and DIR at the same paths, and a host of its own, which may be lost least: a login node. DIR is shared, or
+# with checkpoint.replicas a directory of its own on each host.
 #   - starts on the hosts that answer, with --resume=auto; arguments after CONFIG go to `lockstep train`
 #   - a run that fails, or loses a host, is started again from its newest checkpoint on the hosts that are left, unless that is of
 #     no use (exit codes 2 to 5) or three starts in a row have left no new checkpoint
@@ -46,6 +47,7 @@ if [ -z "$output" ]; then
   echo "supervise: --output DIR is needed: its checkpoints tell whether a start got further" >&2
   exit 2
 fi
+case $output in /*) ;; *) output=$PWD/$output ;; esac  # other hosts are asked for it too
 command=$root/build/release/bin/lockstep
 if [ ! -x "$command" ]; then
   echo "supervise: $command was not found; launch/build.sh builds it" >&2
@@ -126,6 +128,18 @@ look() {
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
 }
 
+# Waits, up to a minute, for what workers of an earlier start still write (checkpoint.recovery_point), on the hosts that answer.
+await_saves() {
+  local host asked=()
+  for host in "${answering[@]}"; do
+    # shellcheck disable=SC2016  # expanded there
+    timeout 70 "${ssh[@]}" -n "$host" 'for i in $(seq 300); do cat /proc/[0-9]*/comm 2>/dev/null | grep -qx lockstep-saves || break; sleep 0.2; done' \
+      >/dev/null 2>&1 &
+    asked+=("$!")
+  done
+  for host in "${asked[@]}"; do wait "$host" || true; done
+}
+
 # Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that
 # does not do that within three seconds does not answer.
 sweep() {
@@ -140,6 +154,19 @@ sweep() {
   for host in "${sweepers[@]}"; do wait "$host" || true; done
 }
 
+# On this machine and on the hosts that answer, each of which may have a directory of its own (checkpoint.replicas).
+find_checkpoints() {
+  local host asked=() look
+  look="find -H $(printf %q "$1") -maxdepth 1 -name 'step-*.h5' -printf $(printf %q "$2")"
+  bash -c "$look" 2>/dev/null || true
+  for host in "${answering[@]}"; do
+    timeout 3 "${ssh[@]}" -n "$host" "$look" >"$work/found.$host" 2>/dev/null &
+    asked+=("$!")
+  done
+  for host in "${asked[@]}"; do wait "$host" || true; done
+  for host in "${answering[@]}"; do cat "$work/found.$host"; done
+}
+
 # Beside mpirun: ends a run that has lost a host, and lets one save and leave for which there are more hosts.
 watch_run() {
   local mpirun=$1 begin=$SECONDS host
@@ -148,6 +175,9 @@ watch_run() {
       [ ! -s "$work/up.$host" ] || continue
       say "$host does not answer: ending the run"
       : >"$work/lost"
+      # The others write what they have (checkpoint.recovery_point); those that have nothing to write end.
+      kill -USR2 "$mpirun" 2>/dev/null || true
+      sleep 1
       kill -KILL "$mpirun"
       return 0
     done
@@ -168,10 +198,11 @@ for host in "${hosts[@]}"; do
   watchers+=("$!")
 done
 sleep 1
-beside=watch_run waited=0 status=75 origin=$(checkpoint_mark "$output")
+beside=watch_run waited=0 status=75
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
+    await_saves
     sweep
     look
   fi
@@ -186,6 +217,7 @@ while [ "$stops" -eq 0 ]; do
   for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
   rm -f "$work/lost" "$work/grown"
   before=$(newest_checkpoint "$output")
+  [ -n "${origin+known}" ] || origin=$(checkpoint_mark "$output")  # before the first start
   if begun "$output" "$origin"; then first=(); fi
   resume=("${first[@]}")
   [ "${#resume[@]}" -gt 0 ] || resume=(--resume=auto)

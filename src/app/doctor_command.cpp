@@ -39,6 +39,7 @@
 #include "lockstep/core/strict_json.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"
+#include "lockstep/train/shared_directory.h"
 #include "lockstep/train/worker_texts.h"
 
 extern char** environ;
@@ -196,33 +197,16 @@ std::vector<std::pair<int, int>> pairs_of(const std::vector<json>& workers) {
 
 // Whether the hosts see one another's files in the directory, in words.
 std::string sharing(const DoctorArguments& arguments, Communicator& communicator) {
-  const std::string path = fmt::format("{}/.lockstep.doctor", arguments.output);
-  const bool leader = communicator.rank() == 0;
-  std::string token =
-      leader ? fmt::format("{} {} {}", host_name(), ::getpid(), Clock::now().time_since_epoch().count()) : "";
-  token = worker_texts(communicator, token, "token").front();
-  if (leader) {
-    try {
-      replace_file(path, token, ErrorKind::kUsage);
-    } catch (const Error&) {
-      // Said of the directory already.
-    }
-  }
-  communicator.barrier("token");
-  std::string seen;
-  try {
-    seen = read_small_file(path, 4096, ErrorKind::kUsage);
-  } catch (const Error&) {
-    // Not there.
-  }
+  const std::vector<bool> sees = workers_that_see(arguments.output, communicator);
   std::set<std::string> blind;
-  for (const std::string& host : worker_texts(communicator, seen == token ? "" : host_name(), "token"))
-    if (!host.empty()) blind.insert(host);
-  if (leader) ::unlink(path.c_str());
+  for (int rank = 0; rank < communicator.world_size(); ++rank)
+    if (!sees[static_cast<size_t>(rank)]) blind.insert(communicator.host_of(rank));
   return blind.empty()
              ? "all hosts see the same files"
-             : fmt::format("not shared with {}: rank 0's host alone keeps the checkpoints, and resumes",
-                           fmt::join(blind, ", "));
+             : fmt::format(
+                   "not shared with {}: rank 0's host alone keeps the checkpoints, and resumes, without "
+                   "checkpoint.replicas",
+                   fmt::join(blind, ", "));
 }
 
 // Starts the same command once on each host of the file.

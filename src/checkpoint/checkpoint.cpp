@@ -30,6 +30,7 @@ constexpr const char* kConfiguration = "/configuration";
 constexpr const char* kMetrics = "/metrics";
 constexpr const char* kMetricsFile = "/metrics_file";
 constexpr const char* kBest = "/best";
+constexpr const char* kBegun = "/begun";
 constexpr const char* kPlans = "/plans";
 constexpr const char* kData = "/data_outline";
 constexpr const char* kOrder = "order";
@@ -58,7 +59,7 @@ void require_storable(const State& state) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": must be /group/name", path));
     }
     const std::string first = path.substr(0, path.find('/', 1));
-    const auto reserved = {kFormat, kConfiguration, kMetrics, kMetricsFile, kPlans, kData, kBest};
+    const auto reserved = {kFormat, kConfiguration, kMetrics, kMetricsFile, kPlans, kData, kBest, kBegun};
     if (std::ranges::any_of(reserved, [&](const char* name) { return first == name; })) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: path \"{}\": {} is reserved", path, first));
     }
@@ -97,6 +98,7 @@ void write_content(const State& state, const std::string& path) {
   if (!state.metrics_file.empty()) file.write_text(kMetricsFile, state.metrics_file);
   if (!state.best.empty()) file.write_text(kBest, state.best);
   if (!state.data.empty()) file.write_text(kData, state.data);
+  if (!state.begun.empty()) file.write_text(kBegun, state.begun);
   if (!state.plans.empty()) file.write_text(kPlans, state.plans);
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray& array = state.arrays[i];
@@ -122,6 +124,7 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   if (file.exists(kMetricsFile)) state.metrics_file = file.read_text(kMetricsFile);
   if (file.exists(kBest)) state.best = file.read_text(kBest);
   if (file.exists(kData)) state.data = file.read_text(kData);
+  if (file.exists(kBegun)) state.begun = file.read_text(kBegun);
   if (file.exists(kPlans)) state.plans = file.read_text(kPlans);
   const auto read_scalars = [&](const std::string& group, const std::string& prefix) {
     for (const auto& [name, value] : file.attributes(group)) state.scalars.emplace(prefix + name, value);
@@ -157,6 +160,7 @@ void require_same_content(const State& state, const std::string& path) {
   if (found.metrics_file != state.metrics_file) differs(kMetricsFile);
   if (found.best != state.best) differs(kBest);
   if (found.data != state.data) differs(kData);
+  if (found.begun != state.begun) differs(kBegun);
   if (found.plans != state.plans) differs(kPlans);
   const bool same_scalars = std::ranges::equal(
       found.scalars, state.scalars,
@@ -260,14 +264,15 @@ ArrayIndex index_of(const std::vector<StateArray>& arrays) {
 
 }  // namespace
 
-std::string temporary_path(const std::string& path) {
+std::string temporary_path(const std::string& path, int64_t writer) {
   const std::filesystem::path target(path);
-  return (target.parent_path() / fmt::format(".{}.tmp-{}", target.filename().string(), ::getpid())).string();
+  const int64_t number = writer << 32 | ::getpid();
+  return (target.parent_path() / fmt::format(".{}.tmp-{}", target.filename().string(), number)).string();
 }
 
-void write_checkpoint(const State& state, const std::string& path) {
+void write_checkpoint(const State& state, const std::string& path, int64_t writer) {
   require_storable(state);
-  const std::string temporary = temporary_path(path);
+  const std::string temporary = temporary_path(path, writer);
   try {
     write_content(state, temporary);
     seal_file(temporary, kKind);
@@ -288,6 +293,12 @@ State read_checkpoint(const std::string& path) {
     file.read(array.path, array.dtype, array.bytes.data());
   }
   return state;
+}
+
+std::string read_begun(const std::string& path) {
+  verify_seal(path, kKind, true);
+  const Hdf5File file = Hdf5File::open(path, kKind);
+  return file.exists(kBegun) ? file.read_text(kBegun) : "";
 }
 
 std::vector<TensorDifference> compare_states(const State& a, const State& b) {

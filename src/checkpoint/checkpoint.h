@@ -11,6 +11,7 @@
 //   f['metrics_file'].asstr()[()]          State::metrics_file; not there where it is empty
 //   f['data_outline'].asstr()[()]          State::data; not there where it is empty
 //   f['best'].asstr()[()]                  State::best; not there where it is empty
+//   f['begun'].asstr()[()]                 State::begun; not there where it is empty
 //   f['plans'].asstr()[()]                 State::plans; not there where it is empty
 //   f['format'].attrs['version']           kCheckpointVersion
 #pragma once
@@ -24,16 +25,20 @@
 namespace lockstep {
 
 // Where write_checkpoint prepares the file that ends up at `path`: ".NAME.tmp-PID" in the same directory.
-std::string temporary_path(const std::string& path);
+// writer: where workers of other hosts may write to the same path, which of them this is; its number stands
+// above the 32 bits of PID.
+std::string temporary_path(const std::string& path, int64_t writer = 0);
 
 // temp file -> HDF5 -> close -> seal -> fsync -> verify -> rename -> fsync directory. Verifying compares
 // every byte in the file with the state. Error (kCheckpoint) names the file, the rule and errno's text (disk
 // full); whatever stood at `path` before is then untouched and the temporary file is gone. One thread of a
 // process may write to a path at a time.
-void write_checkpoint(const State& state, const std::string& path);
+void write_checkpoint(const State& state, const std::string& path, int64_t writer = 0);
 
 // Verifies the seal, then reads. Error (kCheckpoint).
 State read_checkpoint(const std::string& path);
+// The same of State::begun alone.
+std::string read_begun(const std::string& path);
 
 struct TensorDifference {
   std::string path;

@@ -100,6 +100,7 @@ void remove_stale_temporaries(const std::string& directory) {
     const std::optional<int64_t> process = process_in(name);
     if (!process) continue;
     // In a container every run may have the same number, so an own file from before this store is stale too.
+    // (Above the 32 bits of a process stands which writer it was.)
     const auto pid = static_cast<pid_t>(*process);
     if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno != ESRCH)) continue;
     ::unlink((fs::path(directory) / name).c_str());
@@ -217,6 +218,10 @@ class Overwritten {
 
 }  // namespace
 
+std::string checkpoint_path(const std::string& directory, int64_t step) {
+  return (fs::path(directory) / file_name(step)).string();
+}
+
 std::vector<int64_t> checkpoint_steps(const std::string& directory) {
   return steps_in(directory);
 }
@@ -270,7 +275,7 @@ struct CheckpointStore::Impl {
   std::atomic<bool> set_aside = false;  // and no checkpoint of this run is in place yet
   std::future<void> write;  // the one in progress, or the outcome of the last one until somebody has taken it
 
-  std::string path_of(int64_t step) const { return (fs::path(options.directory) / file_name(step)).string(); }
+  std::string path_of(int64_t step) const { return checkpoint_path(options.directory, step); }
 
   void remove_outdated(int64_t written, int64_t best) const {
     if (options.keep == 0) return;
@@ -313,23 +318,34 @@ std::string CheckpointStore::path_of(int64_t step) const {
 }
 
 void CheckpointStore::save(int64_t step, State snapshot, int64_t best) {
+  adopt(
+      step,
+      [queued = std::make_shared<State>(std::move(snapshot))](const std::string& path) {
+        // Gives the memory back when written, not when somebody asks for the outcome.
+        const State state = std::move(*queued);
+        write_checkpoint(state, path);
+      },
+      best);
+}
+
+void CheckpointStore::adopt(int64_t step, std::function<void(const std::string&)> place, int64_t best) {
   if (step < 0) fail(ErrorKind::kInternal, fmt::format("checkpoint: step {}: must not be negative", step));
   finish();
-  impl_->write = std::async(
-      std::launch::async, [impl = impl_.get(), step, best, queued = std::move(snapshot)]() mutable {
-        const State state =
-            std::move(queued);  // gives the memory back when written, not when somebody asks for the outcome
-        clear_way(impl->path_of(step));
-        write_checkpoint(state, impl->path_of(step));
-        if (impl->set_aside.exchange(false)) impl->overwritten.remove();
-        if (impl->options.written) impl->options.written(impl->path_of(step));
-        impl->remove_outdated(step, best);
-      });
+  impl_->write = std::async(std::launch::async, [impl = impl_.get(), step, best, bring = std::move(place)] {
+    clear_way(impl->path_of(step));
+    bring(impl->path_of(step));
+    if (impl->set_aside.exchange(false)) impl->overwritten.remove();
+    if (impl->options.written) impl->options.written(impl->path_of(step));
+    impl->remove_outdated(step, best);
+  });
+}
+
+bool CheckpointStore::writing() const {
+  return impl_->write.valid() && impl_->write.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
 }
 
 void CheckpointStore::poll() {
-  if (impl_->write.valid() && impl_->write.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
-    finish();
+  if (!writing()) finish();
 }
 
 void CheckpointStore::finish() {
@@ -344,6 +360,15 @@ void CheckpointStore::finish() {
 std::optional<int64_t> CheckpointStore::newest_step() const {
   const std::vector<int64_t> steps = steps_in(impl_->options.directory);
   return steps.empty() ? std::nullopt : std::optional(steps.front());
+}
+
+void CheckpointStore::require_fresh() const {
+  const std::optional<int64_t> step = newest_step();
+  if (!step) return;
+  fail(ErrorKind::kUsage,
+       fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
+                   "or choose another --output",
+                   impl_->options.directory, file_name(*step)));
 }
 
 void CheckpointStore::set_aside() {

@@ -28,6 +28,9 @@ class DirectoryLock {
   int descriptor_ = -1;
 };
 
+// DIRECTORY/step-000001000.h5
+std::string checkpoint_path(const std::string& directory, int64_t step);
+
 // Steps of the checkpoint files in a directory, by name, newest first. Error (kCheckpoint) when it cannot be
 // listed.
 std::vector<int64_t> checkpoint_steps(const std::string& directory);
@@ -63,6 +66,10 @@ class CheckpointStore {
   // of `keep_every`, and the one of step `best`. The file just written, which has been verified, is never
   // removed, nor are those of later steps.
   void save(int64_t step, State snapshot, int64_t best = -1);
+  // The same of a file that comes in another way: `place` brings it to `path`, whole and verified.
+  void adopt(int64_t step, std::function<void(const std::string& path)> place, int64_t best = -1);
+  // Whether a write is under way.
+  bool writing() const;
   // Rethrows a failed background write, if any; never blocks.
   void poll();
   // Waits until everything queued is on disk, saying so every StoreOptions::say_every seconds.
@@ -70,6 +77,8 @@ class CheckpointStore {
 
   // The step of the newest checkpoint file by name, whether usable or not; nullopt when there is none.
   std::optional<int64_t> newest_step() const;
+  // Error (kUsage) when there are checkpoint files, of an earlier run.
+  void require_fresh() const;
   // Makes place for another run: moves every checkpoint file into DIRECTORY/.overwritten, where nobody looks
   // for one. They are deleted when the first checkpoint of the new run is in place, and come back when the
   // store is destroyed, or opened again, before that. Error (kUsage) when they cannot be moved.

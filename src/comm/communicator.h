@@ -67,6 +67,12 @@ class Communicator {
   // communication. A directory that is not there, or that cannot be written to, does no harm.
   virtual void leave_flight_in(std::string directory) { (void)directory; }
 
+  // What this worker does, once, when it finds within a wait for others that the job is about to be ended, or
+  // that some do not come: the last moment in which it can. It must not communicate, and has a second or two.
+  virtual void at_end(std::function<void()> act) { (void)act; }
+  // Whether no worker of this host with a lower rank is alive, as far as can be seen.
+  virtual bool first_alive_of_host() const { return host_place().rank == 0; }
+
   // Sends the blocks and receives the blocks: the primitive under the lockstep exchange. Blocks between two
   // ranks match in order; a block to oneself is copied. Sizes must agree on both sides. Empty blocks are
   // skipped on both sides.

@@ -102,6 +102,19 @@ class MpiCommunicator final : public Communicator {
   void enter(std::string phase) override { world_.phase = std::move(phase); }
   void leave_flight_in(std::string directory) override { world_.flight_directory = std::move(directory); }
 
+  void at_end(std::function<void()> act) override {
+    if (act && !world_.notice) world_.notice.emplace();
+    if (!act) world_.notice.reset();
+    world_.last_act = std::move(act);
+  }
+  bool first_alive_of_host() const override {
+    for (int lower = 0; lower < world_.rank; ++lower) {
+      const MpiWorld::Worker& other = world_.workers[static_cast<size_t>(lower)];
+      if (host_of(lower) == host_of(world_.rank) && process_runs(other.process)) return false;
+    }
+    return true;
+  }
+
   std::string description() const override {
     return fmt::format("mpi: {} workers, {}", world_.size, communication_library());
   }

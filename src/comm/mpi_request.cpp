@@ -61,6 +61,10 @@ void MpiWorld::leave_flight(const std::vector<int>& absent) {
   }
 }
 
+void MpiWorld::act_at_end() {
+  if (last_act) std::exchange(last_act, {})();
+}
+
 MpiRequest::MpiRequest(MpiWorld& world, const char* collective, std::string label)
     : world_(world), collective_(collective), label_(std::move(label)), sequence_(world.sequence++) {
   world_.recorder->begin(sequence_, collective_, world_.phase, label_);
@@ -121,6 +125,7 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   if (const Clock::duration gap = now - std::exchange(wait.looked, now); gap > kAsleep) wait.since += gap;
   RollCall& roll_call = *world_.roll_call;
   roll_call.listen(place());
+  if (world_.last_act && world_.notice->given()) world_.act_at_end();
   // One that has only just begun to wait, or was stopped until now, answers, and leaves the rest to the
   // others.
   const double waited = Seconds(now - wait.since).count() / world_.timeout_seconds;
@@ -137,6 +142,7 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   const double over = Seconds(now - wait.called).count() - answer_seconds(world_.timeout_seconds);
   if (over < 0.0) return;
   world_.leave_flight(roll_call.absent());
+  world_.act_at_end();
   if (roll_call.lowest_caller() == world_.rank || over > kPatienceSeconds) fail_timeout();
 }
 
@@ -171,6 +177,7 @@ void MpiRequest::check_sizes() {
 void MpiRequest::fail_here(int code) {
   world_.failed = true;
   world_.leave_flight({});
+  world_.act_at_end();
   if (code == MPI_ERR_IN_STATUS) {
     for (const MPI_Status& status : statuses_) {
       if (status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING)

@@ -12,11 +12,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
+#include "lockstep/comm/end_notice.h"
 #include "lockstep/comm/flight_recorder.h"
 #include "lockstep/comm/roll_call.h"
 #include "lockstep/comm/spin.h"
@@ -47,6 +49,11 @@ struct MpiWorld {
   std::optional<RollCall> roll_call;
   std::optional<FlightRecorder> recorder;
   std::string flight_directory;  // where recorders are written to when the job fails; empty: nowhere
+
+  std::optional<EndNotice> notice;
+  std::function<void()> last_act;  // Communicator::at_end
+  // Does it, once. What goes wrong there is no business of who waits.
+  void act_at_end();
 
   // Leaves this worker's last collectives in the directory, and as the first of its host that calls also
   // those of absent ones. Once.

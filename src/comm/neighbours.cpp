@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include <cctype>
 #include <cstdlib>
@@ -47,11 +48,15 @@ int rank_in(const std::string& environment) {
   return -1;
 }
 
-bool stopped(const fs::path& process) {
+// As in /proc/PID/stat; '?' where there is none.
+char state_of(const fs::path& process) {
   const std::string stat = content_of(process / "stat");
   const size_t name_end = stat.rfind(')');
-  const char state = name_end == std::string::npos || name_end + 2 >= stat.size() ? '?' : stat[name_end + 2];
-  return state == 'T' || state == 't';
+  return name_end == std::string::npos || name_end + 2 >= stat.size() ? '?' : stat[name_end + 2];
+}
+
+bool stopped(const fs::path& process) {
+  return std::string("Tt").find(state_of(process)) != std::string::npos;
 }
 
 bool announces(const fs::path& process, const std::string& phase) {
@@ -63,6 +68,24 @@ bool announces(const fs::path& process, const std::string& phase) {
 }
 
 }  // namespace
+
+bool process_runs(int process) {
+  return std::string("?TtZXx").find(state_of("/proc/" + std::to_string(process))) == std::string::npos;
+}
+
+int launching_process() {
+  int process = ::getppid();
+  while (process > 1) {
+    const std::string name = content_of("/proc/" + std::to_string(process) + "/comm");
+    if (name == "orted\n" || name == "mpirun\n" || name == "orterun\n" || name == "prted\n") return process;
+    const std::string stat = content_of("/proc/" + std::to_string(process) + "/stat");
+    const size_t name_end = stat.rfind(')');  // "PID (NAME) STATE PARENT"
+    process = name_end == std::string::npos || name_end + 4 > stat.size()
+                  ? 0
+                  : std::atoi(stat.c_str() + name_end + 4);
+  }
+  return ::getppid();
+}
 
 int launched_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {

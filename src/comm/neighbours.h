@@ -6,6 +6,13 @@
 
 namespace lockstep {
 
+// Whether a process of this number runs: it is there, and neither stopped nor dead.
+bool process_runs(int process);
+
+// The process that has started this worker: Open MPI's daemon or mpirun, where one is among its ancestors (a
+// shell may stand between), else its parent.
+int launching_process();
+
 // This worker's rank as the launcher's environment tells it; -1 without a launcher.
 int launched_rank();
 

@@ -40,6 +40,16 @@ int64_t step_of(std::string_view line) {
 
 }  // namespace
 
+std::string in_words(const EvaluationMetrics& m) {
+  std::string measures;
+  if (m.text) measures += fmt::format(", perplexity {:.4g}", m.text->perplexity);
+  if (m.text && m.text->bits_per_byte > 0.0)
+    measures += fmt::format(", {:.4f} bits a byte", m.text->bits_per_byte);
+  if (m.accuracy) measures += fmt::format(", accuracy {:.2f}%", 100.0 * *m.accuracy);
+  return fmt::format("step {}: validation loss {:.4f}{} on {} {}{}", m.step, m.loss, measures, m.samples,
+                     m.text ? "tokens" : "samples", m.weights.empty() ? "" : ", averaged weights");
+}
+
 MetricsLog::MetricsLog(std::string path, const MetricsRecord& record, int64_t step)
     : path_(std::move(path)), file_(path_, ErrorKind::kUsage), last_flush_(std::chrono::steady_clock::now()) {
   if (record.file.empty()) {

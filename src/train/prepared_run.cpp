@@ -35,12 +35,14 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   run_agreed(
       communicator, [&] { set_up(); }, "set-up");
   communicator.leave_flight_in(job.settings.output);
+  directories.emplace(settings, keeper ? &keeper->store() : nullptr, communicator);
+  copies.emplace(settings, *directories, communicator);
+  if (keeper) keeper->copy_to(&*copies);
   device->connect();
   require_recordable();
   run_agreed(
       communicator, [&] { compare_workers(communicator, description.text, data); }, "configuration");
-  if (options.resume_if_any)
-    options.resume = agreement->any(leader() && keeper->holds_checkpoint(), "resume");
+  if (options.resume_if_any) options.resume = agreement->any(directories->holds_checkpoint(), "resume");
   const bool frozen = !replica->store.frozen().empty();
   if (frozen || (!options.resume && !settings.initial_weights.empty())) take_initial_weights();
   State found;
@@ -51,7 +53,8 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   if (leader()) {
     introduce(
         {settings, data, *replica, plan, *schedule, *pass, *device, operations, communicator.world_size()});
-    if (!path.empty()) log_info(fmt::format("resumed from {} at step {}", path, done));
+    if (!path.empty())
+      log_info(fmt::format("resumed from {} on host {} at step {}", path, host_name(), done));
     for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
   }
   agree_on_plans(backend().plans(), communicator, {found.plans, settings.tune, plan_cache_path()},
@@ -75,6 +78,9 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
+  if (settings.recovery_point && (optimizer.minimization() != nullptr || &backend() != &cpu_backend())) {
+    fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize");
+  }
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
@@ -132,26 +138,29 @@ std::string PreparedRun::resume_or_start(State& found) {
   std::vector<std::string> hosts = worker_texts(communicator, host_name(), "hosts");
   std::ranges::sort(hosts);
   hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
+  if (options.resume) directories->bring_newest();
   run_agreed(
       communicator,
       [&] {
+        CheckpointStore* const store = directories->store();
+        if (options.overwrite) require_base_elsewhere();
+        if (options.overwrite && store != nullptr) store->set_aside();
+        if (!options.resume && store != nullptr) store->require_fresh();
         if (!leader()) return;
-        if (options.overwrite) {
-          require_base_elsewhere();
-          keeper->set_checkpoints_aside();
-        }
         if (options.resume) {
           std::tie(path, found) = keeper->newest();
           compare_with_checkpoint(found, path);
           done = state->restore(found, path);
-        } else {
-          keeper->require_fresh();
         }
         keeper->start({found.metrics, found.metrics_file},
                       {settings.name, done, plan.total_steps, communicator.world_size(), hosts},
-                      description.text);
+                      description.text, found.begun);
       },
       "resume");
+  if (settings.recovery_point) {
+    if (leader()) begun = keeper->begun();
+    broadcast_text(communicator, begun, "resume");
+  }
   if (options.resume) {
     broadcast_text(communicator, path, "resume");
     std::string text = found.best;
@@ -163,6 +172,7 @@ std::string PreparedRun::resume_or_start(State& found) {
                               keeper->path_of(best.step())));
     }
     if (agreement->any(gone, "resume")) best.forget();
+    if (leader()) keeper->offer(done, best);  // to hosts that do not have it
   }
   return path;
 }

@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
+#include "lockstep/train/checkpoint_copies.h"
 #include "lockstep/train/data_checks.h"
 #include "lockstep/train/device.h"
 #include "lockstep/train/evaluator.h"
 #include "lockstep/train/gradient_pass.h"
+#include "lockstep/train/host_directories.h"
 #include "lockstep/train/initial_weights.h"
 #include "lockstep/train/model_operations.h"
 #include "lockstep/train/objective.h"
@@ -52,7 +54,9 @@ struct PreparedRun {
   TrainingJob::Description description;
   std::vector<std::string> changes;  // settings that a resumed run has changed
   std::optional<Objective> objective;
-  std::unique_ptr<RunKeeper> keeper;  // on rank 0
+  std::optional<HostDirectories> directories;
+  std::optional<CheckpointCopies> copies;
+  std::unique_ptr<RunKeeper> keeper;  // on rank 0; after these two, which its last write may still tell
   std::optional<GradientPass> pass;
   std::unique_ptr<StepEnd> end;
   std::optional<RunState> state;
@@ -61,6 +65,7 @@ struct PreparedRun {
   std::optional<StepRecorder> recorder;  // where steps are recorded
 
   BestCheckpoint best{settings.keep_best};
+  std::string begun;  // State::begun, with checkpoint.recovery_point
   int64_t done = 0;   // steps
   int64_t saved = 0;  // the step of the newest checkpoint
 
@@ -69,8 +74,9 @@ struct PreparedRun {
   // Before the checkpoints of an earlier run would be deleted.
   void require_recordable();
   void require_base_elsewhere() const;
-  // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. Returns
-  // its path, which is empty where there is none.
+  // Rank 0 reads the checkpoint; the others receive it, so that a shared file system is not needed. With
+  // checkpoint.replicas it may have been on another host. Returns its path, which is empty where there is
+  // none.
   std::string resume_or_start(State& found);
   // Before the checkpoints of an earlier run are set aside: it may be one of them. Under LoRA of a resumed
   // run too: its checkpoints do not hold what is frozen.

@@ -63,13 +63,26 @@ void ReplicaAgreement::compare_copies(int64_t step) {
                   step, name_of(replica_.lowered->values().dtype())));
 }
 
+namespace {
+
+bool all_finite(const Tensor& values) {
+  return values.backend().all_finite(values.dtype(), values.elements(), values.data());
+}
+
+}  // namespace
+
+bool ReplicaAgreement::statistics_finite() const {
+  return all_finite(replica_.store.statistic_values());
+}
+
+bool ReplicaAgreement::values_finite() const {
+  bool all = all_finite(replica_.store.values());
+  for (const OptimizerSlot& slot : replica_.optimizer->slots()) all = all && all_finite(slot.values);
+  return all;
+}
+
 void ReplicaAgreement::require_finite(int64_t step) {
-  const auto finite = [&](const Tensor& values) {
-    return values.backend().all_finite(values.dtype(), values.elements(), values.data());
-  };
-  const bool statistics = finite(replica_.store.statistic_values());
-  bool all = statistics && finite(replica_.store.values());
-  for (const OptimizerSlot& slot : replica_.optimizer->slots()) all = all && finite(slot.values);
+  const bool statistics = statistics_finite(), all = statistics && values_finite();
   // On any worker: one that computes wrongly must not leave alone.
   if (!any(!all, "finite")) return;
   fail_together(communicator_, ErrorKind::kNumeric,

@@ -27,11 +27,16 @@ class ReplicaAgreement {
   std::string compare(const State& state, const std::string& when);
   // The 16-bit copy that products compute with has the parameters' values, rounded (kNumeric).
   void compare_copies(int64_t step);
+  // Whether this worker's parameters, statistics and optimizer state are finite. Not collective.
+  bool finite() const { return statistics_finite() && values_finite(); }
   // Parameters and optimizer state are finite (kNumeric): the loss of a step tells of the update before it,
   // so the newest update is looked at by itself before it takes a checkpoint's place.
   void require_finite(int64_t step);
 
  private:
+  bool statistics_finite() const;
+  bool values_finite() const;
+
   Replica& replica_;
   Communicator& communicator_;
 };

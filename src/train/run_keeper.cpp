@@ -3,9 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <filesystem>
 #include <vector>
 
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
@@ -18,7 +20,8 @@ namespace {
 // Before the directory would be made.
 const std::string& checked(const std::string& directory, bool resume) {
   if (resume && !std::filesystem::is_directory(directory)) {
-    fail(ErrorKind::kCheckpoint, directory + ": --resume: there is no such directory");
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: --resume: there is no such directory on host {}", directory, host_name()));
   }
   return directory;
 }
@@ -27,17 +30,18 @@ const std::string& checked(const std::string& directory, bool resume) {
 
 RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
     : name_(settings.name),
-      directory_(checked(settings.output, resume)),
+      directory_(checked(settings.output, resume && settings.replicas == 0 && !settings.recovery_point)),
       lock_(directory_),
       after_save_(settings.after_save, settings.save_timeout_seconds),
       store_({.directory = directory_,
               .keep = settings.keep,
               .keep_every = settings.keep_every,
-              .beside = {"metrics.jsonl", "configuration.toml", "loss.svg"},
+              .beside = kBesideCheckpoints,
               .written =
                   [this](const std::string& path) {
                     if (status_) status_->saved(path);
                     after_save_.saved(path);
+                    if (offer_) offer_();
                   }}),
       wants_tensorboard_(settings.tensorboard) {}
 
@@ -46,23 +50,20 @@ std::pair<std::string, State> RunKeeper::newest() const {
   auto found = store_.load_newest(skipped);
   for (const std::string& reason : skipped) log_warning("skipped checkpoint " + reason);
   if (!found) {
-    fail(ErrorKind::kCheckpoint, directory_ + ": --resume: there is no checkpoint in this directory");
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: --resume: there is no checkpoint in this directory on host {}", directory_,
+                     host_name()));
   }
   return std::move(*found);
 }
 
-void RunKeeper::require_fresh() const {
-  const std::optional<int64_t> step = store_.newest_step();
-  if (!step) return;
-  fail(ErrorKind::kUsage,
-       fmt::format("{}: already holds {}; continue it with --resume, delete it with --overwrite, "
-                   "or choose another --output",
-                   directory_, std::filesystem::path(store_.path_of(*step)).filename().string()));
-}
-
 void RunKeeper::start(const MetricsRecord& metrics, const RunStatus::Run& run,
-                      const std::string& configuration) {
-  metrics_.emplace(directory_ + "/metrics.jsonl", metrics, run.step);
+                      const std::string& configuration, std::string begun) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  begun_ = begun.empty()
+               ? fmt::format("{}", std::chrono::duration_cast<std::chrono::milliseconds>(now).count())
+               : std::move(begun);
+  metrics_.emplace(metrics_path(directory_), metrics, run.step);
   status_.emplace(directory_, run);
   if (wants_tensorboard_) {
     try {
@@ -119,11 +120,23 @@ void RunKeeper::flush_metrics() {
 void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot) {
   store_.finish();
   State state = snapshot();
+  complete(state, best);
+  offer_ = [this, step, marked = best.step(), lines = metrics_->bytes()] {
+    if (copies_ != nullptr) copies_->offer(step, marked, lines);
+  };
+  store_.save(step, std::move(state), best.step());
+}
+
+void RunKeeper::complete(State& state, const BestCheckpoint& best) {
   MetricsRecord record = metrics_->record();
   state.metrics = std::move(record.lines);
   state.metrics_file = std::move(record.file);
   state.best = best.text();
-  store_.save(step, std::move(state), best.step());
+  state.begun = begun_;
+}
+
+void RunKeeper::offer(int64_t step, const BestCheckpoint& best) {
+  if (copies_ != nullptr) copies_->offer(step, best.step(), metrics_->bytes());
 }
 
 void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {

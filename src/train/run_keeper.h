@@ -11,6 +11,7 @@
 #include "lockstep/checkpoint/store.h"
 #include "lockstep/train/after_save.h"
 #include "lockstep/train/best_checkpoint.h"
+#include "lockstep/train/checkpoint_copies.h"
 #include "lockstep/train/metrics_log.h"
 #include "lockstep/train/run_status.h"
 #include "lockstep/train/settings.h"
@@ -23,19 +24,19 @@ class RunKeeper {
   // Takes the directory settings.output, which it makes unless `resume`. Error: kCheckpoint when a run is to
   // be resumed that has no directory, kUsage when another run has it or it cannot be written to.
   RunKeeper(const RunSettings& settings, bool resume);
-  // Whether there is a checkpoint, usable or not.
-  bool holds_checkpoint() const { return store_.newest_step().has_value(); }
+  CheckpointStore& store() { return store_; }
+  // Since start().
+  const std::string& begun() const { return begun_; }
+  // Where checkpoints that are in place are offered to from now on; null: nowhere.
+  void copy_to(CheckpointCopies* copies) { copies_ = copies; }
 
   // The newest checkpoint that verifies, and its path; newer ones that do not are warned of. Error
   // (kCheckpoint) when there is none.
   std::pair<std::string, State> newest() const;
-  // Error (kUsage) when the directory holds checkpoints of an earlier run.
-  void require_fresh() const;
-  // The checkpoints of an earlier run make place, and go for good when there is one of this run.
-  void set_checkpoints_aside() { store_.set_aside(); }
   // Opens the metrics, which go on behind what the checkpoint of run.step knows of them, begins status.json
-  // and writes configuration.toml.
-  void start(const MetricsRecord& metrics, const RunStatus::Run& run, const std::string& configuration);
+  // and writes configuration.toml. begun: State::begun of the checkpoint; empty: now.
+  void start(const MetricsRecord& metrics, const RunStatus::Run& run, const std::string& configuration,
+             std::string begun = "");
 
   // A line of the metrics, wherever they go.
   void log(const StepMetrics& metrics);
@@ -48,6 +49,10 @@ class RunKeeper {
   // under way is waited for first, so that there is one copy of the state at a time.
   // The checkpoint of the best evaluation stays.
   void save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot);
+  // Adds what the run's directory knows: metrics so far, the best evaluation, when it began.
+  void complete(State& state, const BestCheckpoint& best);
+  // Offers a checkpoint that is in place already.
+  void offer(int64_t step, const BestCheckpoint& best);
   // Waits for the write that is under way; rethrows what it threw.
   void finish_write() { store_.finish(); }
   // Rethrows what a write in the background threw; never blocks.
@@ -59,8 +64,10 @@ class RunKeeper {
   std::string path_of(int64_t step) const { return store_.path_of(step); }
 
  private:
-  std::string name_, directory_;
+  std::string name_, directory_, begun_;
   DirectoryLock lock_;
+  CheckpointCopies* copies_ = nullptr;
+  std::function<void()> offer_;      // of the checkpoint under way
   std::optional<RunStatus> status_;  // ended when the others are
   AfterSave after_save_;
   CheckpointStore store_;

@@ -224,6 +224,16 @@ RunSettings read_settings(Configuration& configuration) {
       checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
                       "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
 
+  settings.replicas = checkpoint.integer(
+      "replicas", settings.replicas, kNonNegative,
+      "other hosts that get a copy of each checkpoint into a directory of their own, so that losing rank "
+      "0's host loses nothing; any host can resume. Of no use on a shared file system");
+  settings.recovery_point = checkpoint.boolean(
+      "recovery_point", settings.recovery_point,
+      "when workers are lost, those that are left write the newest step's state, which each of them holds, "
+      "before the job ends; CPUs only, not with parallel.shard_optimizer or optimizers that minimize");
+  if (settings.recovery_point && settings.shard_optimizer)
+    checkpoint.reject("recovery_point", "not with parallel.shard_optimizer: no worker has all of the state");
   settings.after_save = checkpoint.text(
       "after_save", settings.after_save, {},
       "command that rank 0's host runs beside the training for every checkpoint in place, {} for its path, "

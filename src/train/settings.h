@@ -90,6 +90,8 @@ struct RunSettings {
       keep_best;  // what of evaluations decides: "validation_loss", "validation_accuracy"; "": nothing
   double save_timeout_seconds = 3600.0;
   std::string after_save;  // a command with {} for the path
+  bool recovery_point = false;
+  int64_t replicas = 0;  // other hosts that get a copy of each checkpoint
   // [metrics]
   bool tensorboard = false;
   // [device]

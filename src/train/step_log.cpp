@@ -27,11 +27,12 @@ StepLog::Step& StepLog::begin(int64_t number, int64_t samples, double data_secon
 
 void StepLog::issued(double host_seconds) {
   step(newest_).host_seconds = host_seconds;
+  issued_ = newest_;
   ++under_way_;
 }
 
 int64_t StepLog::oldest() const {
-  return newest_ + 1 - static_cast<int64_t>(under_way_);
+  return issued_ + 1 - static_cast<int64_t>(under_way_);
 }
 
 std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed_seconds, int64_t last) {

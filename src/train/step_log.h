@@ -57,6 +57,7 @@ class StepLog {
   const ModelOperations operations_;
   std::vector<Step> steps_;  // used in turn
   int64_t newest_ = 0;       // number of the step that was begun last
+  int64_t issued_ = 0;       // of the one that was issued last
   size_t under_way_ = 0;
   // Since the last line of the metrics.
   StepTimes times_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
+#include "lockstep/train/checkpoint_copies.h"
 
 namespace lockstep {
 
@@ -14,6 +15,7 @@ class StepWord {
   struct Word {
     int64_t stops = 0, saves = 0;  // whether this worker wants it
     double seconds = 0.0;          // of its own work since the word before; 0: not known
+    CopyWord copy = {};            // about copies of checkpoints
   };
 
   // The communicator must outlive the object.

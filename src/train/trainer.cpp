@@ -13,6 +13,7 @@
 #include "lockstep/train/input_queue.h"
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
+#include "lockstep/train/recovery_point.h"
 #include "lockstep/train/step_log.h"
 #include "lockstep/train/step_word.h"
 #include "lockstep/train/straggler_watch.h"
@@ -37,6 +38,7 @@ struct Trainer::Parts : PreparedRun {
   std::optional<InputQueue> inputs;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
+  std::optional<RecoveryPoint> recovery;
   StepWord word;
   StragglerWatch stragglers;
   bool staged = false;        // the samples of the step to come, beside those of the one before
@@ -68,6 +70,8 @@ struct Trainer::Parts : PreparedRun {
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
     started = saved_at = Clock::now();
+    if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
+    hold(done);
     if (done < plan.total_steps) stage();
   }
 
@@ -76,6 +80,11 @@ struct Trainer::Parts : PreparedRun {
     for (int rank = 0; rank < communicator.world_size(); ++rank)
       shares.push_back(plan.owned(rank, communicator.world_size()).size());
     return shares;
+  }
+
+  // The state in memory is that after this step.
+  void hold(int64_t step, size_t left = 0) {
+    if (recovery) recovery->whole(step, left);
   }
 
   // Hands the samples of the next step over.
@@ -111,7 +120,7 @@ struct Trainer::Parts : PreparedRun {
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
     word.post({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at),
-               end->minimizes() ? 0.0 : log->take_own_seconds()});
+               end->minimizes() ? 0.0 : log->take_own_seconds(), copies->word()});
   }
 
   // What any of them wants: whether to stop. Rank 0 says who is slow.
@@ -119,11 +128,13 @@ struct Trainer::Parts : PreparedRun {
     bool stops = false;
     save_wanted = false;
     std::vector<double> seconds;
-    for (const StepWord::Word& theirs : word.take()) {
+    const std::vector<StepWord::Word>& words = word.take();
+    for (const StepWord::Word& theirs : words) {
       stops = stops || theirs.stops != 0;
       save_wanted = save_wanted || theirs.saves != 0;
       seconds.push_back(theirs.seconds);
     }
+    if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
     return stops;
   }
@@ -152,6 +163,7 @@ struct Trainer::Parts : PreparedRun {
       issue(step, [this] { post_word(); });
     }
     ++done;
+    end->device_decides() ? hold(done) : hold(done - 1, 1);
     if (keeper) keeper->status().step(done);
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
@@ -165,6 +177,7 @@ struct Trainer::Parts : PreparedRun {
       with_reason([&] { end->decide(done); });
       step.done->set();
     }
+    hold(done);
     read_reports(static_cast<size_t>(end->ahead()));
     return stops;
   }
@@ -229,26 +242,22 @@ struct Trainer::Parts : PreparedRun {
     communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
     if (keeper) keeper->status().activity("evaluating");
+    if (evaluator->averaged()) hold(-1);
     const EvaluationResult result = evaluator->evaluate();
+    hold(done);
     if (!keeper) return result;
     keeper->status().activity("training");
     progress->finish_line();
     const bool classification = objective->classification() && result.samples > 0;
-    const std::optional<TextLoss> text = result.text;
-    keeper->log(EvaluationMetrics{.step = done,
-                                  .loss = result.loss,
-                                  .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
-                                  .samples = result.samples,
-                                  .weights = evaluator->averaged() ? "averaged" : "",
-                                  .text = text});
-    std::string measures;
-    if (text) measures += fmt::format(", perplexity {:.4g}", text->perplexity);
-    if (text && text->bits_per_byte > 0.0)
-      measures += fmt::format(", {:.4f} bits a byte", text->bits_per_byte);
-    if (classification) measures += fmt::format(", accuracy {:.2f}%", 100.0 * result.accuracy);
-    log_info(fmt::format("step {}: validation loss {:.4f}{} on {} {}{}", done, result.loss, measures,
-                         result.samples, text ? "tokens" : "samples",
-                         evaluator->averaged() ? ", averaged weights" : ""));
+    const EvaluationMetrics metrics{
+        .step = done,
+        .loss = result.loss,
+        .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
+        .samples = result.samples,
+        .weights = evaluator->averaged() ? "averaged" : "",
+        .text = result.text};
+    keeper->log(metrics);
+    log_info(in_words(metrics));
     if (result.samples == 0) log_warning("none of the validation samples counts: their loss is none");
     return result;
   }
@@ -265,18 +274,22 @@ struct Trainer::Parts : PreparedRun {
     return improved;
   }
 
-  void save() {
-    if (keeper) keeper->status().activity("saving");
-    read_reports(0);
-    communicator.enter(fmt::format("save at step {}", done));
-    agreement->require_finite(done);
-    // The others wait longer than for a step: the checkpoint before this one may still be on its way to disk.
+  // The others wait longer than for a step: a checkpoint may still be on its way to disk.
+  void wait_for_write() {
     run_agreed(
         communicator,
         [&] {
           if (keeper) keeper->finish_write();
         },
         "save", settings.save_timeout_seconds);
+  }
+
+  void save() {
+    if (keeper) keeper->status().activity("saving");
+    read_reports(0);
+    communicator.enter(fmt::format("save at step {}", done));
+    agreement->require_finite(done);
+    wait_for_write();
     if (keeper) {
       keeper->save(done, best, [&] { return state->capture(done); });
     } else if (settings.shard_optimizer) {
@@ -355,6 +368,10 @@ struct Trainer::Parts : PreparedRun {
     read_reports(0);
     communicator.enter("finish");
     progress->finish_line();
+    if (copies->active()) {
+      wait_for_write();
+      copies->finish(settings.save_timeout_seconds);
+    }
     run_agreed(
         communicator,
         [&] {

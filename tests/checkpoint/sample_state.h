@@ -56,6 +56,7 @@ inline State sample_state(int64_t elements = 6000) {
   state.metrics = "{\"step\": 1}\n{\"step\": 2}\n";
   state.metrics_file = "1234 00112233445566778899aabbccddeeff";
   state.best = "validation_loss 3 0.25";
+  state.begun = "1764371234567";
   state.plans = "[a GPU, a library 3]\na call\t0f\nanother\t1e\n";
   return state;
 }

@@ -61,6 +61,11 @@ class ThreadedCommunicator final : public Communicator {
   int world_size() const override { return world_size_; }
   HostPlace host_place() const override { return {rank_, world_size_}; }
   std::string description() const override { return "threads"; }
+  // Where each worker is to have a host of its own: h1, h2, ...
+  bool hosts_of_their_own = false;
+  std::string host_of(int rank) const override {
+    return hosts_of_their_own ? "h" + std::to_string(rank + 1) : Communicator::host_of(rank);
+  }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
                                     std::string) override {

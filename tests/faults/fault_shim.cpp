@@ -4,7 +4,10 @@
 // NAME: the end of the path that the call concerns; COUNT: the COUNTth such call only (of this rule, from 1);
 // RANK: on that MPI rank only. ACTION: an error (EIO, ENOSPC, ...), "sleep=SECONDS" before the call, "hang",
 // "stop" (SIGSTOP), or "kill". CALLs: open, write (and pwrite), read (pread), fsync, rename (NAME: of the
-// target), MPI_Init, MPI_Comm_dup, MPI_Comm_split, MPI_Isend, MPI_Ibarrier, MPI_Finalize.
+// target), truncate, remove, MPI_Init, MPI_Comm_dup, MPI_Comm_split, MPI_Isend, MPI_Ibarrier, MPI_Finalize;
+// "any": each of those that concern files.
+// LOCKSTEP_FAULTS_UNDER, where it is set: the beginning of the paths that rules are about. LOCKSTEP_HOST:
+// what the worker takes for the name of its host.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -64,6 +67,12 @@ std::vector<Rule>& rules() {
   return *all;
 }
 
+const std::string& folder() {
+  static const auto* const under = new std::string(
+      std::getenv("LOCKSTEP_FAULTS_UNDER") != nullptr ? std::getenv("LOCKSTEP_FAULTS_UNDER") : "");
+  return *under;
+}
+
 int error_of(const std::string& action) {
   static const std::map<std::string, int> kErrors = {
       {"EIO", EIO},       {"ENOMEM", ENOMEM}, {"EMFILE", EMFILE}, {"ESTALE", ESTALE},
@@ -77,7 +86,9 @@ int error_of(const std::string& action) {
 int fault(const char* call, const std::string& path = "") {
   const int before = errno;
   for (Rule& rule : rules()) {
-    if (rule.call != call || !path.ends_with(rule.name)) continue;
+    const bool any = rule.call == "any" && !path.empty();
+    if ((rule.call != call && !any) || !path.ends_with(rule.name)) continue;
+    if (!path.empty() && !path.starts_with(folder())) continue;
     const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
     if (!rule.rank.empty() && (rank == nullptr || rule.rank != rank)) continue;
     const int number = ++rule.seen;
@@ -166,6 +177,28 @@ int fsync(int descriptor) {
 int rename(const char* from, const char* to) {
   FAIL_IF("rename", to)
   return next<int(const char*, const char*)>("rename")(from, to);
+}
+
+int ftruncate(int descriptor, off_t size) {
+  FAIL_IF("truncate", path_of(descriptor))
+  return next<int(int, off_t)>("ftruncate")(descriptor, size);
+}
+
+int remove(const char* path) {
+  FAIL_IF("remove", path)
+  return next<int(const char*)>("remove")(path);
+}
+
+int unlink(const char* path) {
+  FAIL_IF("remove", path)
+  return next<int(const char*)>("unlink")(path);
+}
+
+int gethostname(char* name, size_t size) {
+  const char* given = std::getenv("LOCKSTEP_HOST");
+  if (given == nullptr) return next<int(char*, size_t)>("gethostname")(name, size);
+  std::snprintf(name, size, "%s", given);
+  return 0;
 }
 
 int MPI_Init_thread(int* argc, char*** argv, int required, int* provided) {

@@ -67,6 +67,30 @@ train h1:1,h3:1 dark --resume
 check "digest after a power cut, gone on elsewhere" "$(digest one)" "$(digest dark)"
 hosts boot h2
 
+# A directory of each host's own: with rank 0's host goes its disk, and the run goes on from the other's.
+own=/run/tmp/own
+train_apart() {
+  hosts run h1 env LOCKSTEP_SILENCE=3 launch/mpirun.sh --host "$1" "$lockstep" train "${settings[@]}" --set checkpoint.replicas=1 \
+    --output "$own" "${@:2}" >>"$work/apart.log" 2>&1
+}
+newest_on() { hosts run "$1" sh -c "ls $own/step-*.h5 2>/dev/null | tail -n 1"; }
+train_apart h2:1,h3:1 &
+job=$!
+until [ -n "$(newest_on h3)" ]; do
+  kill -0 "$job" || { failures=1; finish; }
+  sleep 0.1
+done
+hosts off h2
+wait "$job" || true
+copied=$(newest_on h3)
+train_apart h1:1,h3:1 --resume
+check "where a run without rank 0's disk goes on" 1 "$(grep -c "h1 (none), h3 (step .*): taking that of h3" "$work/apart.log")"
+check "from its newest copy" 1 "$(grep -c "resumed from $copied on host h1" "$work/apart.log")"
+for host in h1 h3; do
+  check "digest on $host without rank 0's disk" "$(digest one)" "$(hosts run "$host" "$lockstep" inspect --digest "$(newest_on "$host")")"
+done
+hosts boot h2
+
 # Its kernel answers, so only the workers notice; mpirun would wait for its daemon.
 happens h1:1,h2:1 frozen --set parallel.timeout=3 -- freeze h2
 check "a frozen host" 6 "$code"

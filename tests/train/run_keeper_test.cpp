@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "hdf5/scratch_directory.h"
+#include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 
 namespace lockstep {
@@ -44,7 +45,7 @@ class RunKeeperTest : public ::testing::Test {
 TEST_F(RunKeeperTest, SavesAndFindsAgainWithTheMetricsSoFar) {
   {
     RunKeeper keeper(settings_in(directory()), false);
-    keeper.require_fresh();
+    keeper.store().require_fresh();
     keeper.start({}, {}, "a = 1\n");
     for (int64_t step = 1; step <= 4; ++step) {
       StepMetrics metrics;
@@ -92,7 +93,7 @@ TEST_F(RunKeeperTest, RefusesADirectoryThatHoldsAnEarlierRun) {
     keeper.finish(false);
   }
   RunKeeper keeper(settings_in(directory()), false);
-  EXPECT_EQ(error_of([&] { keeper.require_fresh(); }, ErrorKind::kUsage),
+  EXPECT_EQ(error_of([&] { keeper.store().require_fresh(); }, ErrorKind::kUsage),
             directory() +
                 ": already holds step-000000003.h5; continue it with --resume, delete it with "
                 "--overwrite, or choose another --output");
@@ -100,12 +101,12 @@ TEST_F(RunKeeperTest, RefusesADirectoryThatHoldsAnEarlierRun) {
 
 TEST_F(RunKeeperTest, RefusesToResumeWhatIsNotThere) {
   EXPECT_EQ(error_of([&] { RunKeeper(settings_in(directory()), true); }, ErrorKind::kCheckpoint),
-            directory() + ": --resume: there is no such directory");
+            directory() + ": --resume: there is no such directory on host " + host_name());
   EXPECT_FALSE(std::filesystem::exists(directory()));
   std::filesystem::create_directory(directory());
   const RunKeeper keeper(settings_in(directory()), true);
   EXPECT_EQ(error_of([&] { keeper.newest(); }, ErrorKind::kCheckpoint),
-            directory() + ": --resume: there is no checkpoint in this directory");
+            directory() + ": --resume: there is no checkpoint in this directory on host " + host_name());
 }
 
 TEST_F(RunKeeperTest, IsAloneInItsDirectory) {

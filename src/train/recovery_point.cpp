@@ -1,0 +1,93 @@
+// A checkpoint without the help of others, by a process that does not end with this one.
+#include "lockstep/train/recovery_point.h"
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+#include "lockstep/hdf5/fork.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr unsigned kMostSeconds = 600;
+
+void say(const std::string& text) {
+  // Not through the log: a thread that the child has not may have held its lock.
+  const std::string line = "warning: " + text + "\n";
+  if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;
+}
+
+// Runs `part`, which gives what to say, in a process that whoever ends this one by its number, group or
+// session does not reach; the directory's lock is not the other's. Returns at once. launch/supervise.sh knows
+// it by its name.
+void run_apart(const std::function<std::string()>& part) {
+  const pid_t child = fork_between_calls();
+  if (child < 0) return say(part());
+  if (child > 0) {
+    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    return;
+  }
+  ::setsid();
+  if (::fork() != 0) ::_exit(0);  // nobody has to wait for the grandchild
+  ::close_range(3, ~0U, 0);
+  ::prctl(PR_SET_NAME, "lockstep-saves");
+  ::alarm(kMostSeconds);
+  say(part());
+  ::_exit(0);
+}
+
+}  // namespace
+
+RecoveryPoint::RecoveryPoint(PreparedRun& run, std::function<void(size_t)> read_reports)
+    : run_(run), read_reports_(std::move(read_reports)) {
+  run_.communicator.at_end([this] { write(); });
+}
+
+RecoveryPoint::~RecoveryPoint() {
+  run_.communicator.at_end({});
+}
+
+void RecoveryPoint::write() {
+  const std::string& directory = run_.settings.output;
+  if (step_ < 0 || !run_.communicator.first_alive_of_host() || !std::filesystem::is_directory(directory))
+    return;
+  const std::string path = checkpoint_path(directory, step_);
+  if (std::filesystem::exists(path)) return;
+  const int rank = run_.communicator.rank();
+  const auto failed = [step = step_](const std::exception& error) {
+    return fmt::format("checkpoint.recovery_point: step {} could not be written: {}", step, error.what());
+  };
+  try {
+    read_reports_(left_);
+    if (!run_.agreement->finite()) fail(ErrorKind::kNumeric, "the state is not finite");
+    State state = run_.state->capture(step_);
+    state.metrics_file = "unknown";  // to any but rank 0: lines up to this step stay
+    state.best = run_.best.text();
+    state.begun = run_.begun;
+    if (run_.keeper) run_.keeper->complete(state, run_.best);
+    run_apart([&]() -> std::string {
+      try {
+        write_checkpoint(state, path, rank + 1);
+        return fmt::format("others are lost: the state of step {} is in {} on host {}", step_, path,
+                           run_.communicator.host_of(rank));
+      } catch (const std::exception& error) {
+        return failed(error);
+      }
+    });
+  } catch (const std::exception& error) {
+    log_warning(failed(error));
+  }
+}
+
+}  // namespace lockstep

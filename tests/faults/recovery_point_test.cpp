@@ -1,0 +1,125 @@
+// The newest step's state, written by those that are left when workers are lost (checkpoint.recovery_point).
+#include "faults/faulty_run.h"
+
+namespace lockstep::testing {
+namespace {
+
+class RecoveryPoints : public FaultyRun {
+ protected:
+  // Steps that take a while and leave no checkpoint by themselves.
+  static std::vector<std::string> settings(std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {kEndless, "checkpoint.recovery_point=true", "model.hidden=[300, 200]"});
+    return more;
+  }
+  // The newest step of which there is a line when the run is disturbed.
+  static int64_t steps_logged(const std::string& output) {
+    const std::vector<nlohmann::json> lines = metrics_of(output);
+    return lines.empty() ? 0 : lines.back()["step"].get<int64_t>();
+  }
+  // The checkpoint in `output` is the run's at its step, and the run goes on from it.
+  // lines: whether rank 0 lived to write those of all steps.
+  void expect_goes_on(const std::string& output, bool lines, const std::vector<std::string>& more = {}) {
+    const int64_t step = newest_checkpoint(output);
+    std::vector<std::string> straight = settings(more), longer = straight;
+    straight.push_back("train.steps=" + std::to_string(step));
+    longer.push_back("train.steps=" + std::to_string(step + 3));
+    complete(kNoLauncher, training(scratch_.file("straight"), straight, "--overwrite"));
+    EXPECT_EQ(digest_of(checkpoint_of(output, step)),
+              digest_of(checkpoint_of(scratch_.file("straight"), step)));
+    complete(2, training(output, longer, "--resume"));
+    complete(kNoLauncher, training(scratch_.file("straight"), longer, "--resume"));
+    EXPECT_EQ(digest_of(checkpoint_of(output, step + 3)),
+              digest_of(checkpoint_of(scratch_.file("straight"), step + 3)));
+    if (lines) {
+      EXPECT_EQ(losses_of(output).size(), static_cast<size_t>(step + 3)) << "every step has its line, once";
+    }
+  }
+};
+
+TEST_F(RecoveryPoints, AKilledWorkerCostsAtMostOneStep) {
+  // The device decides about updates, the host does, with a scaled loss, and averages: each has its own order
+  // of events.
+  const std::vector<std::vector<std::string>> kinds = {
+      {}, {"clip.value=0.5"}, {"optimizer.type=lamb"}, {"average.type=ema"}};
+  for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    for (const int rank : {1, 0}) {
+      SCOPED_TRACE(std::to_string(kind) + ", rank " + std::to_string(rank));
+      const std::string output = scratch_.file("killed" + std::to_string(kind) + std::to_string(rank));
+      Job job(Job::on_workers(3, training(output, settings(kinds[kind])), true));
+      ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
+      const int64_t logged = steps_logged(output);
+      job.signal_rank(rank, SIGKILL);
+      const Outcome outcome = job.wait(30.0);
+      EXPECT_NE(outcome.exit_code, 0);
+      ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+      EXPECT_GE(newest_checkpoint(output) + 1, logged);
+      EXPECT_NE(outcome.err.find("others are lost: the state of step "), std::string::npos) << outcome.err;
+      expect_goes_on(output, rank != 0, kinds[kind]);
+    }
+  }
+}
+
+TEST_F(RecoveryPoints, OneThatHangsTooAndTheLineSaysSo) {
+  const std::string output = scratch_.file("hung");
+  Job job(Job::on_workers(2, training(output, settings({"parallel.timeout=1.5"}))));
+  ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
+  const int64_t logged = steps_logged(output);
+  job.signal_rank(0, SIGSTOP);
+  const Outcome outcome = job.wait(30.0);
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.err;
+  ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+  EXPECT_GE(newest_checkpoint(output) + 1, logged);
+  expect_goes_on(output, false);
+}
+
+TEST_F(RecoveryPoints, ANoticeThatNothingComesOfCostsNothing) {
+  const std::string output = scratch_.file("noticed");
+  Job job(Job::on_workers(2, training(output, settings())));
+  ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
+  job.signal_rank(0, SIGUSR2);
+  const int64_t logged = steps_logged(output);
+  ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= logged + 20; })) << job.err();
+  job.signal(SIGUSR1);
+  EXPECT_EQ(job.wait(30.0).exit_code, 75);
+  expect_goes_on(output, true);
+}
+
+TEST_F(RecoveryPoints, WhereNoWorkerHasAllOfTheStateTheyAreRefused) {
+  const Outcome outcome =
+      run(2, training(scratch_.file("sharded"), settings({"parallel.shard_optimizer=true"})));
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+  EXPECT_NE(outcome.err.find("checkpoint.recovery_point"), std::string::npos) << outcome.err;
+  const Outcome minimizing = run(
+      2, training(scratch_.file("minimizing"), settings({"optimizer.type=lbfgs", "train.micro_batches=2"})));
+  EXPECT_EQ(minimizing.exit_code, 2) << minimizing.err;
+}
+
+// Each worker takes itself for a host of its own, with a directory of its own.
+TEST_F(RecoveryPoints, OnOtherHostsLieInTheirDirectories) {
+  std::vector<std::string> command = {LOCKSTEP_MPIEXEC, "-q"};
+  const auto directory = [&](int host) { return scratch_.file("h" + std::to_string(host)); };
+  for (const int host : {1, 2}) {
+    if (host > 1) command.emplace_back(":");
+    const std::vector<std::string> worker =
+        with_faults("", {"-np", "1", "env", "LOCKSTEP_HOST=h" + std::to_string(host)},
+                    training(directory(host), settings({"checkpoint.replicas=1", "checkpoint.every=10"})));
+    command.insert(command.end(), worker.begin(), worker.end());
+  }
+  Job job(command);
+  ASSERT_TRUE(job.wait_until([&] { return steps_logged(directory(1)) >= 25; })) << job.err();
+  const int64_t logged = steps_logged(directory(1));
+  job.signal_rank(0, SIGKILL);
+  const Outcome outcome = job.wait(30.0);
+  EXPECT_GE(newest_checkpoint(directory(2)) + 1, logged) << outcome.err;
+  std::filesystem::remove_all(directory(1));
+  const int64_t step = newest_checkpoint(directory(2));
+  complete(kNoLauncher,
+           training(directory(2), settings({"train.steps=" + std::to_string(step + 3)}), "--resume"));
+  complete(kNoLauncher,
+           training(scratch_.file("straight"), settings({"train.steps=" + std::to_string(step + 3)})));
+  EXPECT_EQ(digest_of(checkpoint_of(directory(2), step + 3)),
+            digest_of(checkpoint_of(scratch_.file("straight"), step + 3)));
+}
+
+}  // namespace
+}  // namespace lockstep::testing
