@@ -3,11 +3,29 @@
 
 #include <cstdlib>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
 
 namespace lockstep {
+
+namespace {
+
+class Condition final : public Request {
+ public:
+  explicit Condition(std::function<bool()> came) : came_(std::move(came)) {}
+  bool test() override { return came_(); }
+  void wait() override {
+    while (!came_()) std::this_thread::yield();
+  }
+
+ private:
+  std::function<bool()> came_;
+};
+
+}  // namespace
 
 bool launched_by_mpi() {
   // Open MPI's mpirun; any PMIx launcher (Open MPI 5, srun --mpi=pmix); MPICH's and Slurm's PMI-1 and PMI-2.
@@ -19,6 +37,10 @@ bool launched_by_mpi() {
 
 std::string Communicator::host_of(int) const {
   return host_name();
+}
+
+std::unique_ptr<Request> Communicator::until(std::function<bool()> came, std::string) {
+  return std::make_unique<Condition>(std::move(came));
 }
 
 std::unique_ptr<Communicator> make_communicator(const CommunicatorOptions& options) {

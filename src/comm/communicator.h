@@ -88,6 +88,10 @@ class Communicator {
                                               std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
+  // Done when `came` says so, of what workers tell each other by other ways than messages. As a collective it
+  // is issued by all in the same order, and watched. This one, of whoever has no clock, waits as long as it
+  // takes.
+  virtual std::unique_ptr<Request> until(std::function<bool()> came, std::string label);
   // Lets `issue` give the device's queue recorded work with collectives in it once more. What watches over
   // collectives watches over that as over one.
   virtual void reissue(void* queue, const std::function<void()>& issue, std::string label) {

@@ -171,6 +171,12 @@ class MpiCommunicator final : public Communicator {
     request.wait();
   }
 
+  std::unique_ptr<Request> until(std::function<bool()> came, std::string label) override {
+    auto request = std::make_unique<MpiRequest>(world_, "exchange", std::move(label));
+    request->until(std::move(came));
+    return request;
+  }
+
   [[noreturn]] void abort(int exit_code) override {
     constexpr double kSecondsToAbort = 30.0;
     const Deadline deadline(kSecondsToAbort, exit_code, "MPI_Abort",

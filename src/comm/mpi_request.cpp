@@ -96,12 +96,19 @@ void MpiRequest::receive(const ReceiveBlock& block) {
 
 bool MpiRequest::test() {
   if (done_) return true;
-  int done = 0;
-  statuses_.resize(pending_.size());
-  const int code = MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, statuses_.data());
-  if (code != MPI_SUCCESS) fail_here(code);
-  if (done == 0) return false;
-  check_sizes();
+  if (came_ && !came_()) {
+    if (world_.under_way > 0) progress();
+    return false;
+  }
+  if (!pending_.empty()) {
+    int done = 0;
+    statuses_.resize(pending_.size());
+    const int code = MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &done, statuses_.data());
+    if (code != MPI_SUCCESS) fail_here(code);
+    if (done == 0) return false;
+    check_sizes();
+    --world_.under_way;
+  }
   done_ = true;
   world_.recorder->end(sequence_);
   return true;
@@ -146,7 +153,16 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   if (roll_call.lowest_caller() == world_.rank || over > kPatienceSeconds) fail_timeout();
 }
 
+// Messages of other requests move while MPI is called.
+void MpiRequest::progress() {
+  int found = 0;
+  const int code =
+      MPI_Iprobe(MPI_ANY_SOURCE, world_.tag_limit, world_.communicator, &found, MPI_STATUS_IGNORE);
+  if (code != MPI_SUCCESS) fail_here(code);
+}
+
 MPI_Request* MpiRequest::add(int rank, int bytes) {
+  if (pending_.empty()) ++world_.under_way;
   awaited_.push_back({rank, bytes});
   return &pending_.emplace_back(MPI_REQUEST_NULL);
 }

@@ -15,6 +15,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
@@ -43,6 +44,7 @@ struct MpiWorld {
   double timeout_seconds = 0.0;
   Spin spin;
   uint64_t sequence = 0;
+  int under_way = 0;  // requests whose messages MPI has to move
   bool failed = false;
   std::string phase;            // what this worker is at: "step 12"; empty: not said
   std::vector<Worker> workers;  // by rank; empty until they know of each other
@@ -71,6 +73,8 @@ class MpiRequest final : public Request {
   void reserve(size_t messages);
   void send(const SendBlock& block);
   void receive(const ReceiveBlock& block);
+  // Is not done before `came` says so.
+  void until(std::function<bool()> came) { came_ = std::move(came); }
   // Where the next library collective puts its handle.
   MPI_Request* add_collective() { return add(-1, -1); }
   void check_start(int code) {
@@ -96,6 +100,7 @@ class MpiRequest final : public Request {
 
   int tag() const { return static_cast<int>(sequence_ % static_cast<uint64_t>(world_.tag_limit)); }
   MPI_Request* add(int rank, int bytes);
+  void progress();
   std::string place() const;  // "exchange 7 (step 2, bucket 0)"
   std::string name() const;
   void check_sizes();
@@ -109,6 +114,7 @@ class MpiRequest final : public Request {
   std::string label_;
   uint64_t sequence_;
   bool done_ = false;
+  std::function<bool()> came_;
   std::vector<MPI_Request> pending_;
   std::vector<Awaited> awaited_;
   std::vector<MPI_Status> statuses_;

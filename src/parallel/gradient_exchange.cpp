@@ -1,7 +1,5 @@
-// The lockstep reduction: local tree sums as gradients arrive, then, bucket by bucket and piece by piece,
-// each worker gathers its share of a piece from all workers, adds in tree order, and shares the sum.
-//
-// A step walks along the operations of the layout (exchange_layout.h).
+// The course of a step: local tree sums as gradients arrive, then, bucket by bucket and piece by piece, what
+// workers do together (piece_reduction.h), along the operations of the layout (exchange_layout.h).
 //
 // On a GPU everything behind the local sums is issued to the backend's lane, so that it runs beside the rest
 // of the backward sweep: the lane waits for the sums of a bucket, and the result for the lane.
@@ -11,13 +9,12 @@
 
 #include <algorithm>
 #include <deque>
-#include <optional>
 #include <utility>
 
 #include "lockstep/core/error.h"
 #include "lockstep/parallel/exchange_layout.h"
 #include "lockstep/parallel/exposed_time.h"
-#include "lockstep/parallel/local_sums.h"
+#include "lockstep/parallel/piece_reduction.h"
 
 namespace lockstep {
 
@@ -49,16 +46,7 @@ struct GradientExchange::Impl {
   const ExchangeLayout layout;
   const MicroBatchRange owned;
 
-  std::vector<TreeNode> nodes;        // the maximal nodes of all workers, left to right
-  std::vector<int> owners;            // the worker of each
-  int home = 0, home_end = 0;         // nodes [home, home_end) are this worker's
-  std::vector<Addition> combination;  // over nodes; ends in `home`
-
-  std::optional<LocalSums> local;  // of this worker's nodes; in library mode of all that it owns. The first
-                                   // array becomes the result
-  Tensor
-      staging;  // received blocks: (gathers in flight, foreign nodes, most elements that this worker adds up)
-  int64_t staging_stride = 0;
+  PieceReduction pieces;
 
   // ---- where the step is
   // -----------------------------------------------------------------------------------------
@@ -70,7 +58,11 @@ struct GradientExchange::Impl {
   size_t expected_slice = 0;
   std::vector<int64_t> slices_left;  // of each bucket, in the last micro-batch
   size_t next_operation = 0;
-  std::deque<std::unique_ptr<Request>> gathers, last_requests;
+  struct UnderWay {
+    std::unique_ptr<Request> request;  // null: nothing travels
+    size_t piece;
+  };
+  std::deque<UnderWay> gathers, last_requests;
   ExposedTime exposed;
 
   Impl(Communicator& communicator_, Backend& backend_, DType dtype_, int64_t extent,
@@ -85,49 +77,23 @@ struct GradientExchange::Impl {
         world_size(communicator_.world_size()),
         layout(lay_out_exchange(extent, std::move(slice_offsets), dtype_, options_, world_size)),
         owned(owned_micro_batches(options_.micro_batches, rank, world_size)),
+        pieces(communicator_, backend_, checked(dtype_), layout, checked(options, world_size)),
         slices(layout.slices.size()),
-        exposed(backend_) {
+        exposed(backend_) {}
+
+  static DType checked(DType dtype) {
     if (dtype != DType::kF32 && dtype != DType::kF64) {
       fail(ErrorKind::kInternal, fmt::format("gradient exchange: fp32 or fp64, not {}", name_of(dtype)));
     }
+    return dtype;
+  }
+  static const ExchangeOptions& checked(const ExchangeOptions& options, int world_size) {
     if (options.micro_batches < world_size) {
       fail(ErrorKind::kUsage,
            fmt::format("train.micro_batches: at least one for every worker: {} micro-batches, {} workers",
                        options.micro_batches, world_size));
     }
-    local.emplace(backend, dtype, layout.extent, layout.sums_begin, plan_sums());
-    make_staging();
-  }
-
-  // Of all workers; returns this one's.
-  LocalPlan plan_sums() {
-    if (options.mode == ReductionMode::kLibrary) return plan_running_sum(owned.size());
-    LocalPlan own;
-    for (int worker = 0; worker < world_size; ++worker) {
-      const std::vector<TreeNode> theirs = maximal_nodes(
-          options.micro_batches, owned_micro_batches(options.micro_batches, worker, world_size));
-      if (worker == rank) {
-        home = static_cast<int>(nodes.size());
-        home_end = home + static_cast<int>(theirs.size());
-        own = plan_local_sums(theirs);
-      }
-      nodes.insert(nodes.end(), theirs.begin(), theirs.end());
-      owners.insert(owners.end(), theirs.size(), worker);
-    }
-    combination = plan_combination(options.micro_batches, nodes, home);
-    return own;
-  }
-
-  void make_staging() {
-    for (const Piece& piece : layout.pieces) {
-      int64_t own = 0;
-      for (const Share& share : piece.shares) own += share.owner == rank ? share.range.size() : 0;
-      staging_stride = std::max(staging_stride, own);
-    }
-    const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
-    if (world_size > 1) {
-      staging = Tensor::empty({kGathersInFlight * foreign_nodes * staging_stride}, dtype, backend);
-    }
+    return options;
   }
 
   // ---- one step
@@ -135,7 +101,7 @@ struct GradientExchange::Impl {
 
   // Adds the slice to the local sums: `values`, or zeros when null.
   void add_slice(const ExchangeLayout::Slice& slice, int64_t n, const void* values) {
-    local->add(micro_batch - owned.begin, slice.offset, n, values);
+    pieces.local().add(micro_batch - owned.begin, slice.offset, n, values);
     if (micro_batch + 1 == owned.end) --slices_left[static_cast<size_t>(slice.bucket)];
   }
 
@@ -149,83 +115,7 @@ struct GradientExchange::Impl {
     return static_cast<size_t>(found - all.begin());
   }
 
-  // Where the sum of a node is during the combination of a share of this worker's: its own are in place, the
-  // others' in staging, from element `staged` on.
-  std::byte* node_data(size_t piece, int node, const Share& share, int64_t staged) {
-    if (node >= home && node < home_end) {
-      return local->at(node - home, share.range.begin);
-    }
-    const auto foreign_nodes = static_cast<int64_t>(nodes.size()) - (home_end - home);
-    const int64_t foreign = node < home ? node : node - (home_end - home);
-    const auto slot = static_cast<int64_t>(piece % kGathersInFlight);
-    return static_cast<std::byte*>(staging.mutable_data()) +
-           ((slot * foreign_nodes + foreign) * staging_stride + staged) * element_size;
-  }
-
-  // Workers in the order in which this one turns to them: its right neighbour first, itself left out.
-  // Starting everywhere at the same worker would make it everyone's bottleneck.
-  int peer(int i) const { return (rank + i) % world_size; }
-
   std::string label(const Piece& piece) const { return fmt::format("bucket {}", piece.bucket); }
-
-  size_t bytes_of(const Share& share) const { return static_cast<size_t>(share.range.size() * element_size); }
-
-  std::unique_ptr<Request> gather(size_t index) {
-    const Piece& piece = layout.pieces[index];
-    std::vector<SendBlock> sends;
-    for (int i = 1; i < world_size; ++i) {
-      for (const Share& share : piece.shares) {
-        if (share.owner != peer(i)) continue;
-        for (int node = home; node < home_end; ++node) {
-          sends.push_back({peer(i), local->at(node - home, share.range.begin), bytes_of(share)});
-        }
-      }
-    }
-    std::vector<ReceiveBlock> receives;
-    int64_t staged = 0;
-    for (const Share& share : piece.shares) {
-      if (share.owner != rank) continue;
-      for (int node = 0; node < static_cast<int>(nodes.size()); ++node) {
-        if (node >= home && node < home_end) continue;
-        receives.push_back(
-            {owners[static_cast<size_t>(node)], node_data(index, node, share, staged), bytes_of(share)});
-      }
-      staged += share.range.size();
-    }
-    return communicator.device().exchange(std::move(sends), std::move(receives), label(piece));
-  }
-
-  void combine(size_t index) {
-    int64_t staged = 0;
-    for (const Share& share : layout.pieces[index].shares) {
-      if (share.owner != rank) continue;
-      for (const Addition& addition : combination) {
-        local->accumulate(lane, share.range.begin, share.range.size(),
-                          node_data(index, addition.from, share, staged),
-                          node_data(index, addition.to, share, staged));
-      }
-      staged += share.range.size();
-    }
-  }
-
-  std::unique_ptr<Request> share(size_t index) {
-    const Piece& piece = layout.pieces[index];
-    std::vector<SendBlock> sends;
-    std::vector<ReceiveBlock> receives;
-    for (int i = 1; i < world_size; ++i) {
-      for (const Share& share : piece.shares) {
-        if (share.owner == rank) sends.push_back({peer(i), local->at(0, share.range.begin), bytes_of(share)});
-        if (share.owner == peer(i))
-          receives.push_back({peer(i), local->at(0, share.range.begin), bytes_of(share)});
-      }
-    }
-    return communicator.device().exchange(std::move(sends), std::move(receives), label(piece));
-  }
-
-  // Lets the lane see the local sums of a bucket when its first piece is about to go.
-  void join_lane(size_t index) {
-    if (index == 0 || layout.pieces[index - 1].bucket != layout.pieces[index].bucket) lane.wait_for(backend);
-  }
 
   // Issues the operations whose turn has come. With `until_done` waits for those that it needs, else returns.
   void advance(bool until_done) {
@@ -234,38 +124,55 @@ struct GradientExchange::Impl {
       const Piece& piece = layout.pieces[operation.piece];
       switch (operation.kind) {
         case Operation::Kind::kGather:
-          if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
-          join_lane(operation.piece);
-          gathers.push_back(gather(operation.piece));
+          if (!may_go(piece, until_done)) return poll();
+          gathers.push_back({pieces.gather(operation.piece), operation.piece});
           break;
         case Operation::Kind::kShare:
-          if (until_done) {
-            gathers.front()->wait();
-          } else if (!gathers.front()->test()) {
-            return;
+          if (const auto& gather = gathers.front().request) {
+            if (until_done) {
+              gather->wait();
+            } else if (!gather->test()) {
+              return;
+            }
           }
           gathers.pop_front();
-          combine(operation.piece);
-          if (!piece.keep) last_requests.push_back(share(operation.piece));
+          pieces.combine(operation.piece);
+          if (piece.keep) break;
+          if (auto request = pieces.share(operation.piece)) {
+            last_requests.push_back({std::move(request), operation.piece});
+          }
           break;
-        case Operation::Kind::kAllReduce:
-          if (slices_left[static_cast<size_t>(piece.bucket)] > 0) return poll();
-          join_lane(operation.piece);
+        case Operation::Kind::kAllReduce: {
+          if (!may_go(piece, until_done)) return poll();
+          std::byte* const data = pieces.local().at(0, piece.range.begin);
+          const int64_t n = piece.range.size();
+          const bool of_sums = piece.range.begin >= layout.sums_begin;
           last_requests.push_back(
-              piece.range.begin < layout.sums_begin
-                  ? communicator.device().all_reduce_sum(local->at(0, piece.range.begin), piece.range.size(),
-                                                         dtype, label(piece))
-                  : communicator.device().all_reduce_sum(local->at(0, piece.range.begin),
-                                                         local->doubles(piece.range.size()), DType::kF64,
-                                                         label(piece)));
+              {communicator.device().all_reduce_sum(data, of_sums ? pieces.local().doubles(n) : n,
+                                                    of_sums ? DType::kF64 : dtype, label(piece)),
+               operation.piece});
           break;
+        }
       }
     }
   }
 
-  // Lets what has been issued make progress.
-  void poll() {
-    while (!last_requests.empty() && last_requests.front()->test()) last_requests.pop_front();
+  // Whether the local sums of a piece are there, on all workers of this host. Waits for the others' if told.
+  bool may_go(const Piece& piece, bool waits) {
+    return slices_left[static_cast<size_t>(piece.bucket)] == 0 && pieces.have_met(piece.bucket, waits);
+  }
+
+  // Lets what has been issued make progress; waits for its end if told.
+  void poll(bool waits = false) {
+    for (; !last_requests.empty(); last_requests.pop_front()) {
+      const UnderWay& oldest = last_requests.front();
+      if (waits) {
+        oldest.request->wait();
+      } else if (!oldest.request->test()) {
+        return;
+      }
+      pieces.take_shared(oldest.piece);
+    }
   }
 
   void require(bool condition, const char* rule) const {
@@ -283,6 +190,7 @@ GradientExchange::~GradientExchange() = default;
 void GradientExchange::begin_step() {
   Impl& impl = *impl_;
   impl.require(!impl.in_step, "begin_step before the last step was finished");
+  impl.pieces.begin_step();
   impl.in_step = true;
   impl.next_micro_batch = impl.owned.begin;
   impl.next_operation = 0;
@@ -347,8 +255,8 @@ void GradientExchange::finish(const std::function<void()>& issued) {
   impl.exposed.begin();
   impl.advance(true);
   if (issued) issued();
-  for (const auto& request : impl.last_requests) request->wait();
-  impl.last_requests.clear();
+  impl.poll(true);
+  impl.pieces.finish_step();
   if (!impl.layout.operations.empty()) impl.backend.wait_for(impl.lane);
   impl.exposed.end();
   impl.in_step = false;
@@ -362,7 +270,7 @@ void GradientExchange::add_sums(const double* values) {
 }
 
 const Tensor& GradientExchange::result() const {
-  return impl_->local->array(0);
+  return impl_->pieces.local().array(0);
 }
 
 const double* GradientExchange::sums() const {
@@ -374,7 +282,7 @@ double GradientExchange::take_exposed_seconds() {
   return impl_->exposed.take();
 }
 size_t GradientExchange::bytes() const {
-  return impl_->local->bytes() + (impl_->staging.defined() ? impl_->staging.bytes() : 0);
+  return impl_->pieces.bytes();
 }
 int64_t GradientExchange::buckets() const {
   return std::ssize(impl_->layout.slices_in_bucket);

@@ -6,14 +6,13 @@
 
 namespace lockstep {
 
-LocalSums::LocalSums(Backend& backend, DType dtype, int64_t extent, int64_t sums_begin, LocalPlan plan)
+LocalSums::LocalSums(Backend& backend, int64_t sums_begin, LocalPlan plan, std::vector<Tensor> arrays)
     : backend_(backend),
-      dtype_(dtype),
-      element_size_(static_cast<int64_t>(size_of(dtype))),
+      dtype_(arrays.front().dtype()),
+      element_size_(static_cast<int64_t>(size_of(dtype_))),
       sums_begin_(sums_begin),
-      plan_(std::move(plan)) {
-  for (int i = 0; i < plan_.buffers; ++i) arrays_.push_back(Tensor::zeros({extent}, dtype, backend));
-}
+      plan_(std::move(plan)),
+      arrays_(std::move(arrays)) {}
 
 std::byte* LocalSums::at(int i, int64_t element) {
   return static_cast<std::byte*>(arrays_[static_cast<size_t>(i)].mutable_data()) + element * element_size_;

@@ -13,9 +13,9 @@ namespace lockstep {
 
 class LocalSums {
  public:
-  // Arrays of `extent` elements of `dtype`; from element sums_begin on fp64 numbers take their place. The
-  // backend must outlive the object.
-  LocalSums(Backend& backend, DType dtype, int64_t extent, int64_t sums_begin, LocalPlan plan);
+  // arrays: as many as the plan needs, of zeros; from element sums_begin on fp64 numbers take their place.
+  // The backend must outlive the object.
+  LocalSums(Backend& backend, int64_t sums_begin, LocalPlan plan, std::vector<Tensor> arrays);
 
   // Adds the n elements from `begin` on of this worker's micro-batch number i, counted from 0: `values`, or
   // zeros when null. Gaps between what is added stay zero.

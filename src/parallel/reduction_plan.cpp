@@ -63,12 +63,45 @@ LocalPlan plan_running_sum(int64_t leaves) {
   return plan;
 }
 
-std::vector<Addition> plan_combination(int64_t micro_batches, std::span<const TreeNode> nodes, int home) {
-  std::vector<Addition> additions;
-  const int end = combine({0, micro_batches}, nodes, home, additions);
-  if (end != home)
+Combination plan_combination(std::span<const TreeNode> roots, std::span<const TreeNode> nodes, int home) {
+  if (home < 0 || home >= static_cast<int>(nodes.size()))
     fail(ErrorKind::kInternal, fmt::format("reduction plan: no array {} among {}", home, nodes.size()));
-  return additions;
+  Combination made;
+  for (const TreeNode& root : roots) made.ends.push_back(combine(root, nodes, home, made.additions));
+  return made;
+}
+
+TwoLevelPlan plan_two_levels(int64_t micro_batches, const RankGroups& groups, int rank) {
+  const int workers = groups.back().end;
+  const auto owned = [&](int worker) { return owned_micro_batches(micro_batches, worker, workers); };
+  TwoLevelPlan plan;
+  std::vector<TreeNode> inside, outside;
+  int home = 0;
+  for (size_t number = 0; number < groups.size(); ++number) {
+    const RankRange& group = groups[number];
+    const std::vector<TreeNode> sums =
+        maximal_nodes(micro_batches, {owned(group.begin).begin, owned(group.end - 1).end});
+    if (group.contains(rank)) {
+      plan.begin = static_cast<int>(outside.size());
+      plan.end = plan.begin + static_cast<int>(sums.size());
+      for (int worker = group.begin; worker < group.end; ++worker) {
+        if (worker == rank) home = static_cast<int>(inside.size());
+        const std::vector<TreeNode> theirs = maximal_nodes(micro_batches, owned(worker));
+        for (int array = 0; array < static_cast<int>(theirs.size()); ++array) {
+          plan.inside.push_back({worker, array});
+        }
+        inside.insert(inside.end(), theirs.begin(), theirs.end());
+      }
+      plan.group = plan_combination(sums, inside, home);
+      const auto at_home = std::ranges::find(plan.group.ends, home);
+      plan.home = plan.begin + static_cast<int>(at_home - plan.group.ends.begin());
+    }
+    outside.insert(outside.end(), sums.begin(), sums.end());
+    plan.groups.insert(plan.groups.end(), sums.size(), static_cast<int>(number));
+  }
+  const TreeNode root{0, micro_batches};
+  plan.total = plan_combination({&root, 1}, outside, plan.home).additions;
+  return plan;
 }
 
 }  // namespace lockstep

@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "lockstep/core/error.h"
@@ -73,8 +74,7 @@ class CachingAllocator {
     }
     if (block == nullptr) block = new_block(backend, rounded);
     if (recorded_ != nullptr) keep_for(*recorded_, backend, index, block).free = false;
-    statistics_.bytes_in_use += rounded;
-    if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
+    take_note(rounded);
     if (poisoning()) backend.fill(DType::kU8, static_cast<int64_t>(bytes), block, 255.0);
     return block;
   }
@@ -98,6 +98,16 @@ class CachingAllocator {
     }
     list_of(backend, index).push_back(block);
     statistics_.cached_bytes += rounded;
+  }
+
+  // Of memory that tensors have from elsewhere.
+  void count(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    take_note(bytes);
+  }
+  void discount(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    statistics_.bytes_in_use -= bytes;
   }
 
   void release_cached() {
@@ -143,6 +153,11 @@ class CachingAllocator {
     Backend* backend;
     std::vector<std::vector<std::byte*>> free;
   };
+
+  void take_note(size_t bytes) {
+    statistics_.bytes_in_use += bytes;
+    if (statistics_.bytes_in_use > statistics_.peak_bytes) statistics_.peak_bytes = statistics_.bytes_in_use;
+  }
 
   std::byte* reuse_recorded(const Backend& backend, size_t index) {
     for (auto& [block, kept] : recorded_->blocks_) {
@@ -231,8 +246,17 @@ CachingAllocator& allocator() {
 Storage::Storage(Backend& backend, size_t bytes)
     : backend_(&backend), bytes_(bytes), data_(bytes == 0 ? nullptr : allocator().allocate(backend, bytes)) {}
 
+Storage::Storage(Backend& backend, std::shared_ptr<std::byte> memory, size_t bytes)
+    : backend_(&backend), bytes_(bytes), foreign_(std::move(memory)), data_(foreign_.get()) {
+  allocator().count(bytes_);
+}
+
 Storage::~Storage() {
-  if (data_ != nullptr) allocator().release(*backend_, data_, bytes_);
+  if (foreign_ != nullptr) {
+    allocator().discount(bytes_);
+  } else if (data_ != nullptr) {
+    allocator().release(*backend_, data_, bytes_);
+  }
 }
 
 void RecordedMemory::begin() {

@@ -20,6 +20,8 @@ struct IndexRange {
 class Storage {
  public:
   Storage(Backend& backend, size_t bytes);
+  // Memory of somebody else, of which a part is kept.
+  Storage(Backend& backend, std::shared_ptr<std::byte> memory, size_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -47,6 +49,7 @@ class Storage {
  private:
   Backend* backend_;
   size_t bytes_;
+  std::shared_ptr<std::byte> foreign_;  // null where the memory is the allocator's
   std::byte* data_;
   std::optional<IndexRange> index_range_;
   bool unchanged_ = false;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/op_scope.h"
@@ -18,6 +19,15 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Backend& backend) {
       std::make_shared<Storage>(backend, static_cast<size_t>(shape.elements()) * size_of(dtype));
   tensor.shape_ = shape;
   tensor.dtype_ = dtype;
+  return tensor;
+}
+
+Tensor Tensor::over(std::shared_ptr<std::byte> memory, const Shape& shape, DType dtype, Backend& backend) {
+  Tensor tensor;
+  tensor.backend_ = &backend;
+  tensor.shape_ = shape;
+  tensor.dtype_ = dtype;
+  tensor.storage_ = std::make_shared<Storage>(backend, std::move(memory), tensor.bytes());
   return tensor;
 }
 

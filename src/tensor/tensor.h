@@ -6,6 +6,7 @@
 // history are all that is asked for.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -30,6 +31,8 @@ class Tensor {
   static Tensor zeros(const Shape& shape, DType dtype, Backend& backend) {
     return full(shape, dtype, backend, 0.0);
   }
+  // Elements that lie in memory of somebody else, which the backend can use and the tensor keeps.
+  static Tensor over(std::shared_ptr<std::byte> memory, const Shape& shape, DType dtype, Backend& backend);
   // 0, 1, ..., n - 1.
   static Tensor arange(int64_t n, DType dtype, Backend& backend);
   // Copies from host memory; values.size() must equal shape.elements().

@@ -50,21 +50,22 @@ struct Mailbox {
 
 class ThreadedCommunicator final : public Communicator {
  public:
-  ThreadedCommunicator(std::vector<Mailbox>& mailboxes, Turn& turn, int rank, double timeout_seconds)
+  // hosts: the name of each worker's; empty: all are on this one.
+  ThreadedCommunicator(std::vector<Mailbox>& mailboxes, Turn& turn, int rank, double timeout_seconds,
+                       std::vector<std::string> hosts = {})
       : mailboxes_(mailboxes),
         turn_(turn),
         rank_(rank),
         world_size_(static_cast<int>(mailboxes.size())),
-        timeout_seconds_(timeout_seconds) {}
+        timeout_seconds_(timeout_seconds),
+        hosts_(std::move(hosts)) {}
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
   HostPlace host_place() const override { return {rank_, world_size_}; }
   std::string description() const override { return "threads"; }
-  // Where each worker is to have a host of its own: h1, h2, ...
-  bool hosts_of_their_own = false;
   std::string host_of(int rank) const override {
-    return hosts_of_their_own ? "h" + std::to_string(rank + 1) : Communicator::host_of(rank);
+    return hosts_.empty() ? Communicator::host_of(rank) : hosts_[static_cast<size_t>(rank)];
   }
 
   std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
@@ -101,6 +102,14 @@ class ThreadedCommunicator final : public Communicator {
     const std::byte token{};
     from_all(&token, 1, all.data(), {})->wait();
   }
+
+  std::unique_ptr<Request> until(std::function<bool()> came, std::string) override {
+    return std::make_unique<ThreadedCondition>(*this, std::move(came));
+  }
+
+  // Bytes that this worker has sent so far to workers of other hosts, and to others of its own.
+  size_t sent_away() const { return sent_away_; }
+  size_t sent_at_home() const { return sent_at_home_; }
 
   [[noreturn]] void abort(int) override {
     for (Mailbox& mailbox : mailboxes_) {
@@ -170,6 +179,29 @@ class ThreadedCommunicator final : public Communicator {
     size_t next_ = 0;
   };
 
+  class ThreadedCondition final : public Request {
+   public:
+    ThreadedCondition(ThreadedCommunicator& communicator, std::function<bool()> came)
+        : communicator_(communicator), came_(std::move(came)) {}
+    bool test() override { return came_(); }
+    void wait() override {
+      const auto deadline =
+          std::chrono::steady_clock::now() + std::chrono::duration<double>(communicator_.timeout_seconds_);
+      while (!came_()) {
+        if (std::chrono::steady_clock::now() > deadline) {
+          fail(ErrorKind::kCommunication, "thread " + std::to_string(communicator_.rank_) + ": not finished");
+        }
+        communicator_.turn_.leave();
+        std::this_thread::yield();
+        communicator_.turn_.take();
+      }
+    }
+
+   private:
+    ThreadedCommunicator& communicator_;
+    std::function<bool()> came_;
+  };
+
   std::unique_ptr<Request> start(const std::vector<SendBlock>& sends, std::vector<ReceiveBlock> receives,
                                  std::function<void()> when_done) {
     const uint64_t sequence = sequence_++;
@@ -177,6 +209,9 @@ class ThreadedCommunicator final : public Communicator {
     for (const SendBlock& block : sends) {
       if (block.bytes == 0) continue;
       const auto* data = static_cast<const std::byte*>(block.data);
+      if (block.rank != rank_) {
+        (host_of(block.rank) == host_of(rank_) ? sent_at_home_ : sent_away_) += block.bytes;
+      }
       Mailbox& target = mailbox(block.rank);
       const std::lock_guard lock(target.mutex);
       target.messages[{rank_, sequence}].emplace_back(data, data + block.bytes);
@@ -216,13 +251,16 @@ class ThreadedCommunicator final : public Communicator {
   Turn& turn_;
   int rank_, world_size_;
   double timeout_seconds_;
+  std::vector<std::string> hosts_;
   uint64_t sequence_ = 0;
+  size_t sent_away_ = 0, sent_at_home_ = 0;
 };
 
 // Runs work(communicator) on every one of `world_size` workers; rethrows the first worker's failure after all
 // have ended. in_turn: one at a time, as those have to who share a device.
 inline void run_threaded(int world_size, const std::function<void(Communicator&)>& work,
-                         double timeout_seconds = 20.0, bool in_turn = false) {
+                         double timeout_seconds = 20.0, bool in_turn = false,
+                         const std::vector<std::string>& hosts = {}) {
   std::mutex turns;
   std::vector<Mailbox> mailboxes(static_cast<size_t>(world_size));
   std::vector<std::exception_ptr> failures(static_cast<size_t>(world_size));
@@ -230,7 +268,7 @@ inline void run_threaded(int world_size, const std::function<void(Communicator&)
   for (int rank = 0; rank < world_size; ++rank) {
     threads.emplace_back([&, rank] {
       Turn turn(in_turn ? &turns : nullptr);
-      ThreadedCommunicator communicator(mailboxes, turn, rank, timeout_seconds);
+      ThreadedCommunicator communicator(mailboxes, turn, rank, timeout_seconds, hosts);
       try {
         work(communicator);
       } catch (...) {

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -29,22 +30,34 @@ void sleep_forever() {
   std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
-void exchange_step(Communicator& communicator, int64_t elements) {
-  const bool on_gpu = &communicator.device() != &communicator;
-  Backend& backend = on_gpu ? cuda_backend(0) : cpu_backend();
-  ExchangeOptions options;
-  options.micro_batches = communicator.world_size();
-  GradientExchange exchange(communicator, backend, DType::kF32, elements, {0}, options);
-  const Tensor values = Tensor::full({elements}, DType::kF32, backend, 1.0);
-  exchange.begin_step();
-  exchange.begin_micro_batch(communicator.rank());
-  exchange.add(0, elements, values.data());
-  exchange.end_micro_batch();
-  exchange.finish();
-  if (exchange.result().to_vector<float>().back() != static_cast<float>(communicator.world_size())) {
-    fail(ErrorKind::kInternal, "the exchange is wrong");
+// Steps of an exchange of ones.
+class Steps {
+ public:
+  Steps(Communicator& communicator, int64_t elements)
+      : communicator_(communicator),
+        backend_(&communicator.device() != &communicator ? cuda_backend(0) : cpu_backend()),
+        ones_(Tensor::full({elements}, DType::kF32, backend_, 1.0)),
+        exchange_(communicator, backend_, DType::kF32, elements, {0},
+                  ExchangeOptions{.micro_batches = communicator.world_size()}) {}
+
+  void step(const std::function<void()>& before_finish = {}) {
+    exchange_.begin_step();
+    exchange_.begin_micro_batch(communicator_.rank());
+    exchange_.add(0, ones_.elements(), ones_.data());
+    exchange_.end_micro_batch();
+    if (before_finish) before_finish();
+    exchange_.finish();
+    if (exchange_.result().to_vector<float>().back() != static_cast<float>(communicator_.world_size())) {
+      fail(ErrorKind::kInternal, "the exchange is wrong");
+    }
   }
-}
+
+ private:
+  Communicator& communicator_;
+  Backend& backend_;
+  Tensor ones_;
+  GradientExchange exchange_;
+};
 
 // A linear model on a machine that computes wrongly: at the fifth micro-batch of the drifting worker one bit
 // of one weight changes.
@@ -88,12 +101,13 @@ void run(Communicator& communicator, const std::string& fault) {
   const int next = (communicator.rank() + 1) % communicator.world_size();
   const int previous = (communicator.rank() + communicator.world_size() - 1) % communicator.world_size();
   std::vector<float> buffer(1 << 20, 1.0f), other(1 << 20);
-  exchange_step(communicator, 1000);  // everything works at first
+  Steps steps(communicator, 300000);
+  steps.step();  // everything works at first
   if (fault == "none") {
     communicator.barrier("end");
   } else if (fault == "absent from the exchange") {
     if (last) sleep_forever();
-    exchange_step(communicator, 300000);
+    steps.step();
   } else if (fault == "absent from a barrier") {
     if (last) sleep_forever();
     communicator.barrier("step 7");
@@ -102,7 +116,11 @@ void run(Communicator& communicator, const std::string& fault) {
     communicator.all_reduce_sum(buffer.data(), 1 << 20, DType::kF32, "bucket 3")->wait();
   } else if (fault == "killed") {
     if (last) std::raise(SIGKILL);
-    exchange_step(communicator, 300000);
+    steps.step();
+  } else if (fault == "killed within a step") {
+    steps.step([&] {
+      if (last) std::raise(SIGKILL);
+    });
   } else if (fault == "killed under way") {
     // Dies with large messages half sent.
     const size_t bytes = buffer.size() * sizeof(float);

@@ -2,18 +2,23 @@
 // number of workers and what moves arrays between them: mpi (host memory), nccl or staged (GPUs; all workers
 // take the first).
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator_contract.h"
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 #include "parallel/exchange_check.h"
 
 namespace lockstep::testing {
@@ -21,6 +26,7 @@ namespace {
 
 std::unique_ptr<Communicator> world;
 Backend* backend = nullptr;
+std::string arrays = "mpi";  // what moves them
 
 World world_of_processes() {
   return {"world", [](const std::function<void(Communicator&)>& work) { work(world->device()); }, backend};
@@ -80,6 +86,96 @@ ExchangeCase case_of(int64_t micro_batches) {
   for (int64_t i = 1; i < 12; ++i) c.slices.push_back(c.slices.back() + 1 + (i * i * i * 977) % 20000);
   c.extent = c.slices.back() + 4321;
   return c;
+}
+
+// The workers as if they were on several hosts.
+class OnHosts final : public Communicator {
+ public:
+  explicit OnHosts(std::vector<std::string> hosts) : hosts_(std::move(hosts)) {}
+  int rank() const override { return world->rank(); }
+  int world_size() const override { return world->world_size(); }
+  HostPlace host_place() const override { return world->host_place(); }
+  std::string description() const override { return world->description(); }
+  std::string host_of(int rank) const override { return hosts_[static_cast<size_t>(rank)]; }
+  std::unique_ptr<Request> exchange(std::vector<SendBlock> sends, std::vector<ReceiveBlock> receives,
+                                    std::string label) override {
+    return world->exchange(std::move(sends), std::move(receives), std::move(label));
+  }
+  std::unique_ptr<Request> all_reduce_sum(void* data, int64_t n, DType dtype, std::string label) override {
+    return world->all_reduce_sum(data, n, dtype, std::move(label));
+  }
+  std::unique_ptr<Request> all_reduce_max(int64_t* data, int64_t n, std::string label) override {
+    return world->all_reduce_max(data, n, std::move(label));
+  }
+  std::unique_ptr<Request> all_gather(const void* data, size_t bytes, void* received,
+                                      std::string label) override {
+    return world->all_gather(data, bytes, received, std::move(label));
+  }
+  std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) override {
+    return world->broadcast(data, bytes, root, std::move(label));
+  }
+  void barrier(std::string label) override { world->barrier(std::move(label)); }
+  std::unique_ptr<Request> until(std::function<bool()> came, std::string label) override {
+    return world->until(std::move(came), std::move(label));
+  }
+  [[noreturn]] void abort(int exit_code) override {
+    world->abort(exit_code);
+    std::abort();  // not reached, but compilers forget what virtual functions promise
+  }
+
+ private:
+  std::vector<std::string> hosts_;
+};
+
+TEST(GradientExchangeBetweenProcesses, EqualsTheTreeOnAnyHosts) {
+  if (arrays == "staged") GTEST_SKIP() << "where workers of a host are nearer";
+  for (const std::vector<std::string>& layout : std::vector<std::vector<std::string>>{{"a", "b", "c", "d"},
+                                                                                      {"a", "a", "b", "b"},
+                                                                                      {"a", "b", "b", "b"},
+                                                                                      {"a", "a", "a", "b"},
+                                                                                      {"a", "b", "a", "b"}}) {
+    OnHosts hosts(layout);
+    if (arrays == "nccl") {
+      hosts.use_device(
+          make_nccl_communicator(hosts, backend->lane().native_queue(), {.timeout_seconds = 30.0}));
+    }
+    for (const int64_t bucket_bytes : {int64_t{1}, int64_t{25} << 20}) {
+      ExchangeCase c = case_of(world->world_size() + 3);
+      c.bucket_bytes = bucket_bytes;
+      if (bucket_bytes > 1 && layout[1] == "a" && layout[2] == "b") {  // several pieces
+        c.slices.push_back(1000001);
+        c.extent = 2000017;
+      }
+      const ExchangeData<float> data(c);
+      check_exchange<float>(hosts, *backend, c, data);
+      c.shares = striped_shares(c.slices[10], world->world_size());
+      check_exchange<float>(hosts, *backend, c, data);
+    }
+  }
+}
+
+// One worker gets no memory that others could see.
+TEST(GradientExchangeBetweenProcesses, GoesByMessagesWhereMemoryIsNotShared) {
+  if (arrays != "mpi" || world->world_size() == 1) GTEST_SKIP() << "of several workers in host memory";
+  std::vector<std::string> warnings;
+  set_log([&](LogLevel level, const std::string& text) {
+    if (level == LogLevel::kWarning) warnings.push_back(text);
+  });
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  rlimit small = before;
+  small.rlim_cur = 1 << 16;
+  if (world->rank() == 1) ::setrlimit(RLIMIT_FSIZE, &small);
+  const ExchangeCase c = case_of(world->world_size() + 3);
+  check_exchange<float>(*world, *backend, c, ExchangeData<float>(c));
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  set_log(nullptr);
+  ASSERT_EQ(warnings.size(), world->rank() == 1 ? 1u : 0u);
+  if (warnings.empty()) return;
+  EXPECT_NE(warnings.front().find(" exchange gradients by messages, since rank 1 shares no memory with the "
+                                  "others: "),
+            std::string::npos)
+      << warnings.front();
 }
 
 TEST(DeviceCommunicator, SumsOnlyFloats) {
@@ -186,7 +282,8 @@ int main(int argc, char** argv) {
   lockstep::CommunicatorOptions options;
   options.timeout_seconds = 30.0;
   lockstep::testing::world = lockstep::make_communicator(options);
-  const std::string arrays = argc > 2 ? argv[2] : "mpi";
+  if (argc > 2) lockstep::testing::arrays = argv[2];
+  const std::string arrays = lockstep::testing::arrays;
   lockstep::testing::backend = arrays == "mpi" ? &lockstep::cpu_backend() : &lockstep::cuda_backend(0);
   void* const queue = lockstep::testing::backend->lane().native_queue();
   if (arrays == "nccl") {

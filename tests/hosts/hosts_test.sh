@@ -49,6 +49,33 @@ begin=$SECONDS
 train h1:1,h2:1 two
 check "digest over two hosts" "$(digest one)" "$(digest two)"
 
+# The bytes that a host sends for a step do not depend on the number of its workers: one gradient of 64-1024-1024-10 in fp32, and what
+# TCP adds to it. Measured as the difference of a long and a short run. Ranks that take turns have no neighbours.
+large=(--set 'model.hidden=[1024,1024]' --set train.micro_batches=8 --set train.micro_batch_size=8 --set checkpoint.every=0)
+large+=(--set train.epochs=0 --set device.threads=1 --set train.evaluate_every=0)
+gradient=$(((64 * 1024 + 1024 + 1024 * 1024 + 1024 + 1024 * 10 + 10) * 4))
+sent() { hosts run h1 cat /sys/class/net/eth0/statistics/tx_bytes; }
+# sent_for STEPS OUTPUT HOSTS ARGUMENT...
+sent_for() {
+  local before steps=$1 output=$2 list=$3
+  shift 3
+  before=$(sent)
+  hosts run h1 env LOCKSTEP_SILENCE=3 launch/mpirun.sh --host "$list" "$@" "$lockstep" train configs/digits_mlp.toml "${large[@]}" \
+    --set "train.steps=$steps" --output "$work/$output" >>"$work/$output.log" 2>&1
+  echo $(($(sent) - before))
+}
+for list in h1:1,h2:1 h1:2,h2:2 h1:4,h2:4; do
+  name=large-${list//[:,]/-}
+  short=$(sent_for 5 "$name-5" "$list")
+  long=$(sent_for 25 "$name" "$list")
+  hundredths=$(((long - short) * 5 / gradient))
+  echo "$list: a host sends 0.01 * $hundredths gradients a step"
+  check "gradients that a host sends for a step, $list" "1.0" "$([ $hundredths -ge 98 ] && [ $hundredths -le 115 ] && echo 1.0 || echo "$hundredths / 100")"
+  check "digest of the large model, $list" "$(digest large-h1-1-h2-1)" "$(digest "$name")"
+done
+sent_for 25 large-in-turn h1:2,h2:2 --map-by node >/dev/null
+check "digest where ranks take turns between hosts" "$(digest large-h1-1-h2-1)" "$(digest large-in-turn)"
+
 train h1:1,h2:1 healed &
 job=$!
 checkpointed healed "$job"

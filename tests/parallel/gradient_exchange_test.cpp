@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
 
@@ -34,12 +35,40 @@ TEST(Oracle, OtherAssociationsGiveOtherBits) {
   }
 }
 
-// One run of the case with `world_size` threads as workers.
+using Hosts = std::vector<std::string>;
+
+// Hosts of so many workers each, in turn.
+Hosts hosts_of(int world_size, const std::vector<int>& sizes) {
+  Hosts hosts;
+  for (size_t host = 0; std::ssize(hosts) < world_size; ++host) {
+    hosts.resize(hosts.size() + static_cast<size_t>(sizes[host % sizes.size()]), "h" + std::to_string(host));
+  }
+  hosts.resize(static_cast<size_t>(world_size));
+  return hosts;
+}
+// Ranks that take turns between two hosts: none are neighbours.
+Hosts interleaved_hosts(int world_size) {
+  Hosts hosts;
+  for (int rank = 0; rank < world_size; ++rank) hosts.push_back(rank % 2 == 0 ? "even" : "odd");
+  return hosts;
+}
+
+// One run of the case with `world_size` threads as workers of these hosts.
+template <class T>
+void check_on_hosts(int world_size, const Hosts& hosts, const ExchangeCase& c, const ExchangeData<T>& data) {
+  run_threaded(
+      world_size,
+      [&](Communicator& communicator) { check_exchange<T>(communicator, cpu_backend(), c, data); }, 20.0,
+      false, hosts);
+}
+
+// The same on one host, on as many as there are workers, and on some.
 template <class T>
 void check_threaded(int world_size, const ExchangeCase& c) {
   const ExchangeData<T> data(c);
-  run_threaded(world_size,
-               [&](Communicator& communicator) { check_exchange<T>(communicator, cpu_backend(), c, data); });
+  check_on_hosts<T>(world_size, {}, c, data);
+  if (world_size > 1) check_on_hosts<T>(world_size, hosts_of(world_size, {1}), c, data);
+  if (world_size > 2) check_on_hosts<T>(world_size, hosts_of(world_size, {2}), c, data);
 }
 
 // The plans are tested for every pair up to 64; here every pair up to 16 and the telling ones up to 64.
@@ -56,6 +85,71 @@ TEST(GradientExchange, EqualsTheTreeForNumbersOfMicroBatchesAndWorkersUpTo64) {
       c.steps = 1;
       check_threaded<float>(w, c);
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(GradientExchange, DoesNotDependOnTheLayoutOfHosts) {
+  for (const int w : {3, 4, 5, 7}) {
+    for (const int64_t m : {7, 8, 13}) {
+      for (const bool kept : {false, true}) {
+        ExchangeCase c;
+        c.micro_batches = m;
+        c.slices = {0, 5, 20000};
+        c.extent = 33333;
+        c.bucket_bytes = 60000;
+        c.seed = static_cast<uint64_t>(100 * m + w);
+        if (kept) c.shares = whole_shares(std::vector<int64_t>{0, 5}, 20000, w);
+        const ExchangeData<float> data(c);
+        for (const Hosts& hosts : {hosts_of(w, {3}), hosts_of(w, {1, 2}), hosts_of(w, {2, 1}),
+                                   hosts_of(w, {w - 1}), hosts_of(w, {1, 3}), interleaved_hosts(w)}) {
+          check_on_hosts<float>(w, hosts, c, data);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// What each host sends to others in a step, in gradients. Workers of a host send each other nothing but what
+// they find each other by.
+TEST(GradientExchange, AHostSendsOneGradientWhateverTheNumberOfItsWorkers) {
+  constexpr int64_t kElements = 1 << 18;
+  for (const int workers_a_host : {1, 2, 4}) {
+    for (const bool kept : {false, true}) {
+      const int w = 2 * workers_a_host;
+      std::vector<size_t> away(static_cast<size_t>(w));
+      run_threaded(
+          w,
+          [&](Communicator& communicator) {
+            ExchangeOptions options;
+            options.micro_batches = 16;
+            if (kept) options.shares = striped_shares(kElements, w);
+            GradientExchange exchange(communicator, cpu_backend(), DType::kF32, kElements, {0}, options);
+            const std::vector<float> values(kElements, 1.0f);
+            const auto& sent = dynamic_cast<ThreadedCommunicator&>(communicator);
+            size_t away_before = 0, at_home_before = 0;
+            for (int step = 0; step < 2; ++step) {
+              exchange.begin_step();
+              away_before = sent.sent_away();
+              at_home_before = sent.sent_at_home();
+              const MicroBatchRange owned = owned_micro_batches(16, communicator.rank(), w);
+              for (int64_t m = owned.begin; m < owned.end; ++m) {
+                exchange.begin_micro_batch(m);
+                exchange.add(0, kElements, values.data());
+                exchange.end_micro_batch();
+              }
+              exchange.finish();
+            }
+            away[static_cast<size_t>(communicator.rank())] = sent.sent_away() - away_before;
+            EXPECT_EQ(sent.sent_at_home(), at_home_before);
+          },
+          20.0, false, hosts_of(w, {workers_a_host}));
+      for (int host = 0; host < 2; ++host) {
+        const auto first = away.begin() + host * workers_a_host;
+        const size_t bytes = std::accumulate(first, first + workers_a_host, size_t{0});
+        EXPECT_EQ(bytes, kElements * sizeof(float) / (kept ? 2 : 1)) << workers_a_host << " workers a host";
+      }
     }
   }
 }
@@ -325,6 +419,7 @@ class SlowCommunicator final : public Communicator {
   int rank() const override { return 0; }
   int world_size() const override { return 2; }
   HostPlace host_place() const override { return {}; }
+  std::string host_of(int rank) const override { return std::to_string(rank); }
   std::string description() const override { return "slow"; }
   std::unique_ptr<Request> exchange(std::vector<SendBlock>, std::vector<ReceiveBlock>, std::string) override {
     work_();

@@ -117,6 +117,13 @@ void apply(const LocalPlan& plan, size_t step_index, uint64_t leaf, std::vector<
   }
 }
 
+void apply(const std::vector<Addition>& additions, std::vector<uint64_t>& arrays) {
+  for (const Addition& addition : additions) {
+    uint64_t& to = arrays[static_cast<size_t>(addition.to)];
+    to = mix(to, arrays[static_cast<size_t>(addition.from)]);
+  }
+}
+
 TEST(Plans, AddUpTheTreeForEveryNumberOfMicroBatchesWorkersAndHomes) {
   for (int64_t m = 1; m <= kMost; ++m) {
     const uint64_t expected = testing::tree_sum<uint64_t>(0, m, leaf_value, mix);
@@ -138,13 +145,98 @@ TEST(Plans, AddUpTheTreeForEveryNumberOfMicroBatchesWorkersAndHomes) {
       }
       for (const int home : homes) {
         std::vector<uint64_t> arrays = sums;
-        for (const Addition& addition : plan_combination(m, nodes, home)) {
-          arrays[static_cast<size_t>(addition.to)] =
-              mix(arrays[static_cast<size_t>(addition.to)], arrays[static_cast<size_t>(addition.from)]);
-        }
+        const TreeNode root{0, m};
+        const Combination combination = plan_combination({&root, 1}, nodes, home);
+        apply(combination.additions, arrays);
+        ASSERT_EQ(combination.ends, std::vector<int>{home});
         ASSERT_EQ(arrays[static_cast<size_t>(home)], expected)
             << "M " << m << ", W " << w << ", home " << home;
       }
+    }
+  }
+}
+
+// Groups of the sizes that the bits of `cuts` say: a group ends behind worker r where bit r is set.
+RankGroups cut_groups(int workers, uint64_t cuts) {
+  RankGroups groups = {{0, 0}};
+  for (int rank = 0; rank < workers; ++rank) {
+    ++groups.back().end;
+    if ((cuts >> rank & 1) != 0 && rank + 1 < workers) groups.push_back({rank + 1, rank + 1});
+  }
+  return groups;
+}
+
+// What the owner of an element ends up with, when everybody does what its plan says: `sums` are the arrays of
+// each worker's local sums.
+uint64_t total_of(int64_t m, const RankGroups& groups, int owner,
+                  const std::vector<std::vector<uint64_t>>& sums) {
+  std::vector<uint64_t> outside;
+  const TwoLevelPlan plan = plan_two_levels(m, groups, owner);
+  for (size_t group = 0; group < groups.size(); ++group) {
+    const int actor = delegate_of(groups, group, owner);
+    EXPECT_TRUE(groups[group].contains(actor));
+    EXPECT_EQ(groups[group].contains(owner), actor == owner);
+    const TwoLevelPlan theirs = plan_two_levels(m, groups, actor);
+    std::vector<uint64_t> inside;
+    for (const TwoLevelPlan::Place& place : theirs.inside) {
+      EXPECT_TRUE(groups[group].contains(place.worker));
+      inside.push_back(sums[static_cast<size_t>(place.worker)][static_cast<size_t>(place.array)]);
+    }
+    apply(theirs.group.additions, inside);
+    for (const int end : theirs.group.ends) {
+      EXPECT_EQ(plan.groups[outside.size()], static_cast<int>(group));
+      outside.push_back(inside[static_cast<size_t>(end)]);
+    }
+    if (actor != owner) continue;
+    EXPECT_EQ(plan.end, static_cast<int>(outside.size()));
+    const int home = plan.group.ends[static_cast<size_t>(plan.home - plan.begin)];
+    EXPECT_EQ(plan.inside[static_cast<size_t>(home)], (TwoLevelPlan::Place{owner, 0}));
+  }
+  EXPECT_EQ(outside.size(), plan.groups.size());
+  apply(plan.total, outside);
+  return outside[static_cast<size_t>(plan.home)];
+}
+
+TEST(Plans, OnTwoLevelsAddUpTheTreeForEveryLayoutOfHosts) {
+  for (int64_t m = 1; m <= 24; ++m) {
+    const uint64_t expected = testing::tree_sum<uint64_t>(0, m, leaf_value, mix);
+    for (int w = 1; w <= m; ++w) {
+      std::vector<std::vector<uint64_t>> sums;
+      for (int rank = 0; rank < w; ++rank) {
+        const MicroBatchRange owned = owned_micro_batches(m, rank, w);
+        std::vector<uint64_t>& own = sums.emplace_back();
+        for (const TreeNode& node : maximal_nodes(m, owned)) {
+          own.push_back(testing::tree_sum<uint64_t>(
+              node.begin, node.end, [&](int64_t leaf) { return leaf_value(leaf); }, mix));
+        }
+      }
+      // Every way to cut up to 6 workers into hosts; for more one host, hosts of one, of equal size, and
+      // unequal ones.
+      std::vector<uint64_t> cuts = {
+          0,          ~uint64_t{0}, 0xaaaaaaaa, 0x88888888,
+          0x24924924, 0x01,         0x12345678, testing::random_bits(static_cast<uint64_t>(100 * m + w))};
+      for (uint64_t all = 0; w <= 6 && all < uint64_t{1} << w; ++all) cuts.push_back(all);
+      for (const uint64_t cut : cuts) {
+        const RankGroups groups = cut_groups(w, cut);
+        for (int owner = 0; owner < w; ++owner) {
+          ASSERT_EQ(total_of(m, groups, owner, sums), expected)
+              << "M " << m << ", W " << w << ", cuts " << cut << ", owner " << owner;
+        }
+      }
+    }
+  }
+}
+
+// Of hosts whose micro-batches are a whole tree: one sum a host travels, whatever the number of its workers.
+TEST(Plans, OnTwoLevelsSendOneSumAHostThatOwnsATree) {
+  for (const int workers_a_host : {1, 2, 4}) {
+    const int workers = 2 * workers_a_host;
+    const RankGroups groups = {{0, workers_a_host}, {workers_a_host, workers}};
+    for (int rank = 0; rank < workers; ++rank) {
+      const TwoLevelPlan plan = plan_two_levels(16, groups, rank);
+      EXPECT_EQ(plan.groups, (std::vector<int>{0, 1}));
+      EXPECT_EQ(plan.foreign(), 1);
+      EXPECT_EQ(std::ssize(plan.group.additions), workers_a_host - 1);
     }
   }
 }
@@ -176,7 +268,8 @@ TEST(Plans, OfARunningSumAddEveryLeafToOneBuffer) {
 
 TEST(Plans, RefuseAHomeThatDoesNotExist) {
   const std::vector<TreeNode> nodes = {{0, 2}, {2, 3}};
-  EXPECT_THROW(plan_combination(3, nodes, 2), Error);
+  const TreeNode root{0, 3};
+  EXPECT_THROW(plan_combination({&root, 1}, nodes, 2), Error);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -42,6 +43,24 @@ TEST(Tensor, IntegersFromTheHostKeepTheirRangeUntilTheyAreWritten) {
   EXPECT_FALSE(view.index_range());
   EXPECT_FALSE(Tensor::from({1}, std::vector<float>{1}, test_backend()).index_range());
   EXPECT_FALSE(Tensor::zeros({1}, DType::kI32, test_backend()).index_range());
+}
+
+TEST(Tensor, MayLieInMemoryOfSomebodyElseWhichItKeeps) {
+  const auto held = std::make_shared<std::vector<float>>(std::vector<float>{1, 2, 3, 4, 5, 6});
+  const size_t before = allocator_statistics().bytes_in_use;
+  {
+    Tensor part =
+        Tensor::over({held, reinterpret_cast<std::byte*>(held->data() + 2)}, {3}, DType::kF32, cpu_backend());
+    EXPECT_EQ(allocator_statistics().bytes_in_use, before + 12);
+    EXPECT_EQ(held.use_count(), 2);
+    EXPECT_EQ(part.to_vector<float>(), (std::vector<float>{3, 4, 5}));
+    const Tensor view = part.view({2}, 1);
+    part.mutable_data_as<float>()[1] = 7.0f;
+    EXPECT_EQ(view.to_vector<float>(), (std::vector<float>{7, 5}));
+    EXPECT_EQ((*held)[3], 7.0f);
+  }
+  EXPECT_EQ(allocator_statistics().bytes_in_use, before);
+  EXPECT_EQ(held.use_count(), 1);
 }
 
 TEST(Tensor, AnyAccessForWritingEndsAWatch) {

@@ -65,8 +65,9 @@ class CheckpointCopiesTest : public ::testing::Test {
   };
   // `work` on workers that are each on a host of its own.
   void run(int workers, RunSettings settings, const std::function<void(Worker&)>& work) {
-    testing::run_threaded(workers, [&](Communicator& communicator) {
-      dynamic_cast<testing::ThreadedCommunicator&>(communicator).hosts_of_their_own = true;
+    std::vector<std::string> hosts;
+    for (int i = 1; i <= workers; ++i) hosts.push_back("h" + std::to_string(i));
+    const auto worker_of = [&](Communicator& communicator) {
       RunSettings mine = settings;
       if (mine.output.empty()) mine.output = directory(communicator.rank());
       Worker worker{communicator, {}, {}, {}};
@@ -76,7 +77,8 @@ class CheckpointCopiesTest : public ::testing::Test {
       worker.directories.emplace(mine, worker.leader.get(), communicator);
       worker.copies.emplace(mine, *worker.directories, communicator);
       work(worker);
-    });
+    };
+    testing::run_threaded(workers, worker_of, 20.0, false, hosts);
   }
   // Runs as far as to the newest checkpoint in rank 0's directory.
   void resume(int workers) {
