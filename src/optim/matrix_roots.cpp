@@ -71,6 +71,39 @@ bool inverse_root(DenseMatrix a, double scale, double exponent, double epsilon, 
   return true;
 }
 
+// Puts what was found, unless the task keeps what it had. Returns whether that was nothing, and is I now.
+bool keep_or_put(const RootTask& task, const DenseMatrix& found) {
+  if (!task.kept) {
+    put(found, task.root);
+    return false;
+  }
+  const std::vector<double> before = task.root.converted(DType::kF64).to_vector<double>();
+  if (std::ranges::any_of(before, [](double element) { return element != 0.0; })) return false;
+  put(identity(task.n), task.root);
+  return true;
+}
+
+// A^-1 of the positive definite A = L L': X = L^-1 row by row, its columns kept in rows of `columns`, then
+// X' X.
+bool inverse(DenseMatrix& a) {
+  if (!all_finite(a.elements) || !cholesky(a)) return false;
+  const int64_t n = a.rows;
+  DenseMatrix columns(n, n);
+  const auto part = [](std::span<const double> row, int64_t begin, int64_t end) {
+    return row.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  };
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < i; ++j)
+      columns(j, i) = -dot(part(a.row(i), j, i), part(columns.row(j), j, i)) / a(i, i);
+    columns(i, i) = 1.0 / a(i, i);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j <= i; ++j)
+      a(i, j) = a(j, i) = dot(part(columns.row(i), i, n), part(columns.row(j), i, n));
+  }
+  return all_finite(a.elements);
+}
+
 }  // namespace
 
 bool square_is_finite(const Tensor& g) {
@@ -83,11 +116,8 @@ bool square_is_finite(const Tensor& g) {
 }
 
 void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, double epsilon) {
-  std::vector<DenseMatrix> matrices, roots;
-  for (const RootTask& task : tasks) {
-    matrices.push_back(on_host(task.matrix, task.n));
-    roots.push_back(on_host(task.root, task.n));
-  }
+  std::vector<DenseMatrix> matrices, roots(tasks.size(), DenseMatrix(0, 0));
+  for (const RootTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
   std::vector<char> found(tasks.size(), 0);  // not bool: threads write neighbours
   thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
     const auto i = static_cast<size_t>(tile);
@@ -95,10 +125,39 @@ void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, 
   });
   for (size_t i = 0; i < tasks.size(); ++i) {
     tasks[i].kept = found[i] == 0;
-    if (found[i] != 0) {
-      put(roots[i], tasks[i].root);
-    } else if (roots[i](0, 0) == 0.0) {
-      put(identity(tasks[i].n), tasks[i].root);
+    keep_or_put(tasks[i], roots[i]);
+  }
+}
+
+void damped_inverses(std::vector<InverseTask>& tasks) {
+  std::vector<DenseMatrix> matrices;
+  for (const InverseTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
+  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
+    const auto i = static_cast<size_t>(tile);
+    scale_by(tasks[i].scale, matrices[i].elements);
+    for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
+    tasks[i].kept = !inverse(matrices[i]);
+  });
+  for (size_t i = 0; i < tasks.size(); ++i) keep_or_put(tasks[i], matrices[i]);
+}
+
+void eigen_decompositions(std::vector<EigenTask>& tasks) {
+  std::vector<DenseMatrix> matrices;
+  for (const EigenTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
+  std::vector<SymmetricEigen> found(tasks.size(), {{}, DenseMatrix(0, 0)});
+  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
+    const auto i = static_cast<size_t>(tile);
+    scale_by(tasks[i].scale, matrices[i].elements);
+    tasks[i].kept = !decompose(matrices[i], found[i]);
+  });
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (keep_or_put(tasks[i], found[i].vectors)) {
+      tasks[i].values.assign(tasks[i].values.full_like(1.0));
+    } else if (!tasks[i].kept) {
+      DenseMatrix values(1, tasks[i].n);
+      values.elements = std::move(found[i].values);
+      for (double& value : values.elements) value = std::max(value, 0.0);
+      put(values, tasks[i].values);
     }
   }
 }

@@ -21,6 +21,7 @@
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
+#include "lockstep/train/curvature_step.h"
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
@@ -81,6 +82,7 @@ void PreparedRun::set_up() {
   if (settings.recovery_point && (optimizer.minimization() != nullptr || &backend() != &cpu_backend())) {
     fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize");
   }
+  require_curvature(settings, optimizer);
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
