@@ -174,6 +174,22 @@ struct AttentionArguments {
   constexpr int64_t group() const { return heads / key_heads(); }  // query heads of a key head
 };
 
+// A norm over the last axis of s (rows, columns), which is x, or a sum x + change that is made on the way:
+//   kLayer  y = (s - mean) * rstd * gamma + beta, rstd = 1/sqrt(variance + epsilon), biased variance
+//                                                                                              (Ba et al.
+//                                                                                              2016)
+//   kRms    y = s * rstd * gamma, rstd = 1/sqrt(mean of s^2 + epsilon)              (Zhang and Sennrich 2019)
+// gamma, beta, mean, rstd and the gradients of parameters are of the accumulation type.
+struct NormArguments {
+  enum class Kind : uint8_t { kLayer, kRms };
+  Kind kind = Kind::kLayer;
+  DType dtype = DType::kF32;   // of x and s, and of their gradients
+  DType narrow = DType::kF32;  // of change and y, and of their gradients: dtype, or 16 bits beside fp32
+  int64_t rows = 0, columns = 0;
+  const void* gamma = nullptr;  // (columns)
+  double epsilon = 1e-5;
+};
+
 // Which flat update formula to run, one scalar functor each in kernels/math/update.h.
 enum class UpdateFormula : uint8_t {
   kSgd,
@@ -425,13 +441,15 @@ class Backend {
   virtual void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
                                       const int32_t* labels, const void* weights, const void* dlosses,
                                       void* dlogits) = 0;
-  // y = (x - mean) * rstd * gamma + beta over the last axis; rstd = 1/sqrt(variance + epsilon), biased
-  // variance. mean and rstd: (rows). gamma, beta, mean, rstd, dgamma, dbeta: accumulation type.
-  virtual void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                          const void* beta, double epsilon, void* y, void* mean, void* rstd) = 0;
-  virtual void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x,
-                                   const void* gamma, const void* mean, const void* rstd, const void* dy,
-                                   void* dx, void* dgamma, void* dbeta) = 0;
+  // See NormArguments. change may be null: s is x then, and sum is not written; else sum (rows, columns) gets
+  // s. mean and rstd: (rows). RMS norm has neither beta nor mean.
+  virtual void norm(const NormArguments& arguments, const void* x, const void* change, const void* beta,
+                    void* sum, void* y, void* mean, void* rstd) = 0;
+  // dx (rows, columns), the gradient of s, out of dy; `added`, which may be dx or null, is added to it once
+  // it is rounded. dx_narrow, where not null, gets it in the narrow type as well. RMS norm has no dbeta.
+  virtual void norm_backward(const NormArguments& arguments, const void* s, const void* mean,
+                             const void* rstd, const void* dy, const void* added, void* dx, void* dx_narrow,
+                             void* dgamma, void* dbeta) = 0;
   // Batch norm over the rows of (rows, channels): statistics of this micro-batch; variance is biased.
   // mean, variance, rstd: (channels). gamma, beta and all statistics: accumulation type.
   virtual void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,
@@ -492,12 +510,13 @@ class Backend {
 
   // ---- language models
   // ---------------------------------------------------------------------------------------------
-  // RMS norm (Zhang and Sennrich 2019): y = x * rstd * gamma over the last axis; rstd (rows) = 1/sqrt(mean of
-  // x^2 + epsilon). gamma, rstd, dgamma: accumulation type.
-  virtual void rms_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                        double epsilon, void* y, void* rstd) = 0;
-  virtual void rms_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                                 const void* rstd, const void* dy, void* dx, void* dgamma) = 0;
+  // The losses of cross_entropy, and beside them dlogits: what cross_entropy_backward makes of its
+  // probabilities, rounded to `dtype`, any floating one. All else is of its accumulation type.
+  virtual void cross_entropy_gradient(DType dtype, int64_t rows, int64_t columns, const void* logits,
+                                      const int32_t* labels, const void* weights, const void* dlosses,
+                                      void* losses, void* dlogits) = 0;
+  // y[i] = x[i] + change[i]: x and y in fp32, change in 16 bits. y may be x.
+  virtual void add_narrow(DType narrow, int64_t n, const void* x, const void* change, void* y) = 0;
   // Rotary positions (Su et al. 2021): x, y (rows, heads, size), row r at position p = r mod positions. In
   // the first `turned` heads, number j of the first half, a, and of the second, b, become a c - b s and b c +
   // a s, c and s number (p, j) of cosines and sines (positions, size / 2), accumulation type; `back` turns

@@ -57,6 +57,28 @@ void dispatch_storable(const char* op, DType dtype, const F& function) {
   }
 }
 
+// The same for the 16-bit types.
+template <class F>
+void dispatch_narrow(const char* op, DType dtype, const F& function) {
+  switch (dtype) {
+    case DType::kBF16:
+      return function(BFloat16{});
+    case DType::kF16:
+      return function(Float16{});
+    default:
+      fail_dtype(op, dtype);
+  }
+}
+
+// Calls function(S{}, R{}), S being the type of what is normed and R the narrow one.
+template <class F>
+void dispatch_norm(const NormArguments& a, const F& function) {
+  if (a.narrow == a.dtype)
+    return dispatch_floating("norm", a.dtype, [&](auto type) { function(type, type); });
+  if (a.dtype != DType::kF32) fail_dtype("norm beside another type", a.dtype);
+  dispatch_narrow("norm beside fp32", a.narrow, [&](auto narrow) { function(float{}, narrow); });
+}
+
 // Error (kInternal) for combinations that MatmulArguments excludes.
 inline void check_product(const MatmulArguments& a) {
   const bool derived = a.derivative_at != nullptr;

@@ -74,7 +74,7 @@ done
 cp -r configs "$stage/"
 cp tools/run_gpu_checks.sh "$stage/"
 mkdir "$stage/tools"
-cp tools/compare_pytorch.py "$stage/tools/"
+cp tools/compare_pytorch.py tools/compare_language_models.py "$stage/tools/"
 cp LICENSE "$stage/" 2>/dev/null || true
 { git rev-parse HEAD 2>/dev/null || echo "unknown commit"; date -u +%F; } >"$stage/VERSION"
 

@@ -11,7 +11,7 @@ figure is the best variant's. PYTHON_WITH_TORCH needs torch, numpy and h5py; thi
 
 With --device cuda both train on the first GPU: Lockstep with its steps recorded as CUDA graphs, PyTorch with its data set on the
 device. h5py is not needed then (random samples of the same shapes take its place, which are as fast). Exit status 77 where PyTorch
-or its GPU is missing.
+or its GPU is missing. --rehearse has PyTorch on the CPU, for a Lockstep over stand-ins for CUDA.
 """
 
 import argparse
@@ -245,7 +245,7 @@ def run_torch(arguments, workload, threads):
 
 def torch_command(arguments, mode, workload, threads):
     worker = [arguments.python, os.path.abspath(__file__), "--torch-worker", mode, workload, arguments.data]
-    return [*worker, arguments.device, str(threads)]
+    return [*worker, "cpu" if arguments.rehearse else arguments.device, str(threads)]
 
 
 def first_step_torch(arguments, workload, threads):
@@ -373,6 +373,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long one throughput run measures")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1 2; 1 with --device cuda")
+    parser.add_argument("--rehearse", action="store_true", help="with --device cuda: PyTorch on the CPU")
     rows = [*WORKLOADS, "first-step"]
     parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
     arguments = parser.parse_args()
@@ -380,7 +381,7 @@ def main():
     arguments.threads = arguments.threads or ([1, 2] if arguments.device == "cpu" else [1])
 
     describe = "import torch; print(torch.__version__)"
-    if arguments.device == "cuda":
+    if arguments.device == "cuda" and not arguments.rehearse:
         describe = "import torch; print(torch.__version__ + ', ' + torch.cuda.get_device_name())"
     version = subprocess.run([arguments.python, "-c", describe], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if version.returncode != 0:

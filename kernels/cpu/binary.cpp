@@ -75,6 +75,17 @@ void CpuBackend::binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, con
   });
 }
 
+void CpuBackend::add_narrow(DType narrow, int64_t n, const void* x, const void* change, void* y) {
+  dispatch_narrow("add_narrow", narrow, [&](auto type) {
+    using R = decltype(type);
+    const float* const from = static_cast<const float*>(x);
+    const R* const part = static_cast<const R*>(change);
+    write_elements(n, static_cast<float*>(y), [=](int64_t begin, int64_t end, float* out) {
+      simd_for<float>(end - begin, [=](int64_t i) { out[i] = from[begin + i] + float(part[begin + i]); });
+    });
+  });
+}
+
 void CpuBackend::scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) {
   dispatch_floating("scale_shift", dtype, [&](auto type) {
     using S = decltype(type);

@@ -53,6 +53,7 @@ class CpuBackend final : public Backend {
   // binary.cpp
   void binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, const void* a, const void* b,
               void* y) override;
+  void add_narrow(DType narrow, int64_t n, const void* x, const void* change, void* y) override;
   void scale_shift(DType dtype, int64_t n, const void* x, double scale, double shift, void* y) override;
   void accumulate(DType dtype, int64_t n, const void* x, void* y) override;
 
@@ -97,19 +98,16 @@ class CpuBackend final : public Backend {
   void cross_entropy_backward(DType dtype, int64_t rows, int64_t columns, const void* probabilities,
                               const int32_t* labels, const void* weights, const void* dlosses,
                               void* dlogits) override;
+  void cross_entropy_gradient(DType dtype, int64_t rows, int64_t columns, const void* logits,
+                              const int32_t* labels, const void* weights, const void* dlosses, void* losses,
+                              void* dlogits) override;
 
-  // layer_norm.cpp
-  void layer_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                  const void* beta, double epsilon, void* y, void* mean, void* rstd) override;
-  void layer_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                           const void* mean, const void* rstd, const void* dy, void* dx, void* dgamma,
-                           void* dbeta) override;
-
-  // rms_norm.cpp
-  void rms_norm(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma, double epsilon,
-                void* y, void* rstd) override;
-  void rms_norm_backward(DType dtype, int64_t rows, int64_t columns, const void* x, const void* gamma,
-                         const void* rstd, const void* dy, void* dx, void* dgamma) override;
+  // norm.cpp
+  void norm(const NormArguments& arguments, const void* x, const void* change, const void* beta, void* sum,
+            void* y, void* mean, void* rstd) override;
+  void norm_backward(const NormArguments& arguments, const void* s, const void* mean, const void* rstd,
+                     const void* dy, const void* added, void* dx, void* dx_narrow, void* dgamma,
+                     void* dbeta) override;
 
   // batch_norm.cpp
   void batch_norm(DType dtype, int64_t rows, int64_t channels, const void* x, const void* gamma,

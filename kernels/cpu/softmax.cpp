@@ -22,8 +22,8 @@ struct RowExponentials {
   const T* values;
 };
 
-// finish(r, exponentials) for rows [begin, end) of x. Exponentials of long rows are left in y, where it holds
-// them unrounded.
+// finish(r, exponentials) for rows [begin, end) of x. Exponentials of long rows are left in y, where it is
+// given and holds them unrounded.
 //
 // Short rows are kept in a buffer of the first-level cache instead: read back from y, a masked tail would
 // wait until its cache line has come from memory. Rows of at most one register, a few classes, go four at a
@@ -59,9 +59,11 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
     const S* in = x + r * columns;
     T* values = buffer;
     if (columns > kBuffer) {
+      values = nullptr;
       if constexpr (std::is_same_v<S, T>) {
-        values = y + r * columns;
-      } else {
+        if (y != nullptr) values = y + r * columns;
+      }
+      if (values == nullptr) {
         thread_local Scratch scratch;
         values = scratch.get<T>(columns);
       }
@@ -141,6 +143,33 @@ void CpuBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, const
         normalize(columns, row, out + r * columns);
         const T value = math::log(row.sum) - (in[r * columns + labels[r]] - row.maximum);
         loss[r] = weight == nullptr ? value : weight[r] * value;
+      });
+    });
+  });
+}
+
+void CpuBackend::cross_entropy_gradient(DType dtype, int64_t rows, int64_t columns, const void* logits,
+                                        const int32_t* labels, const void* weights, const void* dlosses,
+                                        void* losses, void* dlogits) {
+  dispatch_floating("cross_entropy_gradient", dtype, [&](auto type) {
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    const T* in = static_cast<const T*>(logits);
+    const T* weight = static_cast<const T*>(weights);
+    const T* dloss = static_cast<const T*>(dlosses);
+    T* loss = static_cast<T*>(losses);
+    S* out = static_cast<S*>(dlogits);
+    T* exponentials = nullptr;
+    if constexpr (std::is_same_v<S, T>) exponentials = out;
+    parallel_ranges(rows, rows_per_tile(columns), [=](int64_t begin, int64_t end) {
+      for_rows(begin, end, columns, in, exponentials, [=](int64_t r, const RowExponentials<T>& row) {
+        const T value = math::log(row.sum) - (in[r * columns + labels[r]] - row.maximum);
+        loss[r] = weight == nullptr ? value : weight[r] * value;
+        const T part = T(1) / row.sum, factor = weight == nullptr ? dloss[r] : dloss[r] * weight[r];
+        const T own = factor * (row.values[labels[r]] * part - T(1));
+        S* to = out + r * columns;
+        simd_for<T>(columns, [=, values = row.values](int64_t c) { to[c] = S(factor * (values[c] * part)); });
+        to[labels[r]] = S(own);
       });
     });
   });

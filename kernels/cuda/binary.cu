@@ -21,6 +21,35 @@ struct Scaling {
   LOCKSTEP_DEVICE S operator()(S x) const { return rounded<S>(widen(x) * scale + shift); }
 };
 
+// fp32 and 16 bits added, for flat_kernel.
+template <class R>
+struct NarrowSum {
+  static constexpr int kLanes = 4, kVectors = 4;
+  template <int N>
+  struct Values {
+    Vector<float, N> x;
+    Vector<R, N> change;
+  };
+
+  FlatInput<float> x;
+  FlatInput<R> change;
+  float* y;
+
+  template <int N, bool kWhole>
+  LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
+    return {x.template load<N, kWhole>(i), change.template load<N, kWhole>(i)};
+  }
+  template <int N>
+  LOCKSTEP_DEVICE void store(int64_t i, const Values<N>& values) const {
+    Vector<float, N> result;
+    float own[N];
+    widen_vector(values.change, own);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) result.lane[j] = values.x.lane[j] + own[j];
+    store_vector(y + i, result);
+  }
+};
+
 // Cells of N neighbours along the last axis, of which `walk` counts the cells; an operand is read as a vector
 // where it runs along that axis and as one element where it stays. kCells of them a thread, for enough loads
 // under way.
@@ -121,6 +150,22 @@ void CudaBackend::binary(BinaryOp op, DType dtype, const BroadcastPlan& plan, co
       binary_broadcast<decltype(functor)>(stream(), plan, static_cast<const S*>(a), static_cast<const S*>(b),
                                           static_cast<S*>(y));
     });
+  });
+}
+
+void CudaBackend::add_narrow(DType narrow, int64_t n, const void* x, const void* change, void* y) {
+  dispatch_narrow("add_narrow", narrow, [&](auto type) {
+    using R = decltype(type);
+    using Work = NarrowSum<R>;
+    const auto* const wide = static_cast<const float*>(x);
+    const auto* const part = static_cast<const R*>(change);
+    auto* const to = static_cast<float*>(y);
+    const int64_t head = flat_head<Work::kLanes>(n, to);
+    const auto reading = [](bool vectors) { return vectors ? Reading::kVectors : Reading::kElements; };
+    const bool whole_x = aligned_to(Work::kLanes * sizeof(float), wide + head),
+               whole_change = aligned_to(Work::kLanes * sizeof(R), part + head);
+    launch_flat(stream(), n, head, whole_x && whole_change,
+                Work{{wide, reading(whole_x)}, {part, reading(whole_change)}, to});
   });
 }
 

@@ -24,6 +24,35 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
   }
 }
 
+// The losses, and the gradients of the logits in place of the probabilities.
+template <class S, class Plan, class T = Accumulation<S>>
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
+    cross_entropy_gradient_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
+                                  const T* weights, const T* dlosses, T* losses, S* dlogits, bool vectors) {
+  constexpr int N = Plan::kLanes;
+  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  const int64_t r = Team<Plan::kTeam>::row();
+  if (r >= rows) return;
+  RowValues<T, 1, Plan> row({logits}, r, columns, vectors);
+  const Exponentials<T> whole = row_exponentials<true>(row, shared);
+  const T weight = weights == nullptr ? T(1) : weights[r];
+  const T part = T(1) / whole.sum, factor = weights == nullptr ? dlosses[r] : dlosses[r] * weight;
+  const auto label = static_cast<typename Plan::Index>(labels[r]);
+  row.visit([&](int, typename Plan::Index i, T(&x)[1][N]) {
+    T result[N];
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) {
+      const T probability = (Plan::kHeld ? x[0][j] : math::exp_for<T>(x[0][j] - whole.maximum)) * part;
+      result[j] = factor * (probability - (i + j == label ? T(1) : T(0)));
+    }
+    store_row(dlogits + r * columns + i, result, vectors);
+  });
+  if (Team<Plan::kTeam>::lane() == 0) {
+    const T value = math::log(whole.sum) - (logits[r * columns + labels[r]] - whole.maximum);
+    losses[r] = weights == nullptr ? value : weight * value;
+  }
+}
+
 // Vectors of N elements of a row, counted over `cells` of them from `first` on; row_cells of them a row.
 template <class T, int N>
 __global__ void __launch_bounds__(kFlatThreads)
@@ -71,6 +100,24 @@ void CudaBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, cons
                       stream(), rows, columns, static_cast<const T*>(logits), labels,
                       static_cast<const T*>(weights), static_cast<T*>(losses), static_cast<T*>(probabilities),
                       aligned_to(16, logits, probabilities));
+    });
+  });
+}
+
+void CudaBackend::cross_entropy_gradient(DType dtype, int64_t rows, int64_t columns, const void* logits,
+                                         const int32_t* labels, const void* weights, const void* dlosses,
+                                         void* losses, void* dlogits) {
+  if (rows <= 0) return;
+  dispatch_floating("cross_entropy_gradient", dtype, [&](auto type) {
+    using S = decltype(type);
+    using T = Accumulation<S>;
+    dispatch_rows<T>(columns, [&](auto plan) {
+      using Plan = decltype(plan);
+      using Rows = Team<Plan::kTeam>;
+      LOCKSTEP_LAUNCH((cross_entropy_gradient_kernel<S, Plan>), blocks_for(rows, Rows::kRows), Rows::kThreads,
+                      0, stream(), rows, columns, static_cast<const T*>(logits), labels,
+                      static_cast<const T*>(weights), static_cast<const T*>(dlosses), static_cast<T*>(losses),
+                      static_cast<S*>(dlogits), aligned_to(16, logits, dlogits));
     });
   });
 }

@@ -93,6 +93,17 @@ struct RowValues {
     }
   }
 
+  // Adds the row `others` to the one that is held; sums are rounded to S.
+  template <class R>
+  LOCKSTEP_DEVICE void add(const R* others) {
+    static_assert(Plan::kHeld && kInputs == 1);
+    if (vectors) {
+      add_loaded<true>(others);
+    } else {
+      add_loaded<false>(others);
+    }
+  }
+
  private:
   struct Stored {
     Vector<S, N> arrays[kInputs];
@@ -123,6 +134,22 @@ struct RowValues {
     LOCKSTEP_UNROLL
     for (int v = 0; v < Plan::kVectors; ++v) widen_all(stored[v], values[v]);
   }
+  template <bool kWhole, class R>
+  LOCKSTEP_DEVICE void add_loaded(const R* others) {
+    Vector<R, N> stored[Plan::kVectors];
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < Plan::kVectors; ++v) {
+      stored[v] = load_elements<kWhole, N>(others + (first(v) < columns ? first(v) : columns - N));
+    }
+    LOCKSTEP_UNROLL
+    for (int v = 0; v < Plan::kVectors; ++v) {
+      T own[N];
+      widen_vector(stored[v], own);
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < N; ++j) own[j] = values[v][0][j] + own[j];
+      widen_vector(rounded_vector<S>(own), values[v][0]);
+    }
+  }
   template <bool kWhole, class F>
   LOCKSTEP_DEVICE void sweep(const F& function) {
     constexpr int kAhead = 4;
@@ -146,15 +173,15 @@ struct RowValues {
 };
 
 // x[j] = from[j], to[j] = x[j]: N numbers, in vectors where the address is said to allow it.
-template <int N, class T>
-LOCKSTEP_DEVICE void load_numbers(const T* from, bool vectors, T (&x)[N]) {
-  constexpr int kPiece = N < Vector<T>::kLanes ? N : Vector<T>::kLanes;
+template <int N, class S>
+LOCKSTEP_DEVICE void load_numbers(const S* from, bool vectors, Accumulation<S> (&x)[N]) {
+  constexpr int kPiece = N < Vector<S>::kLanes ? N : Vector<S>::kLanes;
   LOCKSTEP_UNROLL
   for (int j = 0; j < N; j += kPiece) {
-    const Vector<T, kPiece> piece =
+    const Vector<S, kPiece> piece =
         vectors ? load_elements<true, kPiece>(from + j) : load_elements<false, kPiece>(from + j);
     LOCKSTEP_UNROLL
-    for (int l = 0; l < kPiece; ++l) x[j + l] = piece.lane[l];
+    for (int l = 0; l < kPiece; ++l) x[j + l] = widen(piece.lane[l]);
   }
 }
 template <int N, class T>

@@ -14,6 +14,7 @@
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
 #include "lockstep/app/evaluate_command.h"
+#include "lockstep/app/profile_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
 #include "lockstep/comm/communicator.h"
@@ -43,6 +44,7 @@ struct Arguments {
   std::string checkpoint, weights;
   EvaluateArguments evaluate;
   CurvatureArguments curvature;
+  ProfileArguments profile;
   DatasetOptions dataset;
   std::string output;
   bool verbose = false;
@@ -169,6 +171,11 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   add_configuration(curvature);
   add_curvature_options(*curvature, arguments.curvature);
 
+  CLI::App* profile = app.add_subcommand(
+      "profile", "time the kernels of a few training steps, beside what they take at least");
+  add_configuration(profile);
+  add_profile_options(*profile, arguments.profile);
+
   CLI::App* predict_command =
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
   add_configuration(predict_command);
@@ -211,7 +218,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   int code = 1;
   try {
     if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed() ||
-        curvature->parsed()) {
+        curvature->parsed() || profile->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -251,6 +258,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } else if (curvature->parsed()) {
         code = print_result(curvature_command(arguments.curvature, *configuration, *communicator),
                             *communicator);
+      } else if (profile->parsed()) {
+        profile_command(arguments.profile, *configuration, *communicator);
+        code = 0;
       } else if (predict_command->parsed()) {
         code = run_predict(arguments, *configuration, *communicator);
       } else {

@@ -23,6 +23,7 @@ class SweepStates {
  public:
   struct State {
     Tensor derivative;    // cotangent (reverse) or tangent (forward) gathered so far
+    Tensor narrow;        // a copy of it in 16 bits, where somebody has left one
     int32_t pending = 0;  // contributions still to come
     bool visited = false;
     bool target = false;  // a derivative with respect to this node was asked for
@@ -34,7 +35,7 @@ class SweepStates {
 
  private:
   // For the states of some forty nodes before anything is allocated; small models have no more.
-  std::array<std::byte, 8192> first_;
+  std::array<std::byte, 12288> first_;
   std::pmr::monotonic_buffer_resource memory_{first_.data(), first_.size()};
   std::pmr::unordered_map<const Node*, State> states_{64, &memory_};  // asked, never walked through: its
                                                                       // order does not matter
@@ -168,13 +169,18 @@ class ReverseSweep {
       if (!state.useful || state.target || node->inputs.empty()) continue;
       const Tensor derivative = std::move(state.derivative);
       state.derivative = {};
+      Tensor narrow = std::move(state.narrow);
+      state.narrow = {};
       if (node->recomputed() != nullptr && derivative.defined()) {
         pass_recomputed(*node, derivative);
         continue;
       }
-      contributions.reset(node->inputs.size());
+      contributions.reset(node->inputs.size(), std::move(narrow));
       for (size_t i = 0; i < node->inputs.size(); ++i) {
-        if (useful(node->inputs[i])) contributions.want(i);
+        if (!useful(node->inputs[i])) continue;
+        contributions.want(i);
+        SweepStates::State& below = states_.of(*node->inputs[i].node());
+        if (!recording() && below.pending == 1) contributions.offer(i, below.derivative, below.narrow);
       }
       if (derivative.defined()) {
         const OpScope scope(node->name(), " (backward)");

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -51,22 +52,48 @@ class Saved {
 };
 
 // Where a vjp leaves dL/d(inputs[i]). Those that nobody wants need not be computed.
+//
+// A vjp that is the last to contribute to an input may take what the others have, and leave the sum in place
+// of its own part: a pass over memory less. It may also leave a copy of it in the 16-bit type that the
+// input's node asks for (Node::narrow_cotangent). In sweeps that are recorded nothing is offered.
 class InputGradients {
  public:
-  bool wanted(size_t input) const { return wanted_[input]; }
-  Tensor& operator[](size_t input) { return gradients_[input]; }
-  size_t size() const { return gradients_.size(); }
+  bool wanted(size_t input) const { return inputs_[input].wanted; }
+  Tensor& operator[](size_t input) { return inputs_[input].gradient; }
+  size_t size() const { return inputs_.size(); }
+
+  // Whether this contribution is the last one; then what the others amount to, undefined where there are
+  // none.
+  bool last(size_t input) const { return inputs_[input].gathered != nullptr; }
+  const Tensor& gathered(size_t input) const { return *inputs_[input].gathered; }
+  // Takes it: the gradient that is left includes it.
+  Tensor take_gathered(size_t input) { return std::exchange(*inputs_[input].gathered, {}); }
+  // Leaves a copy of all contributions to an input, this one being the last.
+  void set_narrow(size_t input, Tensor copy) { *inputs_[input].narrow = std::move(copy); }
+  // The copy of the cotangent that vjp is called with; undefined where nobody has left one.
+  const Tensor& narrow_cotangent() const { return narrow_cotangent_; }
 
   // For the sweep that asks: begins anew, with nothing wanted.
-  void reset(size_t inputs) {
-    gradients_.assign(inputs, {});
-    wanted_.assign(inputs, false);
+  void reset(size_t inputs, Tensor narrow_cotangent) {
+    inputs_.assign(inputs, {});
+    narrow_cotangent_ = std::move(narrow_cotangent);
   }
-  void want(size_t input) { wanted_[input] = true; }
+  void want(size_t input) { inputs_[input].wanted = true; }
+  // Of an input to which this is the last contribution: where what the others amount to lies, and where a
+  // copy of the whole goes.
+  void offer(size_t input, Tensor& gathered, Tensor& narrow) {
+    inputs_[input].gathered = &gathered;
+    inputs_[input].narrow = &narrow;
+  }
 
  private:
-  std::vector<Tensor> gradients_;
-  std::vector<bool> wanted_;
+  struct Input {
+    Tensor gradient;
+    bool wanted = false;
+    Tensor *gathered = nullptr, *narrow = nullptr;
+  };
+  std::vector<Input> inputs_;
+  Tensor narrow_cotangent_;
 };
 
 class Node : public std::enable_shared_from_this<Node> {
@@ -90,6 +117,10 @@ class Node : public std::enable_shared_from_this<Node> {
   // Forward mode. tangents[i] is the tangent of inputs[i]; an undefined tensor stands for zero. At least one
   // is defined.
   virtual Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const = 0;
+
+  // The 16-bit type in which vjp hands its cotangent on, if any: whoever completes the cotangent may leave a
+  // copy in it (InputGradients).
+  virtual std::optional<DType> narrow_cotangent() const { return std::nullopt; }
 
   // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
   virtual RecomputedNode* recomputed() { return nullptr; }

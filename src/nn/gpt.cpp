@@ -52,7 +52,7 @@ class Product {
   int bias_ = -1;
 };
 
-// Over the last axis.
+// Over the last axis, of what products read.
 class Norm final : public Module {
  public:
   Norm(int64_t features, GptNorm kind, const GptOptions& options, const ModuleBuilder& builder)
@@ -61,11 +61,12 @@ class Norm final : public Module {
         gamma_(builder.parameter("gamma", {features}, {Initializer::Kind::kOnes})) {
     if (kind == GptNorm::kLayer && options.norm_bias) beta_ = builder.parameter("beta", {features}, {});
   }
-  Tensor forward(const Tensor& x, ForwardContext& context) const override {
+  Tensor forward(const Tensor& x, ForwardContext& context) const override { return of_sum(x, {}, context).y; }
+  NormedSum of_sum(const Tensor& x, const Tensor& change, const ForwardContext& context) const {
     const Tensor& gamma = context.parameter(gamma_);
-    if (kind_ == GptNorm::kRms) return rms_norm(x, gamma, epsilon_);
+    if (kind_ == GptNorm::kRms) return add_rms_norm(x, change, gamma, epsilon_);
     const Tensor beta = beta_ < 0 ? gamma.full_like(0.0) : context.parameter(beta_);
-    return layer_norm(x, gamma, beta, epsilon_);
+    return add_layer_norm(x, change, gamma, beta, epsilon_);
   }
 
  private:
@@ -232,14 +233,14 @@ class GptBlock final : public Module {
                   builder.scope("contract")) {}
 
   Tensor forward(const Tensor& x, ForwardContext& context) const override {
-    const Tensor h =
-        with(x, attention_.forward(attention_norm_.forward(x, context), context), context.training);
-    return with(h, feed_forward_of(feedforward_norm_.forward(h, context), context), context.training);
+    const Tensor change = attention_.forward(attention_norm_.forward(x, context), context);
+    const NormedSum h = feedforward_norm_.of_sum(x, dropped(change, context), context);
+    return add(h.sum, dropped(feed_forward_of(h.y, context), context));
   }
 
  private:
-  Tensor with(const Tensor& x, const Tensor& change, bool training) const {
-    return add(x, training ? dropout(change, options_.dropout) : change);
+  Tensor dropped(const Tensor& change, const ForwardContext& context) const {
+    return context.training ? dropout(change, options_.dropout) : change;
   }
 
   Tensor feed_forward_of(const Tensor& x, const ForwardContext& context) const {

@@ -1,8 +1,6 @@
 // Layer norm layer.
 #include "lockstep/nn/layer_norm.h"
 
-#include "lockstep/ops/normalization.h"
-
 namespace lockstep {
 
 LayerNormLayer::LayerNormLayer(int64_t features, const LayerNormOptions& options,
@@ -13,6 +11,10 @@ LayerNormLayer::LayerNormLayer(int64_t features, const LayerNormOptions& options
 
 Tensor LayerNormLayer::forward(const Tensor& x, ForwardContext& context) const {
   return layer_norm(x, context.parameter(gamma_), context.parameter(beta_), epsilon_);
+}
+
+NormedSum LayerNormLayer::of_sum(const Tensor& x, const Tensor& change, const ForwardContext& context) const {
+  return add_layer_norm(x, change, context.parameter(gamma_), context.parameter(beta_), epsilon_);
 }
 
 LayerSpec layer_norm_layer(const LayerNormOptions& options) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lockstep/nn/layer.h"
+#include "lockstep/ops/normalization.h"
 
 namespace lockstep {
 
@@ -14,6 +15,8 @@ class LayerNormLayer final : public Module {
  public:
   LayerNormLayer(int64_t features, const LayerNormOptions& options, const ModuleBuilder& builder);
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
+  // Of x + change, for products to read; see add_layer_norm().
+  NormedSum of_sum(const Tensor& x, const Tensor& change, const ForwardContext& context) const;
 
  private:
   double epsilon_;

@@ -35,15 +35,15 @@ TransformerBlock::TransformerBlock(int64_t features, const TransformerOptions& o
               builder.scope("expand")),
       contract_(options.expansion * features, features, without_activation(), builder.scope("contract")) {}
 
-Tensor TransformerBlock::add_dropped(const Tensor& x, const Tensor& change,
-                                     const ForwardContext& context) const {
-  return add(x, context.training ? dropout(change, dropout_) : change);
+Tensor TransformerBlock::dropped(const Tensor& change, const ForwardContext& context) const {
+  return context.training ? dropout(change, dropout_) : change;
 }
 
 Tensor TransformerBlock::forward(const Tensor& x, ForwardContext& context) const {
-  const Tensor h = add_dropped(x, attention_.forward(attention_norm_.forward(x, context), context), context);
-  const Tensor change = expand_.forward_into(contract_, feedforward_norm_.forward(h, context), context);
-  return add_dropped(h, change, context);
+  const Tensor read = attention_norm_.of_sum(x, {}, context).y;
+  const Tensor change = attention_.forward(read, context);
+  const NormedSum h = feedforward_norm_.of_sum(x, dropped(change, context), context);
+  return add(h.sum, dropped(expand_.forward_into(contract_, h.y, context), context));
 }
 
 LayerSpec transformer_block_layer(const TransformerOptions& options) {

@@ -23,7 +23,7 @@ class TransformerBlock final : public Module {
   Tensor forward(const Tensor& x, ForwardContext& context) const override;
 
  private:
-  Tensor add_dropped(const Tensor& x, const Tensor& change, const ForwardContext& context) const;
+  Tensor dropped(const Tensor& change, const ForwardContext& context) const;
 
   double dropout_;
   LayerNormLayer attention_norm_;

@@ -60,13 +60,24 @@ struct Chunk {
 };
 
 // The gradients of the losses while the chunks are gone through, from that of the last rows to the first.
+// Those of the logits of a group of chunks are the operand of both products together.
 struct Gradients {
-  std::vector<Tensor> dx;  // of each chunk
-  Tensor dtable, room;     // the sum so far, and for that of a chunk; accumulation type
+  bool of_x, of_table;  // asked for
+  Tensor dlogits;       // of the group under way, in the type of the products
+  Tensor dx;            // of all rows, in the type of x, or a wider one where no product gives that
+  Tensor dtable, room;  // the sum so far, and for that of a group; accumulation type
 };
 
 int64_t chunks_of(int64_t rows) {
   return (rows + kHeadRows - 1) / kHeadRows;
+}
+
+// Chunks of a group: products of few rows would read and write the whole table for little work, many take
+// memory.
+int64_t group_of(int64_t classes, DType compute) {
+  constexpr int64_t kMostChunks = 8, kMostBytes = int64_t{512} << 20;
+  return std::clamp<int64_t>(kMostBytes / (kHeadRows * classes * static_cast<int64_t>(size_of(compute))), 1,
+                             kMostChunks);
 }
 
 // Inputs: x, table, labels, weights (may be undefined). Then, without history, either the probabilities,
@@ -91,78 +102,47 @@ class HeadLossNode final : public FusedNode {
     return add(losses, in[3].defined() ? multiply(squares, in[3]) : squares);
   }
 
-  // (N), from the last rows to the first or the other way round. visit(chunk number, chunk, table) may take
-  // the chunk.
+  // (N), from the first rows to the last; visit(chunk) may take what it wants.
   template <class Visit>
-  Tensor losses(std::span<const Tensor> in, bool from_last, const LogitsSink& sink,
-                const Visit& visit) const {
+  Tensor losses(std::span<const Tensor> in, const LogitsSink& sink, const Visit& visit) const {
     const RecordingScope off(false);
     const Operand table(in[1], compute_);
-    const int64_t count = chunks_of(in[0].shape()[0]);
-    std::vector<Tensor> parts(static_cast<size_t>(count));
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t part = from_last ? count - 1 - i : i;
+    std::vector<Tensor> parts;
+    for (int64_t part = 0; part < chunks_of(in[0].shape()[0]); ++part) {
       Chunk chunk = forward(in, table, part, sink);
-      Tensor losses = chunk.losses;
-      if (z_loss_ > 0.0) {
-        const Tensor squares = scale(square(chunk.log_sums.view(losses.shape())), z_loss_);
-        const Tensor weights = chunk_of(in[3], part);
-        losses = add(losses, weights.defined() ? multiply(squares, weights) : squares);
-      }
-      parts[static_cast<size_t>(part)] = std::move(losses);
-      visit(part, chunk, table);
+      parts.push_back(losses_of(chunk, chunk_of(in[3], part)));
+      visit(chunk);
     }
     return parts.size() == 1 ? parts.front() : concatenate(parts, 0);
   }
 
-  // Adds what a chunk contributes at the cotangents of all rows. `again`: it was made for this alone.
-  // The table is read for that of x alone.
-  void add_gradients(std::span<const Tensor> in, const Operand* table, int64_t part, Chunk chunk, bool again,
-                     const Tensor& cotangents, bool of_x, bool of_table, Gradients& gradients) const {
-    const Tensor x = chunk_of(in[0], part);
-    const DType wide = accumulation_type(compute_);
-    const Tensor dlogits = logit_gradients(std::move(chunk), again, chunk_of(in[2], part),
-                                           chunk_of(in[3], part), chunk_of(cotangents, part));
-    const Operand given(dlogits, compute_);
-    gradients.dx.resize(static_cast<size_t>(chunks_of(in[0].shape()[0])));
-    if (of_x) {
-      Tensor dx = Tensor::empty(x.shape(), wide, x.backend());
-      multiply_into(given, false, *table, false, compute_, in[1].shape()[0], dx);
-      gradients.dx[static_cast<size_t>(part)] = dx.converted(x.dtype());
+  // The gradients at the cotangents of all rows. last: the chunk of the last rows where it is there already;
+  // losses (N): gets those of all chunks, none of which are then. Either may be null.
+  void differentiate(std::span<const Tensor> in, const Tensor& cotangents, const Chunk* last,
+                     Gradients& gradients, Tensor* losses) const {
+    const RecordingScope off(false);
+    const int64_t count = chunks_of(in[0].shape()[0]), group = group_of(in[1].shape()[0], compute_);
+    std::optional<Operand> table;
+    if (gradients.of_x || last == nullptr || count > 1) table.emplace(in[1], compute_);
+    for (int64_t part = count; part-- > 0;) {
+      const int64_t first = part / group * group;
+      differentiate_logits(in, table ? &*table : nullptr, part, first, cotangents,
+                           part + 1 < count ? nullptr : last, gradients, losses);
+      if (part == first) multiply_group(in, table ? &*table : nullptr, first, gradients);
     }
-    if (!of_table) return;
-    const bool first = !gradients.dtable.defined();
-    Tensor& to = first ? gradients.dtable : gradients.room;
-    if (!to.defined()) to = Tensor::empty(in[1].shape(), wide, x.backend());
-    multiply_into(given, true, Operand(x, compute_), false, compute_, x.shape()[0], to);
-    if (!first) x.backend().accumulate(wide, to.elements(), to.data(), gradients.dtable.mutable_data());
+    gradients.dx = gradients.of_x ? gradients.dx.converted(in[0].dtype()) : Tensor();
+    gradients.dtable = gradients.of_table ? gradients.dtable.converted(in[1].dtype()) : Tensor();
   }
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
-    if (prepared_ && cotangent.data() == inputs[4].data()) {
-      if (result.wanted(0)) result[0] = inputs[5];
-      if (result.wanted(1)) result[1] = inputs[6];
-      return;
+    Gradients gradients{result.wanted(0), result.wanted(1), {}, inputs[5], inputs[6], {}};
+    if (!prepared_ || cotangent.data() != inputs[4].data()) {
+      gradients = {result.wanted(0), result.wanted(1), {}, {}, {}, {}};
+      const Chunk last{{}, inputs[4], inputs[5], inputs[6]};
+      differentiate(inputs, cotangent, prepared_ ? nullptr : &last, gradients, nullptr);
     }
-    const RecordingScope off(false);
-    const int64_t count = chunks_of(inputs[0].shape()[0]);
-    const bool kept = !prepared_;  // the last chunk, with which the sweep begins
-    std::optional<Operand> table;
-    if (result.wanted(0) || !kept || count > 1) table.emplace(inputs[1], compute_);
-    Gradients gradients;
-    for (int64_t part = count; part-- > 0;) {
-      const bool again = !kept || part + 1 < count;
-      add_gradients(inputs, table ? &*table : nullptr, part,
-                    again ? forward(inputs, *table, part) : Chunk{{}, inputs[4], inputs[5], inputs[6]}, again,
-                    cotangent, result.wanted(0), result.wanted(1), gradients);
-    }
-    if (result.wanted(0)) result[0] = of_x(gradients);
-    if (result.wanted(1)) result[1] = gradients.dtable.converted(inputs[1].dtype());
-  }
-
-  static Tensor of_x(const Gradients& gradients) {
-    const RecordingScope off(false);
-    return gradients.dx.size() == 1 ? gradients.dx.front() : concatenate(gradients.dx, 0);
+    if (result.wanted(0)) result[0] = gradients.dx;
+    if (result.wanted(1)) result[1] = gradients.dtable;
   }
 
  private:
@@ -172,23 +152,88 @@ class HeadLossNode final : public FusedNode {
     return rows_of(x, begin, std::min(kHeadRows, x.shape()[0] - begin));
   }
 
+  Tensor logits_of(std::span<const Tensor> in, const Operand& table, int64_t part) const {
+    const Tensor x = chunk_of(in[0], part);
+    Tensor logits = Tensor::empty({x.shape()[0], in[1].shape()[0]}, accumulation_type(compute_), x.backend());
+    multiply_into(Operand(x, compute_), false, table, true, compute_, x.shape()[1], logits);
+    return logits;
+  }
+
   Chunk forward(std::span<const Tensor> in, const Operand& table, int64_t part,
                 const LogitsSink& sink = {}) const {
-    const Tensor x = chunk_of(in[0], part), labels = chunk_of(in[2], part), weights = chunk_of(in[3], part);
-    const int64_t rows = x.shape()[0], classes = in[1].shape()[0];
+    const Tensor labels = chunk_of(in[2], part), weights = chunk_of(in[3], part);
     Chunk chunk;
-    chunk.logits = Tensor::empty({rows, classes}, accumulation_type(compute_), x.backend());
-    multiply_into(Operand(x, compute_), false, table, true, compute_, x.shape()[1], chunk.logits);
-    chunk.logits = capped(chunk.logits, soft_cap_);
+    chunk.logits = capped(logits_of(in, table, part), soft_cap_);
     if (sink) sink(chunk.logits);
-    chunk.losses = Tensor::empty({rows}, chunk.logits.dtype(), x.backend());
+    const int64_t rows = chunk.logits.shape()[0], classes = chunk.logits.shape()[1];
+    chunk.losses = Tensor::empty({rows}, chunk.logits.dtype(), chunk.logits.backend());
     chunk.probabilities = chunk.logits.empty_like();
-    x.backend().cross_entropy(chunk.logits.dtype(), rows, classes, chunk.logits.data(),
-                              labels.data_as<int32_t>(), weights.defined() ? weights.data() : nullptr,
-                              chunk.losses.mutable_data(), chunk.probabilities.mutable_data());
+    chunk.logits.backend().cross_entropy(chunk.logits.dtype(), rows, classes, chunk.logits.data(),
+                                         labels.data_as<int32_t>(),
+                                         weights.defined() ? weights.data() : nullptr,
+                                         chunk.losses.mutable_data(), chunk.probabilities.mutable_data());
     if (z_loss_ > 0.0) chunk.log_sums = log_sum_exp(chunk.logits, true);
     if (soft_cap_ == 0.0) chunk.logits = {};
     return chunk;
+  }
+
+  // With the z-loss.
+  Tensor losses_of(const Chunk& chunk, const Tensor& weights) const {
+    if (z_loss_ == 0.0) return chunk.losses;
+    const Tensor squares = scale(square(chunk.log_sums.view(chunk.losses.shape())), z_loss_);
+    return add(chunk.losses, weights.defined() ? multiply(squares, weights) : squares);
+  }
+
+  // The part of gradients.dlogits that is a chunk's, of the group that begins with chunk `first`.
+  void differentiate_logits(std::span<const Tensor> in, const Operand* table, int64_t part, int64_t first,
+                            const Tensor& cotangents, const Chunk* kept, Gradients& gradients,
+                            Tensor* losses) const {
+    const Tensor labels = chunk_of(in[2], part), weights = chunk_of(in[3], part);
+    const int64_t rows = labels.shape()[0], classes = in[1].shape()[0];
+    const int64_t before = (part - first) * kHeadRows;
+    if (!gradients.dlogits.defined())
+      gradients.dlogits = Tensor::empty({before + rows, classes}, compute_, in[0].backend());
+    Tensor to = rows_of(gradients.dlogits, before, rows);
+    const DType wide = accumulation_type(compute_);
+    Tensor own = losses == nullptr ? Tensor() : rows_of(*losses, part * kHeadRows, rows);
+    if (kept == nullptr && soft_cap_ == 0.0 && z_loss_ == 0.0) {
+      const Tensor logits = logits_of(in, *table, part);
+      if (!own.defined()) own = Tensor::empty({rows}, wide, logits.backend());
+      logits.backend().cross_entropy_gradient(
+          compute_, rows, classes, logits.data(), labels.data_as<int32_t>(),
+          weights.defined() ? weights.data() : nullptr, chunk_of(cotangents, part).data(), own.mutable_data(),
+          to.mutable_data());
+      return;
+    }
+    Chunk made;
+    if (kept == nullptr) made = forward(in, *table, part);
+    if (own.defined()) own.assign(losses_of(made, weights));
+    const Tensor gradient = logit_gradients(kept == nullptr ? made : *kept, kept == nullptr, labels, weights,
+                                            chunk_of(cotangents, part));
+    to.backend().cast(wide, compute_, to.elements(), gradient.data(), to.mutable_data());
+  }
+
+  // What the rows of a whole group contribute.
+  void multiply_group(std::span<const Tensor> in, const Operand* table, int64_t first,
+                      Gradients& gradients) const {
+    const int64_t rows = gradients.dlogits.shape()[0], classes = in[1].shape()[0];
+    const Tensor x = rows_of(in[0], first * kHeadRows, rows);
+    const Operand dlogits(gradients.dlogits, compute_);
+    const DType wide = accumulation_type(compute_);
+    if (gradients.of_x) {
+      if (!gradients.dx.defined())
+        gradients.dx = Tensor::empty(in[0].shape(), x.dtype() == compute_ ? compute_ : wide, x.backend());
+      Tensor dx = rows_of(gradients.dx, first * kHeadRows, rows);
+      multiply_into(dlogits, false, *table, false, compute_, classes, dx);
+    }
+    if (gradients.of_table) {
+      Tensor& to = gradients.dtable.defined() ? gradients.room : gradients.dtable;
+      const bool adds = gradients.dtable.defined();
+      if (!to.defined()) to = Tensor::empty(in[1].shape(), wide, x.backend());
+      multiply_into(dlogits, true, Operand(x, compute_), false, compute_, rows, to);
+      if (adds) x.backend().accumulate(wide, to.elements(), to.data(), gradients.dtable.mutable_data());
+    }
+    gradients.dlogits = {};
   }
 
   // Of the losses, z-loss included, at the logits before the cap. `again`: the chunk was made for this alone.
@@ -255,16 +300,12 @@ Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& we
   std::array<Tensor, 3> kept;
   Tensor losses;
   if (prepares) {
-    Gradients gradients;
-    losses = node.losses(in, true, {}, [&](int64_t part, Chunk& chunk, const Operand& table) {
-      node.add_gradients(in, &table, part, std::exchange(chunk, {}), true, cotangent, of_x, of_table,
-                         gradients);
-    });
-    kept[0] = cotangent;
-    if (of_x) kept[1] = HeadLossNode::of_x(gradients);
-    if (of_table) kept[2] = gradients.dtable.converted(head.table.dtype());
+    Gradients gradients{of_x, of_table, {}, {}, {}, {}};
+    losses = Tensor::empty(labels.shape(), accumulation_type(compute), head.x.backend());
+    node.differentiate(in, cotangent, nullptr, gradients, &losses);
+    kept = {cotangent, gradients.dx, gradients.dtable};
   } else {
-    losses = node.losses(in, false, {}, [&](int64_t, Chunk& chunk, const Operand&) {
+    losses = node.losses(in, {}, [&](Chunk& chunk) {
       kept = {std::move(chunk.probabilities), std::move(chunk.logits), std::move(chunk.log_sums)};
     });
   }
@@ -277,8 +318,7 @@ Tensor head_losses(const ClassHead& head, const Tensor& labels, const Tensor& we
                    const LogitsSink& sink) {
   const DType compute = checked_type(head, labels, weights);
   const std::array<Tensor, 4> in = {head.x, head.table, labels, weights};
-  return HeadLossNode(compute, head.soft_cap, head.z_loss, false)
-      .losses(in, false, sink, [](int64_t, Chunk&, const Operand&) {});
+  return HeadLossNode(compute, head.soft_cap, head.z_loss, false).losses(in, sink, [](Chunk&) {});
 }
 
 }  // namespace lockstep

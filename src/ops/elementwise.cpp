@@ -89,18 +89,33 @@ Tensor tangent_or_zero(const Tensor& tangent, const Tensor& like) {
   return tangent.defined() ? tangent : like.full_like(0.0);
 }
 
+// Inputs may be of different types: the sum is of the wider one.
 class AddNode final : public Node {
  public:
   const char* name() const override { return "add"; }
   Saved saved() const override { return Saved::nothing(); }
+  std::optional<DType> narrow_cotangent() const override {
+    for (size_t i = 0; i < 2; ++i) {
+      const DType own = inputs[i].dtype();
+      if (differentiable(i) && own != inputs[1 - i].dtype() && own != accumulation_type(own)) return own;
+    }
+    return std::nullopt;
+  }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     for (size_t i = 0; i < 2; ++i) {
-      if (result.wanted(i)) result[i] = sum_to(cotangent, inputs[i].shape());
+      if (!result.wanted(i)) continue;
+      const Tensor& narrow = result.narrow_cotangent();
+      if (narrow.defined() && narrow.dtype() == inputs[i].dtype()) {
+        result[i] = narrow;
+      } else {
+        result[i] = cast(sum_to(cotangent, inputs[i].shape()), inputs[i].dtype());
+      }
     }
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
-    if (tangents[0].defined() && tangents[1].defined()) return add(tangents[0], tangents[1]);
-    return broadcast_to(tangents[0].defined() ? tangents[0] : tangents[1], output.shape());
+    const auto tangent = [&](size_t i) { return cast(tangents[i], output.dtype()); };
+    if (tangents[0].defined() && tangents[1].defined()) return add(tangent(0), tangent(1));
+    return broadcast_to(tangent(tangents[0].defined() ? 0 : 1), output.shape());
   }
 };
 
@@ -317,8 +332,21 @@ Tensor exponential(UnaryOp op, const Tensor& x) {
 
 }  // namespace
 
+Tensor as_sum(Tensor value, const Tensor& a, const Tensor& b) {
+  return record<AddNode>(std::move(value), {&a, &b});
+}
 Tensor add(const Tensor& a, const Tensor& b) {
-  if (a.dtype() != b.dtype()) return meet(add, a, b, "add");
+  if (a.dtype() != b.dtype()) {
+    const DType type = autocast_type(OpFamily::kBinary, a.dtype(), b.dtype(), "add");
+    if (!(a.shape() == b.shape()) || type != DType::kF32) return meet(add, a, b, "add");
+    const Tensor &wide = a.dtype() == type ? a : b, &narrow = a.dtype() == type ? b : a;
+    Tensor sum = wide.empty_like();
+    if (sum.elements() > 0) {
+      sum.backend().add_narrow(narrow.dtype(), sum.elements(), wide.data(), narrow.data(),
+                               sum.mutable_data());
+    }
+    return as_sum(std::move(sum), a, b);
+  }
   return record<AddNode>(compute_binary(BinaryOp::kAdd, a, b, "add"), {&a, &b});
 }
 Tensor subtract(const Tensor& a, const Tensor& b) {

@@ -7,6 +7,8 @@
 namespace lockstep {
 
 Tensor add(const Tensor& a, const Tensor& b);
+// `value`, which a kernel has made of both on its way, as the result of add(a, b).
+Tensor as_sum(Tensor value, const Tensor& a, const Tensor& b);
 Tensor subtract(const Tensor& a, const Tensor& b);
 Tensor multiply(const Tensor& a, const Tensor& b);
 Tensor divide(const Tensor& a, const Tensor& b);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
@@ -41,93 +42,153 @@ int64_t rows_of(const Tensor& x) {
   return x.shape().elements(0, x.rank() - 1);
 }
 
-// Both norms share everything but the axis of the statistics and the kernel. Inputs: x, gamma, beta, mean,
-// 1/standard deviation.
-class NormNode final : public FusedNode {
+// Inputs: x, gamma, beta, mean, 1/standard deviation.
+class BatchNormNode final : public FusedNode {
  public:
-  NormNode(bool over_rows, double epsilon) : over_rows_(over_rows), epsilon_(epsilon) {}
-  const char* name() const override { return over_rows_ ? "batch_norm" : "layer_norm"; }
+  explicit BatchNormNode(double epsilon) : epsilon_(epsilon) {}
+  const char* name() const override { return "batch_norm"; }
   Saved fused_saved() const override {
     return Saved::input(0) | Saved::input(1) | Saved::input(3) | Saved::input(4);
   }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
-    const Tensor y = normalize_reference(matrix, in[1], in[2], over_rows_ ? 0 : 1, epsilon_);
+    const Tensor y = normalize_reference(matrix, in[1], in[2], 0, epsilon_);
     return cast(reshape(y, in[0].shape()), in[0].dtype());
   }
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &x = inputs[0], &gamma = inputs[1];
     Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
-    const auto kernel = over_rows_ ? &Backend::batch_norm_backward : &Backend::layer_norm_backward;
-    (x.backend().*kernel)(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), inputs[3].data(),
-                          inputs[4].data(), cotangent.data(), dx.mutable_data(), dgamma.mutable_data(),
-                          dbeta.mutable_data());
+    x.backend().batch_norm_backward(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(),
+                                    inputs[3].data(), inputs[4].data(), cotangent.data(), dx.mutable_data(),
+                                    dgamma.mutable_data(), dbeta.mutable_data());
     if (result.wanted(0)) result[0] = std::move(dx);
     if (result.wanted(1)) result[1] = std::move(dgamma);
     if (result.wanted(2)) result[2] = std::move(dbeta);
   }
 
  private:
-  bool over_rows_;
   double epsilon_;
 };
 
-// Inputs: x, gamma, 1/root mean square.
-class RmsNormNode final : public FusedNode {
+NormArguments arguments_of(NormArguments::Kind kind, const Tensor& x, DType narrow, const Tensor& gamma,
+                           double epsilon) {
+  return {kind, x.dtype(), narrow, rows_of(x), x.shape().last(), gamma.data(), epsilon};
+}
+
+// Layer norm and RMS norm, whose result may be narrower than what they are given. Inputs: x, gamma, beta,
+// mean, 1/standard deviation; of RMS norm neither beta nor mean.
+class NormNode final : public FusedNode {
  public:
-  explicit RmsNormNode(double epsilon) : epsilon_(epsilon) {}
-  const char* name() const override { return "rms_norm"; }
-  Saved fused_saved() const override { return Saved::every_input(); }
+  NormNode(NormArguments::Kind kind, double epsilon, DType output)
+      : kind_(kind), epsilon_(epsilon), output_(output) {}
+  const char* name() const override { return layer() ? "layer_norm" : "rms_norm"; }
+  Saved fused_saved() const override {
+    return Saved::input(0) | Saved::input(1) | Saved::input(3) | Saved::input(4);
+  }
 
   Tensor reference(std::span<const Tensor> in) const override {
+    if (layer()) {
+      const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
+      const Tensor y = normalize_reference(matrix, in[1], in[2], 1, epsilon_);
+      return cast(reshape(y, in[0].shape()), output_);
+    }
     const Tensor wide = widened(in[0]);
     const Tensor deviation = sqrt(add_scalar(mean(square(wide), {-1}, true), epsilon_));
-    return cast(multiply(divide(wide, deviation), in[1]), in[0].dtype());
+    return cast(multiply(divide(wide, deviation), in[1]), output_);
   }
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &x = inputs[0], &gamma = inputs[1];
-    Tensor dx = x.empty_like(), dgamma = gamma.empty_like();
-    x.backend().rms_norm_backward(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(),
-                                  inputs[2].data(), cotangent.data(), dx.mutable_data(),
-                                  dgamma.mutable_data());
+    Tensor others, narrow;
+    if (result.wanted(0) && result.last(0)) {
+      // As a rule x is a sum that others read too, and that hands its cotangent on in the type of the
+      // products.
+      if (result.gathered(0).defined()) others = result.take_gathered(0);
+      const std::optional<DType> wants = x.node()->narrow_cotangent();
+      if (wants && *wants == output_ && output_ != x.dtype())
+        narrow = Tensor::empty(x.shape(), output_, x.backend());
+    }
+    Tensor dx = others.defined() && others.sole_owner() ? others : x.empty_like();
+    Tensor dgamma = gamma.empty_like(), dbeta = layer() ? gamma.empty_like() : Tensor();
+    x.backend().norm_backward(arguments_of(kind_, x, output_, gamma, epsilon_), x.data(),
+                              layer() ? inputs[3].data() : nullptr, inputs[4].data(), cotangent.data(),
+                              others.defined() ? others.data() : nullptr, dx.mutable_data(),
+                              narrow.defined() ? narrow.mutable_data() : nullptr, dgamma.mutable_data(),
+                              layer() ? dbeta.mutable_data() : nullptr);
+    if (narrow.defined()) result.set_narrow(0, std::move(narrow));
     if (result.wanted(0)) result[0] = std::move(dx);
     if (result.wanted(1)) result[1] = std::move(dgamma);
+    if (result.wanted(2)) result[2] = std::move(dbeta);
   }
 
  private:
+  bool layer() const { return kind_ == NormArguments::Kind::kLayer; }
+
+  NormArguments::Kind kind_;
   double epsilon_;
+  DType output_;
 };
 
-}  // namespace
-
-Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
-  if (needs_widening(gamma, beta)) return layer_norm(x, widened(gamma), widened(beta), epsilon);
-  check_affine("layer_norm", x, gamma, beta);
-  const int64_t rows = rows_of(x);
-  Tensor y = x.empty_like();
-  Tensor mean = Tensor::empty({rows}, gamma.dtype(), x.backend());
-  Tensor rstd = mean.empty_like();
-  x.backend().layer_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), beta.data(), epsilon,
-                         y.mutable_data(), mean.mutable_data(), rstd.mutable_data());
-  return record<NormNode>(std::move(y), {&x, &gamma, &beta, &mean, &rstd}, false, epsilon);
+// Of checked operands. y in the type `output`: that of x, or 16 bits beside fp32.
+NormedSum norm_of(NormArguments::Kind kind, const Tensor& x, const Tensor& change, const Tensor& gamma,
+                  const Tensor& beta, double epsilon, DType output) {
+  const bool adds = change.defined() && change.dtype() == output && change.shape() == x.shape();
+  if (change.defined() && !adds) return norm_of(kind, add(x, change), {}, gamma, beta, epsilon, output);
+  const bool layer = kind == NormArguments::Kind::kLayer;
+  NormedSum result{adds ? x.empty_like() : x, Tensor::empty(x.shape(), output, x.backend())};
+  Tensor rstd = Tensor::empty({rows_of(x)}, gamma.dtype(), x.backend());
+  Tensor mean = layer ? rstd.empty_like() : Tensor();
+  x.backend().norm(arguments_of(kind, x, output, gamma, epsilon), x.data(), adds ? change.data() : nullptr,
+                   layer ? beta.data() : nullptr, adds ? result.sum.mutable_data() : nullptr,
+                   result.y.mutable_data(), layer ? mean.mutable_data() : nullptr, rstd.mutable_data());
+  if (adds) result.sum = as_sum(std::move(result.sum), x, change);
+  result.y = record<NormNode>(std::move(result.y), {&result.sum, &gamma, &beta, &mean, &rstd}, kind, epsilon,
+                              output);
+  return result;
 }
 
-Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
+NormedSum layer_norm_of(const Tensor& x, const Tensor& change, const Tensor& gamma, const Tensor& beta,
+                        double epsilon, DType output) {
+  if (needs_widening(gamma, beta))
+    return layer_norm_of(x, change, widened(gamma), widened(beta), epsilon, output);
+  check_affine("layer_norm", x, gamma, beta);
+  return norm_of(NormArguments::Kind::kLayer, x, change, gamma, beta, epsilon, output);
+}
+
+NormedSum rms_norm_of(const Tensor& x, const Tensor& change, const Tensor& gamma, double epsilon,
+                      DType output) {
   if (x.rank() < 1 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()})) {
     fail(ErrorKind::kInternal,
          fmt::format("rms_norm: x {} with gamma {}", x.shape().to_string(), gamma.shape().to_string()));
   }
-  if (gamma.dtype() != accumulation_type(x.dtype())) {
-    return rms_norm(x, cast(gamma, accumulation_type(x.dtype())), epsilon);
-  }
-  const int64_t rows = rows_of(x);
-  Tensor y = x.empty_like(), rstd = Tensor::empty({rows}, gamma.dtype(), x.backend());
-  x.backend().rms_norm(x.dtype(), rows, x.shape().last(), x.data(), gamma.data(), epsilon, y.mutable_data(),
-                       rstd.mutable_data());
-  return record<RmsNormNode>(std::move(y), {&x, &gamma, &rstd}, epsilon);
+  const Tensor scale = cast(gamma, accumulation_type(x.dtype()));
+  return norm_of(NormArguments::Kind::kRms, x, change, scale, {}, epsilon, output);
+}
+
+// Of what products read; 16-bit numbers stay as they are.
+DType operand_type(const Tensor& x) {
+  return x.dtype() == DType::kF32 ? autocast_type(OpFamily::kProduct, x.dtype()) : x.dtype();
+}
+
+}  // namespace
+
+Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  return layer_norm_of(x, {}, gamma, beta, epsilon, x.dtype()).y;
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon) {
+  return rms_norm_of(x, {}, gamma, epsilon, x.dtype()).y;
+}
+
+NormedSum add_layer_norm(const Tensor& x, const Tensor& change, const Tensor& gamma, const Tensor& beta,
+                         double epsilon) {
+  return layer_norm_of(x, change, gamma, beta, epsilon, operand_type(x));
+}
+
+NormedSum add_rms_norm(const Tensor& x, const Tensor& change, const Tensor& gamma, double epsilon) {
+  return rms_norm_of(x, change, gamma, epsilon, operand_type(x));
 }
 
 BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
@@ -141,7 +202,7 @@ BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& b
   x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(),
                          epsilon, y.mutable_data(), result.mean.mutable_data(),
                          result.variance.mutable_data(), rstd.mutable_data());
-  result.y = record<NormNode>(std::move(y), {&x, &gamma, &beta, &result.mean, &rstd}, true, epsilon);
+  result.y = record<BatchNormNode>(std::move(y), {&x, &gamma, &beta, &result.mean, &rstd}, epsilon);
   return result;
 }
 

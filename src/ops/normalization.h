@@ -15,6 +15,15 @@ Tensor layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, doub
 // extent).
 Tensor rms_norm(const Tensor& x, const Tensor& gamma, double epsilon = 1e-5);
 
+// As residual networks take them: sum = x + change, of the type of x, and the norm of that, rounded to the
+// type in which products take it (autocast). Without a change, which may be undefined, the sum is x.
+struct NormedSum {
+  Tensor sum, y;
+};
+NormedSum add_layer_norm(const Tensor& x, const Tensor& change, const Tensor& gamma, const Tensor& beta,
+                         double epsilon = 1e-5);
+NormedSum add_rms_norm(const Tensor& x, const Tensor& change, const Tensor& gamma, double epsilon = 1e-5);
+
 struct BatchNormResult {
   Tensor y;
   Tensor mean, variance;  // (C), of this micro-batch, biased, without history

@@ -33,7 +33,8 @@ bool on_gpu(Backend& backend) {
 
 }  // namespace
 
-WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicator)
+WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicator,
+                           const std::function<Backend&(Backend&)>& through)
     : communicator_(&communicator),
       share_gpu_(settings.share_gpu),
       through_host_(settings.gpu_transport == "host" ||
@@ -44,6 +45,7 @@ WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicat
   // Without any, cuda_backend(0) says why.
   const int number = gpus > 0 ? communicator.host_place().rank % gpus : 0;
   backend_ = gpu ? &cuda_backend(number) : &cpu_backend();
+  if (through) backend_ = &through(*backend_);
   backend_->use_cudnn(settings.cudnn);
   if (gpu) gpu_ = cuda_device_identity(number);
   if (on_gpu(*backend_) && !through_host_ && nccl_library() == "none") {

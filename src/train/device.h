@@ -1,6 +1,7 @@
 // What this worker computes on, and how the arrays that live there travel between workers.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "lockstep/comm/communicator.h"
@@ -14,9 +15,11 @@ class WorkerDevice {
   // settings.device; auto is the GPU where the build has CUDA and this machine a GPU. The GPUs that a worker
   // sees are dealt out in turn to the workers of its host, so that it makes no difference whether every
   // worker sees all of them or its own alone. Error (kUsage) when there is none, or settings.gpu_transport is
-  // not built in. settings.cudnn decides what the GPU's convolutions and attention are computed with. The
-  // communicator must outlive the object.
-  WorkerDevice(const RunSettings& settings, Communicator& communicator);
+  // not built in. settings.cudnn decides what the GPU's convolutions and attention are computed with.
+  // through: gives the backend that stands for the chosen one; empty: it stands for itself. The communicator
+  // must outlive the object.
+  WorkerDevice(const RunSettings& settings, Communicator& communicator,
+               const std::function<Backend&(Backend&)>& through = {});
   // Takes the communicator's device from it again.
   ~WorkerDevice();
   WorkerDevice(const WorkerDevice&) = delete;

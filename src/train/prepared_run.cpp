@@ -64,7 +64,7 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
 
 void PreparedRun::set_up() {
   set_threads(static_cast<int>(settings.threads));
-  device.emplace(settings, communicator);
+  device.emplace(settings, communicator, options.backend);
   data = read_run_data(settings);
   check_classes(data);
   replica = std::make_unique<Replica>(job, data.shape, backend(), communicator);

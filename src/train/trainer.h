@@ -10,6 +10,7 @@
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/core/configuration.h"
+#include "lockstep/kernels/backend.h"
 #include "lockstep/train/evaluation.h"
 #include "lockstep/train/metrics_log.h"
 #include "lockstep/train/stop_signal.h"
@@ -31,6 +32,9 @@ struct TrainOptions {
   // Called on every worker where a line of the metrics is due, and after every evaluation during run().
   std::function<void(const StepMetrics& metrics)> on_step = {};
   std::function<void(int64_t step, const EvaluationResult& result)> on_evaluation = {};
+  // Gives the backend through which this worker reaches the one that its settings choose
+  // (kernels/timed_backend.h). It must stay as long as the process.
+  std::function<Backend&(Backend& chosen)> backend = {};
 };
 
 enum class TrainOutcome { kFinished, kStopped };  // kStopped: options.stop; everything is saved

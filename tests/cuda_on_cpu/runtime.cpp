@@ -180,6 +180,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   if (const cudaError_t error = refuse_while_capturing(); error != cudaSuccess) return remember(error);
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
+  ++counts().allocations;
   *pointer = allocate_buffer(MemoryKind::kDevice, bytes);
   return *pointer != nullptr ? cudaSuccess : remember(cudaErrorMemoryAllocation);
 }
@@ -263,15 +264,6 @@ std::string problem_of(const char* role, const Rows& rows, bool device) {
   return "";
 }
 
-// Says at the end of the process what it has counted, where it is asked to.
-struct CopyCount {
-  bool asked = settings().count;
-  int64_t number = 0;
-  ~CopyCount() {
-    if (asked) std::fprintf(stderr, "cuda_on_cpu: %lld copies to the host\n", static_cast<long long>(number));
-  }
-};
-
 cudaError_t copy(const char* call, const Rows& destination, const Rows& source, cudaMemcpyKind kind,
                  cudaStream_t stream, bool wait) {
   DeviceLock lock;
@@ -295,8 +287,7 @@ cudaError_t copy(const char* call, const Rows& destination, const Rows& source, 
     return refused(call, "source and destination overlap");
   }
 
-  static CopyCount copies_to_host;
-  if (from == MemoryKind::kDevice && to != MemoryKind::kDevice) ++copies_to_host.number;
+  if (from == MemoryKind::kDevice && to != MemoryKind::kDevice) ++counts().copies_to_host;
 
   std::function<Progress()> attempt;
   if (from == MemoryKind::kPageable && !is_capturing(stream) && !runs_at_once(stream)) {

@@ -85,6 +85,21 @@ const Settings& settings() {
   return state().settings;
 }
 
+Counts& counts() {
+  struct Printed : Counts {
+    bool asked = settings().count;
+    ~Printed() {
+      if (!asked) return;
+      std::fprintf(stderr,
+                   "cuda_on_cpu: %lld copies to the host, %lld kernels, %lld graphs, %lld allocations\n",
+                   static_cast<long long>(copies_to_host), static_cast<long long>(kernels),
+                   static_cast<long long>(graphs), static_cast<long long>(allocations));
+    }
+  };
+  static Printed printed;
+  return printed;
+}
+
 void configure(const char* text) {
   state() = State(text);
 }

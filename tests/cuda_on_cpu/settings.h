@@ -25,6 +25,15 @@ struct Settings {
 // Read from the environment at the first call. Errors (unknown or malformed entries) end the process.
 const Settings& settings();
 
+// What was asked of the devices; count=1 has it printed at the end.
+struct Counts {
+  int64_t copies_to_host = 0;
+  int64_t kernels = 0;  // and calls of libraries, outside of recordings
+  int64_t graphs = 0;   // launched
+  int64_t allocations = 0;
+};
+Counts& counts();
+
 // For tests: replaces the settings by those of `text` (the variable's syntax) and starts the random order
 // again.
 void configure(const char* text);

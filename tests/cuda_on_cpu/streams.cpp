@@ -328,6 +328,7 @@ void launch(Launch description, Stream* stream) {
     stop("kernel %s: its stream belongs to device %d, the thread's current device is %d", description.name,
          stream->device, current_device);
   }
+  if (!is_capturing(stream)) ++counts().kernels;
   const cudaError_t error = submit(
       stream,
       [description = std::move(description)] {
@@ -341,6 +342,7 @@ void launch(Launch description, Stream* stream) {
 
 cudaError_t enqueue(Stream* stream, const char* name, std::function<Progress()> attempt) {
   DeviceLock lock;
+  if (!is_capturing(stream)) ++counts().kernels;
   return remember(submit(
       stream,
       [name, attempt = std::move(attempt)] {
@@ -617,6 +619,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* program, cudaGraph_t graph, un
 cudaError_t cudaGraphLaunch(cudaGraphExec_t program, cudaStream_t stream) {
   DeviceLock lock;
   if (program == nullptr) return remember(cudaErrorInvalidValue);
+  ++counts().graphs;
   return remember(submit(stream, replay(program->nodes), lock));
 }
 

@@ -107,19 +107,33 @@ TEST_F(Gpu, EveryStepIsTheSameBitsOverNcclAndThroughHostMemoryOnAnyNumberOfWorke
 }
 
 // What the stand-ins for the CUDA runtime say about a run.
-int64_t copies_to_the_host(std::vector<std::string> arguments) {
+struct Asked {
+  int64_t copies = 0;   // to the host
+  int64_t kernels = 0;  // outside of graphs
+  int64_t graphs = 0, allocations = 0;
+};
+Asked asked_of_devices(std::vector<std::string> arguments, int workers = kNoLauncher) {
   const std::string before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
   ::setenv("LOCKSTEP_CUDA_ON_CPU", (before + ",count=1").c_str(), 1);
   arguments.insert(arguments.begin(), "train");
-  const Outcome outcome = run(kNoLauncher, arguments);
+  const Outcome outcome = run(workers, arguments);
   ::setenv("LOCKSTEP_CUDA_ON_CPU", before.c_str(), 1);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  std::smatch found;
-  if (!std::regex_search(outcome.err, found, std::regex("cuda_on_cpu: ([1-9]\\d*) copies"))) {
-    ADD_FAILURE() << outcome.err;
-    return 0;
+  const std::regex line(
+      "cuda_on_cpu: (\\d+) copies to the host, (\\d+) kernels, (\\d+) graphs, (\\d+) allocations");
+  Asked all;
+  for (std::sregex_iterator found(outcome.err.begin(), outcome.err.end(), line), end; found != end; ++found) {
+    all.copies += std::stoll((*found)[1]);
+    all.kernels += std::stoll((*found)[2]);
+    all.graphs += std::stoll((*found)[3]);
+    all.allocations += std::stoll((*found)[4]);
   }
-  return std::stoll(found[1]);
+  EXPECT_GT(all.copies, 0) << outcome.err;
+  return all;
+}
+
+int64_t copies_to_the_host(const std::vector<std::string>& arguments) {
+  return asked_of_devices(arguments).copies;
 }
 
 TEST_F(Gpu, TheHostReadsTheDeviceAsOftenWhateverTheNumberOfMicroBatches) {
@@ -143,6 +157,42 @@ TEST_F(Gpu, AStepBringsOneReportToTheHostAndNothingElse) {
       return copies_to_the_host(arguments);
     };
     EXPECT_EQ(of_steps("36") - of_steps("12"), 24) << "graph " << graph;
+  }
+}
+
+// A language model in bf16, its micro-batches added up, with dropout and clipping.
+TEST_F(Gpu, ARecordedStepIsOneGraphAndNothingElseHoweverManyMicroBatches) {
+  if (std::getenv("LOCKSTEP_CUDA_ON_CPU") == nullptr) GTEST_SKIP() << "only stand-ins count";
+  std::string tokens;
+  for (int i = 0; i < 4000; ++i) tokens += static_cast<char>('a' + i * i % 23);
+  write_file(scratch_.file("text.txt"), tokens);
+  ASSERT_EQ(run(kNoLauncher, {"tokenize", scratch_.file("text.txt"), "--tokenizer", "bytes", "--output",
+                              scratch_.file("tokens.h5")})
+                .exit_code,
+            0);
+  write_file(
+      scratch_.file("gpt.toml"),
+      "[run]\nseed = 1\n[data]\nformat = \"tokens\"\ntrain = \"" + scratch_.file("tokens.h5") +
+          "\"\ncontext = 16\n[model]\ntype = \"gpt\"\nlayers = 2\nwidth = 32\nheads = 2\ndropout = 0.1\n"
+          "[train]\nmicro_batch_size = 2\n[optimizer]\ntype = \"adamw\"\nlearning_rate = 1e-3\n"
+          "[clip]\nglobal_norm = 1.0\n[precision]\ncompute = \"bf16\"\n[checkpoint]\nevery = 0\n");
+  for (const int workers : {kNoLauncher, 2}) {
+    if (workers > 1 && sharing_gpu()) continue;
+    for (const char* micro_batches : {"2", "4"}) {
+      SCOPED_TRACE(std::string(micro_batches) + " micro-batches, workers " + std::to_string(workers));
+      const auto of_steps = [&](const std::string& steps) {
+        return asked_of_devices({scratch_.file("gpt.toml"), "--output", scratch_.file("gpt"), "--overwrite",
+                                 "--set", "device.cuda_graph=true", "parallel.digest_every=0",
+                                 "train.steps=" + steps, std::string("train.micro_batches=") + micro_batches},
+                                workers);
+      };
+      const Asked few = of_steps("8"), many = of_steps("20");
+      const int64_t steps = 12 * (workers > 1 ? workers : 1);
+      EXPECT_EQ(many.graphs - few.graphs, steps);
+      EXPECT_EQ(many.kernels - few.kernels, 0);
+      EXPECT_EQ(many.allocations - few.allocations, 0);
+      EXPECT_EQ(many.copies - few.copies, steps);
+    }
   }
 }
 

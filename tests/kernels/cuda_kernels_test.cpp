@@ -536,8 +536,13 @@ TYPED_TEST(CudaKernels, LayerNormAndItsDerivativesComeClose) {
       const Placed<T> in(backend, x, skipped), out(backend, n, skipped);
       const Placed<A> scale(backend, gamma), shift(backend, beta), center(backend, e.rows),
           inverse(backend, e.rows);
-      backend.layer_norm(this->kDType, e.rows, e.columns, in.data(), scale.data(), shift.data(), 1e-5,
-                         out.data(), center.data(), inverse.data());
+      backend.norm({.dtype = this->kDType,
+                    .narrow = this->kDType,
+                    .rows = e.rows,
+                    .columns = e.columns,
+                    .gamma = scale.data(),
+                    .epsilon = 1e-5},
+                   in.data(), nullptr, shift.data(), nullptr, out.data(), center.data(), inverse.data());
       return out.values();
     });
     std::vector<A> dgamma, dbeta;
@@ -546,9 +551,13 @@ TYPED_TEST(CudaKernels, LayerNormAndItsDerivativesComeClose) {
       const Placed<T> in(backend, x, skipped), gradient(backend, dy, skipped), out(backend, n, skipped);
       const Placed<A> scale(backend, gamma), center(backend, mean), inverse(backend, rstd);
       const Placed<A> scale_sums(backend, e.columns), shift_sums(backend, e.columns, skipped);
-      backend.layer_norm_backward(this->kDType, e.rows, e.columns, in.data(), scale.data(), center.data(),
-                                  inverse.data(), gradient.data(), out.data(), scale_sums.data(),
-                                  shift_sums.data());
+      backend.norm_backward({.dtype = this->kDType,
+                             .narrow = this->kDType,
+                             .rows = e.rows,
+                             .columns = e.columns,
+                             .gamma = scale.data()},
+                            in.data(), center.data(), inverse.data(), gradient.data(), nullptr, out.data(),
+                            nullptr, scale_sums.data(), shift_sums.data());
       if (&backend == &cpu_backend()) {
         dgamma = scale_sums.values();
         dbeta = shift_sums.values();
@@ -587,9 +596,13 @@ TYPED_TEST(CudaKernels, LayerNormBackwardOfInfinitiesIsTheCpus) {
         const Placed<T> in(backend, x, skipped), gradient(backend, dy, skipped), out(backend, n, skipped);
         const Placed<A> scale(backend, gamma), center(backend, mean), inverse(backend, rstd),
             scale_sums(backend, columns), shift_sums(backend, columns);
-        backend.layer_norm_backward(this->kDType, rows, columns, in.data(), scale.data(), center.data(),
-                                    inverse.data(), gradient.data(), out.data(), scale_sums.data(),
-                                    shift_sums.data());
+        backend.norm_backward({.dtype = this->kDType,
+                               .narrow = this->kDType,
+                               .rows = rows,
+                               .columns = columns,
+                               .gamma = scale.data()},
+                              in.data(), center.data(), inverse.data(), gradient.data(), nullptr, out.data(),
+                              nullptr, scale_sums.data(), shift_sums.data());
         if (&backend == &cpu_backend()) {
           dgamma = scale_sums.values();
           dbeta = shift_sums.values();

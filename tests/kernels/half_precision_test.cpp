@@ -326,11 +326,17 @@ TYPED_TEST(HalfPrecision, NormalizationsKeepStatisticsInFloatAndRoundActivations
       std::vector<A> dgamma(static_cast<size_t>(columns)), dbeta(dgamma.size());
       const DType dtype = dtype_of<T>;
       if (layer) {
-        this->backend.layer_norm(dtype, rows, columns, in.data(), scale.data(), shift.data(), 1e-5, y.data(),
-                                 mean.data(), rstd.data());
-        this->backend.layer_norm_backward(dtype, rows, columns, in.data(), scale.data(), mean.data(),
-                                          rstd.data(), gradient.data(), dx.data(), dgamma.data(),
-                                          dbeta.data());
+        this->backend.norm({.dtype = dtype,
+                            .narrow = dtype,
+                            .rows = rows,
+                            .columns = columns,
+                            .gamma = scale.data(),
+                            .epsilon = 1e-5},
+                           in.data(), nullptr, shift.data(), nullptr, y.data(), mean.data(), rstd.data());
+        this->backend.norm_backward(
+            {.dtype = dtype, .narrow = dtype, .rows = rows, .columns = columns, .gamma = scale.data()},
+            in.data(), mean.data(), rstd.data(), gradient.data(), nullptr, dx.data(), nullptr, dgamma.data(),
+            dbeta.data());
       } else {
         this->backend.batch_norm(dtype, rows, columns, in.data(), scale.data(), shift.data(), 1e-5, y.data(),
                                  mean.data(), variance.data(), rstd.data());

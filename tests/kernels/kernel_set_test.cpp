@@ -216,13 +216,33 @@ std::vector<Call> other_calls() {
              backend.softmax_backward(log_form, kType, kRows, columns, y, dy.data(), outputs.of<S>(n));
            }
            T *mean = outputs.of<T>(kRows), *rstd = outputs.of<T>(kRows);
-           backend.layer_norm(kType, kRows, columns, x.data(), gamma.data(), beta.data(), 1e-5,
-                              outputs.of<S>(n), mean, rstd);
-           backend.layer_norm_backward(kType, kRows, columns, x.data(), gamma.data(), mean, rstd, dy.data(),
-                                       outputs.of<S>(n), outputs.of<T>(columns), outputs.of<T>(columns));
-           backend.rms_norm(kType, kRows, columns, x.data(), gamma.data(), 1e-5, outputs.of<S>(n), rstd);
-           backend.rms_norm_backward(kType, kRows, columns, x.data(), gamma.data(), rstd, dy.data(),
-                                     outputs.of<S>(n), outputs.of<T>(columns));
+           backend.norm({.dtype = kType,
+                         .narrow = kType,
+                         .rows = kRows,
+                         .columns = columns,
+                         .gamma = gamma.data(),
+                         .epsilon = 1e-5},
+                        x.data(), nullptr, beta.data(), nullptr, outputs.of<S>(n), mean, rstd);
+           backend.norm_backward(
+               {.dtype = kType, .narrow = kType, .rows = kRows, .columns = columns, .gamma = gamma.data()},
+               x.data(), mean, rstd, dy.data(), nullptr, outputs.of<S>(n), nullptr, outputs.of<T>(columns),
+               outputs.of<T>(columns));
+           backend.norm({.kind = NormArguments::Kind::kRms,
+                         .dtype = kType,
+                         .narrow = kType,
+                         .rows = kRows,
+                         .columns = columns,
+                         .gamma = gamma.data(),
+                         .epsilon = 1e-5},
+                        x.data(), nullptr, nullptr, nullptr, outputs.of<S>(n), nullptr, rstd);
+           backend.norm_backward({.kind = NormArguments::Kind::kRms,
+                                  .dtype = kType,
+                                  .narrow = kType,
+                                  .rows = kRows,
+                                  .columns = columns,
+                                  .gamma = gamma.data()},
+                                 x.data(), nullptr, rstd, dy.data(), nullptr, outputs.of<S>(n), nullptr,
+                                 outputs.of<T>(columns), nullptr);
            const auto halves = values<S>(2 * n, 34);
            backend.swiglu(kType, kRows, columns, halves.data(), outputs.of<S>(n));
            backend.swiglu_backward(kType, kRows, columns, halves.data(), dy.data(), outputs.of<S>(2 * n));
@@ -264,6 +284,9 @@ std::vector<Call> other_calls() {
                                            outputs.of<S>(kRows), probabilities);
                      backend.cross_entropy_backward(kType, kRows, kColumns, probabilities, labels.data(),
                                                     weights.data(), dlosses.data(),
+                                                    outputs.of<S>(kRows * kColumns));
+                     backend.cross_entropy_gradient(kType, kRows, kColumns, x.data(), labels.data(),
+                                                    weights.data(), dlosses.data(), outputs.of<S>(kRows),
                                                     outputs.of<S>(kRows * kColumns));
                      backend.block_square_sums(kType, kRows * kColumns, x.data(), outputs.of<double>(10));
                    }});

@@ -85,8 +85,14 @@ TYPED_TEST(LanguageKernels, RmsNormIsTheFormula) {
         "forward " + name, sizeof(S) == 2 ? 1.0 : 16.0,
         [&](Backend& backend, Arrays& arrays) {
           S* const to = arrays.output<S>(n);
-          backend.rms_norm(dtype_of<S>, rows, columns, arrays.input(x), arrays.input(gamma), 0.25, to,
-                           arrays.output<T>(rows));
+          backend.norm({.kind = NormArguments::Kind::kRms,
+                        .dtype = dtype_of<S>,
+                        .narrow = dtype_of<S>,
+                        .rows = rows,
+                        .columns = columns,
+                        .gamma = arrays.input(gamma),
+                        .epsilon = 0.25},
+                       arrays.input(x), nullptr, nullptr, nullptr, to, nullptr, arrays.output<T>(rows));
         },
         expected);
     expected = dx;
@@ -95,8 +101,14 @@ TYPED_TEST(LanguageKernels, RmsNormIsTheFormula) {
         "backward " + name, sizeof(S) == 2 ? 1.0 : 64.0,
         [&](Backend& backend, Arrays& arrays) {
           S* const to = arrays.output<S>(n);
-          backend.rms_norm_backward(dtype_of<S>, rows, columns, arrays.input(x), arrays.input(gamma),
-                                    arrays.input(rstd), arrays.input(dy), to, arrays.output<T>(columns));
+          backend.norm_backward({.kind = NormArguments::Kind::kRms,
+                                 .dtype = dtype_of<S>,
+                                 .narrow = dtype_of<S>,
+                                 .rows = rows,
+                                 .columns = columns,
+                                 .gamma = arrays.input(gamma)},
+                                arrays.input(x), nullptr, arrays.input(rstd), arrays.input(dy), nullptr, to,
+                                nullptr, arrays.output<T>(columns), nullptr);
         },
         expected);
   }

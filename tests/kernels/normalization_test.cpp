@@ -171,8 +171,13 @@ void check_norm(const Extents& e, bool batch, const std::vector<T>& x) {
       backend.batch_norm(dtype_of<T>, e.rows, e.columns, x.data(), gamma.data(), beta.data(), epsilon,
                          values.data(), mean.data(), variance.data(), rstd.data());
     } else {
-      backend.layer_norm(dtype_of<T>, e.rows, e.columns, x.data(), gamma.data(), beta.data(), epsilon,
-                         values.data(), mean.data(), rstd.data());
+      backend.norm({.dtype = dtype_of<T>,
+                    .narrow = dtype_of<T>,
+                    .rows = e.rows,
+                    .columns = e.columns,
+                    .gamma = gamma.data(),
+                    .epsilon = epsilon},
+                   x.data(), nullptr, beta.data(), nullptr, values.data(), mean.data(), rstd.data());
     }
     return values;
   });
@@ -185,9 +190,13 @@ void check_norm(const Extents& e, bool batch, const std::vector<T>& x) {
                                   rstd.data(), dy.data(), dx, parameter_gradients,
                                   parameter_gradients + columns);
     } else {
-      backend.layer_norm_backward(dtype_of<T>, e.rows, e.columns, x.data(), gamma.data(), mean.data(),
-                                  rstd.data(), dy.data(), dx, parameter_gradients,
-                                  parameter_gradients + columns);
+      backend.norm_backward({.dtype = dtype_of<T>,
+                             .narrow = dtype_of<T>,
+                             .rows = e.rows,
+                             .columns = e.columns,
+                             .gamma = gamma.data()},
+                            x.data(), mean.data(), rstd.data(), dy.data(), nullptr, dx, nullptr,
+                            parameter_gradients, parameter_gradients + columns);
     }
     return values;
   });
@@ -267,8 +276,14 @@ TYPED_TEST(Normalization, AMeanFarAboveTheSpreadDoesNotCancelTheVariance) {
                 static_cast<double>(moments(column).variance),
                 40 * static_cast<double>(std::numeric_limits<T>::epsilon()));
   }
-  this->backend.layer_norm(this->kDType, 16, 4096, x.data(), std::vector<T>(4096, T(1)).data(),
-                           std::vector<T>(4096, T(0)).data(), 0.0, y.data(), mean.data(), rstd.data());
+  this->backend.norm({.dtype = this->kDType,
+                      .narrow = this->kDType,
+                      .rows = 16,
+                      .columns = 4096,
+                      .gamma = std::vector<T>(4096, T(1)).data(),
+                      .epsilon = 0.0},
+                     x.data(), nullptr, std::vector<T>(4096, T(0)).data(), nullptr, y.data(), mean.data(),
+                     rstd.data());
   for (int64_t r = 0; r < 16; ++r) {
     const long double exact = 1 / std::sqrt(moments(row_of(x, r, 4096)).variance);
     EXPECT_NEAR(static_cast<double>(rstd[static_cast<size_t>(r)]), static_cast<double>(exact),
@@ -330,8 +345,13 @@ TYPED_TEST(Normalization, ConstantInputNormalizesToBeta) {
   this->backend.batch_norm(this->kDType, 12, 8, x.data(), gamma.data(), beta.data(), 1e-5, y.data(),
                            mean.data(), variance.data(), rstd.data());
   for (size_t i = 0; i < 96; ++i) EXPECT_EQ(y[i], beta[i % 8]);
-  this->backend.layer_norm(this->kDType, 12, 8, x.data(), gamma.data(), beta.data(), 1e-5, y.data(),
-                           mean.data(), rstd.data());
+  this->backend.norm({.dtype = this->kDType,
+                      .narrow = this->kDType,
+                      .rows = 12,
+                      .columns = 8,
+                      .gamma = gamma.data(),
+                      .epsilon = 1e-5},
+                     x.data(), nullptr, beta.data(), nullptr, y.data(), mean.data(), rstd.data());
   for (size_t i = 0; i < 96; ++i) EXPECT_EQ(y[i], beta[i % 8]);
 }
 

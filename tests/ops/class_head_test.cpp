@@ -15,7 +15,7 @@
 namespace lockstep::test {
 namespace {
 
-constexpr int64_t kRows = 2 * kHeadRows + 70, kClasses = 11, kFeatures = 6;
+constexpr int64_t kRows = 10 * kHeadRows + 70, kClasses = 11, kFeatures = 6;
 
 Tensor labels_of(int64_t rows) {
   std::vector<int32_t> labels(static_cast<size_t>(rows));
@@ -95,7 +95,7 @@ TEST(ClassHead, RoundsNothingBut16BitOperands) {
 }
 
 TEST(ClassHead, NeverHoldsTheLogitsOfAllRows) {
-  constexpr int64_t kMany = 8 * kHeadRows, kWide = 300;
+  constexpr int64_t kMany = 32 * kHeadRows, kWide = 300;
   const std::vector<Tensor> inputs = {random_tensor({kMany, 2}, -1.0, 1.0, 1, DType::kF32),
                                       random_tensor({kWide, 2}, -1.0, 1.0, 2, DType::kF32)};
   const Tensor labels = labels_of(kMany);
@@ -106,7 +106,7 @@ TEST(ClassHead, NeverHoldsTheLogitsOfAllRows) {
         return head_losses({in[0], in[1]}, labels);
       },
       inputs, Tensor::full({kMany}, DType::kF32, test_backend(), 1.0));
-  EXPECT_LT(allocator_statistics().peak_bytes - before, size_t{kMany * kWide * 4} * 3 / 4);
+  EXPECT_LT(allocator_statistics().peak_bytes - before, size_t{kMany * kWide * 4} / 2);
 }
 
 TEST(ClassHead, RefusesWhatDoesNotFit) {

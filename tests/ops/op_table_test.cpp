@@ -290,6 +290,19 @@ std::vector<OpCase> op_table() {
                    },
                    {real({1, 5, 4, 2}, 94)}});
 
+  // Of a sum, which is read beside its norm: both contribute to its gradient.
+  table.push_back({"add_layer_norm",
+                   [](Inputs x) {
+                     const NormedSum r = add_layer_norm(x[0], x[1], x[2], x[3]);
+                     return add(r.sum, multiply(r.y, r.sum));
+                   },
+                   {real({3, 5}, 131), real({3, 5}, 132), real({5}, 133), real({5}, 134)}});
+  table.push_back({"add_rms_norm",
+                   [](Inputs x) {
+                     const NormedSum r = add_rms_norm(x[0], x[1], x[2]);
+                     return add(r.sum, multiply(r.y, r.sum));
+                   },
+                   {real({3, 5}, 135), real({3, 5}, 136), real({5}, 137)}});
   table.push_back({"layer_norm",
                    [](Inputs x) { return layer_norm(x[0], x[1], x[2]); },
                    {real({2, 3, 6}, 101), real({6}, 102), real({6}, 103)}});

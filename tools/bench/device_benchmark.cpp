@@ -4,10 +4,12 @@
 // Usage: device_benchmark [cpu|cuda] [MiB]   (default cpu 64). MiB: size of each array. A row: bytes read and
 // written over time, as a share of what a copy of one array reaches in the same run; products: operations
 // over time. Where a library proposes several algorithms for a product, with the first of them and with the
-// one that tuning chooses, and how fast these are in comparison to the fastest in the same run.
+// one that tuning chooses, and how fast these are in comparison to the fastest in the same run. With arrays
+// of less than 16 MiB products and attention are tiny: a rehearsal.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -169,10 +171,19 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
     table.row("softmax", dtype, 2 * bytes, [&] { backend.softmax(false, dtype, rows, columns, x, y); });
     table.row("softmax backward", dtype, 3 * bytes,
               [&] { backend.softmax_backward(false, dtype, rows, columns, x, y, z); });
-    table.row("layer norm", dtype, 2 * bytes,
-              [&] { backend.layer_norm(dtype, rows, columns, x, gamma, beta, 1e-5, y, mean, rstd); });
+    table.row("layer norm", dtype, 2 * bytes, [&] {
+      backend.norm({.dtype = dtype,
+                    .narrow = dtype,
+                    .rows = rows,
+                    .columns = columns,
+                    .gamma = gamma,
+                    .epsilon = 1e-5},
+                   x, nullptr, beta, nullptr, y, mean, rstd);
+    });
     table.row("layer norm backward", dtype, 3 * bytes, [&] {
-      backend.layer_norm_backward(dtype, rows, columns, x, gamma, mean, rstd, z, y, dgamma, dbeta);
+      backend.norm_backward(
+          {.dtype = dtype, .narrow = dtype, .rows = rows, .columns = columns, .gamma = gamma}, x, mean, rstd,
+          z, nullptr, y, nullptr, dgamma, dbeta);
     });
     // Statistics of a channel need all of it, which is read once more then.
     constexpr int64_t channels = 64;
@@ -195,6 +206,26 @@ void memory_bound(Backend& backend, int64_t array_bytes) {
     backend.cross_entropy_backward(
         dtype, rows, columns, p, static_cast<const int32_t*>(static_cast<void*>(labels)), nullptr, losses, g);
   });
+  // Beside fp32 what products read in bf16.
+  {
+    const auto elements = static_cast<double>(n);
+    const Array change(backend, DType::kBF16, n), narrow(backend, DType::kBF16, n), y(backend, dtype, n);
+    const Array gamma(backend, dtype, columns), beta(backend, dtype, columns), mean(backend, dtype, rows),
+        rstd(backend, dtype, rows), dgamma(backend, dtype, columns), dbeta(backend, dtype, columns);
+    const NormArguments norm{
+        .dtype = dtype, .narrow = DType::kBF16, .rows = rows, .columns = columns, .gamma = gamma};
+    table.row("addition of bf16", dtype, 10.0 * elements,
+              [&] { backend.add_narrow(DType::kBF16, n, p, change, y); });
+    table.row("layer norm of a sum, in bf16", dtype, 12.0 * elements,
+              [&] { backend.norm(norm, p, change, beta, y, narrow, mean, rstd); });
+    table.row("layer norm backward, added, with a copy", dtype, 16.0 * elements,
+              [&] { backend.norm_backward(norm, p, mean, rstd, change, g, y, narrow, dgamma, dbeta); });
+    table.row("cross-entropy and its derivative in bf16", dtype, 6.0 * elements, [&] {
+      backend.cross_entropy_gradient(DType::kBF16, rows, columns, p,
+                                     static_cast<const int32_t*>(static_cast<void*>(labels)), nullptr, losses,
+                                     mean, narrow);
+    });
+  }
   const Array sums(backend, DType::kF64, (n + Backend::kNormBlock - 1) / Backend::kNormBlock);
   table.row("sums of squares", dtype, 4.0 * static_cast<double>(n),
             [&] { backend.block_square_sums(dtype, n, g, static_cast<double*>(static_cast<void*>(sums))); });
@@ -239,14 +270,19 @@ std::vector<double> with_each_algorithm(Backend& backend, const std::function<vo
   return seconds_of(batches);
 }
 
-void products(Backend& backend, bool large) {
+// Of products and attention.
+enum class Size { kTiny, kSmall, kLarge };
+
+void products(Backend& backend, Size size) {
   PlanTable* const table = backend.plans();
   fmt::print("\n| product (m,n,k) | type | TFLOP/s |{}\n|---|---|---|{}\n",
              table == nullptr ? "" : " first of the best | tuned of the best |",
              table == nullptr ? "" : "---|---|");
-  const int64_t shapes[][3] = {{256, 2048, 2048}, {4096, 4096, 4096}, {16384, 3072, 768}, {16384, 768, 3072}};
+  std::vector<std::array<int64_t, 3>> shapes = {{32, 32, 32}};
+  if (size != Size::kTiny) shapes = {{256, 2048, 2048}};
+  if (size == Size::kLarge)
+    shapes.insert(shapes.end(), {{4096, 4096, 4096}, {16384, 3072, 768}, {16384, 768, 3072}});
   for (const auto& [m, n, k] : shapes) {
-    if (!large && m > 256) continue;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Array a(backend, dtype, m * k), b(backend, dtype, k * n), c(backend, dtype, m * n);
       MatmulArguments arguments;
@@ -271,12 +307,13 @@ void products(Backend& backend, bool large) {
 // Causal self-attention of q, k and v side by side. Operations forward: two products of 2 B H T T D each, B
 // samples, H heads, T positions, D numbers a head, of which causality leaves half; backward five such
 // products, 2.5 times as many.
-void attention(Backend& backend, bool large) {
+void attention(Backend& backend, Size extent) {
   fmt::print(
       "\n| causal attention (B,H,T,D) | type | forward TFLOP/s | backward TFLOP/s |\n|---|---|---|---|\n");
-  const int64_t shapes[][4] = {{4, 12, 256, 64}, {16, 12, 1024, 64}, {4, 16, 2048, 128}};
+  std::vector<std::array<int64_t, 4>> shapes = {{1, 2, 16, 64}};
+  if (extent != Size::kTiny) shapes = {{4, 12, 256, 64}};
+  if (extent == Size::kLarge) shapes.insert(shapes.end(), {{16, 12, 1024, 64}, {4, 16, 2048, 128}});
   for (const auto& [batch, heads, positions, size] : shapes) {
-    if (!large && positions > 256) continue;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       AttentionArguments a;
       a.dtype = dtype;
@@ -317,8 +354,9 @@ int main(int argc, char** argv) {
     Backend& backend = device == "cuda" ? cuda_backend(0) : cpu_backend();
     fmt::print("{}, arrays of {} MiB\n\n", backend.description(), mebibytes);
     memory_bound(backend, mebibytes << 20);
-    products(backend, device == "cuda");
-    attention(backend, device == "cuda");
+    const Size size = mebibytes < 16 ? Size::kTiny : device == "cuda" ? Size::kLarge : Size::kSmall;
+    products(backend, size);
+    attention(backend, size);
   } catch (const Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     return 2;

@@ -13,7 +13,8 @@
 //   memory_mb=N    memory of a device (default 16384)
 //   cudnn=1        cuDNN is installed (default: it is not)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
-//                  which who reads the copy waits for
+//                  which who reads the copy waits for; kernels and calls of libraries outside of recordings,
+//                  graphs that were launched, and allocations
 //   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time
 //   by
 //                  the clock of events (default 0)

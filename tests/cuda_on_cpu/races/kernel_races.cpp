@@ -120,6 +120,8 @@ TEST(KernelRaces, NoneInSoftmaxAndCrossEntropy) {
           backend.softmax_backward(true, kF32, e.rows, e.columns, y, x, dx);
           backend.cross_entropy(kF32, e.rows, e.columns, x, labels, nullptr, losses, y);
           backend.cross_entropy_backward(kF32, e.rows, e.columns, y, labels, nullptr, losses, dx);
+          backend.cross_entropy_gradient(kF32, e.rows, e.columns, x, labels, nullptr, losses,
+                                         arrays.output<float>(e.rows), y);
         },
         {0});
   }
@@ -138,11 +140,31 @@ TEST(KernelRaces, NoneInNormalization) {
           float* const dbeta = arrays.output<float>(e.columns);
           float* const row_mean = arrays.output<float>(e.rows);
           float* const row_rstd = arrays.output<float>(e.rows);
-          backend.layer_norm(kF32, e.rows, e.columns, x, gamma, gamma, 1e-5, y, row_mean, row_rstd);
-          backend.layer_norm_backward(kF32, e.rows, e.columns, x, gamma, row_mean, row_rstd, y, dx, dgamma,
-                                      dbeta);
-          backend.rms_norm(kF32, e.rows, e.columns, x, gamma, 1e-5, y, row_rstd);
-          backend.rms_norm_backward(kF32, e.rows, e.columns, x, gamma, row_rstd, y, dx, dgamma);
+          backend.norm({.dtype = kF32,
+                        .narrow = kF32,
+                        .rows = e.rows,
+                        .columns = e.columns,
+                        .gamma = gamma,
+                        .epsilon = 1e-5},
+                       x, nullptr, gamma, nullptr, y, row_mean, row_rstd);
+          backend.norm_backward(
+              {.dtype = kF32, .narrow = kF32, .rows = e.rows, .columns = e.columns, .gamma = gamma}, x,
+              row_mean, row_rstd, y, nullptr, dx, nullptr, dgamma, dbeta);
+          backend.norm({.kind = NormArguments::Kind::kRms,
+                        .dtype = kF32,
+                        .narrow = kF32,
+                        .rows = e.rows,
+                        .columns = e.columns,
+                        .gamma = gamma,
+                        .epsilon = 1e-5},
+                       x, nullptr, nullptr, nullptr, y, nullptr, row_rstd);
+          backend.norm_backward({.kind = NormArguments::Kind::kRms,
+                                 .dtype = kF32,
+                                 .narrow = kF32,
+                                 .rows = e.rows,
+                                 .columns = e.columns,
+                                 .gamma = gamma},
+                                x, nullptr, row_rstd, y, nullptr, dx, nullptr, dgamma, nullptr);
           if (e.columns > 1100) return;  // channels are fewer
           float* const mean = arrays.output<float>(e.columns);
           float* const variance = arrays.output<float>(e.columns);
@@ -165,8 +187,12 @@ TEST(KernelRaces, NoneInLayerNormBackwardOfHalfPrecision) {
           BFloat16* const dx = arrays.output<BFloat16>(e.rows * e.columns);
           float* const dgamma = arrays.output<float>(e.columns);
           float* const dbeta = arrays.output<float>(e.columns);
-          backend.layer_norm_backward(DType::kBF16, e.rows, e.columns, x, gamma, of_rows, of_rows, x, dx,
-                                      dgamma, dbeta);
+          backend.norm_backward({.dtype = DType::kBF16,
+                                 .narrow = DType::kBF16,
+                                 .rows = e.rows,
+                                 .columns = e.columns,
+                                 .gamma = gamma},
+                                x, of_rows, of_rows, x, nullptr, dx, nullptr, dgamma, dbeta);
         },
         {0});
   }
