@@ -18,12 +18,34 @@ namespace {
 
 // Of a file without digests.
 constexpr int64_t kProbes = 256, kProbeTokens = 1024;
+// Tokens of such a file that are looked at when it is opened, a shard of llm.c and some more; of a longer one
+// each is when its window is read.
+constexpr int64_t kMostScanned = int64_t{1} << 27;
 
 // Where two differ, a model of one does not know the other's texts.
 std::string vocabulary_text(const TokenFileDescription& tokens) {
   const auto name = [](std::optional<int32_t> id) { return id ? fmt::format("token {}", *id) : "nothing"; };
   return fmt::format("tokenizer {}, {} before and {} behind each document", tokens.tokenizer,
                      name(tokens.begin), name(tokens.end));
+}
+
+[[noreturn]] void refuse_token(const TokenFileDescription& tokens, int64_t token, int64_t position,
+                               int64_t classes) {
+  const bool other = tokens.vocabulary_size > classes;
+  fail(ErrorKind::kData,
+       fmt::format("{}: token {} at position {}: must be in [0, {}){}", tokens.source, token, position,
+                   classes, other ? fmt::format("; its tokenizer has {}", tokens.vocabulary_size) : ""));
+}
+
+void require_in_vocabulary(const TokenFile& file, int64_t classes) {
+  std::vector<int32_t> piece(size_t{1} << 16);
+  for (int64_t first = 0; first < file.size(); first += std::ssize(piece)) {
+    piece.resize(static_cast<size_t>(std::min<int64_t>(std::ssize(piece), file.size() - first)));
+    file.read(first, piece);
+    const auto bad =
+        std::ranges::find_if(piece, [=](int32_t token) { return token < 0 || token >= classes; });
+    if (bad != piece.end()) refuse_token(file.description(), *bad, first + (bad - piece.begin()), classes);
+  }
 }
 
 }  // namespace
@@ -38,10 +60,8 @@ TokenWindows::TokenWindows(const std::string& path, int64_t context, int64_t cla
     fail(ErrorKind::kData,
          fmt::format("{}: does not say how large its vocabulary is: data.classes must", tokens.source));
   }
-  if (tokens.largest >= classes) {
-    fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", tokens.source,
-                                       tokens.largest, tokens.largest_position, classes));
-  }
+  if (tokens.largest >= classes) refuse_token(tokens, tokens.largest, tokens.largest_position, classes);
+  if (tokens.largest < 0 && file_->size() <= kMostScanned) require_in_vocabulary(*file_, classes);
   if (documents == Documents::kMask && tokens.documents < 0 && !tokens.begin) {
     fail(ErrorKind::kData, fmt::format("{}: does not tell where documents begin: data.documents = \"mask\" "
                                        "needs to know",
@@ -84,8 +104,7 @@ void TokenWindows::gather(std::span<const int64_t> rows, const SampleBuffers& ou
     if (!outside(inputs[0]) && std::none_of(targets, targets + window, outside)) continue;
     const int64_t at =
         outside(inputs[0]) ? 0 : std::find_if(targets, targets + window, outside) - targets + 1;
-    fail(ErrorKind::kData, fmt::format("{}: token {} at position {}: must be in [0, {})", description_.source,
-                                       at == 0 ? inputs[0] : targets[at - 1], first + at, limit));
+    refuse_token(file_->description(), at == 0 ? inputs[0] : targets[at - 1], first + at, limit);
   }
 }
 

@@ -159,7 +159,11 @@ std::unique_ptr<TokenFile> open_token_file(const std::string& path) {
   std::memcpy(&magic, start.data(), sizeof magic);
   if (magic == kGpt2Tokens || magic == kLlama3Tokens) return open_llmc_tokens(path);
   if (fs::is_regular_file(index, error)) return open_megatron_tokens(index, stem.string() + ".bin");
-  if (fs::exists(path, error)) return open_sealed_tokens(path);
+  if (fs::is_regular_file(path, error)) {
+    // Of a .bin that is neither, llm.c's reader says why.
+    const bool foreign = name.extension() == ".bin" && !apparent_state(path, ErrorKind::kData);
+    return foreign ? open_llmc_tokens(path) : open_sealed_tokens(path);
+  }
   fail(ErrorKind::kData, path + ": cannot be read: there is no such file");
 }
 

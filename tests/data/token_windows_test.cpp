@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 
@@ -188,13 +189,30 @@ TEST_F(TokenWindowsTest, WhatCannotBeIsRefused) {
   expect_rejection(ErrorKind::kData, {path("a.h5"), "token 27 at position 9", "[0, 27)"},
                    [&] { TokenWindows(path("a.h5"), 5, 27); });
   EXPECT_EQ(TokenWindows(path("a.h5"), 5, 28).description().classes, 28);
-  // A file that does not know its largest token is looked at window by window.
-  const TokenWindows other(foreign("a.bin", {1, 2, 3, 900, 5, 6, 7, 8, 9}), 2, 100);
-  MicroBatch batch(1, other.description().fields());
-  for (const int64_t good : {0, 2, 3}) other.gather({&good, 1}, batch.buffers());
-  const int64_t bad = 1;
+  expect_rejection(ErrorKind::kData, {path("a.h5"), "[0, 20); its tokenizer has 50"},
+                   [&] { TokenWindows(path("a.h5"), 5, 20); });
+  // A file that does not know its largest token is looked through.
   expect_rejection(ErrorKind::kData, {path("a.bin"), "token 900 at position 3", "[0, 100)"}, [&] {
-    other.gather({&bad, 1}, batch.buffers());
+    TokenWindows(foreign("a.bin", {1, 2, 3, 900, 5, 6, 7, 8, 9}), 2, 100);
+  });
+}
+
+// Zeros but for one token, which are holes of the file: too many to look through at the start.
+TEST_F(TokenWindowsTest, LongFilesAreLookedAtWindowByWindow) {
+  foreign("a.bin", {});
+  constexpr int32_t kTokens = (1 << 27) + 5;
+  std::filesystem::resize_file(path("a.bin"), 1024 + 2 * int64_t{kTokens});
+  std::fstream file(path("a.bin"), std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(8).write(reinterpret_cast<const char*>(&kTokens), sizeof kTokens);
+  const uint16_t outside = 900;
+  file.seekp(1024 + 2 * 7).write(reinterpret_cast<const char*>(&outside), sizeof outside);
+  file.close();
+  const TokenWindows windows(path("a.bin"), 2, 100);
+  MicroBatch batch(1, windows.description().fields());
+  for (const int64_t good : {0, 2, 4, kTokens / 2 - 1}) windows.gather({&good, 1}, batch.buffers());
+  const int64_t bad = 3;
+  expect_rejection(ErrorKind::kData, {path("a.bin"), "token 900 at position 7", "[0, 100)"}, [&] {
+    windows.gather({&bad, 1}, batch.buffers());
   });
 }
 

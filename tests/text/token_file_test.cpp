@@ -355,7 +355,11 @@ TEST_F(Megatron, DamagedIndicesAreRefused) {
 
 TEST_F(TokenFiles, WhatHoldsNoTokensIsRefused) {
   write_bytes(path("text.bin"), "once upon a time there was a file");
-  reject("text.bin", {"text.bin"});
+  reject("text.bin", {"text.bin", "truncated: the header has 1024 bytes"});
+  write_bytes(path("text.bin"), std::string(2048, 'x'));
+  reject("text.bin", {"text.bin", "magic 2021161080: 20240520 and 20240801 are of tokens"});
+  write_bytes(path("text.h5"), std::string(2048, 'x'));
+  reject("text.h5", {"text.h5", "neither a sealed file nor plain HDF5"});
   reject("nothing.bin", {"nothing.bin", "no such file"});
   write_bytes(path("empty.bin"), "");
   reject("empty.bin", {"empty.bin", "empty"});
