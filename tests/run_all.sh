@@ -70,7 +70,9 @@ part() {
 ahead() {
   local name=$1
   shift
-  setsid nice -n 19 "$@" >"$(log_of "$name")" 2>&1 &
+  # A session of its own counts as a whole where the system groups processes by sessions. Its group is ended with this script.
+  # shellcheck disable=SC2016  # for the inner shell
+  setsid bash -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null || true; exec nice -n 19 "$@"' ahead "$@" >"$(log_of "$name")" 2>&1 &
   under_way[$name]=$!
 }
 wait_for() {

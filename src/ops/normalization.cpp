@@ -38,10 +38,6 @@ bool needs_widening(const Tensor& gamma, const Tensor& beta) {
   return accumulation_type(gamma.dtype()) != gamma.dtype() || accumulation_type(beta.dtype()) != beta.dtype();
 }
 
-int64_t rows_of(const Tensor& x) {
-  return x.shape().elements(0, x.rank() - 1);
-}
-
 // Inputs: x, gamma, beta, mean, 1/standard deviation.
 class BatchNormNode final : public FusedNode {
  public:
@@ -52,7 +48,7 @@ class BatchNormNode final : public FusedNode {
   }
 
   Tensor reference(std::span<const Tensor> in) const override {
-    const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
+    const Tensor matrix = widened(reshape(in[0], {in[0].shape().rows(), in[0].shape().last()}));
     const Tensor y = normalize_reference(matrix, in[1], in[2], 0, epsilon_);
     return cast(reshape(y, in[0].shape()), in[0].dtype());
   }
@@ -60,7 +56,7 @@ class BatchNormNode final : public FusedNode {
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &x = inputs[0], &gamma = inputs[1];
     Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
-    x.backend().batch_norm_backward(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(),
+    x.backend().batch_norm_backward(x.dtype(), x.shape().rows(), x.shape().last(), x.data(), gamma.data(),
                                     inputs[3].data(), inputs[4].data(), cotangent.data(), dx.mutable_data(),
                                     dgamma.mutable_data(), dbeta.mutable_data());
     if (result.wanted(0)) result[0] = std::move(dx);
@@ -74,7 +70,7 @@ class BatchNormNode final : public FusedNode {
 
 NormArguments arguments_of(NormArguments::Kind kind, const Tensor& x, DType narrow, const Tensor& gamma,
                            double epsilon) {
-  return {kind, x.dtype(), narrow, rows_of(x), x.shape().last(), gamma.data(), epsilon};
+  return {kind, x.dtype(), narrow, x.shape().rows(), x.shape().last(), gamma.data(), epsilon};
 }
 
 // Layer norm and RMS norm, whose result may be narrower than what they are given. Inputs: x, gamma, beta,
@@ -90,7 +86,7 @@ class NormNode final : public FusedNode {
 
   Tensor reference(std::span<const Tensor> in) const override {
     if (layer()) {
-      const Tensor matrix = widened(reshape(in[0], {rows_of(in[0]), in[0].shape().last()}));
+      const Tensor matrix = widened(reshape(in[0], {in[0].shape().rows(), in[0].shape().last()}));
       const Tensor y = normalize_reference(matrix, in[1], in[2], 1, epsilon_);
       return cast(reshape(y, in[0].shape()), output_);
     }
@@ -138,7 +134,7 @@ NormedSum norm_of(NormArguments::Kind kind, const Tensor& x, const Tensor& chang
   if (change.defined() && !adds) return norm_of(kind, add(x, change), {}, gamma, beta, epsilon, output);
   const bool layer = kind == NormArguments::Kind::kLayer;
   NormedSum result{adds ? x.empty_like() : x, Tensor::empty(x.shape(), output, x.backend())};
-  Tensor rstd = Tensor::empty({rows_of(x)}, gamma.dtype(), x.backend());
+  Tensor rstd = Tensor::empty({x.shape().rows()}, gamma.dtype(), x.backend());
   Tensor mean = layer ? rstd.empty_like() : Tensor();
   x.backend().norm(arguments_of(kind, x, output, gamma, epsilon), x.data(), adds ? change.data() : nullptr,
                    layer ? beta.data() : nullptr, adds ? result.sum.mutable_data() : nullptr,
@@ -199,7 +195,7 @@ BatchNormResult batch_norm(const Tensor& x, const Tensor& gamma, const Tensor& b
   result.mean = gamma.empty_like();
   result.variance = gamma.empty_like();
   Tensor rstd = gamma.empty_like();
-  x.backend().batch_norm(x.dtype(), rows_of(x), x.shape().last(), x.data(), gamma.data(), beta.data(),
+  x.backend().batch_norm(x.dtype(), x.shape().rows(), x.shape().last(), x.data(), gamma.data(), beta.data(),
                          epsilon, y.mutable_data(), result.mean.mutable_data(),
                          result.variance.mutable_data(), rstd.mutable_data());
   result.y = record<BatchNormNode>(std::move(y), {&x, &gamma, &beta, &result.mean, &rstd}, epsilon);
