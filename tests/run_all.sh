@@ -72,7 +72,8 @@ ahead() {
   shift
   # A session of its own counts as a whole where the system groups processes by sessions. Its group is ended with this script.
   # shellcheck disable=SC2016  # for the inner shell
-  setsid bash -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null || true; exec nice -n 19 "$@"' ahead "$@" >"$(log_of "$name")" 2>&1 &
+  setsid bash -c '{ echo 19 >/proc/self/autogroup; } 2>/dev/null || true
+    exec nice -n 19 "$@"' ahead "$@" >"$(log_of "$name")" 2>&1 &
   under_way[$name]=$!
 }
 wait_for() {
