@@ -117,8 +117,8 @@ bool MpiRequest::test() {
 void MpiRequest::wait() {
   if (test()) return;
   const Clock::time_point start = Clock::now();
-  const bool came = world_.spin.until([this] { return test(); }, start);
-  if (came) return;
+  const bool lets_others = !came_;  // MPI does, where workers share cores
+  if (world_.spin.until([this] { return test(); }, start, lets_others)) return;
   for (LongWait wait{start, start, start}; !test();) {
     const Clock::time_point now = Clock::now();
     if (now - wait.looked > kLookEvery) look_around(wait, now);

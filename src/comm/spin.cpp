@@ -76,11 +76,13 @@ Spin::Spin(int workers, const CoreSet& cores) {
   shared_ = workers > count || static_cast<double>(workers) > core_quota();
 }
 
-bool Spin::until(const std::function<bool()>& test, std::chrono::steady_clock::time_point start) {
+bool Spin::until(const std::function<bool()>& test, std::chrono::steady_clock::time_point start,
+                 bool lets_others) {
   using Clock = std::chrono::steady_clock;
   const bool keeps = !crowded();
   const auto limit = start + (keeps ? kOnOwnCore : kOnSharedCore);
   if (polite_waits_ > 0) --polite_waits_;
+  if (!keeps && !lets_others) return false;
   const int64_t before = keeps ? times_displaced() : 0;
   bool came = false;
   while (!came && Clock::now() < limit) came = test();

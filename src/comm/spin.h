@@ -26,8 +26,10 @@ class Spin {
   // For the workers of a host that may use `cores` together.
   Spin(int workers, const CoreSet& cores);
 
-  // Calls `test` until it says true, or for as long as is of use. Returns what it said last.
-  bool until(const std::function<bool()>& test, std::chrono::steady_clock::time_point start);
+  // Calls `test` until it says true, or for as long as is of use: where others want the core not at all,
+  // unless the test lets them have it now and then. Returns what it said last.
+  bool until(const std::function<bool()>& test, std::chrono::steady_clock::time_point start,
+             bool lets_others = true);
 
   bool crowded() const { return shared_ || polite_waits_ > 0; }
 

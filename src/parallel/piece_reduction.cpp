@@ -280,7 +280,12 @@ std::unique_ptr<Request> PieceReduction::share(size_t index) {
       receives.push_back({share.owner, local_->at(0, share.range.begin), bytes_of(share.range)});
     }
   }
-  return exchange(std::move(sends), std::move(receives), piece);
+  std::unique_ptr<Request> request = exchange(std::move(sends), std::move(receives), piece);
+  if (!by_messages_) return request;
+  // What follows is a collective as well: at the same place in their order everywhere.
+  request->wait();
+  take_shared(index);
+  return nullptr;
 }
 
 void PieceReduction::take_shared(size_t index) {

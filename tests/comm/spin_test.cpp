@@ -65,6 +65,8 @@ TEST(Spin, AThreadThatLosesItsCoreKeepsItNoLonger) {
   done = true;
   other.join();
   EXPECT_TRUE(spin.crowded());
+  EXPECT_FALSE(spin.until([] { return true; }, std::chrono::steady_clock::now(), false))
+      << "not asked at all";
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < 1000 && spin.crowded(); ++i) spin.until(never, std::chrono::steady_clock::now());
   EXPECT_FALSE(spin.crowded()) << "it tries again";
