@@ -446,7 +446,8 @@ class Backend {
   virtual void norm(const NormArguments& arguments, const void* x, const void* change, const void* beta,
                     void* sum, void* y, void* mean, void* rstd) = 0;
   // dx (rows, columns), the gradient of s, out of dy; `added`, which may be dx or null, is added to it once
-  // it is rounded. dx_narrow, where not null, gets it in the narrow type as well. RMS norm has no dbeta.
+  // it is rounded. dx_narrow, where not null, gets it in the narrow type as well; null where there is one
+  // type alone. RMS norm has no dbeta.
   virtual void norm_backward(const NormArguments& arguments, const void* s, const void* mean,
                              const void* rstd, const void* dy, const void* added, void* dx, void* dx_narrow,
                              void* dgamma, void* dbeta) = 0;

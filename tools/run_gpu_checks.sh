@@ -249,7 +249,7 @@ pytorch() {
 language_models() {
   command -v "$python" >/dev/null || { echo "$python is not installed"; return 77; }
   "$python" tools/compare_language_models.py --device cuda --lockstep "$bin/lockstep" --python "$python" --limit "$1" \
-    ${rehearse:+--rehearse --rows 124M-64 1558M-16 355M-4}
+    ${rehearse:+--rehearse --rows 1558M-16 355M-4}
 }
 # Every kernel of a step of GPT-2, recorded apart from the other checks: they would be in its times.
 profile() {

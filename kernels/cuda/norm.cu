@@ -131,24 +131,30 @@ struct NormBackward {
 template <class S, class R, int N, class T = Accumulation<S>>
 LOCKSTEP_DEVICE void store_gradient(const NormBackward<S, R>& a, int64_t at, T (&result)[N], bool vectors) {
   store_row(a.dx + at, result, vectors);
-  if (a.narrow == nullptr) return;
-  if constexpr (sizeof(S) == 2) widen_vector(rounded_vector<S>(result), result);
-  store_row(a.narrow + at, result, vectors);
+  if constexpr (sizeof(R) < sizeof(S)) {
+    if (a.narrow != nullptr) store_row(a.narrow + at, result, vectors);
+  }
 }
 
 // Bytes of one number for each of a lane's columns.
 template <class Plan, class T>
 constexpr int kLaneBytes = Plan::kVectors* Plan::kLanes* static_cast<int>(sizeof(T));
 
-// How the backward kernel works on rows that are held. Teams of a warp share blocks of four, which write one
+// How the backward kernel works on rows that are held: kFull: what comes through the norm is not all of the
+// gradient; kNarrow: dy is narrower than s. Teams of a warp share blocks of four, which write one
 // sum. Where gamma does not fit the registers beside the sums, each lane's own lies in shared memory.
-template <class Plan, class T>
+template <class Plan, class T, bool kFull, bool kNarrow>
 struct NormTeams {
   static constexpr bool kGammaHeld = kLaneBytes<Plan, T> <= 32;
   static constexpr int kThreads = Plan::kTeam == kWarp ? 4 * kWarp : Plan::kTeam;
   static constexpr int kRows = kThreads / Plan::kTeam;
-  // Threads of a multiprocessor. Elements one by one cost the registers of their addresses.
-  static constexpr int kResident = kGammaHeld && sizeof(T) < 8 && Plan::kLanes > 1 ? 768 : 512;
+  // Threads of a multiprocessor. Elements one by one cost the registers of their addresses; what is added
+  // those of its vectors, which is too much beside two rows in fp32, and beside the sums that each of six or
+  // twelve warps combines with all others'.
+  static constexpr bool kManySums = Plan::kTeam > 96 && Plan::kTeam % 96 == 0;
+  static constexpr int kResident = !kGammaHeld || sizeof(T) == 8 || Plan::kLanes == 1 ? 512
+                                   : kFull && (!kNarrow || kManySums)                 ? 576
+                                                                                      : 768;
   static constexpr int kBlocks = kResident / kThreads;
 };
 
@@ -182,10 +188,14 @@ struct StoredRow {
 // and on the way sums dy h and dy of each lane's columns, of which each block writes its sum. Rows are held
 // as they lie in memory, the next one on its way where there is room, and what is computed from them for the
 // sums is computed again for ds: registers are scarcer than instructions.
-template <Kind kKind, class S, class R, class Plan, class T = Accumulation<S>>
-__global__ void __launch_bounds__(NormTeams<Plan, T>::kThreads, NormTeams<Plan, T>::kBlocks)
+template <class S, class R, class Plan, bool kFull>
+using NormTeamsOf = NormTeams<Plan, Accumulation<S>, kFull, sizeof(R) < sizeof(S)>;
+
+template <Kind kKind, bool kFull, class S, class R, class Plan, class T = Accumulation<S>>
+__global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
+                                  NormTeamsOf<S, R, Plan, kFull>::kBlocks)
     norm_backward_kernel(NormBackward<S, R> a) {
-  using Teams = NormTeams<Plan, T>;
+  using Teams = NormTeamsOf<S, R, Plan, kFull>;
   constexpr bool kLayer = kKind == Kind::kLayer;
   constexpr int N = Plan::kLanes, V = Plan::kVectors, kTeam = Plan::kTeam, kHalf = 2 * kTeam / kWarp;
   constexpr bool kGammaHeld = Teams::kGammaHeld;
@@ -274,7 +284,7 @@ __global__ void __launch_bounds__(NormTeams<Plan, T>::kThreads, NormTeams<Plan, 
         const int64_t at = r * columns + first_of(v);
         T scale[N], value[N], gradient[N], result[N];
         Vector<S, N> added;
-        if (a.added != nullptr) added = load_elements<kWhole, N>(a.added + at);
+        if (kFull && a.added != nullptr) added = load_elements<kWhole, N>(a.added + at);
         scale_of(v, scale);
         recompute(now.x[v]);
         recompute(now.dy[v]);
@@ -285,7 +295,7 @@ __global__ void __launch_bounds__(NormTeams<Plan, T>::kThreads, NormTeams<Plan, 
           const T own = kLayer ? std::fma(value[j] - center, slope, base) : value[j] * slope;
           result[j] = std::fma(gradient[j] * scale[j], inverse, own);
         }
-        if (a.added != nullptr) {
+        if (kFull && a.added != nullptr) {
           T others[N];
           widen_vector(added, others);
           add_rounded<S>(others, result);
@@ -433,6 +443,28 @@ int64_t backward_blocks(int64_t rows) {
   return std::clamp<int64_t>(rows / (4 * Teams::kRows), 1, int64_t{kMultiprocessors} * Teams::kBlocks);
 }
 
+template <Kind kKind>
+constexpr int kSumsOf = kKind == Kind::kLayer ? 2 : 1;  // of a column
+
+// room(count): scratch memory for so many numbers.
+template <Kind kKind, bool kFull, class Plan, class S, class R, class T, class Room>
+void launch_held(cudaStream_t stream, NormBackward<S, R> call, const StoreNumbers<T, kSumsOf<kKind>>& results,
+                 const Room& room) {
+  using Teams = NormTeamsOf<S, R, Plan, kFull>;
+  constexpr int kSums = kSumsOf<kKind>;
+  using Sums = ColumnSums<Plus, ColumnElements<T, kSums>>;
+  const int64_t blocks = backward_blocks<Teams>(call.rows), partials = blocks * call.columns;
+  T* const memory = room(kSums * partials + column_room<Sums>(1, blocks, call.columns));
+  T* parts[kSums];
+  for (int k = 0; k < kSums; ++k) parts[k] = memory + k * partials;
+  call.dgamma = parts[0];
+  call.dbeta = parts[kSums - 1];
+  LOCKSTEP_LAUNCH((norm_backward_kernel<kKind, kFull, S, R, Plan>), blocks_for(blocks, 1), Teams::kThreads, 0,
+                  stream, call);
+  column_reduce(stream, 1, blocks, call.columns, Sums::of_partials(parts), memory + kSums * partials,
+                results);
+}
+
 // Calls function(kind) with the kind as a constant.
 template <class F>
 void dispatch_kind(Kind kind, const F& function) {
@@ -500,25 +532,18 @@ void CudaBackend::norm_backward(const NormArguments& a, const void* s, const voi
                             nullptr,
                             aligned_to(16, s, a.gamma, dy, added, dx, dx_narrow)};
     dispatch_kind(a.kind, [&]<Kind kKind>(std::integral_constant<Kind, kKind>) {
-      constexpr int kSums = kKind == Kind::kLayer ? 2 : 1;
-      StoreNumbers<T, kSums> results;
+      StoreNumbers<T, kSumsOf<kKind>> results;
       results.arrays[0] = static_cast<T*>(dgamma);
-      if constexpr (kSums > 1) results.arrays[1] = static_cast<T*>(dbeta);
+      if constexpr (kKind == Kind::kLayer) results.arrays[1] = static_cast<T*>(dbeta);
       dispatch_rows<S, 2>(a.columns, [&](auto plan) {
         using Plan = decltype(plan);
         if constexpr (Plan::kHeld && kLaneBytes<Plan, T> <= 64) {
-          using Teams = NormTeams<Plan, T>;
-          const int64_t blocks = backward_blocks<Teams>(a.rows), partials = blocks * a.columns;
-          using Sums = ColumnSums<Plus, ColumnElements<T, kSums>>;
-          T* const room = scratch<T>(kSums * partials + column_room<Sums>(1, blocks, a.columns));
-          T* parts[kSums];
-          for (int k = 0; k < kSums; ++k) parts[k] = room + k * partials;
-          call.dgamma = parts[0];
-          call.dbeta = parts[kSums - 1];
-          LOCKSTEP_LAUNCH((norm_backward_kernel<kKind, S, R, Plan>), blocks_for(blocks, 1), Teams::kThreads,
-                          0, stream(), call);
-          column_reduce(stream(), 1, blocks, a.columns, Sums::of_partials(parts), room + kSums * partials,
-                        results);
+          const auto room = [&](int64_t count) { return scratch<T>(count); };
+          if (!std::is_same_v<S, R> || added != nullptr) {
+            launch_held<kKind, true, Plan>(stream(), call, results, room);
+          } else if constexpr (std::is_same_v<S, R>) {
+            launch_held<kKind, false, Plan>(stream(), call, results, room);
+          }
         } else {
           using Long = RowPlan<Plan::kTeam, 0, Plan::kLanes, 512>;
           using Rows = Team<Plan::kTeam>;

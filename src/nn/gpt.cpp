@@ -118,6 +118,13 @@ class PositionTables {
     if (!kept(cosines_, positions, dtype, backend)) make_rotary(positions, dtype, backend);
     return {cosines_, sines_};
   }
+  // Of the positions, (T) fp32: kept, since nothing may come from the host while a step is recorded.
+  Tensor numbers(int64_t positions, Backend& backend) const {
+    const std::scoped_lock lock(mutex_);
+    if (!kept(numbers_, positions, DType::kF32, backend))
+      numbers_ = Tensor::arange(positions, DType::kF32, backend);
+    return numbers_;
+  }
   // What positions begin to see, (T), where there is a window.
   Tensor first_keys(int64_t positions, Backend& backend) const {
     const std::scoped_lock lock(mutex_);
@@ -144,7 +151,7 @@ class PositionTables {
 
   const GptOptions& options_;
   mutable std::mutex mutex_;
-  mutable Tensor cosines_, sines_, first_keys_;
+  mutable Tensor cosines_, sines_, first_keys_, numbers_;
 };
 
 // Which document each token of the batch is of, (B,T) int32; null: they are not kept apart.
@@ -324,8 +331,7 @@ class Gpt final : public Module {
     const Tensor* const documents = documents_of(context);
     if (documents == nullptr) return slice(table, 0, 0, length);
     const Tensor begins = document_first_keys(*documents).converted(DType::kF32);
-    Tensor places =
-        subtract(Tensor::arange(length, DType::kF32, tokens.backend()), begins).converted(DType::kI32);
+    Tensor places = subtract(tables_.numbers(length, tokens.backend()), begins).converted(DType::kI32);
     places.set_index_range({0, static_cast<int32_t>(length - 1)});
     return embedding(table, places);
   }
