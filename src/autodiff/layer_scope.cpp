@@ -6,7 +6,7 @@
 namespace lockstep {
 namespace {
 
-thread_local LayerSink* current = nullptr;
+thread_local LayerSink* current_sink = nullptr;
 
 const Leaf* leaf_of(const Tensor& x) {
   return x.defined() ? dynamic_cast<const Leaf*>(x.node().get()) : nullptr;
@@ -14,22 +14,22 @@ const Leaf* leaf_of(const Tensor& x) {
 
 }  // namespace
 
-LayerScope::LayerScope(LayerSink& sink) : previous_(current) {
-  current = &sink;
+LayerScope::LayerScope(LayerSink& sink) : previous_(current_sink) {
+  current_sink = &sink;
 }
 
 LayerScope::~LayerScope() {
-  current = previous_;
+  current_sink = previous_;
 }
 
 bool show_layer(const Tensor& weight, const Tensor& bias, const std::function<LayerUse()>& use) {
-  if (current == nullptr) return false;
+  if (current_sink == nullptr) return false;
   const Leaf *weight_leaf = leaf_of(weight), *bias_leaf = leaf_of(bias);
   if (weight_leaf == nullptr || (bias.defined() && bias_leaf == nullptr)) return false;
   LayerUse shown = use();
   shown.weight = weight_leaf->index;
   shown.bias = bias_leaf == nullptr ? -1 : bias_leaf->index;
-  current->take(shown);
+  current_sink->take(shown);
   return true;
 }
 
