@@ -20,11 +20,10 @@ namespace lockstep {
 
 namespace {
 
-constexpr ErrorKind kKind = ErrorKind::kCheckpoint;
 constexpr int64_t kMebibyte = int64_t{1} << 20;
 
 [[noreturn]] void fail_errno(const std::string& path, const char* rule, int error) {
-  fail(kKind, fmt::format("{}: {}: {}", path, rule, std::generic_category().message(error)));
+  fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: {}", path, rule, std::generic_category().message(error)));
 }
 
 int open_to_read(const std::string& path) {
@@ -85,7 +84,7 @@ OutgoingCheckpoint::OutgoingCheckpoint(const std::string& path, int64_t step, in
   outline_.bytes = size_of_file(file_);
   if (outline_.bytes < kSealBytes || !read_all(file_, 0, std::as_writable_bytes(std::span(outline_.seal)))) {
     ::close(file_);
-    fail(kKind, path + ": cannot be sent: not a sealed file");
+    fail(ErrorKind::kCheckpoint, path + ": cannot be sent: not a sealed file");
   }
   metrics_ = open_to_read(metrics);
   if (metrics_ < 0 || size_of_file(metrics_) < end) return;
@@ -120,7 +119,7 @@ IncomingCheckpoint::IncomingCheckpoint(const TransferOutline& outline, std::stri
       metrics_(std::move(metrics)),
       temporary_(temporary_path(path_)) {
   ::unlink(temporary_.c_str());  // of a process of the same number
-  file_.emplace(temporary_, kKind);
+  file_.emplace(temporary_, ErrorKind::kCheckpoint);
 }
 
 IncomingCheckpoint::~IncomingCheckpoint() {
@@ -147,10 +146,10 @@ bool IncomingCheckpoint::place_metrics() {
   };
   try {
     if (outline_.metrics_begin == 0) {
-      replace_file(metrics_, kKind, append);
+      replace_file(metrics_, ErrorKind::kCheckpoint, append);
       return true;
     }
-    const OutputFile file(metrics_, kKind);
+    const OutputFile file(metrics_, ErrorKind::kCheckpoint);
     if (size_of_file(file.descriptor()) < outline_.metrics_begin) return false;
     if (::ftruncate(file.descriptor(), outline_.metrics_begin) == 0 && append(file)) return true;
     log_warning(fmt::format("{}: cannot be written: {}", metrics_, std::generic_category().message(errno)));
@@ -161,12 +160,12 @@ bool IncomingCheckpoint::place_metrics() {
 }
 
 int64_t IncomingCheckpoint::place() {
-  if (done_ != outline_.total()) fail(kKind, path_ + ": not all of it has come");
+  if (done_ != outline_.total()) fail(ErrorKind::kCheckpoint, path_ + ": not all of it has come");
   const bool lines = place_metrics();
   if (::ftruncate(file_->descriptor(), outline_.bytes) != 0) fail_errno(path_, "cannot be written", errno);
-  verify_seal(temporary_, kKind, true);
+  verify_seal(temporary_, ErrorKind::kCheckpoint, true);
   file_.reset();
-  commit_file(std::exchange(temporary_, ""), path_, kKind);
+  commit_file(std::exchange(temporary_, ""), path_, ErrorKind::kCheckpoint);
   return lines ? outline_.metrics_end : 0;
 }
 

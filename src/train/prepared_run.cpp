@@ -82,7 +82,7 @@ void PreparedRun::set_up() {
   if (settings.recovery_point && (optimizer.minimization() != nullptr || &backend() != &cpu_backend())) {
     fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize");
   }
-  require_curvature(settings, optimizer);
+  require_curvature(settings, *replica->optimizer);
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
