@@ -164,7 +164,7 @@ TEST_F(Gpu, AStepBringsOneReportToTheHostAndNothingElse) {
 TEST_F(Gpu, ARecordedStepIsOneGraphAndNothingElseHoweverManyMicroBatches) {
   if (std::getenv("LOCKSTEP_CUDA_ON_CPU") == nullptr) GTEST_SKIP() << "only stand-ins count";
   std::string tokens;
-  for (int i = 0; i < 4000; ++i) tokens += static_cast<char>('a' + i * i % 23);
+  for (int64_t i = 0; i < 60000; ++i) tokens += static_cast<char>('a' + i * i % 23);
   write_file(scratch_.file("text.txt"), tokens);
   ASSERT_EQ(run(kNoLauncher, {"tokenize", scratch_.file("text.txt"), "--tokenizer", "bytes", "--output",
                               scratch_.file("tokens.h5")})
