@@ -23,6 +23,8 @@ enum class RandomPurpose : uint32_t {
   kSplit = 4,
   kGeneration = 20,
   kProbes = 21,
+  kPredictions = 22,
+  kSigns = 23,
   kTest = 99
 };
 

@@ -126,6 +126,19 @@ struct NewtonCgOptions {
 };
 std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options = {});
 
+// Natural gradient (Amari 1998): steps along -(F + damping I)^-1 g, F the Fisher information of
+// what a model predicts, which for losses that are a log likelihood of the model's outputs by an exponential
+// family's natural parameters (cross-entropy, logistic, squared error) is the Gauss-Newton matrix (Martens
+// 2020). By conjugate gradients from 0, until the residual is `residual` of |g|.
+struct NaturalGradientOptions {
+  double damping = 1e-3;
+  int most_products = 100;  // a step
+  double residual = 1e-4;
+  double rate = 0.0;  // of every step along the natural gradient; 0: by line search, from 1 on
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_natural_gradient(const NaturalGradientOptions& options = {});
+
 // Minimizes the quadratic model within |p| <= radius, and lets the radius follow how well the model predicts.
 // solver: "steihaug", conjugate gradients up to the boundary (Steihaug 1983; Toint 1981); "dogleg" (Powell
 // 1970), where the Hessian is not positive definite "steihaug"; "exact", from the eigenvalues of the dense

@@ -4,7 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
@@ -27,6 +31,36 @@ Tensor sum_defined(const Tensor& a, const Tensor& b) {
   return b.defined() ? add(a, b) : a;
 }
 
+// x (n,h,w,c) -> (n oh ow, kh kw c): what each output sees of it, zeros where that is padding.
+Tensor patches(const ConvolutionArguments& a, const Tensor& x) {
+  const size_t size = size_of(x.dtype());
+  const int64_t h = a.h + 2 * a.pad_h, w = a.w + 2 * a.pad_w;
+  Tensor padded = x;
+  if (a.pad_h > 0 || a.pad_w > 0) {
+    padded = Tensor::zeros({a.n, h, w, a.c}, x.dtype(), x.backend());
+    const size_t row = static_cast<size_t>(a.w * a.c) * size, wide_row = static_cast<size_t>(w * a.c) * size;
+    for (int64_t i = 0; i < a.n; ++i) {
+      const auto* from = static_cast<const std::byte*>(x.data()) + static_cast<size_t>(i * a.h) * row;
+      auto* to = static_cast<std::byte*>(padded.mutable_data()) +
+                 static_cast<size_t>((i * h + a.pad_h) * w + a.pad_w) * static_cast<size_t>(a.c) * size;
+      x.backend().copy_rows(a.h, row, from, row, to, wide_row);
+    }
+  }
+  // One walk along strides that overlap; a factor of 1 changes no bits.
+  BroadcastPlan plan;
+  plan.rank = 5;
+  const int64_t extents[] = {a.n, a.oh, a.ow, a.kh, a.kw * a.c};
+  const int64_t strides[] = {h * w * a.c, a.stride_h * w * a.c, a.stride_w * a.c, w * a.c, 1};
+  std::copy(std::begin(extents), std::end(extents), plan.extents);
+  std::copy(std::begin(strides), std::end(strides), plan.strides_a);
+  const Tensor one = Tensor::full({1}, x.dtype(), x.backend(), 1.0);
+  Tensor y = Tensor::empty({a.n * a.oh * a.ow, a.kh * a.kw * a.c}, x.dtype(), x.backend());
+  if (y.elements() > 0) {
+    x.backend().binary(BinaryOp::kMultiply, x.dtype(), plan, padded.data(), one.data(), y.mutable_data());
+  }
+  return y;
+}
+
 class ConvolutionNode final : public Node {
  public:
   explicit ConvolutionNode(const ConvolutionArguments& arguments) : arguments_(arguments) {}
@@ -35,8 +69,10 @@ class ConvolutionNode final : public Node {
     return Saved::input(1, differentiable(0)) | Saved::input(0, differentiable(1));
   }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
-    if (result.wanted(2)) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
-    if (result.wanted(1))
+    const bool shown = result.wanted(1) && show_layer(inputs[1], result.wanted(2) ? inputs[2] : Tensor(),
+                                                      [&] { return use_of(cotangent); });
+    if (result.wanted(2) && !shown) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
+    if (result.wanted(1) && !shown)
       result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
     if (result.wanted(0))
       result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
@@ -51,6 +87,19 @@ class ConvolutionNode final : public Node {
   }
 
  private:
+  // The patch that an output sees is a row.
+  LayerUse use_of(const Tensor& cotangent) const {
+    const ConvolutionArguments& a = arguments_;
+    LayerUse shown;
+    shown.inputs_first = false;
+    shown.rows = a.n * a.oh * a.ow;
+    shown.width = a.kh * a.kw * a.c;
+    shown.outputs = a.o;
+    shown.inputs = [this] { return patches(arguments_, cast(inputs[0], arguments_.dtype)); };
+    shown.cotangents = cotangent.view({shown.rows, shown.outputs});
+    return shown;
+  }
+
   ConvolutionArguments arguments_;
 };
 

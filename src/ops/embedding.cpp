@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 
@@ -18,7 +19,18 @@ class GatherRowsNode final : public Node {
   const char* name() const override { return "embedding"; }
   Saved saved() const override { return Saved::input(1); }
   void vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
-    result[0] = scatter_rows(cotangent, inputs[1], inputs[0].shape());
+    const Shape& table = inputs[0].shape();
+    const auto use = [&] {
+      LayerUse shown;
+      shown.lookup = true;
+      shown.rows = inputs[1].elements();
+      shown.width = table[0];
+      shown.outputs = table[1];
+      shown.inputs = [this] { return inputs[1].view({inputs[1].elements()}); };
+      shown.cotangents = cotangent.view({shown.rows, shown.outputs});
+      return shown;
+    };
+    if (!show_layer(inputs[0], {}, use)) result[0] = scatter_rows(cotangent, inputs[1], table);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     return embedding(tangents[0], inputs[1]);

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
@@ -116,10 +117,22 @@ struct LinearGradients {
 };
 
 void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& dz, DType compute,
-                const LinearGradients& gradients) {
+                LinearGradients gradients) {
   const Tensor rows = as_matrix(dz);
   Extras with_weight, with_x;
   const bool transposed = gradients.transpose_weight;
+  const auto use = [&] {
+    LayerUse shown;
+    shown.inputs_first = !transposed;
+    shown.rows = rows.shape()[0];
+    shown.width = x.shape().last();
+    shown.outputs = rows.shape()[1];
+    shown.inputs = [&] { return as_matrix(x); };
+    shown.cotangents = rows;
+    return shown;
+  };
+  if (gradients.weight != nullptr && show_layer(weight, gradients.bias == nullptr ? Tensor() : bias, use))
+    gradients.weight = gradients.bias = nullptr;
   if (gradients.bias != nullptr && gradients.weight != nullptr && !transposed) {
     *gradients.bias = bias.empty_like();
     with_weight.column_sums = gradients.bias;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "lockstep/optim/optimizer.h"
 
@@ -18,8 +19,14 @@ namespace lockstep {
 // Differences of gradients of different mini-batches are mostly noise: made for full or large batches, and
 // for problems whose axes are nearly separate. A first step of eta / initial_curvature should be one that
 // plain descent survives.
+// With curvature = "hutchinson" h is max(|a| / (1 - beta^j), smallest_curvature) instead, a the average of j
+// estimates z o H z of the Hessian's diagonal, z random signs (Hutchinson 1990; Bekas, Kokiopoulou and Saad
+// 2007), made every `every` updates, a product with the Hessian each. It looks at one batch at a time, so
+// that batches may differ; beta near 1 then.
 struct DiagonalOptions {
-  double memory = 0.5;  // beta
+  std::string curvature = "differences";  // or "hutchinson"
+  int64_t every = 1;                      // of "hutchinson"
+  double memory = 0.5;                    // beta
   double initial_curvature = 1.0, smallest_curvature = 1e-6;
   double weight_decay = 0.0;  // weight_decay theta joins the gradient
 };

@@ -2,9 +2,11 @@
 #include "lockstep/core/error.h"
 #include "lockstep/optim/adafactor.h"
 #include "lockstep/optim/adagrad.h"
+#include "lockstep/optim/adahessian.h"
 #include "lockstep/optim/adam.h"
 #include "lockstep/optim/diagonal.h"
 #include "lockstep/optim/gradient_descent.h"
+#include "lockstep/optim/kfac.h"
 #include "lockstep/optim/lamb.h"
 #include "lockstep/optim/lars.h"
 #include "lockstep/optim/lion.h"
@@ -16,6 +18,7 @@
 #include "lockstep/optim/rmsprop.h"
 #include "lockstep/optim/shampoo.h"
 #include "lockstep/optim/soap.h"
+#include "lockstep/optim/sophia.h"
 
 namespace lockstep {
 namespace {
@@ -50,11 +53,15 @@ std::vector<OptimizerType>& registered_optimizers() {
       built_in("muon", make_muon),
       built_in("shampoo", make_shampoo),
       built_in("soap", make_soap),
+      built_in("kfac", make_kfac),
+      built_in("sophia", make_sophia),
+      built_in("adahessian", make_adahessian),
       built_in("diagonal", make_diagonal),
       minimizer("bfgs"),
       minimizer("lbfgs"),
       minimizer("newton"),
       minimizer("newton_cg"),
+      minimizer("natural_gradient"),
       minimizer("trust_region"),
       minimizer("levenberg_marquardt"),
   };

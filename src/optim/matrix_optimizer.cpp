@@ -14,10 +14,9 @@ void MatrixOptimizer::check_parameters(const std::vector<ParameterEntry>& parame
   for (const std::string& pattern : rest_.adamw) require_fit("optimizer.adamw", pattern, parameters);
 }
 
-bool MatrixOptimizer::is_matrix(const ParameterEntry& parameter) const {
-  return parameter.shape.rank() > 1 && std::ranges::none_of(rest_.adamw, [&](const std::string& pattern) {
-           return matches_pattern(pattern, parameter.name);
-         });
+bool MatrixOptimizer::is_named(const ParameterEntry& parameter) const {
+  return std::ranges::any_of(
+      rest_.adamw, [&](const std::string& pattern) { return matches_pattern(pattern, parameter.name); });
 }
 
 double MatrixOptimizer::load(const ParameterEntry& parameter) const {
@@ -51,10 +50,11 @@ void MatrixOptimizer::update_parameter(const ParameterUpdate& update) {
 
 void read_rest(Section& section, std::vector<std::string>& adamw, double& learning_rate_factor) {
   adamw = section.texts("adamw", adamw,
-                        "muon, shampoo, soap: patterns of names of matrices left to AdamW, such as "
+                        "muon, shampoo, soap, kfac: patterns of names of matrices left to AdamW, such as "
                         "embeddings and the last layer");
-  learning_rate_factor = section.real("adamw_learning_rate_factor", learning_rate_factor, kNonNegative,
-                                      "muon, shampoo, soap: on the learning rate of what AdamW updates");
+  learning_rate_factor =
+      section.real("adamw_learning_rate_factor", learning_rate_factor, kNonNegative,
+                   "muon, shampoo, soap, kfac: on the learning rate of what AdamW updates");
 }
 
 }  // namespace lockstep

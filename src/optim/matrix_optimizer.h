@@ -23,15 +23,19 @@ class MatrixOptimizer : public ParameterOptimizer {
   double load(const ParameterEntry& parameter) const final;
 
  protected:
-  // As declare_state and update_parameter, of parameters of two axes or more whose names match none of
-  // `adamw`. decay: the update's weight decay, 0 where its segment does not decay.
+  // Whether the method can take the parameter, if it is not left to AdamW by its name: of two axes or more.
+  virtual bool takes(const ParameterEntry& parameter) const { return parameter.shape.rank() > 1; }
+  // As declare_state and update_parameter, of parameters that it takes and whose names match none of `adamw`.
+  // decay: the update's weight decay, 0 where its segment does not decay.
   virtual void declare_matrix(const ParameterEntry& parameter) = 0;
   virtual void update_matrix(const ParameterUpdate& update, double decay) = 0;
   // As load(), of those; a matrix of n rows and columns that is decomposed counts n^3.
   virtual double matrix_load(const ParameterEntry& parameter) const { return Optimizer::load(parameter); }
+  // Whether it is left to AdamW by its name.
+  bool is_named(const ParameterEntry& parameter) const;
 
  private:
-  bool is_matrix(const ParameterEntry& parameter) const;
+  bool is_matrix(const ParameterEntry& parameter) const { return takes(parameter) && !is_named(parameter); }
   void check_parameters(const std::vector<ParameterEntry>& parameters) const final;
   void declare_state(size_t index, const ParameterEntry& parameter) final;
   void update_parameter(const ParameterUpdate& update) final;

@@ -1,5 +1,5 @@
-// Inverse roots and eigenbases of the symmetric matrices that preconditioners gather: in fp64, on the host,
-// whatever the type and the device of the tensors. A matrix a thread, each by itself in one order.
+// Inverses, inverse roots and eigenbases of the symmetric matrices that preconditioners gather: in fp64, on
+// the host, whatever the type and the device of the tensors. A matrix a thread, each by itself in one order.
 #pragma once
 
 #include <vector>
@@ -20,6 +20,21 @@ struct RootTask {
   bool kept = false;  // becomes true where the root stayed
 };
 void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, double epsilon);
+
+// root <- (scale A + damping I)^-1 by Cholesky. As above where A has an element that is not finite, or the
+// sum is not positive definite.
+struct InverseTask : RootTask {
+  double scale = 1.0, damping = 0.0;
+};
+void damped_inverses(std::vector<InverseTask>& tasks);
+
+// scale A = Q diag(values) Q': root <- Q, eigenvectors in columns, and values (n), 0 where rounding has made
+// them negative. Where none are found both stay, and become I and 1 where they were nothing yet.
+struct EigenTask : RootTask {
+  Tensor values;
+  double scale = 1.0;
+};
+void eigen_decompositions(std::vector<EigenTask>& tasks);
 
 // The eigenvectors of A in columns, by descending eigenvalues; I where there are none to be found.
 Tensor eigenbasis(const Tensor& matrix);

@@ -122,6 +122,18 @@ std::unique_ptr<Minimizer> read_newton_cg(Section& section) {
   return make_newton_cg(options);
 }
 
+std::unique_ptr<Minimizer> read_natural_gradient(Section& section) {
+  NaturalGradientOptions options;
+  options.damping = section.real("damping", options.damping, {1e-30}, "added to the Fisher information");
+  options.most_products = read_most_products(section, options.most_products);
+  options.residual = section.real("residual", options.residual, {0.0, 0.999, true},
+                                  "share of the gradient that conjugate gradients may leave");
+  options.rate = section.real("rate", options.rate, kNonNegative,
+                              "length of every step along the natural gradient; 0: by line search");
+  options.line_search = read_line_search(section, "natural_gradient");
+  return make_natural_gradient(options);
+}
+
 std::unique_ptr<Minimizer> read_levenberg_marquardt(Section& section) {
   LevenbergMarquardtOptions options;
   options.initial_radius = section.real("initial_radius", options.initial_radius, kPositive,
@@ -168,6 +180,7 @@ std::unique_ptr<Optimizer> read_minimizer(Section& section, const std::string& t
   if (type == "lbfgs") minimizer = read_lbfgs(section);
   if (type == "newton") minimizer = read_newton(section);
   if (type == "newton_cg") minimizer = read_newton_cg(section);
+  if (type == "natural_gradient") minimizer = read_natural_gradient(section);
   if (type == "trust_region") minimizer = read_trust_region(section);
   if (type == "levenberg_marquardt") minimizer = read_levenberg_marquardt(section);
   if (minimizer == nullptr) fail(ErrorKind::kInternal, "read_minimizer: unknown type: " + type);

@@ -55,6 +55,8 @@ struct OptimizerSlot {
 };
 
 class Minimizer;
+class DiagonalCurvature;
+class LayerCurvature;
 
 // Of an optimizer that looks at the objective by itself before it moves (optim/minimizing.h).
 struct Minimization {
@@ -129,11 +131,23 @@ class Optimizer {
     return static_cast<double>(parameter.shape.elements());
   }
 
+  // Whether the parameter with this place in the order of offsets is updated together with the one before it,
+  // by the same worker. Only where whole_parameters().
+  virtual bool joins_previous(size_t index) const {
+    (void)index;
+    return false;
+  }
+
   // True when one step must see the whole training set (gradient descent).
   virtual bool full_batch() const { return false; }
 
   // How it steps where update() is not what it does; null for most.
   virtual const Minimization* minimization() const { return nullptr; }
+
+  // Of one that asks for sums over layers (optim/layer_curvature.h) before its updates; null for most.
+  virtual LayerCurvature* layer_curvature() { return nullptr; }
+  // Of one that asks for the diagonal of a second derivative (optim/diagonal_curvature.h); null for most.
+  virtual DiagonalCurvature* diagonal_curvature() { return nullptr; }
 
  protected:
   int64_t updates_ = 0;

@@ -29,7 +29,8 @@ void read_moments(Section& section, Options& options) {
       read_decay_rate(section, "beta1", options.beta1, "share of the first moment kept each step");
   options.beta2 =
       read_decay_rate(section, "beta2", options.beta2, "share of the second moment kept each step");
-  options.epsilon = read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon, shampoo, soap");
+  options.epsilon =
+      read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon, shampoo, soap, kfac, adahessian");
 }
 
 // The same rules for options that a program has filled in: Error (kUsage) "adam: beta1 must be in [0, 1), got

@@ -43,7 +43,10 @@ class ParameterOptimizer : public Optimizer {
   Tensor state(const std::string& slot, size_t index) const;
 
   virtual void update_parameter(const ParameterUpdate& update) = 0;
-  const std::string& name_of_parameter(size_t index) const { return parameters_[index].name; }
+  size_t parameters() const { return parameters_.size(); }
+  const ParameterEntry& entry(size_t index) const { return parameters_[index]; }
+  // Whether it is this worker that updates the parameter.
+  bool owns(size_t index) const { return owned_[index]; }
 
  private:
   std::string type_;

@@ -162,7 +162,7 @@ class Shampoo final : public MatrixOptimizer {
     if (kept > 0) {
       log_warning(
           fmt::format("shampoo: update {}: {} of {} roots of {} cannot be computed and stay as they were", k,
-                      kept, tasks.size(), name_of_parameter(index)));
+                      kept, tasks.size(), entry(index).name));
     }
   }
 
@@ -218,7 +218,8 @@ std::unique_ptr<Optimizer> make_shampoo(Section& section) {
       read_decay_rate(section, "beta1", options.beta1, "share of the first moment kept each step");
   options.beta2 = section.real("beta2", options.beta2, kUnit,
                                "shampoo: share of the factors kept each step; 1: they are sums");
-  options.epsilon = read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon, shampoo, soap");
+  options.epsilon =
+      read_epsilon(section, options.epsilon, "adam, adamw, nadam, muon, shampoo, soap, kfac, adahessian");
   options.root_epsilon = section.real("root_epsilon", options.root_epsilon, {1e-30},
                                       "shampoo: added to the factors' eigenvalues");
   options.exponent =

@@ -21,6 +21,20 @@ Tensor combined(BinaryOp op, const Tensor& a, const Tensor& b);
 // x / (sqrt(y) + epsilon)
 Tensor over_root(const Tensor& x, const Tensor& y, double epsilon);
 
+// x + shift
+Tensor shifted(const Tensor& x, double shift);
+Tensor absolute(const Tensor& x);
+// Waits.
+bool is_finite(const Tensor& x);
+// 1 / x
+Tensor reciprocal_of(const Tensor& x);
+// x (n, ...) with row i times factors[i], or (..., n) with column j times factors[j].
+Tensor stretched(const Tensor& x, const Tensor& factors, bool rows);
+// Sum of the products of elements in fp64, on the host; waits.
+double inner_product(const Tensor& x, const Tensor& y);
+// Of a matrix (n, n), or the sum of a diagonal (n); waits.
+double trace(const Tensor& x);
+
 // What optimizers take a parameter of two axes or more for: (first axis, all others).
 Shape matrix_shape(const Shape& shape);
 

@@ -51,6 +51,7 @@ class ParameterShards {
   const std::vector<ElementRange>& mine() const { return mine_; }
   int64_t extent() const { return shares_.empty() ? 0 : shares_.back().range.end; }
   int workers() const { return communicator_->world_size(); }
+  Communicator& communicator() const { return *communicator_; }
 
   // array (>= extent): each worker has its own elements right; afterwards all have all of [0, extent).
   // Collective.

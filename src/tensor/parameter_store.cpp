@@ -7,7 +7,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
-#include "lockstep/kernels/math/portable.h"
+#include "lockstep/kernels/math/normal.h"
 
 namespace lockstep {
 
@@ -32,13 +32,8 @@ struct InitialDraws {
     const PhiloxBlock b = block(index / 2);
     return index % 2 == 0 ? uniform_double(b.r[0], b.r[1]) : uniform_double(b.r[2], b.r[3]);
   }
-  // Box and Muller 1958; 1 - u keeps the logarithm's argument above zero.
   double normal(uint64_t index) const {
-    const PhiloxBlock b = block(index / 2);
-    const double radius = std::sqrt(-2.0 * math::portable::log(1.0 - uniform_double(b.r[0], b.r[1])));
-    const double half_turns = 2.0 * uniform_double(b.r[2], b.r[3]);
-    return radius *
-           (index % 2 == 0 ? math::portable::cos_pi(half_turns) : math::portable::sin_pi(half_turns));
+    return math::portable::standard_normal(block(index / 2), index % 2 != 0);
   }
 };
 

@@ -251,9 +251,7 @@ void GradientPass::product(const Tensor& vector, Tensor& product, const Contribu
     for (size_t i = 0; i < contributions.size(); ++i) {
       exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
     }
-    // Of the weights alone.
-    const Tensor none = Tensor::zeros(loss_shape(), store.dtype(), backend_);
-    exchange_->add_sums(objective_.sums(none, batch).data_as<double>());
+    add_weight(*exchange_, batch);
   });
   exchange_->finish();
   take_mean(read_value(*exchange_).weight, product);
@@ -303,6 +301,30 @@ void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
     const std::vector<Tensor> curved = hvp(loss, std::array{outputs}, std::array{tangents});
     return vjp(model, parameters, curved[0]).second;
   });
+}
+
+double GradientPass::predicted_gradient(Tensor& out) {
+  const ParameterStore& store = replica_.store;
+  const AutocastScope autocast(settings_.compute, replica_.current_copies());
+  for_batches(*exchange_, [&](const Batch& batch) {
+    ForwardContext context = replica_.training;
+    const Tensor outputs = forward(*replica_.model, batch, context);
+    const RandomStream draws = next_random_stream(RandomPurpose::kPredictions);
+    add_weight(*exchange_, batch);
+    backward(outputs, objective_.scores(outputs, batch, &draws),
+             [&](const Leaf& leaf, const Tensor& gradient) {
+               const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
+               exchange_->add(entry.offset, gradient.elements(), gradient.data());
+             });
+  });
+  exchange_->finish();
+  take_mean(1.0, out);
+  return read_value(*exchange_).weight;
+}
+
+void GradientPass::add_weight(GradientExchange& exchange, const Batch& batch) const {
+  const Tensor none = Tensor::zeros(loss_shape(), replica_.store.dtype(), backend_);
+  exchange.add_sums(objective_.sums(none, batch).data_as<double>());
 }
 
 size_t GradientPass::peak_bytes() const {

@@ -72,6 +72,13 @@ class GradientPass {
   // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
   void gauss_newton_product(const Tensor& vector, Tensor& product);
 
+  // out <- sum_i sqrt(w_i) dl_i/d(theta) over targets that are drawn from what the model predicts
+  // (Objective::scores); regularization takes no part. Returns sum_i w_i. The mean of out o out over it is
+  // the diagonal of the Gauss-Newton matrix.
+  double predicted_gradient(Tensor& out);
+
+  // Adds what the batch's targets weigh to the sums of an exchange, a loss of 0 with it.
+  void add_weight(GradientExchange& exchange, const Batch& batch) const;
   // What is made of a micro-batch without sums over all: calls `part` for each of this worker's, with its
   // draws and a context of its own, while nothing is exchanged. Not collective.
   void for_owned(const std::function<void(const Batch& batch, ForwardContext& context)>& part);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "lockstep/core/log.h"
+#include "lockstep/optim/layer_curvature.h"
 #include "lockstep/train/data_checks.h"
 
 namespace lockstep {
@@ -30,6 +31,8 @@ void introduce(const Introduction& run) {
       frozen == 0 ? "" : fmt::format(" beside {} that are frozen", frozen), run.replica.optimizer->type(),
       run.data.train->size(),
       run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
+  if (LayerCurvature* const layers = run.replica.optimizer->layer_curvature(); layers != nullptr)
+    log_info(layers->describe());
   log_info(describe_task(run.data.train->description(), run.settings.loss));
   for (const std::string& hint : run.data.hints) log_warning(hint);
   log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,

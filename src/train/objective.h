@@ -42,6 +42,12 @@ class Objective {
   struct Counts;
   Tensor evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
                           ForwardContext& context, Counts& counts) const;
+  // dl/d(output) of each target's loss, times the root of the target's weight, so that the sums of their
+  // squares over targets are those of the objective: of output's shape. With `draws` the targets are drawn
+  // from what the model predicts (the outer products' mean is then the Fisher information: Martens 2020):
+  // classes by their probabilities, real targets of a squared error over K numbers from a normal distribution
+  // of variance K/2 around them. Null: those of the batch, labels not smoothed.
+  Tensor scores(const Tensor& output, const Batch& batch, const RandomStream* draws) const;
   // What each target of the batch weighs (B, positions...), 0 for padding.
   std::vector<double> target_weights(const MicroBatch& batch) const;
   // What they weigh together.

@@ -21,6 +21,7 @@
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
+#include "lockstep/train/curvature_step.h"
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
@@ -75,6 +76,7 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
+  require_curvature(settings, *replica->optimizer);
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();

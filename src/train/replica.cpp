@@ -2,7 +2,9 @@
 #include "lockstep/train/replica.h"
 
 #include "lockstep/nn/lora.h"
+#include "lockstep/optim/layer_curvature.h"
 #include "lockstep/tensor/storage.h"
+#include "lockstep/train/curved_layers.h"
 
 namespace lockstep {
 
@@ -19,11 +21,20 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   }
   optimizer = job.optimizer();
   store.allocate(settings.parameters(), backend, settings.seed);
+  training = forward_context(store, true);
+  training.recompute_every = settings.recompute_every;
+  if (LayerCurvature* const layers = optimizer->layer_curvature(); layers != nullptr)
+    layers->set_layers(find_layers(*model, store, data, training), store.parameters());
   const int64_t extent = store.parameter_extent();
   Communicator& sharing = settings.shard_optimizer ? communicator : *alone_;
   std::vector<int64_t> offsets;
   std::vector<double> loads;
-  for (const ParameterEntry& entry : store.parameters()) {
+  for (size_t i = 0; i < store.parameters().size(); ++i) {
+    const ParameterEntry& entry = store.parameters()[i];
+    if (optimizer->joins_previous(i)) {
+      loads.back() += optimizer->load(entry);
+      continue;
+    }
     offsets.push_back(entry.offset);
     loads.push_back(optimizer->load(entry));
   }
@@ -38,8 +49,6 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
     average.emplace(settings.average, store.values(), shards->mine(), store.statistic_values());
   }
   segments = update_segments(store.parameters(), extent, settings.decay_biases, settings.groups);
-  training = forward_context(store, true);
-  training.recompute_every = settings.recompute_every;
   if (settings.parameters() != settings.compute)
     lowered.emplace(store, training.parameters, settings.compute);
 }

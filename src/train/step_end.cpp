@@ -8,6 +8,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/optim/clip.h"
+#include "lockstep/train/curvature_step.h"
 #include "lockstep/train/minimizer_step.h"
 
 namespace lockstep {
@@ -60,9 +61,21 @@ class DeviceStepEnd final : public StepEnd {
 
 class HostStepEnd final : public StepEnd {
  public:
-  explicit HostStepEnd(const Parts& parts) : StepEnd(parts, 0.0, 0, 0) {}
+  explicit HostStepEnd(const Parts& parts)
+      : StepEnd(parts, 0.0, 0, 0),
+        curvature_(make_curvature_step(parts.replica, parts.pass, parts.settings)) {}
 
   bool device_decides() const override { return false; }
+  size_t bytes() const override { return curvature_ ? curvature_->bytes() : 0; }
+
+  void describe(State& state) const override {
+    StepEnd::describe(state);
+    if (curvature_) curvature_->describe(state);
+  }
+  void restore(const State& found, const std::string& path) override {
+    StepEnd::restore(found, path);
+    if (curvature_) curvature_->restore(found, path);
+  }
 
   void begin(int64_t) override {
     update_ = replica_.optimizer->updates();
@@ -85,9 +98,12 @@ class HostStepEnd final : public StepEnd {
       const double gradient_scale =
           clip_gradients(settings_.clip, gradient, parameters, replica_.store.parameters(), *replica_.shards,
                          scale, verdict.norm);
-      replica_.update(
-          {.gradients = gradient, .gradient_scale = gradient_scale, .learning_rate = learning_rate_});
+      const UpdateContext update{
+          .gradients = gradient, .gradient_scale = gradient_scale, .learning_rate = learning_rate_};
+      if (curvature_) curvature_->before_update(update, verdict.loss + penalty_);
+      replica_.update(update);
       update_statistics(nullptr);
+      if (curvature_) curvature_->after_update();
       if (replica_.average) {
         replica_.average->update(parameters, replica_.store.statistic_values(), optimizer.updates());
       }
@@ -103,7 +119,8 @@ class HostStepEnd final : public StepEnd {
   StepReport report(int64_t) override { return report_; }
 
  private:
-  int64_t update_ = 0;  // the number of the update that the step may lead to
+  std::unique_ptr<CurvatureStep> curvature_;  // of an optimizer that asks for it, else null
+  int64_t update_ = 0;                        // the number of the update that the step may lead to
   double learning_rate_ = 0.0;
   StepReport report_;
 };

@@ -36,6 +36,7 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
       {"newton_cg",
        "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n", kMlp, 0},
+      {"natural_gradient", "type = \"natural_gradient\"\nrate = 0.5\n", kSmallMlp, 5},
       {"trust_region", "type = \"trust_region\"\n", kMlp, 5},
       {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true}};
   for (const Case& c : cases) {

@@ -279,6 +279,9 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"muon", {"first_moment", "second_moment"}},
       {"shampoo", {"first_moment", "second_moment"}},
       {"soap", {"first_moment", "second_moment"}},
+      {"kfac", {"first_moment", "second_moment"}},
+      {"sophia", {"momentum", "curvature"}},
+      {"adahessian", {"first_moment", "second_moment"}},
       {"diagonal", {"previous_parameter", "previous_gradient", "covariance", "variance"}},
   };
   // Minimizers do not update; what they keep has sizes of its own.
@@ -287,6 +290,7 @@ TEST(Slots, AreNamedAfterWhatTheyHoldAndStartAtZero) {
       {"lbfgs", {"pairs", "s", "y"}},
       {"newton", {}},
       {"newton_cg", {"forcing", "gradient_norm"}},
+      {"natural_gradient", {}},
       {"trust_region", {"radius"}},
       {"levenberg_marquardt", {"diagonal", "factor", "radius"}},
   };

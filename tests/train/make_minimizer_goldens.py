@@ -197,6 +197,14 @@ def newton_cg(f, x, steps):
         yield x
 
 
+def natural_gradient(f, x, steps, damping, rate):
+    """Amari (1998): the Fisher information of softmax regression is its Hessian."""
+    for _ in range(steps):
+        d = -np.linalg.solve(f.hessian(x) + damping * np.eye(len(x)), f.gradient(x))
+        x = x + (rate or strong_wolfe(Line(f, x, d), 1.0)) * d
+        yield x
+
+
 def trust_region(f, x, steps):
     path = []
     scipy.optimize.minimize(f.value, x, jac=f.gradient, hess=f.hessian, method="trust-ncg", callback=path.append,
@@ -219,6 +227,8 @@ def main():
         "lbfgs": lbfgs(f, start, 12, 5),
         "newton": newton(f, start, 5),
         "newton_cg": newton_cg(f, start, 4),
+        "natural_gradient": natural_gradient(f, start, 5, 0.05, None),
+        "natural_gradient_rate": natural_gradient(f, start, 8, 0.05, 0.7),
         "trust_region": trust_region(f, start, 7),
     }
     for name, path in paths.items():

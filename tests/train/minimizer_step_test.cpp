@@ -64,6 +64,10 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
       {"lbfgs", "type = \"lbfgs\"\nhistory = 5\n"},
       {"newton", "type = \"newton\"\n"},
       {"newton_cg", "type = \"newton_cg\"\n"},
+      {"natural_gradient",
+       "type = \"natural_gradient\"\ndamping = 0.05\nresidual = 1e-13\nmost_products = 400\n"},
+      {"natural_gradient_rate",
+       "type = \"natural_gradient\"\ndamping = 0.05\nresidual = 1e-13\nmost_products = 400\nrate = 0.7\n"},
       {"trust_region", "type = \"trust_region\"\n"}};
   for (const auto& [name, optimizer] : optimizers) {
     SCOPED_TRACE(name);

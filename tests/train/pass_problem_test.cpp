@@ -23,6 +23,7 @@ std::map<std::string, Make> methods() {
           {"lbfgs", [] { return make_lbfgs(); }},
           {"newton_cg", [] { return make_newton_cg(); }},
           {"newton_cg_gauss_newton", [] { return make_newton_cg({.matrix = "gauss_newton"}); }},
+          {"natural_gradient", [] { return make_natural_gradient(); }},
           {"trust_region", [] { return make_trust_region(); }}};
 }
 
