@@ -98,9 +98,11 @@ Path walk(const std::string& method, Problem& problem, const LandscapeArguments&
     return path;
   }
   std::vector<std::string> known = optimizer_types();
-  // It sees one function of two variables, no sum of squares.
-  std::erase_if(known, [](const std::string& type) {
-    return minimizer_of(type) != nullptr || type == "levenberg_marquardt";
+  // It sees one function of two variables: no sum of squares, and no model that predicts.
+  const std::vector<std::string> others = {"levenberg_marquardt", "natural_gradient", "kfac", "sophia",
+                                           "adahessian"};
+  std::erase_if(known, [&](const std::string& type) {
+    return minimizer_of(type) != nullptr || std::ranges::find(others, type) != others.end();
   });
   if (std::find(known.begin(), known.end(), method) == known.end()) {
     fail(ErrorKind::kUsage,

@@ -126,10 +126,10 @@ struct NewtonCgOptions {
 };
 std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options = {});
 
-// Natural gradient (Amari 1998, equation 6): steps along -(F + damping I)^-1 g, F the Fisher information of
+// Natural gradient (Amari 1998): steps along -(F + damping I)^-1 g, F the Fisher information of
 // what a model predicts, which for losses that are a log likelihood of the model's outputs by an exponential
 // family's natural parameters (cross-entropy, logistic, squared error) is the Gauss-Newton matrix (Martens
-// 2020, section 9.2). By conjugate gradients from 0, until the residual is `residual` of |g|.
+// 2020). By conjugate gradients from 0, until the residual is `residual` of |g|.
 struct NaturalGradientOptions {
   double damping = 1e-3;
   int most_products = 100;  // a step

@@ -23,7 +23,7 @@ class DiagonalCurvature {
   virtual DiagonalEstimate estimate() const = 0;
   // Whether update number `update`, counted from 0, asks for one.
   virtual bool due(int64_t update) const = 0;
-  // (parameter_extent), right for this worker's parameters.
+  // (parameter_extent), right for this worker's parameters; before each update that asks for it.
   virtual void take(const Tensor& estimate) = 0;
 };
 

@@ -8,6 +8,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/minimize/dense.h"
 #include "lockstep/optim/clip.h"
@@ -83,25 +84,79 @@ bool keep_or_put(const RootTask& task, const DenseMatrix& found) {
   return true;
 }
 
+// op(a) op(b) by the host's kernel, whose elements depend on neither threads nor tiles.
+DenseMatrix times(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b) {
+  MatmulArguments arguments;
+  arguments.dtype = arguments.output = DType::kF64;
+  arguments.m = transpose_a ? a.columns : a.rows;
+  arguments.k = transpose_a ? a.rows : a.columns;
+  arguments.n = transpose_b ? b.rows : b.columns;
+  arguments.transpose_a = transpose_a;
+  arguments.transpose_b = transpose_b;
+  DenseMatrix c(arguments.m, arguments.n);
+  arguments.a = a.elements.data();
+  arguments.b = b.elements.data();
+  arguments.c = c.elements.data();
+  cpu_backend().matmul(arguments);
+  return c;
+}
+
+DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  DenseMatrix part(rows, columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto from = a.row(row + i).subspan(static_cast<size_t>(column), static_cast<size_t>(columns));
+    std::ranges::copy(from, part.row(i).begin());
+  }
+  return part;
+}
+
 // A^-1 of the positive definite A = L L': X = L^-1 row by row, its columns kept in rows of `columns`, then
 // X' X.
-bool inverse(DenseMatrix& a) {
-  if (!all_finite(a.elements) || !cholesky(a)) return false;
+bool inverse_at_once(DenseMatrix& a) {
+  if (!cholesky(a)) return false;
   const int64_t n = a.rows;
   DenseMatrix columns(n, n);
-  const auto part = [](std::span<const double> row, int64_t begin, int64_t end) {
-    return row.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
-  };
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < i; ++j)
-      columns(j, i) = -dot(part(a.row(i), j, i), part(columns.row(j), j, i)) / a(i, i);
+    for (int64_t j = 0; j < i; ++j) {
+      double sum = 0.0;
+      for (int64_t k = j; k < i; ++k) sum += a(i, k) * columns(j, k);
+      columns(j, i) = -sum / a(i, i);
+    }
     columns(i, i) = 1.0 / a(i, i);
   }
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j <= i; ++j)
-      a(i, j) = a(j, i) = dot(part(columns.row(i), i, n), part(columns.row(j), i, n));
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = 0.0;
+      for (int64_t k = i; k < n; ++k) sum += columns(i, k) * columns(j, k);
+      a(i, j) = a(j, i) = sum;
+    }
   }
-  return all_finite(a.elements);
+  return true;
+}
+
+// The same of halves: with T = A21 A11^-1 and the Schur complement S = A22 - T A21', which is positive
+// definite where A is, A^-1 has the blocks A11^-1 + T' S^-1 T, -S^-1 T and S^-1. Nearly all of it is
+// products.
+bool inverse(DenseMatrix& a) {
+  constexpr int64_t kAtOnce = 48;
+  const int64_t n = a.rows, half = n / 2, rest = n - half;
+  if (n <= kAtOnce) return inverse_at_once(a);
+  DenseMatrix first = cut_out(a, 0, half, 0, half), last = cut_out(a, half, rest, half, rest);
+  const DenseMatrix below = cut_out(a, half, rest, 0, half);
+  if (!inverse(first)) return false;
+  const DenseMatrix t = times(below, first, false, false);
+  add_scaled(-1.0, times(t, below, false, true).elements, last.elements);
+  if (!inverse(last)) return false;
+  const DenseMatrix corner = times(last, t, false, false);  // -X21
+  add_scaled(1.0, times(t, corner, true, false).elements, first.elements);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j <= i; ++j) {
+      a(i, j) = a(j, i) = i < half    ? first(i, j)
+                          : j >= half ? last(i - half, j - half)
+                                      : -corner(i - half, j);
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -136,7 +191,8 @@ void damped_inverses(std::vector<InverseTask>& tasks) {
     const auto i = static_cast<size_t>(tile);
     scale_by(tasks[i].scale, matrices[i].elements);
     for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
-    tasks[i].kept = !inverse(matrices[i]);
+    tasks[i].kept =
+        !all_finite(matrices[i].elements) || !inverse(matrices[i]) || !all_finite(matrices[i].elements);
   });
   for (size_t i = 0; i < tasks.size(); ++i) keep_or_put(tasks[i], matrices[i]);
 }

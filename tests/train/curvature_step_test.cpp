@@ -143,8 +143,9 @@ TEST(CurvatureStep, TakesThePathsOfAnIndependentProgram) {
     const std::vector<double> found = packed(stepped.run);
     ASSERT_EQ(found.size(), end.size());
     for (size_t i = 0; i < end.size(); ++i) EXPECT_NEAR(found[i], end[i], 1e-9) << i;
-    if (stepped.run.replica->optimizer->layer_curvature() != nullptr)
+    if (stepped.run.replica->optimizer->layer_curvature() != nullptr) {
       EXPECT_NEAR(stepped.number("damping"), path["damping"].get<double>(), 1e-12);
+    }
   }
 }
 
@@ -278,8 +279,8 @@ TEST(Kfac, SingularFactorsAndDeadInputsAreDamped) {
           options_of("factor_every = 1\ninverse_every = 1\nmethod = \"" + std::string(method) + "\"\n");
       options.model = "type = \"mlp\"\nhidden = [1]\n";
       options.data.sample = {1};
-      Stepped stepped(options, *self, 0.1, [&](const SmallRun& run, int64_t m, int64_t step) {
-        Batch batch = run.batch(m, step);
+      Stepped stepped(options, *self, 0.1, [&](const SmallRun& run, int64_t m, int64_t) {
+        Batch batch = run.batch(m);
         Tensor inputs = batch.inputs();
         inputs.assign(inputs.full_like(value));
         return batch;

@@ -350,8 +350,9 @@ class Diagonal:
 
 MLP = [("linear",), ("tanh",), ("linear",)]
 MLP_TEXT = 'type = "mlp"\nhidden = [5]\nactivation = "tanh"\n'
-CONVOLUTION = [("convolution", 3, 2, 1), ("tanh",), ("linear",)]
-CONVOLUTION_TEXT = ('type = "sequential"\n[[model.layers]]\ntype = "convolution"\nchannels = 3\nkernel = 3\nstride = 2\n'
+# Strides that leave fewer features than samples: the basis of a null space is anybody's.
+CONVOLUTION = [("convolution", 3, 4, 1), ("tanh",), ("linear",)]
+CONVOLUTION_TEXT = ('type = "sequential"\n[[model.layers]]\ntype = "convolution"\nchannels = 3\nkernel = 3\nstride = 4\n'
                     'padding = 1\nactivation = "tanh"\n[[model.layers]]\ntype = "flatten"\n'
                     '[[model.layers]]\ntype = "linear"\nunits = 3\n')
 TABLE = [("table",), ("linear",)]
@@ -362,7 +363,7 @@ LOGISTIC_TEXT = 'type = "logistic"\n'
 
 MODELS = {
     "mlp": (MLP, MLP_TEXT, "classes", (4,), [(4, 5), (5,), (5, 3), (3,)]),
-    "convolution": (CONVOLUTION, CONVOLUTION_TEXT, "classes", (5, 5, 2), [(3, 3, 3, 2), (3,), (27, 3), (3,)]),
+    "convolution": (CONVOLUTION, CONVOLUTION_TEXT, "classes", (5, 5, 2), [(3, 3, 3, 2), (3,), (12, 3), (3,)]),
     "table": (TABLE, TABLE_TEXT, "regression", (4,), [(7, 3), (12, 2), (2,)]),
     "logistic": (LOGISTIC, LOGISTIC_TEXT, "logistic", (4,), [(4, 1), (1,)]),
 }

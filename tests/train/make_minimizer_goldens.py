@@ -198,7 +198,7 @@ def newton_cg(f, x, steps):
 
 
 def natural_gradient(f, x, steps, damping, rate):
-    """Amari (1998), equation 6: the Fisher information of softmax regression is its Hessian."""
+    """Amari (1998): the Fisher information of softmax regression is its Hessian."""
     for _ in range(steps):
         d = -np.linalg.solve(f.hessian(x) + damping * np.eye(len(x)), f.gradient(x))
         x = x + (rate or strong_wolfe(Line(f, x, d), 1.0)) * d

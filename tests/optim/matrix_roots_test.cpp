@@ -1,0 +1,127 @@
+// Inverses and eigenbases of the factors of preconditioners, of all sizes that are cut into halves.
+#include "lockstep/optim/matrix_roots.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "device.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
+
+namespace lockstep {
+namespace {
+
+// B B' / n of B (n, rank) with elements in [-1, 1).
+std::vector<double> second_moments(int64_t n, int64_t rank) {
+  std::vector<double> b(static_cast<size_t>(n * rank)), a(static_cast<size_t>(n * n), 0.0);
+  const PhiloxKey key = philox_key(5, RandomPurpose::kTest);
+  for (size_t i = 0; i < b.size(); ++i) {
+    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(n), 0, 0});
+    b[i] = 2.0 * uniform_double(block.r[0], block.r[1]) - 1.0;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t k = 0; k < rank; ++k) {
+        a[static_cast<size_t>(i * n + j)] += b[static_cast<size_t>(i * rank + k)] *
+                                             b[static_cast<size_t>(j * rank + k)] / static_cast<double>(n);
+      }
+    }
+  }
+  return a;
+}
+
+Tensor matrix(int64_t n, const std::vector<double>& elements) {
+  return Tensor::from({n, n}, elements, test_backend());
+}
+
+TEST(DampedInverses, AreInversesOnAnyNumberOfThreads) {
+  for (const int64_t n : {1, 2, 47, 48, 49, 97, 200}) {
+    // Singular without damping.
+    const std::vector<double> a = second_moments(n, (n + 1) / 2);
+    std::vector<double> alone;
+    for (const int threads : {1, 3}) {
+      set_threads(threads);
+      std::vector<InverseTask> tasks{
+          {{matrix(n, a), Tensor::zeros({n, n}, DType::kF64, test_backend()), n}, 2.0, 0.01}};
+      damped_inverses(tasks);
+      EXPECT_FALSE(tasks[0].kept);
+      const std::vector<double> x = tasks[0].root.to_vector<double>();
+      if (threads == 1) alone = x;
+      EXPECT_EQ(x, alone);
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          double sum = 0.0;
+          for (int64_t k = 0; k < n; ++k) {
+            const double element = 2.0 * a[static_cast<size_t>(i * n + k)] + (i == k ? 0.01 : 0.0);
+            sum += element * x[static_cast<size_t>(k * n + j)];
+          }
+          ASSERT_NEAR(sum, i == j ? 1.0 : 0.0, 1e-9) << n << ": " << i << ", " << j;
+          ASSERT_EQ(x[static_cast<size_t>(i * n + j)], x[static_cast<size_t>(j * n + i)]);
+        }
+      }
+    }
+  }
+}
+
+TEST(DampedInverses, ReadTheLowerTriangleAlone) {
+  constexpr int64_t kSize = 100;
+  std::vector<double> a = second_moments(kSize, kSize);
+  const auto inverse_of = [&] {
+    std::vector<InverseTask> tasks{
+        {{matrix(kSize, a), Tensor::zeros({kSize, kSize}, DType::kF64, test_backend()), kSize}, 1.0, 0.1}};
+    damped_inverses(tasks);
+    return tasks[0].root.to_vector<double>();
+  };
+  const std::vector<double> whole = inverse_of();
+  for (int64_t i = 0; i < kSize; ++i) {
+    for (int64_t j = i + 1; j < kSize; ++j) a[static_cast<size_t>(i * kSize + j)] = 0.0;
+  }
+  EXPECT_EQ(inverse_of(), whole);
+}
+
+TEST(DampedInverses, WhatCannotBeInvertedStaysOrBecomesTheUnitMatrix) {
+  for (const int64_t n : {2, 60}) {
+    for (const double spoilt : {std::numeric_limits<double>::quiet_NaN(), -100.0}) {
+      std::vector<double> a = second_moments(n, n);
+      a[static_cast<size_t>(n * n - 1)] = spoilt;
+      const Tensor before = Tensor::full({n, n}, DType::kF64, test_backend(), 3.0);
+      std::vector<InverseTask> tasks{
+          {{matrix(n, a), Tensor::zeros({n, n}, DType::kF64, test_backend()), n}, 1.0, 0.1},
+          {{matrix(n, a), before, n}, 1.0, 0.1}};
+      damped_inverses(tasks);
+      EXPECT_TRUE(tasks[0].kept && tasks[1].kept);
+      const std::vector<double> unit = tasks[0].root.to_vector<double>();
+      for (size_t i = 0; i < unit.size(); ++i)
+        EXPECT_EQ(unit[i], i % static_cast<size_t>(n + 1) == 0 ? 1.0 : 0.0);
+      for (const double element : tasks[1].root.to_vector<double>()) EXPECT_EQ(element, 3.0);
+    }
+  }
+}
+
+TEST(EigenDecompositions, GiveTheMatrixBack) {
+  for (const int64_t n : {1, 7, 60}) {
+    const std::vector<double> a = second_moments(n, (n + 1) / 2);
+    std::vector<EigenTask> tasks{{{matrix(n, a), Tensor::zeros({n, n}, DType::kF64, test_backend()), n},
+                                  Tensor::zeros({n}, DType::kF64, test_backend()),
+                                  2.0}};
+    eigen_decompositions(tasks);
+    const std::vector<double> q = tasks[0].root.to_vector<double>(),
+                              values = tasks[0].values.to_vector<double>();
+    for (int64_t i = 0; i < n; ++i) {
+      EXPECT_GE(values[static_cast<size_t>(i)], 0.0);
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0.0;
+        for (int64_t k = 0; k < n; ++k) {
+          sum += q[static_cast<size_t>(i * n + k)] * values[static_cast<size_t>(k)] *
+                 q[static_cast<size_t>(j * n + k)];
+        }
+        EXPECT_NEAR(sum, 2.0 * a[static_cast<size_t>(i * n + j)], 1e-12);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
