@@ -169,9 +169,17 @@ struct AttentionArguments {
   // with causal; null: all begin at key 0.
   const int32_t* first_keys = nullptr;
   int64_t first_keys_batch = 0;
+  // Weights of the values are dropped with this probability, after the softmax; the others are divided by
+  // 1 - dropout. Which are is a function of `draws` (every type has those of fp32): that of key s by query t
+  // of head h (counted through the batch) is word s/16 % 4 of block ((h queries + t) ceil(keys/64) + s/64) 16
+  // + s % 16, so that a thread's keys, 16 apart, or a vector of queries have whole blocks.
+  double dropout = 0.0;
+  RandomStream draws = {};
 
   constexpr int64_t key_heads() const { return kv_heads == 0 ? heads : kv_heads; }
   constexpr int64_t group() const { return heads / key_heads(); }  // query heads of a key head
+  // Of a query that has number `query` of all heads' and batches'.
+  constexpr int64_t first_draw(int64_t query) const { return query * ((keys + 63) / 64) * 16; }
 };
 
 // A norm over the last axis of s (rows, columns), which is x, or a sum x + change that is made on the way:

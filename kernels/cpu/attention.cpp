@@ -13,6 +13,7 @@
 #include "lockstep/kernels/cpu/matmul_block.h"
 #include "lockstep/kernels/cpu/matrix_copy.h"
 #include "lockstep/kernels/cpu/pack.h"
+#include "lockstep/kernels/cpu/philox_batch.h"
 #include "lockstep/kernels/cpu/scratch.h"
 #include "lockstep/kernels/dispatch.h"
 #include "lockstep/kernels/math/elementary.h"
@@ -132,17 +133,45 @@ class Sight {
   const int32_t* first_;
 };
 
+// factors (kKeys, kQueries) = 0 where dropout drops a weight, else 1 / (1 - dropout); queries from number
+// `query` of all heads' and batches' on, keys from `key` on.
+template <class T>
+void draw_factors(const AttentionArguments& a, int64_t query, int64_t key, T* factors) {
+  static_assert(kQueries == kPhiloxBatch && kKeys == 64, "see AttentionArguments::draws");
+  constexpr int64_t kApart = kKeys / 4;  // keys of a block of draws
+  const float threshold = static_cast<float>(a.dropout);
+  const T kept = static_cast<T>(1.0 / (1.0 - a.dropout));
+  alignas(64) uint32_t words[4][kPhiloxBatch];
+  for (int64_t j = 0; j < kApart; ++j) {
+    philox_batch(a.draws, static_cast<uint32_t>(a.first_draw(query) + key / kKeys * kApart + j),
+                 static_cast<uint32_t>(a.first_draw(1)), words);
+    for (int64_t word = 0; word < 4; ++word) {
+      simd_for<T>(kQueries, [to = factors + (word * kApart + j) * kQueries, from = words[word], threshold,
+                             kept](int64_t i) { to[i] = uniform_float(from[i]) < threshold ? T(0) : kept; });
+    }
+  }
+}
+
+// x *= factors, in the first `width` columns of both (n, kQueries).
+template <class T>
+void multiply_elements(int64_t n, int64_t width, const T* factors, T* x) {
+  for (int64_t j = 0; j < n; ++j) {
+    simd_for<T>(width, [by = factors + j * kQueries, to = x + j * kQueries](int64_t i) { to[i] *= by[i]; });
+  }
+}
+
 // One block of queries of one head: queries [first, first + count).
 template <class S>
-void attend(const AttentionArguments& a, const Sight& sight, Rows<const S> q, Rows<const S> k,
+void attend(const AttentionArguments& a, const Sight& sight, int64_t head, Rows<const S> q, Rows<const S> k,
             Rows<const S> v, Rows<S> y, Accumulation<S>* log_sums, int64_t first, int64_t count) {
   using T = Accumulation<S>;
   thread_local Scratch scratch;
   const int64_t block = kQueries * a.size;
-  Pieces<T> pieces(scratch.get<T>(5 * Pieces<T>::padded(block) + kKeys * kQueries + 4 * kQueries));
+  Pieces<T> pieces(scratch.get<T>(5 * Pieces<T>::padded(block) + 2 * kKeys * kQueries + 4 * kQueries));
   T *const scaled = pieces.take(block), *const across = pieces.take(block), *const sums = pieces.take(block);
   T *const keys_room = pieces.take(block), *const values_room = pieces.take(block);
   T* const scores = pieces.take(kKeys * kQueries);
+  T* const drops = a.dropout > 0.0 ? pieces.take(kKeys * kQueries) : nullptr;
   T *const maxima = pieces.take(kQueries), *const larger = pieces.take(kQueries);
   T *const totals = pieces.take(kQueries), *const factors = pieces.take(kQueries);
 
@@ -186,6 +215,10 @@ void attend(const AttentionArguments& a, const Sight& sight, Rows<const S> q, Ro
                     total[i] += p[i];
                   });
     }
+    if (drops != nullptr) {
+      draw_factors(a, head * a.queries + first, key, drops);
+      multiply_elements(n, width, drops, scores);
+    }
     for (int64_t i = 0; key > begin && i < count; ++i) {
       if (factors[i] == T(1)) continue;
       simd_for<T>(a.size, [row = sums + i * a.size, factor = factors[i]](int64_t c) { row[c] *= factor; });
@@ -211,25 +244,26 @@ struct Part {
   bool dq, dk_dv;
 };
 
-// A part of the heads that read one head of keys, from the first of them on. With p the softmax, s = scale q
-// k' and o = dy v':
-//   dv = p' dy    ds = p (o - sum of dy y)    dq = scale ds k    dk = scale ds' q
+// A part of the heads that read one head of keys, from the first of them on, number `first_head` of the
+// batches'. With p the softmax, s = scale q k', o = dy v' and m what dropout multiplies p by:
+//   dv = (m p)' dy    ds = p (m o - sum of dy y)    dq = scale ds k    dk = scale ds' q
 // Every sum runs over whole blocks in their order, so that the parts do not show in it.
 template <class S>
-void attend_backward(const AttentionArguments& a, const Sight& sight, const Part& part, Rows<const S> q,
-                     Rows<const S> k, Rows<const S> v, Rows<const S> y, const Accumulation<S>* log_sums,
-                     Rows<const S> dy, Rows<S> dq, Rows<S> dk, Rows<S> dv) {
+void attend_backward(const AttentionArguments& a, const Sight& sight, int64_t first_head, const Part& part,
+                     Rows<const S> q, Rows<const S> k, Rows<const S> v, Rows<const S> y,
+                     const Accumulation<S>* log_sums, Rows<const S> dy, Rows<S> dq, Rows<S> dk, Rows<S> dv) {
   using T = Accumulation<S>;
   constexpr bool kRounds = !std::is_same_v<S, T>;
   thread_local Scratch scratch;
   const int64_t part_keys = part.end_key - part.first_key;
   const int64_t block = kQueries * a.size, copied = kRounds ? part_keys * a.size : 0;
   Pieces<T> pieces(scratch.get<T>(5 * Pieces<T>::padded(block) + 4 * Pieces<T>::padded(copied) +
-                                  2 * kKeys * kQueries + 2 * kQueries));
+                                  3 * kKeys * kQueries + 2 * kQueries));
   T *const scaled = pieces.take(block), *const across = pieces.take(block),
            *const dy_across = pieces.take(block);
   T *const dy_room = pieces.take(block), *const dq_sums = pieces.take(block);
   T *const scores = pieces.take(kKeys * kQueries), *const products = pieces.take(kKeys * kQueries);
+  T* const drops = a.dropout > 0.0 ? pieces.take(kKeys * kQueries) : nullptr;
   T *const logs = pieces.take(kQueries), *const row_sums = pieces.take(kQueries);
   // Rows of the part's keys.
   const Rows<const S> own_k{k.at(part.first_key), k.row}, own_v{v.at(part.first_key), v.row};
@@ -278,6 +312,10 @@ void attend_backward(const AttentionArguments& a, const Sight& sight, const Part
       multiply_into<T>(n, width, a.size, block_keys, false, {across, kQueries}, {scores, kQueries}, false);
       multiply_into<T>(n, width, a.size, block_values, false, {dy_across, kQueries}, {products, kQueries},
                        false);
+      if (drops != nullptr) {
+        draw_factors(a, (first_head + head) * a.queries + first, key, drops);
+        multiply_elements(n, width, drops, products);
+      }
       for (int64_t j = 0; j < n; ++j) {
         const auto [blind, stop] = sight.seeing(first, count, width, key + j);
         for (T* const row : {scores + j * kQueries, products + j * kQueries}) {
@@ -291,6 +329,7 @@ void attend_backward(const AttentionArguments& a, const Sight& sight, const Part
                       o[i] = p[i] * (o[i] - row_sum[i]);
                     });
       }
+      if (drops != nullptr) multiply_elements(n, width, drops, scores);
       if (part.dk_dv) {
         multiply_into<T>(n, a.size, count, {scores, kQueries}, false, dy_rows, {dv_sums.at(own), dv_sums.row},
                          true);
@@ -333,7 +372,7 @@ void CpuBackend::attention(const AttentionArguments& arguments, const void* q, c
                       for (int64_t tile = begin; tile < end; ++tile) {
                         const int64_t head = tile / blocks, first = tile % blocks * kQueries;
                         const int64_t keys = a.key_heads(), key_head = head / a.group();
-                        attend(a, Sight(a, head / a.heads),
+                        attend(a, Sight(a, head / a.heads), head,
                                head_rows<const S>(a, q, a.heads, a.queries, a.q_row, head),
                                head_rows<const S>(a, k, keys, a.keys, a.k_row, key_head),
                                head_rows<const S>(a, v, keys, a.keys, a.v_row, key_head),
@@ -362,7 +401,7 @@ void CpuBackend::attention_backward(const AttentionArguments& arguments, const v
                                                                              row, head / a.group());
       };
       const int64_t row = a.heads * a.size;
-      attend_backward<S>(a, Sight(a, head / a.heads), part, queries(q, a.q_row), keys(k, a.k_row),
+      attend_backward<S>(a, Sight(a, head / a.heads), head, part, queries(q, a.q_row), keys(k, a.k_row),
                          keys(v, a.v_row), queries(y, row),
                          static_cast<const Accumulation<S>*>(log_sums) + head * a.queries, queries(dy, row),
                          queries(dq, a.q_row), keys(dk, a.k_row), keys(dv, a.v_row));

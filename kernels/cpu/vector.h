@@ -178,6 +178,13 @@ inline Vector<T> load_factors(const S* p, int64_t count) {
       }
     }
 #else
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+    if (count == kLanes<T>) {
+      const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      if constexpr (std::is_same_v<S, Float16>) return _mm256_cvtph_ps(bits);
+      return reinterpret_cast<Vector<T>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+#endif
     T lanes[kLanes<T>];
     for (int64_t i = 0; i < kLanes<T>; ++i) lanes[i] = i < count ? T(p[i]) : T{0};
     return load(lanes);

@@ -211,8 +211,42 @@ LOCKSTEP_DEVICE void store_rows(S* first, int64_t row, int64_t count, int size,
   }
 }
 
+// What dropout multiplies weights by; kDropout: whether it does anything.
+template <class T, bool kDropout>
+class Drops {
+ public:
+  LOCKSTEP_DEVICE explicit Drops(const AttentionArguments& a)
+      : step_(kDropout && a.draws.step_at != nullptr ? *a.draws.step_at : a.draws.step),
+        threshold_(static_cast<float>(a.dropout)),
+        kept_(static_cast<T>(1.0 / (1.0 - a.dropout))) {}
+
+  // factors[i] of key `key` + kSide i by query number `query` of all heads' and batches', for keys of a tile.
+  template <int kCount>
+  LOCKSTEP_DEVICE void draw(const AttentionArguments& a, int64_t query, int64_t key,
+                            T (&factors)[kCount]) const {
+    static_assert(kCount == 2 || kCount == 4);
+    LOCKSTEP_UNROLL
+    for (int i = 0; i < kCount; ++i) factors[i] = 1;
+    if constexpr (kDropout) {
+      const int64_t block = a.first_draw(query) + key / (4 * kSide) * kSide + key % kSide;
+      const PhiloxBlock words =
+          philox(a.draws.key, {static_cast<uint32_t>(block), a.draws.op_ordinal, step_, a.draws.stream});
+      const bool second_half = key / kSide % 4 >= kCount;
+      LOCKSTEP_UNROLL
+      for (int i = 0; i < kCount; ++i) {
+        factors[i] = uniform_float(words.r[second_half ? i + 4 - kCount : i]) < threshold_ ? T(0) : kept_;
+      }
+    }
+  }
+
+ private:
+  uint32_t step_;
+  float threshold_;
+  T kept_;
+};
+
 // The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018).
-template <class S, class Plan>
+template <class S, class Plan, bool kDropout>
 __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
     attention_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k, const S* v,
                      S* y, Accumulation<S>* log_sums) {
@@ -226,6 +260,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
   const int64_t key_head = place.head / group;
   const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
   const TileRows<S> own = query_rows(a, q, place.head, a.q_row, place.first);
+  const Drops<T, kDropout> drops(a);
   T maxima[Plan::kRows], totals[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) {
@@ -254,12 +289,13 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
       const T reference = larger == kLowest ? T(0) : larger;
       const T factor = math::exp_nonpositive(maxima[r] - reference);
       maxima[r] = larger;
-      T total = 0;
+      T total = 0, kept[Plan::kOthers];
+      drops.draw(a, place.head * a.queries + place.first + own_row, key + other_thread(), kept);
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
         const T exponential = math::exp_nonpositive(scores[r][c] - reference);
         total += exponential;
-        weight_at<Plan>(weights, r, c) = exponential;
+        weight_at<Plan>(weights, r, c) = kDropout ? exponential * kept[c] : exponential;
       }
       totals[r] = totals[r] * factor + warp_reduce<Plus, kSide>(total);
       LOCKSTEP_UNROLL
@@ -298,8 +334,9 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x % kWarp == 0) row_sums[query] = sum;
 }
 
-// With p the softmax, s = scale q k' and o = dy v': ds = p (o - row sums), dq = scale ds k.
-template <class S, class Plan>
+// With p the softmax, s = scale q k', o = dy v' and m what dropout multiplies p by: ds = p (m o - row sums),
+// dq = scale ds k.
+template <class S, class Plan, bool kDropout>
 __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     attention_queries_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k,
                              const S* v, const Accumulation<S>* log_sums, const Accumulation<S>* row_sums,
@@ -314,6 +351,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
   const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
   const TileRows<S> own = query_rows(a, q, place.head, a.q_row, place.first);
   const TileRows<S> own_dy = query_rows(a, dy, place.head, a.heads * a.size, place.first);
+  const Drops<T, kDropout> drops(a);
   T logs[Plan::kRows], products_sums[Plan::kRows], sums[Plan::kRows][Plan::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int r = 0; r < Plan::kRows; ++r) {
@@ -332,11 +370,15 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     add_products<Plan>(own_dy, key_rows(a, v, key_head, a.v_row, key), size, buffer, products);
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
+      T kept[Plan::kOthers];
+      drops.draw(a, place.head * a.queries + place.first + own_thread() + kSide * r, key + other_thread(),
+                 kept);
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
+        const T product = kDropout ? products[r][c] * kept[c] : products[r][c];
         weight_at<Plan>(weights, r, c) =
             sees(own_thread() + kSide * r, other_thread() + kSide * c)
-                ? math::exp(scores[r][c] * scale - logs[r]) * (products[r][c] - products_sums[r])
+                ? math::exp(scores[r][c] * scale - logs[r]) * (product - products_sums[r])
                 : T(0);
       }
     }
@@ -349,8 +391,8 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
                    a.q_row, own.count, size, factors, sums);
 }
 
-// dv = p' dy and dk = scale ds' q, over the query heads of the block's key head one after the other.
-template <class S, class Plan>
+// dv = (m p)' dy and dk = scale ds' q, over the query heads of the block's key head one after the other.
+template <class S, class Plan, bool kDropout>
 __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     attention_keys_kernel(AttentionArguments a, int64_t group, int64_t tiles, const S* q, const S* k,
                           const S* v, const Accumulation<S>* log_sums, const Accumulation<S>* row_sums,
@@ -364,6 +406,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
   const int32_t* const first_keys = first_keys_of(a, place.head / a.kv_heads);
   const TileRows<S> own = key_rows(a, k, place.head, a.k_row, place.first);
   const TileRows<S> own_values = key_rows(a, v, place.head, a.v_row, place.first);
+  const Drops<T, kDropout> drops(a);
   T dk_sums[Plan::kRows][Plan::kColumns] = {}, dv_sums[Plan::kRows][Plan::kColumns] = {};
   // The first query that sees a key of this tile.
   int64_t first_query = a.causal ? place.first - (a.keys - a.queries) : 0;
@@ -388,12 +431,15 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
       const int64_t seeing = query + other_thread() + kSide * c, at = head * a.queries + seeing;
       const T log_sum = seeing < a.queries ? log_sums[at] : T(0);
       const T products_sum = seeing < a.queries ? row_sums[at] : T(0);
+      T kept[Plan::kRows];
+      drops.draw(a, at, place.first + own_thread(), kept);
       LOCKSTEP_UNROLL
       for (int r = 0; r < Plan::kRows; ++r) {
         const bool visible = sees(other_thread() + kSide * c, own_thread() + kSide * r);
         const T p = visible ? math::exp(scores[r][c] * scale - log_sum) : T(0);
-        weight_at<Plan>(weights, r, c) = p;
-        scores[r][c] = visible ? p * (products[r][c] - products_sum) : T(0);
+        const T product = kDropout ? products[r][c] * kept[r] : products[r][c];
+        weight_at<Plan>(weights, r, c) = kDropout ? p * kept[r] : p;
+        scores[r][c] = visible ? p * (product - products_sum) : T(0);
       }
     }
     add_weighted<Plan>(weights, gradients, size, buffer, dv_sums);
@@ -418,7 +464,8 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
                    own.count, size, dv_factors, dv_sums);
 }
 
-// Calls function(S{}, TilePlan{}) with the plan for the call's type and size of heads.
+// Calls function(S{}, TilePlan{}, bool_constant) with the plan for the call's type and size of heads, and
+// whether weights are dropped.
 template <class F>
 void dispatch_tiles(const char* where, const AttentionArguments& a, const F& function) {
   if (a.size > kLargestSize) {
@@ -427,15 +474,19 @@ void dispatch_tiles(const char* where, const AttentionArguments& a, const F& fun
   }
   dispatch_floating(where, a.dtype, [&]<class S>(S zero) {
     using T = Accumulation<S>;
-    if (a.size <= 4 * kSide) return function(zero, TilePlan<T, 4>{});
-    if (a.size <= 8 * kSide) return function(zero, TilePlan<T, 8>{});
-    return function(zero, TilePlan<T, 16>{});
+    const auto planned = [&](auto plan) {
+      return a.dropout > 0.0 ? function(zero, plan, std::true_type{})
+                             : function(zero, plan, std::false_type{});
+    };
+    if (a.size <= 4 * kSide) return planned(TilePlan<T, 4>{});
+    if (a.size <= 8 * kSide) return planned(TilePlan<T, 8>{});
+    return planned(TilePlan<T, 16>{});
   });
 }
 
 // Whether cuDNN's graphs of ours cover the call.
 bool for_cudnn(const AttentionArguments& a) {
-  return a.group() == 1 && a.first_keys == nullptr;
+  return a.group() == 1 && a.first_keys == nullptr && a.dropout == 0.0;
 }
 
 int64_t tiles_of(int64_t rows, int64_t tile) {
@@ -452,12 +503,14 @@ void CudaBackend::attention(const AttentionArguments& arguments, const void* q, 
       library != nullptr && library->attention(a, q, k, v, y, log_sums)) {
     return;
   }
-  dispatch_tiles("attention", a, [&]<class S, class Plan>(S, Plan) {
-    const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
-    LOCKSTEP_LAUNCH((attention_kernel<S, Plan>), blocks_for(tiles * a.batch * a.heads, 1), kThreads, 0,
-                    stream(), a, a.group(), tiles, static_cast<const S*>(q), static_cast<const S*>(k),
-                    static_cast<const S*>(v), static_cast<S*>(y), static_cast<Accumulation<S>*>(log_sums));
-  });
+  dispatch_tiles(
+      "attention", a, [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
+        const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
+        LOCKSTEP_LAUNCH((attention_kernel<S, Plan, kDropout>), blocks_for(tiles * a.batch * a.heads, 1),
+                        kThreads, 0, stream(), a, a.group(), tiles, static_cast<const S*>(q),
+                        static_cast<const S*>(k), static_cast<const S*>(v), static_cast<S*>(y),
+                        static_cast<Accumulation<S>*>(log_sums));
+      });
 }
 
 void CudaBackend::attention_backward(const AttentionArguments& arguments, const void* q, const void* k,
@@ -469,23 +522,26 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
       library != nullptr && library->attention_backward(a, q, k, v, y, log_sums, dy, dq, dk, dv)) {
     return;
   }
-  dispatch_tiles("attention_backward", a, [&]<class S, class Plan>(S, Plan) {
-    using T = Accumulation<S>;
-    const int64_t rows = a.batch * a.heads * a.queries;
-    T* const row_sums = scratch<T>(rows);
-    const T* const logs = static_cast<const T*>(log_sums);
-    const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
-    const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
-    LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
-                    static_cast<const S*>(y), gradient, row_sums);
-    const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
-    LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan>), blocks_for(key_tiles * a.batch * a.kv_heads, 1),
-                    kThreads, 0, stream(), a, a.group(), key_tiles, queries, keys, values, logs, row_sums,
-                    gradient, static_cast<S*>(dk), static_cast<S*>(dv));
-    LOCKSTEP_LAUNCH((attention_queries_kernel<S, Plan>), blocks_for(query_tiles * a.batch * a.heads, 1),
-                    kThreads, 0, stream(), a, a.group(), query_tiles, queries, keys, values, logs, row_sums,
-                    gradient, static_cast<S*>(dq));
-  });
+  dispatch_tiles(
+      "attention_backward", a,
+      [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
+        using T = Accumulation<S>;
+        const int64_t rows = a.batch * a.heads * a.queries;
+        T* const row_sums = scratch<T>(rows);
+        const T* const logs = static_cast<const T*>(log_sums);
+        const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
+        const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
+        LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
+                        static_cast<const S*>(y), gradient, row_sums);
+        const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
+        LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan, kDropout>),
+                        blocks_for(key_tiles * a.batch * a.kv_heads, 1), kThreads, 0, stream(), a, a.group(),
+                        key_tiles, queries, keys, values, logs, row_sums, gradient, static_cast<S*>(dk),
+                        static_cast<S*>(dv));
+        LOCKSTEP_LAUNCH((attention_queries_kernel<S, Plan, kDropout>),
+                        blocks_for(query_tiles * a.batch * a.heads, 1), kThreads, 0, stream(), a, a.group(),
+                        query_tiles, queries, keys, values, logs, row_sums, gradient, static_cast<S*>(dq));
+      });
 }
 
 }  // namespace lockstep

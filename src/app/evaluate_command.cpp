@@ -11,7 +11,9 @@
 namespace lockstep {
 
 void add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights) {
-  command.add_option("--checkpoint", checkpoint, "checkpoint file")->required();
+  command
+      .add_option("--checkpoint", checkpoint, "checkpoint file, or weights as generate --weights takes them")
+      ->required();
   command
       .add_option("--weights", weights,
                   "trained or averaged; by default averaged where the checkpoint has them ([average])")

@@ -11,6 +11,7 @@
 #include "lockstep/core/log.h"
 #include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
+#include "lockstep/exchange/weights_source.h"
 #include "lockstep/text/tokenizer.h"
 #include "lockstep/train/data_outline.h"
 #include "lockstep/train/initial_weights.h"
@@ -26,8 +27,30 @@ struct ExportArguments {
   ExportOptions options;
 };
 
+DType type_of(const std::string& precision) {
+  return precision == "bf16" ? DType::kBF16 : precision == "fp16" ? DType::kF16 : DType::kF32;
+}
+
+// Weights of other programs: an adapter of PEFT is merged.
+int export_weights(ExportArguments& arguments) {
+  const std::string& path = arguments.checkpoint;
+  if (arguments.adapter || !arguments.weights.empty())
+    fail(ErrorKind::kUsage, fmt::format("--adapter, --weights: are of checkpoints, not of {}", path));
+  const auto source = open_weights(path, arguments.base);
+  arguments.options.begin = source->begin();
+  arguments.options.ends = source->ends();
+  export_hugging_face(parameters_of(*source, path, source->vocabulary(), source->options().context), path,
+                      source->options(), source->vocabulary(), arguments.options);
+  log_info(fmt::format("{}: weights of {}{} in {}", arguments.options.directory, path,
+                       source->base_directory().empty() ? "" : ", merged into " + source->base_directory(),
+                       arguments.precision));
+  return 0;
+}
+
 int run_export(ExportArguments& arguments) {
   const std::string& path = arguments.checkpoint;
+  arguments.options.dtype = type_of(arguments.precision);
+  if (holds_weights(path)) return export_weights(arguments);
   const State state = read_checkpoint(path);
   const DataOutline outline = state.data.empty() ? DataOutline{} : DataOutline::parse(state.data, path);
   const auto options = gpt_of_configuration(state.configuration, path, outline.shape.sample.last());
@@ -46,9 +69,6 @@ int run_export(ExportArguments& arguments) {
            fmt::format("--tokenizer {}: is not the one that {} was trained with", named, path));
     }
   }
-  arguments.options.dtype = arguments.precision == "bf16"   ? DType::kBF16
-                            : arguments.precision == "fp16" ? DType::kF16
-                                                            : DType::kF32;
   if (arguments.adapter) {
     const LoraOptions lora = lora_of(state, path);
     if (lora.rank == 0)
@@ -76,7 +96,10 @@ std::function<std::optional<int>()> add_exchange_commands(CLI::App& app) {
   const auto arguments = std::make_shared<ExportArguments>();
   CLI::App* command =
       app.add_subcommand("export", "write a checkpoint's gpt as a directory that transformers loads");
-  command->add_option("checkpoint", arguments->checkpoint, "checkpoint file")->required();
+  command
+      ->add_option("checkpoint", arguments->checkpoint,
+                   "checkpoint file; or what generate --weights takes, of which an adapter of PEFT is merged")
+      ->required();
   command->add_option("directory", arguments->options.directory, "directory to make")->required();
   command
       ->add_option("--weights", arguments->weights,
@@ -92,8 +115,10 @@ std::function<std::optional<int>()> add_exchange_commands(CLI::App& app) {
   command->add_flag("--adapter", arguments->adapter,
                     "of a run with [lora]: what was trained alone, as PEFT reads it; otherwise its weights "
                     "are merged");
-  command->add_option("--base", arguments->base,
-                      "of a run with [lora]: where its train.initial_weights are now, if elsewhere");
+  command->add_option(
+      "--base", arguments->base,
+      "of a run with [lora]: where its train.initial_weights are now; of an adapter of PEFT: where its "
+      "base is; if elsewhere");
   command->footer(
       "Example:\n  lockstep export runs/gpt/step-000001000.h5 gpt-exported --tokenizer tokenizer.json");
   return [arguments, command]() -> std::optional<int> {

@@ -44,7 +44,7 @@ struct GenerateArguments {
 
 // A model, wherever it comes from.
 struct Model {
-  std::string path;
+  std::string path, tokenizer;  // where it comes from, and where one may lie beside it
   GptOptions options;
   int64_t vocabulary = 0;
   std::vector<int32_t> ends;
@@ -55,7 +55,7 @@ struct Model {
 Model from_checkpoint(const std::string& path, const std::string& base) {
   const State state = read_checkpoint(path);
   Model model;
-  model.path = path;
+  model.path = model.tokenizer = path;
   const DataOutline outline = state.data.empty() ? DataOutline{} : DataOutline::parse(state.data, path);
   const auto options = gpt_of_configuration(state.configuration, path, outline.shape.sample.last());
   if (!options) fail(ErrorKind::kUsage, path + ": holds another model than model.type = \"gpt\"");
@@ -83,9 +83,11 @@ Model from_checkpoint(const std::string& path, const std::string& base) {
   return model;
 }
 
-Model from_weights(const std::string& path) {
-  const std::shared_ptr<WeightsSource> source = open_weights(path);
+Model from_weights(const std::string& path, const std::string& base) {
+  const std::shared_ptr<WeightsSource> source = open_weights(path, base);
+  const bool of_base = !source->base_directory().empty() && tokenizer_beside(path).empty();
   return {path,
+          of_base ? source->base_directory() : path,
           source->options(),
           source->vocabulary(),
           source->ends(),
@@ -113,12 +115,12 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
   std::unique_ptr<Tokenizer> tokenizer;
   if (!arguments.tokenizer.empty()) {
     tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = {}});
-    const std::string beside = tokenizer_beside(model.path);
+    const std::string beside = tokenizer_beside(model.tokenizer);
     if (!beside.empty() && beside != tokenizer->digest())
       log_warning(
           fmt::format("--tokenizer {}: is another one than that of {}", arguments.tokenizer, model.path));
-  } else if (fs::is_directory(model.path, error)) {
-    tokenizer = open_tokenizer({.path = model.path, .pattern = {}});
+  } else if (fs::is_directory(model.tokenizer, error)) {
+    tokenizer = open_tokenizer({.path = model.tokenizer, .pattern = {}});
   } else if (tokenizer = make_byte_tokenizer(); !made_by(model.trained_with, tokenizer->digest())) {
     fail(ErrorKind::kUsage, fmt::format("{}: name the tokenizer of its data (--tokenizer)", model.path));
   }
@@ -154,8 +156,6 @@ int run_generate(GenerateArguments& arguments) {
   constexpr size_t kMostPromptBytes = size_t{1} << 26;
   if (arguments.checkpoint.empty() == arguments.weights.empty())
     fail(ErrorKind::kUsage, "generate: name one of --checkpoint and --weights");
-  if (!arguments.base.empty() && arguments.checkpoint.empty())
-    fail(ErrorKind::kUsage, "--base: goes with --checkpoint");
   for (const std::string& stop : arguments.options.stops) {
     if (stop.empty()) fail(ErrorKind::kUsage, "--stop: must not be empty");
   }
@@ -166,7 +166,7 @@ int run_generate(GenerateArguments& arguments) {
   if (prompts.empty()) prompts.emplace_back();
   set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
   const Model model = arguments.weights.empty() ? from_checkpoint(arguments.checkpoint, arguments.base)
-                                                : from_weights(arguments.weights);
+                                                : from_weights(arguments.weights, arguments.base);
   compare_with_configuration(arguments, model);
   const auto tokenizer = tokenizer_of(arguments, model);
   std::vector<std::vector<int32_t>> tokens;
@@ -216,11 +216,14 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       "TOML file whose [model] the weights must be of; checkpoints and directories say it themselves");
   command->add_option("--checkpoint", arguments->checkpoint,
                       "checkpoint file of a gpt; its averaged weights where it has them");
-  command->add_option("--base", arguments->base,
-                      "of a checkpoint with [lora]: where its train.initial_weights are now, if elsewhere");
   command->add_option(
-      "--weights", arguments->weights,
-      "directory of Hugging Face (GPT-2, Llama, Mistral, Qwen2, Qwen3), or a model file of llm.c");
+      "--base", arguments->base,
+      "of a checkpoint with [lora]: where its train.initial_weights are now; of an adapter of PEFT: "
+      "where its base is; if elsewhere");
+  command->add_option("--weights", arguments->weights,
+                      "directory of Hugging Face (GPT-2, Llama, Mistral, Qwen2, Qwen3), one with an adapter "
+                      "of PEFT for such a model, "
+                      "or a model file of llm.c");
   command->add_option(
       "--tokenizer", arguments->tokenizer,
       "as of the command tokenize; by default what lies in the directory, or bytes, where the "

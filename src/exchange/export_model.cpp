@@ -20,6 +20,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
 #include "lockstep/core/strict_json.h"
+#include "lockstep/exchange/adapters.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/hugging_face_names.h"
 #include "lockstep/exchange/safetensors.h"
@@ -199,6 +200,8 @@ std::optional<GptOptions> gpt_of_configuration(const std::string& configuration,
 void export_hugging_face(const State& weights, const std::string& where, const GptOptions& resolved,
                          int64_t vocabulary, const ExportOptions& options) {
   HuggingFaceModel model = hugging_face_model(resolved, vocabulary);
+  model.begin = options.begin;
+  model.ends = options.ends;
   const std::optional<ExportedTokenizer> tokenizer = take_tokenizer(options.tokenizer, model);
   const ExportedWeights source(weights, where);
   std::vector<SafetensorsTensor> tensors;
@@ -225,38 +228,36 @@ void export_hugging_face(const State& weights, const std::string& where, const G
 void export_adapter(const State& adapters, const std::string& where, const GptOptions& resolved,
                     int64_t vocabulary, const AdapterExport& of, const ExportOptions& options) {
   const HuggingFaceModel model = hugging_face_model(resolved, vocabulary);
-  const auto find = [&](const std::string& name) -> const StateArray* {
-    const auto found = std::ranges::find(adapters.arrays, "/parameters/" + name, &StateArray::path);
-    return found == adapters.arrays.end() ? nullptr : &*found;
-  };
   std::vector<SafetensorsTensor> tensors;
   std::map<std::string, int64_t> ends;  // of names of modules, behind the number of the block
   std::vector<std::string> modules;
-  for (const ParameterEntry& parameter : gpt_parameters(model.options, model.vocabulary)) {
-    constexpr std::string_view kWeight = ".weight";
-    if (!parameter.name.ends_with(kWeight)) continue;
-    const std::string product = parameter.name.substr(0, parameter.name.size() - kWeight.size());
-    const StateArray *a = find(product + kLoraA), *b = find(product + kLoraB);
-    if (a == nullptr) continue;
-    const Shape &inner = a->shape, &outer = b == nullptr ? inner : b->shape;
-    if (b == nullptr || inner != Shape{parameter.shape[0], inner.last()} ||
-        outer != Shape{inner.last(), parameter.shape[1]})
-      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}{}: does not fit the model", where, product, kLoraA));
+  for (const auto& [place, a, b] : stored_adapters(adapters, resolved, vocabulary, where)) {
+    std::vector<HuggingFaceTensor> parts = hugging_face_tensors(model, place.weight).parts;
+    if (place.part >= 0) {
+      if (parts.size() == 1) {
+        fail(ErrorKind::kUsage,
+             fmt::format("{}: {} is adapted by itself, and {} is one module for PEFT: export it "
+                         "merged",
+                         where, place.name, parts.front().name));
+      }
+      parts = {parts[static_cast<size_t>(place.part)]};
+    }
     // One A for all that is one product here.
-    for (const HuggingFaceTensor& part : hugging_face_tensors(model, parameter).parts) {
+    for (const HuggingFaceTensor& part : parts) {
+      constexpr std::string_view kWeight = ".weight";
       const std::string module = part.name.substr(0, part.name.size() - kWeight.size());
       modules.push_back(hugging_face_prefix(model.family) + module);
       ++ends[module.substr(module.find('.', module.find('.') + 1) + 1)];
       const std::string name = "base_model.model." + modules.back();
-      tensors.push_back({name + ".lora_A.weight", {inner[1], inner[0]}, [a] {
+      const int64_t rank = a->shape[1], column = part.column - place.column;
+      tensors.push_back({name + ".lora_A.weight", {rank, a->shape[0]}, [a = a] {
                            return part_of(*a, a->shape[0], 0, a->shape[1], true);
                          }});
-      tensors.push_back({name + ".lora_B.weight", {part.columns, inner[1]}, [b, part] {
-                           return part_of(*b, b->shape[0], part.column, part.columns, true);
+      tensors.push_back({name + ".lora_B.weight", {part.columns, rank}, [b = b, part, column] {
+                           return part_of(*b, b->shape[0], column, part.columns, true);
                          }});
     }
   }
-  if (tensors.empty()) fail(ErrorKind::kCheckpoint, where + ": has no adapters");
   std::vector<std::string> targets;
   for (const auto& [end, count] : ends) {
     if (count != resolved.layers) targets = modules;  // some blocks alone: each by its whole name

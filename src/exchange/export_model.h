@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/core/dtype.h"
@@ -17,6 +18,9 @@ struct ExportOptions {
   DType dtype = DType::kF32;   // kF32, kBF16, kF16
   std::string tokenizer = {};  // tokenizer.json, or a directory that has one; empty: none goes with it
   int64_t shard_bytes = 5'000'000'000;
+  // Tokens that texts begin and end with, where no tokenizer says it.
+  std::optional<int32_t> begin = {};
+  std::vector<int32_t> ends = {};
 };
 
 // What a checkpoint's configuration (TOML, of `where`) says of its gpt, resolved for windows of so many

@@ -12,6 +12,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/strict_json.h"
+#include "lockstep/exchange/config_reader.h"
 
 namespace lockstep {
 
@@ -26,10 +27,6 @@ constexpr std::array kWithoutMeaning = {"architectures",
                                         "dtype",
                                         "use_cache",
                                         "pad_token_id",
-                                        "attn_pdrop",
-                                        "embd_pdrop",
-                                        "resid_pdrop",
-                                        "attention_dropout",
                                         "initializer_range",
                                         "reorder_and_upcast_attn",
                                         "summary_activation",
@@ -55,84 +52,6 @@ constexpr std::array kWithoutMeaning = {"architectures",
                                         "chunk_size_feed_forward",
                                         "mlp_dropout"};
 
-class ConfigReader {
- public:
-  ConfigReader(std::string where, json object, std::string scope = "")
-      : where_(std::move(where)), scope_(std::move(scope)), object_(std::move(object)) {}
-
-  // Null: absent, or null.
-  const json* find(const char* key) {
-    known_.insert(key);
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-  bool has(const char* key) {
-    known_.insert(key);
-    return object_.contains(key);
-  }
-  int64_t integer(const char* key, std::optional<int64_t> fallback = std::nullopt) {
-    constexpr int64_t kMost = int64_t{1} << 31;
-    const json* value = find(key);
-    if (value == nullptr) return fallback ? *fallback : (missing(key), 0);
-    if (!value->is_number_unsigned() || value->get<uint64_t>() > kMost || value->get<uint64_t>() < 1)
-      refuse(key, *value, fmt::format("must be a whole number in [1, {}]", kMost));
-    return value->get<int64_t>();
-  }
-  double real(const char* key, std::optional<double> fallback = std::nullopt) {
-    const json* value = find(key);
-    if (value == nullptr) return fallback ? *fallback : (missing(key), 0.0);
-    if (!value->is_number()) refuse(key, *value, "must be a number");
-    return value->get<double>();
-  }
-  bool boolean(const char* key, bool fallback) {
-    const json* value = find(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_boolean()) refuse(key, *value, "must be true or false");
-    return value->get<bool>();
-  }
-  std::string text(const char* key, std::optional<std::string> fallback = std::nullopt) {
-    const json* value = find(key);
-    if (value == nullptr) return fallback ? *fallback : (missing(key), "");
-    if (!value->is_string()) refuse(key, *value, "must be a text");
-    return value->get<std::string>();
-  }
-  void require_boolean(const char* key, bool computed) {
-    if (boolean(key, computed) != computed)
-      refuse(key, !computed, fmt::format("only {} is computed", computed));
-  }
-  [[noreturn]] void refuse(const char* key, const json& value, const std::string& rule) const {
-    fail(ErrorKind::kCheckpoint,
-         fmt::format("{}: {}{}: {}, got {}", where_, scope_, key, rule, value.dump()));
-  }
-  [[noreturn]] void missing(const char* key) const {
-    fail(ErrorKind::kCheckpoint, fmt::format("{}: {}{}: is missing", where_, scope_, key));
-  }
-  // After everything has been asked for.
-  void reject_unknown() const {
-    for (const auto& [key, value] : object_.items()) {
-      const bool means_nothing = value.is_null() || key.starts_with('_') || known_.contains(key) ||
-                                 std::ranges::find(kWithoutMeaning, key) != kWithoutMeaning.end();
-      if (!means_nothing) {
-        fail(ErrorKind::kCheckpoint,
-             fmt::format("{}: {}{}: is not known here and may change what the model computes: {}", where_,
-                         scope_, key, value.dump()));
-      }
-    }
-  }
-  ConfigReader table(const char* key) {
-    const json* value = find(key);
-    if (value == nullptr) return {where_, json::object(), scope_ + key + "."};
-    if (!value->is_object()) refuse(key, *value, "must be an object");
-    return {where_, *value, scope_ + key + "."};
-  }
-  const std::string& where() const { return where_; }
-
- private:
-  std::string where_, scope_;
-  json object_;
-  std::set<std::string, std::less<>> known_;
-};
-
 std::vector<int32_t> token_ids(ConfigReader& config, const char* key, int64_t vocabulary) {
   std::vector<int32_t> ids;
   const json* value = config.find(key);
@@ -155,6 +74,13 @@ GptActivation read_activation(ConfigReader& config) {
   config.refuse("activation_function", name, "must be gelu_new, gelu_pytorch_tanh, gelu or relu2");
 }
 
+// Of training alone; what is absent has the library's own default.
+double read_dropout(ConfigReader& config, const char* key, double fallback) {
+  const double probability = config.real(key, fallback);
+  if (!(probability >= 0.0 && probability < 1.0)) config.refuse(key, probability, "must be in [0, 1)");
+  return probability;
+}
+
 void read_gpt2(ConfigReader& config, HuggingFaceModel& model) {
   GptOptions& options = model.options;
   options.layers = config.integer("n_layer");
@@ -166,6 +92,9 @@ void read_gpt2(ConfigReader& config, HuggingFaceModel& model) {
   options.norm_epsilon = config.real("layer_norm_epsilon", 1e-5);
   options.activation = read_activation(config);
   options.tied_head = config.boolean("tie_word_embeddings", true);
+  options.attention_dropout = read_dropout(config, "attn_pdrop", 0.1);
+  options.residual_dropout = read_dropout(config, "resid_pdrop", 0.1);
+  options.embedding_dropout = read_dropout(config, "embd_pdrop", 0.1);
   config.require_boolean("scale_attn_weights", true);
   config.require_boolean("scale_attn_by_inverse_layer_idx", false);
   config.require_boolean("add_cross_attention", false);
@@ -196,7 +125,7 @@ RotaryOptions read_rotary(ConfigReader& config, int64_t context) {
   } else if (type != "default") {
     scaling.refuse("rope_type", type, "must be default, linear or llama3");
   }
-  scaling.reject_unknown();
+  scaling.reject_unknown({});
   return rotary;
 }
 
@@ -258,6 +187,7 @@ void read_llama(ConfigReader& config, HuggingFaceModel& model) {
   if (const std::string activation = config.text("hidden_act", "silu"); activation != "silu")
     config.refuse("hidden_act", activation, "only silu is computed");
   options.rotary = read_rotary(config, options.context);
+  options.attention_dropout = read_dropout(config, "attention_dropout", 0.0);
   const bool bias = family == ModelFamily::kMistral || family == ModelFamily::kQwen2
                         ? false
                         : config.boolean("attention_bias", false);
@@ -289,7 +219,7 @@ HuggingFaceModel read_hugging_face_config(const std::string& where, const std::s
   const std::vector<int32_t> begins = token_ids(config, "bos_token_id", model.vocabulary);
   if (!begins.empty()) model.begin = begins.front();
   model.ends = token_ids(config, "eos_token_id", model.vocabulary);
-  config.reject_unknown();
+  config.reject_unknown(kWithoutMeaning);
   try {
     model.options = resolved(model.options, 1);
   } catch (const Error& error) {

@@ -79,8 +79,9 @@ void put_gpt2(ordered_json& config, const GptOptions& options) {
                                   : options.activation == GptActivation::kGeluTanh ? "gelu_new"
                                                                                    : "relu2";
   config["layer_norm_epsilon"] = options.norm_epsilon;
-  config["resid_pdrop"] = config["embd_pdrop"] = options.dropout;
-  config["attn_pdrop"] = 0.0;
+  config["attn_pdrop"] = options.attention_dropout;
+  config["resid_pdrop"] = options.residual_dropout;
+  config["embd_pdrop"] = options.embedding_dropout;
   config["scale_attn_weights"] = true;
 }
 
@@ -94,7 +95,7 @@ void put_llama(ordered_json& config, ModelFamily family, const GptOptions& optio
   config["max_position_embeddings"] = options.context;
   config["rms_norm_eps"] = options.norm_epsilon;
   config["hidden_act"] = "silu";
-  config["attention_dropout"] = 0.0;
+  config["attention_dropout"] = options.attention_dropout;
   ordered_json parameters = rotary_parameters(options.rotary);
   config["rope_theta"] = options.rotary.theta;
   config["rope_scaling"] = options.rotary.scaling == RotaryScaling::kNone ? ordered_json() : parameters;

@@ -9,6 +9,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/exchange/llmc_model.h"
+#include "lockstep/exchange/peft_adapter.h"
 #include "lockstep/nn/module.h"
 #include "lockstep/text/tokenizer.h"
 
@@ -23,8 +24,10 @@ bool holds_weights(const std::string& path) {
   return file && magic == kLlmcModelMagic;
 }
 
-std::unique_ptr<WeightsSource> open_weights(const std::string& path) {
+std::unique_ptr<WeightsSource> open_weights(const std::string& path, const std::string& base) {
   std::error_code error;
+  if (holds_peft_adapter(path)) return open_adapted(path, base);
+  if (!base.empty()) fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, path));
   return std::filesystem::is_directory(path, error) ? open_hugging_face(path) : open_llmc_model(path);
 }
 

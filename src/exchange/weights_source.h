@@ -17,12 +17,14 @@ namespace lockstep {
 class WeightsSource {
  public:
   virtual ~WeightsSource() = default;
-  // Resolved; what is of training alone has its default.
+  // Resolved; what is of training alone has its default, but for dropout where the files tell of it.
   const GptOptions& options() const { return options_; }
   // Rows of the table of tokens. llm.c's padding is not among them.
   int64_t vocabulary() const { return vocabulary_; }
   std::optional<int32_t> begin() const { return begin_; }
   const std::vector<int32_t>& ends() const { return ends_; }
+  // Of an adapter: the directory of the weights that it changes. Empty: of all others.
+  const std::string& base_directory() const { return base_directory_; }
   // As src/nn/gpt.h lays them out, row by row. Error (kCheckpoint).
   virtual std::vector<float> values(const ParameterEntry& parameter) const = 0;
 
@@ -31,15 +33,18 @@ class WeightsSource {
   int64_t vocabulary_ = 0;
   std::optional<int32_t> begin_;
   std::vector<int32_t> ends_;
+  std::string base_directory_;
 };
 
 // Whether `path` is for open_weights: a directory, or a file of llm.c.
 bool holds_weights(const std::string& path);
 
 // A directory of Hugging Face (config.json of gpt2, llama, mistral, qwen2 or qwen3 and safetensors, with the
-// prefix of the whole model or without), or a model file of llm.c (fp32 or bf16). Error (kCheckpoint) naming
-// the file and every tensor that is missing, too many, or of another shape.
-std::unique_ptr<WeightsSource> open_weights(const std::string& path);
+// prefix of the whole model or without), a directory with an adapter of PEFT, whose base is there or where
+// `base` says (exchange/peft_adapter.h), or a model file of llm.c (fp32 or bf16). Error (kCheckpoint) naming
+// the file and every tensor that is missing, too many, or of another shape; (kUsage): `base` for what has all
+// of its weights.
+std::unique_ptr<WeightsSource> open_weights(const std::string& path, const std::string& base = "");
 
 // The digest of the tokenizer in a directory of weights (Tokenizer::digest); empty: there is none that could
 // be read.

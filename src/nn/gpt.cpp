@@ -13,7 +13,6 @@
 
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/nn/chain.h"
-#include "lockstep/nn/lora.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/attention.h"
 #include "lockstep/ops/dropout.h"
@@ -36,8 +35,9 @@ Initializer normal(int64_t inputs, int64_t outputs, double deviation) {
 // x W + b.
 class Product {
  public:
-  Product(int64_t inputs, int64_t outputs, bool bias, double deviation, const ModuleBuilder& builder)
-      : weight_({inputs, outputs}, normal(inputs, outputs, deviation), builder) {
+  Product(int64_t inputs, int64_t outputs, bool bias, double deviation, const ModuleBuilder& builder,
+          const std::vector<ProductPart>& parts = {})
+      : weight_({inputs, outputs}, normal(inputs, outputs, deviation), builder, parts) {
     if (bias) bias_ = builder.parameter("bias", {outputs}, {});
   }
   bool adapted() const { return weight_.adapted(); }
@@ -170,7 +170,7 @@ class GptAttention {
       : options_(options),
         tables_(tables),
         qkv_(options.width, (options.heads + 2 * options.kv_heads) * options.head_size, options.qkv_bias,
-             options.deviation, builder.scope("qkv")),
+             options.deviation, builder.scope("qkv"), gpt_parts(options, "attention.qkv")),
         output_(options.heads * options.head_size, options.width, options.output_bias,
                 deviation_at_sum(options), builder.scope("output")) {
     if (!options.qk_norm) return;
@@ -182,16 +182,17 @@ class GptAttention {
     const GptOptions& o = options_;
     const Tensor qkv = qkv_(x, context);
     const Tensor first = first_keys(x.shape()[1], x.backend(), context);
+    const double dropped = context.training ? o.attention_dropout : 0.0;
     if (!query_norm_) {
       return output_(grouped_self_attention(rotated(qkv, o.heads + 2 * o.kv_heads, o.heads + o.kv_heads),
-                                            o.heads, o.kv_heads, first),
+                                            o.heads, o.kv_heads, first, dropped),
                      context);
     }
     const int64_t queries = o.heads * o.head_size, keys = o.kv_heads * o.head_size;
     const Tensor q = placed(slice(qkv, 2, 0, queries), o.heads, *query_norm_, context);
     const Tensor k = placed(slice(qkv, 2, queries, queries + keys), o.kv_heads, *key_norm_, context);
     const Tensor v = slice(qkv, 2, queries + keys, queries + 2 * keys);
-    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, first), context);
+    return output_(grouped_attention(q, k, v, o.heads, o.kv_heads, first, dropped), context);
   }
 
  private:
@@ -235,7 +236,8 @@ class GptBlock final : public Module {
         feedforward_norm_(options.width, options.norm, options, builder.scope("feedforward_norm")),
         expand_(options.width,
                 options.activation == GptActivation::kSwiGlu ? 2 * options.feedforward : options.feedforward,
-                options.feedforward_bias, options.deviation, builder.scope("expand")),
+                options.feedforward_bias, options.deviation, builder.scope("expand"),
+                gpt_parts(options, "expand")),
         contract_(options.feedforward, options.width, options.feedforward_bias, deviation_at_sum(options),
                   builder.scope("contract")) {}
 
@@ -247,7 +249,7 @@ class GptBlock final : public Module {
 
  private:
   Tensor dropped(const Tensor& change, const ForwardContext& context) const {
-    return context.training ? dropout(change, options_.dropout) : change;
+    return context.training ? dropout(change, options_.residual_dropout) : change;
   }
 
   Tensor feed_forward_of(const Tensor& x, const ForwardContext& context) const {
@@ -317,7 +319,7 @@ class Gpt final : public Module {
   std::optional<ClassHead> class_head(const Tensor& tokens, ForwardContext& context) const override {
     Tensor x = embedding(context.parameter(tokens_), tokens);
     if (positions_ >= 0) x = add(x, positions_of(tokens, context));
-    if (context.training) x = dropout(x, options_.dropout);
+    if (context.training) x = dropout(x, options_.embedding_dropout);
     const Tensor y = blocks_.forward(x, context);
     return ClassHead{reshape(y, {tokens.elements(), options_.width}), context.parameter(head_),
                      options_.soft_cap, options_.z_loss};

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/nn/lora.h"
 #include "lockstep/nn/module.h"
 
 namespace lockstep {
@@ -47,12 +48,13 @@ struct GptOptions {
   bool feedforward_bias = true;  // of both products there
   bool qk_norm = false;          // an RMS norm over every head's query and key, before they are rotated
   bool tied_head = true;         // logits are products with the table of tokens
-  double dropout = 0.0;          // in training: of the embedding and of what each half of a block adds
-  int64_t window = 0;            // query t sees keys t - window + 1 to t; 0: all up to t
-  double soft_cap = 0.0;         // logits become cap tanh(logits / cap); 0: off
-  double z_loss = 0.0;           // adds this times the square of log sum exp(logits) to each loss in training
-  double deviation = 0.02;       // standard deviation of initial weights
-  bool depth_scaled = true;      // that of the two products that end in the sum is divided by sqrt(2 layers)
+  // In training: of the weights of attention, of what each half of a block adds, and of the embedding.
+  double attention_dropout = 0.0, residual_dropout = 0.0, embedding_dropout = 0.0;
+  int64_t window = 0;        // query t sees keys t - window + 1 to t; 0: all up to t
+  double soft_cap = 0.0;     // logits become cap tanh(logits / cap); 0: off
+  double z_loss = 0.0;       // adds this times the square of log sum exp(logits) to each loss in training
+  double deviation = 0.02;   // standard deviation of initial weights
+  bool depth_scaled = true;  // that of the two products that end in the sum is divided by sqrt(2 layers)
 };
 
 // tokens (B,T) int32 in [0, V) -> logits (B,T,V):
@@ -91,6 +93,10 @@ struct GptOptions {
 // each other or the window of `window_length` tokens.
 GptOptions resolved(const GptOptions& options, int64_t window_length);
 
+// What is one product in a block and several in other libraries, by the end of its name: of "attention.qkv"
+// query, key and value, of a gated "expand" gate and up. None of the others.
+std::vector<ProductPart> gpt_parts(const GptOptions& resolved, const std::string& product);
+
 // Of a known size, by the name of `model.preset`: gpt2_124m, gpt2_355m, gpt2_774m, gpt2_1558m, llama_15m,
 // llama_110m, llama3_1b, llama3_8b. Error (kUsage) naming all of them.
 GptOptions gpt_preset(const std::string& name);
@@ -103,7 +109,8 @@ void append_rotary(const RotaryOptions& options, int64_t head_size, int64_t posi
 // Of data whose samples are (T) tokens and whose targets are a class at every position; V = data.classes.
 std::unique_ptr<Module> make_gpt(const GptOptions& options, const DataShape& data,
                                  const ModuleBuilder& builder);
-// Keys of the same names, and `preset`, which the others override.
+// Keys of the same names; `preset`, which the others override, and `dropout`, which the three places of it
+// do.
 GptOptions read_gpt(Section& model);
 
 }  // namespace lockstep

@@ -144,6 +144,15 @@ GptOptions gpt_preset(const std::string& name) {
        fmt::format("gpt: preset: one of {} expected, got {}", fmt::join(preset_names(), ", "), name));
 }
 
+std::vector<ProductPart> gpt_parts(const GptOptions& resolved, const std::string& product) {
+  const int64_t keys = resolved.kv_heads * resolved.head_size, gate = resolved.feedforward;
+  if (product.ends_with("attention.qkv"))
+    return {{"query", resolved.heads * resolved.head_size}, {"key", keys}, {"value", keys}};
+  if (product.ends_with("expand") && resolved.activation == GptActivation::kSwiGlu)
+    return {{"gate", gate}, {"up", gate}};
+  return {};
+}
+
 GptOptions resolved(const GptOptions& given, int64_t window_length) {
   GptOptions options = given;
   const auto require_size = [](const char* key, int64_t value) {
@@ -179,7 +188,9 @@ GptOptions resolved(const GptOptions& given, int64_t window_length) {
     require(options.rotary == RotaryOptions{}, "positions", "rotary options need positions = \"rotary\"");
   }
   require_option("gpt", "norm_epsilon", options.norm_epsilon, kPositive);
-  require_dropout("gpt", "dropout", options.dropout);
+  require_dropout("gpt", "attention_dropout", options.attention_dropout);
+  require_dropout("gpt", "residual_dropout", options.residual_dropout);
+  require_dropout("gpt", "embedding_dropout", options.embedding_dropout);
   require_option("gpt", "window", static_cast<double>(options.window), kSizeOrNone);
   require_option("gpt", "soft_cap", options.soft_cap, kNonNegative);
   require_option("gpt", "z_loss", options.z_loss, kUnit);
@@ -229,7 +240,14 @@ GptOptions read_gpt(Section& model) {
                                   "gpt: an RMS norm over each head's query and key before they are rotated");
   options.tied_head =
       model.boolean("tied_head", options.tied_head, "gpt: logits are products with the table of tokens");
-  options.dropout = read_dropout(model, "dropout", options.dropout);
+  const double dropout = read_dropout(model, "dropout", 0.0);
+  if (dropout >= 1.0) model.reject("dropout", fmt::format("must be < 1, got {}", dropout));
+  options.attention_dropout = model.real("attention_dropout", dropout, kUnit,
+                                         "gpt: dropout of the weights of attention, if not `dropout`");
+  options.residual_dropout = model.real("residual_dropout", dropout, kUnit,
+                                        "gpt: dropout of what each half of a block adds, if not `dropout`");
+  options.embedding_dropout =
+      model.real("embedding_dropout", dropout, kUnit, "gpt: dropout of the embedding, if not `dropout`");
   options.window = model.integer("window", options.window, kSizeOrNone,
                                  "gpt: latest positions that a query sees, its own with them; 0: all");
   options.soft_cap = model.real("soft_cap", options.soft_cap, kNonNegative,

@@ -14,6 +14,7 @@
 #include "lockstep/ops/dropout.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/matmul.h"
+#include "lockstep/ops/movement.h"
 
 namespace lockstep {
 
@@ -76,31 +77,48 @@ void LoraPlan::require_fit(const ParameterStore& store) const {
   }
 }
 
-AdaptedWeight::AdaptedWeight(const Shape& shape, const Initializer& initializer,
-                             const ModuleBuilder& builder) {
+AdaptedWeight::AdaptedWeight(const Shape& shape, const Initializer& initializer, const ModuleBuilder& builder,
+                             const std::vector<ProductPart>& parts) {
   LoraPlan* const plan = builder.lora();
   if (plan == nullptr) {
     weight_ = builder.parameter("weight", shape, initializer);
     return;
   }
-  ParameterStore& store = builder.store();
-  weight_ = store.declare_frozen(builder.path("weight"), shape, true);
-  if (!plan->takes(builder.path("weight"), shape)) return;
-  const int64_t inputs = shape[0], outputs = shape[1], rank = plan->options().rank;
-  // PEFT's: He et al. 2015 with a slope of sqrt(5).
-  const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
-  a_ = store.declare_parameter(builder.prefix() + kLoraA, {inputs, rank},
-                               {Initializer::Kind::kUniform, inputs, rank, bound});
-  b_ = store.declare_parameter(builder.prefix() + kLoraB, {rank, outputs}, {});
+  weight_ = builder.store().declare_frozen(builder.path("weight"), shape, true);
   scale_ = plan->options().scale();
   dropout_ = plan->options().dropout;
+  const bool whole = plan->takes(builder.path("weight"), shape);
+  if (whole) adapt(builder, 0, shape);
+  int64_t column = 0;
+  for (const ProductPart& part : parts) {
+    const Shape of_part{shape[0], part.columns};
+    const ModuleBuilder scope = builder.scope(part.name);
+    const bool taken = plan->takes(scope.path("weight"), of_part);
+    if (taken && !whole) adapt(scope, column, of_part);
+    column += part.columns;
+  }
+}
+
+void AdaptedWeight::adapt(const ModuleBuilder& builder, int64_t column, const Shape& shape) {
+  ParameterStore& store = builder.store();
+  const int64_t inputs = shape[0], outputs = shape[1], rank = builder.lora()->options().rank;
+  // PEFT's: He et al. 2015 with a slope of sqrt(5).
+  const double bound = 1.0 / std::sqrt(static_cast<double>(inputs));
+  const int a = store.declare_parameter(builder.prefix() + kLoraA, {inputs, rank},
+                                        {Initializer::Kind::kUniform, inputs, rank, bound});
+  changes_.push_back({a, store.declare_parameter(builder.prefix() + kLoraB, {rank, outputs}, {}), column});
 }
 
 Tensor AdaptedWeight::with_change(const Tensor& y, const Tensor& x, const ForwardContext& context) const {
-  if (!adapted()) return y;
-  const Tensor reached = context.training ? dropout(x, dropout_) : x;
-  const Tensor inner = scale(linear(reached, context.parameter(a_), {}), scale_);
-  return add(y, linear(inner, context.parameter(b_), {}));
+  Tensor sum = y;
+  for (const Change& change : changes_) {
+    const Tensor reached = context.training ? dropout(x, dropout_) : x;
+    const Tensor inner = scale(linear(reached, context.parameter(change.a), {}), scale_);
+    const Tensor added = linear(inner, context.parameter(change.b), {});
+    const bool all = added.shape().last() == y.shape().last();
+    sum = add(sum, all ? added : pad_axis(added, y.rank() - 1, change.column, y.shape().last()));
+  }
+  return sum;
 }
 
 }  // namespace lockstep

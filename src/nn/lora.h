@@ -43,19 +43,35 @@ class LoraPlan {
 inline constexpr const char* kLoraA = ".lora_a";  // behind the name of the matrix without ".weight"
 inline constexpr const char* kLoraB = ".lora_b";
 
+// Columns of a product that can be adapted by themselves: what is one product here and several elsewhere.
+struct ProductPart {
+  std::string name;
+  int64_t columns = 0;
+};
+
 // The matrix W (in, out) of a product x W, "weight" in its scope. With a plan it is frozen, and where the
-// plan takes it there are "lora_a" (in, r), uniform in +-1/sqrt(in), and "lora_b" (r, out), 0 at first.
+// plan takes it there are "lora_a" (in, r), uniform in +-1/sqrt(in), and "lora_b" (r, out), 0 at first. Where
+// it does not, but takes "PART.weight", there are "PART.lora_a" (in, r) and "PART.lora_b" (r, its columns).
+// Parts lie side by side.
 class AdaptedWeight {
  public:
-  AdaptedWeight(const Shape& shape, const Initializer& initializer, const ModuleBuilder& builder);
-  bool adapted() const { return a_ >= 0; }
+  AdaptedWeight(const Shape& shape, const Initializer& initializer, const ModuleBuilder& builder,
+                const std::vector<ProductPart>& parts = {});
+  bool adapted() const { return !changes_.empty(); }
   // W.
   const Tensor& base(const ForwardContext& context) const { return context.parameter(weight_); }
-  // y + alpha/r (dropout(x) A) B; y where the matrix is not adapted.
+  // y + alpha/r (dropout(x) A) B, in the columns that are adapted; each with draws of its own.
   Tensor with_change(const Tensor& y, const Tensor& x, const ForwardContext& context) const;
 
  private:
-  int weight_, a_ = -1, b_ = -1;
+  struct Change {
+    int a, b;
+    int64_t column;
+  };
+  void adapt(const ModuleBuilder& builder, int64_t column, const Shape& shape);
+
+  int weight_;
+  std::vector<Change> changes_;
   double scale_ = 0.0, dropout_ = 0.0;
 };
 

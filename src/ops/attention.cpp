@@ -8,6 +8,7 @@
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/node.h"
+#include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
 #include "lockstep/ops/elementwise.h"
@@ -51,6 +52,17 @@ Tensor begin_mask(const AttentionArguments& a, const Tensor& first_keys, const T
   return log(greater_equal(keys, first));
 }
 
+// What dropout multiplies weights (B,H,T,S) by: AttentionArguments::draws, put in the order of keys.
+Tensor drop_factors(const AttentionArguments& a, const Tensor& like) {
+  const int64_t rows = a.batch * a.heads * a.queries, blocks = (a.keys + 63) / 64;
+  Tensor kept = Tensor::empty({rows * blocks, 16, 4}, DType::kF32, like.backend());
+  like.backend().dropout_mask(DType::kF32, kept.elements(), a.draws, a.dropout, kept.mutable_data());
+  const Tensor by_key = reshape(permute(kept, {0, 2, 1}), {a.batch, a.heads, a.queries, blocks * 64});
+  const Tensor half = Tensor::full({1}, DType::kF32, like.backend(), 0.5);
+  const Tensor seen = greater_equal(slice(by_key, 3, 0, a.keys), half);
+  return scale(seen.converted(like.dtype()), 1.0 / (1.0 - a.dropout));
+}
+
 // x (B,T,K D) -> (B,T,K group D), every head `group` times in a row.
 Tensor repeat_heads(const Tensor& x, int64_t heads, int64_t group) {
   if (group == 1) return x;
@@ -82,7 +94,9 @@ class AttentionNode final : public FusedNode {
     if (a.causal) scores = add(scores, causal_mask(a, scores));
     if (const Tensor& first = in[in.size() - 2]; first.defined())
       scores = add(scores, begin_mask(a, first, scores));
-    const Tensor y = permute(matmul(softmax(scores), heads(2)), {0, 2, 1, 3});
+    Tensor weights = softmax(scores);
+    if (a.dropout > 0.0) weights = multiply(weights, drop_factors(a, weights));
+    const Tensor y = permute(matmul(weights, heads(2)), {0, 2, 1, 3});
     return cast(reshape(y, {a.batch, a.queries, a.heads * a.size}), in[0].dtype());
   }
 
@@ -110,8 +124,15 @@ class AttentionNode final : public FusedNode {
 };
 
 // What all forms share; in: q, k and v, or one tensor with all three.
-Tensor attend(AttentionArguments a, std::span<const Tensor> in, const Tensor& first_keys = {}) {
+Tensor attend(AttentionArguments a, std::span<const Tensor> in, const Tensor& first_keys = {},
+              double dropout = 0.0) {
   const Tensor& q = in[0];
+  if (!(dropout >= 0.0 && dropout < 1.0))
+    fail(ErrorKind::kInternal, fmt::format("attention: dropout must be in [0, 1), got {}", dropout));
+  if (dropout > 0.0) {
+    a.dropout = dropout;
+    a.draws = next_random_stream(RandomPurpose::kDropout);
+  }
   if (first_keys.defined()) {
     a.first_keys = first_keys.data_as<int32_t>();
     a.first_keys_batch = first_keys.rank() == 2 ? a.queries : 0;
@@ -181,7 +202,7 @@ bool are_first_keys(const Tensor& first, int64_t batch, int64_t positions) {
 }  // namespace
 
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
-                         const Tensor& first_keys) {
+                         const Tensor& first_keys, double dropout) {
   const bool fits = q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
                     q.shape()[0] == k.shape()[0] && q.shape()[1] == k.shape()[1] && kv_heads >= 1 &&
                     heads >= kv_heads && heads % kv_heads == 0 && q.shape()[2] % heads == 0 &&
@@ -200,10 +221,11 @@ Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int6
   a.kv_heads = kv_heads;
   a.k_row = a.v_row = k.shape()[2];
   const std::array<Tensor, 3> in = {cast(q, type), cast(k, type), cast(v, type)};
-  return attend(a, in, first_keys);
+  return attend(a, in, first_keys, dropout);
 }
 
-Tensor grouped_self_attention(const Tensor& qkv, int64_t heads, int64_t kv_heads, const Tensor& first_keys) {
+Tensor grouped_self_attention(const Tensor& qkv, int64_t heads, int64_t kv_heads, const Tensor& first_keys,
+                              double dropout) {
   if (qkv.rank() != 3 || qkv.elements() == 0 || kv_heads < 1 || heads < kv_heads || heads % kv_heads != 0 ||
       qkv.shape()[2] % (heads + 2 * kv_heads) != 0 ||
       !are_first_keys(first_keys, qkv.shape()[0], qkv.shape()[1])) {
@@ -217,7 +239,7 @@ Tensor grouped_self_attention(const Tensor& qkv, int64_t heads, int64_t kv_heads
   const Tensor in = cast(qkv, type);
   AttentionArguments a = arguments_for(type, in, in.shape()[2] / (heads + 2 * kv_heads) * heads, heads, true);
   a.kv_heads = kv_heads;
-  return attend(a, {&in, 1}, first_keys);
+  return attend(a, {&in, 1}, first_keys, dropout);
 }
 
 Tensor window_first_keys(int64_t positions, int64_t window, Backend& backend) {

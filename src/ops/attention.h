@@ -19,14 +19,15 @@ Tensor self_attention(const Tensor& qkv, int64_t heads, bool causal = false);
 // Attention within a sequence where several query heads share one of keys and values (Ainslie et al. 2023,
 // "GQA"): q (B,T,heads D), k and v (B,T,kv_heads D) -> (B,T,heads D); query head h reads key head
 // h / (heads / kv_heads). Query t sees keys 0 to t, or, where they are given, from first_keys[t] on, (T) or
-// (B,T) int32, which do not decrease from query to query and are at most t. Error (kInternal) for shapes that
-// do not fit.
+// (B,T) int32, which do not decrease from query to query and are at most t. With this probability of
+// `dropout` each weight of a value becomes 0 and the others are divided by 1 - dropout (Srivastava et al.
+// 2014), by draws from the current RandomScope. Error (kInternal) for shapes that do not fit.
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
-                         const Tensor& first_keys = {});
+                         const Tensor& first_keys = {}, double dropout = 0.0);
 
 // The same of q, k and v side by side: (B,T,(heads + 2 kv_heads) D) -> (B,T,heads D).
 Tensor grouped_self_attention(const Tensor& qkv, int64_t heads, int64_t kv_heads,
-                              const Tensor& first_keys = {});
+                              const Tensor& first_keys = {}, double dropout = 0.0);
 
 // First keys (T) of queries that see a window of so many keys, their own among them.
 Tensor window_first_keys(int64_t positions, int64_t window, Backend& backend);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 #include <vector>
 
@@ -13,8 +14,10 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/data/token_windows.h"
+#include "lockstep/exchange/adapters.h"
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/peft_adapter.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/data_outline.h"
@@ -56,29 +59,6 @@ void require_base(const State& found, const std::string& digest, const std::stri
   fail(ErrorKind::kCheckpoint,
        fmt::format("{}: its adapters belong to other weights than those of {}: digest {}, here {}", path,
                    base, to_text(it->second), digest));
-}
-
-// W + scale A B, each element by a sum in fp64.
-void add_product(StateArray& weight, const StateArray& a, const StateArray& b, double scale) {
-  const int64_t inputs = a.shape[0], rank = a.shape[1], outputs = b.shape[1];
-  const std::vector<float> left = in_fp32(a), right = in_fp32(b);
-  std::vector<float> values = in_fp32(weight);
-  std::vector<double> row(static_cast<size_t>(outputs));
-  for (int64_t i = 0; i < inputs; ++i) {
-    std::ranges::fill(row, 0.0);
-    for (int64_t k = 0; k < rank; ++k) {
-      const double factor = left[static_cast<size_t>(i * rank + k)];
-      const float* from = right.data() + k * outputs;
-      for (int64_t j = 0; j < outputs; ++j)
-        row[static_cast<size_t>(j)] += factor * static_cast<double>(from[j]);
-    }
-    float* to = values.data() + i * outputs;
-    for (int64_t j = 0; j < outputs; ++j)
-      to[j] = static_cast<float>(static_cast<double>(to[j]) + scale * row[static_cast<size_t>(j)]);
-  }
-  weight.dtype = DType::kF32;
-  weight.bytes.resize(values.size() * sizeof(float));
-  std::memcpy(weight.bytes.data(), values.data(), weight.bytes.size());
 }
 
 void require_no_differences(const GptOptions& run, const GptOptions& found, const std::string& path) {
@@ -128,6 +108,25 @@ State read_initial_weights(const std::string& path, const std::string& configura
   const auto source = open_weights(path);
   require_no_differences(*gpt, source->options(), path);
   return parameters_of(*source, path, data.classes, gpt->context);
+}
+
+State read_initial_adapter(const std::string& path, const std::string& configuration, const DataShape& data,
+                           const LoraOptions& lora, const ParameterStore& store) {
+  const auto gpt = gpt_of_configuration(configuration, "the run", data.sample.last());
+  if (!gpt) fail(ErrorKind::kUsage, "train.initial_adapter: is for model.type = \"gpt\"");
+  return adapter_parameters(PeftAdapter(path), *gpt, data.classes, lora, store.parameters());
+}
+
+void tell_of_dropout(const std::string& path, const std::string& configuration, const DataShape& data) {
+  std::error_code error;
+  const auto gpt = gpt_of_configuration(configuration, "the run", data.sample.last());
+  if (!gpt || !std::filesystem::is_directory(path, error)) return;
+  const auto said = [](const GptOptions& options) {
+    return fmt::format("attention_dropout = {}, residual_dropout = {}, embedding_dropout = {}",
+                       options.attention_dropout, options.residual_dropout, options.embedding_dropout);
+  };
+  const std::string theirs = said(open_weights(path)->options()), ours = said(*gpt);
+  if (theirs != ours) log_info(fmt::format("{}: its config.json has {}; the run {}", path, theirs, ours));
 }
 
 void warn_of_vocabulary(const State& found, const std::string& path, const std::string& vocabulary) {
@@ -214,17 +213,14 @@ State whole_weights(const State& found, bool averaged, const std::string& path,
     frozen.push_back({entry.name, entry.shape});
   State base = base_of(read_initial_weights(from, found.configuration, shape), frozen, from);
   require_base(found, state_digest(base), path, from);
-  const std::string_view a_end = kLoraA;
-  for (const StateArray& a : adapters.arrays) {
-    if (!a.path.ends_with(a_end)) continue;
-    const std::string product = a.path.substr(0, a.path.size() - a_end.size());
-    const auto b = std::ranges::find(adapters.arrays, product + kLoraB, &StateArray::path);
-    const auto weight = std::ranges::find(base.arrays, product + ".weight", &StateArray::path);
-    const bool fits = b != adapters.arrays.end() && weight != base.arrays.end() && a.shape.rank() == 2 &&
-                      b->shape.rank() == 2 && a.shape[1] == b->shape[0] &&
-                      weight->shape == Shape{a.shape[0], b->shape[1]};
-    if (!fits) fail(ErrorKind::kCheckpoint, fmt::format("{}: {}: fits no weight", path, a.path));
-    add_product(*weight, a, *b, options.scale());
+  for (const auto& [of, a, b] : stored_adapters(adapters, *gpt, shape.classes, path)) {
+    StateArray& weight = *std::ranges::find(base.arrays, "/parameters/" + of.weight.name, &StateArray::path);
+    std::vector<float> values = in_fp32(weight);
+    add_low_rank(values.data() + of.column, weight.shape[1], in_fp32(*a), in_fp32(*b), a->shape[0],
+                 a->shape[1], of.columns, options.scale());
+    weight.dtype = DType::kF32;
+    weight.bytes.resize(values.size() * sizeof(float));
+    std::memcpy(weight.bytes.data(), values.data(), weight.bytes.size());
   }
   return base;
 }

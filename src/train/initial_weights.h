@@ -18,6 +18,11 @@ namespace lockstep {
 // models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt.
 State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data);
 
+// What the adapters of a run with [lora] begin with, of a directory of PEFT. Error (kCheckpoint): it is of
+// other products, of another rank or scale; (kUsage): the model has no counterpart there.
+State read_initial_adapter(const std::string& path, const std::string& configuration, const DataShape& data,
+                           const LoraOptions& lora, const ParameterStore& store);
+
 // The numbers of an array in fp32 or fp64.
 std::vector<float> in_fp32(const StateArray& array);
 
@@ -25,6 +30,9 @@ std::vector<float> in_fp32(const StateArray& array);
 // configuration (TOML), where both say what they are.
 void require_same_model(const State& found, const std::string& path, const std::string& configuration,
                         const DataShape& data);
+
+// A message where the config.json of a directory has other dropout than the run's configuration (TOML).
+void tell_of_dropout(const std::string& path, const std::string& configuration, const DataShape& data);
 
 // A warning where weights are known to be of other tokens than the data: another tokenizer lies beside them,
 // or they were trained on its tokens. vocabulary: DataDescription::vocabulary.

@@ -191,6 +191,7 @@ void PreparedRun::take_initial_weights() {
         if (!leader()) return;
         found = read_initial_weights(path, description.text, data.shape);
         if (settings.lora.rank > 0) require_same_model(found, path, description.text, data.shape);
+        tell_of_dropout(path, description.text, data.shape);
         warn_of_vocabulary(found, path, data.train->description().vocabulary);
         if (!holds_weights(path)) columns.restore(found, path);
       },
@@ -198,6 +199,7 @@ void PreparedRun::take_initial_weights() {
   if (!replica->store.frozen().empty()) {
     base.load(*replica, found, path, communicator);
     if (leader()) log_info("frozen weights from " + path);
+    if (!options.resume && !settings.initial_adapter.empty()) take_initial_adapter();
     return;
   }
   restore_parameters(*replica, found, has_average(found), path, communicator,
@@ -214,6 +216,24 @@ void PreparedRun::take_initial_weights() {
     replica->average->restart(replica->store.values(), replica->store.statistic_values());
   }
   if (leader()) log_info("initial weights from " + path);
+}
+
+void PreparedRun::take_initial_adapter() {
+  State found;
+  run_agreed(
+      communicator,
+      [&] {
+        if (leader()) {
+          found = read_initial_adapter(settings.initial_adapter, description.text, data.shape, settings.lora,
+                                       replica->store);
+        }
+      },
+      "initial adapter");
+  restore_parameters(*replica, found, false, settings.initial_adapter, communicator, {});
+  if (replica->average) {
+    replica->average->restart(replica->store.values(), replica->store.statistic_values());
+  }
+  if (leader()) log_info("adapters from " + settings.initial_adapter);
 }
 
 void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {

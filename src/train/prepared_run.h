@@ -81,6 +81,7 @@ struct PreparedRun {
   // Before the checkpoints of an earlier run are set aside: it may be one of them. Under LoRA of a resumed
   // run too: its checkpoints do not hold what is frozen.
   void take_initial_weights();
+  void take_initial_adapter();
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const State& found, const std::string& path);

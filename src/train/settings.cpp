@@ -120,6 +120,10 @@ RunSettings read_settings(Configuration& configuration) {
   if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
     train.reject("initial_weights_without", "goes with train.initial_weights");
   }
+  settings.initial_adapter = train.text(
+      "initial_adapter", settings.initial_adapter, {},
+      "with [lora]: directory of PEFT (adapter_config.json) whose adapters a new run goes on with; "
+      "empty: A is drawn from run.seed, B is 0");
 
   Section lora = configuration.section("lora");
   settings.lora = read_lora(lora);
@@ -127,6 +131,9 @@ RunSettings read_settings(Configuration& configuration) {
     lora.reject("rank", "needs weights that stay as they are: train.initial_weights");
   if (settings.lora.rank > 0 && !settings.initial_weights_without.empty())
     lora.reject("rank", "every weight comes from train.initial_weights: not with initial_weights_without");
+
+  if (settings.lora.rank == 0 && !settings.initial_adapter.empty())
+    train.reject("initial_adapter", "goes with lora.rank, which is 0: off");
 
   Section optimizer = configuration.section("optimizer");
   settings.learning_rate = optimizer.real("learning_rate", settings.learning_rate, kNonNegative,

@@ -53,6 +53,7 @@ struct RunSettings {
   ObjectiveOptions objective;
   std::string initial_weights;  // a checkpoint, what open_weights() takes, or empty: drawn
   std::vector<std::string> initial_weights_without;
+  std::string initial_adapter;  // a directory of PEFT, or empty: adapters are drawn
   // [lora]
   LoraOptions lora;
   // [optimizer]

@@ -8,6 +8,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/data_checks.h"
@@ -49,10 +50,17 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
     : weights_(std::move(weights)) {
   TrainingJob::Description description;
   State state;  // on rank 0
+  // Weights of another program, which know nothing of the data.
+  const bool foreign = holds_weights(checkpoint);
+  if (foreign) {
+    if (weights_ == "averaged")
+      fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
+    weights_ = "trained";
+  }
   run_agreed(
       communicator,
       [&] {
-        if (communicator.rank() > 0) return;
+        if (communicator.rank() > 0 || foreign) return;
         state = read_checkpoint(checkpoint);
         if (weights_.empty()) weights_ = has_average(state) ? "averaged" : "trained";
         if (weights_ == "averaged" && !has_average(state)) {
@@ -96,12 +104,25 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
                            settings().objective);
       },
       "model");
+  if (foreign) {
+    run_agreed(
+        communicator,
+        [&] {
+          if (!replica_->store.frozen().empty())
+            fail(ErrorKind::kUsage,
+                 fmt::format("{}: is a whole model: evaluate it without [lora]", checkpoint));
+          if (communicator.rank() > 0) return;
+          state = read_initial_weights(checkpoint, description.text, outline_.shape);
+          if (data_.train) warn_of_vocabulary(state, checkpoint, data_.train->description().vocabulary);
+        },
+        "weights");
+  }
   restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
   if (!replica_->store.frozen().empty()) load_base(description.text, state, checkpoint, communicator);
   run_agreed(
       communicator,
       [&] {
-        if (communicator.rank() > 0) return;
+        if (communicator.rank() > 0 || foreign) return;
         if (data_.train) require_statistics(data_, state, checkpoint);
         compare_with_checkpoint(state, description, settings(), data_, checkpoint);
       },

@@ -212,6 +212,35 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
   const nlohmann::json config = nlohmann::json::parse(bytes_of(file("adapter/adapter_config.json")));
   EXPECT_EQ(config["base_model_name_or_path"], file("base"));
 
+  // Read again, it is the same function: merged by whoever reads it, and gone on with.
+  EXPECT_NEAR(loss({file("run.toml"), "--checkpoint", file("adapter")}), adapted, 1e-6);
+  EXPECT_NEAR(loss({file("run.toml"), "--checkpoint", file("merged")}), adapted, 1e-6);
+  EXPECT_EQ(run(kNoLauncher, {"generate", "--weights", file("adapter"), "--tokenizer", "bytes", "--prompt",
+                              "the ", "--tokens", "9"})
+                .out,
+            text.out);
+  exported({file("adapter"), file("merged_again"), "--base", file("base")});
+  EXPECT_EQ(bytes_of(file("merged_again/model.safetensors")), bytes_of(file("merged/model.safetensors")));
+  trained(2, "on",
+          {"--set", "train.initial_adapter=" + file("adapter"), "--set", "optimizer.learning_rate=0"});
+  EXPECT_NEAR(loss({file("lora.toml"), "--checkpoint", checkpoint_of(file("on"), 3)}), adapted, 1e-6);
+  trained(1, "on", {"--resume", "--set", "train.steps=4"});
+  const auto on_from = [&](const std::string& set) {
+    return std::vector<std::string>{"train",    file("lora.toml"),
+                                    "--output", file("x"),
+                                    "--set",    "train.initial_weights=" + file("base"),
+                                    "--set",    "train.initial_adapter=" + file("adapter"),
+                                    "--set",    set};
+  };
+  refused(on_from("lora.alpha=5"), 4, "is scaled by 3, lora.alpha / lora.rank is 2.5");
+  refused(on_from("lora.targets=[\"*.attention.*\"]"), 4, "is not among what lora.targets names");
+  refused({"eval", file("lora.toml"), "--checkpoint", file("adapter"), "--set",
+           "train.initial_weights=" + file("base")},
+          2, "evaluate it without [lora]");
+  refused(
+      {"train", file("run.toml"), "--output", file("x"), "--set", "train.initial_adapter=" + file("adapter")},
+      2, "train.initial_adapter: goes with lora.rank");
+
   // Another base is refused by name, and so are adapters where weights are asked for.
   exported({checkpoint_of(file("same"), 3), file("other")});
   const auto train_with = [&](std::vector<std::string> more) {

@@ -87,13 +87,16 @@ TEST_P(Family, ComesBackFromItsExport) {
   const auto again = open_weights(scratch.file("out"));
   EXPECT_EQ(model_differences(source->options(), again->options()), std::vector<std::string>{});
   EXPECT_EQ(again->options().context, source->options().context);
+  EXPECT_EQ(again->options().attention_dropout, source->options().attention_dropout);
+  EXPECT_EQ(again->options().residual_dropout, source->options().residual_dropout);
+  EXPECT_EQ(again->options().embedding_dropout, source->options().embedding_dropout);
   EXPECT_EQ(again->vocabulary(), source->vocabulary());
   expect_same_values(*source, *again);
 }
 
 INSTANTIATE_TEST_SUITE_P(Weights, Family,
                          ::testing::Values("gpt2", "gpt2_older", "llama", "llama_older", "mistral", "qwen2",
-                                           "qwen3"),
+                                           "qwen3", "gpt2_peft", "llama_peft", "qwen2_peft"),
                          [](const auto& family) { return std::string(family.param); });
 
 // Biases that a model does without are zeros where its family has them.
@@ -220,6 +223,8 @@ TEST(HuggingFaceConfig, ThatMeansSomethingElseIsRefusedByItsKey) {
       {"gpt2", {{"activation_function", "silu"}}, {"activation_function", "silu"}},
       {"gpt2", {{"n_positions", "-"}}, {"n_positions", "is missing"}},
       {"gpt2", {{"n_head", 3}}, {"heads", "3"}},
+      {"gpt2", {{"attn_pdrop", 1.0}}, {"attn_pdrop", "[0, 1)"}},
+      {"llama", {{"attention_dropout", -0.1}}, {"attention_dropout", "-0.1"}},
   };
   for (const auto& wrong : cases) {
     SCOPED_TRACE(wrong.patch.dump());
@@ -236,6 +241,12 @@ TEST(HuggingFaceConfig, ThatMeansSomethingElseIsRefusedByItsKey) {
   EXPECT_EQ(options("mistral", {{"sliding_window", nullptr}}).window, 0);
   EXPECT_EQ(options("mistral", {{"sliding_window", "-"}}).window, 4096);
   EXPECT_EQ(options("llama", {{"rope_parameters", "-"}}).rotary.theta, 10000.0);
+  const GptOptions dropped = options("gpt2", {{"attn_pdrop", 0.2}, {"resid_pdrop", 0}, {"embd_pdrop", "-"}});
+  EXPECT_EQ(dropped.attention_dropout, 0.2);
+  EXPECT_EQ(dropped.residual_dropout, 0.0);
+  EXPECT_EQ(dropped.embedding_dropout, 0.1);  // of transformers
+  EXPECT_EQ(options("llama", {{"attention_dropout", 0.3}}).attention_dropout, 0.3);
+  EXPECT_EQ(options("llama", {{"attention_dropout", "-"}}).attention_dropout, 0.0);
   // The newer of two keys, which files for both versions have.
   EXPECT_EQ(options("llama", {{"rope_theta", 3.0}}).rotary.theta, 50.0);
   EXPECT_TRUE(read_hugging_face_config("c", changed("llama", {{"eos_token_id", nullptr}})).ends.empty());

@@ -16,16 +16,19 @@ struct Case {
   int64_t window = 0;  // keys that a query sees
   int64_t documents =
       0;  // length of the first document of the first sample; others are longer. 0: all is one
+  double dropout = 0.0;
 
   std::string name() const {
     std::string text;
     for (int64_t extent : {batch, heads, queries, keys, size, group, window, documents})
       text += std::to_string(extent) + " ";
-    return text + (causal ? "causal " : "") + (packed ? "packed" : "");
+    return text + (causal ? "causal " : "") + (packed ? "packed " : "") + std::to_string(dropout);
   }
   int64_t width() const { return heads * size; }
   int64_t key_width() const { return heads / group * size; }
   bool bounded() const { return window > 0 || documents > 0; }
+  // How much larger than without dropout what is rounded on the way may be, at most.
+  double growth() const { return dropout > 0.0 ? 2.0 / (1.0 - dropout) : 1.0; }
   // The first key of query t of a sample.
   int64_t first_key(int64_t sample, int64_t t) const {
     const int64_t own = t + keys - queries, length = documents > 0 ? documents + 7 * sample : keys;
@@ -61,7 +64,14 @@ const Case kCases[] = {{1, 1, 1, 1, 1},
                        {2, 2, 150, 150, 40, true, true, 2, 70},
                        {1, 1, 60, 190, 130, true, false, 1, 100},
                        {2, 2, 200, 200, 24, true, true, 1, 0, 3},
-                       {3, 4, 140, 140, 16, true, true, 4, 30, 65}};
+                       {3, 4, 140, 140, 16, true, true, 4, 30, 65},
+                       {1, 1, 1, 1, 1, true, false, 1, 0, 0, 0.2},
+                       {2, 3, 70, 130, 24, false, false, 1, 0, 0, 0.5},
+                       {2, 2, 65, 65, 64, true, true, 1, 0, 0, 0.1},
+                       {1, 2, 70, 70, 130, true, false, 1, 0, 0, 0.9},
+                       {1, 1, 3, 200, 256, true, false, 1, 0, 0, 0.3},
+                       {2, 4, 150, 150, 40, true, true, 2, 70, 0, 0.25},
+                       {2, 4, 140, 140, 16, true, true, 4, 30, 65, 0.4}};
 
 AttentionArguments arguments_of(const Case& c, DType dtype) {
   AttentionArguments a;
@@ -77,7 +87,18 @@ AttentionArguments arguments_of(const Case& c, DType dtype) {
   a.kv_heads = c.group == 1 ? 0 : c.heads / c.group;
   a.first_keys_batch = c.documents > 0 ? c.queries : 0;
   a.scale = 1.0 / std::sqrt(static_cast<double>(c.size));
+  a.dropout = c.dropout;
+  a.draws = {philox_key(7, RandomPurpose::kDropout), 3, 11, 2};
   return a;
+}
+
+// What dropout multiplies the weight of key s by query t of head `head` (counted through the batch) by.
+double drop_factor(const AttentionArguments& a, int64_t head, int64_t t, int64_t s) {
+  if (a.dropout == 0.0) return 1.0;
+  const int64_t block = ((head * a.queries + t) * ((a.keys + 63) / 64) + s / 64) * 16 + s % 16;
+  const PhiloxBlock words =
+      philox(a.draws.key, {static_cast<uint32_t>(block), a.draws.op_ordinal, a.draws.step, a.draws.stream});
+  return uniform_float(words.r[s / 16 % 4]) < static_cast<float>(a.dropout) ? 0.0 : 1.0 / (1.0 - a.dropout);
 }
 
 // q, k, v, dy as separate arrays.
@@ -184,19 +205,20 @@ std::vector<double> exact(const Case& c, const Inputs<S>& in) {
       for (double& value : p) total += value = std::exp(value - largest);
       log_sums.push_back(largest + std::log(total));
       for (int64_t s = begin; s < visible; ++s) {
-        const double weight = p[static_cast<size_t>(s - begin)] /= total;
+        const double weight = (p[static_cast<size_t>(s - begin)] /= total) * drop_factor(a, head, t, s);
         for (size_t i = 0; i < size; ++i) y[row + i] += weight * double(in.v[key_row(s) + i]);
       }
       for (size_t i = 0; i < size; ++i) product_sum += double(in.dy[row + i]) * y[row + i];
       for (int64_t s = begin; s < visible; ++s) {
         const double weight = p[static_cast<size_t>(s - begin)];
+        const double drop = drop_factor(a, head, t, s);
         double product = 0;
         for (size_t i = 0; i < size; ++i) product += double(in.dy[row + i]) * double(in.v[key_row(s) + i]);
-        const double ds = a.scale * weight * (product - product_sum);
+        const double ds = a.scale * weight * (drop * product - product_sum);
         for (size_t i = 0; i < size; ++i) {
           dq[row + i] += ds * double(in.k[key_row(s) + i]);
           dk[key_row(s) + i] += ds * double(in.q[row + i]);
-          dv[key_row(s) + i] += weight * double(in.dy[row + i]);
+          dv[key_row(s) + i] += drop * weight * double(in.dy[row + i]);
         }
       }
     }
@@ -223,7 +245,8 @@ TYPED_TEST(Attention, IsTheFormulaOnAnyNumberOfThreads) {
     const std::vector<double> expected = exact(c, in);
     ASSERT_EQ(found.size(), expected.size());
     for (size_t i = 0; i < found.size(); ++i) {
-      const double bound = units * epsilon_of(dtype_of<TypeParam>) * std::fmax(std::fabs(expected[i]), 1.0);
+      const double bound =
+          c.growth() * units * epsilon_of(dtype_of<TypeParam>) * std::fmax(std::fabs(expected[i]), 1.0);
       ASSERT_LE(std::fabs(found[i] - expected[i]), bound)
           << "element " << i << " of " << found.size() << ": expected " << expected[i] << ", got "
           << found[i];
@@ -274,9 +297,9 @@ TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
   SKIP_ON_CPU();
   // Rounded once, from sums that differ in order; what 16 bits lose of y returns in the gradients.
   const double epsilon = epsilon_of(dtype_of<TypeParam>);
-  const Tolerance tolerance =
-      sizeof(TypeParam) == 2 ? Tolerance{2.0, 2.0 * epsilon} : Tolerance{32.0, 32.0 * epsilon};
   for (const Case& c : kCases) {
+    const double units = c.growth() * (sizeof(TypeParam) == 2 ? 2.0 : 32.0);
+    const Tolerance tolerance{units, units * epsilon};
     const Inputs<TypeParam> in(c);
     expect_parity(c.name(), tolerance,
                   [&](Backend& backend, Arrays& arrays) { run<TypeParam>(c, in, backend, arrays); });

@@ -143,6 +143,8 @@ std::vector<Call> product_calls() {
                          AttentionArguments a{kType, causal, 2, 3, 70, 150, size};
                          a.q_row = a.k_row = a.v_row = 3 * size;
                          a.scale = 0.25;
+                         a.dropout = causal ? 0.3 : 0.0;
+                         a.draws = {philox_key(16, RandomPurpose::kTest), 1, 2, 3};
                          const int64_t queries = 2 * 70 * 3 * size, keys = 2 * 150 * 3 * size;
                          const auto q = values<S>(queries, 8), k = values<S>(keys, 9),
                                     v = values<S>(keys, 10), dy = values<S>(queries, 11);

@@ -198,9 +198,39 @@ TEST(GptModel, CountsTheOperationsOfItsProducts) {
   EXPECT_EQ(llama.module->operations(), 2.0 * 6 * (8 * 8 + 8 * 8 + 8 * 8 + 3 * 8 * 5 + 7 * 8) + 4.0 * 8 * 11);
 }
 
-TEST(GptModel, RecomputedBlocksGiveTheSameBits) {
-  BuiltModel model("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = true\n",
-                   windows(5, 7));
+TEST(GptModel, DropsInTrainingWhatItsKeysSay) {
+  const Tensor tokens = Tensor::from({1, 5}, std::vector<int32_t>{0, 1, 2, 3, 4}, test_backend());
+  const auto logits = [&](const std::string& keys, bool training, uint32_t micro_batch = 7) {
+    BuiltModel model("[model]\ntype = 'gpt'\nlayers = 1\nwidth = 8\nheads = 2\ndeviation = 0.5\n" + keys,
+                     windows(5, 7));
+    model.allocate(DType::kF64);
+    ForwardContext context = forward_context(model.store, training);
+    const RandomScope random(5, 6, micro_batch);
+    return model.module->forward(tokens, context).to_vector<double>();
+  };
+  const std::vector<double> plain = logits("", true);
+  std::vector<std::vector<double>> found;
+  for (const std::string key : {"attention_dropout", "residual_dropout", "embedding_dropout", "dropout"}) {
+    found.push_back(logits(key + " = 0.5\n", true));
+    EXPECT_NE(found.back(), plain) << key;
+    EXPECT_EQ(logits(key + " = 0.5\n", false), plain) << key;
+    EXPECT_EQ(logits(key + " = 0.5\n", true), found.back()) << key;
+    EXPECT_NE(logits(key + " = 0.5\n", true, 8), found.back()) << key;
+    for (size_t i = 0; i + 1 < found.size(); ++i) EXPECT_NE(found[i], found.back()) << key << " " << i;
+  }
+  EXPECT_EQ(logits("dropout = 0.5\nattention_dropout = 0\nresidual_dropout = 0\n", true), found[2]);
+  EXPECT_EQ(logits("attention_dropout = 0.5\nresidual_dropout = 0.5\nembedding_dropout = 0.5\n", true),
+            found[3]);
+}
+
+class RecomputedGpt : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(GptModel, RecomputedGpt, ::testing::Values("false", "true"));
+
+TEST_P(RecomputedGpt, GivesTheSameBits) {
+  BuiltModel model(
+      std::string("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = ") +
+          GetParam() + "\n",
+      windows(5, 7));
   model.allocate(DType::kF32);
   const Tensor tokens =
       Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
@@ -268,6 +298,8 @@ TEST(GptModel, RefusesOptionsThatDoNotFit) {
   refused("norm = 'rms'\nnorm_bias = true\n", "model.norm_bias: RMS norms have none");
   refused("preset = 'gpt3'\n", "gpt2_124m");
   refused("dropout = 1.0\n", "model.dropout: must be < 1");
+  refused("attention_dropout = 1.0\n", "model.attention_dropout: must be < 1");
+  refused("residual_dropout = -0.1\n", "model.residual_dropout: must be in");
   refused("", "model.type: takes windows of tokens", {{6}, DType::kF32, 7, 1, {6}});
   refused("", "model.type: takes windows of tokens", {{6}, DType::kI32, 7});
 }

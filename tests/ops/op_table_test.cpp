@@ -237,6 +237,18 @@ std::vector<OpCase> op_table() {
       {"grouped_self_attention_window",
        [](Inputs x) { return grouped_self_attention(x[0], 4, 2, window_first_keys(4, 2, test_backend())); },
        {real({2, 4, 16}, 148)}});
+  table.push_back({"grouped_attention_dropout",
+                   [](Inputs x) {
+                     const RandomScope scope(7, 3, 1);
+                     return grouped_attention(x[0], x[1], x[2], 4, 2, {}, 0.4);
+                   },
+                   {real({2, 3, 8}, 141), real({2, 3, 4}, 142), real({2, 3, 4}, 143)}});
+  table.push_back({"grouped_self_attention_dropout",
+                   [](Inputs x) {
+                     const RandomScope scope(7, 3, 2);
+                     return grouped_self_attention(x[0], 2, 2, {}, 0.25);
+                   },
+                   {real({1, 70, 6}, 148)}});
   table.push_back({"rotary",
                    [](Inputs x) {
                      return rotary(x[0], beside(x[0], random_tensor({3, 2}, -1.0, 1.0, 145)),

@@ -313,12 +313,13 @@ TEST(KernelRaces, NoneInAttention) {
         backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
                                    arrays.output<float>(70 * 40), arrays.output<float>(130 * 40),
                                    arrays.output<float>(130 * 40));
-        // Two query heads of one of keys, in windows.
+        // Two query heads of one of keys, in windows, with dropout.
         std::vector<int32_t> first;
         for (int32_t t = 0; t < 70; ++t) first.push_back(std::max(0, t - 20));
         attention.kv_heads = 1;
         attention.k_row = attention.v_row = 20;
         attention.first_keys = arrays.input(first);
+        attention.dropout = 0.3;
         backend.attention(attention, q, k, v, y, log_sums);
         backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
                                    arrays.output<float>(70 * 40), arrays.output<float>(130 * 20),
