@@ -137,7 +137,7 @@ sharded() {
 killed() {
   local workers=(--set parallel.share_gpu=true)
   rm -rf "${work:?}/killed"
-  [[ -z $rehearse ]] || tiny+=(train.steps=60)
+  [[ -z $rehearse ]] || tiny+=(train.steps=24)
   train killed 3 configs/digits_cnn.toml "${workers[@]}" &
   until [[ -n $(newest killed) ]]; do
     kill -0 $! || return 1
