@@ -137,7 +137,7 @@ sharded() {
 killed() {
   local workers=(--set parallel.share_gpu=true)
   rm -rf "${work:?}/killed"
-  [[ -z $rehearse ]] || tiny+=(train.steps=60)
+  [[ -z $rehearse ]] || tiny+=(train.steps=24)
   train killed 3 configs/digits_cnn.toml "${workers[@]}" &
   until [[ -n $(newest killed) ]]; do
     kill -0 $! || return 1
@@ -253,19 +253,21 @@ language_models() {
 }
 # Every kernel of a step of GPT-2, recorded apart from the other checks: they would be in its times.
 profile() {
-  local data=$work/tokens.bin sizes=(--set data.context=1024 train.micro_batch_size=32)
-  [[ -z $rehearse ]] ||
-    sizes=(--set data.context=32 model.layers=2 model.width=64 model.heads=2 model.context=32 train.micro_batch_size=2)
+  local data=$work/tokens.bin vocabulary=50257 sizes=(--set data.classes=50304 data.context=1024 train.micro_batch_size=32)
+  if [[ -n $rehearse ]]; then
+    vocabulary=256
+    sizes=(--set data.classes=256 data.context=32 model.layers=2 model.width=64 model.heads=2 model.context=32 train.micro_batch_size=2)
+  fi
   # Of llm.c: 256 numbers, the first three a sign, the version and the count of tokens, which follow in 16 bits.
-  "$python" - "$data" <<'TOKENS' || return 77
+  "$python" - "$data" "$vocabulary" <<'TOKENS' || return 77
 import array, random, sys
 count, draw = 1 << 17, random.Random(1)
 with open(sys.argv[1], "wb") as file:
     array.array("i", [20240520, 1, count, *[0] * 253]).tofile(file)
-    array.array("H", [draw.randrange(50257) for _ in range(count)]).tofile(file)
+    array.array("H", [draw.randrange(int(sys.argv[2])) for _ in range(count)]).tofile(file)
 TOKENS
   "$bin/lockstep" profile configs/language/gpt2_124m.toml --device cuda --set data.train="$data" data.validation_fraction=0 \
-    data.classes=50304 train.micro_batches=1 train.evaluate_every=0 device.tune=true "${sizes[@]}"
+    train.micro_batches=1 train.evaluate_every=0 device.tune=true "${sizes[@]}"
 }
 preload_pytorch() { "$python" -c 'import torch; torch.cuda.init(); print("PyTorch", torch.__version__)' || return 77; }
 export -f unit_tests train newest digest same accuracy_of trained_and_accurate alone staged sharded killed two_of_nccl train_by_nccl nccl_two nccl_two_recorded nccl_stopped exchange tuned recorded resume resumed moved_to_cpu sanitized bench steps pytorch preload_pytorch language_models profile

@@ -537,7 +537,7 @@ void CudaBackend::norm_backward(const NormArguments& a, const void* s, const voi
       if constexpr (kKind == Kind::kLayer) results.arrays[1] = static_cast<T*>(dbeta);
       dispatch_rows<S, 2>(a.columns, [&](auto plan) {
         using Plan = decltype(plan);
-        if constexpr (Plan::kHeld && kLaneBytes<Plan, T> <= 64) {
+        if constexpr (Plan::kHeld && kLaneBytes<Plan, T> <= (Plan::kLanes > 1 ? 64 : 32)) {
           const auto room = [&](int64_t count) { return scratch<T>(count); };
           if (!std::is_same_v<S, R> || added != nullptr) {
             launch_held<kKind, true, Plan>(stream(), call, results, room);

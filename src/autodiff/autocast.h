@@ -12,8 +12,9 @@
 //                  comparisons, concatenate
 //
 // Every other op (norms, activations, rearrangements, lookups) runs in the type that it is given, and asks
-// nobody. With or without a scope, losses, the states of recurrent cells, and the statistics and parameters
-// of norms are fp32. Gradients come back in the type of what they are the gradient of: that of an fp32 weight
+// nobody; but norms made for products to read (add_layer_norm, add_rms_norm) give the compute type beside
+// fp32. With or without a scope, losses, the states of recurrent cells, and the statistics and parameters of
+// norms are fp32. Gradients come back in the type of what they are the gradient of: that of an fp32 weight
 // leaves a 16-bit product in fp32. Sweeps run outside of the table, in the types that were recorded.
 #pragma once
 

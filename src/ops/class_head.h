@@ -23,6 +23,7 @@ Tensor head_logits(const ClassHead& head);
 // labels (N) int32 in [0, V), weights (N) of the accumulation type or undefined -> (N), of that type:
 // cross_entropy(head_logits(head), labels, weights) + weights z_loss (log sum exp)^2. Logits are in the
 // accumulation type, of kHeadRows rows at a time; the backward sweep computes all but the last of them again.
+// Their gradients are in the type of the product, of up to 8 kHeadRows rows at a time and 512 MiB.
 // It does not where `cotangent` (N) is given, and is itself, in its memory, what the sweep comes with: then
 // the gradients are made beside the losses, the same bits. It must hold its values by now. Errors as
 // cross_entropy.
