@@ -234,7 +234,9 @@ class Drops {
       const bool second_half = key / kSide % 4 >= kCount;
       LOCKSTEP_UNROLL
       for (int i = 0; i < kCount; ++i) {
-        factors[i] = uniform_float(words.r[second_half ? i + 4 - kCount : i]) < threshold_ ? T(0) : kept_;
+        // Both by a constant index: they stay in registers.
+        const uint32_t word = second_half ? words.r[i + 4 - kCount] : words.r[i];
+        factors[i] = uniform_float(word) < threshold_ ? T(0) : kept_;
       }
     }
   }
