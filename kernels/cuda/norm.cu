@@ -27,9 +27,16 @@ struct NormForward {
   bool vectors;
 };
 
+// Blocks of a multiprocessor. Vectors of 16-bit elements and of what is added to them do not fit 64 registers
+// beside a row of 32 numbers a lane.
+template <class S, class Plan>
+constexpr int kNormBlocks = sizeof(S) == 2 && Plan::kHeld&& Plan::kLanes > 1
+                                ? std::max(1, 768 / Team<Plan::kTeam>::kThreads)
+                                : Plan::kBlocks;
+
 // The variance of layer norm is the mean of (s - mean)^2 of a row that is at hand: no cancellation.
 template <Kind kKind, class S, class R, class Plan, class T = Accumulation<S>>
-__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
+__global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kNormBlocks<S, Plan>)
     norm_kernel(NormForward<S, R> a) {
   using Rows = Team<Plan::kTeam>;
   using Index = typename Plan::Index;
@@ -405,7 +412,7 @@ struct NormTerm {
   using S = S_;
   using T = Accumulation<S>;
   static constexpr bool kLayer = kKind == Kind::kLayer;
-  static constexpr int kSums = kLayer ? 2 : 1, kResident = 4, kAhead = 2;
+  static constexpr int kSums = kLayer ? 2 : 1, kResident = sizeof(S) == 2 ? 3 : 4, kAhead = 2;
   const S* s;
   const R* dy;
   const T *mean, *rstd;
@@ -495,7 +502,9 @@ void CudaBackend::norm(const NormArguments& a, const void* x, const void* change
                                  aligned_to(16, x, change, a.gamma, beta, sum, y)};
     dispatch_kind(a.kind, [&]<Kind kKind>(std::integral_constant<Kind, kKind>) {
       dispatch_rows<S>(a.columns, [&](auto plan) {
-        using Plan = decltype(plan);
+        // 64 numbers a lane are too many beside vectors of 16-bit elements: such rows are read again.
+        constexpr bool kFits = sizeof(S) > 2 || decltype(plan)::kVectors * decltype(plan)::kLanes <= 32;
+        using Plan = std::conditional_t<kFits, decltype(plan), RowPlan<512, 0, decltype(plan)::kLanes, 512>>;
         using Rows = Team<Plan::kTeam>;
         LOCKSTEP_LAUNCH((norm_kernel<kKind, S, R, Plan>), blocks_for(a.rows, Rows::kRows), Rows::kThreads, 0,
                         stream(), call);
