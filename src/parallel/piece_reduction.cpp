@@ -34,12 +34,10 @@ PieceReduction::PieceReduction(Communicator& communicator, Backend& backend, DTy
       rank_(communicator.rank()),
       world_size_(communicator.world_size()),
       array_bytes_((static_cast<size_t>(layout.extent * element_size_) + kLineBytes - 1) / kLineBytes *
-                   kLineBytes),
-      by_messages_(communicator.device().recordable()) {
+                   kLineBytes) {
   const bool lockstep = options.mode == ReductionMode::kLockstep;
   const bool in_host_memory = &backend == &cpu_backend() && &communicator.device() == &communicator;
-  groups_ =
-      lockstep && (in_host_memory || by_messages_) ? groups_by_host(communicator) : each_alone(world_size_);
+  groups_ = lockstep && in_host_memory ? groups_by_host(communicator) : each_alone(world_size_);
   const MicroBatchRange owned = owned_micro_batches(options.micro_batches, rank_, world_size_);
   LocalPlan own = lockstep ? plan_local_sums(maximal_nodes(options.micro_batches, owned))
                            : plan_running_sum(owned.size());
@@ -49,7 +47,7 @@ PieceReduction::PieceReduction(Communicator& communicator, Backend& backend, DTy
 }
 
 std::vector<Tensor> PieceReduction::make_arrays(int count) {
-  if (!by_messages_ && groups_[group_of(groups_, rank_)].size() > 1) {
+  if (groups_[group_of(groups_, rank_)].size() > 1) {
     memory_ = SharedMemory::make(static_cast<size_t>(count) * array_bytes_, why_not_);
   }
   std::vector<Tensor> arrays;
@@ -68,40 +66,29 @@ void PieceReduction::make_plan() {
   group_ = group_of(groups_, rank_);
   plan_ = plan_two_levels(options_.micro_batches, groups_, rank_);
   parts_.assign(layout_.pieces.size(), {});
-  inside_stride_ = outside_stride_ = 0;
+  outside_stride_ = 0;
   for (size_t index = 0; index < parts_.size(); ++index) {
-    int64_t from_inside = 0, from_outside = 0;
+    int64_t from_outside = 0;
     for (const Share& share : layout_.pieces[index].shares) {
       if (actor_for(share.owner) != rank_) continue;
-      parts_[index].push_back({share.range, share.owner, from_inside, from_outside});
-      from_inside += share.range.size();
+      parts_[index].push_back({share.range, share.owner, from_outside});
       if (share.owner == rank_) from_outside += share.range.size();
     }
-    inside_stride_ = std::max(inside_stride_, from_inside);
     outside_stride_ = std::max(outside_stride_, from_outside);
   }
-  inside_slots_.clear();
-  int others = 0;
-  for (const TwoLevelPlan::Place& place : plan_.inside) {
-    inside_slots_.push_back(place.worker == rank_ ? -1 : others++);
-  }
   if (world_size_ == 1) return;
-  if (by_messages_)
-    from_inside_ = Tensor::empty({kGathersInFlight * others * inside_stride_}, dtype_, backend_);
   from_outside_ = Tensor::empty({kGathersInFlight * plan_.foreign() * outside_stride_}, dtype_, backend_);
 }
 
 size_t PieceReduction::bytes() const {
   size_t total = local_->bytes();
-  for (const Tensor* received : {&from_inside_, &from_outside_}) {
-    if (received->defined()) total += received->bytes();
-  }
+  if (from_outside_.defined()) total += from_outside_.bytes();
   return total;
 }
 
 void PieceReduction::begin_step() {
   buckets_met_ = 0;
-  if (std::exchange(met_, true) || by_messages_ || !two_levels()) return;
+  if (std::exchange(met_, true) || !two_levels()) return;
   host_.emplace(communicator_, groups_, memory_, why_not_);
   groups_ = host_->groups();
   if (!two_levels()) host_.reset();
@@ -142,25 +129,20 @@ std::byte* PieceReduction::array_of(int worker, int array, int64_t element) {
 
 PieceReduction::Part PieceReduction::Part::at(const ElementRange& block) const {
   const int64_t ahead = block.begin - range.begin;
-  return {block, owner, from_inside + ahead, from_outside + ahead};
+  return {block, owner, from_outside + ahead};
 }
 
 // Where a sum inside of this group is, from the part's first element on.
-std::byte* PieceReduction::inside(size_t piece, int number, const Part& part) {
+std::byte* PieceReduction::inside(int number, const Part& part) {
   const TwoLevelPlan::Place& place = plan_.inside[static_cast<size_t>(number)];
   if (place.worker == rank_) return local_->at(place.array, part.range.begin);
-  if (!by_messages_) return array_of(place.worker, place.array, part.range.begin);
-  const auto others = std::ssize(plan_.inside) - std::ranges::count(inside_slots_, -1);
-  const auto turn = static_cast<int64_t>(piece % kGathersInFlight);
-  const int64_t slot = turn * others + inside_slots_[static_cast<size_t>(number)];
-  return static_cast<std::byte*>(from_inside_.mutable_data()) +
-         (slot * inside_stride_ + part.from_inside) * element_size_;
+  return array_of(place.worker, place.array, part.range.begin);
 }
 
 // The same of a group's sum during the combination of a part of which this worker is the owner.
 std::byte* PieceReduction::sum_of(size_t piece, int number, const Part& part) {
   if (is_sum_of_group(number)) {
-    return inside(piece, plan_.group.ends[static_cast<size_t>(number - plan_.begin)], part);
+    return inside(plan_.group.ends[static_cast<size_t>(number - plan_.begin)], part);
   }
   const int64_t foreign = number < plan_.begin ? number : number - (plan_.end - plan_.begin);
   const auto turn = static_cast<int64_t>(piece % kGathersInFlight);
@@ -177,10 +159,10 @@ void PieceReduction::for_blocks(const Part& part, const Add& add) {
   }
 }
 
-void PieceReduction::add_inside(size_t piece, const Part& part) {
+void PieceReduction::add_inside(const Part& part) {
   for (const Addition& addition : plan_.group.additions) {
-    local_->accumulate(lane_, part.range.begin, part.range.size(), inside(piece, addition.from, part),
-                       inside(piece, addition.to, part));
+    local_->accumulate(lane_, part.range.begin, part.range.size(), inside(addition.from, part),
+                       inside(addition.to, part));
   }
 }
 
@@ -201,30 +183,7 @@ std::unique_ptr<Request> PieceReduction::exchange(std::vector<SendBlock> sends,
   return communicator_.device().exchange(std::move(sends), std::move(receives), label(piece.bucket));
 }
 
-// Brings what others see where memory is shared.
-void PieceReduction::gather_inside(size_t index) {
-  const Piece& piece = layout_.pieces[index];
-  std::vector<SendBlock> sends;
-  for (const Share& share : piece.shares) {
-    const int actor = actor_for(share.owner);
-    if (actor == rank_) continue;
-    for (const TwoLevelPlan::Place& place : plan_.inside) {
-      if (place.worker != rank_) continue;
-      sends.push_back({actor, local_->at(place.array, share.range.begin), bytes_of(share.range)});
-    }
-  }
-  std::vector<ReceiveBlock> receives;
-  for (const Part& part : parts_[index]) {
-    for (int number = 0; number < std::ssize(plan_.inside); ++number) {
-      const int worker = plan_.inside[static_cast<size_t>(number)].worker;
-      if (worker != rank_) receives.push_back({worker, inside(index, number, part), bytes_of(part.range)});
-    }
-  }
-  exchange(std::move(sends), std::move(receives), piece)->wait();
-}
-
 std::unique_ptr<Request> PieceReduction::gather(size_t index) {
-  if (by_messages_ && two_levels()) gather_inside(index);
   if (groups_.size() == 1) return nullptr;
   std::vector<SendBlock> sends;
   std::vector<ReceiveBlock> receives;
@@ -237,9 +196,9 @@ std::unique_ptr<Request> PieceReduction::gather(size_t index) {
             {delegate_of(groups_, other, rank_), sum_of(index, number, part), bytes_of(part.range)});
       }
     } else {
-      for_blocks(part, [&](const Part& block) { add_inside(index, block); });
+      for_blocks(part, [&](const Part& block) { add_inside(block); });
       for (const int end : plan_.group.ends) {
-        sends.push_back({part.owner, inside(index, end, part), bytes_of(part.range)});
+        sends.push_back({part.owner, inside(end, part), bytes_of(part.range)});
       }
     }
   }
@@ -250,7 +209,7 @@ void PieceReduction::combine(size_t index) {
   for (const Part& part : parts_[index]) {
     if (part.owner != rank_) continue;
     for_blocks(part, [&](const Part& block) {
-      add_inside(index, block);
+      add_inside(block);
       for (const Addition& addition : plan_.total) {
         local_->accumulate(lane_, block.range.begin, block.range.size(), sum_of(index, addition.from, block),
                            sum_of(index, addition.to, block));
@@ -261,51 +220,29 @@ void PieceReduction::combine(size_t index) {
 }
 
 std::unique_ptr<Request> PieceReduction::share(size_t index) {
-  if (groups_.size() == 1 && !by_messages_) return nullptr;
+  if (groups_.size() == 1) return nullptr;
   const Piece& piece = layout_.pieces[index];
   std::vector<SendBlock> sends;
   std::vector<ReceiveBlock> receives;
   for (const Share& share : piece.shares) {
-    const auto to = [&](int worker) {
-      sends.push_back({worker, local_->at(0, share.range.begin), bytes_of(share.range)});
-    };
     if (share.owner == rank_) {
       for (size_t group = 0; group < groups_.size(); ++group) {
-        if (group != group_) to(delegate_of(groups_, group, rank_));
+        if (group == group_) continue;
+        sends.push_back(
+            {delegate_of(groups_, group, rank_), local_->at(0, share.range.begin), bytes_of(share.range)});
       }
-      for (int worker = groups_[group_].begin; by_messages_ && worker < groups_[group_].end; ++worker) {
-        if (worker != rank_) to(worker);
-      }
-    } else if (in_group(share.owner) ? by_messages_ : actor_for(share.owner) == rank_) {
+    } else if (!in_group(share.owner) && actor_for(share.owner) == rank_) {
       receives.push_back({share.owner, local_->at(0, share.range.begin), bytes_of(share.range)});
     }
   }
-  std::unique_ptr<Request> request = exchange(std::move(sends), std::move(receives), piece);
-  if (!by_messages_) return request;
-  // What follows is a collective as well: at the same place in their order everywhere.
-  request->wait();
-  take_shared(index);
-  return nullptr;
+  return exchange(std::move(sends), std::move(receives), piece);
 }
 
 void PieceReduction::take_shared(size_t index) {
   if (groups_.size() == 1 || !two_levels()) return;
-  std::vector<SendBlock> sends;
-  std::vector<ReceiveBlock> receives;
   for (const Share& share : layout_.pieces[index].shares) {
-    if (in_group(share.owner)) continue;
-    const int actor = actor_for(share.owner);
-    if (!by_messages_) {
-      if (actor == rank_) spread(share.range);
-      continue;
-    }
-    std::byte* const data = local_->at(0, share.range.begin);
-    for (int worker = groups_[group_].begin; worker < groups_[group_].end; ++worker) {
-      if (actor == rank_ && worker != rank_) sends.push_back({worker, data, bytes_of(share.range)});
-    }
-    if (actor != rank_) receives.push_back({actor, data, bytes_of(share.range)});
+    if (!in_group(share.owner) && actor_for(share.owner) == rank_) spread(share.range);
   }
-  if (by_messages_) exchange(std::move(sends), std::move(receives), layout_.pieces[index])->wait();
 }
 
 }  // namespace lockstep

@@ -53,18 +53,18 @@ class PieceReduction {
  private:
   using Piece = ExchangeLayout::Piece;
   // A share of a piece for whose owner this worker acts in its group, and the first element of it in what is
-  // received from the group and from other groups.
+  // received from other groups.
   struct Part {
     ElementRange range;
     int owner;
-    int64_t from_inside, from_outside;
+    int64_t from_outside;
     Part at(const ElementRange& block) const;
   };
 
   std::vector<Tensor> make_arrays(int count);
   void make_plan();
   std::byte* array_of(int worker, int array, int64_t element);
-  std::byte* inside(size_t piece, int number, const Part& part);
+  std::byte* inside(int number, const Part& part);
   std::byte* sum_of(size_t piece, int number, const Part& part);
   // Whether any group is more than one worker.
   bool two_levels() const { return static_cast<int>(groups_.size()) < world_size_; }
@@ -72,8 +72,7 @@ class PieceReduction {
   // Who acts for `owner` in this worker's group.
   int actor_for(int owner) const { return delegate_of(groups_, group_, owner); }
   bool is_sum_of_group(int number) const { return number >= plan_.begin && number < plan_.end; }
-  void gather_inside(size_t piece);
-  void add_inside(size_t piece, const Part& part);
+  void add_inside(const Part& part);
   void spread(const ElementRange& range);
   template <class Add>
   void for_blocks(const Part& part, const Add& add);
@@ -97,18 +96,15 @@ class PieceReduction {
   const size_t array_bytes_;              // from one array in it to the next
   std::optional<LocalSums> local_;
 
-  const bool by_messages_;         // workers of a group send each other their arrays
   RankGroups groups_;              // by the names of hosts until the first step
   std::optional<HostGroup> host_;  // where some workers see each other's arrays
   bool met_ = false;
   size_t group_ = 0;  // this worker's
   TwoLevelPlan plan_;
   std::vector<std::vector<Part>> parts_;  // of each piece
-  // Received: (gathers in flight, sums of other workers of the group, most elements of a piece's parts), then
-  // the same of other groups' sums.
-  Tensor from_inside_, from_outside_;
-  int64_t inside_stride_ = 0, outside_stride_ = 0;
-  std::vector<int> inside_slots_;  // which of the sums received from the group, of plan_.inside; -1: its own
+  // Received: (gathers in flight, sums of other groups, most elements of a piece's parts).
+  Tensor from_outside_;
+  int64_t outside_stride_ = 0;
 
   int64_t buckets_met_ = 0;           // in this step
   std::unique_ptr<Request> meeting_;  // of the next one

@@ -107,10 +107,6 @@ class ThreadedCommunicator final : public Communicator {
     return std::make_unique<ThreadedCondition>(*this, std::move(came));
   }
 
-  // As one whose order is a device's, for whoever asks.
-  bool recordable() const override { return ordered_; }
-  void act_ordered() { ordered_ = true; }
-
   // Bytes that this worker has sent so far to workers of other hosts, and to others of its own.
   size_t sent_away() const { return sent_away_; }
   size_t sent_at_home() const { return sent_at_home_; }
@@ -258,7 +254,6 @@ class ThreadedCommunicator final : public Communicator {
   std::vector<std::string> hosts_;
   uint64_t sequence_ = 0;
   size_t sent_away_ = 0, sent_at_home_ = 0;
-  bool ordered_ = false;
 };
 
 // Runs work(communicator) on every one of `world_size` workers; rethrows the first worker's failure after all

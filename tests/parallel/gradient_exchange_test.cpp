@@ -104,14 +104,6 @@ TEST(GradientExchange, DoesNotDependOnTheLayoutOfHosts) {
         for (const Hosts& hosts : {hosts_of(w, {3}), hosts_of(w, {1, 2}), hosts_of(w, {2, 1}),
                                    hosts_of(w, {w - 1}), hosts_of(w, {1, 3}), interleaved_hosts(w)}) {
           check_on_hosts<float>(w, hosts, c, data);
-          // The same where workers of a host send each other their arrays.
-          run_threaded(
-              w,
-              [&](Communicator& communicator) {
-                dynamic_cast<ThreadedCommunicator&>(communicator).act_ordered();
-                check_exchange<float>(communicator, cpu_backend(), c, data);
-              },
-              20.0, false, hosts);
           if (HasFatalFailure()) return;
         }
       }
