@@ -91,7 +91,9 @@ class Trained {
 
 std::vector<std::string> optimizers() {
   std::vector<std::string> sections = {"type = \"nesterov\"\nform = \"classical\"\n"};
-  for (const std::string& type : testing::updating_types()) sections.push_back("type = \"" + type + "\"\n");
+  for (const std::string& type : testing::updating_types()) {
+    if (type != "kfac") sections.push_back("type = \"" + type + "\"\n");  // is refused with 16 bits
+  }
   return sections;
 }
 
