@@ -30,9 +30,9 @@ struct NormForward {
 // Blocks of a multiprocessor. Vectors of 16-bit elements and of what is added to them do not fit 64 registers
 // beside a row of 32 numbers a lane.
 template <class S, class Plan>
-constexpr int kNormBlocks = sizeof(S) == 2 && Plan::kHeld&& Plan::kLanes > 1
-                                ? std::max(1, 768 / Team<Plan::kTeam>::kThreads)
-                                : Plan::kBlocks;
+[[maybe_unused]] constexpr int kNormBlocks = sizeof(S) == 2 && Plan::kHeld&& Plan::kLanes > 1
+                                                 ? std::max(1, 768 / Team<Plan::kTeam>::kThreads)
+                                                 : Plan::kBlocks;
 
 // The variance of layer norm is the mean of (s - mean)^2 of a row that is at hand: no cancellation.
 template <Kind kKind, class S, class R, class Plan, class T = Accumulation<S>>
