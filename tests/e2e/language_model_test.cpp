@@ -56,12 +56,16 @@ learning_rate = 0.01
 };
 
 TEST_F(LanguageModel, LearnsAndIsTheSameBitsOnAnyNumberOfWorkersThroughAnInterruption) {
+  // A text that nobody edits: what a model of it learns in 60 steps stays the same.
+  std::filesystem::remove(file("tokens.h5"));
+  const Outcome tokens = run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/configs/data/king_james.txt.zst",
+                                           "--tokenizer", "bytes", "--output", file("tokens.h5")});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
   train(kNoLauncher, {file("run.toml"), "--output", file("alone")});
   const std::vector<double> losses = losses_of(file("alone"));
   ASSERT_EQ(losses.size(), 60u);
   EXPECT_GT(losses.front(), std::log(257.0) - 0.1);
-  // Less than the frequencies of characters give, whatever order of additions a processor has.
-  EXPECT_LT(losses.back(), 2.9);
+  EXPECT_LT(losses.back(), 2.5);  // less than the frequencies of characters give
   const std::string digest = digest_of(checkpoint_of(file("alone"), 60));
   for (const int workers : {2, 3}) {
     const std::string output = file("on_" + std::to_string(workers));
