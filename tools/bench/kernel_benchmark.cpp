@@ -190,10 +190,11 @@ void register_large() {
       backend.cross_entropy_backward(kF32, rows, columns, x, labels.data(), nullptr, z, y);
     });
   }
+  const NormArguments layer{.rows = kLarge / 768, .columns = 768, .gamma = row};
   report_large("layer_norm_768", two,
-               [&] { backend.layer_norm(kF32, kLarge / 768, 768, x, row, row2, 1e-5, y, row3, row4); });
+               [&] { backend.norm(layer, x, nullptr, row2, nullptr, y, row3, row4); });
   report_large("layer_norm_backward_768", three, [&] {
-    backend.layer_norm_backward(kF32, kLarge / 768, 768, x, row, row3, row4, z, y, row2, w);
+    backend.norm_backward(layer, x, row3, row4, z, nullptr, y, nullptr, row2, w);
   });
   for (int64_t channels : {int64_t{16}, int64_t{64}}) {
     const int64_t rows = kLarge / channels;
