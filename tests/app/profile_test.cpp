@@ -34,8 +34,8 @@ TEST(Profile, ListsTheKernelsOfAStepWithTheirFloors) {
 TEST(Profile, SaysThatARunIsTooShort) {
   const std::string data = "data.train=" + LOCKSTEP_CONFIGS "/data/digits.h5";
   const Answer answer =
-      lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "9", "--device",
-                        "cpu", "--set", data, "train.epochs=0", "train.steps=20"});
+      lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "9", "--device", "cpu",
+                        "--set", data, "train.epochs=0", "train.steps=20"});
   EXPECT_EQ(answer.exit_code, 2);
   EXPECT_TRUE(holds(answer.err, "profile: --steps 9 takes 21 steps with those before it, the run has 20"))
       << answer.err;
