@@ -32,8 +32,7 @@ void remove_flights(const std::string& directory) {
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename();
     std::error_code ignored;  // it stays
-    if (name.starts_with("flight-") && name.ends_with(".tsv"))
-      std::filesystem::remove(entry.path(), ignored);
+    if (name.starts_with("flight-") && name.ends_with(".tsv")) std::filesystem::remove(entry.path(), ignored);
   }
 }
 
