@@ -17,7 +17,7 @@ double number(const std::string& table, const std::string& kernel, int column) {
 }
 
 TEST(Profile, ListsTheKernelsOfAStepWithTheirFloors) {
-  const std::string data = "data.train=" + LOCKSTEP_CONFIGS "/data/digits.h5";
+  const std::string data = "data.train=" LOCKSTEP_CONFIGS "/data/digits.h5";
   const Answer answer =
       lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "2", "--device",
                         test_device(), "--set", data, "train.micro_batches=2", "train.micro_batch_size=16"});
@@ -32,7 +32,7 @@ TEST(Profile, ListsTheKernelsOfAStepWithTheirFloors) {
 }
 
 TEST(Profile, SaysThatARunIsTooShort) {
-  const std::string data = "data.train=" + LOCKSTEP_CONFIGS "/data/digits.h5";
+  const std::string data = "data.train=" LOCKSTEP_CONFIGS "/data/digits.h5";
   const Answer answer =
       lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "9", "--device", "cpu",
                         "--set", data, "train.epochs=0", "train.steps=20"});

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
+#include "core/error_message.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/checkpoint/summary.h"
 #include "lockstep/core/error.h"
@@ -24,26 +25,12 @@ namespace {
 
 using testing::array_of;
 using testing::bytes_of;
+using testing::expect_contains;
+using testing::message_of;
 using testing::overwrite;
 using testing::sample_state;
 using testing::ScratchDirectory;
 using testing::SmallDisk;
-
-std::string message_of(const std::function<void()>& action, ErrorKind expected = ErrorKind::kCheckpoint) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), expected);
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
-void expect_contains(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
-}
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -128,7 +115,8 @@ TEST_F(CheckpointTest, EveryTruncationIsRejected) {
   for (size_t size = 4096; size < good.size(); size += 4096) sizes.push_back(size);
   for (size_t size : sizes) {
     overwrite(path_, good.substr(0, size));
-    expect_contains(message_of([&] { read_checkpoint(path_); }), {"step-000000001.h5"});
+    expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
+                    {"step-000000001.h5"});
   }
   overwrite(path_, good);
   EXPECT_EQ(state_digest(read_checkpoint(path_)), state_digest(sample_state()));
@@ -166,14 +154,15 @@ TEST_F(CheckpointTest, RandomMutationsAreRejected) {
 }
 
 TEST_F(CheckpointTest, OtherFilesAreNoCheckpoints) {
-  expect_contains(message_of([&] { read_checkpoint(directory_.file("absent.h5")); }),
+  expect_contains(message_of([&] { read_checkpoint(directory_.file("absent.h5")); }, ErrorKind::kCheckpoint),
                   {"absent.h5", "No such file"});
   Hdf5File file = Hdf5File::create(path_, ErrorKind::kCheckpoint);
   file.write_text("/x", "data");
   file.close();
-  expect_contains(message_of([&] { read_checkpoint(path_); }), {"neither a sealed file"});
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
+                  {"neither a sealed file"});
   seal_file(path_, ErrorKind::kCheckpoint);
-  expect_contains(message_of([&] { read_checkpoint(path_); }), {"not a checkpoint"});
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint), {"not a checkpoint"});
 }
 
 TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
@@ -183,7 +172,7 @@ TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
     file.write_attribute("/format", "version", version);
     file.close();
     seal_file(path_, ErrorKind::kCheckpoint);
-    const std::string message = message_of([&] { read_checkpoint(path_); });
+    const std::string message = message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint);
     expect_contains(message, {
                                  "step-000000001.h5",
                                  version == 0 ? "format 0" : "format 4 is newer",
@@ -214,11 +203,12 @@ TEST_F(CheckpointTest, FailureLeavesTheOldFileAndNoTemporary) {
   const std::string old = bytes_of(path_);
   State bad = sample_state();
   bad.metrics = std::string("a\0b", 3);  // found while the temporary file is being written
-  message_of([&] { write_checkpoint(bad, path_); });
+  message_of([&] { write_checkpoint(bad, path_); }, ErrorKind::kCheckpoint);
   EXPECT_TRUE(bytes_of(path_) == old);
   EXPECT_EQ(testing::files_in(directory_.path()), 1u);
-  expect_contains(message_of([&] { write_checkpoint(sample_state(), "/proc/nope/a.h5"); }),
-                  {"/proc/nope", "No such"});
+  expect_contains(
+      message_of([&] { write_checkpoint(sample_state(), "/proc/nope/a.h5"); }, ErrorKind::kCheckpoint),
+      {"/proc/nope", "No such"});
 }
 
 // State sizes around the disk's capacity: the failing write is each time another one.
@@ -349,7 +339,8 @@ TEST_F(CheckpointTest, MismatchNamesEveryTensor) {
   found.arrays[0].shape = Shape{6000};
   found.arrays[1].dtype = DType::kI64;
   found.arrays[4].path = "/parameters/renamed";
-  const std::string message = message_of([&] { check_matches(expected, found, "a.h5"); });
+  const std::string message =
+      message_of([&] { check_matches(expected, found, "a.h5"); }, ErrorKind::kCheckpoint);
   expect_contains(
       message,
       {"a.h5: 4 of its tensors", "/parameters/layers.10.weight: expected (1000,2,3) fp32, found (6000) fp32",

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
+#include "core/error_message.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -23,24 +24,10 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::expect_contains;
+using testing::message_of;
 using testing::overwrite;
 using testing::ScratchDirectory;
-
-std::string message_of(const std::function<void()>& action, ErrorKind expected) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), expected);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
-void expect_contains(const std::string& text, std::initializer_list<std::string> parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
-}
 
 State state_of(int64_t step) {
   State state = testing::sample_state(60);

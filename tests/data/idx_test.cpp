@@ -10,13 +10,8 @@ namespace lockstep {
 namespace {
 
 using testing::expect_rejection;
+using testing::overwrite;
 using testing::ScratchDirectory;
-
-// As a new file: some file systems flush one that is truncated and rewritten, which is slow a thousand times.
-void overwrite(const std::string& path, const std::string& bytes) {
-  std::filesystem::remove(path);
-  testing::overwrite(path, bytes);
-}
 
 std::string big_endian(uint32_t value) {
   return {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8),
