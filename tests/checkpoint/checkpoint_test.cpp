@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <hdf5.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -163,6 +164,43 @@ TEST_F(CheckpointTest, OtherFilesAreNoCheckpoints) {
                   {"neither a sealed file"});
   seal_file(path_, ErrorKind::kCheckpoint);
   expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint), {"not a checkpoint"});
+}
+
+// A seal says that a file is whole, not that a friend made it. HDF5 takes memory to be as large as it says.
+TEST_F(CheckpointTest, ArraysOfMoreThanTheFileHoldsAreRefused) {
+  const auto write = [&](hsize_t rows, hsize_t columns) {
+    State state;
+    write_checkpoint(state, path_);
+    const hid_t file = H5Fopen(path_.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+    const hsize_t extents[] = {rows, columns}, chunk[] = {1, 16}, none[] = {0, 0};
+    const hid_t space = H5Screate_simple(2, extents, nullptr), one = H5Screate_simple(2, chunk, nullptr);
+    const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(creation, 2, chunk);
+    const hid_t data = H5Dcreate2(file, "w", H5T_IEEE_F64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+    const double values[16] = {};
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, none, nullptr, chunk, nullptr);
+    H5Dwrite(data, H5T_NATIVE_DOUBLE, one, space, H5P_DEFAULT, values);
+    const hid_t scalar = H5Screate(H5S_SCALAR);
+    const hid_t order = H5Acreate2(data, "order", H5T_STD_I64LE, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    const int64_t first = 0;
+    H5Awrite(order, H5T_NATIVE_INT64, &first);
+    H5Aclose(order);
+    H5Sclose(scalar);
+    H5Dclose(data);
+    H5Pclose(creation);
+    H5Sclose(one);
+    H5Sclose(space);
+    ASSERT_GE(H5Fclose(file), 0);
+    seal_file(path_, ErrorKind::kCheckpoint);
+  };
+  write(2, 16);
+  EXPECT_EQ(read_checkpoint(path_).arrays.at(0).bytes.size(), 256u);
+  write(1, hsize_t{1} << 20);
+  expect_contains(message_of([&] { read_checkpoint(path_); }),
+                  {path_.c_str(), "/w: (1,1048576) fp64 has 8388608 bytes, more than the file"});
+  write(1, hsize_t{1} << 61);  // 2^64 bytes, which are 0
+  expect_contains(message_of([&] { read_checkpoint(path_); }),
+                  {path_.c_str(), "/w", "more elements than can be counted"});
 }
 
 TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {

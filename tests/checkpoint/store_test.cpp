@@ -206,6 +206,22 @@ TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
   EXPECT_EQ(testing::bytes_of(directory_.file("log")), "of the new run");
 }
 
+// One that fails leaves no checkpoint in their place.
+TEST_F(StoreTest, WhatIsSetAsideGoesWithTheFirstSaveThatSucceeds) {
+  for (const int64_t step : {10, 20}) save(step);
+  CheckpointStore store({directory_.path()});
+  store.set_aside();
+  State unwritable = state_of(5);
+  unwritable.scalars["/format/step"] = int64_t{5};  // a name of the file's own
+  store.save(5, unwritable);
+  message_of([&] { store.finish(); }, ErrorKind::kInternal);
+  EXPECT_EQ(names(), Names{".overwritten"});
+  EXPECT_EQ(testing::files_in(directory_.file(".overwritten")), 2u);
+  store.save(10, state_of(10));
+  store.finish();
+  EXPECT_EQ(names(), Names{"step-000000010.h5"});
+}
+
 // What a process that died left: while files moved, when all had, and after the first checkpoint of the new
 // run.
 TEST_F(StoreTest, WhatWasSetAsideIsFoundByTheNextStore) {

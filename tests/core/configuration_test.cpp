@@ -186,6 +186,47 @@ TEST(Configuration, SyntaxErrorsAndDuplicatesNameLineAndColumn) {
   EXPECT_EQ(message_of([] { parse("a = [[[[[["); }, ErrorKind::kUsage).rfind("run.toml:1:", 0), 0u);
 }
 
+// toml++ takes tables apart by recursion: a file of a stranger would end the process.
+TEST(Configuration, KeysOfManyPartsAreRefused) {
+  const auto repeated = [](const std::string& text, int times) {
+    std::string all;
+    for (int i = 0; i < times; ++i) all += text;
+    return all;
+  };
+  const std::string deep = repeated("a.", 200000) + "a", quoted = repeated("\"a\" . ", 200000) + "a";
+  // Behind texts and comments, whose quotes and dots are no others' business.
+  const std::string before = "x = \"\"\"\\\"\n\"\"\"\"\"\n# \"y\ny = '#'\n";
+  for (const std::string& text : {deep + " = 1", "[" + deep + "]", quoted + " = 1", "b = {" + deep + " = 1}",
+                                  "b = [[{c = 1}, {'x' = 'y'," + deep + " = 1}]]"}) {
+    EXPECT_EQ(message_of([&] { parse(before + text); }), "run.toml:5: a key of more than 16 parts");
+  }
+  message_of([&] { parse("", {deep + "=1"}); });
+  message_of([&] { parse("", {"a" + repeated("[0]", 200000) + "=1"}); });
+  parse("", {"a={" + deep + "=1}"});  // no value of TOML, so a text
+  // Dots that are not between parts, and as many parts as are allowed.
+  const std::string dots(100, '.');
+  parse("# " + dots + "\na = \"" + dots + "\"\nb = '" + dots + "'\nc = \"\"\"\n" + dots +
+        "\"\"\"\"\"\nd = '''" + dots +
+        "'''\ne = [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5, 9.5, 10.5, 11.5, 12.5, 13.5, 14.5, 15.5, 16.5, "
+        "17.5]\n" +
+        repeated("a1.", 15) + "a = 1\n");
+}
+
+// toml++ takes them for a mistake of its own, and aborts.
+TEST(Configuration, NamesOfTablesThatBeginAsNoKeyAreRefused) {
+  for (const std::string name :
+       {".model", "!a", "\xc3\xa9", "=", "\n", "\x01", " .a", "[.a]", "[ \xc2\xa0]"}) {
+    const std::string message =
+        message_of([&] { parse("[run]\nx = [\n[ # a list\n+5]]\n  [" + name + "]\n"); });
+    EXPECT_EQ(message.rfind("run.toml:", 0), 0u) << message;
+    EXPECT_NE(message.find("the name of a table must begin with"), std::string::npos) << message;
+  }
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_NE(message_of([&] { parse(mark + "[.a]"); }).find("run.toml:1: the name"), std::string::npos);
+  parse(mark + "[a]\n[ \"b.\" ]\n[[ 'c' ]]\nx = [\n[\n1], [+2],\n[\n]]\n[-]\n[_]\r\n[0]\n");
+  parse("", {"a=[[+1], [.5]]"});
+}
+
 TEST(Configuration, LoadNamesAFileThatCannotBeRead) {
   const auto path =
       std::filesystem::temp_directory_path() / ("configuration_test_" + std::to_string(getpid()));

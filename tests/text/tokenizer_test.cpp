@@ -273,6 +273,15 @@ TEST(Tokenizer, TiktokenFilesNeedAPatternAndSoundLines) {
   write_text(path, "IQ== 0\nIg= 1\n");
   expect_rejection(ErrorKind::kData, {path, "line 2", "base64"},
                    [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
+  // What a small file could ask for: memory for so many ids, and time for all cuts of so long a token.
+  write_text(path, "IQ== 4194304\n");
+  expect_rejection(ErrorKind::kData, {path, "line 1", "rank below 4194304"},
+                   [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
+  std::string most;
+  for (int i = 0; i < 340; ++i) most += "ISEh";  // 1020 bytes
+  write_text(path, "IQ== 0\n" + most + " 1\n" + most + "YWFhYWFh 2\n");
+  expect_rejection(ErrorKind::kData, {path, "line 3", "a token of 1026 bytes", "at most 1024"},
+                   [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
   write_text(path, "IQ== 0\n");
   expect_rejection(ErrorKind::kData, {path, "no token for byte 0"},
                    [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
