@@ -191,11 +191,9 @@ void register_large() {
     });
   }
   const NormArguments layer{.rows = kLarge / 768, .columns = 768, .gamma = row};
-  report_large("layer_norm_768", two,
-               [&] { backend.norm(layer, x, nullptr, row2, nullptr, y, row3, row4); });
-  report_large("layer_norm_backward_768", three, [&] {
-    backend.norm_backward(layer, x, row3, row4, z, nullptr, y, nullptr, row2, w);
-  });
+  report_large("layer_norm_768", two, [&] { backend.norm(layer, x, nullptr, row2, nullptr, y, row3, row4); });
+  report_large("layer_norm_backward_768", three,
+               [&] { backend.norm_backward(layer, x, row3, row4, z, nullptr, y, nullptr, row2, w); });
   for (int64_t channels : {int64_t{16}, int64_t{64}}) {
     const int64_t rows = kLarge / channels;
     const std::string suffix = fmt::format("_{}", channels);
