@@ -199,7 +199,7 @@ TEST_F(Slices, RefuseWhatTheyCannotDraw) {
                       "optimizer.learning_rate=1e30", "train.steps=1"});
   expect_refusal(landscape(2, {}, 1), 5, "the loss at its weights is");
   // A direction of one number is parallel to every other.
-  write_file(file("line.csv"), "x,y\n1,2\n2,3\n3,5\n4,4\n");
+  std::filesystem::remove_all(file("out"));
   train_on("x,y\n1,2\n2,3\n3,5\n4,4\n1,1\n2,2\n3,3\n4,5\n",
            "type = \"sequential\"\nlayers = [{ type = \"linear\", units = 1 }]\n", "", "classes = -1\n");
   expect_refusal(landscape(2, {}), 5, "span no plane");
