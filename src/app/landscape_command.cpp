@@ -76,10 +76,9 @@ void add_landscape_options(CLI::App& command, LandscapeCommand& arguments,
   command.add_option("--output", function.output,
                      "SVG file to write; of a checkpoint FILE.svg, with FILE.h5 beside it. Without it only "
                      "the lines are printed");
-  for (CLI::Option* const option : of_checkpoints) {
-    for (CLI::Option* const other : of_functions) option->excludes(other);
+  for (CLI::Option* const option : of_functions) checkpoint->excludes(option);
+  for (CLI::Option* const option : of_checkpoints)
     if (option != checkpoint) option->needs(checkpoint);
-  }
   checkpoint->needs(configuration.front());
   command.footer(
       "Prints a JSON line a method, or one of the plane. Examples:\n"

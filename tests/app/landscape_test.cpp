@@ -42,7 +42,7 @@ TEST(Landscape, EveryMethodEndsInTheMinimumThatItIsKnownFor) {
                         {"himmelblau", "2.5,2.5", 3.0, 2.0},
                         {"quadratic:1000", "1,1", 0.0, 0.0}}) {
     const LandscapeAnswer answer = landscape({"--function", c.function, "--start", c.start, "--methods",
-                                     "bfgs,lbfgs,newton,newton_cg,trust_region", "--steps", "500"});
+                                              "bfgs,lbfgs,newton,newton_cg,trust_region", "--steps", "500"});
     ASSERT_EQ(answer.exit_code, 0) << answer.err;
     ASSERT_EQ(answer.lines.size(), 5u);
     for (const nlohmann::json& line : answer.lines) {
@@ -58,8 +58,9 @@ TEST(Landscape, NewtonNeedsOneStepWhereDescentNeedsAsManyAsTheConditionNumber) {
   for (const char* function : {"quadratic:1", "quadratic:10", "quadratic:100"}) {
     // Where steepest descent is slowest: at (condition, 1).
     const std::string condition = std::string(function).substr(10);
-    const LandscapeAnswer answer = landscape({"--function", function, "--start", condition + ",1", "--methods",
-                                     "newton,line_descent,momentum", "--steps", "5000"});
+    const LandscapeAnswer answer =
+        landscape({"--function", function, "--start", condition + ",1", "--methods",
+                   "newton,line_descent,momentum", "--steps", "5000"});
     ASSERT_EQ(answer.lines.size(), 3u) << answer.err;
     EXPECT_EQ(answer.lines[0]["steps"], 1);
     EXPECT_EQ(answer.lines[1]["outcome"], "converged");

@@ -69,9 +69,9 @@ void expect_same(const std::vector<T>& device, const std::vector<T>& cpu) {
 
 template <class T>
 constexpr double kUnitRoundoff = std::is_same_v<T, BFloat16>  ? 0x1p-7
-                            : std::is_same_v<T, Float16> ? 0x1p-10
-                            : std::is_same_v<T, float>   ? 0x1p-23
-                                                         : 0x1p-52;
+                                 : std::is_same_v<T, Float16> ? 0x1p-10
+                                 : std::is_same_v<T, float>   ? 0x1p-23
+                                                              : 0x1p-52;
 
 // |device - cpu| <= units epsilons of max(|cpu|, scale), two of them for 16-bit results, which are rounded
 // sums in fp32.

@@ -222,7 +222,8 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
 // 1000.
 TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
   const int64_t m = 33, n = 2101, k = 811;  // several blocks of each, for one row too
-  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1), b = random_operand<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
+                               b = random_operand<TypeParam>(k * n, 2);
   for (const bool transpose_b : {false, true}) {
     ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k, c.transpose_b = transpose_b;
@@ -240,7 +241,8 @@ TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
 // The transposed forms multiply the same numbers in the same order.
 TYPED_TEST(MatmulOf, BitsDoNotDependOnHowTheOperandsAreStored) {
   const int64_t m = 67, n = 203, k = 450;
-  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1), b = random_operand<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
+                               b = random_operand<TypeParam>(k * n, 2);
   std::vector<TypeParam> at(a.size()), bt(b.size());
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t p = 0; p < k; ++p) at[static_cast<size_t>(p * m + i)] = a[static_cast<size_t>(i * k + p)];

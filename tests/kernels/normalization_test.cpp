@@ -15,8 +15,8 @@ struct RowsAndColumns {
   int64_t rows, columns;
 };
 constexpr RowsAndColumns kRowsAndColumns[] = {{1, 1},     {3, 2},     {32, 10},    {5, 16},     {7, 17},
-                                {4, 100},   {64, 768},  {2, 5000},   {3, 50'257}, {300, 33},
-                                {4096, 16}, {4097, 24}, {10'001, 3}, {1000, 64},  {40, 130}};
+                                              {4, 100},   {64, 768},  {2, 5000},   {3, 50'257}, {300, 33},
+                                              {4096, 16}, {4097, 24}, {10'001, 3}, {1000, 64},  {40, 130}};
 
 using Row = std::vector<long double>;
 
@@ -251,11 +251,13 @@ void check_norm(const RowsAndColumns& e, bool batch, const std::vector<T>& x) {
 }
 
 TYPED_TEST(Normalization, LayerNormAndItsBackward) {
-  for (const RowsAndColumns& e : kRowsAndColumns) check_norm(e, false, random_values<TypeParam>(e.rows * e.columns, 50));
+  for (const RowsAndColumns& e : kRowsAndColumns)
+    check_norm(e, false, random_values<TypeParam>(e.rows * e.columns, 50));
 }
 
 TYPED_TEST(Normalization, BatchNormAndItsBackward) {
-  for (const RowsAndColumns& e : kRowsAndColumns) check_norm(e, true, random_values<TypeParam>(e.rows * e.columns, 50));
+  for (const RowsAndColumns& e : kRowsAndColumns)
+    check_norm(e, true, random_values<TypeParam>(e.rows * e.columns, 50));
 }
 
 TYPED_TEST(Normalization, AMeanFarAboveTheSpreadDoesNotCancelTheVariance) {
@@ -299,7 +301,8 @@ TYPED_TEST(Normalization, ALargeCommonOffsetDoesNotCancelOnAnyDevice) {
   std::vector<Backend*> devices = {&cpu_backend()};
   if (test_device() != "cpu") devices.push_back(&test_backend());
   for (Backend* device : devices) {
-    for (const RowsAndColumns& e : {RowsAndColumns{40, 64}, {2048, 16}, {4099, 5}, {50'000, 8}, {3000, 520}}) {
+    for (const RowsAndColumns& e :
+         {RowsAndColumns{40, 64}, {2048, 16}, {4099, 5}, {50'000, 8}, {3000, 520}}) {
       for (const bool outlier : {false, true}) {
         SCOPED_TRACE(std::to_string(e.rows) + "x" + std::to_string(e.columns) + (outlier ? ", outlier" : "") +
                      (device == devices[0] ? " on the CPU" : " on the device"));

@@ -277,7 +277,7 @@ TEST(ConvolutionParity, OfSeveralRangesOfImages) {
 }
 
 PoolArguments pooled(DType dtype, int64_t n, int64_t h, int64_t w, int64_t c, int64_t kernel, int64_t stride,
-                   int64_t pad) {
+                     int64_t pad) {
   PoolArguments p;
   p.dtype = dtype;
   p.n = n, p.h = h, p.w = w, p.c = c;
