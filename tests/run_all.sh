@@ -3,6 +3,7 @@
 #   - all tests of the release build;
 #   - the unit tests under the address and undefined-behaviour sanitizers, they and what they link compiled by clang++ where it is
 #     there, so that a second compiler sees them; a part of the GPU half too, over the stand-ins (its kernels under the first alone);
+#     where clang++ has libFuzzer, a bounded run of the programs of tests/fuzz;
 #   - the tests of the folders in which threads meet under the thread sanitizer.
 # --quick: the unit tests of a release build without a GPU half, in a few minutes.
 # --minutes N: what would begin later than that is left out, and said so: for slow machines with a limit on the time.
@@ -155,6 +156,11 @@ part "sanitizer builds" wait_for "sanitizer builds"
 if [ -x "build/$asan/bin/lockstep" ]; then
   part "unit tests under sanitizers" run_tests "$asan" --label-regex '^unit$'
   part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
+  if [ -x "build/$asan/bin/fuzz_csv" ]; then
+    part "readers of random files" run_tests "$asan" --label-regex '^fuzz$'
+  else
+    left_out "readers of random files" "needs clang++ with libFuzzer"
+  fi
 fi
 if [ -x build/tsan/bin/parallel_test ]; then
   part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"

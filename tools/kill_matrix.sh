@@ -89,8 +89,15 @@ while [ "$done_kills" -lt "$kills" ]; do
     esac
     "${launcher[@]}" "$lockstep" train "${settings[@]}" --output "$run" --resume=auto >/dev/null 2>&1 &
     job=$!
-    # Workers start within half a second.
-    sleep "$(printf '0.%03d' $((RANDOM % (${#launcher[@]} > 0 ? 900 : 300))))"
+    # Most of them when it has saved something: how long that takes depends on what else the machine does. The others at any moment before.
+    if [ $((RANDOM % 4)) -gt 0 ]; then
+      newest_in "$run"
+      while [ "$newest" -le "$before" ] && kill -0 "$job" 2>/dev/null; do
+        sleep 0.02
+        newest_in "$run"
+      done
+    fi
+    sleep "$(printf '0.%03d' $((RANDOM % 100)))"
     newest_in "$run"
     before=$newest
     found=("$job")

@@ -3,13 +3,16 @@
 
     tools/measure_training.py reduction    lockstep reduction against parallel.reduction = "library", 2 workers
     tools/measure_training.py checkpoint   training with a background checkpoint every N steps against training without
+    tools/measure_training.py workers      a gpt of GPT-2's form on 2 workers of one thread against 1 worker of two
 
 Both sides alternate; the table gives medians over the repeats and their ratio. Needs no package beyond Python itself.
 """
 import argparse
+import array
 import json
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -38,7 +41,7 @@ def train(lockstep, config, settings, steps, log_every, workers):
         for override in overrides:
             command += ["--set", override]
         if workers > 1:
-            command = ["mpirun", "--oversubscribe", "-np", str(workers)] + command
+            command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(workers)] + command
         environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if run.returncode != 0:
@@ -82,14 +85,35 @@ def measure_checkpoint(lockstep, repeats):
     row(f"checkpoint every {every} steps", sides[every], sides[0])
 
 
+def measure_workers(lockstep, repeats):
+    """GPT-2's depth and form at a third of its width: 14 million parameters in the blocks, a vocabulary of bytes."""
+    tokens = array.array("H", (random.Random(1).randrange(256) for _ in range(1 << 16)))
+    print(f"{'whole step':<30} {'2 workers us':>12} {'1 worker us':>12} {'ratio':>8}")
+    for compute in ("fp32", "bf16"):
+        with tempfile.TemporaryDirectory() as directory:
+            data = directory + "/tokens.bin"
+            with open(data, "wb") as file:
+                array.array("i", [20240520, 1, len(tokens), *[0] * 253]).tofile(file)
+                tokens.tofile(file)
+            settings = [f"data.train={data}", "data.classes=256", "data.context=256", "data.validation_fraction=0.0",
+                        "model.layers=12", "model.width=312", "model.heads=12", "train.micro_batches=2",
+                        "train.micro_batch_size=2", f"precision.compute={compute}"]  # fmt: skip
+            sides = {2: [], 1: []}
+            for _ in range(repeats):
+                for workers, figures in sides.items():
+                    figures.append(statistics.median(train(lockstep, "language/characters.toml",
+                                                           settings + [f"device.threads={2 // workers}"], 12, 2, workers)))
+        row(f"gpt 12 x 312, 2 x 2 x 256, {compute}", sides[2], sides[1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["reduction", "checkpoint"])
+    parser.add_argument("what", choices=["reduction", "checkpoint", "workers"])
     parser.add_argument("--lockstep", type=pathlib.Path, default=ROOT / "build/release/bin/lockstep")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    measure = measure_reduction if arguments.what == "reduction" else measure_checkpoint
-    measure(arguments.lockstep.resolve(), arguments.repeats)
+    measures = {"reduction": measure_reduction, "checkpoint": measure_checkpoint, "workers": measure_workers}
+    measures[arguments.what](arguments.lockstep.resolve(), arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 #include "lockstep/app/exchange_commands.h"
 #include "lockstep/app/file_commands.h"
 #include "lockstep/app/generate_command.h"
-#include "lockstep/app/landscape.h"
 #include "lockstep/app/report_command.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/watch_command.h"
@@ -20,7 +19,6 @@ std::vector<RunCommand> add_other_commands(CLI::App& app) {
       add_text_commands(app),
       add_exchange_commands(app),
       add_generate_command(app),
-      add_landscape_command(app),
       add_watch_command(app),
       add_report_command(app),
       add_doctor_command(app),

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "lockstep/app/contour_plot.h"
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/output_file.h"
@@ -32,7 +33,7 @@ void add_curvature_options(CLI::App& command, CurvatureArguments& arguments) {
       ->check(CLI::IsMember({"training", "validation"}))
       ->capture_default_str();
   const CLI::Range positive(int64_t{1}, int64_t{1} << 40);
-  command.add_option("--samples", wants.samples, "a random subset of so many; by default all")
+  command.add_option("--samples", wants.data.samples, "a random subset of so many; by default all")
       ->check(positive);
   command.add_option("--steps", wants.spectrum.steps, "of Lanczos' method, from each probe")
       ->check(CLI::Range(int64_t{1}, int64_t{2000}))
@@ -100,11 +101,7 @@ void require_room(const std::string& directory) {
   if (std::ofstream(probe, std::ios::binary).put('\n').flush().fail())
     fail(ErrorKind::kUsage, fmt::format("--output {}: cannot be written to", directory));
   std::filesystem::remove(probe, failed);
-  require_replaceable(directory + "/curvature.svg", "is no SVG", [&] {
-    std::string begin(4, ' ');
-    std::ifstream(directory + "/curvature.svg", std::ios::binary).read(begin.data(), 4);
-    return begin == "<svg";
-  });
+  require_replaceable_svg(directory + "/curvature.svg");
   require_replaceable(directory + "/curvature.h5", "holds no curvature", [&] {
     const std::string path = directory + "/curvature.h5";
     if (verify_seal(path, ErrorKind::kData, false) != SealState::kSealed) return false;
@@ -145,7 +142,7 @@ nlohmann::ordered_json curvature_command(const CurvatureArguments& arguments, Co
       },
       "output");
   CurvatureWants wants = arguments.wants;
-  wants.validation = arguments.data == "validation";
+  wants.data.validation = arguments.data == "validation";
   std::string weights = arguments.weights;
   const CheckpointCurvature found =
       measure_checkpoint(configuration, arguments.checkpoint, communicator, weights, wants);

@@ -10,14 +10,16 @@
 
 namespace lockstep {
 
-void add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights) {
-  command
-      .add_option("--checkpoint", checkpoint, "checkpoint file, or weights as generate --weights takes them")
-      ->required();
+CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights) {
+  CLI::Option* const option = command
+                                  .add_option("--checkpoint", checkpoint,
+                                              "checkpoint file, or weights as generate --weights takes them")
+                                  ->required();
   command
       .add_option("--weights", weights,
                   "trained or averaged; by default averaged where the checkpoint has them ([average])")
       ->check(CLI::IsMember({"trained", "averaged"}));
+  return option;
 }
 
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments) {

@@ -20,7 +20,7 @@ struct EvaluateArguments {
 };
 
 // Which trained model: of every command that opens one.
-void add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights);
+CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights);
 
 // Beside those of the configuration.
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments);

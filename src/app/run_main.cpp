@@ -14,6 +14,7 @@
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
 #include "lockstep/app/evaluate_command.h"
+#include "lockstep/app/landscape_command.h"
 #include "lockstep/app/profile_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
@@ -44,6 +45,7 @@ struct Arguments {
   std::string checkpoint, weights;
   EvaluateArguments evaluate;
   CurvatureArguments curvature;
+  LandscapeCommand landscape;
   ProfileArguments profile;
   DatasetOptions dataset;
   std::string output;
@@ -133,16 +135,20 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   arguments.train = train;
   arguments.train.progress = true;
 
-  const auto add_configuration = [&](CLI::App* command) {
-    command->add_option("config", arguments.configuration, "TOML file")->required();
-    command
-        ->add_option("--set", arguments.overrides,
-                     "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5")
-        ->take_all()
-        ->allow_extra_args(false);
-    command->add_option("--device", arguments.device, "what to compute on, instead of device.type")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-    command->add_flag("--verbose", arguments.verbose, "log more");
+  // Returns them, CONFIG first.
+  const auto add_configuration = [&](CLI::App* command) -> std::vector<CLI::Option*> {
+    CLI::Option* const config =
+        command->add_option("config", arguments.configuration, "TOML file")->required();
+    CLI::Option* const overrides =
+        command
+            ->add_option("--set", arguments.overrides,
+                         "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5")
+            ->take_all()
+            ->allow_extra_args(false);
+    CLI::Option* const device =
+        command->add_option("--device", arguments.device, "what to compute on, instead of device.type")
+            ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+    return {config, overrides, device, command->add_flag("--verbose", arguments.verbose, "log more")};
   };
   CLI::App* train_command =
       app.add_subcommand("train", "train a configuration (under mpirun: on several workers)");
@@ -170,6 +176,13 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       app.add_subcommand("curvature", "the spectrum of the loss's second derivatives at a checkpoint");
   add_configuration(curvature);
   add_curvature_options(*curvature, arguments.curvature);
+
+  CLI::App* landscape = app.add_subcommand(
+      "landscape",
+      "draw the loss around a checkpoint, or the paths of methods over a function of two variables");
+  const std::vector<CLI::Option*> of_landscape = add_configuration(landscape);
+  of_landscape.front()->required(false);
+  add_landscape_options(*landscape, arguments.landscape, of_landscape);
 
   CLI::App* profile = app.add_subcommand(
       "profile", "time the kernels of a few training steps, beside what they take at least");
@@ -216,9 +229,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
   std::unique_ptr<Communicator> communicator;
   RunSettings settings;
   int code = 1;
+  const bool slices = landscape->parsed() && !arguments.configuration.empty();
   try {
     if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed() ||
-        curvature->parsed() || profile->parsed()) {
+        curvature->parsed() || slices || profile->parsed()) {
       std::optional<Configuration> configuration;
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -242,7 +256,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       } catch (const Error& error) {
         refused = error;
       }
-      if (predict_command->parsed() || curvature->parsed()) remove_unfinished_on_signals();
+      if (predict_command->parsed() || curvature->parsed() || slices) remove_unfinished_on_signals();
       communicator = make_communicator(options);
       communicator->set_timeout(settings.set_up_timeout_seconds);
       log_to_stderr(communicator->rank(), communicator->world_size(), arguments.verbose);
@@ -257,6 +271,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
             print_result(evaluate_command(arguments.evaluate, *configuration, *communicator), *communicator);
       } else if (curvature->parsed()) {
         code = print_result(curvature_command(arguments.curvature, *configuration, *communicator),
+                            *communicator);
+      } else if (slices) {
+        code = print_result(landscape_command(arguments.landscape, *configuration, *communicator),
                             *communicator);
       } else if (profile->parsed()) {
         profile_command(arguments.profile, *configuration, *communicator);
@@ -274,6 +291,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       return code;
     }
     remove_unfinished_on_signals();
+    if (landscape->parsed()) return run_landscape(arguments.landscape.function);
     for (const RunCommand& run_other : others) {
       if (const std::optional<int> done = run_other()) return *done;
     }

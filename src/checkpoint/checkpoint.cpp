@@ -288,8 +288,15 @@ State read_checkpoint(const std::string& path) {
   verify_seal(path, kKind, true);
   const Hdf5File file = Hdf5File::open(path, kKind);
   State state = read_outline(file, path);
+  // All arrays are in the file as they are in memory: of no file that holds less is memory asked for.
+  uintmax_t left = std::filesystem::file_size(path);
   for (StateArray& array : state.arrays) {
-    array.bytes.resize(static_cast<size_t>(array.shape.elements()) * size_of(array.dtype));
+    const size_t bytes = static_cast<size_t>(array.shape.elements()) * size_of(array.dtype);
+    if (bytes > left)
+      fail(kKind, fmt::format("{}: {}: {} has {} bytes, more than the file", path, array.path,
+                              type_text(array), bytes));
+    left -= bytes;
+    array.bytes.resize(bytes);
     file.read(array.path, array.dtype, array.bytes.data());
   }
   return state;

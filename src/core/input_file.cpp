@@ -1,4 +1,4 @@
-// Reading through zlib, which passes plain files on as they are, and zstd.
+// Reading plain files, and through zlib and zstd.
 #include "lockstep/core/input_file.h"
 
 #include <fmt/format.h>
@@ -39,94 +39,127 @@ struct InputFile::Stream {
   virtual int64_t stored_offset() = 0;
 };
 
-struct InputFile::PlainOrGzip final : Stream {
-  explicit PlainOrGzip(const std::string& name) : path(name), file(gzopen(name.c_str(), "rb")) {
+// A file as it is.
+struct InputFile::Plain final : Stream {
+  explicit Plain(const std::string& name) : path(name), file(std::fopen(name.c_str(), "rbe")) {
     if (file == nullptr) fail_open(path);
-    gzbuffer(file, kBufferBytes);
-    compressed = gzdirect(file) == 0;
   }
-  ~PlainOrGzip() override { gzclose(file); }
+  ~Plain() override { std::fclose(file); }
 
   size_t read(void* bytes_out, size_t bytes) override {
-    constexpr size_t kMostAtOnce = size_t{1} << 30;  // gzread counts in int
+    const size_t got = std::fread(bytes_out, 1, bytes, file);
+    if (got < bytes && std::ferror(file) != 0) fail_open(path);
+    done += static_cast<int64_t>(got);
+    return got;
+  }
+  int64_t stored_offset() override { return done; }
+
+  const std::string& path;
+  std::FILE* file;
+  int64_t done = 0;
+};
+
+// What a compressed stream takes from its file, a buffer at a time.
+struct InputFile::Packed : Stream {
+  explicit Packed(const std::string& name) : file(name) {}
+  // False at the end of the file.
+  bool refill() {
+    size = file.read(buffer.data(), buffer.size());
+    return size > 0;
+  }
+  [[noreturn]] void refuse(const char* kind, const char* reason) {
+    fail(ErrorKind::kData,
+         fmt::format("{}: corrupted {} stream at byte {}: {}", file.path, kind, stored_offset(), reason));
+  }
+
+  Plain file;
+  std::vector<char> buffer = std::vector<char>(kBufferBytes);
+  size_t size = 0;  // of what is in the buffer
+};
+
+// Members that follow each other, and zeros behind the last one: tapes have them. zlib's own reader of files
+// passes over whatever else follows, a further member with a damaged header included.
+struct InputFile::Gzip final : Packed {
+  explicit Gzip(const std::string& name) : Packed(name) {
+    constexpr int kHeaderOfGzip = 15 + 16;
+    if (inflateInit2(&stream, kHeaderOfGzip) != Z_OK) throw std::bad_alloc();
+  }
+  ~Gzip() override { inflateEnd(&stream); }
+
+  size_t read(void* bytes_out, size_t bytes) override {
+    constexpr size_t kMostAtOnce = size_t{1} << 30;  // zlib counts in unsigned int
     size_t done = 0;
     while (done < bytes) {
-      const auto wanted = static_cast<unsigned>(std::min(bytes - done, kMostAtOnce));
-      const int got = gzread(file, static_cast<char*>(bytes_out) + done, wanted);
-      int status = Z_OK;
-      const char* message = gzerror(file, &status);
-      if (got < 0 || status == Z_BUF_ERROR) {
-        std::string reason = status == Z_ERRNO ? std::strerror(errno) : message;
-        if (reason.starts_with(path + ": ")) reason.erase(0, path.size() + 2);
-        fail(ErrorKind::kData,
-             fmt::format("{}: {} at byte {}: {}", path,
-                         compressed ? "corrupted gzip stream" : "cannot be read", stored_offset(), reason));
+      if (stream.avail_in == 0) {
+        if (!refill()) {
+          if (inside) refuse("gzip", "ends in the middle");
+          break;
+        }
+        stream.next_in = reinterpret_cast<Bytef*>(buffer.data());
+        stream.avail_in = static_cast<uInt>(size);
       }
-      done += static_cast<size_t>(got);
-      if (static_cast<unsigned>(got) < wanted) break;
+      if (!inside && behind && *stream.next_in == 0) {
+        ++stream.next_in;
+        --stream.avail_in;
+        continue;
+      }
+      inside = true;
+      const auto room = static_cast<uInt>(std::min(bytes - done, kMostAtOnce));
+      stream.next_out = static_cast<Bytef*>(bytes_out) + done;
+      stream.avail_out = room;
+      const int result = inflate(&stream, Z_NO_FLUSH);
+      done += room - stream.avail_out;
+      if (result == Z_STREAM_END) {
+        inside = false;
+        behind = true;
+        inflateReset(&stream);
+      } else if (result != Z_OK) {
+        refuse("gzip", stream.msg != nullptr ? stream.msg : zError(result));
+      }
     }
     return done;
   }
-  int64_t stored_offset() override { return static_cast<int64_t>(gzoffset(file)); }
+  int64_t stored_offset() override { return file.stored_offset() - static_cast<int64_t>(stream.avail_in); }
 
-  const std::string& path;
-  gzFile file;
-  bool compressed = false;
+  z_stream stream{};
+  bool inside = false, behind = false;  // of a member
 };
 
-struct InputFile::Zstd final : Stream {
-  explicit Zstd(const std::string& name) : path(name), file(std::fopen(name.c_str(), "rbe")) {
-    if (file == nullptr) fail_open(path);
-    context = ZSTD_createDStream();
-    if (context == nullptr) {
-      std::fclose(file);
-      throw std::bad_alloc();
-    }
+struct InputFile::Zstd final : Packed {
+  explicit Zstd(const std::string& name) : Packed(name), context(ZSTD_createDStream()) {
+    if (context == nullptr) throw std::bad_alloc();
   }
-  ~Zstd() override {
-    ZSTD_freeDStream(context);
-    std::fclose(file);
-  }
+  ~Zstd() override { ZSTD_freeDStream(context); }
 
   size_t read(void* bytes_out, size_t bytes) override {
     ZSTD_outBuffer out{bytes_out, bytes, 0};
     while (out.pos < out.size) {
-      if (in.pos == in.size && !refill()) {
-        // Some of what was read may be inside of the context still.
-        const size_t before = out.pos;
-        if (!inside_frame) break;
-        decompress(out);
-        if (out.pos == before && inside_frame) refuse("ends in the middle");
-        continue;
+      if (in.pos == in.size) {
+        const bool more = refill();
+        in = {buffer.data(), size, 0};
+        if (!more) {
+          // Some of what was read may be inside of the context still.
+          const size_t before = out.pos;
+          if (!inside_frame) break;
+          decompress(out);
+          if (out.pos == before && inside_frame) refuse("zstd", "ends in the middle");
+          continue;
+        }
       }
       decompress(out);
     }
     return out.pos;
   }
-  int64_t stored_offset() override { return done + static_cast<int64_t>(in.pos); }
+  int64_t stored_offset() override { return file.stored_offset() - static_cast<int64_t>(in.size - in.pos); }
 
-  bool refill() {
-    done += static_cast<int64_t>(in.size);
-    in = {buffer.data(), std::fread(buffer.data(), 1, buffer.size(), file), 0};
-    if (in.size == 0 && std::ferror(file) != 0) fail_open(path);
-    return in.size > 0;
-  }
   void decompress(ZSTD_outBuffer& out) {
     const size_t result = ZSTD_decompressStream(context, &out, &in);
-    if (ZSTD_isError(result) != 0) refuse(ZSTD_getErrorName(result));
+    if (ZSTD_isError(result) != 0) refuse("zstd", ZSTD_getErrorName(result));
     inside_frame = result != 0;  // frames may follow each other
   }
-  [[noreturn]] void refuse(const char* reason) {
-    fail(ErrorKind::kData,
-         fmt::format("{}: corrupted zstd stream at byte {}: {}", path, stored_offset(), reason));
-  }
 
-  const std::string& path;
-  std::FILE* file;
-  ZSTD_DStream* context = nullptr;
-  std::vector<char> buffer = std::vector<char>(kBufferBytes);
-  ZSTD_inBuffer in{buffer.data(), 0, 0};
-  int64_t done = 0;  // before what is in the buffer
+  ZSTD_DStream* context;
+  ZSTD_inBuffer in{nullptr, 0, 0};
   bool inside_frame = false;
 };
 
@@ -141,20 +174,21 @@ int64_t checked_file_size(const std::string& path) {
 }
 
 InputFile::InputFile(const std::string& path) : path_(path) {
-  const int64_t size = checked_file_size(path);
-  auto plain = std::make_unique<PlainOrGzip>(path_);
-  compressed_ = plain->compressed;
-  most_bytes_ = compressed_ ? size * kMostGzipExpansion : size;
+  most_bytes_ = checked_file_size(path);
   std::array<unsigned char, kZstdMagic.size()> start{};
-  if (!compressed_ && plain->read(start.data(), start.size()) == start.size() &&
-      (start == kZstdMagic || is_skippable_frame(start))) {
-    compressed_ = true;
-    most_bytes_ = size * kMostZstdExpansion;
+  const size_t present = Plain(path_).read(start.data(), start.size());
+  const bool gzip = present >= 2 && start[0] == 0x1F && start[1] == 0x8B;
+  const bool zstd = present == start.size() && (start == kZstdMagic || is_skippable_frame(start));
+  compressed_ = gzip || zstd;
+  if (gzip) {
+    most_bytes_ *= kMostGzipExpansion;
+    stream_ = std::make_unique<Gzip>(path_);
+  } else if (zstd) {
+    most_bytes_ *= kMostZstdExpansion;
     stream_ = std::make_unique<Zstd>(path_);
-    return;
+  } else {
+    stream_ = std::make_unique<Plain>(path_);
   }
-  if (!compressed_) gzrewind(plain->file);
-  stream_ = std::move(plain);
 }
 
 InputFile::~InputFile() = default;

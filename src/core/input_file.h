@@ -39,7 +39,9 @@ class InputFile {
 
  private:
   struct Stream;
-  struct PlainOrGzip;
+  struct Plain;
+  struct Packed;
+  struct Gzip;
   struct Zstd;
 
   std::string path_;

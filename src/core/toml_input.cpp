@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <sstream>
+#include <string_view>
 
 #include "lockstep/core/number_spelling.h"
 #include "lockstep/core/section.h"
@@ -22,10 +24,64 @@ std::string line_of(const std::string& text, size_t number) {
   return line;
 }
 
+// Lists and inline tables inside of each other toml++ refuses beyond a depth. The parts of dotted keys it
+// counts not, and takes the tables that they make apart by recursion.
+constexpr size_t kMostParts = 16;
+
+struct Refusal {
+  size_t line = 0;  // 0: none
+  std::string rule;
+};
+
+// What toml++ (3.3) ends the process for, where it should throw: keys of very many parts, and names of tables
+// that do not begin as keys do. Texts, comments and lists are told apart only as far as the text is
+// well-formed: its first error ends toml++'s reading too.
+Refusal fatal_for_toml(std::string_view text) {
+  size_t line = 1, dots = 0, open = 0;  // since something else than a key; brackets and braces
+  bool begins = true;                   // a line, of which there were blanks at most
+  for (size_t i = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+      continue;
+    }
+    if (c == '"' || c == '\'') {
+      const bool several_lines = text.substr(i, 3) == std::string(3, c);
+      const std::string_view quotes = text.substr(i, several_lines ? 3 : 1);
+      for (i += quotes.size(); i < text.size() && text.substr(i, quotes.size()) != quotes; ++i) {
+        if (c == '"' && text[i] == '\\') ++i;
+        if (i < text.size() && text[i] == '\n') ++line;
+      }
+      i += quotes.size();
+      while (several_lines && i < text.size() && text[i] == c) ++i;  // the text's own, at its end
+      --i;
+      begins = false;
+      continue;
+    }
+    if (c == '[' && begins && open == 0) {
+      size_t name = text.find_first_not_of(" \t", i + 1);
+      if (name < text.size() && text[name] == '[') name = text.find_first_not_of(" \t", name + 1);
+      const bool key = name >= text.size() ||
+                       std::string_view("\"'_-]").find(text[name]) != std::string_view::npos ||
+                       std::isalnum(static_cast<unsigned char>(text[name])) != 0;
+      if (!key) return {line, "the name of a table must begin with a letter, a digit, _, - or a quote"};
+    }
+    if (c == '[' || c == '{') ++open;
+    if ((c == ']' || c == '}') && open > 0) --open;
+    if (c == '\n') ++line;
+    if (c != ' ' && c != '\t') begins = c == '\n';
+    dots = c == '.' ? dots + 1 : std::string_view("=,[]{}\n").find(c) != std::string_view::npos ? 0 : dots;
+    if (dots == kMostParts) return {line, fmt::format("a key of more than {} parts", kMostParts)};
+  }
+  return {};
+}
+
 // `text` as the only member of an inline table, where neither a comment nor a second key can hide in it.
 std::optional<toml::table> parse_value(const std::string& text) {
+  const std::string document = "v = { v = " + text + " }";
+  if (fatal_for_toml(document).line != 0) return std::nullopt;
   try {
-    toml::table parsed = toml::parse("v = { v = " + text + " }", std::string_view(kOverrideName));
+    toml::table parsed = toml::parse(document, std::string_view(kOverrideName));
     toml::table* inner = parsed.size() == 1 ? parsed["v"].as_table() : nullptr;
     if (inner && inner->size() == 1 && inner->contains("v")) return std::move(*inner);
   } catch (const toml::parse_error&) {
@@ -36,6 +92,8 @@ std::optional<toml::table> parse_value(const std::string& text) {
 }  // namespace
 
 toml::table parse_toml(const std::string& text, const std::string& name) {
+  if (const Refusal refusal = fatal_for_toml(text); refusal.line != 0)
+    fail(ErrorKind::kUsage, fmt::format("{}:{}: {}", name, refusal.line, refusal.rule));
   try {
     return toml::parse(text, name);
   } catch (const toml::parse_error& error) {
@@ -71,6 +129,7 @@ bool split_path(const std::string& path, std::vector<std::variant<std::string, s
       steps.emplace_back(std::stoul(digits));
       begin = end + 1;
     }
+    if (steps.size() > 2 * kMostParts) return false;  // as each may have one index
   }
   return true;
 }

@@ -80,16 +80,21 @@ std::vector<RitzValue> ritz_values(const LanczosRun& run, int64_t rows) {
   return result;
 }
 
-double measured_residual(const SymmetricProduct& product, const LanczosRun& run, int64_t index) {
+RealVector ritz_vector(const LanczosRun& run, int64_t index) {
   const int64_t rows = std::ssize(run.basis);
   const SymmetricEigen eigen = eigen_of(run, rows);
-  RealVector y(run.basis[0].size(), 0.0), image;
+  RealVector y(run.basis[0].size(), 0.0);
   for (int64_t i = 0; i < rows; ++i)
     add_scaled(eigen.vectors(i, index), run.basis[static_cast<size_t>(i)], y);
-  const double length = norm(y);
-  product(y, image);
-  add_scaled(-eigen.values[static_cast<size_t>(index)], y, image);
-  return norm(image) / length;
+  scale_by(1.0 / norm(y), y);
+  return y;
+}
+
+double measured_residual(const SymmetricProduct& product, const RitzValue& pair, const RealVector& vector) {
+  RealVector image;
+  product(vector, image);
+  add_scaled(-pair.value, vector, image);
+  return norm(image);
 }
 
 }  // namespace lockstep

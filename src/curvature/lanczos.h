@@ -43,7 +43,9 @@ struct RitzValue {
 };
 // Of the first `rows` rows of T, ascending.
 std::vector<RitzValue> ritz_values(const LanczosRun& run, int64_t rows);
-// |A y - value y| of Ritz vector `index` of all of T, y of length 1, by one more product.
-double measured_residual(const SymmetricProduct& product, const LanczosRun& run, int64_t index);
+// (n), of length 1: Ritz vector `index` of all of T.
+RealVector ritz_vector(const LanczosRun& run, int64_t index);
+// |A y - value y| of a Ritz vector, by one more product.
+double measured_residual(const SymmetricProduct& product, const RitzValue& pair, const RealVector& vector);
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
@@ -15,7 +16,8 @@ namespace {
 
 // Numbers of probes: those of Lanczos' runs count from 0, of restarts, ranges and samples of the trace from
 // here on.
-constexpr uint32_t kRestarts = 1u << 24, kRange = 2u << 24, kSamples = 3u << 24, kSingle = 4u << 24;
+constexpr uint32_t kRestarts = 1u << 24, kRange = 2u << 24, kSamples = 3u << 24, kSingle = 4u << 24,
+                   kLeading = 5u << 24;
 
 PhiloxBlock draw(uint64_t seed, uint32_t probe, size_t element) {
   const auto i = static_cast<uint64_t>(element);
@@ -128,9 +130,12 @@ Spectrum measure_spectrum(const SymmetricProduct& product, int64_t n, const Spec
       points.emplace_back(node.value, node.weight / static_cast<double>(options.probes));
     if (p > 0) continue;
     spectrum.eigenvalues = ritz_values(run, std::ssize(run.basis));
-    const int64_t last = std::ssize(spectrum.eigenvalues) - 1;
-    spectrum.largest = {spectrum.eigenvalues.back().value, measured_residual(counted, run, last)};
-    spectrum.smallest = {spectrum.eigenvalues.front().value, measured_residual(counted, run, 0)};
+    const auto measured = [&](int64_t index) {
+      const RitzValue& pair = spectrum.eigenvalues[static_cast<size_t>(index)];
+      return Estimate{pair.value, measured_residual(counted, pair, ritz_vector(run, index))};
+    };
+    spectrum.largest = measured(std::ssize(spectrum.eigenvalues) - 1);
+    spectrum.smallest = measured(0);
     const double rounding = std::max({0.0, spectrum.largest.error - spectrum.eigenvalues.back().residual,
                                       spectrum.smallest.error - spectrum.eigenvalues.front().residual});
     for (RitzValue& value : spectrum.eigenvalues) value.residual += rounding;
@@ -152,6 +157,46 @@ Estimate largest_magnitude(const SymmetricProduct& product, int64_t n, int64_t s
   };
   products += std::ssize(lanczos(product, cube_probe(seed, kSingle + stream, n), {steps, {}, enough}).basis);
   return {end.value, end.residual};
+}
+
+std::vector<LeadingPair> leading_pairs(const SymmetricProduct& product, int64_t n, int64_t count,
+                                       int64_t steps, uint64_t seed, int64_t& products) {
+  constexpr double kEnough = 1e-4;
+  constexpr size_t kLookEvery = 8;
+  const SymmetricProduct counted = [&](const RealVector& v, RealVector& out) {
+    ++products;
+    product(v, out);
+  };
+  std::vector<RitzValue> values;
+  std::vector<int64_t> order;  // of magnitude
+  const auto look = [&](const LanczosRun& run) {
+    values = ritz_values(run, std::ssize(run.basis));
+    order.resize(values.size());
+    std::iota(order.begin(), order.end(), int64_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return std::fabs(values[static_cast<size_t>(a)].value) >
+             std::fabs(values[static_cast<size_t>(b)].value);
+    });
+    order.resize(std::min(order.size(), static_cast<size_t>(count)));
+    return std::ssize(order) == count && std::all_of(order.begin(), order.end(), [&](int64_t i) {
+             const RitzValue& pair = values[static_cast<size_t>(i)];
+             return pair.residual <= kEnough * std::fabs(pair.value);
+           });
+  };
+  uint32_t starts = kLeading;
+  LanczosOptions options{.steps = steps};
+  options.restart = [&] { return cube_probe(seed, ++starts, n); };
+  options.enough = [&](const LanczosRun& run) { return run.basis.size() % kLookEvery == 0 && look(run); };
+  const LanczosRun run = lanczos(counted, cube_probe(seed, kLeading, n), options);
+  look(run);
+  std::vector<LeadingPair> result;
+  for (const int64_t index : order) {
+    const RitzValue& pair = values[static_cast<size_t>(index)];
+    RealVector vector = ritz_vector(run, index);
+    const double residual = measured_residual(counted, pair, vector);
+    result.push_back({{pair.value, residual}, std::move(vector)});
+  }
+  return result;
 }
 
 }  // namespace lockstep

@@ -55,4 +55,15 @@ Spectrum measure_spectrum(const SymmetricProduct& product, int64_t n, const Spec
 Estimate largest_magnitude(const SymmetricProduct& product, int64_t n, int64_t steps, uint64_t seed,
                            uint32_t stream, int64_t& products);
 
+// An eigenvalue with a measured residual, and its eigenvector (n) of length 1.
+struct LeadingPair {
+  Estimate value;
+  RealVector vector;
+};
+// The `count` of largest magnitude, the largest first, by Lanczos' method until their residuals are below
+// 1e-4 of them or for `steps` steps; fewer where n is, or steps are. Error (kNumeric) where a product is not
+// finite.
+std::vector<LeadingPair> leading_pairs(const SymmetricProduct& product, int64_t n, int64_t count,
+                                       int64_t steps, uint64_t seed, int64_t& products);
+
 }  // namespace lockstep

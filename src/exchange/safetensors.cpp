@@ -173,15 +173,15 @@ SafetensorsDirectory::SafetensorsDirectory(const std::string& directory) {
   const std::string single = (fs::path(directory) / "model.safetensors").string();
   const std::string index_path = single + ".index.json";
   std::error_code error;
-  if (!fs::exists(index_path, error)) {
-    if (!fs::exists(single, error)) {
-      refuse(directory,
-             fs::exists(fs::path(directory) / "pytorch_model.bin", error)
-                 ? "has weights in pytorch_model.bin, which can run code: convert them to safetensors"
-                 : "has neither model.safetensors nor model.safetensors.index.json");
-    }
+  if (fs::exists(single, error)) {  // with an index too: the one file, as transformers does
     files_.push_back(std::make_unique<SafetensorsFile>(single));
     return;
+  }
+  if (!fs::exists(index_path, error)) {
+    refuse(directory,
+           fs::exists(fs::path(directory) / "pytorch_model.bin", error)
+               ? "has weights in pytorch_model.bin, which can run code: convert them to safetensors"
+               : "has neither model.safetensors nor model.safetensors.index.json");
   }
   const json index =
       parse_json_object(index_path, read_small_file(index_path, kMostIndexBytes, ErrorKind::kCheckpoint),

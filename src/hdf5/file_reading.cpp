@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
+#include <utility>
 #include <variant>
 
 #include "lockstep/hdf5/element_types.h"
@@ -120,8 +122,13 @@ Hdf5Entry Hdf5File::Impl::describe(const std::string& object) const {
   }
   std::array<hsize_t, Shape::kMaxRank> extents{};
   H5Sget_simple_extent_dims(space, extents.data(), nullptr);
-  for (int axis = 0; axis < rank; ++axis) {
-    entry.shape.push_back(static_cast<int64_t>(extents[static_cast<size_t>(axis)]));
+  auto bytes = static_cast<int64_t>(size_of(entry.dtype));
+  const auto known = std::span(extents).first(static_cast<size_t>(rank));
+  for (const hsize_t extent : known) {
+    if (__builtin_mul_overflow(bytes, extent, &bytes) || !std::in_range<int64_t>(extent))
+      fail_reading(object,
+                   fmt::format("shape ({}): more elements than can be counted", fmt::join(known, ",")));
+    entry.shape.push_back(static_cast<int64_t>(extent));
   }
   return entry;
 }

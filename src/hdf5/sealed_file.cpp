@@ -279,6 +279,7 @@ BlockedFile verified_outline(const Descriptor& file, const Block& block, const s
       const size_t at = kArraysOffset + static_cast<size_t>(i) * 16;
       const BlockedArray array{number(at), number(at + 8)};
       sound = array.offset >= end && array.bytes >= 0 && array.bytes <= size - array.offset;
+      if (!sound) break;  // the sums would leave 64 bits
       end = array.offset + array.bytes;
       blocks += blocks_of(array.bytes);
       content.arrays.push_back(array);

@@ -29,6 +29,8 @@ namespace {
 
 constexpr uintmax_t kMostFileBytes = uintmax_t{1} << 30;
 constexpr int32_t kLlmcMagic = 20240328;
+// Several times the longest of any vocabulary; what makes a token is looked for at every place in it.
+constexpr size_t kMostTokenBytes = 1024;
 
 // The next line without its end; false at the end of the text.
 bool next_line(std::string_view& text, std::string_view& line) {
@@ -168,6 +170,10 @@ std::unique_ptr<Tokenizer> read_tiktoken(const std::string& path, const std::str
     if (!parse_tiktoken_line(line, bytes, rank) || rank >= kMostTokens) {
       fail(ErrorKind::kData,
            fmt::format("{}: line {}: must be base64 and a rank below {}", path, number, kMostTokens));
+    }
+    if (bytes.size() > kMostTokenBytes) {
+      fail(ErrorKind::kData, fmt::format("{}: line {}: a token of {} bytes: at most {}", path, number,
+                                         bytes.size(), kMostTokenBytes));
     }
     if (static_cast<size_t>(rank) >= contents.tokens.size())
       contents.tokens.resize(static_cast<size_t>(rank) + 1);

@@ -13,7 +13,7 @@
 namespace lockstep {
 
 // Ids are counted in 32 bits, and a table of them is made: more is no vocabulary of anybody.
-inline constexpr int64_t kMostTokens = int64_t{1} << 26;
+inline constexpr int64_t kMostTokens = int64_t{1} << 22;
 
 class VocabularyBuilder {
  public:

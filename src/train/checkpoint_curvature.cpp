@@ -1,4 +1,4 @@
-// The whole data as one global batch, and the products of its second derivatives.
+// Products of the whole objective's second derivatives, and what is made of them.
 #include "lockstep/train/checkpoint_curvature.h"
 
 #include <fmt/format.h>
@@ -7,14 +7,10 @@
 #include <cmath>
 #include <limits>
 
-#include "lockstep/autodiff/autocast.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
-#include "lockstep/data/permutation.h"
 #include "lockstep/train/agreement.h"
-#include "lockstep/train/evaluation.h"
-#include "lockstep/train/pass_problem.h"
-#include "lockstep/train/trained_model.h"
+#include "lockstep/train/checkpoint_problem.h"
 
 namespace lockstep {
 namespace {
@@ -46,47 +42,12 @@ std::vector<CheckpointCurvature::Sharpness> sharpness_of(const SymmetricProduct&
 CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                        Communicator& communicator, std::string& weights,
                                        const CurvatureWants& wants) {
-  TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead, true);
-  weights = model.weights();
-  const RunSettings& settings = model.settings();
-  Replica& replica = model.replica();
-  if (wants.validation && !model.data().validation) {
-    fail_together(communicator, ErrorKind::kUsage,
-                  "--data validation: the configuration has no validation data "
-                  "(data.validation, data.validation_fraction)");
-  }
-  const DataSource& source = wants.validation ? *model.data().validation : *model.data().train;
+  CheckpointProblem whole("curvature", configuration, checkpoint, communicator, weights, wants.data);
+  GradientPass& pass = whole.pass();
+  PassProblem& problem = whole.problem();
   CheckpointCurvature result;
-  result.samples = wants.samples > 0 ? std::min(wants.samples, source.size()) : source.size();
-  result.precision = settings.parameters();
-
-  const int64_t size = settings.micro_batch_size;
-  RunPlan plan;
-  plan.micro_batches = (result.samples + size - 1) / size;
-  plan.micro_batch_size = size;
-  plan.sampler.seed = settings.seed;
-  if (plan.micro_batches < communicator.world_size()) {
-    fail_together(
-        communicator, ErrorKind::kUsage,
-        fmt::format("curvature: {} samples are {} micro-batches of train.micro_batch_size = {}, too "
-                    "few for {} workers",
-                    result.samples, plan.micro_batches, size, communicator.world_size()));
-  }
-  replica.training = replica.evaluation();
-  GradientPass pass(replica, model.objective(), plan, settings, communicator);
-  const Permutation order(settings.seed, RandomPurpose::kShuffle, 0, source.size());
-  pass.set_batches(
-      owned_micro_batches(plan.micro_batches, communicator.rank(), communicator.world_size()),
-      [&](int64_t number) {
-        std::vector<int64_t> rows(static_cast<size_t>(std::min(size, result.samples - number * size)));
-        order.rows(number * size, rows);
-        Batch batch =
-            to_device(gather_batch(source, rows, size), replica.store.dtype(), replica.store.backend());
-        batch.number = number;
-        return batch;
-      },
-      0);
-  PassProblem problem(pass, replica);
+  result.samples = whole.samples();
+  result.precision = whole.model().settings().parameters();
   result.parameters = problem.size();
   const RealVector x = problem.parameters();
   RealVector gradient;
@@ -109,7 +70,7 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
     }
   };
   SpectrumOptions options = wants.spectrum;
-  options.seed = settings.seed;
+  options.seed = whole.model().settings().seed;
   log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
                        result.samples, result.parameters, name_of(result.precision),
                        std::min(options.steps, result.parameters) * result.parameters * 8 / (1 << 20)));
@@ -117,7 +78,8 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
     result.spectrum = measure_spectrum(product, problem.size(), options);
     result.products = result.spectrum.products;
     if (wants.by_parameter)
-      result.sharpness = sharpness_of(product, replica.store, problem.size(), options, result.products);
+      result.sharpness =
+          sharpness_of(product, whole.model().replica().store, problem.size(), options, result.products);
   } catch (const Error& error) {
     // All workers have the same numbers, and stop at the same one.
     if (error.kind() != ErrorKind::kNumeric) throw;

@@ -9,6 +9,7 @@
 #include "lockstep/core/configuration.h"
 #include "lockstep/core/dtype.h"
 #include "lockstep/curvature/spectrum.h"
+#include "lockstep/train/data_part.h"
 
 namespace lockstep {
 
@@ -17,8 +18,7 @@ struct CurvatureWants {
   // there are, each the negative logarithm of a likelihood in the model's outputs, that matrix is the exact
   // expectation over labels drawn from the model (Martens 2020, section 9.2).
   std::string matrix = "hessian";
-  bool validation = false;  // the validation data in the place of the training data
-  int64_t samples = 0;      // of a random subset; 0: all there are
+  DataPart data;
   bool by_parameter = false;
   SpectrumOptions spectrum = {};  // its seed is the run's
 };
@@ -43,11 +43,9 @@ struct CheckpointCurvature {
   int64_t products = 0;
 };
 
-// The training's objective (smoothed labels, class weights, train.l2) with the model as in evaluation: no
-// dropout, batch norm by its running statistics. Micro-batches are the configuration's, in an order shuffled
-// by run.seed. In fp64 or fp32: 16-bit configurations are looked at in fp32, their masters' type. The same
-// bits on any number of workers; each holds Lanczos' vectors in fp64, steps of them. Error (kNumeric) where
-// the loss or a product is not finite; weights and other errors: as those of TrainedModel. Collective.
+// Of the objective of CheckpointProblem. The same bits on any number of workers; each holds Lanczos' vectors
+// in fp64, steps of them. Error (kNumeric) where the loss or a product is not finite; weights and other
+// errors: as those of CheckpointProblem. Collective.
 CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                        Communicator& communicator, std::string& weights,
                                        const CurvatureWants& wants);

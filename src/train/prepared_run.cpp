@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -109,7 +111,11 @@ void PreparedRun::set_up() {
                 std::vector<Checkpointed*>{end.get(), &columns, &base});
   agreement.emplace(*replica, communicator);
   evaluator.emplace(*replica, *objective, data, settings, communicator);
-  if (settings.cuda_graph) recorder.emplace(backend(), communicator);
+  if (settings.cuda_graph) {
+    recorder.emplace(backend(), communicator,
+                     std::map<std::string, int64_t>{{kInputsName, replica->model->index_limit()},
+                                                    {kTargetsName, data.shape.classes}});
+  }
   // Last, since it makes the output directory.
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
 }

@@ -66,9 +66,10 @@ void Progress::show(const StepMetrics& m, bool last) {
   }
 }
 
-ProgressBar::ProgressBar(std::string what, int64_t bytes)
+ProgressBar::ProgressBar(std::string what, int64_t all, Unit unit)
     : what_(std::move(what)),
-      bytes_(bytes),
+      all_(all),
+      unit_(unit),
       terminal_(isatty(STDERR_FILENO) == 1),
       start_(std::chrono::steady_clock::now()),
       last_(start_) {}
@@ -79,12 +80,15 @@ void ProgressBar::show(int64_t done) {
   if (!terminal_ || now - last_ < std::chrono::milliseconds(100)) return;
   last_ = now;
   shown_ = true;
-  const double share = static_cast<double>(done) / static_cast<double>(std::max<int64_t>(bytes_, 1));
+  const double share = static_cast<double>(done) / static_cast<double>(std::max<int64_t>(all_, 1));
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const int filled = static_cast<int>(share * kWidth);
   std::fprintf(stderr, "\r\033[K%s",
-               fmt::format("{} [{:#<{}}{:<{}}] {:.0f}%  {:.2f} GB/s  ETA {}", what_, "", filled, "",
-                           kWidth - filled, 100.0 * share, static_cast<double>(done) / seconds * 1e-9,
+               fmt::format("{} [{:#<{}}{:<{}}] {:.0f}%  {}  ETA {}", what_, "", filled, "", kWidth - filled,
+                           100.0 * share,
+                           unit_ == Unit::kBytes
+                               ? fmt::format("{:.2f} GB/s", static_cast<double>(done) / seconds * 1e-9)
+                               : fmt::format("{} of {}", done, all_),
                            format_duration(seconds / share * (1.0 - share)))
                    .c_str());
   std::fflush(stderr);

@@ -26,17 +26,20 @@ class Progress {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
-// How far a pass over bytes has come: a bar on a terminal, nothing elsewhere.
+// How far a pass over bytes, or over so many of what has no unit, has come: a bar on a terminal, nothing
+// elsewhere.
 class ProgressBar {
  public:
-  ProgressBar(std::string what, int64_t bytes);
+  enum class Unit { kBytes, kNone };
+  ProgressBar(std::string what, int64_t all, Unit unit = Unit::kBytes);
   void show(int64_t done);
   // Takes the bar away, so that other output can stand there.
   void clear();
 
  private:
   std::string what_;
-  int64_t bytes_;
+  int64_t all_;
+  Unit unit_;
   bool terminal_, shown_ = false;
   std::chrono::steady_clock::time_point start_, last_;
 };

@@ -26,6 +26,16 @@ const std::string& checked(const std::string& directory, bool resume) {
   return directory;
 }
 
+// Of an earlier run in the directory: its last collectives say nothing of this one.
+void remove_flights(const std::string& directory) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename();
+    std::error_code ignored;  // it stays
+    if (name.starts_with("flight-") && name.ends_with(".tsv")) std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
 }  // namespace
 
 RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
@@ -59,6 +69,7 @@ std::pair<std::string, State> RunKeeper::newest() const {
 
 void RunKeeper::start(const MetricsRecord& metrics, const RunStatus::Run& run,
                       const std::string& configuration, std::string begun) {
+  if (begun.empty()) remove_flights(directory_);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   begun_ = begun.empty()
                ? fmt::format("{}", std::chrono::duration_cast<std::chrono::milliseconds>(now).count())

@@ -4,10 +4,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "lockstep/core/error.h"
 
 namespace lockstep {
+
+StepRecorder::StepRecorder(Backend& backend, Communicator& communicator,
+                           const std::map<std::string, int64_t>& limits)
+    : backend_(backend), communicator_(communicator) {
+  for (const auto& [name, limit] : limits) {
+    constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+    if (limit > 0) ranges_[name] = IndexRange{0, static_cast<int32_t>(std::min(limit - 1, kLargest))};
+  }
+}
 
 bool StepRecorder::issue(const InputQueue& inputs, int64_t step, const std::function<void()>& issue_step) {
   RecordedStep& recorded = steps_[{inputs.place(), inputs.valid()}];

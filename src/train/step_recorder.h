@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "lockstep/comm/communicator.h"
@@ -17,9 +18,9 @@ namespace lockstep {
 
 class StepRecorder {
  public:
-  // Both must outlive the object.
-  StepRecorder(Backend& backend, Communicator& communicator)
-      : backend_(backend), communicator_(communicator) {}
+  // Both must outlive the object. limits: of tensors by name, [0, limit) for what their indices or labels
+  // must be for the ops that read them; 0 or left out: not known.
+  StepRecorder(Backend& backend, Communicator& communicator, const std::map<std::string, int64_t>& limits);
 
   // Has the device do what issue_step issues, for the step with number `step`, counted from 1, that the
   // inputs have turned to. Returns whether it was a replay. A step of a kind that is seen for the first time
@@ -34,7 +35,7 @@ class StepRecorder {
   };
 
   // Remembers the range of the step's indices and labels, which is about to pass the ops' checks. Returns
-  // whether it lies within that of steps that did.
+  // whether it lies within the limits, or where none is known within that of steps that passed.
   bool remember_indices(const InputQueue& inputs);
   std::unique_ptr<Recording> record(const std::function<void()>& issue_step);
 
@@ -43,7 +44,7 @@ class StepRecorder {
   RecordedMemory memory_;  // of all recordings: they run one after the other
   // Steps are of a kind when their samples lie at the same place and as many of them count.
   std::map<std::pair<int, int64_t>, RecordedStep> steps_;
-  std::map<std::string, std::optional<IndexRange>> ranges_;  // of tensors by name
+  std::map<std::string, std::optional<IndexRange>> ranges_;  // of tensors by name: what passes
 };
 
 }  // namespace lockstep

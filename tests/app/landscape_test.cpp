@@ -13,13 +13,13 @@
 namespace lockstep {
 namespace {
 
-struct Answer {
+struct LandscapeAnswer {
   int exit_code;
   std::vector<nlohmann::json> lines;
   std::string err;
 };
 
-Answer landscape(std::vector<std::string> arguments) {
+LandscapeAnswer landscape(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), {"lockstep", "landscape"});
   std::vector<char*> pointers;
   for (std::string& argument : arguments) pointers.push_back(argument.data());
@@ -27,7 +27,7 @@ Answer landscape(std::vector<std::string> arguments) {
   ::testing::internal::CaptureStderr();
   const int exit_code = run_main(static_cast<int>(pointers.size()), pointers.data());
   std::istringstream out(::testing::internal::GetCapturedStdout());
-  Answer answer{exit_code, {}, ::testing::internal::GetCapturedStderr()};
+  LandscapeAnswer answer{exit_code, {}, ::testing::internal::GetCapturedStderr()};
   for (std::string line; std::getline(out, line);) answer.lines.push_back(nlohmann::json::parse(line));
   return answer;
 }
@@ -41,8 +41,8 @@ TEST(Landscape, EveryMethodEndsInTheMinimumThatItIsKnownFor) {
                         {"beale", "1,1", 3.0, 0.5},
                         {"himmelblau", "2.5,2.5", 3.0, 2.0},
                         {"quadratic:1000", "1,1", 0.0, 0.0}}) {
-    const Answer answer = landscape({"--function", c.function, "--start", c.start, "--methods",
-                                     "bfgs,lbfgs,newton,newton_cg,trust_region", "--steps", "500"});
+    const LandscapeAnswer answer = landscape({"--function", c.function, "--start", c.start, "--methods",
+                                              "bfgs,lbfgs,newton,newton_cg,trust_region", "--steps", "500"});
     ASSERT_EQ(answer.exit_code, 0) << answer.err;
     ASSERT_EQ(answer.lines.size(), 5u);
     for (const nlohmann::json& line : answer.lines) {
@@ -58,8 +58,9 @@ TEST(Landscape, NewtonNeedsOneStepWhereDescentNeedsAsManyAsTheConditionNumber) {
   for (const char* function : {"quadratic:1", "quadratic:10", "quadratic:100"}) {
     // Where steepest descent is slowest: at (condition, 1).
     const std::string condition = std::string(function).substr(10);
-    const Answer answer = landscape({"--function", function, "--start", condition + ",1", "--methods",
-                                     "newton,line_descent,momentum", "--steps", "5000"});
+    const LandscapeAnswer answer =
+        landscape({"--function", function, "--start", condition + ",1", "--methods",
+                   "newton,line_descent,momentum", "--steps", "5000"});
     ASSERT_EQ(answer.lines.size(), 3u) << answer.err;
     EXPECT_EQ(answer.lines[0]["steps"], 1);
     EXPECT_EQ(answer.lines[1]["outcome"], "converged");
@@ -72,7 +73,7 @@ TEST(Landscape, NewtonNeedsOneStepWhereDescentNeedsAsManyAsTheConditionNumber) {
 TEST(Landscape, DrawsALinePathAndALegendOfEachMethod) {
   const testing::ScratchDirectory scratch;
   const std::string file = scratch.file("paths.svg");
-  const Answer answer = landscape({"--methods", "adam,lbfgs", "--steps", "30", "--output", file});
+  const LandscapeAnswer answer = landscape({"--methods", "adam,lbfgs", "--steps", "30", "--output", file});
   ASSERT_EQ(answer.exit_code, 0) << answer.err;
   std::stringstream svg;
   svg << std::ifstream(file).rdbuf();
@@ -100,7 +101,7 @@ TEST(Landscape, SaysWhatItDoesNotKnow) {
                                              {"--start", "1"},
                                              {"--start", "inf,0"},
                                              {"--steps", "0"}}) {
-    const Answer answer = landscape(arguments);
+    const LandscapeAnswer answer = landscape(arguments);
     EXPECT_EQ(answer.exit_code, 2) << arguments[0] << " " << arguments[1];
     EXPECT_NE(answer.err.find(arguments[0]), std::string::npos) << answer.err;
   }

@@ -1,5 +1,4 @@
 // The profile command: a table of a step's kernels, and nothing left behind.
-#include <filesystem>
 #include <regex>
 
 #include "app/command_answer.h"
@@ -7,10 +6,6 @@
 
 namespace lockstep::testing {
 namespace {
-
-std::string lockstep_root() {
-  return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-}
 
 // The number in a column of the line of a kernel; -1: there is none.
 double number(const std::string& table, const std::string& kernel, int column) {
@@ -22,9 +17,9 @@ double number(const std::string& table, const std::string& kernel, int column) {
 }
 
 TEST(Profile, ListsTheKernelsOfAStepWithTheirFloors) {
-  const std::string data = "data.train=" + lockstep_root() + "/configs/data/digits.h5";
+  const std::string data = "data.train=" LOCKSTEP_CONFIGS "/data/digits.h5";
   const Answer answer =
-      lockstep_command({"profile", lockstep_root() + "/configs/digits_mlp.toml", "--steps", "2", "--device",
+      lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "2", "--device",
                         test_device(), "--set", data, "train.micro_batches=2", "train.micro_batch_size=16"});
   ASSERT_EQ(answer.exit_code, 0) << answer.err;
   // Of both micro-batches: forward, and the gradient of the weights.
@@ -37,10 +32,10 @@ TEST(Profile, ListsTheKernelsOfAStepWithTheirFloors) {
 }
 
 TEST(Profile, SaysThatARunIsTooShort) {
-  const std::string data = "data.train=" + lockstep_root() + "/configs/data/digits.h5";
+  const std::string data = "data.train=" LOCKSTEP_CONFIGS "/data/digits.h5";
   const Answer answer =
-      lockstep_command({"profile", lockstep_root() + "/configs/digits_mlp.toml", "--steps", "9", "--device",
-                        "cpu", "--set", data, "train.epochs=0", "train.steps=20"});
+      lockstep_command({"profile", LOCKSTEP_CONFIGS "/digits_mlp.toml", "--steps", "9", "--device", "cpu",
+                        "--set", data, "train.epochs=0", "train.steps=20"});
   EXPECT_EQ(answer.exit_code, 2);
   EXPECT_TRUE(holds(answer.err, "profile: --steps 9 takes 21 steps with those before it, the run has 20"))
       << answer.err;

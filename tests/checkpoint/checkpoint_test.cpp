@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <hdf5.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
+#include "core/error_message.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/checkpoint/summary.h"
 #include "lockstep/core/error.h"
@@ -24,26 +26,12 @@ namespace {
 
 using testing::array_of;
 using testing::bytes_of;
+using testing::expect_contains;
+using testing::message_of;
 using testing::overwrite;
 using testing::sample_state;
 using testing::ScratchDirectory;
 using testing::SmallDisk;
-
-std::string message_of(const std::function<void()>& action, ErrorKind expected = ErrorKind::kCheckpoint) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), expected);
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
-void expect_contains(const std::string& text, std::initializer_list<const char*> parts) {
-  for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
-}
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -128,7 +116,8 @@ TEST_F(CheckpointTest, EveryTruncationIsRejected) {
   for (size_t size = 4096; size < good.size(); size += 4096) sizes.push_back(size);
   for (size_t size : sizes) {
     overwrite(path_, good.substr(0, size));
-    expect_contains(message_of([&] { read_checkpoint(path_); }), {"step-000000001.h5"});
+    expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
+                    {"step-000000001.h5"});
   }
   overwrite(path_, good);
   EXPECT_EQ(state_digest(read_checkpoint(path_)), state_digest(sample_state()));
@@ -166,14 +155,52 @@ TEST_F(CheckpointTest, RandomMutationsAreRejected) {
 }
 
 TEST_F(CheckpointTest, OtherFilesAreNoCheckpoints) {
-  expect_contains(message_of([&] { read_checkpoint(directory_.file("absent.h5")); }),
+  expect_contains(message_of([&] { read_checkpoint(directory_.file("absent.h5")); }, ErrorKind::kCheckpoint),
                   {"absent.h5", "No such file"});
   Hdf5File file = Hdf5File::create(path_, ErrorKind::kCheckpoint);
   file.write_text("/x", "data");
   file.close();
-  expect_contains(message_of([&] { read_checkpoint(path_); }), {"neither a sealed file"});
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
+                  {"neither a sealed file"});
   seal_file(path_, ErrorKind::kCheckpoint);
-  expect_contains(message_of([&] { read_checkpoint(path_); }), {"not a checkpoint"});
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint), {"not a checkpoint"});
+}
+
+// A seal says that a file is whole, not that a friend made it. HDF5 takes memory to be as large as it says.
+TEST_F(CheckpointTest, ArraysOfMoreThanTheFileHoldsAreRefused) {
+  const auto write = [&](hsize_t rows, hsize_t columns) {
+    State state;
+    write_checkpoint(state, path_);
+    const hid_t file = H5Fopen(path_.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+    const hsize_t extents[] = {rows, columns}, chunk[] = {1, 16}, none[] = {0, 0};
+    const hid_t space = H5Screate_simple(2, extents, nullptr), one = H5Screate_simple(2, chunk, nullptr);
+    const hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(creation, 2, chunk);
+    const hid_t data = H5Dcreate2(file, "w", H5T_IEEE_F64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+    const double values[16] = {};
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, none, nullptr, chunk, nullptr);
+    H5Dwrite(data, H5T_NATIVE_DOUBLE, one, space, H5P_DEFAULT, values);
+    const hid_t scalar = H5Screate(H5S_SCALAR);
+    const hid_t order = H5Acreate2(data, "order", H5T_STD_I64LE, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    const int64_t first = 0;
+    H5Awrite(order, H5T_NATIVE_INT64, &first);
+    H5Aclose(order);
+    H5Sclose(scalar);
+    H5Dclose(data);
+    H5Pclose(creation);
+    H5Sclose(one);
+    H5Sclose(space);
+    ASSERT_GE(H5Fclose(file), 0);
+    seal_file(path_, ErrorKind::kCheckpoint);
+  };
+  write(2, 16);
+  EXPECT_EQ(read_checkpoint(path_).arrays.at(0).bytes.size(), 256u);
+  write(1, hsize_t{1} << 20);
+  expect_contains(message_of([&] { read_checkpoint(path_); }),
+                  {path_.c_str(), "/w: (1,1048576) fp64 has 8388608 bytes, more than the file"});
+  write(1, hsize_t{1} << 61);  // 2^64 bytes, which are 0
+  expect_contains(message_of([&] { read_checkpoint(path_); }),
+                  {path_.c_str(), "/w", "more elements than can be counted"});
 }
 
 TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
@@ -183,7 +210,7 @@ TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
     file.write_attribute("/format", "version", version);
     file.close();
     seal_file(path_, ErrorKind::kCheckpoint);
-    const std::string message = message_of([&] { read_checkpoint(path_); });
+    const std::string message = message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint);
     expect_contains(message, {
                                  "step-000000001.h5",
                                  version == 0 ? "format 0" : "format 4 is newer",
@@ -214,11 +241,12 @@ TEST_F(CheckpointTest, FailureLeavesTheOldFileAndNoTemporary) {
   const std::string old = bytes_of(path_);
   State bad = sample_state();
   bad.metrics = std::string("a\0b", 3);  // found while the temporary file is being written
-  message_of([&] { write_checkpoint(bad, path_); });
+  message_of([&] { write_checkpoint(bad, path_); }, ErrorKind::kCheckpoint);
   EXPECT_TRUE(bytes_of(path_) == old);
   EXPECT_EQ(testing::files_in(directory_.path()), 1u);
-  expect_contains(message_of([&] { write_checkpoint(sample_state(), "/proc/nope/a.h5"); }),
-                  {"/proc/nope", "No such"});
+  expect_contains(
+      message_of([&] { write_checkpoint(sample_state(), "/proc/nope/a.h5"); }, ErrorKind::kCheckpoint),
+      {"/proc/nope", "No such"});
 }
 
 // State sizes around the disk's capacity: the failing write is each time another one.
@@ -349,7 +377,8 @@ TEST_F(CheckpointTest, MismatchNamesEveryTensor) {
   found.arrays[0].shape = Shape{6000};
   found.arrays[1].dtype = DType::kI64;
   found.arrays[4].path = "/parameters/renamed";
-  const std::string message = message_of([&] { check_matches(expected, found, "a.h5"); });
+  const std::string message =
+      message_of([&] { check_matches(expected, found, "a.h5"); }, ErrorKind::kCheckpoint);
   expect_contains(
       message,
       {"a.h5: 4 of its tensors", "/parameters/layers.10.weight: expected (1000,2,3) fp32, found (6000) fp32",

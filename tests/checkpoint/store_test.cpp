@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "checkpoint/sample_state.h"
+#include "core/error_message.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -23,24 +24,10 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::expect_contains;
+using testing::message_of;
 using testing::overwrite;
 using testing::ScratchDirectory;
-
-std::string message_of(const std::function<void()>& action, ErrorKind expected) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), expected);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
-
-void expect_contains(const std::string& text, std::initializer_list<std::string> parts) {
-  for (const std::string& part : parts)
-    EXPECT_NE(text.find(part), std::string::npos) << text << "\nlacks: " << part;
-}
 
 State state_of(int64_t step) {
   State state = testing::sample_state(60);
@@ -217,6 +204,22 @@ TEST_F(StoreTest, WhatIsSetAsideComesBackUnlessThereIsACheckpointInItsPlace) {
   }
   EXPECT_EQ(names(), (Names{"log", "step-000000005.h5", "step-1.h5"}));
   EXPECT_EQ(testing::bytes_of(directory_.file("log")), "of the new run");
+}
+
+// One that fails leaves no checkpoint in their place.
+TEST_F(StoreTest, WhatIsSetAsideGoesWithTheFirstSaveThatSucceeds) {
+  for (const int64_t step : {10, 20}) save(step);
+  CheckpointStore store({directory_.path()});
+  store.set_aside();
+  State unwritable = state_of(5);
+  unwritable.scalars["/format/step"] = int64_t{5};  // a name of the file's own
+  store.save(5, unwritable);
+  message_of([&] { store.finish(); }, ErrorKind::kInternal);
+  EXPECT_EQ(names(), Names{".overwritten"});
+  EXPECT_EQ(testing::files_in(directory_.file(".overwritten")), 2u);
+  store.save(10, state_of(10));
+  store.finish();
+  EXPECT_EQ(names(), Names{"step-000000010.h5"});
 }
 
 // What a process that died left: while files moved, when all had, and after the first checkpoint of the new

@@ -12,14 +12,14 @@ namespace lockstep {
 namespace {
 
 std::string logged(int rank, int world_size, const std::string& message) {
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   log_to_stderr(rank, world_size, false);
   log_info(message);
   log_warning(message);
   log_error(message);
-  const std::string text = testing::internal::GetCapturedStderr();
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
   set_log(nullptr);
   return text;
 }
@@ -46,11 +46,11 @@ TEST(Log, ControlBytesAreShownNotSent) {
 
 TEST(Log, SaysNothingUnlessTheProgramAsks) {
   set_log(nullptr);
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   log_error("nobody listens");
-  EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
 
   std::vector<std::pair<LogLevel, std::string>> heard;
   set_log([&](LogLevel level, const std::string& message) { heard.emplace_back(level, message); });

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "core/error_message.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/log.h"
 
@@ -17,17 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::bytes_of;
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
-    return error.what();
-  }
-  ADD_FAILURE() << "no error";
-  return "";
-}
+using testing::message_of;
 
 TEST(OutputFile, OnlyWhatACommandKnowsAsItsOwnIsReplaced) {
   const testing::ScratchDirectory scratch;
@@ -74,7 +65,8 @@ TEST(OutputFile, RefusesLinksPipesDirectoriesAndDevices) {
   ASSERT_EQ(::mkfifo(scratch.file("pipe").c_str(), 0666), 0);
   for (const std::string& path : {scratch.file("link"), scratch.file("dangling"), scratch.file("directory"),
                                   scratch.file("pipe"), std::string("/dev/null")}) {
-    const std::string message = message_of([&] { OutputFile file(path, ErrorKind::kCheckpoint); });
+    const std::string message =
+        message_of([&] { OutputFile file(path, ErrorKind::kCheckpoint); }, ErrorKind::kCheckpoint);
     EXPECT_EQ(message.rfind(path + ": cannot be written: ", 0), 0u) << message;
   }
   EXPECT_FALSE(fs::exists(scratch.file("absent")));
@@ -103,8 +95,8 @@ TEST(ReplaceFile, LeavesWhatStoodThereWhenItFails) {
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   const rlimit small{4000, before.rlim_max};  // room for what is said
   setrlimit(RLIMIT_FSIZE, &small);
-  const std::string message =
-      message_of([&] { replace_file(path, std::string(5000, 'x'), ErrorKind::kCheckpoint); });
+  const std::string message = message_of(
+      [&] { replace_file(path, std::string(5000, 'x'), ErrorKind::kCheckpoint); }, ErrorKind::kCheckpoint);
   log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
   replace_record(path, std::string(5000, 'x'));

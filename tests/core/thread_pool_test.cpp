@@ -30,8 +30,8 @@
 namespace lockstep {
 namespace {
 
-class ThreadPools : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Threads, ThreadPools, testing::Values(1, 2, 3, 8));
+class ThreadPools : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Threads, ThreadPools, ::testing::Values(1, 2, 3, 8));
 
 TEST_P(ThreadPools, RunEveryTileExactlyOnce) {
   ThreadPool pool(GetParam());
@@ -167,7 +167,7 @@ TEST(ThreadPool, SaysHowManyThreadsCouldBeStartedAndEndsThem) {
     }
     std::exit(5);
   };
-  EXPECT_EXIT(start_too_many(), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(start_too_many(), ::testing::ExitedWithCode(0), "");
 }
 #endif
 

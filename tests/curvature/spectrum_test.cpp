@@ -169,5 +169,31 @@ TEST(Spectrum, ProbesAreAFunctionOfTheSeed) {
   EXPECT_NE(trace(1), trace(2));
 }
 
+TEST(LeadingPairs, AreTheEigenvectorsOfLargestMagnitude) {
+  DenseMatrix a(50, 50);
+  for (int64_t i = 0; i < 50; ++i) a(i, i) = 0.01 * static_cast<double>(i);
+  a(7, 7) = -5.0;
+  a(31, 31) = 3.0;
+  int64_t products = 0;
+  const std::vector<LeadingPair> pairs = leading_pairs(product_with(a), 50, 2, 200, 1, products);
+  ASSERT_EQ(pairs.size(), 2u);
+  EXPECT_LT(products, 30);
+  EXPECT_NEAR(pairs[0].value.value, -5.0, 1e-6);
+  EXPECT_NEAR(pairs[1].value.value, 3.0, 1e-6);
+  EXPECT_LT(pairs[1].value.error, 1e-3);
+  EXPECT_NEAR(std::fabs(pairs[0].vector[7]), 1.0, 1e-6);
+  EXPECT_NEAR(std::fabs(pairs[1].vector[31]), 1.0, 1e-6);
+  EXPECT_NEAR(norm(pairs[1].vector), 1.0, 1e-14);
+  // Of the same eigenvalue twice, and of fewer than are asked for.
+  const auto twice = [](const RealVector& v, RealVector& out) {
+    out = v;
+    scale_by(2.0, out);
+  };
+  const std::vector<LeadingPair> same = leading_pairs(twice, 9, 2, 200, 1, products);
+  ASSERT_EQ(same.size(), 2u);
+  EXPECT_NEAR(dot(same[0].vector, same[1].vector), 0.0, 1e-14);
+  EXPECT_EQ(leading_pairs(twice, 1, 2, 200, 1, products).size(), 1u);
+}
+
 }  // namespace
 }  // namespace lockstep

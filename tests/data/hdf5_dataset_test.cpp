@@ -17,13 +17,8 @@ namespace {
 using testing::bytes_of;
 using testing::expect_rejection;
 using testing::files_in;
+using testing::overwrite;
 using testing::ScratchDirectory;
-
-// As a new file: some file systems flush one that is truncated and rewritten, which is slow a thousand times.
-void overwrite(const std::string& path, const std::string& bytes) {
-  std::filesystem::remove(path);
-  testing::overwrite(path, bytes);
-}
 
 std::string foreign(const std::string& name) {
   return std::string(LOCKSTEP_DATA_FILES) + "/" + name;

@@ -10,13 +10,8 @@ namespace lockstep {
 namespace {
 
 using testing::expect_rejection;
+using testing::overwrite;
 using testing::ScratchDirectory;
-
-// As a new file: some file systems flush one that is truncated and rewritten, which is slow a thousand times.
-void overwrite(const std::string& path, const std::string& bytes) {
-  std::filesystem::remove(path);
-  testing::overwrite(path, bytes);
-}
 
 std::string big_endian(uint32_t value) {
   return {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8),
@@ -201,6 +196,29 @@ TEST_F(Idx, RejectsEveryDamagedGzipStream) {
   damaged[whole.size() - 6] ^= 1;  // checksum
   overwrite(path, damaged);
   expect_rejection(ErrorKind::kData, {path, "corrupted gzip stream", "byte"}, read);
+}
+
+// As `cat a.gz b.gz` makes them. One member fewer would be data that is missing without a word.
+TEST_F(Idx, ReadsEveryMemberOfAGzipFileAndNothingElse) {
+  const std::string path = directory_.file("x-images-idx3.gz");
+  overwrite(directory_.file("x-labels-idx1.gz"), labels(std::string(40, 1)));
+  const std::string all = images(40), first = gzip(all.substr(0, 100)), second = gzip(all.substr(100));
+  const auto read = [&] { return read_dataset({.path = path}).inputs_f32; };
+  overwrite(path, gzip(all));
+  const std::vector<float> content = read();
+  overwrite(path, first + gzip("") + second);
+  EXPECT_EQ(read(), content);
+  overwrite(path, first + std::string(700, '\0') + second + std::string(700, '\0'));
+  EXPECT_EQ(read(), content);
+  for (const std::string& behind :
+       {std::string("x"), std::string("\x1f"), std::string("\0\0\x8b", 3), second.substr(0, 9)}) {
+    overwrite(path, gzip(all) + behind);
+    expect_rejection(ErrorKind::kData, {path, "corrupted gzip stream"}, [&] { read(); });
+  }
+  std::string damaged = second;
+  damaged[0] = '\x1e';
+  overwrite(path, first + damaged);
+  expect_rejection(ErrorKind::kData, {path, "corrupted gzip stream"}, [&] { read(); });
 }
 
 }  // namespace

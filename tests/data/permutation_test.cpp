@@ -1,4 +1,4 @@
-// A computed order is a permutation, and looks like a random one.
+// A computed permutation_of is a permutation, and looks like a random one.
 #include "lockstep/data/permutation.h"
 
 #include <gtest/gtest.h>
@@ -16,7 +16,7 @@ namespace {
 
 using testing::expect_rejection;
 
-Permutation order(uint64_t seed, int64_t epoch, int64_t n) {
+Permutation permutation_of(uint64_t seed, int64_t epoch, int64_t n) {
   return Permutation(seed, RandomPurpose::kShuffle, epoch, n);
 }
 
@@ -41,7 +41,7 @@ TEST(Permutation, HoldsEveryRowOnceAndKnowsItsPlace) {
   std::vector<char> seen;
   for (int64_t n = 1; n <= 2500; ++n) {
     for (const uint64_t seed : {uint64_t{0}, uint64_t{1}, ~uint64_t{0}}) {
-      const Permutation permutation = order(seed, n % 5, n);
+      const Permutation permutation = permutation_of(seed, n % 5, n);
       seen.assign(static_cast<size_t>(n), 0);
       for (int64_t position = 0; position < n; ++position) {
         const int64_t row = permutation.row(position);
@@ -55,7 +55,7 @@ TEST(Permutation, HoldsEveryRowOnceAndKnowsItsPlace) {
 
 TEST(Permutation, HoldsEveryRowOnceInAFewMillion) {
   for (const int64_t n : {int64_t{1} << 20, (int64_t{1} << 20) + 1, int64_t{1000003}}) {
-    std::vector<int64_t> rows = rows_of(order(3, 1, n));
+    std::vector<int64_t> rows = rows_of(permutation_of(3, 1, n));
     std::sort(rows.begin(), rows.end());
     for (int64_t i = 0; i < n; ++i) ASSERT_EQ(rows[static_cast<size_t>(i)], i);
   }
@@ -65,7 +65,7 @@ TEST(Permutation, HoldsEveryRowOnceInAFewMillion) {
 TEST(Permutation, OfVeryManyRowsGoesBothWays) {
   for (const int64_t n :
        {(int64_t{1} << 31) + 11, int64_t{1} << 40, (int64_t{1} << 40) - 1, (int64_t{1} << 62) - 1}) {
-    const Permutation permutation = order(7, 2, n);
+    const Permutation permutation = permutation_of(7, 2, n);
     std::set<int64_t> seen;
     for (int64_t i = 0; i < 20000; ++i) {
       const int64_t position = i < 10000 ? i : n - 1 - (i - 10000) * ((n - 1) / 10000);
@@ -80,19 +80,19 @@ TEST(Permutation, OfVeryManyRowsGoesBothWays) {
 }
 
 TEST(Permutation, BeginsAgainBehindItsEnd) {
-  const Permutation permutation = order(1, 1, 5);
+  const Permutation permutation = permutation_of(1, 1, 5);
   std::vector<int64_t> rows(12);
   permutation.rows(3, rows);
   for (int64_t i = 0; i < 12; ++i) EXPECT_EQ(rows[static_cast<size_t>(i)], permutation.row((3 + i) % 5));
 }
 
-// Pinned: runs that were begun with an older version must go on in the same order. Computed by
+// Pinned: runs that were begun with an older version must go on in the same permutation_of. Computed by
 // tests/data/permutation.py, a second program of the definition.
 TEST(Permutation, IsTheOneThatTheDefinitionGives) {
-  EXPECT_EQ(rows_of(order(1, 0, 12)), (std::vector<int64_t>{5, 11, 6, 0, 2, 4, 7, 9, 3, 8, 1, 10}));
-  EXPECT_EQ(rows_of(order(1, (int64_t{1} << 33) + 1, 12)),
+  EXPECT_EQ(rows_of(permutation_of(1, 0, 12)), (std::vector<int64_t>{5, 11, 6, 0, 2, 4, 7, 9, 3, 8, 1, 10}));
+  EXPECT_EQ(rows_of(permutation_of(1, (int64_t{1} << 33) + 1, 12)),
             (std::vector<int64_t>{4, 7, 2, 1, 3, 0, 9, 8, 5, 6, 10, 11}));
-  const Permutation large = order(7, 3, int64_t{1} << 40);
+  const Permutation large = permutation_of(7, 3, int64_t{1} << 40);
   EXPECT_EQ((std::vector<int64_t>{large.row(0), large.row(1), large.row(123456789012)}),
             (std::vector<int64_t>{110824059017, 956425060267, 1008639722935}));
 }
@@ -100,7 +100,7 @@ TEST(Permutation, IsTheOneThatTheDefinitionGives) {
 TEST(Permutation, DiffersByEpochSeedAndPurpose) {
   std::set<std::vector<int64_t>> seen;
   for (uint64_t seed = 0; seed < 20; ++seed) {
-    for (int64_t epoch = 0; epoch < 20; ++epoch) seen.insert(rows_of(order(seed, epoch, 100)));
+    for (int64_t epoch = 0; epoch < 20; ++epoch) seen.insert(rows_of(permutation_of(seed, epoch, 100)));
     seen.insert(rows_of(Permutation(seed, RandomPurpose::kTest, 0, 100)));
   }
   EXPECT_EQ(seen.size(), 420u);
@@ -112,7 +112,7 @@ TEST(Permutation, TakesEveryOrderOfFewRowsEquallyOften) {
   for (int64_t n = 2; n <= 7; ++n) {
     orders *= n;
     std::map<std::vector<int64_t>, int64_t> counts;
-    for (int64_t epoch = 0; epoch < 100 * orders; ++epoch) ++counts[rows_of(order(17, epoch, n))];
+    for (int64_t epoch = 0; epoch < 100 * orders; ++epoch) ++counts[rows_of(permutation_of(17, epoch, n))];
     ASSERT_EQ(static_cast<int64_t>(counts.size()), orders) << n;
     std::vector<int64_t> list;
     for (const auto& [rows, count] : counts) list.push_back(count);
@@ -120,19 +120,19 @@ TEST(Permutation, TakesEveryOrderOfFewRowsEquallyOften) {
   }
 }
 
-// Where a row stands; which two stand at two places, neighbours in the order or on the grid; and where a row
-// stands in two epochs, one behind the other.
+// Where a row stands; which two stand at two places, neighbours in the permutation_of or on the grid; and
+// where a row stands in two epochs, one behind the other.
 TEST(Permutation, PutsRowsEverywhereEquallyOften) {
   for (const int64_t n : {8, 13, 63, 64}) {
     const int64_t pairs = n * (n - 1), columns = 8;
     std::vector<int64_t> places(static_cast<size_t>(n * n)), neighbours(static_cast<size_t>(pairs)),
         below(neighbours), epochs(places), fixed(static_cast<size_t>(n));
-    std::vector<int64_t> before = rows_of(order(5, -1, n));
+    std::vector<int64_t> before = rows_of(permutation_of(5, -1, n));
     const auto pair = [&](int64_t a, int64_t b) {
       return static_cast<size_t>(a * (n - 1) + (b > a ? b - 1 : b));
     };
     for (int64_t epoch = 0; epoch < 30 * n * n; ++epoch) {
-      const std::vector<int64_t> rows = rows_of(order(5, epoch, n));
+      const std::vector<int64_t> rows = rows_of(permutation_of(5, epoch, n));
       for (size_t i = 0; i < static_cast<size_t>(n); i += static_cast<size_t>(n / 8)) {
         ++places[i * static_cast<size_t>(n) + static_cast<size_t>(rows[i])];
         if (rows[i] == static_cast<int64_t>(i)) ++fixed[i];
@@ -157,13 +157,13 @@ TEST(Permutation, PutsRowsEverywhereEquallyOften) {
   }
 }
 
-// Of many rows: each part of the order takes from each part of the rows alike, and neither neighbours nor
-// epochs are correlated.
+// Of many rows: each part of the permutation_of takes from each part of the rows alike, and neither
+// neighbours nor epochs are correlated.
 TEST(Permutation, MixesManyRows) {
   constexpr int64_t kParts = 64, kDraws = 200000;
   for (const int64_t n : {int64_t{1000000}, (int64_t{1} << 40) + 12345}) {
     std::vector<int64_t> counts(kParts * kParts);
-    const Permutation first = order(9, 0, n), second = order(9, 1, n);
+    const Permutation first = permutation_of(9, 0, n), second = permutation_of(9, 1, n);
     const auto centred = [&](int64_t row) { return static_cast<double>(row) / static_cast<double>(n) - 0.5; };
     double neighbours = 0.0, epochs = 0.0;
     for (int64_t i = 0; i < kDraws; ++i) {
@@ -182,8 +182,8 @@ TEST(Permutation, MixesManyRows) {
 }
 
 TEST(Permutation, RefusesSizesBeyondItsNumbers) {
-  expect_rejection(ErrorKind::kInternal, {"2^62"}, [] { order(1, 0, int64_t{1} << 62); });
-  expect_rejection(ErrorKind::kInternal, {"-1"}, [] { order(1, 0, -1); });
+  expect_rejection(ErrorKind::kInternal, {"2^62"}, [] { permutation_of(1, 0, int64_t{1} << 62); });
+  expect_rejection(ErrorKind::kInternal, {"-1"}, [] { permutation_of(1, 0, -1); });
 }
 
 }  // namespace

@@ -190,6 +190,9 @@ TEST_F(Safetensors, AreSplitWhereTheyAreLarge) {
   refused(R"({"weight_map":{"a":")" + here + R"("}})", {here, "c", "does not say"});
   refused(R"({"weight_map":{"a":")" + here + R"(","c":")" + here + R"(","d":")" + here + R"("}})",
           {here, "d", "is not here"});
+  std::filesystem::copy_file(directory_.file(here), directory_.file("model.safetensors"));
+  EXPECT_EQ(SafetensorsDirectory(directory_.path()).names().size(), 2u);  // the index is not looked at
+  std::filesystem::remove(directory_.file("model.safetensors"));
   std::filesystem::remove(index_path);
   expect_rejection(ErrorKind::kCheckpoint, {"neither model.safetensors"},
                    [&] { SafetensorsDirectory{directory_.path()}; });

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <cstring>
+#include <limits>
 #include <random>
 
 #include "hdf5/scratch_directory.h"
@@ -124,6 +125,22 @@ TEST_F(SealedFileTest, NewerSealVersionIsNamed) {
   XXH128_canonicalFromHash(&block, XXH3_128bits(newer.data(), 496));
   std::memcpy(newer.data() + 496, &block, 16);
   EXPECT_NE(rejection(newer).find("seal version 3: this program knows versions 1 and 2"), std::string::npos);
+}
+
+TEST_F(SealedFileTest, ArraysWhoseEndsLeaveSixtyFourBitsAreRejected) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  for (const BlockedArray& array :
+       {BlockedArray{528, kMost}, {kMost, kMost}, {kMost, 1}, {-1, 8}, {528, -8}}) {
+    std::string damaged = good_;
+    const int64_t numbers[] = {kBlockBytes, 512, 1, array.offset, array.bytes};
+    damaged[16] = 2;
+    std::memcpy(damaged.data() + 48, numbers, sizeof numbers);
+    XXH128_canonical_t block;
+    XXH128_canonicalFromHash(&block, XXH3_128bits(damaged.data(), 496));
+    std::memcpy(damaged.data() + 496, &block, 16);
+    EXPECT_NE(rejection(damaged).find("the seal describes arrays that the file cannot hold"),
+              std::string::npos);
+  }
 }
 
 TEST_F(SealedFileTest, OtherThingsThanFilesAreRejectedWithoutHanging) {

@@ -9,7 +9,7 @@
 namespace lockstep::test {
 namespace {
 
-struct Case {
+struct AttentionCase {
   int64_t batch, heads, queries, keys, size;
   bool causal = false, packed = false;
   int64_t group = 1;   // query heads of a key head
@@ -45,35 +45,35 @@ struct Case {
 
 // One element; fewer than a vector; blocks of every kernel, whole and with a rest; more keys than queries and
 // fewer; heads of each size that GPUs tell apart.
-const Case kCases[] = {{1, 1, 1, 1, 1},
-                       {2, 3, 5, 5, 7, true},
-                       {2, 2, 8, 8, 4, true, true},
-                       {1, 2, 64, 64, 16},
-                       {2, 2, 65, 65, 64, true, true},
-                       {1, 1, 130, 200, 33, true},
-                       {1, 2, 3, 150, 8, true},
-                       {1, 3, 4, 1, 5},
-                       {1, 1, 100, 20, 40},
-                       {1, 1, 70, 70, 130, true},
-                       {1, 2, 33, 40, 256, false},
-                       {3, 2, 70, 70, 24, false, true},
-                       {1, 4, 70, 70, 12, true, false, 2},
-                       {2, 6, 66, 66, 16, true, true, 3},
-                       {1, 2, 9, 75, 6, false, false, 2},
-                       {1, 2, 200, 200, 16, true, true, 1, 1},
-                       {2, 2, 150, 150, 40, true, true, 2, 70},
-                       {1, 1, 60, 190, 130, true, false, 1, 100},
-                       {2, 2, 200, 200, 24, true, true, 1, 0, 3},
-                       {3, 4, 140, 140, 16, true, true, 4, 30, 65},
-                       {1, 1, 1, 1, 1, true, false, 1, 0, 0, 0.2},
-                       {2, 3, 70, 130, 24, false, false, 1, 0, 0, 0.5},
-                       {2, 2, 65, 65, 64, true, true, 1, 0, 0, 0.1},
-                       {1, 2, 70, 70, 130, true, false, 1, 0, 0, 0.9},
-                       {1, 1, 3, 200, 256, true, false, 1, 0, 0, 0.3},
-                       {2, 4, 150, 150, 40, true, true, 2, 70, 0, 0.25},
-                       {2, 4, 140, 140, 16, true, true, 4, 30, 65, 0.4}};
+const AttentionCase kAttentionCases[] = {{1, 1, 1, 1, 1},
+                                         {2, 3, 5, 5, 7, true},
+                                         {2, 2, 8, 8, 4, true, true},
+                                         {1, 2, 64, 64, 16},
+                                         {2, 2, 65, 65, 64, true, true},
+                                         {1, 1, 130, 200, 33, true},
+                                         {1, 2, 3, 150, 8, true},
+                                         {1, 3, 4, 1, 5},
+                                         {1, 1, 100, 20, 40},
+                                         {1, 1, 70, 70, 130, true},
+                                         {1, 2, 33, 40, 256, false},
+                                         {3, 2, 70, 70, 24, false, true},
+                                         {1, 4, 70, 70, 12, true, false, 2},
+                                         {2, 6, 66, 66, 16, true, true, 3},
+                                         {1, 2, 9, 75, 6, false, false, 2},
+                                         {1, 2, 200, 200, 16, true, true, 1, 1},
+                                         {2, 2, 150, 150, 40, true, true, 2, 70},
+                                         {1, 1, 60, 190, 130, true, false, 1, 100},
+                                         {2, 2, 200, 200, 24, true, true, 1, 0, 3},
+                                         {3, 4, 140, 140, 16, true, true, 4, 30, 65},
+                                         {1, 1, 1, 1, 1, true, false, 1, 0, 0, 0.2},
+                                         {2, 3, 70, 130, 24, false, false, 1, 0, 0, 0.5},
+                                         {2, 2, 65, 65, 64, true, true, 1, 0, 0, 0.1},
+                                         {1, 2, 70, 70, 130, true, false, 1, 0, 0, 0.9},
+                                         {1, 1, 3, 200, 256, true, false, 1, 0, 0, 0.3},
+                                         {2, 4, 150, 150, 40, true, true, 2, 70, 0, 0.25},
+                                         {2, 4, 140, 140, 16, true, true, 4, 30, 65, 0.4}};
 
-AttentionArguments arguments_of(const Case& c, DType dtype) {
+AttentionArguments arguments_of(const AttentionCase& c, DType dtype) {
   AttentionArguments a;
   a.dtype = dtype;
   a.causal = c.causal;
@@ -104,13 +104,13 @@ double drop_factor(const AttentionArguments& a, int64_t head, int64_t t, int64_t
 // q, k, v, dy as separate arrays.
 template <class S>
 struct Inputs {
-  explicit Inputs(const Case& c, double largest = 2.0)
+  explicit Inputs(const AttentionCase& c, double largest = 2.0)
       : q(random_values<S>(c.batch * c.queries * c.width(), 1, -largest, largest)),
         k(random_values<S>(c.batch * c.keys * c.key_width(), 2, -largest, largest)),
         v(random_values<S>(c.batch * c.keys * c.key_width(), 3)),
         dy(random_values<S>(c.batch * c.queries * c.width(), 4)) {}
   // q, k and v side by side.
-  std::vector<S> packed(const Case& c) const {
+  std::vector<S> packed(const AttentionCase& c) const {
     std::vector<S> all;
     for (int64_t row = 0; row < c.batch * c.queries; ++row) {
       for (const std::vector<S>* part : {&q, &k, &v}) {
@@ -125,7 +125,7 @@ struct Inputs {
 
 // y, log_sums, dq, dk, dv as results of `arrays`; or y, log_sums, dqkv.
 template <class S>
-void run(const Case& c, const Inputs<S>& in, Backend& backend, Arrays& arrays) {
+void run(const AttentionCase& c, const Inputs<S>& in, Backend& backend, Arrays& arrays) {
   AttentionArguments a = arguments_of(c, dtype_of<S>);
   if (c.bounded()) a.first_keys = arrays.input(c.first_keys());
   S* const y = arrays.output<S>(c.batch * c.queries * c.width());
@@ -153,7 +153,7 @@ void run(const Case& c, const Inputs<S>& in, Backend& backend, Arrays& arrays) {
 
 // y, log_sums, dq, dk, dv, one behind the other.
 template <class S>
-std::vector<double> computed(const Case& c, const Inputs<S>& in) {
+std::vector<double> computed(const AttentionCase& c, const Inputs<S>& in) {
   Arrays arrays(cpu_backend(), 0);
   run(c, in, cpu_backend(), arrays);
   std::vector<Arrays::Result> results = arrays.results();
@@ -178,7 +178,7 @@ std::vector<double> computed(const Case& c, const Inputs<S>& in) {
 
 // The same by the formula.
 template <class S>
-std::vector<double> exact(const Case& c, const Inputs<S>& in) {
+std::vector<double> exact(const AttentionCase& c, const Inputs<S>& in) {
   const AttentionArguments a = arguments_of(c, DType::kF64);
   std::vector<double> y(in.q.size()), log_sums, dq(in.q.size()), dk(in.k.size()), dv(in.v.size());
   for (int64_t head = 0; head < c.batch * c.heads; ++head) {
@@ -238,7 +238,7 @@ TYPED_TEST(Attention, IsTheFormulaOnAnyNumberOfThreads) {
   // Sums of up to 200 numbers in fp64 and fp32; two roundings of y, which the backward pass reads, and of the
   // result in 16 bits.
   const double units = sizeof(TypeParam) == 2 ? 2.0 : 32.0;
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : kAttentionCases) {
     SCOPED_TRACE(c.name());
     const Inputs<TypeParam> in(c);
     const std::vector<double> found = on_any_threads([&] { return computed(c, in); });
@@ -255,7 +255,7 @@ TYPED_TEST(Attention, IsTheFormulaOnAnyNumberOfThreads) {
 }
 
 TYPED_TEST(Attention, HasTheSameBitsWhereverItsArraysLie) {
-  for (Case c : {Case{2, 2, 70, 70, 24, true}, {3, 1, 9, 9, 5, false}}) {
+  for (AttentionCase c : {AttentionCase{2, 2, 70, 70, 24, true}, {3, 1, 9, 9, 5, false}}) {
     SCOPED_TRACE(c.name());
     const Inputs<TypeParam> in(c);
     const std::vector<double> apart = computed(c, in);
@@ -268,7 +268,7 @@ TYPED_TEST(Attention, HasTheSameBitsWhereverItsArraysLie) {
 // gradient reaches q and k.
 TYPED_TEST(Attention, OfHugeScoresIsOneKeysValue) {
   for (const bool causal : {false, true}) {
-    const Case c{1, 1, 80, 80, 16, causal};
+    const AttentionCase c{1, 1, 80, 80, 16, causal};
     Inputs<TypeParam> in(c);
     const double large = dtype_of<TypeParam> == DType::kF16 ? 300.0 : 3000.0;
     for (int64_t t = 0; t < c.queries; ++t) {
@@ -297,7 +297,7 @@ TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
   SKIP_ON_CPU();
   // Rounded once, from sums that differ in order; what 16 bits lose of y returns in the gradients.
   const double epsilon = epsilon_of(dtype_of<TypeParam>);
-  for (const Case& c : kCases) {
+  for (const AttentionCase& c : kAttentionCases) {
     const double units = c.growth() * (sizeof(TypeParam) == 2 ? 2.0 : 32.0);
     const Tolerance tolerance{units, units * epsilon};
     const Inputs<TypeParam> in(c);
@@ -308,7 +308,7 @@ TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
 
 TYPED_TEST(AttentionParity, HeadsOfGpusHaveABoundedSize) {
   SKIP_ON_CPU();
-  const Case c{1, 1, 1, 1, 257};
+  const AttentionCase c{1, 1, 1, 1, 257};
   try {
     Arrays arrays(test_backend(), 0);
     run(c, Inputs<TypeParam>(c), test_backend(), arrays);

@@ -68,10 +68,10 @@ void expect_same(const std::vector<T>& device, const std::vector<T>& cpu) {
 }
 
 template <class T>
-constexpr double kEpsilon = std::is_same_v<T, BFloat16>  ? 0x1p-7
-                            : std::is_same_v<T, Float16> ? 0x1p-10
-                            : std::is_same_v<T, float>   ? 0x1p-23
-                                                         : 0x1p-52;
+constexpr double kUnitRoundoff = std::is_same_v<T, BFloat16>  ? 0x1p-7
+                                 : std::is_same_v<T, Float16> ? 0x1p-10
+                                 : std::is_same_v<T, float>   ? 0x1p-23
+                                                              : 0x1p-52;
 
 // |device - cpu| <= units epsilons of max(|cpu|, scale), two of them for 16-bit results, which are rounded
 // sums in fp32.
@@ -82,7 +82,7 @@ void expect_near(const std::vector<T>& device, const std::vector<T>& cpu, double
     const double expected = static_cast<double>(cpu[i]), got = static_cast<double>(device[i]);
     if (same(device[i], cpu[i])) continue;
     ASSERT_LE(std::fabs(got - expected),
-              (sizeof(T) == 2 ? 2.0 : units) * kEpsilon<T> * std::max(std::fabs(expected), scale))
+              (sizeof(T) == 2 ? 2.0 : units) * kUnitRoundoff<T> * std::max(std::fabs(expected), scale))
         << "element " << i << " of " << cpu.size() << ": cpu " << expected << ", device " << got;
   }
 }
@@ -135,7 +135,7 @@ template <class T>
 class CudaLosses : public CudaKernels<T> {};
 TYPED_TEST_SUITE(CudaLosses, Precisions);
 
-constexpr int64_t kSizes[] = {0, 1, 2, 7, 31, 32, 33, 1023, 1024, 1025, 5003};
+constexpr int64_t kGpuSizes[] = {0, 1, 2, 7, 31, 32, 33, 1023, 1024, 1025, 5003};
 
 // Random values with the extremes among them.
 template <class T>
@@ -201,7 +201,7 @@ TYPED_TEST(CudaKernels, GelusOfEvery16BitArgumentHaveTheCpusBits) {
 
 TYPED_TEST(CudaKernels, ScalingAccumulationAndFillsHaveTheCpusBits) {
   using T = TypeParam;
-  for (int64_t n : kSizes) {
+  for (int64_t n : kGpuSizes) {
     SCOPED_TRACE("n " + std::to_string(n));
     const std::vector<T> x = wild_values<T>(n, 3), y = random_values<T>(n, 4);
     this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
@@ -726,7 +726,7 @@ TYPED_TEST(CudaKernels, EmbeddingAndItsOrderedDerivativeHaveTheCpusBits) {
 TYPED_TEST(CudaKernels, DropoutMasksAreTheCpus) {
   using T = TypeParam;
   const RandomStream stream{philox_key(5, RandomPurpose::kDropout), 3, 11, 2};
-  for (int64_t n : kSizes) {
+  for (int64_t n : kGpuSizes) {
     for (double probability : {0.0, 0.1, 0.5}) {
       this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
         const Placed<T> mask(backend, n, skipped);

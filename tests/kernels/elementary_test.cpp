@@ -35,14 +35,14 @@ std::vector<float> float_range() {
   return values;
 }
 
-struct Case {
+struct Function {
   UnaryOp op;
   const char* name;
   double units;
   double (*exact)(double);
 };
 
-const Case kCases[] = {
+const Function kFunctions[] = {
     {UnaryOp::kExp, "exp", 1.01, [](double x) { return std::exp(x); }},
     {UnaryOp::kLog, "log", 1.0, [](double x) { return std::log(x); }},
     {UnaryOp::kTanh, "tanh", 2.5, [](double x) { return std::tanh(x); }},
@@ -58,7 +58,7 @@ const Case kCases[] = {
 TEST(Elementary, FloatFunctionsAreWithinTheirStatedErrorOverTheWholeRange) {
   const std::vector<float> x = float_range();
   std::vector<float> y(x.size());
-  for (const Case& function : kCases) {
+  for (const Function& function : kFunctions) {
     cpu_backend().unary(function.op, DType::kF32, static_cast<int64_t>(x.size()), x.data(), y.data());
     double worst = 0.0;
     float where = 0.0f;

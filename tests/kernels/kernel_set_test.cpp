@@ -79,7 +79,7 @@ class Outputs {
   std::list<std::vector<std::byte>> arrays_;
 };
 
-struct Call {
+struct KernelCall {
   std::string what;
   std::function<void(Backend&, Outputs&)> run;
 };
@@ -92,10 +92,10 @@ std::vector<S> values(int64_t n, uint32_t salt, double low = -2.0, double high =
 
 // Entries that multiply matrices: in bf16 some processors have units for that.
 template <class S>
-std::vector<Call> product_calls() {
+std::vector<KernelCall> product_calls() {
   using T = Accumulation<S>;
   constexpr DType kType = dtype_of<S>;
-  std::vector<Call> calls;
+  std::vector<KernelCall> calls;
   struct Extents {
     int64_t batch, m, n, k;
   };
@@ -161,10 +161,10 @@ std::vector<Call> product_calls() {
 }
 
 template <class S>
-std::vector<Call> other_calls() {
+std::vector<KernelCall> other_calls() {
   using T = Accumulation<S>;
   constexpr DType kType = dtype_of<S>;
-  std::vector<Call> calls;
+  std::vector<KernelCall> calls;
   constexpr int64_t kCount = 70001;
   for (int index = 0; index <= static_cast<int>(UnaryOp::kErf); ++index) {
     const UnaryOp op = static_cast<UnaryOp>(index);
@@ -340,9 +340,9 @@ std::vector<const KernelSet*> sets_here() {
 
 // Of each call the same bits as the least demanding set's, or, where `alike` says so, of sets that multiply
 // the same types by themselves only.
-void expect_same_bits(const std::vector<Call>& calls, bool alike) {
+void expect_same_bits(const std::vector<KernelCall>& calls, bool alike) {
   const std::vector<const KernelSet*> sets = sets_here();
-  for (const Call& call : calls) {
+  for (const KernelCall& call : calls) {
     for (const KernelSet* const set : sets) {
       Backend &backend = set->kernels(), &least = sets.back()->kernels();
       if (alike && backend.native_precisions() != least.native_precisions()) continue;
@@ -362,7 +362,7 @@ TEST(KernelSets, UnitsForBFloat16ComputeOtherBits) {
     Backend &backend = set->kernels(), &least = sets.back()->kernels();
     if (backend.native_precisions() == least.native_precisions()) continue;
     int differ = 0;
-    for (const Call& call : product_calls<BFloat16>()) {
+    for (const KernelCall& call : product_calls<BFloat16>()) {
       Outputs mine, leasts;
       call.run(backend, mine);
       call.run(least, leasts);

@@ -37,7 +37,7 @@ void expect_formula(const std::string& name, double units, const Call& call,
 
 template <class S>
 class LanguageKernels : public ::testing::Test {};
-struct Extents {
+struct RowExtents {
   int64_t rows, columns;
 };
 using StoredTypes = ::testing::Types<double, float, BFloat16, Float16>;
@@ -46,16 +46,16 @@ TYPED_TEST_SUITE(LanguageKernels, StoredTypes);
 TYPED_TEST(LanguageKernels, RmsNormIsTheFormula) {
   using S = TypeParam;
   using T = Accumulation<S>;
-  for (const Extents& e : {Extents{1, 1},
-                           {5, 7},
-                           {3, 64},
-                           {40, 96},
-                           {2, 1000},
-                           {2, 1536},
-                           {1, 4100},
-                           {1, 9000},
-                           {1, 16400},
-                           {0, 4}}) {
+  for (const RowExtents& e : {RowExtents{1, 1},
+                              {5, 7},
+                              {3, 64},
+                              {40, 96},
+                              {2, 1000},
+                              {2, 1536},
+                              {1, 4100},
+                              {1, 9000},
+                              {1, 16400},
+                              {0, 4}}) {
     const int64_t rows = e.rows, columns = e.columns;
     const int64_t n = rows * columns;
     const std::vector<S> x = random_values<S>(n, 1), dy = random_values<S>(n, 2);
@@ -155,7 +155,7 @@ TYPED_TEST(LanguageKernels, RotaryTurnsPairsAndLeavesTheOtherHeads) {
 
 TYPED_TEST(LanguageKernels, SwigluIsTheFormula) {
   using S = TypeParam;
-  for (const Extents& e : {Extents{1, 1}, {3, 7}, {5, 64}, {2, 2100}, {70, 1000}, {0, 3}}) {
+  for (const RowExtents& e : {RowExtents{1, 1}, {3, 7}, {5, 64}, {2, 2100}, {70, 1000}, {0, 3}}) {
     const int64_t rows = e.rows, columns = e.columns;
     const int64_t n = rows * columns;
     const std::vector<S> h = random_values<S>(2 * n, 8, -20.0, 20.0), dy = random_values<S>(n, 9);

@@ -20,7 +20,7 @@ namespace lockstep {
 namespace {
 
 template <class T>
-std::vector<T> random_values(int64_t n, uint32_t stream) {
+std::vector<T> random_operand(int64_t n, uint32_t stream) {
   const PhiloxKey key = philox_key(7, RandomPurpose::kTest);
   std::vector<T> values(static_cast<size_t>(n));
   for (size_t i = 0; i < values.size(); ++i) {
@@ -50,7 +50,7 @@ class ThreadsGuard {
 };
 
 template <class T>
-struct Case {
+struct ProductCase {
   int64_t batch = 1, m = 1, n = 1, k = 1;
   bool transpose_a = false, transpose_b = false, bias = false;
   Activation activation = Activation::kNone;
@@ -83,10 +83,10 @@ struct Case {
 
 // Runs the case, checks every element against double loops, and that nothing around c was written.
 template <class T>
-std::vector<T> check(const Case<T>& c) {
-  const std::vector<T> a = random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
-  const std::vector<T> b = random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
-  const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
+std::vector<T> check(const ProductCase<T>& c) {
+  const std::vector<T> a = random_operand<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
+  const std::vector<T> b = random_operand<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
+  const std::vector<Accumulation<T>> bias = random_operand<Accumulation<T>>(c.n, 3);
   constexpr int64_t kGuard = 40;
   const T kMark = T(-12345);
   std::vector<T> guarded(static_cast<size_t>(c.batch * c.m * c.n + 2 * kGuard), kMark);
@@ -142,7 +142,7 @@ TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForEveryShapeAroundTheTileEdges) {
     for (const int64_t n : {1, 7, 8, 10, 15, 16, 17, 31, 32, 33, 49, 130}) {
       for (const int64_t k : {1, 3, 16, 65}) {
         for (int transposes = 0; transposes < 4; ++transposes) {
-          Case<TypeParam> c;
+          ProductCase<TypeParam> c;
           c.m = m, c.n = n, c.k = k;
           c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
           c.bias = (m + n + k) % 2;
@@ -157,7 +157,7 @@ TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForRandomShapesBatchesAndEpilogues) {
   const PhiloxKey key = philox_key(11, RandomPurpose::kTest);
   for (uint32_t trial = 0; trial < 120; ++trial) {
     const PhiloxBlock r = philox(key, {trial, 0, 0, 0}), s = philox(key, {trial, 1, 0, 0});
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = 1 + r.r[0] % 70, c.n = 1 + r.r[1] % 150, c.k = 1 + r.r[2] % 200, c.batch = 1 + r.r[3] % 3;
     c.transpose_a = s.r[0] & 1, c.transpose_b = s.r[0] & 2, c.bias = s.r[0] & 4;
     c.repeat_a = s.r[0] & 8, c.repeat_b = s.r[0] & 16;
@@ -168,7 +168,7 @@ TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsForRandomShapesBatchesAndEpilogues) {
 
 TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsAcrossSeveralBlocksOfEachExtent) {
   for (int transposes = 0; transposes < 4; ++transposes) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = 83, c.n = 423, c.k = 811, c.bias = true, c.activation = Activation::kRelu;
     c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
     check(c);
@@ -178,7 +178,7 @@ TYPED_TEST(MatmulOf, AgreesWithDoubleLoopsAcrossSeveralBlocksOfEachExtent) {
 TYPED_TEST(MatmulOf, EmptyInnerExtentGivesTheActivatedBiasOrZero) {
   const std::vector<Accumulation<TypeParam>> bias = {-1, 2, 0.5};
   for (const bool with_bias : {false, true}) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = 2, c.n = 3, c.k = 0, c.bias = with_bias, c.activation = Activation::kRelu;
     std::vector<TypeParam> y(6, TypeParam(9));
     cpu_backend().matmul(c.arguments(nullptr, nullptr, bias.data(), y.data()));
@@ -190,7 +190,7 @@ TYPED_TEST(MatmulOf, EmptyInnerExtentGivesTheActivatedBiasOrZero) {
 
 TYPED_TEST(MatmulOf, EmptyOutputWritesNothing) {
   for (const auto& [batch, m, n] : {std::tuple{0, 3, 3}, {1, 0, 3}, {1, 3, 0}}) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.batch = batch, c.m = m, c.n = n, c.k = 5;
     TypeParam y = TypeParam(9);
     cpu_backend().matmul(c.arguments(nullptr, nullptr, nullptr, &y));
@@ -203,7 +203,7 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
   for (int transposes = 0; transposes < 4; ++transposes) {
     for (const auto& [batch, m, n, k] :
          {std::tuple{1, 130, 333, 401}, {1, 300, 10, 800}, {5, 40, 70, 90}, {40, 9, 20, 80}}) {
-      Case<TypeParam> c;
+      ProductCase<TypeParam> c;
       c.batch = batch, c.m = m, c.n = n, c.k = k, c.bias = true, c.activation = Activation::kGelu;
       c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
       set_threads(1);
@@ -222,9 +222,10 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
 // 1000.
 TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
   const int64_t m = 33, n = 2101, k = 811;  // several blocks of each, for one row too
-  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
+                               b = random_operand<TypeParam>(k * n, 2);
   for (const bool transpose_b : {false, true}) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k, c.transpose_b = transpose_b;
     std::vector<TypeParam> all(static_cast<size_t>(m * n)), single(static_cast<size_t>(n));
     cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, all.data()));
@@ -240,7 +241,8 @@ TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
 // The transposed forms multiply the same numbers in the same order.
 TYPED_TEST(MatmulOf, BitsDoNotDependOnHowTheOperandsAreStored) {
   const int64_t m = 67, n = 203, k = 450;
-  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
+                               b = random_operand<TypeParam>(k * n, 2);
   std::vector<TypeParam> at(a.size()), bt(b.size());
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t p = 0; p < k; ++p) at[static_cast<size_t>(p * m + i)] = a[static_cast<size_t>(i * k + p)];
@@ -249,7 +251,7 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnHowTheOperandsAreStored) {
     for (int64_t j = 0; j < n; ++j) bt[static_cast<size_t>(j * k + p)] = b[static_cast<size_t>(p * n + j)];
   }
   std::vector<TypeParam> expected(static_cast<size_t>(m * n)), got(expected.size());
-  Case<TypeParam> c;
+  ProductCase<TypeParam> c;
   c.m = m, c.n = n, c.k = k;
   cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, expected.data()));
   for (int transposes = 1; transposes < 4; ++transposes) {
@@ -264,11 +266,11 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
   const int64_t m = 37, n = 75, k = 129;
   std::vector<TypeParam> expected;
   for (const int64_t shift : {0, 1, 3, 7}) {
-    std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
+    std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1), b = random_operand<TypeParam>(k * n, 2);
     a.insert(a.begin(), static_cast<size_t>(shift), TypeParam(0));
     b.insert(b.begin(), static_cast<size_t>(shift), TypeParam(0));
     std::vector<TypeParam> y(static_cast<size_t>(m * n + shift));
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k;
     cpu_backend().matmul(c.arguments(a.data() + shift, b.data() + shift, nullptr, y.data() + shift));
     y.erase(y.begin(), y.begin() + shift);
@@ -282,12 +284,12 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
 TYPED_TEST(MatmulOf, StoresTheArgumentOfItsActivation) {
   using T = TypeParam;
   for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
-    Case<T> c;
+    ProductCase<T> c;
     c.batch = 2, c.m = 9, c.n = 21, c.k = 30, c.bias = true;
     const int64_t elements = c.batch * c.m * c.n;
-    const std::vector<T> a = random_values<T>(c.batch * c.m * c.k, 1),
-                         b = random_values<T>(c.batch * c.k * c.n, 2);
-    const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
+    const std::vector<T> a = random_operand<T>(c.batch * c.m * c.k, 1),
+                         b = random_operand<T>(c.batch * c.k * c.n, 2);
+    const std::vector<Accumulation<T>> bias = random_operand<Accumulation<T>>(c.n, 3);
     const auto size = static_cast<size_t>(elements);
     std::vector<T> z(size), y(size), stored(size), fused(size);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), bias.data(), z.data()));
@@ -304,11 +306,11 @@ TYPED_TEST(MatmulOf, StoresTheArgumentOfItsActivation) {
 TYPED_TEST(MatmulOf, GoesThroughTheDerivativeOfAnActivation) {
   using T = TypeParam;
   for (const Activation activation : {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
-    Case<T> c;
+    ProductCase<T> c;
     c.m = 9, c.n = 21, c.k = 30, c.transpose_b = true;
     const int64_t elements = c.m * c.n;
-    const std::vector<T> a = random_values<T>(c.m * c.k, 1), b = random_values<T>(c.k * c.n, 2),
-                         at = random_values<T>(elements, 4);
+    const std::vector<T> a = random_operand<T>(c.m * c.k, 1), b = random_operand<T>(c.k * c.n, 2),
+                         at = random_operand<T>(elements, 4);
     const auto size = static_cast<size_t>(elements);
     std::vector<T> plain(size), expected(size), fused(size);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, plain.data()));
@@ -326,9 +328,9 @@ TYPED_TEST(MatmulOf, SumsTheColumnsOfItsSecondOperand) {
   using T = TypeParam;
   using Wide = Accumulation<T>;
   for (const int64_t k : {0, 1, 5, 300}) {
-    Case<T> c;
+    ProductCase<T> c;
     c.m = 4, c.n = 19, c.k = k, c.transpose_a = true;
-    const std::vector<T> a = random_values<T>(c.m * k, 1), b = random_values<T>(k * c.n, 2);
+    const std::vector<T> a = random_operand<T>(c.m * k, 1), b = random_operand<T>(k * c.n, 2);
     std::vector<T> y(static_cast<size_t>(c.m * c.n));
     std::vector<Wide> sums(static_cast<size_t>(c.n), Wide(7));
     MatmulArguments arguments = c.arguments(a.data(), b.data(), nullptr, y.data());
@@ -381,7 +383,7 @@ TYPED_TEST(MatmulOf, NotANumberReachesTheResultThroughEveryActivation) {
   const std::vector<TypeParam> a = {nan, TypeParam(1)}, b = {TypeParam(1), TypeParam(1)};
   for (const Activation activation :
        {Activation::kNone, Activation::kRelu, Activation::kGelu, Activation::kGeluTanh}) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.k = 2, c.activation = activation;
     TypeParam y(0);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, &y));
@@ -392,10 +394,10 @@ TYPED_TEST(MatmulOf, NotANumberReachesTheResultThroughEveryActivation) {
 // Products inside of tiles of the pool, of shapes that use every scratch buffer, all at once.
 TYPED_TEST(MatmulOf, ConcurrentProductsDoNotDisturbEachOther) {
   const ThreadsGuard guard;
-  Case<TypeParam> c;
+  ProductCase<TypeParam> c;
   c.m = 50, c.n = 170, c.k = 400, c.transpose_b = true;
-  const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
-                               b = random_values<TypeParam>(c.k * c.n, 2);
+  const std::vector<TypeParam> a = random_operand<TypeParam>(c.m * c.k, 1),
+                               b = random_operand<TypeParam>(c.k * c.n, 2);
   std::vector<TypeParam> expected(static_cast<size_t>(c.m * c.n));
   cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, expected.data()));
   set_threads(4);
@@ -424,11 +426,11 @@ TYPED_TEST_SUITE(MatmulOf16Bits, HalfTypes);
 // The gradient of an fp32 parameter: the sum as it is before it would be rounded to 16 bits.
 TYPED_TEST(MatmulOf16Bits, AFloatResultIsTheSumBeforeItsRounding) {
   for (const auto& [m, n, k] : {std::tuple{5, 40, 7}, {30, 70, 1000}, {64, 64, 2048}}) {
-    Case<TypeParam> c;
+    ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k, c.bias = true, c.transpose_a = true;
-    const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
-                                 b = random_values<TypeParam>(c.k * c.n, 2);
-    const std::vector<float> bias = random_values<float>(c.n, 3);
+    const std::vector<TypeParam> a = random_operand<TypeParam>(c.m * c.k, 1),
+                                 b = random_operand<TypeParam>(c.k * c.n, 2);
+    const std::vector<float> bias = random_operand<float>(c.n, 3);
     std::vector<TypeParam> rounded(static_cast<size_t>(m * n));
     std::vector<float> sums(rounded.size());
     MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), rounded.data());
@@ -455,7 +457,7 @@ TYPED_TEST(MatmulOf16Bits, SumsBeyondTheRangeOfTheOperandsDoNotOverflowOnTheWay)
   // 100 products of 2^14 each, then as many of -2^14: fp16 would end at infinity, its sums in float at 0.
   std::vector<TypeParam> a(200, TypeParam(128)), b(200, TypeParam(128));
   std::fill(b.begin() + 100, b.end(), TypeParam(-128));
-  Case<TypeParam> c;
+  ProductCase<TypeParam> c;
   c.k = 200;
   TypeParam y(1);
   cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, &y));

@@ -20,13 +20,13 @@ using Pairs =
                      TypePair<Float16, Float16>, TypePair<float, BFloat16>, TypePair<float, Float16>>;
 TYPED_TEST_SUITE(GpuNorms, Pairs);
 
-struct Extents {
+struct NormExtents {
   int64_t rows, columns;
 };
 // Held by a warp and by blocks of a GPU, too long to be held, of whole vectors and odd ones, for which blocks
 // of all sizes share a kernel.
-constexpr Extents kExtents[] = {{1, 1},   {5, 7},    {37, 64},  {9, 768},  {6, 1000},
-                                {7, 501}, {3, 3001}, {3, 4001}, {3, 4099}, {3, 20000}};
+constexpr NormExtents kNormExtents[] = {{1, 1},   {5, 7},    {37, 64},  {9, 768},  {6, 1000},
+                                        {7, 501}, {3, 3001}, {3, 4001}, {3, 4099}, {3, 20000}};
 
 template <class To, class From>
 std::vector<To> converted(const std::vector<From>& values) {
@@ -36,7 +36,7 @@ std::vector<To> converted(const std::vector<From>& values) {
 }
 
 template <class Pair>
-void compare(const Extents& e, int64_t shift, NormArguments::Kind kind) {
+void compare(const NormExtents& e, int64_t shift, NormArguments::Kind kind) {
   using S = typename Pair::S;
   using R = typename Pair::R;
   using T = Accumulation<S>;
@@ -121,7 +121,7 @@ void compare(const Extents& e, int64_t shift, NormArguments::Kind kind) {
 }
 
 TYPED_TEST(GpuNorms, HaveTheBitsOfTheirPartsOneByOne) {
-  for (const Extents& e : kExtents) {
+  for (const NormExtents& e : kNormExtents) {
     for (const int64_t shift : {0, 1}) {
       for (const auto kind : {NormArguments::Kind::kLayer, NormArguments::Kind::kRms}) {
         SCOPED_TRACE(std::to_string(e.rows) + "," + std::to_string(e.columns) + " behind " +

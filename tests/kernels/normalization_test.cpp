@@ -11,12 +11,12 @@ template <class T>
 class Normalization : public Kernels<T> {};
 TYPED_TEST_SUITE(Normalization, Precisions);
 
-struct Extents {
+struct RowsAndColumns {
   int64_t rows, columns;
 };
-constexpr Extents kExtents[] = {{1, 1},     {3, 2},     {32, 10},    {5, 16},     {7, 17},
-                                {4, 100},   {64, 768},  {2, 5000},   {3, 50'257}, {300, 33},
-                                {4096, 16}, {4097, 24}, {10'001, 3}, {1000, 64},  {40, 130}};
+constexpr RowsAndColumns kRowsAndColumns[] = {{1, 1},     {3, 2},     {32, 10},    {5, 16},     {7, 17},
+                                              {4, 100},   {64, 768},  {2, 5000},   {3, 50'257}, {300, 33},
+                                              {4096, 16}, {4097, 24}, {10'001, 3}, {1000, 64},  {40, 130}};
 
 using Row = std::vector<long double>;
 
@@ -34,7 +34,7 @@ long double log_sum_exp(const Row& x) {
 
 TYPED_TEST(Normalization, SoftmaxAndLogSoftmaxAndTheirBackwards) {
   using T = TypeParam;
-  for (const Extents& e : kExtents) {
+  for (const RowsAndColumns& e : kRowsAndColumns) {
     const std::vector<T> x = random_values<T>(e.rows * e.columns, 41, -8.0, 8.0);
     const std::vector<T> dy = random_values<T>(e.rows * e.columns, 42);
     for (bool log_form : {false, true}) {
@@ -93,7 +93,7 @@ TYPED_TEST(Normalization, ANanStaysInItsRow) {
 
 TYPED_TEST(Normalization, CrossEntropyWithAndWithoutWeights) {
   using T = TypeParam;
-  for (const Extents& e : kExtents) {
+  for (const RowsAndColumns& e : kRowsAndColumns) {
     const std::vector<T> x = random_values<T>(e.rows * e.columns, 44, -8.0, 8.0);
     const std::vector<int32_t> labels = random_indices(e.rows, 45, static_cast<int32_t>(e.columns));
     const std::vector<T> weights = random_values<T>(e.rows, 46, 0.0, 2.0),
@@ -157,7 +157,7 @@ Moments moments(const Row& x) {
 
 // Common to both norms: x grouped so that each group is normalized, gamma and beta given per element.
 template <class T>
-void check_norm(const Extents& e, bool batch, const std::vector<T>& x) {
+void check_norm(const RowsAndColumns& e, bool batch, const std::vector<T>& x) {
   Backend& backend = cpu_backend();
   const double epsilon = 1e-5;
   const size_t rows = static_cast<size_t>(e.rows), columns = static_cast<size_t>(e.columns);
@@ -251,17 +251,19 @@ void check_norm(const Extents& e, bool batch, const std::vector<T>& x) {
 }
 
 TYPED_TEST(Normalization, LayerNormAndItsBackward) {
-  for (const Extents& e : kExtents) check_norm(e, false, random_values<TypeParam>(e.rows * e.columns, 50));
+  for (const RowsAndColumns& e : kRowsAndColumns)
+    check_norm(e, false, random_values<TypeParam>(e.rows * e.columns, 50));
 }
 
 TYPED_TEST(Normalization, BatchNormAndItsBackward) {
-  for (const Extents& e : kExtents) check_norm(e, true, random_values<TypeParam>(e.rows * e.columns, 50));
+  for (const RowsAndColumns& e : kRowsAndColumns)
+    check_norm(e, true, random_values<TypeParam>(e.rows * e.columns, 50));
 }
 
 TYPED_TEST(Normalization, AMeanFarAboveTheSpreadDoesNotCancelTheVariance) {
   using T = TypeParam;
   // Spread 1 around 1000: in fp32, E[x^2] - E[x]^2 would leave an error of 0.1 in a variance of 1/3.
-  const Extents e{4096, 16};
+  const RowsAndColumns e{4096, 16};
   const std::vector<T> x = random_values<T>(e.rows * e.columns, 54, 999.0, 1001.0);
   const std::vector<T> ones(16, T(1)), zeros(16, T(0));
   std::vector<T> y(x.size()), mean(4096), variance(16), rstd(4096);
@@ -299,7 +301,8 @@ TYPED_TEST(Normalization, ALargeCommonOffsetDoesNotCancelOnAnyDevice) {
   std::vector<Backend*> devices = {&cpu_backend()};
   if (test_device() != "cpu") devices.push_back(&test_backend());
   for (Backend* device : devices) {
-    for (const Extents& e : {Extents{40, 64}, {2048, 16}, {4099, 5}, {50'000, 8}, {3000, 520}}) {
+    for (const RowsAndColumns& e :
+         {RowsAndColumns{40, 64}, {2048, 16}, {4099, 5}, {50'000, 8}, {3000, 520}}) {
       for (const bool outlier : {false, true}) {
         SCOPED_TRACE(std::to_string(e.rows) + "x" + std::to_string(e.columns) + (outlier ? ", outlier" : "") +
                      (device == devices[0] ? " on the CPU" : " on the device"));

@@ -276,8 +276,8 @@ TEST(ConvolutionParity, OfSeveralRangesOfImages) {
   });
 }
 
-PoolArguments pool(DType dtype, int64_t n, int64_t h, int64_t w, int64_t c, int64_t kernel, int64_t stride,
-                   int64_t pad) {
+PoolArguments pooled(DType dtype, int64_t n, int64_t h, int64_t w, int64_t c, int64_t kernel, int64_t stride,
+                     int64_t pad) {
   PoolArguments p;
   p.dtype = dtype;
   p.n = n, p.h = h, p.w = w, p.c = c;
@@ -293,9 +293,9 @@ TYPED_TEST(ProductParity, OfPoolingIsExact) {
   SKIP_ON_CPU();
   using S = TypeParam;
   const DType dtype = dtype_of<S>;
-  for (const PoolArguments& p : {pool(dtype, 3, 8, 8, 16, 2, 2, 0), pool(dtype, 2, 7, 9, 5, 3, 2, 1),
-                                 pool(dtype, 1, 5, 5, 33, 3, 1, 1), pool(dtype, 4, 8, 8, 3, 8, 8, 0),
-                                 pool(dtype, 2, 4, 6, 1, 3, 1, 2), pool(dtype, 0, 4, 4, 2, 2, 2, 0)}) {
+  for (const PoolArguments& p : {pooled(dtype, 3, 8, 8, 16, 2, 2, 0), pooled(dtype, 2, 7, 9, 5, 3, 2, 1),
+                                 pooled(dtype, 1, 5, 5, 33, 3, 1, 1), pooled(dtype, 4, 8, 8, 3, 8, 8, 0),
+                                 pooled(dtype, 2, 4, 6, 1, 3, 1, 2), pooled(dtype, 0, 4, 4, 2, 2, 2, 0)}) {
     const int64_t inputs = p.n * p.h * p.w * p.c, outputs = p.n * p.oh * p.ow * p.c;
     std::vector<S> x = random_values<S>(inputs, 8, -3, 1);
     for (S& value : x) value = S(std::round(static_cast<float>(value) * 2));  // ties

@@ -8,11 +8,11 @@ template <class T>
 class Reductions : public Kernels<T> {};
 TYPED_TEST_SUITE(Reductions, Precisions);
 
-struct Extents {
+struct ReducedExtents {
   int64_t outer, extent, inner;
 };
 // Rows, columns, both; sizes around lanes, folds, blocks, segments and tiles.
-constexpr Extents kExtents[] = {
+constexpr ReducedExtents kReducedExtents[] = {
     {1, 1, 1},     {1, 10, 1},      {32, 10, 1},   {7, 1000, 1},   {3, 5000, 1},   {2, 100'001, 1},
     {1, 32, 10},   {1, 32, 128},    {1, 33, 10},   {1, 7, 3},      {1, 5000, 3},   {1, 40'000, 10},
     {1, 3000, 17}, {1, 1000, 64},   {1, 2049, 65}, {1, 64, 1000},  {1, 3, 50'257}, {5, 16, 32},
@@ -22,7 +22,7 @@ constexpr Extents kExtents[] = {
 
 TYPED_TEST(Reductions, SumsAreAccurateInEveryLayoutAndTheSameOnAnyThreads) {
   using T = TypeParam;
-  for (const Extents& e : kExtents) {
+  for (const ReducedExtents& e : kReducedExtents) {
     const std::vector<T> x = random_values<T>(e.outer * e.extent * e.inner, 11);
     std::vector<double> sums(static_cast<size_t>(e.outer * e.inner)), magnitudes(sums.size());
     for (int64_t o = 0; o < e.outer; ++o) {
@@ -74,7 +74,7 @@ TYPED_TEST(Reductions, SumsOfIntegersAreExact) {
 
 TYPED_TEST(Reductions, MaximaAreExactAndNanWins) {
   using T = TypeParam;
-  for (const Extents& e : kExtents) {
+  for (const ReducedExtents& e : kReducedExtents) {
     std::vector<T> x = random_values<T>(e.outer * e.extent * e.inner, 13, -9.0, -1.0);
     std::vector<T> expected(static_cast<size_t>(e.outer * e.inner), -std::numeric_limits<T>::infinity());
     for (int64_t o = 0; o < e.outer; ++o) {

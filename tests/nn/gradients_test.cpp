@@ -19,12 +19,12 @@ struct Case {
   DataShape data;
 };
 
-constexpr int64_t kBatch = 4;
+constexpr int64_t kSamples = 4;
 
 class ModelGradient : public testing::TestWithParam<Case> {
  protected:
   Tensor input(const DataShape& data) const {
-    Shape shape{kBatch};
+    Shape shape{kSamples};
     for (int64_t extent : data.sample.extents()) shape.push_back(extent);
     if (data.input == DType::kI32) {
       std::vector<int32_t> indices(static_cast<size_t>(shape.elements()));
@@ -46,7 +46,7 @@ class ModelGradient : public testing::TestWithParam<Case> {
     if (y.shape().last() == 1) {
       return sum(logistic_loss(y, Tensor::from(y.shape(), std::vector<double>{1, 0, 0, 1}, test_backend())));
     }
-    return sum(cross_entropy(y, Tensor::from({kBatch}, std::vector<int32_t>{0, 2, 1, 0}, test_backend())));
+    return sum(cross_entropy(y, Tensor::from({kSamples}, std::vector<int32_t>{0, 2, 1, 0}, test_backend())));
   }
 };
 

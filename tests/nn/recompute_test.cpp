@@ -51,12 +51,12 @@ Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t
   return result;
 }
 
-struct Case {
+struct RecomputedCase {
   const char* name;
   const char* toml;
 };
 
-class RecomputedModel : public testing::TestWithParam<Case> {};
+class RecomputedModel : public testing::TestWithParam<RecomputedCase> {};
 
 TEST_P(RecomputedModel, HasTheGradientsOfThePlainRunToTheBit) {
   BuiltModel model(GetParam().toml, kDigits);
@@ -70,23 +70,26 @@ TEST_P(RecomputedModel, HasTheGradientsOfThePlainRunToTheBit) {
 INSTANTIATE_TEST_SUITE_P(
     Models, RecomputedModel,
     testing::Values(
-        Case{"Mlp", "[model]\ntype = 'mlp'\nhidden = [30, 30, 20, 20, 10]\nactivation = 'gelu'"},
-        Case{"MlpWithDropout", "[model]\ntype = 'mlp'\nhidden = [30, 20, 20]\ndropout = 0.3"},
-        Case{"CnnWithBatchNormAndDropout",
-             "[model]\ntype = 'cnn'\nchannels = [4, 6]\nstrides = [1, 2]\nblocks = 2\ndropout = 0.2"},
-        Case{"Sequential",
-             "[model]\ntype = 'sequential'\nlayers = [{type = 'convolution', channels = 3, padding = 1},"
-             "{type = 'batch_norm'}, {type = 'activation', function = 'tanh'}, {type = 'max_pool'},"
-             "{type = 'dropout', probability = 0.3}, {type = 'residual_block', channels = 4},"
-             "{type = 'flatten'}, {type = 'layer_norm'}, {type = 'linear', units = 10}]"},
-        Case{"TransformerWithDropout",
-             "[model]\ntype = 'sequential'\nlayers = [{type = 'reshape', shape = [8, 8]}, {type = "
-             "'positions'},"
-             "{type = 'transformer_block', heads = 2, dropout = 0.3},"
-             "{type = 'transformer_block', heads = 4, causal = true, activation = 'gelu_tanh'}, {type = "
-             "'transformer_block', expansion "
-             "= 2},"
-             "{type = 'mean_positions'}, {type = 'linear', units = 10}]"}),
+        RecomputedCase{"Mlp", "[model]\ntype = 'mlp'\nhidden = [30, 30, 20, 20, 10]\nactivation = 'gelu'"},
+        RecomputedCase{"MlpWithDropout", "[model]\ntype = 'mlp'\nhidden = [30, 20, 20]\ndropout = 0.3"},
+        RecomputedCase{
+            "CnnWithBatchNormAndDropout",
+            "[model]\ntype = 'cnn'\nchannels = [4, 6]\nstrides = [1, 2]\nblocks = 2\ndropout = 0.2"},
+        RecomputedCase{
+            "Sequential",
+            "[model]\ntype = 'sequential'\nlayers = [{type = 'convolution', channels = 3, padding = 1},"
+            "{type = 'batch_norm'}, {type = 'activation', function = 'tanh'}, {type = 'max_pool'},"
+            "{type = 'dropout', probability = 0.3}, {type = 'residual_block', channels = 4},"
+            "{type = 'flatten'}, {type = 'layer_norm'}, {type = 'linear', units = 10}]"},
+        RecomputedCase{
+            "TransformerWithDropout",
+            "[model]\ntype = 'sequential'\nlayers = [{type = 'reshape', shape = [8, 8]}, {type = "
+            "'positions'},"
+            "{type = 'transformer_block', heads = 2, dropout = 0.3},"
+            "{type = 'transformer_block', heads = 4, causal = true, activation = 'gelu_tanh'}, {type = "
+            "'transformer_block', expansion "
+            "= 2},"
+            "{type = 'mean_positions'}, {type = 'linear', units = 10}]"}),
     [](const auto& variant) { return std::string(variant.param.name); });
 
 // A deep MLP whose activations outweigh everything else a sweep allocates.

@@ -141,12 +141,12 @@ TEST(ClipFactor, RefusesANegativeMaximum) {
 // ---- by value and adaptively
 // -----------------------------------------------------------------------------------
 
-const std::vector<ParameterEntry> kParameters = {
+const std::vector<ParameterEntry> kClippedParameters = {
     {.name = "matrix", .shape = {3, 5}, .offset = 0, .initializer = {}},
     {.name = "vector", .shape = {6}, .offset = 64, .initializer = {}},
     {.name = "convolution", .shape = {4, 2, 1, 3}, .offset = 128, .initializer = {}},
 };
-constexpr int64_t kExtent = 192;
+constexpr int64_t kClippedExtent = 192;
 
 // The elements that make up the unit of each element: written out from the documentation.
 std::vector<std::vector<size_t>> units() {
@@ -183,13 +183,13 @@ TYPED_TEST(GradientClip, ByValueClampsEachScaledComponent) {
 }
 
 TYPED_TEST(GradientClip, AdaptiveShortensUnitsThatAreLongAgainstTheirParameters) {
-  std::vector<TypeParam> g = random_values<TypeParam>(kExtent + 10);
-  std::vector<TypeParam> w = random_values<TypeParam>(kExtent);
+  std::vector<TypeParam> g = random_values<TypeParam>(kClippedExtent + 10);
+  std::vector<TypeParam> w = random_values<TypeParam>(kClippedExtent);
   for (size_t i = 0; i < 3; ++i) w[5 * i + 1] = 0;  // a unit of zero parameters
   for (size_t i = 0; i < 3; ++i) g[5 * i + 2] = 0;  // a unit of zero gradients
   for (size_t i = 128; i < 134; ++i) g[i] /= 8192;  // a short one
   Tensor gradients = tensor_of(g);
-  clip_adaptively(gradients, tensor_of(w), kParameters, 0.25, 0.1);
+  clip_adaptively(gradients, tensor_of(w), kClippedParameters, 0.25, 0.1);
   const std::vector<TypeParam> clipped = gradients.to_vector<TypeParam>();
   std::vector<bool> seen(g.size());
   for (const std::vector<size_t>& unit : units()) {
@@ -218,45 +218,46 @@ TYPED_TEST(GradientClip, AdaptiveShortensUnitsThatAreLongAgainstTheirParameters)
 
 const ParameterShards& one_worker() {
   static const std::unique_ptr<Communicator> self = make_self_communicator();
-  static const ParameterShards shards(*self, {{{0, kExtent}, 0}});
+  static const ParameterShards shards(*self, {{{0, kClippedExtent}, 0}});
   return shards;
 }
 
 TYPED_TEST(GradientClip, NothingOnLeavesGradientAndScaleAlone) {
-  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  const std::vector<TypeParam> g = random_values<TypeParam>(kClippedExtent);
   Tensor gradients = tensor_of(g);
-  EXPECT_EQ(clip_gradients({}, gradients, tensor_of(g), kParameters, one_worker(), 0.3, 50.0), 0.3);
+  EXPECT_EQ(clip_gradients({}, gradients, tensor_of(g), kClippedParameters, one_worker(), 0.3, 50.0), 0.3);
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
 TYPED_TEST(GradientClip, NonFiniteNormNeverClips) {
-  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  const std::vector<TypeParam> g = random_values<TypeParam>(kClippedExtent);
   Tensor gradients = tensor_of(g);
   const ClipSettings all{.global_norm = 0.1, .value = 0.1, .adaptive = 0.1};
-  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, one_worker(), 0.3, kNaN), 0.3);
-  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kParameters, one_worker(), 0.3, kInfinity), 0.3);
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kClippedParameters, one_worker(), 0.3, kNaN), 0.3);
+  EXPECT_EQ(clip_gradients(all, gradients, tensor_of(g), kClippedParameters, one_worker(), 0.3, kInfinity),
+            0.3);
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
 TYPED_TEST(GradientClip, GlobalNormAloneOnlyChangesTheScale) {
-  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent);
+  const std::vector<TypeParam> g = random_values<TypeParam>(kClippedExtent);
   Tensor gradients = tensor_of(g);
-  EXPECT_EQ(
-      clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kParameters, one_worker(), 0.5, 8.0),
-      0.5 * clip_factor(8.0, 1.0));
+  EXPECT_EQ(clip_gradients({.global_norm = 1.0}, gradients, tensor_of(g), kClippedParameters, one_worker(),
+                           0.5, 8.0),
+            0.5 * clip_factor(8.0, 1.0));
   EXPECT_EQ(gradients.to_vector<TypeParam>(), g);
 }
 
 TYPED_TEST(GradientClip, AllTogetherClipOneAfterTheOther) {
-  const std::vector<TypeParam> g = random_values<TypeParam>(kExtent), w(kExtent, TypeParam{1});
+  const std::vector<TypeParam> g = random_values<TypeParam>(kClippedExtent), w(kClippedExtent, TypeParam{1});
   Tensor together = tensor_of(g), apart = tensor_of(g);
   const double scale =
       clip_gradients({.global_norm = 0.05, .value = 0.02, .adaptive = 0.01}, together, tensor_of(w),
-                     kParameters, one_worker(), 0.5, global_norm(together, kExtent, 0.5));
-  clip_adaptively(apart, tensor_of(w), kParameters, 0.5, 0.01);
-  clip_by_value(apart, kExtent, 1.0, 0.02);
+                     kClippedParameters, one_worker(), 0.5, global_norm(together, kClippedExtent, 0.5));
+  clip_adaptively(apart, tensor_of(w), kClippedParameters, 0.5, 0.01);
+  clip_by_value(apart, kClippedExtent, 1.0, 0.02);
   EXPECT_EQ(together.to_vector<TypeParam>(), apart.to_vector<TypeParam>());
-  EXPECT_EQ(scale, clip_factor(global_norm(apart, kExtent, 1.0), 0.05));
+  EXPECT_EQ(scale, clip_factor(global_norm(apart, kClippedExtent, 1.0), 0.05));
   EXPECT_LT(scale, 1.0);
 }
 

@@ -45,7 +45,7 @@ TEST(Pattern, ManyStarsDoNotTakeExponentialTime) {
   EXPECT_FALSE(matches_pattern(pattern + "b", name));
 }
 
-const std::vector<ParameterEntry> kParameters = {
+const std::vector<ParameterEntry> kGroupedParameters = {
     {.name = "first.weight", .shape = {4, 8}, .offset = 0, .initializer = {}},
     {.name = "first.bias", .shape = {8}, .offset = 64, .initializer = {}},
     {.name = "second.weight", .shape = {8, 2}, .offset = 128, .initializer = {}},
@@ -58,7 +58,7 @@ std::vector<UpdateSegment> segments_from(const std::string& toml) {
   const bool decay_biases = section.boolean("decay_biases", true, "");
   const std::vector<ParameterGroup> groups = read_parameter_groups(section);
   configuration.reject_unknown();
-  return update_segments(kParameters, 256, decay_biases, groups);
+  return update_segments(kGroupedParameters, 256, decay_biases, groups);
 }
 
 void expect_segments(const std::string& toml, const std::vector<UpdateSegment>& expected) {

@@ -16,23 +16,23 @@ namespace lockstep::testing {
 namespace {
 
 // Parameters whose gaps and sizes put cuts inside and between norm blocks; two groups of settings.
-const std::vector<ParameterEntry> kParameters = {
+const std::vector<ParameterEntry> kShardedParameters = {
     {.name = "embedding", .shape = {100, 60}, .offset = 0, .initializer = {}},
     {.name = "gain", .shape = {7}, .offset = 6016, .initializer = {}},
     {.name = "filters", .shape = {16, 3, 3, 20}, .offset = 6080, .initializer = {}},
     {.name = "scalar", .shape = {}, .offset = 8960, .initializer = {}},
     {.name = "out", .shape = {60, 50}, .offset = 9024, .initializer = {}},
 };
-constexpr int64_t kExtent = 12032;
+constexpr int64_t kShardedExtent = 12032;
 const std::vector<UpdateSegment> kSegments = {
     {.begin = 0, .end = 6080},
     {.begin = 6080, .end = 9024, .learning_rate_factor = 0.5, .weight_decay = false},
-    {.begin = 9024, .end = kExtent}};
+    {.begin = 9024, .end = kShardedExtent}};
 
 std::vector<float> values_of(uint32_t stream) {
-  std::vector<float> values(kExtent, 0.0f);
+  std::vector<float> values(kShardedExtent, 0.0f);
   const PhiloxKey key = philox_key(23, RandomPurpose::kTest);
-  for (const ParameterEntry& entry : kParameters) {
+  for (const ParameterEntry& entry : kShardedParameters) {
     for (int64_t i = entry.offset; i < entry.offset + entry.shape.elements(); ++i) {
       values[static_cast<size_t>(i)] =
           uniform_float(philox(key, {static_cast<uint32_t>(i), stream}).r[0]) - 0.5f;
@@ -54,17 +54,17 @@ Result walk(const std::string& toml, const ClipSettings& clip, Communicator& com
   const int world_size = communicator.world_size();
   std::vector<int64_t> offsets;
   std::vector<double> loads;
-  for (const ParameterEntry& entry : kParameters) {
+  for (const ParameterEntry& entry : kShardedParameters) {
     offsets.push_back(entry.offset);
     loads.push_back(optimizer->load(entry));
   }
   const bool whole = optimizer->whole_parameters() || clip.adaptive > 0.0;
-  const ParameterShards shards(communicator, whole ? whole_shares(offsets, kExtent, world_size, loads)
-                                                   : striped_shares(kExtent, world_size));
-  optimizer->allocate(kParameters, kExtent, shards.mine(), DType::kF32, cpu_backend());
+  const ParameterShards shards(communicator, whole ? whole_shares(offsets, kShardedExtent, world_size, loads)
+                                                   : striped_shares(kShardedExtent, world_size));
+  optimizer->allocate(kShardedParameters, kShardedExtent, shards.mine(), DType::kF32, cpu_backend());
 
   Result result;
-  Tensor parameters = Tensor::from(Shape{kExtent}, values_of(0), cpu_backend());
+  Tensor parameters = Tensor::from(Shape{kShardedExtent}, values_of(0), cpu_backend());
   for (uint32_t step = 0; step < 4; ++step) {
     if (optimizer->before_gradient(parameters, 0.1, kSegments)) shards.gather(parameters, "look-ahead");
     if (step == 2) {
@@ -73,17 +73,17 @@ Result walk(const std::string& toml, const ClipSettings& clip, Communicator& com
     }
     // The gradient depends on all parameters, and is known where it is owned.
     const std::vector<float> noise = values_of(step + 1), theta = parameters.to_vector<float>();
-    std::vector<float> values(kExtent, NAN);
+    std::vector<float> values(kShardedExtent, NAN);
     for (const ElementRange& range : shards.mine()) {
       for (int64_t i = range.begin; i < range.end; ++i) {
-        const auto at = static_cast<size_t>(i), other = static_cast<size_t>((i + 6016) % kExtent);
+        const auto at = static_cast<size_t>(i), other = static_cast<size_t>((i + 6016) % kShardedExtent);
         values[at] = noise[at] == 0.0f ? 0.0f : noise[at] + 0.25f * theta[at] - 0.125f * theta[other];
       }
     }
-    Tensor gradients = Tensor::from(Shape{kExtent}, values, cpu_backend());
+    Tensor gradients = Tensor::from(Shape{kShardedExtent}, values, cpu_backend());
     const double norm = global_norm(gradients, shards, 0.25);
     result.norms.push_back(norm);
-    const double scale = clip_gradients(clip, gradients, parameters, kParameters, shards, 0.25, norm);
+    const double scale = clip_gradients(clip, gradients, parameters, kShardedParameters, shards, 0.25, norm);
     result.norms.push_back(scale);
     optimizer->update({.parameters = parameters,
                        .gradients = gradients,
@@ -94,9 +94,9 @@ Result walk(const std::string& toml, const ClipSettings& clip, Communicator& com
   }
   result.parameters = parameters.to_vector<float>();
   for (const OptimizerSlot& slot : optimizer->slots()) {
-    const std::vector<Share> shares = slot_shares(slot, kParameters, shards);
+    const std::vector<Share> shares = slot_shares(slot, kShardedParameters, shards);
     result.state_elements += slot.values.elements();
-    for (const SlotEntry& entry : slot_entries(slot, kParameters)) {
+    for (const SlotEntry& entry : slot_entries(slot, kShardedParameters)) {
       std::vector<float> part(static_cast<size_t>(entry.shape.elements()));
       shards.collect(shares, slot.values, {entry.offset, entry.offset + entry.shape.elements()},
                      reinterpret_cast<std::byte*>(part.data()), slot.name);
@@ -120,8 +120,9 @@ TEST_P(ShardedUpdate, IsTheWholeOneBitForBitOnAnyNumberOfWorkers) {
       run_threaded(world_size, [&](Communicator& communicator) {
         const Result sharded = walk(toml, clip, communicator);
         EXPECT_EQ(sharded.norms, whole.norms);
-        EXPECT_EQ(std::memcmp(sharded.parameters.data(), whole.parameters.data(), kExtent * sizeof(float)),
-                  0);
+        EXPECT_EQ(
+            std::memcmp(sharded.parameters.data(), whole.parameters.data(), kShardedExtent * sizeof(float)),
+            0);
         elements += sharded.state_elements;
         if (communicator.rank() == 0) {
           most = sharded.state_elements;
@@ -141,7 +142,7 @@ INSTANTIATE_TEST_SUITE_P(Optimizers, ShardedUpdate, ::testing::ValuesIn(testing:
 TEST(ShardedUpdate, RefusesToOwnAPartOfAParameterThatMustBeWhole) {
   const std::unique_ptr<Optimizer> lamb = optimizer_from("type = 'lamb'");
   try {
-    lamb->allocate(kParameters, kExtent, {{64, 9024}}, DType::kF32, cpu_backend());
+    lamb->allocate(kShardedParameters, kShardedExtent, {{64, 9024}}, DType::kF32, cpu_backend());
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kInternal);

@@ -13,7 +13,7 @@ namespace lockstep::testing {
 namespace {
 
 using Vector = std::vector<double>;
-constexpr int64_t kExtent = 200;
+constexpr int64_t kAveragedExtent = 200;
 
 AverageSettings settings_from(const std::string& toml) {
   Configuration configuration = Configuration::parse("[average]\n" + toml + "\n", "test.toml", {});
@@ -23,7 +23,7 @@ AverageSettings settings_from(const std::string& toml) {
   return settings;
 }
 
-Vector theta(int64_t update, int64_t extent = kExtent) {
+Vector theta(int64_t update, int64_t extent = kAveragedExtent) {
   Vector values(static_cast<size_t>(extent));
   const PhiloxKey key = philox_key(5, RandomPurpose::kTest);
   for (size_t i = 0; i < values.size(); ++i) {
@@ -42,7 +42,8 @@ struct Path {
   std::vector<Vector> values, statistics;
 };
 Path walk(const std::string& toml) {
-  WeightAverage average(settings_from(toml), tensor(theta(0)), {{0, kExtent}}, tensor(theta(1000, 7)));
+  WeightAverage average(settings_from(toml), tensor(theta(0)), {{0, kAveragedExtent}},
+                        tensor(theta(1000, 7)));
   Path path;
   for (int64_t n = 0; n <= 30; ++n) {
     if (n > 0) average.update(tensor(theta(n)), tensor(theta(1000 + n, 7)), n);
@@ -90,7 +91,7 @@ TEST(MeanOfWeights, IsTheMeanOfWhatEntered) {
   for (int64_t n = 0; n <= 5; ++n)
     EXPECT_EQ(path.values[static_cast<size_t>(n)], theta(n)) << "follows until the start";
   for (int64_t n = 6; n <= 30; ++n) {
-    Vector sum(kExtent, 0.0);
+    Vector sum(kAveragedExtent, 0.0);
     int64_t count = 0;
     for (int64_t m = 5; m <= n; m += 3, ++count) {
       for (size_t i = 0; i < sum.size(); ++i) sum[i] += theta(m)[i];
@@ -103,15 +104,15 @@ TEST(MeanOfWeights, IsTheMeanOfWhatEntered) {
 
 TEST(WeightAverage, OfPartsIsThatOfTheWholeBitForBit) {
   for (const std::string toml : {"type = 'ema'\ndecay = 0.9", "type = 'swa'"}) {
-    const std::vector<ElementRange> first = {{0, 3}, {70, 131}}, second = {{3, 70}, {131, kExtent}};
-    WeightAverage whole(settings_from(toml), tensor(theta(0)), {{0, kExtent}}, tensor({}));
+    const std::vector<ElementRange> first = {{0, 3}, {70, 131}}, second = {{3, 70}, {131, kAveragedExtent}};
+    WeightAverage whole(settings_from(toml), tensor(theta(0)), {{0, kAveragedExtent}}, tensor({}));
     WeightAverage a(settings_from(toml), tensor(theta(0)), first, tensor({}));
     WeightAverage b(settings_from(toml), tensor(theta(0)), second, tensor({}));
-    EXPECT_EQ(a.values().elements() + b.values().elements(), kExtent);
+    EXPECT_EQ(a.values().elements() + b.values().elements(), kAveragedExtent);
     for (int64_t n = 1; n < 9; ++n) {
       for (WeightAverage* average : {&whole, &a, &b}) average->update(tensor(theta(n)), tensor({}), n);
     }
-    Tensor together = tensor(Vector(kExtent, NAN)), expected = tensor(Vector(kExtent, NAN));
+    Tensor together = tensor(Vector(kAveragedExtent, NAN)), expected = tensor(Vector(kAveragedExtent, NAN));
     a.write(together);
     b.write(together);
     whole.write(expected);

@@ -14,7 +14,7 @@
 namespace lockstep::testing {
 namespace {
 
-constexpr int64_t kSteps = 100;
+constexpr int64_t kWholeSteps = 100;
 
 double norm_of(const Vector& x) {
   return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
@@ -26,9 +26,9 @@ using Step = std::function<Vector(const Vector& theta, const Vector& g, double e
 void expect_path(const std::string& toml, const Problem& problem, double rate, Step step) {
   // A rate that changes every step: nobody may use the one before.
   const auto eta = [&](int64_t update) { return rate * (1.0 - 0.005 * static_cast<double>(update)); };
-  const std::vector<Vector> path = walk<double>(*optimizer_from(toml), problem, eta, kSteps);
+  const std::vector<Vector> path = walk<double>(*optimizer_from(toml), problem, eta, kWholeSteps);
   Vector theta = problem.start;
-  for (int64_t k = 1; k <= kSteps; ++k) {
+  for (int64_t k = 1; k <= kWholeSteps; ++k) {
     theta = step(theta, problem.gradient(theta), eta(k - 1), k);
     for (size_t i = 0; i < theta.size(); ++i) {
       ASSERT_NEAR(path[static_cast<size_t>(k)][i], theta[i], 1e-10)
@@ -185,7 +185,7 @@ TEST(Adafactor, SeesMoreThanTwoAxesAsAMatrixOfTheFirstAndTheRest) {
 // ---- what all of them promise
 // ----------------------------------------------------------------------------------
 
-const std::vector<std::string> kTables = {
+const std::vector<std::string> kWholeTables = {
     "type = 'lamb'\nweight_decay = 0.1",
     "type = 'lars'\nweight_decay = 0.1",
     "type = 'adafactor'\nweight_decay = 0.1",
@@ -196,19 +196,19 @@ const std::vector<std::string> kTables = {
 };
 
 // A matrix, a vector, a convolution and a scalar, with gaps between them.
-const std::vector<ParameterEntry> kParameters = {
+const std::vector<ParameterEntry> kWholeParameters = {
     {.name = "matrix", .shape = {5, 9}, .offset = 0, .initializer = {}},
     {.name = "vector", .shape = {7}, .offset = 64, .initializer = {}},
     {.name = "convolution", .shape = {6, 2, 2, 3}, .offset = 128, .initializer = {}},
     {.name = "scalar", .shape = {}, .offset = 256, .initializer = {}},
 };
-constexpr int64_t kExtent = 320;
+constexpr int64_t kWholeExtent = 320;
 
 template <class T>
 std::vector<T> random_values(uint32_t stream) {
-  std::vector<T> values(kExtent, T{0});
+  std::vector<T> values(kWholeExtent, T{0});
   const PhiloxKey key = philox_key(7, RandomPurpose::kTest);
-  for (const ParameterEntry& entry : kParameters) {
+  for (const ParameterEntry& entry : kWholeParameters) {
     for (int64_t i = entry.offset; i < entry.offset + entry.shape.elements(); ++i) {
       values[static_cast<size_t>(i)] =
           static_cast<T>(uniform_float(philox(key, {static_cast<uint32_t>(i), stream}).r[0]) - 0.5f);
@@ -218,19 +218,19 @@ std::vector<T> random_values(uint32_t stream) {
 }
 
 template <class T>
-struct Bench {
+struct WholeBench {
   std::unique_ptr<Optimizer> optimizer;
-  Tensor parameters = Tensor::from(Shape{kExtent}, random_values<T>(0), test_backend());
+  Tensor parameters = Tensor::from(Shape{kWholeExtent}, random_values<T>(0), test_backend());
 
-  explicit Bench(const std::string& toml) : optimizer(optimizer_from(toml)) {
-    optimizer->allocate(kParameters, kExtent, {{0, kExtent}}, dtype_of<T>, test_backend());
+  explicit WholeBench(const std::string& toml) : optimizer(optimizer_from(toml)) {
+    optimizer->allocate(kWholeParameters, kWholeExtent, {{0, kWholeExtent}}, dtype_of<T>, test_backend());
   }
   void step(const std::vector<UpdateSegment>& segments, uint32_t number, double rate = 0.1,
             double gradients_times = 1.0, double scale = 1.0) {
     std::vector<T> gradients = random_values<T>(number + 1);
     for (T& g : gradients) g = static_cast<T>(g * gradients_times);
     optimizer->update({.parameters = parameters,
-                       .gradients = Tensor::from(Shape{kExtent}, gradients, test_backend()),
+                       .gradients = Tensor::from(Shape{kWholeExtent}, gradients, test_backend()),
                        .gradient_scale = scale,
                        .learning_rate = rate,
                        .segments = segments});
@@ -245,7 +245,7 @@ struct Bench {
   }
 };
 
-const std::vector<UpdateSegment> kWhole = {{.begin = 0, .end = kExtent}};
+const std::vector<UpdateSegment> kWhole = {{.begin = 0, .end = kWholeExtent}};
 
 template <class T>
 class WholeParameters : public ::testing::Test {};
@@ -253,8 +253,8 @@ using Precisions = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(WholeParameters, Precisions);
 
 TYPED_TEST(WholeParameters, SplitBetweenParametersGivesTheSameBits) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> whole(table), split(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> whole(table), split(table);
     for (uint32_t k = 0; k < 3; ++k) {
       whole.step(kWhole, k);
       split.step({{.begin = 100, .end = 256}, {.begin = 256, .end = 320}, {.begin = 0, .end = 100}}, k);
@@ -266,8 +266,8 @@ TYPED_TEST(WholeParameters, SplitBetweenParametersGivesTheSameBits) {
 }
 
 TYPED_TEST(WholeParameters, ThreadsDoNotChangeTheBits) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> one(table), two(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> one(table), two(table);
     for (uint32_t k = 0; k < 2; ++k) one.step(kWhole, k);
     set_threads(2);
     for (uint32_t k = 0; k < 2; ++k) two.step(kWhole, k);
@@ -277,8 +277,8 @@ TYPED_TEST(WholeParameters, ThreadsDoNotChangeTheBits) {
 }
 
 TYPED_TEST(WholeParameters, GapsStayZero) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> bench(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> bench(table);
     for (uint32_t k = 0; k < 3; ++k) bench.step(kWhole, k);
     const std::vector<TypeParam> after = bench.parameters.template to_vector<TypeParam>();
     const std::vector<TypeParam> inside = random_values<TypeParam>(0);
@@ -287,13 +287,14 @@ TYPED_TEST(WholeParameters, GapsStayZero) {
 }
 
 TYPED_TEST(WholeParameters, ParametersAndGradientsOfZeroStayFinite) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> bench(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> bench(table);
     bench.parameters.assign(bench.parameters.full_like(0.0));
     bench.step(kWhole, 0, 0.1, 0.0);
     const std::vector<TypeParam> state = bench.state();
     // SOAP's bases are something from the first step on.
-    const auto all = table.find("soap") == std::string::npos ? std::ssize(state) : std::ptrdiff_t{kExtent};
+    const auto all =
+        table.find("soap") == std::string::npos ? std::ssize(state) : std::ptrdiff_t{kWholeExtent};
     EXPECT_TRUE(std::all_of(state.begin(), state.begin() + all, [](TypeParam x) { return x == 0; })) << table;
     bench.step(kWhole, 1);
     for (TypeParam value : bench.state()) EXPECT_TRUE(std::isfinite(value)) << table;
@@ -303,8 +304,8 @@ TYPED_TEST(WholeParameters, ParametersAndGradientsOfZeroStayFinite) {
 }
 
 TYPED_TEST(WholeParameters, GradientScaleAppliesToTheGradientOnly) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> plain(table), scaled(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> plain(table), scaled(table);
     for (uint32_t k = 0; k < 3; ++k) {
       plain.step(kWhole, k);
       scaled.step(kWhole, k, 0.1, 1024.0, 1.0 / 1024);
@@ -314,9 +315,9 @@ TYPED_TEST(WholeParameters, GradientScaleAppliesToTheGradientOnly) {
 }
 
 TYPED_TEST(WholeParameters, SegmentsDecideOnDecayAndRate) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> mixed(table), decayed(table), rated(table);
-    Bench<TypeParam> free(table.substr(0, table.find("weight_decay")) + "weight_decay = 0");
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> mixed(table), decayed(table), rated(table);
+    WholeBench<TypeParam> free(table.substr(0, table.find("weight_decay")) + "weight_decay = 0");
     for (uint32_t k = 0; k < 3; ++k) {
       mixed.step({{.begin = 0, .end = 64},
                   {.begin = 64, .end = 128, .weight_decay = false},
@@ -338,8 +339,8 @@ TYPED_TEST(WholeParameters, SegmentsDecideOnDecayAndRate) {
 }
 
 TYPED_TEST(WholeParameters, GoOnExactlyFromSavedSlotsAndUpdateCount) {
-  for (const std::string& table : kTables) {
-    Bench<TypeParam> through(table), resumed(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<TypeParam> through(table), resumed(table);
     for (uint32_t k = 0; k < 4; ++k) through.step(kWhole, k);
     resumed.parameters.assign(through.parameters);
     resumed.optimizer->set_updates(through.optimizer->updates());
@@ -361,8 +362,8 @@ TYPED_TEST(WholeParameters, GoOnExactlyFromSavedSlotsAndUpdateCount) {
 }
 
 TEST(WholeParameters, SegmentThatCutsAParameterIsAnErrorAndChangesNothing) {
-  for (const std::string& table : kTables) {
-    Bench<double> bench(table);
+  for (const std::string& table : kWholeTables) {
+    WholeBench<double> bench(table);
     const std::vector<double> before = bench.state();
     for (const std::vector<UpdateSegment>& segments :
          {std::vector<UpdateSegment>{{.begin = 0, .end = 44}, {.begin = 44, .end = 320}},
@@ -381,7 +382,7 @@ TEST(WholeParameters, SegmentThatCutsAParameterIsAnErrorAndChangesNothing) {
 }
 
 TEST(Adafactor, KeepsARowAndAColumnOfAMatrix) {
-  Bench<float> bench("type = 'adafactor'");
+  WholeBench<float> bench("type = 'adafactor'");
   const std::vector<OptimizerSlot> slots = bench.optimizer->slots();
   ASSERT_EQ(slots.size(), 3u);
   EXPECT_EQ(slots[0].name, "row_moment");

@@ -3,31 +3,26 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
-
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/text/tokenizer.h"
+#include "text/files.h"
 
 namespace lockstep {
 namespace {
 
 using nlohmann::json;
 using testing::expect_rejection;
-
-json read_json(const std::string& path) {
-  std::ifstream file(path);
-  return json::parse(file);
-}
+using testing::kFiles;
+using testing::read_json;
 
 class BpeTrainer : public ::testing::Test {
  protected:
   BpeTrainer() {
     std::ofstream file(corpus_);
-    const json expected = read_json(std::string(LOCKSTEP_TEXT_FILES) + "/expected.json");
+    const json expected = read_json(kFiles + "expected.json");
     for (const json& text : expected["training"]) file << json{{"text", text}}.dump() << "\n";
   }
   json trained(const std::string& pattern, int64_t size) {
@@ -43,7 +38,7 @@ class BpeTrainer : public ::testing::Test {
 };
 
 TEST_F(BpeTrainer, LearnsWhatHuggingFaceLearns) {
-  const json gpt4 = read_json(std::string(LOCKSTEP_TEXT_FILES) + "/llama3.json");
+  const json gpt4 = read_json(kFiles + "llama3.json");
   for (const int threads : {1, 3}) {
     set_threads(threads);
     const json made = trained("gpt4", 481);
@@ -52,7 +47,7 @@ TEST_F(BpeTrainer, LearnsWhatHuggingFaceLearns) {
   }
   set_threads(1);
   // There <|endoftext|> has the first id, and one token more was learned here.
-  const json gpt2 = read_json(std::string(LOCKSTEP_TEXT_FILES) + "/gpt2.json");
+  const json gpt2 = read_json(kFiles + "gpt2.json");
   const json made = trained("gpt2", 480);
   EXPECT_EQ(made["model"]["merges"], gpt2["model"]["merges"]);
   for (const auto& [token, id] : made["model"]["vocab"].items())

@@ -6,13 +6,12 @@
 #include <zstd.h>
 
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
+#include "text/files.h"
 
 namespace lockstep {
 namespace {
@@ -20,13 +19,9 @@ namespace {
 using nlohmann::json;
 using testing::bytes_of;
 using testing::expect_rejection;
-
-const std::string kFiles = std::string(LOCKSTEP_TEXT_FILES) + "/";
-
-void write_text(const std::string& path, const std::string& text) {
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-  std::ofstream(path, std::ios::binary) << text;
-}
+using testing::kFiles;
+using testing::read_json;
+using testing::write_text;
 
 void write_gzip(const std::string& path, const std::string& text) {
   gzFile file = gzopen(path.c_str(), "wb");
@@ -47,8 +42,7 @@ void write_zstd(const std::string& path, const std::string& text) {
 
 // English and other text, enough for several chunks.
 std::string long_text(size_t bytes) {
-  std::ifstream file(kFiles + "expected.json");
-  const json texts = json::parse(file)["texts"];
+  const json texts = read_json(kFiles + "expected.json")["texts"];
   std::string text;
   for (size_t i = 0; text.size() < bytes; ++i) {
     text += texts[i % texts.size()].get<std::string>();
@@ -193,8 +187,7 @@ TEST_F(Tokenize, ALongDocumentHasTheTokensThatItHasInOnePiece) {
 
 // The claim behind it, at every place of short texts.
 TEST_F(Tokenize, CutsChangeNoToken) {
-  std::ifstream file(kFiles + "expected.json");
-  const json texts = json::parse(file)["texts"];
+  const json texts = read_json(kFiles + "expected.json")["texts"];
   std::vector<std::unique_ptr<Tokenizer>> tokenizers;
   for (const char* name : {"gpt2.json", "llama3.json", "qwen2.json"})
     tokenizers.push_back(open_tokenizer({.path = kFiles + name}));

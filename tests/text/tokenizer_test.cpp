@@ -4,33 +4,24 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
+#include "text/files.h"
 
 namespace lockstep {
 namespace {
 
 using nlohmann::json;
 using testing::expect_rejection;
-
-const std::string kFiles = std::string(LOCKSTEP_TEXT_FILES) + "/";
-
-json read_json(const std::string& name) {
-  std::ifstream file(kFiles + name);
-  return json::parse(file);
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
+using testing::kFiles;
+using testing::read_json;
+using testing::write_text;
 
 void expect_peers_ids(const std::string& which, const Tokenizer& tokenizer, SpecialSpelling spelling) {
-  const json expected = read_json("expected.json");
+  const json expected = read_json(kFiles + "expected.json");
   const json& texts = expected["texts"];
   const json& ids = expected["ids"].at(which);
   ASSERT_EQ(texts.size(), ids.size());
@@ -76,7 +67,7 @@ TEST(Tokenizer, DigestsTellVocabulariesApart) {
 }
 
 TEST(Tokenizer, RoundTripsWellFormedText) {
-  const json texts = read_json("expected.json")["texts"];
+  const json texts = read_json(kFiles + "expected.json")["texts"];
   const auto tokenizer = open_tokenizer({.path = kFiles + "llama3.json"});
   for (const json& text : texts) {
     const auto original = text.get<std::string>();
@@ -187,7 +178,7 @@ class TokenizerJson : public ::testing::Test {
   }
   testing::ScratchDirectory directory_;
   std::string path_ = directory_.file("tokenizer.json");
-  json good_ = read_json("llama3.json");
+  json good_ = read_json(kFiles + "llama3.json");
 };
 
 TEST_F(TokenizerJson, RefusesByItsKeyWhatItDoesNotDo) {
@@ -281,6 +272,15 @@ TEST(Tokenizer, TiktokenFilesNeedAPatternAndSoundLines) {
                    [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
   write_text(path, "IQ== 0\nIg= 1\n");
   expect_rejection(ErrorKind::kData, {path, "line 2", "base64"},
+                   [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
+  // What a small file could ask for: memory for so many ids, and time for all cuts of so long a token.
+  write_text(path, "IQ== 4194304\n");
+  expect_rejection(ErrorKind::kData, {path, "line 1", "rank below 4194304"},
+                   [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
+  std::string most;
+  for (int i = 0; i < 340; ++i) most += "ISEh";  // 1020 bytes
+  write_text(path, "IQ== 0\n" + most + " 1\n" + most + "YWFhYWFh 2\n");
+  expect_rejection(ErrorKind::kData, {path, "line 3", "a token of 1026 bytes", "at most 1024"},
                    [&] { open_tokenizer({.path = path, .pattern = "gpt2"}); });
   write_text(path, "IQ== 0\n");
   expect_rejection(ErrorKind::kData, {path, "no token for byte 0"},

@@ -20,7 +20,7 @@ RunData run_of(Dataset train) {
   return data;
 }
 
-Dataset labelled(std::vector<int32_t> labels, int64_t classes) {
+Dataset labelled_rows(std::vector<int32_t> labels, int64_t classes) {
   Dataset train;
   train.source = "train.csv";
   train.sample_shape = {1};
@@ -53,10 +53,10 @@ TEST(DataChecks, TheTaskIsSaidInOneLine) {
 }
 
 TEST(DataChecks, OneClassIsRefusedWithItsColumn) {
-  RunData one = run_of(labelled({0, 0, 0}, 1));
+  RunData one = run_of(labelled_rows({0, 0, 0}, 1));
   expect_rejection(ErrorKind::kData, {"train.csv: labels: all 3 samples are of class 0"},
                    [&] { check_classes(one); });
-  Dataset trees = labelled({4, 4}, 10);
+  Dataset trees = labelled_rows({4, 4}, 10);
   trees.columns = {{"a"}, "kind"};
   trees.class_names.assign(10, "elm");
   one = run_of(trees);
@@ -65,19 +65,19 @@ TEST(DataChecks, OneClassIsRefusedWithItsColumn) {
 }
 
 TEST(DataChecks, ClassesWithoutSamplesAreHintedAt) {
-  RunData data = run_of(labelled({0, 1, 2}, 3));
+  RunData data = run_of(labelled_rows({0, 1, 2}, 3));
   check_classes(data);
   EXPECT_TRUE(data.hints.empty());
-  data = run_of(labelled({0, 1, 9, 3}, 10));
+  data = run_of(labelled_rows({0, 1, 9, 3}, 10));
   check_classes(data);
   ASSERT_EQ(data.hints.size(), 1u);
   EXPECT_EQ(data.hints[0], "train.csv: 6 of 10 classes have no training samples: 2, 4, 5, 6, 7, ...");
-  Dataset trees = labelled({0, 2}, 3);
+  Dataset trees = labelled_rows({0, 2}, 3);
   trees.class_names = {"ash", "birch", "cherry"};
   data = run_of(trees);
   check_classes(data);
   EXPECT_EQ(data.hints.at(0), "train.csv: 1 of 3 classes have no training samples: 1 (birch)");
-  Dataset numbers = labelled({}, 0);
+  Dataset numbers = labelled_rows({}, 0);
   numbers.inputs_f32 = {1, 2, 3};
   numbers.target_width = 1;
   numbers.targets = {1, 1, 1};

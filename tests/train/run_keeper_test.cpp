@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 
 #include "hdf5/scratch_directory.h"
 #include "lockstep/comm/deadline.h"
@@ -71,6 +72,18 @@ TEST_F(RunKeeperTest, SavesAndFindsAgainWithTheMetricsSoFar) {
 }
 
 // With one line a step, 200,000 steps made checkpoints of 83 MB for 0.13 MB of state.
+TEST_F(RunKeeperTest, FlightsOfAnEarlierRunGoWithItAndThoseOfThisOneStay) {
+  std::filesystem::create_directory(directory());
+  const std::string flight = directory() + "/flight-1.tsv";
+  std::ofstream(flight) << "all-reduce";
+  std::ofstream(directory() + "/flight-plan.txt") << "mine";
+  RunKeeper(settings_in(directory()), true).start({}, {}, "a = 1\n", "1700000000000");
+  EXPECT_TRUE(std::filesystem::exists(flight));
+  RunKeeper(settings_in(directory()), false).start({}, {}, "a = 1\n");
+  EXPECT_FALSE(std::filesystem::exists(flight));
+  EXPECT_TRUE(std::filesystem::exists(directory() + "/flight-plan.txt"));
+}
+
 TEST_F(RunKeeperTest, CheckpointsDoNotGrowWithTheRun) {
   RunKeeper keeper(settings_in(directory()), false);
   keeper.start({}, {}, "");

@@ -14,9 +14,9 @@ using testing::SmallRun;
 using testing::SmallRunOptions;
 
 // A run whose steps are taken one by one.
-class Stepped {
+class SteppedAlone {
  public:
-  explicit Stepped(const SmallRunOptions& options, double rate = 0.1)
+  explicit SteppedAlone(const SmallRunOptions& options, double rate = 0.1)
       : run(options, *self_), schedule_(make_constant(rate)) {
     end = make_step_end({*run.replica, *run.pass, *schedule_, run.settings(), run.plan.micro_batches});
     end->start(0);
@@ -69,7 +69,7 @@ SmallRunOptions with_optimizer(const std::string& type) {
 
 TEST(StepEnd, DeviceAndHostLeaveTheSameBits) {
   for (const char* type : {"sgd", "momentum", "adamw", "lion"}) {
-    Stepped device(with_optimizer(type)), host(host_decides_on(with_optimizer(type)));
+    SteppedAlone device(with_optimizer(type)), host(host_decides_on(with_optimizer(type)));
     EXPECT_TRUE(device.end->device_decides());
     EXPECT_FALSE(host.end->device_decides());
     for (int64_t step = 0; step < 5; ++step) {
@@ -86,7 +86,7 @@ TEST(StepEnd, DeviceAndHostLeaveTheSameBits) {
 
 TEST(StepEnd, NamesTheSettingThatTheHostIsNeededFor) {
   const auto reason = [](const SmallRunOptions& options) {
-    Stepped stepped(options);
+    SteppedAlone stepped(options);
     return host_decides(*stepped.run.replica->optimizer, options.settings);
   };
   EXPECT_EQ(reason(with_optimizer("adamw")), "");
@@ -99,7 +99,7 @@ TEST(StepEnd, NamesTheSettingThatTheHostIsNeededFor) {
 
 TEST(StepEnd, WithoutALossScaleWhatIsNotFiniteIsADivergence) {
   for (const SmallRunOptions& options : {SmallRunOptions(), host_decides_on({})}) {
-    Stepped stepped(options);
+    SteppedAlone stepped(options);
     stepped.step(0);
     const std::vector<double> before = stepped.run.parameters();
     try {
@@ -117,7 +117,7 @@ TEST(StepEnd, WithALossScaleItIsASkippedStepAndTheScaleBacksOff) {
   for (SmallRunOptions options : {SmallRunOptions(), host_decides_on({})}) {
     options.settings.loss_scale.mode = LossScaling::kDynamic;
     options.settings.loss_scale.initial = 1024.0;
-    Stepped stepped(options);
+    SteppedAlone stepped(options);
     stepped.step(0);
     const std::vector<double> before = stepped.run.parameters();
     EXPECT_EQ(stepped.step(1, std::numeric_limits<double>::infinity()).loss_scale, 1024.0);
@@ -132,11 +132,11 @@ TEST(StepEnd, WithALossScaleItIsASkippedStepAndTheScaleBacksOff) {
 }
 
 TEST(StepEnd, TheLossScaleChangesNoBits) {
-  Stepped plain{SmallRunOptions()};
+  SteppedAlone plain{SmallRunOptions()};
   SmallRunOptions scaled;
   scaled.settings.loss_scale.mode = LossScaling::kStatic;
   scaled.settings.loss_scale.initial = 4096.0;
-  Stepped other(scaled);
+  SteppedAlone other(scaled);
   for (int64_t step = 0; step < 3; ++step) EXPECT_EQ(plain.step(step).loss, other.step(step).loss);
   EXPECT_EQ(plain.run.parameters(), other.run.parameters());
 }
@@ -145,7 +145,7 @@ TEST(StepEnd, KeepsItsCountersInCheckpoints) {
   SmallRunOptions options;
   options.settings.loss_scale.mode = LossScaling::kDynamic;
   options.settings.guard.loss_z = 100.0;
-  Stepped one(options), other(options);
+  SteppedAlone one(options), other(options);
   for (int64_t step = 0; step < 3; ++step) one.step(step);
   one.step(3, std::numeric_limits<double>::infinity());
   State state;
