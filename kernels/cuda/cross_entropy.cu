@@ -12,7 +12,7 @@ template <class T, class Plan>
 __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     cross_entropy_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
                          const T* weights, T* losses, T* probabilities, bool vectors) {
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [2 * Team<Plan::kTeam>::kWarps]);
   const int64_t r = Team<Plan::kTeam>::row();
   if (r >= rows) return;
   RowValues<T, 1, Plan> row({logits}, r, columns, vectors);
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     cross_entropy_gradient_kernel(int64_t rows, int64_t columns, const T* logits, const int32_t* labels,
                                   const T* weights, const T* dlosses, T* losses, S* dlogits, bool vectors) {
   constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [2 * Team<Plan::kTeam>::kWarps]);
   const int64_t r = Team<Plan::kTeam>::row();
   if (r >= rows) return;
   RowValues<T, 1, Plan> row({logits}, r, columns, vectors);
@@ -96,7 +96,7 @@ void CudaBackend::cross_entropy(DType dtype, int64_t rows, int64_t columns, cons
     dispatch_rows<T>(columns, [&](auto plan) {
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
-      LOCKSTEP_LAUNCH((cross_entropy_kernel<T, Plan>), blocks_for(rows, Rows::kRows), Rows::kThreads, 0,
+      LOCKSTEP_LAUNCH((cross_entropy_kernel<T, Plan>), blocks_for(rows, Rows::kRows), plan.threads, 0,
                       stream(), rows, columns, static_cast<const T*>(logits), labels,
                       static_cast<const T*>(weights), static_cast<T*>(losses), static_cast<T*>(probabilities),
                       aligned_to(16, logits, probabilities));
@@ -114,7 +114,7 @@ void CudaBackend::cross_entropy_gradient(DType dtype, int64_t rows, int64_t colu
     dispatch_rows<T>(columns, [&](auto plan) {
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
-      LOCKSTEP_LAUNCH((cross_entropy_gradient_kernel<S, Plan>), blocks_for(rows, Rows::kRows), Rows::kThreads,
+      LOCKSTEP_LAUNCH((cross_entropy_gradient_kernel<S, Plan>), blocks_for(rows, Rows::kRows), plan.threads,
                       0, stream(), rows, columns, static_cast<const T*>(logits), labels,
                       static_cast<const T*>(weights), static_cast<const T*>(dlosses), static_cast<T*>(losses),
                       static_cast<S*>(dlogits), aligned_to(16, logits, dlogits));

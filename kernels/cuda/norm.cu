@@ -16,6 +16,7 @@ using Kind = NormArguments::Kind;
 // S: of what is normed; R: the narrow type beside it, or S as well.
 template <class S, class R, class T = Accumulation<S>>
 struct NormForward {
+  Kind kind;
   int64_t rows, columns;
   const S* x;
   const R* change;
@@ -34,18 +35,19 @@ template <class S, class Plan>
                                                  ? std::max(1, 768 / Team<Plan::kTeam>::kThreads)
                                                  : Plan::kBlocks;
 
-// The variance of layer norm is the mean of (s - mean)^2 of a row that is at hand: no cancellation.
-template <Kind kKind, class S, class R, class Plan, class T = Accumulation<S>>
+// The variance of layer norm is the mean of (s - mean)^2 of a row that is at hand: no cancellation. RMS norm
+// is written as one with mean 0 and beta -0: subtracting and adding those changes no bit.
+template <class S, class R, class Plan, class T = Accumulation<S>>
 __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kNormBlocks<S, Plan>)
     norm_kernel(NormForward<S, R> a) {
   using Rows = Team<Plan::kTeam>;
   using Index = typename Plan::Index;
   constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [2 * Rows::kWarps]);
   const int64_t r = Rows::row();
   if (r >= a.rows) return;
   const int64_t begin = r * a.columns;
-  const bool vectors = a.vectors;
+  const bool vectors = a.vectors, layer = a.kind == Kind::kLayer;
   const S* in = a.x;
   if constexpr (!Plan::kHeld) {
     // A lane reads again what it writes here.
@@ -69,7 +71,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kNormBlocks<S, Pl
   }
   const T count = static_cast<T>(a.columns);
   T center = 0, inverse;
-  if constexpr (kKind == Kind::kLayer) {
+  if (layer) {
     T sum = 0;
     row.visit([&](int, Index, T(&values)[1][N]) {
       LOCKSTEP_UNROLL
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kNormBlocks<S, Pl
       LOCKSTEP_UNROLL
       for (int j = 0; j < N; ++j) squares += (values[0][j] - center) * (values[0][j] - center);
     });
-    squares = Rows::template reduce<Plus>(squares, shared + Plan::kTeam / kWarp);
+    squares = Rows::template reduce<Plus>(squares, shared + Rows::kWarps);
     inverse = T(1) / std::sqrt(squares * part + a.epsilon);
   } else {
     T squares = 0;
@@ -94,21 +96,17 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, kNormBlocks<S, Pl
     inverse = T(1) / std::sqrt(squares / count + a.epsilon);
   }
   row.visit([&](int, Index i, T(&values)[1][N]) {
-    T scale[N], result[N];
+    T scale[N], shift[N], result[N];
     load_numbers<N>(a.gamma + i, vectors, scale);
-    if constexpr (kKind == Kind::kLayer) {
-      T shift[N];
-      load_numbers<N>(a.beta + i, vectors, shift);
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) result[j] = (values[0][j] - center) * inverse * scale[j] + shift[j];
-    } else {
-      LOCKSTEP_UNROLL
-      for (int j = 0; j < N; ++j) result[j] = values[0][j] * inverse * scale[j];
-    }
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) shift[j] = -T(0);
+    if (layer) load_numbers<N>(a.beta + i, vectors, shift);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) result[j] = (values[0][j] - center) * inverse * scale[j] + shift[j];
     store_row(a.y + begin + i, result, vectors);
   });
   if (Rows::lane() == 0) {
-    if constexpr (kKind == Kind::kLayer) a.mean[r] = center;
+    if (layer) a.mean[r] = center;
     a.rstd[r] = inverse;
   }
 }
@@ -123,6 +121,7 @@ LOCKSTEP_DEVICE void add_rounded(const T (&added)[N], T (&result)[N]) {
 
 template <class S, class R, class T = Accumulation<S>>
 struct NormBackward {
+  Kind kind;
   int64_t rows, columns;
   const S* s;
   const T *gamma, *mean, *rstd;
@@ -147,21 +146,27 @@ LOCKSTEP_DEVICE void store_gradient(const NormBackward<S, R>& a, int64_t at, T (
 template <class Plan, class T>
 constexpr int kLaneBytes = Plan::kVectors* Plan::kLanes* static_cast<int>(sizeof(T));
 
-// How the backward kernel works on rows that are held: kFull: what comes through the norm is not all of the
-// gradient; kNarrow: dy is narrower than s. Teams of a warp share blocks of four, which write one
-// sum. Where gamma does not fit the registers beside the sums, each lane's own lies in shared memory.
+// Where gamma does not fit the registers beside the sums, each lane's own lies in shared memory.
+template <class Plan, class T>
+[[maybe_unused]] constexpr bool kGammaFits = kLaneBytes<Plan, T> <= 32;
+
+// Threads of a multiprocessor on rows that are held. kFull: what comes through the norm is not all of the
+// gradient; kNarrow: dy is narrower than s. Elements one by one cost the registers of their addresses; what
+// is added those of its vectors, which is too much beside two rows in fp32, and beside the sums that each of
+// six or twelve warps combines with all others'.
+template <class Plan, class T, bool kFull, bool kNarrow>
+[[maybe_unused]] constexpr int kNormResident =
+    !kGammaFits<Plan, T> || sizeof(T) == 8 || Plan::kLanes == 1          ? 512
+    : kFull && (!kNarrow || (Plan::kTeam > 96 && Plan::kTeam % 96 == 0)) ? 576
+                                                                         : 768;
+
+// How the backward kernel works on them: teams of a warp share blocks of four, which write one sum.
 template <class Plan, class T, bool kFull, bool kNarrow>
 struct NormTeams {
-  static constexpr bool kGammaHeld = kLaneBytes<Plan, T> <= 32;
-  static constexpr int kThreads = Plan::kTeam == kWarp ? 4 * kWarp : Plan::kTeam;
-  static constexpr int kRows = kThreads / Plan::kTeam;
-  // Threads of a multiprocessor. Elements one by one cost the registers of their addresses; what is added
-  // those of its vectors, which is too much beside two rows in fp32, and beside the sums that each of six or
-  // twelve warps combines with all others'.
-  static constexpr bool kManySums = Plan::kTeam > 96 && Plan::kTeam % 96 == 0;
-  static constexpr int kResident = !kGammaHeld || sizeof(T) == 8 || Plan::kLanes == 1 ? 512
-                                   : kFull && (!kNarrow || kManySums)                 ? 576
-                                                                                      : 768;
+  static constexpr bool kGammaHeld = kGammaFits<Plan, T>;
+  static constexpr int kRows = Plan::kTeam == kWarp ? 4 : 1;
+  static constexpr int kThreads = kRows * Team<Plan::kTeam>::kMost;  // at most
+  static constexpr int kResident = kNormResident<Plan, T, kFull, kNarrow>;
   static constexpr int kBlocks = kResident / kThreads;
 };
 
@@ -175,16 +180,16 @@ struct StoredRow {
   T center, inverse;
 
   // Where a lane has no columns, it reads nothing.
-  template <Kind kKind, bool kWhole>
+  template <bool kWhole>
   LOCKSTEP_DEVICE void load(const NormBackward<S, R>& a, int64_t row, int columns, int lane) {
     LOCKSTEP_UNROLL
     for (int v = 0; v < V; ++v) {
-      const int i = (v * Plan::kTeam + lane) * N;
+      const int i = (v * Team<Plan::kTeam>::lanes() + lane) * N;
       if (i >= columns) continue;
       x[v] = load_elements<kWhole, N>(a.s + row * columns + i);
       dy[v] = load_elements<kWhole, N>(a.dy + row * columns + i);
     }
-    center = kKind == Kind::kLayer ? a.mean[row] : T(0);
+    center = a.kind == Kind::kLayer ? a.mean[row] : T(0);
     inverse = a.rstd[row];
   }
 };
@@ -194,35 +199,38 @@ struct StoredRow {
 //   ds = rstd (g - mean(g) - h mean(g h)), of RMS norm without mean(g);
 // and on the way sums dy h and dy of each lane's columns, of which each block writes its sum. Rows are held
 // as they lie in memory, the next one on its way where there is room, and what is computed from them for the
-// sums is computed again for ds: registers are scarcer than instructions.
+// sums is computed again for ds: registers are scarcer than instructions. RMS norm is written as in the
+// forward kernel, with a sum of dy that nobody asks for: it is bound by memory.
 template <class S, class R, class Plan, bool kFull>
 using NormTeamsOf = NormTeams<Plan, Accumulation<S>, kFull, sizeof(R) < sizeof(S)>;
 
-template <Kind kKind, bool kFull, class S, class R, class Plan, class T = Accumulation<S>>
+template <bool kFull, class S, class R, class Plan, class T = Accumulation<S>>
 __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
                                   NormTeamsOf<S, R, Plan, kFull>::kBlocks)
     norm_backward_kernel(NormBackward<S, R> a) {
   using Teams = NormTeamsOf<S, R, Plan, kFull>;
-  constexpr bool kLayer = kKind == Kind::kLayer;
-  constexpr int N = Plan::kLanes, V = Plan::kVectors, kTeam = Plan::kTeam, kHalf = 2 * kTeam / kWarp;
+  using Rows = Team<Plan::kTeam>;
+  const bool layer = a.kind == Kind::kLayer;
+  constexpr int N = Plan::kLanes, V = Plan::kVectors, kHalf = 2 * Rows::kWarps;
   constexpr bool kGammaHeld = Teams::kGammaHeld;
   LOCKSTEP_SHARED(T, shared, [2 * kHalf]);
   constexpr int kPiece = N < Vector<T>::kLanes ? N : Vector<T>::kLanes;
   using Piece = Vector<T, kPiece>;
-  LOCKSTEP_SHARED(Piece, gammas, [kGammaHeld ? 1 : V * N / kPiece][kGammaHeld ? 1 : kTeam]);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kTeam;
-  const int64_t team = static_cast<int64_t>(blockIdx.x) * Teams::kRows + thread / kTeam;
+  LOCKSTEP_SHARED(Piece, gammas, [kGammaHeld ? 1 : V * N / kPiece][kGammaHeld ? 1 : Rows::kMost]);
+  const int thread = static_cast<int>(threadIdx.x), lane = Rows::lane(), lanes = Rows::lanes();
+  const int64_t team =
+      static_cast<int64_t>(blockIdx.x) * Teams::kRows + (Teams::kRows > 1 ? thread / kWarp : 0);
   const int64_t teams = static_cast<int64_t>(gridDim.x) * Teams::kRows, rows = a.rows;
   const int columns = static_cast<int>(a.columns);
   const T part = T(1) / static_cast<T>(columns);
-  const auto first_of = [&](int v) { return (v * kTeam + lane) * N; };
-  T products[V][N] = {}, gradients[kLayer ? V : 1][N] = {}, scales[V][N] = {};
+  const auto first_of = [&](int v) { return (v * lanes + lane) * N; };
+  T products[V][N] = {}, gradients[V][N] = {}, scales[V][N] = {};
   LOCKSTEP_UNROLL
   for (int v = 0; v < V; ++v) {
     if (first_of(v) < columns) load_numbers<N>(a.gamma + first_of(v), a.vectors, scales[v]);
   }
   if constexpr (!kGammaHeld) {
-    if (thread < kTeam) {  // the block's first team for all
+    if (thread < lanes) {  // the block's first team for all
       LOCKSTEP_UNROLL
       for (int v = 0; v < V; ++v) {
         LOCKSTEP_UNROLL
@@ -248,14 +256,14 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
   const auto work = [&]<bool kWhole>(std::bool_constant<kWhole>) {
     constexpr bool kAhead = kWhole && V * N * sizeof(S) <= 32;  // more would not fit the registers
     StoredRow<S, R, Plan> next;
-    if (kAhead && team < rows) next.template load<kKind, kWhole>(a, team, columns, lane);
+    if (kAhead && team < rows) next.template load<kWhole>(a, team, columns, lane);
     int half = 0;
     LOCKSTEP_UNROLL_BY(1)
     for (int64_t r = team; r < rows; r += teams) {
-      if constexpr (!kAhead) next.template load<kKind, kWhole>(a, r, columns, lane);
+      if constexpr (!kAhead) next.template load<kWhole>(a, r, columns, lane);
       StoredRow<S, R, Plan> now = next;
       if constexpr (kAhead) {
-        next.template load<kKind, kWhole>(a, r + teams < rows ? r + teams : r, columns, lane);
+        next.template load<kWhole>(a, r + teams < rows ? r + teams : r, columns, lane);
       }
       const T center = now.center, inverse = now.inverse;
       T totals[2] = {};
@@ -268,22 +276,20 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
         widen_vector(now.dy[v], gradient);
         LOCKSTEP_UNROLL
         for (int j = 0; j < N; ++j) {
-          const T h = (kLayer ? value[j] - center : value[j]) * inverse, g = gradient[j] * scale[j];
+          const T h = (value[j] - center) * inverse, g = gradient[j] * scale[j];
           products[v][j] = std::fma(gradient[j], h, products[v][j]);
-          if constexpr (kLayer) {
-            gradients[v][j] += gradient[j];
-            totals[0] += g;
-          }
+          gradients[v][j] += gradient[j];
+          totals[0] += g;
           totals[1] = std::fma(g, h, totals[1]);
         }
       }
-      if constexpr (kLayer) {
-        block_reduce<Plus, kTeam>(totals, shared + half);
+      if (layer) {
+        Rows::template reduce<Plus>(totals, shared + half);
       } else {
-        totals[1] = block_reduce<Plus, kTeam>(totals[1], shared + half);
+        totals[1] = Rows::template reduce<Plus>(totals[1], shared + half);
       }
       half = kHalf - half;
-      const T base = kLayer ? -inverse * (totals[0] * part) : T(0);
+      const T base = layer ? -inverse * (totals[0] * part) : -T(0);
       const T slope = -inverse * (totals[1] * part) * inverse;
       LOCKSTEP_UNROLL
       for (int v = 0; v < V; ++v) {
@@ -299,7 +305,7 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
         widen_vector(now.dy[v], gradient);
         LOCKSTEP_UNROLL
         for (int j = 0; j < N; ++j) {
-          const T own = kLayer ? std::fma(value[j] - center, slope, base) : value[j] * slope;
+          const T own = std::fma(value[j] - center, slope, base);
           result[j] = std::fma(gradient[j] * scale[j], inverse, own);
         }
         if (kFull && a.added != nullptr) {
@@ -318,8 +324,7 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
   }
   // One team after the other adds what it has.
   if constexpr (Teams::kRows > 1) {
-    constexpr int kSums = kLayer ? 2 : 1;
-    LOCKSTEP_SHARED(T, collected, [kSums * V * N][kWarp]);
+    LOCKSTEP_SHARED(T, collected, [2 * V * N][kWarp]);
     const int own = thread / kWarp;
     LOCKSTEP_UNROLL_BY(1)
     for (int warp = 0; warp < Teams::kRows; ++warp) {
@@ -328,13 +333,11 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
         for (int v = 0; v < V; ++v) {
           LOCKSTEP_UNROLL
           for (int j = 0; j < N; ++j) {
-            const int at = kSums * (v * N + j);
+            const int at = 2 * (v * N + j);
             if (warp > 0) products[v][j] += collected[at][lane];
             collected[at][lane] = products[v][j];
-            if constexpr (kLayer) {
-              if (warp > 0) gradients[v][j] += collected[at + 1][lane];
-              collected[at + 1][lane] = gradients[v][j];
-            }
+            if (warp > 0) gradients[v][j] += collected[at + 1][lane];
+            collected[at + 1][lane] = gradients[v][j];
           }
         }
       }
@@ -348,26 +351,26 @@ __global__ void __launch_bounds__(NormTeamsOf<S, R, Plan, kFull>::kThreads,
     if (first_of(v) >= columns) continue;
     const int64_t first = static_cast<int64_t>(blockIdx.x) * columns + first_of(v);
     store_numbers<N>(a.dgamma + first, N > 1, products[v]);
-    if constexpr (kLayer) store_numbers<N>(a.dbeta + first, N > 1, gradients[v]);
+    if (layer) store_numbers<N>(a.dbeta + first, N > 1, gradients[v]);
   }
 }
 
 // dx alone, for rows that are too long to be held beside the sums; Plan reads them again.
-template <Kind kKind, class S, class R, class Plan, class T = Accumulation<S>>
+template <class S, class R, class Plan, class T = Accumulation<S>>
 __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     norm_derivative_kernel(NormBackward<S, R> a) {
   using Rows = Team<Plan::kTeam>;
   using Index = typename Plan::Index;
-  constexpr bool kLayer = kKind == Kind::kLayer;
   constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [2 * Rows::kWarps]);
   const int64_t r = Rows::row();
   if (r >= a.rows) return;
   static_assert(!Plan::kHeld);
   const int64_t begin = r * a.columns;
   const bool vectors = a.vectors;
   const T part = T(1) / static_cast<T>(a.columns), inverse = a.rstd[r];
-  const T center = kLayer ? a.mean[r] : T(0);
+  const bool layer = a.kind == Kind::kLayer;
+  const T center = layer ? a.mean[r] : T(0);
   RowValues<S, 1, Plan> row({a.s}, r, a.columns, vectors);
   // h in place of s, and g
   const auto prepare = [&](Index i, T(&h)[N], T(&g)[N]) {
@@ -376,7 +379,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     load_numbers<N>(a.dy + begin + i, vectors, g);
     LOCKSTEP_UNROLL
     for (int j = 0; j < N; ++j) {
-      h[j] = (kLayer ? h[j] - center : h[j]) * inverse;
+      h[j] = (h[j] - center) * inverse;
       g[j] *= scale[j];
     }
   };
@@ -391,7 +394,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     }
   });
   Rows::template reduce<Plus>(totals, shared);
-  const T mean_gradient = kLayer ? totals[0] * part : T(0), mean_product = totals[1] * part;
+  const T mean_gradient = layer ? totals[0] * part : T(0), mean_product = totals[1] * part;
   row.visit([&](int, Index i, T(&values)[1][N]) {
     T g[N], result[N];
     prepare(i, values[0], g);
@@ -446,8 +449,9 @@ struct NormTerm {
 // Blocks: as many as H100 and H200 work on at a time, so that all end together; with four rows each team at
 // least, so that partial sums are few against the rows.
 template <class Teams>
-int64_t backward_blocks(int64_t rows) {
-  return std::clamp<int64_t>(rows / (4 * Teams::kRows), 1, int64_t{kMultiprocessors} * Teams::kBlocks);
+int64_t backward_blocks(int64_t rows, int threads) {
+  const int resident = Teams::kResident / threads;
+  return std::clamp<int64_t>(rows / (4 * Teams::kRows), 1, int64_t{kMultiprocessors} * resident);
 }
 
 template <Kind kKind>
@@ -455,19 +459,19 @@ constexpr int kSumsOf = kKind == Kind::kLayer ? 2 : 1;  // of a column
 
 // room(count): scratch memory for so many numbers.
 template <Kind kKind, bool kFull, class Plan, class S, class R, class T, class Room>
-void launch_held(cudaStream_t stream, NormBackward<S, R> call, const StoreNumbers<T, kSumsOf<kKind>>& results,
-                 const Room& room) {
+void launch_held(cudaStream_t stream, const Plan& plan, NormBackward<S, R> call,
+                 const StoreNumbers<T, kSumsOf<kKind>>& results, const Room& room) {
   using Teams = NormTeamsOf<S, R, Plan, kFull>;
   constexpr int kSums = kSumsOf<kKind>;
   using Sums = ColumnSums<Plus, ColumnElements<T, kSums>>;
-  const int64_t blocks = backward_blocks<Teams>(call.rows), partials = blocks * call.columns;
+  const int threads = Plan::kTeam == kWarp ? Teams::kThreads : plan.threads;
+  const int64_t blocks = backward_blocks<Teams>(call.rows, threads), partials = blocks * call.columns;
   T* const memory = room(kSums * partials + column_room<Sums>(1, blocks, call.columns));
   T* parts[kSums];
   for (int k = 0; k < kSums; ++k) parts[k] = memory + k * partials;
   call.dgamma = parts[0];
   call.dbeta = parts[kSums - 1];
-  LOCKSTEP_LAUNCH((norm_backward_kernel<kKind, kFull, S, R, Plan>), blocks_for(blocks, 1), Teams::kThreads, 0,
-                  stream, call);
+  LOCKSTEP_LAUNCH((norm_backward_kernel<kFull, S, R, Plan>), blocks_for(blocks, 1), threads, 0, stream, call);
   column_reduce(stream, 1, blocks, call.columns, Sums::of_partials(parts), memory + kSums * partials,
                 results);
 }
@@ -488,7 +492,8 @@ void CudaBackend::norm(const NormArguments& a, const void* x, const void* change
     using S = decltype(type);
     using R = decltype(narrow);
     using T = Accumulation<S>;
-    const NormForward<S, R> call{a.rows,
+    const NormForward<S, R> call{a.kind,
+                                 a.rows,
                                  a.columns,
                                  static_cast<const S*>(x),
                                  static_cast<const R*>(change),
@@ -500,15 +505,14 @@ void CudaBackend::norm(const NormArguments& a, const void* x, const void* change
                                  static_cast<T*>(mean),
                                  static_cast<T*>(rstd),
                                  aligned_to(16, x, change, a.gamma, beta, sum, y)};
-    dispatch_kind(a.kind, [&]<Kind kKind>(std::integral_constant<Kind, kKind>) {
-      dispatch_rows<S>(a.columns, [&](auto plan) {
-        // 64 numbers a lane are too many beside vectors of 16-bit elements: such rows are read again.
-        constexpr bool kFits = sizeof(S) > 2 || decltype(plan)::kVectors * decltype(plan)::kLanes <= 32;
-        using Plan = std::conditional_t<kFits, decltype(plan), RowPlan<512, 0, decltype(plan)::kLanes, 512>>;
-        using Rows = Team<Plan::kTeam>;
-        LOCKSTEP_LAUNCH((norm_kernel<kKind, S, R, Plan>), blocks_for(a.rows, Rows::kRows), Rows::kThreads, 0,
-                        stream(), call);
-      });
+    dispatch_rows<S>(a.columns, [&](auto found) {
+      // 64 numbers a lane are too many beside vectors of 16-bit elements: such rows are read again.
+      using Found = decltype(found);
+      constexpr bool kFits = sizeof(S) > 2 || Found::kVectors * Found::kLanes <= 32;
+      using Plan = std::conditional_t<kFits, Found, RowPlan<512, 0, Found::kLanes, 512>>;
+      const int threads = found.threads;  // of the longest rows as many, held or not
+      LOCKSTEP_LAUNCH((norm_kernel<S, R, Plan>), blocks_for(a.rows, Team<Plan::kTeam>::kRows), threads, 0,
+                      stream(), call);
     });
   });
 }
@@ -527,7 +531,8 @@ void CudaBackend::norm_backward(const NormArguments& a, const void* s, const voi
     using S = decltype(type);
     using R = decltype(narrow);
     using T = Accumulation<S>;
-    NormBackward<S, R> call{a.rows,
+    NormBackward<S, R> call{a.kind,
+                            a.rows,
                             a.columns,
                             static_cast<const S*>(s),
                             static_cast<const T*>(a.gamma),
@@ -548,15 +553,18 @@ void CudaBackend::norm_backward(const NormArguments& a, const void* s, const voi
         using Plan = decltype(plan);
         if constexpr (Plan::kHeld && kLaneBytes<Plan, T> <= (Plan::kLanes > 1 ? 64 : 32)) {
           const auto room = [&](int64_t count) { return scratch<T>(count); };
-          if (!std::is_same_v<S, R> || added != nullptr) {
-            launch_held<kKind, true, Plan>(stream(), call, results, room);
-          } else if constexpr (std::is_same_v<S, R>) {
-            launch_held<kKind, false, Plan>(stream(), call, results, room);
+          // A kernel without `added` only where a multiprocessor has room for more of its threads.
+          constexpr int kWith = kNormResident<Plan, T, true, false>;
+          constexpr int kWithout = kNormResident<Plan, T, false, false>;
+          if (!std::is_same_v<S, R> || kWith == kWithout || added != nullptr) {
+            launch_held<kKind, true>(stream(), plan, call, results, room);
+          } else if constexpr (std::is_same_v<S, R> && kWith != kWithout) {
+            launch_held<kKind, false>(stream(), plan, call, results, room);
           }
         } else {
           using Long = RowPlan<Plan::kTeam, 0, Plan::kLanes, 512>;
           using Rows = Team<Plan::kTeam>;
-          LOCKSTEP_LAUNCH((norm_derivative_kernel<kKind, S, R, Long>), blocks_for(a.rows, Rows::kRows),
+          LOCKSTEP_LAUNCH((norm_derivative_kernel<S, R, Long>), blocks_for(a.rows, Rows::kRows),
                           Rows::kThreads, 0, stream(), call);
           using Sums = ColumnSums<Plus, NormTerm<kKind, S, R>>;
           column_reduce(stream(), 1, a.rows, a.columns,

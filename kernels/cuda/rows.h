@@ -14,26 +14,58 @@
 
 namespace lockstep {
 
-// kTeam threads share a row: 32, a warp, several of them a block; or more, a block.
+inline constexpr int kAnyBlock = 0;
+
+// kTeam threads share a row: 32, a warp, several of them a block; or more, a block; or kAnyBlock, a block of
+// as many as it is launched with, at most 512: one kernel for all of them.
 template <int kTeam>
 struct Team {
-  static constexpr int kThreads = kTeam == kWarp ? 256 : kTeam;  // of a block
-  static constexpr int kRows = kThreads / kTeam;                 // of a block
+  static constexpr int kMost = kTeam == kAnyBlock ? 512 : kTeam;
+  static constexpr int kThreads = kTeam == kWarp ? 256 : kMost;        // of a block, at most
+  static constexpr int kRows = kTeam == kWarp ? kThreads / kWarp : 1;  // of a block
+  static constexpr int kWarps = kMost / kWarp;
 
   LOCKSTEP_DEVICE static int64_t row() {
-    return static_cast<int64_t>(blockIdx.x) * kRows + static_cast<int64_t>(threadIdx.x) / kTeam;
+    return static_cast<int64_t>(blockIdx.x) * kRows + (kRows > 1 ? static_cast<int>(threadIdx.x) / kWarp : 0);
   }
-  LOCKSTEP_DEVICE static int lane() { return static_cast<int>(threadIdx.x) % kTeam; }
+  LOCKSTEP_DEVICE static int lanes() { return kTeam == kAnyBlock ? static_cast<int>(blockDim.x) : kTeam; }
+  LOCKSTEP_DEVICE static int lane() {
+    return kRows > 1 ? static_cast<int>(threadIdx.x) % kWarp : static_cast<int>(threadIdx.x);
+  }
 
   // What all lanes have, combined, on each of them: one number, or an array of them in place. A block calls
   // it for the two halves of `shared` in turn: what one leaves there is read until the barrier of the other.
   template <class Op, class T>
   LOCKSTEP_DEVICE static T reduce(T value, T* shared) {
-    return block_reduce<Op, kTeam>(value, shared);
+    if constexpr (kTeam != kAnyBlock) {
+      return block_reduce<Op, kTeam>(value, shared);
+    } else {
+      value = warp_reduce<Op>(value);
+      if (lane() % kWarp == 0) shared[lane() / kWarp] = value;
+      __syncthreads();
+      value = shared[0];
+      for (int warp = 1; warp < lanes() / kWarp; ++warp) value = Op::combine(value, shared[warp]);
+      return value;
+    }
   }
   template <class Op, int K, class T>
   LOCKSTEP_DEVICE static void reduce(T (&values)[K], T* shared) {
-    block_reduce<Op, kTeam>(values, shared);
+    if constexpr (kTeam != kAnyBlock) {
+      block_reduce<Op, kTeam>(values, shared);
+    } else if (lanes() == kMost) {
+      block_reduce<Op, kMost>(values, shared);
+    } else {  // as block_reduce combines fewer than 16 warps
+      constexpr int kEach = kWarp / K;
+      const T own = warp_reduce_transposed<Op>(values);
+      if (lane() % kEach == 0) shared[lane() / kEach] = own;
+      __syncthreads();
+      LOCKSTEP_UNROLL
+      for (int k = 0; k < K; ++k) values[k] = shared[k];
+      for (int warp = 1; warp < lanes() / kWarp; ++warp) {
+        LOCKSTEP_UNROLL
+        for (int k = 0; k < K; ++k) values[k] = Op::combine(values[k], shared[warp * K + k]);
+      }
+    }
   }
 };
 
@@ -45,6 +77,11 @@ struct RowPlan {
   static constexpr int kBlocks = kResident / Team<kTeam>::kThreads;  // for __launch_bounds__
   static constexpr bool kHeld = kVectors > 0;
   using Index = std::conditional_t<kHeld, int, int64_t>;  // of an element in a row
+  int threads = Team<kTeam>::kThreads;                    // of a block
+
+  bool fits(int64_t columns) const {
+    return columns <= (kTeam == kWarp ? kWarp : threads) * kVectors * kLanes;
+  }
 };
 
 // What a team has of one row of each of kInputs arrays, as numbers to compute with: read once and held, or
@@ -110,7 +147,7 @@ struct RowValues {
   };
 
   LOCKSTEP_DEVICE static Index first(int vector) {
-    return (vector * Plan::kTeam + Team<Plan::kTeam>::lane()) * N;
+    return (vector * Team<Plan::kTeam>::lanes() + Team<Plan::kTeam>::lane()) * N;
   }
   template <bool kWhole>
   LOCKSTEP_DEVICE Stored load(Index i) const {
@@ -153,19 +190,19 @@ struct RowValues {
   template <bool kWhole, class F>
   LOCKSTEP_DEVICE void sweep(const F& function) {
     constexpr int kAhead = 4;
-    constexpr Index kStep = Plan::kTeam * N;
+    const Index step = Team<Plan::kTeam>::lanes() * N;
     Index i = first(0);
-    for (; i + (kAhead - 1) * kStep < columns; i += kAhead * kStep) {
+    for (; i + (kAhead - 1) * step < columns; i += kAhead * step) {
       Stored stored[kAhead];
       LOCKSTEP_UNROLL
-      for (int a = 0; a < kAhead; ++a) stored[a] = load<kWhole>(i + a * kStep);
+      for (int a = 0; a < kAhead; ++a) stored[a] = load<kWhole>(i + a * step);
       LOCKSTEP_UNROLL
       for (int a = 0; a < kAhead; ++a) {
         widen_all(stored[a], values[0]);
-        function(0, i + a * kStep, values[0]);
+        function(0, i + a * step, values[0]);
       }
     }
-    for (; i < columns; i += kStep) {
+    for (; i < columns; i += step) {
       widen_all(load<kWhole>(i), values[0]);
       function(0, i, values[0]);
     }
@@ -213,7 +250,7 @@ LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors
   }
 }
 
-// Calls function(RowPlan{}) with the plan for rows of S with so many columns, a function of the columns
+// Calls function(plan), a RowPlan, with that for rows of S with so many columns, a function of the columns
 // alone, for a kernel that reads so many arrays.
 //
 // The team is the smallest that holds the row: every lane then has several loads under way, and few combine
@@ -221,7 +258,8 @@ LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors
 // up to a quarter longer with half of that. 64 registers are enough for it, room for 1024 threads. Longer
 // rows are held at twice as much a lane, and the longest read again, with room for half as many threads. So
 // are doubles, whose functions fill the registers. Where rows do not consist of whole vectors, each element
-// costs the registers of an address as well: a lane has eight, or four doubles.
+// costs the registers of an address as well: a lane has eight, or four doubles. Those rows, and doubles,
+// share one kernel for all teams of a block: compilers have fewer to make where speed matters least.
 template <class S, int kArrays = 1, class F>
 void dispatch_rows(int64_t columns, const F& function) {
   constexpr int kFull = Vector<S>::kLanes, kBytes = static_cast<int>(sizeof(Accumulation<S>));
@@ -229,17 +267,19 @@ void dispatch_rows(int64_t columns, const F& function) {
     constexpr int kMost = kLanes > 1 ? 64 / kArrays / static_cast<int>(sizeof(S)) : 32 / kBytes;
     constexpr int kFew = std::min(8, kMost), kLoose = 512, kTight = kBytes == 8 ? kLoose : 1024;
     const auto holds = [&](auto plan) {
-      using Plan = decltype(plan);
-      const bool fits = columns <= Plan::kTeam * Plan::kVectors * Plan::kLanes;
+      const bool fits = plan.fits(columns);
       if (fits) function(plan);
       return fits;
     };
+    constexpr bool kEachTeam = kLanes > 1 && kBytes < 8;
     // Teams between the powers of two, so that no more than a third of the lanes are idle.
     const auto one_holds = [&]<int... kTeams>(std::integer_sequence<int, kTeams...>) {
-      return (holds(RowPlan<kTeams, kMost / kLanes, kLanes, kTight>{}) || ...);
+      return (holds(RowPlan<(kEachTeam ? kTeams : kAnyBlock), kMost / kLanes, kLanes, kTight>{kTeams}) ||
+              ...);
     };
     const bool held = holds(RowPlan<32, kFew / kLanes, kLanes, kTight>{}) ||
-                      one_holds(std::integer_sequence<int, 32, 64, 96, 128, 192, 256, 384, 512>{}) ||
+                      holds(RowPlan<32, kMost / kLanes, kLanes, kTight>{}) ||
+                      one_holds(std::integer_sequence<int, 64, 96, 128, 192, 256, 384, 512>{}) ||
                       holds(RowPlan<512, 2 * kMost / kLanes, kLanes, kLoose>{});
     if (!held) function(RowPlan<512, 0, kLanes, kLoose>{});
   };

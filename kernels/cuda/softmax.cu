@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     softmax_kernel(int64_t rows, int64_t columns, const S* x, S* y, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [2 * Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [2 * Team<Plan::kTeam>::kWarps]);
   const int64_t r = Team<Plan::kTeam>::row();
   if (r >= rows) return;
   RowValues<S, 1, Plan> row({x}, r, columns, vectors);
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(Team<Plan::kTeam>::kThreads, Plan::kBlocks)
     softmax_backward_kernel(int64_t rows, int64_t columns, const S* y, const S* dy, S* dx, bool vectors) {
   using T = Accumulation<S>;
   constexpr int N = Plan::kLanes;
-  LOCKSTEP_SHARED(T, shared, [Plan::kTeam / kWarp]);
+  LOCKSTEP_SHARED(T, shared, [Team<Plan::kTeam>::kWarps]);
   const int64_t r = Team<Plan::kTeam>::row();
   if (r >= rows) return;
   RowValues<S, 2, Plan> row({y, dy}, r, columns, vectors);
@@ -69,7 +69,7 @@ void CudaBackend::softmax(bool log_form, DType dtype, int64_t rows, int64_t colu
       using Plan = decltype(plan);
       using Rows = Team<Plan::kTeam>;
       const auto kernel = log_form ? softmax_kernel<true, S, Plan> : softmax_kernel<false, S, Plan>;
-      LOCKSTEP_LAUNCH(kernel, blocks_for(rows, Rows::kRows), Rows::kThreads, 0, stream(), rows, columns,
+      LOCKSTEP_LAUNCH(kernel, blocks_for(rows, Rows::kRows), plan.threads, 0, stream(), rows, columns,
                       static_cast<const S*>(x), static_cast<S*>(y), aligned_to(16, x, y));
     });
   });
@@ -85,7 +85,7 @@ void CudaBackend::softmax_backward(bool log_form, DType dtype, int64_t rows, int
       using Rows = Team<Plan::kTeam>;
       const auto kernel =
           log_form ? softmax_backward_kernel<true, S, Plan> : softmax_backward_kernel<false, S, Plan>;
-      LOCKSTEP_LAUNCH(kernel, blocks_for(rows, Rows::kRows), Rows::kThreads, 0, stream(), rows, columns,
+      LOCKSTEP_LAUNCH(kernel, blocks_for(rows, Rows::kRows), plan.threads, 0, stream(), rows, columns,
                       static_cast<const S*>(y), static_cast<const S*>(dy), static_cast<S*>(dx),
                       aligned_to(16, y, dy, dx));
     });

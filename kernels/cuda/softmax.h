@@ -13,7 +13,7 @@ struct Exponentials {
 
 // A long row is read once only (Milakov and Gimelshein 2018): a lane's sum is scaled down whenever its
 // maximum grows, and relative to 0 while everything seen is -infinity, where x - maximum is no number. With
-// kKeep the values of a held row become e^(x - maximum). `shared`: room for 2 * kTeam / 32 numbers.
+// kKeep the values of a held row become e^(x - maximum). `shared`: room for 2 * kWarps numbers.
 template <bool kKeep, class S, class Plan>
 LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, Plan>& row,
                                                                Accumulation<S>* shared) {
@@ -51,7 +51,7 @@ LOCKSTEP_DEVICE Exponentials<Accumulation<S>> row_exponentials(RowValues<S, 1, P
     maximum = Rows::template reduce<Larger>(own, shared);
     sum *= math::exp_for<S>(own - (maximum == kLowest ? T(0) : maximum));
   }
-  sum = Rows::template reduce<Plus>(sum, shared + Plan::kTeam / kWarp);
+  sum = Rows::template reduce<Plus>(sum, shared + Rows::kWarps);
   return {maximum, sum};
 }
 

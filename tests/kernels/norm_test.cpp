@@ -23,8 +23,10 @@ TYPED_TEST_SUITE(GpuNorms, Pairs);
 struct NormExtents {
   int64_t rows, columns;
 };
-// Held by a warp and by blocks of a GPU, too long to be held, of whole vectors and odd ones.
-constexpr NormExtents kNormExtents[] = {{1, 1}, {5, 7}, {37, 64}, {9, 768}, {6, 1000}, {3, 4099}, {3, 20000}};
+// Held by a warp and by blocks of a GPU, too long to be held, of whole vectors and odd ones, for which blocks
+// of all sizes share a kernel.
+constexpr NormExtents kNormExtents[] = {{1, 1},   {5, 7},    {37, 64},  {9, 768},  {6, 1000},
+                                        {7, 501}, {3, 3001}, {3, 4001}, {3, 4099}, {3, 20000}};
 
 template <class To, class From>
 std::vector<To> converted(const std::vector<From>& values) {
