@@ -196,10 +196,10 @@ TEST_F(CheckpointTest, ArraysOfMoreThanTheFileHoldsAreRefused) {
   write(2, 16);
   EXPECT_EQ(read_checkpoint(path_).arrays.at(0).bytes.size(), 256u);
   write(1, hsize_t{1} << 20);
-  expect_contains(message_of([&] { read_checkpoint(path_); }),
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
                   {path_.c_str(), "/w: (1,1048576) fp64 has 8388608 bytes, more than the file"});
   write(1, hsize_t{1} << 61);  // 2^64 bytes, which are 0
-  expect_contains(message_of([&] { read_checkpoint(path_); }),
+  expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
                   {path_.c_str(), "/w", "more elements than can be counted"});
 }
 
