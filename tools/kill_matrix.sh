@@ -11,21 +11,25 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kills=${1:-1000}
 lockstep=${2:-$root/build/release/bin/lockstep}
-shim=${3:-$root/build/release/tests/faults/libfault_shim.so}
+shim=${3:-$root/build/release/lib/libfault_shim.so}
+for file in "$lockstep" "$shim"; do [ -e "$file" ] || { echo "kill_matrix.sh: $file: no such file" >&2; exit 2; }; done
 RANDOM=${SEED:-$$}
 seed=${SEED:-$$}
 work=$(mktemp -d)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 every=20 last=4000
 settings=("$root/configs/digits_mlp.toml" --set train.epochs=0 --set "train.steps=$last" --set "checkpoint.every=$every" --set train.evaluate_every=0
-  --set device.threads=1)
+  --set device.threads=1 --set "data.train=$root/configs/data/digits.h5")
 
 fail() {
   echo "kill $done_kills (SEED=$seed): $*; the run is in $work" >&2
   exit 1
 }
 # What digest each step has.
-"$lockstep" train "${settings[@]}" --set "parallel.digest_every=$every" --set checkpoint.every=0 --output "$work/undisturbed" >/dev/null 2>&1
+"$lockstep" train "${settings[@]}" --set "parallel.digest_every=$every" --set checkpoint.every=0 --output "$work/undisturbed" >/dev/null 2>"$work/log" || {
+  cat "$work/log" >&2
+  exit 1
+}
 declare -A expected=()
 while read -r step digest; do expected[$step]=$digest; done < <(
   sed -nE 's/.*"step":([0-9]+),"digest":"([0-9a-f]+)".*/\1 \2/p' "$work/undisturbed/metrics.jsonl")
