@@ -13,6 +13,13 @@
 #include "lockstep/core/configuration.h"
 #include "lockstep/core/error.h"
 
+// What toml++ takes for a mistake of its own, some texts can bring about: it ends no process.
+namespace lockstep {
+struct TomlAssertion {};
+[[noreturn]] void throw_toml_assertion();
+}  // namespace lockstep
+
+#define TOML_ASSERT(condition) ((condition) ? void(0) : ::lockstep::throw_toml_assertion())
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 

@@ -85,11 +85,16 @@ std::optional<toml::table> parse_value(const std::string& text) {
     toml::table* inner = parsed.size() == 1 ? parsed["v"].as_table() : nullptr;
     if (inner && inner->size() == 1 && inner->contains("v")) return std::move(*inner);
   } catch (const toml::parse_error&) {
+  } catch (const TomlAssertion&) {
   }
   return std::nullopt;
 }
 
 }  // namespace
+
+void throw_toml_assertion() {
+  throw TomlAssertion{};
+}
 
 toml::table parse_toml(const std::string& text, const std::string& name) {
   if (const Refusal refusal = fatal_for_toml(text); refusal.line != 0)
@@ -102,6 +107,8 @@ toml::table parse_toml(const std::string& text, const std::string& name) {
     if (description.empty()) description = error.description();
     std::replace(description.begin(), description.end(), '\n', ' ');
     fail(ErrorKind::kUsage, fmt::format("{}:{}:{}: {}", name, place.line, place.column, description));
+  } catch (const TomlAssertion&) {
+    fail(ErrorKind::kUsage, fmt::format("{}: is no TOML", name));
   }
 }
 

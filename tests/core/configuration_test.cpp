@@ -213,6 +213,15 @@ TEST(Configuration, KeysOfManyPartsAreRefused) {
         repeated("a1.", 15) + "a = 1\n");
 }
 
+// toml++ asserts that no value begins with a bracket that closes.
+TEST(Configuration, ListsThatAreNotClosedAreTextsInOverridesAndRefusedInFiles) {
+  for (const std::string text : {"[", "[64,", "[[[", "{b = [", "[}"}) {
+    Configuration configuration = parse("", {"run.a=" + text});
+    EXPECT_EQ(configuration.section("run").text("a", "", {}, "a"), text);
+  }
+  EXPECT_EQ(message_of([] { parse("x = [ }\n"); }, ErrorKind::kUsage).rfind("run.toml:", 0), 0u);
+}
+
 // toml++ takes them for a mistake of its own, and aborts.
 TEST(Configuration, NamesOfTablesThatBeginAsNoKeyAreRefused) {
   for (const std::string name :
