@@ -58,6 +58,9 @@ Refusal fatal_for_toml(std::string_view text) {
       begins = false;
       continue;
     }
+    // Of some that are no blanks, toml++ asks in a way that has no answer.
+    if (static_cast<unsigned char>(c) >= 0x80)
+      return {line, "characters beyond ASCII must stand in quotes or in a comment"};
     if (c == '[' && begins && open == 0) {
       size_t name = text.find_first_not_of(" \t", i + 1);
       if (name < text.size() && text[name] == '[') name = text.find_first_not_of(" \t", name + 1);

@@ -220,6 +220,14 @@ TEST(Configuration, ListsThatAreNotClosedAreTextsInOverridesAndRefusedInFiles) {
     EXPECT_EQ(configuration.section("run").text("a", "", {}, "a"), text);
   }
   EXPECT_EQ(message_of([] { parse("x = [ }\n"); }, ErrorKind::kUsage).rfind("run.toml:", 0), 0u);
+  for (const std::string letter : {"\xd0\x9a", "\xc3\xa9"}) {
+    EXPECT_EQ(message_of([&] { parse("\n" + letter + " = 1"); }, ErrorKind::kUsage),
+              "run.toml:2: characters beyond ASCII must stand in quotes or in a comment");
+    Configuration configuration =
+        parse("# " + letter + "\n[run]\n\"" + letter + "\" = '" + letter + "'", {"run.a=" + letter});
+    EXPECT_EQ(configuration.section("run").text(letter, "", {}, "a"), letter);
+    EXPECT_EQ(configuration.section("run").text("a", "", {}, "a"), letter);
+  }
 }
 
 // toml++ takes them for a mistake of its own, and aborts.
