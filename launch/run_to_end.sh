@@ -5,8 +5,6 @@
 
 trap '' PIPE
 stops=0 interrupts=0 job=0 asked=0 ended=0
-trap 'note_stop' TERM USR1 HUP
-trap 'interrupts=$((interrupts + 1)); note_stop' INT
 
 # May itself be interrupted by another signal's trap.
 note_stop() {
@@ -19,6 +17,8 @@ note_stop() {
     ask_to_stop
   fi
 }
+trap 'note_stop' TERM USR1 HUP
+trap 'interrupts=$((interrupts + 1)); note_stop' INT
 
 # Through mpirun the workers get SIGUSR1, upon which they save a checkpoint and leave with exit code 75. (Open MPI 4.1 itself
 # would kill them a second after TERM.) Again and again until mpirun has ended: while workers start, a signal is easily lost.

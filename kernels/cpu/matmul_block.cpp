@@ -110,10 +110,10 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
 #pragma GCC unroll 2
     for (int j = 0; j < V; ++j) sum[i][j] = Vector<Sum<T>>{};
   }
-  // Three rows share one address register: base, base + lda, base + 2 lda.
+  // Three rows share one address register: base, base + lda, base + 2 lda. An empty a may be null.
   const T* base[(R + 2) / 3];
 #pragma GCC unroll 16
-  for (int g = 0; g < (R + 2) / 3; ++g) base[g] = a + (kAcross ? 3 * g : 3 * g * lda);
+  for (int g = 0; g < (R + 2) / 3; ++g) base[g] = k == 0 ? a : a + (kAcross ? 3 * g : 3 * g * lda);
     // The tile of c is asked for now and needed k steps later.
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {

@@ -29,16 +29,28 @@ std::string line_of(const std::string& text, size_t number) {
 constexpr size_t kMostParts = 16;
 
 struct Refusal {
-  size_t line = 0;  // 0: none
+  size_t at = std::string::npos;  // byte of the text; npos: none
   std::string rule;
 };
 
-// What toml++ (3.3) ends the process for, where it should throw: keys of very many parts, and names of tables
-// that do not begin as keys do. Texts, comments and lists are told apart only as far as the text is
-// well-formed: its first error ends toml++'s reading too.
+// LINE:COLUMN of a byte, from 1; columns count characters.
+std::string place_of(std::string_view text, size_t at) {
+  const auto line = 1 + std::count(text.begin(), text.begin() + at, '\n');
+  const size_t begin = at == 0 ? 0 : text.rfind('\n', at - 1) + 1;  // npos + 1 is 0
+  const auto column = 1 + std::count_if(text.begin() + begin, text.begin() + at,
+                                        [](unsigned char c) { return (c & 0xC0) != 0x80; });
+  return fmt::format("{}:{}", line, column);
+}
+
+// What toml++ (3.3) ends the process for, where it should throw: keys of very many parts, names of tables
+// that do not begin as keys do, and some letters where it looks for blanks. Texts, comments and lists are
+// told apart only as far as the text is well-formed: its first error ends toml++'s reading too.
 Refusal fatal_for_toml(std::string_view text) {
-  size_t line = 1, dots = 0, open = 0;  // since something else than a key; brackets and braces
-  bool begins = true;                   // a line, of which there were blanks at most
+  const auto beyond_ascii = [&](size_t i) {
+    return i < text.size() && static_cast<unsigned char>(text[i]) >= 0x80;
+  };
+  size_t dots = 0, open = 0;  // since something else than a key; brackets and braces
+  bool begins = true;         // a line, of which there were blanks at most
   for (size_t i = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
     if (c == '#') {
@@ -49,8 +61,11 @@ Refusal fatal_for_toml(std::string_view text) {
       const bool several_lines = text.substr(i, 3) == std::string(3, c);
       const std::string_view quotes = text.substr(i, several_lines ? 3 : 1);
       for (i += quotes.size(); i < text.size() && text.substr(i, quotes.size()) != quotes; ++i) {
-        if (c == '"' && text[i] == '\\') ++i;
-        if (i < text.size() && text[i] == '\n') ++line;
+        if (c != '"' || text[i] != '\\') continue;
+        const size_t next = std::min(text.find_first_not_of(" \t\r\n", i + 1), text.size());
+        if (several_lines && beyond_ascii(next))
+          return {next, "behind a backslash, a line of a text must not begin beyond ASCII"};
+        ++i;
       }
       i += quotes.size();
       while (several_lines && i < text.size() && text[i] == c) ++i;  // the text's own, at its end
@@ -59,22 +74,20 @@ Refusal fatal_for_toml(std::string_view text) {
       continue;
     }
     // Of some that are no blanks, toml++ asks in a way that has no answer.
-    if (static_cast<unsigned char>(c) >= 0x80)
-      return {line, "characters beyond ASCII must stand in quotes or in a comment"};
+    if (beyond_ascii(i)) return {i, "characters beyond ASCII must stand in quotes or in a comment"};
     if (c == '[' && begins && open == 0) {
       size_t name = text.find_first_not_of(" \t", i + 1);
       if (name < text.size() && text[name] == '[') name = text.find_first_not_of(" \t", name + 1);
       const bool key = name >= text.size() ||
                        std::string_view("\"'_-]").find(text[name]) != std::string_view::npos ||
                        std::isalnum(static_cast<unsigned char>(text[name])) != 0;
-      if (!key) return {line, "the name of a table must begin with a letter, a digit, _, - or a quote"};
+      if (!key) return {i, "the name of a table must begin with a letter, a digit, _, - or a quote"};
     }
     if (c == '[' || c == '{') ++open;
     if ((c == ']' || c == '}') && open > 0) --open;
-    if (c == '\n') ++line;
     if (c != ' ' && c != '\t') begins = c == '\n';
     dots = c == '.' ? dots + 1 : std::string_view("=,[]{}\n").find(c) != std::string_view::npos ? 0 : dots;
-    if (dots == kMostParts) return {line, fmt::format("a key of more than {} parts", kMostParts)};
+    if (dots == kMostParts) return {i, fmt::format("a key of more than {} parts", kMostParts)};
   }
   return {};
 }
@@ -82,7 +95,7 @@ Refusal fatal_for_toml(std::string_view text) {
 // `text` as the only member of an inline table, where neither a comment nor a second key can hide in it.
 std::optional<toml::table> parse_value(const std::string& text) {
   const std::string document = "v = { v = " + text + " }";
-  if (fatal_for_toml(document).line != 0) return std::nullopt;
+  if (fatal_for_toml(document).at != std::string::npos) return std::nullopt;
   try {
     toml::table parsed = toml::parse(document, std::string_view(kOverrideName));
     toml::table* inner = parsed.size() == 1 ? parsed["v"].as_table() : nullptr;
@@ -100,8 +113,8 @@ void throw_toml_assertion() {
 }
 
 toml::table parse_toml(const std::string& text, const std::string& name) {
-  if (const Refusal refusal = fatal_for_toml(text); refusal.line != 0)
-    fail(ErrorKind::kUsage, fmt::format("{}:{}: {}", name, refusal.line, refusal.rule));
+  if (const Refusal refusal = fatal_for_toml(text); refusal.at != std::string::npos)
+    fail(ErrorKind::kUsage, fmt::format("{}:{}: {}", name, place_of(text, refusal.at), refusal.rule));
   try {
     return toml::parse(text, name);
   } catch (const toml::parse_error& error) {

@@ -19,6 +19,7 @@
 namespace lockstep {
 namespace {
 
+using testing::expect_contains;
 using testing::message_of;
 
 Configuration parse(const std::string& toml, const std::vector<std::string>& overrides = {}) {
@@ -196,10 +197,16 @@ TEST(Configuration, KeysOfManyPartsAreRefused) {
   const std::string deep = repeated("a.", 200000) + "a", quoted = repeated("\"a\" . ", 200000) + "a";
   // Behind texts and comments, whose quotes and dots are no others' business.
   const std::string before = "x = \"\"\"\\\"\n\"\"\"\"\"\n# \"y\ny = '#'\n";
-  for (const std::string& text : {deep + " = 1", "[" + deep + "]", quoted + " = 1", "b = {" + deep + " = 1}",
-                                  "b = [[{c = 1}, {'x' = 'y'," + deep + " = 1}]]"}) {
-    EXPECT_EQ(message_of([&] { parse(before + text); }, ErrorKind::kUsage),
-              "run.toml:5: a key of more than 16 parts");
+  const std::pair<std::string, int> table[] = {
+      {deep + " = 1", 32},
+      {"[" + deep + "]", 33},
+      {quoted + " = 1", 95},
+      {"b = {" + deep + " = 1}", 37},
+      {"b = [[{c = 1}, {'x' = '\xc3\xa9'," + deep + " = 1}]]", 58},
+  };
+  for (const auto& [text, column] : table) {
+    EXPECT_EQ(message_of([&, &text = text] { parse(before + text); }, ErrorKind::kUsage),
+              "run.toml:5:" + std::to_string(column) + ": a key of more than 16 parts");
   }
   message_of([&] { parse("", {deep + "=1"}); }, ErrorKind::kUsage);
   message_of([&] { parse("", {"a" + repeated("[0]", 200000) + "=1"}); }, ErrorKind::kUsage);
@@ -222,7 +229,13 @@ TEST(Configuration, ListsThatAreNotClosedAreTextsInOverridesAndRefusedInFiles) {
   EXPECT_EQ(message_of([] { parse("x = [ }\n"); }, ErrorKind::kUsage).rfind("run.toml:", 0), 0u);
   for (const std::string letter : {"\xd0\x9a", "\xc3\xa9"}) {
     EXPECT_EQ(message_of([&] { parse("\n" + letter + " = 1"); }, ErrorKind::kUsage),
-              "run.toml:2: characters beyond ASCII must stand in quotes or in a comment");
+              "run.toml:2:1: characters beyond ASCII must stand in quotes or in a comment");
+    for (const std::string blanks : {"", "\n", "\t\n \r\n  "}) {
+      expect_contains(
+          message_of([&] { parse("x = \"\"\"a\\" + blanks + letter + "\"\"\""); }, ErrorKind::kUsage),
+          {"run.toml:", "behind a backslash, a line of a text must not begin beyond ASCII"});
+    }
+    parse("x = \"\"\"a\\\\\n" + letter + "\\t" + letter + "\"\"\"\ny = \"" + letter + "\"");
     Configuration configuration =
         parse("# " + letter + "\n[run]\n\"" + letter + "\" = '" + letter + "'", {"run.a=" + letter});
     EXPECT_EQ(configuration.section("run").text(letter, "", {}, "a"), letter);
@@ -240,7 +253,7 @@ TEST(Configuration, NamesOfTablesThatBeginAsNoKeyAreRefused) {
     EXPECT_NE(message.find("the name of a table must begin with"), std::string::npos) << message;
   }
   const std::string mark = "\xEF\xBB\xBF";
-  EXPECT_NE(message_of([&] { parse(mark + "[.a]"); }, ErrorKind::kUsage).find("run.toml:1: the name"),
+  EXPECT_NE(message_of([&] { parse(mark + "[.a]"); }, ErrorKind::kUsage).find("run.toml:1:2: the name"),
             std::string::npos);
   parse(mark + "[a]\n[ \"b.\" ]\n[[ 'c' ]]\nx = [\n[\n1], [+2],\n[\n]]\n[-]\n[_]\r\n[0]\n");
   parse("", {"a=[[+1], [.5]]"});

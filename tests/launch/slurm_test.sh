@@ -40,7 +40,8 @@ job() {
   : >"$NOTES"
   "$launch/slurm.sbatch" "$how" >/dev/null 2>&1 &
   local job=$!
-  # Slurm signals a script that runs: one that has come to its handlers.
+  # Slurm signals a script that runs: one that has come to its handlers. (Before it is that script, it has this one's.)
+  until grep -q slurm.sbatch "/proc/$job/cmdline"; do sleep 0.01; done
   until grep -q 'SigCgt:.*[4-7c-f]...$' "/proc/$job/status"; do sleep 0.01; done
   if [ "$delay" = ready ]; then
     until [ -s "$NOTES" ]; do sleep 0.05; done
