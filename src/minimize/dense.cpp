@@ -140,6 +140,14 @@ RealVector multiply_transposed(const DenseMatrix& a, std::span<const double> x) 
   return y;
 }
 
+RealVector column_squares(const DenseMatrix& a) {
+  RealVector squares(static_cast<size_t>(a.columns));
+  for (int64_t i = 0; i < a.rows; ++i) {
+    for (size_t j = 0; j < squares.size(); ++j) squares[j] += a.row(i)[j] * a.row(i)[j];
+  }
+  return squares;
+}
+
 bool cholesky(DenseMatrix& a) {
   const int64_t n = a.rows;
   for (int64_t i = 0; i < n; ++i) {

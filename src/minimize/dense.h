@@ -28,6 +28,7 @@ struct DenseMatrix {
 
 RealVector multiply(const DenseMatrix& a, std::span<const double> x);             // A x
 RealVector multiply_transposed(const DenseMatrix& a, std::span<const double> x);  // A' x
+RealVector column_squares(const DenseMatrix& a);                                  // the diagonal of A' A
 
 // A = L L': the lower triangle of `a` becomes L. False where A is not numerically positive definite; what is
 // in `a` is then of no use.

@@ -1,4 +1,4 @@
-// Levenberg-Marquardt by QR.
+// Levenberg-Marquardt, by QR and by conjugate gradients.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ constexpr double kFading = 0.98;
 class LevenbergMarquardt final : public Minimizer {
  public:
   explicit LevenbergMarquardt(LevenbergMarquardtOptions options)
-      : options_(options), radius_(options.initial_radius) {}
+      : options_(std::move(options)), radius_(options_.initial_radius) {}
   std::string type() const override { return "levenberg_marquardt"; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
@@ -28,6 +28,7 @@ class LevenbergMarquardt final : public Minimizer {
            fmt::format("levenberg_marquardt: the problem of {} parameters is not a sum of squares", n));
     }
     require_size(n);
+    if (!dense(n)) return step_by_products(problem, at);
     if (!fresh_) linearize(problem, at, diagonal_.empty());
     if (!fresh_) return Move::kStuck;
 
@@ -70,10 +71,7 @@ class LevenbergMarquardt final : public Minimizer {
       return reject(norm(p), at);
     }
     at.value = value;
-    const double off = 2.0 * ratio - 1.0;
-    radius_ = std::min(radius_ / std::max(1.0 / 3.0, 1.0 - off * off * off), options_.largest_radius);
-    factor_ = 2.0;
-    return Move::kMoved;
+    return accept(ratio);
   }
   void change_problem() override { fresh_ = false; }
   bool least_squares() const override { return true; }
@@ -91,18 +89,89 @@ class LevenbergMarquardt final : public Minimizer {
     if (largest(diagonal_) == 0.0) diagonal_.clear();
     fresh_ = false;
   }
-  void require_size(int64_t n) const override { require_dense("levenberg_marquardt", n); }
+  void require_size(int64_t n) const override {
+    if (options_.solver == "qr") require_dense("levenberg_marquardt: solver = \"qr\"", n);
+  }
   int64_t held(int64_t n, int64_t residuals) const override {
+    if (!dense(n)) return (6 + kVectorsOfSearch) * n + residuals;
     const int64_t rows = std::max(n, residuals);
     return 3 * rows * n + 6 * n * n + 6 * rows;
   }
 
  private:
-  void scale_by_columns(const DenseMatrix& jacobian) {
-    RealVector squares(static_cast<size_t>(jacobian.columns));
-    for (int64_t i = 0; i < jacobian.rows; ++i) {
-      for (size_t j = 0; j < squares.size(); ++j) squares[j] += jacobian.row(i)[j] * jacobian.row(i)[j];
+  bool dense(int64_t n) const {
+    return options_.solver == "qr" || (options_.solver == "auto" && n <= kMostDenseParameters);
+  }
+
+  // Whether all is finite; else nothing of `at` has changed.
+  bool scale_at(CountedProblem& problem, const RealVector& x) {
+    RealVector squares;
+    problem.gauss_newton_diagonal(x, squares);
+    if (!all_finite(squares)) return false;
+    scale_by_columns(squares);
+    return true;
+  }
+
+  // -(J'J + D / radius)^-1 g by conjugate gradients, and how much the model of the squares falls by it: of
+  // any number of iterations, not only of the last.
+  std::pair<RealVector, double> solve_by_products(CountedProblem& problem, const Iterate& at) const {
+    const size_t n = at.x.size();
+    RealVector p(n), gp(n), r = negated(at.gradient), z(n), d, gd;
+    const auto precondition = [&] {
+      for (size_t i = 0; i < n; ++i) z[i] = r[i] / (diagonal_[i] * (1.0 + 1.0 / radius_));
+    };
+    precondition();
+    d = z;
+    double rz = dot(r, z);
+    const double enough = options_.residual * options_.residual * rz;
+    for (int i = 0; i < options_.most_products && rz > 0.0; ++i) {
+      problem.gauss_newton_product(at.x, d, gd);
+      RealVector damped = gd;
+      for (size_t k = 0; k < n; ++k) damped[k] += diagonal_[k] / radius_ * d[k];
+      const double curvature = dot(d, damped);
+      if (!(curvature > 0.0 && std::isfinite(curvature))) break;
+      const double a = rz / curvature;
+      add_scaled(a, d, p);
+      add_scaled(a, gd, gp);
+      add_scaled(-a, damped, r);
+      precondition();
+      const double next = dot(r, z);
+      if (!(next > enough)) break;
+      scale_by(next / rz, d);
+      add_scaled(1.0, z, d);
+      rz = next;
     }
+    const double predicted = -(dot(at.gradient, p) + 0.5 * dot(p, gp));
+    return {std::move(p), predicted};
+  }
+
+  Move step_by_products(CountedProblem& problem, Iterate& at) {
+    if (diagonal_.empty() && !scale_at(problem, at.x)) return Move::kStuck;
+    const auto [p, predicted] = solve_by_products(problem, at);
+    if (!all_finite(p) || !(predicted > 0.0)) return reject(norm(p), at);
+    Iterate next{at.x, 0.0, {}};
+    add_scaled(1.0, p, next.x);
+    problem.place(next.x);
+    if (next.x == at.x) return Move::kStuck;
+    next.value = problem.value(next.x);
+    const double ratio = (at.value - next.value) / predicted;
+    if (!(ratio > options_.accept)) return reject(norm(p), at);
+    next.value = problem.value_and_gradient(next.x, next.gradient);
+    if (!std::isfinite(next.value) || !all_finite(next.gradient) || !scale_at(problem, next.x))
+      return reject(norm(p), at);
+    at = std::move(next);
+    return accept(ratio);
+  }
+
+  Move accept(double ratio) {
+    const double off = 2.0 * ratio - 1.0;
+    radius_ = std::min(radius_ / std::max(1.0 / 3.0, 1.0 - off * off * off), options_.largest_radius);
+    factor_ = 2.0;
+    return Move::kMoved;
+  }
+
+  // D of the diagonal of J'J.
+  void scale_by_columns(const RealVector& squares) {
     diagonal_.resize(squares.size(), options_.least_diagonal);
     for (size_t j = 0; j < squares.size(); ++j) {
       const double largest_yet = std::max(squares[j], kFading * diagonal_[j]);
@@ -119,7 +188,7 @@ class LevenbergMarquardt final : public Minimizer {
     fresh_ = std::isfinite(problem.residuals(at.x, r, &jacobian));
     if (!fresh_) return;
     at.gradient = multiply_transposed(jacobian, r);
-    if (new_point) scale_by_columns(jacobian);
+    if (new_point) scale_by_columns(column_squares(jacobian));
     residuals_ = r;
     if (m < n) {  // rows of zeros change nothing
       jacobian.elements.resize(static_cast<size_t>(n * n));
@@ -185,6 +254,13 @@ std::unique_ptr<Minimizer> make_levenberg_marquardt(const LevenbergMarquardtOpti
   const auto refuse = [](const char* rule, double value) {
     fail(ErrorKind::kUsage, fmt::format("levenberg_marquardt: {}: {}", rule, value));
   };
+  if (options.solver != "auto" && options.solver != "qr" && options.solver != "cg") {
+    fail(ErrorKind::kUsage,
+         fmt::format("levenberg_marquardt: solver must be auto, qr or cg: {}", options.solver));
+  }
+  if (!(options.residual > 0.0 && options.residual < 1.0))
+    refuse("residual must be in (0, 1)", options.residual);
+  if (options.most_products < 1) refuse("most_products must be at least 1", options.most_products);
   if (!(options.initial_radius > 0.0)) refuse("initial_radius must be positive", options.initial_radius);
   if (!(options.largest_radius >= options.initial_radius)) {
     refuse("largest_radius must be at least initial_radius", options.largest_radius);

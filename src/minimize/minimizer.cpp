@@ -38,6 +38,11 @@ void CountedProblem::gauss_newton_product(const RealVector& x, const RealVector&
   problem_.gauss_newton_product(x, v, out);
 }
 
+void CountedProblem::gauss_newton_diagonal(const RealVector& x, RealVector& out) {
+  ++evaluations_.gradients;
+  problem_.gauss_newton_diagonal(x, out);
+}
+
 double CountedProblem::residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) {
   jacobian == nullptr ? ++evaluations_.values : ++evaluations_.gradients;
   problem_.residuals(x, r, jacobian);

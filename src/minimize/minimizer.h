@@ -34,6 +34,8 @@ class CountedProblem {
   double value_and_gradient(const RealVector& x, RealVector& gradient);
   void hessian_product(const RealVector& x, const RealVector& v, RealVector& out);
   void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out);
+  // Counts as a gradient.
+  void gauss_newton_diagonal(const RealVector& x, RealVector& out);
   // Counts as a gradient when the Jacobian is wanted. Returns |r|^2 / 2.
   double residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian);
   int64_t residual_count() const { return problem_.residual_count(); }
@@ -152,11 +154,16 @@ struct TrustRegionOptions {
 };
 std::unique_ptr<Minimizer> make_trust_region(const TrustRegionOptions& options = {});
 
-// Of least squares: (J'J + D / radius) p = -J'r by QR, never by J'J. D is the diagonal of J'J (Marquardt
-// 1963), at least 0.98 of what it was a step before (Moré 1978 keeps its maximum), between the two limits;
-// the radius follows Nielsen 1999. Steps follow the curve of the model to second order (geodesic
-// acceleration, Transtrum and Sethna 2012), at one more evaluation of r each.
+// Of least squares: (J'J + D / radius) p = -J'r. "qr": by QR of J, never by J'J. "cg": by conjugate gradients
+// on products with J'J, preconditioned by D (1 + 1 / radius), from 0 until a share of the residual is left
+// (inexact steps: Wright and Holt 1985). D is the diagonal of J'J (Marquardt 1963), at least 0.98 of what it
+// was a step before (Moré 1978 keeps its maximum), between the two limits; the radius follows Nielsen 1999.
+// Steps by QR follow the curve of the model to second order (geodesic acceleration, Transtrum and Sethna
+// 2012), at one more evaluation of r each; conjugate gradients have no J to do so.
 struct LevenbergMarquardtOptions {
+  std::string solver = "auto";  // "qr", "cg"; "auto": qr up to kMostDenseParameters
+  double residual = 0.1;        // of "cg": share of |J'r| that may be left, in the preconditioner's norm
+  int most_products = 100;      // of "cg", a step
   double initial_radius = 1e4, largest_radius = 1e16;
   double least_diagonal = 1e-30, largest_diagonal = 1e32;
   double accept = 1e-3;

@@ -21,6 +21,13 @@ void Problem::gauss_newton_product(const RealVector& x, const RealVector& v, Rea
   out = multiply_transposed(jacobian, multiply(jacobian, v));
 }
 
+void Problem::gauss_newton_diagonal(const RealVector& x, RealVector& out) {
+  RealVector r;
+  DenseMatrix jacobian(residual_count(), size());
+  residuals(x, r, &jacobian);
+  out = column_squares(jacobian);
+}
+
 void Problem::residuals(const RealVector&, RealVector&, DenseMatrix*) {
   fail(ErrorKind::kUsage, fmt::format("problem of {} parameters: it is not a sum of squares", size()));
 }

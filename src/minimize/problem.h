@@ -26,6 +26,8 @@ class Problem {
   // out <- G(x) v, G the Gauss-Newton matrix, positive semidefinite. Least squares have J'J by themselves;
   // Error (kUsage) where there is none.
   virtual void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out);
+  // out (n) <- the diagonal of G(x). Least squares have it by themselves; Error (kUsage) where there is none.
+  virtual void gauss_newton_diagonal(const RealVector& x, RealVector& out);
 
   // Of least squares, f(x) = |r(x)|^2 / 2: the number of residuals; 0 for any other function.
   virtual int64_t residual_count() const { return 0; }

@@ -136,15 +136,26 @@ std::unique_ptr<Minimizer> read_natural_gradient(Section& section) {
 
 std::unique_ptr<Minimizer> read_levenberg_marquardt(Section& section) {
   LevenbergMarquardtOptions options;
+  options.solver =
+      section.text("solver", options.solver, {"auto", "qr", "cg"},
+                   "qr keeps the derivative of every output by every parameter; cg takes products; "
+                   "auto: qr up to 4096 parameters");
+  if (options.solver != "qr") {
+    options.residual = section.real("residual", options.residual, {0.0, 0.999, true},
+                                    "of cg: share of the gradient that conjugate gradients may leave");
+    options.most_products = read_most_products(section, options.most_products);
+  }
   options.initial_radius = section.real("initial_radius", options.initial_radius, kPositive,
                                         "of the first step, in scaled parameters; small: along the gradient");
   options.largest_radius =
       section.real("largest_radius", options.largest_radius, kPositive, "the same of any");
   options.accept = section.real("accept", options.accept, {0.0, 0.999},
                                 "least ratio of actual and predicted decrease of a step that is taken");
-  options.acceleration =
-      section.real("acceleration", options.acceleration, kNonNegative,
-                   "steps that bend by more than this share of their length are not taken; 0: none bends");
+  if (options.solver != "cg") {
+    options.acceleration = section.real(
+        "acceleration", options.acceleration, kNonNegative,
+        "of qr: steps that bend by more than this share of their length are not taken; 0: none bends");
+  }
   return make_levenberg_marquardt(options);
 }
 

@@ -243,7 +243,7 @@ void GradientPass::require_products(const char* what) const {
        fmt::format("precision.compute = {}: {} need fp32 or fp64", name_of(settings_.compute), what));
 }
 
-void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {
+void GradientPass::mean_of(const Contributions& part, Tensor& out) {
   const ParameterStore& store = replica_.store;
   for_batches(*exchange_, [&](const Batch& batch) {
     ForwardContext context = replica_.training;
@@ -254,7 +254,11 @@ void GradientPass::product(const Tensor& vector, Tensor& product, const Contribu
     add_weight(*exchange_, batch);
   });
   exchange_->finish();
-  take_mean(read_value(*exchange_).weight, product);
+  take_mean(read_value(*exchange_).weight, out);
+}
+
+void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {
+  mean_of(part, product);
   if (settings_.l2 == 0.0) return;
   Tensor term = vector.empty_like();
   backend_.scale_shift(vector.dtype(), vector.elements(), vector.data(), settings_.l2, 0.0,

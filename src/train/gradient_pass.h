@@ -72,6 +72,10 @@ class GradientPass {
   // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
   void gauss_newton_product(const Tensor& vector, Tensor& product);
 
+  // out <- (sum over micro-batches of what `part` gives for each parameter) / sum_i w_i
+  using Contributions = std::function<std::vector<Tensor>(const Batch& batch, ForwardContext& context)>;
+  void mean_of(const Contributions& part, Tensor& out);
+
   // out <- sum_i sqrt(w_i) dl_i/d(theta) over targets that are drawn from what the model predicts
   // (Objective::scores); regularization takes no part. Returns sum_i w_i. The mean of out o out over it is
   // the diagonal of the Gauss-Newton matrix.
@@ -113,8 +117,7 @@ class GradientPass {
   void for_batches(const std::function<void(const Batch&)>& part);
   // The same between begin and end of the exchange.
   void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
-  // product <- (sum over micro-batches of what `part` gives for each parameter) / weight + lambda vector
-  using Contributions = std::function<std::vector<Tensor>(const Batch& batch, ForwardContext& context)>;
+  // product <- mean_of(part) + lambda vector
   void product(const Tensor& vector, Tensor& product, const Contributions& part);
   void require_products(const char* what) const;
   Value read_value(const GradientExchange& exchange) const;

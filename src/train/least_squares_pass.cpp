@@ -9,6 +9,7 @@
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
+#include "lockstep/ops/elementwise.h"
 
 namespace lockstep {
 
@@ -39,12 +40,56 @@ double LeastSquaresPass::value(const RealVector& x) {
   return 0.5 * dot(r, r);
 }
 
+// One value of a point, whether it is asked for with its gradient or without.
 double LeastSquaresPass::value_and_gradient(const RealVector& x, RealVector& gradient) {
-  RealVector r;
-  DenseMatrix jacobian(residual_count(), size());
-  residuals(x, r, &jacobian);
-  gradient = multiply_transposed(jacobian, r);
-  return 0.5 * dot(r, r);
+  PassProblem::value_and_gradient(x, gradient);
+  return value(x);
+}
+
+void LeastSquaresPass::gauss_newton_diagonal(const RealVector& x, RealVector& out) {
+  go_to(x);
+  Tensor mean = replica().store.values().empty_like();
+  const int64_t width = pass().objective().target_width();
+  const auto count = static_cast<double>(width);
+  pass().mean_of(
+      [&](const Batch& batch, ForwardContext& context) {
+        const RandomPlace place = *random_place();
+        const std::vector<Tensor> parameters = pass().parameters();
+        const Function model = [&](std::span<const Tensor> at) {
+          // Each run draws the same masks.
+          const RandomScope random(place);
+          context.parameters.assign(at.begin(), at.end());
+          return forward(*replica().model, batch, context);
+        };
+        std::vector<Tensor> squares;
+        for (const Tensor& parameter : parameters) squares.push_back(parameter.full_like(0.0));
+        const Tensor weights = batch.weights();
+        const std::vector<double> of_target =
+            weights.defined() ? weights.to_vector<double>()
+                              : std::vector<double>(static_cast<size_t>(rows_ / width), 1.0);
+        Shape shape;
+        {
+          const RecordingScope plain(false);
+          shape = model(parameters).shape();
+        }
+        std::vector<double> cotangent(static_cast<size_t>(rows_), 0.0);
+        for (int64_t i = 0; i < rows_; ++i) {
+          const double weight = of_target[static_cast<size_t>(i / width)];
+          // What weighs nothing may be anything.
+          if (weight == 0.0) continue;
+          cotangent[static_cast<size_t>(i)] = std::sqrt(2.0 * weight / count);
+          const Tensor along =
+              Tensor::from(shape, cotangent, replica().store.backend()).converted(replica().store.dtype());
+          const std::vector<Tensor> row = vjp(model, parameters, along).second;
+          const RecordingScope plain(false);
+          for (size_t k = 0; k < squares.size(); ++k) squares[k] = squares[k] + square(row[k]);
+          cotangent[static_cast<size_t>(i)] = 0.0;
+        }
+        return squares;
+      },
+      mean);
+  out = packed(mean);
+  for (double& value : out) value += l2_;
 }
 
 void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) {

@@ -49,9 +49,9 @@ class PassProblem : public Problem {
   // What every evaluation begins with.
   void go_to(const RealVector& x);
   void set_weight(double weight) { weight_ = weight; }
+  RealVector packed(const Tensor& flat) const;
 
  private:
-  RealVector packed(const Tensor& flat) const;
   double loss_of(const GradientPass::Value& value);
 
   GradientPass& pass_;

@@ -3,30 +3,17 @@
 
 #include <nlohmann/json.hpp>
 
-#include "e2e/training_run.h"
+#include "e2e/trained_points.h"
 #include "lockstep/minimize/dense.h"
 
 namespace lockstep::testing {
 namespace {
 
-class Curvature : public ::testing::Test {
+class Curvature : public TrainedPoints {
  protected:
-  std::string file(const std::string& name) const { return scratch_.file(name); }
-  // Trains `model` on the points; more: further sections.
-  void train_on(const std::string& csv, const std::string& model, const std::string& more = "",
-                const std::string& data = "") {
-    write_file(file("points.csv"), csv);
-    write_file(file("run.toml"),
-               configuration("train = \"" + file("points.csv") + "\"\n" + data, model, kAdam) + more);
-    train(kNoLauncher, {file("run.toml"), "--output", file("out")});
+  Outcome curvature(int workers, const std::vector<std::string>& more) const {
+    return look("curvature", workers, more);
   }
-  Outcome curvature(int workers, std::vector<std::string> more) const {
-    more.insert(more.begin(),
-                {"curvature", file("run.toml"), "--checkpoint", checkpoint_of(file("out"), 12)});
-    return run(workers, more);
-  }
-
-  ScratchDirectory scratch_;
 };
 
 TEST_F(Curvature, IsTheSameBytesOnAnyNumberOfWorkersAndThreads) {

@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "e2e/training_run.h"
+#include "e2e/trained_points.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/hdf5/file.h"
@@ -12,20 +12,10 @@
 namespace lockstep::testing {
 namespace {
 
-class Slices : public ::testing::Test {
+class Slices : public TrainedPoints {
  protected:
-  std::string file(const std::string& name) const { return scratch_.file(name); }
-  void train_on(const std::string& csv, const std::string& model, const std::string& more = "",
-                const std::string& data = "") {
-    write_file(file("points.csv"), csv);
-    write_file(file("run.toml"),
-               configuration("train = \"" + file("points.csv") + "\"\n" + data, model, kAdam) + more);
-    train(kNoLauncher, {file("run.toml"), "--output", file("out")});
-  }
-  Outcome landscape(int workers, std::vector<std::string> more, int step = 12) const {
-    more.insert(more.begin(),
-                {"landscape", file("run.toml"), "--checkpoint", checkpoint_of(file("out"), step)});
-    return run(workers, more);
+  Outcome landscape(int workers, const std::vector<std::string>& more, int step = 12) const {
+    return look("landscape", workers, more, step);
   }
   nlohmann::json line_of(int workers, const std::vector<std::string>& more) const {
     const Outcome outcome = landscape(workers, more);
@@ -38,8 +28,6 @@ class Slices : public ::testing::Test {
     found.read(path, DType::kF64, values.data());
     return values;
   }
-
-  ScratchDirectory scratch_;
 };
 
 const std::string kEveryStep = "[checkpoint]\nevery = 3\nkeep = 0\n";

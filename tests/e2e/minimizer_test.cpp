@@ -38,7 +38,8 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
        "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n", kMlp, 0},
       {"natural_gradient", "type = \"natural_gradient\"\nrate = 0.5\n", kSmallMlp, 5},
       {"trust_region", "type = \"trust_region\"\n", kMlp, 5},
-      {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true}};
+      {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true},
+      {"levenberg_marquardt_cg", "type = \"levenberg_marquardt\"\nsolver = \"cg\"\n", kSmallMlp, 0, true}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
     const std::string path = file(c.optimizer, c.model, c.micro_batches, c.regression);

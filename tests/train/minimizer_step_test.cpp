@@ -179,21 +179,38 @@ TEST_F(MinimizerStepTest, LevenbergMarquardtFitsSumsOfSquaresAndNothingElse) {
     csv += std::to_string(x) + ',' + std::to_string(0.5 * std::tanh(x)) + '\n';
   }
   std::ofstream(scratch_.file("curve.csv")) << csv;
+  double loss = 1.0;
+  // Losses before and after the last step.
+  const auto fit = [&](const std::string& options, const std::string& hidden, int64_t micro_batches,
+                       int64_t steps) {
+    const std::string output = "fit" + std::to_string(texts_.size());
+    TrainingJob made = minimizing(output, "type = \"levenberg_marquardt\"\n" + options,
+                                  "type = \"mlp\"\nhidden = " + hidden + "\nactivation = \"tanh\"\n");
+    made.settings.train_data.path = scratch_.file("curve.csv");
+    made.settings.train_data.classes = -1;
+    made.settings.validation_fraction = 0.0;
+    made.settings.micro_batches = micro_batches;
+    made.settings.micro_batch_size = 6;
+    made.settings.l2 = 0.0;
+    made.settings.steps = steps;
+    TrainOptions watching;
+    watching.on_step = [&](const StepMetrics& metrics) { loss = metrics.minimizer->loss_after; };
+    Trainer(made, watching, *self_).run();
+  };
   for (const int64_t micro_batches : {0, 2}) {
-    TrainingJob fit = minimizing("fit" + std::to_string(micro_batches), "type = \"levenberg_marquardt\"\n",
-                                 "type = \"mlp\"\nhidden = [1]\nactivation = \"tanh\"\n");
-    fit.settings.train_data.path = scratch_.file("curve.csv");
-    fit.settings.train_data.classes = -1;
-    fit.settings.validation_fraction = 0.0;
-    fit.settings.micro_batches = micro_batches;
-    fit.settings.micro_batch_size = 6;
-    fit.settings.l2 = 0.0;
-    fit.settings.steps = 40;
-    double loss = 1.0;
-    TrainOptions options;
-    options.on_step = [&](const StepMetrics& metrics) { loss = metrics.minimizer->loss_after; };
-    Trainer(fit, options, *self_).run();
-    EXPECT_LT(loss, 1e-12) << micro_batches;
+    for (const std::string options : {"", "solver = \"cg\"\nresidual = 1e-6\n"}) {
+      fit(options, "[1]", micro_batches, 40);
+      EXPECT_LT(loss, 1e-12) << micro_batches << ' ' << options;
+    }
+  }
+  // 4801 parameters: only products are left.
+  fit("", "[67, 67]", 0, 8);
+  EXPECT_LT(loss, 1e-4);
+  try {
+    fit("solver = \"qr\"\n", "[67, 67]", 0, 8);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("4096"), std::string::npos) << error.what();
   }
   try {
     Trainer(minimizing("classes", "type = \"levenberg_marquardt\"\n"), {}, *self_);

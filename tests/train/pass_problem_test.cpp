@@ -163,7 +163,7 @@ TEST(LeastSquaresPass, IsTheSameObjectiveWithTheSameDerivativesOnAnyNumberOfWork
   options.data = {{4}, DType::kF32, 0, 2};
   options.settings.compute = DType::kF64;
   options.settings.l2 = 0.01;
-  RealVector residuals, derivatives;
+  RealVector residuals, derivatives, squared;
   for (const int workers : {1, 2, 3}) {
     testing::run_threaded(
         workers,
@@ -192,13 +192,19 @@ TEST(LeastSquaresPass, IsTheSameObjectiveWithTheSameDerivativesOnAnyNumberOfWork
           plain.gauss_newton_product(x, v, expected);
           product = multiply_transposed(jacobian, multiply(jacobian, v));
           for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(product[i], expected[i], 1e-13);
+          RealVector diagonal;
+          squares.gauss_newton_diagonal(x, diagonal);
+          expected = column_squares(jacobian);
+          for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(diagonal[i], expected[i], 1e-13);
           if (communicator.rank() > 0) return;
           if (workers == 1) {
+            squared = diagonal;
             residuals = r;
             derivatives = jacobian.elements;
           }
           EXPECT_EQ(r, residuals);
           EXPECT_EQ(jacobian.elements, derivatives);
+          EXPECT_EQ(diagonal, squared);
         },
         20.0, true);
   }

@@ -1,6 +1,7 @@
 // Measures products with second derivatives against the gradient, over the same samples of a trained model.
 //
-//   [mpirun -np 2] build/release/bin/curvature_benchmark CONFIG CHECKPOINT [samples, default 1024] [SETTING...]
+//   [mpirun -np 2] build/release/bin/curvature_benchmark CONFIG CHECKPOINT [samples, default 1024]
+//   [SETTING...]
 //
 // CONFIG, CHECKPOINT and settings as `lockstep curvature` takes them. One JSON line: median seconds of the
 // gradient, of a product with the Hessian and of one with the Gauss-Newton matrix over all samples, which
@@ -48,8 +49,7 @@ void measure(int count, char** arguments, Communicator& communicator) {
       const auto start = std::chrono::steady_clock::now();
       sides[side]();
       communicator.barrier("end");
-      const double seconds =
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       if (repetition >= 0) times[side].push_back(seconds);
     }
   }
