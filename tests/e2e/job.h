@@ -41,6 +41,12 @@ inline bool catches(pid_t process, int signal) {
   return false;
 }
 
+// A shell cannot catch what it was started to ignore: of a child of tests that run in the background, or
+// under nohup, before it becomes one.
+inline void ignore_no_signal() {
+  for (const int signal : {SIGHUP, SIGINT, SIGQUIT}) ::signal(signal, SIG_DFL);
+}
+
 // The command by itself (no launcher).
 inline constexpr int kNoLauncher = 0;
 
@@ -144,6 +150,7 @@ class Job {
 
   [[noreturn]] void become(std::vector<std::string>& command) {
     ::setsid();
+    ignore_no_signal();
     const auto redirect = [](const std::string& path, int flags, int descriptor) {
       ::dup2(::open(path.c_str(), flags, 0666), descriptor);
     };

@@ -125,6 +125,7 @@ class Terminal {
     words.push_back(nullptr);
     pid_ = ::forkpty(&keys_, nullptr, nullptr, nullptr);
     if (pid_ == 0) {
+      ignore_no_signal();
       ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
       ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
       ::setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
