@@ -54,13 +54,13 @@ class SmallDisk {
   bool mounted_;
 };
 
-// As far as the file goes now: one that grows faster than it is read would have no end. (/proc tells no sizes.)
+// As far as the file goes now: one that grows faster than it is read would have no end. (/proc tells no
+// sizes.)
 inline std::string bytes_of(const std::string& path) {
   std::error_code failed;
   const auto size = std::filesystem::file_size(path, failed);
   std::ifstream stream(path, std::ios::binary);
-  if (failed || size == 0)
-    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  if (failed || size == 0) return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   std::string bytes(size, '\0');
   stream.read(bytes.data(), static_cast<std::streamsize>(size));
   bytes.resize(static_cast<size_t>(stream.gcount()));

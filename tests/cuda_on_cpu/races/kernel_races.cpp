@@ -38,7 +38,7 @@ struct Extents {
 };
 // A row to a warp, to small and large blocks, several rows to a block one after the other; rows that are read
 // again; more rows than columns. Rows of 257 and 1025 are not aligned, wherever their array begins.
-constexpr Extents kExtents[] = {{9, 10},   {3, 257},  {2, 1025},   {13, 1000},
+constexpr Extents kExtents[] = {{9, 10},   {3, 257},  {1, 1025},   {13, 1000},
                                 {2, 4104}, {1, 9000}, {1, 17'000}, {130, 40}};
 
 TEST(KernelRaces, NoneElementByElement) {
