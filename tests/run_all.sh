@@ -144,15 +144,15 @@ else
 fi
 # The thread pool and what it computes, the loader's and the checkpoint store's background threads, communicators of threads.
 threaded=(core data checkpoint kernels parallel)
+ahead "build under sanitizers" launch/build.sh "$asan"
+# One after the other, so that the tests of the first need not wait for the second.
 # shellcheck disable=SC2016  # for the inner shell
-ahead "sanitizer builds" bash -c 'status=0
-  launch/build.sh "$0" || status=$?
-  launch/build.sh tsan "$@" || status=$?
-  exit "$status"' "$asan" "${threaded[@]/%/_test}"
+ahead "build under thread sanitizer" bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done
+  exec launch/build.sh tsan "$@"' "${under_way["build under sanitizers"]}" "${threaded[@]/%/_test}"
 if [ "$failures" -eq 0 ]; then
   part "tests" run_tests release
 fi
-part "sanitizer builds" wait_for "sanitizer builds"
+part "build under sanitizers" wait_for "build under sanitizers"
 if [ -x "build/$asan/bin/lockstep" ]; then
   part "unit tests under sanitizers" run_tests "$asan" --label-regex '^unit$'
   part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
@@ -162,6 +162,7 @@ if [ -x "build/$asan/bin/lockstep" ]; then
     left_out "readers of random files" "needs clang++ with libFuzzer"
   fi
 fi
+part "build under thread sanitizer" wait_for "build under thread sanitizer"
 if [ -x build/tsan/bin/parallel_test ]; then
   part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
 fi
