@@ -49,15 +49,20 @@ Refusal fatal_for_toml(std::string_view text) {
   const auto beyond_ascii = [&](size_t i) {
     return i < text.size() && static_cast<unsigned char>(text[i]) >= 0x80;
   };
-  size_t dots = 0, open = 0;  // since something else than a key; brackets and braces
-  bool begins = true;         // a line, of which there were blanks at most
+  size_t dots = 0;     // since something else than a key
+  std::string open;    // brackets and braces; h: of a table's name
+  bool begins = true;  // a line, of which there were blanks at most
+  // What is no text, list or table in the place of a value: toml++ reads to its end before it refuses it,
+  // over quotes and brackets too.
+  bool value = false, bare = false;
   for (size_t i = text.starts_with("\xEF\xBB\xBF") ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
     if (c == '#') {
       i = std::min(text.find('\n', i), text.size()) - 1;
       continue;
     }
-    if (c == '"' || c == '\'') {
+    const bool plain = value && bare && std::string_view(" \t\r\n,]}").find(c) == std::string_view::npos;
+    if ((c == '"' || c == '\'') && !plain) {
       const bool several_lines = text.substr(i, 3) == std::string(3, c);
       const std::string_view quotes = text.substr(i, several_lines ? 3 : 1);
       for (i += quotes.size(); i < text.size() && text.substr(i, quotes.size()) != quotes; ++i) {
@@ -75,7 +80,8 @@ Refusal fatal_for_toml(std::string_view text) {
     }
     // Of some that are no blanks, toml++ asks in a way that has no answer.
     if (beyond_ascii(i)) return {i, "characters beyond ASCII must stand in quotes or in a comment"};
-    if (c == '[' && begins && open == 0) {
+    const bool heads = c == '[' && begins && open.empty();
+    if (heads) {
       size_t name = text.find_first_not_of(" \t", i + 1);
       if (name < text.size() && text[name] == '[') name = text.find_first_not_of(" \t", name + 1);
       const bool key = name >= text.size() ||
@@ -83,8 +89,14 @@ Refusal fatal_for_toml(std::string_view text) {
                        std::isalnum(static_cast<unsigned char>(text[name])) != 0;
       if (!key) return {i, "the name of a table must begin with a letter, a digit, _, - or a quote"};
     }
-    if (c == '[' || c == '{') ++open;
-    if ((c == ']' || c == '}') && open > 0) --open;
+    if (!plain) {
+      if (c == '[' || c == '{') open += heads ? 'h' : c;
+      if ((c == ']' || c == '}') && !open.empty()) open.pop_back();
+      const bool lists = !open.empty() && open.back() == '[';
+      if (c == '=' || c == '[' || c == ',') value = c == '=' || lists;
+      if (c == '{' || (c == '\n' && open.empty())) value = false;
+      bare = std::string_view(" \t\r\n=,.[]{}").find(c) == std::string_view::npos || (c == '.' && bare);
+    }
     if (c != ' ' && c != '\t') begins = c == '\n';
     dots = c == '.' ? dots + 1 : std::string_view("=,[]{}\n").find(c) != std::string_view::npos ? 0 : dots;
     if (dots == kMostParts) return {i, fmt::format("a key of more than {} parts", kMostParts)};

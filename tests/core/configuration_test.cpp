@@ -235,6 +235,12 @@ TEST(Configuration, ListsThatAreNotClosedAreTextsInOverridesAndRefusedInFiles) {
           message_of([&] { parse("x = \"\"\"a\\" + blanks + letter + "\"\"\""); }, ErrorKind::kUsage),
           {"run.toml:", "behind a backslash, a line of a text must not begin beyond ASCII"});
     }
+    for (const std::string before : {"x = 5m'", "x = 5.\"", "x = true'\"", "x = [1, a='", "x = {y = 1[{'"}) {
+      expect_contains(message_of([&] { parse(before + letter + "'\""); }, ErrorKind::kUsage),
+                      {"run.toml:1:", "characters beyond ASCII must stand in quotes"});
+    }
+    parse("a.\"" + letter + "\".1.'" + letter + "' = [['" + letter + "'], {x.'" + letter + "' = [\n1, '" +
+          letter + "',]}]\n['" + letter + "'.b.\"" + letter + "\"]\n'" + letter + "' = 5.5");
     parse("x = \"\"\"a\\\\\n" + letter + "\\t" + letter + "\"\"\"\ny = \"" + letter + "\"");
     Configuration configuration =
         parse("# " + letter + "\n[run]\n\"" + letter + "\" = '" + letter + "'", {"run.a=" + letter});
