@@ -107,8 +107,7 @@ def first_below(records, loss, width):
 def steps(arguments, directory):
     text = [tokens_of_text(arguments, directory)]
     rows = {"digits CNN": (CNN, ["train.epochs=0", f"train.steps={arguments.steps or 264}"]),
-            "characters": (TEXT, text + [f"train.steps={arguments.steps or 600}", "schedule.type=cosine", "schedule.unit=steps",
-                                         "schedule.warmup=30"])}  # fmt: skip
+            "characters": (TEXT, text + [f"train.steps={arguments.steps or 600}", "schedule.warmup=30_000"])}  # fmt: skip
     for name, (config, settings) in rows.items():
         if arguments.only and arguments.only not in name:
             continue
@@ -287,7 +286,7 @@ def products(arguments, directory):
         if arguments.only and arguments.only not in name:
             continue
         settings = settings + ["device.threads=1", "train.evaluate_every=0"] + arguments.set
-        one_step = ["train.epochs=0", "train.steps=1", "schedule.type=constant", "schedule.warmup=0"]
+        one_step = ["train.epochs=0", "train.steps=1", "schedule.warmup=0"]
         train(arguments, config, settings + one_step, directory)
         checkpoint = os.path.join(directory, "run", "step-000000001.h5")
         found = {1: [], 2: []}

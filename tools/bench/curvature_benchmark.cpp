@@ -24,7 +24,9 @@ namespace {
 
 using namespace lockstep;
 
-constexpr int kRepetitions = 15;
+// Fewer where they take long, but no fewer than three.
+constexpr int kMostRepetitions = 15;
+constexpr double kEnoughSeconds = 30.0;
 
 void measure(int count, char** arguments, Communicator& communicator) {
   Configuration configuration =
@@ -43,19 +45,24 @@ void measure(int count, char** arguments, Communicator& communicator) {
       [&] { pass.gauss_newton_product(vector, result); },
   };
   std::vector<std::vector<double>> times(sides.size());
-  for (int repetition = -2; repetition < kRepetitions; ++repetition) {  // the first two warm up
+  double all = 0.0;
+  // The first warms up. How long they take is rank 0's to say: all end together.
+  for (int repetition = -1; repetition < kMostRepetitions; ++repetition) {
+    double enough = all > kEnoughSeconds ? 1.0 : 0.0;
+    communicator.broadcast(&enough, sizeof enough, 0, "time")->wait();
+    if (repetition >= 3 && enough > 0.0) break;
     for (size_t side = 0; side < sides.size(); ++side) {
       communicator.barrier("start");
       const auto start = std::chrono::steady_clock::now();
       sides[side]();
       communicator.barrier("end");
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      all += seconds;
       if (repetition >= 0) times[side].push_back(seconds);
     }
   }
-  for (std::vector<double>& some : times)
-    std::nth_element(some.begin(), some.begin() + kRepetitions / 2, some.end());
-  const auto median = [&](size_t side) { return times[side][kRepetitions / 2]; };
+  for (std::vector<double>& some : times) std::sort(some.begin(), some.end());
+  const auto median = [&](size_t side) { return times[side][times[side].size() / 2]; };
   if (communicator.rank() == 0) {
     fmt::print(
         "{{\"workers\": {}, \"samples\": {}, \"parameters\": {}, \"gradient\": {:.6f}, \"hessian\": {:.6f}, "
