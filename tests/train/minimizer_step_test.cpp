@@ -203,7 +203,7 @@ TEST_F(MinimizerStepTest, LevenbergMarquardtFitsSumsOfSquaresAndNothingElse) {
       EXPECT_LT(loss, 1e-12) << micro_batches << ' ' << options;
     }
   }
-  // 4801 parameters: only products are left.
+  // 4758 parameters: only products are left.
   fit("", "[67, 67]", 0, 8);
   EXPECT_LT(loss, 1e-4);
   try {
