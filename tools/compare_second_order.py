@@ -31,7 +31,7 @@ TEXT = ROOT / "configs" / "king_james.toml"
 # Of ten million parameters: what a step costs does not depend on what it reads.
 TEN_MILLION = ["model.layers=12", "model.width=264", "model.heads=6", "train.micro_batches=2", "train.micro_batch_size=4"]
 
-# What a method needs beside its name. Embeddings and heads, whose sides are vocabularies, are AdamW's under Shampoo and SOAP.
+# What a method needs beside its name.
 METHODS = {
     "adamw": [],
     "shampoo": [],
@@ -65,24 +65,27 @@ def train(arguments, config, settings, directory):
 
 def of_method(method, config):
     settings = [f"optimizer.type={method}"] + METHODS[method]
-    if config == TEXT and method != "adamw":
+    if config == TEXT and method != "adamw":  # a side of the embedding is the vocabulary
         settings.append('optimizer.adamw=["tokens*"]')
     return settings + (["clip.global_norm=0"] if method == "kfac" else [])
 
 
-def tokens_of_text(arguments, directory):
+def of_config(arguments, config, directory):
+    """What a configuration needs before it can run: the tokens of the text."""
+    if config != TEXT:
+        return []
     tokens = os.path.join(directory, "king_james.tokens.h5")
     run([arguments.lockstep, "tokenize", ROOT / "configs/data/king_james.txt.zst", "--tokenizer", "bytes", "--output", tokens])
-    return f"data.train={tokens}"
+    return [f"data.train={tokens}"]
 
 
 def overhead(arguments, directory):
-    text = [tokens_of_text(arguments, directory)]
-    rows = {"digits CNN, batch 64": (CNN, [], 500), "gpt, 10 million parameters, 8 x 256": (TEXT, text + TEN_MILLION, 200)}
+    rows = {"digits CNN, batch 64": (CNN, [], 500), "gpt, 10 million parameters, 8 x 256": (TEXT, TEN_MILLION, 200)}
     print("| median of whole periods of their work | AdamW | Shampoo | SOAP | K-FAC |\n|---|---|---|---|---|")
     for name, (config, settings, steps) in rows.items():
         if arguments.only and arguments.only not in name:
             continue
+        settings = of_config(arguments, config, directory) + settings
         # A line a hundred steps: a period of all that a method does now and then. The first is not counted.
         common = ["train.epochs=0", f"train.steps={steps}", "train.log_every=100", "train.evaluate_every=0", "checkpoint.every=0"]
         seconds = {method: [] for method in METHODS}
@@ -105,13 +108,13 @@ def first_below(records, loss, width):
 
 
 def steps(arguments, directory):
-    text = [tokens_of_text(arguments, directory)]
     rows = {"digits CNN": (CNN, ["train.epochs=0", f"train.steps={arguments.steps or 264}"]),
-            "characters": (TEXT, text + [f"train.steps={arguments.steps or 600}", "schedule.warmup=30_000"])}  # fmt: skip
+            "characters": (TEXT, [f"train.steps={arguments.steps or 600}", "schedule.warmup=30_000"])}  # fmt: skip
     for name, (config, settings) in rows.items():
         if arguments.only and arguments.only not in name:
             continue
-        settings = settings + ["train.log_every=1", "train.evaluate_every=0", "checkpoint.every=0"]
+        settings = of_config(arguments, config, directory) + settings
+        settings += ["train.log_every=1", "train.evaluate_every=0", "checkpoint.every=0"]
         found = {}
         for method in METHODS:
             for factor in arguments.factors:
@@ -280,12 +283,12 @@ def lbfgs(arguments, directory):
 def products(arguments, directory):
     tool = arguments.lockstep.parent / "curvature_benchmark"
     rows = {"digits CNN, 1024 samples": (CNN, 1024, []),
-            "gpt, 10 million parameters, 8 x 256": (TEXT, 8, [tokens_of_text(arguments, directory)] + TEN_MILLION)}  # fmt: skip
+            "gpt, 10 million parameters, 8 x 256": (TEXT, 8, TEN_MILLION)}  # fmt: skip
     print("| | gradient, 1 worker of 1 thread | Hessian product | Gauss-Newton | the same, 2 workers |\n|---|---|---|---|---|")
     for name, (config, samples, settings) in rows.items():
         if arguments.only and arguments.only not in name:
             continue
-        settings = settings + ["device.threads=1", "train.evaluate_every=0"] + arguments.set
+        settings = of_config(arguments, config, directory) + settings + ["device.threads=1", "train.evaluate_every=0"]
         one_step = ["train.epochs=0", "train.steps=1", "schedule.warmup=0"]
         train(arguments, config, settings + one_step, directory)
         checkpoint = os.path.join(directory, "run", "step-000000001.h5")
@@ -293,7 +296,7 @@ def products(arguments, directory):
         for _ in range(arguments.repeats):
             for workers, figures in found.items():
                 launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", workers] if workers > 1 else []
-                figures.append(json.loads(run([*launcher, tool, config, checkpoint, samples, *settings])))
+                figures.append(json.loads(run([*launcher, tool, config, checkpoint, samples, *settings, *arguments.set])))
         one, two = ({key: statistics.median(f[key] for f in found[workers]) for key in ("gradient", "hessian", "gauss_newton")}
                     for workers in found)  # fmt: skip
         times = [f"{one[side] / one['gradient']:.2f} x" for side in ("hessian", "gauss_newton")]

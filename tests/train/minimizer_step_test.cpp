@@ -179,8 +179,7 @@ TEST_F(MinimizerStepTest, LevenbergMarquardtFitsSumsOfSquaresAndNothingElse) {
     csv += std::to_string(x) + ',' + std::to_string(0.5 * std::tanh(x)) + '\n';
   }
   std::ofstream(scratch_.file("curve.csv")) << csv;
-  double loss = 1.0;
-  // Losses before and after the last step.
+  double loss = 1.0;  // after the last step
   const auto fit = [&](const std::string& options, const std::string& hidden, int64_t micro_batches,
                        int64_t steps) {
     const std::string output = "fit" + std::to_string(texts_.size());
