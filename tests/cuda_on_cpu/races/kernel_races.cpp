@@ -46,9 +46,9 @@ TEST(KernelRaces, NoneElementByElement) {
     const int64_t n = 1500;
     float* const x = arrays.in_out(values(n));
     float* const y = arrays.output<float>(n);
-    double* const wide = arrays.output<double>(n);
+    BFloat16* const narrow = arrays.output<BFloat16>(n);
     backend.fill(kF32, n, y, 2.0);
-    backend.cast(kF32, DType::kF64, n, x, wide);
+    backend.cast(kF32, DType::kBF16, n, x, narrow);
     backend.unary(UnaryOp::kExp, kF32, n, x, y);
     backend.unary(UnaryOp::kNegate, kF32, n, x, x);  // in place
     backend.unary_backward(UnaryOp::kTanh, kF32, n, x, y, y, y);
