@@ -19,7 +19,7 @@ class NaturalGradient final : public Minimizer {
     if (!(size > 0.0 && std::isfinite(size))) return Move::kStuck;
     const RealVector p = direction(problem, at, options_.residual * size);
     if (!all_finite(p)) return Move::kStuck;
-    if (options_.rate > 0.0) return go(problem, p, at);
+    if (options_.rate > 0.0) return advance(problem, p, options_.rate, at) ? Move::kMoved : Move::kStuck;
     // Positive definite: every iterate of conjugate gradients descends, but for rounding.
     const double slope = dot(p, at.gradient);
     if (!(slope < 0.0 && std::isfinite(slope))) return Move::kStuck;
@@ -50,18 +50,6 @@ class NaturalGradient final : public Minimizer {
       rr = next;
     }
     return p;
-  }
-
-  Move go(CountedProblem& problem, const RealVector& p, Iterate& at) const {
-    Iterate next;
-    next.x = at.x;
-    add_scaled(options_.rate, p, next.x);
-    problem.place(next.x);
-    if (next.x == at.x) return Move::kStuck;
-    next.value = problem.value_and_gradient(next.x, next.gradient);
-    if (!std::isfinite(next.value) || !all_finite(next.gradient)) return Move::kStuck;
-    std::swap(at, next);
-    return Move::kMoved;
   }
 
   NaturalGradientOptions options_;
