@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
 namespace lockstep {
@@ -33,23 +34,13 @@ class NaturalGradient final : public Minimizer {
  private:
   // -(F + damping I)^-1 g
   RealVector direction(CountedProblem& problem, const Iterate& at, double residual) const {
-    RealVector p(at.x.size()), r = at.gradient, d = at.gradient, fd;
-    scale_by(-1.0, d);
-    double rr = dot(r, r);
+    ConjugateGradients cg(at.gradient);
     for (int i = 0; i < options_.most_products; ++i) {
-      problem.gauss_newton_product(at.x, d, fd);
-      add_scaled(options_.damping, d, fd);
-      const double curvature = dot(d, fd);
-      if (!(curvature > 0.0 && std::isfinite(curvature))) break;
-      add_scaled(rr / curvature, d, p);
-      add_scaled(rr / curvature, fd, r);
-      const double next = dot(r, r);
-      if (std::sqrt(next) <= residual) break;
-      scale_by(next / rr, d);
-      add_scaled(-1.0, r, d);
-      rr = next;
+      problem.gauss_newton_product(at.x, cg.d, cg.ad);
+      add_scaled(options_.damping, cg.d, cg.ad);
+      if (!cg.curves() || std::sqrt(cg.advance()) <= residual) break;
     }
-    return p;
+    return cg.p;
   }
 
   NaturalGradientOptions options_;
