@@ -15,7 +15,7 @@ namespace lockstep {
 struct ConjugateGradients {
   using Preconditioner = std::function<RealVector(RealVector r)>;  // M^-1 r
   explicit ConjugateGradients(
-      const RealVector& g, Preconditioner m = [](RealVector r) { return r; })
+      const RealVector& g, Preconditioner m = [](RealVector given) { return given; })
       : p(g.size()), r(g), precondition(std::move(m)), d(negated(precondition(g))), rz(-dot(r, d)) {}
 
   // Whether d'A d is positive and finite.
