@@ -140,7 +140,7 @@ std::unique_ptr<Minimizer> read_natural_gradient(Section& section) {
                                   "share of the gradient that conjugate gradients may leave");
   options.rate = section.real("rate", options.rate, kNonNegative,
                               "length of every step along the natural gradient; 0: by line search");
-  options.line_search = read_line_search(section, "natural_gradient");
+  if (options.rate == 0.0) options.line_search = read_line_search(section, "natural_gradient");
   return make_natural_gradient(options);
 }
 
