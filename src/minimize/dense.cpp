@@ -7,8 +7,11 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {
@@ -126,7 +129,102 @@ void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
   }
 }
 
+// c <- op(a) op(b)
+void multiply_into(DenseMatrix& c, const DenseMatrix& a, const DenseMatrix& b, bool transpose_a,
+                   bool transpose_b) {
+  MatmulArguments arguments;
+  arguments.dtype = arguments.output = DType::kF64;
+  arguments.m = c.rows = transpose_a ? a.columns : a.rows;
+  arguments.k = transpose_a ? a.rows : a.columns;
+  arguments.n = c.columns = transpose_b ? b.rows : b.columns;
+  arguments.transpose_a = transpose_a;
+  arguments.transpose_b = transpose_b;
+  c.elements.resize(static_cast<size_t>(c.rows * c.columns));
+  arguments.a = a.elements.data();
+  arguments.b = b.elements.data();
+  arguments.c = c.elements.data();
+  cpu_backend().matmul(arguments);
+}
+
+// Rows of a matrix that one tile of work goes through.
+constexpr int64_t kRowGrain = 32;
+// Columns whose reflections are gathered before the others are reflected, and those reflected one by one.
+constexpr int64_t kPanel = 48, kAtOnce = 8;
+
+// The upper triangular T with (I - 2 u_0 u_0') (I - 2 u_1 u_1') ... = I - U' T U of the rows of U.
+DenseMatrix triangle_of(const DenseMatrix& u) {
+  const DenseMatrix angles = product(u, u, false, true);
+  DenseMatrix t(u.rows, u.rows);
+  for (int64_t k = 0; k < u.rows; ++k) {
+    for (int64_t i = 0; i < k; ++i) {
+      double sum = 0.0;
+      for (int64_t j = i; j < k; ++j) sum += t(i, j) * angles(k, j);
+      t(i, k) = -2.0 * sum;
+    }
+    t(k, k) = 2.0;
+  }
+  return t;
+}
+
+// Householder's reductions of the columns that are rows begin to end of `panel`, of which the last ones are
+// reflected when the first ones are done: row k becomes u of I - 2 u u', from element k on. What it has
+// before that is column first + k of R from row `first` on.
+void reflect(DenseMatrix& panel, int64_t begin, int64_t end, int64_t first, DenseMatrix& r) {
+  if (end - begin > kAtOnce) {
+    const int64_t middle = begin + (end - begin) / 2;
+    reflect(panel, begin, middle, first, r);
+    const DenseMatrix u = cut_out(panel, begin, middle - begin, 0, panel.columns);
+    const DenseMatrix along = product(cut_out(panel, middle, end - middle, 0, panel.columns), u, false, true);
+    const DenseMatrix change = product(product(along, triangle_of(u), false, false), u, false, false);
+    for (int64_t j = middle; j < end; ++j) add_scaled(-1.0, change.row(j - middle), panel.row(j));
+    reflect(panel, middle, end, first, r);
+    return;
+  }
+  for (int64_t k = begin; k < end; ++k) {
+    for (int64_t i = 0; i < k; ++i) r(first + i, first + k) = std::exchange(panel(k, i), 0.0);
+    const auto at = static_cast<size_t>(k);
+    const std::span<double> u = panel.row(k).subspan(at);
+    const double size = norm(u);
+    if (size == 0.0) continue;
+    const double diagonal = u[0] > 0.0 ? -size : size;
+    u[0] -= diagonal;
+    const double length = norm(u);
+    for (double& value : u) value /= length;
+    for (int64_t j = k + 1; j < end; ++j) {
+      const std::span<double> column = panel.row(j).subspan(at);
+      add_scaled(-2.0 * dot(u, column), u, column);
+    }
+    r(first + k, first + k) = diagonal;
+  }
+}
+
 }  // namespace
+
+DenseMatrix transposed(const DenseMatrix& a) {
+  constexpr int64_t kTile = 16;  // rows whose cache lines are in use at a time
+  DenseMatrix result(a.columns, a.rows);
+  parallel_ranges(a.columns, kTile, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < a.rows; ++i) {
+      for (int64_t j = begin; j < end; ++j) result(j, i) = a(i, j);
+    }
+  });
+  return result;
+}
+
+DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  DenseMatrix part(rows, columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto from = a.row(row + i).subspan(static_cast<size_t>(column), static_cast<size_t>(columns));
+    std::ranges::copy(from, part.row(i).begin());
+  }
+  return part;
+}
+
+DenseMatrix product(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b) {
+  DenseMatrix c(0, 0);
+  multiply_into(c, a, b, transpose_a, transpose_b);
+  return c;
+}
 
 RealVector multiply(const DenseMatrix& a, std::span<const double> x) {
   RealVector y(static_cast<size_t>(a.rows));
@@ -184,38 +282,67 @@ void solve_cholesky(const DenseMatrix& l, std::span<double> x) {
 
 QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.columns, a.columns) {
   const int64_t m = a.rows, n = a.columns;
-  RealVector w(static_cast<size_t>(n));
-  for (int64_t k = 0; k < n; ++k) {
-    const std::span<double> u = reflectors_.row(k);
-    for (int64_t i = k; i < m; ++i) u[static_cast<size_t>(i)] = a(i, k);
-    const double size = norm(u);
-    if (size == 0.0) continue;
-    double& first = u[static_cast<size_t>(k)];
-    const double diagonal = first > 0.0 ? -size : size;
-    first -= diagonal;
-    const double length = norm(u);
-    for (double& value : u) value /= length;
-    std::fill(w.begin(), w.end(), 0.0);
-    for (int64_t i = k; i < m; ++i) add_scaled(u[static_cast<size_t>(i)], a.row(i), w);
-    for (int64_t i = k; i < m; ++i) add_scaled(-2.0 * u[static_cast<size_t>(i)], w, a.row(i));
-    a(k, k) = diagonal;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j) r_(i, j) = a(i, j);
+  int64_t width = std::min(kPanel, n);
+  // What is left to be reduced, without R's rows: the panel's columns in rows, and the columns behind.
+  DenseMatrix panel = transposed(cut_out(a, 0, m, 0, width)), rest = cut_out(a, 0, m, width, n - width);
+  DenseMatrix change(0, 0), next = std::move(a);
+  for (int64_t first = 0; first < n; first += width) {
+    width = panel.rows;
+    reflect(panel, 0, width, first, r_);
+    for (int64_t k = 0; k < width; ++k) {
+      std::ranges::copy(panel.row(k), reflectors_.row(first + k).begin() + first);
+    }
+    const DenseMatrix u = std::move(panel);
+    triangles_.push_back(triangle_of(u));
+    if (rest.columns == 0) break;
+    // (I - U' T U)' of the columns behind.
+    DenseMatrix along = product(triangles_.back(), product(u, rest, false, false), true, false);
+    scale_by(-1.0, along.elements);
+    multiply_into(change, u, along, true, false);
+    for (int64_t i = 0; i < width; ++i) {
+      for (int64_t j = 0; j < rest.columns; ++j) r_(first + i, first + width + j) = rest(i, j) + change(i, j);
+    }
+    panel = DenseMatrix(std::min(kPanel, rest.columns), rest.rows - width);
+    next.rows = rest.rows - width;
+    next.columns = rest.columns - panel.rows;
+    next.elements.resize(static_cast<size_t>(next.rows * next.columns));
+    parallel_ranges(next.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const double *const before = rest.row(width + i).data(), *const by = change.row(width + i).data();
+        double* const after = next.row(i).data();
+        for (int64_t j = 0; j < panel.rows; ++j) panel(j, i) = before[j] + by[j];
+        for (int64_t j = panel.rows; j < rest.columns; ++j) after[j - panel.rows] = before[j] + by[j];
+      }
+    });
+    std::swap(rest, next);
   }
 }
 
 DenseMatrix QrFactors::q() const {
-  DenseMatrix q(reflectors_.columns, reflectors_.rows);
-  RealVector w(static_cast<size_t>(q.columns));
-  for (int64_t k = q.columns - 1; k >= 0; --k) {
-    q(k, k) = 1.0;
-    const std::span<const double> u = reflectors_.row(k);
-    std::fill(w.begin(), w.end(), 0.0);
-    for (int64_t i = k; i < q.rows; ++i) add_scaled(u[static_cast<size_t>(i)], q.row(i), w);
-    for (int64_t i = k; i < q.rows; ++i) add_scaled(-2.0 * u[static_cast<size_t>(i)], w, q.row(i));
+  const int64_t m = reflectors_.columns, n = reflectors_.rows;
+  DenseMatrix corner(0, 0), q(0, 0);
+  for (DenseMatrix* const matrix : {&corner, &q}) matrix->elements.reserve(static_cast<size_t>(m * n));
+  // The panels from one on leave all of I but the corner from its first element on alone. So the panel
+  // before, of U = (U1, U2), makes of the corner C the larger one (I 0; 0 C) - U' T (U1, U2 C).
+  for (int64_t panel = std::ssize(triangles_) - 1; panel >= 0; --panel) {
+    const int64_t first = panel * kPanel, width = std::min(kPanel, n - first), behind = n - first - width;
+    const DenseMatrix u = cut_out(reflectors_, first, width, first, m - first);
+    DenseMatrix along = cut_out(u, 0, width, 0, width + behind);
+    if (behind > 0) {
+      const DenseMatrix inner = product(cut_out(u, 0, width, width, m - first - width), corner, false, false);
+      for (int64_t k = 0; k < width; ++k) std::ranges::copy(inner.row(k), along.row(k).begin() + width);
+    }
+    scale_by(-1.0, along.elements);
+    multiply_into(q, u, product(triangles_[static_cast<size_t>(panel)], along, false, false), true, false);
+    for (int64_t i = 0; i < width; ++i) q(i, i) += 1.0;
+    parallel_ranges(corner.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        add_scaled(1.0, corner.row(i), q.row(width + i).subspan(static_cast<size_t>(width)));
+      }
+    });
+    std::swap(corner, q);
   }
-  return q;
+  return corner;
 }
 
 RealVector QrFactors::reduced(RealVector b) const {

@@ -1,9 +1,10 @@
-// Small dense algebra in fp64: Cholesky, Householder QR and the symmetric eigenproblem. One thread and one
-// order of operations: the bits of a result depend on its input alone.
+// Dense algebra in fp64: products, Cholesky, Householder QR and the symmetric eigenproblem. One order of
+// operations, whatever the number of threads: the bits of a result depend on its input alone.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "lockstep/minimize/vectors.h"
 
@@ -26,6 +27,11 @@ struct DenseMatrix {
   RealVector elements;
 };
 
+DenseMatrix transposed(const DenseMatrix& a);
+// The elements in `rows` rows from `row` on and `columns` columns from `column` on.
+DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns);
+// op(a) op(b) by the CPU's kernel; op transposes where asked.
+DenseMatrix product(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b);
 RealVector multiply(const DenseMatrix& a, std::span<const double> x);             // A x
 RealVector multiply_transposed(const DenseMatrix& a, std::span<const double> x);  // A' x
 RealVector column_squares(const DenseMatrix& a);                                  // the diagonal of A' A
@@ -36,7 +42,8 @@ bool cholesky(DenseMatrix& a);
 // x <- (L L')^-1 x
 void solve_cholesky(const DenseMatrix& l, std::span<double> x);
 
-// Householder QR of A (m, n), m >= n.
+// Householder QR of A (m, n), m >= n, in panels of columns whose reflections I - U' T U are products
+// (Schreiber and Van Loan 1989).
 class QrFactors {
  public:
   explicit QrFactors(DenseMatrix a);
@@ -52,6 +59,7 @@ class QrFactors {
  private:
   DenseMatrix reflectors_;  // (n, m): row k is u of I - 2 u u', from element k on
   DenseMatrix r_;
+  std::vector<DenseMatrix> triangles_;  // T of each panel
 };
 
 // A V = V diag(values) of the symmetric A, of which only the lower triangle is read; values ascend, column j

@@ -8,7 +8,6 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
-#include "lockstep/kernels/backend.h"
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/minimize/dense.h"
 #include "lockstep/optim/clip.h"
@@ -29,14 +28,6 @@ void put(const DenseMatrix& from, Tensor to) {
 DenseMatrix identity(int64_t n) {
   DenseMatrix result(n, n);
   for (int64_t i = 0; i < n; ++i) result(i, i) = 1.0;
-  return result;
-}
-
-DenseMatrix transposed(const DenseMatrix& a) {
-  DenseMatrix result(a.columns, a.rows);
-  for (int64_t i = 0; i < a.rows; ++i) {
-    for (int64_t j = 0; j < a.columns; ++j) result(j, i) = a(i, j);
-  }
   return result;
 }
 
@@ -84,32 +75,6 @@ bool keep_or_put(const RootTask& task, const DenseMatrix& found) {
   return true;
 }
 
-// op(a) op(b) by the host's kernel, whose elements depend on neither threads nor tiles.
-DenseMatrix times(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b) {
-  MatmulArguments arguments;
-  arguments.dtype = arguments.output = DType::kF64;
-  arguments.m = transpose_a ? a.columns : a.rows;
-  arguments.k = transpose_a ? a.rows : a.columns;
-  arguments.n = transpose_b ? b.rows : b.columns;
-  arguments.transpose_a = transpose_a;
-  arguments.transpose_b = transpose_b;
-  DenseMatrix c(arguments.m, arguments.n);
-  arguments.a = a.elements.data();
-  arguments.b = b.elements.data();
-  arguments.c = c.elements.data();
-  cpu_backend().matmul(arguments);
-  return c;
-}
-
-DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  DenseMatrix part(rows, columns);
-  for (int64_t i = 0; i < rows; ++i) {
-    const auto from = a.row(row + i).subspan(static_cast<size_t>(column), static_cast<size_t>(columns));
-    std::ranges::copy(from, part.row(i).begin());
-  }
-  return part;
-}
-
 // A^-1 of the positive definite A = L L': X = L^-1 row by row, its columns kept in rows of `columns`, then
 // X' X.
 bool inverse_at_once(DenseMatrix& a) {
@@ -144,11 +109,11 @@ bool inverse(DenseMatrix& a) {
   DenseMatrix first = cut_out(a, 0, half, 0, half), last = cut_out(a, half, rest, half, rest);
   const DenseMatrix below = cut_out(a, half, rest, 0, half);
   if (!inverse(first)) return false;
-  const DenseMatrix t = times(below, first, false, false);
-  add_scaled(-1.0, times(t, below, false, true).elements, last.elements);
+  const DenseMatrix t = product(below, first, false, false);
+  add_scaled(-1.0, product(t, below, false, true).elements, last.elements);
   if (!inverse(last)) return false;
-  const DenseMatrix corner = times(last, t, false, false);  // -X21
-  add_scaled(1.0, times(t, corner, true, false).elements, first.elements);
+  const DenseMatrix corner = product(last, t, false, false);  // -X21
+  add_scaled(1.0, product(t, corner, true, false).elements, first.elements);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       a(i, j) = a(j, i) = i < half    ? first(i, j)
@@ -236,22 +201,18 @@ RefinedBasis refined_basis(const Tensor& matrix, const Tensor& basis) {
   const int64_t n = matrix.shape()[0];
   RefinedBasis result{basis, std::vector<int64_t>(static_cast<size_t>(n))};
   std::iota(result.order.begin(), result.order.end(), int64_t{0});
-  const DenseMatrix a = on_host(matrix, n), rows = transposed(on_host(basis, n));
-  // A q of each column q, the columns in rows.
-  DenseMatrix images(n, n);
-  thread_pool().run(n, [&](int64_t j) {
-    const RealVector image = multiply(a, rows.row(j));
-    std::copy(image.begin(), image.end(), images.row(j).begin());
-  });
+  const DenseMatrix q = on_host(basis, n), images = product(on_host(matrix, n), q, false, false);
   if (!all_finite(images.elements)) return result;
-  RealVector estimates;
-  for (int64_t j = 0; j < n; ++j) estimates.push_back(dot(rows.row(j), images.row(j)));
+  RealVector estimates(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) estimates[static_cast<size_t>(j)] += q(i, j) * images(i, j);
+  }
   std::stable_sort(result.order.begin(), result.order.end(), [&](int64_t i, int64_t j) {
     return estimates[static_cast<size_t>(i)] > estimates[static_cast<size_t>(j)];
   });
   DenseMatrix iterated(n, n);
-  for (int64_t j = 0; j < n; ++j) {
-    for (int64_t i = 0; i < n; ++i) iterated(i, j) = images(result.order[static_cast<size_t>(j)], i);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) iterated(i, j) = images(i, result.order[static_cast<size_t>(j)]);
   }
   result.basis = matrix.empty_like();
   put(QrFactors(std::move(iterated)).q(), result.basis);
