@@ -1,133 +1,15 @@
-// Cholesky, Householder QR; Householder tridiagonalization and implicit QL for the symmetric eigenproblem.
+// Products, Cholesky and Householder QR.
 #include "lockstep/minimize/dense.h"
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 #include <utility>
 
-#include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {
-
-// Householder's reduction of the symmetric `z` to a tridiagonal matrix with diagonal d and, behind it, e[1..]
-// below it; z becomes the orthogonal transformation (Martin, Reinsch and Wilkinson 1968, tred2).
-void tridiagonalize(DenseMatrix& z, RealVector& d, RealVector& e) {
-  const int64_t n = z.rows;
-  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
-  for (int64_t i = n - 1; i > 0; --i) {
-    double h = 0.0, unit = 0.0;
-    for (int64_t k = 0; k < i; ++k) unit += std::fabs(z(i, k));
-    if (i == 1 || unit == 0.0) {
-      e[at(i)] = z(i, i - 1);
-    } else {
-      for (int64_t k = 0; k < i; ++k) {
-        z(i, k) /= unit;
-        h += z(i, k) * z(i, k);
-      }
-      const double f = z(i, i - 1);
-      const double g = f >= 0.0 ? -std::sqrt(h) : std::sqrt(h);
-      e[at(i)] = unit * g;
-      h -= f * g;
-      z(i, i - 1) = f - g;
-      double sum = 0.0;
-      for (int64_t j = 0; j < i; ++j) {
-        z(j, i) = z(i, j) / h;
-        double product = 0.0;
-        for (int64_t k = 0; k <= j; ++k) product += z(j, k) * z(i, k);
-        for (int64_t k = j + 1; k < i; ++k) product += z(k, j) * z(i, k);
-        e[at(j)] = product / h;
-        sum += e[at(j)] * z(i, j);
-      }
-      const double half = sum / (h + h);
-      for (int64_t j = 0; j < i; ++j) {
-        const double a = z(i, j);
-        const double b = e[at(j)] - half * a;
-        e[at(j)] = b;
-        for (int64_t k = 0; k <= j; ++k) z(j, k) -= a * e[at(k)] + b * z(i, k);
-      }
-    }
-    d[at(i)] = h;
-  }
-  d[0] = 0.0;
-  e[0] = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (d[at(i)] != 0.0) {
-      for (int64_t j = 0; j < i; ++j) {
-        double product = 0.0;
-        for (int64_t k = 0; k < i; ++k) product += z(i, k) * z(k, j);
-        for (int64_t k = 0; k < i; ++k) z(k, j) -= product * z(k, i);
-      }
-    }
-    d[at(i)] = z(i, i);
-    z(i, i) = 1.0;
-    for (int64_t j = 0; j < i; ++j) z(j, i) = z(i, j) = 0.0;
-  }
-}
-
-// sqrt(a^2 + b^2) without overflow.
-double hypotenuse(double a, double b) {
-  const double x = std::max(std::fabs(a), std::fabs(b)), y = std::min(std::fabs(a), std::fabs(b));
-  return x == 0.0 ? 0.0 : x * std::sqrt(1.0 + (y / x) * (y / x));
-}
-
-// Eigenvalues and vectors of the tridiagonal matrix by implicit QL (Dubrulle, Martin and Wilkinson 1968,
-// tql2), the vectors applied to the rows of z, which lie in memory as they are walked through.
-void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
-  const int64_t n = z.rows;
-  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
-  std::rotate(e.begin(), e.begin() + 1, e.end());
-  e[at(n - 1)] = 0.0;
-  for (int64_t l = 0; l < n; ++l) {
-    for (int sweep = 0;; ++sweep) {
-      int64_t m = l;
-      for (; m < n - 1; ++m) {
-        const double scale = std::fabs(d[at(m)]) + std::fabs(d[at(m + 1)]);
-        if (std::fabs(e[at(m)]) <= kEpsilon * scale) break;
-      }
-      if (m == l) break;
-      if (sweep == 60) fail(ErrorKind::kNumeric, "symmetric_eigen: no convergence after 60 sweeps");
-      double g = (d[at(l + 1)] - d[at(l)]) / (2.0 * e[at(l)]);
-      double r = hypotenuse(g, 1.0);
-      g = d[at(m)] - d[at(l)] + e[at(l)] / (g + (g >= 0.0 ? r : -r));
-      double s = 1.0, c = 1.0, p = 0.0;
-      int64_t i = m - 1;
-      for (; i >= l; --i) {
-        const double f = s * e[at(i)], b = c * e[at(i)];
-        r = hypotenuse(f, g);
-        e[at(i + 1)] = r;
-        if (r == 0.0) {
-          d[at(i + 1)] -= p;
-          e[at(m)] = 0.0;
-          break;
-        }
-        s = f / r;
-        c = g / r;
-        g = d[at(i + 1)] - p;
-        r = (d[at(i)] - g) * s + 2.0 * c * b;
-        p = s * r;
-        d[at(i + 1)] = g + p;
-        g = c * r - b;
-        double *const upper = &z(i, 0), *const lower = &z(i + 1, 0);
-        for (int64_t k = 0; k < n; ++k) {
-          const double right = lower[k], left = upper[k];
-          lower[k] = s * left + c * right;
-          upper[k] = c * left - s * right;
-        }
-      }
-      if (r == 0.0 && i >= l) continue;
-      d[at(l)] -= p;
-      e[at(l)] = g;
-      e[at(m)] = 0.0;
-    }
-  }
-}
 
 // c <- op(a) op(b)
 void multiply_into(DenseMatrix& c, const DenseMatrix& a, const DenseMatrix& b, bool transpose_a,
@@ -293,10 +175,9 @@ QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.colum
       std::ranges::copy(panel.row(k), reflectors_.row(first + k).begin() + first);
     }
     const DenseMatrix u = std::move(panel);
-    triangles_.push_back(triangle_of(u));
     if (rest.columns == 0) break;
     // (I - U' T U)' of the columns behind.
-    DenseMatrix along = product(triangles_.back(), product(u, rest, false, false), true, false);
+    DenseMatrix along = product(triangle_of(u), product(u, rest, false, false), true, false);
     scale_by(-1.0, along.elements);
     multiply_into(change, u, along, true, false);
     for (int64_t i = 0; i < width; ++i) {
@@ -318,22 +199,22 @@ QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.colum
   }
 }
 
-DenseMatrix QrFactors::q() const {
-  const int64_t m = reflectors_.columns, n = reflectors_.rows;
+DenseMatrix product_of_reflections(const DenseMatrix& reflectors) {
+  const int64_t m = reflectors.columns, n = reflectors.rows;
   DenseMatrix corner(0, 0), q(0, 0);
   for (DenseMatrix* const matrix : {&corner, &q}) matrix->elements.reserve(static_cast<size_t>(m * n));
   // The panels from one on leave all of I but the corner from its first element on alone. So the panel
   // before, of U = (U1, U2), makes of the corner C the larger one (I 0; 0 C) - U' T (U1, U2 C).
-  for (int64_t panel = std::ssize(triangles_) - 1; panel >= 0; --panel) {
-    const int64_t first = panel * kPanel, width = std::min(kPanel, n - first), behind = n - first - width;
-    const DenseMatrix u = cut_out(reflectors_, first, width, first, m - first);
+  for (int64_t first = (n - 1) / kPanel * kPanel; first >= 0; first -= kPanel) {
+    const int64_t width = std::min(kPanel, n - first), behind = n - first - width;
+    const DenseMatrix u = cut_out(reflectors, first, width, first, m - first);
     DenseMatrix along = cut_out(u, 0, width, 0, width + behind);
     if (behind > 0) {
       const DenseMatrix inner = product(cut_out(u, 0, width, width, m - first - width), corner, false, false);
       for (int64_t k = 0; k < width; ++k) std::ranges::copy(inner.row(k), along.row(k).begin() + width);
     }
     scale_by(-1.0, along.elements);
-    multiply_into(q, u, product(triangles_[static_cast<size_t>(panel)], along, false, false), true, false);
+    multiply_into(q, u, product(triangle_of(u), along, false, false), true, false);
     for (int64_t i = 0; i < width; ++i) q(i, i) += 1.0;
     parallel_ranges(corner.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
@@ -343,6 +224,10 @@ DenseMatrix QrFactors::q() const {
     std::swap(corner, q);
   }
   return corner;
+}
+
+DenseMatrix QrFactors::q() const {
+  return product_of_reflections(reflectors_);
 }
 
 RealVector QrFactors::reduced(RealVector b) const {
@@ -362,33 +247,6 @@ RealVector QrFactors::solve(RealVector b) const {
     x[at] = (x[at] - behind) / r_(i, i);
   }
   return x;
-}
-
-SymmetricEigen symmetric_eigen(const DenseMatrix& a) {
-  const int64_t n = a.rows;
-  if (!all_finite(a.elements)) {
-    fail(ErrorKind::kNumeric,
-         fmt::format("symmetric_eigen: a matrix of {} rows has elements that are not finite", n));
-  }
-  DenseMatrix z = a;
-  RealVector d(static_cast<size_t>(n)), e(static_cast<size_t>(n));
-  if (n > 0) {
-    tridiagonalize(z, d, e);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < i; ++j) std::swap(z(i, j), z(j, i));
-    }
-    implicit_ql(z, d, e);
-  }
-  std::vector<size_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&d](size_t i, size_t j) { return d[i] < d[j]; });
-  SymmetricEigen result{RealVector(static_cast<size_t>(n)), DenseMatrix(n, n)};
-  for (int64_t j = 0; j < n; ++j) {
-    const size_t from = order[static_cast<size_t>(j)];
-    result.values[static_cast<size_t>(j)] = d[from];
-    for (int64_t i = 0; i < n; ++i) result.vectors(i, j) = z(static_cast<int64_t>(from), i);
-  }
-  return result;
 }
 
 }  // namespace lockstep

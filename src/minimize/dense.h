@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "lockstep/minimize/vectors.h"
 
@@ -42,6 +41,10 @@ bool cholesky(DenseMatrix& a);
 // x <- (L L')^-1 x
 void solve_cholesky(const DenseMatrix& l, std::span<double> x);
 
+// The first n columns (m, n) of (I - 2 u_0 u_0') (I - 2 u_1 u_1') ..., u_i the rows of `reflectors` (n, m),
+// of which row i begins with i zeros.
+DenseMatrix product_of_reflections(const DenseMatrix& reflectors);
+
 // Householder QR of A (m, n), m >= n, in panels of columns whose reflections I - U' T U are products
 // (Schreiber and Van Loan 1989).
 class QrFactors {
@@ -59,7 +62,6 @@ class QrFactors {
  private:
   DenseMatrix reflectors_;  // (n, m): row k is u of I - 2 u u', from element k on
   DenseMatrix r_;
-  std::vector<DenseMatrix> triangles_;  // T of each panel
 };
 
 // A V = V diag(values) of the symmetric A, of which only the lower triangle is read; values ascend, column j

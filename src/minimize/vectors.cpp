@@ -23,7 +23,8 @@ double segment_dot(std::span<const double> x, std::span<const double> y) {
     std::copy(sums, sums + kTogether, lanes + lane);
   }
   for (size_t i = whole; i < x.size(); ++i) lanes[i - whole] += x[i] * y[i];
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
+  // Halves that are all zero are left out.
+  for (size_t half = std::bit_ceil(std::min(x.size(), kLanes)) / 2; half > 0; half /= 2) {
     for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];

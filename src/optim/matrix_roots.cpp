@@ -48,19 +48,37 @@ bool inverse_root(DenseMatrix a, double scale, double exponent, double epsilon, 
   if (!decompose(a, eigen)) return false;
   const int64_t n = a.rows;
   const double raise = epsilon - std::min(eigen.values[0], 0.0);
-  RealVector powers;
-  for (const double value : eigen.values) powers.push_back(math::portable::power(value + raise, -exponent));
-  DenseMatrix stretched = eigen.vectors;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) stretched(i, j) *= powers[static_cast<size_t>(j)];
+  // V diag(powers) V' as S S', which is symmetric to the bit.
+  RealVector factors;
+  for (const double value : eigen.values) {
+    factors.push_back(math::portable::power(value + raise, -0.5 * exponent));
   }
-  DenseMatrix found(n, n);
+  DenseMatrix stretched = std::move(eigen.vectors);
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j <= i; ++j) found(i, j) = found(j, i) = dot(stretched.row(i), eigen.vectors.row(j));
+    for (int64_t j = 0; j < n; ++j) stretched(i, j) *= factors[static_cast<size_t>(j)];
   }
+  DenseMatrix found = product(stretched, stretched, false, true);
   if (!all_finite(found.elements)) return false;
   root = std::move(found);
   return true;
+}
+
+// Calls function with the number of each task: on a thread each where all threads are busy so most of the
+// time, else one after the other, on all threads.
+template <class Task, class Function>
+void each_task(const std::vector<Task>& tasks, const Function& function) {
+  double largest = 0.0, all = 0.0;
+  for (const RootTask& task : tasks) {
+    const auto n = static_cast<double>(task.n);
+    const double work = n * n * n;
+    largest = std::max(largest, work);
+    all += work;
+  }
+  if (all >= largest * thread_pool().threads()) {
+    thread_pool().run(std::ssize(tasks), [&](int64_t tile) { function(static_cast<size_t>(tile)); });
+  } else {
+    for (size_t i = 0; i < tasks.size(); ++i) function(i);
+  }
 }
 
 // Puts what was found, unless the task keeps what it had. Returns whether that was nothing, and is I now.
@@ -139,8 +157,7 @@ void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, 
   std::vector<DenseMatrix> matrices, roots(tasks.size(), DenseMatrix(0, 0));
   for (const RootTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
   std::vector<char> found(tasks.size(), 0);  // not bool: threads write neighbours
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     found[i] = inverse_root(std::move(matrices[i]), scale, exponent, epsilon, roots[i]) ? 1 : 0;
   });
   for (size_t i = 0; i < tasks.size(); ++i) {
@@ -152,8 +169,7 @@ void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, 
 void damped_inverses(std::vector<InverseTask>& tasks) {
   std::vector<DenseMatrix> matrices;
   for (const InverseTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     scale_by(tasks[i].scale, matrices[i].elements);
     for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
     tasks[i].kept =
@@ -166,8 +182,7 @@ void eigen_decompositions(std::vector<EigenTask>& tasks) {
   std::vector<DenseMatrix> matrices;
   for (const EigenTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
   std::vector<SymmetricEigen> found(tasks.size(), {{}, DenseMatrix(0, 0)});
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     scale_by(tasks[i].scale, matrices[i].elements);
     tasks[i].kept = !decompose(matrices[i], found[i]);
   });

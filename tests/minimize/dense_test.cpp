@@ -157,9 +157,13 @@ TEST(SymmetricEigen, OfTheSecondDifference) {
 
 TEST(SymmetricEigen, SatisfiesItsEquations) {
   std::vector<DenseMatrix> matrices;
-  for (const int64_t n : {1, 2, 3, 30}) matrices.push_back(gram(random_matrix(n, n, 3)));
+  for (const int64_t n : {1, 2, 3, 30, 31, 32, 33, 34, 65, 150})
+    matrices.push_back(gram(random_matrix(n, n, 3)));
   matrices.push_back(gram(random_matrix(4, 20, 17)));  // rank 4
-  matrices.emplace_back(6, 6);                         // zero
+  matrices.push_back(gram(random_matrix(4, 90, 17)));
+  matrices.emplace_back(6, 6);  // zero
+  matrices.emplace_back(70, 70);
+  for (int64_t i = 0; i < 70; ++i) matrices.back()(i, i) = 1.0;
   DenseMatrix graded = gram(random_matrix(8, 8, 23));  // elements from 1e-12 to 1e12
   for (int64_t i = 0; i < 8; ++i) {
     for (int64_t j = 0; j < 8; ++j)
@@ -167,7 +171,12 @@ TEST(SymmetricEigen, SatisfiesItsEquations) {
   }
   matrices.push_back(graded);
   for (const DenseMatrix& a : matrices) {
+    set_threads(3);
     const SymmetricEigen eigen = symmetric_eigen(a);
+    set_threads(1);
+    const SymmetricEigen alone = symmetric_eigen(a);
+    EXPECT_EQ(eigen.values, alone.values);
+    EXPECT_EQ(eigen.vectors.elements, alone.vectors.elements);
     const double scale = std::max(largest(eigen.values), 1e-300);
     for (int64_t i = 0; i < a.rows; ++i) {
       for (int64_t j = 0; j < a.rows; ++j) {
