@@ -126,29 +126,51 @@ void rotate_strip(const std::vector<Rotation>& rotations, Pair* columns) {
   if (at >= 0) std::copy(held, held + kPairs, columns + at * kPairs);
 }
 
-// Rotates the columns of z, all rows by themselves, and forgets the rotations.
-void rotate(std::vector<Rotation>& rotations, DenseMatrix& z) {
-  const int64_t n = z.columns;
-  thread_pool().run((z.rows + kStrip - 1) / kStrip, [&](int64_t tile) {
-    const int64_t row = tile * kStrip, rows = std::min(kStrip, z.rows - row);
-    std::vector<Pair> strip(static_cast<size_t>(n * kPairs));
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < n; ++j) strip[static_cast<size_t>(j * kPairs + i / 2)][i % 2] = z(row + i, j);
-    }
-    rotate_strip(rotations, strip.data());
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < n; ++j) z(row + i, j) = strip[static_cast<size_t>(j * kPairs + i / 2)][i % 2];
-    }
-  });
-  rotations.clear();
-}
+// A matrix in strips, whose columns are rotated.
+class Strips {
+ public:
+  explicit Strips(const DenseMatrix& z) : columns_(z.columns), strips_((z.rows + kStrip - 1) / kStrip) {
+    elements_.resize(static_cast<size_t>(strips_ * columns_ * kPairs));
+    for_rows(z.rows, [&](int64_t i, int64_t j, int64_t pair) {
+      elements_[static_cast<size_t>(pair)][i % 2] = z(i, j);
+    });
+  }
+  // The rotations of all rows, which are forgotten then.
+  void rotate(std::vector<Rotation>& rotations) {
+    thread_pool().run(strips_, [&](int64_t strip) {
+      rotate_strip(rotations, elements_.data() + strip * columns_ * kPairs);
+    });
+    rotations.clear();
+  }
+  void copy_to(DenseMatrix& z) const {
+    for_rows(z.rows, [&](int64_t i, int64_t j, int64_t pair) {
+      z(i, j) = elements_[static_cast<size_t>(pair)][i % 2];
+    });
+  }
+
+ private:
+  template <class Function>
+  void for_rows(int64_t rows, const Function& function) const {
+    parallel_ranges(rows, kStrip, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t j = 0; j < columns_; ++j) {
+          function(i, j, (i / kStrip * columns_ + j) * kPairs + i % kStrip / 2);
+        }
+      }
+    });
+  }
+
+  int64_t columns_, strips_;
+  std::vector<Pair> elements_;
+};
 
 // Eigenvalues and vectors of the tridiagonal matrix by implicit QL (Dubrulle, Martin and Wilkinson 1968,
-// tql2), whose rotations are gathered, up to some millions, before they turn the columns of z.
+// tql2), whose rotations are gathered, as many as a cache holds, before they turn the columns of z.
 void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
-  constexpr size_t kMost = size_t{1} << 20;
+  constexpr size_t kGathered = 8192;
   const int64_t n = z.rows;
   std::vector<Rotation> rotations;
+  Strips strips(z);
   const auto at = [](int64_t i) { return static_cast<size_t>(i); };
   std::rotate(e.begin(), e.begin() + 1, e.end());
   e[at(n - 1)] = 0.0;
@@ -184,14 +206,15 @@ void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
         g = c * r - b;
         rotations.push_back({i, c, s});
       }
-      if (rotations.size() >= kMost) rotate(rotations, z);
+      if (rotations.size() >= kGathered) strips.rotate(rotations);
       if (r == 0.0 && i >= l) continue;
       d[at(l)] -= p;
       e[at(l)] = g;
       e[at(m)] = 0.0;
     }
   }
-  rotate(rotations, z);
+  strips.rotate(rotations);
+  strips.copy_to(z);
 }
 
 }  // namespace
