@@ -16,7 +16,8 @@ namespace lockstep {
 namespace {
 
 DenseMatrix on_host(const Tensor& matrix, int64_t n) {
-  DenseMatrix result(n, n);
+  DenseMatrix result(0, 0);
+  result.rows = result.columns = n;
   result.elements = matrix.converted(DType::kF64).to_vector<double>();
   return result;
 }
@@ -216,7 +217,8 @@ RefinedBasis refined_basis(const Tensor& matrix, const Tensor& basis) {
   const int64_t n = matrix.shape()[0];
   RefinedBasis result{basis, std::vector<int64_t>(static_cast<size_t>(n))};
   std::iota(result.order.begin(), result.order.end(), int64_t{0});
-  const DenseMatrix q = on_host(basis, n), images = product(on_host(matrix, n), q, false, false);
+  const DenseMatrix q = on_host(basis, n);
+  DenseMatrix images = product(on_host(matrix, n), q, false, false);
   if (!all_finite(images.elements)) return result;
   RealVector estimates(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
@@ -225,12 +227,15 @@ RefinedBasis refined_basis(const Tensor& matrix, const Tensor& basis) {
   std::stable_sort(result.order.begin(), result.order.end(), [&](int64_t i, int64_t j) {
     return estimates[static_cast<size_t>(i)] > estimates[static_cast<size_t>(j)];
   });
-  DenseMatrix iterated(n, n);
+  RealVector row(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) iterated(i, j) = images(i, result.order[static_cast<size_t>(j)]);
+    std::ranges::copy(images.row(i), row.begin());
+    for (int64_t j = 0; j < n; ++j) {
+      images(i, j) = row[static_cast<size_t>(result.order[static_cast<size_t>(j)])];
+    }
   }
   result.basis = matrix.empty_like();
-  put(QrFactors(std::move(iterated)).q(), result.basis);
+  put(QrFactors(std::move(images)).q(), result.basis);
   return result;
 }
 
