@@ -29,16 +29,24 @@ void dispatch_accumulation(const char* op, DType dtype, const F& function) {
 }
 
 // The same for all four floating types: the type that elements are stored in. Arithmetic is in
-// Accumulation<T>.
+// Accumulation<T>. With LOCKSTEP_FP32_AND_BF16 for these two alone: where kernels are compiled to be watched
+// rather than compared, one type of each width takes half of the compiler's time.
 template <class F>
 void dispatch_floating(const char* op, DType dtype, const F& function) {
   switch (dtype) {
     case DType::kBF16:
       return function(BFloat16{});
+#ifdef LOCKSTEP_FP32_AND_BF16
+    case DType::kF32:
+      return function(float{});
+    default:
+      fail_dtype(op, dtype);
+#else
     case DType::kF16:
       return function(Float16{});
     default:
       return dispatch_accumulation(op, dtype, function);
+#endif
   }
 }
 
@@ -63,8 +71,10 @@ void dispatch_narrow(const char* op, DType dtype, const F& function) {
   switch (dtype) {
     case DType::kBF16:
       return function(BFloat16{});
+#ifndef LOCKSTEP_FP32_AND_BF16
     case DType::kF16:
       return function(Float16{});
+#endif
     default:
       fail_dtype(op, dtype);
   }

@@ -114,6 +114,10 @@ struct Loader::Impl {
            fmt::format("loader: global batch must be a multiple of the micro-batch: {} and {}",
                        options.global_batch, size));
     }
+    if (options.overlap % size != 0) {
+      fail(ErrorKind::kInternal, fmt::format("loader: an overlap must be whole micro-batches of {}: got {}",
+                                             size, options.overlap));
+    }
     const int64_t micro_batches = options.global_batch / size;
     if (first_micro_batch < 0 || first_micro_batch >= last_micro_batch || last_micro_batch > micro_batches) {
       fail(ErrorKind::kInternal, fmt::format("loader: micro-batches [{}, {}) are not a range of {}",
@@ -191,7 +195,7 @@ struct Loader::Impl {
     for (MicroBatch& micro : batch.micro_batches) {
       if (stop.load(std::memory_order_relaxed)) return;  // nobody will look at the rest
       const int64_t first = micro.number * micro_batch_size;
-      micro.valid = std::clamp<int64_t>(global.valid - first, 0, micro_batch_size);
+      micro.valid = sampler.valid(step, first, micro_batch_size);
       source.gather(std::span(global.samples)
                         .subspan(static_cast<size_t>(first - start), static_cast<size_t>(micro_batch_size)),
                     micro.buffers());

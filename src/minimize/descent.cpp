@@ -12,7 +12,7 @@
 namespace lockstep {
 
 LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p,
-                         double slope, double first_step, Iterate& at) {
+                         double slope, double first_step, Iterate& at, bool with_gradient) {
   // The last trial and the best one, which is what a search accepts when it is not the last.
   Iterate last, best;
   double last_step = 0.0, best_step = 0.0;
@@ -37,14 +37,30 @@ LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& optio
   problem.searched(found.end);
   if (found.end == LineSearchEnd::kFailed) return found;
   Iterate& next = found.point.step == last_step ? last : best;
-  if (next.gradient.empty()) {
+  if (next.gradient.empty() && with_gradient) {
     next.value = problem.value_and_gradient(next.x, next.gradient);
-    if (!std::isfinite(next.value)) found.end = LineSearchEnd::kFailed;
-    problem.searched(found.end);
-    if (found.end == LineSearchEnd::kFailed) return found;
+    if (!std::isfinite(next.value)) {
+      problem.searched(LineSearchEnd::kFailed);
+      return {LineSearchEnd::kFailed, {}, found.trials};
+    }
   }
   std::swap(at, next);
   return found;
+}
+
+bool advance(CountedProblem& problem, const RealVector& p, double step, Iterate& at, bool with_gradient) {
+  Iterate next;
+  next.x = at.x;
+  add_scaled(step, p, next.x);
+  problem.place(next.x);
+  if (next.x == at.x || !all_finite(next.x)) return false;
+  next.value = std::numeric_limits<double>::quiet_NaN();
+  if (with_gradient) {
+    next.value = problem.value_and_gradient(next.x, next.gradient);
+    if (!std::isfinite(next.value)) return false;
+  }
+  std::swap(at, next);
+  return true;
 }
 
 double cautious_step(const RealVector& p) {

@@ -8,9 +8,14 @@
 namespace lockstep {
 
 // Searches from `at` along p, whose slope g'p is negative, and moves there; after kFailed `at` is what it
-// was. A point whose gradient is not finite has failed too.
+// was. A point whose gradient is not finite has failed too; `with_gradient` false: it may be left out.
 LineSearchResult descend(CountedProblem& problem, const LineSearchOptions& options, const RealVector& p,
-                         double slope, double first_step, Iterate& at);
+                         double slope, double first_step, Iterate& at, bool with_gradient = true);
+
+// Moves to x + step p where that is another point, whose value and gradient are finite; false: `at` is what
+// it was. `with_gradient` false: nothing is asked, and the value becomes not a number.
+bool advance(CountedProblem& problem, const RealVector& p, double step, Iterate& at,
+             bool with_gradient = true);
 
 // The first trial along p where nothing is known about its length: one of |p|_1 <= 1.
 double cautious_step(const RealVector& p);

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
 namespace lockstep {
@@ -116,33 +117,22 @@ class LevenbergMarquardt final : public Minimizer {
   // any number of iterations, not only of the last.
   std::pair<RealVector, double> solve_by_products(CountedProblem& problem, const Iterate& at) const {
     const size_t n = at.x.size();
-    RealVector p(n), gp(n), r = negated(at.gradient), z(n), d, gd;
-    const auto precondition = [&] {
-      for (size_t i = 0; i < n; ++i) z[i] = r[i] / (diagonal_[i] * (1.0 + 1.0 / radius_));
-    };
-    precondition();
-    d = z;
-    double rz = dot(r, z);
-    const double enough = options_.residual * options_.residual * rz;
-    for (int i = 0; i < options_.most_products && rz > 0.0; ++i) {
-      problem.gauss_newton_product(at.x, d, gd);
-      RealVector damped = gd;
-      for (size_t k = 0; k < n; ++k) damped[k] += diagonal_[k] / radius_ * d[k];
-      const double curvature = dot(d, damped);
-      if (!(curvature > 0.0 && std::isfinite(curvature))) break;
-      const double a = rz / curvature;
-      add_scaled(a, d, p);
-      add_scaled(a, gd, gp);
-      add_scaled(-a, damped, r);
-      precondition();
-      const double next = dot(r, z);
-      if (!(next > enough)) break;
-      scale_by(next / rz, d);
-      add_scaled(1.0, z, d);
-      rz = next;
+    RealVector gp(n), gd;
+    ConjugateGradients cg(at.gradient, [&](RealVector r) {
+      for (size_t i = 0; i < n; ++i) r[i] /= diagonal_[i] * (1.0 + 1.0 / radius_);
+      return r;
+    });
+    const double enough = options_.residual * options_.residual * cg.rz;
+    for (int i = 0; i < options_.most_products && cg.rz > 0.0; ++i) {
+      problem.gauss_newton_product(at.x, cg.d, gd);
+      cg.ad = gd;
+      for (size_t k = 0; k < n; ++k) cg.ad[k] += diagonal_[k] / radius_ * cg.d[k];
+      if (!cg.curves()) break;
+      add_scaled(cg.step, gd, gp);
+      if (!(cg.advance() > enough)) break;
     }
-    const double predicted = -(dot(at.gradient, p) + 0.5 * dot(p, gp));
-    return {std::move(p), predicted};
+    const double predicted = -(dot(at.gradient, cg.p) + 0.5 * dot(cg.p, gp));
+    return {std::move(cg.p), predicted};
   }
 
   Move step_by_products(CountedProblem& problem, Iterate& at) {

@@ -13,11 +13,21 @@
 
 namespace lockstep {
 
+// Of one batch of an objective whose problems are batches, one after the other: gradients at x of the mean
+// losses of those samples that the batch shares with the one before and with the one after (n); empty: none
+// of them counts. l2/2 |x|^2 is part of the objective and not of these.
+struct SharedGradients {
+  int64_t batch = 0;  // its number
+  RealVector before, after;
+  double l2 = 0.0;
+};
+
 // Where a minimizer is: x (n), f(x) and its gradient (n).
 struct Iterate {
   RealVector x;
   double value = 0.0;
   RealVector gradient;
+  std::optional<SharedGradients> shared = {};  // where there are such batches
 };
 
 // How often a problem was asked. A value that came with its gradient counts once, as a gradient.
@@ -53,7 +63,7 @@ class CountedProblem {
 };
 
 enum class Move {
-  kMoved,     // the iterate is another one, of a finite value
+  kMoved,     // the iterate is another one, of a finite value unless overlap() is above 0
   kRejected,  // the same iterate, to the bit; another step may get further
   kStuck,     // the same iterate, to the bit; nothing that the method can see improves it
 };
@@ -73,6 +83,10 @@ class Minimizer {
   virtual void set_state(const std::map<std::string, RealVector>& state) = 0;
   // The next step's problem is another one: what is only kept to save evaluations is forgotten.
   virtual void change_problem() {}
+  // Micro-batches that a batch has to share with the next one. Where that is above 0 the next step's problem
+  // is another one: a step leaves an iterate without gradient, and may leave it without a value (not a
+  // number). Error (kUsage) of step() where the iterate has no shared gradients.
+  virtual int64_t overlap() const { return 0; }
   // Whether it asks for residuals.
   virtual bool least_squares() const { return false; }
   // Error (kUsage) where it does not take problems of n parameters: those that keep dense matrices.
@@ -100,8 +114,15 @@ std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options = {});
 // The same from the last `history` differences alone (Nocedal 1980; Liu and Nocedal 1989): 2 history n
 // numbers. A pair (s, y) whose curvature s'y falls below least_curvature of s'Bs, B the matrix before, is
 // damped towards it (Powell 1978) or rejected.
+//
+// overlap: of stochastic batches, S_k = O_{k-1} + N_k + O_k, that share as many micro-batches O_k with the
+// next one (multi-batch L-BFGS: Berahas, Nocedal and Takáč 2016, arXiv 1605.06049). y = grad_{O_k}(x_{k+1}) -
+// grad_{O_k}(x_k), both by-products of the batches' own gradients, of which there is one a step; searches
+// along lines look at values alone ("armijo"). 0: y of the batch's own gradients at both ends of the step.
 struct LbfgsOptions {
   int history = 10;
+  int overlap = 0;
+  double rate = 0.0;  // of every step along the direction; of -g, at most 1/|g|_1 of it; 0: by line search
   std::string pair = "damp";  // or "reject"
   double least_curvature = 1e-2;
   LineSearchOptions line_search = {};

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
 namespace lockstep {
@@ -19,7 +20,7 @@ class NaturalGradient final : public Minimizer {
     if (!(size > 0.0 && std::isfinite(size))) return Move::kStuck;
     const RealVector p = direction(problem, at, options_.residual * size);
     if (!all_finite(p)) return Move::kStuck;
-    if (options_.rate > 0.0) return go(problem, p, at);
+    if (options_.rate > 0.0) return advance(problem, p, options_.rate, at) ? Move::kMoved : Move::kStuck;
     // Positive definite: every iterate of conjugate gradients descends, but for rounding.
     const double slope = dot(p, at.gradient);
     if (!(slope < 0.0 && std::isfinite(slope))) return Move::kStuck;
@@ -33,35 +34,13 @@ class NaturalGradient final : public Minimizer {
  private:
   // -(F + damping I)^-1 g
   RealVector direction(CountedProblem& problem, const Iterate& at, double residual) const {
-    RealVector p(at.x.size()), r = at.gradient, d = at.gradient, fd;
-    scale_by(-1.0, d);
-    double rr = dot(r, r);
+    ConjugateGradients cg(at.gradient);
     for (int i = 0; i < options_.most_products; ++i) {
-      problem.gauss_newton_product(at.x, d, fd);
-      add_scaled(options_.damping, d, fd);
-      const double curvature = dot(d, fd);
-      if (!(curvature > 0.0 && std::isfinite(curvature))) break;
-      add_scaled(rr / curvature, d, p);
-      add_scaled(rr / curvature, fd, r);
-      const double next = dot(r, r);
-      if (std::sqrt(next) <= residual) break;
-      scale_by(next / rr, d);
-      add_scaled(-1.0, r, d);
-      rr = next;
+      problem.gauss_newton_product(at.x, cg.d, cg.ad);
+      add_scaled(options_.damping, cg.d, cg.ad);
+      if (!cg.curves() || std::sqrt(cg.advance()) <= residual) break;
     }
-    return p;
-  }
-
-  Move go(CountedProblem& problem, const RealVector& p, Iterate& at) const {
-    Iterate next;
-    next.x = at.x;
-    add_scaled(options_.rate, p, next.x);
-    problem.place(next.x);
-    if (next.x == at.x) return Move::kStuck;
-    next.value = problem.value_and_gradient(next.x, next.gradient);
-    if (!std::isfinite(next.value) || !all_finite(next.gradient)) return Move::kStuck;
-    std::swap(at, next);
-    return Move::kMoved;
+    return cg.p;
   }
 
   NaturalGradientOptions options_;

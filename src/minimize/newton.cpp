@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
 namespace lockstep {
@@ -102,30 +103,18 @@ class NewtonCg final : public Minimizer {
 
  private:
   RealVector direction(CountedProblem& problem, const Iterate& at, double residual) const {
-    RealVector p(at.x.size()), r = at.gradient, d = negated(at.gradient), bd;
-    double rr = dot(r, r);
+    ConjugateGradients cg(at.gradient);
     for (int i = 0; i < options_.most_products; ++i) {
-      gauss_newton_ ? problem.gauss_newton_product(at.x, d, bd) : problem.hessian_product(at.x, d, bd);
-      const double curvature = dot(d, bd), dd = dot(d, d);
-      if (!std::isfinite(curvature)) break;
-      if (!(curvature > 3.0 * 2.2e-16 * dd)) {
+      gauss_newton_ ? problem.gauss_newton_product(at.x, cg.d, cg.ad)
+                    : problem.hessian_product(at.x, cg.d, cg.ad);
+      if (!cg.curves() || !(cg.curvature > 3.0 * 2.2e-16 * dot(cg.d, cg.d))) {
         // Against the gradient by what a curvature of that size would ask for, or as far as it was convex.
-        if (i == 0 && curvature < 0.0) {
-          p = d;
-          scale_by(rr / -curvature, p);
-        }
+        if (i == 0 && cg.curvature < 0.0) add_scaled(-cg.step, cg.d, cg.p);
         break;
       }
-      const double a = rr / curvature;
-      add_scaled(a, d, p);
-      add_scaled(a, bd, r);
-      const double next = dot(r, r);
-      if (std::sqrt(next) <= residual) break;
-      scale_by(next / rr, d);
-      add_scaled(-1.0, r, d);
-      rr = next;
+      if (std::sqrt(cg.advance()) <= residual) break;
     }
-    return largest(p) > 0.0 ? p : negated(at.gradient);
+    return largest(cg.p) > 0.0 ? cg.p : negated(at.gradient);
   }
 
   NewtonCgOptions options_;

@@ -46,23 +46,23 @@ class LineDescent final : public Minimizer {
 };
 
 // Goes along a quasi-Newton direction unless nothing is known yet (`fresh`); where that is none of descent or
-// leads nowhere, along -g, and what was known is to be forgotten: `fresh` becomes true. Returns how many
-// times the direction it went, 0 when both failed; s becomes the difference of points.
-template <typename Direction>
-double descend_or_forget(CountedProblem& problem, const LineSearchOptions& options, bool& fresh,
-                         const Direction& direction, Iterate& at, RealVector& s) {
+// leads nowhere, along -g, and what was known is to be forgotten: `fresh` becomes true. go_along(p, slope,
+// first step) moves `at` and returns by how many times p, 0 where it failed. Returns that of where it went, 0
+// when both failed; s becomes the difference of points.
+template <typename Direction, typename GoAlong>
+double descend_or_forget(bool& fresh, const Direction& direction, const GoAlong& go_along, Iterate& at,
+                         RealVector& s) {
   for (int attempt = fresh ? 1 : 0; attempt < 2; ++attempt) {
     const RealVector p = attempt == 0 ? direction() : negated(at.gradient);
     const double slope = dot(at.gradient, p);
     if (!(slope < 0.0 && std::isfinite(slope))) continue;
     const RealVector from = at.x;
-    const LineSearchResult found =
-        descend(problem, options, p, slope, attempt == 0 ? 1.0 : cautious_step(p), at);
-    if (found.end == LineSearchEnd::kFailed) continue;
+    const double went = go_along(p, slope, attempt == 0 ? 1.0 : cautious_step(p));
+    if (went == 0.0) continue;
     s = at.x;
     add_scaled(-1.0, from, s);
     fresh = attempt == 1;
-    return found.point.step;
+    return went;
   }
   fresh = true;
   return 0.0;
@@ -83,8 +83,11 @@ class Bfgs final : public Minimizer {
       h.elements = inverse_;
       return negated(multiply(h, at.gradient));
     };
+    const auto go_along = [&](const RealVector& p, double slope, double first) {
+      return descend(problem, options_.line_search, p, slope, first, at).point.step;
+    };
     bool fresh = inverse_.empty();
-    const double went = descend_or_forget(problem, options_.line_search, fresh, direction, at, s);
+    const double went = descend_or_forget(fresh, direction, go_along, at, s);
     if (fresh) inverse_.clear();
     if (went == 0.0) return Move::kStuck;
     RealVector y = at.gradient;
@@ -138,21 +141,43 @@ class Lbfgs final : public Minimizer {
   std::string type() const override { return "lbfgs"; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
+    const bool shares = options_.overlap > 0;
+    if (shares && !at.shared) fail(ErrorKind::kUsage, "lbfgs: overlap: the problem's batches share nothing");
+    const std::optional<SharedGradients> shared = at.shared;
+    const bool learnt = shares && end_pair(*shared);
     const RealVector before = at.gradient;
     RealVector s;
     const auto direction = [&] { return negated(apply_inverse(at.gradient)); };
+    const auto go_along = [&](const RealVector& p, double slope, double first) {
+      const double step = options_.rate * first;
+      if (step > 0.0) return advance(problem, p, step, at, !shares) ? step : 0.0;
+      return descend(problem, options_.line_search, p, slope, first, at, !shares).point.step;
+    };
     bool fresh = pairs_.empty();
-    const double went = descend_or_forget(problem, options_.line_search, fresh, direction, at, s);
+    double went = 0.0;
+    try {
+      went = descend_or_forget(fresh, direction, go_along, at, s);
+    } catch (...) {
+      if (learnt) pairs_.pop_back();
+      throw;
+    }
+    begun_.reset();
     if (fresh) pairs_.clear();
     if (went == 0.0) return Move::kStuck;
-    RealVector y = at.gradient;
-    add_scaled(-1.0, before, y);
     // B s, B the matrix whose inverse gave the direction: s = -went B^-1 g.
     RealVector bs = before;
     scale_by(-went, bs);
-    remember(std::move(s), std::move(y), bs);
+    if (!shares) {
+      RealVector y = at.gradient;
+      add_scaled(-1.0, before, y);
+      remember(std::move(s), std::move(y), bs);
+    } else if (!shared->after.empty()) {
+      begun_ = {shared->batch, std::move(s), std::move(bs), shared->after};
+    }
+    if (pairs_.size() > static_cast<size_t>(options_.history)) pairs_.pop_front();
     return Move::kMoved;
   }
+  int64_t overlap() const override { return options_.overlap; }
 
   std::map<std::string, RealVector> state(int64_t n) const override {
     RealVector s, y;
@@ -162,9 +187,20 @@ class Lbfgs final : public Minimizer {
     }
     s.resize(static_cast<size_t>(options_.history * n));
     y.resize(static_cast<size_t>(options_.history * n));
-    return {{"pairs", {static_cast<double>(pairs_.size())}}, {"s", std::move(s)}, {"y", std::move(y)}};
+    std::map<std::string, RealVector> state = {
+        {"pairs", {static_cast<double>(pairs_.size())}}, {"s", std::move(s)}, {"y", std::move(y)}};
+    if (options_.overlap == 0) return state;
+    const RealVector none(static_cast<size_t>(n));
+    state["begun_batch"] = {begun_ ? static_cast<double>(begun_->batch) : -1.0};
+    state["begun_s"] = begun_ ? begun_->s : none;
+    state["begun_bs"] = begun_ ? begun_->bs : none;
+    state["begun_gradient"] = begun_ ? begun_->gradient : none;
+    return state;
   }
-  int64_t held(int64_t n, int64_t) const override { return (2 * options_.history + kVectorsOfSearch) * n; }
+  int64_t held(int64_t n, int64_t) const override {
+    // Of shared batches: what has begun, a pair more than the history, and both gradients twice.
+    return (2 * options_.history + kVectorsOfSearch + (options_.overlap > 0 ? 9 : 0)) * n;
+  }
   void set_state(const std::map<std::string, RealVector>& state) override {
     const auto count = static_cast<size_t>(of_state(state, "pairs").at(0));
     const RealVector &s = of_state(state, "s"), &y = of_state(state, "y");
@@ -175,12 +211,22 @@ class Lbfgs final : public Minimizer {
       const auto to = static_cast<std::ptrdiff_t>((i + 1) * n);
       pairs_.push_back(made({s.begin() + from, s.begin() + to}, {y.begin() + from, y.begin() + to}));
     }
+    begun_.reset();
+    if (options_.overlap == 0 || of_state(state, "begun_batch").at(0) < 0.0) return;
+    begun_ = {static_cast<int64_t>(state.at("begun_batch").at(0)), of_state(state, "begun_s"),
+              of_state(state, "begun_bs"), of_state(state, "begun_gradient")};
   }
 
  private:
   struct Pair {
     RealVector s, y;
     double ys, yy;
+  };
+  // A pair whose y waits for the next batch.
+  struct Begun {
+    int64_t batch;
+    RealVector s, bs;
+    RealVector gradient;  // over what the batch shares with the next, where it began
   };
   static Pair made(RealVector s, RealVector y) {
     const double ys = dot(y, s), yy = dot(y, y);
@@ -190,39 +236,53 @@ class Lbfgs final : public Minimizer {
   // The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4).
   RealVector apply_inverse(RealVector q) const {
     if (pairs_.empty()) return q;
+    const auto history = static_cast<size_t>(options_.history);
+    const size_t oldest = pairs_.size() - std::min(pairs_.size(), history);
     RealVector a(pairs_.size());
-    for (size_t i = pairs_.size(); i-- > 0;) {
+    for (size_t i = pairs_.size(); i-- > oldest;) {
       a[i] = dot(pairs_[i].s, q) / pairs_[i].ys;
       add_scaled(-a[i], pairs_[i].y, q);
     }
     scale_by(pairs_.back().ys / pairs_.back().yy, q);
-    for (size_t i = 0; i < pairs_.size(); ++i) {
+    for (size_t i = oldest; i < pairs_.size(); ++i) {
       add_scaled(a[i] - dot(pairs_[i].y, q) / pairs_[i].ys, pairs_[i].s, q);
     }
     return q;
   }
 
-  void remember(RealVector s, RealVector y, const RealVector& bs) {
+  // The pair of the step before, where that was on the batch before. Returns whether it is kept; the oldest
+  // one is still there then.
+  bool end_pair(const SharedGradients& shared) {
+    if (!begun_ || begun_->batch + 1 != shared.batch || shared.before.empty()) return false;
+    RealVector y = shared.before;
+    add_scaled(-1.0, begun_->gradient, y);
+    add_scaled(shared.l2, begun_->s, y);
+    return remember(begun_->s, std::move(y), begun_->bs);
+  }
+
+  // Returns whether the pair is kept.
+  bool remember(RealVector s, RealVector y, const RealVector& bs) {
     double ys = dot(y, s);
-    if (!std::isfinite(ys)) return;
+    if (!std::isfinite(ys)) return false;
     // Before the first pair nothing is known of the curvature, and any that is positive counts.
     const double sbs = dot(s, bs);
     if (!pairs_.empty() && sbs > 0.0 && ys < options_.least_curvature * sbs) {
-      if (options_.pair == "reject") return;
+      if (options_.pair == "reject") return false;
       const double theta = (1.0 - options_.least_curvature) * sbs / (sbs - ys);
       scale_by(theta, y);
       add_scaled(1.0 - theta, bs, y);
       ys = dot(y, s);
     }
-    if (!(ys > kEpsilon * norm(y) * norm(s))) return;
+    if (!(ys > kEpsilon * norm(y) * norm(s))) return false;
     Pair pair = made(std::move(s), std::move(y));
-    if (!(pair.ys > 0.0 && std::isfinite(pair.yy) && std::isfinite(pair.ys / pair.yy))) return;
+    if (!(pair.ys > 0.0 && std::isfinite(pair.yy) && std::isfinite(pair.ys / pair.yy))) return false;
     pairs_.push_back(std::move(pair));
-    if (pairs_.size() > static_cast<size_t>(options_.history)) pairs_.pop_front();
+    return true;
   }
 
   LbfgsOptions options_;
   std::deque<Pair> pairs_;  // oldest first
+  std::optional<Begun> begun_;
 };
 
 }  // namespace
@@ -241,6 +301,16 @@ std::unique_ptr<Minimizer> make_lbfgs(const LbfgsOptions& options) {
   check(options.line_search);
   if (options.history < 1)
     fail(ErrorKind::kUsage, fmt::format("lbfgs: history must be at least 1: {}", options.history));
+  if (options.overlap < 0)
+    fail(ErrorKind::kUsage, fmt::format("lbfgs: overlap must not be negative: {}", options.overlap));
+  if (!(options.rate >= 0.0 && std::isfinite(options.rate)))
+    fail(ErrorKind::kUsage, fmt::format("lbfgs: rate must not be negative: {}", options.rate));
+  if (options.overlap > 0 && options.rate == 0.0 && options.line_search.type != "armijo") {
+    fail(ErrorKind::kUsage,
+         fmt::format("lbfgs: overlap: not with line_search.type = \"{}\", which asks for the gradient of the "
+                     "whole batch wherever it looks: take \"armijo\", a rate, or an overlap of 0",
+                     options.line_search.type));
+  }
   if (options.pair != "damp" && options.pair != "reject") {
     fail(ErrorKind::kUsage, fmt::format("lbfgs: pair must be damp or reject: {}", options.pair));
   }

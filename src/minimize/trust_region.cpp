@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
 namespace lockstep {
@@ -95,39 +96,28 @@ class TrustRegion final : public Minimizer {
     const RealVector& g = at.gradient;
     const double size = norm(g);
     const double tolerance = std::min(0.5, std::sqrt(size)) * size;
-    RealVector z(g.size()), bz(g.size()), r = g, d = negated(g), bd;
-    double rr = dot(r, r);
-    const auto decrease = [&] { return -(dot(g, z) + 0.5 * dot(z, bz)); };
-    const auto go = [&](double t) {
-      add_scaled(t, d, z);
-      add_scaled(t, bd, bz);
-    };
-    if (!(size > 0.0)) return {z, 0.0};
-    for (int i = 0; i < options_.most_products; ++i) {
-      product(problem, at, d, bd);
-      const double curvature = dot(d, bd);
-      if (!std::isfinite(curvature)) return {z, std::numeric_limits<double>::quiet_NaN()};
-      const double a = rr / curvature;
-      RealVector beyond = z;
-      add_scaled(a, d, beyond);
-      if (curvature <= 0.0 || !(norm(beyond) < radius_)) {
-        // d is a direction of descent of the model at z: with negative curvature the far root may still be
+    RealVector bp(g.size());
+    ConjugateGradients cg(g);
+    bool within = true;
+    for (int i = 0; i < options_.most_products && within && cg.rz > 0.0; ++i) {
+      product(problem, at, cg.d, cg.ad);
+      const bool curves = cg.curves();
+      if (!std::isfinite(cg.curvature)) return {cg.p, std::numeric_limits<double>::quiet_NaN()};
+      RealVector beyond = cg.p;
+      add_scaled(cg.step, cg.d, beyond);
+      within = curves && norm(beyond) < radius_;
+      if (!within) {
+        // d is a direction of descent of the model at p: with negative curvature the far root may still be
         // the better.
-        const auto [first, second] = boundary_roots(z, d, radius_);
-        const double slope = dot(r, d);
-        const auto model = [&](double t) { return t * slope + 0.5 * t * t * curvature; };
-        go(curvature <= 0.0 && model(first) < model(second) ? first : second);
-        return {z, decrease()};
+        const auto [first, second] = boundary_roots(cg.p, cg.d, radius_);
+        const double slope = dot(cg.r, cg.d);
+        const auto model = [&](double t) { return t * slope + 0.5 * t * t * cg.curvature; };
+        cg.step = !curves && model(first) < model(second) ? first : second;
       }
-      go(a);
-      add_scaled(a, bd, r);
-      const double next = dot(r, r);
-      if (std::sqrt(next) <= tolerance) break;
-      scale_by(next / rr, d);
-      add_scaled(-1.0, r, d);
-      rr = next;
+      add_scaled(cg.step, cg.ad, bp);
+      if (std::sqrt(cg.advance()) <= tolerance) break;
     }
-    return {z, decrease()};
+    return {cg.p, -(dot(g, cg.p) + 0.5 * dot(cg.p, bp))};
   }
 
   Proposal dense(CountedProblem& problem, const Iterate& at) const {

@@ -66,9 +66,9 @@ LineSearchOptions read_line_search(Section& search, LineSearchOptions options) {
   return options;
 }
 
-LineSearchOptions read_line_search(Section& section, const std::string& owner) {
+LineSearchOptions read_line_search(Section& section, const std::string& owner,
+                                   LineSearchOptions options = {}) {
   Section search = section.table("line_search").of_type(owner);
-  LineSearchOptions options;
   options.type = search.text("type", options.type, {"strong_wolfe", "more_thuente", "armijo"},
                              "how far to go along a direction; armijo looks at values alone");
   return read_line_search(search, options);
@@ -98,7 +98,17 @@ std::unique_ptr<Minimizer> read_lbfgs(Section& section) {
                               "what becomes of a difference with too little curvature");
   options.least_curvature = section.real("least_curvature", options.least_curvature, {0.0, 0.999, true},
                                          "share of the curvature before, below which it is too little");
-  options.line_search = read_line_search(section, "lbfgs");
+  options.overlap = static_cast<int>(section.integer(
+      "overlap", options.overlap, {0, 1 << 20},
+      "micro-batches of train.micro_batches that a batch shares with the next one, over which "
+      "differences of gradients are taken: a step asks for one gradient then; 0: differences "
+      "over the whole batch"));
+  options.rate = section.real("rate", options.rate, kNonNegative,
+                              "length of every step along the direction; 0: by line search");
+  if (options.rate > 0.0) return make_lbfgs(options);
+  // Others ask for gradients on the way.
+  if (options.overlap > 0) options.line_search.type = "armijo";
+  options.line_search = read_line_search(section, "lbfgs", options.line_search);
   return make_lbfgs(options);
 }
 

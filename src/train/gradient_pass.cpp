@@ -25,6 +25,7 @@ GradientPass::GradientPass(Replica& replica, const Objective& objective, const R
       communicator_(communicator),
       backend_(replica.store.backend()),
       micro_batches_(plan.micro_batches),
+      overlap_(plan.sampler.overlap / plan.micro_batch_size),
       seed_(plan.sampler.seed) {
   const ParameterStore& store = replica.store;
   std::vector<int64_t> slices;
@@ -32,11 +33,39 @@ GradientPass::GradientPass(Replica& replica, const Objective& objective, const R
   for (const StatisticEntry& entry : store.statistics()) {
     slices.push_back(store.parameter_extent() + entry.offset);
   }
+  int64_t extent = store.gradient_extent();
+  if (overlap_ > 0) {
+    for (const SharedPart part : {kBefore, kAfter}) {
+      for (const ParameterEntry& entry : store.parameters()) slices.push_back(offset_of(part) + entry.offset);
+    }
+    extent = offset_of(kSharedParts);
+  }
   exchange_ = std::make_unique<GradientExchange>(
-      communicator, backend_, store.dtype(), store.gradient_extent(), slices,
-      ExchangeOptions{micro_batches_, settings.reduction, settings.bucket_bytes,
-                      settings.shard_optimizer ? replica.shards->shares() : std::vector<Share>(),
-                      Objective::kSums});
+      communicator, backend_, store.dtype(), extent, slices,
+      exchange_options(settings.shard_optimizer ? replica.shards->shares() : std::vector<Share>()));
+}
+
+ExchangeOptions GradientPass::exchange_options(std::vector<Share> shares) const {
+  return {micro_batches_, settings_.reduction, settings_.bucket_bytes, std::move(shares),
+          Objective::kSums + (overlap_ > 0 ? kSharedParts : 0)};
+}
+
+std::optional<GradientPass::SharedPart> GradientPass::shared_part(const Batch& batch) const {
+  if (batch.number < overlap_) return kBefore;
+  if (batch.number >= micro_batches_ - overlap_) return kAfter;
+  return std::nullopt;
+}
+
+void GradientPass::add_sums(GradientExchange& exchange, const Tensor& sums, const Batch& batch) const {
+  if (overlap_ == 0) return exchange.add_sums(sums.data_as<double>());
+  Tensor all = Tensor::zeros({Objective::kSums + kSharedParts}, DType::kF64, backend_);
+  Tensor own = all.view({Objective::kSums}, 0);
+  own.assign(sums);
+  if (const auto part = shared_part(batch)) {
+    Tensor weight = all.view({1}, Objective::kSums + *part);
+    weight.assign(sums.view({1}, 1));
+  }
+  exchange.add_sums(all.data_as<double>());
 }
 
 void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at) {
@@ -64,8 +93,12 @@ void GradientPass::for_owned(const std::function<void(const Batch&, ForwardConte
 
 void GradientPass::for_batches(const std::function<void(const Batch&)>& part) {
   const auto run = [&](const Batch& batch) {
+    // What the batch before has had already draws as it did there.
+    const bool again = batch.number < overlap_ && step_ > 0;
+    const int64_t step = again ? step_ - 1 : step_;
+    const int64_t number = again ? batch.number + micro_batches_ - overlap_ : batch.number;
     const RandomScope random(
-        {seed_, static_cast<uint32_t>(step_), static_cast<uint32_t>(batch.number), 0, step_at_});
+        {seed_, static_cast<uint32_t>(step), static_cast<uint32_t>(number), 0, step_at_});
     part(batch);
   };
   for (const Batch& batch : batches_) run(batch);
@@ -95,7 +128,8 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
   reset_allocator_peak();
   const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training, cotangent);
-  exchange_->add_sums(objective_.sums(losses, batch).data_as<double>());
+  add_sums(*exchange_, objective_.sums(losses, batch), batch);
+  const std::optional<SharedPart> part = shared_part(batch);
   const std::vector<Tensor> statistics = take_statistics();
   for (size_t i = 0; i < statistics.size(); ++i) {
     exchange_->add(store.parameter_extent() + store.statistics()[i].offset, statistics[i].elements(),
@@ -104,6 +138,7 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   backward(losses, cotangent, [&](const Leaf& leaf, const Tensor& gradient) {
     const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
     exchange_->add(entry.offset, gradient.elements(), gradient.data());
+    if (part) exchange_->add(offset_of(*part) + entry.offset, gradient.elements(), gradient.data());
   });
   activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
 }
@@ -160,15 +195,14 @@ std::vector<Tensor> GradientPass::views(const Tensor& flat) const {
 
 GradientPass::Value GradientPass::value() {
   if (values_ == nullptr) {
-    values_ = std::make_unique<GradientExchange>(
-        communicator_, backend_, replica_.store.dtype(), 0, std::vector<int64_t>(),
-        ExchangeOptions{micro_batches_, settings_.reduction, settings_.bucket_bytes, {}, Objective::kSums});
+    values_ = std::make_unique<GradientExchange>(communicator_, backend_, replica_.store.dtype(), 0,
+                                                 std::vector<int64_t>(), exchange_options({}));
   }
   const RecordingScope off(false);
   const AutocastScope autocast(settings_.compute, replica_.current_copies());
   for_batches(*values_, [&](const Batch& batch) {
     const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
-    values_->add_sums(objective_.sums(losses, batch).data_as<double>());
+    add_sums(*values_, objective_.sums(losses, batch), batch);
     take_statistics();  // not for the next micro-batch
   });
   values_->finish();
@@ -189,6 +223,21 @@ GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
   return value;
 }
 
+GradientPass::Shared GradientPass::shared_gradients() const {
+  const ParameterStore& store = replica_.store;
+  std::array<double, Objective::kSums + kSharedParts> sums{};
+  backend_.copy_to_host(sums.data(), exchange_->sums(), sizeof sums);
+  const auto mean = [&](SharedPart part) -> Tensor {
+    const double weight = sums[static_cast<size_t>(Objective::kSums + part)];
+    if (weight == 0.0) return {};
+    const Tensor sum = exchange_->result().view({store.parameter_extent()}, offset_of(part));
+    Tensor out = sum.empty_like();
+    backend_.scale_shift(out.dtype(), out.elements(), sum.data(), 1.0 / weight, 0.0, out.mutable_data());
+    return out;
+  };
+  return {mean(kBefore), mean(kAfter)};
+}
+
 double GradientPass::gradient_variance() {
   const ParameterStore& store = replica_.store;
   const int64_t n = store.parameter_extent();
@@ -202,7 +251,7 @@ double GradientPass::gradient_variance() {
       Tensor gradient = Tensor::zeros({n}, store.dtype(), backend_);
       const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
       const Tensor sums = objective_.sums(losses, batch);
-      exchange_->add_sums(sums.data_as<double>());
+      add_sums(*exchange_, sums, batch);
       take_statistics();
       backward(losses, ones, [&](const Leaf& leaf, const Tensor& values) {
         const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
@@ -328,7 +377,7 @@ double GradientPass::predicted_gradient(Tensor& out) {
 
 void GradientPass::add_weight(GradientExchange& exchange, const Batch& batch) const {
   const Tensor none = Tensor::zeros(loss_shape(), replica_.store.dtype(), backend_);
-  exchange.add_sums(objective_.sums(none, batch).data_as<double>());
+  add_sums(exchange, objective_.sums(none, batch), batch);
 }
 
 size_t GradientPass::peak_bytes() const {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "lockstep/comm/communicator.h"
@@ -64,6 +65,15 @@ class GradientPass {
 
   Value value();
   Value value_and_gradient(Tensor& gradient);
+  // Of the sweep of the newest value_and_gradient(), where batches share micro-batches
+  // (SamplerOptions::overlap): the gradients of the mean losses of what the batch shares with the one before
+  // and with the one after, without regularization; undefined where none of it counts. Valid until the next
+  // sweep. A micro-batch draws the same in both of its batches.
+  struct Shared {
+    Tensor before, after;
+  };
+  Shared shared_gradients() const;
+  bool shares() const { return overlap_ > 0; }
   // H v, H the second derivative of L. Error (kUsage) in 16-bit precision, whose derivatives have no digits
   // for it.
   void hessian_product(const Tensor& vector, Tensor& product);
@@ -92,6 +102,8 @@ class GradientPass {
   const Objective& objective() const { return objective_; }
   Communicator& communicator() const { return communicator_; }
   int64_t micro_batches() const { return micro_batches_; }
+  int64_t step() const { return step_; }
+  double l2() const { return settings_.l2; }
 
   // Whether the sweeps so far have drawn random numbers (dropout): the objective of the next batch is then
   // another function, even of the same samples.
@@ -110,6 +122,15 @@ class GradientPass {
   size_t bytes() const { return exchange_->bytes(); }
 
  private:
+  // What of the exchange lies behind the gradient: what is shared with the batch before, and after.
+  enum SharedPart : int { kBefore, kAfter, kSharedParts };
+  std::optional<SharedPart> shared_part(const Batch& batch) const;
+  int64_t offset_of(SharedPart part) const {
+    return replica_.store.gradient_extent() + part * replica_.store.parameter_extent();
+  }
+  // Objective::sums(), and behind them the weights of the shared parts.
+  void add_sums(GradientExchange& exchange, const Tensor& sums, const Batch& batch) const;
+  ExchangeOptions exchange_options(std::vector<Share> shares) const;
   // Those of the micro-batch under way; none where the replica's model runs as in evaluation.
   std::vector<Tensor> take_statistics();
   void sweep(const Batch& batch, const Tensor& cotangent);
@@ -132,6 +153,7 @@ class GradientPass {
   std::unique_ptr<GradientExchange> exchange_;
   std::unique_ptr<GradientExchange> values_;  // of sums alone; made when first needed
   int64_t micro_batches_;
+  int64_t overlap_;                 // micro-batches that a batch shares with the next
   std::span<const Batch> batches_;  // or, where make_ is set, what it makes of the numbers in made_
   MicroBatchRange made_;
   std::function<Batch(int64_t)> make_;

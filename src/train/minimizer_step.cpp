@@ -109,6 +109,7 @@ class MinimizerStepEnd final : public StepEnd {
       at_.emplace();
       at_->x = from;
       at_->value = counted.value_and_gradient(from, at_->gradient);
+      at_->shared = problem_->shared();
       counts_ = problem_->weight() != 0.0;
       // Of the parameters that the step begins with, as with every optimizer: trials move nothing.
       if (const Tensor sums = summed_statistics(); sums.defined()) {

@@ -61,6 +61,11 @@ double PassProblem::value_and_gradient(const RealVector& x, RealVector& gradient
   Tensor g = replica_.store.values().empty_like();
   const double loss = loss_of(pass_.value_and_gradient(g));
   gradient = packed(g);
+  if (pass_.shares()) {
+    const GradientPass::Shared found = pass_.shared_gradients();
+    const auto vector = [&](const Tensor& mean) { return mean.defined() ? packed(mean) : RealVector(); };
+    shared_ = {pass_.step(), vector(found.before), vector(found.after), pass_.l2()};
+  }
   return loss;
 }
 

@@ -4,8 +4,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
-#include "lockstep/minimize/problem.h"
+#include "lockstep/minimize/minimizer.h"
 #include "lockstep/train/gradient_pass.h"
 #include "lockstep/train/replica.h"
 
@@ -35,6 +36,8 @@ class PassProblem : public Problem {
 
   // What the samples of the newest value or gradient weigh together; 0: none counts.
   double weight() const { return weight_; }
+  // At the x of the newest gradient; none where batches share nothing.
+  const std::optional<SharedGradients>& shared() const { return shared_; }
 
   // The replica's parameters.
   RealVector parameters() const { return packed(replica_.store.values()); }
@@ -58,6 +61,7 @@ class PassProblem : public Problem {
   Replica& replica_;
   int64_t size_ = 0;
   double weight_ = 0.0;
+  std::optional<SharedGradients> shared_;
   std::function<void()> before_each_;
 };
 

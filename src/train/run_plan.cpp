@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/minimize/minimizer.h"
 
 namespace lockstep {
 
@@ -21,9 +22,9 @@ MicroBatchRange RunPlan::owned(int rank, int world_size) const {
 }
 
 int64_t RunPlan::samples_seen(int64_t step) const {
-  const int64_t whole = steps_per_epoch * sampler.global_batch;
+  const int64_t stride = sampler.global_batch - sampler.overlap, whole = steps_per_epoch * stride;
   const int64_t epoch = sampler.last_batch == LastBatch::kPad ? std::min(whole, sampler.samples) : whole;
-  return step / steps_per_epoch * epoch + std::min(step % steps_per_epoch * sampler.global_batch, epoch);
+  return step / steps_per_epoch * epoch + std::min(step % steps_per_epoch * stride, epoch);
 }
 
 void RunPlan::describe(int64_t step, State& state) const {
@@ -37,6 +38,7 @@ void RunPlan::describe(int64_t step, State& state) const {
   state.scalars["/data/shuffle"] = static_cast<int64_t>(sampler.shuffle);
   state.scalars["/data/validation_fraction"] = validation_fraction;
   state.scalars["/data/last_batch"] = std::string(sampler.last_batch == LastBatch::kPad ? "pad" : "drop");
+  if (sampler.overlap > 0) state.scalars["/data/overlap"] = sampler.overlap;
   state.scalars["/data/epoch"] = step / steps_per_epoch;
   state.scalars["/data/position"] = step % steps_per_epoch;
 }
@@ -61,10 +63,25 @@ int64_t micro_batches_of_tokens(const RunSettings& settings, bool full_batch, in
   return 0;
 }
 
+void require_overlap(int64_t overlap, bool full_batch, int64_t micro_batches) {
+  if (overlap == 0) return;
+  if (full_batch) {
+    fail(ErrorKind::kUsage,
+         fmt::format("optimizer.overlap: batches that are the whole training set share all of it: give "
+                     "train.micro_batches, fewer than {}, or leave overlap out, got {}",
+                     micro_batches, overlap));
+  }
+  if (2 * overlap > micro_batches) {
+    fail(ErrorKind::kUsage, fmt::format("optimizer.overlap: a batch shares at most half of its micro-batches "
+                                        "with the next: {} of train.micro_batches = {}, got {}",
+                                        micro_batches / 2, micro_batches, overlap));
+  }
+}
+
 }  // namespace
 
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
-                 int64_t tokens) {
+                 int64_t tokens, int64_t overlap) {
   // A configuration's reader has seen to these; a program may fill in anything.
   for (const auto& [name, value] : {std::pair("train.micro_batch_size", settings.micro_batch_size),
                                     {"train.log_every", settings.log_every},
@@ -100,7 +117,9 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
   } else if (plan.micro_batches == 0) {
     plan.micro_batches = 1;
   }
+  require_overlap(overlap, full_batch, plan.micro_batches);
   plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
+  plan.sampler.overlap = overlap * settings.micro_batch_size;
   plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();
   plan.total_steps = settings.steps;
   if (settings.steps == 0 &&
@@ -119,7 +138,8 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, const Optimizer& 
     const int64_t size = std::max<int64_t>(settings.micro_batch_size, 1);
     whole = settings.micro_batches == 0 || settings.micro_batches == (samples + size - 1) / size;
   }
-  RunPlan plan = plan_run(settings, samples, whole, optimizer.type(), tokens);
+  const int64_t overlap = minimizes ? optimizer.minimization()->minimizer->overlap() : 0;
+  RunPlan plan = plan_run(settings, samples, whole, optimizer.type(), tokens, overlap);
   plan.same_batch = minimizes && whole;
   if (plan.same_batch) plan.sampler.shuffle = false;
   return plan;

@@ -38,10 +38,10 @@ struct RunPlan {
 };
 
 // full_batch: of an optimizer that sees the whole training set in each step; its type is named in messages.
-// tokens: of a sample, 0 where samples are no text. Error (kUsage) for combinations that make no batch, and
-// for runs of too many steps.
+// tokens: of a sample, 0 where samples are no text. overlap: micro-batches that consecutive batches share.
+// Error (kUsage) for combinations that make no batch, and for runs of too many steps.
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
-                 int64_t tokens = 0);
+                 int64_t tokens = 0, int64_t overlap = 0);
 
 // Of the run's optimizer. One that minimizes by itself sees the whole training set in each step, in the order
 // of its file, unless train.micro_batches or train.batch_tokens ask for less.

@@ -227,18 +227,23 @@ int64_t RunState::restore(const State& found, const std::string& path) {
                      "data.validation_fraction = 0 resumed",
                      path, found.version));
   }
+  const auto value_of = [&](const State& state, const std::string& name) -> Scalar {
+    const auto it = state.scalars.find(name);
+    if (it != state.scalars.end()) return it->second;
+    if (name == "/data/overlap") return int64_t{0};
+    fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
+  };
   for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size",
                            "/data/samples", "/data/digest", "/data/shuffle", "/data/validation_fraction",
-                           "/data/last_batch", "/optimizer/type"}) {
+                           "/data/last_batch", "/data/overlap", "/optimizer/type"}) {
     // The older format has another digest, and no fraction.
     const std::string_view key = name;
     if (older && (key == "/data/digest" || key == "/data/validation_fraction")) continue;
-    const auto it = found.scalars.find(name);
-    if (it == found.scalars.end()) fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
-    if (it->second != expected.scalars.at(name)) {
+    const Scalar was = value_of(found, name), is = value_of(expected, name);
+    if (was != is) {
       fail(ErrorKind::kCheckpoint,
            fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
-                       name + 1, text_of(it->second), text_of(expected.scalars.at(name))));
+                       name + 1, text_of(was), text_of(is)));
     }
   }
   const int64_t step = integer_of(found, "/train/step", path);

@@ -145,9 +145,8 @@ void acquire(void* token) {
 void release(void* token) {
   __tsan_release(token);
 }
-void forget_order(Fiber& fiber) {
-  if (fiber.race_context != nullptr) __tsan_destroy_fiber(fiber.race_context);
-  fiber.race_context = __tsan_create_fiber(0);
+void* make_race_context() {
+  return __tsan_create_fiber(0);
 }
 void adopt_running_thread(Fiber& fiber) {
   fiber.race_context = __tsan_get_current_fiber();

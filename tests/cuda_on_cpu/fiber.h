@@ -67,8 +67,9 @@ void fiber_began(Fiber& self);
 #if defined(CUDA_ON_CPU_TSAN)
 void acquire(void* token);
 void release(void* token);
-// Makes `fiber`, which does not run, a thread that nothing has ordered yet.
-void forget_order(Fiber& fiber);
+// A thread of the sanitizer's, ordered behind what the one that runs has done so far. Lives as long as the
+// process.
+void* make_race_context();
 // Makes `fiber` stand for the thread that runs now.
 void adopt_running_thread(Fiber& fiber);
 // Continues as `fiber` for the sanitizer, on the same stack.
@@ -76,7 +77,9 @@ void act_as(const Fiber& fiber);
 #else
 inline void acquire(void*) {}
 inline void release(void*) {}
-inline void forget_order(Fiber&) {}
+inline void* make_race_context() {
+  return nullptr;
+}
 inline void adopt_running_thread(Fiber&) {}
 inline void act_as(const Fiber&) {}
 #endif

@@ -43,7 +43,7 @@ struct Memory {
   size_t device_bytes = 0;
   int guarded = 0;  // live ones of any kind
   int serial = 0;
-  bool open = false;                  // device memory is accessible under host=forbid
+  bool open = false;                  // device memory is accessible under host=forbid, without a key
   const char* accessed_by = nullptr;  // name of the innermost DeviceAccess
   unsigned char* reserved = nullptr;
   size_t reserved_bytes = 0, reserved_used = 0;
@@ -82,15 +82,38 @@ unsigned char* reserve(size_t bytes) {
   return region;
 }
 
-void protect(const Buffer& buffer, int protection) {
+// The protection key of device memory under host=forbid (pkeys(7)): with it a register of each thread says
+// whether that may access it. -1 where processor or system have none: then the protection of every page is
+// changed, for the whole process.
+int device_key() {
+  static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+  return key;
+}
+thread_local bool has_key = false;  // this thread may access it
+
+void protect(const Buffer& buffer, int protection, int key) {
   const size_t page = page_bytes();
-  if (mprotect(buffer.region + page, buffer.region_bytes - 2 * page, protection) != 0) {
+  if (pkey_mprotect(buffer.region + page, buffer.region_bytes - 2 * page, protection, key) != 0) {
     stop("guard=1: mprotect failed; too many buffers for the system?");
   }
+}
+// Without a key but that of all memory.
+void protect(const Buffer& buffer, int protection) {
+  protect(buffer, protection, device_key() < 0 ? -1 : 0);
 }
 
 void protect_device_memory(int protection) {
   for (const Buffer* buffer : memory().guarded_device) protect(*buffer, protection);
+}
+
+void open_device_memory() {
+  if (device_key() >= 0) {
+    if (!has_key) pkey_set(device_key(), 0);
+    has_key = true;
+  } else if (!memory().open) {
+    memory().open = true;
+    protect_device_memory(PROT_READ | PROT_WRITE);
+  }
 }
 
 // A guarded buffer that ends at its last data page's end, up to `alignment`.
@@ -191,7 +214,13 @@ void* allocate_buffer(MemoryKind kind, size_t bytes) {
   buffer.serial = ++m.serial;
   if (kind == MemoryKind::kDevice) {
     m.device_bytes += bytes;
-    if (settings().forbid_host && !m.open && buffer.region != nullptr) protect(buffer, PROT_NONE);
+    if (settings().forbid_host && buffer.region != nullptr) {
+      if (device_key() >= 0) {
+        protect(buffer, PROT_READ | PROT_WRITE, device_key());
+      } else if (!m.open) {
+        protect(buffer, PROT_NONE);
+      }
+    }
   }
   const unsigned char* const key = buffer.region != nullptr ? buffer.region : buffer.data;
   const Buffer& kept = m.buffers[reinterpret_cast<uintptr_t>(key)] = buffer;
@@ -264,16 +293,17 @@ void forget_accesses(unsigned char* begin, size_t bytes) {
 
 DeviceAccess::DeviceAccess(const char* name) : outer_(memory().accessed_by) {
   memory().accessed_by = name;
-  if (settings().forbid_host && !memory().open) {
-    memory().open = true;
-    protect_device_memory(PROT_READ | PROT_WRITE);
-  }
+  if (settings().forbid_host) open_device_memory();
 }
 DeviceAccess::~DeviceAccess() {
   memory().accessed_by = outer_;
 }
 
 void close_device_memory() {
+  if (has_key) {
+    pkey_set(device_key(), PKEY_DISABLE_ACCESS);
+    has_key = false;
+  }
   if (!memory().open) return;
   memory().open = false;
   protect_device_memory(PROT_NONE);

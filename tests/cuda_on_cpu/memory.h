@@ -37,7 +37,7 @@ unsigned char* dynamic_shared_of(size_t bytes);
 void forget_accesses(unsigned char* memory, size_t bytes);
 
 // What touches device memory holds one, and the device's lock. Under host=forbid the memory then stays
-// accessible until close_device_memory(): to change the protection of all of it is slow.
+// accessible to the thread until close_device_memory(): to change the protection of all of it is slow.
 class DeviceAccess {
  public:
   explicit DeviceAccess(const char* name);  // of what accesses, for messages

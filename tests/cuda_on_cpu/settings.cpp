@@ -51,6 +51,8 @@ Settings parse(std::string_view text) {
       result.unlaunchable = static_cast<int>(number_of(entry, value));
     } else if (entry == "cudnn=1" || entry == "cudnn=0") {
       result.cudnn = value == "1";
+    } else if (entry == "digit=0" || entry == "digit=1" || entry == "digit=2") {
+      result.digit = static_cast<unsigned>(number_of(entry, value));
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

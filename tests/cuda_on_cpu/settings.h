@@ -18,6 +18,7 @@ struct Settings {
   int fastest = 0;           // fastest=N
   int unlaunchable = -1;     // unlaunchable=N
   bool cudnn = false;        // cudnn=1
+  unsigned digit = 0;        // digit=N
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

@@ -82,7 +82,6 @@ struct Queues {
   std::vector<Stream*> streams;
   std::vector<std::shared_ptr<Capture>> captures;
   size_t queued = 0;  // items of all streams
-  int calls = 0;      // locks that are held or let others go on
 };
 
 Queues& queues() {
@@ -91,6 +90,7 @@ Queues& queues() {
 }
 
 thread_local int current_device = 0;
+thread_local int calls = 0;  // of this thread's that hold the lock, or let others go on
 thread_local cudaError_t last_error = cudaSuccess;
 
 // What the clock of events is ahead of the host's.
@@ -249,11 +249,11 @@ std::recursive_mutex& device_mutex() {
 }  // namespace
 
 DeviceLock::DeviceLock() : unique_lock(device_mutex()) {
-  ++queues().calls;
+  ++calls;
   watch_faults();
 }
 DeviceLock::~DeviceLock() {
-  if (--queues().calls == 0) close_device_memory();
+  if (--calls == 0) close_device_memory();
 }
 
 void spend_device_time(std::chrono::nanoseconds time) {

@@ -130,12 +130,63 @@ TEST(Sampler, WithoutShuffleKeepsTheOrderOfTheFile) {
   EXPECT_EQ(sampler.batch(5).samples, (std::vector<int64_t>{6, 0, 1}));
 }
 
+// Pieces of an epoch's order, and behind each the first samples of the next one's.
+TEST(Sampler, BatchesShareSamplesOverTheEndsOfEpochs) {
+  for (const LastBatch last : {LastBatch::kDrop, LastBatch::kPad}) {
+    for (const int64_t overlap : {1, 2, 3, 4}) {
+      const SamplerOptions options{
+          .samples = 29, .global_batch = 8, .seed = 5, .last_batch = last, .overlap = overlap};
+      Sampler sampler(options);
+      const int64_t stride = 8 - overlap, steps = sampler.steps_per_epoch();
+      EXPECT_EQ(steps, last == LastBatch::kDrop ? 29 / stride : (29 + stride - 1) / stride);
+      std::vector<int64_t> stream, counts;  // of four epochs
+      for (int64_t epoch = 0; epoch < 4; ++epoch) {
+        const std::vector<int64_t> rows = order(5, epoch, 29);
+        for (int64_t i = 0; i < steps * stride; ++i) {
+          stream.push_back(rows[static_cast<size_t>(i % 29)]);
+          counts.push_back(i < 29 ? 1 : 0);
+        }
+      }
+      GlobalBatch part;
+      for (int64_t step = 0; step < 3 * steps; ++step) {
+        const auto begin = static_cast<std::ptrdiff_t>(step * stride);
+        const GlobalBatch batch = Sampler(options).batch(step);
+        EXPECT_EQ(batch.samples, std::vector<int64_t>(stream.begin() + begin, stream.begin() + begin + 8))
+            << step;
+        EXPECT_EQ(batch.epoch, step / steps);
+        EXPECT_EQ(batch.position, step % steps);
+        EXPECT_EQ(batch.valid, std::reduce(counts.begin() + begin, counts.begin() + begin + 8)) << step;
+        for (int64_t first = 0; first < 8; ++first) {
+          sampler.batch(step, first, 8 - first, part);
+          EXPECT_EQ(part.samples, std::vector<int64_t>(batch.samples.begin() + first, batch.samples.end()));
+          EXPECT_EQ(sampler.valid(step, first, 1), counts[static_cast<size_t>(begin + first)]);
+        }
+      }
+    }
+  }
+}
+
+TEST(Sampler, AnEpochOfOneBatchSharesWithTheNextOne) {
+  Sampler sampler({.samples = 5, .global_batch = 6, .seed = 2, .overlap = 2});
+  ASSERT_EQ(sampler.steps_per_epoch(), 1);
+  const std::vector<int64_t> first = order(2, 0, 5), second = order(2, 1, 5);
+  EXPECT_EQ(sampler.batch(0).samples,
+            (std::vector<int64_t>{first[0], first[1], first[2], first[3], second[0], second[1]}));
+  EXPECT_EQ(sampler.batch(0).valid, 6);
+}
+
 TEST(Sampler, RejectsEpochsWithoutABatch) {
   expect_rejection(ErrorKind::kUsage, {"8", "7"}, [] { Sampler({.samples = 7, .global_batch = 8}); });
   expect_rejection(ErrorKind::kUsage, {"no samples"},
                    [] { Sampler({.samples = 0, .global_batch = 8, .last_batch = LastBatch::kPad}); });
   expect_rejection(ErrorKind::kUsage, {"global batch", "0"},
                    [] { Sampler({.samples = 7, .global_batch = 0}); });
+  expect_rejection(ErrorKind::kUsage, {"8", "2 of the next", "5"},
+                   [] { Sampler({.samples = 5, .global_batch = 8, .overlap = 2}); });
+  for (const int64_t overlap : {-1, 5}) {
+    expect_rejection(ErrorKind::kInternal, {"overlap", "8", std::to_string(overlap)},
+                     [&] { Sampler({.samples = 50, .global_batch = 8, .overlap = overlap}); });
+  }
   expect_rejection(ErrorKind::kInternal, {"step", "-1"},
                    [] { Sampler({.samples = 7, .global_batch = 2}).batch(-1); });
 }

@@ -257,9 +257,9 @@ TEST_F(Gpu, WhatCannotBeRecordedEndsInOneLineAndTheRightExitCode) {
   const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
   if (before == nullptr) GTEST_SKIP() << "needs a device that is soon full";
   const std::string settings = before;
-  std::vector<std::string> arguments =
-      training("full", {"--set", "device.cuda_graph=true", "--set", "model.hidden=[512,512]", "--set",
-                        "train.micro_batch_size=512", "--set", "parallel.digest_every=0"});
+  std::vector<std::string> arguments = training(
+      "full", {"--set", "device.cuda_graph=true", "--set", "model.hidden=[512,512]", "--set",
+               "train.micro_batch_size=512", "--set", "train.steps=4", "--set", "parallel.digest_every=0"});
   arguments.insert(arguments.begin(), "train");
   std::set<int> codes;
   for (int mebibytes = 36; mebibytes <= 76; mebibytes += 8) {

@@ -31,6 +31,8 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
   };
   const std::vector<Case> cases = {
       {"lbfgs_dropout", "type = \"lbfgs\"\nhistory = 3\n", kMlp, 5},
+      {"lbfgs_multi_batch", "type = \"lbfgs\"\noverlap = 2\n", kMlp, 5},
+      {"lbfgs_rate", "type = \"lbfgs\"\noverlap = 2\nrate = 0.3\n", kMlp, 4},
       {"descent", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n", kSmallMlp, 0},
       {"bfgs", "type = \"bfgs\"\n", kSmallMlp, 0},
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
@@ -46,7 +48,7 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
     train(kNoLauncher, {path, "--output", scratch_.file(c.name)});
     const std::vector<std::string> expected = course_of(scratch_.file(c.name));
     EXPECT_EQ(expected.size(), 24u);
-    const bool first = c.name == cases[0].name;
+    const bool first = c.name == cases[0].name || c.name == "lbfgs_multi_batch";
     for (const int workers : first ? std::vector<int>{2, 3, 4} : std::vector<int>{3}) {
       const std::string output = scratch_.file(c.name + std::to_string(workers));
       train(workers,
@@ -60,7 +62,8 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
 TEST_F(Minimizers, KilledWithinAStepAndResumedOnOtherWorkersTheyEndInTheSameState) {
   Chance chance;
   SCOPED_TRACE(chance.description());
-  for (const std::string optimizer : {"type = \"lbfgs\"\n", "type = \"newton_cg\"\n"}) {
+  for (const std::string optimizer :
+       {"type = \"lbfgs\"\n", "type = \"lbfgs\"\noverlap = 1\n", "type = \"newton_cg\"\n"}) {
     SCOPED_TRACE(optimizer);
     const std::string path = file(optimizer, kMlp, 5), output = scratch_.file(optimizer);
     std::vector<std::string> arguments = {"train",

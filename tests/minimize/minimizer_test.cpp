@@ -34,6 +34,14 @@ std::map<std::string, Make> methods() {
       {"trust_region_exact", [] { return make_trust_region({.solver = "exact", .initial_radius = 0.5}); }}};
 }
 
+// Those that need no residuals, and those that do.
+std::map<std::string, Make> methods_of_squares() {
+  std::map<std::string, Make> all = methods();
+  all["levenberg_marquardt"] = [] { return make_levenberg_marquardt(); };
+  all["levenberg_marquardt_cg"] = [] { return make_levenberg_marquardt({.solver = "cg"}); };
+  return all;
+}
+
 struct Broken {};
 
 // Does not answer the question with the number `broken`, counted from 1.
@@ -234,10 +242,7 @@ TEST(Minimizer, SurvivesWhatIsNotFinite) {
 
 TEST(Minimizer, GoesOnFromItsStateWithTheSameBits) {
   const TestProblem test = test_problems()[7];
-  std::map<std::string, Make> all = methods();
-  all["levenberg_marquardt"] = [] { return make_levenberg_marquardt(); };
-  all["levenberg_marquardt_cg"] = [] { return make_levenberg_marquardt({.solver = "cg"}); };
-  for (const auto& [name, make] : all) {
+  for (const auto& [name, make] : methods_of_squares()) {
     JetProblem problem = test.problem();
     const RealVector whole = minimize(problem, *make(), test.start, {.most_steps = 12}).at.x;
     const auto first = make(), second = make();
@@ -260,10 +265,7 @@ TEST(Minimizer, GoesOnFromItsStateWithTheSameBits) {
 TEST(Minimizer, AStepThatTheProblemBreaksOffCanBeTakenAgain) {
   const TestProblem test = test_problems()[7];
   const auto n = static_cast<int64_t>(test.start.size());
-  std::map<std::string, Make> all = methods();
-  all["levenberg_marquardt"] = [] { return make_levenberg_marquardt(); };
-  all["levenberg_marquardt_cg"] = [] { return make_levenberg_marquardt({.solver = "cg"}); };
-  for (const auto& [name, make] : all) {
+  for (const auto& [name, make] : methods_of_squares()) {
     // Every question of the steps 1 to 8 is the one that is not answered, once.
     JetProblem inner = test.problem();
     const RealVector whole = minimize(inner, *make(), test.start, {.most_steps = 8}).at.x;

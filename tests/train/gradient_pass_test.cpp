@@ -215,9 +215,7 @@ TEST(GradientPass, TheGaussNewtonMatrixIsSymmetricAndPositiveWhereTheHessianIsNo
   }
 }
 
-TEST(GradientPass, IsRepeatableAtOtherParametersWithTheSameDropout) {
-  SmallRunOptions options = in_fp64();
-  options.model = R"(type = "sequential"
+const std::string kDropoutModel = R"(type = "sequential"
 [[model.layers]]
 type = "linear"
 units = 8
@@ -231,6 +229,10 @@ rate = 0.5
 type = "linear"
 units = 3
 )";
+
+TEST(GradientPass, IsRepeatableAtOtherParametersWithTheSameDropout) {
+  SmallRunOptions options = in_fp64();
+  options.model = kDropoutModel;
   Alone alone(options);
   SmallRun& run = alone.run;
   const std::vector<double> start = run.parameters(), along = direction(run, 61);
@@ -252,6 +254,73 @@ units = 3
   EXPECT_NE(run.pass->value().loss, loss);
 }
 
+// What two batches share has one gradient in both of them, draws included, on any number of workers: that of
+// its own micro-batches alone.
+TEST(GradientPass, WhatBatchesShareHasOneGradientInBoth) {
+  for (const auto& [overlap, model] : {std::pair<int64_t, std::string>{1, kDropoutModel},
+                                       {2, kDropoutModel},
+                                       {2, SmallRunOptions().model}}) {
+    std::vector<double> alone;
+    for (const int workers : {1, 2, 3}) {
+      SmallRunOptions options = in_fp64();
+      options.model = model;
+      options.micro_batches = 5;
+      options.overlap = overlap;
+      options.settings.l2 = 0.01;
+      std::vector<std::vector<double>> results(static_cast<size_t>(workers));
+      testing::run_threaded(
+          workers,
+          [&, overlap = overlap](Communicator& communicator) {
+            if (test_device() == "cuda") {
+              communicator.use_device(
+                  make_staged_communicator(communicator, test_backend().lane().native_queue()));
+            }
+            SmallRun run(options, communicator);
+            const int64_t stride = options.micro_batches - overlap;
+            std::vector<double>& result = results[static_cast<size_t>(communicator.rank())];
+            Tensor gradient = run.replica->store.values().empty_like();
+            std::vector<double> after;
+            for (const int64_t step : {7, 8}) {
+              run.batches.clear();
+              for (int64_t m = run.owned.begin; m < run.owned.end; ++m) {
+                // Data by their place in the stream of both batches.
+                run.batches.push_back(run.batch(step == 7 ? m : m + stride));
+                run.batches.back().number = m;
+              }
+              run.pass->set_batch(run.batches, step);
+              run.pass->value_and_gradient(gradient);
+              const GradientPass::Shared shared = run.pass->shared_gradients();
+              const std::vector<double> before = shared.before.to_vector<double>();
+              for (size_t i = 0; i < after.size(); ++i) EXPECT_NEAR(before[i], after[i], 1e-14);
+              after = shared.after.to_vector<double>();
+              result.insert(result.end(), before.begin(), before.end());
+              result.insert(result.end(), after.begin(), after.end());
+            }
+          },
+          20.0, true);
+      if (alone.empty()) alone = results[0];
+      for (const std::vector<double>& result : results) EXPECT_EQ(result, alone) << workers;
+    }
+  }
+  // Alone: the whole batch of a run of two micro-batches.
+  SmallRunOptions both = in_fp64(), shared = in_fp64();
+  both.micro_batches = 2;
+  shared.micro_batches = 5;
+  shared.overlap = 2;
+  Alone expected(both), found(shared);
+  const std::vector<double> gradient = gradient_of(expected.run);
+  gradient_of(found.run);
+  const std::vector<double> before = found.run.pass->shared_gradients().before.to_vector<double>();
+  for (size_t i = 0; i < gradient.size(); ++i) EXPECT_NEAR(before[i], gradient[i], 1e-14);
+  // Nothing of it counts.
+  std::vector<Batch>& batches = found.run.batches;
+  for (const size_t m : {3, 4}) batches[m] = found.run.batch(static_cast<int64_t>(m), 0, {0.0, 0.0, 0.0});
+  found.run.pass->set_batch(batches, 0);
+  gradient_of(found.run);
+  EXPECT_FALSE(found.run.pass->shared_gradients().after.defined());
+  EXPECT_TRUE(found.run.pass->shared_gradients().before.defined());
+}
+
 // Everything that a pass gives, on every worker, must be the same bits.
 TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
   for (const std::pair<DType, bool>& run_kind :
@@ -265,6 +334,7 @@ TEST(GradientPass, IsTheSameBitsOnAnyNumberOfWorkersShardedOrNot) {
         options.settings.compute = compute;
         options.settings.shard_optimizer = sharded;
         options.settings.l2 = 0.01;
+        options.overlap = workers % 2;  // changes nothing of what is not about it
         std::vector<std::vector<double>> results(static_cast<size_t>(workers));
         testing::run_threaded(
             workers,

@@ -43,20 +43,39 @@ class MinimizerStepTest : public testing::SmallJobTest {
     return made;
   }
 
+  static nlohmann::json golden(const std::string& name) {
+    std::ifstream file(LOCKSTEP_TRAIN_GOLDENS "/" + name);
+    return nlohmann::json::parse(file);
+  }
+  // The first samples of goldens/minimizers.json.
+  std::string digits(size_t samples = 120) {
+    const nlohmann::json golden = MinimizerStepTest::golden("minimizers.json");
+    Dataset data;
+    data.sample_shape = Shape{16};
+    data.classes = 10;
+    const auto divisor = golden["divisor"].get<float>();
+    for (size_t i = 0; i < 16 * samples; ++i)
+      data.inputs_f32.push_back(golden["inputs"][i].get<float>() / divisor);
+    data.labels = golden["labels"].get<std::vector<int32_t>>();
+    data.labels.resize(samples);
+    write_dataset(data, scratch_.file("digits.h5"));
+    return scratch_.file("digits.h5");
+  }
+  void expect_end(const TrainingJob& run, const std::string& output, const std::vector<double>& end) {
+    const State state =
+        read_checkpoint(scratch_.file(fmt_path(output, static_cast<int>(run.settings.steps))));
+    std::vector<double> theta = doubles_of(state, "/parameters/output.bias");
+    const std::vector<double> weight = doubles_of(state, "/parameters/output.weight");
+    theta.insert(theta.end(), weight.begin(), weight.end());
+    ASSERT_EQ(theta.size(), end.size());
+    for (size_t i = 0; i < end.size(); ++i) EXPECT_NEAR(theta[i], end[i], 1e-9 * (1.0 + std::fabs(end[i])));
+  }
+
   std::vector<std::unique_ptr<Configuration>> texts_;
 };
 
 TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
-  std::ifstream file(LOCKSTEP_TRAIN_GOLDENS "/minimizers.json");
-  const nlohmann::json golden = nlohmann::json::parse(file);
-  Dataset data;
-  data.sample_shape = Shape{16};
-  data.classes = 10;
-  const auto divisor = golden["divisor"].get<float>();
-  for (const nlohmann::json& value : golden["inputs"])
-    data.inputs_f32.push_back(value.get<float>() / divisor);
-  data.labels = golden["labels"].get<std::vector<int32_t>>();
-  write_dataset(data, scratch_.file("digits.h5"));
+  const nlohmann::json golden = MinimizerStepTest::golden("minimizers.json");
   const std::map<std::string, std::string> optimizers = {
       {"gradient_descent", "type = \"gradient_descent\"\nline_search = {type = \"strong_wolfe\"}\n"},
       {"gradient_descent_armijo", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n"},
@@ -74,9 +93,8 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
     const nlohmann::json& path = golden["paths"][name];
     const auto losses = path["losses"].get<std::vector<double>>();
     const auto lengths = path["lengths"].get<std::vector<double>>();
-    const auto end = path["end"].get<std::vector<double>>();
     TrainingJob run = minimizing(name, optimizer);
-    run.settings.train_data.path = scratch_.file("digits.h5");
+    run.settings.train_data.path = digits();
     run.settings.validation_fraction = 0.0;
     run.settings.steps = static_cast<int64_t>(lengths.size());
     size_t step = 0;
@@ -90,12 +108,44 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
     };
     Trainer(run, options, *self_).run();
     EXPECT_EQ(step, lengths.size());
-    const State state = read_checkpoint(scratch_.file(fmt_path(name, static_cast<int>(run.settings.steps))));
-    std::vector<double> theta = doubles_of(state, "/parameters/output.bias");
-    const std::vector<double> weight = doubles_of(state, "/parameters/output.weight");
-    theta.insert(theta.end(), weight.begin(), weight.end());
-    ASSERT_EQ(theta.size(), end.size());
-    for (size_t i = 0; i < end.size(); ++i) EXPECT_NEAR(theta[i], end[i], 1e-9 * (1.0 + std::fabs(end[i])));
+    expect_end(run, name, path["end"].get<std::vector<double>>());
+  }
+}
+
+// Over pieces of epochs that are whole and not, pairs that have enough curvature and not.
+TEST_F(MinimizerStepTest, MultiBatchLbfgsTakesThePathOfAnIndependentProgram) {
+  for (const nlohmann::json& path : golden("multi_batch.json")) {
+    const auto keys = path["keys"].get<std::string>();
+    SCOPED_TRACE(keys);
+    const auto losses = path["losses"].get<std::vector<double>>();
+    const auto after = path["losses_after"].get<std::vector<double>>();
+    const auto looks = path["looks"].get<bool>();
+    const std::string output = "multi_batch" + std::to_string(texts_.size());
+    TrainingJob run = minimizing(output, "type = \"lbfgs\"\n" + keys);
+    run.settings.train_data.path = digits(path["samples"].get<size_t>());
+    run.settings.validation_fraction = 0.0;
+    run.settings.shuffle = false;
+    run.settings.micro_batches = path["micro_batches"].get<int64_t>();
+    run.settings.micro_batch_size = path["micro_batch_size"].get<int64_t>();
+    if (path["pad"].get<bool>()) run.settings.last_batch = LastBatch::kPad;
+    run.settings.steps = static_cast<int64_t>(losses.size());
+    size_t step = 0;
+    TrainOptions options;
+    options.on_step = [&](const StepMetrics& metrics) {
+      EXPECT_NEAR(metrics.loss, losses[step], 1e-9 * losses[step]) << step;
+      if (looks) {
+        EXPECT_NEAR(metrics.minimizer->loss_after, after[step], 1e-9 * after[step]) << step;
+      } else {
+        EXPECT_TRUE(std::isnan(metrics.minimizer->loss_after));
+        EXPECT_EQ(metrics.minimizer->values, 0);
+      }
+      // Nothing but the batch's own; where the batch is the overlap, at the other end too.
+      EXPECT_EQ(metrics.minimizer->gradients, keys.find("overlap") == std::string::npos ? 2 : 1) << step;
+      ++step;
+    };
+    Trainer(run, options, *self_).run();
+    EXPECT_EQ(step, losses.size());
+    expect_end(run, output, path["end"].get<std::vector<double>>());
   }
 }
 
@@ -135,39 +185,101 @@ TEST_F(MinimizerStepTest, ARunEndsWhereThereIsNothingLeftToGainAndSaysWhy) {
 
 TEST_F(MinimizerStepTest, IsTheSameFromCppAndStopsBetweenEvaluations) {
   const std::string mlp = "type = \"mlp\"\nhidden = [4]\ndropout = 0.2\n";
-  const auto make = [&](const std::string& output) {
-    TrainingJob made = minimizing(output, "", mlp);
-    made.settings.steps = 6;
-    made.settings.checkpoint_every = 0;
-    made.optimizer = [] { return optimizer_of(make_newton_cg({.most_products = 7})); };
-    return made;
+  struct Case {
+    std::string name, toml;
+    std::function<std::unique_ptr<Minimizer>()> make;
+    int64_t micro_batches;  // of 16 samples, 0: all 48
   };
-  int asked = 0;
-  TrainOptions counting;
-  counting.stop = [&] {
-    ++asked;
-    return "";
+  const std::vector<Case> cases = {
+      {"newton_cg", "most_products = 7\n", [] { return make_newton_cg({.most_products = 7}); }, 0},
+      // History and steps are such that pairs are forgotten.
+      {"lbfgs", "history = 2\noverlap = 1\n",
+       [] { return make_lbfgs({.history = 2, .overlap = 1, .line_search = {.type = "armijo"}}); }, 2}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    const auto make = [&](const std::string& output) {
+      TrainingJob made = minimizing(c.name + output, "", mlp);
+      made.settings.steps = 6;
+      made.settings.checkpoint_every = 0;
+      made.settings.micro_batches = c.micro_batches;
+      made.optimizer = [&] { return optimizer_of(c.make()); };
+      return made;
+    };
+    int asked = 0;
+    TrainOptions counting;
+    counting.stop = [&] {
+      ++asked;
+      return "";
+    };
+    Trainer(make("whole"), counting, *self_).run();
+    const std::string expected = digest_at(c.name + "whole", 6);
+    const int questions = asked;
+    EXPECT_GT(questions, 15);
+    TrainingJob toml = minimizing(c.name + "toml", "type = \"" + c.name + "\"\n" + c.toml, mlp);
+    toml.settings.steps = 6;
+    toml.settings.micro_batches = c.micro_batches;
+    Trainer(toml, {}, *self_).run();
+    EXPECT_EQ(digest_at(c.name + "toml", 6), expected);
+    // Of all moments, some; each leaves a checkpoint of whole steps.
+    for (int moment = 1; moment < questions; moment += 3) {
+      const std::string output = "at" + std::to_string(moment);
+      asked = 0;
+      TrainOptions stopping;
+      stopping.stop = [&] { return ++asked == moment ? "the test" : ""; };
+      EXPECT_EQ(Trainer(make(output), stopping, *self_).run(), TrainOutcome::kStopped) << moment;
+      EXPECT_LE(asked, moment + 2) << moment;
+      TrainOptions resuming;
+      resuming.resume = true;
+      EXPECT_EQ(Trainer(make(output), resuming, *self_).run(), TrainOutcome::kFinished) << moment;
+      EXPECT_EQ(digest_at(c.name + output, 6), expected) << moment;
+    }
+  }
+}
+
+TEST_F(MinimizerStepTest, OverlapsThatBatchesCannotHaveAreRefusedByName) {
+  const auto refused = [&](const std::string& keys, int64_t micro_batches,
+                           const std::vector<std::string>& words) {
+    try {
+      TrainingJob run = minimizing("refused", "type = \"lbfgs\"\n" + keys);
+      run.settings.micro_batches = micro_batches;
+      run.settings.micro_batch_size = 4;
+      Trainer(run, {}, *self_);
+      ADD_FAILURE() << keys << micro_batches;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage) << error.what();
+      for (const std::string& word : words)
+        EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+    }
   };
-  Trainer(make("whole"), counting, *self_).run();
-  const std::string expected = digest_at("whole", 6);
-  const int questions = asked;
-  EXPECT_GT(questions, 20);
-  TrainingJob toml = minimizing("toml", "type = \"newton_cg\"\nmost_products = 7\n", mlp);
-  toml.settings.steps = 6;
-  Trainer(toml, {}, *self_).run();
-  EXPECT_EQ(digest_at("toml", 6), expected);
-  // Of all moments, some; each leaves a checkpoint of whole steps.
-  for (int moment = 1; moment < questions; moment += 5) {
-    const std::string output = "at" + std::to_string(moment);
-    asked = 0;
-    TrainOptions stopping;
-    stopping.stop = [&] { return ++asked == moment ? "the test" : ""; };
-    EXPECT_EQ(Trainer(make(output), stopping, *self_).run(), TrainOutcome::kStopped) << moment;
-    EXPECT_LE(asked, moment + 2) << moment;
-    TrainOptions resuming;
-    resuming.resume = true;
-    EXPECT_EQ(Trainer(make(output), resuming, *self_).run(), TrainOutcome::kFinished) << moment;
-    EXPECT_EQ(digest_at(output, 6), expected) << moment;
+  refused("overlap = 3\n", 5, {"optimizer.overlap", "half", "2 of train.micro_batches = 5", "got 3"});
+  refused("overlap = 1\n", 1, {"optimizer.overlap", "0 of train.micro_batches = 1", "got 1"});
+  refused("overlap = 1\n", 0, {"optimizer.overlap", "train.micro_batches, fewer than 12", "got 1"});
+  refused("overlap = 1\n", 12, {"optimizer.overlap", "train.micro_batches"});
+  refused("overlap = 1\nline_search = {type = \"strong_wolfe\"}\n", 5,
+          {"overlap", "line_search.type", "strong_wolfe"});
+  EXPECT_THROW(make_lbfgs({.overlap = -1}), Error);
+  EXPECT_THROW(make_lbfgs({.rate = -1.0}), Error);
+
+  // Half of all is the most; another overlap is another course of the run.
+  const auto made = [&](const std::string& keys) {
+    TrainingJob run = minimizing("half", "type = \"lbfgs\"\n" + keys);
+    run.settings.micro_batches = 4;
+    run.settings.micro_batch_size = 4;
+    run.settings.steps = 10;
+    return run;
+  };
+  Trainer(made("overlap = 2\n"), {}, *self_).run();
+  TrainOptions resuming;
+  resuming.resume = true;
+  for (const auto& [keys, word] : {std::pair<std::string, std::string>{"overlap = 1\n", "data/overlap"},
+                                   {"", "begun_gradient/all: not expected"}}) {
+    try {
+      Trainer(made(keys), resuming, *self_);
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+      EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
+    }
   }
 }
 

@@ -33,6 +33,7 @@ struct SmallRunOptions {
   std::string optimizer = "type = \"sgd\"\n";
   DataShape data{{4}, DType::kF32, 3};
   int64_t micro_batches = 4, micro_batch_size = 3;
+  int64_t overlap = 0;        // of micro-batches
   RunSettings settings = {};  // compute, clip, guard, ...
 };
 
@@ -50,7 +51,8 @@ class SmallRun {
     settings_.bucket_bytes = 64;  // several buckets
     replica = std::make_unique<Replica>(read_training_job(configuration_, settings_), data_, test_backend(),
                                         communicator);
-    plan = plan_run(settings_, options.micro_batches * options.micro_batch_size, false, "");
+    plan =
+        plan_run(settings_, options.micro_batches * options.micro_batch_size, false, "", 0, options.overlap);
     owned = plan.owned(communicator.rank(), communicator.world_size());
     objective.emplace("auto", data_, settings_.parameters(), test_backend(), settings_.objective);
     pass.emplace(*replica, *objective, plan, settings_, communicator);

@@ -16,9 +16,11 @@
 //                  which who reads the copy waits for; kernels and calls of libraries outside of recordings,
 //                  graphs that were launched, and allocations
 //   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time
-//   by
-//                  the clock of events (default 0)
+//                  by the clock of events (default 0)
 //   unlaunchable=N the N-th of them does not run, though proposed
+//   digit=N        to the race checker: blocks of a launch are threads of their own whose numbers to base 5
+//   differ in this
+//                  digit, 0 (default), 1 or 2
 //   products=none  cuBLASLt has no algorithm for any product; products=plain: for none with an epilogue
 // What a GPU would leave undefined (lanes missing from a warp operation, divergent barriers, too large
 // launches, reading memory that was never written) ends the process with one line, or shows as NaN bytes.

@@ -38,7 +38,7 @@ struct Extents {
 };
 // A row to a warp, to small and large blocks, several rows to a block one after the other; rows that are read
 // again; more rows than columns. Rows of 257 and 1025 are not aligned, wherever their array begins.
-constexpr Extents kExtents[] = {{9, 10},   {3, 257},  {1, 1025},   {13, 1000},
+constexpr Extents kExtents[] = {{9, 10},   {3, 257},  {2, 1025},   {13, 1000},
                                 {2, 4104}, {1, 9000}, {1, 17'000}, {130, 40}};
 
 TEST(KernelRaces, NoneElementByElement) {
@@ -46,9 +46,9 @@ TEST(KernelRaces, NoneElementByElement) {
     const int64_t n = 1500;
     float* const x = arrays.in_out(values(n));
     float* const y = arrays.output<float>(n);
-    double* const wide = arrays.output<double>(n);
+    BFloat16* const narrow = arrays.output<BFloat16>(n);
     backend.fill(kF32, n, y, 2.0);
-    backend.cast(kF32, DType::kF64, n, x, wide);
+    backend.cast(kF32, DType::kBF16, n, x, narrow);
     backend.unary(UnaryOp::kExp, kF32, n, x, y);
     backend.unary(UnaryOp::kNegate, kF32, n, x, x);  // in place
     backend.unary_backward(UnaryOp::kTanh, kF32, n, x, y, y, y);
@@ -314,6 +314,44 @@ TEST(KernelRaces, NoneInAttention) {
                                    arrays.output<float>(130 * 20));
       },
       {0});
+}
+
+TEST(KernelRaces, NoneInWhatLanguageModelsAdd) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t rows = 26, positions = 13, heads = 3, size = 24, n = rows * heads * size;
+    float* const x = arrays.in_out(values(n));
+    backend.add_narrow(DType::kBF16, n, x, arrays.input(random_values<BFloat16>(n, 2)), x);
+    const float* const cosines = arrays.input(values(positions * size / 2));
+    backend.rotary(kF32, rows, positions, heads, 2, size, false, x, cosines, cosines, x);
+    backend.rotary(kF32, rows, positions, heads, heads, size, true, x, cosines, cosines,
+                   arrays.output<float>(n));
+    std::vector<int32_t> documents;
+    for (int32_t i = 0; i < 2 * 1100; ++i) documents.push_back(i % 1100 / 7);
+    backend.first_keys(2, 1100, 5, arrays.input(documents), arrays.output<int32_t>(2 * 1100));
+    backend.swiglu(kF32, rows, heads * size / 2, x, arrays.output<float>(n / 2));
+    backend.swiglu_backward(kF32, rows, heads * size / 2, x, arrays.input(values(n / 2)),
+                            arrays.output<float>(n));
+  });
+}
+
+TEST(KernelRaces, NoneInTheVerdictOfAStep) {
+  on_gpu([](Backend& backend, Arrays& arrays) {
+    const int64_t blocks = 1300, row_size = 40;
+    StepJudgement judgement;
+    judgement.square_sums = arrays.in_out(random_values<double>(blocks, 1, 0.5, 1.5));
+    judgement.blocks = blocks;
+    judgement.sums = arrays.input(random_values<double>(2, 2, 0.5, 1.5));
+    judgement.max_norm = 0.01;
+    judgement.loss_scale = {true, 4.0, 0.5, 2.0, 1.0, 1e6};
+    judgement.table = arrays.input(random_values<double>(3 * row_size, 3));
+    judgement.rows = 3;
+    judgement.row_size = row_size;
+    judgement.state = reinterpret_cast<StepState*>(
+        arrays.in_out(random_values<double>(sizeof(StepState) / sizeof(double), 4, 1.0, 2.0)));
+    judgement.row = arrays.output<double>(row_size);
+    judgement.cotangent = arrays.output<float>(1);
+    backend.judge(judgement);
+  });
 }
 
 // Every thread writes what its neighbour reads: were the kernels not watched, nothing would be found here.

@@ -57,6 +57,11 @@ __global__ void blocks_write_one_number(int* y) {
   if (threadIdx.x == 0) y[0] = static_cast<int>(blockIdx.x);
 }
 
+// Numbers 0 and 5 have the same last digit.
+__global__ void blocks_five_apart_write_one_number(int* y) {
+  if (threadIdx.x == 0) y[blockIdx.x % 5] = static_cast<int>(blockIdx.x);
+}
+
 __global__ void blocks_count_atomically(int* y) {
   atomicAdd(&y[0], 1);
 }
@@ -72,6 +77,7 @@ constexpr Kernel kKernels[] = {
     {"lanes_with_syncwarp", lanes_with_syncwarp},
     {"lanes_with_shuffle", lanes_with_shuffle},
     {"blocks_write_one_number", blocks_write_one_number},
+    {"blocks_five_apart_write_one_number", blocks_five_apart_write_one_number},
     {"blocks_count_atomically", blocks_count_atomically},
 };
 
@@ -80,8 +86,8 @@ constexpr Kernel kKernels[] = {
 int main(int argc, char** argv) {
   for (const Kernel& kernel : kKernels) {
     if (argc != 2 || kernel.name != argv[1]) continue;
-    cuda_on_cpu::DeviceArray<int> y(std::vector<int>(256));
-    for (int launch = 0; launch < 2; ++launch) LAUNCH(kernel.function, 4, 64, 256, nullptr, y.data());
+    cuda_on_cpu::DeviceArray<int> y(std::vector<int>(384));
+    for (int launch = 0; launch < 2; ++launch) LAUNCH(kernel.function, 6, 64, 256, nullptr, y.data());
     y.to_host();
     std::puts("done");
     return 0;
