@@ -1,132 +1,112 @@
-// Cholesky, Householder QR; Householder tridiagonalization and implicit QL for the symmetric eigenproblem.
+// Products, Cholesky and Householder QR.
 #include "lockstep/minimize/dense.h"
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
+#include <utility>
 
-#include "lockstep/core/error.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {
 
-// Householder's reduction of the symmetric `z` to a tridiagonal matrix with diagonal d and, behind it, e[1..]
-// below it; z becomes the orthogonal transformation (Martin, Reinsch and Wilkinson 1968, tred2).
-void tridiagonalize(DenseMatrix& z, RealVector& d, RealVector& e) {
-  const int64_t n = z.rows;
-  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
-  for (int64_t i = n - 1; i > 0; --i) {
-    double h = 0.0, unit = 0.0;
-    for (int64_t k = 0; k < i; ++k) unit += std::fabs(z(i, k));
-    if (i == 1 || unit == 0.0) {
-      e[at(i)] = z(i, i - 1);
-    } else {
-      for (int64_t k = 0; k < i; ++k) {
-        z(i, k) /= unit;
-        h += z(i, k) * z(i, k);
-      }
-      const double f = z(i, i - 1);
-      const double g = f >= 0.0 ? -std::sqrt(h) : std::sqrt(h);
-      e[at(i)] = unit * g;
-      h -= f * g;
-      z(i, i - 1) = f - g;
+// c <- op(a) op(b)
+void multiply_into(DenseMatrix& c, const DenseMatrix& a, const DenseMatrix& b, bool transpose_a,
+                   bool transpose_b) {
+  MatmulArguments arguments;
+  arguments.dtype = arguments.output = DType::kF64;
+  arguments.m = c.rows = transpose_a ? a.columns : a.rows;
+  arguments.k = transpose_a ? a.rows : a.columns;
+  arguments.n = c.columns = transpose_b ? b.rows : b.columns;
+  arguments.transpose_a = transpose_a;
+  arguments.transpose_b = transpose_b;
+  c.elements.resize(static_cast<size_t>(c.rows * c.columns));
+  arguments.a = a.elements.data();
+  arguments.b = b.elements.data();
+  arguments.c = c.elements.data();
+  cpu_backend().matmul(arguments);
+}
+
+// Rows of a matrix that one tile of work goes through.
+constexpr int64_t kRowGrain = 32;
+// Columns whose reflections are gathered before the others are reflected, and those reflected one by one.
+constexpr int64_t kPanel = 48, kAtOnce = 8;
+
+// The upper triangular T with (I - 2 u_0 u_0') (I - 2 u_1 u_1') ... = I - U' T U of the rows of U.
+DenseMatrix triangle_of(const DenseMatrix& u) {
+  const DenseMatrix angles = product(u, u, false, true);
+  DenseMatrix t(u.rows, u.rows);
+  for (int64_t k = 0; k < u.rows; ++k) {
+    for (int64_t i = 0; i < k; ++i) {
       double sum = 0.0;
-      for (int64_t j = 0; j < i; ++j) {
-        z(j, i) = z(i, j) / h;
-        double product = 0.0;
-        for (int64_t k = 0; k <= j; ++k) product += z(j, k) * z(i, k);
-        for (int64_t k = j + 1; k < i; ++k) product += z(k, j) * z(i, k);
-        e[at(j)] = product / h;
-        sum += e[at(j)] * z(i, j);
-      }
-      const double half = sum / (h + h);
-      for (int64_t j = 0; j < i; ++j) {
-        const double a = z(i, j);
-        const double b = e[at(j)] - half * a;
-        e[at(j)] = b;
-        for (int64_t k = 0; k <= j; ++k) z(j, k) -= a * e[at(k)] + b * z(i, k);
-      }
+      for (int64_t j = i; j < k; ++j) sum += t(i, j) * angles(k, j);
+      t(i, k) = -2.0 * sum;
     }
-    d[at(i)] = h;
+    t(k, k) = 2.0;
   }
-  d[0] = 0.0;
-  e[0] = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (d[at(i)] != 0.0) {
-      for (int64_t j = 0; j < i; ++j) {
-        double product = 0.0;
-        for (int64_t k = 0; k < i; ++k) product += z(i, k) * z(k, j);
-        for (int64_t k = 0; k < i; ++k) z(k, j) -= product * z(k, i);
-      }
-    }
-    d[at(i)] = z(i, i);
-    z(i, i) = 1.0;
-    for (int64_t j = 0; j < i; ++j) z(j, i) = z(i, j) = 0.0;
-  }
+  return t;
 }
 
-// sqrt(a^2 + b^2) without overflow.
-double hypotenuse(double a, double b) {
-  const double x = std::max(std::fabs(a), std::fabs(b)), y = std::min(std::fabs(a), std::fabs(b));
-  return x == 0.0 ? 0.0 : x * std::sqrt(1.0 + (y / x) * (y / x));
-}
-
-// Eigenvalues and vectors of the tridiagonal matrix by implicit QL (Dubrulle, Martin and Wilkinson 1968,
-// tql2), the vectors applied to the rows of z, which lie in memory as they are walked through.
-void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
-  const int64_t n = z.rows;
-  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
-  std::rotate(e.begin(), e.begin() + 1, e.end());
-  e[at(n - 1)] = 0.0;
-  for (int64_t l = 0; l < n; ++l) {
-    for (int sweep = 0;; ++sweep) {
-      int64_t m = l;
-      for (; m < n - 1; ++m) {
-        const double scale = std::fabs(d[at(m)]) + std::fabs(d[at(m + 1)]);
-        if (std::fabs(e[at(m)]) <= kEpsilon * scale) break;
-      }
-      if (m == l) break;
-      if (sweep == 60) fail(ErrorKind::kNumeric, "symmetric_eigen: no convergence after 60 sweeps");
-      double g = (d[at(l + 1)] - d[at(l)]) / (2.0 * e[at(l)]);
-      double r = hypotenuse(g, 1.0);
-      g = d[at(m)] - d[at(l)] + e[at(l)] / (g + (g >= 0.0 ? r : -r));
-      double s = 1.0, c = 1.0, p = 0.0;
-      int64_t i = m - 1;
-      for (; i >= l; --i) {
-        const double f = s * e[at(i)], b = c * e[at(i)];
-        r = hypotenuse(f, g);
-        e[at(i + 1)] = r;
-        if (r == 0.0) {
-          d[at(i + 1)] -= p;
-          e[at(m)] = 0.0;
-          break;
-        }
-        s = f / r;
-        c = g / r;
-        g = d[at(i + 1)] - p;
-        r = (d[at(i)] - g) * s + 2.0 * c * b;
-        p = s * r;
-        d[at(i + 1)] = g + p;
-        g = c * r - b;
-        double *const upper = &z(i, 0), *const lower = &z(i + 1, 0);
-        for (int64_t k = 0; k < n; ++k) {
-          const double right = lower[k], left = upper[k];
-          lower[k] = s * left + c * right;
-          upper[k] = c * left - s * right;
-        }
-      }
-      if (r == 0.0 && i >= l) continue;
-      d[at(l)] -= p;
-      e[at(l)] = g;
-      e[at(m)] = 0.0;
+// Householder's reductions of the columns that are rows begin to end of `panel`, of which the last ones are
+// reflected when the first ones are done: row k becomes u of I - 2 u u', from element k on. What it has
+// before that is column first + k of R from row `first` on.
+void reflect(DenseMatrix& panel, int64_t begin, int64_t end, int64_t first, DenseMatrix& r) {
+  if (end - begin > kAtOnce) {
+    const int64_t middle = begin + (end - begin) / 2;
+    reflect(panel, begin, middle, first, r);
+    const DenseMatrix u = cut_out(panel, begin, middle - begin, 0, panel.columns);
+    const DenseMatrix along = product(cut_out(panel, middle, end - middle, 0, panel.columns), u, false, true);
+    const DenseMatrix change = product(product(along, triangle_of(u), false, false), u, false, false);
+    for (int64_t j = middle; j < end; ++j) add_scaled(-1.0, change.row(j - middle), panel.row(j));
+    reflect(panel, middle, end, first, r);
+    return;
+  }
+  for (int64_t k = begin; k < end; ++k) {
+    for (int64_t i = 0; i < k; ++i) r(first + i, first + k) = std::exchange(panel(k, i), 0.0);
+    const auto at = static_cast<size_t>(k);
+    const std::span<double> u = panel.row(k).subspan(at);
+    const double size = norm(u);
+    if (size == 0.0) continue;
+    const double diagonal = u[0] > 0.0 ? -size : size;
+    u[0] -= diagonal;
+    const double length = norm(u);
+    for (double& value : u) value /= length;
+    for (int64_t j = k + 1; j < end; ++j) {
+      const std::span<double> column = panel.row(j).subspan(at);
+      add_scaled(-2.0 * dot(u, column), u, column);
     }
+    r(first + k, first + k) = diagonal;
   }
 }
 
 }  // namespace
+
+DenseMatrix transposed(const DenseMatrix& a) {
+  constexpr int64_t kTile = 16;  // rows whose cache lines are in use at a time
+  DenseMatrix result(a.columns, a.rows);
+  parallel_ranges(a.columns, kTile, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < a.rows; ++i) {
+      for (int64_t j = begin; j < end; ++j) result(j, i) = a(i, j);
+    }
+  });
+  return result;
+}
+
+DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  DenseMatrix part(rows, columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    const auto from = a.row(row + i).subspan(static_cast<size_t>(column), static_cast<size_t>(columns));
+    std::ranges::copy(from, part.row(i).begin());
+  }
+  return part;
+}
+
+DenseMatrix product(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b) {
+  DenseMatrix c(0, 0);
+  multiply_into(c, a, b, transpose_a, transpose_b);
+  return c;
+}
 
 RealVector multiply(const DenseMatrix& a, std::span<const double> x) {
   RealVector y(static_cast<size_t>(a.rows));
@@ -184,38 +164,70 @@ void solve_cholesky(const DenseMatrix& l, std::span<double> x) {
 
 QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.columns, a.columns) {
   const int64_t m = a.rows, n = a.columns;
-  RealVector w(static_cast<size_t>(n));
-  for (int64_t k = 0; k < n; ++k) {
-    const std::span<double> u = reflectors_.row(k);
-    for (int64_t i = k; i < m; ++i) u[static_cast<size_t>(i)] = a(i, k);
-    const double size = norm(u);
-    if (size == 0.0) continue;
-    double& first = u[static_cast<size_t>(k)];
-    const double diagonal = first > 0.0 ? -size : size;
-    first -= diagonal;
-    const double length = norm(u);
-    for (double& value : u) value /= length;
-    std::fill(w.begin(), w.end(), 0.0);
-    for (int64_t i = k; i < m; ++i) add_scaled(u[static_cast<size_t>(i)], a.row(i), w);
-    for (int64_t i = k; i < m; ++i) add_scaled(-2.0 * u[static_cast<size_t>(i)], w, a.row(i));
-    a(k, k) = diagonal;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = i; j < n; ++j) r_(i, j) = a(i, j);
+  int64_t width = std::min(kPanel, n);
+  // What is left to be reduced, without R's rows: the panel's columns in rows, and the columns behind.
+  DenseMatrix panel = transposed(cut_out(a, 0, m, 0, width)), rest = cut_out(a, 0, m, width, n - width);
+  DenseMatrix change(0, 0), next = std::move(a);
+  for (int64_t first = 0; first < n; first += width) {
+    width = panel.rows;
+    reflect(panel, 0, width, first, r_);
+    for (int64_t k = 0; k < width; ++k) {
+      std::ranges::copy(panel.row(k), reflectors_.row(first + k).begin() + first);
+    }
+    const DenseMatrix u = std::move(panel);
+    if (rest.columns == 0) break;
+    // (I - U' T U)' of the columns behind.
+    DenseMatrix along = product(triangle_of(u), product(u, rest, false, false), true, false);
+    scale_by(-1.0, along.elements);
+    multiply_into(change, u, along, true, false);
+    for (int64_t i = 0; i < width; ++i) {
+      for (int64_t j = 0; j < rest.columns; ++j) r_(first + i, first + width + j) = rest(i, j) + change(i, j);
+    }
+    panel = DenseMatrix(std::min(kPanel, rest.columns), rest.rows - width);
+    next.rows = rest.rows - width;
+    next.columns = rest.columns - panel.rows;
+    next.elements.resize(static_cast<size_t>(next.rows * next.columns));
+    parallel_ranges(next.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const double *const before = rest.row(width + i).data(), *const by = change.row(width + i).data();
+        double* const after = next.row(i).data();
+        for (int64_t j = 0; j < panel.rows; ++j) panel(j, i) = before[j] + by[j];
+        for (int64_t j = panel.rows; j < rest.columns; ++j) after[j - panel.rows] = before[j] + by[j];
+      }
+    });
+    std::swap(rest, next);
   }
 }
 
-DenseMatrix QrFactors::q() const {
-  DenseMatrix q(reflectors_.columns, reflectors_.rows);
-  RealVector w(static_cast<size_t>(q.columns));
-  for (int64_t k = q.columns - 1; k >= 0; --k) {
-    q(k, k) = 1.0;
-    const std::span<const double> u = reflectors_.row(k);
-    std::fill(w.begin(), w.end(), 0.0);
-    for (int64_t i = k; i < q.rows; ++i) add_scaled(u[static_cast<size_t>(i)], q.row(i), w);
-    for (int64_t i = k; i < q.rows; ++i) add_scaled(-2.0 * u[static_cast<size_t>(i)], w, q.row(i));
+DenseMatrix product_of_reflections(const DenseMatrix& reflectors) {
+  const int64_t m = reflectors.columns, n = reflectors.rows;
+  DenseMatrix corner(0, 0), q(0, 0);
+  for (DenseMatrix* const matrix : {&corner, &q}) matrix->elements.reserve(static_cast<size_t>(m * n));
+  // The panels from one on leave all of I but the corner from its first element on alone. So the panel
+  // before, of U = (U1, U2), makes of the corner C the larger one (I 0; 0 C) - U' T (U1, U2 C).
+  for (int64_t first = (n - 1) / kPanel * kPanel; first >= 0; first -= kPanel) {
+    const int64_t width = std::min(kPanel, n - first), behind = n - first - width;
+    const DenseMatrix u = cut_out(reflectors, first, width, first, m - first);
+    DenseMatrix along = cut_out(u, 0, width, 0, width + behind);
+    if (behind > 0) {
+      const DenseMatrix inner = product(cut_out(u, 0, width, width, m - first - width), corner, false, false);
+      for (int64_t k = 0; k < width; ++k) std::ranges::copy(inner.row(k), along.row(k).begin() + width);
+    }
+    scale_by(-1.0, along.elements);
+    multiply_into(q, u, product(triangle_of(u), along, false, false), true, false);
+    for (int64_t i = 0; i < width; ++i) q(i, i) += 1.0;
+    parallel_ranges(corner.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        add_scaled(1.0, corner.row(i), q.row(width + i).subspan(static_cast<size_t>(width)));
+      }
+    });
+    std::swap(corner, q);
   }
-  return q;
+  return corner;
+}
+
+DenseMatrix QrFactors::q() const {
+  return product_of_reflections(reflectors_);
 }
 
 RealVector QrFactors::reduced(RealVector b) const {
@@ -235,33 +247,6 @@ RealVector QrFactors::solve(RealVector b) const {
     x[at] = (x[at] - behind) / r_(i, i);
   }
   return x;
-}
-
-SymmetricEigen symmetric_eigen(const DenseMatrix& a) {
-  const int64_t n = a.rows;
-  if (!all_finite(a.elements)) {
-    fail(ErrorKind::kNumeric,
-         fmt::format("symmetric_eigen: a matrix of {} rows has elements that are not finite", n));
-  }
-  DenseMatrix z = a;
-  RealVector d(static_cast<size_t>(n)), e(static_cast<size_t>(n));
-  if (n > 0) {
-    tridiagonalize(z, d, e);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < i; ++j) std::swap(z(i, j), z(j, i));
-    }
-    implicit_ql(z, d, e);
-  }
-  std::vector<size_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&d](size_t i, size_t j) { return d[i] < d[j]; });
-  SymmetricEigen result{RealVector(static_cast<size_t>(n)), DenseMatrix(n, n)};
-  for (int64_t j = 0; j < n; ++j) {
-    const size_t from = order[static_cast<size_t>(j)];
-    result.values[static_cast<size_t>(j)] = d[from];
-    for (int64_t i = 0; i < n; ++i) result.vectors(i, j) = z(static_cast<int64_t>(from), i);
-  }
-  return result;
 }
 
 }  // namespace lockstep

@@ -1,5 +1,5 @@
-// Small dense algebra in fp64: Cholesky, Householder QR and the symmetric eigenproblem. One thread and one
-// order of operations: the bits of a result depend on its input alone.
+// Dense algebra in fp64: products, Cholesky, Householder QR and the symmetric eigenproblem. One order of
+// operations, whatever the number of threads: the bits of a result depend on its input alone.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,11 @@ struct DenseMatrix {
   RealVector elements;
 };
 
+DenseMatrix transposed(const DenseMatrix& a);
+// The elements in `rows` rows from `row` on and `columns` columns from `column` on.
+DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns);
+// op(a) op(b) by the CPU's kernel; op transposes where asked.
+DenseMatrix product(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b);
 RealVector multiply(const DenseMatrix& a, std::span<const double> x);             // A x
 RealVector multiply_transposed(const DenseMatrix& a, std::span<const double> x);  // A' x
 RealVector column_squares(const DenseMatrix& a);                                  // the diagonal of A' A
@@ -36,7 +41,12 @@ bool cholesky(DenseMatrix& a);
 // x <- (L L')^-1 x
 void solve_cholesky(const DenseMatrix& l, std::span<double> x);
 
-// Householder QR of A (m, n), m >= n.
+// The first n columns (m, n) of (I - 2 u_0 u_0') (I - 2 u_1 u_1') ..., u_i the rows of `reflectors` (n, m),
+// of which row i begins with i zeros.
+DenseMatrix product_of_reflections(const DenseMatrix& reflectors);
+
+// Householder QR of A (m, n), m >= n, in panels of columns whose reflections I - U' T U are products
+// (Schreiber and Van Loan 1989).
 class QrFactors {
  public:
   explicit QrFactors(DenseMatrix a);

@@ -12,8 +12,19 @@ constexpr size_t kLanes = 128, kSegment = 4096;
 
 double segment_dot(std::span<const double> x, std::span<const double> y) {
   double lanes[kLanes] = {};
-  for (size_t i = 0; i < x.size(); ++i) lanes[i % kLanes] += x[i] * y[i];
-  for (size_t half = kLanes / 2; half > 0; half /= 2) {
+  const size_t whole = x.size() / kLanes * kLanes;
+  // Lanes that registers hold, all that is added to them: not lane after lane, so that compilers see vectors.
+  constexpr size_t kTogether = 8;
+  for (size_t lane = 0; whole > 0 && lane < kLanes; lane += kTogether) {
+    double sums[kTogether] = {};
+    for (size_t i = lane; i < whole; i += kLanes) {
+      for (size_t j = 0; j < kTogether; ++j) sums[j] += x[i + j] * y[i + j];
+    }
+    std::copy(sums, sums + kTogether, lanes + lane);
+  }
+  for (size_t i = whole; i < x.size(); ++i) lanes[i - whole] += x[i] * y[i];
+  // Halves that are all zero are left out.
+  for (size_t half = std::bit_ceil(std::min(x.size(), kLanes)) / 2; half > 0; half /= 2) {
     for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];

@@ -8,7 +8,6 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
-#include "lockstep/kernels/backend.h"
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/minimize/dense.h"
 #include "lockstep/optim/clip.h"
@@ -17,7 +16,8 @@ namespace lockstep {
 namespace {
 
 DenseMatrix on_host(const Tensor& matrix, int64_t n) {
-  DenseMatrix result(n, n);
+  DenseMatrix result(0, 0);
+  result.rows = result.columns = n;
   result.elements = matrix.converted(DType::kF64).to_vector<double>();
   return result;
 }
@@ -29,14 +29,6 @@ void put(const DenseMatrix& from, Tensor to) {
 DenseMatrix identity(int64_t n) {
   DenseMatrix result(n, n);
   for (int64_t i = 0; i < n; ++i) result(i, i) = 1.0;
-  return result;
-}
-
-DenseMatrix transposed(const DenseMatrix& a) {
-  DenseMatrix result(a.columns, a.rows);
-  for (int64_t i = 0; i < a.rows; ++i) {
-    for (int64_t j = 0; j < a.columns; ++j) result(j, i) = a(i, j);
-  }
   return result;
 }
 
@@ -57,19 +49,37 @@ bool inverse_root(DenseMatrix a, double scale, double exponent, double epsilon, 
   if (!decompose(a, eigen)) return false;
   const int64_t n = a.rows;
   const double raise = epsilon - std::min(eigen.values[0], 0.0);
-  RealVector powers;
-  for (const double value : eigen.values) powers.push_back(math::portable::power(value + raise, -exponent));
-  DenseMatrix stretched = eigen.vectors;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) stretched(i, j) *= powers[static_cast<size_t>(j)];
+  // V diag(powers) V' as S S', which is symmetric to the bit.
+  RealVector factors;
+  for (const double value : eigen.values) {
+    factors.push_back(math::portable::power(value + raise, -0.5 * exponent));
   }
-  DenseMatrix found(n, n);
+  DenseMatrix stretched = std::move(eigen.vectors);
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j <= i; ++j) found(i, j) = found(j, i) = dot(stretched.row(i), eigen.vectors.row(j));
+    for (int64_t j = 0; j < n; ++j) stretched(i, j) *= factors[static_cast<size_t>(j)];
   }
+  DenseMatrix found = product(stretched, stretched, false, true);
   if (!all_finite(found.elements)) return false;
   root = std::move(found);
   return true;
+}
+
+// Calls function with the number of each task: on a thread each where all threads are busy so most of the
+// time, else one after the other, on all threads.
+template <class Task, class Function>
+void each_task(const std::vector<Task>& tasks, const Function& function) {
+  double largest = 0.0, all = 0.0;
+  for (const RootTask& task : tasks) {
+    const auto n = static_cast<double>(task.n);
+    const double work = n * n * n;
+    largest = std::max(largest, work);
+    all += work;
+  }
+  if (all >= largest * thread_pool().threads()) {
+    thread_pool().run(std::ssize(tasks), [&](int64_t tile) { function(static_cast<size_t>(tile)); });
+  } else {
+    for (size_t i = 0; i < tasks.size(); ++i) function(i);
+  }
 }
 
 // Puts what was found, unless the task keeps what it had. Returns whether that was nothing, and is I now.
@@ -82,32 +92,6 @@ bool keep_or_put(const RootTask& task, const DenseMatrix& found) {
   if (std::ranges::any_of(before, [](double element) { return element != 0.0; })) return false;
   put(identity(task.n), task.root);
   return true;
-}
-
-// op(a) op(b) by the host's kernel, whose elements depend on neither threads nor tiles.
-DenseMatrix times(const DenseMatrix& a, const DenseMatrix& b, bool transpose_a, bool transpose_b) {
-  MatmulArguments arguments;
-  arguments.dtype = arguments.output = DType::kF64;
-  arguments.m = transpose_a ? a.columns : a.rows;
-  arguments.k = transpose_a ? a.rows : a.columns;
-  arguments.n = transpose_b ? b.rows : b.columns;
-  arguments.transpose_a = transpose_a;
-  arguments.transpose_b = transpose_b;
-  DenseMatrix c(arguments.m, arguments.n);
-  arguments.a = a.elements.data();
-  arguments.b = b.elements.data();
-  arguments.c = c.elements.data();
-  cpu_backend().matmul(arguments);
-  return c;
-}
-
-DenseMatrix cut_out(const DenseMatrix& a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
-  DenseMatrix part(rows, columns);
-  for (int64_t i = 0; i < rows; ++i) {
-    const auto from = a.row(row + i).subspan(static_cast<size_t>(column), static_cast<size_t>(columns));
-    std::ranges::copy(from, part.row(i).begin());
-  }
-  return part;
 }
 
 // A^-1 of the positive definite A = L L': X = L^-1 row by row, its columns kept in rows of `columns`, then
@@ -144,11 +128,11 @@ bool inverse(DenseMatrix& a) {
   DenseMatrix first = cut_out(a, 0, half, 0, half), last = cut_out(a, half, rest, half, rest);
   const DenseMatrix below = cut_out(a, half, rest, 0, half);
   if (!inverse(first)) return false;
-  const DenseMatrix t = times(below, first, false, false);
-  add_scaled(-1.0, times(t, below, false, true).elements, last.elements);
+  const DenseMatrix t = product(below, first, false, false);
+  add_scaled(-1.0, product(t, below, false, true).elements, last.elements);
   if (!inverse(last)) return false;
-  const DenseMatrix corner = times(last, t, false, false);  // -X21
-  add_scaled(1.0, times(t, corner, true, false).elements, first.elements);
+  const DenseMatrix corner = product(last, t, false, false);  // -X21
+  add_scaled(1.0, product(t, corner, true, false).elements, first.elements);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       a(i, j) = a(j, i) = i < half    ? first(i, j)
@@ -174,8 +158,7 @@ void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, 
   std::vector<DenseMatrix> matrices, roots(tasks.size(), DenseMatrix(0, 0));
   for (const RootTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
   std::vector<char> found(tasks.size(), 0);  // not bool: threads write neighbours
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     found[i] = inverse_root(std::move(matrices[i]), scale, exponent, epsilon, roots[i]) ? 1 : 0;
   });
   for (size_t i = 0; i < tasks.size(); ++i) {
@@ -187,8 +170,7 @@ void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, 
 void damped_inverses(std::vector<InverseTask>& tasks) {
   std::vector<DenseMatrix> matrices;
   for (const InverseTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     scale_by(tasks[i].scale, matrices[i].elements);
     for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
     tasks[i].kept =
@@ -201,8 +183,7 @@ void eigen_decompositions(std::vector<EigenTask>& tasks) {
   std::vector<DenseMatrix> matrices;
   for (const EigenTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
   std::vector<SymmetricEigen> found(tasks.size(), {{}, DenseMatrix(0, 0)});
-  thread_pool().run(std::ssize(tasks), [&](int64_t tile) {
-    const auto i = static_cast<size_t>(tile);
+  each_task(tasks, [&](size_t i) {
     scale_by(tasks[i].scale, matrices[i].elements);
     tasks[i].kept = !decompose(matrices[i], found[i]);
   });
@@ -236,25 +217,25 @@ RefinedBasis refined_basis(const Tensor& matrix, const Tensor& basis) {
   const int64_t n = matrix.shape()[0];
   RefinedBasis result{basis, std::vector<int64_t>(static_cast<size_t>(n))};
   std::iota(result.order.begin(), result.order.end(), int64_t{0});
-  const DenseMatrix a = on_host(matrix, n), rows = transposed(on_host(basis, n));
-  // A q of each column q, the columns in rows.
-  DenseMatrix images(n, n);
-  thread_pool().run(n, [&](int64_t j) {
-    const RealVector image = multiply(a, rows.row(j));
-    std::copy(image.begin(), image.end(), images.row(j).begin());
-  });
+  const DenseMatrix q = on_host(basis, n);
+  DenseMatrix images = product(on_host(matrix, n), q, false, false);
   if (!all_finite(images.elements)) return result;
-  RealVector estimates;
-  for (int64_t j = 0; j < n; ++j) estimates.push_back(dot(rows.row(j), images.row(j)));
+  RealVector estimates(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) estimates[static_cast<size_t>(j)] += q(i, j) * images(i, j);
+  }
   std::stable_sort(result.order.begin(), result.order.end(), [&](int64_t i, int64_t j) {
     return estimates[static_cast<size_t>(i)] > estimates[static_cast<size_t>(j)];
   });
-  DenseMatrix iterated(n, n);
-  for (int64_t j = 0; j < n; ++j) {
-    for (int64_t i = 0; i < n; ++i) iterated(i, j) = images(result.order[static_cast<size_t>(j)], i);
+  RealVector row(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    std::ranges::copy(images.row(i), row.begin());
+    for (int64_t j = 0; j < n; ++j) {
+      images(i, j) = row[static_cast<size_t>(result.order[static_cast<size_t>(j)])];
+    }
   }
   result.basis = matrix.empty_like();
-  put(QrFactors(std::move(iterated)).q(), result.basis);
+  put(QrFactors(std::move(images)).q(), result.basis);
   return result;
 }
 

@@ -1,5 +1,6 @@
 // Inverses, inverse roots and eigenbases of the symmetric matrices that preconditioners gather: in fp64, on
-// the host, whatever the type and the device of the tensors. A matrix a thread, each by itself in one order.
+// the host, whatever the type and the device of the tensors. On all threads, in an order that does not depend
+// on them.
 #pragma once
 
 #include <vector>

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/thread_pool.h"
 
 namespace lockstep {
 namespace {
@@ -79,7 +80,8 @@ TEST(Cholesky, SolvesAndNoticesWhatIsNotPositiveDefinite) {
 }
 
 TEST(LeastSquares, LeaveResidualsOrthogonalToTheColumns) {
-  for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 5}, {9, 4}, {60, 17}}) {
+  for (const auto& [m, n] :
+       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {5, 5}, {9, 4}, {60, 17}, {200, 90}}) {
     const DenseMatrix a = random_matrix(m, n, 11);
     RealVector r = random_matrix(m, 1, 13).elements;
     const RealVector x = QrFactors(a).solve(r);
@@ -92,6 +94,49 @@ TEST(LeastSquares, LeaveResidualsOrthogonalToTheColumns) {
   const RealVector x = QrFactors(close).solve({2.0, 1e-9, 1e-9});
   EXPECT_NEAR(x[0], 1.0, 1e-6);
   EXPECT_NEAR(x[1], 1.0, 1e-6);
+}
+
+// Sizes around those of panels and of what is reduced column by column, of a rank less than full, with
+// columns of zeros, and of extreme elements.
+TEST(QrFactors, GiveTheMatrixBackOnAnyNumberOfThreads) {
+  std::vector<DenseMatrix> matrices;
+  for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {8, 8}, {9, 9}, {48, 48}, {49, 49}, {150, 70}, {97, 96}, {200, 200}, {300, 129}})
+    matrices.push_back(random_matrix(m, n, 19));
+  matrices.push_back(gram(random_matrix(69, 70, 29)));
+  matrices.emplace_back(80, 80);
+  for (int64_t i = 0; i < 80; ++i) matrices.back()(i, 75) = matrices.back()(i, 3) = static_cast<double>(i);
+  for (const double unit : {1e-200, 1e200}) {
+    matrices.push_back(random_matrix(100, 100, 31));
+    scale_by(unit, matrices.back().elements);
+  }
+  for (const DenseMatrix& a : matrices) {
+    const double scale = std::max(largest(a.elements), 1e-300);
+    set_threads(1);
+    const QrFactors alone(a);
+    set_threads(3);
+    const QrFactors factors(a);
+    const DenseMatrix q = factors.q(), &r = factors.r();
+    EXPECT_EQ(q.elements, alone.q().elements);
+    EXPECT_EQ(r.elements, alone.r().elements);
+    set_threads(1);
+    ASSERT_TRUE(q.rows == a.rows && q.columns == a.columns && r.rows == a.columns && r.columns == a.columns);
+    DenseMatrix inner = gram(q);
+    for (int64_t i = 0; i < a.columns; ++i) inner(i, i) -= 1.0;
+    EXPECT_LT(largest(inner.elements), 1e-13) << a.rows << " x " << a.columns;
+    double off = 0.0;
+    for (int64_t i = 0; i < a.rows; ++i) {
+      for (int64_t j = 0; j < a.columns; ++j) {
+        double sum = 0.0;
+        for (int64_t k = 0; k <= j; ++k) sum += q(i, k) * r(k, j);
+        off = std::max(off, std::fabs(sum - a(i, j)) / scale);
+        if (i < a.columns && i > j) {
+          ASSERT_EQ(r(i, j), 0.0);
+        }
+      }
+    }
+    EXPECT_LT(off, 1e-12) << a.rows << " x " << a.columns;
+  }
 }
 
 TEST(SymmetricEigen, OfTheSecondDifference) {
@@ -112,9 +157,13 @@ TEST(SymmetricEigen, OfTheSecondDifference) {
 
 TEST(SymmetricEigen, SatisfiesItsEquations) {
   std::vector<DenseMatrix> matrices;
-  for (const int64_t n : {1, 2, 3, 30}) matrices.push_back(gram(random_matrix(n, n, 3)));
+  for (const int64_t n : {1, 2, 3, 30, 31, 32, 33, 34, 65, 150})
+    matrices.push_back(gram(random_matrix(n, n, 3)));
   matrices.push_back(gram(random_matrix(4, 20, 17)));  // rank 4
-  matrices.emplace_back(6, 6);                         // zero
+  matrices.push_back(gram(random_matrix(4, 90, 17)));
+  matrices.emplace_back(6, 6);  // zero
+  matrices.emplace_back(70, 70);
+  for (int64_t i = 0; i < 70; ++i) matrices.back()(i, i) = 1.0;
   DenseMatrix graded = gram(random_matrix(8, 8, 23));  // elements from 1e-12 to 1e12
   for (int64_t i = 0; i < 8; ++i) {
     for (int64_t j = 0; j < 8; ++j)
@@ -122,7 +171,12 @@ TEST(SymmetricEigen, SatisfiesItsEquations) {
   }
   matrices.push_back(graded);
   for (const DenseMatrix& a : matrices) {
+    set_threads(3);
     const SymmetricEigen eigen = symmetric_eigen(a);
+    set_threads(1);
+    const SymmetricEigen alone = symmetric_eigen(a);
+    EXPECT_EQ(eigen.values, alone.values);
+    EXPECT_EQ(eigen.vectors.elements, alone.vectors.elements);
     const double scale = std::max(largest(eigen.values), 1e-300);
     for (int64_t i = 0; i < a.rows; ++i) {
       for (int64_t j = 0; j < a.rows; ++j) {

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "device.h"
 #include "lockstep/core/philox.h"
@@ -121,6 +123,70 @@ TEST(EigenDecompositions, GiveTheMatrixBack) {
       }
     }
   }
+}
+
+// Gram and Schmidt's orthogonalization, twice, of the columns of A Q in the order of q'Aq; Householder's R
+// has a diagonal of the sign against that of the column it reflects, so that columns are compared up to their
+// sign.
+TEST(RefinedBasis, IsAStepOfOrthogonalIterationOnAnyNumberOfThreads) {
+  for (const int64_t n : {1, 5, 64, 65, 160}) {
+    const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
+    const std::vector<double> a = second_moments(n, n), start = second_moments(n, n + 3);
+    const std::vector<double> q = eigenbasis(matrix(n, start)).to_vector<double>();
+    std::vector<double> columns(a.size(), 0.0);
+    std::vector<double> estimates;
+    for (int64_t j = 0; j < n; ++j) {
+      double estimate = 0.0;
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t k = 0; k < n; ++k) columns[at(j, i)] += a[at(i, k)] * q[at(k, j)];
+        estimate += q[at(i, j)] * columns[at(j, i)];
+      }
+      estimates.push_back(estimate);
+    }
+    set_threads(1);
+    const RefinedBasis refined = refined_basis(matrix(n, a), matrix(n, q));
+    const std::vector<double> found = refined.basis.to_vector<double>();
+    set_threads(3);
+    const RefinedBasis again = refined_basis(matrix(n, a), matrix(n, q));
+    set_threads(1);
+    EXPECT_EQ(again.basis.to_vector<double>(), found);
+    EXPECT_EQ(again.order, refined.order);
+    std::vector<std::vector<double>> done;
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t from = refined.order[static_cast<size_t>(j)];
+      if (j > 0) {
+        EXPECT_GE(estimates[static_cast<size_t>(refined.order[static_cast<size_t>(j - 1)])],
+                  estimates[static_cast<size_t>(from)]);
+      }
+      std::vector<double> x(columns.begin() + from * n, columns.begin() + (from + 1) * n);
+      for (int pass = 0; pass < 2; ++pass) {
+        for (const std::vector<double>& other : done) {
+          const double along = std::inner_product(x.begin(), x.end(), other.begin(), 0.0);
+          for (size_t i = 0; i < x.size(); ++i) x[i] -= along * other[i];
+        }
+      }
+      const double length = std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+      double cosine = 0.0;
+      for (int64_t i = 0; i < n; ++i) {
+        x[static_cast<size_t>(i)] /= length;
+        cosine += x[static_cast<size_t>(i)] * found[at(i, j)];
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        ASSERT_NEAR(found[at(i, j)], (cosine > 0.0 ? 1.0 : -1.0) * x[static_cast<size_t>(i)], 1e-9)
+            << n << ": " << i << ", " << j;
+      }
+      done.push_back(std::move(x));
+    }
+  }
+}
+
+TEST(RefinedBasis, OfAMatrixThatIsNotFiniteStays) {
+  std::vector<double> a = second_moments(70, 70);
+  a[69] = std::numeric_limits<double>::infinity();
+  const Tensor basis = eigenbasis(matrix(70, second_moments(70, 70)));
+  const RefinedBasis refined = refined_basis(matrix(70, a), basis);
+  EXPECT_EQ(refined.basis.to_vector<double>(), basis.to_vector<double>());
+  EXPECT_TRUE(std::ranges::is_sorted(refined.order));
 }
 
 }  // namespace
