@@ -94,6 +94,8 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
        "train\\.epochs: 4000000000 epochs of .* are more than 4294967295 steps"},
       {{"optimizer.type=muon", "optimizer.adamw=[\"nothing\"]"},
        "optimizer\\.adamw: pattern \"nothing\" fits no parameter"},
+      {{"optimizer.type=natural_gradient", "optimizer.rate=0.5", "optimizer.line_search.type=armijo"},
+       "optimizer\\.line_search: unknown key"},
       {{"train.steps=0"}, "train\\.steps: give either steps or epochs, got steps = 0 and epochs = 0"},
       {{"data.last_batch=drop", "train.micro_batches=50"}, "200 samples .*data set of 53"},
       {{"data.validation=x.csv", "data.validation_fraction=0.5"},
