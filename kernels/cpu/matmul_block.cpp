@@ -8,23 +8,18 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
-#include <utility>
 
 #include "lockstep/kernels/cpu/elements.h"
+#include "lockstep/kernels/cpu/matmul_tile.h"
 #include "lockstep/kernels/cpu/matrix_copy.h"
 #include "lockstep/kernels/cpu/matrix_vector.h"
 #include "lockstep/kernels/cpu/scratch.h"
 #include "lockstep/kernels/cpu/vector.h"
-#include "lockstep/kernels/math/elementary.h"
 
 namespace lockstep {
 
 namespace {
 
-// Rows of a register tile: with 32 registers 14 x 2 sums, 2 vectors of b, one of a.
-constexpr int kRows = kVectorRegisters == 32 ? 14 : 6;
-constexpr int kVectors = 2;
 // Longest block of k, and what all but the last are a multiple of: a cache line of float. Both count factors,
 // which are pairs of elements where the processor multiplies bf16. Part of the result's definition, as sums
 // restart with each block.
@@ -35,166 +30,58 @@ constexpr int64_t kRowPanels = 20;
 // Columns of b whose copies are kept for further blocks of a, where there are several: up to 590 KiB.
 template <class T>
 constexpr int64_t kWidth = 1536 / static_cast<int64_t>(sizeof(T));
-template <class T>
-constexpr int64_t kPanel = kVectors* kLanes<T>;
 
-// Rows of b that are asked for ahead of copying them: some 450 cycles, the way to memory.
-constexpr int64_t kRowsAhead = 16;
+// Products of at most so many columns and at least so many rows may be computed by their transpose, so many
+// rows at a time.
+constexpr int64_t kTurnedColumns = 24;
+constexpr int64_t kLeastTurnedRows = 64;
+constexpr int64_t kTurnedRows = 512;
 
-// Where a tile goes, and what happens to it on the way.
-template <class T>
-struct Destination {
-  Sum<T>* c;
-  int64_t ldc;
-  int64_t columns;     // valid ones, at most the tile's
-  bool add;            // to what c holds
-  const Sum<T>* bias;  // of the tile's first column, or null
-  Activation activation;
-};
-
-template <class T>
-[[gnu::noinline]] Vector<T> gelu(Vector<T> x) {
-  for (int i = 0; i < kLanes<T>; ++i) x[i] = math::gelu(x[i]);
-  return x;
-}
-
-template <class T>
-[[gnu::noinline]] Vector<T> gelu_tanh(Vector<T> x) {
-  for (int i = 0; i < kLanes<T>; ++i) x[i] = math::gelu_tanh(x[i]);
-  return x;
-}
-
-template <class T>
-Vector<T> activate(Activation activation, Vector<T> x) {
-  switch (activation) {
-    case Activation::kNone:
-      return x;
-    case Activation::kRelu:
-      return x < T{0} ? Vector<T>{} : x;  // this way round NaN passes
-    case Activation::kGelu:
-      return gelu<T>(x);
-    case Activation::kGeluTanh:
-      return gelu_tanh<T>(x);
-  }
-  return x;
-}
-
-// What a register tile does on the side, where it is nearly free because the multiply units set the pace.
-enum class Aside {
-  kNothing,
-  kCopy,   // writes the rows of b that it reads to `copy`, one behind the other
-  kFetch,  // asks for the panel of b that is to be copied soon
-};
-template <class T>
-struct OnTheSide {
-  Aside what = Aside::kNothing;
-  T* copy = nullptr;
-  // Step p of the tile asks for the lines at next + (p & mask) * step_bytes + (p >> shift) * 64 and row_bytes
-  // behind: of a panel stored transposed, two rows a step and then the next line of each; else the rows that
-  // become row p of the copy.
-  const char* next = nullptr;
-  int64_t row_bytes = 0, step_bytes = 0, mask = 0;
-  int shift = 0;
-};
-
-// One register tile: R rows, V vectors wide, k products deep. kAcross: a's element (i,p) is a[p * lda + i],
-// else a[i * lda + p]. b's row p starts at b + p * ldb and holds V whole vectors.
-template <class T, int R, int V, bool kAcross, Aside kAside>
-void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, const OnTheSide<T>& aside,
-                   const Destination<T>& to) {
-  constexpr bool kCopy = kAside == Aside::kCopy;
-  T* copy = aside.copy;
-  Vector<Sum<T>> sum[R][V];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) sum[i][j] = Vector<Sum<T>>{};
-  }
-  // Three rows share one address register: base, base + lda, base + 2 lda. An empty a may be null.
-  const T* base[(R + 2) / 3];
-#pragma GCC unroll 16
-  for (int g = 0; g < (R + 2) / 3; ++g) base[g] = k == 0 ? a : a + (kAcross ? 3 * g : 3 * g * lda);
-    // The tile of c is asked for now and needed k steps later.
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) __builtin_prefetch(to.c + i * to.ldc + j * kLanes<T>, 1);
-  }
-  for (int64_t p = 0; p < k; ++p) {
-    Vector<T> right[V];
-#pragma GCC unroll 2
-    for (int j = 0; j < V; ++j) {
-      right[j] = load(b + j * kLanes<T>);
-      if constexpr (kCopy) {
-        __builtin_prefetch(b + kRowsAhead * ldb + j * kLanes<T>, 0, 2);
-        store(copy + j * kLanes<T>, right[j]);
-      }
-    }
-    if constexpr (kCopy) copy += V * kLanes<T>;
-    if constexpr (kAside == Aside::kFetch) {
-      const char* const line = aside.next + (p & aside.mask) * aside.step_bytes + (p >> aside.shift) * 64;
-      __builtin_prefetch(line, 0, 2);
-      __builtin_prefetch(line + aside.row_bytes, 0, 2);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const Vector<T> left = broadcast(kAcross ? a[i] : base[i / 3][(i % 3) * lda]);
-#pragma GCC unroll 2
-      for (int j = 0; j < V; ++j) sum[i][j] = multiply_add(left, right[j], sum[i][j]);
-    }
-    if constexpr (kAcross) {
-      a += lda;
-    } else {
-#pragma GCC unroll 16
-      for (int g = 0; g < (R + 2) / 3; ++g) ++base[g];
-    }
-    b += ldb;
-  }
-#pragma GCC unroll 2
-  for (int j = 0; j < V; ++j) {
-    const int64_t count = std::min<int64_t>(to.columns - j * kLanes<T>, kLanes<T>);
-    const bool whole = count == kLanes<T>;
-    Vector<Sum<T>> bias{};
-    if (to.bias) bias = load_first(to.bias + j * kLanes<T>, count);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      Sum<T>* const c = to.c + i * to.ldc + j * kLanes<T>;
-      Vector<Sum<T>> x = sum[i][j];
-      if (to.add) x = (whole ? load(c) : load_first(c, count)) + x;
-      if (to.bias) x = x + bias;
-      if (to.activation != Activation::kNone) x = activate<Sum<T>>(to.activation, x);
-      if (whole) {
-        store(c, x);
-      } else {
-        store_first(c, count, x);
-      }
-    }
-  }
-}
-
-template <class T>
-using TileKernel = void (*)(int64_t, const T*, int64_t, const T*, int64_t, const OnTheSide<T>&,
-                            const Destination<T>&);
-
-template <class T, bool kAcross, int... i>
-constexpr TileKernel<T> tile_kernel(int rows, int vectors, Aside aside, std::integer_sequence<int, i...>) {
-  constexpr TileKernel<T> table[4][kRows] = {{multiply_tile<T, i + 1, 1, kAcross, Aside::kNothing>...},
-                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kNothing>...},
-                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kCopy>...},
-                                             {multiply_tile<T, i + 1, 2, kAcross, Aside::kFetch>...}};
-  return table[aside == Aside::kCopy ? 2 : aside == Aside::kFetch ? 3 : vectors - 1][rows - 1];
-}
-
-// Something on the side: two vectors only.
-template <class T>
-TileKernel<T> tile_kernel(bool across, int rows, int vectors, Aside aside) {
-  constexpr std::make_integer_sequence<int, kRows> all;
-  return across ? tile_kernel<T, true>(rows, vectors, aside, all)
-                : tile_kernel<T, false>(rows, vectors, aside, all);
-}
+// Bytes of an a that is asked for ahead of its use: smaller ones are in a cache.
+constexpr int64_t kFetchedBytes = int64_t{1} << 20;
 
 int64_t blocks_of(int64_t extent, int64_t longest) {
   return std::max<int64_t>(1, (extent + longest - 1) / longest);
+}
+
+// c by its transpose, c' = op(b)' op(a)': rows of few columns would leave lanes empty, and an a that is
+// stored transposed is read in the order in which it lies. Factors of a product change places and sums keep
+// their order, so the bits are the same. Rows of c lie one behind the other; nothing is added to them.
+template <class In>
+void multiply_turned(const Product<In, Sum<Factor<In>>>& product) {
+  using S = Sum<Factor<In>>;
+  constexpr int64_t lanes = kLanes<S>;
+  const int64_t n = product.n;
+  const int64_t widest = std::min(kTurnedRows, blocks_of(product.m, lanes) * lanes);
+  thread_local Scratch scratch;
+  S* const sums = scratch.get<S>(n * widest);  // (n, widest)
+  for (int64_t row = 0; row < product.m; row += widest) {
+    const int64_t rows = std::min(widest, product.m - row);
+    Product<In, S> turned;
+    turned.m = n;
+    turned.n = rows;
+    turned.k = product.k;
+    turned.a = product.b;
+    turned.lda = product.ldb;
+    turned.transpose_a = !product.transpose_b;
+    turned.b = product.a + (product.transpose_a ? row : row * product.lda);
+    turned.ldb = product.lda;
+    turned.transpose_b = !product.transpose_a;
+    turned.c = sums;
+    turned.ldc = widest;
+    multiply(turned);
+    const bool finished = product.bias == nullptr && product.activation == Activation::kNone;
+    for (int64_t j = 0; !finished && j < n; ++j) {
+      for (int64_t i = 0; i < rows; i += lanes) {
+        const int64_t count = std::min(lanes, rows - i);
+        S* const at = sums + j * widest + i;
+        Vector<S> x = load_first(at, count);
+        if (product.bias) x = x + broadcast(product.bias[j]);
+        store_first(at, count, activate<S>(product.activation, x));
+      }
+    }
+    transpose_matrix(n, rows, sums, widest, product.c + row * n);
+  }
 }
 
 }  // namespace
@@ -247,6 +134,17 @@ void multiply(const Product<In, Out>& product) {
     return;
   }
 
+  // Where a is stored transposed and lanes would be empty, or its rows lie so far apart that each step of a
+  // tile would take a few columns of another page: 15 us against 21 at 784x32x10, 230 against 400 at
+  // 784x1000x10.
+  if constexpr (!rounds) {
+    const int64_t empty = blocks_of(n, lanes) * lanes - n;
+    if (transpose_a && n <= kTurnedColumns && m >= kLeastTurnedRows && (lda > 256 || 8 * empty > n) &&
+        ldc == n && !accumulate) {
+      return multiply_turned<In>(product);
+    }
+  }
+
   // b is copied when at least five row panels read it; the first of them reads it in place and copies on the
   // way: 109 GFLOP/s at 64x512x512 (m,k,n) against 98 with a copy made beforehand. Rows of up to 1 KiB are
   // close enough in place. a is copied when more than four column panels read it, so that its panel is one
@@ -257,6 +155,12 @@ void multiply(const Product<In, Out>& product) {
   const bool copy_b = !converts && !transpose_b && row_panels >= 5 && ldb > 256;
   const bool copy_a =
       (converts && !pairs_in_place) || (n > 4 * panel && (converts || !(transpose_a && lda <= 256)));
+  // Rows of a large a that one panel of columns reads in place are asked for while those before them are
+  // multiplied, so that memory does not wait for arithmetic: 445 us against 700 at 1000x784x10. Not where all
+  // of them go to the same lines of the first-level cache, from which they would drive those that are in use.
+  const int64_t left_bytes = lda * static_cast<int64_t>(sizeof(In));
+  const bool fetch_rows =
+      !transpose_a && !copy_a && n <= panel && m * left_bytes >= kFetchedBytes && left_bytes % 4096 != 0;
   constexpr int64_t a_stride = (kRows + lanes - 1) / lanes * lanes;
   const int64_t copied_width = row_blocks == 1 ? panel : widest;
   thread_local Scratch scratch;
@@ -279,14 +183,13 @@ void multiply(const Product<In, Out>& product) {
     return m / row_panels * row_panel + std::min(row_panel, m % row_panels);
   };
 
-  constexpr int line_shift = std::countr_zero(static_cast<unsigned>(lanes));
+  constexpr int line_shift = std::countr_zero(static_cast<unsigned>(kLineFactors<T>));
   const int64_t row_bytes = ldb * static_cast<int64_t>(sizeof(In));
   const OnTheSide<T> fetch = {.what = Aside::kFetch,
                               .row_bytes = row_bytes,
                               .step_bytes = (transpose_b ? 2 : group) * row_bytes,
                               .mask = transpose_b ? lanes - 1 : -1,
                               .shift = transpose_b ? line_shift : 62};
-
   for (int64_t column = 0; column < n; column += widest) {
     const int64_t width = std::min(widest, n - column);
     const int64_t column_panels = blocks_of(width, panel);
@@ -331,9 +234,15 @@ void multiply(const Product<In, Out>& product) {
             if (copy_b && whole && row_panel == 0) {
               aside.what = Aside::kCopy;
               aside.copy = copy;
-            } else if (copied_before && whole && next && begin == 0 && row_panel + 1 == end) {
+            } else if ((copied_before || (!copy_b && ldb > 256)) && whole && next && begin == 0 &&
+                       row_panel + 1 == end) {
               aside = fetch;
               aside.next = reinterpret_cast<const char*>(next);
+            } else if (fetch_rows && !(last && row_panel + 1 == row_panels)) {
+              aside.what = Aside::kFetchRows;
+              aside.row_bytes = left_bytes;
+              aside.next = reinterpret_cast<const char*>(row_panel + 1 < row_panels ? a_at(row + rows, from)
+                                                                                    : a_at(0, from + depth));
             }
             Sum<T>* to;
             int64_t to_stride;
