@@ -24,15 +24,15 @@ Sampler::Sampler(const SamplerOptions& options)
     fail(ErrorKind::kUsage,
          fmt::format("sampler: a global batch of {} samples{} does not fit into a data set of {}: "
                      "take smaller batches or last_batch = \"pad\"",
-                     options.global_batch,
-                     options.overlap > 0 ? fmt::format(", {} of the next one's,", options.overlap) : "",
+                     options.stride(),
+                     options.overlap > 0 ? fmt::format(" (and {} of the next one)", options.overlap) : "",
                      options.samples));
   }
 }
 
 int64_t Sampler::steps_per_epoch() const {
-  const int64_t whole = options_.samples / stride();
-  const bool remainder = options_.samples % stride() != 0;
+  const int64_t whole = options_.samples / options_.stride();
+  const bool remainder = options_.samples % options_.stride() != 0;
   return whole + (options_.last_batch == LastBatch::kPad && remainder ? 1 : 0);
 }
 
@@ -73,8 +73,8 @@ int64_t Sampler::valid(int64_t step, int64_t first, int64_t count) const {
 
 template <class Part>
 void Sampler::for_epochs(int64_t step, int64_t first, int64_t count, const Part& part) const {
-  const int64_t steps = steps_per_epoch(), length = steps * stride();
-  int64_t epoch = step / steps, start = step % steps * stride() + first;
+  const int64_t steps = steps_per_epoch(), length = steps * options_.stride();
+  int64_t epoch = step / steps, start = step % steps * options_.stride() + first;
   for (int64_t offset = 0; offset < count;) {
     epoch += start / length;
     start %= length;

@@ -24,6 +24,9 @@ struct SamplerOptions {
   // two batches where it is among the first `overlap` of its piece, else in one; those of the run's first
   // piece are in one.
   int64_t overlap = 0;
+
+  // Samples from the beginning of a batch to that of the next: a piece.
+  int64_t stride() const { return global_batch - overlap; }
 };
 
 // Samples of one global batch. With kPad the last batch of an epoch is filled up with samples from the
@@ -41,8 +44,6 @@ class Sampler {
   // when the overlap is none of 0 to half a batch.
   explicit Sampler(const SamplerOptions& options);
   int64_t steps_per_epoch() const;
-  // Samples from the beginning of a batch to that of the next: a piece.
-  int64_t stride() const { return options_.global_batch - options_.overlap; }
   // The batch of a step (0-based, over the whole run). Error (kInternal) when step < 0.
   GlobalBatch batch(int64_t step);
   // The `count` samples from `first` on of that batch, into an existing one, whose memory is reused.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "lockstep/core/thread_pool.h"
@@ -67,7 +68,10 @@ void reflect(DenseMatrix& panel, int64_t begin, int64_t end, int64_t first, Dens
     const auto at = static_cast<size_t>(k);
     const std::span<double> u = panel.row(k).subspan(at);
     const double size = norm(u);
-    if (size == 0.0) continue;
+    if (size < std::numeric_limits<double>::min()) {  // too few digits for a reflection that keeps lengths
+      std::ranges::fill(u, 0.0);
+      continue;
+    }
     const double diagonal = u[0] > 0.0 ? -size : size;
     u[0] -= diagonal;
     const double length = norm(u);

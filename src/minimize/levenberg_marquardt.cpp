@@ -96,7 +96,7 @@ class LevenbergMarquardt final : public Minimizer {
   int64_t held(int64_t n, int64_t residuals) const override {
     if (!dense(n)) return (6 + kVectorsOfSearch) * n + residuals;
     const int64_t rows = std::max(n, residuals);
-    return 3 * rows * n + 6 * n * n + 6 * rows;
+    return 5 * rows * n + 6 * n * n + 6 * rows;
   }
 
  private:

@@ -41,7 +41,7 @@ class Newton final : public Minimizer {
   }
   std::map<std::string, RealVector> state(int64_t) const override { return {}; }
   void require_size(int64_t n) const override { require_dense("newton", n); }
-  int64_t held(int64_t n, int64_t) const override { return 3 * n * n + kVectorsOfSearch * n; }
+  int64_t held(int64_t n, int64_t) const override { return 5 * n * n + kVectorsOfSearch * n; }
   void set_state(const std::map<std::string, RealVector>&) override {}
 
  private:

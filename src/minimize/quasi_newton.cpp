@@ -150,7 +150,7 @@ class Lbfgs final : public Minimizer {
     const auto direction = [&] { return negated(apply_inverse(at.gradient)); };
     const auto go_along = [&](const RealVector& p, double slope, double first) {
       const double step = options_.rate * first;
-      if (step > 0.0) return advance(problem, p, step, at, !shares) ? step : 0.0;
+      if (options_.rate > 0.0) return advance(problem, p, step, at, !shares) ? step : 0.0;
       return descend(problem, options_.line_search, p, slope, first, at, !shares).point.step;
     };
     bool fresh = pairs_.empty();
@@ -198,8 +198,8 @@ class Lbfgs final : public Minimizer {
     return state;
   }
   int64_t held(int64_t n, int64_t) const override {
-    // Of shared batches: what has begun, a pair more than the history, and both gradients twice.
-    return (2 * options_.history + kVectorsOfSearch + (options_.overlap > 0 ? 9 : 0)) * n;
+    // Of shared batches: what has begun, a pair more than the history, and both gradients three times.
+    return (2 * options_.history + kVectorsOfSearch + (options_.overlap > 0 ? 11 : 0)) * n;
   }
   void set_state(const std::map<std::string, RealVector>& state) override {
     const auto count = static_cast<size_t>(of_state(state, "pairs").at(0));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "lockstep/core/error.h"
@@ -14,6 +15,9 @@ namespace {
 
 // Columns whose reflections are gathered before the others are reflected.
 constexpr int64_t kPanel = 32;
+// Numbers below have too few digits to become a reflection or a rotation that keeps lengths; they are left
+// out.
+constexpr double kLeastNormal = std::numeric_limits<double>::min();
 
 // Householder's reduction of the symmetric `a`, of which the lower triangle is read, to a tridiagonal matrix
 // T with diagonal d and e[1..] below it. Returns Q, A = Q T Q'. From the last column to the first, so that
@@ -46,9 +50,12 @@ DenseMatrix tridiagonalize(const DenseMatrix& a, RealVector& d, RealVector& e) {
       const std::span<double> below = u.subspan(behind);
       std::copy(column.begin() + k + 1, column.end(), below.begin());
       const double length = norm(below);
+      if (length < kLeastNormal) {
+        std::ranges::fill(below, 0.0);
+        continue;
+      }
       double& diagonal = e[static_cast<size_t>(n - 1 - first - k)];
       diagonal = below[0] > 0.0 ? -length : length;
-      if (length == 0.0) continue;
       below[0] -= diagonal;
       const double shift = norm(below);
       for (double& value : below) value /= shift;
@@ -179,7 +186,7 @@ void implicit_ql(DenseMatrix& z, RealVector& d, RealVector& e) {
       int64_t m = l;
       for (; m < n - 1; ++m) {
         const double scale = std::fabs(d[at(m)]) + std::fabs(d[at(m + 1)]);
-        if (std::fabs(e[at(m)]) <= kEpsilon * scale) break;
+        if (std::fabs(e[at(m)]) <= std::max(kEpsilon * scale, kLeastNormal)) break;
       }
       if (m == l) break;
       if (sweep == 60) fail(ErrorKind::kNumeric, "symmetric_eigen: no convergence after 60 sweeps");

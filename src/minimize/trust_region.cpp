@@ -69,7 +69,8 @@ class TrustRegion final : public Minimizer {
     if (options_.solver != "steihaug") require_dense("trust_region", n);
   }
   int64_t held(int64_t n, int64_t) const override {
-    return (options_.solver == "steihaug" ? 0 : 3 * n * n) + (4 + kVectorsOfSearch) * n;
+    const int64_t matrices = options_.solver == "steihaug" ? 0 : options_.solver == "exact" ? 5 : 3;
+    return matrices * n * n + (4 + kVectorsOfSearch) * n;
   }
   void set_state(const std::map<std::string, RealVector>& state) override {
     radius_ = of_state(state, "radius").at(0);

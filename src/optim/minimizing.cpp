@@ -50,6 +50,13 @@ class MinimizingOptimizer final : public Optimizer {
   int64_t size_ = 0;
 };
 
+// Beside a rate, which says how long steps are.
+void refuse_line_search(const Section& section) {
+  if (section.has("line_search")) {
+    section.reject("line_search", "steps of a rate are as long as that: leave out one of both");
+  }
+}
+
 // [optimizer.line_search], but for its type.
 LineSearchOptions read_line_search(Section& search, LineSearchOptions options) {
   options.decrease = search.real("decrease", options.decrease, {0.0, 1.0, true},
@@ -101,11 +108,14 @@ std::unique_ptr<Minimizer> read_lbfgs(Section& section) {
   options.overlap = static_cast<int>(section.integer(
       "overlap", options.overlap, {0, 1 << 20},
       "micro-batches of train.micro_batches that a batch shares with the next one, over which "
-      "differences of gradients are taken: a step asks for one gradient then; 0: differences "
-      "over the whole batch"));
+      "differences of gradients are taken: a step asks for one gradient then, and line_search.type "
+      "is \"armijo\" by default; 0: differences over the whole batch"));
   options.rate = section.real("rate", options.rate, kNonNegative,
                               "length of every step along the direction; 0: by line search");
-  if (options.rate > 0.0) return make_lbfgs(options);
+  if (options.rate > 0.0) {
+    refuse_line_search(section);
+    return make_lbfgs(options);
+  }
   // Others ask for gradients on the way.
   if (options.overlap > 0) options.line_search.type = "armijo";
   options.line_search = read_line_search(section, "lbfgs", options.line_search);
@@ -140,7 +150,11 @@ std::unique_ptr<Minimizer> read_natural_gradient(Section& section) {
                                   "share of the gradient that conjugate gradients may leave");
   options.rate = section.real("rate", options.rate, kNonNegative,
                               "length of every step along the natural gradient; 0: by line search");
-  if (options.rate == 0.0) options.line_search = read_line_search(section, "natural_gradient");
+  if (options.rate > 0.0) {
+    refuse_line_search(section);
+  } else {
+    options.line_search = read_line_search(section, "natural_gradient");
+  }
   return make_natural_gradient(options);
 }
 

@@ -63,8 +63,9 @@ void introduce(const Introduction& run) {
   if (run.replica.optimizer->minimization() != nullptr && !run.plan.same_batch) {
     log_warning(fmt::format(
         "{} sees {} of {} samples in a step: each is another objective, on which it begins anew with a "
-        "gradient, and none tells when the run has converged; without train.micro_batches it sees all",
-        run.replica.optimizer->type(), run.plan.sampler.global_batch, run.data.train->size()));
+        "gradient, and none tells when the run has converged{}",
+        run.replica.optimizer->type(), run.plan.sampler.global_batch, run.data.train->size(),
+        run.plan.sampler.overlap > 0 ? "" : "; without train.micro_batches it sees all"));
   }
   if (run.schedule.warmup() > run.plan.total_steps) {
     log_warning(

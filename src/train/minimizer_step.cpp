@@ -211,17 +211,17 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
                      name_of(settings.compute)));
   refuse(settings.loss_scale.mode != LossScaling::kOff, "precision.loss_scale",
          "it compares the loss itself");
-  refuse(settings.clip.global_norm > 0.0, "clip.global_norm", "it finds the lengths of its steps by itself");
+  refuse(settings.clip.global_norm > 0.0, "clip.global_norm", "the method says how long its steps are");
   refuse(settings.clip.value > 0.0, "clip.value", "it needs the gradient as it is");
   refuse(settings.clip.adaptive > 0.0, "clip.adaptive", "it needs the gradient as it is");
-  refuse(settings.guard.loss_z > 0.0, "guard.loss_z_score", "it takes no step that raises the loss");
-  refuse(settings.guard.norm_z > 0.0, "guard.norm_z_score", "it takes no step that raises the loss");
+  refuse(settings.guard.loss_z > 0.0, "guard.loss_z_score", "it learns from every step that it takes");
+  refuse(settings.guard.norm_z > 0.0, "guard.norm_z_score", "it learns from every step that it takes");
   refuse(settings.average.type != AverageSettings::Type::kNone, "average.type",
          "its steps do not scatter around a minimum");
   refuse(settings.learning_rate != defaults.learning_rate, "optimizer.learning_rate",
-         "it finds the lengths of its steps by itself; leave it out");
+         "the method says how long its steps are; leave it out");
   refuse(schedule.type() != "constant" || schedule.warmup() > 0, "schedule.type",
-         "it finds the lengths of its steps by itself; leave [schedule] out");
+         "the method says how long its steps are; leave [schedule] out");
   refuse(!settings.groups.empty(), "optimizer.groups", "it moves all parameters along one direction");
   refuse(!settings.decay_biases, "optimizer.decay_biases", "it has no weight decay; take train.l2");
   refuse(settings.shard_optimizer, "parallel.shard_optimizer", "every worker needs all of its vectors");

@@ -22,7 +22,7 @@ MicroBatchRange RunPlan::owned(int rank, int world_size) const {
 }
 
 int64_t RunPlan::samples_seen(int64_t step) const {
-  const int64_t stride = sampler.global_batch - sampler.overlap, whole = steps_per_epoch * stride;
+  const int64_t stride = sampler.stride(), whole = steps_per_epoch * stride;
   const int64_t epoch = sampler.last_batch == LastBatch::kPad ? std::min(whole, sampler.samples) : whole;
   return step / steps_per_epoch * epoch + std::min(step % steps_per_epoch * stride, epoch);
 }
@@ -38,7 +38,7 @@ void RunPlan::describe(int64_t step, State& state) const {
   state.scalars["/data/shuffle"] = static_cast<int64_t>(sampler.shuffle);
   state.scalars["/data/validation_fraction"] = validation_fraction;
   state.scalars["/data/last_batch"] = std::string(sampler.last_batch == LastBatch::kPad ? "pad" : "drop");
-  if (sampler.overlap > 0) state.scalars["/data/overlap"] = sampler.overlap;
+  if (sampler.overlap > 0) state.scalars["/optimizer/overlap"] = sampler.overlap / micro_batch_size;
   state.scalars["/data/epoch"] = step / steps_per_epoch;
   state.scalars["/data/position"] = step % steps_per_epoch;
 }

@@ -217,6 +217,23 @@ State RunState::capture(int64_t step) const {
 
 int64_t RunState::restore(const State& found, const std::string& path) {
   const State expected = describe(0);
+  const auto value_of = [&](const State& state, const std::string& name) -> Scalar {
+    const auto it = state.scalars.find(name);
+    if (it != state.scalars.end()) return it->second;
+    if (name == "/optimizer/overlap") return int64_t{0};
+    fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
+  };
+  const auto require_same = [&](const std::string& name) {
+    const Scalar was = value_of(found, name), is = value_of(expected, name);
+    if (was == is) return;
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
+                     name.substr(1), text_of(was), text_of(is)));
+  };
+  // Before the tensors, of which an overlap has some of its own.
+  if (value_of(found, "/optimizer/type") == value_of(expected, "/optimizer/type")) {
+    require_same("/optimizer/overlap");
+  }
   check_matches(expected, found, path);
   const bool older = found.version < 2;
   if (older && (plan_.sampler.shuffle || plan_.validation_fraction != 0.0)) {
@@ -227,24 +244,13 @@ int64_t RunState::restore(const State& found, const std::string& path) {
                      "data.validation_fraction = 0 resumed",
                      path, found.version));
   }
-  const auto value_of = [&](const State& state, const std::string& name) -> Scalar {
-    const auto it = state.scalars.find(name);
-    if (it != state.scalars.end()) return it->second;
-    if (name == "/data/overlap") return int64_t{0};
-    fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
-  };
   for (const char* name : {"/rng/algorithm", "/rng/seed", "/train/micro_batches", "/train/micro_batch_size",
                            "/data/samples", "/data/digest", "/data/shuffle", "/data/validation_fraction",
-                           "/data/last_batch", "/data/overlap", "/optimizer/type"}) {
+                           "/data/last_batch", "/optimizer/type"}) {
     // The older format has another digest, and no fraction.
     const std::string_view key = name;
     if (older && (key == "/data/digest" || key == "/data/validation_fraction")) continue;
-    const Scalar was = value_of(found, name), is = value_of(expected, name);
-    if (was != is) {
-      fail(ErrorKind::kCheckpoint,
-           fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
-                       name + 1, text_of(was), text_of(is)));
-    }
+    require_same(name);
   }
   const int64_t step = integer_of(found, "/train/step", path);
   const int64_t updates = integer_of(found, "/optimizer/updates", path);

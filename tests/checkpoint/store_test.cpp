@@ -284,27 +284,10 @@ TEST_F(StoreTest, AFileOfAnotherStepThanItsNameSaysIsRefused) {
                   {store.path_of(70), "holds step 7"});
 }
 
-// No file may grow beyond this: writes of checkpoints fail.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    std::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit small{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &small);
-  }
-  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit before_{};
-};
-
 TEST_F(StoreTest, FailedWriteIsReportedOnceByFinishOrTheNextSave) {
   CheckpointStore store({directory_.path()});
   {
-    const FileSizeLimit limit(1000);
+    const testing::FileSizeLimit limit(1000);
     store.save(5, state_of(5));
     expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint),
                     {"step-000000005.h5", "File too large"});
@@ -320,7 +303,7 @@ TEST_F(StoreTest, FailedWriteIsReportedOnceByFinishOrTheNextSave) {
 TEST_F(StoreTest, PollReportsAFailureWithoutBlocking) {
   CheckpointStore store({directory_.path()});
   EXPECT_NO_THROW(store.poll());
-  const FileSizeLimit limit(1000);
+  const testing::FileSizeLimit limit(1000);
   store.save(5, state_of(5));
   bool reported = false;
   for (int i = 0; i < 5000 && !reported; ++i) {

@@ -87,7 +87,7 @@ unsigned char* reserve(size_t bytes) {
 // changed, for the whole process.
 int device_key() {
   static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-  return key;
+  return settings().keys ? key : -1;
 }
 thread_local bool has_key = false;  // this thread may access it
 

@@ -70,12 +70,14 @@ TEST(Memory, AnyNumberOfGuardedBuffersCanComeAndGo) {
 }
 
 TEST(MemoryDeathTest, HostMustNotTouchDeviceMemory) {
-  const Configured configured("host=forbid");
-  DeviceArray<float> x(std::vector<float>{1.0f, 2.0f}), y(1);
-  EXPECT_DEATH(x.data()[1] = 3.0f, "host code touches byte 4 of buffer [0-9]+ outside kernels and copies");
-  LAUNCH(read_at, 1, 1, 0, nullptr, x.data(), 1, y.data());
-  EXPECT_EQ(y.to_host()[0], 2.0f);
-  EXPECT_DEATH(static_cast<void>(*static_cast<volatile float*>(y.data())), "host code touches");
+  for (const char* settings : {"host=forbid", "host=forbid,keys=0"}) {
+    const Configured configured(settings);
+    DeviceArray<float> x(std::vector<float>{1.0f, 2.0f}), y(1);
+    EXPECT_DEATH(x.data()[1] = 3.0f, "host code touches byte 4 of buffer [0-9]+ outside kernels and copies");
+    LAUNCH(read_at, 1, 1, 0, nullptr, x.data(), 1, y.data());
+    EXPECT_EQ(y.to_host()[0], 2.0f);
+    EXPECT_DEATH(static_cast<void>(*static_cast<volatile float*>(y.data())), "host code touches");
+  }
 }
 
 TEST(Memory, CopiesBeyondABufferAreRefused) {

@@ -46,7 +46,7 @@ enum class WarpOperation { kExchange, kBallot, kBarrier };
 // now.
 struct Warp {
   unsigned exists, started, ready, waiting, at_barrier, done;
-  char order[2];              // addresses for the race checker, taken in turn
+  char order[kSets][2];       // addresses for the race checker, of the block's set, taken in turn
   unsigned barriers[kLanes];  // warp barriers that each lane has met
 };
 
@@ -73,7 +73,7 @@ struct Scheduler {
   Fiber* idle[kMaxThreads + 2];  // parked in carry()
   unsigned idle_count = 0;
 
-  char began = 0, ended = 0, order[2] = {};  // addresses for the race checker
+  char began = 0, ended = 0, order[kSets][2] = {};  // addresses for the race checker
   void* race_contexts[kSets][kMaxThreads] = {};
   unsigned block_set = 0;
   unsigned block_barriers = 0;
@@ -296,7 +296,8 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
   self.source = source;
   self.place = place;
   warp.waiting |= 1u << lane;
-  char* const order = operation == WarpOperation::kBarrier ? &warp.order[warp.barriers[lane]++ & 1] : nullptr;
+  char* const order =
+      operation == WarpOperation::kBarrier ? &warp.order[s.block_set][warp.barriers[lane]++ & 1] : nullptr;
   if (order != nullptr) release(order);
   if (!all_arrived(warp, self, first_thread)) {
     suspend();
@@ -332,7 +333,7 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
 
 void block_barrier(Place place) {
   Warp& warp = s.warps[s.current / kLanes];
-  char* const order = &s.order[s.block_barriers & 1];
+  char* const order = &s.order[s.block_set][s.block_barriers & 1];
   s.threads[s.current].place = place;
   warp.at_barrier |= 1u << s.current % kLanes;
   ++s.barrier_count;

@@ -39,6 +39,8 @@ Settings parse(std::string_view text) {
       result.guard = value == "1";
     } else if (entry == "host=forbid") {
       result.forbid_host = true;
+    } else if (entry == "keys=0") {
+      result.keys = false;
     } else if (entry == "count=1") {
       result.count = true;
     } else if (entry == "products=none") {

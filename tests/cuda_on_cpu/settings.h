@@ -12,6 +12,7 @@ struct Settings {
   bool lazy = false;         // streams=lazy
   bool guard = false;        // guard=1
   bool forbid_host = false;  // host=forbid
+  bool keys = true;          // keys=0
   bool count = false;        // count=1
   bool products = true;      // products=none
   bool epilogues = true;     // products=plain

@@ -95,7 +95,7 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
       {{"optimizer.type=muon", "optimizer.adamw=[\"nothing\"]"},
        "optimizer\\.adamw: pattern \"nothing\" fits no parameter"},
       {{"optimizer.type=natural_gradient", "optimizer.rate=0.5", "optimizer.line_search.type=armijo"},
-       "optimizer\\.line_search: unknown key"},
+       "optimizer\\.line_search: steps of a rate are as long as that"},
       {{"train.steps=0"}, "train\\.steps: give either steps or epochs, got steps = 0 and epochs = 0"},
       {{"data.last_batch=drop", "train.micro_batches=50"}, "200 samples .*data set of 53"},
       {{"data.validation=x.csv", "data.validation_fraction=0.5"},

@@ -110,6 +110,8 @@ TEST(QrFactors, GiveTheMatrixBackOnAnyNumberOfThreads) {
     matrices.push_back(random_matrix(100, 100, 31));
     scale_by(unit, matrices.back().elements);
   }
+  matrices.push_back(random_matrix(60, 60, 37));
+  for (int64_t i = 0; i < 60; ++i) matrices.back()(i, 0) = matrices.back()(i, 50) = 5e-324;
   for (const DenseMatrix& a : matrices) {
     const double scale = std::max(largest(a.elements), 1e-300);
     set_threads(1);
@@ -170,6 +172,15 @@ TEST(SymmetricEigen, SatisfiesItsEquations) {
       graded(i, j) *= std::pow(10.0, static_cast<double>(i + j - 7) * 12.0 / 7.0);
   }
   matrices.push_back(graded);
+  // Rows and columns of numbers that have lost most of their digits, as averages of nothing leave them.
+  for (const double t : {5e-324, 2.5e-323, 2.5e-322, 1e-310}) {
+    matrices.push_back(gram(random_matrix(24, 24, 29)));
+    for (int64_t i = 0; i < 24; ++i) {
+      for (int64_t j = 0; j < 24; ++j) {
+        if (i % 4 == 3 || j % 4 == 3) matrices.back()(i, j) = t;
+      }
+    }
+  }
   for (const DenseMatrix& a : matrices) {
     set_threads(3);
     const SymmetricEigen eigen = symmetric_eigen(a);

@@ -2,11 +2,9 @@
 #include "lockstep/train/metrics_log.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -219,18 +217,15 @@ TEST(MetricsLog, AFileThatCannotBeOpenedOrIsNoneIsBadUsage) {
 
 TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
   const testing::ScratchDirectory scratch;
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before;
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small{4000, before.rlim_max};  // room for what is said
+  std::optional<testing::FileSizeLimit> limit;
   log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
-  setrlimit(RLIMIT_FSIZE, &small);
+  limit.emplace(4000);  // room for what is said
   const std::string lines = std::string(5000, 'x') + "\n";
   MetricsLog log(scratch.file("m"), {lines, ""});
   log.digest(1, "aa");
   const MetricsRecord record = log.record();
-  setrlimit(RLIMIT_FSIZE, &before);
+  limit.reset();
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(said.rfind("warning: " + scratch.file("m") + ": cannot be written: File too large", 0), 0u)
       << said;
@@ -246,14 +241,11 @@ TEST(MetricsLog, WhatFindsNoRoomIsSaidOnceKeptAndWrittenLater) {
 
 TEST(MetricsLog, LinesWithoutRoomTakeBoundedMemory) {
   const testing::ScratchDirectory scratch;
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before;
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small{4010, before.rlim_max};  // the end of a line's half
+  std::optional<testing::FileSizeLimit> limit;
   MetricsLog log(scratch.file("m"));
   log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
-  setrlimit(RLIMIT_FSIZE, &small);
+  limit.emplace(4010);  // the end of a line's half
   const std::string text(4000, 'd');
   for (int64_t step = 1; step <= 3000; ++step) {
     log.digest(step, text);
@@ -262,7 +254,7 @@ TEST(MetricsLog, LinesWithoutRoomTakeBoundedMemory) {
       ASSERT_LE(log.record().lines.size(), MetricsLog::kMostWaiting);
     }
   }
-  setrlimit(RLIMIT_FSIZE, &before);
+  limit.reset();
   ::testing::internal::GetCapturedStderr();
   log.flush();
   std::istringstream lines(bytes_of(scratch.file("m")));

@@ -271,8 +271,10 @@ TEST_F(MinimizerStepTest, OverlapsThatBatchesCannotHaveAreRefusedByName) {
   Trainer(made("overlap = 2\n"), {}, *self_).run();
   TrainOptions resuming;
   resuming.resume = true;
-  for (const auto& [keys, word] : {std::pair<std::string, std::string>{"overlap = 1\n", "data/overlap"},
-                                   {"", "begun_gradient/all: not expected"}}) {
+  for (const auto& [keys, word] :
+       {std::pair<std::string, std::string>{"overlap = 1\n",
+                                            "optimizer/overlap: the checkpoint has 2, this run has 1"},
+        {"", "optimizer/overlap: the checkpoint has 2, this run has 0"}}) {
     try {
       Trainer(made(keys), resuming, *self_);
       ADD_FAILURE();

@@ -2,9 +2,7 @@
 #include "lockstep/train/tensorboard_log.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <limits>
 
 #include "hdf5/scratch_directory.h"
@@ -47,22 +45,18 @@ TEST(TensorBoardLog, WritesTheBytesThatTensorBoardWrites) {
 
 TEST(TensorBoardLog, ADiskWithoutRoomLeavesWholeRecordsAndIsSaidOnce) {
   const testing::ScratchDirectory scratch;
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before;
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
   TensorBoardLog log(scratch.path(), 0, fixed_time);
   const size_t begun = bytes_of(log.path()).size();
   const std::pair<const char*, double> scalar[] = {{"train/loss", 1.0}};
   log_to_stderr(0, 1, false);
   ::testing::internal::CaptureStderr();
-  const rlimit small{begun + 10 + 512, before.rlim_max};  // and what is said
-  setrlimit(RLIMIT_FSIZE, &small);
+  std::optional<testing::FileSizeLimit> limit(begun + 10 + 512);  // and what is said
   for (int64_t step = 1; step <= 100; ++step) log.add(step, scalar);
   log.flush();
   log.add(101, scalar);
   log.flush();
   const size_t full = bytes_of(log.path()).size();
-  setrlimit(RLIMIT_FSIZE, &before);
+  limit.reset();
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(said.find("warning: " + log.path() + ": cannot be written: "), 0u) << said;
   EXPECT_EQ(said.find('\n'), said.size() - 1) << said;

@@ -9,6 +9,7 @@
 //   streams=lazy   work waits in its stream until something asks for it, and streams overtake each other
 //   guard=1        every buffer stands between inaccessible pages, and freed memory stays inaccessible
 //   host=forbid    device memory is inaccessible except while kernels and copies run; implies guard=1 (slow)
+//   keys=0         host=forbid as on processors without protection keys (slower)
 //   devices=N      number of devices (default 1)
 //   memory_mb=N    memory of a device (default 16384)
 //   cudnn=1        cuDNN is installed (default: it is not)

@@ -62,6 +62,15 @@ __global__ void blocks_five_apart_write_one_number(int* y) {
   if (threadIdx.x == 0) y[blockIdx.x % 5] = static_cast<int>(blockIdx.x);
 }
 
+// What one block reads before its barriers another writes behind its own: those order no blocks.
+__global__ void blocks_with_barriers_share_one_number(int* y) {
+  CUDA_ON_CPU_SHARED(int, value, [1]);
+  if (blockIdx.x == 0 && threadIdx.x == 0) value[0] = y[0];
+  __syncthreads();
+  if (blockIdx.x == 1 && threadIdx.x == 1) y[0] = 1;
+  __syncthreads();
+}
+
 __global__ void blocks_count_atomically(int* y) {
   atomicAdd(&y[0], 1);
 }
@@ -78,6 +87,7 @@ constexpr Kernel kKernels[] = {
     {"lanes_with_shuffle", lanes_with_shuffle},
     {"blocks_write_one_number", blocks_write_one_number},
     {"blocks_five_apart_write_one_number", blocks_five_apart_write_one_number},
+    {"blocks_with_barriers_share_one_number", blocks_with_barriers_share_one_number},
     {"blocks_count_atomically", blocks_count_atomically},
 };
 
