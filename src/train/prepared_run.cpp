@@ -244,7 +244,7 @@ void PreparedRun::take_initial_adapter() {
 
 void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {
   columns.restore(found, path);  // says more than that the digest of the data differs
-  check_matches(state->describe(0), found, path);
+  state->require_fit(found, path);
   for (const SettingChange& change :
        configuration_changes(found.configuration, description.text, description.at_default)) {
     if (defines_run(change.key) && !change.by_default) {

@@ -156,6 +156,23 @@ void broadcast_array(const StatePart& part, const State& found, Communicator& co
   load(part, bytes);
 }
 
+// A scalar of the checkpoint at `path`, or of the run that is to go on from it.
+Scalar value_of(const State& state, const std::string& name, const std::string& path) {
+  const auto it = state.scalars.find(name);
+  if (it != state.scalars.end()) return it->second;
+  if (name == "/optimizer/overlap") return int64_t{0};
+  fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
+}
+
+void require_same(const std::string& name, const State& expected, const State& found,
+                  const std::string& path) {
+  const Scalar was = value_of(found, name, path), is = value_of(expected, name, path);
+  if (was == is) return;
+  fail(ErrorKind::kCheckpoint,
+       fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
+                   name.substr(1), text_of(was), text_of(is)));
+}
+
 }  // namespace
 
 void put_numbers(State& state, const std::string& group, const std::map<std::string, double>& values) {
@@ -215,26 +232,18 @@ State RunState::capture(int64_t step) const {
   return state;
 }
 
-int64_t RunState::restore(const State& found, const std::string& path) {
+void RunState::require_fit(const State& found, const std::string& path) const {
   const State expected = describe(0);
-  const auto value_of = [&](const State& state, const std::string& name) -> Scalar {
-    const auto it = state.scalars.find(name);
-    if (it != state.scalars.end()) return it->second;
-    if (name == "/optimizer/overlap") return int64_t{0};
-    fail(ErrorKind::kCheckpoint, fmt::format("{}: has no {}", path, name));
-  };
-  const auto require_same = [&](const std::string& name) {
-    const Scalar was = value_of(found, name), is = value_of(expected, name);
-    if (was == is) return;
-    fail(ErrorKind::kCheckpoint,
-         fmt::format("{}: {}: the checkpoint has {}, this run has {}; a resumed run must keep it", path,
-                     name.substr(1), text_of(was), text_of(is)));
-  };
-  // Before the tensors, of which an overlap has some of its own.
-  if (value_of(found, "/optimizer/type") == value_of(expected, "/optimizer/type")) {
-    require_same("/optimizer/overlap");
+  // An overlap has tensors of its own.
+  if (value_of(found, "/optimizer/type", path) == value_of(expected, "/optimizer/type", path)) {
+    require_same("/optimizer/overlap", expected, found, path);
   }
   check_matches(expected, found, path);
+}
+
+int64_t RunState::restore(const State& found, const std::string& path) {
+  require_fit(found, path);
+  const State expected = describe(0);
   const bool older = found.version < 2;
   if (older && (plan_.sampler.shuffle || plan_.validation_fraction != 0.0)) {
     fail(ErrorKind::kCheckpoint,
@@ -250,7 +259,7 @@ int64_t RunState::restore(const State& found, const std::string& path) {
     // The older format has another digest, and no fraction.
     const std::string_view key = name;
     if (older && (key == "/data/digest" || key == "/data/validation_fraction")) continue;
-    require_same(name);
+    require_same(name, expected, found, path);
   }
   const int64_t step = integer_of(found, "/train/step", path);
   const int64_t updates = integer_of(found, "/optimizer/updates", path);

@@ -41,6 +41,8 @@ class RunState {
   // on worker 0 only.
   State capture(int64_t step) const;
 
+  // Error (kCheckpoint) unless the tensors of the checkpoint at `path` are the run's, all others named.
+  void require_fit(const State& found, const std::string& path) const;
   // Sets everything but arrays to a checkpoint and returns its step. Every mismatch is one Error
   // (kCheckpoint) and changes nothing: tensors (all of them named), and what decides which samples and draws
   // the following steps use: seed, optimizer, micro-batches, data.
