@@ -24,8 +24,8 @@ Sampler::Sampler(const SamplerOptions& options)
     fail(ErrorKind::kUsage,
          fmt::format("sampler: a global batch of {} samples{} does not fit into a data set of {}: "
                      "take smaller batches or last_batch = \"pad\"",
-                     options.stride(),
-                     options.overlap > 0 ? fmt::format(" (and {} of the next one)", options.overlap) : "",
+                     options.global_batch,
+                     options.overlap > 0 ? fmt::format(", {} of the next one's aside,", options.overlap) : "",
                      options.samples));
   }
 }
