@@ -7,25 +7,16 @@
 #include <string>
 #include <vector>
 
-#include "lockstep/core/philox.h"
+#include "kernels/arrays.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"
 
 namespace lockstep {
 namespace {
 
-constexpr int64_t kManyColumns = 70;
+using test::random_values;
 
-template <class T>
-std::vector<T> random_numbers(int64_t n, uint32_t stream) {
-  const PhiloxKey key = philox_key(5, RandomPurpose::kTest);
-  std::vector<T> values(static_cast<size_t>(n));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), stream, 0, 0});
-    values[i] = static_cast<T>(uniform_double(block.r[0], block.r[1]) * 2 - 1);
-  }
-  return values;
-}
+constexpr int64_t kManyColumns = 70;
 
 // The first `columns` of rows that have kManyColumns numbers, or of as many rows where they are transposed.
 template <class T>
@@ -74,8 +65,8 @@ std::vector<Accumulation<T>> product(const Case& c, int64_t n, const std::vector
 
 template <class T>
 void compare(const Case& c, std::initializer_list<int64_t> columns) {
-  const std::vector<T> a = random_numbers<T>(c.m * c.k, 1), b = random_numbers<T>(c.k * kManyColumns, 2);
-  const std::vector<Accumulation<T>> bias = random_numbers<Accumulation<T>>(kManyColumns, 3);
+  const std::vector<T> a = random_values<T>(c.m * c.k, 1), b = random_values<T>(c.k * kManyColumns, 2);
+  const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(kManyColumns, 3);
   const auto many = product<T>(c, kManyColumns, a, b, bias);
   for (const int64_t n : columns) {
     const auto few = product<T>(c, n, a, first_columns(b, c.k, n, c.transpose_b), bias);
