@@ -29,7 +29,10 @@ constexpr int64_t kDepthStep = 16;
 constexpr int64_t kRowPanels = 20;
 // Columns of b whose copies are kept for further blocks of a, where there are several: up to 590 KiB.
 template <class T>
-constexpr int64_t kWidth = 1536 / static_cast<int64_t>(sizeof(T));
+constexpr int64_t kWidth = (kVectorRegisters == 32 ? 1536 : 6144) / static_cast<int64_t>(sizeof(T));
+
+// Rows of an a stored transposed that are copied at a time: even, as factors may be pairs of elements.
+constexpr int64_t kCopiedRows = 16;
 
 // Products of at most so many columns and at least so many rows may be computed by their transpose, so many
 // rows at a time.
@@ -199,13 +202,19 @@ void multiply(const Product<In, Out>& product) {
       const bool first = block == 0, last = block + 1 == depth_blocks;
       for (int64_t begin = 0; begin < row_panels; begin += block_panels) {
         const int64_t end = std::min(row_panels, begin + block_panels);
-        for (int64_t row_panel = begin; copy_a && row_panel < end; ++row_panel) {
-          const int64_t row = first_row(row_panel), rows = first_row(row_panel + 1) - row;
-          T* const copy = copied_a + (row_panel - begin) * depth * a_stride;
-          if (transpose_a) {
-            copy_padded(elements, rows, a_at(row, from), lda, copy, a_stride);
-          } else {
-            transpose_padded(rows, elements, a_at(row, from), lda, copy, a_stride);
+        // Where a is stored transposed its rows are read whole, some at a time: a panel's share of one is
+        // part of a cache line, and of another page than its share of the next.
+        const int64_t piece = transpose_a ? kCopiedRows : elements;
+        for (int64_t p = 0; copy_a && p < elements; p += piece) {
+          for (int64_t row_panel = begin; row_panel < end; ++row_panel) {
+            const int64_t row = first_row(row_panel), rows = first_row(row_panel + 1) - row;
+            T* const copy = copied_a + ((row_panel - begin) * depth + p / group) * a_stride;
+            if (transpose_a) {
+              copy_padded(std::min(piece, elements - p), rows, a_at(row, from) + p * lda, lda, copy,
+                          a_stride);
+            } else {
+              transpose_padded(rows, elements, a_at(row, from), lda, copy, a_stride);
+            }
           }
         }
         for (int64_t p = 0; p < column_panels; ++p) {

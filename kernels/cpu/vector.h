@@ -135,6 +135,16 @@ inline Vector<T> load_first(const T* p, int64_t count) {
   } else {
     return _mm512_maskz_loadu_pd(static_cast<__mmask8>(0xFFu >> (8 - count)), p);
   }
+#elif defined(__AVX2__) && defined(__FMA__)
+  // Lanes of ones and behind them lanes of zeros, of which `count` ones are taken.
+  static constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  const int64_t words = count * static_cast<int64_t>(sizeof(T) / 4);
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMasks + 8 - words));
+  if constexpr (sizeof(T) == 4) {
+    return _mm256_maskload_ps(p, mask);
+  } else {
+    return _mm256_maskload_pd(p, mask);
+  }
 #else
   Vector<T> x{};
   for (int64_t i = 0; i < count; ++i) x[i] = p[i];
@@ -154,6 +164,29 @@ inline void store_first(T* p, int64_t count, Vector<T> x) {
   for (int64_t i = 0; i < count; ++i) p[i] = x[i];
 #endif
 }
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+// The first `count` of eight elements of 16 bits (0 < count < 8), the others zero; nothing behind them is
+// touched.
+inline __m128i first_halves(const void* p, int64_t count) {
+  const char* at = static_cast<const char*>(p);
+  uint64_t parts[2] = {0, 0};
+  uint64_t* part = parts;
+  if (count >= 4) {
+    std::memcpy(part++, at, 8);
+    at += 8;
+    count -= 4;
+  }
+  if (count >= 2) std::memcpy(part, at, 4);
+  if (count % 2 != 0) {
+    const int64_t before = count - 1;  // 0 or 2
+    uint16_t last;
+    std::memcpy(&last, at + 2 * before, 2);
+    *part |= static_cast<uint64_t>(last) << (16 * before);
+  }
+  return _mm_set_epi64x(static_cast<int64_t>(parts[1]), static_cast<int64_t>(parts[0]));
+}
+#endif
 
 // Factors out of the first `count` elements from memory (0 < count <= lanes * kGroup), the others zero.
 template <class T, class S>
@@ -179,15 +212,15 @@ inline Vector<T> load_factors(const S* p, int64_t count) {
     }
 #else
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-    if (count == kLanes<T>) {
-      const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-      if constexpr (std::is_same_v<S, Float16>) return _mm256_cvtph_ps(bits);
-      return reinterpret_cast<Vector<T>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-    }
-#endif
+    const __m128i bits =
+        count == kLanes<T> ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)) : first_halves(p, count);
+    if constexpr (std::is_same_v<S, Float16>) return _mm256_cvtph_ps(bits);
+    return reinterpret_cast<Vector<T>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+#else
     T lanes[kLanes<T>];
     for (int64_t i = 0; i < kLanes<T>; ++i) lanes[i] = i < count ? T(p[i]) : T{0};
     return load(lanes);
+#endif
 #endif
   }
 }

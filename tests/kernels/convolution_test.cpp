@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/arrays.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"
@@ -15,16 +16,7 @@
 namespace lockstep {
 namespace {
 
-template <class T>
-std::vector<T> random_values(int64_t n, uint32_t stream) {
-  const PhiloxKey key = philox_key(13, RandomPurpose::kTest);
-  std::vector<T> values(static_cast<size_t>(n));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), stream, 0, 0});
-    values[i] = static_cast<T>(uniform_double(block.r[0], block.r[1]) * 2 - 1);
-  }
-  return values;
-}
+using test::random_values;
 
 struct Window {
   int64_t n, h, w, c, o, kh, kw, stride_h, stride_w, pad_h, pad_w;

@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/arrays.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
@@ -19,16 +20,7 @@
 namespace lockstep {
 namespace {
 
-template <class T>
-std::vector<T> random_operand(int64_t n, uint32_t stream) {
-  const PhiloxKey key = philox_key(7, RandomPurpose::kTest);
-  std::vector<T> values(static_cast<size_t>(n));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), stream, 0, 0});
-    values[i] = static_cast<T>(uniform_double(block.r[0], block.r[1]) * 2 - 1);
-  }
-  return values;
-}
+using test::random_values;
 
 double activated(Activation activation, double x) {
   switch (activation) {
@@ -84,9 +76,9 @@ struct ProductCase {
 // Runs the case, checks every element against double loops, and that nothing around c was written.
 template <class T>
 std::vector<T> check(const ProductCase<T>& c) {
-  const std::vector<T> a = random_operand<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
-  const std::vector<T> b = random_operand<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
-  const std::vector<Accumulation<T>> bias = random_operand<Accumulation<T>>(c.n, 3);
+  const std::vector<T> a = random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
+  const std::vector<T> b = random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
+  const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
   constexpr int64_t kGuard = 40;
   const T kMark = T(-12345);
   std::vector<T> guarded(static_cast<size_t>(c.batch * c.m * c.n + 2 * kGuard), kMark);
@@ -222,8 +214,7 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
 // 1000.
 TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
   const int64_t m = 33, n = 2101, k = 811;  // several blocks of each, for one row too
-  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
-                               b = random_operand<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
   for (const bool transpose_b : {false, true}) {
     ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k, c.transpose_b = transpose_b;
@@ -241,8 +232,7 @@ TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
 // The transposed forms multiply the same numbers in the same order.
 TYPED_TEST(MatmulOf, BitsDoNotDependOnHowTheOperandsAreStored) {
   const int64_t m = 67, n = 203, k = 450;
-  const std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1),
-                               b = random_operand<TypeParam>(k * n, 2);
+  const std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
   std::vector<TypeParam> at(a.size()), bt(b.size());
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t p = 0; p < k; ++p) at[static_cast<size_t>(p * m + i)] = a[static_cast<size_t>(i * k + p)];
@@ -266,7 +256,7 @@ TYPED_TEST(MatmulOf, BitsDoNotDependOnAlignment) {
   const int64_t m = 37, n = 75, k = 129;
   std::vector<TypeParam> expected;
   for (const int64_t shift : {0, 1, 3, 7}) {
-    std::vector<TypeParam> a = random_operand<TypeParam>(m * k, 1), b = random_operand<TypeParam>(k * n, 2);
+    std::vector<TypeParam> a = random_values<TypeParam>(m * k, 1), b = random_values<TypeParam>(k * n, 2);
     a.insert(a.begin(), static_cast<size_t>(shift), TypeParam(0));
     b.insert(b.begin(), static_cast<size_t>(shift), TypeParam(0));
     std::vector<TypeParam> y(static_cast<size_t>(m * n + shift));
@@ -287,9 +277,9 @@ TYPED_TEST(MatmulOf, StoresTheArgumentOfItsActivation) {
     ProductCase<T> c;
     c.batch = 2, c.m = 9, c.n = 21, c.k = 30, c.bias = true;
     const int64_t elements = c.batch * c.m * c.n;
-    const std::vector<T> a = random_operand<T>(c.batch * c.m * c.k, 1),
-                         b = random_operand<T>(c.batch * c.k * c.n, 2);
-    const std::vector<Accumulation<T>> bias = random_operand<Accumulation<T>>(c.n, 3);
+    const std::vector<T> a = random_values<T>(c.batch * c.m * c.k, 1),
+                         b = random_values<T>(c.batch * c.k * c.n, 2);
+    const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
     const auto size = static_cast<size_t>(elements);
     std::vector<T> z(size), y(size), stored(size), fused(size);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), bias.data(), z.data()));
@@ -309,8 +299,8 @@ TYPED_TEST(MatmulOf, GoesThroughTheDerivativeOfAnActivation) {
     ProductCase<T> c;
     c.m = 9, c.n = 21, c.k = 30, c.transpose_b = true;
     const int64_t elements = c.m * c.n;
-    const std::vector<T> a = random_operand<T>(c.m * c.k, 1), b = random_operand<T>(c.k * c.n, 2),
-                         at = random_operand<T>(elements, 4);
+    const std::vector<T> a = random_values<T>(c.m * c.k, 1), b = random_values<T>(c.k * c.n, 2),
+                         at = random_values<T>(elements, 4);
     const auto size = static_cast<size_t>(elements);
     std::vector<T> plain(size), expected(size), fused(size);
     cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, plain.data()));
@@ -330,7 +320,7 @@ TYPED_TEST(MatmulOf, SumsTheColumnsOfItsSecondOperand) {
   for (const int64_t k : {0, 1, 5, 300}) {
     ProductCase<T> c;
     c.m = 4, c.n = 19, c.k = k, c.transpose_a = true;
-    const std::vector<T> a = random_operand<T>(c.m * k, 1), b = random_operand<T>(k * c.n, 2);
+    const std::vector<T> a = random_values<T>(c.m * k, 1), b = random_values<T>(k * c.n, 2);
     std::vector<T> y(static_cast<size_t>(c.m * c.n));
     std::vector<Wide> sums(static_cast<size_t>(c.n), Wide(7));
     MatmulArguments arguments = c.arguments(a.data(), b.data(), nullptr, y.data());
@@ -396,8 +386,8 @@ TYPED_TEST(MatmulOf, ConcurrentProductsDoNotDisturbEachOther) {
   const ThreadsGuard guard;
   ProductCase<TypeParam> c;
   c.m = 50, c.n = 170, c.k = 400, c.transpose_b = true;
-  const std::vector<TypeParam> a = random_operand<TypeParam>(c.m * c.k, 1),
-                               b = random_operand<TypeParam>(c.k * c.n, 2);
+  const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
+                               b = random_values<TypeParam>(c.k * c.n, 2);
   std::vector<TypeParam> expected(static_cast<size_t>(c.m * c.n));
   cpu_backend().matmul(c.arguments(a.data(), b.data(), nullptr, expected.data()));
   set_threads(4);
@@ -428,9 +418,9 @@ TYPED_TEST(MatmulOf16Bits, AFloatResultIsTheSumBeforeItsRounding) {
   for (const auto& [m, n, k] : {std::tuple{5, 40, 7}, {30, 70, 1000}, {64, 64, 2048}}) {
     ProductCase<TypeParam> c;
     c.m = m, c.n = n, c.k = k, c.bias = true, c.transpose_a = true;
-    const std::vector<TypeParam> a = random_operand<TypeParam>(c.m * c.k, 1),
-                                 b = random_operand<TypeParam>(c.k * c.n, 2);
-    const std::vector<float> bias = random_operand<float>(c.n, 3);
+    const std::vector<TypeParam> a = random_values<TypeParam>(c.m * c.k, 1),
+                                 b = random_values<TypeParam>(c.k * c.n, 2);
+    const std::vector<float> bias = random_values<float>(c.n, 3);
     std::vector<TypeParam> rounded(static_cast<size_t>(m * n));
     std::vector<float> sums(rounded.size());
     MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), rounded.data());

@@ -1,14 +1,17 @@
 // Matrix products: our op against the bare oneDNN primitive on the same shapes and number of threads, in
 // turns.
 //
-// Usage: matmul_benchmark [fp32|bf16|fp16] [threads...]   (default fp32 1 2). The library has no fp16 on
-// CPUs: its side is bf16 then. Figures are GFLOP/s of the fastest and of the median slice. Both sides'
-// matrices lie in the backend's memory, as tensors do.
+// Usage: matmul_benchmark [fp32|bf16|fp16] [threads...] [MxKxN...]   (default fp32 1 2, and the shapes of
+// kExtents). The library has no fp16 on CPUs: its side is bf16 then. Figures are GFLOP/s of the fastest and
+// of the median slice. Both sides' matrices lie in the backend's memory, as tensors do.
 #include <fmt/format.h>
 #include <omp.h>
 
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
 #include <dnnl.hpp>
+#include <iterator>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -110,15 +113,24 @@ int main(int argc, char** argv) {
     }
   }
   std::vector<int> counts;
-  for (; next < argc; ++next) counts.push_back(std::max(1, std::atoi(argv[next])));
+  std::vector<Extents> shapes;
+  for (; next < argc; ++next) {
+    Extents e{};
+    if (std::sscanf(argv[next], "%" SCNd64 "x%" SCNd64 "x%" SCNd64, &e.m, &e.k, &e.n) == 3) {
+      shapes.push_back(e);
+    } else {
+      counts.push_back(std::max(1, std::atoi(argv[next])));
+    }
+  }
   if (counts.empty()) counts = {1, 2};
+  if (shapes.empty()) shapes.assign(std::begin(kExtents), std::end(kExtents));
   fmt::print("{}, {}\n\n", cpu_backend().description(), name_of(dtype));
   fmt::print("                              fastest slice              median slice\n");
   fmt::print("    m     k     n  AB threads oneDNN     ours  ratio     oneDNN     ours  ratio    ours us\n");
   for (const int threads : counts) {
     set_threads(threads);
     omp_set_num_threads(threads);
-    for (const Extents& e : kExtents) {
+    for (const Extents& e : shapes) {
       compare(dtype, e, false, false, threads);
       compare(dtype, e, false, true, threads);
       compare(dtype, e, true, false, threads);
