@@ -5,53 +5,64 @@
 
 #include <bit>
 
-#include "lockstep/checkpoint/running_digest.h"
-
 namespace lockstep {
 
 namespace {
 
 // Feeds values; texts and lists with their length in front, so that no two states feed the same bytes.
-class StateDigest : public RunningDigest {
- public:
-  using RunningDigest::add;
-  void add(uint64_t value) { add(&value, sizeof value); }
-  void add(const std::string& text) {
-    add(text.size());
-    add(text.data(), text.size());
-  }
-  void add(const Scalar& scalar) {
-    add(uint64_t{scalar.index()});
-    if (const auto* integer = std::get_if<int64_t>(&scalar)) add(static_cast<uint64_t>(*integer));
-    if (const auto* real = std::get_if<double>(&scalar)) add(std::bit_cast<uint64_t>(*real));
-    if (const auto* text = std::get_if<std::string>(&scalar)) add(*text);
-  }
-};
+void feed(RunningDigest& digest, uint64_t value) {
+  digest.add(&value, sizeof value);
+}
+void feed(RunningDigest& digest, const std::string& text) {
+  feed(digest, text.size());
+  digest.add(text.data(), text.size());
+}
+void feed(RunningDigest& digest, const Scalar& scalar) {
+  feed(digest, uint64_t{scalar.index()});
+  if (const auto* integer = std::get_if<int64_t>(&scalar)) feed(digest, static_cast<uint64_t>(*integer));
+  if (const auto* real = std::get_if<double>(&scalar)) feed(digest, std::bit_cast<uint64_t>(*real));
+  if (const auto* text = std::get_if<std::string>(&scalar)) feed(digest, *text);
+}
 
 }  // namespace
 
+StateDigest::StateDigest(size_t arrays) {
+  feed(digest_, arrays);
+}
+
+void StateDigest::begin(const StateArray& array) {
+  feed(digest_, array.path);
+  feed(digest_, static_cast<uint64_t>(array.dtype));
+  feed(digest_, static_cast<uint64_t>(array.shape.rank()));
+  for (int64_t extent : array.shape.extents()) feed(digest_, static_cast<uint64_t>(extent));
+}
+
+void StateDigest::add(std::span<const std::byte> bytes) {
+  digest_.add(bytes.data(), bytes.size());
+}
+
+std::string StateDigest::end(const std::map<std::string, Scalar>& scalars) {
+  feed(digest_, scalars.size());
+  for (const auto& [path, scalar] : scalars) {
+    feed(digest_, path);
+    feed(digest_, scalar);
+  }
+  return digest_.hex();
+}
+
 std::string state_digest(const State& state) {
-  StateDigest digest;
-  digest.add(state.arrays.size());
+  StateDigest digest(state.arrays.size());
   for (const StateArray& array : state.arrays) {
-    digest.add(array.path);
-    digest.add(static_cast<uint64_t>(array.dtype));
-    digest.add(static_cast<uint64_t>(array.shape.rank()));
-    for (int64_t extent : array.shape.extents()) digest.add(static_cast<uint64_t>(extent));
-    digest.add(array.bytes.data(), array.bytes.size());
+    digest.begin(array);
+    digest.add(array.bytes);
   }
-  digest.add(state.scalars.size());
-  for (const auto& [path, scalar] : state.scalars) {
-    digest.add(path);
-    digest.add(scalar);
-  }
-  return digest.hex();
+  return digest.end(state.scalars);
 }
 
 std::string content_digest(std::span<const std::span<const std::byte>> pieces) {
-  StateDigest digest;
+  RunningDigest digest;
   for (const std::span<const std::byte> piece : pieces) {
-    digest.add(uint64_t{piece.size()});
+    feed(digest, uint64_t{piece.size()});
     digest.add(piece.data(), piece.size());
   }
   return digest.hex();

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "lockstep/checkpoint/running_digest.h"
 #include "lockstep/core/dtype.h"
 #include "lockstep/core/shape.h"
 
@@ -46,6 +47,19 @@ struct State {
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
 // order) and the scalars (sorted by path), excluding configuration, metrics, data, best, begun and plans.
 std::string state_digest(const State& state);
+
+// The same of a state whose arrays come one after the other, and each in pieces: begin() it, add() its bytes.
+class StateDigest {
+ public:
+  explicit StateDigest(size_t arrays);
+  void begin(const StateArray& array);  // its own bytes are not looked at
+  void add(std::span<const std::byte> bytes);
+  // After the last array.
+  std::string end(const std::map<std::string, Scalar>& scalars);
+
+ private:
+  RunningDigest digest_;
+};
 
 // 32 hex digits: XXH3-128 of the pieces, one behind the other, with their lengths.
 std::string content_digest(std::span<const std::span<const std::byte>> pieces);

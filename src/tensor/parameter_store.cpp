@@ -3,10 +3,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
+#include <utility>
+#include <vector>
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/math/normal.h"
 
 namespace lockstep {
@@ -18,66 +23,86 @@ int64_t aligned(int64_t extent) {
          ParameterStore::kParameterAlignment;
 }
 
+// Numbers drawn at a time, and by a thread at a time: the exact values of a large array take little memory.
+constexpr int64_t kPiece = int64_t{1} << 20;
+constexpr int64_t kGrain = int64_t{1} << 13;
+static_assert(kPiece % 2 == 0 && kGrain % 2 == 0, "a block gives two numbers");
+
 // Draw i of the parameter called `name`, a pure function of (seed, name, i).
 struct InitialDraws {
   PhiloxKey key;
   uint64_t name_hash;
+  bool normal;  // else uniform in [-1, 1)
 
-  PhiloxBlock block(uint64_t index) const {
-    return philox(key, {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
-                        static_cast<uint32_t>(name_hash), static_cast<uint32_t>(name_hash >> 32)});
+  // Draws 2 i and 2 i + 1.
+  std::pair<double, double> pair(uint64_t i) const {
+    const PhiloxBlock b =
+        philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
+                     static_cast<uint32_t>(name_hash), static_cast<uint32_t>(name_hash >> 32)});
+    if (normal) return math::portable::standard_normals(b);
+    return {2.0 * uniform_double(b.r[0], b.r[1]) - 1.0, 2.0 * uniform_double(b.r[2], b.r[3]) - 1.0};
   }
-  // In [0, 1).
-  double uniform(uint64_t index) const {
-    const PhiloxBlock b = block(index / 2);
-    return index % 2 == 0 ? uniform_double(b.r[0], b.r[1]) : uniform_double(b.r[2], b.r[3]);
-  }
-  double normal(uint64_t index) const {
-    return math::portable::standard_normal(block(index / 2), index % 2 != 0);
+
+  // values = spread * draws from number `first` on, an even one.
+  void fill(int64_t first, double spread, std::span<double> values) const {
+    const auto count = std::ssize(values);
+    parallel_ranges(count, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += 2) {
+        const auto [even, odd] = pair(static_cast<uint64_t>(first + i) / 2);
+        values[static_cast<size_t>(i)] = spread * even;
+        if (i + 1 < end) values[static_cast<size_t>(i + 1)] = spread * odd;
+      }
+    });
   }
 };
 
-// Standard deviation or half width: Glorot and Bengio 2010 (Xavier), He et al. 2015. A uniform variable on
-// [-a, a] has variance a^2/3.
-void draw(const Initializer& initializer, const InitialDraws& draws, std::vector<double>& values) {
+// Draws' standard deviation or half width: Glorot and Bengio 2010 (Xavier), He et al. 2015. A uniform
+// variable on [-a, a] has variance a^2/3.
+double spread_of(const Initializer& initializer) {
   using Kind = Initializer::Kind;
   const auto fan_in = static_cast<double>(initializer.fan_in);
   const auto fan_out = static_cast<double>(initializer.fan_out);
-  double spread = 0.0;
-  bool normal = false;
   switch (initializer.kind) {
-    case Kind::kZeros:
-      return;
-    case Kind::kOnes:
-      values.assign(values.size(), 1.0);
-      return;
-    case Kind::kConstant:
-      values.assign(values.size(), initializer.scale);
-      return;
     case Kind::kXavierUniform:
-      spread = initializer.scale * std::sqrt(6.0 / (fan_in + fan_out));
-      break;
+      return initializer.scale * std::sqrt(6.0 / (fan_in + fan_out));
     case Kind::kXavierNormal:
-      spread = initializer.scale * std::sqrt(2.0 / (fan_in + fan_out));
-      normal = true;
-      break;
+      return initializer.scale * std::sqrt(2.0 / (fan_in + fan_out));
     case Kind::kHeUniform:
-      spread = initializer.scale * std::sqrt(6.0 / fan_in);
-      break;
+      return initializer.scale * std::sqrt(6.0 / fan_in);
     case Kind::kHeNormal:
-      spread = initializer.scale * std::sqrt(2.0 / fan_in);
-      normal = true;
-      break;
-    case Kind::kNormal:
-      spread = initializer.scale;
-      normal = true;
-      break;
-    case Kind::kUniform:
-      spread = initializer.scale;
-      break;
+      return initializer.scale * std::sqrt(2.0 / fan_in);
+    default:
+      return initializer.scale;
   }
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = normal ? spread * draws.normal(i) : spread * (2.0 * draws.uniform(i) - 1.0);
+}
+
+bool is_normal(Initializer::Kind kind) {
+  using Kind = Initializer::Kind;
+  return kind == Kind::kNormal || kind == Kind::kXavierNormal || kind == Kind::kHeNormal;
+}
+
+// values: zeros.
+void initialize(const Initializer& initializer, PhiloxKey key, uint64_t name_hash, Tensor values) {
+  using Kind = Initializer::Kind;
+  Backend& backend = values.backend();
+  const Kind kind = initializer.kind;
+  if (kind == Kind::kZeros) return;
+  if (kind == Kind::kOnes || kind == Kind::kConstant) {
+    backend.fill(values.dtype(), values.elements(), values.mutable_data(),
+                 kind == Kind::kOnes ? 1.0 : initializer.scale);
+    return;
+  }
+  const InitialDraws draws{key, name_hash, is_normal(kind)};
+  const double spread = spread_of(initializer);
+  const int64_t elements = values.elements();
+  std::vector<double> drawn;
+  for (int64_t first = 0; first < elements; first += kPiece) {
+    drawn.resize(static_cast<size_t>(std::min(kPiece, elements - first)));
+    draws.fill(first, spread, drawn);
+    const Shape shape({std::ssize(drawn)});
+    const Tensor exact = Tensor::from(shape, drawn, backend);
+    backend.cast(DType::kF64, values.dtype(), exact.elements(), exact.data(),
+                 values.view(shape, first).mutable_data());
   }
 }
 
@@ -119,11 +144,7 @@ void ParameterStore::allocate(DType dtype, Backend& backend, uint64_t seed) {
   const PhiloxKey key = philox_key(seed, RandomPurpose::kInitialization);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterEntry& entry = parameters_[i];
-    std::vector<double> drawn(static_cast<size_t>(entry.shape.elements()), 0.0);
-    draw(entry.initializer, {key, stable_hash(entry.name)}, drawn);
-    Tensor slice = parameter(static_cast<int>(i));
-    const Tensor exact = Tensor::from(entry.shape, drawn, backend);
-    backend.cast(DType::kF64, dtype, exact.elements(), exact.data(), slice.mutable_data());
+    initialize(entry.initializer, key, stable_hash(entry.name), parameter(static_cast<int>(i)));
   }
   for (size_t i = 0; i < statistics_.size(); ++i) {
     Tensor slice = statistic(static_cast<int>(i));

@@ -7,10 +7,8 @@
 #include <sstream>
 #include <vector>
 
-#include "lockstep/checkpoint/state.h"
 #include "lockstep/core/error.h"
 #include "lockstep/train/agreement.h"
-#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 
@@ -20,14 +18,7 @@ bool ReplicaAgreement::any(bool mine, const std::string& label) {
   return most > 0;
 }
 
-std::string ReplicaAgreement::compare(const State& state, const std::string& when) {
-  const std::string whole = state_digest(state);
-  std::string digest = whole;
-  if (replica_.shards->workers() > 1) {
-    State copied = capture_parameters(replica_);
-    copied.scalars = state.scalars;
-    digest = state_digest(copied);
-  }
+void ReplicaAgreement::compare(const std::string& digest, const std::string& when) {
   std::vector<char> all(digest.size() * static_cast<size_t>(communicator_.world_size()));
   communicator_.all_gather(digest.data(), digest.size(), all.data(), "digest")->wait();
   // The digest that most workers have counts as right, rank 0's when there is no majority.
@@ -50,7 +41,6 @@ std::string ReplicaAgreement::compare(const State& state, const std::string& whe
                   fmt::format("{}: replicas differ: {} of {} workers have {}{}", when, votes[right],
                               digests.size(), right, drifted));
   }
-  return whole;
 }
 
 void ReplicaAgreement::compare_copies(int64_t step) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <string>
 
-#include "lockstep/checkpoint/state.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/run_data.h"
@@ -21,10 +20,9 @@ class ReplicaAgreement {
   // Whether any worker says so.
   bool any(bool mine, const std::string& label);
 
-  // All workers hold the same state, or those that differ from the majority are named (kNumeric). `state`: a
-  // snapshot on every worker; of a sharded optimizer's arrays, whose bytes rank 0 alone has, nothing is
-  // compared. Returns the digest of the whole state, on rank 0.
-  std::string compare(const State& state, const std::string& when);
+  // All workers hold the same state, or those that differ from the majority are named (kNumeric). digest:
+  // StateDigests::replicated; of a sharded optimizer's arrays, which are nowhere twice, nothing is compared.
+  void compare(const std::string& digest, const std::string& when);
   // The 16-bit copy that products compute with has the parameters' values, rounded (kNumeric).
   void compare_copies(int64_t step);
   // Whether this worker's parameters, statistics and optimizer state are finite. Not collective.

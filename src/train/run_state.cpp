@@ -21,6 +21,9 @@ namespace lockstep {
 
 namespace {
 
+// Bytes of an array that are copied to the host at a time, to be digested.
+constexpr size_t kDigestedBytes = size_t{4} << 20;
+
 // A flat array of the replica: whole on every worker, or in shares.
 struct StoredArray {
   Tensor values;
@@ -232,6 +235,39 @@ State RunState::capture(int64_t step) const {
   return state;
 }
 
+StateDigests RunState::digests(int64_t step) const {
+  const State state = describe(step);
+  const StateLayout layout(replica_);
+  const bool sharded = replica_.shards->workers() > 1, collects = replica_.shards->collects();
+  StateDigest whole(layout.parts().size()), replicated(layout.replicated().size());
+  std::vector<std::byte> room;
+  for (size_t i = 0; i < layout.parts().size(); ++i) {
+    const StatePart& part = layout.parts()[i];
+    const bool everywhere = sharded && i < layout.replicated().size();
+    whole.begin(state.arrays[i]);
+    if (everywhere) replicated.begin(state.arrays[i]);
+    if (!part.array->shares.empty()) {
+      room.resize(collects ? part.bytes() : 0);
+      replica_.shards->collect(part.array->shares, part.array->values, part.range(), room.data(), part.path);
+      whole.add(room);
+      continue;
+    }
+    if (!collects && !everywhere) continue;
+    const Tensor values = part.view();
+    const auto* const bytes = static_cast<const std::byte*>(values.data());
+    for (size_t at = 0; at < part.bytes(); at += room.size()) {
+      room.resize(std::min(kDigestedBytes, part.bytes() - at));
+      values.backend().copy_to_host(room.data(), bytes + at, room.size());
+      whole.add(room);
+      if (everywhere) replicated.add(room);
+    }
+  }
+  StateDigests found;
+  found.whole = whole.end(state.scalars);
+  found.replicated = sharded ? replicated.end(state.scalars) : found.whole;
+  return found;
+}
+
 void RunState::require_fit(const State& found, const std::string& path) const {
   const State expected = describe(0);
   // An overlap has tensors of its own.
@@ -286,13 +322,6 @@ int64_t RunState::distribute(int64_t step, const State& found, const std::string
   }
   replica_.optimizer->slots_restored(layout.slots());
   return step;
-}
-
-State capture_parameters(Replica& replica) {
-  State state;
-  const StateLayout layout(replica);
-  for (const StatePart& part : layout.replicated()) state.arrays.push_back(copy_of(part));
-  return state;
 }
 
 bool has_average(const State& state) {

@@ -29,6 +29,11 @@ void put_numbers(State& state, const std::string& group, const std::map<std::str
 std::map<std::string, double> take_numbers(const State& state, const std::string& group,
                                            std::map<std::string, double> current, const std::string& path);
 
+struct StateDigests {
+  std::string whole;  // state_digest() of what capture() gives; with a sharded optimizer on worker 0 alone
+  std::string replicated;  // of what every worker holds a copy of: `whole` unless the optimizer is sharded
+};
+
 class RunState {
  public:
   // Everything must outlive the object. configuration: TOML text.
@@ -40,6 +45,9 @@ class RunState {
   // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
   // on worker 0 only.
   State capture(int64_t step) const;
+  // Digests of what workers hold after `step` steps, by way of a few megabytes of host memory. Collective
+  // with a sharded optimizer.
+  StateDigests digests(int64_t step) const;
 
   // Error (kCheckpoint) unless the tensors of the checkpoint at `path` are the run's, all others named.
   void require_fit(const State& found, const std::string& path) const;
@@ -57,9 +65,6 @@ class RunState {
   std::string data_digest_, configuration_;
   std::vector<Checkpointed*> parts_;
 };
-
-// What every worker holds a copy of, whatever the sharding: parameters and running statistics.
-State capture_parameters(Replica& replica);
 
 // Whether the state has averaged weights.
 bool has_average(const State& state);

@@ -229,8 +229,9 @@ struct Trainer::Parts : PreparedRun {
   }
 
   void compare_replicas() {
-    const std::string digest = agreement->compare(state->capture(done), fmt::format("step {}", done));
-    if (keeper) keeper->log_digest(done, digest);
+    const StateDigests digests = state->digests(done);
+    agreement->compare(digests.replicated, fmt::format("step {}", done));
+    if (keeper) keeper->log_digest(done, digests.whole);
     agreement->compare_copies(done);
   }
 

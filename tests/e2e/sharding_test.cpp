@@ -37,6 +37,20 @@ std::vector<std::string> with(std::vector<std::string> arguments, const std::vec
   return arguments;
 }
 
+// Digested a piece at a time: the parameter is larger than a piece.
+TEST_F(Sharding, TheDigestInTheMetricsIsThatOfTheCheckpoint) {
+  const std::string path = file("type = \"adam\"\n", "type = \"mlp\"\nhidden = [8, 200000]\n");
+  for (const auto& [workers, sharded] : {std::pair{kNoLauncher, false}, {3, false}, {3, true}}) {
+    const std::string output = scratch_.file(std::to_string(workers) + (sharded ? "sharded" : ""));
+    train(workers, with({path, "--output", output, "--set", "train.steps=2", "train.evaluate_every=0",
+                         "checkpoint.every=2", "parallel.digest_every=2"},
+                        sharded ? kSharded : std::vector<std::string>()));
+    const std::string digest = digest_of(checkpoint_of(output, 2));
+    EXPECT_NE(bytes_of(output + "/metrics.jsonl").find(digest.substr(0, 32)), std::string::npos) << digest;
+    EXPECT_EQ(digest, digest_of(checkpoint_of(scratch_.file(std::to_string(kNoLauncher)), 2)));
+  }
+}
+
 TEST_F(Sharding, ChangesNoBitOnAnyNumberOfWorkers) {
   const std::vector<std::pair<std::string, std::string>> optimizers = {
       {"adamw", ""},

@@ -7,6 +7,9 @@
 
 #include "device.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/math/normal.h"
 
 namespace lockstep {
 namespace {
@@ -44,6 +47,42 @@ TEST(ParameterStore, InitialValuesDependOnSeedAndNameAlone) {
   EXPECT_EQ(drawn(1, {"x"}, "x"), drawn(1, {"other", "x", "more"}, "x"));
   EXPECT_NE(drawn(1, {"x"}, "x"), drawn(2, {"x"}, "x"));
   EXPECT_NE(drawn(1, {"x"}, "x"), drawn(1, {"y"}, "y"));
+}
+
+// Values are drawn in pieces, by all threads; each is a function of its own number.
+TEST(ParameterStore, EveryDrawIsThatOfItsNumberInArraysOfAnySizeOnAnyNumberOfThreads) {
+  using Kind = Initializer::Kind;
+  constexpr int64_t kLarge = (int64_t{1} << 21) + 3;  // more than two pieces
+  const PhiloxKey key = philox_key(9, RandomPurpose::kInitialization);
+  for (const int threads : {1, 3}) {
+    set_threads(threads);
+    ParameterStore store;
+    const int large = store.declare_parameter("large", {kLarge}, {Kind::kXavierNormal, 30, 20, 2.0});
+    const int small = store.declare_parameter("small", {5}, {Kind::kUniform, 1, 1, 0.25});
+    const int one = store.declare_parameter("one", {1}, normal(1.0));
+    store.allocate(DType::kF64, test_backend(), 9);
+    const auto block = [&](const std::string& name, int64_t i) {
+      const uint64_t hash = stable_hash(name);
+      return philox(key, {static_cast<uint32_t>(i / 2), 0, static_cast<uint32_t>(hash),
+                          static_cast<uint32_t>(hash >> 32)});
+    };
+    const std::vector<double> drawn = store.parameter(large).to_vector<double>();
+    const double spread = 2.0 * std::sqrt(2.0 / 50.0);
+    for (int64_t i = 0; i < kLarge; i += i < 9 || i > kLarge - 9 ? 1 : 4093) {
+      ASSERT_EQ(drawn[static_cast<size_t>(i)],
+                spread * math::portable::standard_normal(block("large", i), i % 2 != 0))
+          << i;
+    }
+    const std::vector<double> few = store.parameter(small).to_vector<double>();
+    for (int64_t i = 0; i < 5; ++i) {
+      const PhiloxBlock b = block("small", i);
+      const double u = i % 2 == 0 ? uniform_double(b.r[0], b.r[1]) : uniform_double(b.r[2], b.r[3]);
+      EXPECT_EQ(few[static_cast<size_t>(i)], 0.25 * (2.0 * u - 1.0)) << i;
+    }
+    EXPECT_EQ(store.parameter(one).to_vector<double>()[0],
+              math::portable::standard_normal(block("one", 0), false));
+  }
+  set_threads(1);
 }
 
 TEST(ParameterStore, NormalDrawsHaveTheirMoments) {
