@@ -63,18 +63,23 @@ int64_t micro_batches_of_tokens(const RunSettings& settings, bool full_batch, in
   return 0;
 }
 
-void require_overlap(int64_t overlap, bool full_batch, int64_t micro_batches) {
+// whole: micro-batches of the whole training set.
+void require_overlap(int64_t overlap, const RunSettings& settings, int64_t micro_batches, int64_t whole) {
   if (overlap == 0) return;
-  if (full_batch) {
+  const bool of_tokens = settings.batch_tokens != 0;
+  if (micro_batches >= whole) {
     fail(ErrorKind::kUsage,
          fmt::format("optimizer.overlap: batches that are the whole training set share all of it: give "
-                     "train.micro_batches, fewer than {}, or leave overlap out, got {}",
-                     micro_batches, overlap));
+                     "{} than {}, or leave overlap out, got {}",
+                     of_tokens ? "train.batch_tokens for fewer micro-batches" : "train.micro_batches, fewer",
+                     whole, overlap));
   }
   if (2 * overlap > micro_batches) {
+    const std::string given = of_tokens ? fmt::format("the {} of train.batch_tokens", micro_batches)
+                                        : fmt::format("train.micro_batches = {}", micro_batches);
     fail(ErrorKind::kUsage, fmt::format("optimizer.overlap: a batch shares at most half of its micro-batches "
-                                        "with the next: {} of train.micro_batches = {}, got {}",
-                                        micro_batches / 2, micro_batches, overlap));
+                                        "with the next: {} of {}, got {}",
+                                        micro_batches / 2, given, overlap));
   }
 }
 
@@ -103,8 +108,8 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
   plan.validation_fraction = settings.validation_fraction;
   plan.tokens_of_sample = tokens;
   if (settings.batch_tokens != 0) plan.micro_batches = micro_batches_of_tokens(settings, full_batch, tokens);
+  const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
   if (full_batch) {
-    const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
     if (settings.micro_batches != 0 && settings.micro_batches != needed) {
       fail(ErrorKind::kUsage,
            fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in "
@@ -117,7 +122,7 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
   } else if (plan.micro_batches == 0) {
     plan.micro_batches = 1;
   }
-  require_overlap(overlap, full_batch, plan.micro_batches);
+  require_overlap(overlap, settings, plan.micro_batches, needed);
   plan.sampler.global_batch = plan.micro_batches * settings.micro_batch_size;
   plan.sampler.overlap = overlap * settings.micro_batch_size;
   plan.steps_per_epoch = Sampler(plan.sampler).steps_per_epoch();

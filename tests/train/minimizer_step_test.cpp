@@ -255,6 +255,7 @@ TEST_F(MinimizerStepTest, OverlapsThatBatchesCannotHaveAreRefusedByName) {
   refused("overlap = 1\n", 1, {"optimizer.overlap", "0 of train.micro_batches = 1", "got 1"});
   refused("overlap = 1\n", 0, {"optimizer.overlap", "train.micro_batches, fewer than 12", "got 1"});
   refused("overlap = 1\n", 12, {"optimizer.overlap", "train.micro_batches"});
+  refused("overlap = 1\n", 13, {"optimizer.overlap", "train.micro_batches, fewer than 12"});
   refused("overlap = 1\nline_search = {type = \"strong_wolfe\"}\n", 5,
           {"overlap", "line_search.type", "strong_wolfe"});
   EXPECT_THROW(make_lbfgs({.overlap = -1}), Error);

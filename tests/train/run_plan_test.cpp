@@ -45,6 +45,23 @@ TEST(RunPlan, TakesOneMicroBatchWhereNoneAreAskedFor) {
   EXPECT_EQ(plan_run(settings_of(0, 8, 1), 100, false, "adam").micro_batches, 1);
 }
 
+TEST(RunPlan, AnOverlapThatDoesNotFitNamesTheSizeOfTheBatchAsItWasGiven) {
+  RunSettings settings = settings_of(0, 4, 1);
+  const auto refused = [&](int64_t tokens, int64_t overlap, const std::string& rule) {
+    settings.batch_tokens = tokens;
+    try {
+      plan_run(settings, 40, false, "lbfgs", 96, overlap);
+      ADD_FAILURE() << rule;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      EXPECT_NE(std::string(error.what()).find(rule), std::string::npos) << error.what();
+    }
+  };
+  refused(1920, 3, "2 of the 5 of train.batch_tokens, got 3");
+  for (const int64_t tokens : {3840, 4224})  // ten micro-batches are all there are
+    refused(tokens, 1, "give train.batch_tokens for fewer micro-batches than 10");
+}
+
 TEST(RunPlan, ABatchMayBeGivenInTokens) {
   RunSettings settings = settings_of(0, 4, 1);
   settings.batch_tokens = 1920;

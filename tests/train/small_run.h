@@ -51,8 +51,9 @@ class SmallRun {
     settings_.bucket_bytes = 64;  // several buckets
     replica = std::make_unique<Replica>(read_training_job(configuration_, settings_), data_, test_backend(),
                                         communicator);
-    plan =
-        plan_run(settings_, options.micro_batches * options.micro_batch_size, false, "", 0, options.overlap);
+    // Batches that share something are not all there is.
+    const int64_t batches = options.micro_batches + (options.overlap > 0 ? 1 : 0);
+    plan = plan_run(settings_, batches * options.micro_batch_size, false, "", 0, options.overlap);
     owned = plan.owned(communicator.rank(), communicator.world_size());
     objective.emplace("auto", data_, settings_.parameters(), test_backend(), settings_.objective);
     pass.emplace(*replica, *objective, plan, settings_, communicator);
