@@ -73,22 +73,38 @@ struct ProductCase {
   }
 };
 
-// Runs the case, checks every element against double loops, and that nothing around c was written.
 template <class T>
-std::vector<T> check(const ProductCase<T>& c) {
-  const std::vector<T> a = random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1);
-  const std::vector<T> b = random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2);
-  const std::vector<Accumulation<T>> bias = random_values<Accumulation<T>>(c.n, 3);
+struct Operands {
+  std::vector<T> a, b;
+  std::vector<Accumulation<T>> bias;
+  explicit Operands(const ProductCase<T>& c)
+      : a(random_values<T>(c.repeat_a ? c.m * c.k : c.batch * c.m * c.k, 1)),
+        b(random_values<T>(c.repeat_b ? c.k * c.n : c.batch * c.k * c.n, 2)),
+        bias(random_values<Accumulation<T>>(c.n, 3)) {}
+};
+
+// Runs the case and checks that nothing around c was written.
+template <class T>
+std::vector<T> computed(const ProductCase<T>& c, const Operands<T>& operands) {
   constexpr int64_t kGuard = 40;
   const T kMark = T(-12345);
   std::vector<T> guarded(static_cast<size_t>(c.batch * c.m * c.n + 2 * kGuard), kMark);
   T* const y = guarded.data() + kGuard;
-  const MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), y);
-  cpu_backend().matmul(arguments);
+  cpu_backend().matmul(c.arguments(operands.a.data(), operands.b.data(), operands.bias.data(), y));
   for (int64_t i = 0; i < kGuard; ++i) {
     EXPECT_EQ(guarded[static_cast<size_t>(i)], kMark) << c.name();
     EXPECT_EQ(guarded[guarded.size() - 1 - static_cast<size_t>(i)], kMark) << c.name();
   }
+  return std::vector<T>(y, y + c.batch * c.m * c.n);
+}
+
+// The same, and checks every element against double loops.
+template <class T>
+std::vector<T> check(const ProductCase<T>& c) {
+  const Operands<T> operands(c);
+  const auto& [a, b, bias] = operands;
+  const std::vector<T> y = computed(c, operands);
+  const MatmulArguments arguments = c.arguments(a.data(), b.data(), bias.data(), nullptr);
   const double unit = std::numeric_limits<Accumulation<T>>::epsilon();
   // Rounding of the result to 16 bits: half a unit of the last of 8 or 11 digits.
   const double rounding = sizeof(T) != 2 ? 0.0 : dtype_of<T> == DType::kBF16 ? 0x1p-8 : 0x1p-11;
@@ -112,7 +128,7 @@ std::vector<T> check(const ProductCase<T>& c) {
             c.activation == Activation::kGelu || c.activation == Activation::kGeluTanh ? 1.2 : 0.0;
         const double tolerance = unit * (4 + 0.5 * static_cast<double>(c.k)) * (magnitude + 1) +
                                  rounding * (std::abs(expected) + of_sum * std::abs(sum));
-        const double got = static_cast<double>(y[(g * c.m + i) * c.n + j]);
+        const double got = static_cast<double>(y[static_cast<size_t>((g * c.m + i) * c.n + j)]);
         if (!(std::abs(got - expected) <= tolerance) && wrong++ == 0) {
           ADD_FAILURE() << c.name() << ": element (" << g << "," << i << "," << j << ") is " << got
                         << ", expected " << expected;
@@ -121,7 +137,7 @@ std::vector<T> check(const ProductCase<T>& c) {
     }
   }
   EXPECT_EQ(wrong, 0) << c.name();
-  return std::vector<T>(y, y + c.batch * c.m * c.n);
+  return y;
 }
 
 template <class T>
@@ -198,11 +214,12 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
       ProductCase<TypeParam> c;
       c.batch = batch, c.m = m, c.n = n, c.k = k, c.bias = true, c.activation = Activation::kGelu;
       c.transpose_a = transposes & 1, c.transpose_b = transposes & 2;
+      const Operands<TypeParam> operands(c);
       set_threads(1);
       const std::vector<TypeParam> one = check(c);
       for (const int threads : {2, 3, 7}) {
         set_threads(threads);
-        const std::vector<TypeParam> many = check(c);
+        const std::vector<TypeParam> many = computed(c, operands);
         EXPECT_EQ(std::memcmp(one.data(), many.data(), one.size() * sizeof(TypeParam)), 0)
             << c.name() << " on " << threads;
       }
