@@ -116,13 +116,6 @@ gpu_kernels_under_sanitizers() {
   LOCKSTEP_ALLOCATOR=poison run_tests "$asan" --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
 }
 
-# But those of their tests that start no thread and take long: they run in the release build and under the address sanitizer.
-threads_under_sanitizer() {
-  local alone='Permutation.*:Split.*:Elementary.*:Source.ALargePlainFile*:Source.RefusesEvery*'
-  alone+=':Hdf5Dataset.NoChangedBit*:Hdf5Dataset.RejectsEvery*'
-  GTEST_FILTER="-$alone" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
-}
-
 # Tests ask for more memory than there is, and expect an answer.
 export ASAN_OPTIONS=allocator_may_return_null=1 TSAN_OPTIONS=allocator_may_return_null=1
 
@@ -171,6 +164,6 @@ if [ -x "build/$asan/bin/lockstep" ]; then
 fi
 part "build under thread sanitizer" wait_for "build under thread sanitizer"
 if [ -x build/tsan/bin/parallel_test ]; then
-  part "threaded tests under sanitizer" threads_under_sanitizer
+  part "threaded tests under sanitizer" run_tests tsan --tests-regex "^($(IFS='|'; echo "${threaded[*]}"))/"
 fi
 finish

@@ -52,7 +52,7 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   const std::string path = resume_or_start(found);
   if (options.resume) done = state->distribute(done, found, path, communicator);
   saved = done;
-  agreement->compare(state->digests(done).replicated, "start");
+  agreement->compare(state->replicated_digest(done), "start");
   if (leader()) {
     introduce(
         {settings, data, *replica, plan, *schedule, *pass, *device, operations, communicator.world_size()});

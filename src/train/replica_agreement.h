@@ -21,7 +21,8 @@ class ReplicaAgreement {
   bool any(bool mine, const std::string& label);
 
   // All workers hold the same state, or those that differ from the majority are named (kNumeric). digest:
-  // StateDigests::replicated; of a sharded optimizer's arrays, which are nowhere twice, nothing is compared.
+  // RunState::replicated_digest(); of a sharded optimizer's arrays, which are nowhere twice, nothing is
+  // compared.
   void compare(const std::string& digest, const std::string& when);
   // The 16-bit copy that products compute with has the parameters' values, rounded (kNumeric).
   void compare_copies(int64_t step);

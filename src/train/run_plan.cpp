@@ -69,7 +69,7 @@ void require_overlap(int64_t overlap, const RunSettings& settings, int64_t micro
   const bool of_tokens = settings.batch_tokens != 0;
   if (micro_batches >= whole) {
     fail(ErrorKind::kUsage,
-         fmt::format("optimizer.overlap: batches that are the whole training set share all of it: give "
+         fmt::format("optimizer.overlap: batches that have the whole training set share all of it: give "
                      "{} than {}, or leave overlap out, got {}",
                      of_tokens ? "train.batch_tokens for fewer micro-batches" : "train.micro_batches, fewer",
                      whole, overlap));
@@ -108,7 +108,8 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
   plan.validation_fraction = settings.validation_fraction;
   plan.tokens_of_sample = tokens;
   if (settings.batch_tokens != 0) plan.micro_batches = micro_batches_of_tokens(settings, full_batch, tokens);
-  const int64_t needed = (samples + settings.micro_batch_size - 1) / settings.micro_batch_size;
+  const int64_t needed =
+      samples / settings.micro_batch_size + (samples % settings.micro_batch_size != 0 ? 1 : 0);
   if (full_batch) {
     if (settings.micro_batches != 0 && settings.micro_batches != needed) {
       fail(ErrorKind::kUsage,

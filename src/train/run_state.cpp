@@ -22,7 +22,7 @@ namespace lockstep {
 namespace {
 
 // Bytes of an array that are copied to the host at a time, to be digested.
-constexpr size_t kDigestedBytes = size_t{4} << 20;
+constexpr int64_t kDigestedBytes = int64_t{4} << 20;
 
 // A flat array of the replica: whole on every worker, or in shares.
 struct StoredArray {
@@ -235,37 +235,35 @@ State RunState::capture(int64_t step) const {
   return state;
 }
 
-StateDigests RunState::digests(int64_t step) const {
+std::string RunState::digest(int64_t step, bool whole) const {
   const State state = describe(step);
   const StateLayout layout(replica_);
-  const bool sharded = replica_.shards->workers() > 1, collects = replica_.shards->collects();
-  StateDigest whole(layout.parts().size()), replicated(layout.replicated().size());
+  const std::span<const StatePart> parts = whole ? std::span(layout.parts()) : layout.replicated();
+  StateDigest digest(parts.size());
   std::vector<std::byte> room;
-  for (size_t i = 0; i < layout.parts().size(); ++i) {
-    const StatePart& part = layout.parts()[i];
-    const bool everywhere = sharded && i < layout.replicated().size();
-    whole.begin(state.arrays[i]);
-    if (everywhere) replicated.begin(state.arrays[i]);
-    if (!part.array->shares.empty()) {
-      room.resize(collects ? part.bytes() : 0);
-      replica_.shards->collect(part.array->shares, part.array->values, part.range(), room.data(), part.path);
-      whole.add(room);
-      continue;
-    }
-    if (!collects && !everywhere) continue;
-    const Tensor values = part.view();
-    const auto* const bytes = static_cast<const std::byte*>(values.data());
-    for (size_t at = 0; at < part.bytes(); at += room.size()) {
-      room.resize(std::min(kDigestedBytes, part.bytes() - at));
-      values.backend().copy_to_host(room.data(), bytes + at, room.size());
-      whole.add(room);
-      if (everywhere) replicated.add(room);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const StatePart& part = parts[i];
+    const Tensor& values = part.array->values;
+    const auto size = static_cast<int64_t>(size_of(values.dtype()));
+    digest.begin(state.arrays[i]);
+    const ElementRange all = part.range();
+    for (int64_t begin = all.begin; begin < all.end; begin += kDigestedBytes / size) {
+      const ElementRange piece{begin, std::min(all.end, begin + kDigestedBytes / size)};
+      room.resize(static_cast<size_t>(piece.size() * size));
+      if (part.array->shares.empty()) {
+        const auto* const bytes = static_cast<const std::byte*>(values.data()) + begin * size;
+        values.backend().copy_to_host(room.data(), bytes, room.size());
+      } else {
+        replica_.shards->collect(part.array->shares, values, piece, room.data(), part.path);
+      }
+      digest.add(room);
     }
   }
-  StateDigests found;
-  found.whole = whole.end(state.scalars);
-  found.replicated = sharded ? replicated.end(state.scalars) : found.whole;
-  return found;
+  return digest.end(state.scalars);
+}
+
+std::string RunState::replicated_digest(int64_t step) const {
+  return digest(step, replica_.shards->workers() == 1);
 }
 
 void RunState::require_fit(const State& found, const std::string& path) const {

@@ -29,11 +29,6 @@ void put_numbers(State& state, const std::string& group, const std::map<std::str
 std::map<std::string, double> take_numbers(const State& state, const std::string& group,
                                            std::map<std::string, double> current, const std::string& path);
 
-struct StateDigests {
-  std::string whole;  // state_digest() of what capture() gives; with a sharded optimizer on worker 0 alone
-  std::string replicated;  // of what every worker holds a copy of: `whole` unless the optimizer is sharded
-};
-
 class RunState {
  public:
   // Everything must outlive the object. configuration: TOML text.
@@ -45,9 +40,12 @@ class RunState {
   // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
   // on worker 0 only.
   State capture(int64_t step) const;
-  // Digests of what workers hold after `step` steps, by way of a few megabytes of host memory. Collective
-  // with a sharded optimizer.
-  StateDigests digests(int64_t step) const;
+  // state_digest() of what capture() gives, by way of a few megabytes of host memory. With a sharded
+  // optimizer it is collective, and worker 0's alone means something.
+  std::string whole_digest(int64_t step) const { return digest(step, true); }
+  // The same of what every worker holds a copy of: all, but for a sharded optimizer's arrays. Never
+  // collective.
+  std::string replicated_digest(int64_t step) const;
 
   // Error (kCheckpoint) unless the tensors of the checkpoint at `path` are the run's, all others named.
   void require_fit(const State& found, const std::string& path) const;
@@ -60,6 +58,8 @@ class RunState {
   int64_t distribute(int64_t step, const State& found, const std::string& path, Communicator& communicator);
 
  private:
+  std::string digest(int64_t step, bool whole) const;
+
   Replica& replica_;
   const RunPlan& plan_;
   std::string data_digest_, configuration_;

@@ -3,7 +3,7 @@
 
 #include <functional>
 #include <map>
-#include <utility>
+#include <tuple>
 
 #include "kernels/arrays.h"
 #include "lockstep/core/error.h"
@@ -156,8 +156,8 @@ std::vector<Case> cases() {
 // Drawn once: that takes longer than most of what is tested.
 template <class T>
 const std::vector<T>& drawn(int64_t n, uint32_t salt, double low = -2.0, double high = 2.0) {
-  static std::map<std::pair<int64_t, uint32_t>, std::vector<T>> known;
-  std::vector<T>& values = known[{n, salt}];
+  static std::map<std::tuple<int64_t, uint32_t, double, double>, std::vector<T>> known;
+  std::vector<T>& values = known[{n, salt, low, high}];
   if (values.empty()) values = random_values<T>(n, salt, low, high);
   return values;
 }

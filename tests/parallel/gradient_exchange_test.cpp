@@ -74,15 +74,17 @@ void check_threaded(int world_size, const ExchangeCase& c) {
 // Under the thread sanitizer, which makes a worker's step some fifty times as long, a part of the cases has
 // every way that workers meet.
 #if defined(__SANITIZE_THREAD__)
-constexpr bool kWatched = true;
+constexpr bool kThreadSanitizer = true;
+#elif defined(__has_feature)
+constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
 #else
-constexpr bool kWatched = false;
+constexpr bool kThreadSanitizer = false;
 #endif
 
 // The plans are tested for every pair up to 64; here every pair up to 16 and the telling ones up to 64.
 TEST(GradientExchange, EqualsTheTreeForNumbersOfMicroBatchesAndWorkersUpTo64) {
   for (int64_t m = 1; m <= 64; ++m) {
-    if (kWatched && m > 8 && m % 8 != 0) continue;
+    if (kThreadSanitizer && m > 8 && m % 8 != 0) continue;
     for (int w = 1; w <= m; ++w) {
       if (m > 16 && w > 3 && w != 8 && w != m / 2 && w != m - 1 && w != m) continue;
       ExchangeCase c;
@@ -209,7 +211,7 @@ TEST(GradientExchange, LeavesEachWorkerTheSumsOfItsSharesAndSharesWhatLiesBehind
   for (const ReductionMode mode : {ReductionMode::kLockstep, ReductionMode::kLibrary}) {
     for (const int64_t bucket_bytes : {int64_t{1}, int64_t{20000}, int64_t{25} << 20}) {
       for (const int w : {1, 2, 3, 5}) {
-        if (kWatched && w != 2 && w != 5) continue;
+        if (kThreadSanitizer && w != 2 && w != 5) continue;
         ExchangeCase c = uneven_case(6);
         c.mode = mode;
         c.bucket_bytes = bucket_bytes;
