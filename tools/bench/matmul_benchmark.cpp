@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -115,11 +116,16 @@ int main(int argc, char** argv) {
   std::vector<int> counts;
   std::vector<Extents> shapes;
   for (; next < argc; ++next) {
+    const std::string word = argv[next];
     Extents e{};
-    if (std::sscanf(argv[next], "%" SCNd64 "x%" SCNd64 "x%" SCNd64, &e.m, &e.k, &e.n) == 3) {
+    if (word.find('x') == std::string::npos) {
+      counts.push_back(std::max(1, std::atoi(argv[next])));
+    } else if (std::sscanf(argv[next], "%" SCNd64 "x%" SCNd64 "x%" SCNd64, &e.m, &e.k, &e.n) == 3 &&
+               std::min({e.m, e.k, e.n}) > 0) {
       shapes.push_back(e);
     } else {
-      counts.push_back(std::max(1, std::atoi(argv[next])));
+      fmt::print(stderr, "matmul_benchmark: a shape is MxKxN, three positive numbers, got {}\n", word);
+      return 2;
     }
   }
   if (counts.empty()) counts = {1, 2};
