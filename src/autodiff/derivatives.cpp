@@ -5,8 +5,8 @@
 #include <array>
 #include <cstddef>
 #include <memory_resource>
-#include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/recompute.h"
@@ -41,6 +41,11 @@ class SweepStates {
                                                                       // order does not matter
 };
 
+void sort_newest_first(std::vector<std::shared_ptr<Node>>& nodes) {
+  std::sort(nodes.begin(), nodes.end(),
+            [](const auto& a, const auto& b) { return a->sequence() > b->sequence(); });
+}
+
 // The nodes below some outputs, newest first. Their states go when it does.
 class Graph {
  public:
@@ -55,8 +60,7 @@ class Graph {
       }
       nodes_.push_back(node);
     }
-    std::sort(nodes_.begin(), nodes_.end(),
-              [](const auto& a, const auto& b) { return a->sequence() > b->sequence(); });
+    sort_newest_first(nodes_);
   }
   // While the nodes are alive, so that no new one can be taken for one of them.
   ~Graph() {
@@ -233,58 +237,60 @@ class ReverseSweep {
 };
 
 // Pushes tangents upward; every node's derivative is then its tangent. Leaves must hold theirs before.
-void forward_sweep(const Graph& graph, SweepStates& states) {
+// keep: see FirstDerivative::times().
+void forward_sweep(const std::vector<std::shared_ptr<Node>>& newest_first, SweepStates& states, bool keep);
+
+// The nodes of what `node` has been unfolded to, newest first.
+std::vector<std::shared_ptr<Node>> unfolded_nodes(const Node& node, const Tensor& unfolded) {
+  std::vector<std::shared_ptr<Node>> nodes, stack{unfolded.node()};
+  std::unordered_set<const Node*> seen{unfolded.node().get()};  // asked, never walked through
+  while (!stack.empty()) {
+    nodes.push_back(std::move(stack.back()));
+    stack.pop_back();
+    for (const Tensor& input : nodes.back()->inputs) {
+      if (input.node() == nullptr || input.node()->sequence() < node.sequence()) continue;
+      if (seen.insert(input.node().get()).second) stack.push_back(input.node());
+    }
+  }
+  sort_newest_first(nodes);
+  return nodes;
+}
+
+Tensor push_through(Node& node, std::span<const Tensor> tangents, SweepStates& states, bool keep) {
+  if (node.recomputed() != nullptr) {
+    const Tensor output = node.recomputed()->rerun(false, true);
+    const Graph below({&output, 1}, states);
+    forward_sweep(below.nodes(), states, false);
+    return states.of(*output.node()).derivative;
+  }
+  const auto unfolded = [&] {
+    const RecordingScope on(keep);
+    return node.unfolded(keep);
+  }();
+  if (unfolded.node() != nullptr) {
+    forward_sweep(unfolded_nodes(node, unfolded), states, keep);
+    return states.of(*unfolded.node()).derivative;
+  }
+  const OpScope scope(node.name(), " (forward mode)");
+  return node.jvp(node.value, tangents);
+}
+
+void forward_sweep(const std::vector<std::shared_ptr<Node>>& newest_first, SweepStates& states, bool keep) {
   std::vector<Tensor> tangents;
-  for (auto it = graph.nodes().rbegin(); it != graph.nodes().rend(); ++it) {
+  for (auto it = newest_first.rbegin(); it != newest_first.rend(); ++it) {
     Node& node = **it;
-    if (node.inputs.empty()) continue;
+    if (node.inputs.empty() || states.of(node).derivative.defined()) continue;  // the latter by an unfolding
     tangents.clear();
     bool any = false;
     for (const Tensor& input : node.inputs) {
       tangents.push_back(input.node() != nullptr ? states.of(*input.node()).derivative : Tensor());
       any = any || tangents.back().defined();
     }
-    if (!any) continue;
-    if (node.recomputed() != nullptr) {
-      const Tensor output = node.recomputed()->rerun(false, true);
-      const Graph below({&output, 1}, states);
-      forward_sweep(below, states);
-      states.of(node).derivative = states.of(*output.node()).derivative;
-    } else {
-      const OpScope scope(node.name(), " (forward mode)");
-      states.of(node).derivative = node.jvp(node.value, tangents);
+    if (any) {
+      Tensor tangent = push_through(node, tangents, states, keep);
+      states.of(node).derivative = std::move(tangent);
     }
   }
-}
-
-std::vector<Tensor> variables(std::span<const Tensor> inputs) {
-  std::vector<Tensor> result;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const bool differentiable = inputs[i].defined() && is_floating(inputs[i].dtype());
-    result.push_back(differentiable ? variable(inputs[i], static_cast<int>(i)) : inputs[i]);
-  }
-  return result;
-}
-
-// Tangents of `outputs` along the graph that leads to them from `leaves`.
-std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<const Tensor> leaves,
-                                 std::span<const Tensor> tangents) {
-  const RecordingScope off(false);
-  const AutocastScope as_recorded(DType::kF32);
-  SweepStates states;
-  const Graph graph(outputs, states);
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    if (leaves[i].node() == nullptr) continue;
-    SweepStates::State& state = states.of(*leaves[i].node());
-    if (state.visited) state.derivative = tangents[i].detach();
-  }
-  forward_sweep(graph, states);
-  std::vector<Tensor> result;
-  for (const Tensor& output : outputs) {
-    const Tensor tangent = output.node() != nullptr ? states.of(*output.node()).derivative : Tensor();
-    result.push_back(tangent.defined() ? tangent : output.full_like(0.0));
-  }
-  return result;
 }
 
 }  // namespace
@@ -332,64 +338,25 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
   return result;
 }
 
-std::pair<Tensor, std::vector<Tensor>> value_and_grad(const Function& f, std::span<const Tensor> inputs,
-                                                      bool create_graph) {
-  // Inputs that already carry history keep it, so that calls nest.
-  std::vector<Tensor> arguments(inputs.begin(), inputs.end());
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i].node() == nullptr) arguments[i] = variable(arguments[i], static_cast<int>(i));
-  }
-  Tensor value;
-  {
-    const RecordingScope on(true);
-    std::optional<EveryOrderScope> every;
-    if (create_graph) every.emplace();
-    value = f(arguments);
-  }
-  if (value.elements() != 1) {
-    fail(ErrorKind::kInternal,
-         "grad: the function's value must be one number, its shape is " + value.shape().to_string());
-  }
-  std::vector<Tensor> derivatives = gradients(value, value.full_like(1.0), arguments, create_graph);
-  return {create_graph ? value : value.detach(), std::move(derivatives)};
-}
-
-std::vector<Tensor> grad(const Function& f, std::span<const Tensor> inputs, bool create_graph) {
-  return value_and_grad(f, inputs, create_graph).second;
-}
-
-std::pair<Tensor, std::vector<Tensor>> vjp(const Function& f, std::span<const Tensor> inputs,
-                                           const Tensor& cotangent) {
-  const RecordingScope on(true);
-  const std::vector<Tensor> arguments = variables(inputs);
-  const Tensor value = f(arguments);
-  std::vector<Tensor> targets;
-  for (const Tensor& argument : arguments) {
-    if (argument.node() != nullptr) targets.push_back(argument);
-  }
-  const std::vector<Tensor> derivatives = gradients(value, cotangent, targets, false);
-  std::vector<Tensor> result(arguments.size());
-  for (size_t i = 0, next = 0; i < arguments.size(); ++i) {
-    if (arguments[i].node() != nullptr) result[i] = derivatives[next++];
-  }
-  return {value.detach(), std::move(result)};
-}
-
-std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
-                              std::span<const Tensor> tangents) {
-  const RecordingScope on(true);
+std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<const Tensor> leaves,
+                                 std::span<const Tensor> tangents, bool keep) {
+  const RecordingScope off(false);
   const EveryOrderScope every;
-  const std::vector<Tensor> arguments = variables(inputs);
-  const Tensor value = f(arguments);
-  return {value.detach(), push_forward({&value, 1}, arguments, tangents)[0]};
-}
-
-std::vector<Tensor> hvp(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> vectors) {
-  const RecordingScope on(true);
-  const EveryOrderScope every;
-  const std::vector<Tensor> arguments = variables(inputs);
-  const std::vector<Tensor> gradient = grad(f, arguments, true);
-  return push_forward(gradient, arguments, vectors);
+  const AutocastScope as_recorded(DType::kF32);
+  SweepStates states;
+  const Graph graph(outputs, states);
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    if (leaves[i].node() == nullptr) continue;
+    SweepStates::State& state = states.of(*leaves[i].node());
+    if (state.visited) state.derivative = tangents[i].detach();
+  }
+  forward_sweep(graph.nodes(), states, keep);
+  std::vector<Tensor> result;
+  for (const Tensor& output : outputs) {
+    const Tensor tangent = output.node() != nullptr ? states.of(*output.node()).derivative : Tensor();
+    result.push_back(tangent.defined() ? tangent : output.full_like(0.0));
+  }
+  return result;
 }
 
 }  // namespace lockstep

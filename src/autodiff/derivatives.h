@@ -30,6 +30,12 @@ void backward(const Tensor& output, const Tensor& cotangent, const GradientSink&
 std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std::span<const Tensor> targets,
                               bool create_graph);
 
+// Forward sweep: the tangents of `outputs` where those of `leaves` are `tangents`; zeros where an output does
+// not depend on them. The graph has been recorded in an EveryOrderScope and is kept. keep: see
+// FirstDerivative::times().
+std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<const Tensor> leaves,
+                                 std::span<const Tensor> tangents, bool keep = false);
+
 // (f(inputs), gradients of the scalar f) at inputs.
 std::pair<Tensor, std::vector<Tensor>> value_and_grad(const Function& f, std::span<const Tensor> inputs,
                                                       bool create_graph = false);
@@ -45,5 +51,33 @@ std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
 
 // H v for the scalar f: forward over reverse.
 std::vector<Tensor> hvp(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> vectors);
+
+// The derivative J of f at `inputs`, for more than one product: what is recorded of f is kept. The elements
+// of the inputs are not copied and must not change while it lives.
+class FirstDerivative {
+ public:
+  FirstDerivative(const Function& f, std::span<const Tensor> inputs);
+  Tensor value() const { return value_.detach(); }
+  // J vectors, by one forward sweep. keep: also what simple ops fused ones are made of, which spares later
+  // products making them again.
+  Tensor times(std::span<const Tensor> vectors, bool keep = false) const;
+  // J' cotangent, by one reverse sweep; for every input.
+  std::vector<Tensor> transposed_times(const Tensor& cotangent) const;
+
+ private:
+  std::vector<Tensor> inputs_;
+  Tensor value_;
+};
+
+// The same for the second derivative H of the scalar f; what is recorded of its gradient is kept as well.
+class SecondDerivative {
+ public:
+  SecondDerivative(const Function& f, std::span<const Tensor> inputs);
+  // H vectors, by one forward sweep.
+  std::vector<Tensor> times(std::span<const Tensor> vectors) const;
+
+ private:
+  std::vector<Tensor> inputs_, gradient_;
+};
 
 }  // namespace lockstep

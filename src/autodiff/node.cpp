@@ -95,25 +95,28 @@ void FusedNode::require_inputs() const {
   }
 }
 
+Tensor FusedNode::unfolded(bool make) const {
+  if (unfolded_.defined() || !make) return unfolded_;
+  require_inputs();
+  for (const Tensor& input : inputs) {
+    unfolded_inputs_.push_back(record<Alias>(input.detach(), {&input}));
+  }
+  const EveryOrderScope every;  // a reference has fused ops in it, and its sweep is recorded
+  unfolded_ = reference(unfolded_inputs_);
+  return unfolded_;
+}
+
 void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const {
   if (!recording()) {
     fused_vjp(output, cotangent, result);
     return;
   }
-  require_inputs();
-  std::vector<Tensor> aliases;
+  const Tensor plain = unfolded(true);
   std::vector<Tensor> targets;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const bool wanted = result.wanted(i);
-    aliases.push_back(wanted ? record<Alias>(inputs[i].detach(), {&inputs[i]}) : inputs[i].detach());
-    if (wanted) targets.push_back(aliases.back());
+    if (result.wanted(i)) targets.push_back(unfolded_inputs_[i]);
   }
-  Tensor again;
-  {
-    const EveryOrderScope every;  // a reference has fused ops in it, and its sweep is recorded
-    again = reference(aliases);
-  }
-  const std::vector<Tensor> derivatives = gradients(again, cotangent, targets, true);
+  const std::vector<Tensor> derivatives = gradients(plain, cotangent, targets, true);
   for (size_t i = 0, next = 0; i < inputs.size(); ++i) {
     if (result.wanted(i)) result[i] = derivatives[next++];
   }

@@ -125,6 +125,14 @@ class Node : public std::enable_shared_from_this<Node> {
   // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
   virtual RecomputedNode* recomputed() { return nullptr; }
 
+  // The same result out of simple ops, grown from the same inputs by nodes younger than this one, which
+  // tangents go through: where a recorded sweep has left it, or, with `make`, made and left now. Else
+  // undefined.
+  virtual Tensor unfolded(bool make) const {
+    (void)make;
+    return {};
+  }
+
   // Whether a derivative with respect to this input can be asked for.
   bool differentiable(size_t input) const { return inputs[input].node() != nullptr; }
 
@@ -214,7 +222,9 @@ Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Argumen
 
 // An op with hand-written kernels and a reference composition out of simple ops. First derivatives use
 // fused_vjp; when the sweep itself is being recorded (higher derivatives), and in forward mode, derivatives
-// go through the reference, for which an EveryOrderScope keeps all inputs.
+// go through the reference, for which an EveryOrderScope keeps all inputs. A recorded sweep leaves the
+// reference's graph in the node, for all that follow: two threads must not record sweeps of one graph at
+// once.
 class FusedNode : public Node {
  public:
   // The same function of the inputs, out of simple differentiable ops.
@@ -226,9 +236,13 @@ class FusedNode : public Node {
   Saved saved() const final;
   void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const final;
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const final;
+  Tensor unfolded(bool make) const final;
 
  private:
   void require_inputs() const;
+
+  mutable Tensor unfolded_;                      // the reference's result
+  mutable std::vector<Tensor> unfolded_inputs_;  // what it grows from: aliases of the inputs
 };
 
 }  // namespace lockstep

@@ -26,11 +26,6 @@ Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Te
 Tensor convolve_data(const ConvolutionArguments& arguments, const Tensor& dy, const Tensor& weights);
 Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy);
 
-Tensor sum_defined(const Tensor& a, const Tensor& b) {
-  if (!a.defined()) return b;
-  return b.defined() ? add(a, b) : a;
-}
-
 // x (n,h,w,c) -> (n oh ow, kh kw c): what each output sees of it, zeros where that is padding.
 Tensor patches(const ConvolutionArguments& a, const Tensor& x) {
   const size_t size = size_of(x.dtype());
@@ -80,9 +75,10 @@ class ConvolutionNode final : public Node {
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
     Tensor y;
     if (tangents[0].defined()) y = convolve(arguments_, tangents[0], inputs[1], {});
-    if (tangents[1].defined()) y = sum_defined(y, convolve(arguments_, inputs[0], tangents[1], {}));
+    if (tangents[1].defined())
+      return sum_of(std::move(y), convolve(arguments_, inputs[0], tangents[1], tangents[2]));
     if (tangents[2].defined())
-      y = sum_defined(y, broadcast_to(cast(tangents[2], output.dtype()), output.shape()));
+      y = sum_of(std::move(y), broadcast_to(cast(tangents[2], output.dtype()), output.shape()));
     return y;
   }
 
@@ -118,7 +114,7 @@ class ConvolutionDataNode final : public Node {
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dx;
     if (tangents[0].defined()) dx = convolve_data(arguments_, tangents[0], inputs[1]);
-    if (tangents[1].defined()) dx = sum_defined(dx, convolve_data(arguments_, inputs[0], tangents[1]));
+    if (tangents[1].defined()) dx = sum_of(std::move(dx), convolve_data(arguments_, inputs[0], tangents[1]));
     return dx;
   }
 
@@ -141,7 +137,8 @@ class ConvolutionWeightsNode final : public Node {
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor dw;
     if (tangents[0].defined()) dw = convolve_weights(arguments_, tangents[0], inputs[1]);
-    if (tangents[1].defined()) dw = sum_defined(dw, convolve_weights(arguments_, inputs[0], tangents[1]));
+    if (tangents[1].defined())
+      dw = sum_of(std::move(dw), convolve_weights(arguments_, inputs[0], tangents[1]));
     return dw;
   }
 

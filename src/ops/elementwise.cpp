@@ -147,7 +147,7 @@ class MultiplyNode final : public Node {
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     if (!tangents[1].defined()) return multiply(tangents[0], inputs[1]);
     if (!tangents[0].defined()) return multiply(inputs[0], tangents[1]);
-    return add(multiply(tangents[0], inputs[1]), multiply(inputs[0], tangents[1]));
+    return sum_of(multiply(tangents[0], inputs[1]), multiply(inputs[0], tangents[1]));
   }
 };
 
@@ -335,6 +335,13 @@ Tensor exponential(UnaryOp op, const Tensor& x) {
 Tensor as_sum(Tensor value, const Tensor& a, const Tensor& b) {
   return record<AddNode>(std::move(value), {&a, &b});
 }
+Tensor sum_of(Tensor a, const Tensor& b) {
+  if (!a.defined() || !b.defined()) return a.defined() ? a : b;
+  if (recording() || !a.sole_owner()) return add(a, b);
+  a.backend().accumulate(a.dtype(), a.elements(), b.data(), a.mutable_data());
+  return a;
+}
+
 Tensor add(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype()) {
     const DType type = autocast_type(OpFamily::kBinary, a.dtype(), b.dtype(), "add");

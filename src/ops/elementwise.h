@@ -7,6 +7,9 @@
 namespace lockstep {
 
 Tensor add(const Tensor& a, const Tensor& b);
+// a + b of one shape and type, either of which may be undefined, for zero; in the place of a where nothing is
+// recorded and nobody else holds it.
+Tensor sum_of(Tensor a, const Tensor& b);
 // `value`, which a kernel has made of both on its way, as the result of add(a, b).
 Tensor as_sum(Tensor value, const Tensor& a, const Tensor& b);
 Tensor subtract(const Tensor& a, const Tensor& b);

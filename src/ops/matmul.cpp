@@ -62,10 +62,8 @@ class MatmulNode final : public Node {
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     Tensor result;
     if (tangents[0].defined()) result = product(tangents[0], inputs[1], transpose_a_, transpose_b_, types_);
-    if (tangents[1].defined()) {
-      const Tensor second = product(inputs[0], tangents[1], transpose_a_, transpose_b_, types_);
-      result = result.defined() ? add(result, second) : second;
-    }
+    if (tangents[1].defined())
+      result = sum_of(std::move(result), product(inputs[0], tangents[1], transpose_a_, transpose_b_, types_));
     return result;
   }
 

@@ -69,6 +69,7 @@ void GradientPass::add_sums(GradientExchange& exchange, const Tensor& sums, cons
 }
 
 void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at) {
+  ++batch_;
   batches_ = owned;
   make_ = {};
   step_ = step;
@@ -306,8 +307,31 @@ void GradientPass::mean_of(const Contributions& part, Tensor& out) {
   take_mean(read_value(*exchange_).weight, out);
 }
 
-void GradientPass::product(const Tensor& vector, Tensor& product, const Contributions& part) {
-  mean_of(part, product);
+void GradientPass::multiply(const Tensor& vector, Tensor& product, Linearization* kept,
+                            const std::function<Product(const Batch&, ForwardContext&)>& make) {
+  const std::vector<Tensor> vectors = views(vector);
+  if (kept != nullptr && kept->batch != batch_) *kept = {{}, 0, batch_};
+  mean_of(
+      [&](const Batch& batch, ForwardContext& context) {
+        if (kept != nullptr) {
+          const auto found = kept->of.find(batch.number);
+          if (found != kept->of.end()) return found->second(vectors);
+        }
+        const size_t before = allocator_statistics().bytes_in_use;
+        Product made = make(batch, context);
+        std::vector<Tensor> contributions = made(vectors);
+        if (kept != nullptr) {
+          size_t others = before;  // what there is beside what `made` holds; other threads let go of some
+          for (const Tensor& part : contributions) others += part.bytes();
+          const size_t bytes = std::max(allocator_statistics().bytes_in_use, others) - others;
+          if (kept->bytes + bytes <= settings_.linearization_bytes) {
+            kept->bytes += bytes;
+            kept->of.emplace(batch.number, std::move(made));
+          }
+        }
+        return contributions;
+      },
+      product);
   if (settings_.l2 == 0.0) return;
   Tensor term = vector.empty_like();
   backend_.scale_shift(vector.dtype(), vector.elements(), vector.data(), settings_.l2, 0.0,
@@ -315,25 +339,24 @@ void GradientPass::product(const Tensor& vector, Tensor& product, const Contribu
   backend_.accumulate(product.dtype(), product.elements(), term.data(), product.mutable_data());
 }
 
-void GradientPass::hessian_product(const Tensor& vector, Tensor& result) {
+void GradientPass::hessian_product(const Tensor& vector, Tensor& product, Linearization* kept) {
   require_products("Hessian products");
-  const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
-  product(vector, result, [&](const Batch& batch, ForwardContext& context) {
+  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context) -> Product {
     const Function loss = [&](std::span<const Tensor> at) {
       context.parameters.assign(at.begin(), at.end());
       return sum(objective_.losses(*replica_.model, batch, context));
     };
-    return hvp(loss, parameters, vectors);
+    return [second = SecondDerivative(loss, parameters())](std::span<const Tensor> vectors) {
+      return second.times(vectors);
+    };
   });
 }
 
-void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
+void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& product, Linearization* kept) {
   require_products("Gauss-Newton products");
-  const std::vector<Tensor> parameters = views(replica_.store.values()), vectors = views(vector);
-  product(vector, result, [&](const Batch& batch, ForwardContext& context) {
-    const RandomPlace place = *random_place();
+  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context) -> Product {
     if (!head_known_) {
-      const RandomScope random(place);
+      const RandomScope random(*random_place());
       const std::optional<ClassHead> head = objective_.class_head(*replica_.model, batch, context);
       if (head && head->z_loss > 0.0) {
         fail(ErrorKind::kUsage,
@@ -344,15 +367,17 @@ void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& result) {
       head_known_ = true;
     }
     const Function model = [&](std::span<const Tensor> at) {
-      // Each run draws the same masks.
-      const RandomScope random(place);
       context.parameters.assign(at.begin(), at.end());
       return forward(*replica_.model, batch, context);
     };
+    const FirstDerivative outputs(model, parameters());
     const Function loss = [&](std::span<const Tensor> at) { return sum(objective_.losses(at[0], batch)); };
-    const auto [outputs, tangents] = jvp(model, parameters, vectors);
-    const std::vector<Tensor> curved = hvp(loss, std::array{outputs}, std::array{tangents});
-    return vjp(model, parameters, curved[0]).second;
+    const SecondDerivative second(loss, std::array{outputs.value()});
+    const bool keep = kept != nullptr && kept->bytes < settings_.linearization_bytes;
+    return [outputs, second, keep](std::span<const Tensor> vectors) {
+      const Tensor tangents = outputs.times(vectors, keep);
+      return outputs.transposed_times(second.times(std::array{tangents})[0]);
+    };
   });
 }
 

@@ -10,10 +10,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 
+#include "lockstep/autodiff/derivatives.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/parallel/gradient_exchange.h"
 #include "lockstep/train/objective.h"
@@ -74,13 +76,23 @@ class GradientPass {
   };
   Shared shared_gradients() const;
   bool shares() const { return overlap_ > 0; }
+  // What products of one kind have recorded at one point, for further ones at the same parameters and batch,
+  // which need not sweep so often (with H two sweeps instead of three): of the first micro-batches, up to
+  // settings.linearization_bytes. The same bits with it and without. The caller clears it when the
+  // parameters change.
+  using Product = std::function<std::vector<Tensor>(std::span<const Tensor> vectors)>;
+  struct Linearization {
+    std::map<int64_t, Product> of;  // micro-batches by number
+    size_t bytes = 0;
+    uint64_t batch = 0;  // which one; nothing is kept of another
+  };
   // H v, H the second derivative of L. Error (kUsage) in 16-bit precision, whose derivatives have no digits
   // for it.
-  void hessian_product(const Tensor& vector, Tensor& product);
+  void hessian_product(const Tensor& vector, Tensor& product, Linearization* kept = nullptr);
   // G v, G the Gauss-Newton matrix of L: sum_i w_i J_i' H_i J_i / sum_i w_i + lambda I, J the derivative of
   // the model's outputs with respect to the parameters, H of the loss with respect to the outputs
   // (Schraudolph 2002). Positive semidefinite where the loss is convex in the outputs.
-  void gauss_newton_product(const Tensor& vector, Tensor& product);
+  void gauss_newton_product(const Tensor& vector, Tensor& product, Linearization* kept = nullptr);
 
   // out <- (sum over micro-batches of what `part` gives for each parameter) / sum_i w_i
   using Contributions = std::function<std::vector<Tensor>(const Batch& batch, ForwardContext& context)>;
@@ -138,8 +150,10 @@ class GradientPass {
   void for_batches(const std::function<void(const Batch&)>& part);
   // The same between begin and end of the exchange.
   void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
-  // product <- mean_of(part) + lambda vector
-  void product(const Tensor& vector, Tensor& product, const Contributions& part);
+  // product <- (sum over micro-batches of what the products that `make` gives, or gave, make of `vector`) /
+  // sum_i w_i + lambda vector
+  void multiply(const Tensor& vector, Tensor& product, Linearization* kept,
+                const std::function<Product(const Batch& batch, ForwardContext& context)>& make);
   void require_products(const char* what) const;
   Value read_value(const GradientExchange& exchange) const;
   // out <- (the exchange's result) / divisor, whole on every worker.
@@ -158,6 +172,7 @@ class GradientPass {
   MicroBatchRange made_;
   std::function<Batch(int64_t)> make_;
   uint64_t seed_;
+  uint64_t batch_ = 0;  // how many there have been
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;
   bool draws_ = false;

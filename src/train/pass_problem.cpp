@@ -39,6 +39,7 @@ void PassProblem::set_parameters(const RealVector& x) {
 
 void PassProblem::go_to(const RealVector& x) {
   if (before_each_) before_each_();
+  if (kept_at_ != x) hessian_ = gauss_newton_ = {};
   set_parameters(x);
 }
 
@@ -69,18 +70,21 @@ double PassProblem::value_and_gradient(const RealVector& x, RealVector& gradient
   return loss;
 }
 
-void PassProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {
+void PassProblem::multiply(const RealVector& x, const RealVector& v, RealVector& out, PassProduct product,
+                           GradientPass::Linearization& kept) {
   go_to(x);
-  Tensor product = replica_.store.values().empty_like();
-  pass_.hessian_product(flat(v), product);
-  out = packed(product);
+  kept_at_ = x;
+  Tensor result = replica_.store.values().empty_like();
+  (pass_.*product)(flat(v), result, &kept);
+  out = packed(result);
+}
+
+void PassProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {
+  multiply(x, v, out, &GradientPass::hessian_product, hessian_);
 }
 
 void PassProblem::gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out) {
-  go_to(x);
-  Tensor product = replica_.store.values().empty_like();
-  pass_.gauss_newton_product(flat(v), product);
-  out = packed(product);
+  multiply(x, v, out, &GradientPass::gauss_newton_product, gauss_newton_);
 }
 
 }  // namespace lockstep

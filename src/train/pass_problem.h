@@ -56,12 +56,18 @@ class PassProblem : public Problem {
 
  private:
   double loss_of(const GradientPass::Value& value);
+  using PassProduct = void (GradientPass::*)(const Tensor&, Tensor&, GradientPass::Linearization*);
+  void multiply(const RealVector& x, const RealVector& v, RealVector& out, PassProduct product,
+                GradientPass::Linearization& kept);
 
   GradientPass& pass_;
   Replica& replica_;
   int64_t size_ = 0;
   double weight_ = 0.0;
   std::optional<SharedGradients> shared_;
+  // Of products with the Hessian and with the Gauss-Newton matrix at kept_at_.
+  GradientPass::Linearization hessian_, gauss_newton_;
+  RealVector kept_at_;
   std::function<void()> before_each_;
 };
 

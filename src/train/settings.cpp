@@ -93,6 +93,12 @@ RunSettings read_settings(Configuration& configuration) {
                     "layers of a run of which only the input is kept, the rest is computed again in the "
                     "backward sweep: least "
                     "memory near the square root of the depth, same results; 0: keep everything");
+  settings.linearization_bytes = static_cast<size_t>(
+      train.real("linearization_mb", static_cast<double>(settings.linearization_bytes) / 1048576.0,
+                 {0.0, 1e9},
+                 "what a worker keeps of micro-batches between Hessian products at one point, MiB: a third "
+                 "less work, same results") *
+      1048576.0);
   settings.log_every =
       train.integer("log_every", settings.log_every, {1, 1e12}, "steps between lines of metrics.jsonl");
   settings.evaluate_every = train.integer("evaluate_every", settings.evaluate_every, kNonNegative,

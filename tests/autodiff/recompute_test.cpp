@@ -174,6 +174,12 @@ TEST(Recompute, HasDerivativesOfEveryOrderAndForwardMode) {
     }
   };
   same(hvp(again, at, along), hvp(plain, at, along));
+  const SecondDerivative second(again, at);
+  for (int product = 0; product < 2; ++product) {
+    const std::vector<Tensor> found = second.times(along), expected = hvp(again, at, along);
+    for (size_t i = 0; i < at.size(); ++i)
+      EXPECT_EQ(found[i].to_vector<double>(), expected[i].to_vector<double>());
+  }
   // Twice through the sweep: gradient of a function of the gradient.
   const auto twice = [](const Function& f) {
     return [f](std::span<const Tensor> in) { return sum(square(grad(f, in, true)[0])); };

@@ -112,6 +112,14 @@ void check_derivatives(const OpCase& op) {
     return sum(multiply(multiply(y, y), u));
   };
   const std::vector<Tensor> hv = hvp(curved, op.inputs, v), hw = hvp(curved, op.inputs, w);
+  // One recording serves any number of products.
+  const SecondDerivative second(curved, op.inputs);
+  for (const bool of_v : {true, false, true}) {
+    const std::vector<Tensor> again = second.times(of_v ? v : w);
+    for (size_t i = 0; i < op.inputs.size(); ++i) {
+      EXPECT_EQ(again[i].to_vector<double>(), (of_v ? hv : hw)[i].to_vector<double>()) << "input " << i;
+    }
+  }
   double whv = 0.0, vhw = 0.0;
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     whv += inner_product(w[i], hv[i]);

@@ -406,6 +406,34 @@ std::vector<std::vector<bool>> choices(size_t inputs) {
   return result;
 }
 
+TEST(SumOf, ChangesNothingThatAnybodyElseHolds) {
+  const auto three = [](double a) {
+    return Tensor::from({3}, std::vector<double>{a, a + 1, a + 2}, test_backend());
+  };
+  const std::vector<double> expected = {11, 13, 15};
+  const Tensor ten = three(10);
+  const RecordingScope off(false);
+  Tensor held = three(1);
+  EXPECT_EQ(sum_of(held, ten).to_vector<double>(), expected);
+  EXPECT_EQ(held.to_vector<double>(), three(1).to_vector<double>());
+  const void* const place = held.data();
+  const Tensor sum = sum_of(std::move(held), ten);
+  EXPECT_EQ(sum.to_vector<double>(), expected);
+  EXPECT_EQ(sum.data(), place);
+  EXPECT_EQ(sum_of({}, ten).data(), ten.data());
+  EXPECT_EQ(sum_of(ten, {}).data(), ten.data());
+  // With a history nothing is overwritten that a derivative may read.
+  const RecordingScope on(true);
+  const Tensor x = variable(three(1), 0);
+  const Tensor y = sum_of(multiply(x, x), ten);
+  EXPECT_EQ(vjp([&](std::span<const Tensor> in) { return sum_of(multiply(in[0], in[0]), ten); },
+                std::array{three(1)}, three(1))
+                .second[0]
+                .to_vector<double>(),
+            (std::vector<double>{2, 8, 18}));
+  EXPECT_NE(y.node(), nullptr);
+}
+
 TEST_P(OpTable, KeepsAllThatItsDerivativesRead) {
   const OpCase& op = GetParam();
   std::vector<Tensor> targets;

@@ -63,6 +63,21 @@ std::vector<double> product_of(SmallRun& run, const std::vector<double>& vector,
   return product.to_vector<double>();
 }
 
+const std::string kDropoutModel = R"(type = "sequential"
+[[model.layers]]
+type = "linear"
+units = 8
+[[model.layers]]
+type = "activation"
+function = "tanh"
+[[model.layers]]
+type = "dropout"
+rate = 0.5
+[[model.layers]]
+type = "linear"
+units = 3
+)";
+
 // A single worker with a batch.
 struct Alone {
   explicit Alone(const SmallRunOptions& options) : run(options, *self) { run.set_batch(); }
@@ -189,6 +204,48 @@ TEST(GradientPass, HessianProductsAreDifferencesOfGradientsAndSymmetric) {
   for (size_t i = 0; i < hv.size(); ++i) EXPECT_NEAR(hv[i], (above[i] - below[i]) / 2e-5, 1e-8) << i;
 }
 
+// However much of them is kept, and of the batch that is there.
+TEST(GradientPass, HessianProductsAtOnePointKeepWhatTheyRecordedAndAreTheSameBits) {
+  SmallRunOptions options = in_fp64();
+  options.settings.l2 = 0.1;
+  options.model = kDropoutModel;
+  Alone alone(options);
+  SmallRun& run = alone.run;
+  const Tensor values = run.replica->store.values();
+  const auto vector = [&](uint32_t stream) {
+    return Tensor::from(values.shape(), direction(run, stream), test_backend()).converted(values.dtype());
+  };
+  const auto product = [&](SmallRun& of, uint32_t stream, GradientPass::Linearization* kept) {
+    Tensor result = values.empty_like();
+    of.pass->hessian_product(vector(stream), result, kept);
+    return result.to_vector<double>();
+  };
+  std::vector<std::vector<double>> expected;
+  for (const int64_t step : {0, 1}) {
+    run.set_batch(step);
+    for (const uint32_t stream : {21, 22, 21}) expected.push_back(product(run, stream, nullptr));
+  }
+  EXPECT_NE(expected[0], expected[3]);
+  size_t all = 0;
+  for (const size_t part : {1, 2, 0}) {  // of what all micro-batches take: all, half of it, nothing
+    options.settings.linearization_bytes = part == 1 ? size_t{1} << 20 : part == 2 ? all / 2 + 1 : 0;
+    Alone other(options);
+    GradientPass::Linearization kept;
+    std::vector<std::vector<double>> found;
+    for (const int64_t step : {0, 1}) {
+      other.run.set_batch(step);
+      for (const uint32_t stream : {21, 22, 21}) {
+        found.push_back(product(other.run, stream, &kept));
+        EXPECT_EQ(kept.of.size(), part == 1 ? 4u : part == 2 ? 2u : 0u);
+      }
+    }
+    EXPECT_EQ(found, expected) << part;
+    if (part == 1) all = kept.bytes;
+    EXPECT_LE(kept.bytes, options.settings.linearization_bytes);
+  }
+  EXPECT_GT(all, 0u);
+}
+
 TEST(GradientPass, TheGaussNewtonMatrixOfALinearModelIsTheHessian) {
   for (const int64_t classes : {0, 3}) {
     SmallRunOptions options = in_fp64();
@@ -214,21 +271,6 @@ TEST(GradientPass, TheGaussNewtonMatrixIsSymmetricAndPositiveWhereTheHessianIsNo
     EXPECT_GE(dot(w, product_of(alone.run, w, Kind::kGaussNewton)), 0.0);
   }
 }
-
-const std::string kDropoutModel = R"(type = "sequential"
-[[model.layers]]
-type = "linear"
-units = 8
-[[model.layers]]
-type = "activation"
-function = "tanh"
-[[model.layers]]
-type = "dropout"
-rate = 0.5
-[[model.layers]]
-type = "linear"
-units = 3
-)";
 
 TEST(GradientPass, IsRepeatableAtOtherParametersWithTheSameDropout) {
   SmallRunOptions options = in_fp64();

@@ -157,6 +157,48 @@ TEST(PassProblem, SpectrumOfSoftmaxRegressionIsTheClosedForm) {
   }
 }
 
+// Between products at one point others may be asked for, and the parameters be somewhere else.
+TEST(PassProblem, HessianProductsAreOfTheirPointWhereverTheParametersHaveBeen) {
+  SmallRunOptions options;
+  options.settings.compute = DType::kF64;
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  const auto products = [&](size_t kept) {
+    options.settings.linearization_bytes = kept;
+    SmallRun run(options, *self);
+    run.set_batch();
+    PassProblem problem(*run.pass, *run.replica);
+    const RealVector x = problem.parameters();
+    RealVector y = x, v(x.size()), out;
+    for (size_t i = 0; i < x.size(); ++i) {
+      v[i] = 0.1 * static_cast<double>(i % 7) - 0.3;
+      y[i] += 0.5 * v[i];
+    }
+    std::vector<RealVector> result;
+    const auto ask = [&](const RealVector& at, const RealVector& along) {
+      problem.hessian_product(at, along, out);
+      result.push_back(out);
+    };
+    ask(x, v);
+    ask(x, y);
+    ask(y, v);
+    ask(x, v);
+    problem.set_parameters(y);
+    ask(x, y);
+    problem.value(y);
+    ask(x, v);
+    run.set_batch(1);
+    ask(x, v);
+    return result;
+  };
+  const std::vector<RealVector> found = products(size_t{1} << 20);
+  EXPECT_EQ(found, products(0));
+  EXPECT_EQ(found[0], found[3]);
+  EXPECT_EQ(found[1], found[4]);
+  EXPECT_EQ(found[0], found[5]);
+  EXPECT_NE(found[0], found[2]);
+  EXPECT_NE(found[0], found[6]);
+}
+
 // A network with two outputs, real targets, weights and regularization.
 TEST(LeastSquaresPass, IsTheSameObjectiveWithTheSameDerivativesOnAnyNumberOfWorkers) {
   SmallRunOptions options;

@@ -4,8 +4,8 @@
 //   [SETTING...]
 //
 // CONFIG, CHECKPOINT and settings as `lockstep curvature` takes them. One JSON line: median seconds of the
-// gradient, of a product with the Hessian and of one with the Gauss-Newton matrix over all samples, which
-// alternate; a repetition takes as long as its slowest worker.
+// gradient, of the first product with the Hessian at a point and of a further one, and of those with the
+// Gauss-Newton matrix, over all samples. They alternate; a repetition takes as long as its slowest worker.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -37,12 +37,15 @@ void measure(int count, char** arguments, Communicator& communicator) {
   CheckpointProblem problem("curvature_benchmark", configuration, arguments[2], communicator, weights, part);
   GradientPass& pass = problem.pass();
   ParameterStore& store = problem.model().replica().store;
+  GradientPass::Linearization hessian, gauss_newton;
   Tensor vector = store.values().full_like(1.0), result = store.values().full_like(0.0);
 
   const std::vector<std::function<void()>> sides = {
       [&] { pass.value_and_gradient(result); },
       [&] { pass.hessian_product(vector, result); },
+      [&] { pass.hessian_product(vector, result, &hessian); },
       [&] { pass.gauss_newton_product(vector, result); },
+      [&] { pass.gauss_newton_product(vector, result, &gauss_newton); },
   };
   std::vector<std::vector<double>> times(sides.size());
   double all = 0.0;
@@ -65,10 +68,12 @@ void measure(int count, char** arguments, Communicator& communicator) {
   const auto median = [&](size_t side) { return times[side][times[side].size() / 2]; };
   if (communicator.rank() == 0) {
     fmt::print(
-        "{{\"workers\": {}, \"samples\": {}, \"parameters\": {}, \"gradient\": {:.6f}, \"hessian\": {:.6f}, "
-        "\"gauss_newton\": {:.6f}}}\n",
+        "{{\"workers\": {}, \"samples\": {}, \"parameters\": {}, \"gradient\": {:.6f}, "
+        "\"first_hessian\": {:.6f}, \"hessian\": {:.6f}, \"first_gauss_newton\": {:.6f}, "
+        "\"gauss_newton\": {:.6f}, \"kept_mb\": [{:.1f}, {:.1f}]}}\n",
         communicator.world_size(), problem.samples(), problem.problem().size(), median(0), median(1),
-        median(2));
+        median(2), median(3), median(4), static_cast<double>(hessian.bytes) / 1048576.0,
+        static_cast<double>(gauss_newton.bytes) / 1048576.0);
   }
 }
 
