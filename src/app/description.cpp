@@ -17,7 +17,7 @@ namespace lockstep {
 
 namespace {
 
-constexpr size_t kColumns = 100;
+constexpr size_t kDescriptionColumns = 100;
 constexpr size_t kWidestDefault = 14;  // a longer one has a line of its own
 
 std::string name_of_type(const KeyDescription& key) {
@@ -102,8 +102,9 @@ std::string describe_block(std::vector<KeyDescription>::const_iterator begin,
   text += '\n';
   const size_t indent = 2 + key_width + 2 + default_width + 2;
   for (auto key = begin; key != end; ++key) {
-    std::vector<std::string> lines = wrapped(key->meaning, kColumns - indent);
-    for (std::string& line : wrapped(key->rule(), kColumns - indent)) lines.push_back(std::move(line));
+    std::vector<std::string> lines = wrapped(key->meaning, kDescriptionColumns - indent);
+    for (std::string& line : wrapped(key->rule(), kDescriptionColumns - indent))
+      lines.push_back(std::move(line));
     std::string row =
         fmt::format("  {:<{}}  {:<{}}", key->key, key_width, shown_default(*key), default_width);
     if (row.size() + 2 > indent) {

@@ -31,7 +31,7 @@ void say(LogLevel level, const std::string& message) {
 }
 
 // Control bytes that came with a path or a setting would act on the terminal: shown as \x1b instead.
-std::string shown(const std::string& message) {
+std::string without_control_bytes(const std::string& message) {
   std::string text;
   for (const char c : message) {
     const auto byte = static_cast<unsigned char>(c);
@@ -59,11 +59,11 @@ void log_to_stderr(int rank, int world_size, bool verbose) {
   const bool all = verbose || rank == 0;
   set_log([logger, all](LogLevel level, const std::string& message) {
     if (level == LogLevel::kError) {
-      logger->error("error: " + shown(message));
+      logger->error("error: " + without_control_bytes(message));
     } else if (level == LogLevel::kWarning) {
-      logger->warn("warning: " + shown(message));
+      logger->warn("warning: " + without_control_bytes(message));
     } else if (all) {
-      logger->info(shown(message));
+      logger->info(without_control_bytes(message));
     }
   });
 }

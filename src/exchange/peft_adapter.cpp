@@ -32,7 +32,7 @@ constexpr const char* kTensors = "adapter_model.safetensors";
 constexpr std::string_view kWeight = ".weight";
 
 // What the tensors tell themselves, or is of training alone.
-constexpr std::array kWithoutMeaning = {
+constexpr std::array kWithoutMeaningToAdapters = {
     "task_type",       "auto_mapping",      "peft_version",        "revision",
     "inference_mode",  "lora_dropout",      "fan_in_fan_out",      "target_modules",
     "exclude_modules", "rank_pattern",      "layers_to_transform", "layers_pattern",
@@ -90,7 +90,7 @@ void PeftAdapter::read_config() {
       alphas_[key] = value.get<double>();
     }
   }
-  config.reject_unknown(kWithoutMeaning);
+  config.reject_unknown(kWithoutMeaningToAdapters);
 }
 
 // A key fits the name, or its end from a dot on.

@@ -32,7 +32,7 @@ void multiply_into(DenseMatrix& c, const DenseMatrix& a, const DenseMatrix& b, b
 // Rows of a matrix that one tile of work goes through.
 constexpr int64_t kRowGrain = 32;
 // Columns whose reflections are gathered before the others are reflected, and those reflected one by one.
-constexpr int64_t kPanel = 48, kAtOnce = 8;
+constexpr int64_t kQrPanel = 48, kAtOnce = 8;
 
 // The upper triangular T with (I - 2 u_0 u_0') (I - 2 u_1 u_1') ... = I - U' T U of the rows of U.
 DenseMatrix triangle_of(const DenseMatrix& u) {
@@ -168,7 +168,7 @@ void solve_cholesky(const DenseMatrix& l, std::span<double> x) {
 
 QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.columns, a.columns) {
   const int64_t m = a.rows, n = a.columns;
-  int64_t width = std::min(kPanel, n);
+  int64_t width = std::min(kQrPanel, n);
   // What is left to be reduced, without R's rows: the panel's columns in rows, and the columns behind.
   DenseMatrix panel = transposed(cut_out(a, 0, m, 0, width)), rest = cut_out(a, 0, m, width, n - width);
   DenseMatrix change(0, 0), next = std::move(a);
@@ -187,7 +187,7 @@ QrFactors::QrFactors(DenseMatrix a) : reflectors_(a.columns, a.rows), r_(a.colum
     for (int64_t i = 0; i < width; ++i) {
       for (int64_t j = 0; j < rest.columns; ++j) r_(first + i, first + width + j) = rest(i, j) + change(i, j);
     }
-    panel = DenseMatrix(std::min(kPanel, rest.columns), rest.rows - width);
+    panel = DenseMatrix(std::min(kQrPanel, rest.columns), rest.rows - width);
     next.rows = rest.rows - width;
     next.columns = rest.columns - panel.rows;
     next.elements.resize(static_cast<size_t>(next.rows * next.columns));
@@ -209,8 +209,8 @@ DenseMatrix product_of_reflections(const DenseMatrix& reflectors) {
   for (DenseMatrix* const matrix : {&corner, &q}) matrix->elements.reserve(static_cast<size_t>(m * n));
   // The panels from one on leave all of I but the corner from its first element on alone. So the panel
   // before, of U = (U1, U2), makes of the corner C the larger one (I 0; 0 C) - U' T (U1, U2 C).
-  for (int64_t first = (n - 1) / kPanel * kPanel; first >= 0; first -= kPanel) {
-    const int64_t width = std::min(kPanel, n - first), behind = n - first - width;
+  for (int64_t first = (n - 1) / kQrPanel * kQrPanel; first >= 0; first -= kQrPanel) {
+    const int64_t width = std::min(kQrPanel, n - first), behind = n - first - width;
     const DenseMatrix u = cut_out(reflectors, first, width, first, m - first);
     DenseMatrix along = cut_out(u, 0, width, 0, width + behind);
     if (behind > 0) {

@@ -14,7 +14,7 @@ namespace lockstep {
 namespace {
 
 // Columns whose reflections are gathered before the others are reflected.
-constexpr int64_t kPanel = 32;
+constexpr int64_t kTridiagonalPanel = 32;
 // Numbers below have too few digits to become a reflection or a rotation that keeps lengths; they are left
 // out.
 constexpr double kLeastNormal = std::numeric_limits<double>::min();
@@ -33,8 +33,8 @@ DenseMatrix tridiagonalize(const DenseMatrix& a, RealVector& d, RealVector& e) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j <= i; ++j) rest(n - 1 - j, n - 1 - i) = rest(n - 1 - i, n - 1 - j) = a(i, j);
   }
-  for (int64_t first = 0; first < n; first += kPanel) {
-    const int64_t size = rest.rows, width = std::min(kPanel, size);
+  for (int64_t first = 0; first < n; first += kTridiagonalPanel) {
+    const int64_t size = rest.rows, width = std::min(kTridiagonalPanel, size);
     // Rows u and behind them w; and w and u.
     DenseMatrix both(2 * width, size), other(2 * width, size);
     for (int64_t k = 0; k < width; ++k) {
