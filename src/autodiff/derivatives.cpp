@@ -18,7 +18,7 @@ namespace lockstep {
 namespace {
 
 // What a sweep knows of the nodes that it meets. It belongs to the call and is gone with it, whatever
-// happens: nodes are not written to, so that sweeps over the same parameters can run at the same time.
+// happens: leaves are not written to, so that sweeps over the same parameters can run at the same time.
 class SweepStates {
  public:
   struct State {
@@ -49,8 +49,10 @@ void sort_newest_first(std::vector<std::shared_ptr<Node>>& nodes) {
 // The nodes below some outputs, newest first. Their states go when it does.
 class Graph {
  public:
-  // Does not go below nodes marked as targets, nor into nodes that another graph of the sweep has visited.
-  Graph(std::span<const Tensor> outputs, SweepStates& states) : states_(states) {
+  // Does not go below nodes marked as targets, nor into nodes that another graph of the sweep has visited or
+  // that are older than `oldest`.
+  Graph(std::span<const Tensor> outputs, SweepStates& states, uint64_t oldest = 0)
+      : states_(states), oldest_(oldest) {
     for (const Tensor& output : outputs) visit(output.node());
     while (!stack_.empty()) {
       const std::shared_ptr<Node> node = std::move(stack_.back());
@@ -73,12 +75,13 @@ class Graph {
 
  private:
   void visit(const std::shared_ptr<Node>& node) {
-    if (node == nullptr || states_.of(*node).visited) return;
+    if (node == nullptr || node->sequence() < oldest_ || states_.of(*node).visited) return;
     states_.of(*node).visited = true;
     stack_.push_back(node);
   }
 
   SweepStates& states_;
+  uint64_t oldest_;
   std::vector<std::shared_ptr<Node>> nodes_;
   std::vector<std::shared_ptr<Node>> stack_;
 };
@@ -198,7 +201,7 @@ class ReverseSweep {
         if (contributions[i].defined()) gather(states_.of(below).derivative, std::move(contributions[i]));
         landed(below);
       }
-      if (consume_) let_go(*node);
+      if (consume_) node->let_go();
     }
   }
 
@@ -215,7 +218,7 @@ class ReverseSweep {
     for (const Tensor& input : node.inputs) {
       if (useful(input)) landed(*input.node());
     }
-    if (consume_) let_go(node);
+    if (consume_) node.let_go();
     states_.of(*root).derivative = derivative;
     pass(graph);
   }
@@ -223,12 +226,6 @@ class ReverseSweep {
   void landed(const Node& below) {
     SweepStates::State& state = states_.of(below);
     if (--state.pending == 0 && (state.target || below.inputs.empty())) finished_(below, state.derivative);
-  }
-
-  // Frees elements, keeps the links.
-  static void let_go(Node& node) {
-    node.value = {};
-    for (Tensor& input : node.inputs) input.drop_elements();
   }
 
   SweepStates& states_;
@@ -268,8 +265,14 @@ Tensor push_through(Node& node, std::span<const Tensor> tangents, SweepStates& s
     return node.unfolded(keep);
   }();
   if (unfolded.node() != nullptr) {
-    forward_sweep(unfolded_nodes(node, unfolded), states, keep);
-    return states.of(*unfolded.node()).derivative;
+    const std::vector<std::shared_ptr<Node>> below = unfolded_nodes(node, unfolded);
+    forward_sweep(below, states, keep);
+    Tensor tangent = states.of(*unfolded.node()).derivative;
+    // Those that no graph of this sweep has are asked for by no other node, and may be gone before it ends.
+    for (const auto& inner : below) {
+      if (!states.of(*inner).visited) states.forget(*inner);
+    }
+    return tangent;
   }
   const OpScope scope(node.name(), " (forward mode)");
   return node.jvp(node.value, tangents);
@@ -322,12 +325,14 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {
     SweepStates states;
+    uint64_t oldest = next_node_sequence();  // nothing older leads to a target
     for (const Tensor& target : targets) {
       if (target.node() == nullptr)
         fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
       states.of(*target.node()).target = true;
+      oldest = std::min(oldest, target.node()->sequence());
     }
-    const Graph graph({&output, 1}, states);
+    const Graph graph({&output, 1}, states, oldest);
     const auto finished = [](const Node&, const Tensor&) {};
     ReverseSweep(states, true, false, finished).run(graph, *output.node(), cotangent);
     for (size_t i = 0; i < targets.size(); ++i) result[i] = states.of(*targets[i].node()).derivative;

@@ -53,13 +53,13 @@ std::pair<Tensor, Tensor> jvp(const Function& f, std::span<const Tensor> inputs,
 std::vector<Tensor> hvp(const Function& f, std::span<const Tensor> inputs, std::span<const Tensor> vectors);
 
 // The derivative J of f at `inputs`, for more than one product: what is recorded of f is kept. The elements
-// of the inputs are not copied and must not change while it lives.
+// of the inputs are not copied, and must be the same whenever a product is asked for.
 class FirstDerivative {
  public:
   FirstDerivative(const Function& f, std::span<const Tensor> inputs);
   Tensor value() const { return value_.detach(); }
-  // J vectors, by one forward sweep. keep: also what simple ops fused ones are made of, which spares later
-  // products making them again.
+  // J vectors, by one forward sweep. keep: it leaves what fused ops are made of in their nodes, which spares
+  // later products making it again.
   Tensor times(std::span<const Tensor> vectors, bool keep = false) const;
   // J' cotangent, by one reverse sweep; for every input.
   std::vector<Tensor> transposed_times(const Tensor& cotangent) const;

@@ -47,6 +47,11 @@ Node::~Node() {
   draining = false;
 }
 
+void Node::let_go() {
+  value = {};
+  for (Tensor& input : inputs) input.drop_elements();
+}
+
 uint64_t next_node_sequence() {
   return next_sequence.load(std::memory_order_relaxed);
 }
@@ -98,12 +103,21 @@ void FusedNode::require_inputs() const {
 Tensor FusedNode::unfolded(bool make) const {
   if (unfolded_.defined() || !make) return unfolded_;
   require_inputs();
-  for (const Tensor& input : inputs) {
-    unfolded_inputs_.push_back(record<Alias>(input.detach(), {&input}));
-  }
+  std::vector<Tensor> aliases;
+  for (const Tensor& input : inputs) aliases.push_back(record<Alias>(input.detach(), {&input}));
   const EveryOrderScope every;  // a reference has fused ops in it, and its sweep is recorded
-  unfolded_ = reference(unfolded_inputs_);
+  Tensor again = reference(aliases);
+  again.drop_elements();
+  for (Tensor& alias : aliases) alias.drop_elements();
+  unfolded_inputs_ = std::move(aliases);
+  unfolded_ = std::move(again);
   return unfolded_;
+}
+
+void FusedNode::let_go() {
+  Node::let_go();
+  unfolded_ = {};
+  unfolded_inputs_.clear();
 }
 
 void FusedNode::vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const {

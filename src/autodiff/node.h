@@ -125,20 +125,23 @@ class Node : public std::enable_shared_from_this<Node> {
   // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
   virtual RecomputedNode* recomputed() { return nullptr; }
 
-  // The same result out of simple ops, grown from the same inputs by nodes younger than this one, which
-  // tangents go through: where a recorded sweep has left it, or, with `make`, made and left now. Else
-  // undefined.
+  // The same result out of other ops, without elements, grown from the same inputs by nodes younger than this
+  // one, which tangents go through: where a recorded sweep has left it, or, with `make`, made and left now.
+  // Else undefined.
   virtual Tensor unfolded(bool make) const {
     (void)make;
     return {};
   }
 
+  // Frees the elements that it keeps, once a sweep has passed that is the last; keeps the links.
+  virtual void let_go();
+
   // Whether a derivative with respect to this input can be asked for.
   bool differentiable(size_t input) const { return inputs[input].node() != nullptr; }
 
   // The operands, then what else the derivatives read (masks, statistics), without history. All that a node
-  // keeps stands here and in `value`, so that a sweep which has passed can let go of it. Without elements
-  // but for what is saved().
+  // keeps stands here and in `value`, but for what it is unfolded to. Without elements but for what is
+  // saved().
   std::vector<Tensor> inputs;
   Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
 
@@ -181,7 +184,8 @@ class RecordingScope {
 
 // Graphs of this thread are recorded for reverse sweeps that are not recorded themselves, which is what
 // training needs; within this scope for derivatives of every order and for forward mode too, which read more
-// (FusedNode). value_and_grad with create_graph, jvp and hvp open it around the function that they are given.
+// (FusedNode). value_and_grad with create_graph, jvp, hvp, FirstDerivative and SecondDerivative open it around
+// the function that they are given.
 class EveryOrderScope {
  public:
   EveryOrderScope();
@@ -222,9 +226,9 @@ Tensor record(Tensor value, std::initializer_list<const Tensor*> inputs, Argumen
 
 // An op with hand-written kernels and a reference composition out of simple ops. First derivatives use
 // fused_vjp; when the sweep itself is being recorded (higher derivatives), and in forward mode, derivatives
-// go through the reference, for which an EveryOrderScope keeps all inputs. A recorded sweep leaves the
-// reference's graph in the node, for all that follow: two threads must not record sweeps of one graph at
-// once.
+// go through the reference, for which an EveryOrderScope keeps all inputs. Recorded sweeps, and forward ones
+// that are told to keep it, leave the reference's graph in the node for those that follow: two threads must
+// not run such sweeps of one graph at once.
 class FusedNode : public Node {
  public:
   // The same function of the inputs, out of simple differentiable ops.
@@ -237,12 +241,14 @@ class FusedNode : public Node {
   void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const final;
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const final;
   Tensor unfolded(bool make) const final;
+  void let_go() final;
 
  private:
   void require_inputs() const;
 
-  mutable Tensor unfolded_;                      // the reference's result
-  mutable std::vector<Tensor> unfolded_inputs_;  // what it grows from: aliases of the inputs
+  // Without elements: the reference's result, and what it grows from, which are aliases of the inputs.
+  mutable Tensor unfolded_;
+  mutable std::vector<Tensor> unfolded_inputs_;
 };
 
 }  // namespace lockstep

@@ -212,8 +212,8 @@ class CachingAllocator {
           fmt::format(
               "memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the "
               "device's {} are "
-              "free; smaller train.micro_batch_size, train.recompute_every, precision.compute = \"bf16\" and "
-              "parallel.shard_optimizer need less",
+              "free; smaller train.micro_batch_size and train.linearization_mb, train.recompute_every, "
+              "precision.compute = \"bf16\" and parallel.shard_optimizer need less",
               backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
               owners_.empty()
                   ? ""

@@ -5,6 +5,12 @@
 
 namespace lockstep {
 
+size_t Batch::bytes() const {
+  size_t sum = 0;
+  for (const auto& [name, tensor] : tensors.all()) sum += tensor.bytes();
+  return sum;
+}
+
 DType device_dtype(const Field& field, DType dtype) {
   return field.dtype == DType::kI32 ? DType::kI32 : dtype;
 }

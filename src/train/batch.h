@@ -26,6 +26,7 @@ struct Batch {
     const Tensor* found = tensors.find(kWeightsName);
     return found == nullptr ? Tensor() : *found;
   }
+  size_t bytes() const;  // of all tensors
 };
 
 // The type that the elements of a field have on the device, where real numbers are of `dtype`.

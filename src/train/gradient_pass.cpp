@@ -69,7 +69,7 @@ void GradientPass::add_sums(GradientExchange& exchange, const Tensor& sums, cons
 }
 
 void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at) {
-  ++batch_;
+  ++batch_number_;
   batches_ = owned;
   make_ = {};
   step_ = step;
@@ -307,27 +307,40 @@ void GradientPass::mean_of(const Contributions& part, Tensor& out) {
   take_mean(read_value(*exchange_).weight, out);
 }
 
+Function GradientPass::outputs_of(const Batch& batch, ForwardContext& context) const {
+  return [this, &batch, &context](std::span<const Tensor> at) {
+    context.parameters.assign(at.begin(), at.end());
+    return forward(*replica_.model, batch, context);
+  };
+}
+
 void GradientPass::multiply(const Tensor& vector, Tensor& product, Linearization* kept,
-                            const std::function<Product(const Batch&, ForwardContext&)>& make) {
+                            const MakeProduct& make) {
   const std::vector<Tensor> vectors = views(vector);
-  if (kept != nullptr && kept->batch != batch_) *kept = {{}, 0, batch_};
+  // Layers that are run again read the batch by its place, which those that are made do not keep.
+  const bool keeps = kept != nullptr && settings_.linearization_bytes > 0 &&
+                     !(make_ && replica_.training.recompute_every > 0);
+  if (keeps && kept->batch_number != batch_number_) *kept = {.batch_number = batch_number_};
   mean_of(
       [&](const Batch& batch, ForwardContext& context) {
-        if (kept != nullptr) {
+        if (keeps) {
           const auto found = kept->of.find(batch.number);
           if (found != kept->of.end()) return found->second(vectors);
         }
+        const bool keep = keeps && !kept->full;
         const size_t before = allocator_statistics().bytes_in_use;
-        Product made = make(batch, context);
+        Product made = make(batch, context, keep);
         std::vector<Tensor> contributions = made(vectors);
-        if (kept != nullptr) {
-          size_t others = before;  // what there is beside what `made` holds; other threads let go of some
-          for (const Tensor& part : contributions) others += part.bytes();
-          const size_t bytes = std::max(allocator_statistics().bytes_in_use, others) - others;
-          if (kept->bytes + bytes <= settings_.linearization_bytes) {
-            kept->bytes += bytes;
-            kept->of.emplace(batch.number, std::move(made));
-          }
+        if (!keep) return contributions;
+        size_t others = before;  // what there is beside what `made` holds; other threads let go of some
+        for (const Tensor& part : contributions) others += part.bytes();
+        size_t bytes = std::max(allocator_statistics().bytes_in_use, others) - others;
+        if (make_) bytes += batch.bytes();
+        if (kept->bytes + bytes > settings_.linearization_bytes) {
+          kept->full = true;
+        } else {
+          kept->bytes += bytes;
+          kept->of.emplace(batch.number, std::move(made));
         }
         return contributions;
       },
@@ -341,7 +354,7 @@ void GradientPass::multiply(const Tensor& vector, Tensor& product, Linearization
 
 void GradientPass::hessian_product(const Tensor& vector, Tensor& product, Linearization* kept) {
   require_products("Hessian products");
-  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context) -> Product {
+  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context, bool) -> Product {
     const Function loss = [&](std::span<const Tensor> at) {
       context.parameters.assign(at.begin(), at.end());
       return sum(objective_.losses(*replica_.model, batch, context));
@@ -354,7 +367,7 @@ void GradientPass::hessian_product(const Tensor& vector, Tensor& product, Linear
 
 void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& product, Linearization* kept) {
   require_products("Gauss-Newton products");
-  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context) -> Product {
+  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context, bool keep) -> Product {
     if (!head_known_) {
       const RandomScope random(*random_place());
       const std::optional<ClassHead> head = objective_.class_head(*replica_.model, batch, context);
@@ -366,14 +379,9 @@ void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& product, L
       }
       head_known_ = true;
     }
-    const Function model = [&](std::span<const Tensor> at) {
-      context.parameters.assign(at.begin(), at.end());
-      return forward(*replica_.model, batch, context);
-    };
-    const FirstDerivative outputs(model, parameters());
+    const FirstDerivative outputs(outputs_of(batch, context), parameters());
     const Function loss = [&](std::span<const Tensor> at) { return sum(objective_.losses(at[0], batch)); };
     const SecondDerivative second(loss, std::array{outputs.value()});
-    const bool keep = kept != nullptr && kept->bytes < settings_.linearization_bytes;
     return [outputs, second, keep](std::span<const Tensor> vectors) {
       const Tensor tangents = outputs.times(vectors, keep);
       return outputs.transposed_times(second.times(std::array{tangents})[0]);

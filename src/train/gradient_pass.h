@@ -77,14 +77,15 @@ class GradientPass {
   Shared shared_gradients() const;
   bool shares() const { return overlap_ > 0; }
   // What products of one kind have recorded at one point, for further ones at the same parameters and batch,
-  // which need not sweep so often (with H two sweeps instead of three): of the first micro-batches, up to
-  // settings.linearization_bytes. The same bits with it and without. The caller clears it when the
-  // parameters change.
+  // which need not sweep so often (with H two sweeps instead of three): of the first micro-batches, their
+  // samples included where they are made one at a time, up to settings.linearization_bytes. The same bits
+  // with it and without. The caller clears it when the parameters change.
   using Product = std::function<std::vector<Tensor>(std::span<const Tensor> vectors)>;
   struct Linearization {
     std::map<int64_t, Product> of;  // micro-batches by number
     size_t bytes = 0;
-    uint64_t batch = 0;  // which one; nothing is kept of another
+    bool full = false;  // one did not fit: no more are kept
+    uint64_t batch_number = 0;
   };
   // H v, H the second derivative of L. Error (kUsage) in 16-bit precision, whose derivatives have no digits
   // for it.
@@ -111,6 +112,8 @@ class GradientPass {
   // Views of a flat array as the parameters lie in it, and of the parameters themselves.
   std::vector<Tensor> views(const Tensor& flat) const;
   std::vector<Tensor> parameters() const { return views(replica_.store.values()); }
+  // The model's outputs of a micro-batch as a function of the parameters. What it is given must outlive its calls.
+  Function outputs_of(const Batch& batch, ForwardContext& context) const;
   const Objective& objective() const { return objective_; }
   Communicator& communicator() const { return communicator_; }
   int64_t micro_batches() const { return micro_batches_; }
@@ -152,8 +155,9 @@ class GradientPass {
   void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
   // product <- (sum over micro-batches of what the products that `make` gives, or gave, make of `vector`) /
   // sum_i w_i + lambda vector
-  void multiply(const Tensor& vector, Tensor& product, Linearization* kept,
-                const std::function<Product(const Batch& batch, ForwardContext& context)>& make);
+  // keep: whether a product will be asked for again.
+  using MakeProduct = std::function<Product(const Batch& batch, ForwardContext& context, bool keep)>;
+  void multiply(const Tensor& vector, Tensor& product, Linearization* kept, const MakeProduct& make);
   void require_products(const char* what) const;
   Value read_value(const GradientExchange& exchange) const;
   // out <- (the exchange's result) / divisor, whole on every worker.
@@ -172,7 +176,7 @@ class GradientPass {
   MicroBatchRange made_;
   std::function<Batch(int64_t)> make_;
   uint64_t seed_;
-  uint64_t batch_ = 0;  // how many there have been
+  uint64_t batch_number_ = 0;  // how many there have been
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;
   bool draws_ = false;

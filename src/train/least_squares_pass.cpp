@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "lockstep/autodiff/derivatives.h"
-#include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/elementwise.h"
 
@@ -53,25 +53,15 @@ void LeastSquaresPass::gauss_newton_diagonal(const RealVector& x, RealVector& ou
   const auto count = static_cast<double>(width);
   pass().mean_of(
       [&](const Batch& batch, ForwardContext& context) {
-        const RandomPlace place = *random_place();
         const std::vector<Tensor> parameters = pass().parameters();
-        const Function model = [&](std::span<const Tensor> at) {
-          // Each run draws the same masks.
-          const RandomScope random(place);
-          context.parameters.assign(at.begin(), at.end());
-          return forward(*replica().model, batch, context);
-        };
+        const FirstDerivative outputs(pass().outputs_of(batch, context), parameters);
         std::vector<Tensor> squares;
         for (const Tensor& parameter : parameters) squares.push_back(parameter.full_like(0.0));
         const Tensor weights = batch.weights();
         const std::vector<double> of_target =
             weights.defined() ? weights.to_vector<double>()
                               : std::vector<double>(static_cast<size_t>(rows_ / width), 1.0);
-        Shape shape;
-        {
-          const RecordingScope plain(false);
-          shape = model(parameters).shape();
-        }
+        const Shape shape = outputs.value().shape();
         std::vector<double> cotangent(static_cast<size_t>(rows_), 0.0);
         for (int64_t i = 0; i < rows_; ++i) {
           const double weight = of_target[static_cast<size_t>(i / width)];
@@ -80,7 +70,7 @@ void LeastSquaresPass::gauss_newton_diagonal(const RealVector& x, RealVector& ou
           cotangent[static_cast<size_t>(i)] = std::sqrt(2.0 * weight / count);
           const Tensor along =
               Tensor::from(shape, cotangent, replica().store.backend()).converted(replica().store.dtype());
-          const std::vector<Tensor> row = vjp(model, parameters, along).second;
+          const std::vector<Tensor> row = outputs.transposed_times(along);
           const RecordingScope plain(false);
           for (size_t k = 0; k < squares.size(); ++k) squares[k] = squares[k] + square(row[k]);
           cotangent[static_cast<size_t>(i)] = 0.0;
@@ -106,18 +96,19 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
   }
   RealVector mine;
   mine.reserve(static_cast<size_t>(most * each));
-  const std::vector<Tensor> parameters = pass().parameters();
-  const Tensor zeros = replica().store.values().full_like(0.0);
   pass().for_owned([&](const Batch& batch, ForwardContext& context) {
-    const RandomPlace place = *random_place();
     const auto append = [&](const std::vector<double>& values) {
       mine.insert(mine.end(), values.begin(), values.end());
     };
     const Tensor weights = batch.weights();
     append(weights.defined() ? weights.to_vector<double>()
                              : std::vector<double>(static_cast<size_t>(targets), 1.0));
+    std::optional<FirstDerivative> outputs;
     std::vector<double> off, wanted = batch.targets().to_vector<double>();
-    {
+    if (jacobian != nullptr) {
+      outputs.emplace(pass().outputs_of(batch, context), pass().parameters());
+      off = outputs->value().to_vector<double>();
+    } else {
       const RecordingScope plain(false);
       off = forward(*replica().model, batch, context).to_vector<double>();
     }
@@ -127,16 +118,10 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
     for (size_t i = 0; i < off.size(); ++i) off[i] -= wanted[i];
     append(off);
     if (jacobian == nullptr) return;
-    const Function model = [&](std::span<const Tensor> at) {
-      // Each run draws the same masks.
-      const RandomScope random(place);
-      context.parameters.assign(at.begin(), at.end());
-      return forward(*replica().model, batch, context);
-    };
     RealVector unit(static_cast<size_t>(n));
     for (int64_t k = 0; k < n; ++k) {
       unit[static_cast<size_t>(k)] = 1.0;
-      append(jvp(model, parameters, pass().views(flat(unit))).second.to_vector<double>());
+      append(outputs->times(pass().views(flat(unit)), true).to_vector<double>());
       unit[static_cast<size_t>(k)] = 0.0;
     }
   });

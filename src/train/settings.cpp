@@ -96,8 +96,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.linearization_bytes = static_cast<size_t>(
       train.real("linearization_mb", static_cast<double>(settings.linearization_bytes) / 1048576.0,
                  {0.0, 1e9},
-                 "what a worker keeps of micro-batches between Hessian products at one point, MiB: a third "
-                 "less work, same results") *
+                 "what a worker keeps of micro-batches between products with the Hessian or the Gauss-Newton "
+                 "matrix at one point, MiB: less work, same results; 0: nothing") *
       1048576.0);
   settings.log_every =
       train.integer("log_every", settings.log_every, {1, 1e12}, "steps between lines of metrics.jsonl");

@@ -184,6 +184,31 @@ TEST(Saved, ArraysLiveAsLongAsADerivativeReadsThem) {
       << "masks are drawn again";
 }
 
+// The gradient by one input depends on the others too, whatever was asked for.
+TEST(Derivatives, AGradientThroughAFusedOpDependsOnInputsThatNoDerivativeWasAskedOf) {
+  const auto wave = [](const Shape& shape, double factor) {
+    std::vector<double> values(static_cast<size_t>(shape.elements()));
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = factor * static_cast<double>((i * 7919 + 13) % 101) / 101.0 - 0.4;
+    return Tensor::from(shape, values, test_backend());
+  };
+  const Tensor x = wave({3, 4}, 1.0), w = wave({4, 5}, 0.7), b = wave({5}, 0.3);
+  const auto slope_of_slope = [&](bool fused) {
+    const EveryOrderScope every;
+    const Tensor at = variable(x, 0), weights = variable(w, 1);
+    const Tensor y =
+        fused ? linear(at, weights, b, Activation::kGelu) : gelu(add(matmul(at, weights), b));
+    const std::vector<Tensor> first = gradients(sum(square(y)), sum(y).full_like(1.0), std::array{at}, true);
+    return gradients(sum(square(first[0])), sum(y).full_like(1.0), std::array{weights}, false)[0]
+        .to_vector<double>();
+  };
+  const std::vector<double> fused = slope_of_slope(true), plain = slope_of_slope(false);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_NE(plain[i], 0.0);
+    EXPECT_NEAR(fused[i], plain[i], 1e-11 * std::abs(plain[i]));
+  }
+}
+
 TEST(Saved, FusedOpsKeepTheirInputsForHigherDerivativesOnlyWhenTold) {
   const Tensor x = variable(Tensor::from({1, 3}, std::vector<double>{0.1, -0.4, 2.0}, test_backend()), 0);
   const std::vector<Tensor> targets = {x};

@@ -187,6 +187,32 @@ TEST(Recompute, HasDerivativesOfEveryOrderAndForwardMode) {
   same(grad(twice(again), at), grad(twice(plain), at));
 }
 
+// Nodes that are made for a rerun are gone after it: the next ones lie where they lay.
+TEST(Recompute, OfGradientsThroughFusedOpsHasTheTangentsOfThePlainRun) {
+  const auto numbers = [](const Shape& shape, double factor) {
+    return wave(shape, factor).converted(DType::kF64);
+  };
+  const Tensor w = numbers({5, 5}, 0.7), b = numbers({5}, 0.3), x = numbers({6, 5}, 1.0),
+               along = numbers({6, 5}, 0.5);
+  const Function cubes = [&](std::span<const Tensor> in) {
+    const Tensor y = linear(in[0], w, b, Activation::kNone);
+    return sum(multiply(square(y), y));
+  };
+  const Function slope = [&](std::span<const Tensor> in) {
+    return scale(grad(cubes, std::array{in[0]}, true)[0], 0.5);
+  };
+  const auto chain = [&](bool again) -> Function {
+    return [&slope, again](std::span<const Tensor> in) {
+      Tensor y = in[0];
+      for (int i = 0; i < 4; ++i) y = segment(again, slope, y);
+      return y;
+    };
+  };
+  const std::vector<double> plain = jvp(chain(false), {&x, 1}, {&along, 1}).second.to_vector<double>();
+  const std::vector<double> again = jvp(chain(true), {&x, 1}, {&along, 1}).second.to_vector<double>();
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_NEAR(again[i], plain[i], 1e-12 * std::abs(plain[i]));
+}
+
 TEST(Recompute, StopsAtTheTargetsThatAreAskedFor) {
   const Tensor x = variable(wave({4}, 1.0), 0), w = variable(wave({4}, 0.5), 1);
   const auto gradient = [&](bool again) {

@@ -241,9 +241,19 @@ TEST(GradientPass, HessianProductsAtOnePointKeepWhatTheyRecordedAndAreTheSameBit
     }
     EXPECT_EQ(found, expected) << part;
     if (part == 1) all = kept.bytes;
+    EXPECT_EQ(kept.full, part == 2);
     EXPECT_LE(kept.bytes, options.settings.linearization_bytes);
   }
   EXPECT_GT(all, 0u);
+  // Of micro-batches that are made for each product, what was made is kept with the rest and counts.
+  options.settings.linearization_bytes = size_t{1} << 20;
+  Alone other(options);
+  const auto make = [&](int64_t number) { return other.run.batch(number, 0); };
+  other.run.pass->set_batches(other.run.owned, make, 0);
+  GradientPass::Linearization kept;
+  EXPECT_EQ(product(other.run, 21, &kept), expected[0]);
+  EXPECT_EQ(product(other.run, 22, &kept), expected[1]);
+  EXPECT_EQ(kept.bytes, all + 4 * make(0).bytes());
 }
 
 TEST(GradientPass, TheGaussNewtonMatrixOfALinearModelIsTheHessian) {
