@@ -30,6 +30,8 @@ class SweepStates {
     bool useful = false;  // a leaf or target lies below
   };
 
+  uint64_t oldest_target = 0;  // its sequence(): nothing older leads to a target
+
   State& of(const Node& node) { return states_[&node]; }
   void forget(const Node& node) { states_.erase(&node); }
 
@@ -50,9 +52,8 @@ void sort_newest_first(std::vector<std::shared_ptr<Node>>& nodes) {
 class Graph {
  public:
   // Does not go below nodes marked as targets, nor into nodes that another graph of the sweep has visited or
-  // that are older than `oldest`.
-  Graph(std::span<const Tensor> outputs, SweepStates& states, uint64_t oldest = 0)
-      : states_(states), oldest_(oldest) {
+  // that are older than all targets.
+  Graph(std::span<const Tensor> outputs, SweepStates& states) : states_(states) {
     for (const Tensor& output : outputs) visit(output.node());
     while (!stack_.empty()) {
       const std::shared_ptr<Node> node = std::move(stack_.back());
@@ -75,13 +76,12 @@ class Graph {
 
  private:
   void visit(const std::shared_ptr<Node>& node) {
-    if (node == nullptr || node->sequence() < oldest_ || states_.of(*node).visited) return;
+    if (node == nullptr || node->sequence() < states_.oldest_target || states_.of(*node).visited) return;
     states_.of(*node).visited = true;
     stack_.push_back(node);
   }
 
   SweepStates& states_;
-  uint64_t oldest_;
   std::vector<std::shared_ptr<Node>> nodes_;
   std::vector<std::shared_ptr<Node>> stack_;
 };
@@ -325,14 +325,14 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {
     SweepStates states;
-    uint64_t oldest = next_node_sequence();  // nothing older leads to a target
+    states.oldest_target = next_node_sequence();
     for (const Tensor& target : targets) {
       if (target.node() == nullptr)
         fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
       states.of(*target.node()).target = true;
-      oldest = std::min(oldest, target.node()->sequence());
+      states.oldest_target = std::min(states.oldest_target, target.node()->sequence());
     }
-    const Graph graph({&output, 1}, states, oldest);
+    const Graph graph({&output, 1}, states);
     const auto finished = [](const Node&, const Tensor&) {};
     ReverseSweep(states, true, false, finished).run(graph, *output.node(), cotangent);
     for (size_t i = 0; i < targets.size(); ++i) result[i] = states.of(*targets[i].node()).derivative;

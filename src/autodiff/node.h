@@ -184,8 +184,8 @@ class RecordingScope {
 
 // Graphs of this thread are recorded for reverse sweeps that are not recorded themselves, which is what
 // training needs; within this scope for derivatives of every order and for forward mode too, which read more
-// (FusedNode). value_and_grad with create_graph, jvp, hvp, FirstDerivative and SecondDerivative open it around
-// the function that they are given.
+// (FusedNode). value_and_grad with create_graph, jvp, hvp, FirstDerivative and SecondDerivative open it
+// around the function that they are given.
 class EveryOrderScope {
  public:
   EveryOrderScope();

@@ -207,18 +207,17 @@ class CachingAllocator {
     }
     if (block == nullptr) {
       const MemoryRoom room = backend.memory_room();
-      fail(
-          ErrorKind::kUsage,
-          fmt::format(
-              "memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the "
-              "device's {} are "
-              "free; smaller train.micro_batch_size and train.linearization_mb, train.recompute_every, "
-              "precision.compute = \"bf16\" and parallel.shard_optimizer need less",
-              backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
-              owners_.empty()
-                  ? ""
-                  : fmt::format(", device.cuda_graph keeps {}", mebibytes(statistics_.cached_bytes)),
-              mebibytes(given_back), mebibytes(room.free), mebibytes(room.total)));
+      fail(ErrorKind::kUsage,
+           fmt::format(
+               "memory: {}: {}no room for {} more: tensors hold {}{}, {} cached were given back, {} of the "
+               "device's {} are "
+               "free; smaller train.micro_batch_size and train.linearization_mb, train.recompute_every, "
+               "precision.compute = \"bf16\" and parallel.shard_optimizer need less",
+               backend.description(), op_prefix(), mebibytes(bytes), mebibytes(statistics_.bytes_in_use),
+               owners_.empty()
+                   ? ""
+                   : fmt::format(", device.cuda_graph keeps {}", mebibytes(statistics_.cached_bytes)),
+               mebibytes(given_back), mebibytes(room.free), mebibytes(room.total)));
     }
     return static_cast<std::byte*>(block);
   }

@@ -112,7 +112,8 @@ class GradientPass {
   // Views of a flat array as the parameters lie in it, and of the parameters themselves.
   std::vector<Tensor> views(const Tensor& flat) const;
   std::vector<Tensor> parameters() const { return views(replica_.store.values()); }
-  // The model's outputs of a micro-batch as a function of the parameters. What it is given must outlive its calls.
+  // The model's outputs of a micro-batch as a function of the parameters. What it is given must outlive its
+  // calls.
   Function outputs_of(const Batch& batch, ForwardContext& context) const;
   const Objective& objective() const { return objective_; }
   Communicator& communicator() const { return communicator_; }

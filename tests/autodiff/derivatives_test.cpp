@@ -196,8 +196,7 @@ TEST(Derivatives, AGradientThroughAFusedOpDependsOnInputsThatNoDerivativeWasAske
   const auto slope_of_slope = [&](bool fused) {
     const EveryOrderScope every;
     const Tensor at = variable(x, 0), weights = variable(w, 1);
-    const Tensor y =
-        fused ? linear(at, weights, b, Activation::kGelu) : gelu(add(matmul(at, weights), b));
+    const Tensor y = fused ? linear(at, weights, b, Activation::kGelu) : gelu(add(matmul(at, weights), b));
     const std::vector<Tensor> first = gradients(sum(square(y)), sum(y).full_like(1.0), std::array{at}, true);
     return gradients(sum(square(first[0])), sum(y).full_like(1.0), std::array{weights}, false)[0]
         .to_vector<double>();
