@@ -1,6 +1,8 @@
 // Kernels called on tensors.
 #include "lockstep/optim/tensor_algebra.h"
 
+#include <utility>
+
 #include "lockstep/optim/flat_update.h"
 
 namespace lockstep {
@@ -34,9 +36,8 @@ Tensor weighted_sum(double alpha, const Tensor& x, double beta, const Tensor& y)
   return sum;
 }
 
-// As the velocity of a step of length 0 from a parameter that nobody needs.
 void blend(Tensor average, const Tensor& x, double beta) {
-  flat_update(UpdateFormula::kMomentumAveraged, average.full_like(0.0), x, 1.0, {average}, {0.0, 0.0, beta});
+  flat_update(UpdateFormula::kRunning, std::move(average), x, 1.0 - beta, {}, {0.0, 0.0, 1.0 - beta});
 }
 
 namespace {

@@ -320,7 +320,10 @@ void GradientPass::multiply(const Tensor& vector, Tensor& product, Linearization
   // Layers that are run again read the batch by its place, which those that are made do not keep.
   const bool keeps = kept != nullptr && settings_.linearization_bytes > 0 &&
                      !(make_ && replica_.training.recompute_every > 0);
-  if (keeps && kept->batch_number != batch_number_) *kept = {.batch_number = batch_number_};
+  if (keeps && kept->batch_number != batch_number_) {
+    *kept = {};
+    kept->batch_number = batch_number_;
+  }
   mean_of(
       [&](const Batch& batch, ForwardContext& context) {
         if (keeps) {
