@@ -79,8 +79,13 @@ double FunctionProblem::value_and_gradient(const RealVector& x, RealVector& grad
 }
 
 void FunctionProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {
-  const Tensor at = tensor(x), direction = tensor(v);
-  out = hvp(function_, std::span(&at, 1), std::span(&direction, 1))[0].to_vector<double>();
+  if (!second_ || second_at_ != x) {
+    const Tensor at = tensor(x);
+    second_.emplace(function_, std::span(&at, 1));
+    second_at_ = x;
+  }
+  const Tensor direction = tensor(v);
+  out = second_->times(std::span(&direction, 1))[0].to_vector<double>();
 }
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include "lockstep/autodiff/derivatives.h"
@@ -94,6 +95,8 @@ class FunctionProblem final : public Problem {
   int64_t size_;
   Function function_;
   Backend& backend_;
+  std::optional<SecondDerivative> second_;  // for products at one point
+  RealVector second_at_;
 };
 
 }  // namespace lockstep

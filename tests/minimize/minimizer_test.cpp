@@ -371,6 +371,10 @@ TEST(FunctionProblem, IsMinimizedThroughOpsAndAutodiff) {
   RealVector product;
   problem.hessian_product({1.0, 1.0, 1.0, 1.0}, {1.0, 0.0, 2.0, 0.0}, product);
   EXPECT_EQ(product, (RealVector{2.0, 0.0, 0.0, 0.0}));  // (3 x^2 - t) v
+  problem.hessian_product({1.0, 1.0, 1.0, 1.0}, {0.0, 4.0, 0.0, 1.0}, product);
+  EXPECT_EQ(product, (RealVector{0.0, 4.0, 0.0, -1.0}));
+  problem.hessian_product({2.0, 1.0, 1.0, 1.0}, {1.0, 0.0, 2.0, 0.0}, product);
+  EXPECT_EQ(product, (RealVector{11.0, 0.0, 0.0, 0.0}));
 }
 
 }  // namespace
