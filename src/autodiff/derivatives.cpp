@@ -260,11 +260,7 @@ Tensor push_through(Node& node, std::span<const Tensor> tangents, SweepStates& s
     forward_sweep(below.nodes(), states, false);
     return states.of(*output.node()).derivative;
   }
-  const auto unfolded = [&] {
-    const RecordingScope on(keep);
-    return node.unfolded(keep);
-  }();
-  if (unfolded.node() != nullptr) {
+  if (const Tensor unfolded = node.unfolded(keep); unfolded.node() != nullptr) {
     const std::vector<std::shared_ptr<Node>> below = unfolded_nodes(node, unfolded);
     forward_sweep(below, states, keep);
     Tensor tangent = states.of(*unfolded.node()).derivative;

@@ -103,6 +103,7 @@ void FusedNode::require_inputs() const {
 Tensor FusedNode::unfolded(bool make) const {
   if (unfolded_.defined() || !make) return unfolded_;
   require_inputs();
+  const RecordingScope on(true);
   std::vector<Tensor> aliases;
   for (const Tensor& input : inputs) aliases.push_back(record<Alias>(input.detach(), {&input}));
   const EveryOrderScope every;  // a reference has fused ops in it, and its sweep is recorded

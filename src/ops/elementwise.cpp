@@ -335,6 +335,7 @@ Tensor exponential(UnaryOp op, const Tensor& x) {
 Tensor as_sum(Tensor value, const Tensor& a, const Tensor& b) {
   return record<AddNode>(std::move(value), {&a, &b});
 }
+
 Tensor sum_of(Tensor a, const Tensor& b) {
   if (!a.defined() || !b.defined()) return a.defined() ? a : b;
   if (recording() || !a.sole_owner()) return add(a, b);

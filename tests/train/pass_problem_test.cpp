@@ -158,11 +158,11 @@ TEST(PassProblem, SpectrumOfSoftmaxRegressionIsTheClosedForm) {
 }
 
 // Between products at one point others may be asked for, and the parameters be somewhere else.
-TEST(PassProblem, HessianProductsAreOfTheirPointWhereverTheParametersHaveBeen) {
+TEST(PassProblem, ProductsAreOfTheirPointWhereverTheParametersHaveBeen) {
   SmallRunOptions options;
   options.settings.compute = DType::kF64;
   const std::unique_ptr<Communicator> self = make_self_communicator();
-  const auto products = [&](size_t kept) {
+  const auto products = [&](bool hessian, size_t kept) {
     options.settings.linearization_bytes = kept;
     SmallRun run(options, *self);
     run.set_batch();
@@ -175,7 +175,7 @@ TEST(PassProblem, HessianProductsAreOfTheirPointWhereverTheParametersHaveBeen) {
     }
     std::vector<RealVector> result;
     const auto ask = [&](const RealVector& at, const RealVector& along) {
-      problem.hessian_product(at, along, out);
+      hessian ? problem.hessian_product(at, along, out) : problem.gauss_newton_product(at, along, out);
       result.push_back(out);
     };
     ask(x, v);
@@ -190,13 +190,15 @@ TEST(PassProblem, HessianProductsAreOfTheirPointWhereverTheParametersHaveBeen) {
     ask(x, v);
     return result;
   };
-  const std::vector<RealVector> found = products(size_t{1} << 20);
-  EXPECT_EQ(found, products(0));
-  EXPECT_EQ(found[0], found[3]);
-  EXPECT_EQ(found[1], found[4]);
-  EXPECT_EQ(found[0], found[5]);
-  EXPECT_NE(found[0], found[2]);
-  EXPECT_NE(found[0], found[6]);
+  for (const bool hessian : {true, false}) {
+    const std::vector<RealVector> found = products(hessian, size_t{1} << 20);
+    EXPECT_EQ(found, products(hessian, 0)) << hessian;
+    EXPECT_EQ(found[0], found[3]);
+    EXPECT_EQ(found[1], found[4]);
+    EXPECT_EQ(found[0], found[5]);
+    EXPECT_NE(found[0], found[2]);
+    EXPECT_NE(found[0], found[6]);
+  }
 }
 
 // A network with two outputs, real targets, weights and regularization.
