@@ -7,6 +7,7 @@
 #include <memory>
 #include <thread>
 
+#include "autodiff/wave.h"
 #include "device.h"
 #include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
@@ -186,13 +187,10 @@ TEST(Saved, ArraysLiveAsLongAsADerivativeReadsThem) {
 
 // The gradient by one input depends on the others too, whatever was asked for.
 TEST(Derivatives, AGradientThroughAFusedOpDependsOnInputsThatNoDerivativeWasAskedOf) {
-  const auto wave = [](const Shape& shape, double factor) {
-    std::vector<double> values(static_cast<size_t>(shape.elements()));
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] = factor * static_cast<double>((i * 7919 + 13) % 101) / 101.0 - 0.4;
-    return Tensor::from(shape, values, test_backend());
+  const auto numbers = [](const Shape& shape, double factor) {
+    return testing::wave(shape, factor).converted(DType::kF64);
   };
-  const Tensor x = wave({3, 4}, 1.0), w = wave({4, 5}, 0.7), b = wave({5}, 0.3);
+  const Tensor x = numbers({3, 4}, 1.0), w = numbers({4, 5}, 0.7), b = numbers({5}, 0.3);
   const auto slope_of_slope = [&](bool fused) {
     const EveryOrderScope every;
     const Tensor at = variable(x, 0), weights = variable(w, 1);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "autodiff/wave.h"
 #include "device.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/dropout.h"
@@ -16,17 +17,11 @@
 namespace lockstep {
 namespace {
 
+using testing::wave;
+
 // Whether segments are recomputed or run plainly: the same program otherwise.
 Tensor segment(bool again, const Function& f, const Tensor& x) {
   return again ? recompute(f, {&x, 1}) : f({&x, 1});
-}
-
-Tensor wave(const Shape& shape, double factor) {
-  std::vector<float> values(static_cast<size_t>(shape.elements()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<float>(factor * static_cast<double>((i * 7919 + 13) % 101) / 101.0 - 0.4);
-  }
-  return Tensor::from(shape, values, test_backend());
 }
 
 struct Swept {
