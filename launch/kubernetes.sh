@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 # What the launcher's pod of kubernetes.yaml runs: launch/kubernetes.sh CONFIG --output DIR [ARGUMENT...]. One worker a slot of the
 # operator's hostfile; --resume=auto; a run that fails starts again while that is of use. A pod that replaces one of the same job
 # ($JOB_UID) that another start would not have helped (exit codes 2 to 5, or three starts without a new checkpoint) ends like it at
 # once: Kubernetes itself knows only that it failed.
+{
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,14 +22,17 @@ if [ -n "${JOB_UID:-}" ] && [ -s "$verdict" ]; then
   echo "kubernetes: an earlier pod of this job has ended with exit code $status, and another start does not help" >&2
   exit "$status"
 fi
+source "$root/launch/run_to_end.sh"  # signals are noted from here on
 while true; do
-  status=0 before=$(newest_checkpoint "$output")
+  newest_checkpoint "$output"
+  status=0 before=$newest
   run_to_end "$root/build/release/bin/lockstep" train "$@" --resume=auto || status=$?
   if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ]; then break; fi
   if ! worth_another_start "$status" || ! got_further kubernetes "$output" "$before"; then
-    [ -z "${JOB_UID:-}" ] || { mkdir -p "$(dirname "$output")" && echo "$status" >"$verdict"; } || true
+    [ -z "${JOB_UID:-}" ] || (mkdir -p "$(dirname "$output")" && echo "$status" >"$verdict") || true
     break
   fi
   echo "kubernetes: the run ended with exit code $status: starting it again" >&2
 done
 end_with "$status"
+}

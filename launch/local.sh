@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 # Trains with several workers on this machine: launch/local.sh [-n WORKERS] [--restarts N] CONFIG [ARGUMENT...].
 # Arguments after CONFIG go to `lockstep train`, e.g. --resume or --set optimizer.learning_rate=3e-4. Without -n there is
 # one worker a processor core. TERM, Ctrl-C or a terminal that is closed: the run saves a checkpoint and ends with exit code 75.
 # --restarts N: a run that fails is started again from its newest checkpoint, at most N times, unless another start is of no use
 # (exit codes 2 to 5) or three in a row have left no new checkpoint. Needs --output DIR.
+{
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -52,11 +52,15 @@ if [ ! -x "$command" ]; then
   exit 2
 fi
 
+source "$root/launch/run_to_end.sh"  # signals are noted from here on
 options=(-np "$workers")
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
-arguments=("${first[@]}") origin=$(checkpoint_mark "$output")
+arguments=("${first[@]}")
+checkpoint_mark "$output"
+origin=$newest
 while true; do
-  status=0 before=$(newest_checkpoint "$output")
+  newest_checkpoint "$output"
+  status=0 before=$newest
   run_to_end "${options[@]}" "$command" train "${arguments[@]}" || status=$?
   if [ "$restarts" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ] || ! worth_another_start "$status"; then break; fi
   restarts=$((restarts - 1))
@@ -65,3 +69,4 @@ while true; do
   echo "local: the run ended with exit code $status: starting it again" >&2
 done
 end_with "$status"
+}

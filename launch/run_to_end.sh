@@ -1,9 +1,13 @@
 # shellcheck shell=bash
-# What the launch scripts share: they source it in their first line. From then on TERM, INT, USR1 and HUP (a terminal that is
+# What the launch scripts share: they source it first of all. From then on TERM, INT, USR1 and HUP (a terminal that is
 # closed) are noted, and `run_to_end [MPIRUN OPTION...] PROGRAM [ARGUMENT...]` runs mpirun so that no signal is lost, none
 # destroys what an earlier one has asked for, and nobody has to read the log.
+# Bash 5.2 ends with code 2, or crashes, when a trap interrupts it while it reads $(...) or <(...), and it does so when they are run
+# too. So the scripts stand in braces, which have bash read all of them before their first line runs (nor does it matter to a run then
+# that its script is replaced by a newer one); and from here on, outside of subshells, which have no traps, neither is used: the last
+# part of a pipe is run by the shell itself, `command | read -r variable`.
 
-trap '' PIPE
+shopt -s lastpipe
 stops=0 interrupts=0 job=0 asked=0 ended=0
 
 # May itself be interrupted by another signal's trap.
@@ -17,8 +21,6 @@ note_stop() {
     ask_to_stop
   fi
 }
-trap 'note_stop' TERM USR1 HUP
-trap 'interrupts=$((interrupts + 1)); note_stop' INT
 
 # Through mpirun the workers get SIGUSR1, upon which they save a checkpoint and leave with exit code 75. (Open MPI 4.1 itself
 # would kill them a second after TERM.) Again and again until mpirun has ended: while workers start, a signal is easily lost.
@@ -44,36 +46,61 @@ end_session() {
   for stat in /proc/[0-9]*/stat; do
     { read -r line <"$stat"; } 2>/dev/null || continue
     [[ "$line" =~ \)\ .\ [0-9]+\ [0-9]+\ $1\  ]] || continue
-    kill -KILL "$(basename "${stat%/stat}")" 2>/dev/null || true
+    stat=${stat%/stat}
+    kill -KILL "${stat#/proc/}" 2>/dev/null || true
   done
 }
 
-# end_after_error TOLD: ends an mpirun that outlives an error. When a host is frozen or its packets are lost, mpirun waits for its
-# daemon for ever. Reads mpirun's number and then its log: 15 seconds of silence after one of these lines, and it is ended; the exit
-# code, which TOLD is told first, is that which a worker has asked for. (A rank 0 that still saves says so every 10 seconds.)
+# stuck NUMBER: whether this mpirun has no process on this host that runs, and waits for a lock of its own: it never does that for long.
+stuck() {
+  local file line child children=()
+  { read -r line <"/proc/$1/wchan"; } 2>/dev/null || true  # the line has no end
+  [[ "${line:-}" = futex* ]] || return 1
+  for file in "/proc/$1/task/"*/children; do
+    line=''
+    { read -r line <"$file"; } 2>/dev/null || true
+    # shellcheck disable=SC2206  # numbers
+    children+=($line)
+  done
+  for child in "${children[@]}"; do
+    line=''
+    { read -r line <"/proc/$child/stat"; } 2>/dev/null || true
+    [[ "$line" = *") Z "* ]] || return 1
+  done
+}
+
+# end_after_error TOLD: ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets
+# are lost; and for itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log:
+# 15 seconds of silence after a line that says so, or stuck all the time, and it is ended; the exit code, which TOLD is told first, is
+# that which a worker has asked for. (A rank 0 that still saves says so every 10 seconds.)
 end_after_error() {
-  local number line status code=6 silence=()
+  local number line status code=6 silence=0 error=false
   trap '' TERM INT USR1 HUP
   read -r number || return 0
   while true; do
     status=0
-    IFS= read -r "${silence[@]}" line || status=$?
+    IFS= read -r -t 1 line || status=$?
     if [ "$status" -gt 128 ]; then
+      silence=$((silence + 1))
+      $error || stuck "$number" || silence=0
+      [ "$silence" -ge "${LOCKSTEP_SILENCE:-15}" ] || continue
       echo "mpirun does not end after an error: ending it" >&2
       echo "$code" >&"$1"
       kill -KILL "$number"
       return 0
     fi
     [ "$status" -eq 0 ] || return 0
+    silence=0
     if [[ "$line" =~ ^with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
     if [[ "$line" =~ ^MPI_ABORT\ was|^ORTE\ has\ lost|noticed\ that\ process|^Primary\ job|ORTE_ERROR_LOG|error:\ .*not\ finished\ after ]]; then
-      silence=(-t "${LOCKSTEP_SILENCE:-15}")
+      error=true
     fi
   done
 }
 
-# The last thing that a script does: a signal while bash exits would change the code.
+# The last thing that a script does: a signal while bash exits would change the code. (And bash warns of one that it has just noted.)
 end_with() {
+  exec 2>/dev/null
   trap '' TERM INT USR1 HUP
   exit "$1"
 }
@@ -81,16 +108,20 @@ end_with() {
 # find_checkpoints OUTPUT FORMAT: what find prints of each in that directory.
 find_checkpoints() { find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf "$2" 2>/dev/null || true; }
 
-# newest_checkpoint OUTPUT: the path of the newest; nothing where there is none.
-newest_checkpoint() { find_checkpoints "$1" '%p\n' | LC_ALL=C sort | tail -n 1; }
+# newest_of OUTPUT FORMAT: that of the newest, into the variable `newest`; nothing where there is none.
+newest_of() {
+  newest=''
+  find_checkpoints "$1" "$2" | LC_ALL=C sort | tail -n 1 | IFS= read -r newest || true
+}
+# Its path.
+newest_checkpoint() { newest_of "$1" '%p\n'; }
 
 # checkpoint_mark OUTPUT: which file the newest is, not only of which step. begun OUTPUT MARK: whether there is one that another run,
 # whose newest had that mark, has not left: a run that is to begin anew begins anew until then.
-checkpoint_mark() { find_checkpoints "$1" '%f %i %T@\n' | LC_ALL=C sort | tail -n 1; }
+checkpoint_mark() { newest_of "$1" '%f %i %T@\n'; }
 begun() {
-  local now
-  now=$(checkpoint_mark "$1")
-  [ -n "$now" ] && [ "$now" != "$2" ]
+  checkpoint_mark "$1"
+  [ -n "$newest" ] && [ "$newest" != "$2" ]
 }
 
 # worth_another_start STATUS: whether a run that ended with this exit code may get further when it is started again. One that is
@@ -103,7 +134,8 @@ worth_another_start() {
 # Three in a row without a new one are not.
 fruitless=0
 got_further() {
-  if [ "$(newest_checkpoint "$2")" = "$3" ]; then fruitless=$((fruitless + 1)); else fruitless=0; fi
+  newest_checkpoint "$2"
+  if [ "$newest" = "$3" ]; then fruitless=$((fruitless + 1)); else fruitless=0; fi
   [ "$fruitless" -ge 3 ] || return 0
   echo "$1: 3 starts in a row left no new checkpoint in $2: giving up" >&2
   return 1
@@ -116,23 +148,22 @@ got_further() {
 #   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
 #
 # chosen PATTERN ARGUMENT...: whether the user has, by something that PATTERN (extended) describes.
-chosen() {
-  local pattern=$1 said
+chosen() (
+  pattern=$1
   shift
   said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}"
     grep -hsvE '^[[:space:]]*#' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || true)
   grep -qE -- "$pattern" <<<"$said"
-}
+)
 # alone ARGUMENT...: whether all workers will be on this host, since nobody names others, with a transport that nobody has chosen.
-alone() {
-  local said
+alone() (
   [ -z "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}${PE_HOSTFILE:-}${LSB_HOSTS:-}${LSB_DJOB_HOSTFILE:-}" ] || return 1
   ! grep -qsvE '^[[:space:]]*(#|$)' /etc/openmpi/openmpi-default-hostfile || return 1
   said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}" && cat ~/.openmpi/mca-params.conf 2>/dev/null || true)
   ! grep -qE '^--?(H|host|machinefile|rankfile|rf|am|tune)$|hostfile|^(OMPI_MCA_)?(pml|btl)([[:space:]]*=|$)' <<<"$said"
-}
+)
 mpi_defaults() {
-  local name virtual=()
+  local name virtual=() IFS=,
   chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|(^|[^[:alnum:]])ppr:' "$@" ||
     export OMPI_MCA_hwloc_base_binding_policy=none
   chosen oob_tcp_keepalive "$@" ||
@@ -143,30 +174,45 @@ mpi_defaults() {
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
   done
   if [ "${#virtual[@]}" -eq 0 ] || chosen 'tcp_if_(in|ex)clude' "$@"; then return 0; fi
-  name=$(IFS=,; echo "${virtual[*]}")
-  export OMPI_MCA_btl_tcp_if_exclude=127.0.0.1/8,sppp,$name OMPI_MCA_oob_tcp_if_exclude=$name
+  export OMPI_MCA_btl_tcp_if_exclude="127.0.0.1/8,sppp,${virtual[*]}" OMPI_MCA_oob_tcp_if_exclude="${virtual[*]}"
+}
+
+# A new pipe, whose path is in `pipe`.
+new_pipe() {
+  pipe=${TMPDIR:-/tmp}/lockstep-$$-$RANDOM$RANDOM
+  mkfifo -m 600 "$pipe"
+}
+
+# reader VARIABLE COMMAND...: COMMAND in the background reads what is written to the number that VARIABLE is set to.
+readers=''
+reader() {
+  local both from to
+  new_pipe || return
+  exec {both}<>"$pipe" {from}<"$pipe" {to}>"$pipe" {both}>&-
+  rm -f "$pipe"
+  (exec <&"$from" {from}<&- {to}>&-; "${@:2}") &
+  readers+=" $!"
+  exec {from}<&-
+  printf -v "$1" %s "$to"
 }
 
 # Beside mpirun runs the function that `beside` names, where it does, with mpirun's number; it is ended with it.
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
 # start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.)
 run_to_end() {
-  local options=() out err told watched readers waiter companion='' number='' status=1
+  local options=() out err told watched waiter companion='' number='' status=1
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
   fi
-  [ "$(id -u)" -ne 0 ] || options+=(--allow-run-as-root)
+  [ "$EUID" -ne 0 ] || options+=(--allow-run-as-root)
   [ ! -t 2 ] || export LOCKSTEP_ON_TERMINAL=1
   mpi_defaults "$@"
   [ "$stops" -eq 0 ] || return 75
-  exec {out}> >(hand_on)
-  readers=$!
-  exec {told}<> <(:)
-  exec {watched}> >(exec {out}>&-; end_after_error "$told")
-  readers+=" $!"
-  exec {err}> >(exec {out}>&-; hand_on "/dev/fd/$watched" >&2)
-  readers+=" $!"
+  new_pipe || return 4
+  exec {told}<>"$pipe"
+  rm -f "$pipe"
+  reader out hand_on && reader watched end_after_error "$told" && reader err hand_on "/dev/fd/$watched" >&2 || return 4
   # bash 5.2 forgets the status of a job whose wait signals have interrupted, or takes the signal for it. So somebody whom no signal
   # disturbs waits for mpirun, and tells its number and its status.
   (
@@ -206,8 +252,13 @@ run_to_end() {
     kill "$companion" 2>/dev/null || true
     wait "$companion" 2>/dev/null || true
   fi
-  # shellcheck disable=SC2086  # two numbers
+  # shellcheck disable=SC2086  # numbers
   wait $readers || true
+  readers=''
   if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=$((ended ? 143 : 75)); fi
   return "$status"
 }
+
+trap '' PIPE
+trap 'note_stop' TERM USR1 HUP
+trap 'interrupts=$((interrupts + 1)); note_stop' INT

@@ -1,5 +1,4 @@
 #!/usr/bin/env bash
-source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 # Keeps a run going on whatever hosts there are: launch/supervise.sh [OPTION...] HOSTFILE CONFIG --output DIR [ARGUMENT...].
 # HOSTFILE has a line a host: its name, and `slots=N` where it takes more than one worker. Needs SSH without passwords to all of
 # them, this checkout and DIR at the same paths, and a host of its own, which may be lost least: a login node. DIR is shared, or
@@ -11,6 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from 
 #   - TERM, Ctrl-C, USR1, HUP: the run saves and ends with exit code 75
 #   --fewest N   waits until there are hosts for that many workers (default 1)
 #   --most N     starts no more workers than that; a run that has begun gets at most one a micro-batch
+{
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -75,6 +75,7 @@ done <"$hostfile"
 [ "${#hosts[@]}" -gt 0 ] || { echo "supervise: $hostfile names no host" >&2; exit 2; }
 
 work=$(mktemp -d)
+source "$root/launch/run_to_end.sh"  # signals are noted from here on
 watchers=()
 token=lockstep-$$-$RANDOM$RANDOM  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
 ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
@@ -124,7 +125,8 @@ look() {
     places=$((places + slots[$host]))
   done
   [ "$places" -le "$most" ] || places=$most
-  shares=$(sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null) || true
+  shares=''
+  sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null | read -r shares || true
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
 }
 
@@ -157,7 +159,7 @@ sweep() {
 # On this machine and on the hosts that answer, each of which may have a directory of its own (checkpoint.replicas).
 find_checkpoints() {
   local host asked=() look
-  look="find -H $(printf %q "$1") -maxdepth 1 -name 'step-*.h5' -printf $(printf %q "$2")"
+  printf -v look "find -H %q -maxdepth 1 -name 'step-*.h5' -printf %q" "$1" "$2"
   bash -c "$look" 2>/dev/null || true
   for host in "${answering[@]}"; do
     timeout 3 "${ssh[@]}" -n "$host" "$look" >"$work/found.$host" 2>/dev/null &
@@ -216,12 +218,16 @@ while [ "$stops" -eq 0 ]; do
   used=("${answering[@]}") workers=$places
   for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
   rm -f "$work/lost" "$work/grown"
-  before=$(newest_checkpoint "$output")
-  [ -n "${origin+known}" ] || origin=$(checkpoint_mark "$output")  # before the first start
+  if [ -z "${origin+known}" ]; then  # before the first start
+    checkpoint_mark "$output"
+    origin=$newest
+  fi
+  newest_checkpoint "$output"
+  before=$newest
   if begun "$output" "$origin"; then first=(); fi
   resume=("${first[@]}")
   [ "${#resume[@]}" -gt 0 ] || resume=(--resume=auto)
-  say "starting $workers workers on ${used[*]}${before:+, from $(basename "$before")}"
+  say "starting $workers workers on ${used[*]}${before:+, from ${before##*/}}"
   status=0
   OMPI_MCA_lockstep_run=$token run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "${resume[@]}" || status=$?
   [ "$stops" -eq 0 ] || break
@@ -231,3 +237,4 @@ while [ "$stops" -eq 0 ]; do
   [ "$status" -eq 75 ] || got_further supervise "$output" "$before" || end "$status"
 done
 end "$status"
+}

@@ -93,7 +93,9 @@ wait_for() {
   unset "under_way[$1]"
   return "$status"
 }
-trap 'for job in "${under_way[@]}"; do kill -- -"$job" || kill "$job"; done 2>/dev/null || true' EXIT
+# Of this script alone: a child that is ended before it has left its parent's traps behind, as the progress of a part that takes no
+# time is, runs them too.
+trap '[ "$BASHPID" != $$ ] || for job in "${under_way[@]}"; do kill -- -"$job" || kill "$job"; done 2>/dev/null || true' EXIT
 
 # left_out NAME REASON: says so in the summary.
 left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }

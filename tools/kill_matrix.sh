@@ -16,7 +16,8 @@ for file in "$lockstep" "$shim"; do [ -e "$file" ] || { echo "kill_matrix.sh: $f
 RANDOM=${SEED:-$$}
 seed=${SEED:-$$}
 work=$(mktemp -d)
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+# Of some hundred workers that are killed while they start one leaves an mpirun that never ends: launch/mpirun.sh ends it.
+export OMPI_MCA_rmaps_base_oversubscribe=1 LOCKSTEP_SILENCE=5
 every=20 last=4000
 settings=("$root/configs/digits_mlp.toml" --set train.epochs=0 --set "train.steps=$last" --set "checkpoint.every=$every" --set train.evaluate_every=0
   --set device.threads=1 --set "data.train=$root/configs/data/digits.h5")
@@ -88,8 +89,8 @@ while [ "$done_kills" -lt "$kills" ]; do
   while [ "$done_kills" -lt "$kills" ] && [ "$before" -lt "$last" ]; do
     launcher=() victims=one
     case $((RANDOM % 8)) in
-      0) launcher=(mpirun -q -np 2) victims=any ;;
-      1) launcher=(mpirun -q -np 2) victims=all ;;
+      0) launcher=("$root/launch/mpirun.sh" -q -np 2) victims=any ;;
+      1) launcher=("$root/launch/mpirun.sh" -q -np 2) victims=all ;;
     esac
     "${launcher[@]}" "$lockstep" train "${settings[@]}" --output "$run" --resume=auto >/dev/null 2>&1 &
     job=$!
@@ -106,9 +107,14 @@ while [ "$done_kills" -lt "$kills" ]; do
     before=$newest
     found=("$job")
     if [ "$victims" != one ]; then
-      mapfile -t workers < <(pgrep -f "^$lockstep train .*--output $run ")
-      [ "${#workers[@]}" -eq 0 ] || found=("${workers[@]}")
-      [ "$victims" = all ] || found=("${found[RANDOM % ${#found[@]}]}")
+      # The workers; where there are none yet, mpirun.
+      while
+        mapfile -t found < <(pgrep -f "^$lockstep train .*--output $run " || pgrep -f "^mpirun .*--output $run ")
+        [ "${#found[@]}" -eq 0 ] && kill -0 "$job" 2>/dev/null
+      do
+        sleep 0.01
+      done
+      [ "$victims" = all ] || [ "${#found[@]}" -eq 0 ] || found=("${found[RANDOM % ${#found[@]}]}")
     fi
     # One that has ended by itself was not killed.
     if kill -KILL "${found[@]}" 2>/dev/null; then

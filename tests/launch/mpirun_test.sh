@@ -38,12 +38,15 @@ check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 # An mpirun that outlives an error is ended, with its session, unless somebody still has something to say.
 outlived() {
   local code=0
-  LOCKSTEP_SILENCE=1 timeout 20 "$wrapper" -np 2 outlives "$@" 2>"$bin/said" || code=$?
+  LOCKSTEP_SILENCE=1 timeout 20 "$wrapper" -np 2 "$@" 2>"$bin/said" || code=$?
   echo "$code $(grep -c 'ending it' "$bin/said" || true)"
 }
-check "end of an mpirun that outlives an error" "5 1" "$(outlived "with errorcode 5.")"
-check "end of one without an exit code" "6 1" "$(outlived "")"
-check "end of one that still saves" "4 0" "$(outlived saving)"
+check "end of an mpirun that outlives an error" "5 1" "$(outlived outlives "with errorcode 5.")"
+check "end of one without an exit code" "6 1" "$(outlived outlives "")"
+check "end of one that still saves" "4 0" "$(outlived outlives saving)"
+check "end of one that waits for itself" "6 1" "$(outlived stuck 1)"
+check "end of one that waits for a worker" "142 0" "$(LOCKSTEP_TEST_ALARM=4 outlived stuck 20)"
+check "end of a silent one" "9 0" "$(outlived silent 4)"
 check "what is left of them" "" "$(pgrep -f "$bin/mpirun .*outlives" || true)"
 
 # What Open MPI is told, unless the user has chosen.
@@ -128,6 +131,21 @@ for ((trial = 0; trial < 10; ++trial)); do
   wait "$job" || code=$?
   check "exit code after several signals at once" 75 "$code"
   check "what it says about them" 1 "$(grep -c '^stopping: ' "$bin/said")"
+done
+
+# From the first moment at which they are caught, and while the script is still being read.
+exec {never}<> <(:)
+for ((trial = 0; trial < 25; ++trial)); do
+  : >"$NOTES"
+  "$wrapper" -np 2 program 2>"$bin/said" &
+  job=$!
+  until grep -q mpirun.sh "/proc/$job/cmdline"; do :; done  # before it is that script, it has this one's handlers
+  until grep -q 'SigCgt:.*[4-7c-f]...$' "/proc/$job/status"; do :; done
+  while [ ! -s "$NOTES" ] && kill -TERM "$job" 2>/dev/null; do read -r -t 0.0002 <&"$never" || true; done
+  code=0
+  wait "$job" || code=$?
+  check "exit code after signals during the start" 75 "$code"
+  check "what it says about them" "" "$(grep -v '^stopping: ' "$bin/said")"
 done
 
 # Nobody reads the log.
