@@ -198,7 +198,8 @@ reader() {
 
 # Beside mpirun runs the function that `beside` names, where it does, with mpirun's number; it is ended with it.
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
-# start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.)
+# start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.) 6 where Open MPI
+# ends with an error of its own, a negative number: 205 when a connection to another host fails.
 run_to_end() {
   local options=() out err told watched waiter companion='' number='' status=1
   if ! command -v mpirun >/dev/null; then
@@ -255,6 +256,7 @@ run_to_end() {
   # shellcheck disable=SC2086  # numbers
   wait $readers || true
   readers=''
+  [ "$status" -le 192 ] || status=6
   if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=$((ended ? 143 : 75)); fi
   return "$status"
 }

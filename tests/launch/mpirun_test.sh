@@ -32,6 +32,9 @@ kinds() { sort -u "$NOTES" | tr '\n' ' '; }
 code=0
 "$wrapper" exit 3 || code=$?
 check "exit code of the job" 3 "$code"
+code=0
+"$wrapper" exit 205 || code=$?
+check "exit code of an error of Open MPI's" 6 "$code"
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
