@@ -318,7 +318,7 @@ void backward_weights(const ConvolutionArguments& a, const T* x, const T* dy, T*
   for (int64_t chunk = 1; chunk < chunks; ++chunk) {
     add_elements(elements * columns, sums + chunk * elements * columns, sums);
   }
-  transpose_matrix(elements, a.o, sums, columns, dweights);
+  transpose_matrix(elements, a.o, sums, columns, dweights, elements);
 }
 
 // x in fp32.

@@ -87,7 +87,7 @@ void multiply_turned(const Product<In, Sum<Factor<In>>>& product) {
         store_first(at, count, activate<S>(product.activation, x));
       }
     }
-    transpose_matrix(n, rows, sums, widest, product.c + row * n);
+    transpose_matrix(n, rows, sums, widest, product.c + row * n, n);
   }
 }
 

@@ -125,13 +125,14 @@ void copy_padded(int64_t depth, int64_t width, const S* x, int64_t ldx, T* y, in
   }
 }
 
-// y (columns, rows) = transpose of x (rows, columns; rows ldx apart). Nothing behind y is touched.
+// y (columns, rows; rows ldy apart) = transpose of x (rows, columns; rows ldx apart). Nothing else is
+// touched.
 template <class T>
-void transpose_matrix(int64_t rows, int64_t columns, const T* x, int64_t ldx, T* y) {
+void transpose_matrix(int64_t rows, int64_t columns, const T* x, int64_t ldx, T* y, int64_t ldy) {
   const int64_t whole = rows / kLanes<T> * kLanes<T>;
-  transpose_padded(whole, columns, x, ldx, y, rows);
+  transpose_padded(whole, columns, x, ldx, y, ldy);
   for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = whole; r < rows; ++r) y[c * rows + r] = x[r * ldx + c];
+    for (int64_t r = whole; r < rows; ++r) y[c * ldy + r] = x[r * ldx + c];
   }
 }
 

@@ -179,7 +179,7 @@ void run_backward(const RecurrentArguments& a, const T* weight, const T* activat
   T* const turned = scratch.get<T>(width * units + 2 * a.rows * units);
   T* const products = turned + width * units;
   T* const carries = products + a.rows * units;
-  transpose_matrix(units, width, weight, width, turned);
+  transpose_matrix(units, width, weight, width, turned, units);
   parallel_rows(a, [&](int64_t begin, int64_t end) {
     std::fill_n(products + begin * units, (end - begin) * units, T(0));
     std::fill_n(carries + begin * units, (end - begin) * units, T(0));

@@ -38,9 +38,7 @@ struct LayerSums {
 
 // Over the rows r of all micro-batches, a_r a row of inputs, g_r of derivatives of the targets' losses:
 //   inputs   sum_r a_r a_r'      (inputs, inputs), or the diagonal
-//   outputs  sum_r g_r g_r'      (outputs, outputs), or the diagonal; of both the lower triangle counts, what
-//   is
-//            above it may be 0
+//   outputs  sum_r g_r g_r'      (outputs, outputs), or the diagonal
 //   scales   sum_r ((Q' a_r) o (Q' a_r)) ((P' g_r) o (P' g_r))', o elementwise, in the layout of W with b
 // with the bases Q and P that lie as `inputs` and `outputs` do in an array of the same extent.
 struct CurvatureSums {

@@ -13,7 +13,8 @@
 namespace lockstep {
 namespace {
 
-// u (rows, columns) with its singular values brought near 1. The Gram matrix is that of the shorter side.
+// u (rows, columns) with its singular values brought near 1. The Gram matrix is that of the shorter side; its
+// square is a product with its own transpose as well, of which backends may compute half.
 Tensor orthogonalized(const Tensor& u, int64_t steps) {
   constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
   constexpr double kSmallestNorm = 1e-7;
@@ -21,7 +22,7 @@ Tensor orthogonalized(const Tensor& u, int64_t steps) {
   Tensor x = scaled(u, 1.0 / std::max(global_norm(u, u.elements(), 1.0), kSmallestNorm));
   for (int64_t i = 0; i < steps; ++i) {
     const Tensor gram = product(x, x, tall, !tall);
-    const Tensor polynomial = weighted_sum(kB, gram, kC, product(gram, gram, false, false));
+    const Tensor polynomial = weighted_sum(kB, gram, kC, product(gram, gram, false, true));
     x = weighted_sum(kA, x, 1.0,
                      tall ? product(x, polynomial, false, false) : product(polynomial, x, false, false));
   }

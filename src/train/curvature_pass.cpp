@@ -26,37 +26,14 @@ Tensor with_ones(const Tensor& a) {
   return wide;
 }
 
-// sum_r a_r a_r', of long sides the lower triangle alone; or its diagonal (n).
+// sum_r a_r a_r', or its diagonal (n).
 Tensor second_moments(const Tensor& a, bool square) {
   const int64_t rows = a.shape()[0], n = a.shape()[1];
   Backend& backend = a.backend();
-  if (!square) {
-    const Tensor squares = square_of(a);
-    Tensor sums = Tensor::empty({n}, a.dtype(), backend);
-    backend.reduce(ReduceOp::kSum, a.dtype(), 1, rows, n, squares.data(), sums.mutable_data());
-    return sums;
-  }
-  constexpr int64_t kStrip = 96;
-  if (n <= kStrip) return product(a, a, true, false);
-  // Blocks as far as the diagonal: half of the work.
-  const size_t size = size_of(a.dtype()), row = static_cast<size_t>(n) * size;
-  Tensor sums = Tensor::zeros({n, n}, a.dtype(), backend);
-  std::vector<Tensor> strips;
-  for (int64_t begin = 0; begin < n; begin += kStrip) {
-    const int64_t columns = std::min(kStrip, n - begin);
-    Tensor& strip = strips.emplace_back(Tensor::empty({rows, columns}, a.dtype(), backend));
-    backend.copy_rows(rows, static_cast<size_t>(columns) * size,
-                      static_cast<const std::byte*>(a.data()) + static_cast<size_t>(begin) * size, row,
-                      strip.mutable_data(), static_cast<size_t>(columns) * size);
-    for (size_t j = 0; j < strips.size(); ++j) {
-      const Tensor block = product(strip, strips[j], true, false);
-      const size_t width = static_cast<size_t>(block.shape()[1]) * size;
-      backend.copy_rows(columns, width, block.data(), width,
-                        static_cast<std::byte*>(sums.mutable_data()) + static_cast<size_t>(begin) * row +
-                            j * static_cast<size_t>(kStrip) * size,
-                        row);
-    }
-  }
+  if (square) return product(a, a, true, false);
+  const Tensor squares = square_of(a);
+  Tensor sums = Tensor::empty({n}, a.dtype(), backend);
+  backend.reduce(ReduceOp::kSum, a.dtype(), 1, rows, n, squares.data(), sums.mutable_data());
   return sums;
 }
 

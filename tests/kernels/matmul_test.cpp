@@ -227,6 +227,41 @@ TYPED_TEST(MatmulOf, BitsAreTheSameForAnyNumberOfThreads) {
   }
 }
 
+// The product of a matrix with its own transpose, of which half is computed, against that with a copy of it.
+template <class In, class Out>
+void expect_products_with_itself_like_those_with_a_copy() {
+  const ThreadsGuard guard;
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{336, 97}, {337, 128}, {575, 500}, {700, 96}}) {
+    const std::vector<In> a = random_values<In>(n * k, 1), copy = a;
+    for (const bool transposed : {false, true}) {
+      MatmulArguments arguments;
+      arguments.dtype = dtype_of<In>, arguments.output = dtype_of<Out>;
+      arguments.m = arguments.n = n, arguments.k = k;
+      arguments.transpose_a = transposed, arguments.transpose_b = !transposed;
+      std::vector<Out> expected(static_cast<size_t>(n * n));
+      set_threads(1);
+      arguments.a = a.data(), arguments.b = copy.data(), arguments.c = expected.data();
+      cpu_backend().matmul(arguments);
+      for (const int threads : {1, 2, 3, 7}) {
+        set_threads(threads);
+        std::vector<Out> got(expected.size(), Out(9));
+        arguments.b = a.data(), arguments.c = got.data();
+        cpu_backend().matmul(arguments);
+        EXPECT_EQ(std::memcmp(expected.data(), got.data(), got.size() * sizeof(Out)), 0)
+            << n << " x " << k << ", transposed " << transposed << ", on " << threads;
+      }
+    }
+  }
+}
+
+TEST(Matmul, AMatrixWithItselfGivesTheBitsOfAProductWithItsCopy) {
+  expect_products_with_itself_like_those_with_a_copy<float, float>();
+  expect_products_with_itself_like_those_with_a_copy<double, double>();
+  expect_products_with_itself_like_those_with_a_copy<BFloat16, float>();
+  expect_products_with_itself_like_those_with_a_copy<BFloat16, BFloat16>();
+  expect_products_with_itself_like_those_with_a_copy<Float16, float>();
+}
+
 // A row of the result is a function of its row of a and of b: it has the same bits in a batch of 1 and of
 // 1000.
 TYPED_TEST(MatmulOf, BitsOfARowDoNotDependOnTheOtherRows) {
