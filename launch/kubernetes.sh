@@ -4,9 +4,9 @@
 # ($JOB_UID) that another start would not have helped (exit codes 2 to 5, or three starts without a new checkpoint) ends like it at
 # once: Kubernetes itself knows only that it failed.
 {
+source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=''
 for ((i = 1; i <= $#; ++i)); do
   if [ "${!i}" = --output ]; then next=$((i + 1)) && output=${!next:-}; fi
@@ -18,11 +18,10 @@ fi
 
 verdict=$output.ended.${JOB_UID:-}
 if [ -n "${JOB_UID:-}" ] && [ -s "$verdict" ]; then
-  status=$(cat "$verdict")
+  read -r status <"$verdict"
   echo "kubernetes: an earlier pod of this job has ended with exit code $status, and another start does not help" >&2
   exit "$status"
 fi
-source "$root/launch/run_to_end.sh"  # signals are noted from here on
 while true; do
   newest_checkpoint "$output"
   status=0 before=$newest

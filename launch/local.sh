@@ -5,17 +5,17 @@
 # --restarts N: a run that fails is started again from its newest checkpoint, at most N times, unless another start is of no use
 # (exit codes 2 to 5) or three in a row have left no new checkpoint. Needs --output DIR.
 {
+source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 usage() {
   echo "usage: launch/local.sh [-n WORKERS] [--restarts N] CONFIG [ARGUMENT...]" >&2
   exit 2
 }
 
 # What Open MPI counts as slots, within what this process may use.
-cores=$(lscpu -p=CORE,SOCKET | grep -v '^#' | sort -u | wc -l)
-allowed=$(nproc)
+lscpu -p=CORE,SOCKET | grep -v '^#' | sort -u | wc -l | read -r cores || cores=1
+nproc | read -r allowed || allowed=1
 [ "$cores" -le "$allowed" ] || cores=$allowed
 
 workers=$cores restarts=0
@@ -52,7 +52,6 @@ if [ ! -x "$command" ]; then
   exit 2
 fi
 
-source "$root/launch/run_to_end.sh"  # signals are noted from here on
 options=(-np "$workers")
 [ "$workers" -le "$cores" ] || options+=(--oversubscribe)
 arguments=("${first[@]}")

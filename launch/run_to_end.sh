@@ -1,12 +1,23 @@
 # shellcheck shell=bash
-# What the launch scripts share: they source it first of all. From then on TERM, INT, USR1 and HUP (a terminal that is
+# What the launch scripts share: they source it first of all. From then on `root` is the checkout, TERM, INT, USR1 and HUP (a terminal that is
 # closed) are noted, and `run_to_end [MPIRUN OPTION...] PROGRAM [ARGUMENT...]` runs mpirun so that no signal is lost, none
 # destroys what an earlier one has asked for, and nobody has to read the log.
-# Bash 5.2 ends with code 2, or crashes, when a trap interrupts it while it reads $(...) or <(...), and it does so when they are run
-# too. So the scripts stand in braces, which have bash read all of them before their first line runs (nor does it matter to a run then
-# that its script is replaced by a newer one); and from here on, outside of subshells, which have no traps, neither is used: the last
-# part of a pipe is run by the shell itself, `command | read -r variable`.
+#
+# What bash 5.2 does to somebody who holds signals, and how the scripts live with it:
+#   - A trap that interrupts it while it reads $(...) or <(...) ends it with code 2 or crashes it, and it reads them when they run,
+#     too. So the scripts stand in braces, which have bash read all of them before their first line runs (nor does it matter to a run
+#     then that its script is replaced by a newer one); and outside of subshells, which have no traps, neither is used: the last part
+#     of a pipe is run by the shell itself, `command | read -r variable`.
+#   - Ctrl-C kills the commands that the script waits for: what they say may be missing, and what they return is not relied on.
+#   - It forgets the status of a job whose wait signals have interrupted, or takes the signal for it, or waits for it for ever. So
+#     somebody whom no signal disturbs waits for mpirun (run_undisturbed), and nothing else is waited for.
+#   - A child that is ended at once may run its parent's EXIT trap: there is none.
 
+for descriptor in 0 1 2; do  # closed ones would become something else's
+  [ -e "/dev/fd/$descriptor" ] || eval "exec $descriptor<>/dev/null"
+done
+exec {told}<> <(:)  # what is told about mpirun, see run_undisturbed
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 shopt -s lastpipe
 stops=0 interrupts=0 job=0 asked=0 ended=0
 
@@ -26,7 +37,7 @@ note_stop() {
 # would kill them a second after TERM.) Again and again until mpirun has ended: while workers start, a signal is easily lost.
 # By a process that is nobody's job and goes on if this script does not.
 ask_to_stop() {
-  [ "$asked" -eq 0 ] || return 0
+  if [ "$asked" -ne 0 ] || [ "$job" -le 0 ]; then return 0; fi
   asked=1
   echo "stopping: asking the workers to save and leave (Ctrl-C twice ends them at once)" >&2 || true
   ( (trap '' TERM INT USR1 HUP
@@ -34,10 +45,7 @@ ask_to_stop() {
 }
 
 # Hands a log on and drops what nobody takes: mpirun ends the job when it cannot write.
-hand_on() {
-  trap '' TERM INT USR1 HUP
-  exec tee -p "${1:-/dev/null}"
-}
+hand_on() { exec tee -p "${1:-/dev/null}"; }
 
 # Kills what is left of the session that process NUMBER began: SSH connections and workers on this host of an mpirun that has been
 # killed. What it has started elsewhere ends when its connections close, or when the keepalive finds that nobody is there.
@@ -51,14 +59,17 @@ end_session() {
   done
 }
 
-# stuck NUMBER: whether this mpirun has no process on this host that runs, and waits for a lock of its own: it never does that for long.
+# stuck NUMBER: whether nothing can come of this mpirun any more: it has no process on this host that runs, it waits for a lock, and its
+# other threads wait for locks or messages. (Files may keep them busy for long.)
 stuck() {
-  local file line child children=()
-  { read -r line <"/proc/$1/wchan"; } 2>/dev/null || true  # the line has no end
-  [[ "${line:-}" = futex* ]] || return 1
-  for file in "/proc/$1/task/"*/children; do
+  local task line child children=()
+  [ -e "/proc/$1/task/$1/children" ] || return 1
+  for task in "/proc/$1/task/"*; do
     line=''
-    { read -r line <"$file"; } 2>/dev/null || true
+    { read -r line <"$task/wchan"; } 2>/dev/null || true  # the line has no end
+    [[ "$line" = futex* || "${task##*/}" -ne "$1" && "$line" =~ ^(poll|do_poll|do_select|ep_poll|do_epoll) ]] || return 1
+    line=''
+    { read -r line <"$task/children"; } 2>/dev/null || true
     # shellcheck disable=SC2206  # numbers
     children+=($line)
   done
@@ -69,32 +80,34 @@ stuck() {
   done
 }
 
-# end_after_error TOLD: ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets
-# are lost; and for itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log:
-# 15 seconds of silence after a line that says so, or stuck all the time, and it is ended; the exit code, which TOLD is told first, is
-# that which a worker has asked for. (A rank 0 that still saves says so every 10 seconds.)
+# Ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets are lost; and for
+# itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
+# silence after a line that says so, or stuck all the time, and it is ended; the exit code, which is told first, is that which a worker
+# has asked for. (A rank 0 that still saves says so every 10 seconds.)
 end_after_error() {
-  local number line status code=6 silence=0 error=false
-  trap '' TERM INT USR1 HUP
+  local number text rest='' status code=6 silence=0 error=false
   read -r number || return 0
   while true; do
-    status=0
-    IFS= read -r -t 1 line || status=$?
-    if [ "$status" -gt 128 ]; then
+    status=0 text=''
+    IFS= read -r -d '' -t 1 text || status=$?  # what has come within a second
+    if [ -n "$text" ]; then
+      silence=0
+      text=$'\n'$rest$text rest=''
+      if [[ "$text" =~ $'\n'with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
+      if [[ "$text" =~ $'\n'(MPI_ABORT\ was|ORTE\ has\ lost|Primary\ job)|noticed\ that\ process|ORTE_ERROR_LOG|error:\ [^$'\n']*not\ finished\ after ]]; then
+        error=true
+      fi
+      rest=${text##*$'\n'}  # a line that goes on
+    elif [ "$status" -gt 128 ]; then
       silence=$((silence + 1))
       $error || stuck "$number" || silence=0
       [ "$silence" -ge "${LOCKSTEP_SILENCE:-15}" ] || continue
-      echo "mpirun does not end after an error: ending it" >&2
-      echo "$code" >&"$1"
+      echo "mpirun does not end after an error: ending it" >&"$stderr"
+      echo "$code" >&"$told"
       kill -KILL "$number"
       return 0
     fi
-    [ "$status" -eq 0 ] || return 0
-    silence=0
-    if [[ "$line" =~ ^with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
-    if [[ "$line" =~ ^MPI_ABORT\ was|^ORTE\ has\ lost|noticed\ that\ process|^Primary\ job|ORTE_ERROR_LOG|error:\ .*not\ finished\ after ]]; then
-      error=true
-    fi
+    if [ "$status" -ne 0 ] && [ "$status" -le 128 ]; then return 0; fi
   done
 }
 
@@ -105,20 +118,23 @@ end_with() {
   exit "$1"
 }
 
-# find_checkpoints OUTPUT FORMAT: what find prints of each in that directory.
-find_checkpoints() { find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf "$2" 2>/dev/null || true; }
+# find_checkpoints OUTPUT FORMAT: what find prints of each in that directory. (For find, some names are other things than names.)
+find_checkpoints() {
+  case $1 in /*) ;; *) set -- "./$1" "$2" ;; esac
+  find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf "$2" 2>/dev/null || true
+}
 
 # newest_of OUTPUT FORMAT: that of the newest, into the variable `newest`; nothing where there is none.
 newest_of() {
   newest=''
-  find_checkpoints "$1" "$2" | LC_ALL=C sort | tail -n 1 | IFS= read -r newest || true
+  find_checkpoints "$1" "$2" | LC_ALL=C sort -z | tail -zn 1 | IFS= read -r -d '' newest || true
 }
 # Its path.
-newest_checkpoint() { newest_of "$1" '%p\n'; }
+newest_checkpoint() { newest_of "$1" '%p\0'; }
 
 # checkpoint_mark OUTPUT: which file the newest is, not only of which step. begun OUTPUT MARK: whether there is one that another run,
 # whose newest had that mark, has not left: a run that is to begin anew begins anew until then.
-checkpoint_mark() { newest_of "$1" '%f %i %T@\n'; }
+checkpoint_mark() { newest_of "$1" '%f %i %T@\0'; }
 begun() {
   checkpoint_mark "$1"
   [ -n "$newest" ] && [ "$newest" != "$2" ]
@@ -177,23 +193,31 @@ mpi_defaults() {
   export OMPI_MCA_btl_tcp_if_exclude="127.0.0.1/8,sppp,${virtual[*]}" OMPI_MCA_oob_tcp_if_exclude="${virtual[*]}"
 }
 
-# A new pipe, whose path is in `pipe`.
-new_pipe() {
-  pipe=${TMPDIR:-/tmp}/lockstep-$$-$RANDOM$RANDOM
-  mkfifo -m 600 "$pipe"
-}
-
-# reader VARIABLE COMMAND...: COMMAND in the background reads what is written to the number that VARIABLE is set to.
-readers=''
-reader() {
-  local both from to
-  new_pipe || return
-  exec {both}<>"$pipe" {from}<"$pipe" {to}>"$pipe" {both}>&-
-  rm -f "$pipe"
-  (exec <&"$from" {from}<&- {to}>&-; "${@:2}") &
+# run_undisturbed MPIRUN_ARGUMENT...: runs mpirun, and tells its number and its exit code. Its output goes where this one's does, its
+# messages to $stderr.
+run_undisturbed() {
+  local out err watched number readers status=0
+  trap '' TERM INT USR1 HUP
+  exec {out}> >(hand_on)
+  readers=$!
+  exec {watched}> >(exec {out}>&-; end_after_error)
   readers+=" $!"
-  exec {from}<&-
-  printf -v "$1" %s "$to"
+  exec {err}> >(exec {out}>&-; hand_on "/dev/fd/$watched" >&"$stderr")
+  readers+=" $!"
+  # In a session of its own, so that Ctrl-C reaches the script only; SIGUSR1 ignored until mpirun has a handler for it.
+  (
+    trap - TERM INT HUP PIPE
+    exec setsid mpirun "$@" >&"$out" 2>&"$err" {told}>&- {out}>&- {err}>&- {watched}>&- {stderr}>&-
+  ) &
+  number=$!
+  echo "$number" >&"$told"
+  echo "$number" >&"$watched"
+  exec {out}>&- {err}>&- {watched}>&-
+  wait "$number" || status=$?
+  end_session "$number"
+  # shellcheck disable=SC2086  # numbers
+  wait $readers || true
+  echo "$status" >&"$told"
 }
 
 # Beside mpirun runs the function that `beside` names, where it does, with mpirun's number; it is ended with it.
@@ -201,7 +225,7 @@ reader() {
 # start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.) 6 where Open MPI
 # ends with an error of its own, a negative number: 205 when a connection to another host fails.
 run_to_end() {
-  local options=() out err told watched waiter companion='' number='' status=1
+  local options=() waiter companion='' number='' status=1
   if ! command -v mpirun >/dev/null; then
     echo "mpirun was not found; launch/install_dependencies.sh installs it" >&2
     return 2
@@ -209,32 +233,14 @@ run_to_end() {
   [ "$EUID" -ne 0 ] || options+=(--allow-run-as-root)
   [ ! -t 2 ] || export LOCKSTEP_ON_TERMINAL=1
   mpi_defaults "$@"
+  while read -r -t 0 <&"$told"; do read -r <&"$told" || true; done  # of an earlier one
   [ "$stops" -eq 0 ] || return 75
-  new_pipe || return 4
-  exec {told}<>"$pipe"
-  rm -f "$pipe"
-  reader out hand_on && reader watched end_after_error "$told" && reader err hand_on "/dev/fd/$watched" >&2 || return 4
-  # bash 5.2 forgets the status of a job whose wait signals have interrupted, or takes the signal for it. So somebody whom no signal
-  # disturbs waits for mpirun, and tells its number and its status.
-  (
-    trap '' TERM INT USR1 HUP
-    status=0
-    # In a session of its own, so that Ctrl-C reaches this script only; SIGUSR1 ignored until mpirun has a handler for it.
-    (
-      echo "$BASHPID" >&"$told"
-      echo "$BASHPID" >&"$watched"
-      exec {told}>&- {watched}>&-
-      trap - TERM INT HUP PIPE
-      exec setsid mpirun "${options[@]}" "$@" 2>&"$err" {out}>&- {err}>&-
-    ) || status=$?
-    echo "$status" >&"$told"
-  ) </dev/null 1>&"$out" 2>/dev/null &  # bash itself says which of its children were killed
+  run_undisturbed "${options[@]}" "$@" </dev/null {stderr}>&2 2>/dev/null &  # bash itself says which of its children were killed
   waiter=$!
-  exec {out}>&- {err}>&- {watched}>&-
   until read -r -t 1 number <&"$told" || ! kill -0 "$waiter" 2>/dev/null; do :; done
   job=${number:-0}
   [ "$stops" -eq 0 ] || ask_to_stop  # noted between the look above and now
-  if [ -n "${beside:-}" ]; then
+  if [ -n "${beside:-}" ] && [ "$job" -gt 0 ]; then
     "$beside" "$job" &
     companion=$!
   fi
@@ -246,18 +252,13 @@ run_to_end() {
       break
     fi
   done
-  exec {told}>&-
-  [ "$job" -eq 0 ] || end_session "$job"
+  [ -z "$companion" ] || kill "$companion" 2>/dev/null || true
+  [ "$job" -gt 0 ] || status=143  # ended before there was an mpirun
   job=0
-  if [ -n "$companion" ]; then
-    kill "$companion" 2>/dev/null || true
-    wait "$companion" 2>/dev/null || true
-  fi
-  # shellcheck disable=SC2086  # numbers
-  wait $readers || true
-  readers=''
   [ "$status" -le 192 ] || status=6
-  if [ "$stops" -gt 0 ] && [ "$status" -eq 138 ]; then status=$((ended ? 143 : 75)); fi
+  if [ "$stops" -gt 0 ]; then
+    case $status in 129 | 130 | 138 | 139 | 143) status=$((ended ? 143 : 75)) ;; esac
+  fi
   return "$status"
 }
 

@@ -11,9 +11,9 @@
 #   --fewest N   waits until there are hosts for that many workers (default 1)
 #   --most N     starts no more workers than that; a run that has begun gets at most one a micro-batch
 {
+source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 usage() {
   echo "usage: launch/supervise.sh [--fewest N] [--most N] HOSTFILE CONFIG --output DIR [ARGUMENT...]" >&2
   exit 2
@@ -74,8 +74,8 @@ while read -r host rest || [ -n "$host" ]; do
 done <"$hostfile"
 [ "${#hosts[@]}" -gt 0 ] || { echo "supervise: $hostfile names no host" >&2; exit 2; }
 
-work=$(mktemp -d)
-source "$root/launch/run_to_end.sh"  # signals are noted from here on
+work=''
+mktemp -d | read -r work || { echo "supervise: no directory could be made in ${TMPDIR:-/tmp}" >&2; exit 4; }
 watchers=()
 token=lockstep-$$-$RANDOM$RANDOM  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
 ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
@@ -199,7 +199,7 @@ for host in "${hosts[@]}"; do
   watch "$host" &
   watchers+=("$!")
 done
-sleep 1
+sleep 1 || true
 beside=watch_run waited=0 status=75
 while [ "$stops" -eq 0 ]; do
   look
@@ -211,7 +211,7 @@ while [ "$stops" -eq 0 ]; do
   if [ "$places" -lt "$fewest" ]; then
     waited=$((waited + 1)) status=75
     [ "$waited" -ne 5 ] || say "there are hosts for $places workers, $fewest are needed: waiting"
-    sleep 1
+    sleep 1 || true
     continue
   fi
   waited=0

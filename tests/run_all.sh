@@ -93,9 +93,13 @@ wait_for() {
   unset "under_way[$1]"
   return "$status"
 }
-# Of this script alone: a child that is ended before it has left its parent's traps behind, as the progress of a part that takes no
-# time is, runs them too.
-trap '[ "$BASHPID" != $$ ] || for job in "${under_way[@]}"; do kill -- -"$job" || kill "$job"; done 2>/dev/null || true' EXIT
+# No EXIT trap: a child that is ended before it has left its parent's traps behind, as the progress of a part that takes no time is,
+# runs that of bash 5.2 too.
+end_what_is_under_way() {
+  for job in "${under_way[@]}"; do kill -- -"$job" || kill "$job"; done 2>/dev/null || true
+}
+trap 'end_what_is_under_way; exit 130' INT
+trap 'end_what_is_under_way; exit 143' TERM HUP
 
 # left_out NAME REASON: says so in the summary.
 left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }
@@ -108,6 +112,7 @@ run_tests() {
 }
 
 finish() {
+  end_what_is_under_way
   printf '\n== summary (%d min)\n' $(((SECONDS + 59) / 60))
   printf '%s\n' "${summary[@]}"
   exit $((failures > 0))

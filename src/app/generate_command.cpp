@@ -102,11 +102,7 @@ void compare_with_configuration(const GenerateArguments& arguments, const Model&
   const std::string text = read_small_file(arguments.configuration, kMostBytes, ErrorKind::kUsage);
   const auto options = gpt_of_configuration(text, arguments.configuration, 1);
   if (!options) fail(ErrorKind::kUsage, arguments.configuration + ": has no model.type = \"gpt\"");
-  const auto differences = model_differences(*options, model.options);
-  if (!differences.empty()) {
-    fail(ErrorKind::kCheckpoint, fmt::format("{}: is another model than that of {}: {}", model.path,
-                                             arguments.configuration, fmt::join(differences, "; ")));
-  }
+  require_none(model_differences(*options, model.options), model.path, "that of " + arguments.configuration);
 }
 
 // What --tokenizer names, what lies beside the weights, or bytes, where the data say that these were tokens.
@@ -137,8 +133,10 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
 
 std::vector<int32_t> tokens_of(const Tokenizer& tokenizer, const std::string& prompt) {
   std::vector<int32_t> tokens;
-  if (const auto begin = tokenizer.begin_of_text()) tokens.push_back(*begin);
   const std::vector<int32_t> text = tokenizer.encode(prompt);
+  const auto begin = tokenizer.begin_of_text();
+  // Templates of chats spell the token that begins a text.
+  if (begin && (text.empty() || text.front() != *begin)) tokens.push_back(*begin);
   tokens.insert(tokens.end(), text.begin(), text.end());
   // A text that begins with nothing begins behind the end of another one.
   if (tokens.empty() && tokenizer.end_of_text()) tokens.push_back(*tokenizer.end_of_text());

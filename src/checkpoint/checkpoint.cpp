@@ -365,7 +365,13 @@ void check_matches(const State& expected, const State& found, const std::string&
     }
   }
   if (mismatches.empty()) return;
-  fail(kKind, fmt::format("{}: {} of its tensors do not fit this configuration: {}", path, mismatches.size(),
+  constexpr size_t kMostNamed = 6;  // large models have hundreds
+  const size_t count = mismatches.size();
+  if (count > kMostNamed) {
+    mismatches.resize(kMostNamed);
+    mismatches.push_back(fmt::format("and {} more", count - kMostNamed));
+  }
+  fail(kKind, fmt::format("{}: {} of its tensors do not fit this configuration: {}", path, count,
                           fmt::join(mismatches, "; ")));
 }
 

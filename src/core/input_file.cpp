@@ -5,14 +5,18 @@
 #include <sys/stat.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <new>
 #include <vector>
+
+#include "lockstep/core/available_memory.h"
 
 namespace lockstep {
 
@@ -128,6 +132,11 @@ struct InputFile::Gzip final : Packed {
 struct InputFile::Zstd final : Packed {
   explicit Zstd(const std::string& name) : Packed(name), context(ZSTD_createDStream()) {
     if (context == nullptr) throw std::bad_alloc();
+    // zstd's own limit is 27. Large collections are packed with --long=31, which takes two gigabytes to
+    // unpack.
+    const auto half = static_cast<uint64_t>(std::max<int64_t>(1, AvailableMemory().bytes() / 2));
+    const int most = std::clamp(static_cast<int>(std::bit_width(half)) - 1, 27, 31);
+    ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, most);
   }
   ~Zstd() override { ZSTD_freeDStream(context); }
 
@@ -154,6 +163,10 @@ struct InputFile::Zstd final : Packed {
 
   void decompress(ZSTD_outBuffer& out) {
     const size_t result = ZSTD_decompressStream(context, &out, &in);
+    if (ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge) {
+      fail(ErrorKind::kData,
+           file.path + ": its zstd window needs more memory than there is: pack it again without --long");
+    }
     if (ZSTD_isError(result) != 0) refuse("zstd", ZSTD_getErrorName(result));
     inside_frame = result != 0;  // frames may follow each other
   }

@@ -37,6 +37,10 @@ class LlmcSource final : public WeightsSource {
     std::array<int32_t, 8> header{};
     std::memcpy(header.data(), file_->bytes().data(), sizeof header);
     const auto [magic, version, positions, tokens, layers, heads, width, rows] = header;
+    if (std::memcmp(header.data(), "\x89HDF", 4) == 0)
+      refuse(
+          "is HDF5, not a model of llm.c: checkpoints of this program have an option of their own "
+          "(--checkpoint)");
     if (magic != kLlmcModelMagic) refuse(fmt::format("magic {}: llm.c's is {}", magic, kLlmcModelMagic));
     if (version != 3 && version != 5)
       refuse(fmt::format("version {}: 3 (fp32) and 5 (bf16) are known", version));

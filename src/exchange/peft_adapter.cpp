@@ -202,10 +202,9 @@ class AdaptedSource final : public WeightsSource {
     }
     if (base.empty() || !fs::is_directory(base, error)) {
       fail(ErrorKind::kCheckpoint,
-           fmt::format(
-               "{}: its base \"{}\" is no directory here: name the one that it was trained over (--base, "
-               "or base_model_name_or_path of {})",
-               directory, base, kConfig));
+           fmt::format("{}: its base \"{}\" is no directory here: name the one that it was trained over in "
+                       "base_model_name_or_path of {}, or with --base of generate and export",
+                       directory, base, kConfig));
     }
     if (holds_peft_adapter(base))
       fail(ErrorKind::kCheckpoint, fmt::format("{}: its base {} is an adapter itself", directory, base));

@@ -103,6 +103,8 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   const std::byte* bytes = file_->bytes().data();
   uint64_t length = 0;
   std::memcpy(&length, bytes, sizeof length);
+  if (std::string_view(reinterpret_cast<const char*>(bytes), 8) == "version ")
+    refuse(path, "is what Git LFS leaves in place of a file that it has not fetched");
   if (length > kMostHeaderBytes)
     refuse(path, fmt::format("a header of {} bytes: at most {}", length, kMostHeaderBytes));
   if (length > size - 8) refuse(path, fmt::format("truncated: a header of {} bytes in {}", length, size));

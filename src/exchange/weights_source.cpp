@@ -27,6 +27,8 @@ bool holds_weights(const std::string& path) {
 std::unique_ptr<WeightsSource> open_weights(const std::string& path, const std::string& base) {
   std::error_code error;
   if (holds_peft_adapter(path)) return open_adapted(path, base);
+  if (!std::filesystem::exists(path, error))
+    fail(ErrorKind::kCheckpoint, path + ": there is no such file or directory");
   if (!base.empty()) fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, path));
   return std::filesystem::is_directory(path, error) ? open_hugging_face(path) : open_llmc_model(path);
 }

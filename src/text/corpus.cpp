@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -27,10 +29,33 @@ constexpr size_t kMostBytes = size_t{1} << 30;
 
 enum class Kind { kText, kJsonLines, kOther };
 
-Kind kind_of(fs::path path) {
+// What files that are no text begin with. (Compressed ones whose readers are not built in are among them.)
+constexpr std::array<std::pair<std::string_view, const char*>, 7> kFormats = {
+    {{"\x89HDF\r\n\x1a\n", "HDF5: it may be a token file already"},
+     {"BZh", "bzip2"},
+     {{"\xfd\x37zXZ\0", 6}, "xz"},
+     {"PK\3\4", "zip"},
+     {"PAR1", "parquet"},
+     {"\xff\xfe", "UTF-16: convert it to UTF-8"},
+     {"\xfe\xff", "UTF-16: convert it to UTF-8"}}};
+
+void refuse_other_formats(std::string_view beginning, const std::string& path) {
+  for (const auto& [magic, name] : kFormats) {
+    if (beginning.starts_with(magic))
+      fail(ErrorKind::kData, fmt::format("{}: is no text but {}", path, name));
+  }
+}
+
+// ".txt" of a.txt and of a.txt.gz.
+fs::path extension_of(fs::path path) {
   if (path.extension() == ".gz" || path.extension() == ".zst") path.replace_extension();
-  if (path.extension() == ".jsonl" || path.extension() == ".ndjson") return Kind::kJsonLines;
-  return path.extension() == ".txt" ? Kind::kText : Kind::kOther;
+  return path.extension();
+}
+
+Kind kind_of(const fs::path& path) {
+  const fs::path extension = extension_of(path);
+  if (extension == ".jsonl" || extension == ".ndjson") return Kind::kJsonLines;
+  return extension == ".txt" ? Kind::kText : Kind::kOther;
 }
 
 }  // namespace
@@ -40,6 +65,10 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
   const auto add = [&](const fs::path& path) {
     std::error_code error;
     const uintmax_t bytes = fs::file_size(path, error);
+    if (extension_of(path) == ".json") {
+      fail(ErrorKind::kUsage,
+           path.string() + ": neither lines of JSON (name it .jsonl) nor text (name it .txt)");
+    }
     if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", path.string(), error.message()));
     files.push_back({path.string(), kind_of(path) == Kind::kJsonLines, static_cast<int64_t>(bytes)});
   };
@@ -59,7 +88,12 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
       // Links may lead back.
       if (entry->is_directory(ignored) && !entered.insert(fs::canonical(entry->path(), ignored)).second)
         entry.disable_recursion_pending();
-      if (entry->is_regular_file(ignored) && kind_of(entry->path()) != Kind::kOther)
+      if (entry->path().filename().string().starts_with('.')) {  // .git, .ipynb_checkpoints
+        if (entry->is_directory(ignored)) entry.disable_recursion_pending();
+        continue;
+      }
+      // What is no file that can be read, a link to nothing for example, is named as if the user had.
+      if (!entry->is_directory(ignored) && kind_of(entry->path()) != Kind::kOther)
         found.insert(entry->path().string());
     }
     if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", input, error.message()));
@@ -137,6 +171,7 @@ void CorpusReader::fill(size_t bytes) {
 bool CorpusReader::next(TextChunk& chunk) {
   if (file_ == nullptr && !open_next()) return false;
   fill(kChunkBytes);
+  if (begins_ && line_ == 1) refuse_other_formats(buffer_, file_->path);
   size_t end = 0;
   while (true) {
     if (exhausted_) {

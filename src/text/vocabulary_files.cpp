@@ -293,7 +293,9 @@ std::string ids_beside(const std::string& merges_path) {
     if (fs::exists(path)) return path.string();
   }
   fail(ErrorKind::kData,
-       merges_path + ": holds merges alone: there is no encoder.json or vocab.json beside it");
+       merges_path +
+           ": is no tokenizer that is known, or holds merges alone: there is no encoder.json or "
+           "vocab.json beside it");
 }
 
 }  // namespace

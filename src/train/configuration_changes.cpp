@@ -64,8 +64,9 @@ bool defines_model(const std::string& key) {
 }
 
 bool defines_run(const std::string& key) {
-  return defines_model(key) || key.starts_with("average.") || key == "data.ignore_label" ||
-         key == "train.loss" || key == "train.label_smoothing" || key.starts_with("train.class_weights") ||
+  return defines_model(key) || key.starts_with("average.") || key == "optimizer.type" ||
+         key == "data.ignore_label" || key == "data.documents" || key == "train.loss" ||
+         key == "train.label_smoothing" || key.starts_with("train.class_weights") ||
          key == "precision.compute";
 }
 

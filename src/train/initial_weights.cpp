@@ -61,11 +61,23 @@ void require_base(const State& found, const std::string& digest, const std::stri
                    base, to_text(it->second), digest));
 }
 
-void require_no_differences(const GptOptions& run, const GptOptions& found, const std::string& path) {
-  const auto differences = model_differences(run, found);
-  if (differences.empty()) return;
-  fail(ErrorKind::kCheckpoint,
-       fmt::format("{}: is another model than the run's: {}", path, fmt::join(differences, "; ")));
+// Error (kCheckpoint) naming the options in which the weights' model differs from the run's; (kUsage) where
+// one that may differ does not. Where some parameters are drawn, the others' shapes say what does not fit.
+void require_same_model(const GptOptions& run, const GptOptions& found, const std::string& path,
+                        const InitialWeights& options) {
+  std::vector<ModelDifference> differences = model_differences(run, found);
+  for (const std::string& key : options.differ) {
+    if (std::erase_if(differences, [&](const ModelDifference& at) { return at.key == key; }) == 0) {
+      fail(ErrorKind::kUsage,
+           fmt::format(
+               "train.initial_weights_differ: '{}' is none of the options of [model] in which {} differs "
+               "from the run",
+               key, path));
+    }
+  }
+  if (!options.without.empty())
+    std::erase_if(differences, [](const ModelDifference& at) { return at.in_shapes; });
+  require_none(differences, path, "the run's");
 }
 
 }  // namespace
@@ -83,15 +95,9 @@ std::vector<float> in_fp32(const StateArray& array) {
   return values;
 }
 
-void require_same_model(const State& found, const std::string& path, const std::string& configuration,
-                        const DataShape& data) {
-  if (found.configuration.empty()) return;
-  const auto run = gpt_of_configuration(configuration, "the run", data.sample.last());
-  const auto base = gpt_of_configuration(found.configuration, path, data.sample.last());
-  if (run && base) require_no_differences(*run, *base, path);
-}
-
-State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data) {
+State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data,
+                           const InitialWeights& options) {
+  const auto gpt = gpt_of_configuration(configuration, "the run", data.sample.last());
   if (!holds_weights(path)) {
     State found = read_checkpoint(path);
     if (holds_adapters(found)) {
@@ -100,14 +106,20 @@ State read_initial_weights(const std::string& path, const std::string& configura
                "{}: holds adapters, not the weights that they belong to: merge them first (lockstep export)",
                path));
     }
+    if (gpt && !found.configuration.empty()) {
+      const auto theirs = gpt_of_configuration(found.configuration, path, data.sample.last());
+      if (theirs) require_same_model(*gpt, *theirs, path, options);
+    }
     return found;
   }
-  const auto gpt = gpt_of_configuration(configuration, "the run", data.sample.last());
   if (!gpt)
     fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
   const auto source = open_weights(path);
-  require_no_differences(*gpt, source->options(), path);
-  return parameters_of(*source, path, data.classes, gpt->context);
+  require_same_model(*gpt, source->options(), path, options);
+  if (options.without.empty()) return parameters_of(*source, path, data.classes, gpt->context);
+  // What there is: of another shape is what is drawn.
+  return parameters_of(*source, path, std::min(data.classes, source->vocabulary()),
+                       std::min(gpt->context, source->options().context));
 }
 
 State read_initial_adapter(const std::string& path, const std::string& configuration, const DataShape& data,
@@ -211,7 +223,7 @@ State whole_weights(const State& found, bool averaged, const std::string& path,
   std::vector<FrozenEntry> frozen;
   for (const ParameterEntry& entry : gpt_parameters(*gpt, shape.classes))
     frozen.push_back({entry.name, entry.shape});
-  State base = base_of(read_initial_weights(from, found.configuration, shape), frozen, from);
+  State base = base_of(read_initial_weights(from, found.configuration, shape, {}), frozen, from);
   require_base(found, state_digest(base), path, from);
   for (const auto& [of, a, b] : stored_adapters(adapters, *gpt, shape.classes, path)) {
     StateArray& weight = *std::ranges::find(base.arrays, "/parameters/" + of.weight.name, &StateArray::path);

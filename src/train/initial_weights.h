@@ -13,10 +13,18 @@
 
 namespace lockstep {
 
+// How weights may differ from those that the run's model needs.
+struct InitialWeights {
+  std::vector<std::string> without;  // patterns of names: drawn all the same
+  std::vector<std::string> differ;   // keys of [model] that need not be the same
+};
+
 // A checkpoint, or, for the gpt of the configuration (TOML), what open_weights() takes: as the checkpoint of
 // a run over such data. Error: kCheckpoint for files that cannot be read, naming the options in which the
-// models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt.
-State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data);
+// models differ, and for a checkpoint that holds adapters alone; kUsage for another model than a gpt, and for
+// an option that may differ and does not.
+State read_initial_weights(const std::string& path, const std::string& configuration, const DataShape& data,
+                           const InitialWeights& options);
 
 // What the adapters of a run with [lora] begin with, of a directory of PEFT. Error (kCheckpoint): it is of
 // other products, of another rank or scale; (kUsage): the model has no counterpart there.
@@ -25,11 +33,6 @@ State read_initial_adapter(const std::string& path, const std::string& configura
 
 // The numbers of an array in fp32 or fp64.
 std::vector<float> in_fp32(const StateArray& array);
-
-// Error (kCheckpoint) naming the options in which the gpt of a checkpoint differs from that of the run's
-// configuration (TOML), where both say what they are.
-void require_same_model(const State& found, const std::string& path, const std::string& configuration,
-                        const DataShape& data);
 
 // A message where the config.json of a directory has other dropout than the run's configuration (TOML).
 void tell_of_dropout(const std::string& path, const std::string& configuration, const DataShape& data);

@@ -195,8 +195,8 @@ void PreparedRun::take_initial_weights() {
           require_fit("train.initial_weights_without", pattern, replica->store.parameters());
         }
         if (!leader()) return;
-        found = read_initial_weights(path, description.text, data.shape);
-        if (settings.lora.rank > 0) require_same_model(found, path, description.text, data.shape);
+        found = read_initial_weights(path, description.text, data.shape,
+                                     {settings.initial_weights_without, settings.initial_weights_differ});
         tell_of_dropout(path, description.text, data.shape);
         warn_of_vocabulary(found, path, data.train->description().vocabulary);
         if (!holds_weights(path)) columns.restore(found, path);
@@ -244,14 +244,19 @@ void PreparedRun::take_initial_adapter() {
 
 void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {
   columns.restore(found, path);  // says more than that the digest of the data differs
-  state->require_fit(found, path);
+  constexpr size_t kMostNamed = 4;
+  std::vector<std::string> kept;
   for (const SettingChange& change :
        configuration_changes(found.configuration, description.text, description.at_default)) {
-    if (defines_run(change.key) && !change.by_default) {
-      fail(ErrorKind::kCheckpoint, fmt::format("{}: {}; a resumed run must keep it", path, change.text));
-    }
     changes.push_back(change.text);
+    if (defines_run(change.key) && !change.by_default && kept.size() < kMostNamed)
+      kept.push_back(change.text);
   }
+  if (!kept.empty()) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: {}; a resumed run must keep it", path, fmt::join(kept, "; ")));
+  }
+  state->require_fit(found, path);  // says less than that a setting is another one
 }
 
 void PreparedRun::rehearse() {

@@ -126,6 +126,11 @@ RunSettings read_settings(Configuration& configuration) {
   if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
     train.reject("initial_weights_without", "goes with train.initial_weights");
   }
+  settings.initial_weights_differ = train.texts(
+      "initial_weights_differ", settings.initial_weights_differ,
+      "keys of a gpt's [model] that need not be those of the weights: [\"window\", \"rotary_theta\"]");
+  if (settings.initial_weights.empty() && !settings.initial_weights_differ.empty())
+    train.reject("initial_weights_differ", "goes with train.initial_weights");
   settings.initial_adapter = train.text(
       "initial_adapter", settings.initial_adapter, {},
       "with [lora]: directory of PEFT (adapter_config.json) whose adapters a new run goes on with; "
@@ -137,6 +142,8 @@ RunSettings read_settings(Configuration& configuration) {
     lora.reject("rank", "needs weights that stay as they are: train.initial_weights");
   if (settings.lora.rank > 0 && !settings.initial_weights_without.empty())
     lora.reject("rank", "every weight comes from train.initial_weights: not with initial_weights_without");
+  if (settings.lora.rank > 0 && !settings.initial_weights_differ.empty())
+    lora.reject("rank", "adapts the model of train.initial_weights: not with initial_weights_differ");
 
   if (settings.lora.rank == 0 && !settings.initial_adapter.empty())
     train.reject("initial_adapter", "goes with lora.rank, which is 0: off");

@@ -53,7 +53,7 @@ struct RunSettings {
   double l2 = 0.0;
   ObjectiveOptions objective;
   std::string initial_weights;  // a checkpoint, what open_weights() takes, or empty: drawn
-  std::vector<std::string> initial_weights_without;
+  std::vector<std::string> initial_weights_without, initial_weights_differ;
   std::string initial_adapter;  // a directory of PEFT, or empty: adapters are drawn
   // [lora]
   LoraOptions lora;

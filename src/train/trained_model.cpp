@@ -112,7 +112,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
             fail(ErrorKind::kUsage,
                  fmt::format("{}: is a whole model: evaluate it without [lora]", checkpoint));
           if (communicator.rank() > 0) return;
-          state = read_initial_weights(checkpoint, description.text, outline_.shape);
+          state = read_initial_weights(checkpoint, description.text, outline_.shape, {});
           if (data_.train) warn_of_vocabulary(state, checkpoint, data_.train->description().vocabulary);
         },
         "weights");
@@ -146,7 +146,7 @@ void TrainedModel::load_base(const std::string& configuration, const State& stat
   run_agreed(
       communicator,
       [&] {
-        if (communicator.rank() == 0) found = read_initial_weights(path, configuration, outline_.shape);
+        if (communicator.rank() == 0) found = read_initial_weights(path, configuration, outline_.shape, {});
       },
       "base weights");
   BaseWeights base;

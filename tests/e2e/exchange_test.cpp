@@ -86,6 +86,32 @@ TEST_F(Exchange, ARunFromAnExportedDirectoryHasTheBitsOfOneFromTheCheckpoint) {
   };
   refused(train_from("model.rotary_theta=500"), 4, "rotary_theta: 500 against 10000");
   refused(train_from("model.layers=2"), 4, "layers: 2 against 1");
+  // From a checkpoint too, unless the user says so; and what is drawn may have another shape.
+  int times = 0;
+  const auto outcome_of = [&](const std::string& source, const std::vector<std::string>& settings) {
+    std::vector<std::string> arguments = {"train",    file("run.toml"),
+                                          "--output", file("other-" + std::to_string(++times)),
+                                          "--set",    "train.initial_weights=" + source};
+    arguments.insert(arguments.end(), settings.begin(), settings.end());
+    return run(kNoLauncher, arguments);
+  };
+  for (const std::string& source : {checkpoint, file("out")}) {
+    const auto expect = [&](int code, const std::string& said, const std::vector<std::string>& settings) {
+      const Outcome outcome = outcome_of(source, settings);
+      EXPECT_EQ(outcome.exit_code, code) << outcome.err;
+      EXPECT_NE(outcome.err.find(said), std::string::npos) << outcome.err;
+    };
+    expect(4, "is another model than the run's: window: 3 against 0; rotary_theta: 500 against 10000",
+           {"model.rotary_theta=500", "model.window=3"});
+    expect(0, "initial weights from",
+           {"model.rotary_theta=500", "model.window=3",
+            "train.initial_weights_differ=[\"window\", \"rotary_theta\"]"});
+    expect(2, "'windows' is none of the options",
+           {"model.window=3", "train.initial_weights_differ=[\"windows\"]"});
+    expect(0, "initial weights from",
+           {"data.classes=300", "model.tied_head=false",
+            "train.initial_weights_without=[\"tokens.*\", \"head.*\"]"});
+  }
   const std::string weights = file("out/model.safetensors");
   std::filesystem::resize_file(weights, std::filesystem::file_size(weights) - 1);
   refused(train_from("train.steps=2"), 4, "model.safetensors: truncated");

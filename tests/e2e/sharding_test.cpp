@@ -224,8 +224,9 @@ TEST_F(Averaging, AResumedRunMustKeepIt) {
   train(kNoLauncher, {path, "--output", averaged, "--set", "average.type=ema"});
   train(kNoLauncher, {path, "--output", plain});
   for (const auto& [output, change, message] : std::vector<std::tuple<std::string, std::string, std::string>>{
-           {averaged, "average.type=none", "/average/parameters/"},
-           {plain, "average.type=ema", "/average/parameters/"},
+           {averaged, "average.type=none",
+            "average.type = \"none\", it was \"ema\"; a resumed run must keep it"},
+           {plain, "average.type=ema", "average.type = \"ema\", it was \"none\"; a resumed run must keep it"},
            {averaged, "average.decay=0.5", "average.decay"}}) {
     std::vector<std::string> arguments = {"train",          path,    "--output", output, "--resume", "--set",
                                           "train.steps=14", "--set", change};

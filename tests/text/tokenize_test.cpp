@@ -40,6 +40,20 @@ void write_zstd(const std::string& path, const std::string& text) {
   write_text(path, all);
 }
 
+// As `zstd --long=28` packs it.
+void write_long_zstd(const std::string& path, const std::string& text) {
+  ZSTD_CCtx* const context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, 1);
+  ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, 28);
+  std::string packed(ZSTD_compressBound(text.size()) + 64, '\0');
+  ZSTD_inBuffer in{text.data(), text.size(), 0};
+  ZSTD_outBuffer out{packed.data(), packed.size(), 0};
+  ZSTD_compressStream2(context, &out, &in, ZSTD_e_continue);  // it does not know the size when it begins
+  ASSERT_EQ(ZSTD_compressStream2(context, &out, &in, ZSTD_e_end), 0u);
+  ZSTD_freeCCtx(context);
+  write_text(path, packed.substr(0, out.pos));
+}
+
 // English and other text, enough for several chunks.
 std::string long_text(size_t bytes) {
   const json texts = read_json(kFiles + "expected.json")["texts"];
@@ -87,6 +101,8 @@ TEST_F(Tokenize, EveryKindOfFileIsRead) {
   write_zstd(path("corpus/sub/e.jsonl.zst"), lines);
   write_gzip(path("corpus/sub/f.ndjson.gz"), lines);
   write_text(path("corpus/ignored.md"), "not text for training");
+  write_text(path("corpus/.hidden.txt"), "not for training either");
+  write_text(path("corpus/.git/d.txt"), "nor this");
   write_text(path("corpus/z.txt"), "");
   write_text(path("named.md"), "# named");
   const TokenFileDescription made = run({path("corpus"), path("named.md")});
@@ -97,6 +113,12 @@ TEST_F(Tokenize, EveryKindOfFileIsRead) {
   expected.push_back({});
   expected.push_back(ids("# named"));
   EXPECT_EQ(documents(), expected);
+}
+
+TEST_F(Tokenize, LongWindowsAreUnpacked) {
+  write_long_zstd(path("a.txt.zst"), "packed with a window of 256 MiB");
+  run({path("a.txt.zst")});
+  EXPECT_EQ(documents(), (std::vector<std::vector<int32_t>>{ids("packed with a window of 256 MiB")}));
 }
 
 TEST_F(Tokenize, TokensStandBeforeAndBehindEachDocument) {
@@ -237,6 +259,17 @@ TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
   const std::string packed = bytes_of(path("b.txt.zst"));
   write_text(path("b.txt.zst"), packed.substr(0, packed.size() - 3));
   rejected(ErrorKind::kData, {"b.txt.zst", "zstd"}, "b.txt.zst");
+  for (const std::string& magic : {std::string("BZh91AY&SY"), std::string("PAR1"),
+                                   std::string("\xff\xfe\x41\0", 4), std::string("\x89HDF\r\n\x1a\n")}) {
+    write_text(path("d.txt"), magic + "something");
+    rejected(ErrorKind::kData, {"d.txt", "is no text but"}, "d.txt");
+  }
+  write_text(path("e.json"), "{\"text\": \"one\"}\n");
+  rejected(ErrorKind::kUsage, {"e.json", ".jsonl"}, "e.json");
+  std::filesystem::create_directories(path("links"));
+  write_text(path("links/a.txt"), "one");
+  std::filesystem::create_symlink("/nowhere", path("links/b.txt"));
+  rejected(ErrorKind::kUsage, {"links/b.txt", "cannot be read"}, "links");
   write_text(path("c.txt"), "");
   rejected(ErrorKind::kData, {"out.h5", "no tokens"}, "c.txt");
   rejected(ErrorKind::kUsage, {"nothing", "no such file"}, "nothing");
