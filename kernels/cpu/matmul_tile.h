@@ -152,12 +152,19 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
       Vector<Sum<T>> x = sum[i][j];
       if (to.add) x = (whole ? load(c) : load_first(c, count)) + x;
       if (to.bias) x = x + bias;
-      if (to.activation != Activation::kNone) x = activate<Sum<T>>(to.activation, x);
       if (whole) {
         store(c, x);
       } else {
         store_first(c, count, x);
       }
+    }
+  }
+  // Of what has been stored: sums that live across its calls would be on the stack in the loop above, too.
+  for (int i = 0; to.activation != Activation::kNone && i < R; ++i) {
+    for (int64_t j = 0; j < to.columns; j += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(to.columns - j, kLanes<T>);
+      Sum<T>* const c = to.c + i * to.ldc + j;
+      store_first(c, count, activate<Sum<T>>(to.activation, load_first(c, count)));
     }
   }
 }
