@@ -35,6 +35,8 @@ template <class T, bool kRounds>
 constexpr int64_t kWidth = (kVectorRegisters == 32 || kRounds ? 1536 : 6144) /
                            static_cast<int64_t>(sizeof(T));
 
+constexpr int64_t kLineBytes = 64;
+
 // Rows of an a stored transposed that are copied at a time: even, as factors may be pairs of elements.
 constexpr int64_t kCopiedRows = 16;
 
@@ -192,8 +194,9 @@ void multiply(const Product<In, Out>& product) {
 
   constexpr int line_shift = std::countr_zero(static_cast<unsigned>(kLineFactors<T>));
   const int64_t row_bytes = ldb * static_cast<int64_t>(sizeof(In));
+  // A row of a panel that is read in place is two lines.
   const OnTheSide<T> fetch = {.what = Aside::kFetch,
-                              .row_bytes = row_bytes,
+                              .row_bytes = transpose_b || group == 2 ? row_bytes : kLineBytes,
                               .step_bytes = (transpose_b ? 2 : group) * row_bytes,
                               .mask = transpose_b ? lanes - 1 : -1,
                               .shift = transpose_b ? line_shift : 62};

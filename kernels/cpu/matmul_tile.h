@@ -71,8 +71,8 @@ struct OnTheSide {
   T* copy = nullptr;
   // Step p of the tile asks for the lines at next + (p & mask) * step_bytes + (p >> shift) * 64 and row_bytes
   // behind: of a panel stored transposed, two rows a step and then the next line of each; else the rows that
-  // become row p of the copy, or are read in place. Of rows of a: lines of all of them, row_bytes apart,
-  // whenever the tile comes to a next line of its own.
+  // become row p of the copy, or both lines of the one that is read in place. Of rows of a: lines of all of
+  // them, row_bytes apart, whenever the tile comes to a next line of its own.
   const char* next = nullptr;
   int64_t row_bytes = 0, step_bytes = 0, mask = 0;
   int shift = 0;
