@@ -108,7 +108,10 @@ void multiply_batch(const MatmulArguments& arguments) {
       std::min((threads + batch - 1) / batch, std::max<int64_t>(1, work / (kSerialWork / 2)));
   const int64_t across = std::clamp<int64_t>(n / kNarrowestPart, 1, wanted);
   const int64_t down = std::clamp<int64_t>(m / 8, 1, (wanted + across - 1) / across);
-  const int64_t width = ((n + across - 1) / across + 31) / 32 * 32, height = (m + down - 1) / down;
+  const int64_t width = ((n + across - 1) / across + 31) / 32 * 32;
+  // Parts of rows that lie in memory begin at a line of the cache.
+  const int64_t lines = whole.transpose_a ? 16 : 1;
+  const int64_t height = ((m + down - 1) / down + lines - 1) / lines * lines;
   const int64_t group = std::max<int64_t>(1, kSerialWork / 2 / work);  // small matrices go in groups
   if (across * down > 1) {
     thread_pool().run(batch * across * down, [&](int64_t tile) {
