@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the launch scripts share: they source it first of all. From then on `root` is the checkout, TERM, INT, USR1 and HUP (a terminal that is
-# closed) are noted, and `run_to_end [MPIRUN OPTION...] PROGRAM [ARGUMENT...]` runs mpirun so that no signal is lost, none
-# destroys what an earlier one has asked for, and nobody has to read the log.
+# What the launch scripts share: they source it first of all. From then on `root` is the checkout, TERM, INT, USR1 and HUP
+# (a terminal that is closed) are noted, and `run_to_end [MPIRUN OPTION...] PROGRAM [ARGUMENT...]` runs mpirun so that no signal
+# is lost, none destroys what an earlier one has asked for, and nobody has to read the log.
 #
 # What bash 5.2 does to somebody who holds signals, and how the scripts live with it:
 #   - A trap that interrupts it while it reads $(...) or <(...) ends it with code 2 or crashes it, and it reads them when they run,

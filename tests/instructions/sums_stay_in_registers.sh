@@ -4,7 +4,7 @@
 set -euo pipefail
 
 objdump -d --no-show-raw-insn "$1" | awk '
-  /^[0-9a-f]+ </ { name = $2; tile = name ~ /(multiply|convolution)_tile/; tiles += tile }
+  /^[0-9a-f]+ </ { name = $2; tile = name ~ /multiply_(tile|pixels|walk)I/; tiles += tile }
   tile && /vfn?m(add|sub)[0-9]+p|vdpbf16ps/ { sums++; if ($0 ~ /\(%r[bs]p/) { spilled[name]++ } }
   END {
     for (name in spilled) { print name " has sums on the stack in " spilled[name] " instructions"; failed = 1 }
