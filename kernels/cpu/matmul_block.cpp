@@ -158,12 +158,13 @@ void multiply(const Product<In, Out>& product) {
   // way: 109 GFLOP/s at 64x512x512 (m,k,n) against 98 with a copy made beforehand. Rows of up to 1 KiB are
   // close enough in place. a is copied when more than four column panels read it, so that its panel is one
   // stream instead of 14 rows of which each tile misses the first lines: 98 against 93 GFLOP/s at
-  // 256x768x768. What is not stored as it is multiplied is always copied, but for whole pairs along rows of
-  // a.
+  // 256x768x768; one that is stored transposed when two do, as its columns lie in few sets of the first-level
+  // cache: 140 against 117 at 1024x512x128. What is not stored as it is multiplied is always copied, but for
+  // whole pairs along rows of a.
   const bool pairs_in_place = group == 2 && !transpose_a && k % 2 == 0 && lda % 2 == 0;
   const bool copy_b = !converts && !transpose_b && row_panels >= 5 && ldb > 256;
-  const bool copy_a =
-      (converts && !pairs_in_place) || (n > 4 * panel && (converts || !(transpose_a && lda <= 256)));
+  const bool copy_a = (converts && !pairs_in_place) ||
+                      (n > (transpose_a ? panel : 4 * panel) && (converts || !(transpose_a && lda <= 256)));
   // Rows of a large a that one panel of columns reads in place are asked for while those before them are
   // multiplied, so that memory does not wait for arithmetic: 445 us against 700 at 1000x784x10. Not where all
   // of them go to the same lines of the first-level cache, from which they would drive those that are in use.

@@ -140,31 +140,42 @@ void multiply_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, 
     }
     b += ldb;
   }
+  // Asked once a column of vectors, not for each: 161 GFLOP/s against 153 at 768x128x384.
+  Sum<T>* const c = to.c;
+  const int64_t ldc = to.ldc, columns = to.columns;
+  const bool add = to.add;
+  const Sum<T>* const bias = to.bias;
 #pragma GCC unroll 2
   for (int j = 0; j < V; ++j) {
-    const int64_t count = std::min<int64_t>(to.columns - j * kLanes<T>, kLanes<T>);
+    const int64_t count = std::min<int64_t>(columns - j * kLanes<T>, kLanes<T>);
     const bool whole = count == kLanes<T>;
-    Vector<Sum<T>> bias{};
-    if (to.bias) bias = load_first(to.bias + j * kLanes<T>, count);
+    Sum<T>* const column = c + j * kLanes<T>;
+    if (add && whole) {
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      Sum<T>* const c = to.c + i * to.ldc + j * kLanes<T>;
-      Vector<Sum<T>> x = sum[i][j];
-      if (to.add) x = (whole ? load(c) : load_first(c, count)) + x;
-      if (to.bias) x = x + bias;
-      if (whole) {
-        store(c, x);
-      } else {
-        store_first(c, count, x);
-      }
+      for (int i = 0; i < R; ++i) sum[i][j] = load(column + i * ldc) + sum[i][j];
+    } else if (add) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) sum[i][j] = load_first(column + i * ldc, count) + sum[i][j];
+    }
+    if (bias) {
+      const Vector<Sum<T>> term = load_first(bias + j * kLanes<T>, count);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) sum[i][j] = sum[i][j] + term;
+    }
+    if (whole) {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) store(column + i * ldc, sum[i][j]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) store_first(column + i * ldc, count, sum[i][j]);
     }
   }
   // Of what has been stored: sums that live across its calls would be on the stack in the loop above, too.
   for (int i = 0; to.activation != Activation::kNone && i < R; ++i) {
-    for (int64_t j = 0; j < to.columns; j += kLanes<T>) {
-      const int64_t count = std::min<int64_t>(to.columns - j, kLanes<T>);
-      Sum<T>* const c = to.c + i * to.ldc + j;
-      store_first(c, count, activate<Sum<T>>(to.activation, load_first(c, count)));
+    for (int64_t j = 0; j < columns; j += kLanes<T>) {
+      const int64_t count = std::min<int64_t>(columns - j, kLanes<T>);
+      Sum<T>* const at = c + i * ldc + j;
+      store_first(at, count, activate<Sum<T>>(to.activation, load_first(at, count)));
     }
   }
 }
