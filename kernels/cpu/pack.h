@@ -162,11 +162,11 @@ template <class T, class Value>
   return Pack<T>::load(lanes);
 }
 
-// Combines value(0) ... value(n - 1) in a fixed order: blocks of 4096 one after the other; in a block, four
-// packs of lanes run along it. Meant for n up to a few tens of thousands. value is called once for each i and
-// may store what it computes.
-template <class Combine, class T, class Value>
-[[gnu::flatten]] inline T combine_values(int64_t n, const Value& value) {
+// Combines n numbers in a fixed order: blocks of 4096 one after the other; in a block, four packs of lanes
+// run along it. Meant for n up to a few tens of thousands. whole(i) is the pack of numbers i to i + kLanes,
+// part(i, count) the last one, of `count` numbers and Combine's start. Each is asked for once.
+template <class Combine, class T, class Whole, class Part>
+[[gnu::flatten]] inline T combine_packs(int64_t n, const Whole& whole, const Part& part) {
   using P = Pack<T>;
   constexpr int64_t kLanes = P::kLanes, kBlock = 4096;
   constexpr T kStart = Combine::template kStart<T>;
@@ -176,19 +176,13 @@ template <class Combine, class T, class Value>
     P p0 = P::repeat(kStart), p1 = p0, p2 = p0, p3 = p0;
     int64_t i = begin;
     for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
-      p0 = Combine::combine(p0, evaluate_pack<T>(i, value));
-      p1 = Combine::combine(p1, evaluate_pack<T>(i + kLanes, value));
-      p2 = Combine::combine(p2, evaluate_pack<T>(i + 2 * kLanes, value));
-      p3 = Combine::combine(p3, evaluate_pack<T>(i + 3 * kLanes, value));
+      p0 = Combine::combine(p0, whole(i));
+      p1 = Combine::combine(p1, whole(i + kLanes));
+      p2 = Combine::combine(p2, whole(i + 2 * kLanes));
+      p3 = Combine::combine(p3, whole(i + 3 * kLanes));
     }
-    for (; i + kLanes <= end; i += kLanes) p0 = Combine::combine(p0, evaluate_pack<T>(i, value));
-    if (i < end) {
-      const int count = static_cast<int>(end - i);
-      T lanes[kLanes];
-#pragma omp simd
-      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane < count ? value(i + lane) : kStart;
-      p1 = Combine::combine(p1, P::load(lanes));
-    }
+    for (; i + kLanes <= end; i += kLanes) p0 = Combine::combine(p0, whole(i));
+    if (i < end) p1 = Combine::combine(p1, part(i, end - i));
     const T sum =
         combine_lanes<Combine>(Combine::combine(Combine::combine(p0, p1), Combine::combine(p2, p3)));
     total = Combine::combine(Single<T>{total}, Single<T>{sum}).raw;
@@ -196,11 +190,28 @@ template <class Combine, class T, class Value>
   return total;
 }
 
+// value(0) ... value(n - 1), in that order. value is called once for each i and may store what it computes.
+template <class Combine, class T, class Value>
+[[gnu::flatten]] inline T combine_values(int64_t n, const Value& value) {
+  return combine_packs<Combine, T>(
+      n, [&value](int64_t i) { return evaluate_pack<T>(i, value); },
+      [&value](int64_t i, int64_t count) {
+        T lanes[Pack<T>::kLanes];
+#pragma omp simd
+        for (int lane = 0; lane < Pack<T>::kLanes; ++lane) {
+          lanes[lane] = lane < static_cast<int>(count) ? value(i + lane) : Combine::template kStart<T>;
+        }
+        return Pack<T>::load(lanes);
+      });
+}
+
 // The same of x[0] ... x[n - 1].
 template <class Combine, class S>
 Accumulation<S> combine_row(const S* x, int64_t n) {
   using T = Accumulation<S>;
-  return combine_values<Combine, T>(n, [x](int64_t i) { return T(x[i]); });
+  return combine_packs<Combine, T>(
+      n, [x](int64_t i) { return Pack<T>::load(x + i); },
+      [x](int64_t i, int64_t count) { return Pack<T>::load(x + i, count, Combine::template kStart<T>); });
 }
 
 }  // namespace lockstep

@@ -57,18 +57,25 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
   }
   for (int64_t r = begin; r < end; ++r) {
     const S* in = x + r * columns;
-    T* values = buffer;
-    if (columns > kBuffer) {
-      values = nullptr;
-      if constexpr (std::is_same_v<S, T>) {
-        if (y != nullptr) values = y + r * columns;
-      }
-      if (values == nullptr) {
-        thread_local Scratch scratch;
-        values = scratch.get<T>(columns);
-      }
-    }
     const T maximum = combine_row<LargestOf>(in, columns);
+    if (columns <= kBuffer) {
+      for (int64_t c = 0; c < columns; c += P::kLanes) {
+        const P part = P::load(in + c, columns - c, -std::numeric_limits<T>::infinity());
+        (part - P::repeat(maximum)).store(buffer + c);
+      }
+      simd_for<T>((columns + P::kLanes - 1) / P::kLanes * P::kLanes,
+                  [values = buffer](int64_t c) { values[c] = math::exp_nonpositive(values[c]); });
+      finish(r, RowExponentials<T>{maximum, combine_row<SumOf>(buffer, columns), buffer});
+      continue;
+    }
+    T* values = nullptr;
+    if constexpr (std::is_same_v<S, T>) {
+      if (y != nullptr) values = y + r * columns;
+    }
+    if (values == nullptr) {
+      thread_local Scratch scratch;
+      values = scratch.get<T>(columns);
+    }
     const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) {
       const T value = math::exp_nonpositive(T(in[c]) - maximum);
       values[c] = value;
@@ -80,8 +87,11 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
 
 template <class T, class S>
 void normalize(int64_t columns, const RowExponentials<T>& row, S* y) {
-  const T factor = T(1) / row.sum;
-  simd_for<T>(columns, [y, factor, values = row.values](int64_t c) { y[c] = S(values[c] * factor); });
+  using P = Pack<T>;
+  const P factor = P::repeat(T(1) / row.sum);
+  for (int64_t c = 0; c < columns; c += P::kLanes) {
+    (P::load(row.values + c, columns - c, T(0)) * factor).store(y + c, columns - c);
+  }
 }
 
 }  // namespace
