@@ -95,6 +95,13 @@ void multiply_turned(const Product<In, Sum<Factor<In>>>& product) {
 
 }  // namespace
 
+template <class In>
+int64_t block_of_sums(int64_t k) {
+  constexpr int64_t group = kGroup<Factor<In>>;
+  const int64_t factors = (k + group - 1) / group, blocks = blocks_of(factors, kDepth);
+  return ((factors + blocks - 1) / blocks + kDepthStep - 1) / kDepthStep * kDepthStep * group;
+}
+
 template <class In, class Out>
 void multiply(const Product<In, Out>& product) {
   const int64_t m = product.m, n = product.n, k = product.k;
@@ -121,8 +128,7 @@ void multiply(const Product<In, Out>& product) {
   const int64_t row_blocks = blocks_of(row_panels, kRowPanels);
   const int64_t block_panels = (row_panels + row_blocks - 1) / row_blocks;
   const int64_t width_blocks = row_blocks == 1 ? 1 : blocks_of(n, kWidth<T, rounds>);
-  const int64_t longest =
-      ((factors + depth_blocks - 1) / depth_blocks + kDepthStep - 1) / kDepthStep * kDepthStep;
+  const int64_t longest = block_of_sums<In>(k) / group;
   const int64_t widest = blocks_of((n + width_blocks - 1) / width_blocks, panel) * panel;
   if (m == 1 && k > 0 && !transpose_b && !accumulate && (!transpose_a || lda == 1)) {
     thread_local Scratch totals_scratch;
@@ -299,5 +305,9 @@ template void multiply(const Product<BFloat16, BFloat16>&);
 template void multiply(const Product<BFloat16, float>&);
 template void multiply(const Product<Float16, Float16>&);
 template void multiply(const Product<Float16, float>&);
+template int64_t block_of_sums<float>(int64_t);
+template int64_t block_of_sums<double>(int64_t);
+template int64_t block_of_sums<BFloat16>(int64_t);
+template int64_t block_of_sums<Float16>(int64_t);
 
 }  // namespace lockstep

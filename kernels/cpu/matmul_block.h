@@ -36,4 +36,8 @@ struct Product {
 template <class In, class Out>
 void multiply(const Product<In, Out>& product);
 
+// Elements of k in a block.
+template <class In>
+int64_t block_of_sums(int64_t k);
+
 }  // namespace lockstep

@@ -97,7 +97,7 @@ TYPED_TEST(NarrowProductOf, HasTheBitsOfItsColumnsAmongMany) {
 // Left operands that do not fit into a cache, in rows that begin anywhere in a line and in ones that are
 // pages.
 TYPED_TEST(NarrowProductOf, HasTheBitsOfItsColumnsAmongManyWhereTheLeftOperandIsLarge) {
-  for (const int threads : {1, 3}) {
+  for (const int threads : {1, 2, 3, 8}) {
     set_threads(threads);
     for (const bool transpose_a : {false, true}) {
       for (const int64_t k : {1027, 2048}) {
