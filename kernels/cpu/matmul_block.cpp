@@ -47,7 +47,7 @@ constexpr int64_t kLeastTurnedRows = 64;
 constexpr int64_t kTurnedRows = 512;
 
 // Bytes of an a that is asked for ahead of its use: smaller ones are in a cache.
-constexpr int64_t kFetchedBytes = int64_t{1} << 20;
+constexpr int64_t kFetchedBytes = int64_t{1} << 18;
 
 int64_t blocks_of(int64_t extent, int64_t longest) {
   return std::max<int64_t>(1, (extent + longest - 1) / longest);
