@@ -118,6 +118,12 @@ std::string checked_format(const DatasetOptions& options) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: a target column is for csv only, not for {}", options.path, format));
   }
+  // What is predicted for may be of another format than the training data, whose key this is.
+  if (format != "hdf5" && options.follow && !options.unlabelled) {
+    fail(ErrorKind::kUsage, fmt::format("{}: follow is for hdf5 only, whose values may lie in other files, "
+                                        "not for {}",
+                                        options.path, format));
+  }
   if (format != "hdf5" && format != "csv" && !images_only) {
     fail(ErrorKind::kUsage, fmt::format("{}: format must be auto, hdf5, idx, cifar10 or csv: got '{}'",
                                         options.path, options.format));

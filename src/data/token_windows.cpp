@@ -172,14 +172,20 @@ SourceOpener read_token_windows(Section& data) {
                 "begin; the target behind a document's end does not count") == "mask";
   const Documents documents = mask ? Documents::kMask : Documents::kJoin;
   return [context, documents](const DatasetOptions& options) {
-    if (options.ignore_label) {
-      fail(ErrorKind::kUsage,
-           fmt::format("{}: data.ignore_label is of other formats: which tokens count is in the file "
-                       "(tokenize --prompt)",
-                       options.path));
-    }
-    return std::make_shared<TokenWindows>(options.path, context, std::max<int64_t>(options.classes, 0),
-                                          documents);
+    // Keys of other formats.
+    const auto refuse = [&](bool given, const char* key, const char* reason) {
+      if (given)
+        fail(ErrorKind::kUsage,
+             fmt::format("{}: data.{} is of other formats than tokens: {}", options.path, key, reason));
+    };
+    const char* const targets = "the target at each position is the token behind it";
+    refuse(options.ignore_label.has_value(), "ignore_label",
+           "which tokens count is in the file (tokenize --prompt)");
+    refuse(!options.target.empty(), "target", targets);
+    refuse(!options.labels.empty(), "labels (of validation: validation_labels)", targets);
+    refuse(options.classes < 0, "classes = -1 (regression)", targets);
+    refuse(options.follow, "follow", "a token file has no values in other files");
+    return std::make_shared<TokenWindows>(options.path, context, options.classes, documents);
   };
 }
 

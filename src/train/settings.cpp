@@ -52,6 +52,8 @@ RunSettings read_settings(Configuration& configuration) {
   if (settings.validation_data.path.empty()) settings.validation_data.open = {};
   settings.validation_data.labels =
       data.text("validation_labels", "", {}, "IDX: labels file of the validation data");
+  if (settings.validation_data.path.empty() && !settings.validation_data.labels.empty())
+    data.reject("validation_labels", "goes with data.validation");
   settings.validation_fraction = data.real("validation_fraction", settings.validation_fraction, {0.0, 0.9},
                                            "share of the training data set aside for validation");
   if (!settings.validation_data.path.empty() && settings.validation_fraction > 0.0) {

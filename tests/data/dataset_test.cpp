@@ -79,6 +79,8 @@ TEST(Dataset, RejectsOptionsThatTheFormatDoesNotHave) {
                    [] { read_dataset({.path = "x.csv", .labels = "y"}); });
   expect_rejection(ErrorKind::kUsage, {"x.h5", "target"},
                    [] { read_dataset({.path = "x.h5", .target = "y"}); });
+  expect_rejection(ErrorKind::kUsage, {"x.csv", "follow is for hdf5"},
+                   [] { read_dataset({.path = "x.csv", .follow = true}); });
   expect_rejection(ErrorKind::kUsage, {"x.csv", "-2"},
                    [] { read_dataset({.path = "x.csv", .classes = -2}); });
 }

@@ -179,6 +179,23 @@ TEST_F(TokenWindowsTest, IsOpenedByItsFormatWithTheContextOfItsKey) {
                    [&] { open_data_source({.path = path("a.h5")}); });
 }
 
+TEST_F(TokenWindowsTest, KeysOfOtherFormatsAreRefused) {
+  Configuration configuration = Configuration::parse("[data]\ncontext = 7", "test.toml", {});
+  Section data = configuration.section("data");
+  const DatasetOptions plain{.path = sealed("a.h5", 100, 50), .open = read_data_format(data, "tokens")};
+  const auto refused = [&](const std::string& key, const auto& set) {
+    DatasetOptions options = plain;
+    set(options);
+    expect_rejection(ErrorKind::kUsage, {path("a.h5") + ": data." + key, "of other formats than tokens"},
+                     [&] { open_data_source(options); });
+  };
+  refused("target", [](DatasetOptions& options) { options.target = "kind"; });
+  refused("labels", [](DatasetOptions& options) { options.labels = "l.idx"; });
+  refused("classes = -1", [](DatasetOptions& options) { options.classes = -1; });
+  refused("ignore_label", [](DatasetOptions& options) { options.ignore_label = 3; });
+  refused("follow", [](DatasetOptions& options) { options.follow = true; });
+}
+
 TEST_F(TokenWindowsTest, WhatCannotBeIsRefused) {
   sealed("a.h5", 10, 50);
   expect_rejection(ErrorKind::kUsage, {path("a.h5"), "context must be at least 1, got 0"},

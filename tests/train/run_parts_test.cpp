@@ -215,6 +215,11 @@ TEST(Settings, AValidationFileAndAFractionExcludeEachOther) {
             "test.toml: data.validation_fraction: must be 0 when data.validation names a file");
 }
 
+TEST(Settings, LabelsOfValidationDataGoWithThem) {
+  EXPECT_EQ(settings_error("[data]\ntrain = \"a\"\nvalidation_labels = \"b\"\n[train]\nsteps = 1\n"),
+            "test.toml: data.validation_labels: goes with data.validation");
+}
+
 TEST(Settings, TheDescriptionNamesTheKeysOfEveryType) {
   std::set<std::string> names;
   for (const KeyDescription& key : described_keys())
