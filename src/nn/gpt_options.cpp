@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <utility>
 
 #include "lockstep/core/error.h"
 #include "lockstep/nn/dropout.h"
@@ -113,6 +114,17 @@ void require_rotary(const RotaryOptions& rotary) {
           fmt::format("must be above rotary_low_frequency, {}, and at most 1e6, got {}", rotary.low_frequency,
                       rotary.high_frequency));
   require_option("gpt", "rotary_original_context", static_cast<double>(rotary.original_context), kSize);
+  if (rotary.scaling == RotaryScaling::kLlama3) return;
+  // What a run writes down names every key: those at their defaults ask for nothing.
+  const RotaryOptions defaults;
+  for (const auto& [key, other] :
+       {std::pair("rotary_low_frequency", rotary.low_frequency != defaults.low_frequency),
+        {"rotary_high_frequency", rotary.high_frequency != defaults.high_frequency},
+        {"rotary_original_context", rotary.original_context != defaults.original_context}}) {
+    require(!other, key,
+            fmt::format("goes with rotary_scaling = \"llama3\", which is \"{}\"",
+                        rotary.scaling == RotaryScaling::kLinear ? "linear" : "none"));
+  }
 }
 
 RotaryOptions read_rotary(Section& model, RotaryOptions options) {

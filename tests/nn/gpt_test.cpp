@@ -295,6 +295,11 @@ TEST(GptModel, RefusesOptionsThatDoNotFit) {
   refused("context = 5\n", "model.context: must hold the data's windows of 6 tokens, got 5");
   refused("rotary_theta = 500.0\n", "model.positions: rotary options need positions = \"rotary\"");
   refused("positions = 'rotary'\nrotary_factor = 2.0\n", "model.rotary_factor: 2 needs rotary_scaling");
+  const std::string rotary = "positions = 'rotary'\n", linear = rotary + "rotary_scaling = 'linear'\n";
+  refused(linear + "rotary_original_context = 64\n",
+          "model.rotary_original_context: goes with rotary_scaling = \"llama3\", which is \"linear\"");
+  refused(rotary + "rotary_low_frequency = 2.0\n", "model.rotary_low_frequency: goes with rotary_scaling");
+  refused(linear + "rotary_high_frequency = 8.0\n", "model.rotary_high_frequency: goes with rotary_scaling");
   refused("norm = 'rms'\nnorm_bias = true\n", "model.norm_bias: RMS norms have none");
   refused("preset = 'gpt3'\n", "gpt2_124m");
   refused("dropout = 1.0\n", "model.dropout: must be < 1");
