@@ -18,6 +18,9 @@ using nlohmann::json;
 
 json parse_json_object(const std::string& where, std::string_view text, ErrorKind kind) {
   constexpr int kMostNested = 64;
+  // nlohmann's parser takes one for the end, whatever follows.
+  if (const size_t at = text.find('\0'); at != std::string_view::npos)
+    fail(kind, fmt::format("{}: is not JSON: byte {} is 0", where, at + 1));
   std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
   json object;
   try {

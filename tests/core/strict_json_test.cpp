@@ -26,6 +26,10 @@ TEST(StrictJson, RefusesWhatHasASecondMeaning) {
   EXPECT_EQ(of(R"({"a": 1, "b": {"c": 1, "c": 2}})"), "here: \"c\" for the second time");
   EXPECT_EQ(of("[1]"), "here: must be a JSON object");
   EXPECT_EQ(of("{\"a\": \n}").substr(0, 19), "here: is not JSON: ");
+  EXPECT_EQ(of(std::string("{\"a\": 1}\0{", 10)), "here: is not JSON: byte 9 is 0");
+  EXPECT_EQ(of(std::string("{\"a\": 1}\0", 9)), "here: is not JSON: byte 9 is 0");
+  EXPECT_EQ(of("{\"a\": 1} \t\r"), "accepted");
+  EXPECT_EQ(of("{\"a\": 1} x").substr(0, 19), "here: is not JSON: ");
   EXPECT_EQ(of("{\"a\":" + std::string(100, '[')), "here: nested deeper than 64");
 }
 
