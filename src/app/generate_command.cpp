@@ -250,7 +250,7 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--seed", sampling.seed, "of the draws: the same text on any number of threads")
-      ->check(CLI::Range(0.0, 9007199254740992.0))
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53))  // as run.seed
       ->capture_default_str();
   command->add_option("--precision", arguments->precision, "of products")
       ->check(CLI::IsMember({"fp32", "bf16"}))
