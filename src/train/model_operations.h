@@ -23,9 +23,9 @@ struct ModelOperations {
 // without sparsity. 0: not one of those that are known.
 double known_peak(const std::string& device, DType compute);
 
-// Of text in samples of `tokens`: three times what the model says of its forward pass (Module::operations);
-// where it says nothing, 6 for each parameter of more than one axis, as if all of them entered a product a
-// token.
+// Of text in samples of `tokens`: three times what the model says of its forward pass (Module::operations),
+// twice where its weights are frozen, whose gradients nobody takes; where it says nothing, 6 for each
+// parameter of more than one axis, as if all of them entered a product a token.
 ModelOperations model_operations(const Module& model, const ParameterStore& store, int64_t tokens);
 
 }  // namespace lockstep

@@ -26,6 +26,10 @@ TEST(ModelOperations, AreThoseThatTheModelStatesOrSixAParameter) {
   EXPECT_NE(counted.formula.find("6 x 152 parameters"), std::string::npos) << counted.formula;
   EXPECT_EQ(model_operations(Telling(), store, 10).of_token, 300.0);
   EXPECT_EQ(model_operations(Telling(), store, 0).of_token, 0.0);
+  store.declare_frozen("base", {8, 16}, true);
+  const ModelOperations frozen = model_operations(Telling(), store, 10);
+  EXPECT_EQ(frozen.of_token, 200.0);
+  EXPECT_NE(frozen.formula.find("2 times"), std::string::npos) << frozen.formula;
 }
 
 // The dense figure: a peer's table has that with sparsity for one of them.
