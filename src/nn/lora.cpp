@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -53,15 +54,16 @@ LoraPlan::LoraPlan(LoraOptions options) : options_(std::move(options)) {
   if (options_.targets.empty()) throw RefusedOption("lora", "targets", "names none");
 }
 
-bool LoraPlan::takes(const std::string& name, const Shape& shape) {
+bool LoraPlan::takes(const std::string& name, const Shape& shape, bool inside) {
   names_.push_back(name);
+  if (inside) inside_.insert(name);
   const bool wanted = std::ranges::any_of(
       options_.targets, [&](const std::string& pattern) { return matches_pattern(pattern, name); });
   if (const int64_t most = std::min(shape[0], shape[1]); wanted && options_.rank > most) {
     fail(ErrorKind::kUsage, fmt::format("lora.rank: at most {} for {} {}, got {}", most, name,
                                         shape.to_string(), options_.rank));
   }
-  return wanted;
+  return wanted && !inside;
 }
 
 void LoraPlan::require_fit(const ParameterStore& store) const {
@@ -69,11 +71,18 @@ void LoraPlan::require_fit(const ParameterStore& store) const {
     throw RefusedOption("lora", "rank",
                         "the model has no products that can be adapted: model.type = \"gpt\" has");
   for (const std::string& pattern : options_.targets) {
-    if (std::ranges::any_of(names_, [&](const std::string& name) { return matches_pattern(pattern, name); }))
-      continue;
-    throw RefusedOption(
-        "lora", "targets",
-        fmt::format("pattern \"{}\" fits no matrix; there are {}", pattern, fmt::join(names_, ", ")));
+    std::vector<std::string> fits;
+    std::ranges::copy_if(names_, std::back_inserter(fits),
+                         [&](const std::string& name) { return matches_pattern(pattern, name); });
+    if (fits.empty())
+      throw RefusedOption(
+          "lora", "targets",
+          fmt::format("pattern \"{}\" fits no matrix; there are {}", pattern, fmt::join(names_, ", ")));
+    // It would have asked for matrices of their own.
+    if (std::ranges::all_of(fits, [&](const std::string& name) { return inside_.contains(name); }))
+      throw RefusedOption("lora", "targets",
+                          fmt::format("pattern \"{}\" fits {}, a part of what another one takes as a whole",
+                                      pattern, fits.front()));
   }
 }
 
@@ -93,8 +102,7 @@ AdaptedWeight::AdaptedWeight(const Shape& shape, const Initializer& initializer,
   for (const ProductPart& part : parts) {
     const Shape of_part{shape[0], part.columns};
     const ModuleBuilder scope = builder.scope(part.name);
-    const bool taken = plan->takes(scope.path("weight"), of_part);
-    if (taken && !whole) adapt(scope, column, of_part);
+    if (plan->takes(scope.path("weight"), of_part, whole)) adapt(scope, column, of_part);
     column += part.columns;
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,15 +30,17 @@ class LoraPlan {
   // Error (kUsage): an option out of its range.
   explicit LoraPlan(LoraOptions options);
   const LoraOptions& options() const { return options_; }
-  // The model has this matrix; whether it is adapted. Error (kUsage): the rank is above its dimensions.
-  bool takes(const std::string& name, const Shape& shape);
+  // The model has this matrix; whether it is adapted. inside: it is a part of one that is adapted as a whole,
+  // and so is not by itself. Error (kUsage): the rank is above its dimensions.
+  bool takes(const std::string& name, const Shape& shape, bool inside = false);
   // After the model was built. Error (kUsage) for a model that cannot be adapted, and naming a pattern that
-  // fits nothing.
+  // fits nothing, or only what is inside of what others take.
   void require_fit(const ParameterStore& store) const;
 
  private:
   LoraOptions options_;
   std::vector<std::string> names_;  // of all matrices that could be
+  std::set<std::string> inside_;
 };
 
 inline constexpr const char* kLoraA = ".lora_a";  // behind the name of the matrix without ".weight"

@@ -333,6 +333,10 @@ TEST(Lora, RefusesWhatFitsNoMatrix) {
   options.rank = 2;
   options.targets = {"*.attention.*", "*.q_proj.*"};
   refused(options, {"lora: targets: pattern \"*.q_proj.*\" fits no matrix", "blocks.1.contract.weight"});
+  options.targets = {"*.query.*", "*.attention.*"};
+  refused(options, {"lora: targets: pattern \"*.query.*\" fits blocks.0.attention.qkv.query.weight, a part"});
+  options.targets = {"*.query.*", "blocks.0.attention.*", "*.qkv.query.*"};  // of the other block, and again
+  EXPECT_NO_THROW(AdaptedModel("gpt2", options));
   options.targets = {};
   refused(options, {"lora: targets: names none"});
   options.targets = {"*"};
