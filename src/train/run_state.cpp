@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <deque>
 #include <span>
 #include <string_view>
@@ -148,6 +149,17 @@ void broadcast_scalars(Communicator& communicator, State& state) {
     if (auto* integer = std::get_if<int64_t>(&scalar)) *integer = std::bit_cast<int64_t>(*next++);
     if (auto* real = std::get_if<double>(&scalar)) *real = std::bit_cast<double>(*next++);
   }
+}
+
+// In fp64, which holds every number of fp32.
+void widen(StateArray& array) {
+  if (array.dtype != DType::kF32) return;
+  std::vector<float> narrow(array.bytes.size() / sizeof(float));
+  std::memcpy(narrow.data(), array.bytes.data(), array.bytes.size());
+  const std::vector<double> wide(narrow.begin(), narrow.end());
+  array.bytes.resize(wide.size() * sizeof(double));
+  std::memcpy(array.bytes.data(), wide.data(), array.bytes.size());
+  array.dtype = DType::kF64;
 }
 
 // From worker 0 to all.
@@ -364,6 +376,7 @@ void restore_parameters(Replica& replica, const State& found, bool averaged, con
         }
         wanted = weights_of(found, averaged);
         std::erase_if(wanted.arrays, [&](const StateArray& array) { return stays(array.path); });
+        if (replica.store.dtype() == DType::kF64) std::ranges::for_each(wanted.arrays, widen);
         check_matches(expected, wanted, path);
       },
       "weights");

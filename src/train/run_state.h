@@ -73,8 +73,8 @@ bool has_average(const State& state);
 State weights_of(const State& found, bool averaged);
 // Sets parameters and running statistics, to the trained or the averaged ones of a checkpoint that worker 0
 // alone needs to have. without: patterns (matches_pattern) of the names of those that stay as they are, and
-// may be missing there or of another shape. Error (kCheckpoint) on every worker, naming all tensors that do
-// not fit. Collective.
+// may be missing there or of another shape. A replica in fp64 takes fp32, whose numbers it holds, and none in
+// fp32 takes fp64. Error (kCheckpoint) on every worker, naming all tensors that do not fit. Collective.
 void restore_parameters(Replica& replica, const State& found, bool averaged, const std::string& path,
                         Communicator& communicator, const std::vector<std::string>& without = {});
 

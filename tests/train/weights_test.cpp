@@ -119,6 +119,34 @@ TEST_F(WeightsTest, AnAverageBeginsWithTheInitialWeights) {
   }
 }
 
+TEST_F(WeightsTest, ARunInFp64TakesTheNumbersOfOneInFp32AndNotTheOtherWayRound) {
+  Trainer(normed_job("first", AverageSettings::Type::kNone), {}, *self_).run();
+  const State first = read_checkpoint(scratch_.file(fmt_path("first", 20)));
+  TrainingJob wide = normed_job("wide", AverageSettings::Type::kNone);
+  wide.settings.compute = DType::kF64;
+  wide.settings.initial_weights = scratch_.file(fmt_path("first", 20));
+  const State start = start_of(std::move(wide));
+  std::vector<std::string> paths = {"/statistics/layers.1.running_mean",
+                                    "/statistics/layers.1.running_variance"};
+  for (const std::string& name : parameter_names()) paths.push_back("/parameters/" + name);
+  for (const std::string& path : paths) {
+    const std::vector<float> narrow = floats(first, path);
+    const std::vector<std::byte>& bytes = bytes_of(start, path);
+    std::vector<double> found(bytes.size() / sizeof(double));
+    std::memcpy(found.data(), bytes.data(), bytes.size());
+    EXPECT_EQ(found, std::vector<double>(narrow.begin(), narrow.end())) << path;
+  }
+  TrainingJob narrow = normed_job("narrow", AverageSettings::Type::kNone);
+  narrow.settings.initial_weights = scratch_.file(fmt_path("wide", 0));
+  try {
+    start_of(std::move(narrow));
+    FAIL() << "digits were lost";
+  } catch (const AgreedFailure& failure) {
+    EXPECT_EQ(failure.kind(), ErrorKind::kCheckpoint);
+    EXPECT_NE(std::string(failure.what()).find(" fp32, found "), std::string::npos) << failure.what();
+  }
+}
+
 TEST_F(WeightsTest, ARunMayTakeThePlaceOfTheOneThatItsInitialWeightsAreOf) {
   Trainer(job("run"), {}, *self_).run();
   const State first = read_checkpoint(scratch_.file(fmt_path("run", 20)));
