@@ -83,8 +83,10 @@ Model from_checkpoint(const std::string& path, const std::string& base) {
   return model;
 }
 
-Model from_weights(const std::string& path, const std::string& base) {
+Model from_weights(const std::string& path, const std::string& base,
+                   const std::optional<GptOptions>& configured) {
   const std::shared_ptr<WeightsSource> source = open_weights(path, base);
+  if (configured) source->leave_out_zero_biases(*configured);
   const bool of_base = !source->base_directory().empty() && tokenizer_beside(path).empty();
   return {path,
           of_base ? source->base_directory() : path,
@@ -95,14 +97,14 @@ Model from_weights(const std::string& path, const std::string& base) {
           [source](const ParameterEntry& parameter) { return source->values(parameter); }};
 }
 
-// With CONFIG, the model must be the one that it describes.
-void compare_with_configuration(const GenerateArguments& arguments, const Model& model) {
-  if (arguments.configuration.empty()) return;
+// What CONFIG, if there is one, says of the model.
+std::optional<GptOptions> configured_model(const std::string& path) {
+  if (path.empty()) return std::nullopt;
   constexpr size_t kMostBytes = size_t{1} << 24;
-  const std::string text = read_small_file(arguments.configuration, kMostBytes, ErrorKind::kUsage);
-  const auto options = gpt_of_configuration(text, arguments.configuration, 1);
-  if (!options) fail(ErrorKind::kUsage, arguments.configuration + ": has no model.type = \"gpt\"");
-  require_none(model_differences(*options, model.options), model.path, "that of " + arguments.configuration);
+  const std::string text = read_small_file(path, kMostBytes, ErrorKind::kUsage);
+  const auto options = gpt_of_configuration(text, path, 1);
+  if (!options) fail(ErrorKind::kUsage, path + ": has no model.type = \"gpt\"");
+  return options;
 }
 
 // What --tokenizer names, what lies beside the weights, or bytes, where the data say that these were tokens.
@@ -163,9 +165,12 @@ int run_generate(GenerateArguments& arguments) {
     prompts.push_back(read_small_file(file, kMostPromptBytes, ErrorKind::kUsage));
   if (prompts.empty()) prompts.emplace_back();
   set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
+  const auto configured = configured_model(arguments.configuration);
   const Model model = arguments.weights.empty() ? from_checkpoint(arguments.checkpoint, arguments.base)
-                                                : from_weights(arguments.weights, arguments.base);
-  compare_with_configuration(arguments, model);
+                                                : from_weights(arguments.weights, arguments.base, configured);
+  if (configured)
+    require_none(model_differences(*configured, model.options), model.path,
+                 "that of " + arguments.configuration);
   const auto tokenizer = tokenizer_of(arguments, model);
   std::vector<std::vector<int32_t>> tokens;
   for (size_t i = 0; i < prompts.size(); ++i) {

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -31,6 +32,22 @@ std::unique_ptr<WeightsSource> open_weights(const std::string& path, const std::
     fail(ErrorKind::kCheckpoint, path + ": there is no such file or directory");
   if (!base.empty()) fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, path));
   return std::filesystem::is_directory(path, error) ? open_hugging_face(path) : open_llmc_model(path);
+}
+
+void WeightsSource::leave_out_zero_biases(const GptOptions& wanted) {
+  for (bool GptOptions::*const bias : {&GptOptions::norm_bias, &GptOptions::qkv_bias,
+                                       &GptOptions::output_bias, &GptOptions::feedforward_bias}) {
+    if (wanted.*bias || !(options_.*bias)) continue;
+    GptOptions without = options_;
+    without.*bias = false;
+    std::vector<ParameterEntry> added = gpt_parameters(options_, vocabulary_);
+    for (const ParameterEntry& kept : gpt_parameters(without, vocabulary_))
+      std::erase_if(added, [&](const ParameterEntry& entry) { return entry.name == kept.name; });
+    const auto zero = [this](const ParameterEntry& entry) {
+      return std::ranges::all_of(values(entry), [](float value) { return value == 0.0f; });
+    };
+    if (std::ranges::all_of(added, zero)) options_ = without;
+  }
 }
 
 std::string tokenizer_beside(const std::string& path) {

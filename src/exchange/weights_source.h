@@ -27,6 +27,9 @@ class WeightsSource {
   const std::string& base_directory() const { return base_directory_; }
   // As src/nn/gpt.h lays them out, row by row. Error (kCheckpoint).
   virtual std::vector<float> values(const ParameterEntry& parameter) const = 0;
+  // Biases that the model `wanted` does without and that are 0 here, as an export fills them up, are none of
+  // this one's any more.
+  void leave_out_zero_biases(const GptOptions& wanted);
 
  protected:
   GptOptions options_;

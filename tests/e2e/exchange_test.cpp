@@ -117,6 +117,33 @@ TEST_F(Exchange, ARunFromAnExportedDirectoryHasTheBitsOfOneFromTheCheckpoint) {
   refused(train_from("train.steps=2"), 4, "model.safetensors: truncated");
 }
 
+// GPT-2 has biases everywhere.
+TEST_F(Exchange, BiasesThatAnExportHasFilledUpAreNoneOfTheRuns) {
+  const std::vector<std::string> gpt2 = {"--set",
+                                         "model.kv_heads=0",
+                                         "model.positions=learned",
+                                         "model.norm=layer",
+                                         "model.norm_bias=false",
+                                         "model.activation=gelu_tanh"};
+  const auto with_model = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), gpt2.begin(), gpt2.end());
+    return arguments;
+  };
+  train(kNoLauncher, with_model({file("run.toml"), "--output", file("first")}));
+  const std::string checkpoint = checkpoint_of(file("first"), 3);
+  ASSERT_EQ(run(kNoLauncher, {"export", checkpoint, file("out")}).exit_code, 0);
+  std::vector<std::string> digests;
+  for (const std::string& from : {checkpoint, file("out")}) {
+    const std::string output = file("from-" + std::to_string(digests.size()));
+    train(kNoLauncher,
+          with_model({file("run.toml"), "--output", output, "--set", "train.initial_weights=" + from}));
+    digests.push_back(digest_of(checkpoint_of(output, 3)));
+  }
+  EXPECT_EQ(digests[1], digests[0]);
+  EXPECT_EQ(run(kNoLauncher, with_model({"eval", file("run.toml"), "--checkpoint", file("out")})).exit_code,
+            0);
+}
+
 TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   const std::string tokenizer = file("tokenizer.json");
   for (const std::vector<std::string>& arguments :

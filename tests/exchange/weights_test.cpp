@@ -123,6 +123,10 @@ TEST(Export, FillsUpTheBiasesThatTheFamilyHas) {
     EXPECT_EQ(source->values(entry).front(), bias ? 0.0f : 0.5f) << entry.name;
   }
 
+  // A model without them is still the same.
+  source->leave_out_zero_biases(options);
+  EXPECT_NO_THROW(require_none(model_differences(options, source->options()), "it", "it was"));
+
   // Nothing is left of one that goes wrong, and nothing is replaced.
   const auto refused = [&](ErrorKind kind, std::initializer_list<std::string> says, const State& weights,
                            const std::string& to) {
@@ -143,6 +147,14 @@ TEST(Export, FillsUpTheBiasesThatTheFamilyHas) {
   other.arrays.back().shape = Shape{3};
   refused(ErrorKind::kCheckpoint, {"norm.gamma", "(3)", "(4)"}, other, "new");
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), {}), 1);
+}
+
+TEST(Weights, BiasesThatAreNotZeroAreNotLeftOut) {
+  const auto source = open_weights(given("gpt2"));
+  GptOptions without = source->options();
+  without.norm_bias = without.qkv_bias = without.output_bias = without.feedforward_bias = false;
+  source->leave_out_zero_biases(without);
+  EXPECT_EQ(model_differences(without, source->options()).size(), 4u);
 }
 
 TEST(Export, NamesTheOptionThatNoFamilyHas) {
