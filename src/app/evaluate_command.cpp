@@ -22,8 +22,15 @@ CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, 
   return option;
 }
 
+void add_base_option(CLI::App& command, std::string& base) {
+  command.add_option("--base", base,
+                     "of a checkpoint with [lora]: where its train.initial_weights are now; of an adapter of "
+                     "PEFT: where its base is; if elsewhere");
+}
+
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments) {
   add_checkpoint_options(command, arguments.checkpoint, arguments.weights);
+  add_base_option(command, arguments.base);
   CLI::Option* const confusion = command.add_flag("--confusion", arguments.wants.confusion,
                                                   "also count, label by label, which classes were predicted");
   CLI::Option* const by_position =
@@ -53,8 +60,9 @@ namespace {
 nlohmann::ordered_json choices_line(const EvaluateArguments& arguments, Configuration& configuration,
                                     Communicator& communicator) {
   std::string weights = arguments.weights;
-  const ChoiceEvaluation evaluation = evaluate_choices(configuration, arguments.checkpoint, arguments.choices,
-                                                       arguments.tokenizer, communicator, weights);
+  const ChoiceEvaluation evaluation =
+      evaluate_choices(configuration, arguments.checkpoint, arguments.choices, arguments.tokenizer,
+                       communicator, weights, arguments.base);
   nlohmann::ordered_json line;
   line["checkpoint"] = arguments.checkpoint;
   line["weights"] = weights;
@@ -74,7 +82,7 @@ nlohmann::ordered_json evaluate_command(const EvaluateArguments& arguments, Conf
   std::string weights = arguments.weights;
   const EvaluationWants& wants = arguments.wants;
   const CheckpointEvaluation evaluation =
-      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, wants);
+      evaluate_checkpoint(configuration, arguments.checkpoint, communicator, weights, wants, arguments.base);
   const EvaluationResult& result = evaluation.result;
   nlohmann::ordered_json line;
   line["checkpoint"] = arguments.checkpoint;

@@ -13,7 +13,7 @@
 namespace lockstep {
 
 struct EvaluateArguments {
-  std::string checkpoint, weights;
+  std::string checkpoint, weights, base;
   EvaluationWants wants;
   std::string choices;  // "": the data of the configuration
   TokenizerOptions tokenizer;
@@ -21,6 +21,9 @@ struct EvaluateArguments {
 
 // Which trained model: of every command that opens one.
 CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights);
+
+// Where the rest of its weights is: of those that read it from train.initial_weights otherwise.
+void add_base_option(CLI::App& command, std::string& base);
 
 // Beside those of the configuration.
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "lockstep/app/evaluate_command.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -115,10 +116,7 @@ std::function<std::optional<int>()> add_exchange_commands(CLI::App& app) {
   command->add_flag("--adapter", arguments->adapter,
                     "of a run with [lora]: what was trained alone, as PEFT reads it; otherwise its weights "
                     "are merged");
-  command->add_option(
-      "--base", arguments->base,
-      "of a run with [lora]: where its train.initial_weights are now; of an adapter of PEFT: where its "
-      "base is; if elsewhere");
+  add_base_option(*command, arguments->base);
   command->footer(
       "Example:\n  lockstep export runs/gpt/step-000001000.h5 gpt-exported --tokenizer tokenizer.json");
   return [arguments, command]() -> std::optional<int> {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
@@ -219,10 +220,7 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       "TOML file whose [model] the weights must be of; checkpoints and directories say it themselves");
   command->add_option("--checkpoint", arguments->checkpoint,
                       "checkpoint file of a gpt; its averaged weights where it has them");
-  command->add_option(
-      "--base", arguments->base,
-      "of a checkpoint with [lora]: where its train.initial_weights are now; of an adapter of PEFT: "
-      "where its base is; if elsewhere");
+  add_base_option(*command, arguments->base);
   command->add_option("--weights", arguments->weights,
                       "directory of Hugging Face (GPT-2, Llama, Mistral, Qwen2, Qwen3), one with an adapter "
                       "of PEFT for such a model, "

@@ -42,7 +42,7 @@ struct Arguments {
   std::string device;
   TrainOptions train;
   std::string resume;  // "true" or "auto"
-  std::string checkpoint, weights;
+  std::string checkpoint, weights, base;
   EvaluateArguments evaluate;
   CurvatureArguments curvature;
   LandscapeCommand landscape;
@@ -68,7 +68,7 @@ int print_result(const nlohmann::ordered_json& line, const Communicator& communi
 int run_predict(const Arguments& arguments, Configuration& configuration, Communicator& communicator) {
   std::string weights = arguments.weights;
   const int64_t samples = predict(configuration, arguments.checkpoint, arguments.dataset, arguments.output,
-                                  communicator, weights);
+                                  communicator, weights, arguments.base);
   log_info(fmt::format("{}: predictions for {} samples of {}, {} weights of {}", arguments.output, samples,
                        arguments.dataset.path, weights, arguments.checkpoint));
   return 0;
@@ -193,6 +193,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       app.add_subcommand("predict", "write what a checkpoint's model makes of samples, as HDF5");
   add_configuration(predict_command);
   add_checkpoint_options(*predict_command, arguments.checkpoint, arguments.weights);
+  add_base_option(*predict_command, arguments.base);
   predict_command
       ->add_option("--data", arguments.dataset.path,
                    "samples, which need no targets, in any format that is read")

@@ -11,8 +11,9 @@ namespace lockstep {
 
 CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                          Communicator& communicator, std::string& weights,
-                                         const EvaluationWants& wants) {
-  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead);
+                                         const EvaluationWants& wants, const std::string& base) {
+  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead, false,
+                           base);
   weights = model.weights();
   const AutocastScope autocast(model.settings().compute);
   const RunData& data = model.data();

@@ -19,9 +19,10 @@ struct CheckpointEvaluation {
 };
 
 // Evaluates a checkpoint on the validation data of the configuration, or on its training data when it has
-// none. weights and errors: as those of TrainedModel; becomes the weights that were evaluated. Collective.
+// none. weights, base and errors: as those of TrainedModel; becomes the weights that were evaluated.
+// Collective.
 CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                          Communicator& communicator, std::string& weights,
-                                         const EvaluationWants& wants = {});
+                                         const EvaluationWants& wants = {}, const std::string& base = "");
 
 }  // namespace lockstep

@@ -143,8 +143,9 @@ std::vector<double> row_losses(const TrainedModel& model, const ChoiceSource& so
 
 ChoiceEvaluation evaluate_choices(Configuration& configuration, const std::string& checkpoint,
                                   const std::string& choices, const TokenizerOptions& tokenizer,
-                                  Communicator& communicator, std::string& weights) {
-  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kOutline);
+                                  Communicator& communicator, std::string& weights, const std::string& base) {
+  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kOutline,
+                           false, base);
   weights = model.weights();
   std::vector<ChoiceQuestion> questions;
   std::unique_ptr<ChoiceSource> source;

@@ -19,11 +19,12 @@ struct ChoiceEvaluation {
 
 // The model of a checkpoint on a file of choices (text/choices.h). Of equal losses the first ending wins.
 // tokenizer: of JSON lines; "" for llm.c's file. The model must be of text, and of this tokenizer where the
-// checkpoint knows its own. weights: as TrainedModel; becomes those that were evaluated. The same on any
-// number of workers. Errors as read_choices() and TrainedModel; kData for an ending that does not fit the
+// checkpoint knows its own. weights, base: as TrainedModel; becomes those that were evaluated. The same on
+// any number of workers. Errors as read_choices() and TrainedModel; kData for an ending that does not fit the
 // model's context, and for a token outside of its vocabulary. Collective.
 ChoiceEvaluation evaluate_choices(Configuration& configuration, const std::string& checkpoint,
                                   const std::string& choices, const TokenizerOptions& tokenizer,
-                                  Communicator& communicator, std::string& weights);
+                                  Communicator& communicator, std::string& weights,
+                                  const std::string& base = "");
 
 }  // namespace lockstep

@@ -114,7 +114,7 @@ State read_initial_weights(const std::string& path, const std::string& configura
   }
   if (!gpt)
     fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
-  const auto source = open_weights(path);
+  const auto source = open_weights(path, options.base);
   source->leave_out_zero_biases(*gpt);
   require_same_model(*gpt, source->options(), path, options);
   if (options.without.empty()) return parameters_of(*source, path, data.classes, gpt->context);

@@ -17,6 +17,7 @@ namespace lockstep {
 struct InitialWeights {
   std::vector<std::string> without;  // patterns of names: drawn all the same
   std::vector<std::string> differ;   // keys of [model] that need not be the same
+  std::string base = {};             // of an adapter of PEFT: as for open_weights()
 };
 
 // A checkpoint, or, for the gpt of the configuration (TOML), what open_weights() takes: as the checkpoint of

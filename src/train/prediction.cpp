@@ -107,8 +107,10 @@ class PredictionFile {
 }  // namespace
 
 int64_t predict(Configuration& configuration, const std::string& checkpoint, DatasetOptions options,
-                const std::string& path, Communicator& communicator, std::string& weights) {
-  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kOutline);
+                const std::string& path, Communicator& communicator, std::string& weights,
+                const std::string& base) {
+  const TrainedModel model(configuration, checkpoint, communicator, weights, TrainedModel::Data::kOutline,
+                           false, base);
   weights = model.weights();
   const bool leader = communicator.rank() == 0;
   const ParameterStore& store = model.replica().store;

@@ -46,7 +46,8 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
 }  // namespace
 
 TrainedModel::TrainedModel(Configuration& configuration, const std::string& checkpoint,
-                           Communicator& communicator, std::string weights, Data data, bool full_precision)
+                           Communicator& communicator, std::string weights, Data data, bool full_precision,
+                           const std::string& base)
     : weights_(std::move(weights)) {
   TrainingJob::Description description;
   State state;  // on rank 0
@@ -112,17 +113,22 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
             fail(ErrorKind::kUsage,
                  fmt::format("{}: is a whole model: evaluate it without [lora]", checkpoint));
           if (communicator.rank() > 0) return;
-          state = read_initial_weights(checkpoint, description.text, outline_.shape, {});
+          state = read_initial_weights(checkpoint, description.text, outline_.shape, {{}, {}, base});
           if (data_.train) warn_of_vocabulary(state, checkpoint, data_.train->description().vocabulary);
         },
         "weights");
   }
   restore_parameters(*replica_, state, weights_ == "averaged", checkpoint, communicator);
-  if (!replica_->store.frozen().empty()) load_base(description.text, state, checkpoint, communicator);
+  if (!replica_->store.frozen().empty()) {
+    const std::string& path = base.empty() ? settings().initial_weights : base;
+    load_base(path, description.text, state, checkpoint, communicator);
+  }
   run_agreed(
       communicator,
       [&] {
         if (communicator.rank() > 0 || foreign) return;
+        if (!base.empty() && replica_->store.frozen().empty())
+          fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, checkpoint));
         if (data_.train) require_statistics(data_, state, checkpoint);
         compare_with_checkpoint(state, description, settings(), data_, checkpoint);
       },
@@ -139,9 +145,8 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
   }
 }
 
-void TrainedModel::load_base(const std::string& configuration, const State& state,
+void TrainedModel::load_base(const std::string& path, const std::string& configuration, const State& state,
                              const std::string& checkpoint, Communicator& communicator) {
-  const std::string& path = settings().initial_weights;
   State found;
   run_agreed(
       communicator,

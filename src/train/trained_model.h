@@ -27,9 +27,11 @@ class TrainedModel {
   // "averaged" or "trained"; "" becomes "averaged" where the checkpoint has averaged weights, else "trained".
   // Error (kCheckpoint) when the model is not the one that was trained; a warning when validation samples are
   // split off otherwise than they were in training. full_precision: nothing is computed in 16 bits, whatever
-  // precision.compute says. Both must outlive the object. Collective.
+  // precision.compute says. base: where the frozen weights of a checkpoint with [lora] are now, or those of
+  // an adapter of PEFT; empty: where train.initial_weights or the adapter says. Error (kUsage): what has all
+  // of its weights has no base. Both must outlive the object. Collective.
   TrainedModel(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
-               std::string weights, Data data, bool full_precision = false);
+               std::string weights, Data data, bool full_precision = false, const std::string& base = "");
 
   const RunSettings& settings() const { return job_.settings; }
   // Of the data that the model was trained on.
@@ -43,9 +45,9 @@ class TrainedModel {
   const std::string& weights() const { return weights_; }
 
  private:
-  // What stays as it is under LoRA. configuration: resolved. Collective.
-  void load_base(const std::string& configuration, const State& state, const std::string& checkpoint,
-                 Communicator& communicator);
+  // What stays as it is under LoRA, from `path`. configuration: resolved. Collective.
+  void load_base(const std::string& path, const std::string& configuration, const State& state,
+                 const std::string& checkpoint, Communicator& communicator);
 
   TrainingJob job_;
   std::optional<WorkerDevice> device_;

@@ -261,6 +261,14 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
                                         "--prompt", "the ", "--tokens", "9"})
                           .out);
   EXPECT_EQ(text.exit_code, 0) << text.err;
+  const std::vector<std::string> elsewhere = {"eval",         file("lora.toml"),
+                                              "--checkpoint", checkpoint,
+                                              "--set",        "train.micro_batches=3",
+                                              "--base",       file("base"),
+                                              "--set",        "train.initial_weights=" + file("gone")};
+  const Outcome there = run(2, elsewhere);
+  ASSERT_EQ(there.exit_code, 0) << there.err;
+  EXPECT_EQ(nlohmann::json::parse(there.out)["loss"].get<double>(), adapted);
   exported({checkpoint, file("adapter"), "--adapter"});
   const nlohmann::json config = nlohmann::json::parse(bytes_of(file("adapter/adapter_config.json")));
   EXPECT_EQ(config["base_model_name_or_path"], file("base"));
@@ -272,6 +280,16 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
                               "the ", "--tokens", "9"})
                 .out,
             text.out);
+  const std::string named = bytes_of(file("adapter/adapter_config.json"));
+  write_file(file("adapter/adapter_config.json"), replaced(named, file("base"), "somebody/of-a-hub"));
+  refused({"eval", file("run.toml"), "--checkpoint", file("adapter")}, 4, "somebody/of-a-hub");
+  EXPECT_NEAR(loss({file("run.toml"), "--checkpoint", file("adapter"), "--base", file("base")}), adapted,
+              1e-6);
+  write_file(file("adapter/adapter_config.json"), named);
+  for (const std::string& whole : {checkpoint_of(file("first"), 3), file("merged")}) {
+    refused({"eval", file("run.toml"), "--checkpoint", whole, "--base", file("base")}, 2,
+            "has all of its weights");
+  }
   exported({file("adapter"), file("merged_again"), "--base", file("base")});
   EXPECT_EQ(bytes_of(file("merged_again/model.safetensors")), bytes_of(file("merged/model.safetensors")));
   trained(2, "on",
@@ -306,6 +324,9 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
   refused(train_with({"--resume", "--set", from + file("other"), "--set", "train.steps=4"}), 4,
           "its adapters belong to other weights than those of " + file("other"));
   refused({"generate", "--checkpoint", checkpoint, "--base", file("other")}, 4, "belong to other weights");
+  refused({"eval", file("lora.toml"), "--checkpoint", checkpoint, "--base", file("other"), "--set",
+           from + file("base")},
+          4, "belong to other weights");
   refused(train_with({"--resume", "--set", "lora.alpha=5"}), 4, "lora.alpha = 5");
   refused(train_with({"--set", from + checkpoint}), 4, "holds adapters");
   refused(train_with({"--set", from}), 2, "lora.rank: needs weights that stay as they are");
