@@ -8,6 +8,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
@@ -41,6 +42,15 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
                     "data.validation_fraction): samples evaluated here may have been trained on",
                     path));
   }
+}
+
+// Weights of another program may have their tokenizer beside them. A run may begin with such weights all the
+// same, since vocabularies are made over; what others are evaluated on is no measure of them.
+void require_tokenizer(const DataDescription& data, const std::string& weights) {
+  const std::string beside = tokenizer_beside(weights);
+  if (data.vocabulary.empty() || beside.empty() || made_by(data.vocabulary, beside)) return;
+  fail(ErrorKind::kData,
+       fmt::format("{}: of {}; {} of tokenizer {}", data.source, data.vocabulary, weights, beside));
 }
 
 }  // namespace
@@ -114,7 +124,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
                  fmt::format("{}: is a whole model: evaluate it without [lora]", checkpoint));
           if (communicator.rank() > 0) return;
           state = read_initial_weights(checkpoint, description.text, outline_.shape, {{}, {}, base});
-          if (data_.train) warn_of_vocabulary(state, checkpoint, data_.train->description().vocabulary);
+          if (data_.train) require_tokenizer(data_.train->description(), checkpoint);
         },
         "weights");
   }

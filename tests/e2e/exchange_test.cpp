@@ -198,6 +198,11 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   warned({"train", file("run.toml"), "--output", file("another"), "--set",
           "train.initial_weights=" + checkpoint, "--set", "data.classes=320"},
          checkpoint + ": its weights are of another tokenizer");
+  // An evaluation is no new beginning.
+  refused({"eval", file("run.toml"), "--checkpoint", file("out")}, 3, file("out") + " of tokenizer ");
+  const Outcome evaluated = run(kNoLauncher, {"eval", file("run.toml"), "--checkpoint", file("out"), "--set",
+                                              "data.train=" + file("pieces.h5"), "data.classes=300"});
+  EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
   refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
   refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one that");
   refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");
