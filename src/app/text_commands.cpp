@@ -55,6 +55,13 @@ class ByteProgress {
   std::optional<ProgressBar> bar_;
 };
 
+void add_pipe_option(CLI::App& command, CorpusOptions& corpus) {
+  command
+      .add_option("--pipe", corpus.pipe,
+                  "what comes out of pipes whose names do not tell it: jsonl or txt, plain, .gz or .zst")
+      ->check(CLI::IsMember({"jsonl", "txt"}));
+}
+
 void use_threads(int threads) {
   set_threads(threads > 0 ? threads : usable_cores());
 }
@@ -131,7 +138,8 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   tokenize_command
       ->add_option(
           "text", arguments->options.corpus.inputs,
-          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
+          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst; "
+          "or pipes: - is standard input")
       ->required();
   tokenize_command
       ->add_option("--tokenizer", arguments->tokenizer.path,
@@ -145,6 +153,7 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   tokenize_command
       ->add_option("--field,--completion", arguments->options.corpus.field, ".jsonl: the field with the text")
       ->capture_default_str();
+  add_pipe_option(*tokenize_command, arguments->options.corpus);
   const CLI::Validator named(
       [](const std::string& field) { return field.empty() ? "must name a field" : ""; }, "");
   tokenize_command
@@ -166,6 +175,8 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   tokenize_command->add_option("--threads", arguments->threads, "0: one a core")->check(CLI::Range(0, 4096));
   tokenize_command->footer(
       "Example:\n  lockstep tokenize books/ news.jsonl.zst --tokenizer tokenizer.json --output tokens.h5\n"
+      "  xzcat news.jsonl.xz | lockstep tokenize - --pipe jsonl --tokenizer tokenizer.json --output "
+      "tokens.h5\n"
       "  lockstep tokenize pairs.jsonl --prompt prompt --completion completion --tokenizer tokenizer.json "
       "\\\n      --output pairs.h5");
   const auto training = std::make_shared<TrainArguments>();
@@ -179,7 +190,8 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
   train_command
       ->add_option(
           "text", training->training.corpus.inputs,
-          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst")
+          "files or directories: .txt (a document each), .jsonl (a document a line), plain, .gz or .zst; "
+          "or pipes: - is standard input")
       ->required();
   train_command
       ->add_option("--vocabulary-size", training->training.vocabulary_size,
@@ -192,6 +204,7 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
       ->capture_default_str();
   train_command->add_option("--field", training->training.corpus.field, ".jsonl: the field with the text")
       ->capture_default_str();
+  add_pipe_option(*train_command, training->training.corpus);
   train_command->add_option("--threads", training->threads, "0: one a core")->check(CLI::Range(0, 4096));
   train_command->footer(example);
   return [arguments, tokenize_command, training, train_command]() -> std::optional<int> {

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
@@ -13,7 +14,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "lockstep/core/available_memory.h"
@@ -45,38 +48,52 @@ struct InputFile::Stream {
 
 // A file as it is.
 struct InputFile::Plain final : Stream {
-  explicit Plain(const std::string& name) : path(name), file(std::fopen(name.c_str(), "rbe")) {
+  Plain(const std::string& name, Kind kind) : path(name) {
+    const bool standard_input = kind == Kind::kPipe && name == kStandardInput;
+    file = standard_input ? ::fdopen(::dup(STDIN_FILENO), "rb") : std::fopen(name.c_str(), "rbe");
     if (file == nullptr) fail_open(path);
+    present = next(beginning.data(), beginning.size());
   }
   ~Plain() override { std::fclose(file); }
 
   size_t read(void* bytes_out, size_t bytes) override {
-    const size_t got = std::fread(bytes_out, 1, bytes, file);
-    if (got < bytes && std::ferror(file) != 0) fail_open(path);
+    const size_t known = std::min(bytes, present - taken);
+    std::memcpy(bytes_out, beginning.data() + taken, known);
+    taken += known;
+    const size_t got = known + next(static_cast<char*>(bytes_out) + known, bytes - known);
     done += static_cast<int64_t>(got);
     return got;
   }
   int64_t stored_offset() override { return done; }
+  size_t next(void* bytes_out, size_t bytes) {
+    const size_t got = std::fread(bytes_out, 1, bytes, file);
+    if (got < bytes && std::ferror(file) != 0) fail_open(path);
+    return got;
+  }
 
   const std::string& path;
-  std::FILE* file;
+  std::FILE* file = nullptr;
+  // What tells compressed ones apart: a pipe gives it once. Bytes of it that the file has, and that were
+  // read.
+  std::array<unsigned char, kZstdMagic.size()> beginning{};
+  size_t present = 0, taken = 0;
   int64_t done = 0;
 };
 
 // What a compressed stream takes from its file, a buffer at a time.
 struct InputFile::Packed : Stream {
-  explicit Packed(const std::string& name) : file(name) {}
+  explicit Packed(std::unique_ptr<Plain> packed) : file(std::move(packed)) {}
   // False at the end of the file.
   bool refill() {
-    size = file.read(buffer.data(), buffer.size());
+    size = file->read(buffer.data(), buffer.size());
     return size > 0;
   }
   [[noreturn]] void refuse(const char* kind, const char* reason) {
     fail(ErrorKind::kData,
-         fmt::format("{}: corrupted {} stream at byte {}: {}", file.path, kind, stored_offset(), reason));
+         fmt::format("{}: corrupted {} stream at byte {}: {}", file->path, kind, stored_offset(), reason));
   }
 
-  Plain file;
+  std::unique_ptr<Plain> file;
   std::vector<char> buffer = std::vector<char>(kBufferBytes);
   size_t size = 0;  // of what is in the buffer
 };
@@ -84,7 +101,7 @@ struct InputFile::Packed : Stream {
 // Members that follow each other, and zeros behind the last one: tapes have them. zlib's own reader of files
 // passes over whatever else follows, a further member with a damaged header included.
 struct InputFile::Gzip final : Packed {
-  explicit Gzip(const std::string& name) : Packed(name) {
+  explicit Gzip(std::unique_ptr<Plain> packed) : Packed(std::move(packed)) {
     constexpr int kHeaderOfGzip = 15 + 16;
     if (inflateInit2(&stream, kHeaderOfGzip) != Z_OK) throw std::bad_alloc();
   }
@@ -123,14 +140,14 @@ struct InputFile::Gzip final : Packed {
     }
     return done;
   }
-  int64_t stored_offset() override { return file.stored_offset() - static_cast<int64_t>(stream.avail_in); }
+  int64_t stored_offset() override { return file->stored_offset() - static_cast<int64_t>(stream.avail_in); }
 
   z_stream stream{};
   bool inside = false, behind = false;  // of a member
 };
 
 struct InputFile::Zstd final : Packed {
-  explicit Zstd(const std::string& name) : Packed(name), context(ZSTD_createDStream()) {
+  explicit Zstd(std::unique_ptr<Plain> packed) : Packed(std::move(packed)), context(ZSTD_createDStream()) {
     if (context == nullptr) throw std::bad_alloc();
     // zstd's own limit is 27. Large collections are packed with --long=31, which takes two gigabytes to
     // unpack.
@@ -159,13 +176,13 @@ struct InputFile::Zstd final : Packed {
     }
     return out.pos;
   }
-  int64_t stored_offset() override { return file.stored_offset() - static_cast<int64_t>(in.size - in.pos); }
+  int64_t stored_offset() override { return file->stored_offset() - static_cast<int64_t>(in.size - in.pos); }
 
   void decompress(ZSTD_outBuffer& out) {
     const size_t result = ZSTD_decompressStream(context, &out, &in);
     if (ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge) {
       fail(ErrorKind::kData,
-           file.path + ": its zstd window needs more memory than there is: pack it again without --long");
+           file->path + ": its zstd window needs more memory than there is: pack it again without --long");
     }
     if (ZSTD_isError(result) != 0) refuse("zstd", ZSTD_getErrorName(result));
     inside_frame = result != 0;  // frames may follow each other
@@ -186,22 +203,24 @@ int64_t checked_file_size(const std::string& path) {
   return status.st_size;
 }
 
-InputFile::InputFile(const std::string& path) : path_(path) {
-  most_bytes_ = checked_file_size(path);
-  std::array<unsigned char, kZstdMagic.size()> start{};
-  const size_t present = Plain(path_).read(start.data(), start.size());
-  const bool gzip = present >= 2 && start[0] == 0x1F && start[1] == 0x8B;
-  const bool zstd = present == start.size() && (start == kZstdMagic || is_skippable_frame(start));
+InputFile::InputFile(const std::string& path, Kind kind) : path_(path) {
+  const bool pipe = kind == Kind::kPipe;
+  if (!pipe) most_bytes_ = checked_file_size(path);
+  auto plain = std::make_unique<Plain>(path_, kind);
+  const auto& start = plain->beginning;
+  const bool gzip = plain->present >= 2 && start[0] == 0x1F && start[1] == 0x8B;
+  const bool zstd = plain->present == start.size() && (start == kZstdMagic || is_skippable_frame(start));
   compressed_ = gzip || zstd;
   if (gzip) {
     most_bytes_ *= kMostGzipExpansion;
-    stream_ = std::make_unique<Gzip>(path_);
+    stream_ = std::make_unique<Gzip>(std::move(plain));
   } else if (zstd) {
     most_bytes_ *= kMostZstdExpansion;
-    stream_ = std::make_unique<Zstd>(path_);
+    stream_ = std::make_unique<Zstd>(std::move(plain));
   } else {
-    stream_ = std::make_unique<Plain>(path_);
+    stream_ = std::move(plain);
   }
+  if (pipe) most_bytes_ = std::numeric_limits<int64_t>::max();
 }
 
 InputFile::~InputFile() = default;

@@ -10,11 +10,15 @@
 
 namespace lockstep {
 
+inline constexpr const char* kStandardInput = "-";
+
 // Errors are kData and name the file: missing, not a regular file, empty, unreadable, corrupted gzip or zstd
 // stream.
 class InputFile {
  public:
-  explicit InputFile(const std::string& path);
+  // kPipe: whatever can be opened, standard input ("-") included, however much comes out of it.
+  enum class Kind { kFile, kPipe };
+  explicit InputFile(const std::string& path, Kind kind = Kind::kFile);
   ~InputFile();
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;

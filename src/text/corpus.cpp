@@ -58,9 +58,29 @@ Kind kind_of(const fs::path& path) {
   return extension == ".txt" ? Kind::kText : Kind::kOther;
 }
 
+// What may come out of it only once, or by a name that says nothing of it.
+bool is_pipe(const std::string& input) {
+  std::error_code error;
+  return input == kStandardInput || input.starts_with("/dev/fd/") || input.starts_with("/proc/self/fd/") ||
+         fs::is_other(input, error);
+}
+
+CorpusFile pipe_of(const std::string& input, const std::string& content) {
+  const Kind kind = kind_of(input);
+  if (kind == Kind::kOther && content.empty()) {
+    fail(ErrorKind::kUsage,
+         fmt::format(
+             "{}: does not tell by its name what it holds: --pipe jsonl (a document a line) or txt (one "
+             "document)",
+             input));
+  }
+  const bool lines = kind == Kind::kOther ? content == "jsonl" : kind == Kind::kJsonLines;
+  return {input, lines, 0, InputFile::Kind::kPipe};
+}
+
 }  // namespace
 
-std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
+std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
   std::vector<CorpusFile> files;
   const auto add = [&](const fs::path& path) {
     std::error_code error;
@@ -72,8 +92,15 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
     if (error) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", path.string(), error.message()));
     files.push_back({path.string(), kind_of(path) == Kind::kJsonLines, static_cast<int64_t>(bytes)});
   };
-  for (const std::string& input : inputs) {
+  for (const std::string& given : options.inputs) {
+    const std::string input = given == "/dev/stdin" ? kStandardInput : given;
     std::error_code error;
+    if (is_pipe(input)) {
+      if (std::ranges::count(files, input, &CorpusFile::path) > 0)
+        fail(ErrorKind::kUsage, given + ": a second time: what has come out of a pipe does not come again");
+      files.push_back(pipe_of(input, options.pipe));
+      continue;
+    }
     if (!fs::is_directory(input, error)) {
       if (!fs::exists(input, error)) fail(ErrorKind::kUsage, input + ": there is no such file or directory");
       add(input);
@@ -100,6 +127,11 @@ std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs) {
     if (found.empty()) fail(ErrorKind::kUsage, input + ": has no .txt or .jsonl in it, plain, .gz or .zst");
     for (const std::string& path : found) add(path);
   }
+  const auto told = [](const CorpusFile& file) {
+    return file.kind == InputFile::Kind::kPipe && kind_of(file.path) == Kind::kOther;
+  };
+  if (!options.pipe.empty() && std::ranges::none_of(files, told))
+    fail(ErrorKind::kUsage, fmt::format("--pipe {}: there is no pipe, or its name tells it", options.pipe));
   return files;
 }
 
@@ -140,13 +172,13 @@ CorpusReader::CorpusReader(const std::vector<CorpusFile>& files, std::function<s
 bool CorpusReader::open_next() {
   if (next_file_ == files_.size()) return false;
   file_ = &files_[next_file_++];
-  exhausted_ = file_->bytes == 0;
+  exhausted_ = file_->bytes == 0 && file_->kind == InputFile::Kind::kFile;
   if (exhausted_ && std::ifstream(file_->path, std::ios::binary).get() != std::ifstream::traits_type::eof()) {
     fail(ErrorKind::kData,
          fmt::format("{}: holds text and says that it is empty, as files of /proc do: copy it first",
                      file_->path));
   }
-  if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path);
+  if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path, file_->kind);
   begins_ = true;
   line_ = 1;
   return true;

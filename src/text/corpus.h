@@ -14,7 +14,8 @@
 namespace lockstep {
 
 struct CorpusOptions {
-  std::vector<std::string> inputs;  // files and directories
+  std::vector<std::string> inputs;  // files, directories and pipes
+  std::string pipe = {};            // what comes out of pipes without a name: "jsonl" or "txt"; "": not said
   std::string field = "text";       // of each line of .jsonl
   // The field of each line that holds what `field` answers, whose tokens do not count; "": there is none.
   std::string prompt = {};
@@ -24,13 +25,16 @@ struct CorpusFile {
   std::string path;
   bool json_lines = false;
   int64_t bytes = 0;  // as stored
+  InputFile::Kind kind = InputFile::Kind::kFile;
 };
 
-// The files of `inputs` in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
+// The files of the inputs in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
 // plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
-// these and .txt are taken, links to directories followed, each directory once. Errors: kUsage for an input
-// that is not there or has no such file.
-std::vector<CorpusFile> corpus_files(const std::vector<std::string>& inputs);
+// these and .txt are taken, links to directories followed, each directory once. What pipes hold, standard
+// input
+// ("-") among them, says `pipe` where their names do not. Errors: kUsage for an input that is not there or
+// has no such file, for a pipe of unknown content or that is there twice, and for `pipe` where there is none.
+std::vector<CorpusFile> corpus_files(const CorpusOptions& options);
 
 // A part of one document, or several whole ones.
 struct TextChunk {

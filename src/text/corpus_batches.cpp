@@ -33,15 +33,19 @@ Batch read_batch(CorpusReader& reader) {
 void for_each_batch(const CorpusOptions& options, std::function<size_t(std::string_view)> cut,
                     const std::function<void(const std::vector<TextChunk>&)>& work,
                     const std::function<void(int64_t, int64_t)>& progress) {
-  const std::vector<CorpusFile> files = corpus_files(options.inputs);
+  const std::vector<CorpusFile> files = corpus_files(options);
   int64_t all_bytes = 0;
-  for (const CorpusFile& file : files) all_bytes += file.bytes;
+  bool known = true;
+  for (const CorpusFile& file : files) {
+    all_bytes += file.bytes;
+    known = known && file.kind == InputFile::Kind::kFile;
+  }
   CorpusReader reader(files, std::move(cut));
   Batch batch = read_batch(reader);
   while (!batch.chunks.empty()) {
     std::future<Batch> following = std::async(std::launch::async, [&] { return read_batch(reader); });
     work(batch.chunks);
-    if (progress) progress(batch.stored_bytes, all_bytes);
+    if (progress && known) progress(batch.stored_bytes, all_bytes);
     batch = following.get();
   }
 }

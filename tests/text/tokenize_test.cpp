@@ -2,10 +2,12 @@
 #include "lockstep/text/tokenize.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include <filesystem>
+#include <thread>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
@@ -291,6 +293,55 @@ TEST_F(Tokenize, LinksToDirectoriesAreFollowedOnce) {
   std::filesystem::create_directory_symlink(path("elsewhere"), path("corpus/linked_again"));
   std::filesystem::create_directory_symlink(path("corpus"), path("elsewhere/back"));
   EXPECT_EQ(run({path("corpus")}).documents, 2);
+}
+
+TEST_F(Tokenize, APipeMakesTheFileThatItsContentMakes) {
+  std::string lines;
+  for (int i = 0; i < 20000; ++i) lines += "{\"text\": \"line number " + std::to_string(i) + "\"}\n";
+  write_text(path("a.jsonl"), lines);
+  write_text(path("b.txt"), long_text(1 << 20));
+  write_text(path("c.txt"), "");
+  write_text(path("d.txt"), "abc");
+  write_gzip(path("e.jsonl.gz"), lines);
+  write_zstd(path("f.txt.zst"), long_text(1 << 20));
+  for (const char* name : {"a.jsonl", "b.txt", "c.txt", "d.txt", "e.jsonl.gz", "f.txt.zst"}) {
+    for (const bool standard_input : {false, true}) {
+      SCOPED_TRACE(name);
+      // Before another document: one that is empty is one still.
+      options_.corpus.pipe = {};
+      write_text(path("z.txt"), "more");
+      run({path(name), path("z.txt")});
+      const std::string expected = bytes_of(path("out.h5"));
+      int ends[2] = {-1, -1};
+      ASSERT_EQ(::pipe(ends), 0);
+      std::thread writer([&] {
+        const std::string content = bytes_of(path(name));
+        for (size_t done = 0; done < content.size();)
+          done += static_cast<size_t>(::write(ends[1], content.data() + done, content.size() - done));
+        ::close(ends[1]);
+      });
+      const int kept = standard_input ? ::dup(STDIN_FILENO) : -1;
+      if (standard_input) ::dup2(ends[0], STDIN_FILENO);
+      options_.corpus.pipe = std::string(name).find(".jsonl") != std::string::npos ? "jsonl" : "txt";
+      run({standard_input ? "-" : "/proc/self/fd/" + std::to_string(ends[0]), path("z.txt")});
+      writer.join();
+      ::close(ends[0]);
+      if (standard_input) {
+        ::dup2(kept, STDIN_FILENO);
+        ::close(kept);
+      }
+      EXPECT_TRUE(bytes_of(path("out.h5")) == expected);
+    }
+  }
+}
+
+TEST_F(Tokenize, WhatAPipeHoldsIsSaidOnce) {
+  expect_rejection(ErrorKind::kUsage, {"-: ", "--pipe jsonl"}, [&] { run({"-"}); });
+  expect_rejection(ErrorKind::kUsage, {"/dev/null: ", "--pipe jsonl"}, [&] { run({"/dev/null"}); });
+  options_.corpus.pipe = "txt";
+  expect_rejection(ErrorKind::kUsage, {"/dev/stdin: a second time"}, [&] { run({"-", "/dev/stdin"}); });
+  write_text(path("a.jsonl"), "{\"text\": \"one\"}\n");
+  expect_rejection(ErrorKind::kUsage, {"--pipe txt: there is no pipe"}, [&] { run({path("a.jsonl")}); });
 }
 
 TEST_F(Tokenize, AFileThatSaysItIsEmptyAndIsNotIsNamed) {
