@@ -52,9 +52,10 @@ struct InputFile::Plain final : Stream {
     const bool standard_input = kind == Kind::kPipe && name == kStandardInput;
     file = standard_input ? ::fdopen(::dup(STDIN_FILENO), "rb") : std::fopen(name.c_str(), "rbe");
     if (file == nullptr) fail_open(path);
-    present = next(beginning.data(), beginning.size());
   }
   ~Plain() override { std::fclose(file); }
+
+  void look() { present = next(beginning.data(), beginning.size()); }
 
   size_t read(void* bytes_out, size_t bytes) override {
     const size_t known = std::min(bytes, present - taken);
@@ -207,6 +208,7 @@ InputFile::InputFile(const std::string& path, Kind kind) : path_(path) {
   const bool pipe = kind == Kind::kPipe;
   if (!pipe) most_bytes_ = checked_file_size(path);
   auto plain = std::make_unique<Plain>(path_, kind);
+  plain->look();
   const auto& start = plain->beginning;
   const bool gzip = plain->present >= 2 && start[0] == 0x1F && start[1] == 0x8B;
   const bool zstd = plain->present == start.size() && (start == kZstdMagic || is_skippable_frame(start));
