@@ -21,6 +21,12 @@ MicroBatchRange RunPlan::owned(int rank, int world_size) const {
   return owned_micro_batches(micro_batches, rank, world_size);
 }
 
+std::vector<int64_t> RunPlan::shares(int world_size) const {
+  std::vector<int64_t> shares;
+  for (int rank = 0; rank < world_size; ++rank) shares.push_back(owned(rank, world_size).size());
+  return shares;
+}
+
 int64_t RunPlan::samples_seen(int64_t step) const {
   const int64_t stride = sampler.stride(), whole = steps_per_epoch * stride;
   const int64_t epoch = sampler.last_batch == LastBatch::kPad ? std::min(whole, sampler.samples) : whole;

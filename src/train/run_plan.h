@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "lockstep/checkpoint/state.h"
 #include "lockstep/data/sampler.h"
@@ -25,6 +26,8 @@ struct RunPlan {
 
   // The micro-batches of a worker. Error (kUsage) when there are more workers than micro-batches.
   MicroBatchRange owned(int rank, int world_size) const;
+  // How many of them each worker has.
+  std::vector<int64_t> shares(int world_size) const;
   // Epochs done after so many steps.
   double epochs(int64_t step) const {
     return static_cast<double>(step) / static_cast<double>(steps_per_epoch);

@@ -55,7 +55,8 @@ struct Trainer::Parts : PreparedRun {
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_),
         word(communicator_),
-        stragglers(shares_of_workers(), [this](int rank) { return communicator.host_of(rank); }),
+        stragglers(plan.shares(communicator_.world_size()),
+                   [this](int rank) { return communicator.host_of(rank); }),
         on_disk(options.resume) {
     set_going();
   }
@@ -73,13 +74,6 @@ struct Trainer::Parts : PreparedRun {
     if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
     hold(done);
     if (done < plan.total_steps) stage();
-  }
-
-  std::vector<int64_t> shares_of_workers() const {
-    std::vector<int64_t> shares;
-    for (int rank = 0; rank < communicator.world_size(); ++rank)
-      shares.push_back(plan.owned(rank, communicator.world_size()).size());
-    return shares;
   }
 
   // The state in memory is that after this step.

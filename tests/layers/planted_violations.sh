@@ -51,6 +51,17 @@ mkdir "$copy/src/unheard_of"
 expect caught src/unheard_of '// a folder of no layer'
 rmdir "$copy/src/unheard_of"
 
+# A file of src that is too long, and kernels, which may be.
+for folder in src/core kernels/cpu; do
+  yes '// a line' | head -n 451 >"$copy/$folder/planted.cpp"
+  report=$(check) && verdict=clean || verdict=caught
+  rm "$copy/$folder/planted.cpp"
+  case $folder:$verdict:$report in
+    "src/core:caught:src/core/planted.cpp:451: "*|kernels/cpu:clean:*) ;;
+    *) echo "$folder: a file of 451 lines: $verdict: $report" >&2; failures=1 ;;
+  esac
+done
+
 expect clean src/comm '#include <mpi.h>'
 expect clean src/hdf5 '#include <hdf5.h>'
 expect clean src/nn '#include "lockstep/core/error.h"'

@@ -87,6 +87,16 @@ TEST(RunPlan, ABatchMayBeGivenInTokens) {
           "gives the number of micro-batches: leave train.micro_batches out, and optimizers of full batches");
 }
 
+TEST(RunPlan, SharesAreWhatWorkersOwn) {
+  const RunPlan plan = plan_run(settings_of(4, 7, 3), 100, false, "adam");
+  EXPECT_EQ(plan.shares(1), std::vector<int64_t>{7});
+  const std::vector<int64_t> shares = plan.shares(3);
+  ASSERT_EQ(shares.size(), 3u);
+  for (int rank = 0; rank < 3; ++rank)
+    EXPECT_EQ(shares[static_cast<size_t>(rank)], plan.owned(rank, 3).size());
+  EXPECT_EQ(shares[0] + shares[1] + shares[2], 7);
+}
+
 TEST(RunPlan, CountsTheSamplesThatWereSeen) {
   RunSettings settings = settings_of(2, 4, 3);
   const RunPlan dropped = plan_run(settings, 20, false, "adam");  // two steps of 8 an epoch
