@@ -198,7 +198,7 @@ void attend(const AttentionArguments& a, const Sight& sight, int64_t head, Rows<
     simd_for<T>(width, [=](int64_t i) {
       // A query that has seen no key yet has no maximum.
       const T reference = larger[i] == -std::numeric_limits<T>::infinity() ? T(0) : larger[i];
-      factors[i] = math::exp_nonpositive(maxima[i] - reference);
+      factors[i] = math::exp_normal(maxima[i] - reference);
       totals[i] *= factors[i];
       maxima[i] = larger[i];
     });
@@ -211,7 +211,7 @@ void attend(const AttentionArguments& a, const Sight& sight, int64_t head, Rows<
       std::fill_n(row + stop, width - stop, T(0));
       simd_for<T>(stop - blind,
                   [maximum = maxima + blind, total = totals + blind, p = row + blind](int64_t i) {
-                    p[i] = math::exp_nonpositive(p[i] - maximum[i]);
+                    p[i] = math::exp_normal(p[i] - maximum[i]);
                     total[i] += p[i];
                   });
     }

@@ -46,7 +46,7 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
         (row - P::repeat(maxima[j])).store(buffer + j * P::kLanes);
       }
       simd_for<T>(kRows * P::kLanes,
-                  [values = buffer](int64_t i) { values[i] = math::exp_nonpositive(values[i]); });
+                  [values = buffer](int64_t i) { values[i] = math::exp_normal(values[i]); });
 #pragma GCC unroll 4
       for (int64_t j = 0; j < kRows; ++j) sums[j] = combine_lanes<SumOf>(P::load(buffer + j * P::kLanes));
       for (int64_t j = 0; j < rows; ++j) {
@@ -64,7 +64,7 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
         (part - P::repeat(maximum)).store(buffer + c);
       }
       simd_for<T>((columns + P::kLanes - 1) / P::kLanes * P::kLanes,
-                  [values = buffer](int64_t c) { values[c] = math::exp_nonpositive(values[c]); });
+                  [values = buffer](int64_t c) { values[c] = math::exp_normal(values[c]); });
       finish(r, RowExponentials<T>{maximum, combine_row<SumOf>(buffer, columns), buffer});
       continue;
     }
@@ -77,7 +77,7 @@ void for_rows(int64_t begin, int64_t end, int64_t columns, const S* x, S* y, con
       values = scratch.get<T>(columns);
     }
     const T sum = combine_values<SumOf, T>(columns, [=](int64_t c) {
-      const T value = math::exp_nonpositive(T(in[c]) - maximum);
+      const T value = math::exp_normal(T(in[c]) - maximum);
       values[c] = value;
       return value;
     });

@@ -289,13 +289,13 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
       larger = warp_reduce<Larger, kSide>(larger);
       // A query that has seen no key yet has no maximum.
       const T reference = larger == kLowest ? T(0) : larger;
-      const T factor = math::exp_nonpositive(maxima[r] - reference);
+      const T factor = math::exp_normal(maxima[r] - reference);
       maxima[r] = larger;
       T total = 0, kept[Plan::kOthers];
       drops.draw(a, place.head * a.queries + place.first + own_row, key + other_thread(), kept);
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
-        const T exponential = math::exp_nonpositive(scores[r][c] - reference);
+        const T exponential = math::exp_normal(scores[r][c] - reference);
         total += exponential;
         weight_at<Plan>(weights, r, c) = kDropout ? exponential * kept[c] : exponential;
       }

@@ -11,15 +11,26 @@
 //   scalars[1] weight_decay; "coupled": the gradient of (weight_decay/2)|p|^2 is added to g before anything
 //   else.
 // Unused scalars are ignored. All scalars are plain values: beta, not 1 - beta.
+//
+// Moving averages (m, v, u, a, b) that have left the normal numbers are set to zero: settled().
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include "lockstep/kernels/backend.h"
 #include "lockstep/kernels/math/formula.h"
 
 namespace lockstep {
+
+// A moving average; zero where it is subnormal. Left to itself it would stay so, since 0.9 of the smallest
+// number rounds to that number; and a processor may take a hundred times as long for numbers so small, which
+// the moments of whatever gets no gradients any more become within some 800 updates.
+template <class T>
+LOCKSTEP_FORMULA T settled(T average) {
+  return std::abs(average) < std::numeric_limits<T>::min() ? T{0} : average;
+}
 
 // kSgd: g += weight_decay * p;  p -= learning_rate * g. Coupled decay. No slots.
 template <class T>
@@ -51,7 +62,7 @@ struct MomentumAveragedUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
-    v = beta * v + one_minus_beta * g;
+    v = settled(beta * v + one_minus_beta * g);
     p = p - learning_rate * v;
   }
 };
@@ -72,7 +83,7 @@ struct MomentumClassicalUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
-    v = mu * v + one_minus_dampening * g;
+    v = settled(mu * v + one_minus_dampening * g);
     p = p - learning_rate * v;
   }
 };
@@ -94,7 +105,7 @@ struct NesterovAveragedUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v, const T& theta) const {
     g = g + weight_decay * p;
-    v = beta * v + one_minus_beta * g;
+    v = settled(beta * v + one_minus_beta * g);
     p = theta - learning_rate * v;
   }
 };
@@ -113,7 +124,7 @@ struct NesterovClassicalUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
-    v = mu * v + g;
+    v = settled(mu * v + g);
     p = p - learning_rate * (g + mu * v);
   }
 };
@@ -146,8 +157,8 @@ struct AdamFamilyUpdate {
     } else {
       g = g + weight_decay * p;
     }
-    m = beta1 * m + one_minus_beta1 * g;
-    v = beta2 * v + one_minus_beta2 * (g * g);
+    m = settled(beta1 * m + one_minus_beta1 * g);
+    v = settled(beta2 * v + one_minus_beta2 * (g * g));
     p = p - step_size * (m / (std::sqrt(v) * inverse_root_correction + epsilon));
   }
 };
@@ -173,8 +184,8 @@ struct AmsGradFamilyUpdate {
     } else {
       g = g + adam.weight_decay * p;
     }
-    m = adam.beta1 * m + adam.one_minus_beta1 * g;
-    v = adam.beta2 * v + adam.one_minus_beta2 * (g * g);
+    m = settled(adam.beta1 * m + adam.one_minus_beta1 * g);
+    v = settled(adam.beta2 * v + adam.one_minus_beta2 * (g * g));
     w = v > w ? v : w;
     p = p - adam.step_size * (m / (std::sqrt(w) * adam.inverse_root_correction + adam.epsilon));
   }
@@ -209,8 +220,8 @@ struct NAdamUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& m, T& v) const {
     g = g + weight_decay * p;
-    m = beta1 * m + one_minus_beta1 * g;
-    v = beta2 * v + one_minus_beta2 * (g * g);
+    m = settled(beta1 * m + one_minus_beta1 * g);
+    v = settled(beta2 * v + one_minus_beta2 * (g * g));
     p = p - (gradient_step * g + moment_step * m) / (std::sqrt(v) * inverse_root_correction + epsilon);
   }
 };
@@ -237,8 +248,8 @@ struct LambDirectionUpdate {
         inverse_root_correction(static_cast<T>(1.0 / std::sqrt(scalars[6]))) {}
 
   LOCKSTEP_FORMULA void operator()(const T& p, T g, T& m, T& v, T& r) const {
-    m = beta1 * m + one_minus_beta1 * g;
-    v = beta2 * v + one_minus_beta2 * (g * g);
+    m = settled(beta1 * m + one_minus_beta1 * g);
+    v = settled(beta2 * v + one_minus_beta2 * (g * g));
     r = inverse_correction * m / (std::sqrt(v) * inverse_root_correction + epsilon) + weight_decay * p;
   }
 };
@@ -279,7 +290,7 @@ struct RmsPropUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v) const {
     g = g + weight_decay * p;
-    v = rho * v + one_minus_rho * (g * g);
+    v = settled(rho * v + one_minus_rho * (g * g));
     p = p - learning_rate * (g / (std::sqrt(v) + epsilon));
   }
 };
@@ -293,8 +304,8 @@ struct RmsPropCenteredUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& v, T& u) const {
     g = g + plain.weight_decay * p;
-    v = plain.rho * v + plain.one_minus_rho * (g * g);
-    u = plain.rho * u + plain.one_minus_rho * g;
+    v = settled(plain.rho * v + plain.one_minus_rho * (g * g));
+    u = settled(plain.rho * u + plain.one_minus_rho * g);
     const T variance = v - u * u;  // rounding can push it below 0 where all gradients were alike
     p = p - plain.learning_rate * (g / (std::sqrt(variance > T{0} ? variance : T{0}) + plain.epsilon));
   }
@@ -319,7 +330,7 @@ struct LionUpdate {
     const T u = beta1 * m + one_minus_beta1 * g;
     const T direction = u > T{0} ? T{1} : (u < T{0} ? T{-1} : T{0});
     p = kept * p - learning_rate * direction;
-    m = beta2 * m + one_minus_beta2 * g;
+    m = settled(beta2 * m + one_minus_beta2 * g);
   }
 };
 
@@ -346,8 +357,8 @@ struct DiagonalUpdate {
   LOCKSTEP_FORMULA void operator()(T& p, T g, T& previous_p, T& previous_g, T& a, T& b) const {
     g = g + weight_decay * p;
     const T s = counts * (p - previous_p), y = g - previous_g;
-    a = beta * a + one_minus_beta * (s * y);
-    b = beta * b + one_minus_beta * (s * s);
+    a = settled(beta * a + one_minus_beta * (s * y));
+    b = settled(beta * b + one_minus_beta * (s * s));
     const T slope = std::abs(a) / (b > T{0} ? b : T{1});
     const T h = b > T{0} ? (slope > smallest ? slope : smallest) : initial;
     previous_p = p;

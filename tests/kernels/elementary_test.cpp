@@ -71,8 +71,10 @@ TEST(Elementary, FloatFunctionsAreWithinTheirStatedErrorOverTheWholeRange) {
 }
 
 TEST(Elementary, ExpOfWhatIsNotPositiveHasTheBitsOfExp) {
-  std::vector<float> values = {0.0f,       -0.0f,      -INFINITY, NAN,     -NAN,
-                               -0x1p-149f, -0x1p-126f, -103.9f,   -104.0f, -104.1f};
+  constexpr float kNormal = -87.33654f;
+  std::vector<float> values = {
+      0.0f,       -0.0f,      -INFINITY, NAN,     -NAN,   kNormal, std::nextafter(kNormal, -100.0f),
+      -0x1p-149f, -0x1p-126f, -103.9f,   -104.0f, -104.1f};
   for (uint64_t bits = uint64_t{1} << 31; bits < (uint64_t{1} << 32); bits += 97) {  // NaN among them
     values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
   }
@@ -80,9 +82,14 @@ TEST(Elementary, ExpOfWhatIsNotPositiveHasTheBitsOfExp) {
   for (const float x : values) {
     const uint32_t bits = std::bit_cast<uint32_t>(math::exp_nonpositive(x));
     ASSERT_EQ(bits, std::bit_cast<uint32_t>(math::exp(x))) << "at " << x;
+    // Where it is a normal number; else 0.
+    const float normal = math::exp_normal(x);
+    ASSERT_EQ(std::bit_cast<uint32_t>(normal), x < kNormal ? 0 : bits) << "at " << x;
+    ASSERT_NE(std::fpclassify(normal), FP_SUBNORMAL) << "at " << x;
   }
   for (const double x : {-0.0, -1e-300, -0.5, -700.0, -750.0, -std::numeric_limits<double>::infinity()}) {
     EXPECT_EQ(math::exp_nonpositive(x), math::exp(x));
+    EXPECT_EQ(math::exp_normal(x), math::exp(x));
   }
 }
 
@@ -106,7 +113,8 @@ TEST(Elementary, ExpForHalfPrecisionIsWithinItsStatedError) {
   EXPECT_EQ(math::exp_for<Float16>(-INFINITY), 0.0f);
   EXPECT_TRUE(std::isnan(math::exp_for<BFloat16>(NAN)));
   EXPECT_TRUE(std::isnan(math::exp_for<BFloat16>(-NAN)));
-  for (const float x : {-0.0f, -0.5f, -87.5f, -103.0f}) EXPECT_EQ(math::exp_for<float>(x), math::exp(x));
+  for (const float x : {-0.0f, -0.5f, -87.3f, -87.5f, -103.0f})
+    EXPECT_EQ(math::exp_for<float>(x), math::exp_normal(x));
   for (const double x : {-0.0, -0.5, -700.0}) EXPECT_EQ(math::exp_for<double>(x), math::exp(x));
 }
 

@@ -1,7 +1,9 @@
 // Optimizer updates against their equations written out in double.
 #include "lockstep/kernels/math/update.h"
 
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <map>
 #include <tuple>
 
@@ -322,6 +324,22 @@ TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
       std::fill(values->begin(), values->end(), T(0));
     arrays.update(c, 0, 64);
     for (T value : arrays.all()) EXPECT_EQ(value, T(0));
+  }
+}
+
+// Of a unit that gets no gradients any more, a little above the smallest normal number.
+TYPED_TEST(Update, AnAverageThatDecaysEndsAtZeroAndNotAmongTheSubnormalNumbers) {
+  using T = TypeParam;
+  for (const Case& c : cases()) {
+    Arrays<T> arrays(c, 70);
+    for (auto* values : {&arrays.slot0, &arrays.slot1, &arrays.slot2, &arrays.slot3})
+      std::fill(values->begin(), values->end(), std::numeric_limits<T>::min() * T(1.01));
+    for (auto* values : {&arrays.p, &arrays.g}) std::fill(values->begin(), values->end(), T(0));
+    arrays.update(c, 0, 70);
+    for (const auto* values : {&arrays.slot0, &arrays.slot1, &arrays.slot2, &arrays.slot3}) {
+      for (const T value : *values)
+        ASSERT_NE(std::fpclassify(value), FP_SUBNORMAL) << "formula " << static_cast<int>(c.formula);
+    }
   }
 }
 
