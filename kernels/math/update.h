@@ -12,7 +12,8 @@
 //   else.
 // Unused scalars are ignored. All scalars are plain values: beta, not 1 - beta.
 //
-// Moving averages (m, v, u, a, b) that have left the normal numbers are set to zero: settled().
+// Moving averages (m, v, u, a, b, and p of kRunning) that have left the normal numbers are set to zero:
+// settled().
 #pragma once
 
 #include <cmath>
@@ -391,7 +392,7 @@ struct RunningUpdate {
 
   LOCKSTEP_FORMULA explicit RunningUpdate(const double* scalars) : kept(static_cast<T>(1.0 - scalars[2])) {}
 
-  LOCKSTEP_FORMULA void operator()(T& p, T g) const { p = kept * p + g; }
+  LOCKSTEP_FORMULA void operator()(T& p, T g) const { p = settled(kept * p + g); }
 };
 
 // Calls function with std::type_identity of the functor of formula.
