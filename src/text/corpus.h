@@ -30,9 +30,8 @@ struct CorpusFile {
 
 // The files of the inputs in their order, those of a directory and all below it by name. A .jsonl or .ndjson,
 // plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
-// these and .txt are taken, links to directories followed, each directory once. What pipes hold, standard
-// input
-// ("-") among them, options.pipe says where their names do not. Errors: kUsage for an input that is not there
+// these and .txt are taken, links to directories followed, each directory once. What pipes hold ("-" is
+// standard input) options.pipe says where their names do not. Errors: kUsage for an input that is not there
 // or has no such file, for a pipe of unknown content or that is there twice, and for options.pipe where there
 // is none.
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options);
