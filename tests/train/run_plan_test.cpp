@@ -88,7 +88,7 @@ TEST(RunPlan, ABatchMayBeGivenInTokens) {
 }
 
 TEST(RunPlan, SharesAreWhatWorkersOwn) {
-  const RunPlan plan = plan_run(settings_of(4, 7, 3), 100, false, "adam");
+  const RunPlan plan = plan_run(settings_of(7, 4, 3), 100, false, "adam");
   EXPECT_EQ(plan.shares(1), std::vector<int64_t>{7});
   const std::vector<int64_t> shares = plan.shares(3);
   ASSERT_EQ(shares.size(), 3u);
