@@ -28,7 +28,7 @@ struct Product {
 // Element (i,j) is summed over k alone, in an order that depends on k alone: products with fused multiply-add
 // over a block of k from zero, blocks one after the other, then the bias, then the activation. So any cut of
 // c into parts gives the same bits, and neither the other rows of a (the batch), nor threads, nor where the
-// arrays lie can change an element.
+// arrays lie can change an element. (Of a NaN only that it is one.)
 //
 // 16-bit operands: bf16 goes through the processor's units for it, two elements of k at a time, where there
 // are any; else they are multiplied as float. Sums are float; a 16-bit result is rounded once, at the end. In

@@ -64,6 +64,12 @@ struct Pack {
     if (count >= kLanes) return store(y);
     T lanes[kLanes];
     store(lanes);
+    // GCC 12 makes of the loop, in fp64, an instruction that stores a part of a register under a mask: it
+    // faults where the lanes that it leaves out lie on a page that is not there.
+    if constexpr (std::is_same_v<S, double>) {
+      std::memcpy(y, lanes, static_cast<size_t>(count) * sizeof(S));
+      return;
+    }
 #pragma omp simd
     for (int lane = 0; lane < kLanes; ++lane) {
       if (lane < count) y[lane] = S(lanes[lane]);

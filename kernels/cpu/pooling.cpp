@@ -67,10 +67,8 @@ struct Positions {
     const Narrow narrow = __builtin_convertvector(raw, Narrow);
     int32_t lanes[kLanes];
     std::memcpy(lanes, &narrow, sizeof(narrow));
-#pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (lane < count) indices[lane] = lanes[lane];
-    }
+    // Not a loop: as in Pack::store.
+    std::memcpy(indices, lanes, static_cast<size_t>(std::min(count, kLanes)) * sizeof(int32_t));
   }
 };
 

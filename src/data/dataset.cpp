@@ -118,8 +118,7 @@ std::string checked_format(const DatasetOptions& options) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: a target column is for csv only, not for {}", options.path, format));
   }
-  // What is predicted for may be of another format than the training data, whose key this is.
-  if (format != "hdf5" && options.follow && !options.unlabelled) {
+  if (format != "hdf5" && options.follow && !options.beside) {
     fail(ErrorKind::kUsage, fmt::format("{}: follow is for hdf5 only, whose values may lie in other files, "
                                         "not for {}",
                                         options.path, format));

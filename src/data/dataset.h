@@ -60,6 +60,8 @@ struct DatasetOptions {
   // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
   // training has no use for.
   bool texts = false;
+  // Of data beside the training data, whose format may be another than that of which `follow` was said.
+  bool beside = false;
   // Of data to predict for: targets are neither needed nor looked at; they count as 0.
   bool unlabelled = false;
   // Whether features that the file holds as uint8 or float16 stay so, or become fp32 in the data set.

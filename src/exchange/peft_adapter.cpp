@@ -192,24 +192,9 @@ void require_all_used(const PeftAdapter& adapter, size_t used, const HuggingFace
 
 class AdaptedSource final : public WeightsSource {
  public:
-  AdaptedSource(const std::string& directory, std::string base) : adapter_(directory) {
-    std::error_code error;
-    if (base.empty()) {
-      base = adapter_.base();
-      const fs::path beside = fs::path(directory) / base;
-      if (!base.empty() && !fs::is_directory(base, error) && fs::is_directory(beside, error))
-        base = beside.string();
-    }
-    if (base.empty() || !fs::is_directory(base, error)) {
-      fail(ErrorKind::kCheckpoint,
-           fmt::format("{}: its base \"{}\" is no directory here: name the one that it was trained over in "
-                       "base_model_name_or_path of {}, or with --base of generate and export",
-                       directory, base, kConfig));
-    }
-    if (holds_peft_adapter(base))
-      fail(ErrorKind::kCheckpoint, fmt::format("{}: its base {} is an adapter itself", directory, base));
-    base_ = open_hugging_face(base);
-    base_directory_ = base;
+  AdaptedSource(const std::string& directory, const std::string& base) : adapter_(directory) {
+    base_directory_ = base_directory_of(adapter_, base);
+    base_ = open_hugging_face(base_directory_);
     options_ = base_->options();
     vocabulary_ = base_->vocabulary();
     begin_ = base_->begin();
@@ -250,6 +235,26 @@ StateArray array_of(const std::string& name, const Shape& shape, const std::vect
 }
 
 }  // namespace
+
+std::string base_directory_of(const PeftAdapter& adapter, std::string base) {
+  std::error_code error;
+  if (base.empty()) {
+    base = adapter.base();
+    const fs::path beside = fs::path(adapter.directory()) / base;
+    if (!base.empty() && !fs::is_directory(base, error) && fs::is_directory(beside, error))
+      base = beside.string();
+  }
+  if (base.empty() || !fs::is_directory(base, error)) {
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: its base \"{}\" is no directory here: name the one that it was trained over in "
+                     "base_model_name_or_path of {}, or with --base",
+                     adapter.directory(), base, kConfig));
+  }
+  if (holds_peft_adapter(base))
+    fail(ErrorKind::kCheckpoint,
+         fmt::format("{}: its base {} is an adapter itself", adapter.directory(), base));
+  return base;
+}
 
 std::unique_ptr<WeightsSource> open_adapted(const std::string& directory, const std::string& base) {
   return std::make_unique<AdaptedSource>(directory, base);

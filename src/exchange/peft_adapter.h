@@ -54,6 +54,10 @@ class PeftAdapter {
 // Whether `path` is a directory with an adapter_config.json.
 bool holds_peft_adapter(const std::string& path);
 
+// Where the base of an adapter is: `base`, or, where that is empty, what the adapter says. Error
+// (kCheckpoint): there is no such directory, or an adapter in it.
+std::string base_directory_of(const PeftAdapter& adapter, std::string base = "");
+
 // The weights of the whole model: those of the base with all changes added. base: where it is; empty: where
 // the adapter says. Error (kCheckpoint): there is no such directory; a change that fits no product of it.
 std::unique_ptr<WeightsSource> open_adapted(const std::string& directory, const std::string& base = "");

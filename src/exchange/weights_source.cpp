@@ -50,13 +50,14 @@ void WeightsSource::leave_out_zero_biases(const GptOptions& wanted) {
   }
 }
 
-std::string tokenizer_beside(const std::string& path) {
+std::string tokenizer_beside(const std::string& path, const std::string& base) {
   std::error_code error;
   if (!std::filesystem::is_directory(path, error)) return "";
   try {
     return open_tokenizer({.path = path, .pattern = {}})->digest();
   } catch (const Error&) {
-    return "";
+    // An adapter's may be that of its base.
+    return holds_peft_adapter(path) ? tokenizer_beside(base_directory_of(PeftAdapter(path), base)) : "";
   }
 }
 

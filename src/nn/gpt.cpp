@@ -368,6 +368,7 @@ std::unique_ptr<Module> make_gpt(const GptOptions& options, const DataShape& dat
                     "samples {} of {} with targets {} of {} classes",
                     data.sample.to_string(), name_of(data.input), data.positions.to_string(), data.classes));
   }
+  require_used(options.rotary);
   return std::make_unique<Gpt>(resolved(options, data.sample[0]), data.sample[0], data.classes, builder);
 }
 

@@ -92,6 +92,9 @@ struct GptOptions {
 // Makes what is 0 for "as usual" explicit and refuses (RefusedOption, naming the key) options that do not fit
 // each other or the window of `window_length` tokens.
 GptOptions resolved(const GptOptions& options, int64_t window_length);
+// Refuses options of rotary_scaling = "llama3" beside another one: of a run that is to be, not of weights
+// that were trained with such a configuration.
+void require_used(const RotaryOptions& rotary);
 
 // What is one product in a block and several in other libraries, by the end of its name: of "attention.qkv"
 // query, key and value, of a gated "expand" gate and up. None of the others.

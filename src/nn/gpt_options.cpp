@@ -114,17 +114,6 @@ void require_rotary(const RotaryOptions& rotary) {
           fmt::format("must be above rotary_low_frequency, {}, and at most 1e6, got {}", rotary.low_frequency,
                       rotary.high_frequency));
   require_option("gpt", "rotary_original_context", static_cast<double>(rotary.original_context), kSize);
-  if (rotary.scaling == RotaryScaling::kLlama3) return;
-  // What a run writes down names every key: those at their defaults ask for nothing.
-  const RotaryOptions defaults;
-  for (const auto& [key, other] :
-       {std::pair("rotary_low_frequency", rotary.low_frequency != defaults.low_frequency),
-        {"rotary_high_frequency", rotary.high_frequency != defaults.high_frequency},
-        {"rotary_original_context", rotary.original_context != defaults.original_context}}) {
-    require(!other, key,
-            fmt::format("goes with rotary_scaling = \"llama3\", which is \"{}\"",
-                        rotary.scaling == RotaryScaling::kLinear ? "linear" : "none"));
-  }
 }
 
 RotaryOptions read_rotary(Section& model, RotaryOptions options) {
@@ -154,6 +143,20 @@ GptOptions gpt_preset(const std::string& name) {
   }
   fail(ErrorKind::kUsage,
        fmt::format("gpt: preset: one of {} expected, got {}", fmt::join(preset_names(), ", "), name));
+}
+
+void require_used(const RotaryOptions& rotary) {
+  if (rotary.scaling == RotaryScaling::kLlama3) return;
+  // What a run writes down names every key: those at their defaults ask for nothing.
+  const RotaryOptions defaults;
+  for (const auto& [key, other] :
+       {std::pair("rotary_low_frequency", rotary.low_frequency != defaults.low_frequency),
+        {"rotary_high_frequency", rotary.high_frequency != defaults.high_frequency},
+        {"rotary_original_context", rotary.original_context != defaults.original_context}}) {
+    require(!other, key,
+            fmt::format("goes with rotary_scaling = \"llama3\", which is \"{}\"",
+                        rotary.scaling == RotaryScaling::kLinear ? "linear" : "none"));
+  }
 }
 
 std::vector<ProductPart> gpt_parts(const GptOptions& resolved, const std::string& product) {

@@ -2,9 +2,13 @@
 #include "lockstep/text/corpus.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <new>
@@ -65,6 +69,14 @@ bool is_pipe(const std::string& input) {
          fs::is_other(input, error);
 }
 
+// By whatever name.
+std::pair<dev_t, ino_t> identity_of(const std::string& pipe) {
+  struct stat status {};
+  const int result = pipe == kStandardInput ? ::fstat(STDIN_FILENO, &status) : ::stat(pipe.c_str(), &status);
+  if (result != 0) fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", pipe, std::strerror(errno)));
+  return {status.st_dev, status.st_ino};
+}
+
 CorpusFile pipe_of(const std::string& input, const std::string& content) {
   const Kind kind = kind_of(input);
   if (kind == Kind::kOther && content.empty()) {
@@ -82,6 +94,7 @@ CorpusFile pipe_of(const std::string& input, const std::string& content) {
 
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
   std::vector<CorpusFile> files;
+  std::set<std::pair<dev_t, ino_t>> pipes;
   const auto add = [&](const fs::path& path) {
     std::error_code error;
     const uintmax_t bytes = fs::file_size(path, error);
@@ -96,7 +109,7 @@ std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
     const std::string input = given == "/dev/stdin" ? kStandardInput : given;
     std::error_code error;
     if (is_pipe(input)) {
-      if (std::ranges::count(files, input, &CorpusFile::path) > 0)
+      if (!pipes.insert(identity_of(input)).second)
         fail(ErrorKind::kUsage, given + ": a second time: what has come out of a pipe does not come again");
       files.push_back(pipe_of(input, options.pipe));
       continue;

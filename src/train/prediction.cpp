@@ -36,6 +36,7 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
                                                const std::string& checkpoint) {
   const DataOutline& trained = model.outline();
   options.unlabelled = true;
+  options.beside = true;
   options.expected_target = trained.columns.target;
   options.follow = model.settings().train_data.follow;
   options.open = model.settings().train_data.open;

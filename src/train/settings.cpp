@@ -47,6 +47,7 @@ RunSettings read_settings(Configuration& configuration) {
                                             "HDF5: read values that lie in other files (external links, "
                                             "external storage, virtual data sets); else an error");
   settings.validation_data = settings.train_data;
+  settings.validation_data.beside = true;
   settings.validation_data.path =
       data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");
   if (settings.validation_data.path.empty()) settings.validation_data.open = {};

@@ -46,8 +46,8 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
 
 // Weights of another program may have their tokenizer beside them. A run may begin with such weights all the
 // same, since vocabularies are made over; what others are evaluated on is no measure of them.
-void require_tokenizer(const DataDescription& data, const std::string& weights) {
-  const std::string beside = tokenizer_beside(weights);
+void require_tokenizer(const DataDescription& data, const std::string& weights, const std::string& base) {
+  const std::string beside = tokenizer_beside(weights, base);
   if (data.vocabulary.empty() || beside.empty() || made_by(data.vocabulary, beside)) return;
   fail(ErrorKind::kData,
        fmt::format("{}: of {}; {} of tokenizer {}", data.source, data.vocabulary, weights, beside));
@@ -124,7 +124,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
                  fmt::format("{}: is a whole model: evaluate it without [lora]", checkpoint));
           if (communicator.rank() > 0) return;
           state = read_initial_weights(checkpoint, description.text, outline_.shape, {{}, {}, base});
-          if (data_.train) require_tokenizer(data_.train->description(), checkpoint);
+          if (data_.train) require_tokenizer(data_.train->description(), checkpoint, base);
         },
         "weights");
   }

@@ -81,6 +81,9 @@ TEST(Dataset, RejectsOptionsThatTheFormatDoesNotHave) {
                    [] { read_dataset({.path = "x.h5", .target = "y"}); });
   expect_rejection(ErrorKind::kUsage, {"x.csv", "follow is for hdf5"},
                    [] { read_dataset({.path = "x.csv", .follow = true}); });
+  // Of validation data the key is that of the training data.
+  expect_rejection(ErrorKind::kData, {"x.csv", "No such file"},
+                   [] { read_dataset({.path = "x.csv", .follow = true, .beside = true}); });
   expect_rejection(ErrorKind::kUsage, {"x.csv", "-2"},
                    [] { read_dataset({.path = "x.csv", .classes = -2}); });
 }

@@ -203,6 +203,18 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   const Outcome evaluated = run(kNoLauncher, {"eval", file("run.toml"), "--checkpoint", file("out"), "--set",
                                               "data.train=" + file("pieces.h5"), "data.classes=300"});
   EXPECT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  // An adapter's tokenizer is that of its base.
+  write_file(file("lora.toml"), bytes_of(file("run.toml")) + "\n[lora]\nrank = 2\n");
+  train(kNoLauncher,
+        {file("lora.toml"), "--output", file("tuned"), "--set", "train.initial_weights=" + file("out"),
+         "data.train=" + file("pieces.h5"), "data.classes=300"});
+  const Outcome adapter =
+      run(kNoLauncher, {"export", checkpoint_of(file("tuned"), 3), file("adapter"), "--adapter"});
+  ASSERT_EQ(adapter.exit_code, 0) << adapter.err;
+  ASSERT_FALSE(std::filesystem::exists(file("adapter/tokenizer.json")));
+  refused({"eval", file("run.toml"), "--checkpoint", file("adapter")}, 3, file("adapter") + " of tokenizer ");
+  refused({"eval", file("run.toml"), "--checkpoint", file("adapter"), "--base", file("out")}, 3,
+          " of tokenizer ");
   refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
   refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one that");
   refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");

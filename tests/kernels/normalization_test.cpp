@@ -1,5 +1,10 @@
 // Softmax, cross-entropy, layer norm and batch norm against long double formulas, backward kernels included.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <functional>
 
 #include "kernels/parity.h"
@@ -89,6 +94,57 @@ TYPED_TEST(Normalization, ANanStaysInItsRow) {
   x[25] = std::numeric_limits<T>::quiet_NaN();
   this->backend.softmax(false, this->kDType, 3, 20, x.data(), y.data());
   for (size_t i = 0; i < 60; ++i) EXPECT_EQ(std::isnan(y[i]), i / 20 == 1) << i;
+}
+
+// `count` elements that end where the memory ends: whatever is read or written behind them is a fault, under
+// a mask as well.
+template <class T>
+class AtTheEnd {
+ public:
+  explicit AtTheEnd(int64_t count) {
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    const size_t before = (bytes + page - 1) / page * page;
+    size_ = before + page;
+    pages_ = static_cast<char*>(
+        ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (pages_ == MAP_FAILED || ::mprotect(pages_ + before, page, PROT_NONE) != 0) std::abort();
+    data_ = reinterpret_cast<T*>(pages_ + before - bytes);
+  }
+  ~AtTheEnd() { ::munmap(pages_, size_); }
+  AtTheEnd(const AtTheEnd&) = delete;
+  AtTheEnd& operator=(const AtTheEnd&) = delete;
+  T* data() const { return data_; }
+
+ private:
+  char* pages_;
+  size_t size_;
+  T* data_;
+};
+
+TYPED_TEST(Normalization, RowsAtTheEndOfMemoryAreNotPassed) {
+  using T = TypeParam;
+  for (int64_t columns = 1; columns <= 40; ++columns) {
+    for (const int64_t rows : {1, 5}) {
+      const int64_t n = rows * columns;
+      const AtTheEnd<T> x(n), y(n), dy(n), dx(n), losses(rows), dlosses(rows);
+      const AtTheEnd<int32_t> labels(rows);
+      const std::vector<T> values = random_values<T>(n, 41);
+      std::ranges::copy(values, x.data());
+      std::ranges::copy(values, dy.data());
+      std::fill_n(dlosses.data(), rows, T(1));
+      std::fill_n(labels.data(), rows, 0);
+      for (const bool log_form : {false, true}) {
+        this->backend.softmax(log_form, this->kDType, rows, columns, x.data(), y.data());
+        this->backend.softmax_backward(log_form, this->kDType, rows, columns, y.data(), dy.data(), dx.data());
+      }
+      this->backend.cross_entropy(this->kDType, rows, columns, x.data(), labels.data(), nullptr,
+                                  losses.data(), y.data());
+      this->backend.cross_entropy_backward(this->kDType, rows, columns, y.data(), labels.data(), nullptr,
+                                           dlosses.data(), dx.data());
+      EXPECT_TRUE(std::isfinite(dx.data()[n - 1]));
+    }
+  }
 }
 
 TYPED_TEST(Normalization, CrossEntropyWithAndWithoutWeights) {

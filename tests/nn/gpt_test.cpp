@@ -11,6 +11,7 @@
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/autodiff/random_scope.h"
+#include "lockstep/core/configuration.h"
 #include "lockstep/nn/refused_option.h"
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/movement.h"
@@ -300,6 +301,11 @@ TEST(GptModel, RefusesOptionsThatDoNotFit) {
           "model.rotary_original_context: goes with rotary_scaling = \"llama3\", which is \"linear\"");
   refused(rotary + "rotary_low_frequency = 2.0\n", "model.rotary_low_frequency: goes with rotary_scaling");
   refused(linear + "rotary_high_frequency = 8.0\n", "model.rotary_high_frequency: goes with rotary_scaling");
+  // What was trained so is read all the same.
+  Configuration trained =
+      Configuration::parse("[model]\n" + linear + "rotary_original_context = 64\n", "old", {});
+  Section section = trained.section("model");
+  EXPECT_EQ(resolved(read_gpt(section), 6).rotary.original_context, 64);
   refused("norm = 'rms'\nnorm_bias = true\n", "model.norm_bias: RMS norms have none");
   refused("preset = 'gpt3'\n", "gpt2_124m");
   refused("dropout = 1.0\n", "model.dropout: must be < 1");

@@ -2,6 +2,7 @@
 #include "lockstep/text/tokenize.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -340,6 +341,11 @@ TEST_F(Tokenize, WhatAPipeHoldsIsSaidOnce) {
   expect_rejection(ErrorKind::kUsage, {"/dev/null: ", "--pipe jsonl"}, [&] { run({"/dev/null"}); });
   options_.corpus.pipe = "txt";
   expect_rejection(ErrorKind::kUsage, {"/dev/stdin: a second time"}, [&] { run({"-", "/dev/stdin"}); });
+  // By another name.
+  expect_rejection(ErrorKind::kUsage, {"/dev/fd/0: a second time"}, [&] { run({"-", "/dev/fd/0"}); });
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink(path("pipe"), path("link"));
+  expect_rejection(ErrorKind::kUsage, {"link: a second time"}, [&] { run({path("pipe"), path("link")}); });
   write_text(path("a.jsonl"), "{\"text\": \"one\"}\n");
   expect_rejection(ErrorKind::kUsage, {"--pipe txt: there is no pipe"}, [&] { run({path("a.jsonl")}); });
 }
