@@ -68,7 +68,11 @@ struct Positions {
     int32_t lanes[kLanes];
     std::memcpy(lanes, &narrow, sizeof(narrow));
     // Not a loop: as in Pack::store.
-    std::memcpy(indices, lanes, static_cast<size_t>(std::min(count, kLanes)) * sizeof(int32_t));
+    if (count >= kLanes) {
+      std::memcpy(indices, lanes, sizeof(lanes));
+    } else {
+      std::memcpy(indices, lanes, static_cast<size_t>(count) * sizeof(int32_t));
+    }
   }
 };
 
