@@ -69,8 +69,9 @@ void multiply_with_itself(const Product<In, Sum<Factor<In>>>& whole) {
 
 // c = a' b of few elements and a long k, the gradient of a narrow layer, cut along k at the blocks after
 // which sums restart: a thread then reads rows that lie together, many of which it has just read in the
-// product before. Cut along m, each took half of every row, of which the other half lay in the other's cache:
-// 124 us against 75 at 784x1000x10 on two threads.
+// product before. Cut along m, each takes half of every row. On two threads 115 us against 138 at 64x5000x64,
+// 35 against 48 at 256x2000x10, the same at 784x1000x10; an evaluation of softmax regression, data out of
+// memory, 13.2 ms against 14.0.
 template <class In>
 void multiply_along_blocks(const Product<In, Sum<Factor<In>>>& whole, int64_t depth) {
   using T = Sum<Factor<In>>;
