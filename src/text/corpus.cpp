@@ -166,7 +166,9 @@ void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     const std::string place = fmt::format("{}: line {}", chunk.file->path, number);
-    const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kData, place + ": " + rule); };
+    const auto refuse = [&](const std::string& rule) {
+      fail(ErrorKind::kData, fmt::format("{}: {}", place, rule));
+    };
     const auto object = parse_json_object(place, well_formed(line, scratch), ErrorKind::kData);
     const auto text_of = [&](const std::string& field) -> std::string_view {
       const auto found = object.find(field);
