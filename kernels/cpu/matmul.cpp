@@ -76,23 +76,25 @@ template <class In>
 void multiply_along_blocks(const Product<In, Sum<Factor<In>>>& whole, int64_t depth) {
   using T = Sum<Factor<In>>;
   const int64_t m = whole.m, n = whole.n, k = whole.k;
-  const int64_t blocks = (k + depth - 1) / depth, threads = thread_pool().threads();
+  const int64_t blocks = (k + depth - 1) / depth;
+  const int64_t tiles = std::min<int64_t>(thread_pool().threads(), m * n * k / (kSerialWork / 2));
   thread_local Scratch scratch;
   T* const later = scratch.get<T>((blocks - 1) * m * n);
-  // Blocks are cut into strips of m, so that each thread has as many.
-  const int64_t strip = ((m + threads - 1) / threads + 15) / 16 * 16;
-  thread_pool().run(threads, [&](int64_t tile) {
-    for (int64_t unit = tile * blocks; unit < (tile + 1) * blocks;) {
-      const int64_t block = unit / threads;
-      const int64_t next = std::min((block + 1) * threads, (tile + 1) * blocks);
-      const int64_t row = unit % threads * strip;
+  // Blocks are cut into strips of m, of which each thread has as many.
+  const int64_t strip = ((m + tiles - 1) / tiles + 15) / 16 * 16, strips = (m + strip - 1) / strip;
+  const int64_t units = blocks * strips;
+  thread_pool().run(tiles, [&](int64_t tile) {
+    const int64_t end = (tile + 1) * units / tiles;
+    for (int64_t unit = tile * units / tiles; unit < end;) {
+      const int64_t block = unit / strips, row = unit % strips * strip;
+      const int64_t next = std::min((block + 1) * strips, end);
       Product<In, T> part = whole;
       part.m = std::min(m - row, (next - unit) * strip);
       part.k = std::min(depth, k - block * depth);
       part.a += block * depth * whole.lda + row;
       part.b += block * depth * whole.ldb;
       part.c = (block == 0 ? whole.c : later + (block - 1) * m * n) + row * n;
-      if (part.m > 0) multiply(part);
+      multiply(part);
       unit = next;
     }
   });

@@ -91,23 +91,13 @@ LOCKSTEP_FORMULA double exp(double x) {
 // exp(x) for x <= 0 or NaN, the same bits in two thirds of the instructions: there is no bound above, and one
 // power of two, kept in range by 2^64, so that only the last product rounds.
 LOCKSTEP_FORMULA float exp_nonpositive(float x) {
-#if defined(__CUDA_ARCH__)
-  x = x < -104.0f ? -104.0f : x;
-#else
   // Below, the product would round to zero as well; but underflow, even in a lane whose result nobody wants,
   // costs an Intel processor some 150 cycles.
   const bool vanishes = x < -104.0f;
-  x = vanishes ? 0.0f : x;
-#endif
-  const SplitExponential split = split_exponential(x);
+  const SplitExponential split = split_exponential(vanishes ? 0.0f : x);
   constexpr uint32_t kBias = uint32_t{127 + 64} << 23;
   const float power = std::bit_cast<float>((static_cast<uint32_t>(split.exponent) << 23) + kBias);
-  const float result = std::fma(split.fraction, power, power) * 0x1p-64f;
-#if defined(__CUDA_ARCH__)
-  return result;
-#else
-  return vanishes ? 0.0f : result;
-#endif
+  return vanishes ? 0.0f : std::fma(split.fraction, power, power) * 0x1p-64f;
 }
 LOCKSTEP_FORMULA double exp_nonpositive(double x) {
   return std::exp(x);

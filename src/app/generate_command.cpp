@@ -88,9 +88,8 @@ Model from_weights(const std::string& path, const std::string& base,
                    const std::optional<GptOptions>& configured) {
   const std::shared_ptr<WeightsSource> source = open_weights(path, base);
   if (configured) source->leave_out_zero_biases(*configured);
-  const bool of_base = !source->base_directory().empty() && tokenizer_beside(path).empty();
   return {path,
-          of_base ? source->base_directory() : path,
+          tokenizer_directory(path, base),
           source->options(),
           source->vocabulary(),
           source->ends(),

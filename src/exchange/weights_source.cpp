@@ -50,15 +50,28 @@ void WeightsSource::leave_out_zero_biases(const GptOptions& wanted) {
   }
 }
 
-std::string tokenizer_beside(const std::string& path, const std::string& base) {
+namespace {
+
+// Empty: there is none that could be read.
+std::string digest_of_tokenizer_in(const std::string& directory) {
   std::error_code error;
-  if (!std::filesystem::is_directory(path, error)) return "";
+  if (!std::filesystem::is_directory(directory, error)) return "";
   try {
-    return open_tokenizer({.path = path, .pattern = {}})->digest();
+    return open_tokenizer({.path = directory, .pattern = {}})->digest();
   } catch (const Error&) {
-    // An adapter's may be that of its base.
-    return holds_peft_adapter(path) ? tokenizer_beside(base_directory_of(PeftAdapter(path), base)) : "";
+    return "";
   }
+}
+
+}  // namespace
+
+std::string tokenizer_directory(const std::string& path, const std::string& base) {
+  if (!holds_peft_adapter(path) || !digest_of_tokenizer_in(path).empty()) return path;
+  return base_directory_of(PeftAdapter(path), base);
+}
+
+std::string tokenizer_beside(const std::string& path, const std::string& base) {
+  return digest_of_tokenizer_in(tokenizer_directory(path, base));
 }
 
 std::vector<ParameterEntry> gpt_parameters(const GptOptions& resolved, int64_t vocabulary) {

@@ -49,8 +49,10 @@ bool holds_weights(const std::string& path);
 // of its weights.
 std::unique_ptr<WeightsSource> open_weights(const std::string& path, const std::string& base = "");
 
-// The digest of the tokenizer in a directory of weights (Tokenizer::digest), of an adapter without one that
-// of its base; empty: there is none that could be read. base and errors: as open_weights().
+// Where the tokenizer of weights would be: beside them, or, of an adapter that has none, beside its base.
+// base and errors: as open_weights().
+std::string tokenizer_directory(const std::string& path, const std::string& base = "");
+// The digest of the tokenizer there (Tokenizer::digest); empty: there is none that could be read.
 std::string tokenizer_beside(const std::string& path, const std::string& base = "");
 
 // The two kinds.
