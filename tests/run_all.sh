@@ -104,11 +104,12 @@ trap 'end_what_is_under_way; exit 143' TERM HUP
 # left_out NAME REASON: says so in the summary.
 left_out() { summary+=("$(printf '%-42s not run: %s' "$1" "$2")"); }
 
-# run_tests PRESET [CTEST OPTION...]: two at a time, since several tests start workers of their own; no test may hang.
+# run_tests PRESET [CTEST OPTION...]: three at a time, since several tests start workers of their own, and others wait most of the time;
+# no test may hang.
 run_tests() {
   local preset=$1
   shift
-  ctest --test-dir "build/$preset" --parallel 2 --timeout 300 --output-on-failure --no-tests=error "$@"
+  ctest --test-dir "build/$preset" --parallel 3 --timeout 300 --output-on-failure --no-tests=error "$@"
 }
 
 finish() {
@@ -116,11 +117,6 @@ finish() {
   printf '\n== summary (%d min)\n' $(((SECONDS + 59) / 60))
   printf '%s\n' "${summary[@]}"
   exit $((failures > 0))
-}
-
-# Over the stand-ins of tests/cuda_on_cpu; every tensor a buffer of its own, so that the sanitizer knows where it ends.
-gpu_kernels_under_sanitizers() {
-  LOCKSTEP_ALLOCATOR=poison run_tests "$asan" --tests-regex '^cuda_on_cpu/(tensor|kernels|ops|nn)_seed_0$'
 }
 
 # Tests ask for more memory than there is, and expect an answer.
@@ -161,13 +157,8 @@ if [ "$failures" -eq 0 ]; then
 fi
 part "build under sanitizers" wait_for "build under sanitizers"
 if [ -x "build/$asan/bin/lockstep" ]; then
-  part "unit tests under sanitizers" run_tests "$asan" --label-regex '^unit$'
-  part "GPU kernels under sanitizers" gpu_kernels_under_sanitizers
-  if [ -x "build/$asan/bin/fuzz_csv" ]; then
-    part "readers of random files" run_tests "$asan" --label-regex '^fuzz$'
-  else
-    left_out "readers of random files" "needs clang++ with libFuzzer"
-  fi
+  [ -x "build/$asan/bin/fuzz_csv" ] || left_out "readers of random files" "needs clang++ with libFuzzer"
+  part "tests under sanitizers" run_tests "$asan" --label-regex '^(unit|fuzz|sanitizers)$'
 fi
 part "build under thread sanitizer" wait_for "build under thread sanitizer"
 if [ -x build/tsan/bin/parallel_test ]; then

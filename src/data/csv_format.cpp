@@ -29,6 +29,7 @@ class Lines {
   std::string_view next() {
     constexpr size_t kPiece = size_t{1} << 20;
     text_.erase(0, given_);
+    blank_ -= std::min(blank_, given_);
     given_ = 0;
     while (!ended_) {
       const size_t size = text_.size();
@@ -37,7 +38,7 @@ class Lines {
       text_.resize(size + kPiece);
       text_.resize(size + file_.read_up_to(text_.data() + size, kPiece));
       ended_ = text_.size() < size + kPiece;
-      given_ = ended_ ? text_.size() : end_of_lines();
+      given_ = ended_ ? text_.size() : end_of_lines(size);
       if (given_ > 0) break;
     }
     std::string_view piece(text_.data(), given_);
@@ -53,17 +54,26 @@ class Lines {
   static bool is_blank(char c) { return c == '\n' || c == '\r' || c == ' '; }
 
   // Behind the last line that is whole, without the empty lines after it: they may be those at the end of the
-  // file.
-  size_t end_of_lines() const {
-    size_t blank = text_.rfind('\n');
-    if (blank == std::string::npos) return 0;
-    while (blank > 0 && is_blank(text_[blank - 1])) --blank;
-    return blank == 0 ? 0 : text_.find('\n', blank) + 1;
+  // file. 0 where there is none, as there was before `text_` grew from `size`: of a long line only what is
+  // new is looked at.
+  size_t end_of_lines(size_t size) {
+    const size_t old_blank = blank_;
+    blank_ = start_of_blanks(text_.size(), size, old_blank);
+    const size_t newline = std::string_view(text_).substr(size).rfind('\n');
+    if (newline == std::string_view::npos) return 0;
+    const size_t blank = start_of_blanks(size + newline, size, old_blank);
+    return blank == 0 ? 0 : text_.find('\n', std::max(blank, size)) + 1;
+  }
+  // Where the blanks before `end` begin; those before `size` begin at `before`.
+  size_t start_of_blanks(size_t end, size_t size, size_t before) const {
+    while (end > size && is_blank(text_[end - 1])) --end;
+    return end > size ? end : before;
   }
 
   InputFile& file_;
   std::string text_;
   size_t given_ = 0;
+  size_t blank_ = 0;  // where the blanks at the end of text_ begin
   bool first_ = true, ended_ = false;
 };
 

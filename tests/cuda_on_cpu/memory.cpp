@@ -5,12 +5,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <unordered_set>
+#include <vector>
 
 #include "fiber.h"
 #include "scheduler.h"
@@ -39,11 +40,11 @@ struct Buffer {
 struct Memory {
   std::map<uintptr_t, Buffer>
       buffers;  // by the first address of the region, or of the data; freed guarded ones too
-  std::unordered_set<const Buffer*> guarded_device;  // live ones
+  std::vector<const Buffer*>
+      opened;  // under host=forbid, without a key: what has been touched since the memory was opened
   size_t device_bytes = 0;
   int guarded = 0;  // live ones of any kind
   int serial = 0;
-  bool open = false;                  // device memory is accessible under host=forbid, without a key
   const char* accessed_by = nullptr;  // name of the innermost DeviceAccess
   unsigned char* reserved = nullptr;
   size_t reserved_bytes = 0, reserved_used = 0;
@@ -83,13 +84,13 @@ unsigned char* reserve(size_t bytes) {
 }
 
 // The protection key of device memory under host=forbid (pkeys(7)): with it a register of each thread says
-// whether that may access it. -1 where processor or system have none: then the protection of every page is
-// changed, for the whole process.
+// whether that may access it. -1 where processor or system have none: then the protection of a buffer's pages
+// is changed, for the whole process, when a thread that may access it touches it.
 int device_key() {
   static const int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
   return settings().keys ? key : -1;
 }
-thread_local bool has_key = false;  // this thread may access it
+thread_local bool may_access = false;  // this thread, device memory
 
 void protect(const Buffer& buffer, int protection, int key) {
   const size_t page = page_bytes();
@@ -102,18 +103,23 @@ void protect(const Buffer& buffer, int protection) {
   protect(buffer, protection, device_key() < 0 ? -1 : 0);
 }
 
-void protect_device_memory(int protection) {
-  for (const Buffer* buffer : memory().guarded_device) protect(*buffer, protection);
+void open_device_memory() {
+  if (!may_access && device_key() >= 0) pkey_set(device_key(), 0);
+  memory().opened.reserve(kMaxGuarded);  // nothing may be allocated where a fault is handled
+  may_access = true;
 }
 
-void open_device_memory() {
-  if (device_key() >= 0) {
-    if (!has_key) pkey_set(device_key(), 0);
-    has_key = true;
-  } else if (!memory().open) {
-    memory().open = true;
-    protect_device_memory(PROT_READ | PROT_WRITE);
+// Whether it was closed to a thread that may access it, and is open now.
+bool open(const Buffer& buffer) {
+  if (!may_access || device_key() >= 0 || !settings().forbid_host || !buffer.live ||
+      buffer.region == nullptr || buffer.kind != MemoryKind::kDevice) {
+    return false;
   }
+  std::vector<const Buffer*>& opened = memory().opened;
+  if (std::find(opened.begin(), opened.end(), &buffer) != opened.end()) return false;
+  protect(buffer, PROT_READ | PROT_WRITE);
+  opened.push_back(&buffer);
+  return true;
 }
 
 // A guarded buffer that ends at its last data page's end, up to `alignment`.
@@ -147,6 +153,11 @@ struct sigaction previous_action;
 
 void on_fault(int signal, siginfo_t* information, void*) {
   const auto* const address = static_cast<const unsigned char*>(information->si_addr);
+  if (const Buffer* const b = region_at(address); b != nullptr && address >= b->region + page_bytes() &&
+                                                  address < b->region + b->region_bytes - page_bytes() &&
+                                                  open(*b)) {
+    return;
+  }
   const char* const by = memory().accessed_by;
   const std::string where = !position().empty() ? position() : by != nullptr ? by : "host code";
   if (const Buffer* const b = region_at(address); b != nullptr) {
@@ -217,14 +228,13 @@ void* allocate_buffer(MemoryKind kind, size_t bytes) {
     if (settings().forbid_host && buffer.region != nullptr) {
       if (device_key() >= 0) {
         protect(buffer, PROT_READ | PROT_WRITE, device_key());
-      } else if (!m.open) {
+      } else {
         protect(buffer, PROT_NONE);
       }
     }
   }
   const unsigned char* const key = buffer.region != nullptr ? buffer.region : buffer.data;
-  const Buffer& kept = m.buffers[reinterpret_cast<uintptr_t>(key)] = buffer;
-  if (kind == MemoryKind::kDevice && buffer.region != nullptr) m.guarded_device.insert(&kept);
+  m.buffers[reinterpret_cast<uintptr_t>(key)] = buffer;
   return buffer.data;
 }
 
@@ -241,7 +251,7 @@ bool free_buffer(MemoryKind kind, void* pointer) {
     m.buffers.erase(entry);
     return true;
   }
-  m.guarded_device.erase(&buffer);
+  std::erase(m.opened, &buffer);
   --m.guarded;
   // Alignment leaves a few bytes between the end and the guard page.
   protect(buffer, PROT_READ | PROT_WRITE);
@@ -300,13 +310,15 @@ DeviceAccess::~DeviceAccess() {
 }
 
 void close_device_memory() {
-  if (has_key) {
-    pkey_set(device_key(), PKEY_DISABLE_ACCESS);
-    has_key = false;
-  }
-  if (!memory().open) return;
-  memory().open = false;
-  protect_device_memory(PROT_NONE);
+  if (!may_access) return;
+  may_access = false;
+  if (device_key() >= 0) pkey_set(device_key(), PKEY_DISABLE_ACCESS);
+  for (const Buffer* buffer : memory().opened) protect(*buffer, PROT_NONE);
+  memory().opened.clear();
+}
+
+void open_to_system_calls(const void* address) {
+  if (const Buffer* const buffer = region_at(address); buffer != nullptr) open(*buffer);
 }
 
 void watch_faults() {

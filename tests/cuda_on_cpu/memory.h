@@ -37,7 +37,7 @@ unsigned char* dynamic_shared_of(size_t bytes);
 void forget_accesses(unsigned char* memory, size_t bytes);
 
 // What touches device memory holds one, and the device's lock. Under host=forbid the memory then stays
-// accessible to the thread until close_device_memory(): to change the protection of all of it is slow.
+// accessible to the thread until close_device_memory(): to change its protection is slow.
 class DeviceAccess {
  public:
   explicit DeviceAccess(const char* name);  // of what accesses, for messages
@@ -50,6 +50,8 @@ class DeviceAccess {
 };
 
 void close_device_memory();
+// The buffer there, which a system call is to read or write: one does not open what it touches.
+void open_to_system_calls(const void* address);
 
 // Makes faults say what they hit. Once a thread.
 void watch_faults();

@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "memory.h"
+
 namespace cuda_on_cpu {
 
 namespace {
@@ -147,6 +149,7 @@ struct NcclState {
   // Under a name that readers look for only once it is whole.
   void post(const std::string& path, const void* data, size_t bytes) {
     const std::string draft = path + ".draft";
+    open_to_system_calls(data);
     std::FILE* stream = std::fopen(draft.c_str(), "wb");
     const bool written = stream != nullptr && std::fwrite(data, 1, bytes, stream) == bytes;
     const bool closed = stream != nullptr && std::fclose(stream) == 0;
@@ -161,6 +164,7 @@ struct NcclState {
     if (stream == nullptr) return false;
     if (incoming.data == nullptr) incoming.buffer.resize(incoming.bytes);
     void* to = incoming.data == nullptr ? incoming.buffer.data() : incoming.data;
+    open_to_system_calls(to);
     const size_t count = std::fread(to, 1, incoming.bytes, stream);
     const bool all = count == incoming.bytes && std::fgetc(stream) == EOF;
     std::fclose(stream);
