@@ -37,6 +37,13 @@ else()
   set(LOCKSTEP_KERNEL_SETS cpu)
   set(LOCKSTEP_KERNEL_NAME_cpu ${LOCKSTEP_CPU_ARCH})
   set(LOCKSTEP_KERNEL_OPTIONS_cpu -march=${LOCKSTEP_CPU_ARCH})
+  # As slow_instructions() in kernels/instructions.h: there bf16 is multiplied in fp32.
+  if(LOCKSTEP_CPU_ARCH STREQUAL "native" AND EXISTS /proc/cpuinfo)
+    file(STRINGS /proc/cpuinfo processor LIMIT_COUNT 2 REGEX "^(vendor_id|flags)")
+    if(processor MATCHES "GenuineIntel" AND processor MATCHES "avx512_bf16" AND processor MATCHES "avx512_fp16")
+      list(APPEND LOCKSTEP_KERNEL_OPTIONS_cpu -mno-avx512bf16)
+    endif()
+  endif()
   set(LOCKSTEP_LEAST_ARCH ${LOCKSTEP_CPU_ARCH})
 endif()
 

@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+#include <cstring>
 #endif
 
 namespace lockstep {
@@ -60,6 +62,17 @@ InstructionSet processor_instructions() {
   }
 #endif
   return present;
+}
+
+InstructionSet slow_instructions() {
+#if defined(__x86_64__)
+  uint32_t most = 0, vendor[3] = {};
+  if (__get_cpuid(0, &most, &vendor[0], &vendor[2], &vendor[1]) == 0) return 0;
+  const InstructionSet later = instructions_named({"AVX-512FP16"});  // than Cooper Lake
+  if (std::memcmp(vendor, "GenuineIntel", sizeof(vendor)) == 0 && (processor_instructions() & later) == later)
+    return instructions_named({"AVX-512BF16"});
+#endif
+  return 0;
 }
 
 InstructionSet instructions_named(const std::vector<std::string>& names) {

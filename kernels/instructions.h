@@ -49,6 +49,11 @@ using InstructionSet = uint64_t;
 // What the processor has and the operating system allows.
 InstructionSet processor_instructions();
 
+// What of them takes longer than doing without: AVX-512BF16 on Intel's processors from Sapphire Rapids on,
+// made to multiply bf16 with AMX. (Emerald Rapids, one core: 96 GFLOP/s by VDPBF16PS, 200 by fused
+// multiply-adds in fp32.)
+InstructionSet slow_instructions();
+
 // The set of these names; Error (kInternal) for one that is not in the list.
 InstructionSet instructions_named(const std::vector<std::string>& names);
 

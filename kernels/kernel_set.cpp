@@ -33,13 +33,17 @@ std::span<const KernelSet* const> kernel_sets() {
 }
 
 const KernelSet& choose_kernel_set(std::span<const KernelSet* const> sets, InstructionSet present,
-                                   const std::string& requested) {
+                                   InstructionSet slow, const std::string& requested) {
   std::string missing;  // of the last set that is asked for
+  const KernelSet* first = nullptr;
   for (const KernelSet* const set : sets) {
     if (!requested.empty() && requested != set->name) continue;
     missing = missing_instructions(set->instructions, present);
-    if (missing.empty()) return *set;
+    if (!missing.empty()) continue;
+    if (!requested.empty() || (set->instructions & slow) == 0) return *set;
+    if (first == nullptr) first = set;
   }
+  if (first != nullptr) return *first;
   if (!missing.empty()) fail(ErrorKind::kUsage, missing);
   fail(ErrorKind::kUsage, "LOCKSTEP_CPU_KERNELS: this build has no kernels called \"" + requested +
                               "\", it has: " + names_of(sets));
@@ -48,7 +52,8 @@ const KernelSet& choose_kernel_set(std::span<const KernelSet* const> sets, Instr
 const KernelSet& kernel_set() {
   static const KernelSet& set = []() -> const KernelSet& {
     const char* const requested = std::getenv("LOCKSTEP_CPU_KERNELS");
-    return choose_kernel_set(kSets, processor_instructions(), requested == nullptr ? "" : requested);
+    return choose_kernel_set(kSets, processor_instructions(), slow_instructions(),
+                             requested == nullptr ? "" : requested);
   }();
   return set;
 }

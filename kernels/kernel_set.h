@@ -20,13 +20,15 @@ struct KernelSet {
 // What this build holds, the most demanding first.
 std::span<const KernelSet* const> kernel_sets();
 
-// Of the sets the one called `requested`, or where that is empty the first whose instructions are `present`.
-// Error (kUsage) that names what is missing, or what there is.
+// Of the sets the one called `requested`, or where that is empty the first whose instructions are `present`
+// and not `slow`, or else the first whose instructions are present. Error (kUsage) that names what is
+// missing, or what there is.
 const KernelSet& choose_kernel_set(std::span<const KernelSet* const> sets, InstructionSet present,
-                                   const std::string& requested);
+                                   InstructionSet slow, const std::string& requested);
 
 // The set that this process uses: the one called LOCKSTEP_CPU_KERNELS where the environment has that, else
-// the first that the processor has the instructions for. Error (kUsage) as above, each time.
+// the first that the processor has the instructions for, and is fast with. Error (kUsage) as above, each
+// time.
 const KernelSet& kernel_set();
 
 // "native", or "portable: avx2, of avx512, avx2": the sets of this build, and the one in use.

@@ -22,7 +22,7 @@
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/export_model.h"
-#include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/model_difference.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/generate/generate.h"
 #include "lockstep/train/data_outline.h"

@@ -16,7 +16,7 @@
 #include "lockstep/data/token_windows.h"
 #include "lockstep/exchange/adapters.h"
 #include "lockstep/exchange/export_model.h"
-#include "lockstep/exchange/hugging_face_config.h"
+#include "lockstep/exchange/model_difference.h"
 #include "lockstep/exchange/peft_adapter.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"

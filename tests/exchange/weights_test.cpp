@@ -14,6 +14,7 @@
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/llmc_model.h"
+#include "lockstep/exchange/model_difference.h"
 #include "lockstep/exchange/safetensors.h"
 #include "lockstep/exchange/weights_source.h"
 

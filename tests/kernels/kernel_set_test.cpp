@@ -25,7 +25,7 @@ const std::array<const KernelSet*, 2> kBoth = {&kWide, &kNarrow};
 
 std::string refusal(InstructionSet present, const std::string& requested) {
   try {
-    choose_kernel_set(kBoth, present, requested);
+    choose_kernel_set(kBoth, present, 0, requested);
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     return error.what();
@@ -34,14 +34,24 @@ std::string refusal(InstructionSet present, const std::string& requested) {
 }
 
 TEST(KernelSets, TheMostDemandingThatTheProcessorHasIsTaken) {
-  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, ""), &kWide);
-  EXPECT_EQ(&choose_kernel_set(kBoth, kNarrow.instructions, ""), &kNarrow);
-  EXPECT_EQ(&choose_kernel_set(kBoth, kNarrow.instructions | instructions_named({"BMI2"}), ""), &kNarrow);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, 0, ""), &kWide);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kNarrow.instructions, 0, ""), &kNarrow);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kNarrow.instructions | instructions_named({"BMI2"}), 0, ""), &kNarrow);
+}
+
+// Only where the processor has none without them, or somebody asks for it.
+TEST(KernelSets, OneWithInstructionsThatAreSlowerThanOthersIsPassedOver) {
+  const InstructionSet slow = instructions_named({"AVX-512F"});
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, slow, ""), &kNarrow);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, slow, "wide"), &kWide);
+  EXPECT_EQ(&choose_kernel_set(std::span(kBoth).first(1), kWide.instructions, slow, ""), &kWide);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, instructions_named({"AVX2"}), ""), &kWide);
+  EXPECT_EQ(slow_instructions() & ~processor_instructions(), 0u);
 }
 
 TEST(KernelSets, AnotherIsTakenOnRequest) {
-  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, "narrow"), &kNarrow);
-  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, "wide"), &kWide);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, 0, "narrow"), &kNarrow);
+  EXPECT_EQ(&choose_kernel_set(kBoth, kWide.instructions, 0, "wide"), &kWide);
 }
 
 TEST(KernelSets, WhatCannotBeTakenIsRefused) {
