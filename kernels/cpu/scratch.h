@@ -30,7 +30,7 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(void* pointer) const {
+    void operator()([[maybe_unused]] void* pointer) const {
 #ifndef __clang_analyzer__  // which takes what a call gave for used after a larger one
       std::free(pointer);
 #endif
