@@ -226,9 +226,10 @@ std::vector<int64_t> checkpoint_steps(const std::string& directory) {
   return steps_in(directory);
 }
 
-DirectoryLock::DirectoryLock(const std::string& directory) {
+DirectoryLock::DirectoryLock(const std::string& directory)
+    : path_((fs::path(directory) / ".lockstep.lock").string()) {
   create_directory(directory);
-  const std::string path = (fs::path(directory) / ".lockstep.lock").string();
+  const std::string& path = path_;
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
   if (descriptor_ < 0 && errno == ELOOP)
     fail(ErrorKind::kUsage, path + ": a symbolic link, which is not followed");
@@ -251,9 +252,9 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
   }
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
-  const std::string text = fmt::format("host {}, pid {}\n", host.data(), ::getpid());
-  const bool written = ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, text.data(), text.size(),
-                                                                    0) == static_cast<ssize_t>(text.size());
+  text_ = fmt::format("host {}, pid {}\n", host.data(), ::getpid());
+  const bool written = ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, text_.data(), text_.size(),
+                                                                    0) == static_cast<ssize_t>(text_.size());
   if (!written) {
     const int error = errno;
     ::close(descriptor_);
@@ -265,6 +266,19 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
 // The file stays: unlinking it would let two runs lock two files of the same name.
 DirectoryLock::~DirectoryLock() {
   ::close(descriptor_);
+}
+
+void DirectoryLock::require_held() const {
+  // By what is in the file: not every file system has numbers of files that stay.
+  std::array<char, 512> found{};
+  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  const int error = errno;
+  const ssize_t count = descriptor < 0 ? 0 : ::pread(descriptor, found.data(), found.size(), 0);
+  if (descriptor >= 0) ::close(descriptor);
+  const bool gone = descriptor < 0 && error == ENOENT;
+  if (gone || (count > 0 && std::string_view(found.data(), static_cast<size_t>(count)) != text_))
+    fail(ErrorKind::kCheckpoint,
+         fs::path(path_).parent_path().string() + ": was deleted or replaced while the run went on");
 }
 
 struct CheckpointStore::Impl {
@@ -332,8 +346,10 @@ void CheckpointStore::adopt(int64_t step, std::function<void(const std::string&)
   if (step < 0) fail(ErrorKind::kInternal, fmt::format("checkpoint: step {}: must not be negative", step));
   finish();
   impl_->write = std::async(std::launch::async, [impl = impl_.get(), step, best, bring = std::move(place)] {
+    if (impl->options.writes) impl->options.writes();
     clear_way(impl->path_of(step));
     bring(impl->path_of(step));
+    if (impl->options.writes) impl->options.writes();
     if (impl->set_aside.exchange(false)) impl->overwritten.remove();
     if (impl->options.written) impl->options.written(impl->path_of(step));
     impl->remove_outdated(step, best);

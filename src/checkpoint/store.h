@@ -24,7 +24,11 @@ class DirectoryLock {
   DirectoryLock(const DirectoryLock&) = delete;
   DirectoryLock& operator=(const DirectoryLock&) = delete;
 
+  // Error (kCheckpoint) when the directory is another one by now: what is in it may be another run's.
+  void require_held() const;
+
  private:
+  std::string path_, text_;  // of the file; in it
   int descriptor_ = -1;
 };
 
@@ -41,6 +45,8 @@ struct StoreOptions {
   int64_t keep_every = 0;                // steps that are multiples are kept for good; 0 = none
   double say_every = 10.0;               // seconds between lines about a write that is waited for
   std::vector<std::string> beside = {};  // names of files that are set aside with the checkpoints
+  // In the background, before a file is written and before others go for it: may throw to keep them.
+  std::function<void()> writes = {};
   // In the background, when a file is in place and before older ones go.
   std::function<void(const std::string& path)> written = {};
 };

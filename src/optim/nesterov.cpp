@@ -32,6 +32,8 @@ class LookAheadNesterov final : public FlatOptimizer {
     return true;
   }
 
+  Tensor origin() const override { return ahead_ && owned().size() == 1 ? arrays_[1].values : Tensor(); }
+
   bool cancel_gradient(Tensor& parameters) override {
     if (!ahead_) return false;
     for_origin(parameters, [](const Tensor& origin, Tensor owned) { owned.assign(origin); });

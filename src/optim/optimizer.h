@@ -88,6 +88,9 @@ class Optimizer {
     (void)segments;
     return false;
   }
+  // While before_gradient has moved them: the parameters themselves, where this worker has all of them.
+  // Undefined else.
+  virtual Tensor origin() const { return {}; }
   // Undoes before_gradient without an update (a skipped step). Returns whether it moved the parameters.
   virtual bool cancel_gradient(Tensor& parameters) {
     (void)parameters;

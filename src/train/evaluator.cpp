@@ -11,8 +11,8 @@ WeightsInForce::WeightsInForce(Replica& replica, const DataSource& training, con
     : replica_(replica) {
   if (!replica.average) return;
   Tensor values = replica.store.values(), statistics = replica.store.statistic_values();
-  trained_ = values.clone();
-  running_ = statistics.clone();
+  replica.trained = values.clone();
+  replica.running = statistics.clone();
   try {
     replica.average->write(values);
     replica.shards->gather(values, "average");
@@ -29,13 +29,14 @@ WeightsInForce::WeightsInForce(Replica& replica, const DataSource& training, con
 }
 
 void WeightsInForce::put_back() noexcept {
-  if (!trained_.defined()) return;
+  if (!replica_.trained.defined()) return;
   try {
     Tensor values = replica_.store.values(), statistics = replica_.store.statistic_values();
-    values.assign(trained_);
-    statistics.assign(running_);
+    values.assign(replica_.trained);
+    statistics.assign(replica_.running);
   } catch (const Error&) {  // the device has failed: the run is ending with the reason
   }
+  replica_.trained = replica_.running = {};
 }
 
 EvaluationResult Evaluator::evaluate() {

@@ -10,7 +10,8 @@
 namespace lockstep {
 
 // Puts averaged weights, with statistics that fit them, in the place of the trained ones for as long as it
-// lives; does nothing where there are none. Collective, and not within an AutocastScope: parameters change.
+// lives (the replica's state stays the trained ones); does nothing where there are none. Collective, and not
+// within an AutocastScope: parameters change.
 class WeightsInForce {
  public:
   WeightsInForce(Replica& replica, const DataSource& training, const RunSettings& settings,
@@ -23,7 +24,6 @@ class WeightsInForce {
   void put_back() noexcept;
 
   Replica& replica_;
-  Tensor trained_, running_;  // undefined: nothing was replaced
 };
 
 class Evaluator {

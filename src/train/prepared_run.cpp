@@ -31,6 +31,20 @@
 
 namespace lockstep {
 
+namespace {
+
+constexpr const char* kPending = "/evaluation/pending";
+
+}  // namespace
+
+void PendingEvaluation::describe(State& state) const {
+  if (due) state.scalars[kPending] = int64_t{1};
+}
+
+void PendingEvaluation::restore(const State& state, const std::string&) {
+  found = state.scalars.contains(kPending);
+}
+
 PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
     : job(std::move(job_)), options(options_), communicator(communicator_), settings(job.settings) {
   if (!options.output.empty()) job.settings.output = options.output;
@@ -81,8 +95,14 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
-  if (settings.recovery_point && (optimizer.minimization() != nullptr || &backend() != &cpu_backend())) {
-    fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize");
+  // The state of such steps changes bit by bit between messages to others.
+  const bool looks = optimizer.minimization() != nullptr ||
+                     replica->optimizer->layer_curvature() != nullptr ||
+                     replica->optimizer->diagonal_curvature() != nullptr;
+  if (settings.recovery_point && (looks || &backend() != &cpu_backend())) {
+    fail(ErrorKind::kUsage,
+         "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize or "
+         "look at curvature");
   }
   require_curvature(settings, *replica->optimizer);
   if (job.describe) description = job.describe();
@@ -108,7 +128,7 @@ void PreparedRun::set_up() {
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
   replica->optimizer_bytes += end->bytes();
   state.emplace(*replica, plan, data.digest, description.text,
-                std::vector<Checkpointed*>{end.get(), &columns, &base});
+                std::vector<Checkpointed*>{end.get(), &columns, &base, &pending});
   agreement.emplace(*replica, communicator);
   evaluator.emplace(*replica, *objective, data, settings, communicator);
   if (settings.cuda_graph) {

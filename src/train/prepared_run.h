@@ -30,6 +30,23 @@
 
 namespace lockstep {
 
+// Whether an evaluation of this step is still to come: of a state that was written before it was made, where
+// workers are lost or the validation data cannot be read. A run that resumes from it makes it first.
+struct PendingEvaluation final : Checkpointed {
+  bool due = false;
+  bool found = false;  // in the checkpoint, by the worker that reads it
+  int64_t made = -1;   // the step of the newest one
+
+  // The state is that after `step`, of which a run makes an evaluation or none.
+  void hold(int64_t step, bool evaluates) { due = evaluates && step != made; }
+  void make(int64_t step) {
+    due = false;
+    made = step;
+  }
+  void describe(State& state) const override;
+  void restore(const State& state, const std::string& path) override;
+};
+
 struct PreparedRun {
   // Errors as Trainer's. Collective.
   PreparedRun(TrainingJob job, const TrainOptions& options, Communicator& communicator);
@@ -46,6 +63,7 @@ struct PreparedRun {
   RunData data;
   KeptColumns columns{data};
   BaseWeights base;
+  PendingEvaluation pending;
   std::unique_ptr<Replica> replica;
   RunPlan plan;
   ModelOperations operations;

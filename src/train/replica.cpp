@@ -58,6 +58,12 @@ void Replica::freeze(size_t place, const Tensor& values) {
   training.frozen[place] = values;
 }
 
+Tensor Replica::parameters_of_state() const {
+  if (trained.defined()) return trained;
+  const Tensor origin = optimizer->origin();
+  return origin.defined() ? origin : store.values();
+}
+
 void Replica::update(UpdateContext context) {
   Tensor parameters = store.values();
   // What comes from other workers comes without its copy.

@@ -30,6 +30,10 @@ struct Replica {
   // Where that is bf16 or fp16: what `training` computes with.
   std::optional<LoweredParameters> lowered;
 
+  // Where the store holds others for a while, averages that are evaluated, say: the run's own parameters and
+  // statistics. Undefined: the store's are.
+  Tensor trained, running;
+
   // Builds the job's model and optimizer; draws the initial parameters. The communicator must outlive the
   // replica.
   Replica(const TrainingJob& job, const DataShape& data, Backend& backend, Communicator& communicator);
@@ -41,6 +45,10 @@ struct Replica {
   // One update of this worker's parameters, and then of all from those who own them. Takes parameters,
   // segments and the copy from the replica. Collective when the optimizer is sharded; may be recorded.
   void update(UpdateContext context);
+
+  // The parameters and statistics that are the run's state, wherever they are.
+  Tensor parameters_of_state() const;
+  Tensor statistics_of_state() const { return running.defined() ? running : store.statistic_values(); }
 
   // The parameters and running statistics of an evaluation.
   ForwardContext evaluation() const { return forward_context(store, false); }

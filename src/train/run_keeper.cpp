@@ -47,6 +47,7 @@ RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
               .keep = settings.keep,
               .keep_every = settings.keep_every,
               .beside = kBesideCheckpoints,
+              .writes = [this] { lock_.require_held(); },
               .written =
                   [this](const std::string& path) {
                     if (status_) status_->saved(path);

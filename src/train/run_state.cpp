@@ -50,8 +50,8 @@ class StateLayout {
   explicit StateLayout(Replica& replica) {
     const ParameterStore& store = replica.store;
     const bool sharded = replica.shards->workers() > 1;
-    add_parameters(add({store.values(), {}}), "/parameters/", store);
-    add_statistics(add({store.statistic_values(), {}}), "/statistics/", store);
+    add_parameters(add({replica.parameters_of_state(), {}}), "/parameters/", store);
+    add_statistics(add({replica.statistics_of_state(), {}}), "/statistics/", store);
     replicated_ = parts_.size();
     slots_ = replica.optimizer->slots();
     for (const OptimizerSlot& slot : slots_) {

@@ -72,12 +72,18 @@ struct Trainer::Parts : PreparedRun {
     log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
     started = saved_at = Clock::now();
     if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
-    hold(done);
+    if (recovery) recovery->whole(done);
     if (done < plan.total_steps) stage();
+  }
+
+  bool evaluates(int64_t step) const {
+    return data.validation &&
+           (step == plan.total_steps || (settings.evaluate_every > 0 && step % settings.evaluate_every == 0));
   }
 
   // The state in memory is that after this step.
   void hold(int64_t step, size_t left = 0) {
+    pending.hold(step, interruptible && evaluates(step));
     if (recovery) recovery->whole(step, left);
   }
 
@@ -231,16 +237,13 @@ struct Trainer::Parts : PreparedRun {
   }
 
   EvaluationResult evaluate() {
-    if (!data.validation) {
+    if (!data.validation)
       fail(ErrorKind::kUsage, "evaluation: there are no validation data (data.validation)");
-    }
     read_reports(0);
     communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
     if (keeper) keeper->status().activity("evaluating");
-    if (evaluator->averaged()) hold(-1);
     const EvaluationResult result = evaluator->evaluate();
-    hold(done);
     if (!keeper) return result;
     keeper->status().activity("training");
     progress->finish_line();
@@ -261,6 +264,7 @@ struct Trainer::Parts : PreparedRun {
   // The evaluation of a run, which the schedule may look at. Returns whether it is the best so far.
   bool validate(bool due) {
     const EvaluationResult result = evaluate();
+    pending.make(done);  // with what follows, which asks nobody
     const bool improved = best.observe(done, result);
     // Not the one at the end of a run, unless it is due: a run that is extended goes on like one that never
     // stopped.
@@ -302,6 +306,10 @@ struct Trainer::Parts : PreparedRun {
     bool stopped = false;
     const auto every = [&](int64_t steps) { return steps > 0 && done % steps == 0; };
     interruptible = true;
+    if (options.resume && agreement->any(pending.found, "pending evaluation") && evaluates(done) &&
+        validate(every(settings.evaluate_every)))
+      save();
+    pending.make(done);
     while (done < plan.total_steps && !stopped && end->ended().empty()) {
       const bool stops = advance();
       if (interrupted) {
@@ -315,7 +323,7 @@ struct Trainer::Parts : PreparedRun {
       // What looks at the state looks at one whose steps are all known.
       if (every(settings.digest_every) || due) read_reports(0);
       if (every(settings.digest_every)) compare_replicas();
-      if (data.validation && (last || every(settings.evaluate_every))) {
+      if (evaluates(done) || (data.validation && last)) {
         try {
           due = validate(every(settings.evaluate_every)) || due;
         } catch (const AgreedFailure&) {
@@ -325,20 +333,16 @@ struct Trainer::Parts : PreparedRun {
           throw;
         }
       }
-      if (due) {
+      if (due)
         save();
-      } else if (keeper) {
+      else if (keeper)
         keeper->poll();
-      }
     }
     progress->finish_line();
-    if (leader() && !end->ended().empty()) {
-      log_info(fmt::format("step {}: {}", done, end->ended()));
-    }
-    if (leader() && done == first && !stopped) {
+    if (leader() && !end->ended().empty()) log_info(fmt::format("step {}: {}", done, end->ended()));
+    if (leader() && done == first && !stopped)
       log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first,
                            plan.total_steps));
-    }
     finish(stopped);
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
   }

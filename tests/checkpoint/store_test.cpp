@@ -390,6 +390,31 @@ TEST_F(StoreTest, ReadOnlyDiskIsAUsageErrorAtOnce) {
                   {"Read-only file system"});
 }
 
+// A run whose directory is deleted under it must not take another's of that name for its own.
+TEST_F(StoreTest, ADirectoryThatAnotherRunHasMadeAnewIsLeftAlone) {
+  const std::string directory = directory_.file("run");
+  const DirectoryLock lock(directory);
+  CheckpointStore store({.directory = directory, .keep = 1, .writes = [&] { lock.require_held(); }});
+  store.save(100, state_of(100));
+  store.finish();
+  fs::remove_all(directory);
+  const auto refused = [&](int64_t step) {
+    store.save(step, state_of(step));
+    expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint),
+                    {directory + ": was deleted or replaced"});
+  };
+  refused(200);
+  {
+    CheckpointStore other({directory});
+    other.save(10, state_of(10));
+    other.save(20, state_of(20));
+  }
+  refused(300);
+  overwrite(directory + "/.lockstep.lock", "host another, pid 1\n");
+  refused(400);
+  EXPECT_EQ(checkpoint_steps(directory), (std::vector<int64_t>{20, 10}));
+}
+
 TEST_F(StoreTest, SecondRunIsToldWhoHoldsTheDirectory) {
   const std::string directory = directory_.file("new/output");
   int ready[2];

@@ -40,7 +40,7 @@ TEST_F(RecoveryPoints, AKilledWorkerCostsAtMostOneStep) {
   // The device decides about updates, the host does, with a scaled loss, and averages: each has its own order
   // of events.
   const std::vector<std::vector<std::string>> kinds = {
-      {}, {"clip.value=0.5"}, {"optimizer.type=lamb"}, {"average.type=ema"}};
+      {}, {"clip.value=0.5"}, {"optimizer.type=lamb"}, {"average.type=ema"}, {"optimizer.type=nesterov"}};
   for (size_t kind = 0; kind < kinds.size(); ++kind) {
     for (const int rank : {1, 0}) {
       SCOPED_TRACE(std::to_string(kind) + ", rank " + std::to_string(rank));
@@ -92,6 +92,44 @@ TEST_F(RecoveryPoints, WhereNoWorkerHasAllOfTheStateTheyAreRefused) {
   const Outcome minimizing = run(
       2, training(scratch_.file("minimizing"), settings({"optimizer.type=lbfgs", "train.micro_batches=2"})));
   EXPECT_EQ(minimizing.exit_code, 2) << minimizing.err;
+  for (const char* curved : {"kfac", "sophia", "adahessian"}) {
+    const Outcome outcome =
+        run(2, training(scratch_.file("curved"), settings({std::string("optimizer.type=") + curved})));
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_NE(outcome.err.find("checkpoint.recovery_point"), std::string::npos) << outcome.err;
+  }
+}
+
+// The state is that before the evaluation, which the run that goes on makes first: a schedule and the choice
+// of the best miss none, whether trained weights are evaluated or averaged ones.
+TEST_F(RecoveryPoints, AWorkerThatIsLostInAnEvaluationCostsNoEvaluation) {
+  for (const bool averaged : {false, true}) {
+    SCOPED_TRACE(averaged);
+    std::vector<std::string> more = {
+        "checkpoint.recovery_point=true", "checkpoint.every=0",     "train.steps=4",
+        "data.validation_fraction=0.3",   "train.evaluate_every=4", "checkpoint.keep_best=validation_loss"};
+    if (averaged) more.emplace_back("average.type=ema");
+    const std::string straight = scratch_.file("straight" + std::to_string(averaged)),
+                      output = scratch_.file("lost" + std::to_string(averaged));
+    complete(2, training(straight, more));
+    const auto evaluated = [&] { return count(bytes_of(output + "/metrics.jsonl"), "validation_loss"); };
+    // Which of a run's last messages is the evaluation's is found by trying.
+    int64_t lost = 0;
+    for (int low = 0, high = 100; lost != 4 && high - low > 1;) {
+      const int message = (low + high) / 2;
+      std::filesystem::remove_all(output);
+      const Outcome outcome =
+          run_with("MPI_Isend#" + std::to_string(message) + "@1=kill", workers(2), training(output, more));
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      const bool late = outcome.exit_code == 0 || evaluated() > 0;
+      (late ? high : low) = message;
+      if (!late && !checkpoints_in(output).empty()) lost = newest_checkpoint(output);
+    }
+    ASSERT_EQ(lost, 4) << "no message of the evaluation was found";
+    complete(2, training(output, more, "--resume"));
+    EXPECT_EQ(evaluated(), 1u);
+    EXPECT_EQ(digest_of(checkpoint_of(output, 4)), digest_of(checkpoint_of(straight, 4)));
+  }
 }
 
 // Each worker takes itself for a host of its own, with a directory of its own.
