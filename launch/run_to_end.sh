@@ -163,33 +163,60 @@ got_further() {
 #   - Workers that are all on this host listen to no network. (mpirun itself cannot be kept from it.)
 #   - Bridges of containers and virtual machines have the same address on every host and lead nowhere.
 #
-# chosen PATTERN ARGUMENT...: whether the user has, by something that PATTERN (extended) describes.
+# mpirun_options ARGUMENT...: mpirun's own options, a line each, without values; of those that set a parameter or a variable, its name.
+# A program and its arguments are no options, whatever they are called. Which options have values need not be known for that: a program
+# right behind one that has none is taken for its value, and so its first argument for the program.
+mpirun_options() {
+  local i next
+  for ((i = 1; i <= $#; ++i)); do
+    next=$((i + 1))
+    case ${!i} in
+      -mca | --mca | -gmca | --gmca) printf '%s\n' "${!next:-}" && i=$((i + 2)) ;;
+      -x) printf '%s\n' "${!next:-}" && i=$next ;;
+      -*)
+        printf '%s\n' "${!i}"
+        [[ "${!next:--}" = -* ]] || i=$next
+        ;;
+      *) while [ "$i" -le "$#" ] && [ "${!i}" != : ]; do i=$((i + 1)); done ;;  # behind a colon: the next program's options
+    esac
+  done
+}
+# choices ARGUMENT...: names of what the user has chosen, a line each: options, parameters in arguments, in the environment and in the
+# parameter file on standard input.
+choices() {
+  { mpirun_options "$@"; printf '%s\n' "${!OMPI_MCA_@}"; grep -vE '^[[:space:]]*#' || true; } |
+    sed -E 's/^[[:space:]]*(OMPI_MCA_)?//; s/[[:space:]]*=.*//'
+}
+# chosen PATTERN ARGUMENT...: whether the user has chosen something whose name is what PATTERN (extended) describes.
 chosen() (
   pattern=$1
   shift
-  said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}"
-    grep -hsvE '^[[:space:]]*#' ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf || true)
-  grep -qE -- "$pattern" <<<"$said"
+  said=$({ cat ~/.openmpi/mca-params.conf /etc/openmpi/openmpi-mca-params.conf 2>/dev/null || true; } | choices "$@")
+  grep -qxE -- "$pattern" <<<"$said"
 )
 # alone ARGUMENT...: whether all workers will be on this host, since nobody names others, with a transport that nobody has chosen.
 alone() (
   [ -z "${SLURM_JOB_ID:-}${PBS_NODEFILE:-}${PE_HOSTFILE:-}${LSB_HOSTS:-}${LSB_DJOB_HOSTFILE:-}" ] || return 1
   ! grep -qsvE '^[[:space:]]*(#|$)' /etc/openmpi/openmpi-default-hostfile || return 1
-  said=$(printf '%s\n' "$@" "${!OMPI_MCA_@}" && cat ~/.openmpi/mca-params.conf 2>/dev/null || true)
-  ! grep -qE '^--?(H|host|machinefile|rankfile|rf|am|tune)$|hostfile|^(OMPI_MCA_)?(pml|btl)([[:space:]]*=|$)' <<<"$said"
+  said=$({ cat ~/.openmpi/mca-params.conf 2>/dev/null || true; } | choices "$@")
+  ! grep -qxE -- '--?(H|host|((default|add)-)?hostfile|machinefile|rankfile|rf|am|tune)|[a-z_]*hostfile|pml|btl' <<<"$said"
 )
+# Names by which binding is chosen, or a mapping that goes with one.
+binds='--?(bind-to(-core|-socket)?|map-by|rank-by|cpu-(set|list)|cpus-per-(proc|rank)|n?pernode|ppr|rankfile|rf)|orte_rankfile'
+binds+='|(hwloc|rmaps)_[a-z_]*((bind|mapp|rank)ing_policy|bind_to_(core|socket)|cpu_(set|list)|cpus_per_(proc|rank)|pernode|rank_file_path)'
+binds+='|rmaps_ppr_pattern'
 mpi_defaults() {
   local name virtual=() IFS=,
-  chosen 'bind-to|binding_policy|map-by|mapping_policy|rank-by|rankfile|^-rf$|cpu-set|cpus-per|pernode|(^|[^[:alnum:]])ppr:' "$@" ||
+  chosen "$binds" "$@" ||
     export OMPI_MCA_hwloc_base_binding_policy=none
-  chosen oob_tcp_keepalive "$@" ||
+  chosen 'oob_tcp_keepalive[a-z_]*' "$@" ||
     export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
   ! alone "$@" || export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader
   for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
     name=${name##*/}
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
   done
-  if [ "${#virtual[@]}" -eq 0 ] || chosen 'tcp_if_(in|ex)clude' "$@"; then return 0; fi
+  if [ "${#virtual[@]}" -eq 0 ] || chosen '(btl|oob)_tcp_if_(in|ex)clude' "$@"; then return 0; fi
   export OMPI_MCA_btl_tcp_if_exclude="127.0.0.1/8,sppp,${virtual[*]}" OMPI_MCA_oob_tcp_if_exclude="${virtual[*]}"
 }
 

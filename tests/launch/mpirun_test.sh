@@ -64,11 +64,26 @@ check "what Open MPI is told" "$binding$keepalive" "$(told "$wrapper" defaults)"
 check "what it is told beside --bind-to" "$keepalive" "$(told "$wrapper" --bind-to core defaults)"
 check "what it is told beside -bind-to-core" "$keepalive" "$(told "$wrapper" -bind-to-core defaults)"
 check "what it is told beside --map-by" "$keepalive" "$(told "$wrapper" --map-by slot:PE=1 defaults)"
+check "what it is told beside an option of the second program" "$keepalive" \
+  "$(told "$wrapper" -np 1 defaults train : -q -np 1 --map-by node defaults)"
+for option in "--bind-to=core" "--cpu-set 0,1" "--mca hwloc_base_binding_policy core" "--mca rmaps_base_mapping_policy ppr:1:core" \
+    "-q -npernode 1" "-x OMPI_MCA_hwloc_base_binding_policy=core"; do
+  # shellcheck disable=SC2086  # words
+  check "what it is told beside $option" "$keepalive" "$(told "$wrapper" $option defaults)"
+done
+# A program's own arguments are not for Open MPI, nor are values of options.
+for arguments in "defaults train --output runs/cpu-set --bind-to core --hostfile f --mca pml ob1" \
+    "-q defaults runs/bind-to-none --map-by x" "-wdir bind-to defaults map-by -H a" \
+    "--oversubscribe --mca hwloc_base_report_bindings 1 defaults hostfile" "-x A=hostfile -x bind-to=pernode defaults"; do
+  # shellcheck disable=SC2086  # words
+  check "what it is told beside a program's arguments: $arguments" "btl=self,vader $binding$keepalive""pml=ob1 " \
+    "$(said "$wrapper" $arguments | tr '\n' ' ')"
+done
 check "what it is told beside the user's" "hwloc_base_binding_policy=core oob_tcp_keepalive_time=9 " \
   "$(told OMPI_MCA_hwloc_base_binding_policy=core OMPI_MCA_oob_tcp_keepalive_time=9 "$wrapper" defaults)"
 memory="btl=self,vader pml=ob1 "
 check "transport on this host" "$memory" "$(transport "$wrapper" -np 2 defaults)"
-for option in "--host a:2" "-H a" "--hostfile f" "-machinefile f" "--mca orte_default_hostfile f"; do
+for option in "--host a:2" "-H a" "--hostfile f" "-machinefile f" "--default-hostfile f" "--mca orte_default_hostfile f"; do
   # shellcheck disable=SC2086  # two words
   check "transport with $option" "" "$(transport "$wrapper" $option defaults)"
 done
