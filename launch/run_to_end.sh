@@ -118,10 +118,12 @@ end_with() {
   exit "$1"
 }
 
+# Which files are checkpoints, for find: a user's step-best.h5 is none, and would be the last by name.
+checkpoints=(-maxdepth 1 -name 'step-[0-9]*.h5' ! -name 'step-*[!0-9]*.h5')
 # find_checkpoints OUTPUT FORMAT: what find prints of each in that directory. (For find, some names are other things than names.)
 find_checkpoints() {
   case $1 in /*) ;; *) set -- "./$1" "$2" ;; esac
-  find -H "$1" -maxdepth 1 -name 'step-*.h5' -printf "$2" 2>/dev/null || true
+  find -H "$1" "${checkpoints[@]}" -printf "$2" 2>/dev/null || true
 }
 
 # newest_of OUTPUT FORMAT: that of the newest, into the variable `newest`; nothing where there is none.

@@ -159,7 +159,7 @@ sweep() {
 # On this machine and on the hosts that answer, each of which may have a directory of its own (checkpoint.replicas).
 find_checkpoints() {
   local host asked=() look
-  printf -v look "find -H %q -maxdepth 1 -name 'step-*.h5' -printf %q" "$1" "$2"
+  printf -v look '%q ' find -H "$1" "${checkpoints[@]}" -printf "$2"
   bash -c "$look" 2>/dev/null || true
   for host in "${answering[@]}"; do
     timeout 3 "${ssh[@]}" -n "$host" "$look" >"$work/found.$host" 2>/dev/null &

@@ -12,7 +12,7 @@ cat >"$root/bin/mpirun" <<'END'
 echo "${*#*bin/lockstep }" | sed 's/.*lockstep train //' >>"$NOTES"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
-if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
 exit "${code#+}"
 END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
@@ -26,6 +26,7 @@ started() {
   shift
   rm -rf "$OUTPUT"
   mkdir "$OUTPUT"
+  : >"$OUTPUT/step-best.h5"  # a user's
   : >"$NOTES"
   tr ' ' '\n' <<<"$codes" >"$CODES"
   "$root/launch/local.sh" -n 1 "$@" >/dev/null 2>"$root/said" || code=$?

@@ -13,7 +13,7 @@ while [ "$1" != --hostfile ]; do shift; done
 { tr '\n' ',' <"$2"; echo " ${*:3}"; } | sed 's/ -np \([0-9]*\) .*lockstep train / \1: /' >>"$NOTES"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
-if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
 printf '[run]\nmicro_batches = 1\n[train]\nsteps = 0\nmicro_batches = 3\n[log]\n' >"$OUTPUT/configuration.toml"
 if [ "$code" = grow ]; then
   touch "$ANSWERS/c"
@@ -48,6 +48,7 @@ started() {
   local codes=$2 code=0 host
   rm -rf "$OUTPUT" "$ANSWERS"
   mkdir "$OUTPUT" "$ANSWERS"
+  : >"$OUTPUT/step-best.h5"  # a user's
   for host in $1; do touch "$ANSWERS/$host"; done
   shift 2
   : >"$NOTES"
