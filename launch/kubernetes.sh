@@ -27,6 +27,7 @@ while true; do
   status=0 before=$newest
   run_to_end "$root/build/release/bin/lockstep" train "$@" --resume=auto || status=$?
   if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ]; then break; fi
+  ! worth_another_start "$status" || await_saves
   if ! worth_another_start "$status" || ! got_further kubernetes "$output" "$before"; then
     [ -z "${JOB_UID:-}" ] || (mkdir -p "$(dirname "$output")" && echo "$status" >"$verdict") || true
     break

@@ -63,6 +63,7 @@ while true; do
   run_to_end "${options[@]}" "$command" train "${arguments[@]}" || status=$?
   if [ "$restarts" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ] || ! worth_another_start "$status"; then break; fi
   restarts=$((restarts - 1))
+  await_saves
   if begun "$output" "$origin"; then arguments=("${again[@]}"); fi
   got_further local "$output" "$before" || break
   echo "local: the run ended with exit code $status: starting it again" >&2

@@ -159,6 +159,16 @@ got_further() {
   return 1
 }
 
+# Waits, up to a minute or a stop, for what workers of an earlier start still write on this host (checkpoint.recovery_point), which
+# another start is to continue from. For any POSIX shell: supervise.sh has other hosts run it.
+await_saves() {
+  tries=0
+  while [ "$tries" -lt 300 ] && [ "${stops:-0}" -eq 0 ] && grep -qsx lockstep-saves /proc/[0-9]*/comm; do
+    sleep 0.2 || true
+    tries=$((tries + 1))
+  done
+}
+
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.
 #   - Workers have threads of their own: bound to one core they would share it.
 #   - A host whose power is cut is noticed within seconds instead of a quarter of an hour.

@@ -130,13 +130,11 @@ look() {
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
 }
 
-# Waits, up to a minute, for what workers of an earlier start still write (checkpoint.recovery_point), on the hosts that answer.
-await_saves() {
+# Waits for what is still written on the hosts that answer.
+await_saves_there() {
   local host asked=()
   for host in "${answering[@]}"; do
-    # shellcheck disable=SC2016  # expanded there
-    timeout 70 "${ssh[@]}" -n "$host" 'for i in $(seq 300); do cat /proc/[0-9]*/comm 2>/dev/null | grep -qx lockstep-saves || break; sleep 0.2; done' \
-      >/dev/null 2>&1 &
+    { timeout 70 "${ssh[@]}" -n "$host" "$(declare -f await_saves); await_saves" >/dev/null 2>&1 || true; } &
     asked+=("$!")
   done
   for host in "${asked[@]}"; do wait "$host" || true; done
@@ -204,7 +202,7 @@ beside=watch_run waited=0 status=75
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
-    await_saves
+    await_saves_there
     sweep
     look
   fi

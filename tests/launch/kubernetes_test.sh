@@ -8,17 +8,31 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
 cp "$launch/kubernetes.sh" "$launch/run_to_end.sh" "$root/launch"
-# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first.
+# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first, after
+# "save" one comes later. Notes how many each start finds.
 cat >"$root/bin/mpirun" <<'END'
 #!/bin/bash
 echo "$*" | sed 's/--allow-run-as-root //; s/ *[^ ]*lockstep train /train /' >>"$NOTES"
+find "$OUTPUT" -name 'step-0*' 2>/dev/null | wc -l >>"$NOTES.found"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
-if [[ $code = +* ]]; then mkdir -p "$OUTPUT" && : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-*' | wc -l)").h5"; fi
+if [ "$code" = save ]; then
+  mkdir -p "$OUTPUT"
+  setsid lockstep-saves </dev/null >/dev/null 2>&1 &
+  until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+  exit 6
+fi
+if [[ $code = +* ]]; then mkdir -p "$OUTPUT" && : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
 exit "${code#+}"
 END
+# A checkpoint that workers still write after mpirun has ended.
+cat >"$root/bin/lockstep-saves" <<'END'
+#!/bin/bash
+sleep 0.7
+: >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"
+END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
-chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
+chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile
 
 source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
@@ -26,6 +40,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 pod() {
   local code=0
   : >"$NOTES"
+  : >"$NOTES.found"
   tr ' ' '\n' <<<"$2" >"$CODES"
   JOB_UID=$1 "$root/launch/kubernetes.sh" config.toml --output "$OUTPUT" >/dev/null 2>&1 || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
@@ -38,6 +53,9 @@ check "a run that diverges" "1 starts, 5" "$(pod a "5 0")"
 check "the pod that replaces it" "0 starts, 5" "$(pod a "0")"
 check "a pod of the next job" "3 starts, 6" "$(pod b "6 6 6 0")"
 check "the pod that replaces it" "0 starts, 6" "$(pod b "0")"
+rm -rf "$OUTPUT"
+check "runs whose workers still write" "4 starts, 0" "$(pod c "save save save 0")"
+check "checkpoints that each start finds" "0 1 2 3" "$(paste -sd' ' "$NOTES.found")"
 if python3 -c 'import yaml' 2>/dev/null; then
   python3 "$(dirname "$0")/kubernetes_manifest.py" "$launch/kubernetes.yaml" || failures=$((failures + 1))
 else

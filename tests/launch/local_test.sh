@@ -6,17 +6,31 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
 cp "$1/local.sh" "$1/run_to_end.sh" "$root/launch"
-# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first.
+# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first, after
+# "save" one comes later. Notes how many each start finds.
 cat >"$root/bin/mpirun" <<'END'
 #!/bin/bash
 echo "${*#*bin/lockstep }" | sed 's/.*lockstep train //' >>"$NOTES"
+find "$OUTPUT" -name 'step-0*' 2>/dev/null | wc -l >>"$NOTES.found"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
+if [ "$code" = save ]; then
+  mkdir -p "$OUTPUT"
+  setsid lockstep-saves </dev/null >/dev/null 2>&1 &
+  until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+  exit 6
+fi
 if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
 exit "${code#+}"
 END
+# A checkpoint that workers still write after mpirun has ended.
+cat >"$root/bin/lockstep-saves" <<'END'
+#!/bin/bash
+sleep 0.7
+: >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"
+END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
-chmod +x "$root/bin/mpirun" "$root/build/release/bin/lockstep"
+chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]"
 
 source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
@@ -28,6 +42,7 @@ started() {
   mkdir "$OUTPUT"
   : >"$OUTPUT/step-best.h5"  # a user's
   : >"$NOTES"
+  : >"$NOTES.found"
   tr ' ' '\n' <<<"$codes" >"$CODES"
   "$root/launch/local.sh" -n 1 "$@" >/dev/null 2>"$root/said" || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
@@ -41,6 +56,8 @@ check "no more restarts than asked for" "3 starts, 137" "$(started "+6 +6 +137 0
 check "three starts without a checkpoint" "3 starts, 6" "$(started "6 6 6 0" --restarts 9 "${out[@]}")"
 check "what it says then" 1 "$(grep -c "3 starts in a row left no new checkpoint in" "$root/said")"
 check "a checkpoint in between" "6 starts, 0" "$(started "6 6 +6 6 6 0" --restarts 9 "${out[@]}")"
+check "runs whose workers still write" "4 starts, 0" "$(started "save save save 0" --restarts 9 "${out[@]}")"
+check "checkpoints that each start finds" "0 1 2 3" "$(paste -sd' ' "$NOTES.found")"
 for code in 2 3 4 5 75; do
   check "no other start after exit code $code" "1 starts, $code" "$(started "$code 0" --restarts 9 "${out[@]}")"
 done

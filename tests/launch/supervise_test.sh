@@ -6,13 +6,21 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
 cp "$1/supervise.sh" "$1/run_to_end.sh" "$root/launch"
-# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first.
+# Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first, after
+# "save" one comes later. Notes how many each start finds.
 cat >"$root/bin/mpirun" <<'END'
 #!/bin/bash
 while [ "$1" != --hostfile ]; do shift; done
 { tr '\n' ',' <"$2"; echo " ${*:3}"; } | sed 's/ -np \([0-9]*\) .*lockstep train / \1: /' >>"$NOTES"
+find "$OUTPUT" -name 'step-0*' 2>/dev/null | wc -l >>"$NOTES.found"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
+if [ "$code" = save ]; then
+  mkdir -p "$OUTPUT"
+  setsid lockstep-saves </dev/null >/dev/null 2>&1 &
+  until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+  exit 6
+fi
 if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
 printf '[run]\nmicro_batches = 1\n[train]\nsteps = 0\nmicro_batches = 3\n[log]\n' >"$OUTPUT/configuration.toml"
 if [ "$code" = grow ]; then
@@ -26,19 +34,25 @@ if [ "$code" = lose ]; then
 fi
 exit "${code#+}"
 END
+# A checkpoint that workers still write after mpirun has ended.
+cat >"$root/bin/lockstep-saves" <<'END'
+#!/bin/bash
+sleep 0.7
+: >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"
+END
 # Stands in for ssh: hosts that are files in $ANSWERS answer.
 cat >"$root/bin/ssh" <<'END'
 #!/bin/bash
 args=("$@")
 host=${args[-2]} command=${args[-1]}
 [ -e "$ANSWERS/$host" ] || exit 255
-case $command in *cat) ;; *) exit 0 ;; esac
+case $command in *cat) ;; *await_saves) exec sh -c "$command" ;; *) exit 0 ;; esac
 echo up
 while [ -e "$ANSWERS/$host" ] && kill -0 $PPID; do sleep 0.1; done
 exit 255
 END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
-chmod +x "$root/bin/mpirun" "$root/bin/ssh" "$root/build/release/bin/lockstep"
+chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/bin/ssh" "$root/build/release/bin/lockstep"
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]" ANSWERS=$root/answers
 printf '# hosts\na\n b slots=2 # two\n\nc\n' >"$root/hostfile"
 
@@ -52,6 +66,7 @@ started() {
   for host in $1; do touch "$ANSWERS/$host"; done
   shift 2
   : >"$NOTES"
+  : >"$NOTES.found"
   tr ' ' '\n' <<<"$codes" >"$CODES"
   timeout 60 "$root/launch/supervise.sh" "$@" >/dev/null 2>"$root/said" || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
@@ -70,6 +85,8 @@ done
 check "three starts without a checkpoint, not counting one that was asked to stop" "6 starts, 6" \
   "$(started "a" "6 +6 6 75 6 6 6 0" "${run[@]}")"
 check "what it says then" 1 "$(grep -c "supervise: 3 starts in a row left no new checkpoint in" "$root/said")"
+check "a run whose workers still write" "2 starts, 0" "$(started "a" "save 0" "${run[@]}")"
+check "checkpoints that each start finds" "0 1" "$(paste -sd' ' "$NOTES.found")"
 check "a run that is to begin anew" "3 starts, 0" "$(started "a" "6 +6 0" "${run[@]}" --overwrite)"
 check "what its starts are given" "--overwrite --overwrite --resume=auto" "$(sed 's/.* //' "$NOTES" | paste -sd' ')"
 check "a host that is lost and one that comes" "3 starts, 0" "$(started "a b" "lose grow 0" "${run[@]}")"
