@@ -9,7 +9,7 @@
 #   - when a host comes (back), the run saves, leaves and is started again with it
 #   - TERM, Ctrl-C, USR1, HUP: the run saves and ends with exit code 75
 #   --fewest N   waits until there are hosts for that many workers (default 1)
-#   --most N     starts no more workers than that; a run that has begun gets at most one a micro-batch
+#   --most N     starts no more workers than that; a run that this has started once gets at most one a micro-batch
 {
 source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 set -euo pipefail
@@ -114,8 +114,16 @@ watch() {
   done
 }
 
+# Which file configuration.toml is, into `written`. Each start replaces it; which one is newer, clocks of other hosts may tell wrongly.
+configuration_mark() {
+  written=''
+  find -H "$output" -maxdepth 1 -name configuration.toml -printf '%i %T@' 2>/dev/null | read -r written || true
+}
+configuration_mark
+earlier=$written  # of a run of before, which may have had other micro-batches
+
 # The hosts that answer; into the array `answering`, the number of workers that they take into `places`: no more than the run has
-# micro-batches, once it has said so.
+# micro-batches, once a start of it has said so.
 look() {
   local host shares
   answering=() places=0
@@ -125,6 +133,8 @@ look() {
     places=$((places + slots[$host]))
   done
   [ "$places" -le "$most" ] || places=$most
+  configuration_mark
+  [ "$written" != "$earlier" ] || return 0
   shares=''
   sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null | read -r shares || true
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares

@@ -22,7 +22,7 @@ if [ "$code" = save ]; then
   exit 6
 fi
 if [[ $code = +* ]]; then : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
-printf '[run]\nmicro_batches = 1\n[train]\nsteps = 0\nmicro_batches = 3\n[log]\n' >"$OUTPUT/configuration.toml"
+configuration 3
 if [ "$code" = grow ]; then
   touch "$ANSWERS/c"
   # bash cannot have a handler for a signal that it was started to ignore.
@@ -53,6 +53,12 @@ exit 255
 END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
 chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/bin/ssh" "$root/build/release/bin/lockstep"
+# configuration N: what a run with N micro-batches leaves.
+configuration() {
+  printf '[run]\nmicro_batches = 1\n[train]\nsteps = 0\nmicro_batches = %d\n[log]\n' "$1" >"$OUTPUT/configuration.new"
+  mv "$OUTPUT/configuration.new" "$OUTPUT/configuration.toml"
+}
+export -f configuration
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT="$root/out [1]" ANSWERS=$root/answers
 printf '# hosts\na\n b slots=2 # two\n\nc\n' >"$root/hostfile"
 
@@ -63,6 +69,7 @@ started() {
   rm -rf "$OUTPUT" "$ANSWERS"
   mkdir "$OUTPUT" "$ANSWERS"
   : >"$OUTPUT/step-best.h5"  # a user's
+  configuration 2            # an earlier run's
   for host in $1; do touch "$ANSWERS/$host"; done
   shift 2
   : >"$NOTES"
@@ -79,6 +86,7 @@ check "hosts that do not answer" "1 starts, 0" "$(started "b" "0" --most 1 "${ru
 check "what the start is given" "b slots=2, 1: config.toml --output $OUTPUT --resume=auto" "$(cat "$NOTES")"
 check "a run of 3 micro-batches that fails" "2 starts, 0" "$(started "a b c" "6 0" "${run[@]}")"
 check "how many workers its starts have" "4 3" "$(sed 's/.*, \([0-9]*\): .*/\1/' "$NOTES" | paste -sd' ')"
+check "a run with more micro-batches than an earlier one" "1 starts, 0" "$(started "a b c" "0" --fewest 4 "${run[@]}" --overwrite)"
 for code in 2 3 4 5; do
   check "no other start after exit code $code" "1 starts, $code" "$(started "a" "$code 0" "${run[@]}")"
 done
