@@ -80,16 +80,20 @@ check "what happens then" 1 "$(grep -c '^requeue' "$NOTES")"
 echo "JobState=RUNNING Reason=None" >"$root/state"
 
 # One that fails: three starts without a new checkpoint, and one more each time that there is one.
-# failing: the exit code of such a start, and how often the job was put into the queue.
+# failing [CODE]: the exit code of such a start, and how often the job was put into the queue.
 failing() {
   local code=0
   : >"$NOTES"
-  "$launch/slurm.sbatch" config.toml exit 6 >/dev/null 2>&1 || code=$?
-  echo "$code $(grep -c '^requeue 7$' "$NOTES")"
+  "$launch/slurm.sbatch" config.toml exit "${1:-6}" >/dev/null 2>&1 || code=$?
+  echo "$code $(grep -c '^requeue' "$NOTES")"
 }
 rm -rf "$root/runs"
 for expected in "6 1" "6 1" "6 0"; do check "start without a checkpoint" "$expected" "$(failing)"; done
-rm -f "$root"/runs/test/*.fruitless_starts
+for expected in "6 1" "6 1"; do check "start of a job after one that has given up" "$expected" "$(failing)"; done
+check "start that succeeds" "0 0" "$(failing 0)"
+for expected in "6 1" "6 1"; do check "start of a job after one that is done" "$expected" "$(failing)"; done
+check "start of one of the same name beside it" "6 1" "$(SLURM_JOB_ID=8 failing)"
+check "start that another does not help" "5 0" "$(failing 5)"
 mkdir -p "$root/runs/test/digits"
 : >"$root/runs/test/digits/step-000000001.h5"
 for expected in "6 1" "6 1"; do check "start without a new checkpoint" "$expected" "$(failing)"; done
