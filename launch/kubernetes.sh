@@ -1,16 +1,13 @@
 #!/usr/bin/env bash
 # What the launcher's pod of kubernetes.yaml runs: launch/kubernetes.sh CONFIG --output DIR [ARGUMENT...]. One worker a slot of the
-# operator's hostfile; --resume=auto; a run that fails starts again while that is of use. A pod that replaces one of the same job
-# ($JOB_UID) that another start would not have helped (exit codes 2 to 5, or three starts without a new checkpoint) ends like it at
-# once: Kubernetes itself knows only that it failed.
+# operator's hostfile; --resume=auto, with --overwrite from the job's first checkpoint on; a run that fails starts again while that is
+# of use. A pod that replaces one of the same job ($JOB_UID) that another start would not have helped (exit codes 2 to 5, or three
+# starts without a new checkpoint) ends like it at once: Kubernetes itself knows only that it failed.
 {
 source "$(dirname "${BASH_SOURCE[0]}")/run_to_end.sh"  # signals are noted from here on
 set -euo pipefail
 
-output=''
-for ((i = 1; i <= $#; ++i)); do
-  if [ "${!i}" = --output ]; then next=$((i + 1)) && output=${!next:-}; fi
-done
+train_arguments "$@"
 if [ -z "$output" ]; then
   echo "usage: launch/kubernetes.sh CONFIG --output DIR [ARGUMENT...]" >&2
   exit 2
@@ -22,10 +19,14 @@ if [ -n "${JOB_UID:-}" ] && [ -s "$verdict" ]; then
   echo "kubernetes: an earlier pod of this job has ended with exit code $status, and another start does not help" >&2
   exit "$status"
 fi
+origin='' remembered=/dev/null
+[ -z "${JOB_UID:-}" ] || remembered=$output.origin.$JOB_UID
+[ "$begin" != --overwrite ] || origin_of_job "$remembered" "$output" || end_with 4
 while true; do
+  if begun "$output" "$origin"; then begin=--resume=auto; fi
   newest_checkpoint "$output"
   status=0 before=$newest
-  run_to_end "$root/build/release/bin/lockstep" train "$@" --resume=auto || status=$?
+  run_to_end "$root/build/release/bin/lockstep" train "${arguments[@]}" "$begin" || status=$?
   if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ]; then break; fi
   ! worth_another_start "$status" || await_saves
   if ! worth_another_start "$status" || ! got_further kubernetes "$output" "$before"; then

@@ -142,6 +142,29 @@ begun() {
   [ -n "$newest" ] && [ "$newest" != "$2" ]
 }
 
+# train_arguments ARGUMENT...: what the user says to `lockstep train`: into `output` the directory, into `begin` how the run is to begin
+# until it has a checkpoint of its own, --overwrite or --resume=auto (and then it is always the latter), into `arguments` the rest.
+train_arguments() {
+  output='' begin=--resume=auto arguments=()
+  while [ "$#" -gt 0 ]; do
+    case $1 in
+      --output) output=${2:-} ;;
+      --output=*) output=${1#--output=} ;;
+    esac
+    if [ "$1" = --overwrite ]; then begin=$1; else arguments+=("$1"); fi
+    shift
+  done
+}
+
+# origin_of_job FILE OUTPUT: into `origin`, the mark of the newest checkpoint when a job first started. FILE remembers it for the starts
+# that take its place (put into the queue again, another pod), which must not begin anew what it has begun.
+origin_of_job() {
+  if [ -e "$1" ] && read -r origin <"$1"; then return 0; fi
+  checkpoint_mark "$2"
+  origin=$newest
+  (mkdir -p "$(dirname "$1")" && echo "$origin" >"$1")
+}
+
 # worth_another_start STATUS: whether a run that ended with this exit code may get further when it is started again. One that is
 # done, or that its configuration, data, checkpoint or learning rate ended, does not.
 worth_another_start() {

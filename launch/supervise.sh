@@ -30,19 +30,7 @@ if [ "$#" -lt 2 ] || [ "$fewest" -gt "$most" ]; then usage; fi
 hostfile=$1
 shift
 
-arguments=() first=() output=''
-while [ "$#" -gt 0 ]; do
-  case $1 in
-    --output) output=${2:-} ;;
-    --output=*) output=${1#--output=} ;;
-  esac
-  case $1 in
-    --overwrite) first=(--overwrite) ;;  # until the run has a checkpoint of its own
-    --resume | --resume=auto) ;;
-    *) arguments+=("$1") ;;
-  esac
-  shift
-done
+train_arguments "$@"
 if [ -z "$output" ]; then
   echo "supervise: --output DIR is needed: its checkpoints tell whether a start got further" >&2
   exit 2
@@ -232,12 +220,11 @@ while [ "$stops" -eq 0 ]; do
   fi
   newest_checkpoint "$output"
   before=$newest
-  if begun "$output" "$origin"; then first=(); fi
-  resume=("${first[@]}")
-  [ "${#resume[@]}" -gt 0 ] || resume=(--resume=auto)
+  if begun "$output" "$origin"; then begin=--resume=auto; fi
   say "starting $workers workers on ${used[*]}${before:+, from ${before##*/}}"
   status=0
-  OMPI_MCA_lockstep_run=$token run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "${resume[@]}" || status=$?
+  OMPI_MCA_lockstep_run=$token run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "$begin" ||
+    status=$?
   [ "$stops" -eq 0 ] || break
   if [ -e "$work/grown" ] && { [ "$status" -eq 75 ] || [ "$status" -eq 138 ]; }; then continue; fi
   if [ ! -e "$work/lost" ]; then worth_another_start "$status" || end "$status"; fi

@@ -36,13 +36,14 @@ chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/build/release/bin/
 export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile
 
 source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
-# pod UID CODES: starts within a pod of that job whose runs end with these codes, and its exit code.
+# pod UID CODES [ARGUMENT...]: starts within a pod of that job whose runs end with these codes, and its exit code.
+arguments=(config.toml --output "$OUTPUT")
 pod() {
   local code=0
   : >"$NOTES"
   : >"$NOTES.found"
   tr ' ' '\n' <<<"$2" >"$CODES"
-  JOB_UID=$1 "$root/launch/kubernetes.sh" config.toml --output "$OUTPUT" >/dev/null 2>&1 || code=$?
+  JOB_UID=$1 "$root/launch/kubernetes.sh" "${arguments[@]}" "${@:3}" >/dev/null 2>&1 || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
 }
 check "a run that fails once" "2 starts, 0" "$(pod a "6 0")"
@@ -56,6 +57,20 @@ check "the pod that replaces it" "0 starts, 6" "$(pod b "0")"
 rm -rf "$OUTPUT"
 check "runs whose workers still write" "4 starts, 0" "$(pod c "save save save 0")"
 check "checkpoints that each start finds" "0 1 2 3" "$(paste -sd' ' "$NOTES.found")"
+begins() { sed 's/.* //' "$NOTES" | paste -sd' '; }
+check "a run that is to begin anew" "2 starts, 75" "$(pod d "6 75" --overwrite)"
+check "how its starts begin" "--overwrite --overwrite" "$(begins)"
+check "the pod that replaces it" "3 starts, 75" "$(pod d "6 +6 75" --overwrite)"
+check "how its starts begin" "--overwrite --overwrite --resume=auto" "$(begins)"
+check "the pod that replaces that" "1 starts, 0" "$(pod d "0" --overwrite)"
+check "how its start begins" "--resume=auto" "$(begins)"
+for job in e ''; do
+  check "a job of its own" "2 starts, 0" "$(pod "$job" "+6 0" --overwrite)"
+  check "how its starts begin" "--overwrite --resume=auto" "$(begins)"
+done
+arguments=(config.toml "--output=$OUTPUT")
+check "the directory behind =" "2 starts, 0" "$(pod f "6 0")"
+check "what its starts are given" "train config.toml --output=$OUTPUT --resume=auto" "$(sort -u "$NOTES")"
 if python3 -c 'import yaml' 2>/dev/null; then
   python3 "$(dirname "$0")/kubernetes_manifest.py" "$launch/kubernetes.yaml" || failures=$((failures + 1))
 else

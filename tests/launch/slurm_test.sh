@@ -100,6 +100,24 @@ for expected in "6 1" "6 1"; do check "start without a new checkpoint" "$expecte
 check "signals" 75 "$(job program ready TERM)"
 for expected in "6 1" "6 1" "6 0"; do check "start after one that saved" "$expected" "$(failing)"; done
 
+# One that is to begin anew does so until it has a checkpoint of its own, through the queue too.
+# begins CODE: how such a start of a job begins, which ends so.
+begins() {
+  : >"$ARGUMENTS"
+  "$launch/slurm.sbatch" config.toml --overwrite exit "$1" >/dev/null 2>&1 || true
+  grep -oE -- '--(overwrite|resume[^ ]*)' "$ARGUMENTS" | paste -sd' '
+}
+rm -f "$root"/runs/test/*.fruitless_starts
+check "first start of a run that is to begin anew" "--overwrite" "$(begins 6)"
+check "start after one that has left no checkpoint" "--overwrite" "$(SLURM_RESTART_COUNT=1 begins 6)"
+: >"$root/runs/test/digits/step-000000002.h5"
+check "start after one that has" "--resume=auto" "$(SLURM_RESTART_COUNT=2 begins 6)"
+check "first start of another such job" "--overwrite" "$(SLURM_JOB_ID=8 begins 6)"
+check "last start of the job" "--resume=auto" "$(SLURM_RESTART_COUNT=3 begins 0)"
+check "start of that job once more" "--resume=auto" "$(SLURM_RESTART_COUNT=4 begins 0)"
+check "what is left beside the run" "digits digits.origin.8 " \
+  "$(find "$root/runs/test" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | tr '\n' ' ')"
+
 # Within the job on the nodes that are left, until three starts have left no new checkpoint.
 # failing_within ARGUMENT...: what mpirun was given, start by start.
 failing_within() {
