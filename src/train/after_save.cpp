@@ -14,6 +14,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <deque>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -109,10 +110,11 @@ struct AfterSave::Impl {
   std::shared_ptr<Queue> queue;
   std::thread thread;
   bool gave_up = false;
+  const int exceptions = std::uncaught_exceptions();
 };
 
 AfterSave::AfterSave(std::string command, double seconds)
-    : impl_(new Impl{std::move(command), seconds, {}, {}, false}) {
+    : impl_(new Impl{std::move(command), seconds, {}, {}}) {
   if (impl_->command.empty()) return;
   impl_->queue = std::make_shared<Queue>();
   impl_->thread = std::thread([queue = impl_->queue] { queue->run_all(); });
@@ -120,7 +122,8 @@ AfterSave::AfterSave(std::string command, double seconds)
 
 AfterSave::~AfterSave() {
   if (impl_->queue == nullptr) return;
-  finish();
+  // Of a run that fails others wait for the reason, and would take this worker for lost.
+  finish([this] { return std::uncaught_exceptions() > impl_->exceptions; });
   bool idle = false;
   {
     const std::lock_guard lock(impl_->queue->mutex);

@@ -15,7 +15,7 @@ class AfterSave {
   // `command`, for /bin/sh, has {} where the path of the file stands, quoted. `seconds`: that the end waits
   // for what is still running then. "": does nothing.
   AfterSave(std::string command, double seconds);
-  // As finish().
+  // As finish(); by an exception, without waiting.
   ~AfterSave();
   AfterSave(const AfterSave&) = delete;
   AfterSave& operator=(const AfterSave&) = delete;

@@ -176,6 +176,18 @@ TEST_F(DiskFaults, ASaveThatNeverEndsIsGivenUp) {
       << outcome.err;
 }
 
+// Others would take rank 0 for lost while it waits for the command of the checkpoint before.
+TEST_F(DiskFaults, ACommandAfterACheckpointDoesNotDelayTheReasonOfAFailure) {
+  const Outcome outcome =
+      run_with("rename:/step-000000008.h5=ENOSPC", workers(2),
+               training(scratch_.file("reason"), {kEndless, "checkpoint.every=4", "parallel.timeout=4",
+                                                  "checkpoint.after_save=sleep 60; : {}"}));
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  EXPECT_NE(outcome.err.find("error: " + scratch_.file("reason") + "/step-000000008.h5: "), std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(FaultyRun::count(outcome.err, "error: "), 1u) << outcome.err;
+}
+
 // ---- --overwrite
 
 class Overwrite : public FaultyRun {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/log.h"
@@ -75,6 +76,33 @@ TEST_F(AfterSaveTest, WaitsNoLongerThanSomebodyWants) {
   after.finish([&] { return ++asked == 3; });
   EXPECT_EQ(asked, 3);
   EXPECT_NE(log_.find("left to itself"), std::string::npos) << log_;
+}
+
+// Others wait for the worker that has failed, and would take it for lost.
+TEST_F(AfterSaveTest, DoesNotWaitWhenTheRunFails) {
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    AfterSave after("sleep 2 # {}", 60.0);
+    after.saved("x");
+    throw std::runtime_error("the disk is full");
+  } catch (const std::runtime_error&) {
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
+  }
+  EXPECT_EQ(log_, "checkpoint.after_save: 'sleep 2 # 'x'' is still running and left to itself after 0 s\n");
+  // What is done while an exception is on its way may well wait.
+  struct Saves {
+    ~Saves() {
+      AfterSave after("sleep 0.3; echo {} >>" + said, 10.0);
+      after.saved("x");
+    }
+    std::string said;
+  };
+  try {
+    const Saves saves{scratch_.file("said")};
+    throw std::runtime_error("the disk is full");
+  } catch (const std::runtime_error&) {
+    EXPECT_EQ(content_of(scratch_.file("said")), "x\n");
+  }
 }
 
 TEST_F(AfterSaveTest, FindsTheFileOfEachCheckpointInPlace) {
