@@ -9,7 +9,10 @@
 namespace lockstep {
 
 // Commands run beside the training, one after the other, each in a process group of its own (Ctrl-C is not
-// for them), its output with the log. What fails is warned of and no more: the checkpoint is there.
+// for them). What fails is warned of and no more: the checkpoint is there. What a command writes is copied to
+// stderr while it is waited for; of one that is left to itself, and of what another leaves in the background,
+// it is thrown away, so that nothing of theirs keeps mpirun from ending. Where this process is killed, their
+// next write fails (SIGPIPE).
 class AfterSave {
  public:
   // `command`, for /bin/sh, has {} where the path of the file stands, quoted. `seconds`: that the end waits

@@ -67,6 +67,15 @@ TEST_F(Clock, CheckpointsComeByTheMinuteWhereStepsAreManyAndTheUsersCommandSeesE
   EXPECT_EQ(outcome.out.find("told"), std::string::npos) << "standard output is the program's";
 }
 
+TEST_F(Clock, ACommandThatIsLeftToItselfDoesNotKeepTheJob) {
+  const Outcome outcome = run(2, {"train", file_, "--output", output_, "--set", "train.steps=3", "--set",
+                                  "checkpoint.timeout=2", "--set", "checkpoint.after_save=sleep 60; : {}"});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_LT(outcome.seconds, 30.0);
+  EXPECT_NE(outcome.err.find("' is still running and left to itself after 2 s\n"), std::string::npos)
+      << outcome.err;
+}
+
 TEST_F(Clock, ACommandWithoutAPlaceForThePathIsRefused) {
   const Outcome outcome =
       run(kNoLauncher, {"train", file_, "--output", output_, "--set", "checkpoint.after_save=true"});

@@ -1,12 +1,18 @@
 // Commands after checkpoints: what they are given, what their failure means, how long the end waits.
 #include "lockstep/train/after_save.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/log.h"
@@ -103,6 +109,48 @@ TEST_F(AfterSaveTest, DoesNotWaitWhenTheRunFails) {
   } catch (const std::runtime_error&) {
     EXPECT_EQ(content_of(scratch_.file("said")), "x\n");
   }
+}
+
+// mpirun reads the stderr of a worker until nobody has it any more.
+TEST_F(AfterSaveTest, WhatIsLeftToItselfHoldsNothingOfOursAndIsNotDisturbed) {
+  const std::string done = scratch_.file("done");
+  // Of the second one the shell is through, and what it has left in the background is not.
+  for (const std::string end : {"", " &"}) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    const auto begin = std::chrono::steady_clock::now();
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::dup2(ends[1], STDERR_FILENO);
+      {
+        AfterSave after("echo told; (sleep 3; head -c 300000 /dev/zero && echo {} >>" + done + ")" + end,
+                        0.5);
+        after.saved("x");
+      }
+      ::_exit(0);
+    }
+    ::close(ends[1]);
+    std::string said;
+    for (char c = 0; ::read(ends[0], &c, 1) == 1;) said += c;
+    ::close(ends[0]);
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+    EXPECT_EQ(said, "told\n");
+    ::waitpid(child, nullptr, 0);
+    for (int looks = 0; looks < 200 && content_of(done).empty(); ++looks)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(content_of(done), "x\n");
+    std::filesystem::remove(done);
+  }
+}
+
+TEST_F(AfterSaveTest, ShowsAllThatACommandWrites) {
+  ::testing::internal::CaptureStderr();
+  {
+    AfterSave after("head -c 300000 /dev/zero; echo {} >&2; echo more; (sleep 30 &)", 60.0);
+    after.saved("x");
+  }
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(said == std::string(300000, '\0') + "x\nmore\n") << said.size() << " bytes";
 }
 
 TEST_F(AfterSaveTest, FindsTheFileOfEachCheckpointInPlace) {
