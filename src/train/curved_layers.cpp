@@ -29,7 +29,7 @@ class Uses final : public LayerSink {
 std::vector<CurvedLayer> find_layers(const Module& model, const ParameterStore& store, const DataShape& data,
                                      ForwardContext context) {
   Backend& backend = store.backend();
-  Shape shape{1};
+  Shape shape{2};
   for (const int64_t extent : data.sample.extents()) shape.push_back(extent);
   Tensor inputs = Tensor::zeros(shape, data.input == DType::kI32 ? DType::kI32 : store.dtype(), backend);
   if (data.input == DType::kI32) inputs.set_index_range({0, 0});

@@ -9,8 +9,9 @@
 
 namespace lockstep {
 
-// Of a forward and backward sweep over one sample of zeros: every weight that one linear layer, convolution
-// or table applies once, and nothing else uses. `context` is left as it is.
+// Of a forward and backward sweep over two samples of zeros, since a norm over the samples of a batch takes
+// no less: every weight that one linear layer, convolution or table applies once, and nothing else uses.
+// `context` is left as it is.
 std::vector<CurvedLayer> find_layers(const Module& model, const ParameterStore& store, const DataShape& data,
                                      ForwardContext context);
 

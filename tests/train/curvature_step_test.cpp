@@ -230,6 +230,23 @@ TEST(Kfac, FindsTheLayersOfModels) {
   EXPECT_EQ(apart[0], "tokens.weight lookup");
   EXPECT_EQ(apart.back(), "head.weight outputs first");
   EXPECT_EQ(tied.size(), 4u);
+  const std::string linear = "[[model.layers]]\ntype = \"linear\"\nunits = 3\n",
+                    norm = "[[model.layers]]\ntype = \"batch_norm\"\n";
+  EXPECT_EQ(layers_of("type = \"sequential\"\n" + linear + norm + linear, {{4}, DType::kF32, 3}).size(), 2u)
+      << "a norm over the samples of a batch needs two of them";
+}
+
+TEST(Kfac, DampingGrowsWhereItsOwnModelPredictsNoDecrease) {
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  SmallRunOptions options = options_of("adapt_every = 1\nkl_clip = 0\nmomentum = 0\n");
+  // A quadratic: the model is exact but for the damping, uphill too.
+  options.model = "type = \"sequential\"\n[[model.layers]]\ntype = \"linear\"\nunits = 2\n";
+  options.data.classes = 0;
+  options.data.targets = 2;
+  Stepped stepped(options, *self, 20.0);
+  const double before = stepped.number("damping"), loss = stepped.step(0).loss;
+  EXPECT_GT(stepped.step(1).loss, loss);
+  EXPECT_GT(stepped.number("damping"), before);
 }
 
 TEST(Kfac, WhatIsNotFiniteLeavesFactorsAlone) {
