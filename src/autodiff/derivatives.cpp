@@ -1,6 +1,8 @@
 // The reverse and forward sweeps over a recorded graph.
 #include "lockstep/autodiff/derivatives.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -127,6 +129,22 @@ void check_cotangent(const Tensor& output, const Tensor& cotangent) {
   if (!(output.shape() == cotangent.shape()) || output.dtype() != cotangent.dtype()) {
     fail(ErrorKind::kInternal, "backward: cotangent " + cotangent.shape().to_string() + " for an output " +
                                    output.shape().to_string());
+  }
+}
+
+void check_tangents(std::span<const Tensor> leaves, std::span<const Tensor> tangents) {
+  if (leaves.size() != tangents.size()) {
+    fail(ErrorKind::kInternal,
+         fmt::format("forward mode: {} tangents for {} inputs", tangents.size(), leaves.size()));
+  }
+  const auto described = [](const Tensor& x) {
+    return x.defined() ? fmt::format("{} of {}", x.shape().to_string(), name_of(x.dtype())) : "none";
+  };
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const Tensor &leaf = leaves[i], &tangent = tangents[i];
+    if (tangent.defined() && leaf.shape() == tangent.shape() && leaf.dtype() == tangent.dtype()) continue;
+    fail(ErrorKind::kInternal,
+         fmt::format("forward mode: tangent {} for an input {}", described(tangent), described(leaf)));
   }
 }
 
@@ -341,6 +359,7 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
 
 std::vector<Tensor> push_forward(std::span<const Tensor> outputs, std::span<const Tensor> leaves,
                                  std::span<const Tensor> tangents, bool keep) {
+  check_tangents(leaves, tangents);
   const RecordingScope off(false);
   const EveryOrderScope every;
   const AutocastScope as_recorded(DType::kF32);

@@ -298,6 +298,20 @@ TEST(Sweeps, RefuseATargetWithoutHistoryAndMarkNoOther) {
   EXPECT_EQ(only(gradients(y, y.full_like(1.0), right, false)[0]), 32.0);
 }
 
+TEST(Sweeps, RefuseTangentsThatAreNotOfTheirInputs) {
+  const Function f = [](std::span<const Tensor> x) { return multiply(x[0], x[1]); };
+  const std::array inputs = {vector_of({1, 2, 3}), vector_of({4, 5, 6})};
+  const Tensor fits = inputs[0].full_like(1.0), narrow = fits.converted(DType::kF32),
+               longer = vector_of({1, 1, 1, 1});
+  EXPECT_EQ(jvp(f, inputs, std::array{fits, fits}).second.to_vector<double>(),
+            (std::vector<double>{5, 7, 9}));
+  EXPECT_THROW(jvp(f, inputs, std::array{fits}), Error);
+  EXPECT_THROW(jvp(f, inputs, std::array{fits, fits, fits}), Error);
+  EXPECT_THROW(jvp(f, inputs, std::array{fits, longer}), Error);
+  EXPECT_THROW(jvp(f, inputs, std::array{narrow, fits}), Error);
+  EXPECT_THROW(jvp(f, inputs, std::array{fits, Tensor()}), Error);
+}
+
 TEST(Recording, OffMeansNoHistory) {
   const Tensor x = variable(vector_of({1.0}), 0);
   {
