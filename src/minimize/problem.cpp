@@ -35,7 +35,17 @@ void Problem::residuals(const RealVector&, RealVector&, DenseMatrix*) {
 double CallbackProblem::value(const RealVector& x) {
   if (only_value) return only_value(x);
   RealVector unused;
-  return gradient(x, unused);
+  return value_and_gradient(x, unused);
+}
+
+double CallbackProblem::value_and_gradient(const RealVector& x, RealVector& g) {
+  g.resize(static_cast<size_t>(n));
+  const double result = gradient(x, g);
+  if (std::ssize(g) != n) {
+    fail(ErrorKind::kUsage,
+         fmt::format("problem of {} parameters: its function has left a gradient of {}", n, std::ssize(g)));
+  }
+  return result;
 }
 
 void CallbackProblem::hessian_product(const RealVector& x, const RealVector& v, RealVector& out) {

@@ -42,7 +42,8 @@ class Problem {
 // From plain functions; those that are left empty are missing.
 struct CallbackProblem final : public Problem {
   using Value = std::function<double(const RealVector& x)>;
-  using Gradient = std::function<double(const RealVector& x, RealVector& gradient)>;  // returns f
+  // gradient: (n), to be filled in. Returns f.
+  using Gradient = std::function<double(const RealVector& x, RealVector& gradient)>;
   using Product = std::function<void(const RealVector& x, const RealVector& v, RealVector& out)>;
 
   CallbackProblem(int64_t size_, Gradient gradient_, Product hessian_ = {}, Value value_ = {})
@@ -52,7 +53,7 @@ struct CallbackProblem final : public Problem {
         only_value(std::move(value_)) {}
   int64_t size() const override { return n; }
   double value(const RealVector& x) override;
-  double value_and_gradient(const RealVector& x, RealVector& g) override { return gradient(x, g); }
+  double value_and_gradient(const RealVector& x, RealVector& g) override;
   void hessian_product(const RealVector& x, const RealVector& v, RealVector& out) override;
 
   int64_t n;

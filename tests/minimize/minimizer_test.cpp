@@ -354,6 +354,22 @@ TEST(Minimizer, LevenbergMarquardtTakesTheSameStepByProductsAsByQr) {
   }
 }
 
+TEST(CallbackProblem, GradientsHaveASizeBeforeAndAfterTheCall) {
+  RealVector g;
+  CallbackProblem fills(2, [](const RealVector& x, RealVector& gradient) {
+    for (size_t i = 0; i < gradient.size(); ++i) gradient[i] = x[i];
+    return 1.0;
+  });
+  EXPECT_EQ(fills.value_and_gradient({3.0, 4.0}, g), 1.0);
+  EXPECT_EQ(g, (RealVector{3.0, 4.0}));
+  CallbackProblem shrinks(2, [](const RealVector&, RealVector& gradient) {
+    gradient = {1.0};
+    return 1.0;
+  });
+  EXPECT_THROW(shrinks.value_and_gradient({3.0, 4.0}, g), Error);
+  EXPECT_THROW(shrinks.value({3.0, 4.0}), Error);
+}
+
 TEST(FunctionProblem, IsMinimizedThroughOpsAndAutodiff) {
   // sum_i (x_i^2 - i)^2 / 4 + x_i, i = 1..4
   const std::vector<double> targets = {1.0, 2.0, 3.0, 4.0};
