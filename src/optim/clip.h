@@ -36,6 +36,9 @@ void clip_adaptively(Tensor& gradients, const Tensor& values, const std::vector<
 struct ClipSettings {
   double global_norm = 0.0, value = 0.0, adaptive = 0.0;  // 0: off
 };
+// Of `value` and `adaptive` that are on. Below, fp32 would hold the limit as zero or a number without digits,
+// and every gradient with it.
+inline constexpr double kSmallestClipLimit = 1e-30;
 
 // Clips scale * g, adaptively, then by value, then by global norm, where each is on; nothing when `norm`, the
 // global norm of scale * g, is not finite. May write into this worker's elements; returns what to multiply

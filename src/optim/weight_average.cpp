@@ -27,10 +27,10 @@ AverageSettings read_average(Section& any, AverageSettings::Type type) {
     settings.warmup = section.boolean("warmup", settings.warmup,
                                       "ema: the n-th to enter finds a decay of (1 + n) / (10 + n) at most");
   }
-  settings.start = section.integer("start", settings.start, {1, 1e15},
+  settings.start = section.integer("start", settings.start, {1, AverageSettings::kMostUpdates},
                                    "updates until the first weights enter the average");
-  settings.every =
-      section.integer("every", settings.every, {1, 1e15}, "updates between weights that enter the average");
+  settings.every = section.integer("every", settings.every, {1, AverageSettings::kMostUpdates},
+                                   "updates between weights that enter the average");
   return settings;
 }
 

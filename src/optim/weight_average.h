@@ -16,7 +16,8 @@ struct AverageSettings {
   Type type = Type::kNone;
   double decay = 0.999;
   bool warmup = false;
-  int64_t start = 1, every = 1;
+  static constexpr int64_t kMostUpdates = 1'000'000'000'000'000;
+  int64_t start = 1, every = 1;  // in [1, kMostUpdates]
 };
 
 // Reads [average]: type "none" (default), or

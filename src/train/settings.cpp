@@ -168,12 +168,10 @@ RunSettings read_settings(Configuration& configuration) {
       clip.real("adaptive", settings.clip.adaptive, kNonNegative,
                 "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
 
-  // Below, fp32 would hold the limit as zero or a number without digits, and every gradient with it.
-  constexpr double kSmallestLimit = 1e-30;
   for (const auto& [key, limit] :
        {std::pair("value", settings.clip.value), {"adaptive", settings.clip.adaptive}}) {
-    if (limit > 0.0 && limit < kSmallestLimit) {
-      clip.reject(key, fmt::format("must be 0 (off) or at least {}, got {}", kSmallestLimit, limit));
+    if (limit > 0.0 && limit < kSmallestClipLimit) {
+      clip.reject(key, fmt::format("must be 0 (off) or at least {}, got {}", kSmallestClipLimit, limit));
     }
   }
 

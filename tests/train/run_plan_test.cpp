@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <limits>
+
 #include "lockstep/core/error.h"
 #include "lockstep/optim/gradient_descent.h"
 #include "lockstep/optim/minimizing.h"
@@ -60,6 +63,30 @@ TEST(RunPlan, AnOverlapThatDoesNotFitNamesTheSizeOfTheBatchAsItWasGiven) {
   refused(1920, 3, "2 of the 5 of train.batch_tokens, got 3");
   for (const int64_t tokens : {3840, 4224})  // ten micro-batches are all there are
     refused(tokens, 1, "give train.batch_tokens for fewer micro-batches than 10");
+}
+
+TEST(RunPlan, ValuesThatAProgramFillsInHaveTheRangesOfTheKeys) {
+  const auto refused = [](const std::function<void(RunSettings&)>& change, const std::string& rule) {
+    RunSettings settings = settings_of(2, 4, 1);
+    change(settings);
+    EXPECT_EQ(error_of(settings, 100).substr(0, rule.size()), rule);
+  };
+  using Type = AverageSettings::Type;
+  refused([](RunSettings& s) { s.steps = -5; }, "train.steps: must be");
+  refused([](RunSettings& s) { s.epochs = 0, s.steps = int64_t{1} << 33; }, "train.steps: must be");
+  refused([](RunSettings& s) { s.epochs = -1, s.steps = 5; }, "train.epochs: must be");
+  for (const double value : {-1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    refused([=](RunSettings& s) { s.clip.global_norm = value; }, "clip.global_norm: must be");
+    refused([=](RunSettings& s) { s.clip.value = value; }, "clip.value: must be");
+    refused([=](RunSettings& s) { s.clip.adaptive = value; }, "clip.adaptive: must be");
+    refused([=](RunSettings& s) { s.average = {.type = Type::kEma, .decay = value}; },
+            "average.decay: must be");
+  }
+  refused([](RunSettings& s) { s.clip.value = 1e-40; }, "clip.value: must be");
+  refused([](RunSettings& s) { s.average = {.type = Type::kEma, .decay = 3.0}; }, "average.decay: must be");
+  refused([](RunSettings& s) { s.average = {.type = Type::kSwa, .every = 0}; }, "average.every: must be");
+  refused([](RunSettings& s) { s.average = {.type = Type::kSwa, .start = 0}; }, "average.start: must be");
+  refused([](RunSettings& s) { s.average.every = 0; }, "no error");  // none is taken
 }
 
 TEST(RunPlan, ABatchMayBeGivenInTokens) {
