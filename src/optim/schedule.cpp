@@ -97,12 +97,13 @@ Factor warmup_stable_decay(const ScheduleOptions& options, const Course& course)
 Factor one_cycle(const ScheduleOptions& options, const Course& course) {
   const double initial = 1.0 / options.initial_divisor, last_factor = initial / options.final_divisor;
   const double last = static_cast<double>(course.total - course.step);
-  const double peak =
-      std::clamp(options.rise_fraction * static_cast<double>(course.total) - static_cast<double>(course.step),
-                 0.0, std::max(last, 0.0));
+  const double end_of_rise =
+      options.rise_fraction * static_cast<double>(course.total) - static_cast<double>(course.step);
+  const double peak = std::clamp(end_of_rise, 0.0, std::max(last, 0.0));
+  const bool falls = end_of_rise < last;
   return [=](int64_t position) {
     const double u = static_cast<double>(position);
-    if (u >= last) return last_factor;
+    if (u >= last) return falls ? last_factor : 1.0;
     const auto between = [](double from, double to, double progress) {
       return to + (from - to) * 0.5 * (1.0 + half_wave(progress));
     };

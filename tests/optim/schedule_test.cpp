@@ -274,6 +274,13 @@ TEST(Schedule, OneCycleRisesAndFallsAlongCosines) {
   }
 }
 
+TEST(Schedule, OneCycleThatRisesToTheEndEndsAtItsPeak) {
+  const auto schedule = schedule_from("type = 'one_cycle'\nrise_fraction = 1.0", 0.4, 10);
+  for (int64_t u = 1; u < 10; ++u) EXPECT_GT(schedule->learning_rate(u), schedule->learning_rate(u - 1)) << u;
+  EXPECT_DOUBLE_EQ(schedule->learning_rate(9), 0.4);
+  EXPECT_DOUBLE_EQ(schedule->learning_rate(50), 0.4);
+}
+
 TEST(Schedule, RatesOfTheShortestRunsAreFinite) {
   for (const std::string& type : schedule_types()) {
     for (int64_t total : {1, 2}) {
