@@ -79,7 +79,7 @@ class LayerCurvature {
   // never.
   virtual int64_t adapts_every() const = 0;
   virtual double damping() const = 0;
-  // ratio: of actual and predicted decrease of the objective.
+  // ratio: of actual and predicted decrease of the objective; not a number where none was predicted.
   virtual void adapt(double ratio) = 0;
 
   // What it keeps beside slots.

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "lockstep/core/error.h"
 #include "lockstep/optim/diagonal_curvature.h"
 #include "lockstep/optim/layer_curvature.h"
@@ -62,7 +64,8 @@ class LayerCurvatureStep final : public CurvatureStep {
     values.assign(after);
     const double predicted = inner_product(gradient_, change) + 0.5 * inner_product(change, curved) +
                              0.5 * curvature_.damping() * inner_product(change, change);
-    curvature_.adapt(decrease / predicted);
+    // A step that its own model does not take for one downhill says nothing by the ratio.
+    curvature_.adapt(predicted < 0.0 ? decrease / predicted : std::numeric_limits<double>::quiet_NaN());
     parameters_ = gradient_ = {};
   }
 
