@@ -28,8 +28,8 @@ void say(const std::string& text) {
 }
 
 // Runs `part`, which gives what to say, in a process that whoever ends this one by its number, group or
-// session does not reach; the directory's lock is not the other's. Returns at once. launch/run_to_end.sh knows
-// it by its name.
+// session does not reach; the directory's lock is not the other's. Returns at once. launch/run_to_end.sh
+// knows it by its name.
 void run_apart(const std::function<std::string()>& part) {
   const pid_t child = fork_between_calls();
   if (child < 0) return say(part());

@@ -258,9 +258,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.after_save = checkpoint.text(
       "after_save", settings.after_save, {},
       "command that rank 0's host runs beside the training for every checkpoint in place, {} for its path, "
-      "\"rclone copy {} store:run\" for example; what fails is warned of. The run's end waits for it as long "
-      "as "
-      "checkpoint.timeout says, then leaves it to itself, and its output is not shown any more");
+      "\"rclone copy {} store:run\" for example; what fails is warned of; the end of the run waits for it, "
+      "up "
+      "to checkpoint.timeout, and leaves it to itself then, with output that nobody sees");
   if (!settings.after_save.empty() && settings.after_save.find("{}") == std::string::npos)
     checkpoint.reject("after_save", "must have {} where the path of the checkpoint stands");
 
