@@ -95,8 +95,8 @@ Estimate hutch_plus_plus(const SymmetricProduct& product, int64_t n, int64_t pro
 }  // namespace
 
 double Spectrum::margin() const {
-  constexpr double kRounding = 1e-14;
-  return std::max(smallest.error, kRounding * std::max(std::fabs(largest.value), std::fabs(smallest.value)));
+  const double rounding = precision == DType::kF64 ? 1e-14 : 1e-6;
+  return std::max(smallest.error, rounding * std::max(std::fabs(largest.value), std::fabs(smallest.value)));
 }
 
 std::string Spectrum::definiteness() const {
@@ -116,6 +116,7 @@ Spectrum measure_spectrum(const SymmetricProduct& product, int64_t n, const Spec
                      n, options.steps, options.probes, options.trace_products));
   }
   Spectrum spectrum;
+  spectrum.precision = options.precision;
   const SymmetricProduct counted = [&](const RealVector& v, RealVector& out) {
     ++spectrum.products;
     product(v, out);

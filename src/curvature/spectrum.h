@@ -6,16 +6,18 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/core/dtype.h"
 #include "lockstep/curvature/density.h"
 #include "lockstep/curvature/lanczos.h"
 
 namespace lockstep {
 
 struct SpectrumOptions {
-  int64_t steps = 64;           // of Lanczos' method, from each probe
-  int64_t probes = 8;           // of the density; the first also gives the eigenvalues
-  int64_t trace_products = 30;  // a third each: of the range, in the range, outside of it; 0: no trace
-  uint64_t seed = 0;            // of the probes
+  int64_t steps = 64;             // of Lanczos' method, from each probe
+  int64_t probes = 8;             // of the density; the first also gives the eigenvalues
+  int64_t trace_products = 30;    // a third each: of the range, in the range, outside of it; 0: no trace
+  uint64_t seed = 0;              // of the probes
+  DType precision = DType::kF64;  // that products are computed in
 };
 
 struct Estimate {
@@ -35,9 +37,10 @@ struct Spectrum {
   // Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019).
   SpectralDensity density;
   int64_t products = 0;
+  DType precision = DType::kF64;  // theirs
 
   // How far from 0 the smallest eigenvalue must be to have a sign: its residual, and in any case what
-  // rounding in fp64 leaves of eigenvalues of this size.
+  // rounding of the products leaves of eigenvalues of this size.
   double margin() const;
   // "positive_definite": the smallest eigenvalue is above the margin; "indefinite": below minus that; else
   // "singular" as far as can be told.

@@ -71,6 +71,7 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
   };
   SpectrumOptions options = wants.spectrum;
   options.seed = whole.model().settings().seed;
+  options.precision = result.precision;
   log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
                        result.samples, result.parameters, name_of(result.precision),
                        std::min(options.steps, result.parameters) * result.parameters * 8 / (1 << 20)));

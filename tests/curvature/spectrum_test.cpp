@@ -142,6 +142,31 @@ TEST(Spectrum, OfKnownHessians) {
   }
 }
 
+TEST(Spectrum, RoundingOfProductsInFp32IsNoNegativeCurvature) {
+  constexpr int64_t kAll = 60, kRank = 5;
+  // B B', with values of any binary places.
+  DenseMatrix b(kAll, kRank), a(kAll, kAll);
+  for (int64_t i = 0; i < kAll; ++i)
+    for (int64_t j = 0; j < kRank; ++j) b(i, j) = std::sin(static_cast<double>(1 + i * kRank + j));
+  for (int64_t i = 0; i < kAll; ++i)
+    for (int64_t j = 0; j < kAll; ++j)
+      for (int64_t k = 0; k < kRank; ++k) a(i, j) += b(i, k) * b(j, k);
+  const SymmetricProduct single = [&a](const RealVector& v, RealVector& out) {
+    out.assign(v.size(), 0.0);
+    for (int64_t i = 0; i < kAll; ++i) {
+      float sum = 0.0f;
+      for (int64_t j = 0; j < kAll; ++j)
+        sum += static_cast<float>(a(i, j)) * static_cast<float>(v[static_cast<size_t>(j)]);
+      out[static_cast<size_t>(i)] = static_cast<double>(sum);
+    }
+  };
+  const Spectrum known = measure_spectrum(single, kAll, {.precision = DType::kF32});
+  EXPECT_EQ(known.definiteness(), "singular") << known.smallest.value << " " << known.margin();
+  EXPECT_EQ(known.density.share_below(known.margin()), 0.0);
+  const Spectrum taken_for_exact = measure_spectrum(single, kAll, {});
+  EXPECT_GT(taken_for_exact.density.share_below(taken_for_exact.margin()), 0.0);
+}
+
 TEST(Spectrum, NegativeEigenvaluesAreCounted) {
   DenseMatrix a(40, 40);
   for (int64_t i = 0; i < 40; ++i) a(i, i) = i < 10 ? -1.0 - static_cast<double>(i) : static_cast<double>(i);

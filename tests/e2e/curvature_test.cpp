@@ -1,6 +1,7 @@
 // lockstep curvature, alone and under mpirun.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "e2e/trained_points.h"
@@ -76,6 +77,25 @@ TEST_F(Curvature, OfLinearRegressionIsTheClosedForm) {
       EXPECT_NEAR(line["bottom"][i]["value"].get<double>(), known.values[i], 1e-8) << matrix;
     EXPECT_NEAR(line["condition"].get<double>(), known.values[3] / known.values[0], 1e-6);
     EXPECT_NEAR(line["trace"]["value"].get<double>(), h(0, 0) + h(1, 1) + h(2, 2) + h(3, 3), 1e-8);
+  }
+}
+
+TEST_F(Curvature, RoundingInFp32IsNoNegativeCurvature) {
+  // Three columns that are one.
+  std::string csv = "a,b,c,y\n";
+  for (int i = 0; i < 30; ++i) {
+    const std::string x = std::to_string((i * i) % 11 * 0.37 - 1.9);
+    csv += x + ',' + x + ',' + x + ',' + std::to_string(i % 3) + '\n';
+  }
+  for (const char* width : {"4", "24"}) {
+    train_on(csv, std::string("type = \"mlp\"\nhidden = [") + width + "]\n",
+             "[precision]\ncompute = \"fp32\"\n");
+    const Outcome outcome = curvature(2, {"--operator", "gauss_newton", "--steps", "100"});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    const nlohmann::json line = nlohmann::json::parse(outcome.out);
+    EXPECT_EQ(line["condition"], "singular") << outcome.out;
+    EXPECT_EQ(line["negative_share"], 0.0) << outcome.out;
+    std::filesystem::remove_all(file("out"));
   }
 }
 
