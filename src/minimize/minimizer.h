@@ -89,6 +89,8 @@ class Minimizer {
   virtual int64_t overlap() const { return 0; }
   // Whether it asks for residuals.
   virtual bool least_squares() const { return false; }
+  // Whether it asks for Gauss-Newton products of a problem that is no sum of squares.
+  virtual bool gauss_newton() const { return false; }
   // Error (kUsage) where it does not take problems of n parameters: those that keep dense matrices.
   virtual void require_size(int64_t n) const { (void)n; }
   // How many numbers it holds at most, during a step, beside the iterate; residuals: of least squares.

@@ -14,6 +14,7 @@ class NaturalGradient final : public Minimizer {
  public:
   explicit NaturalGradient(NaturalGradientOptions options) : options_(std::move(options)) {}
   std::string type() const override { return "natural_gradient"; }
+  bool gauss_newton() const override { return true; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
     const double size = norm(at.gradient);

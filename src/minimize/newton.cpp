@@ -65,6 +65,7 @@ class NewtonCg final : public Minimizer {
   explicit NewtonCg(NewtonCgOptions options)
       : options_(std::move(options)), gauss_newton_(is_gauss_newton("newton_cg", options_.matrix)) {}
   std::string type() const override { return "newton_cg"; }
+  bool gauss_newton() const override { return gauss_newton_; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
     const double size = norm(at.gradient);

@@ -28,6 +28,7 @@ class TrustRegion final : public Minimizer {
         gauss_newton_(is_gauss_newton("trust_region", options_.matrix)),
         radius_(options_.initial_radius) {}
   std::string type() const override { return "trust_region"; }
+  bool gauss_newton() const override { return gauss_newton_; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
     const Proposal proposal = options_.solver == "steihaug" ? steihaug(problem, at) : dense(problem, at);

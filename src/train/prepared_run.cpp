@@ -20,6 +20,8 @@
 #include "lockstep/data/loader.h"
 #include "lockstep/exchange/export_model.h"
 #include "lockstep/exchange/weights_source.h"
+#include "lockstep/minimize/minimizer.h"
+#include "lockstep/optim/layer_curvature.h"
 #include "lockstep/optim/parameter_groups.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
@@ -30,6 +32,20 @@
 #include "lockstep/train/worker_texts.h"
 
 namespace lockstep {
+namespace {
+
+// What of the optimizer asks for Gauss-Newton products; empty: nothing does.
+std::string asks_for_gauss_newton(Optimizer& optimizer) {
+  const LayerCurvature* const layers = optimizer.layer_curvature();
+  if (layers != nullptr && layers->adapts_every() > 0)
+    return fmt::format("optimizer.adapt_every = {}", layers->adapts_every());
+  const Minimization* const minimizes = optimizer.minimization();
+  if (minimizes == nullptr || !minimizes->minimizer->gauss_newton()) return "";
+  return minimizes->minimizer->type() == "natural_gradient" ? "optimizer.type = \"natural_gradient\""
+                                                            : "optimizer.matrix = \"gauss_newton\"";
+}
+
+}  // namespace
 
 namespace {
 
@@ -115,13 +131,7 @@ void PreparedRun::set_up() {
   }
   owned = plan.owned(communicator.rank(), communicator.world_size());
   objective.emplace(settings.loss, data.shape, settings.parameters(), backend(), settings.objective);
-  // Objective says so too, but of the first batch: when the output directory is there.
-  if (settings.objective.label_smoothing > 0.0 &&
-      gpt_of_configuration(description.text, "the run", data.shape.sample.last())) {
-    fail(ErrorKind::kUsage, fmt::format("train.label_smoothing: not of model.type = \"gpt\", whose loss does "
-                                        "without logits, got {}",
-                                        settings.objective.label_smoothing));
-  }
+  require_fit_of_gpt();
   if (settings.keep_best == "validation_accuracy" && !objective->classification())
     fail(ErrorKind::kUsage, "checkpoint.keep_best: validation_accuracy is of classification");
   pass.emplace(*replica, *objective, plan, settings, communicator);
@@ -138,6 +148,25 @@ void PreparedRun::set_up() {
   }
   // Last, since it makes the output directory.
   if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
+}
+
+// Objective and GradientPass say so too, but of the first batch: when the output directory is there.
+void PreparedRun::require_fit_of_gpt() const {
+  const double smoothing = settings.objective.label_smoothing;
+  const std::string products = asks_for_gauss_newton(*replica->optimizer);
+  if (smoothing == 0.0 && products.empty()) return;
+  const auto gpt = gpt_of_configuration(description.text, "the run", data.shape.sample.last());
+  if (!gpt) return;
+  if (smoothing > 0.0) {
+    fail(ErrorKind::kUsage, fmt::format("train.label_smoothing: not of model.type = \"gpt\", whose loss does "
+                                        "without logits, got {}",
+                                        smoothing));
+  }
+  if (!products.empty() && gpt->z_loss > 0.0) {
+    fail(ErrorKind::kUsage, fmt::format("model.z_loss: not with {}: Gauss-Newton products do not know of it: "
+                                        "set one of them to 0 or choose another, got {}",
+                                        products, gpt->z_loss));
+  }
 }
 
 void PreparedRun::require_recordable() {

@@ -100,6 +100,7 @@ struct PreparedRun {
   // run too: its checkpoints do not hold what is frozen.
   void take_initial_weights();
   void take_initial_adapter();
+  void require_fit_of_gpt() const;
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
   // objective is refused.
   void compare_with_checkpoint(const State& found, const std::string& path);

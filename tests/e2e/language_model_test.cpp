@@ -284,6 +284,15 @@ TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
     EXPECT_NE(outcome.err.find(rule), std::string::npos) << outcome.err;
   };
   refused({"data.format=auto"}, 2, "data.format = \"tokens\"");
+  const std::string gpt = "model={type=\"gpt\",layers=1,width=8,heads=2,z_loss=0.001}";
+  for (const auto& [optimizer, key] :
+       {std::pair("{type=\"kfac\",adapt_every=5}", "optimizer.adapt_every = 5"),
+        {"{type=\"natural_gradient\"}", "optimizer.type = \"natural_gradient\""},
+        {"{type=\"newton_cg\",matrix=\"gauss_newton\"}", "optimizer.matrix = \"gauss_newton\""},
+        {"{type=\"trust_region\",matrix=\"gauss_newton\"}", "optimizer.matrix = \"gauss_newton\""}}) {
+    refused({gpt, std::string("optimizer=") + optimizer}, 2, std::string("model.z_loss: not with ") + key);
+    EXPECT_FALSE(std::filesystem::exists(file("none"))) << key;
+  }
   refused({"data.context=1000000"}, 3, "a window of 1000000 and the token behind it need 1000001");
   refused({"data.classes=100"}, 3, "must be in [0, 100)");
   // sequential sees all of a window: to let documents see each other is what was not asked for.
