@@ -18,6 +18,9 @@ namespace {
 // lowered neither the loss nor the gradient's norm, none will.
 constexpr int64_t kMostIdle = 10;
 
+// Group of a checkpoint's numbers.
+constexpr const char* kNumbers = "/minimizer/";
+
 // A worker wants the run to end: all of them leave the step.
 struct Interruption {};
 
@@ -70,11 +73,11 @@ class MinimizerStepEnd final : public StepEnd {
 
   void describe(State& state) const override {
     StepEnd::describe(state);
-    put_numbers(state, "/minimizer/", numbers());
+    put_numbers(state, kNumbers, numbers());
   }
   void restore(const State& found, const std::string& path) override {
     StepEnd::restore(found, path);
-    const auto numbers_found = take_numbers(found, "/minimizer/", numbers(), path);
+    const auto numbers_found = take_numbers(found, kNumbers, numbers(), path);
     at_.reset();
     if (numbers_found.at("l2") != settings_.l2) return;  // what was found out is true of another objective
     largest_ = numbers_found.at("largest_gradient");
@@ -228,6 +231,13 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
   refuse(settings.reduction == ReductionMode::kLibrary, "parallel.reduction",
          "workers must decide by the same bits, which \"library\" does not promise");
   optimizer.minimization()->minimizer->require_size(store.parameter_count());
+}
+
+void forget_end(State& found) {
+  for (const char* name : {"idle", "stuck"}) {
+    const auto number = found.scalars.find(std::string(kNumbers) + name);
+    if (number != found.scalars.end()) number->second = 0.0;
+  }
 }
 
 std::unique_ptr<StepEnd> make_minimizer_step_end(const StepEnd::Parts& parts) {

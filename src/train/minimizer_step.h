@@ -15,6 +15,9 @@ namespace lockstep {
 void require_minimizable(const RunSettings& settings, const Optimizer& optimizer, const Schedule& schedule,
                          const ParameterStore& store);
 
+// Of a checkpoint: that there was no way on, which is true of the settings that it was found with.
+void forget_end(State& found);
+
 // Of an optimizer that minimizes (Optimizer::minimization()). Every worker holds all of the minimizer's
 // vectors, in fp64 and on the host, and decides by numbers that are the same bits everywhere.
 std::unique_ptr<StepEnd> make_minimizer_step_end(const StepEnd::Parts& parts);

@@ -291,13 +291,15 @@ void PreparedRun::take_initial_adapter() {
   if (leader()) log_info("adapters from " + settings.initial_adapter);
 }
 
-void PreparedRun::compare_with_checkpoint(const State& found, const std::string& path) {
+void PreparedRun::compare_with_checkpoint(State& found, const std::string& path) {
   columns.restore(found, path);  // says more than that the digest of the data differs
   constexpr size_t kMostNamed = 4;
   std::vector<std::string> kept;
+  bool other_steps = false;
   for (const SettingChange& change :
        configuration_changes(found.configuration, description.text, description.at_default)) {
     changes.push_back(change.text);
+    other_steps = other_steps || change.key.starts_with("optimizer.");
     if (defines_run(change.key) && !change.by_default && kept.size() < kMostNamed)
       kept.push_back(change.text);
   }
@@ -306,6 +308,7 @@ void PreparedRun::compare_with_checkpoint(const State& found, const std::string&
          fmt::format("{}: {}; a resumed run must keep it", path, fmt::join(kept, "; ")));
   }
   state->require_fit(found, path);  // says less than that a setting is another one
+  if (other_steps) forget_end(found);
 }
 
 void PreparedRun::rehearse() {

@@ -102,8 +102,8 @@ struct PreparedRun {
   void take_initial_adapter();
   void require_fit_of_gpt() const;
   // What a resumed run does otherwise than the run that wrote the checkpoint is said; another model or
-  // objective is refused.
-  void compare_with_checkpoint(const State& found, const std::string& path);
+  // objective is refused. An end that other settings of the optimizer have come to is taken out.
+  void compare_with_checkpoint(State& found, const std::string& path);
   // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
   // on the run.
   void rehearse();

@@ -183,6 +183,31 @@ TEST_F(MinimizerStepTest, ARunEndsWhereThereIsNothingLeftToGainAndSaysWhy) {
   EXPECT_NE(closer.ended(), "");
 }
 
+TEST_F(MinimizerStepTest, ARunThatIsStuckGoesOnWithOtherSettings) {
+  const auto with = [&](const std::string& search) {
+    const std::string optimizer =
+        "type = \"gradient_descent\"\nline_search = {type = \"armijo\"" + search + "}\n";
+    TrainingJob made = minimizing("stuck", optimizer);
+    made.describe = [optimizer] { return TrainingJob::Description{"[optimizer]\n" + optimizer, {}}; };
+    made.settings.steps = 100;
+    return made;
+  };
+  TrainOptions options;
+  const auto ends_at = [&](const std::string& search) {
+    Trainer trainer(with(search), options, *self_);
+    EXPECT_EQ(trainer.run(), TrainOutcome::kFinished);
+    return std::pair(trainer.steps_done(), trainer.ended());
+  };
+  // One trial that has to take nearly all of the slope: such a search fails soon.
+  const std::string narrow = ", most_trials = 1, decrease = 0.9";
+  const auto [steps, reason] = ends_at(narrow);
+  EXPECT_LT(steps, 50);
+  EXPECT_NE(reason.find("cannot be lowered any more"), std::string::npos) << reason;
+  options.resume = true;
+  EXPECT_EQ(ends_at(narrow).first, steps);
+  EXPECT_GT(ends_at("").first, steps + 5);
+}
+
 TEST_F(MinimizerStepTest, IsTheSameFromCppAndStopsBetweenEvaluations) {
   const std::string mlp = "type = \"mlp\"\nhidden = [4]\ndropout = 0.2\n";
   struct Case {
