@@ -59,7 +59,8 @@ class Trainer {
   // be one of the steps before that is found out about.
   void step();
   // The mean loss on the validation data, of averaged weights where there are any; logged. Error (kUsage)
-  // without validation data.
+  // without validation data. Only run() shows the result to a schedule that follows it (plateau) and to
+  // checkpoint.keep_best: in a loop of a program's own the one never falls and the other keeps nothing.
   EvaluationResult evaluate();
   // Writes a checkpoint, in the background. Error (kNumeric), and nothing is written, when the newest update
   // left something that is not finite.
