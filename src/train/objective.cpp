@@ -103,8 +103,9 @@ int64_t Objective::targets_of(const Tensor& output) const {
 }
 
 // One logit a target stands for two classes.
-bool Objective::single_logit(const Tensor& output) const {
-  return data_.classes == 2 && output.elements() == targets_of(output) && loss_ != "cross_entropy";
+bool Objective::single_logit(const Tensor& output, Rows rows) const {
+  return rows == Rows::kSamples && data_.classes == 2 && output.elements() == targets_of(output) &&
+         loss_ != "cross_entropy";
 }
 
 Tensor Objective::losses(const Tensor& output, const Batch& batch, bool smoothed) const {
@@ -207,7 +208,7 @@ Tensor Objective::evaluated_losses(const Module& model, const Batch& batch, cons
   head->z_loss = 0.0;
   int64_t first = 0;
   return losses(*head, batch, {}, [&](const Tensor& logits) {
-    count(logits, samples, counts, first);
+    count(logits, samples, counts, Rows::kTargets, first);
     first += logits.shape()[0];
   });
 }
@@ -228,14 +229,14 @@ Tensor Objective::sums(const Tensor& losses, const Batch& batch) const {
   return result;
 }
 
-std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count) const {
-  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output), count);
+std::vector<int32_t> Objective::predicted_classes(const Tensor& output, int64_t count, Rows rows) const {
+  return classes_of(output.to_vector<double>(), data_.classes, single_logit(output, rows), count);
 }
 
-void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts,
+void Objective::count(const Tensor& output, const MicroBatch& batch, Counts& counts, Rows rows,
                       int64_t first_target) const {
   const std::vector<double> logits = output.to_vector<double>();
-  const bool single = single_logit(output);
+  const bool single = single_logit(output, rows);
   const int64_t targets = output.elements() / (single ? 1 : data_.classes);
   const std::vector<int32_t> predicted = classes_of(logits, data_.classes, single, targets);
   const std::vector<float> weights = batch.weights();

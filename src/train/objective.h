@@ -56,9 +56,13 @@ class Objective {
   // losses, which are times their weights already, and that of the weights.
   Tensor sums(const Tensor& losses, const Batch& batch) const;
   static constexpr int64_t kSums = 2;
+  // Outputs of a model are a row a sample, with one logit for two classes or as many as there are; those of a
+  // class head a row a target, of all classes. Their shapes alone do not tell two rows of one from another.
+  enum class Rows { kSamples, kTargets };
   // The class that each of the first `count` targets is predicted to be of: the first of equal logits
   // wins; a row with a logit that is not a number predicts none, -1.
-  std::vector<int32_t> predicted_classes(const Tensor& output, int64_t count) const;
+  std::vector<int32_t> predicted_classes(const Tensor& output, int64_t count,
+                                         Rows rows = Rows::kSamples) const;
   static constexpr int64_t kTop = 5;
   struct Counts {
     int64_t counted = 0;  // targets whose weight is not 0; of them:
@@ -69,7 +73,8 @@ class Objective {
   };
   // Adds outputs of a classification, a row a target of the micro-batch from target `first` on; class weights
   // say nothing about what counts.
-  void count(const Tensor& output, const MicroBatch& batch, Counts& counts, int64_t first = 0) const;
+  void count(const Tensor& output, const MicroBatch& batch, Counts& counts, Rows rows = Rows::kSamples,
+             int64_t first = 0) const;
 
   // Where the model has one for these inputs and the loss can be taken with it.
   std::optional<ClassHead> class_head(const Module& model, const Batch& batch, ForwardContext& context) const;
@@ -78,7 +83,7 @@ class Objective {
   Tensor losses(const ClassHead& head, const Batch& batch, const Tensor& cotangent,
                 const LogitsSink& sink = {}) const;
   int64_t targets_of(const Tensor& output) const;
-  bool single_logit(const Tensor& output) const;
+  bool single_logit(const Tensor& output, Rows rows = Rows::kSamples) const;
   Tensor losses(const Tensor& output, const Batch& batch, bool smoothed) const;
   // Of classes, a row a target; labels and weights (rows), weights may be undefined.
   Tensor class_losses(const Tensor& output, const Tensor& labels, const Tensor& weights,

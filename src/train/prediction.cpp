@@ -174,7 +174,8 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
             outputs.resize(output.bytes());
             output.backend().copy_to_host(outputs.data(), output.data(), output.bytes());
             predicted.assign(static_cast<size_t>(count), 0);
-            if (classes > 0) predicted = model.objective().predicted_classes(output, count);
+            const auto of = head ? Objective::Rows::kTargets : Objective::Rows::kSamples;
+            if (classes > 0) predicted = model.objective().predicted_classes(output, count, of);
           },
           "prediction");
       all.resize(outputs.size() * static_cast<size_t>(workers));

@@ -325,6 +325,44 @@ TEST(Objective, AModelWithAClassHeadHasTheLossesAndCountsOfItsLogits) {
       std::string::npos);
 }
 
+// (targets, 2) has as many elements as one logit for each of 2 positions of so many samples.
+TEST(Objective, AClassHeadOfTwoClassesAtTwoPositionsHasTwoLogitsATarget) {
+  const DataShape data{{2}, DType::kI32, 2, 1, {2}};
+  ParameterStore store;
+  GptOptions options;
+  options.layers = 1;
+  options.width = 8;
+  options.heads = 2;
+  options.deviation = 0.5;
+  const std::unique_ptr<Module> model = make_gpt(options, data, ModuleBuilder(store));
+  store.allocate(DType::kF64, test_backend(), 3);
+  MicroBatch samples(4, {{kInputsName, DType::kI32, {2}}, {kTargetsName, DType::kI32, {2}}});
+  samples.valid = 4;
+  for (size_t i = 0; i < 8; ++i) {
+    samples.values<int32_t>(kInputsName)[i] = static_cast<int32_t>(i % 3 == 0);
+    samples.values<int32_t>(kTargetsName)[i] = static_cast<int32_t>(i % 2);
+  }
+  const Batch batch = on_device(samples);
+  const Objective objective("auto", data, DType::kF64, test_backend());
+  ForwardContext context = forward_context(store, false);
+  const Tensor logits = forward(*model, batch, context).view({8, 2});
+  std::vector<int32_t> predicted;
+  Objective::Counts expected, found;
+  expected.confusion.assign(4, 0);
+  found.confusion.assign(4, 0);
+  for (size_t i = 0; i < 8; ++i) {
+    const std::vector<double> values = logits.to_vector<double>();
+    predicted.push_back(values[2 * i + 1] > values[2 * i] ? 1 : 0);
+    expected.correct += predicted[i] == static_cast<int32_t>(i % 2) ? 1 : 0;
+    ++expected.confusion[i % 2 * 2 + static_cast<size_t>(predicted[i])];
+  }
+  objective.evaluated_losses(*model, batch, samples, context, found);
+  EXPECT_EQ(found.counted, 8);
+  EXPECT_EQ(found.correct, expected.correct);
+  EXPECT_EQ(found.confusion, expected.confusion);
+  EXPECT_EQ(objective.predicted_classes(logits, 8, Objective::Rows::kTargets), predicted);
+}
+
 TEST(Objective, RefusesOptionsThatDoNotFit) {
   const auto error_of = [](const DataShape& data, const ObjectiveOptions& options) {
     try {
