@@ -114,8 +114,9 @@ void TokenWindows::weigh(int64_t first, const int32_t* targets, const SampleBuff
   file_->read_weights(first + 1, weights);
   if (documents_ == Documents::kJoin) return;
   const std::span document(place.at<int32_t>(DataDescription::kWeights + 1), window);
+  const int64_t documents = file_->description().documents;
   int64_t number = -1, end = 0;  // of the file's documents
-  if (file_->description().documents >= 0) {
+  if (documents >= 0) {
     number = file_->document_of(first);
     end = file_->document_begin(number + 1);
   }
@@ -123,7 +124,8 @@ void TokenWindows::weigh(int64_t first, const int32_t* targets, const SampleBuff
   const auto begins = [&](int64_t at, int32_t token) {
     if (number < 0) return token == *file_->description().begin;
     if (at < end) return false;
-    while (at >= end) end = file_->document_begin(++number + 1);  // empty ones hold no tokens
+    // Empty ones hold no tokens; the last one ends with the file.
+    while (at >= end && number + 1 < documents) end = file_->document_begin(++number + 1);
     return true;
   };
   int32_t found = 0;

@@ -80,6 +80,12 @@ class SealedTokens final : public TokenFile {
                      (!masked || content.arrays[kCounted].bytes == (description_.tokens + 7) / 8);
     if (!fit) refuse("its seal is about other arrays than those of tokens");
     mapping_ = std::make_unique<MappedBlocks>(path, std::move(content), ErrorKind::kData);
+    // A seal says that the file is as it was written, not that who wrote it counted right.
+    const int64_t first = begin_of(0), last = begin_of(description_.documents);
+    if (first != 0 || last != description_.tokens) {
+      refuse(fmt::format("its documents begin at {} and end at {}: it holds tokens 0 to {}", first, last,
+                         description_.tokens));
+    }
   }
 
   void read(int64_t first, std::span<int32_t> out) const override {
@@ -98,15 +104,7 @@ class SealedTokens final : public TokenFile {
     }
     mapping_->require_readable();
   }
-  int64_t document_begin(int64_t i) const override {
-    require(kDocuments, 8 * i, 8 * i + 8, 8);
-    int64_t begin = 0;
-    std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
-    if (begin < 0 || begin > description_.tokens)
-      fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i,
-                                         begin, description_.tokens));
-    return begin;
-  }
+  int64_t document_begin(int64_t i) const override { return begin_of(i); }
   void read_ahead(int64_t first, int64_t count) const override {
     const int width = description_.bytes_per_token;
     mapping_->read_ahead(kTokens, first * width, (first + count) * width);
@@ -117,6 +115,15 @@ class SealedTokens final : public TokenFile {
   }
 
  private:
+  int64_t begin_of(int64_t i) const {
+    require(kDocuments, 8 * i, 8 * i + 8, 8);
+    int64_t begin = 0;
+    std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
+    if (begin < 0 || begin > description_.tokens)
+      fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i,
+                                         begin, description_.tokens));
+    return begin;
+  }
   void require(int64_t array, int64_t begin, int64_t end, int64_t width) const {
     const auto damaged = mapping_->first_damaged(array, begin, end);
     if (!damaged) return;

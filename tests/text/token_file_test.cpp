@@ -194,6 +194,28 @@ TEST_F(TokenFiles, BlocksAreVerifiedWhenTheyAreUsed) {
                    [&] { damaged->read(kBlockBytes / 2 - 500, part); });
 }
 
+// The seal of a file whose program counted wrong is whole.
+TEST_F(TokenFiles, DocumentsThatDoNotHoldAllTokensAreRefused) {
+  const std::string name = path("forged.h5");
+  for (const auto& [entry, value] : {std::pair<int64_t, int64_t>{3, 6}, {0, 1}}) {
+    write_sealed(name, 50257);
+    auto content = verify_outline(name, ErrorKind::kData);
+    ASSERT_TRUE(content && content->arrays.size() == 2);
+    std::string bytes = bytes_of(name);
+    const BlockedArray& documents = content->arrays[1];
+    std::memcpy(bytes.data() + documents.offset + 8 * entry, &value, sizeof value);
+    int64_t table = 0;
+    std::memcpy(&table, bytes.data() + 56, sizeof table);
+    const Digest digest =
+        digest_of(std::as_bytes(std::span(bytes))
+                      .subspan(static_cast<size_t>(documents.offset), static_cast<size_t>(documents.bytes)));
+    std::memcpy(bytes.data() + table + std::ssize(digest), digest.data(), digest.size());
+    write_bytes(name, bytes);
+    seal_blocked_file(name, ErrorKind::kData, content->arrays, table);
+    reject("forged.h5", {"forged.h5", "its documents begin at", "tokens 0 to 7"});
+  }
+}
+
 TEST_F(TokenFiles, TheWriterRefusesWhatIsWrong) {
   TokenFileDescription description;
   description.vocabulary_size = 100;
