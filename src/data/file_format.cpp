@@ -92,7 +92,7 @@ std::string detect_format(const std::string& path) {
     if (start.starts_with(bytes))
       fail(ErrorKind::kData, fmt::format("{}: is {}, which is not read", path, what));
   }
-  if (file.compressed() && start.starts_with("\x89HDF\r\n\x1a\n"))
+  if (file.compressed() && apparent_state(std::string_view(start)))
     fail(ErrorKind::kData,
          fmt::format("{}: is a compressed HDF5 file: unpack it first (gunzip, unzstd)", path));
   if (by_name == "cifar10" && (file.compressed() || status.st_size % kCifarRecord == 0)) return by_name;

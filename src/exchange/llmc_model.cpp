@@ -17,6 +17,7 @@
 #include "lockstep/core/mapped_file.h"
 #include "lockstep/exchange/turned.h"
 #include "lockstep/exchange/weights_source.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 
@@ -37,7 +38,7 @@ class LlmcSource final : public WeightsSource {
     std::array<int32_t, 8> header{};
     std::memcpy(header.data(), file_->bytes().data(), sizeof header);
     const auto [magic, version, positions, tokens, layers, heads, width, rows] = header;
-    if (std::memcmp(header.data(), "\x89HDF", 4) == 0)
+    if (apparent_state(path, ErrorKind::kCheckpoint))
       refuse(
           "is HDF5, not a model of llm.c: checkpoints of this program have an option of their own "
           "(--checkpoint)");

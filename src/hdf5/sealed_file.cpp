@@ -374,6 +374,11 @@ std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind)
   return find_plain_signature(file) ? std::optional(SealState::kUnsealed) : std::nullopt;
 }
 
+std::optional<SealState> apparent_state(std::string_view beginning) {
+  if (starts_with(beginning, kMagic)) return SealState::kSealed;
+  return starts_with(beginning, kHdf5Signature) ? std::optional(SealState::kUnsealed) : std::nullopt;
+}
+
 std::optional<int64_t> plain_signature(const std::string& path, ErrorKind kind) {
   return find_plain_signature(Descriptor(path, O_RDONLY, kind));
 }

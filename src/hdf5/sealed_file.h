@@ -25,6 +25,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/error.h"
@@ -90,6 +91,10 @@ SealState verify_seal(const std::string& path, ErrorKind kind, bool required);
 // What the file is by its first bytes, which is quickly said of a large one and verifies nothing. nullopt:
 // neither sealed nor plain HDF5.
 std::optional<SealState> apparent_state(const std::string& path, ErrorKind kind);
+
+// The same of what a file without a user block of its own begins with: one that is compressed, or that is
+// read once.
+std::optional<SealState> apparent_state(std::string_view beginning);
 
 // Where the signature of HDF5 stands in an unsealed file: at byte 0, or behind a user block at 512, 1024,
 // 2048 and so on, as the format has it. nullopt: nowhere, or the file is sealed, or its seal was damaged.

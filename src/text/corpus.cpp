@@ -20,6 +20,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/strict_json.h"
+#include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/text/utf8.h"
 
 namespace lockstep {
@@ -34,9 +35,8 @@ constexpr size_t kMostBytes = size_t{1} << 30;
 enum class Kind { kText, kJsonLines, kOther };
 
 // What files that are no text begin with. (Compressed ones whose readers are not built in are among them.)
-constexpr std::array<std::pair<std::string_view, const char*>, 7> kFormats = {
-    {{"\x89HDF\r\n\x1a\n", "HDF5: it may be a token file already"},
-     {"BZh", "bzip2"},
+constexpr std::array<std::pair<std::string_view, const char*>, 6> kFormats = {
+    {{"BZh", "bzip2"},
      {{"\xfd\x37zXZ\0", 6}, "xz"},
      {"PK\3\4", "zip"},
      {"PAR1", "parquet"},
@@ -44,6 +44,8 @@ constexpr std::array<std::pair<std::string_view, const char*>, 7> kFormats = {
      {"\xfe\xff", "UTF-16: convert it to UTF-8"}}};
 
 void refuse_other_formats(std::string_view beginning, const std::string& path) {
+  if (apparent_state(beginning))
+    fail(ErrorKind::kData, path + ": is no text but HDF5: it may be a token file already");
   for (const auto& [magic, name] : kFormats) {
     if (beginning.starts_with(magic))
       fail(ErrorKind::kData, fmt::format("{}: is no text but {}", path, name));

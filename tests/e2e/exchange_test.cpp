@@ -213,6 +213,7 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   ASSERT_EQ(adapter.exit_code, 0) << adapter.err;
   ASSERT_FALSE(std::filesystem::exists(file("adapter/tokenizer.json")));
   refused({"eval", file("run.toml"), "--checkpoint", file("adapter")}, 3, file("adapter") + " of tokenizer ");
+  refused({"generate", "--weights", checkpoint, "--tokenizer", tokenizer}, 4, "(--checkpoint)");
   const std::string tuned = generated({"--weights", file("adapter")});
   EXPECT_EQ(generated({"--weights", file("adapter"), "--tokenizer", tokenizer}), tuned);
   refused({"eval", file("run.toml"), "--checkpoint", file("adapter"), "--base", file("out")}, 3,

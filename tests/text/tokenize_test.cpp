@@ -264,8 +264,9 @@ TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
   const std::string packed = bytes_of(path("b.txt.zst"));
   write_text(path("b.txt.zst"), packed.substr(0, packed.size() - 3));
   rejected(ErrorKind::kData, {"b.txt.zst", "zstd"}, "b.txt.zst");
-  for (const std::string& magic : {std::string("BZh91AY&SY"), std::string("PAR1"),
-                                   std::string("\xff\xfe\x41\0", 4), std::string("\x89HDF\r\n\x1a\n")}) {
+  for (const std::string& magic :
+       {std::string("BZh91AY&SY"), std::string("PAR1"), std::string("\xff\xfe\x41\0", 4),
+        std::string("\x89HDF\r\n\x1a\n"), std::string("\x89LOCKSTEP-SEAL\r\n")}) {
     write_text(path("d.txt"), magic + "something");
     rejected(ErrorKind::kData, {"d.txt", "is no text but"}, "d.txt");
   }
