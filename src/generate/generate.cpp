@@ -2,6 +2,7 @@
 #include "lockstep/generate/generate.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -62,8 +63,10 @@ std::vector<Generated> generate(Decoder& decoder, const Tokenizer& tokenizer,
   const auto take = [&](size_t text, const Tensor& logits, int64_t row) {
     std::vector<float> values =
         logits.view({decoder.vocabulary()}, row * decoder.vocabulary()).to_vector<float>();
-    // Rows of the table that no token has are never drawn.
+    // Rows of the table that no token has are never drawn: behind the last one, or in between.
     values.resize(static_cast<size_t>(std::min(decoder.vocabulary(), tokenizer.vocabulary_size())));
+    for (size_t id = 0; id < values.size(); ++id)
+      if (!tokenizer.has(static_cast<int64_t>(id))) values[id] = -std::numeric_limits<float>::infinity();
     if (texts[text].take(values, tokenizer, context)) active.push_back(text);
   };
   for (size_t i = 0; i < prompts.size(); ++i) texts.emplace_back(i, prompts[i], options);

@@ -21,7 +21,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, SpecialSpelling sp
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
   for (const int32_t id : ids) {
-    if (id < 0 || id >= vocabulary_size() || !tokens_[static_cast<size_t>(id)])
+    if (!has(id))
       fail(ErrorKind::kData,
            fmt::format("decode: {} is no token of a vocabulary of {}", id, vocabulary_size()));
     text += *tokens_[static_cast<size_t>(id)];

@@ -54,6 +54,10 @@ class Tokenizer {
   // of the whole, whatever follows it; 0: none that is known. Long documents are encoded in parts by it.
   virtual size_t cut(std::string_view) const { return 0; }
 
+  // Whether there is a token of this id; some vocabularies leave ids out.
+  bool has(int64_t id) const {
+    return id >= 0 && id < vocabulary_size() && tokens_[static_cast<size_t>(id)].has_value();
+  }
   // The largest id + 1.
   int64_t vocabulary_size() const { return std::ssize(tokens_); }
   const std::vector<SpecialToken>& special_tokens() const { return special_; }

@@ -117,6 +117,29 @@ TEST_F(Generation, IsTheSameTextForTheSameSeedOnAnyNumberOfThreads) {
   EXPECT_NE(run({{1, 2}}, options)[0].text, both[0].text);
 }
 
+// Some vocabularies leave ids out.
+class EverySecond final : public Tokenizer {
+ public:
+  EverySecond() {
+    for (int id = 0; id < 11; ++id)
+      tokens_.push_back(id % 2 == 0 ? std::optional(std::string(1, static_cast<char>('a' + id)))
+                                    : std::nullopt);
+  }
+  std::unique_ptr<TokenEncoder> encoder(SpecialSpelling) const override { return nullptr; }
+};
+
+TEST_F(Generation, DrawsNoIdThatTheTokenizerLeavesOut) {
+  GenerationOptions options;
+  options.sampling.seed = 3;
+  for (const double temperature : {0.0, 1.0, 50.0}) {
+    options.sampling.temperature = temperature;
+    Decoder decoder = decoder_of("llama", 2);
+    const std::vector<Generated> texts =
+        generate(decoder, EverySecond(), std::vector<std::vector<int32_t>>{{2}, {4}}, options);
+    for (const Generated& text : texts) EXPECT_EQ(text.text.size(), 32u);
+  }
+}
+
 TEST_F(Generation, EndsWithItsTokensItsTextsAndThePositions) {
   GenerationOptions options;
   options.sampling.temperature = 0.0;
