@@ -26,6 +26,7 @@
 #include "lockstep/exchange/safetensors.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/text/tokenizer.h"
+#include "lockstep/text/utf8.h"
 
 namespace lockstep {
 
@@ -78,7 +79,7 @@ struct ExportedTokenizer {
   std::string text, config;
 };
 
-// Also tells the model where texts begin and end.
+// Also tells the model where texts begin and end, where it does not know.
 std::optional<ExportedTokenizer> take_tokenizer(const std::string& path, HuggingFaceModel& model) {
   if (path.empty()) return std::nullopt;
   std::error_code error;
@@ -94,13 +95,18 @@ std::optional<ExportedTokenizer> take_tokenizer(const std::string& path, Hugging
   model.vocabulary = tokenizer->vocabulary_size();
   nlohmann::ordered_json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                                    {"model_max_length", model.options.context}};
-  const auto name = [&](const char* key, std::optional<int32_t> id) {
-    if (id) config[key] = tokenizer->decode(std::vector<int32_t>{*id});
+  if (model.begin && !tokenizer->has(*model.begin)) model.begin = std::nullopt;
+  std::erase_if(model.ends, [&](int32_t id) { return !tokenizer->has(id); });
+  if (!model.begin) model.begin = tokenizer->begin_of_text();
+  if (const auto end = tokenizer->end_of_text(); end && model.ends.empty()) model.ends = {*end};
+  // A part of a character has no spelling.
+  const auto name = [&](const char* key, int32_t id) {
+    std::string scratch;
+    const std::string text = tokenizer->decode(std::vector<int32_t>{id});
+    if (well_formed(text, scratch) == text) config[key] = text;
   };
-  model.begin = tokenizer->begin_of_text();
-  name("bos_token", model.begin);
-  if (const auto end = tokenizer->end_of_text()) model.ends = {*end};
-  name("eos_token", tokenizer->end_of_text());
+  if (model.begin) name("bos_token", *model.begin);
+  if (!model.ends.empty()) name("eos_token", model.ends.front());
   return ExportedTokenizer{read_small_file(file, kMostTokenizerBytes, ErrorKind::kCheckpoint),
                            config.dump(2) + "\n"};
 }

@@ -18,7 +18,7 @@ struct ExportOptions {
   DType dtype = DType::kF32;   // kF32, kBF16, kF16
   std::string tokenizer = {};  // tokenizer.json, or a directory that has one; empty: none goes with it
   int64_t shard_bytes = 5'000'000'000;
-  // Tokens that texts begin and end with, where no tokenizer says it.
+  // Tokens that texts begin and end with; where there are none, those of the tokenizer.
   std::optional<int32_t> begin = {};
   std::vector<int32_t> ends = {};
 };

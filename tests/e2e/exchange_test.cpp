@@ -164,6 +164,21 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   EXPECT_EQ(bytes_of(file("out/tokenizer.json")), bytes_of(tokenizer));
   EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|endoftext|>");
   refused({"export", checkpoint, file("new"), "--tokenizer", "bytes"}, 2, "is not the one that");
+  // What the model itself says of its texts' ends counts more than what is usual for its tokenizer.
+  nlohmann::json said = config;
+  const nlohmann::json ids = nlohmann::json::parse(bytes_of(tokenizer))["model"]["vocab"];
+  said["bos_token_id"] = ids["b"];
+  said["eos_token_id"] = {ids["a"], 299};
+  write_file(file("out/config.json"), said.dump());
+  const Outcome again = run(kNoLauncher, {"export", file("out"), file("again"), "--tokenizer", tokenizer});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  const nlohmann::json kept = nlohmann::json::parse(bytes_of(file("again/config.json")));
+  EXPECT_EQ(kept["bos_token_id"], ids["b"]);
+  EXPECT_EQ(kept["eos_token_id"], said["eos_token_id"]);
+  const nlohmann::json beside = nlohmann::json::parse(bytes_of(file("again/tokenizer_config.json")));
+  EXPECT_EQ(beside["bos_token"], "b");
+  EXPECT_EQ(beside["eos_token"], "a");
+  write_file(file("out/config.json"), config.dump());
   EXPECT_FALSE(std::filesystem::exists(file("new")));
 
   // Whatever the weights come from, and on any number of threads, it is the same text.
