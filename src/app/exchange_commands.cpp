@@ -70,6 +70,9 @@ int run_export(ExportArguments& arguments) {
            fmt::format("--tokenizer {}: is not the one that {} was trained with", named, path));
     }
   }
+  const DocumentTokens trained = document_tokens(outline.vocabulary);
+  arguments.options.begin = trained.begin;
+  if (trained.end) arguments.options.ends = {*trained.end};
   if (arguments.adapter) {
     const LoraOptions lora = lora_of(state, path);
     if (lora.rank == 0)

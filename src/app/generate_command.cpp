@@ -133,15 +133,18 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
   return tokenizer;
 }
 
-std::vector<int32_t> tokens_of(const Tokenizer& tokenizer, const std::string& prompt) {
+// As the texts that the model was trained on begin, where that is known; else as the tokenizer has it.
+std::vector<int32_t> tokens_of(const Tokenizer& tokenizer, const Model& model, const std::string& prompt) {
   std::vector<int32_t> tokens;
   const std::vector<int32_t> text = tokenizer.encode(prompt);
-  const auto begin = tokenizer.begin_of_text();
+  const DocumentTokens trained = document_tokens(model.trained_with);
+  const auto begin = model.trained_with.empty() ? tokenizer.begin_of_text() : trained.begin;
   // Templates of chats spell the token that begins a text.
   if (begin && (text.empty() || text.front() != *begin)) tokens.push_back(*begin);
   tokens.insert(tokens.end(), text.begin(), text.end());
   // A text that begins with nothing begins behind the end of another one.
-  if (tokens.empty() && tokenizer.end_of_text()) tokens.push_back(*tokenizer.end_of_text());
+  const auto end = trained.end ? trained.end : tokenizer.end_of_text();
+  if (tokens.empty() && end) tokens.push_back(*end);
   if (tokens.empty())
     fail(ErrorKind::kUsage, "--prompt: is empty, and the tokenizer has no token that begins a text");
   return tokens;
@@ -174,7 +177,7 @@ int run_generate(GenerateArguments& arguments) {
   const auto tokenizer = tokenizer_of(arguments, model);
   std::vector<std::vector<int32_t>> tokens;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    tokens.push_back(tokens_of(*tokenizer, prompts[i]));
+    tokens.push_back(tokens_of(*tokenizer, model, prompts[i]));
     if (std::ssize(tokens[i]) > model.options.context) {
       fail(ErrorKind::kUsage, fmt::format("prompt {}: has {} tokens, the model positions for {}", i + 1,
                                           tokens[i].size(), model.options.context));
@@ -186,7 +189,8 @@ int run_generate(GenerateArguments& arguments) {
     }
   }
   arguments.options.ends = model.ends;
-  if (const auto end = tokenizer->end_of_text()) arguments.options.ends.push_back(*end);
+  for (const auto& end : {tokenizer->end_of_text(), document_tokens(model.trained_with).end})
+    if (end) arguments.options.ends.push_back(*end);
   Decoder decoder(model.options, model.vocabulary, arguments.precision == "bf16" ? DType::kBF16 : DType::kF32,
                   std::ssize(prompts), model.values);
   const bool stream = prompts.size() == 1 && !arguments.as_json;

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/error.h"
@@ -164,6 +166,20 @@ std::string TokenWindows::digest() const {
 
 bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest) {
   return vocabulary.starts_with("tokenizer " + tokenizer_digest + ",");
+}
+
+// What vocabulary_text() has written.
+DocumentTokens document_tokens(const std::string& vocabulary) {
+  const auto token_behind = [&vocabulary](std::string_view words) {
+    const size_t at = vocabulary.find(fmt::format("{}token ", words));
+    std::optional<int32_t> token;
+    if (at == std::string::npos) return token;
+    int32_t id = 0;
+    const char* const begin = vocabulary.data() + at + words.size() + std::string_view("token ").size();
+    if (std::from_chars(begin, vocabulary.data() + vocabulary.size(), id).ec == std::errc{}) token = id;
+    return token;
+  };
+  return {token_behind(", "), token_behind(" before and ")};
 }
 
 SourceOpener read_token_windows(Section& data) {

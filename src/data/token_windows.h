@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "lockstep/core/configuration.h"
@@ -51,6 +52,12 @@ class TokenWindows final : public WholeSource {
 
 // Whether DataDescription::vocabulary is that of tokens which the tokenizer of this digest has made.
 bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest);
+
+// The tokens that such a text says to stand before and behind each document.
+struct DocumentTokens {
+  std::optional<int32_t> begin, end;
+};
+DocumentTokens document_tokens(const std::string& vocabulary);
 
 // The reader of data.format = "tokens".
 SourceOpener read_token_windows(Section& data);

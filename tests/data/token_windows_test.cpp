@@ -50,6 +50,28 @@ class TokenWindowsTest : public ::testing::Test {
   testing::ScratchDirectory directory_;
 };
 
+TEST_F(TokenWindowsTest, TheTextOfAVocabularyTellsWhatStandsAroundDocuments) {
+  using Token = std::optional<int32_t>;
+  for (const auto& [begin, end] : {std::pair<Token, Token>{3, 47},
+                                   {std::nullopt, 0},
+                                   {49, std::nullopt},
+                                   {std::nullopt, std::nullopt}}) {
+    TokenFileDescription description;
+    description.vocabulary_size = 50;
+    description.tokenizer = "0123456789abcdef0123456789abcdef";
+    description.begin = begin;
+    description.end = end;
+    TokenFileWriter writer(path("a.h5"), description);
+    writer.add(std::vector<int32_t>{1, 2, 3, 4});
+    writer.end_document();
+    writer.finish();
+    const std::string vocabulary = TokenWindows(path("a.h5"), 2, 0).description().vocabulary;
+    EXPECT_EQ(document_tokens(vocabulary).begin, begin) << vocabulary;
+    EXPECT_EQ(document_tokens(vocabulary).end, end) << vocabulary;
+  }
+  EXPECT_EQ(document_tokens("").end, std::nullopt);
+}
+
 TEST_F(TokenWindowsTest, TargetsAreTheNextTokens) {
   // 41 tokens: four windows of ten and the target of the last; a token less would make it three.
   const TokenWindows windows(sealed("a.h5", 41, 50), 10, 0);

@@ -386,6 +386,41 @@ TEST_F(Exchange, RefusesBeforeAnythingIsWritten) {
           2, "must name a field");
 }
 
+// `tokenize --end` names another token than the one that is usual for the tokenizer.
+TEST_F(Exchange, TextsEndWithTheTokenThatEndedThoseOfTheTraining) {
+  const std::string tokenizer = file("tokenizer.json");
+  const Outcome made = run(kNoLauncher, {"tokenizer", "train", LOCKSTEP_ROOT "/LICENSE", "--vocabulary-size",
+                                         "257", "--output", tokenizer});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  nlohmann::ordered_json vocabulary = nlohmann::ordered_json::parse(bytes_of(tokenizer));
+  vocabulary["added_tokens"].push_back(vocabulary["added_tokens"][0]);
+  vocabulary["added_tokens"].back()["id"] = 257;
+  vocabulary["added_tokens"].back()["content"] = "<|im_end|>";
+  write_file(tokenizer, vocabulary.dump());
+  std::string documents;
+  for (int i = 0; i < 400; ++i) documents += "{\"text\": \"abc\"}\n";
+  write_file(file("short.jsonl"), documents);
+  const auto tokenized = [&](const std::string& end, const std::string& to) {
+    const Outcome outcome = run(kNoLauncher, {"tokenize", file("short.jsonl"), "--tokenizer", tokenizer,
+                                              "--end", end, "--output", to});
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  };
+  tokenized("<|im_end|>", file("ended.h5"));
+  train(kNoLauncher, {file("run.toml"), "--output", file("run"), "--set", "data.train=" + file("ended.h5"),
+                      "train.steps=300", "train.micro_batch_size=4"});
+  const std::string checkpoint = checkpoint_of(file("run"), 300);
+  const Outcome text = run(kNoLauncher, {"generate", "--checkpoint", checkpoint, "--tokenizer", tokenizer,
+                                         "--prompt", "a", "--tokens", "12", "--temperature", "0", "--json"});
+  ASSERT_EQ(text.exit_code, 0) << text.err;
+  const nlohmann::json line = nlohmann::json::parse(text.out);
+  EXPECT_EQ(line["text"], "bc");
+  EXPECT_EQ(line["ended"], "end");
+  const Outcome exported = run(kNoLauncher, {"export", checkpoint, file("out"), "--tokenizer", tokenizer});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/config.json")))["eos_token_id"], 257);
+  EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|im_end|>");
+}
+
 TEST_F(Exchange, IsForGpts) {
   write_file(file("mlp.toml"), "[data]\ntrain = \"" LOCKSTEP_ROOT "/configs/data/digits.h5\"\n[model]\n" +
                                    kMlp + "[train]\nsteps = 1\n");
