@@ -100,15 +100,9 @@ void read_gpt2(ConfigReader& config, HuggingFaceModel& model) {
   config.require_boolean("add_cross_attention", false);
 }
 
-// transformers 4: rope_theta and rope_scaling; 5: rope_parameters with both.
-RotaryOptions read_rotary(ConfigReader& config, int64_t context) {
+RotaryOptions rotary_of(ConfigReader scaling, double theta, int64_t context) {
   RotaryOptions rotary;
-  const bool joined = config.find("rope_parameters") != nullptr;
-  ConfigReader scaling = config.table(joined ? "rope_parameters" : "rope_scaling");
-  // Files for both versions have the same twice; the newer key counts there.
-  if (joined) config.table("rope_scaling");
-  const double apart = config.real("rope_theta", 10000.0);
-  rotary.theta = scaling.real("rope_theta", apart);
+  rotary.theta = scaling.real("rope_theta", theta);
   const std::string older = scaling.text("type", "default");
   const std::string type = scaling.text("rope_type", older);
   if (scaling.real("partial_rotary_factor", 1.0) != 1.0)
@@ -126,6 +120,22 @@ RotaryOptions read_rotary(ConfigReader& config, int64_t context) {
     scaling.refuse("rope_type", type, "must be default, linear or llama3");
   }
   scaling.reject_unknown({});
+  return rotary;
+}
+
+// transformers 4: rope_theta and rope_scaling; 5: rope_parameters with both. Files for both versions have the
+// same twice. Where they do not, either version takes rope_scaling, which somebody has changed or forgotten.
+RotaryOptions read_rotary(ConfigReader& config, int64_t context) {
+  const double theta = config.real("rope_theta", 10000.0);
+  const json *older = config.find("rope_scaling"), *newer = config.find("rope_parameters");
+  const RotaryOptions rotary =
+      rotary_of(config.table(newer != nullptr ? "rope_parameters" : "rope_scaling"), theta, context);
+  if (newer == nullptr || older == nullptr || older->empty()) return rotary;
+  if (!(rotary_of(config.table("rope_scaling"), theta, context) == rotary)) {
+    config.refuse("rope_scaling", *older,
+                  fmt::format("with rope_theta {} must mean the same as rope_parameters {}, or not be there",
+                              theta, newer->dump()));
+  }
   return rotary;
 }
 

@@ -220,6 +220,13 @@ TEST(HuggingFaceConfig, ThatMeansSomethingElseIsRefusedByItsKey) {
        {{"rope_parameters", {{"rope_type", "default"}, {"beta_fast", 1}}}},
        {"beta_fast", "not known"}},
       {"llama", {{"rope_parameters", 7}}, {"rope_parameters", "must be an object"}},
+      {"llama",
+       {{"rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}}},
+       {"rope_scaling", "must mean the same as rope_parameters"}},
+      {"llama",
+       {{"rope_parameters", {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 5e5}}},
+        {"rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}}}},
+       {"rope_scaling", "with rope_theta 10000"}},
       {"llama", {{"partial_rotary_factor", 0.5}}, {"partial_rotary_factor", "not known"}},
       {"llama", {{"attention_bias", 1}}, {"attention_bias", "true or false"}},
       {"llama", {{"eos_token_id", "end"}}, {"eos_token_id", "end"}},
@@ -254,6 +261,14 @@ TEST(HuggingFaceConfig, ThatMeansSomethingElseIsRefusedByItsKey) {
   EXPECT_EQ(options("mistral", {{"sliding_window", nullptr}}).window, 0);
   EXPECT_EQ(options("mistral", {{"sliding_window", "-"}}).window, 4096);
   EXPECT_EQ(options("llama", {{"rope_parameters", "-"}}).rotary.theta, 10000.0);
+  const json twice = {{"rope_type", "linear"}, {"factor", 2.0}};
+  EXPECT_EQ(options("llama",
+                    {{"rope_theta", 50.0},
+                     {"rope_scaling", twice},
+                     {"rope_parameters", {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 50.0}}}})
+                .rotary.factor,
+            2.0);
+  EXPECT_EQ(options("llama", {{"rope_scaling", json::object()}}).rotary.theta, 50.0);
   const GptOptions dropped = options("gpt2", {{"attn_pdrop", 0.2}, {"resid_pdrop", 0}, {"embd_pdrop", "-"}});
   EXPECT_EQ(dropped.attention_dropout, 0.2);
   EXPECT_EQ(dropped.residual_dropout, 0.0);
