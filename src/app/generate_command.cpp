@@ -36,7 +36,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct GenerateArguments {
-  std::string configuration, checkpoint, base, weights, tokenizer, precision = "fp32";
+  std::string configuration, checkpoint, base, weights, tokenizer, pattern, precision = "fp32";
   std::vector<std::string> prompts, prompt_files;
   GenerationOptions options;
   int threads = 0;
@@ -112,13 +112,13 @@ std::unique_ptr<Tokenizer> tokenizer_of(const GenerateArguments& arguments, cons
   std::error_code error;
   std::unique_ptr<Tokenizer> tokenizer;
   if (!arguments.tokenizer.empty()) {
-    tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = {}});
+    tokenizer = open_tokenizer({.path = arguments.tokenizer, .pattern = arguments.pattern});
     const std::string beside = tokenizer_beside(model.tokenizer);
     if (!beside.empty() && beside != tokenizer->digest())
       log_warning(
           fmt::format("--tokenizer {}: is another one than that of {}", arguments.tokenizer, model.path));
   } else if (fs::is_directory(model.tokenizer, error)) {
-    tokenizer = open_tokenizer({.path = model.tokenizer, .pattern = {}});
+    tokenizer = open_tokenizer({.path = model.tokenizer, .pattern = arguments.pattern});
   } else if (tokenizer = make_byte_tokenizer(); !made_by(model.trained_with, tokenizer->digest())) {
     fail(ErrorKind::kUsage, fmt::format("{}: name the tokenizer of its data (--tokenizer)", model.path));
   }
@@ -232,6 +232,7 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
       "--tokenizer", arguments->tokenizer,
       "as of the command tokenize; by default what lies in the directory, or bytes, where the "
       "checkpoint's data say so");
+  command->add_option("--pattern", arguments->pattern, "of the tokenizer: as that of tokenize");
   command->add_option("--prompt", arguments->prompts, "text to go on with; given again: another one")
       ->take_all()
       ->allow_extra_args(false);

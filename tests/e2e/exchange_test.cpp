@@ -421,6 +421,22 @@ TEST_F(Exchange, TextsEndWithTheTokenThatEndedThoseOfTheTraining) {
   EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|im_end|>");
 }
 
+TEST_F(Exchange, AVocabularyOfUnknownSizeTakesItsPattern) {
+  const std::string tokenizer = LOCKSTEP_ROOT "/tests/text/files/small.tiktoken";
+  const Outcome tokens = run(kNoLauncher, {"tokenize", LOCKSTEP_ROOT "/LICENSE", "--tokenizer", tokenizer,
+                                           "--pattern", "gpt2", "--output", file("pieces.h5")});
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  train(kNoLauncher, {file("run.toml"), "--output", file("run"), "--set", "data.train=" + file("pieces.h5")});
+  const std::vector<std::string> generate = {"generate",    "--checkpoint", checkpoint_of(file("run"), 3),
+                                             "--tokenizer", tokenizer,      "--prompt",
+                                             "the ",        "--tokens",     "3"};
+  refused(generate, 2, "name its pattern");
+  std::vector<std::string> named = generate;
+  named.insert(named.end(), {"--pattern", "gpt2"});
+  const Outcome text = run(kNoLauncher, named);
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+}
+
 TEST_F(Exchange, IsForGpts) {
   write_file(file("mlp.toml"), "[data]\ntrain = \"" LOCKSTEP_ROOT "/configs/data/digits.h5\"\n[model]\n" +
                                    kMlp + "[train]\nsteps = 1\n");
