@@ -40,6 +40,8 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
   options.expected_target = trained.columns.target;
   options.follow = model.settings().train_data.follow;
   options.open = model.settings().train_data.open;
+  // Files of tokens do not all say how many there are.
+  if (trained.shape.positions.rank() > 0) options.classes = trained.shape.classes;
   std::shared_ptr<const DataSource> source =
       match_columns(open_data_source(options), trained.columns, checkpoint);
   const DataDescription& found = source->description();

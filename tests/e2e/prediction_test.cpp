@@ -178,5 +178,57 @@ TEST_F(Prediction, RefusesSamplesThatTheModelDoesNotTake) {
   EXPECT_NE(nowhere.err.find("no/p.h5"), std::string::npos) << nowhere.err;
 }
 
+// Two tokens at two positions: logits of a class head, of which there are as many as of one for each target.
+// Megatron's files do not say how many tokens there are.
+TEST_F(Prediction, OfTextOfTwoTokensAgreesWithTheEvaluation) {
+  std::string tokens, index("MMIDIDX\0\0", 9);
+  for (uint32_t i = 0; i < 2001; ++i) tokens += {static_cast<char>(i * 2'654'435'761u >> 31), '\0'};
+  const auto put = [&index](auto value) {
+    index.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  put(uint64_t{1});
+  put(uint8_t{8});  // uint16
+  put(uint64_t{1});
+  put(uint64_t{2});
+  put(int32_t{2001});
+  put(int64_t{0});
+  put(int64_t{0});
+  put(int64_t{1});
+  write_file(file("text.bin"), tokens);
+  write_file(file("text.idx"), index);
+  write_file(file("gpt.toml"),
+             "[data]\nformat = \"tokens\"\ncontext = 2\nclasses = 2\ntrain = \"" + file("text") + "\"\n" + R"(
+[model]
+type = "gpt"
+layers = 1
+width = 8
+heads = 2
+[train]
+steps = 5
+micro_batches = 1
+micro_batch_size = 4
+[optimizer]
+type = "adamw"
+learning_rate = 0.01
+)");
+  train(kNoLauncher, {file("gpt.toml"), "--output", file("gpt")});
+  const std::string checkpoint = checkpoint_of(file("gpt"), 5);
+  const Outcome evaluated =
+      run(kNoLauncher, {"eval", file("gpt.toml"), "--checkpoint", checkpoint, "--confusion"});
+  ASSERT_EQ(evaluated.exit_code, 0) << evaluated.err;
+  const nlohmann::json line = nlohmann::json::parse(evaluated.out);
+  const Outcome predicted = run(2, {"predict", file("gpt.toml"), "--checkpoint", checkpoint, "--data",
+                                    file("text"), "--output", file("text.h5")});
+  ASSERT_EQ(predicted.exit_code, 0) << predicted.err;
+  const std::vector<int32_t> classes = classes_in("text.h5");
+  ASSERT_EQ(classes.size(), 2000u);
+  std::vector<std::vector<int64_t>> confusion(2, std::vector<int64_t>(2, 0));
+  for (size_t i = 0; i < classes.size(); ++i)
+    ++confusion[static_cast<size_t>(tokens[2 * i + 2])][static_cast<size_t>(classes[i])];
+  EXPECT_EQ(line["confusion"].get<std::vector<std::vector<int64_t>>>(), confusion);
+  EXPECT_NEAR(line["accuracy"].get<double>(), static_cast<double>(confusion[0][0] + confusion[1][1]) / 2000.0,
+              1e-12);
+}
+
 }  // namespace
 }  // namespace lockstep::testing
