@@ -104,6 +104,11 @@ std::optional<GptOptions> configured_model(const std::string& path) {
   const std::string text = read_small_file(path, kMostBytes, ErrorKind::kUsage);
   const auto options = gpt_of_configuration(text, path, 1);
   if (!options) fail(ErrorKind::kUsage, path + ": has no model.type = \"gpt\"");
+  Configuration configuration = Configuration::parse(text, path, {});
+  Section model = configuration.section("model");
+  model.text("type", std::nullopt, {}, "");
+  read_gpt(model);
+  configuration.reject_unknown("model");
   return options;
 }
 

@@ -78,8 +78,11 @@ int run_predict(const Arguments& arguments, Configuration& configuration, Commun
 void refuse_empty_numbers(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
     const std::string type = option->get_type_name();
-    if (!type.starts_with("INT") && !type.starts_with("UINT")) continue;
-    option->check([](const std::string& text) { return text.empty() ? "must be an integer" : ""; });
+    const bool real = type.starts_with("FLOAT");
+    if (!real && !type.starts_with("INT") && !type.starts_with("UINT")) continue;
+    option->check([real](const std::string& text) {
+      return !text.empty() ? "" : real ? "must be a number" : "must be an integer";
+    });
   }
   for (CLI::App* command : app.get_subcommands({})) refuse_empty_numbers(*command);
 }

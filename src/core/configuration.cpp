@@ -111,9 +111,17 @@ Section Configuration::section(const std::string& name) {
 }
 
 void Configuration::reject_unknown() const {
+  reject_unknown("");
+}
+
+void Configuration::reject_unknown(const std::string& within) const {
   const Section::Impl& root = *impl_->root;
   std::vector<Section::Impl::Unknown> unknown;
   root.collect_unknown(unknown);
+  std::erase_if(unknown, [&](const auto& u) {
+    const std::string full = join_path(u.section->path, u.key);
+    return !within.empty() && !full.starts_with(within + ".") && !full.starts_with(within + "[");
+  });
   if (unknown.empty()) return;
   // In file order, overrides after the file.
   const auto is_override = [](const auto& u) { return u.source.path && *u.source.path == kOverrideName; };

@@ -119,6 +119,8 @@ class Configuration {
   // Error (kUsage) when the file holds a key that nobody has read: names it, and the nearest names that exist
   // there or the sections that do have a key of this name.
   void reject_unknown() const;
+  // Of this section, and what is in it, alone.
+  void reject_unknown(const std::string& within) const;
 
   // Every key read so far that has a value, given or fallback, with it, as TOML text that parses to the same
   // configuration (reals in their shortest exact form). Not for a description.

@@ -209,6 +209,7 @@ TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
       {"prepare", "a.csv", "b.h5", "--classes", ""},
       {"tokenize", "a.txt", "--tokenizer", "bytes", "--output", "b.h5", "--threads", ""},
       {"generate", "--checkpoint", "a.h5", "--seed", "9007199254740993"},
+      {"generate", "--checkpoint", "a.h5", "--temperature", ""},
       {"inspect"},
       {"diff", "a.h5"},
       {"config", "extra"},

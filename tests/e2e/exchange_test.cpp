@@ -234,6 +234,10 @@ TEST_F(Exchange, TheTokenizerGoesWithItAndRowsThatItLacksDoNot) {
   refused({"eval", file("run.toml"), "--checkpoint", file("adapter"), "--base", file("out")}, 3,
           " of tokenizer ");
   refused({"generate", "--checkpoint", checkpoint}, 2, "name the tokenizer");
+  write_file(file("typing.toml"),
+             replaced(bytes_of(file("run.toml")), "heads = 2", "heads = 2\nkv_head = 1"));
+  refused({"generate", file("typing.toml"), "--checkpoint", checkpoint, "--tokenizer", tokenizer}, 2,
+          "model.kv_head: unknown key: did you mean model.kv_heads");
   refused({"generate", "--checkpoint", checkpoint, "--tokenizer", "bytes"}, 2, "is not the one that");
   refused({"generate", "--weights", file("out"), "--top-p", "2"}, 2, "top-p: must be in (0, 1]");
   refused({"generate", "--prompt", "x"}, 2, "name one of --checkpoint and --weights");
