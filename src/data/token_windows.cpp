@@ -168,6 +168,10 @@ bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest)
   return vocabulary.starts_with("tokenizer " + tokenizer_digest + ",");
 }
 
+bool same_tokenizer(const std::string& vocabulary, const std::string& other) {
+  return vocabulary.substr(0, vocabulary.find(',')) == other.substr(0, other.find(','));
+}
+
 // What vocabulary_text() has written.
 DocumentTokens document_tokens(const std::string& vocabulary) {
   const auto token_behind = [&vocabulary](std::string_view words) {

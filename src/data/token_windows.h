@@ -53,6 +53,9 @@ class TokenWindows final : public WholeSource {
 // Whether DataDescription::vocabulary is that of tokens which the tokenizer of this digest has made.
 bool made_by(const std::string& vocabulary, const std::string& tokenizer_digest);
 
+// Whether two of them are of one tokenizer; what stands before and behind documents may differ.
+bool same_tokenizer(const std::string& vocabulary, const std::string& other);
+
 // The tokens that such a text says to stand before and behind each document.
 struct DocumentTokens {
   std::optional<int32_t> begin, end;

@@ -150,7 +150,9 @@ void warn_of_vocabulary(const State& found, const std::string& path, const std::
     other = !beside.empty() && !made_by(vocabulary, beside);
   } else if (!found.data.empty()) {
     const std::string trained_with = DataOutline::parse(found.data, path).vocabulary;
-    other = !trained_with.empty() && trained_with != vocabulary;
+    other = !trained_with.empty() && !same_tokenizer(trained_with, vocabulary);
+    if (!trained_with.empty() && !other && trained_with != vocabulary)
+      log_warning(fmt::format("{}: its weights are of {}; the data of {}", path, trained_with, vocabulary));
   }
   if (other)
     log_warning(fmt::format("{}: its weights are of another tokenizer than the data's tokens", path));

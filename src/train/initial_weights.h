@@ -39,7 +39,8 @@ std::vector<float> in_fp32(const StateArray& array);
 void tell_of_dropout(const std::string& path, const std::string& configuration, const DataShape& data);
 
 // A warning where weights are known to be of other tokens than the data: another tokenizer lies beside them,
-// or they were trained on its tokens. vocabulary: DataDescription::vocabulary.
+// or they were trained on its tokens, or on texts that begin or end with others. vocabulary:
+// DataDescription::vocabulary.
 void warn_of_vocabulary(const State& found, const std::string& path, const std::string& vocabulary);
 
 // The frozen parameters of a replica, and the digest by which checkpoints know them.

@@ -410,6 +410,7 @@ TEST_F(Exchange, TextsEndWithTheTokenThatEndedThoseOfTheTraining) {
     ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   };
   tokenized("<|im_end|>", file("ended.h5"));
+  tokenized("auto", file("usual.h5"));
   train(kNoLauncher, {file("run.toml"), "--output", file("run"), "--set", "data.train=" + file("ended.h5"),
                       "train.steps=300", "train.micro_batch_size=4"});
   const std::string checkpoint = checkpoint_of(file("run"), 300);
@@ -423,6 +424,13 @@ TEST_F(Exchange, TextsEndWithTheTokenThatEndedThoseOfTheTraining) {
   ASSERT_EQ(exported.exit_code, 0) << exported.err;
   EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/config.json")))["eos_token_id"], 257);
   EXPECT_EQ(nlohmann::json::parse(bytes_of(file("out/tokenizer_config.json")))["eos_token"], "<|im_end|>");
+  // A run from these weights over texts that end otherwise is told of that, not of another tokenizer.
+  const Outcome again =
+      run(kNoLauncher, {"train", file("run.toml"), "--output", file("again"), "--set",
+                        "data.train=" + file("usual.h5"), "train.initial_weights=" + checkpoint});
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(again.err.find("another tokenizer"), std::string::npos) << again.err;
+  EXPECT_NE(again.err.find("token 257 behind each document; the data of"), std::string::npos) << again.err;
 }
 
 TEST_F(Exchange, AVocabularyOfUnknownSizeTakesItsPattern) {
