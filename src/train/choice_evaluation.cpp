@@ -118,9 +118,8 @@ std::vector<double> row_losses(const TrainedModel& model, const ChoiceSource& so
             rows.push_back(row);
           const MicroBatch samples = gather_batch(source, rows, chunk);
           const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
-          const Tensor output = forward(*replica.model, batch, context);
           const std::vector<double> losses =
-              model.objective().plain_losses(output, batch).to_vector<double>();
+              model.objective().plain_losses(*replica.model, batch, context).to_vector<double>();
           const int64_t positions = std::ssize(losses) / chunk;
           for (size_t row = 0; row < rows.size(); ++row, ++sum)
             for (int64_t t = 0; t < positions; ++t)

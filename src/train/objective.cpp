@@ -196,6 +196,13 @@ Tensor Objective::losses(const Module& model, const Batch& batch, ForwardContext
   return losses(*head, batch, cotangent);
 }
 
+Tensor Objective::plain_losses(const Module& model, const Batch& batch, ForwardContext& context) const {
+  std::optional<ClassHead> head = class_head(model, batch, context);
+  if (!head) return plain_losses(forward(model, batch, context), batch);
+  head->z_loss = 0.0;
+  return losses(*head, batch, {});
+}
+
 Tensor Objective::evaluated_losses(const Module& model, const Batch& batch, const MicroBatch& samples,
                                    ForwardContext& context, Counts& counts) const {
   std::optional<ClassHead> head = class_head(model, batch, context);

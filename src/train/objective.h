@@ -33,8 +33,10 @@ class Objective {
   Tensor losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, true); }
   // As an evaluation wants them: labels are not smoothed.
   Tensor plain_losses(const Tensor& output, const Batch& batch) const { return losses(output, batch, false); }
-  // The same of what the model makes of the batch, without the logits of a model with a class head; its
-  // z-loss is the training's. `cotangent`: what their backward sweep will begin with, where that is known
+  // The same of what the model makes of the batch, without the logits of a model with a class head.
+  Tensor plain_losses(const Module& model, const Batch& batch, ForwardContext& context) const;
+  // Those of training of what the model makes of the batch, without the logits of a model with a class head;
+  // its z-loss is the training's. `cotangent`: what their backward sweep will begin with, where that is known
   // (head_losses). Error (kUsage) for smoothed labels of one.
   Tensor losses(const Module& model, const Batch& batch, ForwardContext& context,
                 const Tensor& cotangent = {}) const;

@@ -309,6 +309,7 @@ TEST(Objective, AModelWithAClassHeadHasTheLossesAndCountsOfItsLogits) {
   classes.count(logits, samples, expected);
   const std::vector<double> losses =
       classes.evaluated_losses(*model, batch, samples, context, found).to_vector<double>();
+  EXPECT_EQ(classes.plain_losses(*model, batch, context).to_vector<double>(), losses);
   const std::vector<double> trained = classes.losses(*model, batch, context).to_vector<double>();
   ASSERT_EQ(losses.size(), plain.size());
   for (size_t i = 0; i < plain.size(); ++i) {
