@@ -31,6 +31,7 @@ constexpr const char* kMetrics = "/metrics";
 constexpr const char* kMetricsFile = "/metrics_file";
 constexpr const char* kBest = "/best";
 constexpr const char* kBegun = "/begun";
+constexpr const char* kPending = "/pending";
 constexpr const char* kPlans = "/plans";
 constexpr const char* kData = "/data_outline";
 constexpr const char* kOrder = "order";
@@ -99,6 +100,7 @@ void write_content(const State& state, const std::string& path) {
   if (!state.best.empty()) file.write_text(kBest, state.best);
   if (!state.data.empty()) file.write_text(kData, state.data);
   if (!state.begun.empty()) file.write_text(kBegun, state.begun);
+  if (!state.pending.empty()) file.write_text(kPending, state.pending);
   if (!state.plans.empty()) file.write_text(kPlans, state.plans);
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray& array = state.arrays[i];
@@ -125,6 +127,7 @@ State read_outline(const Hdf5File& file, const std::string& path) {
   if (file.exists(kBest)) state.best = file.read_text(kBest);
   if (file.exists(kData)) state.data = file.read_text(kData);
   if (file.exists(kBegun)) state.begun = file.read_text(kBegun);
+  if (file.exists(kPending)) state.pending = file.read_text(kPending);
   if (file.exists(kPlans)) state.plans = file.read_text(kPlans);
   const auto read_scalars = [&](const std::string& group, const std::string& prefix) {
     for (const auto& [name, value] : file.attributes(group)) state.scalars.emplace(prefix + name, value);
@@ -161,6 +164,7 @@ void require_same_content(const State& state, const std::string& path) {
   if (found.best != state.best) differs(kBest);
   if (found.data != state.data) differs(kData);
   if (found.begun != state.begun) differs(kBegun);
+  if (found.pending != state.pending) differs(kPending);
   if (found.plans != state.plans) differs(kPlans);
   const bool same_scalars = std::ranges::equal(
       found.scalars, state.scalars,

@@ -12,6 +12,7 @@
 //   f['data_outline'].asstr()[()]          State::data; not there where it is empty
 //   f['best'].asstr()[()]                  State::best; not there where it is empty
 //   f['begun'].asstr()[()]                 State::begun; not there where it is empty
+//   f['pending'].asstr()[()]               State::pending; not there where it is empty
 //   f['plans'].asstr()[()]                 State::plans; not there where it is empty
 //   f['format'].attrs['version']           kCheckpointVersion
 #pragma once

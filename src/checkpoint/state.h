@@ -40,12 +40,14 @@ struct State {
   std::string data;          // TOML text: what a model has to know of the data; empty in older files
   std::string metrics_file;  // "BYTES DIGEST" of metrics.jsonl so far; empty: `metrics` has all lines
   std::string best;          // which evaluation was the best (train/best_checkpoint.h); empty: not asked for
+  std::string pending;       // what is still to be done at this step: "evaluation"; empty: nothing
   std::string begun;  // when the run began, milliseconds since 1970: which run it is; empty in older files
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
 
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
-// order) and the scalars (sorted by path), excluding configuration, metrics, data, best, begun and plans.
+// order) and the scalars (sorted by path), excluding configuration, metrics, data, best, pending, begun and
+// plans.
 std::string state_digest(const State& state);
 
 // The same of a state whose arrays come one after the other, and each in pieces: begin() it, add() its bytes.

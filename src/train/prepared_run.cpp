@@ -49,16 +49,16 @@ std::string asks_for_gauss_newton(Optimizer& optimizer) {
 
 namespace {
 
-constexpr const char* kPending = "/evaluation/pending";
+constexpr const char* kEvaluation = "evaluation";
 
 }  // namespace
 
 void PendingEvaluation::describe(State& state) const {
-  if (due) state.scalars[kPending] = int64_t{1};
+  if (due) state.pending = kEvaluation;
 }
 
 void PendingEvaluation::restore(const State& state, const std::string&) {
-  found = state.scalars.contains(kPending);
+  found = state.pending == kEvaluation;
 }
 
 PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
