@@ -25,6 +25,18 @@ std::string metrics_path(const std::string& directory) {
   return directory + "/metrics.jsonl";
 }
 
+namespace {
+
+// State::begun of a checkpoint; 0 where it does not say.
+int64_t begun_of(const std::string& checkpoint) {
+  const std::string text = read_begun(checkpoint);
+  int64_t begun = 0;
+  std::from_chars(text.data(), text.data() + text.size(), begun);
+  return begun;
+}
+
+}  // namespace
+
 HostDirectories::HostDirectories(const RunSettings& settings, CheckpointStore* leader,
                                  Communicator& communicator)
     : directory_(settings.output), communicator_(communicator), store_(leader) {
@@ -67,8 +79,7 @@ HostDirectories::Found HostDirectories::look(std::string& trouble) const {
   if (store_ == nullptr) return found;
   for (const int64_t step : checkpoint_steps(directory_)) {
     try {
-      const std::string begun = read_begun(store_->path_of(step));
-      std::from_chars(begun.data(), begun.data() + begun.size(), found.begun);
+      found.begun = begun_of(store_->path_of(step));
       found.intact = step;
       return found;
     } catch (const DamagedFile& error) {
@@ -134,6 +145,27 @@ void HostDirectories::bring_newest() {
       },
       "newest checkpoint");
   if (best > 0) send_to_leader(of(best).intact, best);
+}
+
+int64_t HostDirectories::latest_begun() const {
+  int64_t mine = 0;
+  run_agreed(
+      communicator_,
+      [&] {
+        if (store_ == nullptr) return;
+        for (const int64_t step : checkpoint_steps(directory_)) {
+          try {
+            mine = begun_of(store_->path_of(step));
+            return;
+          } catch (const Error&) {
+            // It makes way all the same.
+          }
+        }
+      },
+      "earlier run");
+  std::vector<int64_t> all(static_cast<size_t>(communicator_.world_size()));
+  communicator_.all_gather(&mine, sizeof mine, all.data(), "earlier run")->wait();
+  return std::ranges::max(all);
 }
 
 void HostDirectories::send_to_leader(int64_t step, int from) {

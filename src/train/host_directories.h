@@ -42,6 +42,9 @@ class HostDirectories {
   // (CheckpointStore::set_aside). Rank 0 says where it was. Error (kCheckpoint), together, when no host has
   // one, or one that is newer cannot be read. Collective.
   void bring_newest();
+  // When the latest run began of which there is a checkpoint in any of the directories (State::begun, of the
+  // newest that verifies); 0: none. Collective.
+  int64_t latest_begun() const;
 
  private:
   // What a worker has: steps, or -1.

@@ -196,6 +196,7 @@ std::string PreparedRun::resume_or_start(State& found) {
   std::ranges::sort(hosts);
   hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
   if (options.resume) directories->bring_newest();
+  const int64_t replaced = options.overwrite ? directories->latest_begun() : 0;
   run_agreed(
       communicator,
       [&] {
@@ -211,7 +212,7 @@ std::string PreparedRun::resume_or_start(State& found) {
         }
         keeper->start({found.metrics, found.metrics_file},
                       {settings.name, done, plan.total_steps, communicator.world_size(), hosts},
-                      description.text, found.begun);
+                      description.text, found.begun, replaced);
       },
       "resume");
   if (settings.recovery_point) {

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <vector>
@@ -69,12 +70,14 @@ std::pair<std::string, State> RunKeeper::newest() const {
 }
 
 void RunKeeper::start(const MetricsRecord& metrics, const RunStatus::Run& run,
-                      const std::string& configuration, std::string begun) {
-  if (begun.empty()) remove_flights(directory_);
-  const auto now = std::chrono::system_clock::now().time_since_epoch();
-  begun_ = begun.empty()
-               ? fmt::format("{}", std::chrono::duration_cast<std::chrono::milliseconds>(now).count())
-               : std::move(begun);
+                      const std::string& configuration, std::string begun, int64_t replaced) {
+  if (begun.empty()) {
+    remove_flights(directory_);
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    const int64_t milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+    begun = std::to_string(std::max(milliseconds, replaced + 1));
+  }
+  begun_ = std::move(begun);
   metrics_.emplace(metrics_path(directory_), metrics, run.step);
   status_.emplace(directory_, run);
   if (wants_tensorboard_) {

@@ -34,9 +34,11 @@ class RunKeeper {
   // (kCheckpoint) when there is none.
   std::pair<std::string, State> newest() const;
   // Opens the metrics, which go on behind what the checkpoint of run.step knows of them, begins status.json
-  // and writes configuration.toml. begun: State::begun of the checkpoint; empty: now.
+  // and writes configuration.toml. begun: State::begun of the checkpoint; empty: now, or where the clock was
+  // set back, just after the run that this one replaces (`replaced`, HostDirectories::latest_begun): hosts
+  // that were away know by it which of the two is the later one.
   void start(const MetricsRecord& metrics, const RunStatus::Run& run, const std::string& configuration,
-             std::string begun = "");
+             std::string begun = "", int64_t replaced = 0);
 
   // A line of the metrics, wherever they go.
   void log(const StepMetrics& metrics);

@@ -17,10 +17,11 @@ class Replicas : public FaultyRun {
     std::vector<std::string> command = {LOCKSTEP_MPIEXEC, "-q"};
     for (const int host : hosts) {
       if (command.size() > 2) command.emplace_back(":");
-      const std::vector<std::string> worker = with_faults(
-          faults,
-          {"-np", "1", "env", "LOCKSTEP_HOST=h" + std::to_string(host + 1), "LOCKSTEP_FAULTS_UNDER=" + under},
-          training(directory(host), settings, option));
+      const std::vector<std::string> worker =
+          with_faults(faults,
+                      {"-np", "1", "env", "LOCKSTEP_HOST=h" + std::to_string(host + 1),
+                       "LOCKSTEP_FAULTS_UNDER=" + under, "LOCKSTEP_CLOCK=" + seconds_ahead_},
+                      training(directory(host), settings, option));
       command.insert(command.end(), worker.begin(), worker.end());
     }
     return command;
@@ -45,6 +46,8 @@ class Replicas : public FaultyRun {
     return {"train.steps=" + steps, "checkpoint.every=4", "checkpoint.replicas=" + std::to_string(replicas),
             "model.hidden=[300, 200]"};
   }
+
+  std::string seconds_ahead_ = "0";  // of the clocks of all hosts
 };
 
 TEST_F(Replicas, LosingRankZerosHostLosesNothing) {
@@ -117,6 +120,35 @@ TEST_F(Replicas, AnotherRunsCheckpointsOnAnyHostAreNotMistakenForItsOwn) {
   expect_done(run_on({0, 1}, settings("4"), "--overwrite"));
   EXPECT_EQ(checkpoints_in(directory(1)), std::vector<int64_t>{4});
   EXPECT_FALSE(fs::exists(directory(1) + "/.overwritten"));
+}
+
+TEST_F(Replicas, ARunThatReplacesAnotherIsTheLaterOneWhateverTheClockSays) {
+  seconds_ahead_ = "3600";
+  expect_done(run_on({0, 1}, settings("8")));
+  // The clock has been set right since. Anew while one host is away.
+  seconds_ahead_ = "0";
+  std::vector<std::string> other = settings("12");
+  other.emplace_back("run.seed=3");
+  expect_done(run_on({0}, other, "--overwrite"));
+  const std::string digest = digest_of(checkpoint_of(directory(0), 12));
+  other.front() = "train.steps=16";
+  Outcome outcome = run_on({0, 1}, other, "--resume");
+  expect_done(outcome);
+  expect_said(outcome, "h1 (step 12), h2 (step 8): taking that of h1");
+  expect_said(outcome, directory(1) + " on host h2: its checkpoints are of an earlier run, and make place");
+  EXPECT_EQ(digest_of(checkpoint_of(directory(0), 12)), digest);
+  EXPECT_EQ(digest_of(checkpoint_of(directory(1), 16)), digest_of(checkpoint_of(directory(0), 16)));
+  // The same where rank 0's host has lost the run before, and another, which has it, is away afterwards.
+  fs::copy(directory(1), scratch_.file("away"));
+  fs::remove_all(directory(0));
+  other.front() = "train.steps=4";
+  expect_done(run_on({0, 1}, other, "--overwrite"));
+  fs::remove_all(directory(1));
+  fs::rename(scratch_.file("away"), directory(1));
+  other.front() = "train.steps=8";
+  outcome = run_on({0, 1}, other, "--resume");
+  expect_done(outcome);
+  expect_said(outcome, "h1 (step 4), h2 (step 16): taking that of h1");
 }
 
 TEST_F(Replicas, ADamagedNewestIsPassedOverAndReplaced) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
@@ -82,6 +83,22 @@ TEST_F(RunKeeperTest, FlightsOfAnEarlierRunGoWithItAndThoseOfThisOneStay) {
   RunKeeper(settings_in(directory()), false).start({}, {}, "a = 1\n");
   EXPECT_FALSE(std::filesystem::exists(flight));
   EXPECT_TRUE(std::filesystem::exists(directory() + "/flight-plan.txt"));
+}
+
+TEST_F(RunKeeperTest, BeginsNowOrAfterTheRunThatItReplaces) {
+  RunKeeper keeper(settings_in(directory()), false);
+  const auto milliseconds = [] {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+  };
+  const int64_t before = milliseconds();
+  keeper.start({}, {}, "", "", before - 1000);
+  EXPECT_GE(std::stoll(keeper.begun()), before);
+  EXPECT_LE(std::stoll(keeper.begun()), milliseconds());
+  keeper.start({}, {}, "", "", 9000000000000);
+  EXPECT_EQ(keeper.begun(), "9000000000001");
+  keeper.start({}, {}, "", "1700000000000", 9000000000000);
+  EXPECT_EQ(keeper.begun(), "1700000000000") << "resumed";
 }
 
 TEST_F(RunKeeperTest, CheckpointsDoNotGrowWithTheRun) {
