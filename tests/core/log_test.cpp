@@ -41,7 +41,12 @@ TEST(Log, BracesAndPercentSignsAreOrdinaryText) {
 TEST(Log, ControlBytesAreShownNotSent) {
   EXPECT_EQ(logged(1, 2, "a\x1b[31mb\r\x7f\tc"),
             "[rank 1] warning: a\\x1b[31mb\\x0d\\x7f\tc\n[rank 1] error: a\\x1b[31mb\\x0d\\x7f\tc\n");
-  EXPECT_EQ(logged(1, 2, "Käse\n"), "[rank 1] warning: Käse\n\n[rank 1] error: Käse\n\n");
+  EXPECT_EQ(logged(1, 2, "Käse"), "[rank 1] warning: Käse\n[rank 1] error: Käse\n");
+}
+
+TEST(Log, ErrorsAndWarningsAreOneLineWhateverCameWithAPath) {
+  EXPECT_EQ(logged(0, 1, "a\nerror: b\n"),
+            "a\nerror: b\n\nwarning: a\\x0aerror: b\\x0a\nerror: a\\x0aerror: b\\x0a\n");
 }
 
 TEST(Log, SaysNothingUnlessTheProgramAsks) {
