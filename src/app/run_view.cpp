@@ -48,8 +48,12 @@ RunView RunView::open(const std::string& directory) {
 }
 
 void RunView::update() {
-  const auto found = nlohmann::json::parse(small_file(directory + "/status.json"), nullptr, false);
-  if (found.is_object()) status = found;
+  const std::string path = directory + "/status.json";
+  try {
+    status = parse_json_object(path, small_file(path), ErrorKind::kUsage);
+  } catch (const Error&) {
+    // Damaged, or not there: what is known stays.
+  }
   metrics.read(directory + "/metrics.jsonl");
   checkpoints = checkpoint_steps(directory);
   configuration = small_file(directory + "/configuration.toml");

@@ -112,6 +112,16 @@ TEST_F(Watch, TakesWhateverLiesInTheDirectory) {
   }
 }
 
+TEST_F(Watch, AStatusThatIsNestedDeeplyIsADamagedOne) {
+  constexpr size_t kLevels = 400000;
+  metrics(3);
+  const std::string text =
+      "{\"name\":\"x\",\"a\":" + std::string(kLevels, '[') + std::string(kLevels, ']') + "}";
+  testing::overwrite(directory_ + "/status.json", text);
+  EXPECT_TRUE(holds(shown(), "step 3\n")) << shown();
+  EXPECT_TRUE(RunView::open(directory_).status.empty());
+}
+
 TEST_F(Watch, FitsNarrowTerminals) {
   status(R"({"state": "training"})", ::getpid(), 1.0);
   metrics(150);
