@@ -39,6 +39,7 @@
 #include "lockstep/core/strict_json.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"
+#include "lockstep/train/agreement.h"
 #include "lockstep/train/shared_directory.h"
 #include "lockstep/train/worker_texts.h"
 
@@ -197,7 +198,12 @@ std::vector<std::pair<int, int>> pairs_of(const std::vector<json>& workers) {
 
 // Whether the hosts see one another's files in the directory, in words.
 std::string sharing(const DoctorArguments& arguments, Communicator& communicator) {
-  const std::vector<bool> sees = workers_that_see(arguments.output, communicator);
+  std::vector<bool> sees;
+  try {
+    sees = workers_that_see(arguments.output, communicator);
+  } catch (const AgreedFailure& failure) {
+    return failure.what();
+  }
   std::set<std::string> blind;
   for (int rank = 0; rank < communicator.world_size(); ++rank)
     if (!sees[static_cast<size_t>(rank)]) blind.insert(communicator.host_of(rank));

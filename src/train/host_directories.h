@@ -24,7 +24,7 @@ class HostDirectories {
   // here communicates. Else the
   // first worker of each other host whose directory is not rank 0's takes it, as rank 0 has taken its own.
   // leader: rank 0's store, null elsewhere; must outlive the object. Error (kUsage) as DirectoryLock's and
-  // CheckpointStore's, together. Collective.
+  // CheckpointStore's, or as workers_that_see's, together. Collective.
   HostDirectories(const RunSettings& settings, CheckpointStore* leader, Communicator& communicator);
 
   // The workers beside rank 0 that have a directory, ascending.

@@ -21,14 +21,13 @@ std::vector<bool> workers_that_see(const std::string& directory, Communicator& c
                             : "";
   broadcast_text(communicator, name, "shared directory");
   const std::string path = directory + "/" + name;
-  if (leader) {
-    try {
-      replace_file(path, name, ErrorKind::kUsage);
-    } catch (const Error&) {
-      // Who writes more than this there says so.
-    }
-  }
-  communicator.barrier("shared directory");
+  // Where it could not be written, nobody sees it: one directory would be taken for several.
+  run_agreed(
+      communicator,
+      [&] {
+        if (leader) replace_file(path, name, ErrorKind::kCheckpoint);
+      },
+      "shared directory");
   const int64_t sees = leader || ::access(path.c_str(), F_OK) == 0 ? 1 : 0;
   std::vector<int64_t> all(static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(&sees, sizeof sees, all.data(), "shared directory")->wait();

@@ -151,6 +151,16 @@ TEST_F(Replicas, ARunThatReplacesAnotherIsTheLaterOneWhateverTheClockSays) {
   expect_said(outcome, "h1 (step 4), h2 (step 16): taking that of h1");
 }
 
+// One that all share would be taken for several, and be in use by another run.
+TEST_F(Replicas, WhereNothingCanBeWrittenNobodyGuessesWhoseDirectoryItIs) {
+  const Outcome outcome =
+      run_on({0, 1}, settings("8"), "", "rename@0=ENOSPC", directory(0) + "/.lockstep.seen");
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  expect_said(outcome, "error: " + directory(0) + "/.lockstep.seen");
+  expect_said(outcome, "No space left on device");
+  EXPECT_EQ(FaultyRun::count(outcome.err, "error: "), 1u) << outcome.err;
+}
+
 TEST_F(Replicas, ADamagedNewestIsPassedOverAndReplaced) {
   expect_done(run_on({0, 1}, settings("12")));
   std::string bytes = bytes_of(checkpoint_of(directory(1), 12));
