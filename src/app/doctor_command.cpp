@@ -343,14 +343,20 @@ std::function<std::optional<int>()> add_doctor_command(CLI::App& app) {
       "doctor", "look for what would keep this host, or under mpirun several, from training");
   command->add_option("--hostfile", arguments->hostfile, "hosts to look at, as mpirun takes them");
   command->add_option("--output", arguments->output, "directory that runs will write to")
+      ->check([](const std::string& path) { return path.empty() ? "must not be empty" : ""; }, "DIR")
       ->capture_default_str();
   command->footer(
       "Examples:\n  lockstep doctor --output runs\n  lockstep doctor --hostfile hosts --output /shared/runs");
   return [arguments, command]() -> std::optional<int> {
     if (!command->parsed()) return std::nullopt;
     // Training makes a directory that is not there yet, in one that is.
-    fs::path place = fs::absolute(arguments->output);
-    while (!fs::exists(place) && place.has_relative_path()) place = place.parent_path();
+    std::error_code error;
+    fs::path place = fs::absolute(arguments->output, error);
+    if (error)
+      fail(ErrorKind::kUsage, fmt::format("{}: cannot be found: {}", arguments->output, error.message()));
+    // One that cannot be looked at stays: what is tried there tells why.
+    while (fs::status(place, error).type() == fs::file_type::not_found && place.has_relative_path())
+      place = place.parent_path();
     arguments->output = place.string();
     return run_doctor(*arguments);
   };

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -224,7 +225,10 @@ std::string PreparedRun::resume_or_start(State& found) {
     std::string text = found.best;
     broadcast_text(communicator, text, "resume");
     best.restore(text);
-    const bool gone = leader() && best.step() >= 0 && !std::filesystem::exists(keeper->path_of(best.step()));
+    std::error_code error;
+    const bool gone = leader() && best.step() >= 0 &&
+                      std::filesystem::status(keeper->path_of(best.step()), error).type() ==
+                          std::filesystem::file_type::not_found;
     if (gone) {
       log_warning(fmt::format("{}: the best checkpoint so far is not there any more; another one will be",
                               keeper->path_of(best.step())));

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "lockstep/checkpoint/checkpoint.h"
@@ -60,10 +61,12 @@ RecoveryPoint::~RecoveryPoint() {
 
 void RecoveryPoint::write() {
   const std::string& directory = run_.settings.output;
-  if (step_ < 0 || !run_.communicator.first_alive_of_host() || !std::filesystem::is_directory(directory))
+  std::error_code none;  // one that cannot be looked at counts as not there
+  if (step_ < 0 || !run_.communicator.first_alive_of_host() ||
+      !std::filesystem::is_directory(directory, none))
     return;
   const std::string path = checkpoint_path(directory, step_);
-  if (std::filesystem::exists(path)) return;
+  if (std::filesystem::exists(path, none)) return;
   const int rank = run_.communicator.rank();
   const auto failed = [step = step_](const std::exception& error) {
     return fmt::format("checkpoint.recovery_point: step {} could not be written: {}", step, error.what());

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "lockstep/comm/deadline.h"
@@ -20,11 +21,14 @@ namespace {
 
 // Before the directory would be made.
 const std::string& checked(const std::string& directory, bool resume) {
-  if (resume && !std::filesystem::is_directory(directory)) {
-    fail(ErrorKind::kCheckpoint,
-         fmt::format("{}: --resume: there is no such directory on host {}", directory, host_name()));
-  }
-  return directory;
+  std::error_code error;
+  if (!resume || std::filesystem::is_directory(directory, error)) return directory;
+  const bool absent =
+      !error || error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+  fail(ErrorKind::kCheckpoint,
+       absent ? fmt::format("{}: --resume: there is no such directory on host {}", directory, host_name())
+              : fmt::format("{}: --resume: cannot look for the directory on host {}: {}", directory,
+                            host_name(), error.message()));
 }
 
 // Of an earlier run in the directory: its last collectives say nothing of this one.

@@ -1,6 +1,7 @@
 // lockstep doctor: what it complains about, on hosts that are not there.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -77,6 +78,13 @@ TEST(Doctor, LooksAtThisHost) {
   EXPECT_EQ(ill.exit_code, 2);
   EXPECT_TRUE(holds(ill.out, "PROBLEM: ")) << ill.out;
   EXPECT_TRUE(holds(ill.out, "absent: a run cannot write there: ")) << ill.out;
+  std::filesystem::create_symlink("loop", scratch.file("loop"));
+  const testing::Answer lost = testing::lockstep_command({"doctor", "--output", scratch.file("loop/run")});
+  EXPECT_EQ(lost.exit_code, 2) << lost.err;
+  EXPECT_TRUE(holds(lost.out, "loop/run: a run cannot write there: ")) << lost.out << lost.err;
+  const testing::Answer empty = testing::lockstep_command({"doctor", "--output", ""});
+  EXPECT_EQ(empty.exit_code, 2);
+  EXPECT_TRUE(holds(empty.err, "must not be empty")) << empty.err;
   EXPECT_EQ(testing::lockstep_command({"doctor", "--hostfile", scratch.file("hosts")}).exit_code, 2);
 }
 

@@ -133,6 +133,11 @@ TEST_F(RunKeeperTest, RefusesToResumeWhatIsNotThere) {
   EXPECT_EQ(error_of([&] { RunKeeper(settings_in(directory()), true); }, ErrorKind::kCheckpoint),
             directory() + ": --resume: there is no such directory on host " + host_name());
   EXPECT_FALSE(std::filesystem::exists(directory()));
+  std::filesystem::create_symlink("loop", scratch_.file("loop"));
+  EXPECT_EQ(
+      error_of([&] { RunKeeper(settings_in(scratch_.file("loop/run")), true); }, ErrorKind::kCheckpoint),
+      scratch_.file("loop/run") + ": --resume: cannot look for the directory on host " + host_name() +
+          ": Too many levels of symbolic links");
   std::filesystem::create_directory(directory());
   const RunKeeper keeper(settings_in(directory()), true);
   EXPECT_EQ(error_of([&] { keeper.newest(); }, ErrorKind::kCheckpoint),
