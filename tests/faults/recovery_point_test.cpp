@@ -93,10 +93,10 @@ TEST_F(RecoveryPoints, WhereNoWorkerHasAllOfTheStateTheyAreRefused) {
       2, training(scratch_.file("minimizing"), settings({"optimizer.type=lbfgs", "train.micro_batches=2"})));
   EXPECT_EQ(minimizing.exit_code, 2) << minimizing.err;
   for (const char* curved : {"kfac", "sophia", "adahessian"}) {
-    const Outcome outcome =
+    const Outcome refused =
         run(2, training(scratch_.file("curved"), settings({std::string("optimizer.type=") + curved})));
-    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
-    EXPECT_NE(outcome.err.find("checkpoint.recovery_point"), std::string::npos) << outcome.err;
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    EXPECT_NE(refused.err.find("checkpoint.recovery_point"), std::string::npos) << refused.err;
   }
 }
 
