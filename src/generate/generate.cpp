@@ -60,13 +60,16 @@ std::vector<Generated> generate(Decoder& decoder, const Tokenizer& tokenizer,
   const int64_t context = decoder.options().context;
   std::vector<Text> texts;
   std::vector<size_t> active;
+  // Rows of the table that no token has are never drawn: behind the last one, or in between.
+  const int64_t rows_drawn = std::min(decoder.vocabulary(), tokenizer.vocabulary_size());
+  std::vector<size_t> without_token;
+  for (int64_t id = 0; id < rows_drawn; ++id)
+    if (!tokenizer.has(id)) without_token.push_back(static_cast<size_t>(id));
   const auto take = [&](size_t text, const Tensor& logits, int64_t row) {
     std::vector<float> values =
         logits.view({decoder.vocabulary()}, row * decoder.vocabulary()).to_vector<float>();
-    // Rows of the table that no token has are never drawn: behind the last one, or in between.
-    values.resize(static_cast<size_t>(std::min(decoder.vocabulary(), tokenizer.vocabulary_size())));
-    for (size_t id = 0; id < values.size(); ++id)
-      if (!tokenizer.has(static_cast<int64_t>(id))) values[id] = -std::numeric_limits<float>::infinity();
+    values.resize(static_cast<size_t>(rows_drawn));
+    for (const size_t id : without_token) values[id] = -std::numeric_limits<float>::infinity();
     if (texts[text].take(values, tokenizer, context)) active.push_back(text);
   };
   for (size_t i = 0; i < prompts.size(); ++i) texts.emplace_back(i, prompts[i], options);
