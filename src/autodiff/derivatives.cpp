@@ -11,6 +11,7 @@
 #include <unordered_set>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/recompute.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/op_scope.h"
@@ -114,10 +115,11 @@ class AddDerivatives final : public Node {
   }
 };
 
-void gather(Tensor& gathered, Tensor contribution) {
+// Adds a contribution to what has been gathered for a node.
+void gather(const Node& node, Tensor& gathered, Tensor contribution) {
   if (!gathered.defined()) {
     gathered = std::move(contribution);
-  } else if (!recording() && gathered.sole_owner()) {
+  } else if (!recording() && (gathered.sole_owner() || in_gradient_room(node, gathered))) {
     gathered.backend().accumulate(gathered.dtype(), gathered.elements(), contribution.data(),
                                   gathered.mutable_data());
   } else {
@@ -216,7 +218,8 @@ class ReverseSweep {
       for (size_t i = 0; i < contributions.size(); ++i) {
         if (!contributions.wanted(i)) continue;
         const Node& below = *node->inputs[i].node();
-        if (contributions[i].defined()) gather(states_.of(below).derivative, std::move(contributions[i]));
+        if (contributions[i].defined())
+          gather(below, states_.of(below).derivative, std::move(contributions[i]));
         landed(below);
       }
       if (consume_) node->let_go();
@@ -335,6 +338,7 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
                               bool create_graph) {
   check_cotangent(output, cotangent);
   const RecordingScope scope(create_graph);
+  const GradientRoomScope none({});  // what is offered is for the sweep around, if there is one
   const AutocastScope as_recorded(DType::kF32);
   std::vector<Tensor> result(targets.size());
   if (output.node() != nullptr) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
@@ -229,7 +230,10 @@ class HeadLossNode final : public FusedNode {
     if (gradients.of_table) {
       Tensor& to = gradients.dtable.defined() ? gradients.room : gradients.dtable;
       const bool adds = gradients.dtable.defined();
-      if (!to.defined()) to = Tensor::empty(in[1].shape(), wide, x.backend());
+      if (!to.defined()) {
+        to = !adds && in[1].dtype() == wide ? gradient_room(in[1])
+                                            : Tensor::empty(in[1].shape(), wide, x.backend());
+      }
       multiply_into(dlogits, true, Operand(x, compute_), false, compute_, rows, to);
       if (adds) x.backend().accumulate(wide, to.elements(), to.data(), gradients.dtable.mutable_data());
     }

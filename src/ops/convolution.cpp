@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
@@ -20,11 +21,12 @@ namespace lockstep {
 namespace {
 
 // Each takes operands of any type and runs in arguments.dtype. Results have that type, but those of
-// convolve_weights its accumulation type.
+// convolve_weights its accumulation type; gradient_of: what they are the gradient of, for gradient_room().
 Tensor convolve(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& weights,
                 const Tensor& bias);
 Tensor convolve_data(const ConvolutionArguments& arguments, const Tensor& dy, const Tensor& weights);
-Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy);
+Tensor convolve_weights(const ConvolutionArguments& arguments, const Tensor& x, const Tensor& dy,
+                        const Tensor* gradient_of = nullptr);
 
 // x (n,h,w,c) -> (n oh ow, kh kw c): what each output sees of it, zeros where that is padding.
 Tensor patches(const ConvolutionArguments& a, const Tensor& x) {
@@ -68,7 +70,7 @@ class ConvolutionNode final : public Node {
                                                       [&] { return use_of(cotangent); });
     if (result.wanted(2) && !shown) result[2] = sum(cast(cotangent, inputs[2].dtype()), {0, 1, 2});
     if (result.wanted(1) && !shown)
-      result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent), inputs[1].dtype());
+      result[1] = cast(convolve_weights(arguments_, inputs[0], cotangent, &inputs[1]), inputs[1].dtype());
     if (result.wanted(0))
       result[0] = cast(convolve_data(arguments_, cotangent, inputs[1]), inputs[0].dtype());
   }
@@ -164,8 +166,12 @@ Tensor convolve_data(const ConvolutionArguments& a, const Tensor& dy, const Tens
   return record<ConvolutionDataNode>(std::move(dx), {&dy, &weights}, a);
 }
 
-Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Tensor& dy) {
-  Tensor dw = Tensor::empty({a.o, a.kh, a.kw, a.c}, accumulation_type(a.dtype), x.backend());
+Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Tensor& dy,
+                        const Tensor* gradient_of) {
+  const DType type = accumulation_type(a.dtype);
+  Tensor dw = gradient_of != nullptr && gradient_of->dtype() == type
+                  ? gradient_room(*gradient_of)
+                  : Tensor::empty({a.o, a.kh, a.kw, a.c}, type, x.backend());
   if (dw.elements() > 0) {
     x.backend().convolution_backward_weights(a, Operand(x, a.dtype).data(), Operand(dy, a.dtype).data(),
                                              dw.mutable_data());

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
@@ -11,7 +12,8 @@ namespace lockstep {
 
 namespace {
 
-Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table);
+// table: where the result is written.
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table);
 
 // y[i] = table[indices[i]]. Inputs: table, indices.
 class GatherRowsNode final : public Node {
@@ -30,7 +32,8 @@ class GatherRowsNode final : public Node {
       shown.cotangents = cotangent.view({shown.rows, shown.outputs});
       return shown;
     };
-    if (!show_layer(inputs[0], {}, use)) result[0] = scatter_rows(cotangent, inputs[1], table);
+    if (!show_layer(inputs[0], {}, use))
+      result[0] = scatter_rows(cotangent, inputs[1], gradient_room(inputs[0]));
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     return embedding(tangents[0], inputs[1]);
@@ -46,17 +49,16 @@ class ScatterRowsNode final : public Node {
     result[0] = embedding(cotangent, inputs[1]);
   }
   Tensor jvp(const Tensor& output, std::span<const Tensor> tangents) const override {
-    return scatter_rows(tangents[0], inputs[1], output.shape());
+    return scatter_rows(tangents[0], inputs[1], output.empty_like());
   }
 };
 
-Tensor scatter_rows(const Tensor& rows, const Tensor& indices, const Shape& table) {
-  Tensor y = Tensor::empty(table, rows.dtype(), rows.backend());
-  if (y.elements() > 0) {
-    rows.backend().embedding_backward(rows.dtype(), indices.elements(), table[0], table[1],
-                                      indices.data_as<int32_t>(), rows.data(), y.mutable_data());
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table) {
+  if (table.elements() > 0) {
+    rows.backend().embedding_backward(rows.dtype(), indices.elements(), table.shape()[0], table.shape()[1],
+                                      indices.data_as<int32_t>(), rows.data(), table.mutable_data());
   }
-  return record<ScatterRowsNode>(std::move(y), {&rows, &indices});
+  return record<ScatterRowsNode>(std::move(table), {&rows, &indices});
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
@@ -26,6 +27,7 @@ struct ProductTypes {
 
 // What a product does on the side, see MatmulArguments. Leaves no history.
 struct Extras {
+  const Tensor* gradient_of = nullptr;  // what the product is the gradient of, for gradient_room()
   Activation activation = Activation::kNone;
   const Tensor* derivative_at = nullptr;
   Tensor* column_sums = nullptr;
@@ -132,14 +134,15 @@ void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const
   if (gradients.weight != nullptr && show_layer(weight, gradients.bias == nullptr ? Tensor() : bias, use))
     gradients.weight = gradients.bias = nullptr;
   if (gradients.bias != nullptr && gradients.weight != nullptr && !transposed) {
-    *gradients.bias = bias.empty_like();
+    *gradients.bias = gradient_room(bias);
     with_weight.column_sums = gradients.bias;
   } else if (gradients.bias != nullptr) {
     *gradients.bias = sum(cast(rows, bias.dtype()), {0});
   }
   if (gradients.weight != nullptr) {
     const ProductTypes types{compute, weight.dtype()};
-    *gradients.weight = transposed ? product(rows, as_matrix(x), true, false, types)
+    with_weight.gradient_of = &weight;
+    *gradients.weight = transposed ? product(rows, as_matrix(x), true, false, types, with_weight)
                                    : product(as_matrix(x), rows, true, false, types, with_weight);
   }
   if (gradients.x == nullptr) return;
@@ -246,7 +249,9 @@ Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpos
     arguments.m *= arguments.batch;
     arguments.batch = 1;
   }
-  Tensor c = Tensor::empty(shape, arguments.output, a.backend());
+  const Tensor* const gradient_of = types.output == arguments.output ? extras.gradient_of : nullptr;
+  Tensor c = gradient_of != nullptr ? gradient_room(*gradient_of)
+                                    : Tensor::empty(shape, arguments.output, a.backend());
   const Operand operand_a(a, types.compute), operand_b(b, types.compute);
   arguments.a = operand_a.data();
   arguments.b = operand_b.data();

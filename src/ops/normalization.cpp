@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "lockstep/autodiff/autocast.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
@@ -55,7 +56,7 @@ class BatchNormNode final : public FusedNode {
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const Tensor &x = inputs[0], &gamma = inputs[1];
-    Tensor dx = x.empty_like(), dgamma = gamma.empty_like(), dbeta = gamma.empty_like();
+    Tensor dx = x.empty_like(), dgamma = gradient_room(gamma), dbeta = gradient_room(inputs[2]);
     x.backend().batch_norm_backward(x.dtype(), x.shape().rows(), x.shape().last(), x.data(), gamma.data(),
                                     inputs[3].data(), inputs[4].data(), cotangent.data(), dx.mutable_data(),
                                     dgamma.mutable_data(), dbeta.mutable_data());
@@ -107,7 +108,7 @@ class NormNode final : public FusedNode {
         narrow = Tensor::empty(x.shape(), output_, x.backend());
     }
     Tensor dx = others.defined() && others.sole_owner() ? others : x.empty_like();
-    Tensor dgamma = gamma.empty_like(), dbeta = layer() ? gamma.empty_like() : Tensor();
+    Tensor dgamma = gradient_room(gamma), dbeta = layer() ? gradient_room(inputs[2]) : Tensor();
     x.backend().norm_backward(arguments_of(kind_, x, output_, gamma, epsilon_), x.data(),
                               layer() ? inputs[3].data() : nullptr, inputs[4].data(), cotangent.data(),
                               others.defined() ? others.data() : nullptr, dx.mutable_data(),

@@ -212,6 +212,11 @@ void GradientExchange::begin_micro_batch(int64_t micro_batch) {
   for (SliceState& slice : impl.slices) slice.seen_in = kNone;
 }
 
+Tensor GradientExchange::room(int64_t offset, const Shape& shape) const {
+  impl_->require(impl_->micro_batch != kNone, "room outside of a micro-batch");
+  return impl_->pieces.local().room(impl_->micro_batch - impl_->owned.begin, offset, shape);
+}
+
 void GradientExchange::add(int64_t offset, int64_t n, const void* values) {
   Impl& impl = *impl_;
   impl.require(impl.micro_batch != kNone, "add outside of a micro-batch");

@@ -51,6 +51,9 @@ class GradientExchange {
 
   void begin_step();
   void begin_micro_batch(int64_t micro_batch);
+  // Where the current micro-batch's slice at `offset`, of this shape, may be written before it is added,
+  // which spares a copy; undefined where it would be added to others.
+  Tensor room(int64_t offset, const Shape& shape) const;
   // values: n elements of the gradient at `offset`, a whole slice, of the current micro-batch. A slice may be
   // shorter than the way to the next one, but always by as much; the elements between are zero.
   void add(int64_t offset, int64_t n, const void* values);

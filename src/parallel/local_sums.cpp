@@ -33,7 +33,7 @@ void LocalSums::add(int64_t i, int64_t begin, int64_t n, const void* values) {
   if (step.keep && values == nullptr) {
     backend_.fill(dtype_, n, sum, 0.0);
   } else if (step.keep) {
-    backend_.copy(sum, values, static_cast<size_t>(n * element_size_));
+    if (values != sum) backend_.copy(sum, values, static_cast<size_t>(n * element_size_));
   } else {
     if (values == nullptr) {
       // Not skipped: -0 + 0 is +0, and it must be so on any number of workers.
@@ -44,6 +44,11 @@ void LocalSums::add(int64_t i, int64_t begin, int64_t n, const void* values) {
   }
   for (const Addition& carry : step.carries)
     accumulate(backend_, begin, n, at(carry.from, begin), at(carry.to, begin));
+}
+
+Tensor LocalSums::room(int64_t i, int64_t begin, const Shape& shape) const {
+  const LocalStep& step = plan_.steps[static_cast<size_t>(i)];
+  return step.keep ? array(step.buffer).view(shape, begin) : Tensor();
 }
 
 size_t LocalSums::bytes() const {

@@ -17,9 +17,13 @@ class LocalSums {
   // The backend must outlive the object.
   LocalSums(Backend& backend, int64_t sums_begin, LocalPlan plan, std::vector<Tensor> arrays);
 
-  // Adds the n elements from `begin` on of this worker's micro-batch number i, counted from 0: `values`, or
-  // zeros when null. Gaps between what is added stay zero.
+  // Adds the n elements from `begin` on of this worker's micro-batch number i, counted from 0: `values`,
+  // which may lie in their room(), or zeros when null. Gaps between what is added stay zero.
   void add(int64_t i, int64_t begin, int64_t n, const void* values);
+
+  // The elements of such a slice, of this shape, where add() would leave them: in the sum that they begin.
+  // Undefined where they are added to one.
+  Tensor room(int64_t i, int64_t begin, const Shape& shape) const;
 
   // (extent): after the last micro-batch the sum of node i of the plan.
   const Tensor& array(int i) const { return arrays_[static_cast<size_t>(i)]; }

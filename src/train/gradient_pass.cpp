@@ -9,6 +9,7 @@
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
+#include "lockstep/autodiff/gradient_room.h"
 #include "lockstep/autodiff/random_scope.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/reduction.h"
@@ -128,6 +129,12 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   const AllocatorStatistics before = allocator_statistics();
   peak_bytes_ = std::max(peak_bytes_, before.peak_bytes);
   reset_allocator_peak();
+  const GradientRoomScope rooms([&](const Leaf& leaf) {
+    const auto index = static_cast<size_t>(leaf.index);
+    if (index >= store.parameters().size() || replica_.training.parameters[index].node().get() != &leaf)
+      return Tensor();
+    return exchange_->room(store.parameters()[index].offset, store.parameters()[index].shape);
+  });
   const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training, cotangent);
   add_sums(*exchange_, objective_.sums(losses, batch), batch);
   const std::optional<SharedPart> part = shared_part(batch);
@@ -138,8 +145,9 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   }
   backward(losses, cotangent, [&](const Leaf& leaf, const Tensor& gradient) {
     const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
-    exchange_->add(entry.offset, gradient.elements(), gradient.data());
+    // The gradient itself last: from then on its room belongs to the exchange.
     if (part) exchange_->add(offset_of(*part) + entry.offset, gradient.elements(), gradient.data());
+    exchange_->add(entry.offset, gradient.elements(), gradient.data());
   });
   activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
 }

@@ -571,6 +571,29 @@ TEST(GradientExchange, RefusesImpossibleLayouts) {
   }
 }
 
+TEST(GradientExchange, HasRoomWhereASumBegins) {
+  const auto self = make_self_communicator();
+  ExchangeOptions options;
+  options.micro_batches = 4;  // (0 + 1) + (2 + 3)
+  GradientExchange exchange(*self, cpu_backend(), DType::kF32, 10, {0, 4}, options);
+  exchange.begin_step();
+  const std::vector<bool> begins = {true, false, true, false};
+  for (int64_t m = 0; m < 4; ++m) {
+    exchange.begin_micro_batch(m);
+    for (const int64_t offset : {4, 0}) {
+      const Shape shape = offset == 4 ? Shape{2, 3} : Shape{4};
+      const Tensor values = Tensor::full(shape, DType::kF32, cpu_backend(), static_cast<double>(m + 1));
+      Tensor room = exchange.room(offset, shape);
+      ASSERT_EQ(room.defined(), begins[static_cast<size_t>(m)]) << m;
+      if (room.defined()) room.assign(values);
+      exchange.add(offset, shape.elements(), room.defined() ? room.data() : values.data());
+    }
+    exchange.end_micro_batch();
+  }
+  exchange.finish();
+  EXPECT_EQ(exchange.result().to_vector<float>(), std::vector<float>(10, 10.0F));
+}
+
 TEST(GradientExchange, RefusesCallsOutOfTurn) {
   const auto self = make_self_communicator();
   ExchangeOptions options;
@@ -582,6 +605,7 @@ TEST(GradientExchange, RefusesCallsOutOfTurn) {
   };
 
   EXPECT_EQ(refusal([&] { exchange.add(0, 4, values); }), "gradient exchange: add outside of a micro-batch");
+  EXPECT_EQ(refusal([&] { exchange.room(0, Shape{4}); }), "gradient exchange: room outside of a micro-batch");
   EXPECT_EQ(refusal([&] { exchange.begin_micro_batch(0); }),
             "gradient exchange: begin_micro_batch outside of a step or inside of another");
   exchange.begin_step();
