@@ -473,9 +473,10 @@ class Backend {
   // (count, width) = table (rows, width) at indices (count). Indices have been checked.
   virtual void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
                          void* y) = 0;
-  // dtable (rows, width) = sum of dy over equal indices, in index order; rows not named are zero.
+  // dtable (rows, width) = sum of dy over equal indices, in index order; rows not named are zero. adds: the
+  // sums are added to what dtable holds, in which the rows not named stay as they are.
   virtual void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width,
-                                  const int32_t* indices, const void* dy, void* dtable) = 0;
+                                  const int32_t* indices, const void* dy, bool adds, void* dtable) = 0;
 
   // ---- recurrent layers
   // ------------------------------------------------------------------------------------------ states (steps,

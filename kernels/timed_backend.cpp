@@ -450,13 +450,15 @@ void TimedBackend::embedding(DType dtype, int64_t count, int64_t width, const vo
 }
 
 void TimedBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width,
-                                      const int32_t* indices, const void* dy, void* dtable) {
+                                      const int32_t* indices, const void* dy, bool adds, void* dtable) {
   timed(
       [&] {
-        return named("embedding_backward", dtype, {count, rows, width});
+        return named(adds ? "embedding_backward, added" : "embedding_backward", dtype, {count, rows, width});
       },
-      moved(bytes_of(dtype, (count + rows) * width) + bytes_of(DType::kI32, count)),
-      [&] { inner_.embedding_backward(dtype, count, rows, width, indices, dy, dtable); });
+      // Where it adds, of the rows that are named, which are `count` at most.
+      moved(bytes_of(dtype, (count + (adds ? 2 * std::min(count, rows) : rows)) * width) +
+            bytes_of(DType::kI32, count)),
+      [&] { inner_.embedding_backward(dtype, count, rows, width, indices, dy, adds, dtable); });
 }
 
 void TimedBackend::recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,

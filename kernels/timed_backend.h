@@ -129,7 +129,7 @@ class TimedBackend final : public Backend {
   void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
                  void* y) override;
   void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
-                          const void* dy, void* dtable) override;
+                          const void* dy, bool adds, void* dtable) override;
   void recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,
                  const void* bias, void* activations, void* memory, void* states) override;
   void recurrent_backward(const RecurrentArguments& arguments, const void* weight, const void* activations,

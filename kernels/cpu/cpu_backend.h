@@ -120,7 +120,7 @@ class CpuBackend final : public Backend {
   void embedding(DType dtype, int64_t count, int64_t width, const void* table, const int32_t* indices,
                  void* y) override;
   void embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width, const int32_t* indices,
-                          const void* dy, void* dtable) override;
+                          const void* dy, bool adds, void* dtable) override;
 
   // recurrent.cpp
   void recurrent(const RecurrentArguments& arguments, const void* inputs, const void* weight,

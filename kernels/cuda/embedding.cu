@@ -103,7 +103,7 @@ constexpr int kTogether = 4;  // rows of dy that a lane has under way
 template <class S, int N>
 __global__ void __launch_bounds__(kFlatThreads)
     gather_sum_kernel(Occurrences of, int64_t width, int64_t strips, const int32_t* indices,
-                      const int32_t* ends, const int32_t* positions, const S* dy, S* dtable) {
+                      const int32_t* ends, const int32_t* positions, const S* dy, bool adds, S* dtable) {
   using T = Accumulation<S>;
   const int64_t item = global_thread() / kWarp;
   const int64_t row = item / strips;
@@ -113,9 +113,11 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int64_t range = row / of.range;
   const int32_t begin = range == 0 ? 0 : ends[range - 1], end = ends[range];
   T total[N] = {};
+  bool named = false;
   for (int32_t base = begin; base < end; base += kWarp) {
     const int32_t position = base + lane < end ? positions[base + lane] : -1;
     unsigned lanes = __ballot_sync(kAllLanes, position >= 0 && indices[position] == row);
+    named = named || lanes != 0;
     while (lanes != 0) {
       Vector<S, N> values[kTogether];
       bool present[kTogether];
@@ -136,15 +138,22 @@ __global__ void __launch_bounds__(kFlatThreads)
       }
     }
   }
-  if (column < width) store_row(dtable + row * width + column, total, true);
+  if (column >= width || (adds && !named)) return;
+  S* const to = dtable + row * width + column;
+  if (adds) {
+    const Vector<S, N> others = load_elements<true, N>(to);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < N; ++j) total[j] = widen(others.lane[j]) + total[j];
+  }
+  store_row(to, total, true);
 }
 
 template <class S, int N>
 void launch_gather_sum(cudaStream_t stream, const Occurrences& of, int64_t width, const int32_t* indices,
-                       const int32_t* ends, const int32_t* positions, const S* dy, S* dtable) {
+                       const int32_t* ends, const int32_t* positions, const S* dy, bool adds, S* dtable) {
   const int64_t strips = (width + kWarp * N - 1) / (kWarp * N);
   LOCKSTEP_LAUNCH((gather_sum_kernel<S, N>), blocks_for(of.rows * strips, kFlatThreads / kWarp), kFlatThreads,
-                  0, stream, of, width, strips, indices, ends, positions, dy, dtable);
+                  0, stream, of, width, strips, indices, ends, positions, dy, adds, dtable);
 }
 
 }  // namespace
@@ -169,9 +178,12 @@ void CudaBackend::embedding(DType dtype, int64_t count, int64_t width, const voi
 }
 
 void CudaBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, int64_t width,
-                                     const int32_t* indices, const void* dy, void* dtable) {
+                                     const int32_t* indices, const void* dy, bool adds, void* dtable) {
   if (rows <= 0 || width <= 0) return;
-  if (count <= 0) return fill(dtype, rows * width, dtable, 0.0);
+  if (count <= 0) {
+    if (!adds) fill(dtype, rows * width, dtable, 0.0);
+    return;
+  }
   const Occurrences of(count, rows);
   const int64_t ranges = of.ranges();
   int32_t* const counts = scratch<int32_t>(ranges * (kSections + 1) + count);
@@ -185,7 +197,8 @@ void CudaBackend::embedding_backward(DType dtype, int64_t count, int64_t rows, i
     constexpr int kLanes = Vector<S>::kLanes;
     const bool vectors = width % kLanes == 0 && aligned_to(16, dy, dtable);
     const auto sum = vectors ? launch_gather_sum<S, kLanes> : launch_gather_sum<S, 1>;
-    sum(stream(), of, width, indices, ends, positions, static_cast<const S*>(dy), static_cast<S*>(dtable));
+    sum(stream(), of, width, indices, ends, positions, static_cast<const S*>(dy), adds,
+        static_cast<S*>(dtable));
   });
 }
 

@@ -12,8 +12,8 @@ namespace lockstep {
 
 namespace {
 
-// table: where the result is written.
-Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table);
+// table: where the result is written; what it is added to with `adds`, which leaves no history.
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table, bool adds = false);
 
 // y[i] = table[indices[i]]. Inputs: table, indices.
 class GatherRowsNode final : public Node {
@@ -32,11 +32,21 @@ class GatherRowsNode final : public Node {
       shown.cotangents = cotangent.view({shown.rows, shown.outputs});
       return shown;
     };
-    if (!show_layer(inputs[0], {}, use))
-      result[0] = scatter_rows(cotangent, inputs[1], gradient_room(inputs[0]));
+    if (show_layer(inputs[0], {}, use)) return;
+    const bool adds = result.last(0) && result.gathered(0).defined();
+    result[0] = scatter_rows(cotangent, inputs[1], adds ? others(result) : gradient_room(inputs[0]), adds);
   }
   Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override {
     return embedding(tangents[0], inputs[1]);
+  }
+
+ private:
+  // What the table's other uses contribute, to write over. A tied head's is as large as the table, and few
+  // rows of it are looked up.
+  Tensor others(InputGradients& result) const {
+    Tensor gathered = result.take_gathered(0);
+    const bool own = gathered.sole_owner() || in_gradient_room(*inputs[0].node(), gathered);
+    return own ? gathered : gathered.clone();
   }
 };
 
@@ -53,10 +63,10 @@ class ScatterRowsNode final : public Node {
   }
 };
 
-Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table) {
+Tensor scatter_rows(const Tensor& rows, const Tensor& indices, Tensor table, bool adds) {
   if (table.elements() > 0) {
     rows.backend().embedding_backward(rows.dtype(), indices.elements(), table.shape()[0], table.shape()[1],
-                                      indices.data_as<int32_t>(), rows.data(), table.mutable_data());
+                                      indices.data_as<int32_t>(), rows.data(), adds, table.mutable_data());
   }
   return record<ScatterRowsNode>(std::move(table), {&rows, &indices});
 }

@@ -41,7 +41,7 @@ Tensor second_moments(const Tensor& a, bool square) {
 Tensor sums_by_index(const Tensor& rows, const Tensor& indices, int64_t table) {
   Tensor sums = Tensor::empty({table, rows.shape()[1]}, rows.dtype(), rows.backend());
   rows.backend().embedding_backward(rows.dtype(), indices.elements(), table, rows.shape()[1],
-                                    indices.data_as<int32_t>(), rows.data(), sums.mutable_data());
+                                    indices.data_as<int32_t>(), rows.data(), false, sums.mutable_data());
   return sums;
 }
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <vector>
@@ -36,15 +37,16 @@ std::vector<Tensor> parameters() {
   return result;
 }
 
-// Losses (rows) of a network that uses its table at both ends.
-Tensor losses_of(const std::vector<Tensor>& p, int64_t rows, const Tensor& cotangent = {}) {
+// Losses (rows) of a network that uses its table at both ends, or another one in its head.
+Tensor losses_of(const std::vector<Tensor>& p, int64_t rows, const Tensor& cotangent = {},
+                 const Tensor& head = {}) {
   std::vector<int32_t> ids(static_cast<size_t>(rows));
   for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 5 % 7);
   const Tensor tokens = Tensor::from({rows}, ids, test_backend());
   Tensor x = linear(embedding(p[kTable], tokens), p[kWeight], p[kBias], Activation::kGelu);
   x = layer_norm(x, p[kGamma], p[kBeta], 1e-5);
   x = reshape(convolution(reshape(x, {rows, 1, 1, 9}), p[kKernel], {}, {}), {rows, 9});
-  return head_losses({x, p[kTable]}, tokens, {}, cotangent);
+  return head_losses({x, head.defined() ? head : p[kTable]}, tokens, {}, cotangent);
 }
 
 struct RoomSweep {
@@ -98,6 +100,20 @@ TEST(GradientRoom, IsWhereGradientsOfLeavesEndWithTheSameBits) {
       }
     }
   }
+}
+
+TEST(GradientRoom, WhatIsLookedUpIsAddedToTheGradientOfATiedHead) {
+  const int64_t rows = 4;  // not all of the table
+  const Tensor cotangent = Tensor::full({rows}, DType::kF32, test_backend(), 0.25);
+  const std::vector<Tensor> p = parameters();
+  const Tensor head = variable(p[kTable], kParameters);
+  std::map<int, std::vector<float>> apart = room_sweep(losses_of(p, rows, {}, head), cotangent, {}).gradients;
+  const std::vector<float> of_head = apart[kParameters];
+  ASSERT_EQ(of_head.size(), apart[kTable].size());
+  EXPECT_GT(std::ranges::count(apart[kTable], 0.0F), 9);
+  for (size_t i = 0; i < of_head.size(); ++i) apart[kTable][i] = of_head[i] + apart[kTable][i];
+  EXPECT_EQ(room_sweep(losses_of(parameters(), rows), cotangent, {}).gradients[kTable], apart[kTable]);
+  EXPECT_EQ(into_rooms(rows, cotangent, false).gradients[kTable], apart[kTable]);
 }
 
 TEST(GradientRoom, IsNotGivenToASweepInsideOrToOneThatIsRecorded) {

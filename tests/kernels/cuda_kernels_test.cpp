@@ -713,13 +713,15 @@ TYPED_TEST(CudaKernels, EmbeddingAndItsOrderedDerivativeHaveTheCpusBits) {
       backend.embedding(this->kDType, c.count, c.width, from.data(), at.data(), out.data());
       return out.values();
     });
-    this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
-      const Placed<T> gradient(backend, dy, skipped), out(backend, c.rows * c.width, skipped);
-      const Placed<int32_t> at(backend, indices);
-      backend.embedding_backward(this->kDType, c.count, c.rows, c.width, at.data(), gradient.data(),
-                                 out.data());
-      return out.values();
-    });
+    for (const bool adds : {false, true}) {
+      this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
+        const Placed<T> gradient(backend, dy, skipped), out(backend, table, skipped);
+        const Placed<int32_t> at(backend, indices);
+        backend.embedding_backward(this->kDType, c.count, c.rows, c.width, at.data(), gradient.data(), adds,
+                                   out.data());
+        return out.values();
+      });
+    }
   }
 }
 

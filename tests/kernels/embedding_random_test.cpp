@@ -26,7 +26,13 @@ TYPED_TEST(EmbeddingAndRandom, LookupAndItsAdjointInIndexOrder) {
     const std::vector<T> dtable = on_any_threads([&] {
       std::vector<T> values(table.size(), T(5));
       this->backend.embedding_backward(this->kDType, e.count, e.rows, e.width, indices.data(), dy.data(),
-                                       values.data());
+                                       false, values.data());
+      return values;
+    });
+    const std::vector<T> added = on_any_threads([&] {
+      std::vector<T> values = table;
+      this->backend.embedding_backward(this->kDType, e.count, e.rows, e.width, indices.data(), dy.data(),
+                                       true, values.data());
       return values;
     });
     std::vector<T> expected(table.size(), T(0));
@@ -39,6 +45,11 @@ TYPED_TEST(EmbeddingAndRandom, LookupAndItsAdjointInIndexOrder) {
       }
     }
     EXPECT_EQ(dtable, expected);  // the same order of additions, so the same bits
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const bool named =
+          std::ranges::count(indices, static_cast<int32_t>(i / static_cast<size_t>(e.width))) > 0;
+      ASSERT_EQ(added[i], named ? table[i] + expected[i] : table[i]);
+    }
   }
 }
 

@@ -403,7 +403,7 @@ TYPED_TEST(HalfPrecision, EmbeddingsCopyExactlyAndSumGradientsBeforeRounding) {
   }
   const std::vector<S> dtable = on_any_threads([&] {
     std::vector<S> sums(expected.size());
-    this->backend.embedding_backward(this->kDType, count, rows, width, indices.data(), dy.data(),
+    this->backend.embedding_backward(this->kDType, count, rows, width, indices.data(), dy.data(), false,
                                      sums.data());
     return sums;
   });

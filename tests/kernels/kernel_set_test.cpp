@@ -282,7 +282,7 @@ std::vector<KernelCall> other_calls() {
                      const auto indices = random_indices(300, 24, 50);
                      const auto table = values<S>(50 * 33, 25), dy = values<S>(300 * 33, 26);
                      backend.embedding(kType, 300, 33, table.data(), indices.data(), outputs.of<S>(300 * 33));
-                     backend.embedding_backward(kType, 300, 50, 33, indices.data(), dy.data(),
+                     backend.embedding_backward(kType, 300, 50, 33, indices.data(), dy.data(), false,
                                                 outputs.of<T>(50 * 33));
                    }});
   if constexpr (!std::is_same_v<S, T>) return calls;

@@ -210,7 +210,9 @@ TEST(KernelRaces, NoneInEmbedding) {
     const int32_t* const indices = arrays.input(random_indices(count, 3, rows));
     float* const y = arrays.output<float>(count * width);
     backend.embedding(kF32, count, width, table, indices, y);
-    backend.embedding_backward(kF32, count, rows, width, indices, y, arrays.output<float>(rows * width));
+    float* const sums = arrays.output<float>(rows * width);
+    backend.embedding_backward(kF32, count, rows, width, indices, y, false, sums);
+    backend.embedding_backward(kF32, count, rows, width, indices, y, true, sums);
   });
 }
 
