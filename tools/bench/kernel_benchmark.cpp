@@ -209,7 +209,7 @@ void register_large() {
   });
   report_large("embedding_backward_768", 4 * one, [&] {  // dy once, the table filled, read and written
     const int64_t count = static_cast<int64_t>(indices.size());
-    backend.embedding_backward(kF32, count, count, 768, indices.data(), x, y);
+    backend.embedding_backward(kF32, count, count, 768, indices.data(), x, false, y);
   });
   report_large("dropout_mask", one, [&] { backend.dropout_mask(kF32, kLarge, {{1, 2}, 3, 4, 5}, 0.1, y); });
   report_large("sgd", three, [&] { backend.update(UpdateFormula::kSgd, update_of(kLarge, x, z, w, y)); });
