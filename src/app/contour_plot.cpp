@@ -9,7 +9,7 @@
 #include <limits>
 
 #include "lockstep/core/output_file.h"
-#include "lockstep/train/line_plot.h"
+#include "lockstep/core/printable.h"
 
 namespace lockstep {
 namespace {

@@ -28,7 +28,6 @@
 #include <sstream>
 
 #include "lockstep/app/results.h"
-#include "lockstep/app/run_view.h"
 #include "lockstep/checkpoint/running_digest.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/deadline.h"
@@ -36,6 +35,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/printable.h"
 #include "lockstep/core/strict_json.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/backend.h"

@@ -141,14 +141,18 @@ Path walk(const std::string& method, Problem& problem, const LandscapeArguments&
 // Around the paths; what has run far away is cut off.
 PlaneGrid grid_around(const std::vector<Path>& paths, const Point& start, const Surface& surface) {
   constexpr int kColumns = 160, kRows = 120;
-  Point low = {start[0] - 1.0, start[1] - 1.0}, high = {start[0] + 1.0, start[1] + 1.0};
-  for (const Path& path : paths) {
-    for (const Point& p : path.points) {
-      for (size_t k = 0; k < 2; ++k) {
-        const double reach = 5.0 * (1.0 + std::fabs(start[k]));
+  Point low = start, high = start;
+  for (size_t k = 0; k < 2; ++k) {
+    // Far from 0 what rounding swallows is no width.
+    const double rim = std::max(1.0, 1e-6 * std::fabs(start[k]));
+    const double reach = 5.0 * (1.0 + std::fabs(start[k]));
+    low[k] = start[k] - rim;
+    high[k] = start[k] + rim;
+    for (const Path& path : paths) {
+      for (const Point& p : path.points) {
         const double at = std::clamp(p[k], start[k] - reach, start[k] + reach);
-        low[k] = std::min(low[k], at - 0.3);
-        high[k] = std::max(high[k], at + 0.3);
+        low[k] = std::min(low[k], at - 0.3 * rim);
+        high[k] = std::max(high[k], at + 0.3 * rim);
       }
     }
   }

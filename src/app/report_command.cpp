@@ -12,6 +12,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/core/printable.h"
 #include "lockstep/core/strict_json.h"
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/line_plot.h"
@@ -61,7 +62,7 @@ std::string final_figures(const std::vector<RunView>& runs) {
     };
   };
   const Figure figures[] = {
-      {"directory", [](const RunView& run) { return xml_text(printable(run.directory)); }},
+      {"directory", [](const RunView& run) { return xml_text(run.directory); }},
       {"state", [](const RunView& run) { return xml_text(state_text(run)); }},
       {"what went wrong", [](const RunView& run) { return xml_text(run.text("message")); }},
       {"steps",
@@ -174,10 +175,10 @@ std::string configuration_table(const std::vector<RunView>& runs) {
     std::vector<std::string> cells;
     for (const auto& of_run : settings) {
       const auto found = of_run.find(key);
-      cells.push_back(found == of_run.end() ? "not set" : xml_text(printable(found->second)));
+      cells.push_back(found == of_run.end() ? "not set" : xml_text(found->second));
     }
     if (std::ranges::any_of(cells, [&](const std::string& cell) { return cell != cells.front(); }))
-      rows += row_of(xml_text(printable(key)), cells);
+      rows += row_of(xml_text(key), cells);
   }
   if (runs.size() < 2) return "";
   if (rows.empty()) return "<h2>Configuration</h2>\n<p>All the same.</p>\n";

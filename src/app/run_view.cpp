@@ -12,6 +12,7 @@
 #include "lockstep/checkpoint/store.h"
 #include "lockstep/comm/deadline.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/printable.h"
 #include "lockstep/core/strict_json.h"
 #include "lockstep/train/worker_texts.h"
 
@@ -84,22 +85,6 @@ std::string RunView::state() const {
   if (!state.empty() && state != "ended" && here && ::kill(static_cast<pid_t>(pid), 0) != 0 && errno == ESRCH)
     return "died";
   return state;
-}
-
-std::string printable(const std::string& text) {
-  // nlohmann's own check of UTF-8: what is none becomes U+FFFD.
-  const std::string quoted =
-      nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  std::string result = nlohmann::json::parse(quoted).get<std::string>();
-  for (size_t i = 0; i < result.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(result[i]);
-    if (byte < 0x20 || byte == 0x7F) result[i] = '?';
-    // U+0080 to U+009F are controls as well.
-    const bool control =
-        byte == 0xC2 && i + 1 < result.size() && static_cast<unsigned char>(result[i + 1]) < 0xA0;
-    if (control) result.replace(i, 2, "?");
-  }
-  return result;
 }
 
 std::string describe_exit(int code) {

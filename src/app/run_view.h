@@ -33,9 +33,6 @@ struct RunView {
   std::string state() const;
 };
 
-// Without control characters, which a terminal would obey: they and what is no UTF-8 become '?'.
-std::string printable(const std::string& text);
-
 // "exit code 5, diverged".
 std::string describe_exit(int code);
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lockstep/app/results.h"
+#include "lockstep/core/printable.h"
 #include "lockstep/train/loss_plot.h"
 #include "lockstep/train/progress.h"
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lockstep/core/printable.h"
+
 namespace lockstep {
 
 PlotAxis PlotAxis::of(const std::vector<const PlotPoints*>& curves) {
@@ -76,22 +78,6 @@ PlotPoints thinned(const PlotPoints& points, size_t limit) {
     }
     const auto count = static_cast<double>(end - begin);
     result.emplace_back(step / count, value / count);
-  }
-  return result;
-}
-
-std::string xml_text(const std::string& text) {
-  std::string result;
-  for (char c : text) {
-    if (c == '<') {
-      result += "&lt;";
-    } else if (c == '>') {
-      result += "&gt;";
-    } else if (c == '&') {
-      result += "&amp;";
-    } else {
-      result += c;
-    }
   }
   return result;
 }

@@ -35,7 +35,4 @@ struct PlotCurve {
 // A complete SVG document, which an HTML page may hold as well. legend: names of the curves beside the title.
 std::string line_plot(const std::string& title, const std::vector<PlotCurve>& curves, bool legend);
 
-// For the text of XML and HTML.
-std::string xml_text(const std::string& text);
-
 }  // namespace lockstep

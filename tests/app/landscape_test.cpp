@@ -92,6 +92,19 @@ TEST(Landscape, DrawsALinePathAndALegendOfEachMethod) {
   EXPECT_EQ(text.substr(text.size() - 7), "</svg>\n");
 }
 
+TEST(Landscape, DrawsWhatLiesFarFromZero) {
+  const testing::ScratchDirectory scratch;
+  const std::string file = scratch.file("paths.svg");
+  for (const char* start : {"1e17,0", "0,-3e30", "1e200,1e200"}) {
+    const LandscapeAnswer answer = landscape({"--function", "quadratic:1", "--methods", "adam,lbfgs",
+                                              "--start", start, "--steps", "3", "--output", file});
+    ASSERT_EQ(answer.exit_code, 0) << answer.err;
+    std::stringstream svg;
+    svg << std::ifstream(file).rdbuf();
+    EXPECT_EQ(svg.str().find("nan"), std::string::npos) << start;
+  }
+}
+
 TEST(Landscape, SaysWhatItDoesNotKnow) {
   for (const std::vector<std::string>& arguments :
        std::vector<std::vector<std::string>>{{"--function", "sphere"},

@@ -63,6 +63,15 @@ TEST(LossPlot, ThePictureIsWellFormedForAnyCurves) {
   }
 }
 
+TEST(LossPlot, ThePictureIsWellFormedForAnyName) {
+  // Control characters, bytes that are no UTF-8, and characters that XML has no place for.
+  const std::string svg =
+      loss_svg(falling(3), "a\x01\x1b[31m\r\xff\xc2\x85 \xef\xbf\xbe\xef\xbf\xbf <\xe6\xbc\xa2>");
+  EXPECT_EQ(xml_fault(svg), "");
+  EXPECT_NE(svg.find(">a??[31m?\xef\xbf\xbd? ?? &lt;\xe6\xbc\xa2&gt;<"), std::string::npos)
+      << svg.substr(0, 400);
+}
+
 TEST(LossPlot, PointsLieInThePictureFromLeftToRightAndHigherLossesHigher) {
   for (const int points : {2, 40, 5000}) {
     const auto line = first_line(loss_svg(falling(points), "loss"));
