@@ -1,6 +1,7 @@
 // Reading the counters of the kernel, which are small text files.
 #include "lockstep/core/available_memory.h"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -103,6 +104,17 @@ int64_t AvailableMemory::addresses() const {
   }
   const std::optional<int64_t> pages = only_number(proc_ + "/self/statm");
   return pages ? std::max<int64_t>(most - *pages * sysconf(_SC_PAGESIZE), 0) : kUnknown;
+}
+
+bool fits_memory(int64_t bytes) {
+  constexpr int64_t kSmall = 1 << 20;
+  return bytes < kSmall || bytes <= AvailableMemory().bytes();
+}
+
+void require_memory(const std::string& what, int64_t bytes, ErrorKind kind) {
+  if (fits_memory(bytes)) return;
+  fail(kind,
+       fmt::format("{}: takes {} bytes of memory: {} are available", what, bytes, AvailableMemory().bytes()));
 }
 
 }  // namespace lockstep

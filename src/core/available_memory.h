@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "lockstep/core/error.h"
+
 namespace lockstep {
 
 class AvailableMemory {
@@ -27,5 +29,12 @@ class AvailableMemory {
   std::string proc_, cgroups_;
   int64_t address_space_;
 };
+
+// Whether this process can still take so many bytes. Small amounts are not looked at.
+bool fits_memory(int64_t bytes);
+
+// Error in one line where it cannot: before they are asked for, since a system that hands out more than it
+// has ends the process later. what: a file, or a setting.
+void require_memory(const std::string& what, int64_t bytes, ErrorKind kind = ErrorKind::kData);
 
 }  // namespace lockstep

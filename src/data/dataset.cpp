@@ -8,7 +8,6 @@
 #include <limits>
 #include <new>
 
-#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/data/formats.h"
 
@@ -25,17 +24,6 @@ std::string format_of(const DatasetOptions& options) {
 int64_t Dataset::size() const {
   if (classes > 0) return static_cast<int64_t>(labels.size());
   return target_width > 0 ? static_cast<int64_t>(targets.size()) / target_width : 0;
-}
-
-bool fits_memory(int64_t bytes) {
-  constexpr int64_t kSmall = 1 << 20;
-  return bytes < kSmall || bytes <= AvailableMemory().bytes();
-}
-
-void require_memory(const std::string& path, int64_t bytes) {
-  if (fits_memory(bytes)) return;
-  fail(ErrorKind::kData,
-       fmt::format("{}: takes {} bytes of memory: {} are available", path, bytes, AvailableMemory().bytes()));
 }
 
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/core/available_memory.h"
 #include "lockstep/data/dataset.h"
 
 namespace lockstep {
@@ -48,13 +49,6 @@ void try_hdf5(const DatasetOptions& options, int64_t seconds);
 Dataset read_idx(const DatasetOptions& options);
 Dataset read_cifar10(const DatasetOptions& options);
 Dataset read_csv(const DatasetOptions& options);
-
-// Whether this process can still take so many bytes.
-bool fits_memory(int64_t bytes);
-
-// Error (kData) in one line where this process cannot take so many bytes: before they are asked for, since a
-// system that hands out more than it has ends the process later. Small amounts are not looked at.
-void require_memory(const std::string& path, int64_t bytes);
 
 // Room for `more` further values of a file whose number is not known before its end.
 template <class T>

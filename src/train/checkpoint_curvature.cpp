@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
@@ -72,9 +73,17 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
   SpectrumOptions options = wants.spectrum;
   options.seed = whole.model().settings().seed;
   options.precision = result.precision;
+  const int64_t bytes = 8 * result.parameters * std::min(options.steps, result.parameters);
   log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
-                       result.samples, result.parameters, name_of(result.precision),
-                       std::min(options.steps, result.parameters) * result.parameters * 8 / (1 << 20)));
+                       result.samples, result.parameters, name_of(result.precision), bytes / (1 << 20)));
+  run_agreed(
+      communicator,
+      [&] {
+        require_memory(fmt::format("{}: --steps {}, a vector of {} numbers each", checkpoint, options.steps,
+                                   result.parameters),
+                       bytes, ErrorKind::kUsage);
+      },
+      "memory");
   try {
     result.spectrum = measure_spectrum(product, problem.size(), options);
     result.products = result.spectrum.products;

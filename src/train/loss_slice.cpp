@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lockstep/checkpoint/store.h"
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/exchange/weights_source.h"
@@ -51,8 +52,17 @@ Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const Re
   const auto [steps, own] = nlohmann::json::parse(listed).get<std::pair<std::vector<int64_t>, int64_t>>();
   Path path;
   if (steps.size() < 2) return path;
+  const int64_t bytes = 8 * std::ssize(steps) * std::ssize(here);
   log_info(fmt::format("{}: the path of {} checkpoints; vectors of {} MiB on each worker", checkpoint,
-                       steps.size(), steps.size() * here.size() * 8 / (1 << 20)));
+                       steps.size(), bytes / (1 << 20)));
+  run_agreed(
+      communicator,
+      [&] {
+        require_memory(fmt::format("{}: the path of {} checkpoints, a vector of {} numbers each", checkpoint,
+                                   steps.size(), here.size()),
+                       bytes, ErrorKind::kUsage);
+      },
+      "memory");
   Replica& replica = whole.model().replica();
   Tensor statistics = replica.store.statistic_values();
   Tensor kept = statistics.empty_like();

@@ -132,5 +132,24 @@ TEST_F(Curvature, RefusesWhatItCannotLookAt) {
   expect_refusal(diverged, 5, "the loss at its weights is");
 }
 
+TEST_F(Curvature, VectorsThatDoNotFitIntoMemoryAreAnErrorBeforeTheFirstProduct) {
+  if (!kCanLimitMemory) GTEST_SKIP();
+  train_on(points_csv(20, 2), "type = \"mlp\"\nhidden = [700, 700]\n");
+  for (const int workers : {kNoLauncher, 2}) {
+    Job job(Job::within_mebibytes(
+        2500, Job::on_workers(workers, {"curvature", file("run.toml"), "--checkpoint",
+                                        checkpoint_of(file("out"), 12), "--steps", "2000"})));
+    const Outcome outcome = job.wait(60.0);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    const std::string line =
+        "error: " + checkpoint_of(file("out"), 12) +
+        ": --steps 2000, a vector of 494902 numbers each: takes 7918432000 bytes of memory: ";
+    EXPECT_NE(outcome.err.find(line), std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find(line, outcome.err.find(line) + 1), std::string::npos)
+        << "once: " << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::testing

@@ -50,6 +50,13 @@ inline void ignore_no_signal() {
 // The command by itself (no launcher).
 inline constexpr int kNoLauncher = 0;
 
+// Sanitizers reserve more addresses than a limit would leave.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kCanLimitMemory = false;
+#else
+inline constexpr bool kCanLimitMemory = true;
+#endif
+
 // mpirun with its workers, or one process. Whatever is left of it dies with the object.
 class Job {
  public:
@@ -72,6 +79,14 @@ class Job {
     command.push_back(LOCKSTEP_COMMAND);
     command.insert(command.end(), arguments.begin(), arguments.end());
     return command;
+  }
+
+  // The command on a machine of that much memory, as far as addresses tell.
+  static std::vector<std::string> within_mebibytes(int mebibytes, const std::vector<std::string>& command) {
+    std::vector<std::string> limited = {"sh", "-c", R"(ulimit -v "$0" && exec "$@")",
+                                        std::to_string(1024 * mebibytes)};
+    limited.insert(limited.end(), command.begin(), command.end());
+    return limited;
   }
 
   bool running() {

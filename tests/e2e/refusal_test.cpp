@@ -110,6 +110,19 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
       << "nothing is made before the configuration is understood";
 }
 
+TEST_F(Refusal, VectorsOfAMinimizerThatDoNotFitIntoMemoryExitWith2BeforeAnythingIsMade) {
+  if (!kCanLimitMemory) GTEST_SKIP();
+  write_file(scratch_.file("run.toml"),
+             configuration("train = \"" + scratch_.file("points.csv") + "\"\n",
+                           "type = \"mlp\"\nhidden = [700, 700]\n", "type = \"lbfgs\"\nhistory = 1000\n"));
+  for (const int workers : {kNoLauncher, 2}) {
+    expect_refusal(
+        Job::within_mebibytes(2500, Job::on_workers(workers, training({}))), 2,
+        "optimizer\\.type = \"lbfgs\" with 495603 parameters: takes \\d+ bytes of memory: \\d+ are");
+  }
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file("out")));
+}
+
 TEST_F(Refusal, BadConfigurationFilesExitWith2AndNameFileAndLine) {
   const auto expect = [&](const std::string& file, const std::string& expected) {
     expect_refusal(kNoLauncher, {"train", file, "--output", scratch_.file("out")}, 2, expected);
