@@ -91,9 +91,9 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
       result.sharpness =
           sharpness_of(product, whole.model().replica().store, problem.size(), options, result.products);
   } catch (const Error& error) {
-    // All workers have the same numbers, and stop at the same one.
-    if (error.kind() != ErrorKind::kNumeric) throw;
-    fail_together(communicator, ErrorKind::kNumeric, fmt::format("{}: {}", checkpoint, error.what()));
+    // All workers have the same numbers and the same model, and stop at the same product.
+    if (error.kind() != ErrorKind::kNumeric && error.kind() != ErrorKind::kUsage) throw;
+    fail_together(communicator, error.kind(), fmt::format("{}: {}", checkpoint, error.what()));
   }
   return result;
 }

@@ -275,6 +275,30 @@ TEST_F(LanguageModel, TheConfigurationsOfTheRepositoryRun) {
   }
 }
 
+TEST_F(LanguageModel, CurvatureThatDoesNotKnowALossIsRefusedOnce) {
+  write_file(file("gpt.toml"), "[run]\nseed = 3\n[data]\nformat = \"tokens\"\ncontext = 32\ntrain = \"" +
+                                   file("tokens.h5") + R"("
+[model]
+type = "gpt"
+layers = 1
+width = 8
+heads = 2
+z_loss = 0.01
+[train]
+steps = 1
+micro_batches = 2
+micro_batch_size = 4
+)");
+  train(kNoLauncher, {file("gpt.toml"), "--output", file("out")});
+  const Outcome outcome =
+      run(2, {"curvature", file("gpt.toml"), "--checkpoint", checkpoint_of(file("out"), 1), "--operator",
+              "gauss_newton", "--samples", "16"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  const size_t line = outcome.err.find("error: " + checkpoint_of(file("out"), 1) + ": model.z_loss: ");
+  ASSERT_NE(line, std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find('\n', line), outcome.err.size() - 1) << outcome.err;
+}
+
 TEST_F(LanguageModel, WhatTokensDoNotGoWithIsRefused) {
   const auto refused = [&](const std::vector<std::string>& set, int code, const std::string& rule) {
     std::vector<std::string> arguments = {"train", file("run.toml"), "--output", file("none"), "--set"};
