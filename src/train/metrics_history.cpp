@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <limits>
@@ -92,8 +93,11 @@ void MetricsHistory::add_line(std::string_view line) {
     return;
   }
   const auto number = step->get<double>();
+  // A batch in which nothing counts has the mean of nothing for a loss, which is no fault.
+  const auto norm = object.find("gradient_norm");
+  const bool counts_nothing = norm != object.end() && norm->is_number() && norm->get<double>() == 0.0;
   for (const auto& [key, value] : object.items()) {
-    if (key == "step" || !(value.is_number() || value.is_null())) continue;
+    if (key == "step" || !(value.is_number() || (value.is_null() && !counts_nothing))) continue;
     auto series = series_.find(key);
     // A file of another kind must not fill the memory with names.
     constexpr size_t kMostKeys = 1024;
@@ -113,15 +117,24 @@ bool MetricsHistory::read(const std::string& path) {
     ::close(descriptor);
     return false;
   }
-  if (status.st_size < offset_) *this = {};
   constexpr size_t kLongestLine = size_t{1} << 20;
   std::string buffer(size_t{1} << 16, '\0');
+  const auto read_at = [&](int64_t offset, size_t most) {
+    for (;;) {
+      const ssize_t count = ::pread(descriptor, buffer.data(), most, offset);
+      if (count < 0 && errno == EINTR) continue;
+      return std::string_view(buffer).substr(0, static_cast<size_t>(std::max<ssize_t>(count, 0)));
+    }
+  };
+  if (read_at(offset_ - std::ssize(newest_), newest_.size()) != newest_) *this = {};
   for (;;) {
-    const ssize_t count = ::pread(descriptor, buffer.data(), buffer.size(), offset_);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) break;
-    offset_ += count;
-    add(std::string_view(buffer).substr(0, static_cast<size_t>(count)));
+    const std::string_view text = read_at(offset_, buffer.size());
+    if (text.empty()) break;
+    offset_ += std::ssize(text);
+    add(text);
+    constexpr size_t kRemembered = 256;
+    newest_.append(text.substr(text.size() - std::min(text.size(), kRemembered)));
+    newest_.erase(0, newest_.size() - std::min(newest_.size(), kRemembered));
     if (rest_.size() > kLongestLine) {  // no line of ours
       ++bad_lines_;
       rest_.clear();

@@ -47,8 +47,8 @@ class MetricsHistory {
   // Whole lines of text, each a JSON object with "step"; others are counted and passed over. A line that
   // goes on is waited for.
   void add(std::string_view text);
-  // Reads what has come to the file since the last call; a file that has become shorter is read anew. False:
-  // it cannot be read.
+  // Reads what has come to the file since the last call; one that no longer holds what was read last, of a
+  // run that was begun anew or cut to its checkpoint, is read anew. False: it cannot be read.
   bool read(const std::string& path);
 
   // Empty where no line has the key.
@@ -60,7 +60,8 @@ class MetricsHistory {
   void add_line(std::string_view line);
 
   std::map<std::string, MetricSeries, std::less<>> series_;
-  std::string rest_;  // a line that has not ended yet
+  std::string rest_;    // a line that has not ended yet
+  std::string newest_;  // the last bytes before offset_
   int64_t lines_ = 0, bad_lines_ = 0, offset_ = 0;
 };
 

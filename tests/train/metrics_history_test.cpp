@@ -71,5 +71,44 @@ TEST(MetricsHistory, ReadsAFileAsItGrowsAndPassesOverWhatIsNoLine) {
   EXPECT_EQ(history["loss"].points(), (Points{{1, 9}}));
 }
 
+// A run that was begun anew, or cut to its checkpoint, and has gone on beyond where it was before.
+TEST(MetricsHistory, AFileThatIsAnotherOneIsReadAnewHoweverLongItIs) {
+  const testing::ScratchDirectory scratch;
+  const std::string path = scratch.file("metrics.jsonl");
+  const auto lines = [](int first, int last, int loss) {
+    std::string text;
+    for (int step = first; step <= last; ++step)
+      text += "{\"step\":" + std::to_string(step) + ",\"loss\":" + std::to_string(loss) + "}\n";
+    return text;
+  };
+  MetricsHistory history;
+  testing::overwrite(path, lines(1, 3, 5));
+  EXPECT_TRUE(history.read(path));
+  testing::overwrite(path, lines(1, 4, 7));
+  EXPECT_TRUE(history.read(path));
+  EXPECT_EQ(history["loss"].points(), (Points{{1, 7}, {2, 7}, {3, 7}, {4, 7}}));
+  testing::overwrite(path, lines(1, 2, 7) + lines(3, 6, 8));
+  EXPECT_TRUE(history.read(path));
+  EXPECT_EQ(history["loss"].points(), (Points{{1, 7}, {2, 7}, {3, 8}, {4, 8}, {5, 8}, {6, 8}}));
+  EXPECT_EQ(history.lines(), 6);
+  testing::overwrite(path, lines(1, 2, 7) + lines(3, 6, 8) + lines(7, 7, 1));
+  EXPECT_TRUE(history.read(path));
+  EXPECT_EQ(history["loss"].last(), 1.0);
+  EXPECT_EQ(history.lines(), 7);
+  EXPECT_EQ(history.bad_lines(), 0);
+}
+
+TEST(MetricsHistory, TheLossOfABatchInWhichNothingCountsIsNoFault) {
+  MetricsHistory history;
+  history.add(
+      "{\"step\":1,\"loss\":2,\"gradient_norm\":1}\n{\"step\":2,\"loss\":null,\"gradient_norm\":0.0}\n"
+      "{\"step\":3,\"loss\":1,\"gradient_norm\":1}\n");
+  EXPECT_EQ(history["loss"].not_finite(), 0);
+  EXPECT_EQ(history["loss"].points(), (Points{{1, 2}, {3, 1}}));
+  history.add("{\"step\":4,\"loss\":null,\"gradient_norm\":null}\n");
+  EXPECT_EQ(history["loss"].not_finite(), 1);
+  EXPECT_EQ(history["loss"].first_not_finite(), 4.0);
+}
+
 }  // namespace
 }  // namespace lockstep
