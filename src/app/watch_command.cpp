@@ -16,6 +16,7 @@
 
 #include "lockstep/app/results.h"
 #include "lockstep/core/printable.h"
+#include "lockstep/text/utf8.h"
 #include "lockstep/train/loss_plot.h"
 #include "lockstep/train/progress.h"
 
@@ -30,12 +31,13 @@ struct WatchArguments {
   bool once = false;
 };
 
-// At most `columns` characters of UTF-8.
+// What of well-formed text `columns` columns of a terminal have room for.
 std::string cut(const std::string& line, int columns) {
-  int count = 0;
-  for (size_t i = 0; i < line.size(); ++i) {
-    const bool begins = (static_cast<unsigned char>(line[i]) & 0xC0) != 0x80;
-    if (begins && ++count > columns) return line.substr(0, i);
+  int taken = 0;
+  for (size_t at = 0; at < line.size();) {
+    const size_t begin = at;
+    taken += columns_of(next_code_point(line, at));
+    if (taken > columns) return line.substr(0, begin);
   }
   return line;
 }

@@ -1,6 +1,8 @@
 // Well-formed sequences are those of table 3-7 of the Unicode standard.
 #include "lockstep/text/utf8.h"
 
+#include <utf8proc.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -74,6 +76,10 @@ char32_t next_code_point(std::string_view text, size_t& at) {
   }
   at += length;
   return code_point;
+}
+
+int columns_of(char32_t code_point) {
+  return utf8proc_charwidth(static_cast<utf8proc_int32_t>(code_point));
 }
 
 void append_code_point(std::string& text, char32_t code_point) {

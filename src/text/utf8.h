@@ -22,6 +22,9 @@ char32_t next_code_point(std::string_view text, size_t& at);
 
 void append_code_point(std::string& text, char32_t code_point);
 
+// How many columns of a terminal it takes: 0, 1 or 2.
+int columns_of(char32_t code_point);
+
 // Where the first byte from `at` on stands that is not ASCII; text.size() where none is.
 size_t skip_ascii(std::string_view text, size_t at);
 

@@ -138,5 +138,22 @@ TEST_F(Watch, FitsNarrowTerminals) {
   }
 }
 
+// What a terminal shows in two columns, or in none, would break the picture below it.
+TEST_F(Watch, CharactersOfTwoColumnsAreCutWhereTheTerminalEnds) {
+  status(R"({"state": "training", "name": "漢字漢字漢字漢字"})", ::getpid(), 0.0);
+  metrics(150);
+  const RunView run = RunView::open(directory_);
+  const auto head = [&run](int columns) {
+    const std::string frame = watch_frame(run, columns, 5, 0.0);
+    return frame.substr(0, frame.find('\n'));
+  };
+  EXPECT_EQ(head(4), "漢字");
+  EXPECT_EQ(head(7), "漢字漢");
+  EXPECT_EQ(head(20), "漢字漢字漢字漢字  tr");
+  status(R"({"state": "training", "name": "e\u0301te\u0301"})", ::getpid(), 0.0);
+  RunView accents = RunView::open(directory_);
+  EXPECT_EQ(watch_frame(accents, 3, 5, 0.0).substr(0, 8), "e\u0301te\u0301\n");
+}
+
 }  // namespace
 }  // namespace lockstep
