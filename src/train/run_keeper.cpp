@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <new>
 #include <system_error>
 #include <vector>
 
 #include "lockstep/comm/deadline.h"
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
@@ -138,7 +140,13 @@ void RunKeeper::flush_metrics() {
 
 void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot) {
   store_.finish();
-  State state = snapshot();
+  State state;
+  try {
+    state = snapshot();
+  } catch (const std::bad_alloc&) {
+    fail(ErrorKind::kCheckpoint, fmt::format("{}: no memory for a copy of the state: {} bytes are available",
+                                             checkpoint_path(directory_, step), AvailableMemory().bytes()));
+  }
   complete(state, best);
   offer_ = [this, step, marked = best.step(), lines = metrics_->bytes()] {
     if (copies_ != nullptr) copies_->offer(step, marked, lines);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <new>
 
 #include "hdf5/scratch_directory.h"
 #include "lockstep/comm/deadline.h"
@@ -113,6 +114,17 @@ TEST_F(RunKeeperTest, CheckpointsDoNotGrowWithTheRun) {
     sizes.push_back(std::filesystem::file_size(keeper.path_of(step)));
   }
   EXPECT_LE(sizes[1], sizes[0] + 512) << "a few digits more";
+}
+
+TEST_F(RunKeeperTest, ACheckpointWhoseCopyHasNoRoomIsNamed) {
+  RunKeeper keeper(settings_in(directory()), false);
+  keeper.store().require_fresh();
+  keeper.start({}, {}, "a = 1\n");
+  const std::string message =
+      error_of([&] { keeper.save(7, BestCheckpoint(""), []() -> State { throw std::bad_alloc(); }); },
+               ErrorKind::kCheckpoint);
+  EXPECT_TRUE(message.starts_with(directory() + "/step-000000007.h5: no memory for a copy of the state: "))
+      << message;
 }
 
 TEST_F(RunKeeperTest, RefusesADirectoryThatHoldsAnEarlierRun) {
