@@ -102,9 +102,11 @@ class Communicator {
   // Whether collectives may be recorded (Backend::begin_recording): they must not need the host.
   virtual bool recordable() const { return false; }
 
-  // Ends every worker of the job with this exit code. Does not return. The only call that another thread may
-  // make.
+  // Ends every worker of the job with this exit code. Does not return. This call and failed() are the only
+  // ones that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;
+  // Whether a collective has failed, so that its thread is about to end the job.
+  virtual bool failed() const { return false; }
 
   // Leaves the job in order, together with the others; no call may follow. What this worker had to do is
   // done: where some do not come within timeout_seconds, it ends the job with exit_code, so what others may

@@ -99,6 +99,7 @@ class MpiCommunicator final : public Communicator {
   int world_size() const override { return world_.size; }
   HostPlace host_place() const override { return host_place_; }
   std::string host_of(int rank) const override { return world_.workers.at(static_cast<size_t>(rank)).host; }
+  bool failed() const override { return world_.failed; }
   void enter(std::string phase) override { world_.phase = std::move(phase); }
   void leave_flight_in(std::string directory) override { world_.flight_directory = std::move(directory); }
 

@@ -10,6 +10,7 @@
 #define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -45,7 +46,7 @@ struct MpiWorld {
   Spin spin;
   uint64_t sequence = 0;
   int under_way = 0;  // requests whose messages MPI has to move
-  bool failed = false;
+  std::atomic<bool> failed{false};
   std::string phase;            // what this worker is at: "step 12"; empty: not said
   std::vector<Worker> workers;  // by rank; empty until they know of each other
   std::optional<RollCall> roll_call;

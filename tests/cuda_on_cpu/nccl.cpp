@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -14,10 +15,12 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "memory.h"
+#include "streams.h"
 
 namespace cuda_on_cpu {
 
@@ -129,6 +132,8 @@ struct NcclState {
   ncclResult_t error = ncclSuccess;
   std::string message;
   std::vector<uint64_t> sent, received;  // messages so far, by rank
+  // Graphs that hold operations hold it too.
+  std::shared_ptr<const char> recordings = std::make_shared<const char>();
 
   std::string file(const std::string& name) const { return directory + "/" + name; }
   std::string rank_file(int of) const { return file("rank-" + std::to_string(of)); }
@@ -357,8 +362,14 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* state)
     *operation = *std::exchange(communicator->issued, std::nullopt);
   }
   // Not under the lock: streams call attempts, which take it, under a lock of their own.
-  const int failure = cuda_on_cpu::enqueue(operation->stream, "nccl",
-                                           [held, operation] { return held->attempt(*operation); });
+  std::shared_ptr<const char> recording;
+  {
+    const cuda_on_cpu::DeviceLock lock;
+    if (cuda_on_cpu::is_capturing(operation->stream)) recording = held->recordings;
+  }
+  const int failure = cuda_on_cpu::enqueue(
+      operation->stream, "nccl", [held, operation, recording] { return held->attempt(*operation); });
+  recording.reset();
   const std::lock_guard lock(held->mutex);
   if (failure != 0) held->fail(ncclUnhandledCudaError, cudaGetErrorString(static_cast<cudaError_t>(failure)));
   communicator->outcome_known = true;
@@ -373,6 +384,8 @@ ncclResult_t ncclCommAbort(ncclComm_t communicator) {
     ::unlink(state.rank_file(state.rank).c_str());
     ::rmdir(state.directory.c_str());  // fails until the last has left
   }
+  while (communicator->state->recordings.use_count() > 1)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   delete communicator;
   return ncclSuccess;
 }

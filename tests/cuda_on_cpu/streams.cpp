@@ -593,11 +593,12 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     }
   }
   std::erase(queues().captures, ended);
+  const auto recorded = std::exchange(ended->nodes, nullptr);  // events may know the capture for longer
   *graph = nullptr;
   if (!ended->valid) return remember(cudaErrorStreamCaptureInvalidated);
   if (std::find(joined.begin(), joined.end(), false) != joined.end())
     return remember(cudaErrorStreamCaptureUnjoined);
-  *graph = new Graph{ended->nodes};
+  *graph = new Graph{recorded};
   return cudaSuccess;
 }
 

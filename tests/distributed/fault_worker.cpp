@@ -40,19 +40,31 @@ class Steps {
         exchange_(communicator, backend_, DType::kF32, elements, {0},
                   ExchangeOptions{.micro_batches = communicator.world_size()}) {}
 
+  Backend& backend() { return backend_; }
+  // A step as recorded work, which has yet to run.
+  std::unique_ptr<Recording> record() {
+    backend_.begin_recording();
+    issue();
+    return backend_.end_recording();
+  }
+
   void step(const std::function<void()>& before_finish = {}) {
-    exchange_.begin_step();
-    exchange_.begin_micro_batch(communicator_.rank());
-    exchange_.add(0, ones_.elements(), ones_.data());
-    exchange_.end_micro_batch();
-    if (before_finish) before_finish();
-    exchange_.finish();
+    issue(before_finish);
     if (exchange_.result().to_vector<float>().back() != static_cast<float>(communicator_.world_size())) {
       fail(ErrorKind::kInternal, "the exchange is wrong");
     }
   }
 
  private:
+  void issue(const std::function<void()>& before_finish = {}) {
+    exchange_.begin_step();
+    exchange_.begin_micro_batch(communicator_.rank());
+    exchange_.add(0, ones_.elements(), ones_.data());
+    exchange_.end_micro_batch();
+    if (before_finish) before_finish();
+    exchange_.finish();
+  }
+
   Communicator& communicator_;
   Backend& backend_;
   Tensor ones_;
@@ -105,6 +117,16 @@ void run(Communicator& communicator, const std::string& fault) {
   steps.step();  // everything works at first
   if (fault == "none") {
     communicator.barrier("end");
+  } else if (fault == "none, with a recording") {
+    const std::unique_ptr<Recording> recording = steps.record();
+    steps.step();
+    communicator.barrier("end");
+  } else if (fault == "absent from a recorded exchange") {
+    const std::unique_ptr<Recording> recording = steps.record();
+    if (last) sleep_forever();
+    communicator.device().reissue(
+        steps.backend().native_queue(), [&] { recording->replay(); }, "step 7");
+    communicator.barrier("step 7");
   } else if (fault == "absent from the exchange") {
     if (last) sleep_forever();
     steps.step();

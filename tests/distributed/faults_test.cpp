@@ -179,6 +179,30 @@ TEST_F(NcclFaults, AnErrorThatNcclReportsLaterEndsTheJobNamingTheCollective) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
+// The host finds out who is missing; it does not wait for the device on its way out, which waits for the same
+// worker.
+TEST_F(NcclFaults, AWorkerThatHangsIsNamedWhileTheDeviceWaitsForItToo) {
+  const Outcome outcome = run_fault(3, "absent from a recorded exchange", "nccl");
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, " (step 7) on rank 0: not finished after 1.5 s: waiting for rank 2" + here()));
+  EXPECT_TRUE(says_once(outcome, "error: "));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
+// NCCL does not give a communicator up before the recordings of its collectives have gone, and those belong
+// to the thread that finds the error.
+TEST_F(NcclFaults, AnErrorThatNcclReportsEndsTheJobWhereStepsAreRecordedToo) {
+  const Outcome healthy = run_fault(2, "none, with a recording", "nccl");
+  EXPECT_EQ(healthy.exit_code, 0) << healthy.output;
+  EXPECT_EQ(healthy.output, "");
+  const Outcome outcome =
+      run_fault(2, "none, with a recording", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=4,fault=error");
+  if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for NCCL";
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, "nccl: exchange 4 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
 TEST_F(NcclFaults, ADeviceThatHangsIsReportedByRankCollectiveSequenceNumberAndBucket) {
   const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=0,fault=hang");
   if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for NCCL";

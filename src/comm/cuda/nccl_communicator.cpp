@@ -90,8 +90,13 @@ class NcclCommunicator final : public Communicator {
     host_.broadcast(&id, sizeof id, 0, "nccl id")->wait();
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
-           fmt::format("initialization on rank {}", rank()));
+    try {
+      settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
+             fmt::format("initialization on rank {}", rank()));
+    } catch (const Error&) {
+      if (communicator_ != nullptr) ncclCommAbort(communicator_);
+      throw;
+    }
     watch_ = std::thread([this] { watch(); });
   }
 
@@ -104,7 +109,6 @@ class NcclCommunicator final : public Communicator {
     }
     wake_.notify_all();
     watch_.join();
-    end_communicator();
     for (const UnderWay& collective : under_way_)
       free_events_.insert(free_events_.end(), {collective.begin, collective.end});
     for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
@@ -159,7 +163,6 @@ class NcclCommunicator final : public Communicator {
   bool recordable() const override { return true; }
 
   [[noreturn]] void abort(int exit_code) override {
-    end_communicator();
     host_.abort(exit_code);
     std::_Exit(exit_code);  // not reached, but compilers forget what virtual functions promise
   }
@@ -262,11 +265,14 @@ class NcclCommunicator final : public Communicator {
                        more ? detail : "");
   }
 
-  // Once; frees the communicator and ends what is under way on this device without asking other workers.
+  // No call of NCCL's follows, and what is under way on this device ends without asking other workers: the
+  // watch sees to that.
   void end_communicator() {
-    const std::lock_guard lock(life_);
-    if (communicator_ != nullptr && !ended_) ncclCommAbort(communicator_);
-    ended_ = true;
+    {
+      const std::lock_guard lock(life_);
+      ended_ = true;
+    }
+    wake_.notify_all();
   }
 
   cudaEvent_t take_event() {
@@ -288,8 +294,11 @@ class NcclCommunicator final : public Communicator {
   void watch() {
     cudaSetDevice(device_);
     std::unique_lock lock(mutex_);
-    while (!wake_.wait_for(lock, kWatchInterval, [this] { return leaving_; })) {
+    while (!wake_.wait_for(lock, kWatchInterval, [this] { return leaving_ || ended_; })) {
       lock.unlock();
+      // The other thread knows who is missing. On its way out it must not wait for a device that waits for
+      // them.
+      if (host_.failed()) end_communicator();
       const std::string trouble = ended_ ? std::string() : look();
       if (!trouble.empty()) {
         // NCCL is not told to give up: the other thread, which waits for the device, would go on with what
@@ -299,6 +308,11 @@ class NcclCommunicator final : public Communicator {
       }
       lock.lock();
     }
+    lock.unlock();
+    end_communicator();
+    // Not by the other thread: NCCL ends what is under way, and answers when the last recording of its
+    // collectives has gone, which that thread destroys once nothing is under way.
+    ncclCommAbort(communicator_);
   }
 
   // What is wrong with the collectives under way; forgets those that are done.
@@ -339,7 +353,7 @@ class NcclCommunicator final : public Communicator {
   double timeout_seconds_;
   int device_ = 0;
   ncclComm_t communicator_ = nullptr;
-  std::mutex life_;                 // held while communicator_ is used, so that no thread ends it meanwhile
+  std::mutex life_;                 // held while communicator_ is used, which it is not when it has ended
   std::atomic<bool> ended_{false};  // written under life_
   uint64_t sequence_ = 0;
 

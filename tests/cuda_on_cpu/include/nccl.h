@@ -52,7 +52,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int ranks, ncclUni
                                     ncclConfig_t* config);
 // ncclInProgress while initialization or the operations issued last are under way, else what went wrong.
 ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* state);
-// Ends what is under way and frees the communicator.
+// Ends what is under way and frees the communicator: once every graph that holds operations of it has been
+// destroyed, and what was launched of them is done. Until then it does not return.
 ncclResult_t ncclCommAbort(ncclComm_t communicator);
 
 enum ncclDataType_t { ncclUint8 = 1, ncclInt64 = 4, ncclFloat32 = 7, ncclFloat64 = 8 };
