@@ -1,6 +1,8 @@
 // A worker that goes wrong on purpose, in the way that its first argument names: start it with mpirun. With a
 // second argument "nccl" arrays travel between GPUs. Failures are handled as the command does: one line on
 // stderr, then abort with the exit code of the failure.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -127,6 +129,16 @@ void run(Communicator& communicator, const std::string& fault) {
     communicator.device().reissue(
         steps.backend().native_queue(), [&] { recording->replay(); }, "step 7");
     communicator.barrier("step 7");
+  } else if (fault == "stopped within the exchange") {
+    // Longer than anyone waits; the last one comes a moment after the others have gone on.
+    const std::string self = std::to_string(::getpid());
+    if (!last &&
+        std::system(("(sleep 0.3; kill -STOP " + self + "; sleep 12; kill -CONT " + self + ") &").c_str()) !=
+            0)
+      fail(ErrorKind::kInternal, "no shell");
+    if (last) std::this_thread::sleep_for(std::chrono::milliseconds(13000));
+    steps.step();
+    communicator.barrier("end");
   } else if (fault == "absent from the exchange") {
     if (last) sleep_forever();
     steps.step();

@@ -189,6 +189,12 @@ TEST_F(NcclFaults, AWorkerThatHangsIsNamedWhileTheDeviceWaitsForItToo) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
+TEST_F(NcclFaults, TheTimeInWhichAWorkerIsStoppedDoesNotCountAgainstTheOthers) {
+  const Outcome outcome = run_fault(2, "stopped within the exchange", "nccl");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.output, "");
+}
+
 // NCCL does not give a communicator up before the recordings of its collectives have gone, and those belong
 // to the thread that finds the error.
 TEST_F(NcclFaults, AnErrorThatNcclReportsEndsTheJobWhereStepsAreRecordedToo) {

@@ -42,9 +42,23 @@ void check_cuda(cudaError_t code, const char* where) {
   fail(ErrorKind::kCommunication, fmt::format("{}: CUDA failed: {}", where, cudaGetErrorString(code)));
 }
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+// Time in which the process is not stopped: what is stopped does not find the others late as soon as it goes
+// on.
+class AwakeTime {
+ public:
+  // So far; to be asked all the time.
+  double seconds() {
+    constexpr std::chrono::seconds kAsleep{1};
+    const Clock::time_point now = Clock::now();
+    const Clock::duration gap = now - std::exchange(asked_, now);
+    if (gap < kAsleep) awake_ += gap;
+    return std::chrono::duration<double>(awake_).count();
+  }
+
+ private:
+  Clock::time_point asked_ = Clock::now();
+  Clock::duration awake_{0};
+};
 
 ncclDataType_t datatype_of(DType dtype) {
   if (dtype == DType::kF32) return ncclFloat32;
@@ -74,7 +88,7 @@ class IssuedRequest final : public Request {
 struct UnderWay {
   std::string name;
   cudaEvent_t begin, end;
-  std::optional<Clock::time_point> begun;  // when the watch saw that
+  std::optional<double> begun;  // when the watch saw that, in its time
 };
 
 class NcclCommunicator final : public Communicator {
@@ -229,10 +243,10 @@ class NcclCommunicator final : public Communicator {
 
   // Waits until NCCL has taken note of a call: only then may more be issued to the stream.
   void settle(ncclResult_t result, const std::string& name) {
-    const Clock::time_point start = Clock::now();
+    AwakeTime time;
     while (result == ncclInProgress) {
       result = state();
-      if (result == ncclInProgress && seconds_since(start) > timeout_seconds_) {
+      if (result == ncclInProgress && time.seconds() > timeout_seconds_) {
         end_communicator();
         fail(ErrorKind::kCommunication,
              fmt::format("nccl: {}: not finished after {} s: some worker did not join", name,
@@ -317,7 +331,8 @@ class NcclCommunicator final : public Communicator {
 
   // What is wrong with the collectives under way; forgets those that are done.
   std::string look() {
-    UnderWay* const oldest = forget_done();
+    const double now = time_.seconds();
+    UnderWay* const oldest = forget_done(now);
     const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
     const ncclResult_t found = state();
     if (ended_) return {};  // by the other thread, which says why
@@ -329,18 +344,17 @@ class NcclCommunicator final : public Communicator {
         return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
       }
     }
-    if (!oldest->begun || seconds_since(*oldest->begun) <= timeout_seconds_ + patience_of_watch(rank()))
-      return {};
+    if (!oldest->begun || now - *oldest->begun <= timeout_seconds_ + patience_of_watch(rank())) return {};
     return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
   }
 
   // The oldest collective that is not done, or null. It stays where it is: elements of a deque do while
   // others are added behind them.
-  UnderWay* forget_done() {
+  UnderWay* forget_done(double now) {
     const std::lock_guard lock(mutex_);
     while (!under_way_.empty()) {
       UnderWay& oldest = under_way_.front();
-      if (!oldest.begun && cudaEventQuery(oldest.begin) == cudaSuccess) oldest.begun = Clock::now();
+      if (!oldest.begun && cudaEventQuery(oldest.begin) == cudaSuccess) oldest.begun = now;
       if (!oldest.begun || cudaEventQuery(oldest.end) != cudaSuccess) return &oldest;
       free_events_.insert(free_events_.end(), {oldest.begin, oldest.end});
       under_way_.pop_front();
@@ -362,6 +376,7 @@ class NcclCommunicator final : public Communicator {
   bool leaving_ = false;
   std::deque<UnderWay> under_way_;
   std::vector<cudaEvent_t> free_events_;
+  AwakeTime time_;  // the watch's
   std::thread watch_;
 };
 
