@@ -71,7 +71,21 @@ std::string plan_device(int device) {
 
 void check_cuda(cudaError_t status, const char* where) {
   if (status == cudaSuccess) return;
-  fail(ErrorKind::kInternal, std::string("cuda: ") + where + ": " + cudaGetErrorString(status));
+  const std::string text = std::string("cuda: ") + where + ": " + cudaGetErrorString(status);
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+      fail(ErrorKind::kUsage,
+           "memory: " + text +
+               ": fewer programs on the GPU, a smaller train.micro_batch_size, train.recompute_every, "
+               "precision.compute = \"bf16\" and parallel.shard_optimizer need less");
+    case cudaErrorDevicesUnavailable:
+      fail(ErrorKind::kUsage, text + ": another program has the GPU to itself");
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      fail(ErrorKind::kUsage, text + ": this build is for " + cuda_build());
+    default:
+      fail(ErrorKind::kInternal, text);
+  }
 }
 
 unsigned blocks_for(int64_t n, int64_t per_block) {

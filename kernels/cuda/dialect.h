@@ -57,7 +57,8 @@ namespace lockstep {
 
 // ---- launches (host)
 
-// Error (kInternal) "cuda: where: what the runtime says" unless `status` is success.
+// Error "cuda: where: what the runtime says" unless `status` is success; kInternal but where users can help
+// it.
 void check_cuda(cudaError_t status, const char* where);
 
 template <class... P>

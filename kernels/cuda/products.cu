@@ -20,6 +20,7 @@ namespace {
 
 void check_products(cublasStatus_t status, const char* where) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
+  if (status == CUBLAS_STATUS_ALLOC_FAILED) check_cuda(cudaErrorMemoryAllocation, where);
   fail(ErrorKind::kInternal, std::string("cuda: ") + where + ": " + cublasLtGetStatusString(status));
 }
 

@@ -55,6 +55,8 @@ Settings parse(std::string_view text) {
       result.cudnn = value == "1";
     } else if (entry == "digit=0" || entry == "digit=1" || entry == "digit=2") {
       result.digit = static_cast<unsigned>(number_of(entry, value));
+    } else if (entry == "gpu=busy" || entry == "gpu=foreign") {
+      (value == "busy" ? result.busy : result.foreign) = true;
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

@@ -20,6 +20,8 @@ struct Settings {
   int unlaunchable = -1;     // unlaunchable=N
   bool cudnn = false;        // cudnn=1
   unsigned digit = 0;        // digit=N
+  bool busy = false;         // gpu=busy
+  bool foreign = false;      // gpu=foreign
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

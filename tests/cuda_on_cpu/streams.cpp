@@ -324,6 +324,10 @@ cudaError_t refuse_while_capturing() {
 void launch(Launch description, Stream* stream) {
   DeviceLock lock;
   check_launch(description);
+  if (settings().foreign) {
+    remember(cudaErrorNoKernelImageForDevice);
+    return;
+  }
   if (stream != nullptr && is_stream(stream) && stream->device != current_device) {
     stop("kernel %s: its stream belongs to device %d, the thread's current device is %d", description.name,
          stream->device, current_device);
@@ -370,6 +374,8 @@ cudaError_t cudaGetDevice(int* device) {
 
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= settings().devices) return remember(cudaErrorInvalidDevice);
+  if (settings().memory_bytes == 0) return remember(cudaErrorMemoryAllocation);
+  if (settings().busy) return remember(cudaErrorDevicesUnavailable);
   current_device = device;
   return cudaSuccess;
 }

@@ -57,6 +57,29 @@ TEST_F(Device, TheOptionOverridesTheSetting) {
   EXPECT_NE(bytes_of(scratch_.file("out/configuration.toml")).find("type = \"cpu\""), std::string::npos);
 }
 
+// Adds an entry to what the stand-ins for the CUDA libraries are told, for as long as it lives; on a GPU
+// nothing.
+class StandIns {
+ public:
+  explicit StandIns(const std::string& entry) {
+    const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
+    there_ = before != nullptr;
+    if (there_) before_ = before;
+    if (there_)
+      ::setenv("LOCKSTEP_CUDA_ON_CPU", (before_.empty() ? entry : before_ + "," + entry).c_str(), 1);
+  }
+  ~StandIns() {
+    if (there_) ::setenv("LOCKSTEP_CUDA_ON_CPU", before_.c_str(), 1);
+  }
+  StandIns(const StandIns&) = delete;
+  StandIns& operator=(const StandIns&) = delete;
+  bool there() const { return there_; }
+
+ private:
+  bool there_ = false;
+  std::string before_;
+};
+
 class Gpu : public Device {
  protected:
   void SetUp() override {
@@ -279,6 +302,22 @@ TEST_F(Gpu, WhatCannotBeRecordedEndsInOneLineAndTheRightExitCode) {
   EXPECT_EQ(codes, (std::set<int>{0, 2})) << "the sizes above are to lie on both sides";
 }
 
+// As it is not by starting again.
+TEST_F(Gpu, WhatTheUserHasToChangeAboutAGpuIsALineAndExitCodeTwo) {
+  for (const auto& [state, said] :
+       {std::pair<std::string, std::string>{"memory_mb=0", "memory: cuda: device: .*need less"},
+        {"gpu=busy", "cuda: device: .*another program"},
+        {"gpu=foreign", "cuda: .*kernel.*: this build is for "}}) {
+    const StandIns full(state);
+    if (!full.there()) GTEST_SKIP() << "needs a device in such a state";
+    std::vector<std::string> arguments = training("out", {});
+    arguments.insert(arguments.begin(), "train");
+    const Outcome outcome = run(kNoLauncher, arguments);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_TRUE(std::regex_match(outcome.err, std::regex("error: " + said + ".*\n"))) << outcome.err;
+  }
+}
+
 TEST_F(Gpu, ADivergenceThatIsSeenStepsLaterStillKeepsTheLastCheckpoint) {
   std::vector<std::string> arguments =
       training("out", {"--set", "parallel.digest_every=0", "--set", "checkpoint.every=2", "--set",
@@ -403,29 +442,6 @@ std::vector<std::string> together(const std::vector<std::string>& arguments, con
   }
   return command;
 }
-
-// Adds an entry to what the stand-ins for the CUDA libraries are told, for as long as it lives; on a GPU
-// nothing.
-class StandIns {
- public:
-  explicit StandIns(const std::string& entry) {
-    const char* before = std::getenv("LOCKSTEP_CUDA_ON_CPU");
-    there_ = before != nullptr;
-    if (there_) before_ = before;
-    if (there_)
-      ::setenv("LOCKSTEP_CUDA_ON_CPU", (before_.empty() ? entry : before_ + "," + entry).c_str(), 1);
-  }
-  ~StandIns() {
-    if (there_) ::setenv("LOCKSTEP_CUDA_ON_CPU", before_.c_str(), 1);
-  }
-  StandIns(const StandIns&) = delete;
-  StandIns& operator=(const StandIns&) = delete;
-  bool there() const { return there_; }
-
- private:
-  bool there_ = false;
-  std::string before_;
-};
 
 class GpuPlans : public Gpu {
  protected:

@@ -11,7 +11,8 @@
 //   host=forbid    device memory is inaccessible except while kernels and copies run; implies guard=1 (slow)
 //   keys=0         host=forbid as on processors without protection keys (slower)
 //   devices=N      number of devices (default 1)
-//   memory_mb=N    memory of a device (default 16384)
+//   memory_mb=N    memory of a device (default 16384); of 0 there is none for a process that begins to use it
+//   gpu=busy       devices are other programs'; gpu=foreign: there is no code for them
 //   cudnn=1        cuDNN is installed (default: it is not)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for; kernels and calls of libraries outside of recordings,
@@ -114,8 +115,11 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidMemcpyDirection = 21,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
