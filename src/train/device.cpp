@@ -39,7 +39,7 @@ WorkerDevice::WorkerDevice(const RunSettings& settings, Communicator& communicat
       share_gpu_(settings.share_gpu),
       through_host_(settings.gpu_transport == "host" ||
                     (settings.gpu_transport == "auto" && settings.share_gpu)),
-      timeout_seconds_(settings.timeout_seconds) {
+      limits_{settings.timeout_seconds, settings.start_timeout_seconds} {
   const bool gpu = settings.device == "cuda" || (settings.device == "auto" && cuda_device_count() > 0);
   const int gpus = cuda_device_count();
   // Without any, cuda_backend(0) says why.
@@ -83,9 +83,8 @@ void WorkerDevice::connect() {
                     other, rank, gpus[rank]));
   }
   void* const queue = backend_->lane().native_queue();
-  communicator_->use_device(through_host_
-                                ? make_staged_communicator(*communicator_, queue)
-                                : make_nccl_communicator(*communicator_, queue, {timeout_seconds_}));
+  communicator_->use_device(through_host_ ? make_staged_communicator(*communicator_, queue)
+                                          : make_nccl_communicator(*communicator_, queue, limits_));
 }
 
 std::string WorkerDevice::description() const {

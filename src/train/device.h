@@ -40,7 +40,7 @@ class WorkerDevice {
   Communicator* communicator_;
   bool share_gpu_;
   bool through_host_;  // arrays, rather than through NCCL
-  double timeout_seconds_;
+  CommunicatorOptions limits_;
   Backend* backend_ = nullptr;
   std::string gpu_;  // its identity, or empty on a CPU
 };

@@ -212,7 +212,7 @@ RunSettings read_settings(Configuration& configuration) {
                     "seconds a worker waits for the others in a step before it gives up");
   settings.start_timeout_seconds =
       parallel.real("start_timeout", settings.start_timeout_seconds, kPositive,
-                    "the same for each phase of MPI's own start, and for its end");
+                    "the same for each phase of MPI's own start, for NCCL's, and for MPI's end");
   settings.set_up_timeout_seconds =
       parallel.real("set_up_timeout", settings.set_up_timeout_seconds, kPositive,
                     "the same between the two, while workers read data and a checkpoint");

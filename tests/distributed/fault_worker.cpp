@@ -117,7 +117,7 @@ void run(Communicator& communicator, const std::string& fault) {
   std::vector<float> buffer(1 << 20, 1.0f), other(1 << 20);
   Steps steps(communicator, 300000);
   steps.step();  // everything works at first
-  if (fault == "none") {
+  if (fault == "none" || fault == "late for the start") {
     communicator.barrier("end");
   } else if (fault == "none, with a recording") {
     const std::unique_ptr<Recording> recording = steps.record();
@@ -195,8 +195,13 @@ int main(int argc, char** argv) {
   log_to_stderr(communicator->rank(), communicator->world_size(), false);
   try {
     if (argc > 2 && std::string(argv[2]) == "nccl") {
+      // NCCL takes its time to start, longer than anyone waits in a step.
+      if (std::string(argv[1]) == "late for the start" && communicator->rank() > 0)
+        std::this_thread::sleep_for(std::chrono::seconds(3));
+      CommunicatorOptions limits = options;
+      limits.start_timeout_seconds = 30.0;
       communicator->use_device(
-          make_nccl_communicator(*communicator, cuda_backend(0).lane().native_queue(), options));
+          make_nccl_communicator(*communicator, cuda_backend(0).lane().native_queue(), limits));
     }
     run(*communicator, argc > 1 ? argv[1] : "none");
   } catch (const AgreedFailure& failure) {

@@ -156,6 +156,12 @@ TEST_F(NcclFaults, AHealthyJobEndsWithZeroAndSilently) {
   EXPECT_EQ(outcome.output, "");
 }
 
+TEST_F(NcclFaults, TheStartHasALimitOfItsOwn) {
+  const Outcome outcome = run_fault(2, "late for the start", "nccl");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.output, "");
+}
+
 TEST_F(NcclFaults, AWorkerThatNeverJoinsTheExchangeIsReportedByTheOthers) {
   const Outcome outcome = run_fault(3, "absent from the exchange", "nccl");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;

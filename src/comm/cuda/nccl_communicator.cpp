@@ -106,7 +106,8 @@ class NcclCommunicator final : public Communicator {
     config.blocking = 0;
     try {
       settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
-             fmt::format("initialization on rank {}", rank()));
+             fmt::format("initialization on rank {}", rank()),
+             options.start_timeout_seconds > 0.0 ? options.start_timeout_seconds : timeout_seconds_);
     } catch (const Error&) {
       if (communicator_ != nullptr) ncclCommAbort(communicator_);
       throw;
@@ -218,7 +219,7 @@ class NcclCommunicator final : public Communicator {
       calls(result);
       group = ncclGroupEnd();
     }
-    settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
+    settle(result.value() != ncclSuccess ? result.value() : group, issued.name, timeout_seconds_);
     if (runs) {
       check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
       watch_over(std::move(issued));
@@ -242,15 +243,15 @@ class NcclCommunicator final : public Communicator {
   }
 
   // Waits until NCCL has taken note of a call: only then may more be issued to the stream.
-  void settle(ncclResult_t result, const std::string& name) {
+  void settle(ncclResult_t result, const std::string& name, double timeout_seconds) {
     AwakeTime time;
     while (result == ncclInProgress) {
       result = state();
-      if (result == ncclInProgress && time.seconds() > timeout_seconds_) {
+      if (result == ncclInProgress && time.seconds() > timeout_seconds) {
         end_communicator();
         fail(ErrorKind::kCommunication,
              fmt::format("nccl: {}: not finished after {} s: some worker did not join", name,
-                         timeout_seconds_));
+                         timeout_seconds));
       }
       std::this_thread::yield();
     }
