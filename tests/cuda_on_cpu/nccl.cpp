@@ -35,6 +35,7 @@ struct Fault {
   int rank = -1;
   int64_t operation = -1;
   std::string kind;
+  bool hangs_at_end = false;
 
   static const Fault& planned() {
     static const Fault fault = [] {
@@ -50,6 +51,8 @@ struct Fault {
           found.operation = std::stoll(text);
         } else if (key == "fault" && (text == "error" || text == "hang")) {
           found.kind = text;
+        } else if (item == "abort=hang") {
+          found.hangs_at_end = true;
         } else {
           stop("LOCKSTEP_NCCL_ON_CPU: no such setting: %s", item.c_str());
         }
@@ -384,7 +387,9 @@ ncclResult_t ncclCommAbort(ncclComm_t communicator) {
     ::unlink(state.rank_file(state.rank).c_str());
     ::rmdir(state.directory.c_str());  // fails until the last has left
   }
-  while (communicator->state->recordings.use_count() > 1)
+  const cuda_on_cpu::Fault& fault = cuda_on_cpu::Fault::planned();
+  const bool hangs = fault.hangs_at_end && fault.rank == communicator->state->rank;
+  while (hangs || communicator->state->recordings.use_count() > 1)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   delete communicator;
   return ncclSuccess;

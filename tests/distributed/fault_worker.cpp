@@ -209,6 +209,7 @@ int main(int argc, char** argv) {
     communicator->barrier("failure");
     return exit_code(failure.kind());
   } catch (const Error& error) {
+    communicator->use_device(nullptr);  // as the end of a run does
     std::fprintf(stderr, "error: %s\n", error.what());
     communicator->abort(exit_code(error.kind()));
   }

@@ -195,6 +195,16 @@ TEST_F(NcclFaults, AWorkerThatHangsIsNamedWhileTheDeviceWaitsForItToo) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
+// A peer that is gone may keep NCCL from giving up.
+TEST_F(NcclFaults, ALibraryThatDoesNotEndIsNotWaitedForInAJobThatFails) {
+  const Outcome outcome =
+      run_fault(2, "absent from a recorded exchange", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,abort=hang");
+  if (outcome.seconds < 10.0) GTEST_SKIP() << "not against the stand-in for NCCL";
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+  EXPECT_TRUE(says(outcome, "error: nccl: the communicator of rank 0 has not ended after 10 s\n"));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
 TEST_F(NcclFaults, TheTimeInWhichAWorkerIsStoppedDoesNotCountAgainstTheOthers) {
   const Outcome outcome = run_fault(2, "stopped within the exchange", "nccl");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;

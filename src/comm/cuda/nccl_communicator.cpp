@@ -18,6 +18,7 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/comm/deadline.h"
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -324,6 +325,16 @@ class NcclCommunicator final : public Communicator {
       lock.lock();
     }
     lock.unlock();
+    std::optional<Deadline> deadline;
+    if (ended_ || host_.failed()) {
+      // Where workers have gone, NCCL may not come to an end either.
+      constexpr double kSecondsToEnd = 10.0;
+      deadline.emplace(
+          kSecondsToEnd, exit_code(ErrorKind::kCommunication), "",
+          Deadline::saying(fmt::format("nccl: the communicator of rank {} has not ended after {} s", rank(),
+                                       kSecondsToEnd)),
+          [this](int code) { host_.abort(code); });
+    }
     end_communicator();
     // Not by the other thread: NCCL ends what is under way, and answers when the last recording of its
     // collectives has gone, which that thread destroys once nothing is under way.

@@ -10,6 +10,7 @@
 // operations counted from 0:
 //   fault=error  reports ncclRemoteError from then on, and the operation does not end
 //   fault=hang   the operation does not begin, nor do those behind it
+//   abort=hang   ncclCommAbort ends what is under way, and does not return
 #pragma once
 
 #include <cstddef>
