@@ -1,6 +1,7 @@
 // GPUs as backends: which there are, their description, and one instance of each that is used.
 #include <cublasLt.h>
 
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <string>
@@ -36,7 +37,13 @@ void require_device(int device) {
     fail(ErrorKind::kUsage, "cuda: the driver is too old: it supports CUDA " + version_name(driver) +
                                 ", this build needs " + version_name(runtime));
   }
-  if (status == cudaErrorNoDevice || count == 0) fail(ErrorKind::kUsage, "cuda: this machine has no GPU");
+  if (status == cudaErrorNoDevice || count == 0) {
+    const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    fail(ErrorKind::kUsage,
+         visible == nullptr
+             ? std::string("cuda: this machine has no GPU")
+             : std::string("cuda: no GPU is visible: CUDA_VISIBLE_DEVICES is \"") + visible + "\"");
+  }
   if (status != cudaSuccess) {
     fail(ErrorKind::kUsage, std::string("cuda: the GPUs cannot be used: ") + cudaGetErrorString(status));
   }

@@ -307,12 +307,15 @@ TEST_F(Gpu, WhatTheUserHasToChangeAboutAGpuIsALineAndExitCodeTwo) {
   for (const auto& [state, said] :
        {std::pair<std::string, std::string>{"memory_mb=0", "memory: cuda: device: .*need less"},
         {"gpu=busy", "cuda: device: .*another program"},
-        {"gpu=foreign", "cuda: .*kernel.*: this build is for "}}) {
+        {"gpu=foreign", "cuda: .*kernel.*: this build is for "},
+        {"devices=0", "cuda: no GPU is visible: CUDA_VISIBLE_DEVICES is \"7\""}}) {
     const StandIns full(state);
     if (!full.there()) GTEST_SKIP() << "needs a device in such a state";
     std::vector<std::string> arguments = training("out", {});
     arguments.insert(arguments.begin(), "train");
+    if (state == "devices=0") ::setenv("CUDA_VISIBLE_DEVICES", "7", 1);
     const Outcome outcome = run(kNoLauncher, arguments);
+    ::unsetenv("CUDA_VISIBLE_DEVICES");
     EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
     EXPECT_TRUE(std::regex_match(outcome.err, std::regex("error: " + said + ".*\n"))) << outcome.err;
   }
