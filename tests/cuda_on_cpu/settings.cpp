@@ -57,6 +57,8 @@ Settings parse(std::string_view text) {
       result.digit = static_cast<unsigned>(number_of(entry, value));
     } else if (entry == "gpu=busy" || entry == "gpu=foreign") {
       (value == "busy" ? result.busy : result.foreign) = true;
+    } else if (key == "broken") {
+      result.broken = static_cast<int64_t>(number_of(entry, value));
     } else if (key == "devices") {
       result.devices = static_cast<int>(number_of(entry, value));
     } else if (key == "memory_mb") {

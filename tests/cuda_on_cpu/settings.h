@@ -22,6 +22,7 @@ struct Settings {
   unsigned digit = 0;        // digit=N
   bool busy = false;         // gpu=busy
   bool foreign = false;      // gpu=foreign
+  int64_t broken = -1;       // broken=N
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

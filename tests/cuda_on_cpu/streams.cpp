@@ -89,6 +89,8 @@ Queues& queues() {
   return *instance;
 }
 
+bool broken = false;  // the device, for good
+
 thread_local int current_device = 0;
 thread_local int calls = 0;  // of this thread's that hold the lock, or let others go on
 thread_local cudaError_t last_error = cudaSuccess;
@@ -102,7 +104,7 @@ Clock::time_point device_time() {
 
 // Runs the first item of a stream; false when it has to wait or there is none.
 bool run_first(Stream& stream) {
-  if (stream.items.empty() || stream.running) return false;
+  if (broken || stream.items.empty() || stream.running) return false;
   Item& item = stream.items.front();
   if (item.waits_for != nullptr) {
     if (!item.waits_for->done) return false;
@@ -274,6 +276,7 @@ bool runs_at_once(const Stream* stream) {
 }
 
 cudaError_t submit(Stream* stream, std::function<Progress()> attempt, DeviceLock& lock) {
+  if (broken) return cudaErrorIllegalAddress;
   if (!is_stream(stream)) return cudaErrorInvalidResourceHandle;
   if (stream == nullptr) {
     if (!queues().captures.empty()) return cudaErrorStreamCaptureImplicit;
@@ -287,6 +290,7 @@ cudaError_t submit(Stream* stream, std::function<Progress()> attempt, DeviceLock
 }
 
 cudaError_t finish(Stream* stream, DeviceLock& lock) {
+  if (broken) return cudaErrorIllegalAddress;
   if (!is_stream(stream)) return cudaErrorInvalidResourceHandle;
   if (stream == nullptr) {
     if (!queues().captures.empty()) return cudaErrorStreamCaptureImplicit;
@@ -311,6 +315,7 @@ void finish_everything(DeviceLock& lock) {
 }
 
 cudaError_t refuse_while_capturing() {
+  if (broken) return cudaErrorIllegalAddress;
   for (const auto& capture : queues().captures) {
     if (capture->mode == cudaStreamCaptureModeGlobal || (capture->mode == cudaStreamCaptureModeThreadLocal &&
                                                          capture->thread == std::this_thread::get_id())) {
@@ -332,7 +337,7 @@ void launch(Launch description, Stream* stream) {
     stop("kernel %s: its stream belongs to device %d, the thread's current device is %d", description.name,
          stream->device, current_device);
   }
-  if (!is_capturing(stream)) ++counts().kernels;
+  if (!is_capturing(stream)) broken = broken || counts().kernels++ == settings().broken;
   const cudaError_t error = submit(
       stream,
       [description = std::move(description)] {

@@ -123,6 +123,12 @@ void run(Communicator& communicator, const std::string& fault) {
     const std::unique_ptr<Recording> recording = steps.record();
     steps.step();
     communicator.barrier("end");
+  } else if (fault == "a device that breaks") {
+    // What goes on its way out takes a moment.
+    struct Leaving {
+      ~Leaving() { std::this_thread::sleep_for(std::chrono::milliseconds(500)); }
+    } const leaving;
+    for (int step = 0; step < 100; ++step) steps.step();
   } else if (fault == "absent from a recorded exchange") {
     const std::unique_ptr<Recording> recording = steps.record();
     if (last) sleep_forever();
@@ -195,6 +201,8 @@ int main(int argc, char** argv) {
   log_to_stderr(communicator->rank(), communicator->world_size(), false);
   try {
     if (argc > 2 && std::string(argv[2]) == "nccl") {
+      if (std::string(argv[1]) == "a device that breaks" && communicator->rank() > 0)
+        ::setenv("LOCKSTEP_CUDA_ON_CPU", "broken=30", 1);
       // NCCL takes its time to start, longer than anyone waits in a step.
       if (std::string(argv[1]) == "late for the start" && communicator->rank() > 0)
         std::this_thread::sleep_for(std::chrono::seconds(3));

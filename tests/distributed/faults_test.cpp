@@ -225,6 +225,15 @@ TEST_F(NcclFaults, AnErrorThatNcclReportsEndsTheJobWhereStepsAreRecordedToo) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
+TEST_F(NcclFaults, ADeviceThatBreaksIsReportedByWhoUsesIt) {
+  const Outcome outcome = run_fault(2, "a device that breaks", "nccl");
+  if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for CUDA";
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.output;
+  EXPECT_TRUE(says(outcome, "error: cuda: "));
+  EXPECT_TRUE(says_once(outcome, "error: "));
+  EXPECT_LT(outcome.seconds, kSoon);
+}
+
 TEST_F(NcclFaults, ADeviceThatHangsIsReportedByRankCollectiveSequenceNumberAndBucket) {
   const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=0,fault=hang");
   if (outcome.exit_code == 0) GTEST_SKIP() << "not against the stand-in for NCCL";

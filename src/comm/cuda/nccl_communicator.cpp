@@ -352,9 +352,11 @@ class NcclCommunicator final : public Communicator {
     if (oldest == nullptr) return {};
     for (const cudaEvent_t event : {oldest->begin, oldest->end}) {
       const cudaError_t code = cudaEventQuery(event);
-      if (code != cudaSuccess && code != cudaErrorNotReady) {
-        return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
-      }
+      if (code == cudaSuccess || code == cudaErrorNotReady) continue;
+      // The other thread finds the same, and knows at what, unless it waits for others.
+      if (!broken_) broken_ = now;
+      if (now - *broken_ <= patience_of_watch(rank())) return {};
+      return fmt::format("{}: CUDA failed: {}", name, cudaGetErrorString(code));
     }
     if (!oldest->begun || now - *oldest->begun <= timeout_seconds_ + patience_of_watch(rank())) return {};
     return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
@@ -388,7 +390,8 @@ class NcclCommunicator final : public Communicator {
   bool leaving_ = false;
   std::deque<UnderWay> under_way_;
   std::vector<cudaEvent_t> free_events_;
-  AwakeTime time_;  // the watch's
+  AwakeTime time_;                // the watch's
+  std::optional<double> broken_;  // since when it finds that the device is
   std::thread watch_;
 };
 

@@ -12,7 +12,7 @@
 //   keys=0         host=forbid as on processors without protection keys (slower)
 //   devices=N      number of devices (default 1)
 //   memory_mb=N    memory of a device (default 16384); of 0 there is none for a process that begins to use it
-//   gpu=busy       devices are other programs'; gpu=foreign: there is no code for them
+//   gpu=busy       other programs have it; gpu=foreign: no code for it; broken=N: it fails at the N-th launch
 //   cudnn=1        cuDNN is installed (default: it is not)
 //   count=1        a line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for; kernels and calls of libraries outside of recordings,
