@@ -35,7 +35,7 @@ struct Fault {
   int rank = -1;
   int64_t operation = -1;
   std::string kind;
-  bool hangs_at_end = false;
+  bool hangs_at_end = false, stays_at_end = false;
 
   static const Fault& planned() {
     static const Fault fault = [] {
@@ -51,8 +51,8 @@ struct Fault {
           found.operation = std::stoll(text);
         } else if (key == "fault" && (text == "error" || text == "hang")) {
           found.kind = text;
-        } else if (item == "abort=hang") {
-          found.hangs_at_end = true;
+        } else if (item == "abort=hang" || item == "abort=stay") {
+          (text == "hang" ? found.hangs_at_end : found.stays_at_end) = true;
         } else {
           stop("LOCKSTEP_NCCL_ON_CPU: no such setting: %s", item.c_str());
         }
@@ -380,6 +380,9 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* state)
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t communicator) {
+  const cuda_on_cpu::Fault& fault = cuda_on_cpu::Fault::planned();
+  const bool faulty = fault.rank == communicator->state->rank;
+  while (faulty && fault.hangs_at_end) std::this_thread::sleep_for(std::chrono::seconds(1));
   {
     const std::lock_guard lock(communicator->state->mutex);
     NcclState& state = *communicator->state;
@@ -387,9 +390,7 @@ ncclResult_t ncclCommAbort(ncclComm_t communicator) {
     ::unlink(state.rank_file(state.rank).c_str());
     ::rmdir(state.directory.c_str());  // fails until the last has left
   }
-  const cuda_on_cpu::Fault& fault = cuda_on_cpu::Fault::planned();
-  const bool hangs = fault.hangs_at_end && fault.rank == communicator->state->rank;
-  while (hangs || communicator->state->recordings.use_count() > 1)
+  while ((faulty && fault.stays_at_end) || communicator->state->recordings.use_count() > 1)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   delete communicator;
   return ncclSuccess;

@@ -211,13 +211,17 @@ int main(int argc, char** argv) {
       communicator->use_device(
           make_nccl_communicator(*communicator, cuda_backend(0).lane().native_queue(), limits));
     }
+    // As a run does, on its way out too.
+    struct Device {
+      Communicator& communicator;
+      ~Device() { communicator.use_device(nullptr); }
+    } const device{*communicator};
     run(*communicator, argc > 1 ? argv[1] : "none");
   } catch (const AgreedFailure& failure) {
     if (failure.speaks()) std::fprintf(stderr, "error: %s\n", failure.what());
     communicator->barrier("failure");
     return exit_code(failure.kind());
   } catch (const Error& error) {
-    communicator->use_device(nullptr);  // as the end of a run does
     std::fprintf(stderr, "error: %s\n", error.what());
     communicator->abort(exit_code(error.kind()));
   }

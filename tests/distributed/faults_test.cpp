@@ -205,6 +205,18 @@ TEST_F(NcclFaults, ALibraryThatDoesNotEndIsNotWaitedForInAJobThatFails) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
+TEST_F(NcclFaults, WhatAWorkerHasToSayDoesNotWaitForTheLibrarysEnd) {
+  const std::string stays = "LOCKSTEP_NCCL_ON_CPU=abort=stay,rank=";
+  const Outcome absent = run_fault(2, "absent from a recorded exchange", "nccl", stays + "0");
+  EXPECT_EQ(absent.exit_code, 6) << absent.output;
+  EXPECT_TRUE(says(absent, " (step 7) on rank 0: not finished after 1.5 s: waiting for rank 1" + here()));
+  EXPECT_TRUE(says_once(absent, "error: "));
+  const Outcome throws = run_fault(2, "throws", "nccl", stays + "1");
+  EXPECT_EQ(throws.exit_code, 3) << throws.output;
+  EXPECT_TRUE(says(throws, "error: row 7: label 12 is out of range\n"));
+  EXPECT_TRUE(says_once(throws, "error: "));
+}
+
 TEST_F(NcclFaults, TheTimeInWhichAWorkerIsStoppedDoesNotCountAgainstTheOthers) {
   const Outcome outcome = run_fault(2, "stopped within the exchange", "nccl");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;

@@ -12,7 +12,9 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -113,18 +115,36 @@ class NcclCommunicator final : public Communicator {
       if (communicator_ != nullptr) ncclCommAbort(communicator_);
       throw;
     }
-    watch_ = std::thread([this] { watch(); });
+    std::promise<void> gone;
+    gone_ = gone.get_future();
+    watch_ = std::thread([this, end = std::move(gone)]() mutable {
+      const ncclComm_t communicator = watch();
+      // From here on by itself. Not by the other thread: NCCL ends what is under way, and answers when the
+      // last recording of its collectives has gone, which that thread destroys once nothing is under way.
+      ncclCommAbort(communicator);
+      end.set_value();
+    });
   }
 
   // Everyone has finished its collectives by then (the run's last agreement sees to that), or the job is
   // failing: nothing is left that would need the others, and aborting does not ask them.
   ~NcclCommunicator() override {
+    const bool fails = ended_ || host_.failed() || std::uncaught_exceptions() > 0;
     {
-      const std::lock_guard lock(mutex_);
+      std::unique_lock lock(mutex_);
       leaving_ = true;
+      wake_.notify_all();
+      wake_.wait(lock, [this] { return parted_; });
     }
-    wake_.notify_all();
-    watch_.join();
+    // In a job that fails NCCL may never be through with the others, and who is on the way out has something
+    // to say.
+    constexpr std::chrono::seconds kPatience{1};
+    if (fails && gone_.wait_for(kPatience) == std::future_status::timeout) {
+      watch_.detach();
+    } else {
+      watch_.join();
+    }
+    deadline_.reset();
     for (const UnderWay& collective : under_way_)
       free_events_.insert(free_events_.end(), {collective.begin, collective.end});
     for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
@@ -307,7 +327,8 @@ class NcclCommunicator final : public Communicator {
 
   // ---- the watch
 
-  void watch() {
+  // Until the communicator is to end; gives what is left of it. Touches nothing here any more then.
+  ncclComm_t watch() {
     cudaSetDevice(device_);
     std::unique_lock lock(mutex_);
     while (!wake_.wait_for(lock, kWatchInterval, [this] { return leaving_ || ended_; })) {
@@ -325,20 +346,21 @@ class NcclCommunicator final : public Communicator {
       lock.lock();
     }
     lock.unlock();
-    std::optional<Deadline> deadline;
     if (ended_ || host_.failed()) {
-      // Where workers have gone, NCCL may not come to an end either.
+      // The other thread is on its way out, and waits for the device at most so long.
       constexpr double kSecondsToEnd = 10.0;
-      deadline.emplace(
+      deadline_.emplace(
           kSecondsToEnd, exit_code(ErrorKind::kCommunication), "",
           Deadline::saying(fmt::format("nccl: the communicator of rank {} has not ended after {} s", rank(),
                                        kSecondsToEnd)),
           [this](int code) { host_.abort(code); });
     }
     end_communicator();
-    // Not by the other thread: NCCL ends what is under way, and answers when the last recording of its
-    // collectives has gone, which that thread destroys once nothing is under way.
-    ncclCommAbort(communicator_);
+    const ncclComm_t communicator = communicator_;
+    lock.lock();
+    parted_ = true;
+    wake_.notify_all();
+    return communicator;
   }
 
   // What is wrong with the collectives under way; forgets those that are done.
@@ -387,11 +409,13 @@ class NcclCommunicator final : public Communicator {
 
   std::mutex mutex_;  // of what follows
   std::condition_variable wake_;
-  bool leaving_ = false;
+  bool leaving_ = false, parted_ = false;  // the other thread; the watch
   std::deque<UnderWay> under_way_;
   std::vector<cudaEvent_t> free_events_;
-  AwakeTime time_;                // the watch's
-  std::optional<double> broken_;  // since when it finds that the device is
+  AwakeTime time_;                    // the watch's
+  std::optional<Deadline> deadline_;  // of the other thread's way out
+  std::optional<double> broken_;      // since when it finds that the device is
+  std::future<void> gone_;            // set when NCCL has ended
   std::thread watch_;
 };
 

@@ -10,7 +10,7 @@
 // operations counted from 0:
 //   fault=error  reports ncclRemoteError from then on, and the operation does not end
 //   fault=hang   the operation does not begin, nor do those behind it
-//   abort=hang   ncclCommAbort ends what is under way, and does not return
+//   abort=hang   ncclCommAbort ends nothing, and does not return; abort=stay: ends what is under way only
 #pragma once
 
 #include <cstddef>
