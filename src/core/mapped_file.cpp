@@ -98,11 +98,13 @@ void MappedFile::read_ahead(size_t begin, size_t end) const {
   ::madvise(bytes_ + first, end - first, MADV_WILLNEED);
 }
 
-void MappedFile::require_readable() const {
+int64_t MappedFile::require_readable() const {
   // The rest of the last page that a shorter file still has reads as zeros without a signal.
   struct stat status {};
   const bool shorter = ::fstat(file_, &status) == 0 && static_cast<size_t>(status.st_size) < length_;
-  if (!shorter && !mappings[place_].broken.load()) return;
+  constexpr int64_t kSecond = 1'000'000'000;
+  if (!shorter && !mappings[place_].broken.load())
+    return status.st_mtim.tv_sec * kSecond + status.st_mtim.tv_nsec;
   fail(kind_,
        fmt::format("{}: {}", path_,
                    shorter ? "has become shorter while it is in use" : "a part of it can no longer be read"));

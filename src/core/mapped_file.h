@@ -27,8 +27,9 @@ class MappedFile {
   // Has the system read what of these bytes is not in memory; returns before they are there.
   void read_ahead(size_t begin, size_t end) const;
   // After bytes have been looked at: whether they were the file's. Error of the kind when the file has become
-  // shorter meanwhile, or a page could not be read.
-  void require_readable() const;
+  // shorter meanwhile, or a page could not be read. Returns when the file was written to last, in
+  // nanoseconds.
+  int64_t require_readable() const;
 
  private:
   std::string path_;

@@ -192,18 +192,15 @@ void MappedSource::require_rows(std::span<const int64_t> rows) const {
 }
 
 void MappedSource::gather(std::span<const int64_t> rows, const SampleBuffers& out) const {
-  if (std::ssize(stored_.inputs) < kReadAheadBytes) {
+  const auto copy = [&] {
     require_rows(rows);
     gather_stored(rows, out);
-    mapping_->require_readable();
-    return;
-  }
+  };
+  if (std::ssize(stored_.inputs) < kReadAheadBytes) return mapping_->read(copy);
   const int64_t before = waits_of_this_thread();
   // All at once: a disk is faster at many requests than at one after the other.
   if (waits()) read_ahead(rows);
-  require_rows(rows);
-  gather_stored(rows, out);
-  mapping_->require_readable();
+  mapping_->read(copy);
   if (waits_of_this_thread() != before) {
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
   } else if (waits()) {

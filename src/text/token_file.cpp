@@ -91,18 +91,21 @@ class SealedTokens final : public TokenFile {
   void read(int64_t first, std::span<int32_t> out) const override {
     const int width = description_.bytes_per_token;
     const int64_t begin = first * width, end = begin + std::ssize(out) * width;
-    require(kTokens, begin, end, width);
-    copy_tokens(mapping_->array(kTokens).data() + begin, width, first, out, description_.source);
+    mapping_->read([&] {
+      require(kTokens, begin, end, width);
+      copy_tokens(mapping_->array(kTokens).data() + begin, width, first, out, description_.source);
+    });
   }
   void read_weights(int64_t first, std::span<float> out) const override {
     if (description_.counted < 0) return TokenFile::read_weights(first, out);
-    require(kCounted, first / 8, (first + std::ssize(out) + 7) / 8, 1);
     const std::span<const std::byte> bits = mapping_->array(kCounted);
-    for (size_t i = 0; i < out.size(); ++i) {
-      const auto at = static_cast<size_t>(first) + i;
-      out[i] = (bits[at / 8] >> (at % 8) & std::byte{1}) != std::byte{0} ? 1.0f : 0.0f;
-    }
-    mapping_->require_readable();
+    mapping_->read([&] {
+      require(kCounted, first / 8, (first + std::ssize(out) + 7) / 8, 1);
+      for (size_t i = 0; i < out.size(); ++i) {
+        const auto at = static_cast<size_t>(first) + i;
+        out[i] = (bits[at / 8] >> (at % 8) & std::byte{1}) != std::byte{0} ? 1.0f : 0.0f;
+      }
+    });
   }
   int64_t document_begin(int64_t i) const override { return begin_of(i); }
   void read_ahead(int64_t first, int64_t count) const override {
@@ -116,9 +119,11 @@ class SealedTokens final : public TokenFile {
 
  private:
   int64_t begin_of(int64_t i) const {
-    require(kDocuments, 8 * i, 8 * i + 8, 8);
     int64_t begin = 0;
-    std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
+    mapping_->read([&] {
+      require(kDocuments, 8 * i, 8 * i + 8, 8);
+      std::memcpy(&begin, mapping_->array(kDocuments).data() + 8 * i, sizeof begin);
+    });
     if (begin < 0 || begin > description_.tokens)
       fail(ErrorKind::kData, fmt::format("{}: document {} begins at {} of {} tokens", description_.source, i,
                                          begin, description_.tokens));

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -465,6 +466,33 @@ TEST_F(Source, AFileThatBecomesShorterWhileItIsMappedIsNamed) {
   std::filesystem::resize_file(path_, std::filesystem::file_size(path_) / 2);
   for (const int64_t row : {2999, 1800, 5})
     expect_rejection(ErrorKind::kData, {path_, "has become shorter"}, [&] { gather(*source, {row}); });
+}
+
+// Into the file itself, as cp and rsync --inplace write. Blocks that were verified, and others.
+TEST_F(Source, AFileThatIsWrittenToWhileItIsMappedIsVerifiedAnew) {
+  const Dataset data = images(3001, 700, DType::kF32);
+  write_dataset(data, path_);
+  const std::string bytes = bytes_of(path_);
+  const size_t row = 700 * sizeof(float),
+               at = bytes.find(std::string(reinterpret_cast<const char*>(&data.inputs_f32[5 * 700]), row));
+  ASSERT_NE(at, std::string::npos);
+  const auto write = [&](size_t from, const std::string& text) {
+    std::fstream(path_, std::ios::binary | std::ios::in | std::ios::out)
+        .seekp(static_cast<std::streamoff>(from))
+        .write(text.data(), std::ssize(text));
+  };
+  std::filesystem::last_write_time(path_,
+                                   std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const std::shared_ptr<const WholeSource> source = open_data_source({.path = path_});
+  const Samples before = gather(*source, {2900, 5});
+  write(0, bytes);
+  EXPECT_EQ(gather(*source, {2900, 5}), before);
+  // Right behind it: the clock of files may not have gone on.
+  write(at, std::string(row, '\1'));
+  expect_rejection(ErrorKind::kData, {path_, "block 0 of /x"}, [&] { gather(*source, {5}); });
+  gather(*source, {2900, 2999});
+  write(at, bytes.substr(at, row));
+  EXPECT_EQ(gather(*source, {2900, 5}), before);
 }
 
 // Of another program: no seal, and no room for one. Returns where its inputs are.

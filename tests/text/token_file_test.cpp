@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
+#include "lockstep/core/mapped_file.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/sealed_file.h"
 
@@ -195,6 +197,33 @@ TEST_F(TokenFiles, BlocksAreVerifiedWhenTheyAreUsed) {
 }
 
 // The seal of a file whose program counted wrong is whole.
+// What was verified before is no longer in the file.
+TEST_F(TokenFiles, OwnOnesThatChangeWhileTheyAreInUseAreNamed) {
+  outlive_bus_errors();
+  write_sealed(path("a.h5"), 300);
+  const std::string bytes = bytes_of(path("a.h5"));
+  const size_t at = bytes.find(packed(uint16_t{5}, uint16_t{6}, uint16_t{299}));
+  ASSERT_NE(at, std::string::npos);
+  for (const bool shorter : {false, true}) {
+    write_bytes(path("a.h5"), bytes);
+    std::filesystem::last_write_time(path("a.h5"),
+                                     std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+    const auto file = open_token_file(path("a.h5"));
+    EXPECT_EQ(all_tokens(*file)[0], 5);
+    EXPECT_EQ(file->document_begin(2), 3);
+    if (shorter) {
+      std::filesystem::resize_file(path("a.h5"), 4096);
+    } else {
+      std::fstream(path("a.h5"), std::ios::binary | std::ios::in | std::ios::out)
+          .seekp(static_cast<std::streamoff>(at))
+          .put('\4');
+    }
+    const char* const said = shorter ? "has become shorter" : "block 0 of /tokens";
+    expect_rejection(ErrorKind::kData, {path("a.h5"), said}, [&] { all_tokens(*file); });
+    if (shorter) expect_rejection(ErrorKind::kData, {path("a.h5"), said}, [&] { file->document_begin(2); });
+  }
+}
+
 TEST_F(TokenFiles, DocumentsThatDoNotHoldAllTokensAreRefused) {
   const std::string name = path("forged.h5");
   for (const auto& [entry, value] : {std::pair<int64_t, int64_t>{3, 6}, {0, 1}}) {
