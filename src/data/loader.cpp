@@ -213,6 +213,13 @@ struct Loader::Impl {
     }
   }
 
+  // Of the step that next() will give.
+  bool ready() {
+    const int64_t next = given_back + (lent ? 1 : 0);
+    const uint32_t there = gathered.load(std::memory_order_acquire);
+    return static_cast<int32_t>(there - static_cast<uint32_t>(next)) > 0 && !slot(next).error;
+  }
+
   const StepBatch& next() {
     if (lent) {
       lent = false;
@@ -238,6 +245,10 @@ Loader::~Loader() = default;
 
 const StepBatch& Loader::next() {
   return impl_->next();
+}
+
+bool Loader::ready() const {
+  return impl_->ready();
 }
 
 int64_t Loader::steps_per_epoch() const {

@@ -80,6 +80,8 @@ class Loader {
   // The batch of the next step, in order. Rethrows what the background thread threw. The reference stays
   // valid until the following call; buffers are reused.
   const StepBatch& next();
+  // Whether next() would return at once, and not throw.
+  bool ready() const;
   int64_t steps_per_epoch() const;
 
  private:

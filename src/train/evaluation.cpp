@@ -6,6 +6,7 @@
 #include <limits>
 #include <numbers>
 #include <numeric>
+#include <optional>
 
 #include "lockstep/autodiff/node.h"
 #include "lockstep/autodiff/random_scope.h"
@@ -158,11 +159,21 @@ Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettin
   GradientExchange exchange(sharing, store.backend(), store.dtype(), store.statistic_extent(), offsets,
                             {count, ReductionMode::kLockstep, settings.bucket_bytes});
   exchange.begin_step();
+  // Samples that cannot be had are one worker's find, and everybody's end once the others have what they wait
+  // for.
+  std::optional<Error> missing;
+  const auto gathered = [&](int64_t i) {
+    try {
+      if (!missing) return gather_batch(data, sampler.batch(i).samples, size);
+    } catch (const Error& error) {
+      missing = error;
+    }
+    return MicroBatch(size, data.description().fields());
+  };
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const Batch batch =
-        to_device(gather_batch(data, sampler.batch(i).samples, size), store.dtype(), store.backend());
+    const Batch batch = to_device(gathered(i), store.dtype(), store.backend());
     exchange.begin_micro_batch(i);
     forward(*replica.model, batch, replica.training);
     const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);
@@ -172,6 +183,12 @@ Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettin
     exchange.end_micro_batch();
   }
   exchange.finish();
+  run_agreed(
+      communicator,
+      [&] {
+        if (missing) throw *missing;
+      },
+      "running statistics");
   const Tensor& sums = exchange.result();
   Tensor means = sums.empty_like();
   sums.backend().scale_shift(sums.dtype(), sums.elements(), sums.data(), 1.0 / static_cast<double>(count),

@@ -1,5 +1,6 @@
-// What workers tell each other with every step: whether one wants to stop or to save, and how long their own
-// parts took. It travels beside the last messages of the gradient exchange, so that nobody waits for it.
+// What workers tell each other with every step: whether one wants to stop or to save, or may have no samples
+// for the next one, and how long their own parts took. It travels beside the last messages of the gradient
+// exchange, so that nobody waits for it.
 #pragma once
 
 #include <memory>
@@ -14,6 +15,7 @@ class StepWord {
  public:
   struct Word {
     int64_t stops = 0, saves = 0;  // whether this worker wants it
+    int64_t doubts = 0;            // whether it may have no samples for the next step
     double seconds = 0.0;          // of its own work since the word before; 0: not known
     CopyWord copy = {};            // about copies of checkpoints
   };

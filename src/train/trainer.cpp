@@ -8,12 +8,11 @@
 #include <utility>
 
 #include "lockstep/core/log.h"
-#include "lockstep/data/loader.h"
 #include "lockstep/train/agreement.h"
-#include "lockstep/train/input_queue.h"
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
 #include "lockstep/train/recovery_point.h"
+#include "lockstep/train/sample_supply.h"
 #include "lockstep/train/step_log.h"
 #include "lockstep/train/step_word.h"
 #include "lockstep/train/straggler_watch.h"
@@ -34,15 +33,12 @@ struct Trainer::Parts : PreparedRun {
   int64_t stopping_at = 0;  // the step after which the run ends before its time; 0: none
   std::string stop_reason;  // of this worker
 
-  std::optional<Loader> loader;
-  std::optional<InputQueue> inputs;
+  std::optional<SampleSupply> samples;
   std::optional<StepLog> log;
   std::optional<Progress> progress;
   std::optional<RecoveryPoint> recovery;
   StepWord word;
   StragglerWatch stragglers;
-  bool staged = false;        // the samples of the step to come, beside those of the one before
-  double data_seconds = 0.0;  // that they took
   // What the clock decides, it decides on rank 0.
   Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
@@ -63,17 +59,16 @@ struct Trainer::Parts : PreparedRun {
 
   void set_going() {
     communicator.set_timeout(settings.timeout_seconds);
-    loader.emplace(*data.train, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, done,
-                   plan.same_batch ? 1 : settings.prefetch);
-    inputs.emplace(backend(), data.train->description().fields(), settings.parameters(), owned.size(),
-                   plan.micro_batch_size);
+    samples.emplace(*data.train, plan, settings, owned, done, backend(), communicator);
     progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
     log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
     started = saved_at = Clock::now();
     if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
     if (recovery) recovery->whole(done);
-    if (done < plan.total_steps) stage();
+    if (done == plan.total_steps) return;
+    samples->stage();
+    if (samples->agree()) telling([&]() -> int { throw *samples->failure(); });
   }
 
   bool evaluates(int64_t step) const {
@@ -87,13 +82,8 @@ struct Trainer::Parts : PreparedRun {
     if (recovery) recovery->whole(step, left);
   }
 
-  // Hands the samples of the next step over.
-  void stage() {
-    const Clock::time_point begin = Clock::now();
-    inputs->stage(loader->next());
-    staged = true;
-    data_seconds = seconds_since(begin);
-  }
+  // Whether the step behind this one has samples of its own.
+  bool stages(int64_t step) const { return step < plan.total_steps && !plan.same_batch; }
 
   // All that the device does in the step that the inputs have turned to. issued: GradientPass::issue().
   void issue(StepLog::Step& step, const std::function<void()>& issued) {
@@ -116,38 +106,41 @@ struct Trainer::Parts : PreparedRun {
   // Asked within a step.
   bool interrupts() { return interruptible && agreement->any(wants_end(), "stop"); }
 
-  // Tells the others what this worker wants.
+  // Tells the others what this worker wants, in the step under way.
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
     word.post({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at),
-               end->minimizes() ? 0.0 : log->take_own_seconds(), copies->word()});
+               stages(done + 1) && !samples->certain(), end->minimizes() ? 0.0 : log->take_own_seconds(),
+               copies->word()});
   }
 
-  // What any of them wants: whether to stop. Rank 0 says who is slow.
+  // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
   bool take_words() {
-    bool stops = false;
+    bool stops = false, doubts = false;
     save_wanted = false;
     std::vector<double> seconds;
     const std::vector<StepWord::Word>& words = word.take();
     for (const StepWord::Word& theirs : words) {
       stops = stops || theirs.stops != 0;
+      doubts = doubts || theirs.doubts != 0;
       save_wanted = save_wanted || theirs.saves != 0;
       seconds.push_back(theirs.seconds);
     }
     if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
-    return stops;
+    return (doubts && samples->agree()) || stops;
   }
 
-  // One step. Returns whether a worker wants the run to end.
+  // One step. Returns whether a worker wants the run to end, or has no samples for the next one.
   bool advance() {
+    if (samples->failure()) throw *samples->failure();
     const Clock::time_point begin = Clock::now();
     communicator.enter(fmt::format("step {}", done + 1));
-    if (staged) inputs->next();
-    staged = false;
-    StepLog::Step& step = log->begin(done + 1, inputs->valid(), data_seconds);
+    samples->next();
+    const InputQueue& inputs = samples->inputs();
+    StepLog::Step& step = log->begin(done + 1, inputs.valid(), samples->take_seconds());
     end->begin(static_cast<int64_t>(log->under_way()));
-    pass->set_batch(inputs->batches(), done, recorder ? end->random_step() : nullptr);
+    pass->set_batch(inputs.batches(), done, recorder ? end->random_step() : nullptr);
     if (end->minimizes()) {
       with_reason([&] { interrupted = !end->minimize(done + 1, [this] { return interrupts(); }); });
       if (interrupted) return true;
@@ -157,7 +150,7 @@ struct Trainer::Parts : PreparedRun {
     } else if (recorder) {
       // Outside of recordings, which would make the copies anew in each replay, or never.
       replica->current_copies();
-      step.replayed = recorder->issue(*inputs, done + 1, [&] { issue(step, {}); });
+      step.replayed = recorder->issue(inputs, done + 1, [&] { issue(step, {}); });
       post_word();
     } else {
       issue(step, [this] { post_word(); });
@@ -168,9 +161,7 @@ struct Trainer::Parts : PreparedRun {
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log->issued(seconds_since(begin));
-    data_seconds = 0.0;
-    // The same samples stay where they are.
-    if (done < plan.total_steps && !plan.same_batch) stage();
+    if (stages(done)) samples->stage();
     const bool stops = take_words();
     if ((stops && done < plan.total_steps) || !end->ended().empty()) stopping_at = done;
     if (!end->device_decides()) {
@@ -344,22 +335,23 @@ struct Trainer::Parts : PreparedRun {
       log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first,
                            plan.total_steps));
     finish(stopped);
+    if (samples->failure()) throw *samples->failure();
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
   }
 
-  // `part` ends the run, and gives the exit code that belongs to how.
+  void tell_end(int code, const std::string& message = "") {
+    if (keeper) keeper->status().ended(code, message);
+  }
+  // What `part` throws ends the run.
   template <class Part>
-  void tell_end(const Part& part) {
-    const auto tell = [&](int code, const std::string& message) {
-      if (keeper) keeper->status().ended(code, message);
-    };
+  int telling(const Part& part) {
     try {
-      tell(part(), "");
+      return part();
     } catch (const Error& error) {
-      tell(exit_code(error.kind()), error.what());
+      tell_end(exit_code(error.kind()), error.what());
       throw;
     } catch (const std::exception& error) {
-      tell(exit_code(ErrorKind::kInternal), error.what());
+      tell_end(exit_code(ErrorKind::kInternal), error.what());
       throw;
     }
   }
@@ -422,17 +414,17 @@ void Trainer::save() {
 }
 TrainOutcome Trainer::run() {
   TrainOutcome outcome{};
-  parts_->tell_end([&] {
+  parts_->tell_end(parts_->telling([&] {
     outcome = parts_->run();
     return outcome == TrainOutcome::kStopped ? kExitStopped : 0;
-  });
+  }));
   return outcome;
 }
 void Trainer::finish() {
-  parts_->tell_end([&] {
+  parts_->tell_end(parts_->telling([&] {
     parts_->finish(false);
     return 0;
-  });
+  }));
 }
 
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,

@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <stdexcept>
 
+#include "lockstep/data/data_source.h"
+#include "lockstep/nn/batch_norm.h"
+#include "lockstep/nn/sequential.h"
 #include "lockstep/train/agreement.h"
 #include "train/small_job.h"
 
@@ -117,6 +121,121 @@ TEST_F(TrainerTest, NamesWhatDoesNotFitOfInitialWeights) {
               next.settings.initial_weights_without = {"outpt*"};
             }).find("pattern \"outpt*\" fits no parameter; there are output.weight, output.bias"),
             std::string::npos);
+}
+
+// Points whose file breaks at one of them, once they have been looked through. plainly: as a program's own
+// sources may say it.
+class Breaking final : public WholeSource {
+ public:
+  explicit Breaking(int64_t good, bool plainly = false) : good_(good), plainly_(plainly) {
+    description_.source = "points";
+    description_.samples = 60;
+    description_.sample_shape = {2};
+    description_.classes = 2;
+  }
+  std::string digest() const override { return "0123456789abcdef0123456789abcdef"; }
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const std::string gone = "row " + std::to_string(rows[i]) + " is gone";
+      if (rows[i] >= good_ && plainly_) throw std::runtime_error(gone);
+      if (rows[i] >= good_) fail(ErrorKind::kData, "points: " + gone);
+      const SampleBuffers place = out.from(static_cast<int64_t>(i));
+      place.at<float>(DataDescription::kInputs)[0] = rows[i] % 2 == 0 ? 1.0f : -1.0f;
+      place.at<float>(DataDescription::kInputs)[1] = 0.3f * static_cast<float>(rows[i] % 7);
+      *place.at<int32_t>(DataDescription::kTargets) = static_cast<int32_t>(rows[i] % 2);
+    }
+  }
+
+ private:
+  int64_t good_;
+  bool plainly_;
+};
+
+TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereSamplesCannotBeHad) {
+  const auto breaking = [&](const std::string& output, int64_t good) {
+    TrainingJob next = job(output);
+    next.settings.train_data = {};
+    next.settings.train_data.open = [good](const DatasetOptions&) {
+      return std::make_shared<Breaking>(good, good % 2 == 0);
+    };
+    next.settings.validation_fraction = 0.0;
+    next.settings.shuffle = false;
+    next.settings.steps = 7;  // of 8 samples each
+    return next;
+  };
+  const auto failure_of = [](const std::function<void()>& part) {
+    try {
+      part();
+    } catch (const AgreedFailure& failure) {
+      EXPECT_EQ(failure.kind(), ErrorKind::kData);
+      EXPECT_TRUE(failure.speaks());
+      return std::string(failure.what());
+    }
+    return std::string("no failure");
+  };
+  const TrainOptions quiet{.progress = false};
+  for (const int64_t step : {1, 2, 5}) {
+    SCOPED_TRACE(step);
+    const std::string number = std::to_string(step);
+    const int64_t good = 8 * step + 2 + step % 2;
+    const std::string gone = "points: row " + std::to_string(good) + " is gone";
+    TrainingJob whole = breaking("whole" + number, 60);
+    whole.settings.steps = step;
+    Trainer(std::move(whole), quiet, *self_).run();
+
+    Trainer run(breaking("run" + number, good), quiet, *self_);
+    EXPECT_EQ(failure_of([&] { run.run(); }), gone);
+    EXPECT_EQ(digest_at("run" + number, static_cast<int>(step)),
+              digest_at("whole" + number, static_cast<int>(step)));
+
+    Trainer own(breaking("own" + number, good), quiet, *self_);
+    for (int64_t i = 0; i < step; ++i) own.step();
+    for (int again = 0; again < 2; ++again) EXPECT_EQ(failure_of([&] { own.step(); }), gone);
+    EXPECT_EQ(own.steps_done(), step);
+    own.save();
+    own.finish();
+    EXPECT_EQ(digest_at("own" + number, static_cast<int>(step)),
+              digest_at("whole" + number, static_cast<int>(step)));
+  }
+  EXPECT_EQ(failure_of([&] { Trainer(breaking("none", 3), quiet, *self_); }), "points: row 3 is gone");
+  EXPECT_NE(testing::bytes_of(scratch_.file("none/status.json")).find("\"exit_code\":3"), std::string::npos);
+}
+
+// The statistics of a mean of weights come from all of the training data.
+TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereAnEvaluationLacksSamples) {
+  const auto averaging = [&](const std::string& output, int64_t good) {
+    TrainingJob next = job(output);
+    next.settings.train_data = {};
+    next.settings.train_data.open = [good](const DatasetOptions&) {
+      return std::make_shared<Breaking>(good);
+    };
+    next.settings.validation_data.open = [](const DatasetOptions&) { return std::make_shared<Breaking>(60); };
+    next.settings.validation_fraction = 0.0;
+    next.settings.shuffle = false;
+    next.settings.steps = 4;  // of 8 samples each
+    next.settings.evaluate_every = 2;
+    next.settings.average.type = AverageSettings::Type::kSwa;
+    next.model = [](const DataShape& data, const ModuleBuilder& builder) {
+      return make_sequential({linear_layer(3), batch_norm_layer(), linear_layer(2)}, data, builder);
+    };
+    return next;
+  };
+  const TrainOptions quiet{.progress = false};
+  Trainer run(averaging("run", 41), quiet, *self_);
+  try {
+    run.run();
+    ADD_FAILURE();
+  } catch (const AgreedFailure& failure) {
+    EXPECT_NE(std::string(failure.what()).find("is gone"), std::string::npos) << failure.what();
+  }
+  TrainingJob whole = averaging("whole", 60);
+  whole.settings.steps = 2;
+  Trainer(std::move(whole), quiet, *self_).run();
+  const auto parameters = [&](const std::string& output) {
+    return testing::bytes_of(read_checkpoint(scratch_.file(fmt_path(output, 2))),
+                             "/parameters/layers.0.weight");
+  };
+  EXPECT_EQ(parameters("run"), parameters("whole"));
 }
 
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
