@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "lockstep/core/error.h"
@@ -21,6 +23,8 @@ constexpr std::array<const char*, kClasses> kClassNames{"airplane", "automobile"
                                                         "dog",      "frog",       "horse", "ship", "truck"};
 
 std::vector<std::string> split_paths(const std::string& list) {
+  std::error_code none;
+  if (std::filesystem::exists(list, none)) return {list};  // one file, whose path has commas
   std::vector<std::string> paths;
   for (size_t begin = 0; begin <= list.size();) {
     const size_t comma = std::min(list.find(',', begin), list.size());
@@ -62,6 +66,7 @@ Dataset read_cifar10(const DatasetOptions& options) {
         fail(ErrorKind::kData, fmt::format("{}: truncated: the record at byte {} has {} of {} bytes", path,
                                            start, got, kRecord));
       }
+      if (options.unlabelled) record[0] = 0;
       if (record[0] >= dataset.classes && record[0] != dataset.ignore_label) {
         fail(ErrorKind::kData, fmt::format("{}: byte {}: CIFAR-10 label must be in [0, {}): got {}", path,
                                            start, dataset.classes, record[0]));

@@ -26,7 +26,9 @@ std::string format_by_name(const std::string& path) {
   std::string name = std::filesystem::path(path).filename().string();
   std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  if (name.ends_with(".gz")) name.resize(name.size() - 3);
+  for (const std::string_view packed : {".gz", ".zst"}) {
+    if (name.ends_with(packed)) name.resize(name.size() - packed.size());
+  }
   if (name.ends_with(".h5") || name.ends_with(".hdf5")) return "hdf5";
   if (name.ends_with(".csv")) return "csv";
   if (name.find("idx3") != std::string::npos) return "idx";

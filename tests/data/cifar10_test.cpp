@@ -1,5 +1,8 @@
 // CIFAR-10 records become height x width x channel images.
 #include <gtest/gtest.h>
+#include <zstd.h>
+
+#include <filesystem>
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
@@ -42,6 +45,34 @@ TEST(Cifar10, ReadsSeveralFilesInOrder) {
       for (int64_t w = 0; w < 32; ++w)
         for (int64_t c = 0; c < 3; ++c)
           ASSERT_EQ(data.inputs_f32[at++], static_cast<float>(pixel(r, c, h, w)) / 255.0f);
+}
+
+TEST(Cifar10, IsToldByItsNamePackedOrNot) {
+  const ScratchDirectory directory;
+  const std::string bytes = record(0, 3) + record(1, 9);
+  std::string packed(ZSTD_compressBound(bytes.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), bytes.data(), bytes.size(), 1));
+  const std::string plain = directory.file("data_batch_1.bin"), zstd = plain + ".zst";
+  overwrite(plain, bytes);
+  overwrite(zstd, packed);
+  EXPECT_EQ(read_dataset({.path = zstd}).labels, (std::vector<int32_t>{3, 9}));
+  EXPECT_EQ(read_dataset({.path = zstd + "," + plain}).labels, (std::vector<int32_t>{3, 9, 3, 9}));
+}
+
+TEST(Cifar10, APathWithACommaIsOneFile) {
+  const ScratchDirectory directory;
+  std::filesystem::create_directory(directory.file("a,b"));
+  const std::string path = directory.file("a,b/data_batch_1.bin");
+  overwrite(path, record(0, 3) + record(1, 9));
+  EXPECT_EQ(read_dataset({.path = path}).labels, (std::vector<int32_t>{3, 9}));
+}
+
+TEST(Cifar10, WhatIsPredictedForNeedsNoLabels) {
+  const ScratchDirectory directory;
+  overwrite(directory.file("a.bin"), record(0, 255) + record(1, 9));
+  const Dataset data = read_dataset({.path = directory.file("a.bin"), .unlabelled = true});
+  EXPECT_EQ(data.size(), 2);
+  EXPECT_EQ(data.inputs_f32.size(), 2u * 3072);
 }
 
 TEST(Cifar10, RejectsIncompleteRecordsAndForeignLabels) {
