@@ -133,7 +133,14 @@ class CsvText {
     const bool quoted = at_ != end_ && *at_ == '"';
     if (quoted) ++at_;
     const char* begin = at_;
-    while (at_ != end_ && *at_ != ',' && *at_ != '\n' && *at_ != '\r' && *at_ != '"') ++at_;
+    if (quoted) {
+      // Commas belong to the text, and so does one of two quotes.
+      while (at_ != end_ && *at_ != '\n' && *at_ != '\r' &&
+             (*at_ != '"' || (at_ + 1 != end_ && at_[1] == '"')))
+        at_ += *at_ == '"' ? 2 : 1;
+    } else {
+      while (at_ != end_ && *at_ != ',' && *at_ != '\n' && *at_ != '\r' && *at_ != '"') ++at_;
+    }
     const char* last = at_;
     while (last != begin && (last[-1] == ' ' || last[-1] == '\t')) --last;
     if (quoted) {

@@ -189,6 +189,15 @@ TEST_F(Csv, TheTargetOfOtherDataIsLookedForByItsName) {
                    [&] { read_dataset({.path = path_, .expected_target = "sort"}); });
 }
 
+// What is predicted for needs no target; others say what stands there.
+TEST_F(Csv, ATextInQuotesMayHaveCommasAndQuotes) {
+  overwrite(path_, "a,kind,b\n1,\"tall, red\",2\n3,\"6\"\" wide, \",4\n");
+  const Dataset data = read_dataset({.path = path_, .target = "kind", .unlabelled = true});
+  EXPECT_EQ(data.inputs_f32, (std::vector<float>{1, 2, 3, 4}));
+  reject({path_, "row 1, column 'kind'", "is not a number: 'tall, red'"}, "a,kind\n1,\"tall, red\"\n");
+  reject({path_, "row 1, column 'a'", "is not a number: '1,5'"}, "a,kind\n\"1,5\",0\n");
+}
+
 TEST_F(Csv, ColumnsAreMatchedByName) {
   const ColumnNames wanted{{"a", "b", "c"}, "y"};
   const auto table = [&](const std::string& text, const std::string& target = "") {
