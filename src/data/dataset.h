@@ -57,8 +57,8 @@ struct DatasetOptions {
   // HDF5: whether values may lie in other files (external links, external storage, virtual data sets), which
   // a file of a stranger could use to have any file read.
   bool follow = false;
-  // Whether class_names and attribution are wanted of an HDF5 file without a seal too: what is passed on, and
-  // training has no use for.
+  // Whether attribution is wanted of an HDF5 file without a seal too: what is passed on, and training has no
+  // use for.
   bool texts = false;
   // Of data beside the training data, whose format may be another than that of which `follow` was said.
   bool beside = false;

@@ -116,10 +116,8 @@ class Hdf5DatasetReader {
     } else {
       read_labels_or_targets(file);
     }
-    if (with_texts_) {
-      dataset_.attribution = read_attribution(file);
-      if (dataset_.classes > 0) read_class_names(file);
-    }
+    if (with_texts_) dataset_.attribution = read_attribution(file);
+    if (dataset_.classes > 0) read_class_names(file);
     read_column_names(file);
   }
 

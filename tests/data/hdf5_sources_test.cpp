@@ -256,8 +256,11 @@ named('two.h5', '/', ['ash', 'birch'])
 named('broken.h5', '/', ['ash', 'bi\nrch', 'cherry'])
 named('numbers.h5', '/', [1, 2, 3])
 )");
-  for (const char* name : {"variable.h5", "fixed.h5", "lines.h5"})
-    EXPECT_EQ(read(name).class_names, (std::vector<std::string>{"ash", "birch", "gr\u00fcn"})) << name;
+  for (const char* name : {"variable.h5", "fixed.h5", "lines.h5"}) {
+    const std::vector<std::string> names = {"ash", "birch", "gr\u00fcn"};
+    EXPECT_EQ(read(name).class_names, names) << name;
+    EXPECT_EQ(open_data_source({.path = directory_.file(name)})->description().class_names, names) << name;
+  }
   reject("two.h5", false, {"class_names", "2 names", "3 classes"});
   reject("broken.h5", false, {"class_names", "line break"});
   reject("numbers.h5", false, {"class_names", "not text"});
