@@ -14,6 +14,7 @@
 namespace lockstep {
 
 std::string format_of(const DatasetOptions& options) {
+  if (options.path.empty()) fail(ErrorKind::kUsage, "data: the name of the file is empty");
   if (options.format != "auto") return options.format;
   // CIFAR-10: several files may stand in a list.
   const size_t comma = options.path.find(',');

@@ -113,7 +113,9 @@ State read_initial_weights(const std::string& path, const std::string& configura
     return found;
   }
   if (!gpt)
-    fail(ErrorKind::kUsage, fmt::format("train.initial_weights: {}: is for model.type = \"gpt\"", path));
+    fail(
+        ErrorKind::kUsage,
+        fmt::format("{}: no checkpoint, and what else is read as weights is for model.type = \"gpt\"", path));
   const auto source = open_weights(path, options.base);
   source->leave_out_zero_biases(*gpt);
   require_same_model(*gpt, source->options(), path, options);

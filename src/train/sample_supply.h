@@ -1,5 +1,5 @@
-// The samples of a run's steps, brought to the device a step ahead, and what is to be done where a worker does
-// not get them: a damaged file must not cost the others what has been trained.
+// The samples of a run's steps, brought to the device a step ahead, and what is to be done where a worker
+// does not get them: a damaged file must not cost the others what has been trained.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ namespace lockstep {
 class SampleSupply {
  public:
   // Of the micro-batches that this worker owns, from step `first` on; all must outlive the object.
-  SampleSupply(const DataSource& data, const RunPlan& plan, const RunSettings& settings, MicroBatchRange owned,
-               int64_t first, Backend& backend, Communicator& communicator);
+  SampleSupply(const DataSource& data, const RunPlan& plan, const RunSettings& settings,
+               MicroBatchRange owned, int64_t first, Backend& backend, Communicator& communicator);
 
   // Has the samples of the next step brought. What keeps this worker from having them is kept for agree().
   void stage();

@@ -70,6 +70,13 @@ TEST(Dataset, WhatIsNoDataSetIsCalledByItsName) {
   expect(ErrorKind::kData, "zipped.h5.gz", "", "gunzip");
 }
 
+TEST(Dataset, RejectsAnEmptyName) {
+  for (const char* format : {"auto", "csv"}) {
+    expect_rejection(ErrorKind::kUsage, {"data: the name of the file is empty"},
+                     [&] { read_dataset({.path = "", .format = format}); });
+  }
+}
+
 TEST(Dataset, RejectsOptionsThatTheFormatDoesNotHave) {
   expect_rejection(ErrorKind::kUsage, {"x.bin", "regression"},
                    [] { read_dataset({.path = "x.bin", .classes = -1}); });
