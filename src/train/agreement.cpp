@@ -1,6 +1,8 @@
 // Exchanging verdicts.
 #include "lockstep/train/agreement.h"
 
+#include <fmt/format.h>
+
 #include <optional>
 #include <vector>
 
@@ -23,8 +25,11 @@ void run_agreed(Communicator& communicator, const std::function<void()>& part, c
     const int64_t theirs = verdicts[static_cast<size_t>(rank)];
     if (theirs == 0) continue;
     const bool speaks = rank == communicator.rank();
+    // Rank 0 keeps it in status.json.
+    std::string reason = speaks ? mine->what() : "";
+    broadcast_text(communicator, reason, label, rank);
     throw AgreedFailure(static_cast<ErrorKind>(theirs - 1),
-                        speaks ? mine->what() : "failed on another worker", speaks);
+                        speaks ? reason : fmt::format("rank {}: {}", rank, reason), speaks);
   }
 }
 
@@ -32,11 +37,11 @@ void fail_together(const Communicator& communicator, ErrorKind kind, const std::
   throw AgreedFailure(kind, message, communicator.rank() == 0);
 }
 
-void broadcast_text(Communicator& communicator, std::string& text, const std::string& label) {
+void broadcast_text(Communicator& communicator, std::string& text, const std::string& label, int root) {
   int64_t size = static_cast<int64_t>(text.size());
-  communicator.broadcast(&size, sizeof size, 0, label)->wait();
+  communicator.broadcast(&size, sizeof size, root, label)->wait();
   text.resize(static_cast<size_t>(size));
-  if (size > 0) communicator.broadcast(text.data(), text.size(), 0, label)->wait();
+  if (size > 0) communicator.broadcast(text.data(), text.size(), root, label)->wait();
 }
 
 }  // namespace lockstep

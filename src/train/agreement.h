@@ -10,7 +10,7 @@
 
 namespace lockstep {
 
-// A failure that every worker knows of. Exactly one worker of the job has `speaks`.
+// A failure that every worker knows of, and why. Exactly one worker of the job has `speaks`.
 class AgreedFailure : public Error {
  public:
   AgreedFailure(ErrorKind kind, const std::string& message, bool speaks)
@@ -30,7 +30,7 @@ void run_agreed(Communicator& communicator, const std::function<void()>& part, c
 // Throws AgreedFailure where all workers have found the same failure; rank 0 speaks.
 [[noreturn]] void fail_together(const Communicator& communicator, ErrorKind kind, const std::string& message);
 
-// Rank 0's text to everyone. Collective.
-void broadcast_text(Communicator& communicator, std::string& text, const std::string& label);
+// The text of rank `root` to everyone. Collective.
+void broadcast_text(Communicator& communicator, std::string& text, const std::string& label, int root = 0);
 
 }  // namespace lockstep

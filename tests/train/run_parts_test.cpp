@@ -68,9 +68,8 @@ TEST(Agreement, OneFailureEndsAllAndOnlyTheWorkerWhereItHappenedSpeaks) {
       EXPECT_TRUE(verdict.thrown);
       EXPECT_EQ(verdict.kind, ErrorKind::kData);
       EXPECT_EQ(verdict.speaks, rank == failing);
-      if (rank == failing) {
-        EXPECT_EQ(verdict.message, "row 7: bad");
-      }
+      EXPECT_EQ(verdict.message,
+                rank == failing ? "row 7: bad" : "rank " + std::to_string(failing) + ": row 7: bad");
     }
   }
 }
@@ -84,6 +83,7 @@ TEST(Agreement, OfSeveralFailuresAllLeaveWithThatOfTheLowestRank) {
     EXPECT_EQ(verdicts[static_cast<size_t>(rank)].speaks, rank == 1);
   }
   EXPECT_EQ(verdicts[1].message, "one");
+  EXPECT_EQ(verdicts[3].message, "rank 1: one");
 }
 
 TEST(Agreement, WhatAllFindTogetherRankZeroSays) {
