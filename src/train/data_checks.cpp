@@ -138,6 +138,15 @@ void check_vocabulary(const DataDescription& data, const std::string& known, con
   fail(ErrorKind::kData, fmt::format("{}: of {}; {} of {}", data.source, data.vocabulary, source, known));
 }
 
+void check_class_names(const DataDescription& data, const std::vector<std::string>& known,
+                       const std::string& source) {
+  for (size_t i = 0; i < std::min(known.size(), data.class_names.size()); ++i) {
+    if (data.class_names[i] == known[i]) continue;
+    fail(ErrorKind::kData, fmt::format("{}: class {} is '{}', that of {} '{}'", data.source, i,
+                                       data.class_names[i], source, known[i]));
+  }
+}
+
 void check_documents(const DataDescription& data, const Module& model) {
   const bool masked =
       std::ranges::any_of(data.others, [](const Field& field) { return field.name == kDocumentsName; });

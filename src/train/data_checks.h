@@ -35,6 +35,9 @@ void check_indices(const RunData& data, int64_t limit);
 // Error (kData) naming both when tokens are of another vocabulary than `known`, that of the file `source`.
 // Not where one of the two is not known.
 void check_vocabulary(const DataDescription& data, const std::string& known, const std::string& source);
+// The same of names of classes, as far as both have them.
+void check_class_names(const DataDescription& data, const std::vector<std::string>& known,
+                       const std::string& source);
 
 // Error (kUsage) when documents are to be kept apart by a model that does not read where they are.
 void check_documents(const DataDescription& data, const Module& model);

@@ -55,6 +55,7 @@ RunData read_run_data(const RunSettings& settings) {
                        train.sample_shape.to_string(), train.classes));
     }
     check_vocabulary(found, train.vocabulary, train.source);
+    check_class_names(found, train.class_names, train.source);
     look_for_overflow(*data.validation);
     contents += " " + validation->digest();
   }

@@ -104,6 +104,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
           data_ = read_run_data(settings());
           match_columns(data_, columns, checkpoint);
           check_vocabulary(data_.train->description(), outline_.vocabulary, checkpoint);
+          check_class_names(data_.train->description(), outline_.class_names, checkpoint);
           outline_ = outline_of(data_);
           build();
           check_indices(data_, replica_->model->index_limit());

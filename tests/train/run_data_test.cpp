@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/data/loader.h"
@@ -53,6 +54,28 @@ TEST_F(RunDataTest, IsTheSameFromAPreparedFile) {
   EXPECT_EQ(table.validation->size(), 10);
   EXPECT_EQ(features(*mapped.train), features(*table.train));
   EXPECT_EQ(features(*mapped.validation), features(*table.validation));
+}
+
+TEST_F(RunDataTest, ClassesOfValidationDataHaveTheNamesOfTheTrainingData) {
+  Dataset data;
+  data.sample_shape = {1};
+  data.inputs_f32 = {1, 2, 3, 4};
+  data.classes = 3;
+  data.labels = {0, 1, 2, 1};
+  const auto write = [&](const char* name, const std::vector<std::string>& class_names) {
+    data.class_names = class_names;
+    write_dataset(data, scratch_.file(name));
+    return scratch_.file(name);
+  };
+  settings_.train_data.path = write("train.h5", {"ash", "birch", "cherry"});
+  for (const std::vector<std::string>& same : {std::vector<std::string>{}, {"ash", "birch", "cherry"}}) {
+    settings_.validation_data.path = write("validation.h5", same);
+    EXPECT_EQ(read_run_data(settings_).validation->size(), 4);
+  }
+  settings_.validation_data.path = write("validation.h5", {"ash", "cherry", "birch"});
+  testing::expect_rejection(ErrorKind::kData,
+                            {"validation.h5: class 1 is 'cherry'", scratch_.file("train.h5") + " 'birch'"},
+                            [&] { read_run_data(settings_); });
 }
 
 TEST_F(RunDataTest, ValidationIsStandardizedWithTheNumbersOfTheTrainingFile) {
