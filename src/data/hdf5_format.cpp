@@ -367,6 +367,14 @@ class Hdf5DatasetReader {
            fmt::format("{}: attribute feature_names must hold one name a feature: {} names, {} features",
                        path_, names, width));
     }
+    std::map<std::string, size_t> numbers;
+    for (size_t i = 0; i < dataset_.columns.features.size(); ++i) {
+      const std::string& name = dataset_.columns.features[i];
+      const auto [first, fresh] = numbers.emplace(name, i + 1);
+      if (fresh) continue;
+      fail(ErrorKind::kData, fmt::format("{}: attribute feature_names has '{}' twice: {} and {}", path_, name,
+                                         first->second, i + 1));
+    }
     const std::vector<std::string> target = read_names(file, "/y", "target_name");
     if (target.size() == 1) dataset_.columns.target = target[0];
   }

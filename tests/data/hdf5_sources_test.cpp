@@ -266,6 +266,15 @@ named('numbers.h5', '/', [1, 2, 3])
   reject("numbers.h5", false, {"class_names", "not text"});
 }
 
+TEST_F(Hdf5Sources, NamesOfFeaturesTellThemApart) {
+  make(R"(
+with new('twice.h5') as file:
+    file['x'] = x
+    file['x'].attrs['feature_names'] = ['a', 'b', 'a']
+)");
+  reject("twice.h5", false, {"feature_names", "'a' twice: 1 and 3"});
+}
+
 TEST_F(Hdf5Sources, AColumnOfWholeNumbersAndOneHotRowsAreLabels) {
   make(R"(
 with new('column.h5', y.reshape(12, 1)) as file: file['x'] = x
