@@ -18,7 +18,9 @@ namespace {
 class ForeignFile {
  public:
   explicit ForeignFile(const std::string& path)
-      : path_(path), mapping_(path, static_cast<size_t>(checked_file_size(path)), ErrorKind::kData) {}
+      : path_(path),
+        mapping_(path, static_cast<size_t>(checked_file_size(path)), ErrorKind::kData),
+        written_(mapping_.require_readable()) {}
 
   const std::string& path() const { return path_; }
   int64_t size() const { return std::ssize(mapping_.bytes()); }
@@ -27,13 +29,13 @@ class ForeignFile {
   Integer at(int64_t offset) const {
     Integer value;
     std::memcpy(&value, mapping_.bytes().data() + offset, sizeof value);
-    mapping_.require_readable();
+    require_unchanged();
     return value;
   }
   // Tokens from this byte on; first: the number of the first, for messages.
   void copy(int64_t offset, int width, int64_t first, std::span<int32_t> out) const {
     copy_tokens(mapping_.bytes().data() + offset, width, first, out, path_);
-    mapping_.require_readable();
+    require_unchanged();
   }
   bool begins_with(std::string_view magic) const {
     return std::memcmp(mapping_.bytes().data(), magic.data(), magic.size()) == 0;
@@ -43,8 +45,15 @@ class ForeignFile {
   }
 
  private:
+  // No digests tell what of it is still what it was.
+  void require_unchanged() const {
+    if (mapping_.require_readable() == written_) return;
+    fail(ErrorKind::kData, path_ + ": has been written to while it is in use");
+  }
+
   std::string path_;
   MappedFile mapping_;
+  int64_t written_;  // when it was last, in nanoseconds
 };
 
 // 256 int32 (magic, version, count), then the tokens. Documents are found by the token before each.

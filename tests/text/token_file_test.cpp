@@ -320,6 +320,22 @@ TEST_F(TokenFiles, ReadsLlmcsFiles) {
   expect_rejection(ErrorKind::kData, {"b.bin", "token 1 is 3000000000"}, [&] { llama->read(1, one); });
 }
 
+// Without digests nobody knows what of it has changed.
+TEST_F(TokenFiles, OthersThatAreWrittenToWhileTheyAreInUseAreNamed) {
+  std::vector<int> header(256);
+  header[0] = 20240520;
+  header[1] = 1;
+  header[2] = 3;
+  write_bytes(path("a.bin"), packed_all<int32_t>(header) + packed_all<uint16_t>({4, 5, 6}));
+  std::filesystem::last_write_time(path("a.bin"),
+                                   std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto file = open_token_file(path("a.bin"));
+  EXPECT_EQ(all_tokens(*file), (std::vector<int32_t>{4, 5, 6}));
+  std::fstream(path("a.bin"), std::ios::binary | std::ios::in | std::ios::out).seekp(1024).put('\7');
+  expect_rejection(ErrorKind::kData, {path("a.bin"), "has been written to while it is in use"},
+                   [&] { all_tokens(*file); });
+}
+
 // Sparse: 5 GB that take no place.
 TEST_F(TokenFiles, ReadsBeyondTwoToThe31stToken) {
   constexpr int64_t kTokens = (int64_t{1} << 31) + 1000;
