@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <limits>
 #include <span>
 #include <thread>
 #include <utility>
@@ -82,6 +83,30 @@ std::vector<float> MicroBatch::weights() const {
     std::copy_n(values<float>(kWeightsName).begin(), counted, weights.begin());
   }
   return weights;
+}
+
+void gather_rows(const DataSource& source, std::span<const int64_t> rows, MicroBatch& batch) {
+  source.gather(rows, batch.buffers());
+  const DataDescription& description = source.description();
+  const int64_t positions = description.positions.elements();
+  const auto refuse = [&](size_t target, const std::string& what) {
+    fail(ErrorKind::kData, fmt::format("{}: sample {}: {}", description.source,
+                                       rows[target / static_cast<size_t>(positions)], what));
+  };
+  if (description.classes > 0) {
+    const std::span<const int32_t> labels = std::as_const(batch).values<int32_t>(kTargetsName);
+    for (size_t i = 0; i < labels.size(); ++i) {
+      if (labels[i] < 0 || labels[i] >= description.classes)
+        refuse(i, fmt::format("label {} is outside [0, {})", labels[i], description.classes));
+    }
+  }
+  if (description.weighted) {
+    const std::span<const float> weights = std::as_const(batch).values<float>(kWeightsName);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      if (!(weights[i] >= 0.0f) || weights[i] > std::numeric_limits<float>::max())
+        refuse(i, fmt::format("a target weighs {}: weights are numbers, at least 0", weights[i]));
+    }
+  }
 }
 
 // A ring for one producer and one consumer. Both sides count steps; a step count is written by one side only,
@@ -196,9 +221,10 @@ struct Loader::Impl {
       if (stop.load(std::memory_order_relaxed)) return;  // nobody will look at the rest
       const int64_t first = micro.number * micro_batch_size;
       micro.valid = sampler.valid(step, first, micro_batch_size);
-      source.gather(std::span(global.samples)
-                        .subspan(static_cast<size_t>(first - start), static_cast<size_t>(micro_batch_size)),
-                    micro.buffers());
+      gather_rows(source,
+                  std::span(global.samples)
+                      .subspan(static_cast<size_t>(first - start), static_cast<size_t>(micro_batch_size)),
+                  micro);
     }
   }
 

@@ -59,6 +59,11 @@ struct MicroBatch {
   const Array& typed(const std::string& name, DType dtype) const;
 };
 
+// What the source gives of these rows, as many as the batch has room for. Error (kData) naming source and
+// sample for a label outside of the classes and for a weight that is negative or no number: a program's own
+// source may give anything.
+void gather_rows(const DataSource& source, std::span<const int64_t> rows, MicroBatch& batch);
+
 struct StepBatch {
   int64_t step = 0, epoch = 0, position = 0;
   int64_t valid = 0;                      // of the whole global batch

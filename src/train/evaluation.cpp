@@ -23,7 +23,7 @@ MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, i
   std::vector<int64_t> filled(rows.begin(), rows.end());
   filled.resize(static_cast<size_t>(size), rows.back());
   if (data.waits()) data.read_ahead(rows);
-  data.gather(filled, batch.buffers());
+  gather_rows(data, filled, batch);
   return batch;
 }
 

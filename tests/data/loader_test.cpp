@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -141,7 +142,9 @@ TEST(Loader, GathersTokensAndTargets) {
 // belong to.
 class Texts final : public DataSource {
  public:
-  Texts() {
+  // The token at a position is so many further on in the labels, and the t-th position weighs t units.
+  explicit Texts(int32_t further = 1, float unit = 0.5f) : further_(further), unit_(unit) {
+    description_.source = "texts";
     description_.samples = 5;
     description_.sample_shape = {3};
     description_.input_dtype = DType::kI32;
@@ -156,13 +159,34 @@ class Texts final : public DataSource {
       for (int32_t t = 0; t < 3; ++t) {
         const auto token = static_cast<int32_t>(10 * rows[i]) + t;
         place.at<int32_t>(DataDescription::kInputs)[t] = token;
-        place.at<int32_t>(DataDescription::kTargets)[t] = token + 1;
-        place.at<float>(DataDescription::kWeights)[t] = 0.5f * static_cast<float>(t);
+        place.at<int32_t>(DataDescription::kTargets)[t] = token + further_;
+        place.at<float>(DataDescription::kWeights)[t] = unit_ * static_cast<float>(t);
         place.at<int32_t>(3)[t] = static_cast<int32_t>(rows[i]) / 2;
       }
     }
   }
+
+ private:
+  int32_t further_;
+  float unit_;
 };
+
+TEST(Loader, NamesSourceAndSampleOfTargetsThatCannotBe) {
+  const auto first_step = [](const Texts& texts) {
+    Loader(texts, {.samples = 5, .global_batch = 5, .shuffle = false}, 5, 0, 1, 0).next();
+  };
+  first_step(Texts(57));  // the last label is 99
+  expect_rejection(ErrorKind::kData, {"texts: sample 4: label 100 is outside [0, 100)"},
+                   [&] { first_step(Texts(58)); });
+  expect_rejection(ErrorKind::kData, {"texts: sample 0: label -2 is outside [0, 100)"},
+                   [&] { first_step(Texts(-2)); });
+  expect_rejection(ErrorKind::kData, {"texts: sample 0: a target weighs -1: weights are numbers, at least 0"},
+                   [&] { first_step(Texts(1, -1.0f)); });
+  for (const float unit : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    expect_rejection(ErrorKind::kData, {"texts: sample 0: a target weighs "},
+                     [&] { first_step(Texts(1, unit)); });
+  }
+}
 
 TEST(Loader, GathersATargetAPositionWeightsAndWhateverElseASampleHas) {
   const Texts texts;
