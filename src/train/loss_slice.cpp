@@ -55,14 +55,10 @@ Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const Re
   const int64_t bytes = 8 * std::ssize(steps) * std::ssize(here);
   log_info(fmt::format("{}: the path of {} checkpoints; vectors of {} MiB on each worker", checkpoint,
                        steps.size(), bytes / (1 << 20)));
+  const std::string what = fmt::format("{}: the path of {} checkpoints, a vector of {} numbers each",
+                                       checkpoint, steps.size(), here.size());
   run_agreed(
-      communicator,
-      [&] {
-        require_memory(fmt::format("{}: the path of {} checkpoints, a vector of {} numbers each", checkpoint,
-                                   steps.size(), here.size()),
-                       bytes, ErrorKind::kUsage);
-      },
-      "memory");
+      communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
   Replica& replica = whole.model().replica();
   Tensor statistics = replica.store.statistic_values();
   Tensor kept = statistics.empty_like();

@@ -1,4 +1,6 @@
 // Table lookup, its adjoint, and dropout masks.
+#include <algorithm>
+
 #include "kernels/arrays.h"
 
 namespace lockstep::test {
