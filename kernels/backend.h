@@ -223,18 +223,25 @@ enum class UpdateFormula : uint8_t {
 // One optimizer update of n consecutive elements. slots[i] is the i-th state array of the formula.
 // Scalars are computed by the optimizer in fp64; the kernel casts them to the array's dtype.
 struct UpdateArguments {
+  static constexpr int64_t kScalars = 8;
+
   DType dtype = DType::kF32;
   int64_t n = 0;
   void* parameters = nullptr;
   const void* gradients = nullptr;
   void* slots[4] = {};
-  double gradient_scale = 1.0;  // unscale and clip factor in one: every gradient is multiplied by it first
-  double scalars[8] = {};       // meaning documented at the formula
+  double gradient_scale = 1.0;    // unscale and clip factor in one: every gradient is multiplied by it first
+  double scalars[kScalars] = {};  // meaning documented at the formula
   // Numbers that the device finds out by itself: memory of the backend, read when the update runs. Each may
   // be null.
   const double* gate = nullptr;    // where it holds 0, nothing is changed
   const double* factor = nullptr;  // multiplies gradient_scale
-  const double* row = nullptr;     // (8) takes the place of scalars
+  const double* row = nullptr;     // (kScalars) takes the place of scalars
+  // Scalars for each of several runs of elements, whose rows lie behind each other from `row` on. Run k ends
+  // before element ends[k], where the first element of this update counts as `first`.
+  const int64_t* ends = nullptr;  // (runs) ascending, the last not below first + n; memory of the backend
+  int64_t runs = 1;               // without `ends` there is one
+  int64_t first = 0;
   // (n) bf16 or fp16, of fp32 parameters: what they are after the update, rounded as cast() does; written
   // where the gate is open. May be null.
   void* copy = nullptr;

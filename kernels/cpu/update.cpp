@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 
 #include "lockstep/kernels/cpu/conversion.h"
 #include "lockstep/kernels/cpu/cpu_backend.h"
@@ -78,6 +79,35 @@ void update_elements(const UpdateArguments& arguments) {
   });
 }
 
+// Calls use(arguments) for the elements of each run, as an update of one.
+template <class Use>
+void for_runs(UpdateArguments arguments, const Use& use) {
+  if (arguments.ends == nullptr) {
+    use(arguments);
+    return;
+  }
+  const auto bytes = static_cast<int64_t>(size_of(arguments.dtype));
+  const auto copy_bytes = static_cast<int64_t>(size_of(arguments.copy_dtype));
+  const auto advance = [](auto*& pointer, int64_t distance) {
+    using Byte = std::conditional_t<std::is_same_v<decltype(pointer), const void*&>, const char, char>;
+    if (pointer != nullptr) pointer = static_cast<Byte*>(pointer) + distance;
+  };
+  const int64_t* const ends = std::exchange(arguments.ends, nullptr);
+  const double* const rows = arguments.row;
+  const int64_t last = arguments.first + arguments.n;
+  int64_t run = std::upper_bound(ends, ends + arguments.runs, arguments.first) - ends;
+  for (int64_t begin = arguments.first; begin < last; ++run) {
+    arguments.n = std::min(ends[run], last) - begin;
+    arguments.row = rows + run * UpdateArguments::kScalars;
+    use(arguments);
+    advance(arguments.parameters, arguments.n * bytes);
+    advance(arguments.gradients, arguments.n * bytes);
+    for (void*& slot : arguments.slots) advance(slot, arguments.n * bytes);
+    advance(arguments.copy, arguments.n * copy_bytes);
+    begin += arguments.n;
+  }
+}
+
 }  // namespace
 
 void CpuBackend::judge(const StepJudgement& judgement) {
@@ -103,8 +133,9 @@ void CpuBackend::update(UpdateFormula formula, const UpdateArguments& arguments)
   check_copy(arguments);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
-    visit_update<T>(formula,
-                    [&](auto update) { update_elements<typename decltype(update)::type, T>(arguments); });
+    visit_update<T>(formula, [&](auto update) {
+      for_runs(arguments, update_elements<typename decltype(update)::type, T>);
+    });
   });
 }
 

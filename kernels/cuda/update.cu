@@ -21,18 +21,44 @@ struct UpdateNumbers {
       : update(scalars), scale(static_cast<T>(gradient_scale)) {}
 };
 
-// One thread: what the host knows, and what the device finds out by itself instead, once for all elements.
+// A thread a run of elements: what the host knows, and what the device finds out by itself instead, once for
+// all of them.
 template <class Update, class T>
 __global__ void __launch_bounds__(kWarp)
-    numbers_kernel(UpdateNumbers<Update, T> given, double gradient_scale, const double* gate,
-                   const double* factor, const double* row, UpdateNumbers<Update, T>* prepared) {
-  if (threadIdx.x > 0) return;
+    numbers_kernel(int64_t runs, UpdateNumbers<Update, T> given, double gradient_scale, const double* gate,
+                   const double* factor, const double* rows, UpdateNumbers<Update, T>* prepared) {
+  const int64_t run = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  if (run >= runs) return;
   UpdateNumbers<Update, T> numbers = given;
-  if (row != nullptr) numbers.update = Update(row);
+  if (rows != nullptr) numbers.update = Update(rows + run * UpdateArguments::kScalars);
   if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
   if (gate != nullptr) numbers.open = *gate != 0.0;
-  *prepared = numbers;
+  prepared[run] = numbers;
 }
+
+// UpdateArguments::ends.
+struct UpdateRuns {
+  const int64_t* ends;
+  int64_t first;
+  int last;
+
+  // That of element i.
+  LOCKSTEP_DEVICE int of(int64_t i) const {
+    int least = 0, most = last;
+    while (least < most) {
+      const int middle = (least + most) / 2;
+      if (ends[middle] <= first + i) {
+        least = middle + 1;
+      } else {
+        most = middle;
+      }
+    }
+    return least;
+  }
+  LOCKSTEP_DEVICE bool ends_before(int run, int64_t i) const {
+    return ends != nullptr && ends[run] < first + i;
+  }
+};
 
 // Arrays of one update: parameters first, then the slots. All are read and written.
 template <class Update, class T>
@@ -46,7 +72,8 @@ struct UpdateWork {
     Vector<T, N> gradients, arrays[kArrays];
   };
 
-  const UpdateNumbers<Update, T>* prepared;
+  const UpdateNumbers<Update, T>* prepared;  // of each run
+  UpdateRuns runs;
   const T* gradients;
   T* arrays[kArrays];
   bool vectors;  // all arrays lie alike towards 16 bytes
@@ -67,7 +94,19 @@ struct UpdateWork {
   }
   template <int N>
   LOCKSTEP_DEVICE void store(int64_t i, Values<N>& values) const {
-    const UpdateNumbers<Update, T> numbers = *prepared;
+    const int run = runs.of(i);
+    if constexpr (N > 1) {
+      if (runs.ends_before(run, i + N)) {
+        // One by one, and loaded anew: that takes no registers of those who have their vector in one run.
+        LOCKSTEP_UNROLL_BY(1)
+        for (int j = 0; j < N; ++j) {
+          Values<1> value = load<1, false>(i + j);
+          store(i + j, value);
+        }
+        return;
+      }
+    }
+    const UpdateNumbers<Update, T> numbers = prepared[run];
     if (!numbers.open) return;
     const Update& update = numbers.update;
     const T scale = numbers.scale;
@@ -119,19 +158,20 @@ struct UpdateWork {
   }
 };
 
-// numbers: room for the update's.
+// numbers: room for those of every run.
 template <class Update, class T>
 void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* numbers) {
   using Work = UpdateWork<Update, T>;
   using Numbers = UpdateNumbers<Update, T>;
   static_assert(sizeof(Numbers) <= kNumberBytes);
   Numbers* const prepared = static_cast<Numbers*>(numbers);
-  LOCKSTEP_LAUNCH((numbers_kernel<Update, T>), 1, kWarp, 0, stream,
-                  Numbers(arguments.scalars, arguments.gradient_scale), arguments.gradient_scale,
-                  arguments.gate, arguments.factor, arguments.row, prepared);
+  LOCKSTEP_LAUNCH((numbers_kernel<Update, T>), blocks_for(arguments.runs, kWarp), kWarp, 0, stream,
+                  arguments.runs, Numbers(arguments.scalars, arguments.gradient_scale),
+                  arguments.gradient_scale, arguments.gate, arguments.factor, arguments.row, prepared);
   T* const parameters = static_cast<T*>(arguments.parameters);
   const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
   Work work{prepared,
+            {arguments.ends, arguments.first, static_cast<int>(arguments.runs) - 1},
             static_cast<const T*>(arguments.gradients),
             {parameters},
             aligned_to(16, static_cast<const T*>(arguments.gradients) + head),
@@ -151,7 +191,7 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
 void CudaBackend::update(UpdateFormula formula, const UpdateArguments& arguments) {
   check_copy(arguments);
   if (arguments.n <= 0) return;
-  void* const numbers = scratch_bytes(kNumberBytes);
+  void* const numbers = scratch_bytes(static_cast<size_t>(arguments.runs) * kNumberBytes);
   dispatch_accumulation("update", arguments.dtype, [&](auto type) {
     using T = decltype(type);
     visit_update<T>(formula, [&](auto update) {

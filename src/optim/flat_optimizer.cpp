@@ -1,4 +1,4 @@
-// Runs a flat update kernel over the segments of the parameter array.
+// Runs a flat update kernel over the parameter array.
 #include "lockstep/optim/flat_optimizer.h"
 
 #include <algorithm>
@@ -8,6 +8,8 @@
 #include "lockstep/optim/update_checks.h"
 
 namespace lockstep {
+
+static_assert(Optimizer::kRowSize == UpdateArguments::kScalars);
 
 FlatOptimizer::FlatOptimizer(std::string type, UpdateFormula formula, std::vector<std::string> array_names,
                              double weight_decay)
@@ -49,6 +51,15 @@ void FlatOptimizer::write_rows(int64_t update, double learning_rate, std::span<c
   }
 }
 
+// Kept from update to update: those of a run never change, and a recorded step goes on reading them.
+void FlatOptimizer::place_ends(std::span<const UpdateSegment> segments, Backend& backend) {
+  std::vector<int64_t> ends;
+  for (const UpdateSegment& segment : segments) ends.push_back(segment.end);
+  if (ends == placed_ends_) return;
+  ends_ = Tensor::from({static_cast<int64_t>(ends.size())}, ends, backend);
+  placed_ends_ = std::move(ends);
+}
+
 void FlatOptimizer::update(const UpdateContext& context) {
   Tensor parameters = context.parameters;
   check_update_context(type_, context, extent_, dtype_);
@@ -56,15 +67,19 @@ void FlatOptimizer::update(const UpdateContext& context) {
   UpdateArguments arguments;
   arguments.dtype = dtype_;
   arguments.gradient_scale = context.gradient_scale;
+  const std::span<const UpdateSegment> segments = context.segments;
+  Tensor rows;
   const bool decided = context.verdict == nullptr;
-  std::vector<double> rows;
   if (decided) {
-    rows.resize(context.segments.size() * kRowSize);
-    write_rows(updates_, context.learning_rate, context.segments, rows);
+    std::vector<double> written(segments.size() * kRowSize);
+    write_rows(updates_, context.learning_rate, segments, written);
+    rows = Tensor::from({static_cast<int64_t>(written.size())}, written, parameters.backend());
   } else {
     arguments.gate = &context.verdict->gate;
     arguments.factor = &context.verdict->factor;
   }
+  const double* const row = decided ? rows.data_as<double>() : context.rows;
+  place_ends(segments, parameters.backend());
   const auto bytes = static_cast<int64_t>(size_of(dtype_));
   auto* parameter_bytes = static_cast<std::byte*>(parameters.mutable_data());
   const auto* gradient_bytes = static_cast<const std::byte*>(context.gradients.data());
@@ -74,24 +89,27 @@ void FlatOptimizer::update(const UpdateContext& context) {
     lowered_bytes = static_cast<std::byte*>(lowered.mutable_data());
     arguments.copy_dtype = lowered.dtype();
   }
-  for_owned(context.segments, [&](const UpdateSegment& segment, const ElementRange& elements,
-                                  int64_t position) {
-    arguments.n = elements.size();
-    arguments.parameters = parameter_bytes + elements.begin * bytes;
-    arguments.gradients = gradient_bytes + elements.begin * bytes;
-    if (lowered_bytes != nullptr)
-      arguments.copy = lowered_bytes + elements.begin * static_cast<int64_t>(size_of(arguments.copy_dtype));
-    for (size_t i = 0; i < arrays_.size(); ++i) {
-      arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
-    }
-    const auto row = (&segment - context.segments.data()) * kRowSize;
-    if (decided) {
-      std::copy_n(rows.data() + row, kRowSize, arguments.scalars);
-    } else {
-      arguments.row = context.rows + row;
-    }
-    parameters.backend().update(formula_, arguments);
-  });
+  // Segments that follow each other are one update: a kernel a segment would be hundreds in a transformer
+  // that decays its matrices alone.
+  for (size_t begin = 0, end = 0; begin < segments.size(); begin = end) {
+    for (end = begin + 1; end < segments.size() && segments[end].begin == segments[end - 1].end;) ++end;
+    arguments.row = row + begin * kRowSize;
+    arguments.ends = ends_.data_as<int64_t>() + begin;
+    arguments.runs = static_cast<int64_t>(end - begin);
+    const UpdateSegment stretch{.begin = segments[begin].begin, .end = segments[end - 1].end};
+    for_owned({&stretch, 1}, [&](const UpdateSegment&, const ElementRange& elements, int64_t position) {
+      arguments.n = elements.size();
+      arguments.first = elements.begin;
+      arguments.parameters = parameter_bytes + elements.begin * bytes;
+      arguments.gradients = gradient_bytes + elements.begin * bytes;
+      if (lowered_bytes != nullptr)
+        arguments.copy = lowered_bytes + elements.begin * static_cast<int64_t>(size_of(arguments.copy_dtype));
+      for (size_t i = 0; i < arrays_.size(); ++i) {
+        arguments.slots[i] = static_cast<std::byte*>(arrays_[i].values.mutable_data()) + position * bytes;
+      }
+      parameters.backend().update(formula_, arguments);
+    });
+  }
   if (decided) ++updates_;
 }
 

@@ -1,4 +1,5 @@
-// The part that optimizers made of one flat kernel share: state arrays, and one kernel call a segment.
+// The part that optimizers made of one flat kernel share: state arrays, and one kernel call for all
+// neighbouring segments.
 #pragma once
 
 #include <cstdint>
@@ -46,12 +47,17 @@ class FlatOptimizer : public Optimizer {
   std::vector<OptimizerSlot> arrays_;
 
  private:
+  // Their ends, in ends_.
+  void place_ends(std::span<const UpdateSegment> segments, Backend& backend);
+
   std::string type_;
   UpdateFormula formula_;
   double weight_decay_;
   int64_t extent_ = 0;
   std::vector<ElementRange> owned_;
   DType dtype_ = DType::kF32;
+  std::vector<int64_t> placed_ends_;
+  Tensor ends_;  // (segments) i64, in the memory of the parameters
 };
 
 }  // namespace lockstep

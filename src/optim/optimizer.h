@@ -101,7 +101,7 @@ class Optimizer {
   // mod rows for update u, and the device picks the row: only it knows u early enough, since steps that loss
   // scaling skips count no update.
   virtual bool prearranged() const { return false; }
-  static constexpr int64_t kRowSize = 8;  // UpdateArguments::scalars
+  static constexpr int64_t kRowSize = 8;  // UpdateArguments::kScalars
   // Those numbers, kRowSize a segment, of the update with number `update`, counted from 0. Only where
   // prearranged().
   virtual void write_rows(int64_t update, double learning_rate, std::span<const UpdateSegment> segments,

@@ -857,6 +857,52 @@ TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
   }
 }
 
+// They end within vectors, at their edges, and more than one within one; the arrays lie alike or not.
+TYPED_TEST(CudaLosses, UpdatesOfManyRunsHaveTheCpusBits) {
+  using T = TypeParam;
+  const std::vector<int64_t> ends = {5, 6, 6, 7, 16, 40, 41, 1024, 1025, 1030, 3000};
+  for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
+    for (int64_t first : {0, 3, 1024}) {
+      for (int64_t n : {1, 33, 1800}) {
+        SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n) + " from " +
+                     std::to_string(first));
+        const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
+        std::vector<double> numbers;
+        for (size_t run = 0; run < ends.size(); ++run) {
+          const double rate = 1e-2 * static_cast<double>(1 + run), decay = run % 2 == 0 ? 0.1 : 0.0;
+          numbers.insert(numbers.end(), {rate, decay, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03});
+        }
+        this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
+          const Placed<T> p(backend, parameters, skipped), g(backend, gradients, skipped == 0 ? 0 : 2);
+          const Placed<T> slots[4] = {{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
+                                      {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
+          const Placed<double> rows(backend, numbers, 0);
+          const Placed<int64_t> places(backend, ends, 0);
+          UpdateArguments arguments;
+          arguments.dtype = this->kDType;
+          arguments.n = n;
+          arguments.parameters = p.data();
+          arguments.gradients = g.data();
+          for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+          arguments.gradient_scale = 0.125;
+          arguments.row = rows.data();
+          arguments.ends = places.data();
+          arguments.runs = static_cast<int64_t>(ends.size());
+          arguments.first = first;
+          backend.update(static_cast<UpdateFormula>(formula), arguments);
+          std::vector<T> all = p.values();
+          for (const Placed<T>& slot : slots) {
+            for (T value : slot.values()) all.push_back(value);
+          }
+          return all;
+        });
+      }
+    }
+  }
+}
+
 TYPED_TEST(CudaLosses, AVerdictHasTheCpusBits) {
   using T = TypeParam;
   for (int64_t blocks : {0, 1, 2, 3, 7, 1000, 2049, 5000}) {

@@ -317,6 +317,46 @@ TYPED_TEST(Update, NumbersThatTheDeviceReadsGiveTheBitsOfThoseThatTheHostGives) 
   }
 }
 
+TYPED_TEST(Update, RunsOfElementsHaveTheBitsOfUpdatesOfTheirOwn) {
+  using T = TypeParam;
+  const int64_t n = 5000;
+  const std::vector<int64_t> ends = {100, 103, 103, 110, 2048, 4999, 5200};  // one of them empty
+  for (const Case& c : cases()) {
+    std::vector<double> rows;
+    for (size_t run = 0; run < ends.size(); ++run) {
+      std::vector<double> row = c.scalars;
+      row.resize(UpdateArguments::kScalars);
+      row[0] *= static_cast<double>(run);
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+    const double factor = kScale / 0.5;
+    const auto numbers_of_the_device = [&](UpdateArguments& arguments) {
+      arguments.gradient_scale = 0.5;
+      arguments.factor = &factor;
+      arguments.row = rows.data();
+    };
+    for (int64_t first : {0, 101, 2048}) {
+      Arrays<T> together(c, n), apart(c, n);
+      together.update(c, first, n, [&](UpdateArguments& arguments) {
+        numbers_of_the_device(arguments);
+        arguments.ends = ends.data();
+        arguments.runs = static_cast<int64_t>(ends.size());
+        arguments.first = first;
+      });
+      for (size_t run = 0; run < ends.size(); ++run) {
+        const int64_t begin = std::max(first, run == 0 ? 0 : ends[run - 1]), end = std::min(ends[run], n);
+        if (begin >= end) continue;
+        apart.update(c, begin, end, [&](UpdateArguments& arguments) {
+          numbers_of_the_device(arguments);
+          arguments.row = &rows[run * UpdateArguments::kScalars];
+        });
+      }
+      EXPECT_TRUE(same_bits(together.all(), apart.all()))
+          << "formula " << static_cast<int>(c.formula) << " from " << first;
+    }
+  }
+}
+
 TYPED_TEST(Update, AZeroGradientAndStateLeaveAGapAtZero) {
   using T = TypeParam;
   for (const Case& c : cases()) {

@@ -3,11 +3,13 @@
 
 #include <cstring>
 #include <limits>
+#include <map>
 
 #include "device.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
+#include "lockstep/kernels/timed_backend.h"
 #include "optim/problems.h"
 
 namespace lockstep::testing {
@@ -101,6 +103,35 @@ TYPED_TEST(Update, SplitIntoSegmentsGivesTheSameBits) {
     EXPECT_TRUE(same_bits(whole.state(), split.state())) << table;
     EXPECT_EQ(split.optimizer->updates(), 3) << "segments must not count as updates: " << table;
   }
+}
+
+// A transformer that decays its matrices alone has a hundred: a hundred kernels, each waiting for the one
+// before.
+TEST(NeighbouringSegments, AreOneCallOfTheKernel) {
+  TimedBackend timed(test_backend());
+  const int64_t n = 256;
+  for (const bool owns_all : {true, false}) {
+    const auto optimizer = optimizer_from("type = 'adamw'\nweight_decay = 0.1");
+    const std::vector<ElementRange> owned =
+        owns_all ? std::vector<ElementRange>{{0, n}} : std::vector<ElementRange>{{10, 100}, {200, n}};
+    optimizer->allocate(one_parameter({n}), n, owned, DType::kF32, timed);
+    Tensor parameters = Tensor::zeros({n}, DType::kF32, timed);
+    const std::vector<UpdateSegment> segments = {{.begin = 0, .end = 64},
+                                                 {.begin = 64, .end = 70, .weight_decay = false},
+                                                 {.begin = 70, .end = 192, .learning_rate_factor = 0.5},
+                                                 {.begin = 192, .end = 256, .weight_decay = false}};
+    timed.start();
+    optimizer->update({.parameters = parameters,
+                       .gradients = Tensor::full({n}, DType::kF32, timed, 1.0),
+                       .learning_rate = 0.1,
+                       .segments = segments});
+    timed.stop();
+  }
+  std::map<std::string, int64_t> calls;
+  for (const KernelTime& time : timed.times()) calls[time.name] += time.calls;
+  EXPECT_EQ(calls["update fp32 256"], 1);
+  EXPECT_EQ(calls["update fp32 90"], 1);
+  EXPECT_EQ(calls["update fp32 56"], 1);
 }
 
 TYPED_TEST(Update, ThreadsDoNotChangeTheBits) {

@@ -69,6 +69,10 @@ TEST(KernelRaces, NoneElementByElement) {
     for (double& scalar : update.scalars) scalar = 0.5;
     update.copy = arrays.output<BFloat16>(n);
     backend.update(UpdateFormula::kAdamW, update);
+    update.row = arrays.input(std::vector<double>(3 * UpdateArguments::kScalars, 0.5));
+    update.ends = arrays.input(std::vector<int64_t>{7, 900, n});
+    update.runs = 3;
+    backend.update(UpdateFormula::kAdamW, update);
   });
 }
 
