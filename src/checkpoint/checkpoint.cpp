@@ -53,6 +53,17 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
+size_t size_in_file(const StateArray& array) {
+  return static_cast<size_t>(array.shape.elements()) * size_of(array.dtype);
+}
+
+void require_size(const StateArray& array, std::span<const std::byte> bytes) {
+  const size_t expected = size_in_file(array);
+  if (bytes.size() == expected) return;
+  fail(ErrorKind::kInternal, fmt::format("checkpoint: {}: {} bytes for {}, must be {}", array.path,
+                                         bytes.size(), type_text(array), expected));
+}
+
 // What the file layout cannot express is a mistake of the caller.
 void require_storable(const State& state) {
   const auto require_path = [](const std::string& path) {
@@ -71,11 +82,7 @@ void require_storable(const State& state) {
     if (!paths.insert(array.path).second) {
       fail(ErrorKind::kInternal, fmt::format("checkpoint: {}: two arrays of this path", array.path));
     }
-    const size_t expected = static_cast<size_t>(array.shape.elements()) * size_of(array.dtype);
-    if (array.bytes.size() != expected) {
-      fail(ErrorKind::kInternal, fmt::format("checkpoint: {}: {} bytes for {}, must be {}", array.path,
-                                             array.bytes.size(), type_text(array), expected));
-    }
+    if (!array.elsewhere) require_size(array, array.bytes);
   }
   for (const auto& [path, scalar] : state.scalars) {
     require_path(path);
@@ -102,9 +109,12 @@ void write_content(const State& state, const std::string& path) {
   if (!state.begun.empty()) file.write_text(kBegun, state.begun);
   if (!state.pending.empty()) file.write_text(kPending, state.pending);
   if (!state.plans.empty()) file.write_text(kPlans, state.plans);
+  std::vector<std::byte> room;
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray& array = state.arrays[i];
-    file.write(array.path, array.dtype, array.shape, array.bytes.data());
+    const std::span<const std::byte> bytes = bytes_of(array, room);
+    require_size(array, bytes);
+    file.write(array.path, array.dtype, array.shape, bytes.data());
     file.write_attribute(array.path, kOrder, static_cast<int64_t>(i));
   }
   file.close();
@@ -171,14 +181,15 @@ void require_same_content(const State& state, const std::string& path) {
       [](const auto& a, const auto& b) { return a.first == b.first && same_scalar(a.second, b.second); });
   if (!same_scalars) differs("a scalar");
   if (found.arrays.size() != state.arrays.size()) differs("the list of arrays");
-  std::vector<std::byte> bytes;
+  std::vector<std::byte> room, bytes;
   for (size_t i = 0; i < state.arrays.size(); ++i) {
     const StateArray &written = state.arrays[i], &read = found.arrays[i];
     if (read.path != written.path || read.dtype != written.dtype || read.shape != written.shape)
       differs(written.path);
-    if (bytes.size() < written.bytes.size()) bytes = std::vector<std::byte>(written.bytes.size());
+    const std::span<const std::byte> expected = bytes_of(written, room);
+    if (bytes.size() < expected.size()) bytes = std::vector<std::byte>(expected.size());
     file.read(written.path, written.dtype, bytes.data());
-    if (!same_bytes(written.bytes, std::span(bytes).first(written.bytes.size()))) differs(written.path);
+    if (!same_bytes(expected, std::span(bytes).first(expected.size()))) differs(written.path);
   }
 }
 
@@ -295,7 +306,7 @@ State read_checkpoint(const std::string& path) {
   // All arrays are in the file as they are in memory: of no file that holds less is memory asked for.
   uintmax_t left = std::filesystem::file_size(path);
   for (StateArray& array : state.arrays) {
-    const size_t bytes = static_cast<size_t>(array.shape.elements()) * size_of(array.dtype);
+    const size_t bytes = size_in_file(array);
     if (bytes > left)
       fail(kKind, fmt::format("{}: {}: {} has {} bytes, more than the file", path, array.path,
                               type_text(array), bytes));

@@ -26,6 +26,10 @@ void feed(RunningDigest& digest, const Scalar& scalar) {
 
 }  // namespace
 
+std::span<const std::byte> bytes_of(const StateArray& array, std::vector<std::byte>& room) {
+  return array.elsewhere ? array.elsewhere(room) : std::span<const std::byte>(array.bytes);
+}
+
 StateDigest::StateDigest(size_t arrays) {
   feed(digest_, arrays);
 }

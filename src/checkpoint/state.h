@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -26,6 +27,8 @@ struct StateArray {
   DType dtype = DType::kF32;
   Shape shape;
   std::vector<std::byte> bytes;
+  // Of what somebody else holds: gives it, in `room` or where it is. Empty: it is in `bytes`.
+  std::function<std::span<const std::byte>(std::vector<std::byte>& room)> elsewhere = {};
 };
 
 using Scalar = std::variant<int64_t, double, std::string>;
@@ -44,6 +47,9 @@ struct State {
   std::string begun;  // when the run began, milliseconds since 1970: which run it is; empty in older files
   std::string plans;  // which algorithms compute what on a GPU (kernels/plan_table.h); empty: as proposed
 };
+
+// What the array holds, wherever that is; valid as long as both.
+std::span<const std::byte> bytes_of(const StateArray& array, std::vector<std::byte>& room);
 
 // 32 hex digits: XXH3-128 over parameters, statistics, optimizer slots (paths, dtypes, shapes, bytes; store
 // order) and the scalars (sorted by path), excluding configuration, metrics, data, best, pending, begun and

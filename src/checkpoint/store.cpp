@@ -331,7 +331,7 @@ std::string CheckpointStore::path_of(int64_t step) const {
   return impl_->path_of(step);
 }
 
-void CheckpointStore::save(int64_t step, State snapshot, int64_t best) {
+void CheckpointStore::save(int64_t step, State snapshot, int64_t best, bool waits) {
   adopt(
       step,
       [queued = std::make_shared<State>(std::move(snapshot))](const std::string& path) {
@@ -339,21 +339,37 @@ void CheckpointStore::save(int64_t step, State snapshot, int64_t best) {
         const State state = std::move(*queued);
         write_checkpoint(state, path);
       },
-      best);
+      best, waits);
 }
 
-void CheckpointStore::adopt(int64_t step, std::function<void(const std::string&)> place, int64_t best) {
+void CheckpointStore::adopt(int64_t step, std::function<void(const std::string&)> place, int64_t best,
+                            bool waits) {
   if (step < 0) fail(ErrorKind::kInternal, fmt::format("checkpoint: step {}: must not be negative", step));
   finish();
-  impl_->write = std::async(std::launch::async, [impl = impl_.get(), step, best, bring = std::move(place)] {
+  const auto work = [impl = impl_.get(), step, best, bring = std::move(place)] {
     if (impl->options.writes) impl->options.writes();
     clear_way(impl->path_of(step));
-    bring(impl->path_of(step));
+    try {
+      bring(impl->path_of(step));
+    } catch (const std::bad_alloc&) {
+      fail(ErrorKind::kCheckpoint, impl->path_of(step) + ": cannot be written: out of memory");
+    }
     if (impl->options.writes) impl->options.writes();
     if (impl->set_aside.exchange(false)) impl->overwritten.remove();
     if (impl->options.written) impl->options.written(impl->path_of(step));
     impl->remove_outdated(step, best);
-  });
+  };
+  if (!waits) {
+    try {
+      impl_->write = std::async(std::launch::async, work);
+      return;
+    } catch (const std::system_error&) {
+      // No thread to be had: better now than never.
+    }
+  }
+  std::packaged_task<void()> task(work);
+  impl_->write = task.get_future();
+  task();
 }
 
 bool CheckpointStore::writing() const {

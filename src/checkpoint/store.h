@@ -71,9 +71,12 @@ class CheckpointStore {
   // When the file is in place, older ones go: the newest `keep` of the steps up to this one stay, multiples
   // of `keep_every`, and the one of step `best`. The file just written, which has been verified, is never
   // removed, nor are those of later steps.
-  void save(int64_t step, State snapshot, int64_t best = -1);
+  //
+  // waits: writes before it returns, on this thread, what is not a copy.
+  void save(int64_t step, State snapshot, int64_t best = -1, bool waits = false);
   // The same of a file that comes in another way: `place` brings it to `path`, whole and verified.
-  void adopt(int64_t step, std::function<void(const std::string& path)> place, int64_t best = -1);
+  void adopt(int64_t step, std::function<void(const std::string& path)> place, int64_t best = -1,
+             bool waits = false);
   // Whether a write is under way.
   bool writing() const;
   // Rethrows a failed background write, if any; never blocks.

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <new>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "lockstep/comm/deadline.h"
@@ -138,7 +139,22 @@ void RunKeeper::flush_metrics() {
   if (tensorboard_) tensorboard_->flush();
 }
 
-void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot) {
+bool RunKeeper::has_room(int64_t bytes) {
+  // Where addresses are limited, the thread that writes takes its stack and an arena of malloc beside the
+  // copy.
+  constexpr int64_t kThread = 96 << 20, kSmall = 1 << 20;
+  if (bytes < kSmall || fits_memory(bytes + kThread)) return true;
+  if (!std::exchange(warned_of_room_, true)) {
+    log_warning(fmt::format(
+        "{}: a copy of the state takes {} bytes of memory, {} are available: training waits while "
+        "checkpoints are written",
+        directory_, bytes, AvailableMemory().bytes()));
+  }
+  return false;
+}
+
+void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot,
+                     bool waits) {
   store_.finish();
   State state;
   try {
@@ -151,7 +167,7 @@ void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::functi
   offer_ = [this, step, marked = best.step(), lines = metrics_->bytes()] {
     if (copies_ != nullptr) copies_->offer(step, marked, lines);
   };
-  store_.save(step, std::move(state), best.step());
+  store_.save(step, std::move(state), best.step(), waits);
 }
 
 void RunKeeper::complete(State& state, const BestCheckpoint& best) {

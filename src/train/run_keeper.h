@@ -47,10 +47,14 @@ class RunKeeper {
   void flush_metrics();
   RunStatus& status() { return *status_; }
 
-  // Writes what `snapshot` gives and what the metrics are so far, in the background. A write that is still
-  // under way is waited for first, so that there is one copy of the state at a time.
-  // The checkpoint of the best evaluation stays.
-  void save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot);
+  // Whether there is memory for a copy of the state that takes so many bytes; where there is none, warns
+  // once.
+  bool has_room(int64_t bytes);
+  // Writes what `snapshot` gives and what the metrics are so far, in the background; waits: before it
+  // returns, of a snapshot that is no copy. A write that is still under way is waited for first, so that
+  // there is one copy of the state at a time. The checkpoint of the best evaluation stays.
+  void save(int64_t step, const BestCheckpoint& best, const std::function<State()>& snapshot,
+            bool waits = false);
   // Adds what the run's directory knows: metrics so far, the best evaluation, when it began.
   void complete(State& state, const BestCheckpoint& best);
   // Offers a checkpoint that is in place already.
@@ -69,7 +73,8 @@ class RunKeeper {
   std::string name_, directory_, begun_;
   DirectoryLock lock_;
   CheckpointCopies* copies_ = nullptr;
-  std::function<void()> offer_;      // of the checkpoint under way
+  std::function<void()> offer_;  // of the checkpoint under way
+  bool warned_of_room_ = false;
   std::optional<RunStatus> status_;  // ended when the others are
   AfterSave after_save_;
   CheckpointStore store_;

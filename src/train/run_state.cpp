@@ -109,6 +109,19 @@ StateArray copy_of(const StatePart& part) {
   return array;
 }
 
+// The same without a copy of it all, while the part stays as it is.
+StateArray reference_to(const StatePart& part) {
+  StateArray array = description_of(part);
+  array.elsewhere = [values = part.view(), bytes = part.bytes()](std::vector<std::byte>& room) {
+    if (&values.backend() == &cpu_backend())
+      return std::span(static_cast<const std::byte*>(values.data()), bytes);
+    if (room.size() < bytes) room.resize(bytes);
+    if (bytes > 0) values.backend().copy_to_host(room.data(), values.data(), bytes);
+    return std::span<const std::byte>(room).first(bytes);
+  };
+  return array;
+}
+
 const StateArray* find_array(const State& state, const std::string& path) {
   const auto found =
       std::ranges::find_if(state.arrays, [&](const StateArray& array) { return array.path == path; });
@@ -228,7 +241,17 @@ State RunState::describe(int64_t step) const {
   return state;
 }
 
-State RunState::capture(int64_t step) const {
+int64_t RunState::snapshot_bytes() const {
+  size_t all = 0, largest = 0;
+  const StateLayout layout(replica_);
+  for (const StatePart& part : layout.parts()) {
+    all += part.bytes();
+    largest = std::max(largest, part.bytes());
+  }
+  return static_cast<int64_t>(all + largest);
+}
+
+State RunState::capture(int64_t step, bool in_place) const {
   State state = describe(step);
   state.plans = plans_of_run(replica_.store.backend().plans());
   const StateLayout layout(replica_);
@@ -237,7 +260,7 @@ State RunState::capture(int64_t step) const {
     const StatePart& part = layout.parts()[i];
     StateArray& array = state.arrays[i];
     if (part.array->shares.empty()) {
-      if (collects) array = copy_of(part);
+      if (collects) array = in_place ? reference_to(part) : copy_of(part);
       continue;
     }
     if (collects) array.bytes.resize(part.bytes());

@@ -38,8 +38,11 @@ class RunState {
   // After `step` steps, without the bytes of arrays: what a checkpoint has to have. Never collective.
   State describe(int64_t step) const;
   // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
-  // on worker 0 only.
-  State capture(int64_t step) const;
+  // on worker 0 only. in_place: arrays that this worker has whole stay where they are
+  // (StateArray::elsewhere), for as long as nothing changes them.
+  State capture(int64_t step, bool in_place = false) const;
+  // What a snapshot takes of worker 0's memory, and beside it to be compared with the file.
+  int64_t snapshot_bytes() const;
   // state_digest() of what capture() gives, by way of a few megabytes of host memory. With a sharded
   // optimizer it is collective, and worker 0's alone means something.
   std::string whole_digest(int64_t step) const { return digest(step, true); }

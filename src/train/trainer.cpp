@@ -281,11 +281,14 @@ struct Trainer::Parts : PreparedRun {
     communicator.enter(fmt::format("save at step {}", done));
     agreement->require_finite(done);
     wait_for_write();
+    const bool waits = agreement->any(keeper && !keeper->has_room(state->snapshot_bytes()), "save");
     if (keeper) {
-      keeper->save(done, best, [&] { return state->capture(done); });
+      keeper->save(
+          done, best, [&] { return state->capture(done, waits); }, waits);
     } else if (settings.shard_optimizer) {
       state->capture(done);
     }
+    if (waits) wait_for_write();
     saved = done;
     on_disk = true;
     saved_at = Clock::now();

@@ -7,11 +7,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <functional>
 #include <set>
+#include <span>
 #include <thread>
 
 #include "checkpoint/sample_state.h"
@@ -71,6 +73,32 @@ TEST_F(StoreTest, SavedStateLoads) {
   EXPECT_EQ(loaded->first, store.path_of(7));
   EXPECT_EQ(state_digest(loaded->second), state_digest(state_of(7)));
   EXPECT_TRUE(skipped.empty());
+}
+
+TEST_F(StoreTest, WhatIsNoCopyIsInPlaceWhenSaveReturns) {
+  State held = state_of(7), references = state_of(7);
+  for (size_t i = 0; i < held.arrays.size(); ++i) {
+    references.arrays[i].bytes.clear();
+    references.arrays[i].elsewhere = [&bytes = held.arrays[i].bytes](std::vector<std::byte>&) {
+      return std::span<const std::byte>(bytes);
+    };
+  }
+  CheckpointStore store({directory_.path()});
+  store.save(7, references, -1, true);
+  for (StateArray& array : held.arrays) std::ranges::fill(array.bytes, std::byte{0xff});
+  EXPECT_FALSE(store.writing());
+  store.finish();
+  EXPECT_EQ(state_digest(read_checkpoint(store.path_of(7))), state_digest(state_of(7)));
+}
+
+TEST_F(StoreTest, AnArrayElsewhereOfAnotherSizeIsRefused) {
+  State state = state_of(7);
+  state.arrays[0].elsewhere = [](std::vector<std::byte>& room) { return std::span<const std::byte>(room); };
+  CheckpointStore store({directory_.path()});
+  store.save(7, state, -1, true);
+  expect_contains(message_of([&] { store.finish(); }, ErrorKind::kInternal),
+                  {state.arrays[0].path, "0 bytes for"});
+  EXPECT_EQ(names(), Names());
 }
 
 TEST_F(StoreTest, DestructorWaitsForTheWrite) {

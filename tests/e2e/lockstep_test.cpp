@@ -254,5 +254,35 @@ TEST_F(StopSignals, OneThatComesDuringSetUpIsNotLost) {
   EXPECT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
 }
 
+// The memory of a job is given for training; what saves must not ask for as much as the state again.
+TEST(Memory, CheckpointsThatFindNoneForACopyAreWrittenFromWhereTheStateIs) {
+  if (!kCanLimitMemory || test_device() != "cpu") GTEST_SKIP();
+  const ScratchDirectory scratch;
+  const std::string file = scratch.file("run.toml"), free = scratch.file("free"),
+                    tight = scratch.file("tight");
+  write_file(file, replaced(configuration(digits(), "type = \"mlp\"\nhidden = [2000, 2000]\n", kAdam),
+                            "steps = 12\n", "steps = 4\n"));
+  const auto training = [&](const std::string& output, int steps) {
+    return std::vector<std::string>{"train",    file,
+                                    "--output", output,
+                                    "--set",    "train.steps=" + std::to_string(steps),
+                                    "--set",    "checkpoint.every=2",
+                                    "--set",    "device.threads=1"};
+  };
+  train(kNoLauncher, {file, "--output", free});
+  for (const int steps : {3, 4}) {
+    std::vector<std::string> arguments = training(tight, steps);
+    if (steps == 4) arguments.emplace_back("--resume");
+    Job job(Job::within_mebibytes(260, Job::on_workers(kNoLauncher, arguments)));
+    const Outcome outcome = job.wait();
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    const size_t said = outcome.err.find(tight + ": a copy of the state takes ");
+    EXPECT_NE(said, std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find("a copy of the state", said + tight.size() + 10), std::string::npos)
+        << outcome.err;
+  }
+  EXPECT_EQ(digest_of(checkpoint_of(tight, 4)), digest_of(checkpoint_of(free, 4)));
+}
+
 }  // namespace
 }  // namespace lockstep::testing
