@@ -16,6 +16,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/output_file.h"
+#include "lockstep/tensor/storage.h"
 #include "lockstep/train/loss_plot.h"
 
 namespace lockstep {
@@ -144,6 +145,8 @@ bool RunKeeper::has_room(int64_t bytes) {
   // copy.
   constexpr int64_t kThread = 96 << 20, kSmall = 1 << 20;
   if (bytes < kSmall || fits_memory(bytes + kThread)) return true;
+  release_cached_memory();
+  if (fits_memory(bytes + kThread)) return true;
   if (!std::exchange(warned_of_room_, true)) {
     log_warning(fmt::format(
         "{}: a copy of the state takes {} bytes of memory, {} are available: training waits while "
