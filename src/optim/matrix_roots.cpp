@@ -1,11 +1,15 @@
 // Dense algebra between two trips to the host.
 #include "lockstep/optim/matrix_roots.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/thread_pool.h"
 #include "lockstep/kernels/math/portable.h"
@@ -67,7 +71,7 @@ bool inverse_root(DenseMatrix a, double scale, double exponent, double epsilon, 
 // Calls function with the number of each task: on a thread each where all threads are busy so most of the
 // time, else one after the other, on all threads.
 template <class Task, class Function>
-void each_task(const std::vector<Task>& tasks, const Function& function) {
+void each_task(std::span<const Task> tasks, const Function& function) {
   double largest = 0.0, all = 0.0;
   for (const RootTask& task : tasks) {
     const auto n = static_cast<double>(task.n);
@@ -79,6 +83,25 @@ void each_task(const std::vector<Task>& tasks, const Function& function) {
     thread_pool().run(std::ssize(tasks), [&](int64_t tile) { function(static_cast<size_t>(tile)); });
   } else {
     for (size_t i = 0; i < tasks.size(); ++i) function(i);
+  }
+}
+
+// Calls function with groups of tasks, one after the other: as many as an eighth of the memory that is left
+// is enough for (other workers of the host may do the same), and at least one. Error (kUsage) where that one
+// does not fit. No bit depends on the groups.
+template <class Task, class Function>
+void each_group(std::vector<Task>& tasks, const Function& function) {
+  constexpr int64_t kCopies = 4;  // in fp64: the matrix, what becomes of it, and parts of both on the way
+  const auto bytes = [](const RootTask& task) {
+    return kCopies * task.n * task.n * static_cast<int64_t>(sizeof(double));
+  };
+  for (size_t first = 0, last = 0; first < tasks.size(); first = last) {
+    int64_t all = bytes(tasks[last++]);
+    require_memory(fmt::format("optimizer: a matrix of {0} x {0} in fp64 on the host", tasks[first].n), all,
+                   ErrorKind::kUsage);
+    const int64_t room = AvailableMemory().bytes() / 8;
+    while (last < tasks.size() && all + bytes(tasks[last]) <= room) all += bytes(tasks[last++]);
+    function(std::span(tasks).subspan(first, last - first));
   }
 }
 
@@ -154,49 +177,55 @@ bool square_is_finite(const Tensor& g) {
   return length * length < most;
 }
 
-void inverse_roots(std::vector<RootTask>& tasks, double scale, double exponent, double epsilon) {
-  std::vector<DenseMatrix> matrices, roots(tasks.size(), DenseMatrix(0, 0));
-  for (const RootTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
-  std::vector<char> found(tasks.size(), 0);  // not bool: threads write neighbours
-  each_task(tasks, [&](size_t i) {
-    found[i] = inverse_root(std::move(matrices[i]), scale, exponent, epsilon, roots[i]) ? 1 : 0;
-  });
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    tasks[i].kept = found[i] == 0;
-    keep_or_put(tasks[i], roots[i]);
-  }
-}
-
-void damped_inverses(std::vector<InverseTask>& tasks) {
-  std::vector<DenseMatrix> matrices;
-  for (const InverseTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
-  each_task(tasks, [&](size_t i) {
-    scale_by(tasks[i].scale, matrices[i].elements);
-    for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
-    tasks[i].kept =
-        !all_finite(matrices[i].elements) || !inverse(matrices[i]) || !all_finite(matrices[i].elements);
-  });
-  for (size_t i = 0; i < tasks.size(); ++i) keep_or_put(tasks[i], matrices[i]);
-}
-
-void eigen_decompositions(std::vector<EigenTask>& tasks) {
-  std::vector<DenseMatrix> matrices;
-  for (const EigenTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
-  std::vector<SymmetricEigen> found(tasks.size(), {{}, DenseMatrix(0, 0)});
-  each_task(tasks, [&](size_t i) {
-    scale_by(tasks[i].scale, matrices[i].elements);
-    tasks[i].kept = !decompose(matrices[i], found[i]);
-  });
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    if (keep_or_put(tasks[i], found[i].vectors)) {
-      tasks[i].values.assign(tasks[i].values.full_like(1.0));
-    } else if (!tasks[i].kept) {
-      DenseMatrix values(1, tasks[i].n);
-      values.elements = std::move(found[i].values);
-      for (double& value : values.elements) value = std::max(value, 0.0);
-      put(values, tasks[i].values);
+void inverse_roots(std::vector<RootTask>& all, double scale, double exponent, double epsilon) {
+  each_group(all, [&](std::span<RootTask> tasks) {
+    std::vector<DenseMatrix> matrices, roots(tasks.size(), DenseMatrix(0, 0));
+    for (const RootTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
+    std::vector<char> found(tasks.size(), 0);  // not bool: threads write neighbours
+    each_task<RootTask>(tasks, [&](size_t i) {
+      found[i] = inverse_root(std::move(matrices[i]), scale, exponent, epsilon, roots[i]) ? 1 : 0;
+    });
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      tasks[i].kept = found[i] == 0;
+      keep_or_put(tasks[i], roots[i]);
     }
-  }
+  });
+}
+
+void damped_inverses(std::vector<InverseTask>& all) {
+  each_group(all, [&](std::span<InverseTask> tasks) {
+    std::vector<DenseMatrix> matrices;
+    for (const InverseTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
+    each_task<InverseTask>(tasks, [&](size_t i) {
+      scale_by(tasks[i].scale, matrices[i].elements);
+      for (int64_t j = 0; j < tasks[i].n; ++j) matrices[i](j, j) += tasks[i].damping;
+      tasks[i].kept =
+          !all_finite(matrices[i].elements) || !inverse(matrices[i]) || !all_finite(matrices[i].elements);
+    });
+    for (size_t i = 0; i < tasks.size(); ++i) keep_or_put(tasks[i], matrices[i]);
+  });
+}
+
+void eigen_decompositions(std::vector<EigenTask>& all) {
+  each_group(all, [&](std::span<EigenTask> tasks) {
+    std::vector<DenseMatrix> matrices;
+    for (const EigenTask& task : tasks) matrices.push_back(on_host(task.matrix, task.n));
+    std::vector<SymmetricEigen> found(tasks.size(), {{}, DenseMatrix(0, 0)});
+    each_task<EigenTask>(tasks, [&](size_t i) {
+      scale_by(tasks[i].scale, matrices[i].elements);
+      tasks[i].kept = !decompose(matrices[i], found[i]);
+    });
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      if (keep_or_put(tasks[i], found[i].vectors)) {
+        tasks[i].values.assign(tasks[i].values.full_like(1.0));
+      } else if (!tasks[i].kept) {
+        DenseMatrix values(1, tasks[i].n);
+        values.elements = std::move(found[i].values);
+        for (double& value : values.elements) value = std::max(value, 0.0);
+        put(values, tasks[i].values);
+      }
+    }
+  });
 }
 
 Tensor eigenbasis(const Tensor& matrix) {

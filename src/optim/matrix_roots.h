@@ -1,6 +1,7 @@
 // Inverses, inverse roots and eigenbases of the symmetric matrices that preconditioners gather: in fp64, on
 // the host, whatever the type and the device of the tensors. On all threads, in an order that does not depend
-// on them.
+// on them. Of many at once as many are on the host as a share of the memory that is left has room for; Error
+// (kUsage) where there is none for one.
 #pragma once
 
 #include <vector>

@@ -2,13 +2,21 @@
 #include "lockstep/optim/matrix_roots.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <functional>
 #include <limits>
+#include <new>
 #include <numeric>
+#include <string>
 
 #include "device.h"
+#include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
 
@@ -188,6 +196,84 @@ TEST(RefinedBasis, OfAMatrixThatIsNotFiniteStays) {
   EXPECT_EQ(refined.basis.to_vector<double>(), basis.to_vector<double>());
   EXPECT_TRUE(std::ranges::is_sorted(refined.order));
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Runs `part` in a process that may take so many MiB more; what it says.
+std::string within_mebibytes(int64_t mebibytes, const std::function<std::string()>& part) {
+  int ends[2];
+  if (pipe(ends) != 0) return "no pipe";
+  const pid_t child = fork();
+  if (child == 0) {
+    int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const auto most = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + (mebibytes << 20));
+    const rlimit limit{most, most};
+    setrlimit(RLIMIT_AS, &limit);
+    std::string said;
+    try {
+      said = part();
+    } catch (const Error& error) {
+      said = error.kind() == ErrorKind::kUsage ? error.what() : "wrong kind";
+    } catch (const std::bad_alloc&) {
+      said = "bad_alloc";
+    }
+    _exit(write(ends[1], said.data(), said.size()) < 0 ? 1 : 0);
+  }
+  close(ends[1]);
+  std::string said(4096, '\0');
+  said.resize(static_cast<size_t>(std::max<ssize_t>(read(ends[0], said.data(), said.size()), 0)));
+  close(ends[0]);
+  waitpid(child, nullptr, 0);
+  return said;
+}
+
+class LittleMemory : public ::testing::Test {
+ protected:
+  static constexpr int64_t kSize = 300;
+  void SetUp() override {
+    if (&test_backend() != &cpu_backend()) GTEST_SKIP() << "is of the host";
+    set_threads(1);
+  }
+  // Of matrices that take 41 MiB together, and more on the way, against that of each by itself.
+  template <class Task, class Function>
+  static std::string compared(const Task& task, const Function& compute) {
+    std::vector<Task> alone{task};
+    compute(alone);
+    const std::vector<double> expected = alone[0].root.template to_vector<double>();
+    std::vector<Task> tasks(60, task);
+    for (Task& each : tasks) each.root = task.root.full_like(0.0);
+    return within_mebibytes(40, [&] {
+      compute(tasks);
+      const bool same = std::ranges::all_of(
+          tasks, [&](const Task& each) { return each.root.template to_vector<double>() == expected; });
+      return std::string(same ? "the same" : "others");
+    });
+  }
+};
+
+TEST_F(LittleMemory, IsEnoughForManyMatricesOneAfterTheOther) {
+  const Tensor a = matrix(kSize, second_moments(kSize, kSize)), root = a.full_like(0.0);
+  EXPECT_EQ(compared(InverseTask{{a, root, kSize}, 2.0, 0.01}, damped_inverses), "the same");
+  EXPECT_EQ(compared(EigenTask{{a, root, kSize}, Tensor::zeros({kSize}, DType::kF64, cpu_backend()), 2.0},
+                     eigen_decompositions),
+            "the same");
+  EXPECT_EQ(compared(RootTask{a, root, kSize},
+                     [](std::vector<RootTask>& tasks) { inverse_roots(tasks, 1.0, 0.25, 1e-6); }),
+            "the same");
+}
+
+TEST_F(LittleMemory, ThatIsTooLittleForOneMatrixIsSaidBeforeItIsTaken) {
+  const Tensor a = matrix(kSize, second_moments(kSize, kSize));
+  std::vector<InverseTask> tasks{{{a, a.full_like(0.0), kSize}, 2.0, 0.01}};
+  const std::string said = within_mebibytes(2, [&] {
+    damped_inverses(tasks);
+    return std::string("done");
+  });
+  EXPECT_TRUE(said.starts_with(
+      "optimizer: a matrix of 300 x 300 in fp64 on the host: takes 2880000 bytes of memory: "))
+      << said;
+}
+#endif
 
 }  // namespace
 }  // namespace lockstep
