@@ -159,6 +159,9 @@ std::string plane_sketch(const PlaneGrid& grid, const Point& point, char mark) {
 }
 
 void require_replaceable_svg(const std::string& path) {
+  constexpr const char* kSuffix = ".svg";
+  if (!path.ends_with(kSuffix) || path == kSuffix)
+    fail(ErrorKind::kUsage, fmt::format("--output {}: must end with {}", path, kSuffix));
   require_replaceable(path, "is no SVG", [&] {
     std::string begin(4, ' ');
     std::ifstream(path, std::ios::binary).read(begin.data(), 4);

@@ -28,7 +28,7 @@ std::string contour_plot(const std::string& title, const PlaneGrid& grid,
 // y first; blanks for what is not finite. `mark` at a point.
 std::string plane_sketch(const PlaneGrid& grid, const std::array<double, 2>& point, char mark);
 
-// require_replaceable() of a file that is an SVG of a command.
+// require_replaceable() of a file that is an SVG of a command, with a name that says so.
 void require_replaceable_svg(const std::string& path);
 
 }  // namespace lockstep

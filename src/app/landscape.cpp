@@ -198,9 +198,7 @@ int run_landscape(const LandscapeArguments& arguments) {
     fail(ErrorKind::kUsage,
          fmt::format("--learning-rate: must be > 0 and finite: {}", arguments.learning_rate));
   }
-  if (!arguments.output.empty()) {
-    require_replaceable_svg(arguments.output);
-  }
+  if (!arguments.output.empty()) require_replaceable_svg(arguments.output);
   const Tensor first = Tensor::from({2}, std::vector<double>{1.0, 0.0}, cpu_backend());
   const Tensor second = Tensor::from({2}, std::vector<double>{0.0, 1.0}, cpu_backend());
   FunctionProblem problem(

@@ -113,6 +113,7 @@ TEST(Landscape, SaysWhatItDoesNotKnow) {
                                              {"--methods", "simplex"},
                                              {"--start", "1"},
                                              {"--start", "inf,0"},
+                                             {"--output", "paths.png"},
                                              {"--steps", "0"}}) {
     const LandscapeAnswer answer = landscape(arguments);
     EXPECT_EQ(answer.exit_code, 2) << arguments[0] << " " << arguments[1];
