@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "lockstep/app/contour_plot.h"
 #include "lockstep/app/evaluate_command.h"
@@ -17,12 +18,14 @@
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/progress.h"
 
 namespace lockstep {
 
 void add_curvature_options(CLI::App& command, CurvatureArguments& arguments) {
   CurvatureWants& wants = arguments.wants;
   add_checkpoint_options(command, arguments.checkpoint, arguments.weights);
+  add_base_option(command, arguments.base);
   command
       .add_option("--operator", wants.matrix,
                   "second derivatives; the Gauss-Newton matrix; or the Fisher matrix of the model's own "
@@ -143,9 +146,16 @@ nlohmann::ordered_json curvature_command(const CurvatureArguments& arguments, Co
       "output");
   CurvatureWants wants = arguments.wants;
   wants.data.validation = arguments.data == "validation";
+  std::optional<ProgressBar> bar;
+  wants.progress = [&](int64_t done, int64_t all) {
+    if (communicator.rank() > 0) return;
+    if (!bar) bar.emplace("products", all, ProgressBar::Unit::kNone);
+    bar->show(done);
+  };
   std::string weights = arguments.weights;
   const CheckpointCurvature found =
-      measure_checkpoint(configuration, arguments.checkpoint, communicator, weights, wants);
+      measure_checkpoint(configuration, arguments.checkpoint, communicator, weights, wants, arguments.base);
+  if (bar) bar->clear();
   const Spectrum& spectrum = found.spectrum;
   run_agreed(
       communicator,

@@ -12,7 +12,7 @@
 namespace lockstep {
 
 struct CurvatureArguments {
-  std::string checkpoint, weights;
+  std::string checkpoint, weights, base;
   std::string data = "training";
   CurvatureWants wants;
   int64_t most_values = 10;  // of eigenvalues shown at each end

@@ -22,10 +22,10 @@ CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, 
   return option;
 }
 
-void add_base_option(CLI::App& command, std::string& base) {
-  command.add_option("--base", base,
-                     "of a checkpoint with [lora]: where its train.initial_weights are now; of an adapter of "
-                     "PEFT: where its base is; if elsewhere");
+CLI::Option* add_base_option(CLI::App& command, std::string& base) {
+  return command.add_option("--base", base,
+                            "of a checkpoint with [lora]: where its train.initial_weights are now; of an "
+                            "adapter of PEFT: where its base is; if elsewhere");
 }
 
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments) {

@@ -23,7 +23,7 @@ struct EvaluateArguments {
 CLI::Option* add_checkpoint_options(CLI::App& command, std::string& checkpoint, std::string& weights);
 
 // Where the rest of its weights is: of those that read it from train.initial_weights otherwise.
-void add_base_option(CLI::App& command, std::string& base);
+CLI::Option* add_base_option(CLI::App& command, std::string& base);
 
 // Beside those of the configuration.
 void add_evaluate_options(CLI::App& command, EvaluateArguments& arguments);

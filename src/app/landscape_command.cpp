@@ -45,7 +45,8 @@ void add_landscape_options(CLI::App& command, LandscapeCommand& arguments,
   CLI::Option* const checkpoint =
       add_checkpoint_options(command, arguments.checkpoint, arguments.weights)->required(false);
   std::vector<CLI::Option*> of_checkpoints = configuration;
-  of_checkpoints.insert(of_checkpoints.end(), {checkpoint, command.get_option("--weights")});
+  of_checkpoints.insert(of_checkpoints.end(), {checkpoint, command.get_option("--weights"),
+                                               add_base_option(command, arguments.base)});
   of_checkpoints.push_back(
       command
           .add_option("--directions", slice.directions,
@@ -99,8 +100,6 @@ std::string values_beside(const std::string& svg) {
 
 // Before the work that would be lost.
 void require_place_for(const std::string& output) {
-  if (!output.ends_with(kSuffix) || output == kSuffix)
-    fail(ErrorKind::kUsage, fmt::format("--output {}: must end with {}", output, kSuffix));
   require_replaceable_svg(output);
   const std::string values = values_beside(output);
   require_replaceable(values, "holds no landscape", [&] {
@@ -221,7 +220,8 @@ nlohmann::ordered_json landscape_command(const LandscapeCommand& arguments, Conf
     if (done == all) bar->clear();
   };
   std::string weights = arguments.weights;
-  const LossSlice found = slice_loss(configuration, arguments.checkpoint, communicator, weights, wants);
+  const LossSlice found =
+      slice_loss(configuration, arguments.checkpoint, communicator, weights, wants, arguments.base);
   const PlaneGrid grid{found.at[0], found.at[1], found.values};
   run_agreed(
       communicator,

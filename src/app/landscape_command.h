@@ -14,7 +14,7 @@ namespace lockstep {
 
 struct LandscapeCommand {
   LandscapeArguments function;  // its output and steps are those of both
-  std::string checkpoint, weights, data = "training";
+  std::string checkpoint, weights, base, data = "training";
   SliceWants slice;
 };
 

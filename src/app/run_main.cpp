@@ -22,6 +22,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
+#include "lockstep/core/toml_text.h"
 #include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/kernels/kernel_set.h"
@@ -243,6 +244,11 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       try {
         if (!refused) {
           if (!arguments.device.empty()) arguments.overrides.push_back("device.type=" + arguments.device);
+          // That is where they are: a file need not name them, where the run had them from its command line.
+          for (const std::string& base : {arguments.evaluate.base, arguments.base, arguments.curvature.base,
+                                          arguments.landscape.base}) {
+            if (!base.empty()) arguments.overrides.push_back("train.initial_weights=" + to_toml(base));
+          }
           configuration = Configuration::load(arguments.configuration, arguments.overrides);
           settings = read_settings(*configuration);
           options.timeout_seconds = settings.timeout_seconds;

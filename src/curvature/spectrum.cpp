@@ -56,28 +56,33 @@ void extend(std::vector<RealVector>& basis, RealVector vector) {
   basis.push_back(std::move(vector));
 }
 
+int64_t third_of(int64_t trace_products) {
+  return std::max<int64_t>(1, trace_products / 3);
+}
+
 Estimate hutch_plus_plus(const SymmetricProduct& product, int64_t n, int64_t products, uint64_t seed) {
-  const int64_t third = std::max<int64_t>(1, products / 3);
+  const int64_t third = third_of(products);
   std::vector<RealVector> range;
   RealVector image;
-  if (third >= n) {  // all of it: no probe need be drawn
-    for (int64_t i = 0; i < n; ++i) {
-      RealVector unit(static_cast<size_t>(n), 0.0);
-      unit[static_cast<size_t>(i)] = 1.0;
-      range.push_back(std::move(unit));
-    }
-  } else {
-    for (int64_t i = 0; i < third; ++i) {
-      product(sign_probe(seed, kRange + static_cast<uint32_t>(i), n), image);
-      extend(range, image);
-    }
-  }
   double trace = 0.0;
+  if (third >= n) {  // the range is everything: no probe need be drawn
+    RealVector unit(static_cast<size_t>(n), 0.0);
+    for (size_t i = 0; i < unit.size(); ++i) {
+      unit[i] = 1.0;
+      product(unit, image);
+      trace += image[i];
+      unit[i] = 0.0;
+    }
+    return {trace, 0.0};
+  }
+  for (int64_t i = 0; i < third; ++i) {
+    product(sign_probe(seed, kRange + static_cast<uint32_t>(i), n), image);
+    extend(range, image);
+  }
   for (const RealVector& q : range) {
     product(q, image);
     trace += dot(q, image);
   }
-  if (third >= n) return {trace, 0.0};
   RealVector samples;
   for (int64_t i = 0; i < third; ++i) {
     RealVector g = sign_probe(seed, kSamples + static_cast<uint32_t>(i), n);
@@ -106,6 +111,16 @@ std::string Spectrum::definiteness() const {
 
 double Spectrum::condition() const {
   return smallest.value > margin() ? largest.value / smallest.value : 0.0;
+}
+
+int64_t held_vectors(const SpectrumOptions& options, int64_t n) {
+  const int64_t third = options.trace_products > 0 ? third_of(options.trace_products) : 0;
+  return std::max(std::min(options.steps, n), third < n ? third : 0);
+}
+
+int64_t most_products(const SpectrumOptions& options, int64_t n) {
+  const int64_t third = options.trace_products > 0 ? third_of(options.trace_products) : 0;
+  return options.probes * std::min(options.steps, n) + 2 + (third < n ? 3 * third : n);
 }
 
 Spectrum measure_spectrum(const SymmetricProduct& product, int64_t n, const SpectrumOptions& options) {

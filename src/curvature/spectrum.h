@@ -49,6 +49,11 @@ struct Spectrum {
   double condition() const;
 };
 
+// How many vectors of n numbers measure_spectrum holds at once, beside a few.
+int64_t held_vectors(const SpectrumOptions& options, int64_t n);
+// How many products it takes; fewer where a run ends early.
+int64_t most_products(const SpectrumOptions& options, int64_t n);
+
 // Probes are drawn by Philox from (seed, number, element): of any number of workers the same. Error (kUsage)
 // for n < 1 or options below 1; Error (kNumeric) where a product is not finite.
 Spectrum measure_spectrum(const SymmetricProduct& product, int64_t n, const SpectrumOptions& options);

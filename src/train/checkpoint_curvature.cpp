@@ -42,8 +42,8 @@ std::vector<CheckpointCurvature::Sharpness> sharpness_of(const SymmetricProduct&
 
 CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                        Communicator& communicator, std::string& weights,
-                                       const CurvatureWants& wants) {
-  CheckpointProblem whole("curvature", configuration, checkpoint, communicator, weights, wants.data);
+                                       const CurvatureWants& wants, const std::string& base) {
+  CheckpointProblem whole("curvature", configuration, checkpoint, communicator, weights, wants.data, base);
   GradientPass& pass = whole.pass();
   PassProblem& problem = whole.problem();
   CheckpointCurvature result;
@@ -63,25 +63,35 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
   result.noise_scale = result.gradient_norm > 0.0 ? variance / (result.gradient_norm * result.gradient_norm)
                                                   : std::numeric_limits<double>::quiet_NaN();
 
+  SpectrumOptions options = wants.spectrum;
+  options.seed = whole.model().settings().seed;
+  options.precision = result.precision;
+  int64_t products = 0, most = most_products(options, result.parameters);
+  if (wants.by_parameter) {
+    for (const ParameterEntry& entry : whole.model().replica().store.parameters())
+      most += std::min(options.steps, entry.shape.elements());
+  }
   const SymmetricProduct product = [&](const RealVector& v, RealVector& out) {
     if (wants.matrix == "hessian") {
       problem.hessian_product(x, v, out);
     } else {
       problem.gauss_newton_product(x, v, out);
     }
+    if (wants.progress) wants.progress(++products, most);
   };
-  SpectrumOptions options = wants.spectrum;
-  options.seed = whole.model().settings().seed;
-  options.precision = result.precision;
-  const int64_t bytes = 8 * result.parameters * std::min(options.steps, result.parameters);
+  const int64_t vectors = held_vectors(options, result.parameters), bytes = 8 * result.parameters * vectors;
   log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
                        result.samples, result.parameters, name_of(result.precision), bytes / (1 << 20)));
   run_agreed(
       communicator,
       [&] {
-        require_memory(fmt::format("{}: --steps {}, a vector of {} numbers each", checkpoint, options.steps,
-                                   result.parameters),
-                       bytes, ErrorKind::kUsage);
+        const bool of_steps = vectors == std::min(options.steps, result.parameters);
+        require_memory(
+            fmt::format("{}: {}, a vector of {} numbers each", checkpoint,
+                        of_steps ? fmt::format("--steps {}", options.steps)
+                                 : fmt::format("a third of --trace-products {}", options.trace_products),
+                        result.parameters),
+            bytes, ErrorKind::kUsage);
       },
       "memory");
   try {

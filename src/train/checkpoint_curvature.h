@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,8 @@ struct CurvatureWants {
   DataPart data;
   bool by_parameter = false;
   SpectrumOptions spectrum = {};  // its seed is the run's
+  // Called behind each product, of which there are `all` at most.
+  std::function<void(int64_t done, int64_t all)> progress = {};
 };
 
 struct CheckpointCurvature {
@@ -44,10 +47,10 @@ struct CheckpointCurvature {
 };
 
 // Of the objective of CheckpointProblem. The same bits on any number of workers; each holds Lanczos' vectors
-// in fp64, steps of them. Error (kNumeric) where the loss or a product is not finite; weights and other
-// errors: as those of CheckpointProblem. Collective.
+// in fp64, steps of them, or those of the trace. base: of TrainedModel. Error (kNumeric) where the loss or a
+// product is not finite; weights and other errors: as those of CheckpointProblem. Collective.
 CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::string& checkpoint,
                                        Communicator& communicator, std::string& weights,
-                                       const CurvatureWants& wants);
+                                       const CurvatureWants& wants, const std::string& base = "");
 
 }  // namespace lockstep

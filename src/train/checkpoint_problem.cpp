@@ -12,8 +12,8 @@ namespace lockstep {
 
 CheckpointProblem::CheckpointProblem(const std::string& who, Configuration& configuration,
                                      const std::string& checkpoint, Communicator& communicator,
-                                     std::string& weights, const DataPart& part)
-    : model_(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead, true) {
+                                     std::string& weights, const DataPart& part, const std::string& base)
+    : model_(configuration, checkpoint, communicator, weights, TrainedModel::Data::kRead, true, base) {
   weights = model_.weights();
   const RunSettings& settings = model_.settings();
   Replica& replica = model_.replica();

@@ -19,11 +19,12 @@ namespace lockstep {
 // fp32, their masters' type.
 class CheckpointProblem {
  public:
-  // who: the command, in messages. weights: those of TrainedModel, becomes which they are. Error (kUsage)
-  // where there are no such data or fewer micro-batches than workers, and those of TrainedModel. The
-  // configuration and the communicator must outlive the object. Collective.
+  // who: the command, in messages. weights, base: those of TrainedModel; weights becomes which they are.
+  // Error (kUsage) where there are no such data or fewer micro-batches than workers, and those of
+  // TrainedModel. The configuration and the communicator must outlive the object. Collective.
   CheckpointProblem(const std::string& who, Configuration& configuration, const std::string& checkpoint,
-                    Communicator& communicator, std::string& weights, const DataPart& part);
+                    Communicator& communicator, std::string& weights, const DataPart& part,
+                    const std::string& base = "");
   CheckpointProblem(const CheckpointProblem&) = delete;
   CheckpointProblem& operator=(const CheckpointProblem&) = delete;
 

@@ -16,6 +16,7 @@
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_problem.h"
+#include "lockstep/train/replica_agreement.h"
 #include "lockstep/train/run_state.h"
 
 namespace lockstep {
@@ -39,7 +40,8 @@ std::pair<std::vector<int64_t>, int64_t> steps_beside(const std::string& checkpo
   return {};
 }
 
-Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const RealVector& here,
+// needed: not only to be drawn.
+Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const RealVector& here, bool needed,
                Communicator& communicator) {
   std::string listed;
   run_agreed(
@@ -52,14 +54,23 @@ Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const Re
   const auto [steps, own] = nlohmann::json::parse(listed).get<std::pair<std::vector<int64_t>, int64_t>>();
   Path path;
   if (steps.size() < 2) return path;
-  const int64_t bytes = 8 * std::ssize(steps) * std::ssize(here);
+  // Beside them: the plane, points in it, and the whole state of a file; of components the points less their
+  // mean once more.
+  constexpr int64_t kBeside = 10;
+  const int64_t bytes = 8 * ((needed ? 2 : 1) * std::ssize(steps) + kBeside) * std::ssize(here);
   log_info(fmt::format("{}: the path of {} checkpoints; vectors of {} MiB on each worker", checkpoint,
                        steps.size(), bytes / (1 << 20)));
-  const std::string what = fmt::format("{}: the path of {} checkpoints, a vector of {} numbers each",
-                                       checkpoint, steps.size(), here.size());
+  const std::string what = fmt::format("{}: the path of {} checkpoints, vectors of {} numbers", checkpoint,
+                                       steps.size(), here.size());
+  Replica& replica = whole.model().replica();
+  if (!needed && ReplicaAgreement(replica, communicator).any(!fits_memory(bytes), "memory")) {
+    if (communicator.rank() == 0)
+      log_warning(
+          fmt::format("{}: takes {} bytes of memory, which are not to be had: it is left out", what, bytes));
+    return path;
+  }
   run_agreed(
       communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
-  Replica& replica = whole.model().replica();
   Tensor statistics = replica.store.statistic_values();
   Tensor kept = statistics.empty_like();
   kept.assign(statistics);
@@ -131,6 +142,11 @@ Plane plane_of(const SliceWants& wants, CheckpointProblem& whole, const std::str
     const SymmetricProduct product = [&](const RealVector& v, RealVector& out) {
       whole.problem().hessian_product(x, v, out);
     };
+    const int64_t bytes = 8 * slice.parameters * std::min(wants.lanczos_steps, slice.parameters);
+    const std::string what = fmt::format("{}: --directions eigen: --steps {}, a vector of {} numbers each",
+                                         checkpoint, wants.lanczos_steps, slice.parameters);
+    run_agreed(
+        communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
     std::vector<LeadingPair> pairs =
         leading_pairs(product, slice.parameters, 2, wants.lanczos_steps, seed, slice.products);
     for (const LeadingPair& pair : pairs) slice.eigenvalues.push_back(pair.value);
@@ -166,8 +182,8 @@ Plane plane_of(const SliceWants& wants, CheckpointProblem& whole, const std::str
 }  // namespace
 
 LossSlice slice_loss(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
-                     std::string& weights, const SliceWants& wants) {
-  CheckpointProblem whole("landscape", configuration, checkpoint, communicator, weights, wants.data);
+                     std::string& weights, const SliceWants& wants, const std::string& base) {
+  CheckpointProblem whole("landscape", configuration, checkpoint, communicator, weights, wants.data, base);
   PassProblem& problem = whole.problem();
   const RealVector x = problem.parameters();
   LossSlice slice;
@@ -179,7 +195,7 @@ LossSlice slice_loss(Configuration& configuration, const std::string& checkpoint
     fail_together(communicator, ErrorKind::kNumeric,
                   fmt::format("{}: the loss at its weights is {}", checkpoint, slice.loss));
   }
-  const Path path = read_path(checkpoint, whole, x, communicator);
+  const Path path = read_path(checkpoint, whole, x, wants.directions == "trajectory", communicator);
   std::optional<Plane> plane;
   try {
     plane.emplace(plane_of(wants, whole, checkpoint, x, path, communicator, slice));

@@ -59,10 +59,12 @@ struct LossSlice {
 
 // Of the objective of CheckpointProblem; the same bits on any number of workers and threads. Rank 0 reads the
 // checkpoints beside the one asked for; those that cannot be read or are of another model are warned of and
-// left out. A worker holds the vectors of all of them, or of Lanczos' method, in fp64. Error (kUsage) where
-// there are too few parameters or checkpoints; Error (kNumeric) where the loss at the checkpoint is not
-// finite, or the directions span no plane. Other errors: those of CheckpointProblem. Collective.
+// left out. A worker holds the vectors of all of them, or of Lanczos' method, in fp64; a path that is only to
+// be drawn is left out with a warning where there is no memory for it. base: of TrainedModel. Error (kUsage)
+// where there are too few parameters or checkpoints, or too little memory; Error (kNumeric) where the loss at
+// the checkpoint is not finite, or the directions span no plane. Other errors: those of CheckpointProblem.
+// Collective.
 LossSlice slice_loss(Configuration& configuration, const std::string& checkpoint, Communicator& communicator,
-                     std::string& weights, const SliceWants& wants);
+                     std::string& weights, const SliceWants& wants, const std::string& base = "");
 
 }  // namespace lockstep

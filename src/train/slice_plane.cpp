@@ -17,11 +17,17 @@ namespace {
 // Differences that are rounding alone have no direction.
 constexpr double kCollinear = 1e-10;
 
+// Of one point at least.
+RealVector mean_of(std::span<const RealVector> points) {
+  RealVector mean(points[0].size(), 0.0);
+  for (const RealVector& point : points) add_scaled(1.0 / static_cast<double>(points.size()), point, mean);
+  return mean;
+}
+
 std::vector<RealVector> centred(std::span<const RealVector> points) {
   std::vector<RealVector> rows(points.begin(), points.end());
   if (rows.empty()) return rows;
-  RealVector mean(rows[0].size(), 0.0);
-  for (const RealVector& row : rows) add_scaled(1.0 / static_cast<double>(rows.size()), row, mean);
+  const RealVector mean = mean_of(points);
   for (RealVector& row : rows) add_scaled(-1.0, mean, row);
   return rows;
 }
@@ -119,9 +125,11 @@ RealVector Plane::at(const PlanePoint& point, const RealVector& origin) const {
 }
 
 double Plane::explained(std::span<const RealVector> points) const {
+  if (points.empty()) return std::numeric_limits<double>::quiet_NaN();
   double within = 0.0, total = 0.0;
-  const RealVector nowhere(u_.size(), 0.0);
-  for (const RealVector& row : centred(points)) {
+  const RealVector nowhere(u_.size(), 0.0), mean = mean_of(points);
+  for (RealVector row : points) {  // a copy, one at a time
+    add_scaled(-1.0, mean, row);
     const RealVector part = at(project(row), nowhere);
     within += dot(part, part);
     total += dot(row, row);

@@ -44,6 +44,22 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
   }
 }
 
+// Before all tensors of the one kind are missing and those of the other too many.
+void require_same_adapters(const State& state, const std::string& path, int64_t rank,
+                           const std::string& base) {
+  const int64_t trained = lora_of(state, path).rank;
+  if (trained == 0 && !base.empty())
+    fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, path));
+  if (trained == 0 && rank > 0)
+    fail(ErrorKind::kUsage, fmt::format("{}: is a whole model: look at it without [lora]", path));
+  if (trained > 0 && rank == 0) {
+    fail(ErrorKind::kUsage,
+         fmt::format("{}: holds adapters of lora.rank = {}, of which the configuration has none: give [lora] "
+                     "as in its training, and its train.initial_weights or --base",
+                     path, trained));
+  }
+}
+
 // Weights of another program may have their tokenizer beside them. A run may begin with such weights all the
 // same, since vocabularies are made over; what others are evaluated on is no measure of them.
 void require_tokenizer(const DataDescription& data, const std::string& weights, const std::string& base) {
@@ -116,6 +132,13 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
                            settings().objective);
       },
       "model");
+  run_agreed(
+      communicator,
+      [&] {
+        if (communicator.rank() == 0 && !foreign)
+          require_same_adapters(state, checkpoint, settings().lora.rank, base);
+      },
+      "checkpoint");
   if (foreign) {
     run_agreed(
         communicator,
@@ -138,8 +161,6 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       communicator,
       [&] {
         if (communicator.rank() > 0 || foreign) return;
-        if (!base.empty() && replica_->store.frozen().empty())
-          fail(ErrorKind::kUsage, fmt::format("--base {}: {} has all of its weights", base, checkpoint));
         if (data_.train) require_statistics(data_, state, checkpoint);
         compare_with_checkpoint(state, description, settings(), data_, checkpoint);
       },

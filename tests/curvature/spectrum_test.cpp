@@ -220,5 +220,18 @@ TEST(LeadingPairs, AreTheEigenvectorsOfLargestMagnitude) {
   EXPECT_EQ(leading_pairs(twice, 1, 2, 200, 1, products).size(), 1u);
 }
 
+TEST(Spectrum, TellsBeforehandHowManyVectorsItHoldsAndProductsItTakes) {
+  EXPECT_EQ(held_vectors({.steps = 64, .trace_products = 30}, 1000), 64);
+  EXPECT_EQ(held_vectors({.steps = 64, .trace_products = 300}, 1000), 100);
+  EXPECT_EQ(held_vectors({.steps = 64, .trace_products = 0}, 10), 10);
+  EXPECT_EQ(held_vectors({.steps = 64, .trace_products = 300}, 100), 64) << "of a trace that is exact none";
+  const DenseMatrix a = rods();
+  for (const int64_t trace : {0, 30, 300}) {
+    const SpectrumOptions options{.steps = 5, .probes = 2, .trace_products = trace};
+    EXPECT_EQ(measure_spectrum(product_with(a), kRods, options).products, most_products(options, kRods))
+        << trace;
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

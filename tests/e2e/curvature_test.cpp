@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "e2e/trained_points.h"
 #include "lockstep/minimize/dense.h"
@@ -135,15 +136,20 @@ TEST_F(Curvature, RefusesWhatItCannotLookAt) {
 TEST_F(Curvature, VectorsThatDoNotFitIntoMemoryAreAnErrorBeforeTheFirstProduct) {
   if (!kCanLimitMemory) GTEST_SKIP();
   train_on(points_csv(20, 2), "type = \"mlp\"\nhidden = [700, 700]\n");
-  for (const int workers : {kNoLauncher, 2}) {
+  const std::tuple<int, std::string, std::string> too_many[] = {
+      {kNoLauncher, "--steps 2000", "takes 7918432000 bytes"},
+      {2, "--steps 2000", "takes 7918432000 bytes"},
+      {2, "a third of --trace-products 3000", "takes 3959216000 bytes"}};
+  for (const auto& [workers, option, takes] : too_many) {
+    const size_t value = option.rfind(' '), name = option.find("--");
     Job job(Job::within_mebibytes(
-        2500, Job::on_workers(workers, {"curvature", file("run.toml"), "--checkpoint",
-                                        checkpoint_of(file("out"), 12), "--steps", "2000"})));
+        2500, Job::on_workers(workers,
+                              {"curvature", file("run.toml"), "--checkpoint", checkpoint_of(file("out"), 12),
+                               option.substr(name, value - name), option.substr(value + 1)})));
     const Outcome outcome = job.wait(60.0);
     EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
-    const std::string line =
-        "error: " + checkpoint_of(file("out"), 12) +
-        ": --steps 2000, a vector of 494902 numbers each: takes 7918432000 bytes of memory: ";
+    const std::string line = "error: " + checkpoint_of(file("out"), 12) + ": " + option +
+                             ", a vector of 494902 numbers each: " + takes + " of memory: ";
     EXPECT_NE(outcome.err.find(line), std::string::npos) << outcome.err;
     EXPECT_EQ(outcome.err.find(line, outcome.err.find(line) + 1), std::string::npos)
         << "once: " << outcome.err;

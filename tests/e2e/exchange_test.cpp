@@ -308,6 +308,25 @@ TEST_F(Exchange, AdaptersAreTrainedInLockstepAndMergedOrLeftAlone) {
   const Outcome there = run(2, elsewhere);
   ASSERT_EQ(there.exit_code, 0) << there.err;
   EXPECT_EQ(nlohmann::json::parse(there.out)["loss"].get<double>(), adapted);
+  // The file need not say where they were, and whoever looks at the loss reads them likewise.
+  const std::vector<std::string> of_base = {file("lora.toml"),       "--checkpoint", checkpoint,  "--set",
+                                            "train.micro_batches=3", "--base",       file("base")};
+  EXPECT_EQ(loss(of_base), adapted);
+  for (const std::string command : {"curvature", "landscape"}) {
+    std::vector<std::string> arguments = of_base;
+    arguments.insert(arguments.begin(), command);
+    if (command == "landscape") {
+      arguments.insert(arguments.end(), {"--points", "2"});
+    } else {
+      arguments.insert(arguments.end(), {"--steps", "2", "--probes", "1", "--trace-products", "0"});
+    }
+    const Outcome looked = run(2, arguments);
+    EXPECT_EQ(looked.exit_code, 0) << looked.err;
+  }
+  refused({"eval", file("run.toml"), "--checkpoint", checkpoint}, 2, "holds adapters of lora.rank = ");
+  refused({"eval", file("lora.toml"), "--checkpoint", checkpoint_of(file("first"), 3), "--set",
+           "train.initial_weights=" + file("base")},
+          2, "is a whole model");
   exported({checkpoint, file("adapter"), "--adapter"});
   const nlohmann::json config = nlohmann::json::parse(bytes_of(file("adapter/adapter_config.json")));
   EXPECT_EQ(config["base_model_name_or_path"], file("base"));

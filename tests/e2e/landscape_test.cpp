@@ -161,6 +161,30 @@ TEST_F(Slices, OfTwoCheckpointsTheLineBetweenThemIsAllOfTheVariance) {
   EXPECT_FALSE(line_of(1, {"--points", "2"}).contains("path"));
 }
 
+TEST_F(Slices, ArePlanesWithoutTheirPathWhereThereIsNoMemoryForIt) {
+  if (!kCanLimitMemory || test_device() != "cpu") GTEST_SKIP();
+  train_on(points_csv(20, 2), "type = \"mlp\"\nhidden = [700, 700]\n",
+           "[checkpoint]\nevery = 1\nkeep = 0\n[precision]\ncompute = \"fp32\"\n");
+  const auto limited = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"landscape", file("run.toml"), "--checkpoint", checkpoint_of(file("out"), 12),
+                               "--points", "2", "--set", "device.threads=1"});
+    return Job(Job::within_mebibytes(130, Job::on_workers(kNoLauncher, more))).wait();
+  };
+  const Outcome drawn = limited({});
+  ASSERT_EQ(drawn.exit_code, 0) << drawn.err;
+  EXPECT_NE(drawn.err.find("warning: " + checkpoint_of(file("out"), 12) + ": the path of 12 checkpoints"),
+            std::string::npos)
+      << drawn.err;
+  const nlohmann::json line = nlohmann::json::parse(drawn.out);
+  EXPECT_FALSE(line.contains("path"));
+  EXPECT_EQ(line["most"], line_of(kNoLauncher, {"--points", "2"})["most"]);
+  for (const std::string directions : {"trajectory", "eigen"}) {
+    const Outcome refused = limited({"--directions", directions});
+    EXPECT_EQ(refused.exit_code, 2) << refused.err;
+    EXPECT_NE(refused.err.find(" bytes of memory: "), std::string::npos) << refused.err;
+  }
+}
+
 TEST_F(Slices, RefuseWhatTheyCannotDraw) {
   train_on(points_csv(20, 2), kMlp, "[precision]\ncompute = \"fp32\"\n");
   const auto expect_refusal = [](const Outcome& outcome, int code, const std::string& text) {
