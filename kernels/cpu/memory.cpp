@@ -1,6 +1,7 @@
 // Memory of the CPU backend: allocation, copies, fills and conversions between element types.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/kernels/cpu/conversion.h"
 #include "lockstep/kernels/cpu/cpu_backend.h"
@@ -50,9 +52,10 @@ void CpuBackend::release(void* pointer, size_t) noexcept {
 }
 
 MemoryRoom CpuBackend::memory_room() const {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  return {static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page,
-          static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page};
+  const auto total =
+      static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  // This process may have less than the machine has.
+  return {std::min(static_cast<size_t>(AvailableMemory().bytes()), total), total};
 }
 
 void CpuBackend::copy(void* destination, const void* source, size_t bytes) {

@@ -2,9 +2,13 @@
 #include "lockstep/tensor/tensor.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <set>
@@ -196,6 +200,26 @@ TEST(Allocator, SaysWhatIsHeldAndWhichSettingsHelpWhenThereIsNoRoom) {
     }
   }
   EXPECT_EQ(allocator_statistics().bytes_in_use, before) << "what was not given is not held";
+#endif
+}
+
+TEST(Allocator, CountsAsFreeWhatLimitsOfTheProcessLeave) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizers' own memory does not fit below a limit";
+#else
+  constexpr size_t kMost = size_t{64} << 20;
+  const pid_t child = fork();
+  if (child == 0) {
+    int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const auto most = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + kMost;
+    const rlimit limit{most, most};
+    setrlimit(RLIMIT_AS, &limit);
+    _exit(cpu_backend().memory_room().free <= kMost ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 #endif
 }
 
