@@ -143,8 +143,14 @@ inline constexpr int64_t kMostDenseParameters = 4096;  // of newton, bfgs and th
 // Truncated Newton method: conjugate gradients on B p = -g until the residual is below a share of |g| that
 // shrinks as the gradient does (Eisenstat and Walker 1996, choice 2), or B shows negative curvature (Nocedal
 // and Wright 2006, algorithm 7.1); then a line search.
+//
+// damping: B is the matrix plus lambda I (Martens 2010, section 4.1), lambda this at first. It becomes 3/2 of
+// what it was behind a step that lowers f by less than a quarter of what g's + s'B s / 2 promises, or that
+// goes against negative curvature or along the gradient, whose length no model knows, and 2/3 behind one that
+// lowers it by more than three quarters.
 struct NewtonCgOptions {
   std::string matrix = "hessian";  // or "gauss_newton"
+  double damping = 0.0;            // 0: none, ever
   int most_products = 100;         // a step
   double first_forcing = 0.5, most_forcing = 0.9;
   LineSearchOptions line_search = {};

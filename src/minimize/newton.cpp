@@ -63,7 +63,9 @@ class Newton final : public Minimizer {
 class NewtonCg final : public Minimizer {
  public:
   explicit NewtonCg(NewtonCgOptions options)
-      : options_(std::move(options)), gauss_newton_(is_gauss_newton("newton_cg", options_.matrix)) {}
+      : options_(std::move(options)),
+        gauss_newton_(is_gauss_newton("newton_cg", options_.matrix)),
+        damping_(options_.damping) {}
   std::string type() const override { return "newton_cg"; }
   bool gauss_newton() const override { return gauss_newton_; }
 
@@ -77,49 +79,76 @@ class NewtonCg final : public Minimizer {
       if (0.9 * forcing_ * forcing_ > 0.1) forcing = std::max(forcing, 0.9 * forcing_ * forcing_);
       forcing = std::min(forcing, options_.most_forcing);
     }
-    RealVector p = direction(problem, at, forcing * size);
+    const double value = at.value;
+    auto [p, curvature] = direction(problem, at, forcing * size);
     double slope = dot(p, at.gradient);
     double first = 1.0;
     for (int attempt = 0; attempt < 2; ++attempt) {
-      if (slope < 0.0 && std::isfinite(slope) &&
-          descend(problem, options_.line_search, p, slope, first, at).end != LineSearchEnd::kFailed) {
-        gradient_norm_ = size;
-        forcing_ = forcing;
-        return Move::kMoved;
+      if (slope < 0.0 && std::isfinite(slope)) {
+        const LineSearchResult found = descend(problem, options_.line_search, p, slope, first, at);
+        if (found.end != LineSearchEnd::kFailed) {
+          gradient_norm_ = size;
+          forcing_ = forcing;
+          const double step = found.point.step;
+          adapt(curvature > 0.0 ? (at.value - value) / (step * (slope + 0.5 * step * curvature)) : 0.0);
+          return Move::kMoved;
+        }
       }
       p = negated(at.gradient);
+      curvature = 0.0;
       slope = -dot(p, p);
       first = cautious_step(p);
     }
     return Move::kStuck;
   }
   std::map<std::string, RealVector> state(int64_t) const override {
-    return {{"gradient_norm", {gradient_norm_}}, {"forcing", {forcing_}}};
+    std::map<std::string, RealVector> state = {{"gradient_norm", {gradient_norm_}}, {"forcing", {forcing_}}};
+    if (damping_ > 0.0) state["damping"] = {damping_};
+    return state;
   }
   int64_t held(int64_t n, int64_t) const override { return (4 + kVectorsOfSearch) * n; }
   void set_state(const std::map<std::string, RealVector>& state) override {
     gradient_norm_ = of_state(state, "gradient_norm").at(0);
     forcing_ = of_state(state, "forcing").at(0);
+    if (damping_ > 0.0) damping_ = of_state(state, "damping").at(0);
   }
 
  private:
-  RealVector direction(CountedProblem& problem, const Iterate& at, double residual) const {
+  struct Direction {
+    RealVector p;
+    double curvature;  // p'B p of the minimum along what conjugate gradients have seen; 0: p is none
+  };
+
+  Direction direction(CountedProblem& problem, const Iterate& at, double residual) const {
     ConjugateGradients cg(at.gradient);
     for (int i = 0; i < options_.most_products; ++i) {
       gauss_newton_ ? problem.gauss_newton_product(at.x, cg.d, cg.ad)
                     : problem.hessian_product(at.x, cg.d, cg.ad);
+      if (damping_ > 0.0) add_scaled(damping_, cg.d, cg.ad);
       if (!cg.curves() || !(cg.curvature > 3.0 * 2.2e-16 * dot(cg.d, cg.d))) {
         // Against the gradient by what a curvature of that size would ask for, or as far as it was convex.
         if (i == 0 && cg.curvature < 0.0) add_scaled(-cg.step, cg.d, cg.p);
+        if (i == 0) return {largest(cg.p) > 0.0 ? cg.p : negated(at.gradient), 0.0};
         break;
       }
       if (std::sqrt(cg.advance()) <= residual) break;
     }
-    return largest(cg.p) > 0.0 ? cg.p : negated(at.gradient);
+    if (!(largest(cg.p) > 0.0)) return {negated(at.gradient), 0.0};
+    return {cg.p, dot(cg.p, cg.r) - dot(cg.p, at.gradient)};  // r = B p + g
+  }
+
+  // ratio: of what f was lowered by to what the model promised.
+  void adapt(double ratio) {
+    constexpr double kMost = 1e10, kLeast = 1e-30;
+    if (damping_ == 0.0) return;
+    if (!(ratio >= 0.25)) damping_ *= 1.5;
+    if (ratio > 0.75) damping_ *= 2.0 / 3.0;
+    damping_ = std::clamp(damping_, kLeast, kMost);
   }
 
   NewtonCgOptions options_;
   bool gauss_newton_;
+  double damping_;                              // of the next step; 0: none
   double gradient_norm_ = 0.0, forcing_ = 0.0;  // of the step before
 };
 
@@ -138,6 +167,10 @@ std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options) {
   if (options.most_products < 1) {
     fail(ErrorKind::kUsage,
          fmt::format("newton_cg: most_products must be at least 1: {}", options.most_products));
+  }
+  if (!(options.damping >= 0.0 && std::isfinite(options.damping))) {
+    fail(ErrorKind::kUsage,
+         fmt::format("newton_cg: damping must be finite and at least 0: {}", options.damping));
   }
   for (const double forcing : {options.first_forcing, options.most_forcing}) {
     if (!(forcing > 0.0 && forcing < 1.0)) {

@@ -133,6 +133,9 @@ std::unique_ptr<Minimizer> read_newton(Section& section) {
 std::unique_ptr<Minimizer> read_newton_cg(Section& section) {
   NewtonCgOptions options;
   options.matrix = read_matrix(section, options.matrix);
+  options.damping = section.real("damping", options.damping, kNonNegative,
+                                 "added to the matrix, of the first step; of later ones as well as the model "
+                                 "predicts (Hessian-free); 0: none");
   options.most_products = read_most_products(section, options.most_products);
   options.first_forcing = section.real("first_forcing", options.first_forcing, {0.0, 0.999, true},
                                        "share of the gradient that the first direction may leave");

@@ -28,6 +28,7 @@ std::map<std::string, Make> methods() {
       {"lbfgs_reject", [] { return make_lbfgs({.pair = "reject"}); }},
       {"newton", [] { return make_newton(); }},
       {"newton_cg", [] { return make_newton_cg(); }},
+      {"newton_cg_damped", [] { return make_newton_cg({.damping = 1.0}); }},
       {"trust_region", [] { return make_trust_region(); }},
       {"trust_region_dogleg", [] { return make_trust_region({.solver = "dogleg"}); }},
       // (From a radius of 1 Biggs EXP6 ends on its plateau at infinity.)
@@ -85,8 +86,8 @@ nlohmann::json scipy_counts() {
 }
 
 TEST(MoreGarbowHillstrom, AllSolvedByEveryMethodThatSeesCurvature) {
-  for (const char* name : {"bfgs", "lbfgs", "lbfgs_more_thuente", "newton", "newton_cg", "trust_region",
-                           "trust_region_dogleg", "trust_region_exact"}) {
+  for (const char* name : {"bfgs", "lbfgs", "lbfgs_more_thuente", "newton", "newton_cg", "newton_cg_damped",
+                           "trust_region", "trust_region_dogleg", "trust_region_exact"}) {
     for (const TestProblem& test : test_problems()) {
       JetProblem problem = test.problem();
       const MinimizeResult result = minimize(problem, *methods().at(name)(), test.start, {.gradient = 1e-10});
@@ -105,6 +106,37 @@ TEST(MoreGarbowHillstrom, AllSolvedByEveryMethodThatSeesCurvature) {
           << "levenberg_marquardt by " << solver << ": " << test.name << ": " << name_of(result.outcome)
           << " at " << result.at.value << " after " << result.steps;
     }
+  }
+}
+
+TEST(NewtonCg, DampingFollowsHowWellTheModelPredicts) {
+  // x^4/4 - x^2/2: curved downwards at the start, and a bowl around 1.
+  CallbackProblem problem(
+      1,
+      [](const RealVector& x, RealVector& g) {
+        const double square = x[0] * x[0];
+        g = {x[0] * (square - 1.0)};
+        return square * (square - 2.0) / 4.0;
+      },
+      [](const RealVector& x, const RealVector& v, RealVector& out) {
+        out = {(3.0 * x[0] * x[0] - 1.0) * v[0]};
+      });
+  const auto method = make_newton_cg({.damping = 0.01});
+  int ups = 0, downs = 0;
+  double before = 0.01;
+  const MinimizeResult result = minimize(problem, *method, {0.1}, {}, [&](const Iterate&) {
+    const double now = method->state(1).at("damping").at(0);
+    EXPECT_NEAR(now / before, now > before ? 1.5 : now < before ? 2.0 / 3.0 : 1.0, 1e-15);
+    (now > before ? ups : downs) += now != before ? 1 : 0;
+    before = now;
+  });
+  EXPECT_EQ(result.outcome, Outcome::kConverged);
+  EXPECT_GT(ups, 0);
+  EXPECT_GT(downs, ups);
+  EXPECT_FALSE(make_newton_cg()->state(1).contains("damping"));
+  for (const double none :
+       {-1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THROW(make_newton_cg({.damping = none}), Error);
   }
 }
 

@@ -172,11 +172,11 @@ def lbfgs(f, x, steps, history):
         yield x
 
 
-def newton_cg(f, x, steps):
-    """Algorithm 7.1 with the second choice of Eisenstat and Walker (1996)."""
-    eta, before = 0.5, None
+def newton_cg(f, x, steps, damping=0.0):
+    """Algorithm 7.1 with the second choice of Eisenstat and Walker (1996); damped as in section 4.1 of Martens (2010)."""
+    eta, before, ratios = 0.5, None, []
     for _ in range(steps):
-        g, b = f.gradient(x), f.hessian(x)
+        g, b = f.gradient(x), f.hessian(x) + damping * np.eye(len(x))
         size = np.linalg.norm(g)
         if before is not None:
             new = 0.9 * (size / before) ** 2
@@ -192,9 +192,14 @@ def newton_cg(f, x, steps):
                 break
             d = -next_r + (next_r @ next_r) / (r @ r) * d
             r = next_r
-        x = x + strong_wolfe(Line(f, x, p), 1.0) * p
+        s = strong_wolfe(Line(f, x, p), 1.0) * p
+        ratio = (f.value(x + s) - f.value(x)) / (g @ s + s @ b @ s / 2)
+        damping *= 1.5 if ratio < 0.25 else 2 / 3 if ratio > 0.75 else 1.0
+        ratios.append(ratio)
+        x = x + s
         before = size
         yield x
+    print("newton_cg: ratios", ratios, "damping", damping)
 
 
 def natural_gradient(f, x, steps, damping, rate):
@@ -227,6 +232,7 @@ def main():
         "lbfgs": lbfgs(f, start, 12, 5),
         "newton": newton(f, start, 5),
         "newton_cg": newton_cg(f, start, 4),
+        "newton_cg_damped": newton_cg(f, start, 6, 0.02),
         "natural_gradient": natural_gradient(f, start, 5, 0.05, None),
         "natural_gradient_rate": natural_gradient(f, start, 8, 0.05, 0.7),
         "trust_region": trust_region(f, start, 7),

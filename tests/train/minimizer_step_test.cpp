@@ -83,6 +83,7 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
       {"lbfgs", "type = \"lbfgs\"\nhistory = 5\n"},
       {"newton", "type = \"newton\"\n"},
       {"newton_cg", "type = \"newton_cg\"\n"},
+      {"newton_cg_damped", "type = \"newton_cg\"\ndamping = 0.02\n"},
       {"natural_gradient",
        "type = \"natural_gradient\"\ndamping = 0.05\nresidual = 1e-13\nmost_products = 400\n"},
       {"natural_gradient_rate",
