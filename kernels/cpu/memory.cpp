@@ -43,7 +43,9 @@ class PassedMarker final : public Marker {
 }  // namespace
 
 void* CpuBackend::allocate(size_t bytes) {
-  if (bytes == 0) return nullptr;
+  // A system that hands out more than it has ends the process that uses it; here somebody may have blocks to
+  // give back, and says what for they are asked.
+  if (bytes == 0 || !fits_memory(static_cast<int64_t>(bytes))) return nullptr;
   return allocate_pages(bytes);
 }
 

@@ -254,6 +254,75 @@ TEST_F(StopSignals, OneThatComesDuringSetUpIsNotLost) {
   EXPECT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
 }
 
+// A control group of the test's own, whose processes are ended by the system where they use more memory than
+// it has; of version 1 or 2.
+class MemoryGroup {
+ public:
+  MemoryGroup() {
+    for (const auto& [root, limit] : {std::pair("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                                      std::pair("/sys/fs/cgroup", "memory.max")}) {
+      const std::string path = std::string(root) + "/lockstep-test-" + std::to_string(::getpid());
+      std::error_code error;
+      if (!std::filesystem::create_directory(path, error)) continue;
+      path_ = path;
+      limit_ = path + "/" + limit;
+      if (std::filesystem::exists(limit_, error)) return;
+      std::filesystem::remove(path_, error);
+      path_.clear();
+    }
+  }
+  ~MemoryGroup() {
+    if (!path_.empty()) ::rmdir(path_.c_str());
+  }
+  MemoryGroup(const MemoryGroup&) = delete;
+  MemoryGroup& operator=(const MemoryGroup&) = delete;
+
+  bool limit(int mebibytes) const {
+    return !path_.empty() && (std::ofstream(limit_) << (int64_t{mebibytes} << 20) << std::flush).good();
+  }
+  std::vector<std::string> within(const std::vector<std::string>& command) const {
+    std::vector<std::string> limited = {"sh", "-c", R"(echo $$ >"$0"/cgroup.procs && exec "$@")", path_};
+    limited.insert(limited.end(), command.begin(), command.end());
+    return limited;
+  }
+
+ private:
+  std::string path_, limit_;
+};
+
+TEST(Memory, OfAControlGroupIsLookedAtBeforeTheSystemEndsTheProcess) {
+  if (!kCanLimitMemory || test_device() != "cpu" || !MemoryGroup().limit(1000))
+    GTEST_SKIP() << "control groups cannot be made here";
+  const ScratchDirectory scratch;
+  const std::string file = scratch.file("run.toml"), free = scratch.file("free"),
+                    tight = scratch.file("tight");
+  write_file(file, configuration(digits(), "type = \"mlp\"\nhidden = [2000, 2000]\n", kAdam));
+  const std::vector<std::string> training = {"train",           file, "--set", "checkpoint.every=2", "--set",
+                                             "device.threads=1"};
+  const auto run_within = [&](int mebibytes, std::vector<std::string> more) {
+    const MemoryGroup group;
+    EXPECT_TRUE(group.limit(mebibytes));
+    more.insert(more.begin(), training.begin(), training.end());
+    return Job(group.within(Job::on_workers(kNoLauncher, more))).wait();
+  };
+  train(kNoLauncher, {file, "--output", free, "--set", "train.steps=4"});
+  const Outcome refused = run_within(80, {"--output", tight});
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_NE(refused.err.find("error: memory: "), std::string::npos) << refused.err;
+  EXPECT_NE(refused.err.find("no room for"), std::string::npos) << refused.err;
+  for (const std::string steps : {"train.steps=3", "train.steps=4"}) {
+    std::vector<std::string> more = {"--output", tight, "--set", steps};
+    if (steps == "train.steps=4") more.emplace_back("--resume");
+    const Outcome outcome = run_within(170, more);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    EXPECT_NE(outcome.err.find(tight + ": a copy of the state takes "), std::string::npos) << outcome.err;
+  }
+  EXPECT_EQ(digest_of(checkpoint_of(tight, 4)), digest_of(checkpoint_of(free, 4)));
+  const Outcome factors = run_within(400, {"--output", scratch.file("kfac"), "--set", "optimizer.type=kfac"});
+  EXPECT_EQ(factors.exit_code, 2) << factors.err;
+  EXPECT_NE(factors.err.find("in fp64 on the host: takes "), std::string::npos) << factors.err;
+}
+
 // The memory of a job is given for training; what saves must not ask for as much as the state again.
 TEST(Memory, CheckpointsThatFindNoneForACopyAreWrittenFromWhereTheStateIs) {
   if (!kCanLimitMemory || test_device() != "cpu") GTEST_SKIP();
