@@ -15,6 +15,7 @@
 #include <type_traits>
 #include <unordered_map>
 
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/sealed_file.h"
@@ -305,13 +306,18 @@ State read_checkpoint(const std::string& path) {
   State state = read_outline(file, path);
   // All arrays are in the file as they are in memory: of no file that holds less is memory asked for.
   uintmax_t left = std::filesystem::file_size(path);
-  for (StateArray& array : state.arrays) {
+  int64_t all = 0;
+  for (const StateArray& array : state.arrays) {
     const size_t bytes = size_in_file(array);
     if (bytes > left)
       fail(kKind, fmt::format("{}: {}: {} has {} bytes, more than the file", path, array.path,
                               type_text(array), bytes));
     left -= bytes;
-    array.bytes.resize(bytes);
+    all += static_cast<int64_t>(bytes);
+  }
+  require_memory(path, all, kKind);
+  for (StateArray& array : state.arrays) {
+    array.bytes.resize(size_in_file(array));
     file.read(array.path, array.dtype, array.bytes.data());
   }
   return state;

@@ -15,6 +15,7 @@
 
 #include "checkpoint/sample_state.h"
 #include "core/error_message.h"
+#include "core/limited_memory.h"
 #include "hdf5/scratch_directory.h"
 #include "lockstep/checkpoint/summary.h"
 #include "lockstep/core/error.h"
@@ -202,6 +203,22 @@ TEST_F(CheckpointTest, ArraysOfMoreThanTheFileHoldsAreRefused) {
   expect_contains(message_of([&] { read_checkpoint(path_); }, ErrorKind::kCheckpoint),
                   {path_.c_str(), "/w", "more elements than can be counted"});
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(CheckpointTest, WhatDoesNotFitIntoMemoryIsRefusedBeforeItIsRead) {
+  State large;
+  for (const char* name : {"/parameters/a", "/parameters/b", "/parameters/c"}) {
+    constexpr int64_t kElements = 1 << 22;
+    large.arrays.push_back({name, DType::kF32, {kElements}, std::vector<std::byte>(4 * kElements)});
+  }
+  write_checkpoint(large, path_);
+  large = {};
+  const std::string said = testing::within_mebibytes(
+      40, [&] { return std::to_string(read_checkpoint(path_).arrays.size()); }, ErrorKind::kCheckpoint);
+  EXPECT_TRUE(said.starts_with(path_ + ": takes 50331648 bytes of memory: ")) << said;
+  EXPECT_EQ(read_checkpoint(path_).arrays.size(), 3u);
+}
+#endif
 
 TEST_F(CheckpointTest, NewerFormatIsRefusedByName) {
   for (const int64_t version : {kCheckpointVersion + 1, int64_t{0}}) {

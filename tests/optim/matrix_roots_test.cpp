@@ -2,21 +2,15 @@
 #include "lockstep/optim/matrix_roots.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <functional>
 #include <limits>
-#include <new>
 #include <numeric>
 #include <string>
 
+#include "core/limited_memory.h"
 #include "device.h"
-#include "lockstep/core/error.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
 
@@ -198,35 +192,6 @@ TEST(RefinedBasis, OfAMatrixThatIsNotFiniteStays) {
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-// Runs `part` in a process that may take so many MiB more; what it says.
-std::string within_mebibytes(int64_t mebibytes, const std::function<std::string()>& part) {
-  int ends[2];
-  if (pipe(ends) != 0) return "no pipe";
-  const pid_t child = fork();
-  if (child == 0) {
-    int64_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const auto most = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE) + (mebibytes << 20));
-    const rlimit limit{most, most};
-    setrlimit(RLIMIT_AS, &limit);
-    std::string said;
-    try {
-      said = part();
-    } catch (const Error& error) {
-      said = error.kind() == ErrorKind::kUsage ? error.what() : "wrong kind";
-    } catch (const std::bad_alloc&) {
-      said = "bad_alloc";
-    }
-    _exit(write(ends[1], said.data(), said.size()) < 0 ? 1 : 0);
-  }
-  close(ends[1]);
-  std::string said(4096, '\0');
-  said.resize(static_cast<size_t>(std::max<ssize_t>(read(ends[0], said.data(), said.size()), 0)));
-  close(ends[0]);
-  waitpid(child, nullptr, 0);
-  return said;
-}
-
 class LittleMemory : public ::testing::Test {
  protected:
   static constexpr int64_t kSize = 300;
@@ -242,7 +207,7 @@ class LittleMemory : public ::testing::Test {
     const std::vector<double> expected = alone[0].root.template to_vector<double>();
     std::vector<Task> tasks(60, task);
     for (Task& each : tasks) each.root = task.root.full_like(0.0);
-    return within_mebibytes(40, [&] {
+    return testing::within_mebibytes(40, [&] {
       compute(tasks);
       const bool same = std::ranges::all_of(
           tasks, [&](const Task& each) { return each.root.template to_vector<double>() == expected; });
@@ -265,7 +230,7 @@ TEST_F(LittleMemory, IsEnoughForManyMatricesOneAfterTheOther) {
 TEST_F(LittleMemory, ThatIsTooLittleForOneMatrixIsSaidBeforeItIsTaken) {
   const Tensor a = matrix(kSize, second_moments(kSize, kSize));
   std::vector<InverseTask> tasks{{{a, a.full_like(0.0), kSize}, 2.0, 0.01}};
-  const std::string said = within_mebibytes(2, [&] {
+  const std::string said = testing::within_mebibytes(2, [&] {
     damped_inverses(tasks);
     return std::string("done");
   });
