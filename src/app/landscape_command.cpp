@@ -33,7 +33,7 @@ void add_landscape_options(CLI::App& command, LandscapeCommand& arguments,
       command
           .add_option("--methods", function.methods,
                       "by commas: line_descent, bfgs, lbfgs, newton, newton_cg, trust_region, and every "
-                      "optimizer.type")
+                      "optimizer.type that looks at gradients alone")
           ->delimiter(',')
           ->capture_default_str(),
       command.add_option("--start", function.start, "X,Y")

@@ -16,8 +16,8 @@
 
 namespace lockstep::testing {
 
-// Runs `part` in a process that may take so many MiB more; what it says, or the Error that it throws, which is
-// to be of this kind. Not under sanitizers, whose own memory does not fit below a limit.
+// Runs `part` in a process that may take so many MiB more; what it says, or the Error that it throws, which
+// is to be of this kind. Not under sanitizers, whose own memory does not fit below a limit.
 inline std::string within_mebibytes(int64_t mebibytes, const std::function<std::string()>& part,
                                     ErrorKind kind = ErrorKind::kUsage) {
   int ends[2];
