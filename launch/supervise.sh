@@ -197,6 +197,7 @@ for host in "${hosts[@]}"; do
 done
 sleep 1 || true
 beside=watch_run waited=0 status=75
+failed=''  # the exit code of a start whose checkpoints are still to be looked for, once they are written
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
@@ -211,6 +212,8 @@ while [ "$stops" -eq 0 ]; do
     continue
   fi
   waited=0
+  if [ -n "$failed" ]; then got_further supervise "$output" "$before" || end "$failed"; fi
+  failed=''
   used=("${answering[@]}") workers=$places
   for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
   rm -f "$work/lost" "$work/grown"
@@ -229,7 +232,7 @@ while [ "$stops" -eq 0 ]; do
   if [ -e "$work/grown" ] && { [ "$status" -eq 75 ] || [ "$status" -eq 138 ]; }; then continue; fi
   if [ ! -e "$work/lost" ]; then worth_another_start "$status" || end "$status"; fi
   say "the run ended with exit code $status"
-  [ "$status" -eq 75 ] || got_further supervise "$output" "$before" || end "$status"
+  [ "$status" -eq 75 ] || failed=$status
 done
 end "$status"
 }

@@ -16,10 +16,20 @@ stand_in() {
 }
 # shellcheck disable=SC2016  # expanded when they run
 {
-  stand_in mpirun 'echo "$*" | sed "s/--allow-run-as-root //; s: /.*bin/lockstep train: train:" >>"$ARGUMENTS"; exec standin "$@"'
+  stand_in mpirun 'echo "$*" | sed "s/--allow-run-as-root //; s: /.*bin/lockstep train: train:" >>"$ARGUMENTS"
+[[ " $* " != *" later "* ]] || [ "$(wc -l <"$ARGUMENTS")" -gt 4 ] || exec leaves_later
+exec standin "$@"'
+  # A checkpoint that workers still write after mpirun has ended.
+  stand_in leaves_later 'setsid lockstep-saves </dev/null >/dev/null 2>&1 &
+until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+exit 6'
+  stand_in lockstep-saves 'sleep 0.7; mkdir -p "$RUN"; : >"$RUN/step-$(printf %09d "$(wc -l <"$ARGUMENTS")").h5"'
   # Nodes that are files in $NODES take tasks.
   stand_in scontrol 'if [ "$1 $2" = "show job" ]; then cat "$NODES/../state"; elif [ "$1" = show ]; then printf "%s\n" n1 n2 n3; else echo "$@" >>"$NOTES"; fi'
-  stand_in srun '[[ "$*" =~ --nodelist=([^ ]*) ]] && [ -e "$NODES/${BASH_REMATCH[1]}" ]'
+  stand_in srun '[[ "$*" =~ --nodelist=([^ ]*) ]] && [ -e "$NODES/${BASH_REMATCH[1]}" ] || exit 1
+[[ "$*" != *await_saves* ]] || echo "awaits ${BASH_REMATCH[1]}" >>"$NOTES"
+while [[ "$1" = -* ]]; do shift; done
+exec "$@"'
   stand_in squeue 'echo 7.batch; echo 7.3'
   stand_in scancel 'echo "scancel $*" >>"$NOTES"'
 }
@@ -118,6 +128,18 @@ check "start of that job once more" "--resume=auto" "$(SLURM_RESTART_COUNT=4 beg
 check "what is left beside the run" "digits digits.origin.8 " \
   "$(find "$root/runs/test" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | tr '\n' ' ')"
 
+# Cancelled while it waits for what is still written, it does not go into the queue.
+: >"$NOTES"
+rm -f "$root"/runs/test/*.fruitless_starts
+RUN=$root/runs/test/digits "$launch/slurm.sbatch" config.toml later exit 0 >/dev/null 2>&1 &
+until grep -qsx lockstep-saves /proc/[0-9]*/comm; do sleep 0.01; done
+echo "JobState=COMPLETING Reason=None" >"$root/state"
+kill -TERM "$!"
+wait "$!" || true
+echo "JobState=RUNNING Reason=None" >"$root/state"
+while grep -qsx lockstep-saves /proc/[0-9]*/comm; do sleep 0.05; done
+check "the queue after a job that was cancelled while workers wrote" 0 "$(grep -c '^requeue' "$NOTES")"
+
 # Within the job on the nodes that are left, until three starts have left no new checkpoint.
 # failing_within ARGUMENT...: what mpirun was given, start by start.
 failing_within() {
@@ -131,10 +153,24 @@ rest="train config.toml exit 6 --resume=auto --output ROOT/runs/test/digits"
 touch "$NODES/n1" "$NODES/n3"
 check "starts on the nodes that are left" "-np 5 $rest|-np 3 --host n3:1,n1:2 $rest|-np 3 --host n3:1,n1:2 $rest" \
   "$(failing_within config.toml | paste -sd'|')"
-check "steps that are ended before" "scancel --signal=KILL 7.3" "$(sort -u "$NOTES")"
+check "steps that are ended before" "scancel --signal=KILL 7.3" "$(grep -v '^awaits' "$NOTES" | sort -u)"
 check "starts with too few nodes left" "1" "$(LOCKSTEP_FEWEST_NODES=3 failing_within config.toml | wc -l)"
 check "the queue then" "1" "$(grep -c '^requeue 7$' "$NOTES")"
+rm -rf "$root/runs"
+: >"$NOTES"
+: >"$ARGUMENTS"
+check "a run each of whose starts still writes a checkpoint" 0 "$(
+  code=0
+  RUN=$root/runs/test/digits "$launch/slurm.sbatch" config.toml later exit 0 >/dev/null 2>&1 || code=$?
+  echo "$code"
+)"
+check "its starts" 5 "$(wc -l <"$ARGUMENTS")"
+check "where it waits for them" "awaits n1 awaits n3" "$(grep awaits "$NOTES" | sort -u | paste -sd' ')"
 rm "$NODES"/*
+rm -rf "$root/runs"
+: >"$ARGUMENTS"
+RUN=$root/runs/test/digits "$launch/slurm.sbatch" config.toml later exit 0 >/dev/null 2>&1 || true
+check "checkpoints when no node is left and the job goes into the queue" 1 "$(find "$root/runs" -name 'step-*.h5' | wc -l)"
 check "threads and the directory of a job without a name" \
   "-np 5 train config.toml exit 6 --set device.threads=3 --resume=auto --output ROOT/runs/test/lockstep-7" \
   "$(SLURM_CPUS_PER_TASK=3 SLURM_JOB_NAME=lockstep failing_within config.toml)"

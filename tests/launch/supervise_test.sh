@@ -95,6 +95,8 @@ check "three starts without a checkpoint, not counting one that was asked to sto
 check "what it says then" 1 "$(grep -c "supervise: 3 starts in a row left no new checkpoint in" "$root/said")"
 check "a run whose workers still write" "2 starts, 0" "$(started "a" "save 0" "${run[@]}")"
 check "checkpoints that each start finds" "0 1" "$(paste -sd' ' "$NOTES.found")"
+check "a run each of whose starts still writes a checkpoint" "5 starts, 0" "$(started "a" "save save save save 0" "${run[@]}")"
+check "checkpoints that each start finds" "0 1 2 3 4" "$(paste -sd' ' "$NOTES.found")"
 check "a run that is to begin anew" "3 starts, 0" "$(started "a" "6 +6 0" "${run[@]}" --overwrite)"
 check "what its starts are given" "--overwrite --overwrite --resume=auto" "$(sed 's/.* //' "$NOTES" | paste -sd' ')"
 check "a host that is lost and one that comes" "3 starts, 0" "$(started "a b" "lose grow 0" "${run[@]}")"
