@@ -246,23 +246,26 @@ Tensor ParameterShards::block_square_sums(const Tensor& array) const {
 }
 
 void ParameterShards::collect(std::span<const Share> shares, const Tensor& stored, const ElementRange& range,
-                              std::byte* bytes, const std::string& label) const {
+                              std::byte* bytes, const std::string& label, bool everywhere) const {
   const int rank = communicator_->rank();
+  const auto takes = [&](int worker) { return everywhere || worker == 0; };
   const auto size = static_cast<int64_t>(size_of(stored.dtype()));
   std::vector<std::vector<std::byte>> sent;  // copies in host memory
   std::vector<SendBlock> sends;
   std::vector<ReceiveBlock> receives;
   for (const StoredPart& part : stored_parts(shares, range, workers())) {
     const auto count = static_cast<size_t>(part.range.size() * size);
-    if (rank == 0 && part.owner != 0) {
-      receives.push_back({part.owner, bytes + (part.range.begin - range.begin) * size, count});
-    } else if (part.owner == rank && rank == 0) {
-      stored.backend().copy_to_host(bytes + (part.range.begin - range.begin) * size,
-                                    at(stored, part.position), count);
-    } else if (part.owner == rank) {
-      sent.emplace_back(count);
-      stored.backend().copy_to_host(sent.back().data(), at(stored, part.position), count);
-      sends.push_back({0, sent.back().data(), count});
+    std::byte* place = takes(rank) ? bytes + (part.range.begin - range.begin) * size : nullptr;
+    if (part.owner != rank) {
+      if (takes(rank)) receives.push_back({part.owner, place, count});
+      continue;
+    }
+    if (!takes(rank)) place = sent.emplace_back(count).data();
+    stored.backend().copy_to_host(place, at(stored, part.position), count);
+    // Each turns to its right neighbour first, so that nobody has to take from all at once.
+    for (int i = 1; i < workers(); ++i) {
+      const int other = (rank + i) % workers();
+      if (takes(other)) sends.push_back({other, place, count});
     }
   }
   communicator_->exchange(std::move(sends), std::move(receives), label)->wait();

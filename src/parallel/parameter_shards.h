@@ -66,10 +66,10 @@ class ParameterShards {
   bool collects() const { return communicator_->rank() == 0; }
 
   // An array over any shares of which each worker stores its own elements only, one share behind the other:
-  // moves elements `range` of the whole array into `bytes` (host memory, on worker 0; ignored elsewhere), or
-  // back from there to their owners. Collective; the workers agree on shares and range.
+  // moves elements `range` of the whole array into `bytes` (host memory, on worker 0, or everywhere; ignored
+  // elsewhere), or back from there to their owners. Collective; the workers agree on shares and range.
   void collect(std::span<const Share> shares, const Tensor& stored, const ElementRange& range,
-               std::byte* bytes, const std::string& label) const;
+               std::byte* bytes, const std::string& label, bool everywhere = false) const;
   void distribute(std::span<const Share> shares, Tensor& stored, const ElementRange& range,
                   const std::byte* bytes, const std::string& label) const;
 

@@ -112,15 +112,8 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
-  // The state of such steps changes bit by bit between messages to others.
-  const bool looks = optimizer.minimization() != nullptr ||
-                     replica->optimizer->layer_curvature() != nullptr ||
-                     replica->optimizer->diagonal_curvature() != nullptr;
-  if (settings.recovery_point && (looks || &backend() != &cpu_backend())) {
-    fail(ErrorKind::kUsage,
-         "checkpoint.recovery_point: on CPUs only, and not with optimizers that minimize or "
-         "look at curvature");
-  }
+  if (settings.recovery_point && &backend() != &cpu_backend())
+    fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only");
   require_curvature(settings, *replica->optimizer);
   if (job.describe) description = job.describe();
   operations = model_operations(*replica->model, replica->store, tokens);

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
@@ -21,6 +22,26 @@ namespace lockstep {
 namespace {
 
 constexpr unsigned kMostSeconds = 600;
+
+bool needs_copies(const PreparedRun& run) {
+  Optimizer& optimizer = *run.replica->optimizer;
+  return run.communicator.world_size() > 1 &&
+         (run.settings.shard_optimizer || optimizer.minimization() != nullptr ||
+          optimizer.layer_curvature() != nullptr || optimizer.diagonal_curvature() != nullptr);
+}
+
+double mebibytes(const State& state) {
+  size_t bytes = 0;
+  for (const StateArray& array : state.arrays) bytes += array.bytes.size();
+  return static_cast<double>(bytes) / (1 << 20);
+}
+
+bool finite(const State& state) {
+  const auto all_finite = [](const StateArray& array) {
+    return cpu_backend().all_finite(array.dtype, array.shape.elements(), array.bytes.data());
+  };
+  return std::ranges::all_of(state.arrays, all_finite);
+}
 
 void say(const std::string& text) {
   // Not through the log: a thread that the child has not may have held its lock.
@@ -51,12 +72,37 @@ void run_apart(const std::function<std::string()>& part) {
 }  // namespace
 
 RecoveryPoint::RecoveryPoint(PreparedRun& run, std::function<void(size_t)> read_reports)
-    : run_(run), read_reports_(std::move(read_reports)) {
+    : run_(run), read_reports_(std::move(read_reports)), copies_(needs_copies(run)) {
   run_.communicator.at_end([this] { write(); });
 }
 
 RecoveryPoint::~RecoveryPoint() {
   run_.communicator.at_end({});
+}
+
+void RecoveryPoint::whole(int64_t step, size_t left) {
+  if (copies_ && step != step_) {
+    // The copy before stays until this one is whole, and so does what is logged: others may be lost while it
+    // is made. Counters are right once the reports are read.
+    State next = run_.state->capture(step, Snapshot::kOnEveryWorker, room_ ? std::move(*room_) : State());
+    if (!copy_ && run_.leader()) {
+      log_info(
+          fmt::format("checkpoint.recovery_point: each worker keeps the state of two steps, {:.1f} MiB each",
+                      mebibytes(next)));
+    }
+    read_reports_(left);
+    room_ = std::exchange(copy_, std::move(next));
+  }
+  step_ = step;
+  left_ = left;
+  renew();
+}
+
+void RecoveryPoint::renew() {
+  if (!copy_ || left_ > 0) return;
+  State now = run_.state->describe(step_);
+  copy_->scalars = std::move(now.scalars);
+  copy_->pending = std::move(now.pending);
 }
 
 void RecoveryPoint::write() {
@@ -73,8 +119,9 @@ void RecoveryPoint::write() {
   };
   try {
     read_reports_(left_);
-    if (!run_.agreement->finite()) fail(ErrorKind::kNumeric, "the state is not finite");
-    State state = run_.state->capture(step_);
+    if (!(copy_ ? finite(*copy_) : run_.agreement->finite()))
+      fail(ErrorKind::kNumeric, "the state is not finite");
+    State state = copy_ ? std::move(*copy_) : run_.state->capture(step_);
     state.metrics_file = "unknown";  // to any but rank 0: lines up to this step stay
     state.best = run_.best.text();
     state.begun = run_.begun;

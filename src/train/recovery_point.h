@@ -1,11 +1,15 @@
 // The state of the newest step, written by workers that find that others are lost
-// (checkpoint.recovery_point): so a lost worker or host costs at most one step. Without a sharded optimizer
-// every worker has all of it in its memory, so that nothing is copied or sent as long as all is well.
+// (checkpoint.recovery_point): so a lost worker or host costs at most one step. Where every worker has all of
+// it in its memory whenever it waits for others, nothing is copied or sent as long as all is well. Else each
+// keeps a copy: a sharded optimizer's state is nowhere whole, and that of steps which look at the objective
+// many times, or at its curvature, changes bit by bit between messages to others.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
+#include "lockstep/checkpoint/state.h"
 #include "lockstep/train/prepared_run.h"
 
 namespace lockstep {
@@ -20,12 +24,12 @@ class RecoveryPoint {
   RecoveryPoint(const RecoveryPoint&) = delete;
   RecoveryPoint& operator=(const RecoveryPoint&) = delete;
 
-  // From now on memory holds the state after this step; -1: of none. left: of the newest steps under way
-  // there are no reports yet.
-  void whole(int64_t step, size_t left = 0) {
-    step_ = step;
-    left_ = left;
-  }
+  // From now on memory holds the state after this step. left: of the newest steps under way there are no
+  // reports yet. Collective where copies are kept of a sharded optimizer.
+  void whole(int64_t step, size_t left = 0);
+  bool copies() const { return copies_; }
+  // Of that state all but the arrays may be another: an evaluation of the step has been made.
+  void renew();
 
  private:
   // Where this worker is the first of its host that is left: a checkpoint, unless that step has one. What
@@ -36,6 +40,8 @@ class RecoveryPoint {
   std::function<void(size_t)> read_reports_;
   int64_t step_ = -1;
   size_t left_ = 0;
+  const bool copies_;
+  std::optional<State> copy_, room_;  // of step_; the one before, whose memory the next one takes
 };
 
 }  // namespace lockstep

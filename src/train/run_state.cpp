@@ -101,12 +101,9 @@ StateArray description_of(const StatePart& part) {
   return {part.path, part.array->values.dtype(), part.shape, {}};
 }
 
-StateArray copy_of(const StatePart& part) {
-  StateArray array = description_of(part);
-  array.bytes.resize(part.bytes());
+void copy(const StatePart& part, std::vector<std::byte>& bytes) {
   const Tensor values = part.view();
-  if (values.elements() > 0) values.backend().copy_to_host(array.bytes.data(), values.data(), part.bytes());
-  return array;
+  if (values.elements() > 0) values.backend().copy_to_host(bytes.data(), values.data(), part.bytes());
 }
 
 // The same without a copy of it all, while the part stays as it is.
@@ -251,21 +248,28 @@ int64_t RunState::snapshot_bytes() const {
   return static_cast<int64_t>(all + largest);
 }
 
-State RunState::capture(int64_t step, bool in_place) const {
+State RunState::capture(int64_t step, Snapshot kind, State room) const {
   State state = describe(step);
   state.plans = plans_of_run(replica_.store.backend().plans());
   const StateLayout layout(replica_);
-  const bool collects = replica_.shards->collects();
+  const bool everywhere = kind == Snapshot::kOnEveryWorker;
+  const bool collects = everywhere || replica_.shards->collects();
   for (size_t i = 0; i < layout.parts().size(); ++i) {
     const StatePart& part = layout.parts()[i];
     StateArray& array = state.arrays[i];
-    if (part.array->shares.empty()) {
-      if (collects) array = in_place ? reference_to(part) : copy_of(part);
+    if (i < room.arrays.size()) array.bytes = std::move(room.arrays[i].bytes);
+    const bool shared = !part.array->shares.empty();
+    if (kind == Snapshot::kInPlace && collects && !shared) {
+      array = reference_to(part);
       continue;
     }
     if (collects) array.bytes.resize(part.bytes());
-    replica_.shards->collect(part.array->shares, part.array->values, part.range(), array.bytes.data(),
-                             part.path);
+    if (shared) {
+      replica_.shards->collect(part.array->shares, part.array->values, part.range(), array.bytes.data(),
+                               part.path, everywhere);
+    } else if (collects) {
+      copy(part, array.bytes);
+    }
   }
   return state;
 }

@@ -2,6 +2,7 @@
 // resumed run must have in common with the one that wrote the file.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,10 @@ void put_numbers(State& state, const std::string& group, const std::map<std::str
 std::map<std::string, double> take_numbers(const State& state, const std::string& group,
                                            std::map<std::string, double> current, const std::string& path);
 
+// Where a snapshot has the bytes of arrays: on worker 0 alone; there, but for those that it has whole, which
+// stay where they are (StateArray::elsewhere), for as long as nothing changes them; on every worker.
+enum class Snapshot : uint8_t { kOnWorkerZero, kInPlace, kOnEveryWorker };
+
 class RunState {
  public:
   // Everything must outlive the object. configuration: TOML text.
@@ -37,10 +42,9 @@ class RunState {
 
   // After `step` steps, without the bytes of arrays: what a checkpoint has to have. Never collective.
   State describe(int64_t step) const;
-  // A snapshot in host memory. With a sharded optimizer it is collective, and the sharded arrays have bytes
-  // on worker 0 only. in_place: arrays that this worker has whole stay where they are
-  // (StateArray::elsewhere), for as long as nothing changes them.
-  State capture(int64_t step, bool in_place = false) const;
+  // A snapshot in host memory. With a sharded optimizer it is collective. room: an earlier one, whose memory
+  // may be used.
+  State capture(int64_t step, Snapshot kind = Snapshot::kOnWorkerZero, State room = {}) const;
   // What a snapshot takes of worker 0's memory, and beside it to be compared with the file.
   int64_t snapshot_bytes() const;
   // state_digest() of what capture() gives, by way of a few megabytes of host memory. With a sharded

@@ -252,9 +252,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.recovery_point = checkpoint.boolean(
       "recovery_point", settings.recovery_point,
       "when workers are lost, those that are left write the newest step's state, which each of them holds, "
-      "before the job ends; CPUs only, not with parallel.shard_optimizer or optimizers that minimize");
-  if (settings.recovery_point && settings.shard_optimizer)
-    checkpoint.reject("recovery_point", "not with parallel.shard_optimizer: no worker has all of the state");
+      "before the job ends; CPUs only. With parallel.shard_optimizer, and optimizers that minimize or look "
+      "at curvature, each keeps a copy of all of it for that, made anew in every step");
   settings.after_save = checkpoint.text(
       "after_save", settings.after_save, {},
       "command that rank 0's host runs beside the training for every checkpoint in place, {} for its path, "

@@ -156,7 +156,8 @@ struct Trainer::Parts : PreparedRun {
       issue(step, [this] { post_word(); });
     }
     ++done;
-    end->device_decides() ? hold(done) : hold(done - 1, 1);
+    const bool reads_later = recovery && recovery->copies();  // which know the reports
+    end->device_decides() && !reads_later ? hold(done) : hold(done - 1, 1);
     if (keeper) keeper->status().step(done);
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
@@ -261,6 +262,7 @@ struct Trainer::Parts : PreparedRun {
     // stopped.
     if (due && result.samples > 0) schedule->observe(result.loss);
     if (schedule->observes()) end->schedule_changed();
+    if (recovery) recovery->renew();
     if (options.on_evaluation) options.on_evaluation(done, result);
     return improved;
   }
@@ -284,7 +286,8 @@ struct Trainer::Parts : PreparedRun {
     const bool waits = agreement->any(keeper && !keeper->has_room(state->snapshot_bytes()), "save");
     if (keeper) {
       keeper->save(
-          done, best, [&] { return state->capture(done, waits); }, waits);
+          done, best,
+          [&] { return state->capture(done, waits ? Snapshot::kInPlace : Snapshot::kOnWorkerZero); }, waits);
     } else if (settings.shard_optimizer) {
       state->capture(done);
     }

@@ -38,14 +38,33 @@ class RecoveryPoints : public FaultyRun {
 
 TEST_F(RecoveryPoints, AKilledWorkerCostsAtMostOneStep) {
   // The device decides about updates, the host does, with a scaled loss, and averages: each has its own order
-  // of events.
-  const std::vector<std::vector<std::string>> kinds = {
-      {}, {"clip.value=0.5"}, {"optimizer.type=lamb"}, {"average.type=ema"}, {"optimizer.type=nesterov"}};
+  // of events. So have those of which workers keep copies: sharded ones, and those that look at the objective
+  // or at its curvature within a step.
+  const std::string sharded = "parallel.shard_optimizer=true";
+  struct Kind {
+    std::vector<std::string> more;
+    std::string optimizer = kAdam;
+  };
+  const std::vector<Kind> kinds = {{{}},
+                                   {{"clip.value=0.5"}},
+                                   {{"optimizer.type=lamb"}},
+                                   {{"average.type=ema"}},
+                                   {{"optimizer.type=nesterov"}},
+                                   {{sharded}},
+                                   {{sharded, "optimizer.type=lamb"}},
+                                   {{sharded, "average.type=ema"}},
+                                   {{"optimizer.type=kfac"}},
+                                   {{sharded, "optimizer.type=sophia"}},
+                                   {{"optimizer.type=adahessian"}},
+                                   {{}, "type = \"lbfgs\"\n"}};
   for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    const std::vector<std::string>& more = kinds[kind].more;
+    write_file(scratch_.file("run.toml"), configuration("train = \"" + scratch_.file("points.csv") + "\"\n",
+                                                        kMlp, kinds[kind].optimizer));
     for (const int rank : {1, 0}) {
       SCOPED_TRACE(std::to_string(kind) + ", rank " + std::to_string(rank));
       const std::string output = scratch_.file("killed" + std::to_string(kind) + std::to_string(rank));
-      Job job(Job::on_workers(3, training(output, settings(kinds[kind])), true));
+      Job job(Job::on_workers(3, training(output, settings(more)), true));
       ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
       const int64_t logged = steps_logged(output);
       job.signal_rank(rank, SIGKILL);
@@ -54,7 +73,7 @@ TEST_F(RecoveryPoints, AKilledWorkerCostsAtMostOneStep) {
       ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
       EXPECT_GE(newest_checkpoint(output) + 1, logged);
       EXPECT_NE(outcome.err.find("others are lost: the state of step "), std::string::npos) << outcome.err;
-      expect_goes_on(output, rank != 0, kinds[kind]);
+      expect_goes_on(output, rank != 0, more);
     }
   }
 }
@@ -84,33 +103,17 @@ TEST_F(RecoveryPoints, ANoticeThatNothingComesOfCostsNothing) {
   expect_goes_on(output, true);
 }
 
-TEST_F(RecoveryPoints, WhereNoWorkerHasAllOfTheStateTheyAreRefused) {
-  const Outcome outcome =
-      run(2, training(scratch_.file("sharded"), settings({"parallel.shard_optimizer=true"})));
-  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
-  EXPECT_NE(outcome.err.find("checkpoint.recovery_point"), std::string::npos) << outcome.err;
-  const Outcome minimizing = run(
-      2, training(scratch_.file("minimizing"), settings({"optimizer.type=lbfgs", "train.micro_batches=2"})));
-  EXPECT_EQ(minimizing.exit_code, 2) << minimizing.err;
-  for (const char* curved : {"kfac", "sophia", "adahessian"}) {
-    const Outcome refused =
-        run(2, training(scratch_.file("curved"), settings({std::string("optimizer.type=") + curved})));
-    EXPECT_EQ(refused.exit_code, 2) << refused.err;
-    EXPECT_NE(refused.err.find("checkpoint.recovery_point"), std::string::npos) << refused.err;
-  }
-}
-
 // The state is that before the evaluation, which the run that goes on makes first: a schedule and the choice
 // of the best miss none, whether trained weights are evaluated or averaged ones.
 TEST_F(RecoveryPoints, AWorkerThatIsLostInAnEvaluationCostsNoEvaluation) {
-  for (const bool averaged : {false, true}) {
-    SCOPED_TRACE(averaged);
+  for (const std::string& kind :
+       {std::string(), std::string("average.type=ema"), std::string("parallel.shard_optimizer=true")}) {
+    SCOPED_TRACE(kind);
     std::vector<std::string> more = {
         "checkpoint.recovery_point=true", "checkpoint.every=0",     "train.steps=4",
         "data.validation_fraction=0.3",   "train.evaluate_every=4", "checkpoint.keep_best=validation_loss"};
-    if (averaged) more.emplace_back("average.type=ema");
-    const std::string straight = scratch_.file("straight" + std::to_string(averaged)),
-                      output = scratch_.file("lost" + std::to_string(averaged));
+    if (!kind.empty()) more.push_back(kind);
+    const std::string straight = scratch_.file("straight" + kind), output = scratch_.file("lost" + kind);
     complete(2, training(straight, more));
     const auto evaluated = [&] { return count(bytes_of(output + "/metrics.jsonl"), "validation_loss"); };
     // Which of a run's last messages is the evaluation's is found by trying.

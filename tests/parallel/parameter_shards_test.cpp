@@ -129,7 +129,7 @@ TEST(ParameterShards, NormBlocksAndGatheredArraysAreThoseOfOneWorker) {
   }
 }
 
-TEST(ParameterShards, PartsTravelToWorkerZeroAndBack) {
+TEST(ParameterShards, PartsTravelToWorkerZeroAndBackAndToAll) {
   for (const auto& [world_size, dealt] : layouts()) {
     const std::vector<Share>& shares = dealt;  // clang 14 captures no structured bindings
     const int64_t extent = shares.back().range.end;
@@ -146,17 +146,21 @@ TEST(ParameterShards, PartsTravelToWorkerZeroAndBack) {
       Tensor back = own.full_like(0.0);
       // In three slices that fit no share.
       std::vector<float> all(communicator.rank() == 0 ? values.size() : 0, 0.0f);
+      std::vector<float> everywhere(values.size(), 0.0f);
       for (const ElementRange& range :
            {ElementRange{0, 3}, ElementRange{3, extent / 2}, ElementRange{extent / 2, extent}}) {
         auto* bytes =
             reinterpret_cast<std::byte*>(communicator.rank() == 0 ? all.data() + range.begin : nullptr);
         shards.collect(shares, own, range, bytes, "collect");
         shards.distribute(shares, back, range, bytes, "distribute");
+        shards.collect(shares, own, range, reinterpret_cast<std::byte*>(everywhere.data() + range.begin),
+                       "collect everywhere", true);
       }
       if (communicator.rank() == 0) {
         EXPECT_TRUE(same_bits<float>(all, values));
       }
       EXPECT_TRUE(same_bits<float>(back.to_vector<float>(), stored));
+      EXPECT_TRUE(same_bits<float>(everywhere, values));
     });
   }
 }
