@@ -173,6 +173,14 @@ void RunKeeper::save(int64_t step, const BestCheckpoint& best, const std::functi
   store_.save(step, std::move(state), best.step(), waits);
 }
 
+void RunKeeper::poll() {
+  store_.poll();
+  const auto now = std::chrono::steady_clock::now();
+  if (now - looked_ < std::chrono::seconds(1)) return;
+  looked_ = now;
+  lock_.require_held();
+}
+
 void RunKeeper::complete(State& state, const BestCheckpoint& best) {
   MetricsRecord record = metrics_->record();
   state.metrics = std::move(record.lines);

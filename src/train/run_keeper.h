@@ -2,6 +2,7 @@
 // and loss plot.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -61,8 +62,9 @@ class RunKeeper {
   void offer(int64_t step, const BestCheckpoint& best);
   // Waits for the write that is under way; rethrows what it threw.
   void finish_write() { store_.finish(); }
-  // Rethrows what a write in the background threw; never blocks.
-  void poll() { store_.poll(); }
+  // Rethrows what a write in the background threw, without waiting for one. Error (kCheckpoint) within a
+  // second or so after somebody has deleted the directory or given it to another run.
+  void poll();
   // Everything on disk, the loss plot included. `chart`: also shows it as characters. `gives_up`: the user's
   // commands are not waited for any more.
   void finish(bool chart, const std::function<bool()>& gives_up = {});
@@ -72,6 +74,7 @@ class RunKeeper {
  private:
   std::string name_, directory_, begun_;
   DirectoryLock lock_;
+  std::chrono::steady_clock::time_point looked_{};  // for the lock
   CheckpointCopies* copies_ = nullptr;
   std::function<void()> offer_;  // of the checkpoint under way
   bool warned_of_room_ = false;

@@ -121,6 +121,21 @@ TEST_F(DiskFaults, ClosedStandardDescriptorsDoNotReachTheFilesOfARun) {
 
 // ---- reading
 
+TEST_F(DiskFaults, ADirectoryThatIsDeletedEndsTheRunBeforeItsNextCheckpointIsDue) {
+  for (const int count : {1, 2}) {
+    SCOPED_TRACE(count);
+    const std::string output = scratch_.file("deleted" + std::to_string(count));
+    Job job(Job::on_workers(count, training(output, {kEndless})));
+    ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
+    fs::remove_all(output);
+    const Outcome outcome = job.wait(30.0);
+    EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+    EXPECT_NE(outcome.err.find("error: " + output + ": was deleted or replaced"), std::string::npos)
+        << outcome.err;
+    EXPECT_FALSE(fs::exists(output));
+  }
+}
+
 TEST_F(DiskFaults, ACheckpointThatCannotBeReadIsNotPassedOver) {
   const std::string output = scratch_.file("unreadable"), newest = checkpoint_of(output, 12);
   complete(kNoLauncher, training(output, {"checkpoint.every=6"}));
