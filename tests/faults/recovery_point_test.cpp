@@ -137,29 +137,31 @@ TEST_F(RecoveryPoints, AWorkerThatIsLostInAnEvaluationCostsNoEvaluation) {
 
 // Each worker takes itself for a host of its own, with a directory of its own.
 TEST_F(RecoveryPoints, OnOtherHostsLieInTheirDirectories) {
-  std::vector<std::string> command = {LOCKSTEP_MPIEXEC, "-q"};
-  const auto directory = [&](int host) { return scratch_.file("h" + std::to_string(host)); };
-  for (const int host : {1, 2}) {
-    if (host > 1) command.emplace_back(":");
-    const std::vector<std::string> worker =
-        with_faults("", {"-np", "1", "env", "LOCKSTEP_HOST=h" + std::to_string(host)},
-                    training(directory(host), settings({"checkpoint.replicas=1", "checkpoint.every=10"})));
-    command.insert(command.end(), worker.begin(), worker.end());
+  for (const char* sharded : {"false", "true"}) {
+    SCOPED_TRACE(sharded);
+    const std::string shards = std::string("parallel.shard_optimizer=") + sharded;
+    std::vector<std::string> command = {LOCKSTEP_MPIEXEC, "-q"};
+    const auto directory = [&](int host) { return scratch_.file(sharded + std::to_string(host)); };
+    for (const int host : {1, 2}) {
+      if (host > 1) command.emplace_back(":");
+      const std::vector<std::string> worker = with_faults(
+          "", {"-np", "1", "env", "LOCKSTEP_HOST=h" + std::to_string(host)},
+          training(directory(host), settings({"checkpoint.replicas=1", "checkpoint.every=10", shards})));
+      command.insert(command.end(), worker.begin(), worker.end());
+    }
+    Job job(command);
+    ASSERT_TRUE(job.wait_until([&] { return steps_logged(directory(1)) >= 25; })) << job.err();
+    const int64_t logged = steps_logged(directory(1));
+    job.signal_rank(0, SIGKILL);
+    const Outcome outcome = job.wait(30.0);
+    EXPECT_GE(newest_checkpoint(directory(2)) + 1, logged) << outcome.err;
+    std::filesystem::remove_all(directory(1));
+    const std::string until = "train.steps=" + std::to_string(newest_checkpoint(directory(2)) + 3);
+    complete(kNoLauncher, training(directory(2), settings({until}), "--resume"));
+    complete(kNoLauncher, training(scratch_.file("straight"), settings({until}), "--overwrite"));
+    EXPECT_EQ(digest_of(checkpoint_of(directory(2), newest_checkpoint(directory(2)))),
+              digest_of(checkpoint_of(scratch_.file("straight"), newest_checkpoint(directory(2)))));
   }
-  Job job(command);
-  ASSERT_TRUE(job.wait_until([&] { return steps_logged(directory(1)) >= 25; })) << job.err();
-  const int64_t logged = steps_logged(directory(1));
-  job.signal_rank(0, SIGKILL);
-  const Outcome outcome = job.wait(30.0);
-  EXPECT_GE(newest_checkpoint(directory(2)) + 1, logged) << outcome.err;
-  std::filesystem::remove_all(directory(1));
-  const int64_t step = newest_checkpoint(directory(2));
-  complete(kNoLauncher,
-           training(directory(2), settings({"train.steps=" + std::to_string(step + 3)}), "--resume"));
-  complete(kNoLauncher,
-           training(scratch_.file("straight"), settings({"train.steps=" + std::to_string(step + 3)})));
-  EXPECT_EQ(digest_of(checkpoint_of(directory(2), step + 3)),
-            digest_of(checkpoint_of(scratch_.file("straight"), step + 3)));
 }
 
 }  // namespace
