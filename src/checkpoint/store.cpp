@@ -18,6 +18,7 @@
 #include <new>
 #include <string_view>
 #include <system_error>
+#include <thread>
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -41,6 +42,18 @@ void create_directory(const std::string& directory) {
     error = std::make_error_code(std::errc::not_a_directory);
   if (error)
     fail(ErrorKind::kUsage, fmt::format("{}: cannot create the directory: {}", directory, error.message()));
+}
+
+// 0, or the error. Workers whose launcher was killed live on for a second: whoever starts the run again at
+// once waits for them.
+int lock_soon(int descriptor) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kPatience(3000), kLook(50);
+  for (const Clock::time_point end = Clock::now() + kPatience;;) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return 0;
+    if (errno != EINTR && (errno != EWOULDBLOCK || Clock::now() > end)) return errno;
+    std::this_thread::sleep_for(kLook);
+  }
 }
 
 // A whole text as a nonnegative number.
@@ -237,8 +250,7 @@ DirectoryLock::DirectoryLock(const std::string& directory)
     fail(ErrorKind::kUsage,
          fmt::format("{}: cannot write to the directory: {}", directory, system_message(errno)));
   }
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
+  if (const int error = lock_soon(descriptor_); error != 0) {
     if (error == EWOULDBLOCK) {
       std::array<char, 512> holder{};
       const ssize_t count = ::pread(descriptor_, holder.data(), holder.size(), 0);

@@ -15,8 +15,9 @@ namespace lockstep {
 
 // Exclusive ownership of an output directory by one run: a locked file DIRECTORY/.lockstep.lock with host and
 // pid in it. The system gives the lock up when its process ends, however it ends, so a stale file is simply
-// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid) or not writable,
-// or when the file is a symbolic link. On a file system without locks it warns.
+// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid), and still is
+// three seconds later, or not writable, or when the file is a symbolic link. On a file system without locks
+// it warns.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);

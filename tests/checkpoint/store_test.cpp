@@ -467,6 +467,25 @@ TEST_F(StoreTest, SecondRunIsToldWhoHoldsTheDirectory) {
   ::close(ready[1]);
 }
 
+// Workers live on for a second after their mpirun was killed.
+TEST_F(StoreTest, ADirectoryWhoseHolderIsAboutToEndIsWaitedFor) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const DirectoryLock lock(directory_.path());
+    const ssize_t written = ::write(ready[1], "x", 1);
+    ::usleep(1'500'000);
+    ::_exit(written == 1 ? 0 : 1);
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_NO_THROW({ const DirectoryLock taken_over(directory_.path()); });
+  ::waitpid(child, nullptr, 0);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
 TEST_F(StoreTest, LockIsExclusiveWithinAProcessAndReleased) {
   {
     const DirectoryLock first(directory_.path());
