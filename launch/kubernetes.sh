@@ -19,6 +19,9 @@ if [ -n "${JOB_UID:-}" ] && [ -s "$verdict" ]; then
   echo "kubernetes: an earlier pod of this job has ended with exit code $status, and another start does not help" >&2
   exit "$status"
 fi
+# Workers have pods of their own.
+pods() { sed -E 's/[[:space:]#].*//; /^$/d' "${OMPI_MCA_orte_default_hostfile:-/dev/null}" 2>/dev/null || true; }
+
 origin='' remembered=/dev/null
 [ -z "${JOB_UID:-}" ] || remembered=$output.origin.$JOB_UID
 [ "$begin" != --overwrite ] || origin_of_job "$remembered" "$output" || end_with 4
@@ -28,7 +31,11 @@ while true; do
   status=0 before=$newest
   run_to_end "$root/build/release/bin/lockstep" train "${arguments[@]}" "$begin" || status=$?
   if [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || [ "$stops" -gt 0 ]; then break; fi
-  ! worth_another_start "$status" || await_saves
+  if worth_another_start "$status"; then
+    await_saves
+    pods | mapfile -t workers
+    await_saves_on "${workers[@]}"
+  fi
   if ! worth_another_start "$status" || ! got_further kubernetes "$output" "$before"; then
     [ -z "${JOB_UID:-}" ] || (mkdir -p "$(dirname "$output")" && echo "$status" >"$verdict") || true
     break

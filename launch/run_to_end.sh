@@ -183,13 +183,24 @@ got_further() {
 }
 
 # Waits, up to a minute or a stop, for what workers of an earlier start still write on this host (checkpoint.recovery_point), which
-# another start is to continue from. For any POSIX shell: supervise.sh has other hosts run it.
+# another start is to continue from. For any POSIX shell: other hosts run it too.
 await_saves() {
   tries=0
   while [ "$tries" -lt 300 ] && [ "${stops:-0}" -eq 0 ] && grep -qsx lockstep-saves /proc/[0-9]*/comm; do
     sleep 0.2 || true
     tries=$((tries + 1))
   done
+}
+
+ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
+# await_saves_on HOST...: the same there, at once.
+await_saves_on() {
+  local host asked=()
+  for host in "$@"; do
+    { timeout 70 "${ssh[@]}" -n "$host" "$(declare -f await_saves); await_saves" >/dev/null 2>&1 || true; } &
+    asked+=("$!")
+  done
+  for host in "${asked[@]}"; do wait "$host" || true; done
 }
 
 # What Open MPI should do unless the user has said otherwise, in arguments, the environment or a parameter file.

@@ -66,7 +66,6 @@ work=''
 mktemp -d | read -r work || { echo "supervise: no directory could be made in ${TMPDIR:-/tmp}" >&2; exit 4; }
 watchers=()
 token=lockstep-$$-$RANDOM$RANDOM  # Open MPI hands it on to its daemons and all workers, so that they can be told from others
-ssh=(ssh -x -o BatchMode=yes -o ConnectTimeout=2)
 mkfifo "$work/nothing"
 exec {nothing}<>"$work/nothing"  # never anything to read; at its end when this script is
 
@@ -126,16 +125,6 @@ look() {
   shares=''
   sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null | read -r shares || true
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
-}
-
-# Waits for what is still written on the hosts that answer.
-await_saves_there() {
-  local host asked=()
-  for host in "${answering[@]}"; do
-    { timeout 70 "${ssh[@]}" -n "$host" "$(declare -f await_saves); await_saves" >/dev/null 2>&1 || true; } &
-    asked+=("$!")
-  done
-  for host in "${asked[@]}"; do wait "$host" || true; done
 }
 
 # Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that
@@ -201,7 +190,7 @@ failed=''  # the exit code of a start whose checkpoints are still to be looked f
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
-    await_saves_there
+    await_saves_on "${answering[@]}"
     sweep
     look
   fi

@@ -9,17 +9,19 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/launch" "$root/build/release/bin"
 cp "$launch/kubernetes.sh" "$launch/run_to_end.sh" "$root/launch"
 # Stands in for mpirun: ends with the next of the exit codes in the file $CODES; after "+" it leaves a checkpoint first, after
-# "save" one comes later. Notes how many each start finds.
+# "save" one comes later, after "save-there" from a worker's pod. Notes how many each start finds.
 cat >"$root/bin/mpirun" <<'END'
 #!/bin/bash
 echo "$*" | sed 's/--allow-run-as-root //; s/ *[^ ]*lockstep train /train /' >>"$NOTES"
 find "$OUTPUT" -name 'step-0*' 2>/dev/null | wc -l >>"$NOTES.found"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
-if [ "$code" = save ]; then
+if [[ $code = save* ]]; then
   mkdir -p "$OUTPUT"
-  setsid lockstep-saves </dev/null >/dev/null 2>&1 &
-  until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+  writer=lockstep-saves
+  [ "$code" = save ] || writer=other-pod
+  setsid "$writer" </dev/null >/dev/null 2>&1 &
+  until grep -qsx "$writer" "/proc/$!/comm"; do sleep 0.01; done
   exit 6
 fi
 if [[ $code = +* ]]; then mkdir -p "$OUTPUT" && : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"; fi
@@ -31,9 +33,18 @@ cat >"$root/bin/lockstep-saves" <<'END'
 sleep 0.7
 : >"$OUTPUT/step-$(printf %09d "$(find "$OUTPUT" -name 'step-0*' | wc -l)").h5"
 END
+ln -s lockstep-saves "$root/bin/other-pod"
+# Stands in for ssh: the writer in a pod is seen from there alone, and another pod is gone.
+cat >"$root/bin/ssh" <<'END'
+#!/bin/bash
+args=("$@")
+[ "${args[-2]}" = job-worker-1.job ] || exit 255
+exec sh -c "${args[-1]//lockstep-saves/other-pod}"
+END
 printf '#!/bin/sh\n' >"$root/build/release/bin/lockstep"
-chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/build/release/bin/lockstep"
-export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=/etc/mpi/hostfile
+chmod +x "$root/bin/mpirun" "$root/bin/lockstep-saves" "$root/bin/ssh" "$root/build/release/bin/lockstep"
+printf 'job-worker-0.job slots=1\njob-worker-1.job slots=1\n' >"$root/hostfile"
+export PATH=$root/bin:$PATH NOTES=$root/notes CODES=$root/codes OUTPUT=$root/out OMPI_MCA_orte_default_hostfile=$root/hostfile
 
 source "$(dirname "${BASH_SOURCE[0]}")/../check.sh"
 # pod UID CODES [ARGUMENT...]: starts within a pod of that job whose runs end with these codes, and its exit code.
@@ -56,6 +67,9 @@ check "a pod of the next job" "3 starts, 6" "$(pod b "6 6 6 0")"
 check "the pod that replaces it" "0 starts, 6" "$(pod b "0")"
 rm -rf "$OUTPUT"
 check "runs whose workers still write" "4 starts, 0" "$(pod c "save save save 0")"
+check "checkpoints that each start finds" "0 1 2 3" "$(paste -sd' ' "$NOTES.found")"
+rm -rf "$OUTPUT"
+check "runs whose workers in other pods still write" "4 starts, 0" "$(pod g "save-there save-there save-there 0")"
 check "checkpoints that each start finds" "0 1 2 3" "$(paste -sd' ' "$NOTES.found")"
 begins() { sed 's/.* //' "$NOTES" | paste -sd' '; }
 check "a run that is to begin anew" "2 starts, 75" "$(pod d "6 75" --overwrite)"
