@@ -375,6 +375,7 @@ class Hdf5DatasetReader {
       fail(ErrorKind::kData, fmt::format("{}: attribute feature_names has '{}' twice: {} and {}", path_, name,
                                          first->second, i + 1));
     }
+    if (options_.unlabelled) return;  // there may be no y
     const std::vector<std::string> target = read_names(file, "/y", "target_name");
     if (target.size() == 1) dataset_.columns.target = target[0];
   }

@@ -200,6 +200,31 @@ with open('block512.h5', 'r+b') as file: file.write(b'MATLAB 7.3 MAT-file, Platf
   }
 }
 
+// Samples to predict for. 'far': whose y would be in a file that is not there.
+TEST_F(Hdf5Sources, SamplesWithoutTargetsAreReadWhereNoneAreWanted) {
+  make(R"(
+with new('bare.h5', None) as file: file['x'] = x
+with new('named.h5', None) as file:
+    file['x'] = x
+    file['x'].attrs['feature_names'] = ['a', 'b', 'c']
+with new('far.h5', None) as file:
+    file['x'] = x
+    file['y'] = h5py.ExternalLink('nowhere.h5', '/y')
+)");
+  for (const char* name : {"bare.h5", "named.h5", "far.h5"}) {
+    SCOPED_TRACE(name);
+    DatasetOptions samples = options(name);
+    samples.unlabelled = true;
+    try_dataset(samples);
+    const Dataset data = read_dataset(samples);
+    EXPECT_EQ(data.inputs_f32, rows());
+    EXPECT_EQ(data.size(), 12);
+    reject(name, false, {name});
+  }
+  EXPECT_EQ(read_dataset({.path = directory_.file("named.h5"), .unlabelled = true}).columns.features,
+            (std::vector<std::string>{"a", "b", "c"}));
+}
+
 TEST_F(Hdf5Sources, AxesInMatlabsOrderAreExplained) {
   make(R"(
 with new('matlab.h5', y.reshape(1, 12)) as file: file['x'] = x.T
