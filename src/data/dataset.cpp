@@ -134,7 +134,13 @@ Dataset read_dataset(const DatasetOptions& options) {
 }
 
 void try_dataset(const DatasetOptions& options, int64_t seconds) {
-  if (!options.open && format_of(options) == "hdf5") try_hdf5(options, seconds);
+  if (options.open) return;
+  try {
+    if (format_of(options) != "hdf5") return;
+  } catch (const Error&) {
+    return;  // which reading it says too, if it comes to that
+  }
+  try_hdf5(options, seconds);
 }
 
 }  // namespace lockstep

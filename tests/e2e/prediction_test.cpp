@@ -146,7 +146,10 @@ TEST_F(Prediction, NeedsTheTrainingFileForStatisticsAlone) {
                              "--set", "data.train=" + file(data)});
   };
   EXPECT_EQ(predicted("points.csv", "averaged").exit_code, 0);
-  EXPECT_EQ(predicted("gone.csv", "trained").exit_code, 0);
+  // Whatever its name tells of its format, and whatever is there by now.
+  write_file(file("other"), std::string("\x93NUMPY\0", 7));
+  for (const char* data : {"gone.csv", "gone", "other"})
+    EXPECT_EQ(predicted(data, "trained").exit_code, 0) << data;
   const Outcome mean = predicted("gone.csv", "averaged");
   EXPECT_EQ(mean.exit_code, 3);
   EXPECT_NE(mean.err.find("gone.csv"), std::string::npos) << mean.err;
