@@ -217,10 +217,7 @@ void PartSource::with_base_rows(std::span<const int64_t> rows, Use&& use) const 
   std::array<int64_t, 256> piece{};
   for (size_t done = 0; done < rows.size(); done += piece.size()) {
     const size_t count = std::min(piece.size(), rows.size() - done);
-    for (size_t i = 0; i < count; ++i) {
-      const int64_t row = rows[done + i];
-      piece[i] = side_ == Side::kTrain ? split_.train_row(row) : split_.validation_row(row);
-    }
+    for (size_t i = 0; i < count; ++i) piece[i] = base_row(rows[done + i]);
     use(std::span<const int64_t>(piece.data(), count), static_cast<int64_t>(done));
   }
 }

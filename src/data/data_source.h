@@ -71,6 +71,8 @@ class DataSource {
   virtual void read_ahead(std::span<const int64_t>) const {}
   // Whether all samples are in memory, so that a look at each costs little.
   virtual bool in_memory() const { return false; }
+  // Where a sample is in the whole source that this one is made of: what messages name.
+  virtual int64_t whole_row(int64_t row) const { return row; }
 
  protected:
   DataDescription description_;
@@ -175,6 +177,7 @@ class StandardizedSource final : public DataSource {
   bool waits() const override { return base_->waits(); }
   void read_ahead(std::span<const int64_t> rows) const override { base_->read_ahead(rows); }
   bool in_memory() const override { return base_->in_memory(); }
+  int64_t whole_row(int64_t row) const override { return base_->whole_row(row); }
 
  private:
   std::shared_ptr<const DataSource> base_;
@@ -191,6 +194,7 @@ class ReorderedSource final : public DataSource {
   bool waits() const override { return base_->waits(); }
   void read_ahead(std::span<const int64_t> rows) const override { base_->read_ahead(rows); }
   bool in_memory() const override { return base_->in_memory(); }
+  int64_t whole_row(int64_t row) const override { return base_->whole_row(row); }
 
  private:
   std::shared_ptr<const DataSource> base_;
@@ -207,8 +211,12 @@ class PartSource final : public DataSource {
   bool waits() const override { return base_->waits(); }
   void read_ahead(std::span<const int64_t> rows) const override;
   bool in_memory() const override { return base_->in_memory(); }
+  int64_t whole_row(int64_t row) const override { return base_->whole_row(base_row(row)); }
 
  private:
+  int64_t base_row(int64_t row) const {
+    return side_ == Side::kTrain ? split_.train_row(row) : split_.validation_row(row);
+  }
   template <class Use>
   void with_base_rows(std::span<const int64_t> rows, Use&& use) const;
 

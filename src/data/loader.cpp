@@ -90,8 +90,8 @@ void gather_rows(const DataSource& source, std::span<const int64_t> rows, MicroB
   const DataDescription& description = source.description();
   const int64_t positions = description.positions.elements();
   const auto refuse = [&](size_t target, const std::string& what) {
-    fail(ErrorKind::kData, fmt::format("{}: sample {}: {}", description.source,
-                                       rows[target / static_cast<size_t>(positions)], what));
+    const int64_t row = source.whole_row(rows[target / static_cast<size_t>(positions)]);
+    fail(ErrorKind::kData, fmt::format("{}: sample {}: {}", description.source, row, what));
   };
   if (description.classes > 0) {
     const std::span<const int32_t> labels = std::as_const(batch).values<int32_t>(kTargetsName);

@@ -188,6 +188,22 @@ TEST(Loader, NamesSourceAndSampleOfTargetsThatCannotBe) {
   }
 }
 
+TEST(Loader, NamesTheSampleAsTheWholeSourceCountsIt) {
+  const auto texts = std::make_shared<Texts>(58);  // of which the last one, 4, has a label that is none
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const Split split(5, 0.4, seed);
+    const PartSource train(texts, split, PartSource::Side::kTrain),
+        validation(texts, split, PartSource::Side::kValidation);
+    const bool held_out = split.validation_row(1) == 4;
+    const PartSource& part = held_out ? validation : train;
+    expect_rejection(ErrorKind::kData, {"texts: sample 4: label 100 is outside [0, 100)"}, [&] {
+      Loader(part, {.samples = part.size(), .global_batch = part.size(), .shuffle = false}, part.size(), 0, 1,
+             0)
+          .next();
+    });
+  }
+}
+
 TEST(Loader, GathersATargetAPositionWeightsAndWhateverElseASampleHas) {
   const Texts texts;
   Loader loader(texts, {.samples = 5, .global_batch = 6, .shuffle = false, .last_batch = LastBatch::kPad}, 2,
