@@ -30,6 +30,7 @@
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
+#include "lockstep/train/settings_rules.h"
 #include "lockstep/train/worker_texts.h"
 
 namespace lockstep {
@@ -96,6 +97,7 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
 }
 
 void PreparedRun::set_up() {
+  require_valid(settings);
   set_threads(static_cast<int>(settings.threads));
   device.emplace(settings, communicator, options.backend);
   data = read_run_data(settings);
@@ -109,6 +111,7 @@ void PreparedRun::set_up() {
   const RunLength length{plan.total_steps, plan.steps_per_epoch, plan.sampler.global_batch,
                          plan.sampler.global_batch * tokens};
   schedule = job.schedule ? job.schedule(length) : make_schedule({}, settings.learning_rate, length);
+  if (schedule == nullptr) fail(ErrorKind::kUsage, "schedule: the program's function has made none");
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);

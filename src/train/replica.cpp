@@ -1,6 +1,7 @@
 // Building and updating a replica.
 #include "lockstep/train/replica.h"
 
+#include "lockstep/core/error.h"
 #include "lockstep/nn/lora.h"
 #include "lockstep/optim/layer_curvature.h"
 #include "lockstep/tensor/storage.h"
@@ -11,6 +12,8 @@ namespace lockstep {
 Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend, Communicator& communicator)
     : alone_(make_self_communicator()) {
   const RunSettings& settings = job.settings;
+  if (!job.model) fail(ErrorKind::kUsage, "model: the job has none");
+  if (!job.optimizer) fail(ErrorKind::kUsage, "optimizer: the job has none");
   compute = settings.compute;
   if (settings.lora.rank > 0) {
     LoraPlan plan(settings.lora);
@@ -19,7 +22,9 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   } else {
     model = job.model(data, ModuleBuilder(store));
   }
+  if (model == nullptr) fail(ErrorKind::kUsage, "model: the program's function has made none");
   optimizer = job.optimizer();
+  if (optimizer == nullptr) fail(ErrorKind::kUsage, "optimizer: the program's function has made none");
   store.allocate(settings.parameters(), backend, settings.seed);
   training = forward_context(store, true);
   training.recompute_every = settings.recompute_every;

@@ -9,6 +9,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/minimize/minimizer.h"
+#include "lockstep/train/settings_rules.h"
 
 namespace lockstep {
 
@@ -90,44 +91,11 @@ void require_overlap(int64_t overlap, const RunSettings& settings, int64_t micro
   }
 }
 
-// A configuration's reader has seen to these; a program may fill in anything.
-void require_ranges(const RunSettings& settings) {
-  const auto require = [](bool holds, const char* key, const std::string& rule, auto value) {
-    if (!holds) fail(ErrorKind::kUsage, fmt::format("{}: must be {}, got {}", key, rule, value));
-  };
-  for (const auto& [key, value] : {std::pair("train.micro_batch_size", settings.micro_batch_size),
-                                   {"train.log_every", settings.log_every},
-                                   {"device.threads", settings.threads}}) {
-    require(value >= 1, key, ">= 1", value);
-  }
-  for (const auto& [key, value] :
-       {std::pair("train.steps", settings.steps), {"train.epochs", settings.epochs}}) {
-    require(value >= 0 && static_cast<double>(value) <= kMostSteps, key,
-            fmt::format("in [0, {:.0f}]", kMostSteps), value);
-  }
-  const ClipSettings& clip = settings.clip;
-  require(clip.global_norm >= 0.0 && std::isfinite(clip.global_norm), "clip.global_norm", ">= 0 and finite",
-          clip.global_norm);
-  for (const auto& [key, value] : {std::pair("clip.value", clip.value), {"clip.adaptive", clip.adaptive}}) {
-    require(value == 0.0 || (value >= kSmallestClipLimit && std::isfinite(value)), key,
-            fmt::format("0 (off) or at least {} and finite", kSmallestClipLimit), value);
-  }
-  const AverageSettings& average = settings.average;
-  if (average.type == AverageSettings::Type::kNone) return;
-  if (average.type == AverageSettings::Type::kEma)
-    require(average.decay >= 0.0 && average.decay < 1.0, "average.decay", "in [0, 1)", average.decay);
-  for (const auto& [key, value] :
-       {std::pair("average.start", average.start), {"average.every", average.every}}) {
-    require(value >= 1 && value <= AverageSettings::kMostUpdates, key,
-            fmt::format("in [1, {}]", AverageSettings::kMostUpdates), value);
-  }
-}
-
 }  // namespace
 
 RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, const std::string& optimizer,
                  int64_t tokens, int64_t overlap) {
-  require_ranges(settings);
+  require_valid(settings);
   if ((settings.steps > 0) == (settings.epochs > 0)) {
     fail(ErrorKind::kUsage,
          fmt::format("train.steps: give either steps or epochs, got steps = {} and epochs = {}",

@@ -7,6 +7,7 @@
 #include "lockstep/nn/module.h"
 #include "lockstep/optim/optimizer.h"
 #include "lockstep/optim/schedule.h"
+#include "lockstep/train/settings_rules.h"
 
 namespace lockstep {
 
@@ -57,9 +58,6 @@ RunSettings read_settings(Configuration& configuration) {
     data.reject("validation_labels", "goes with data.validation");
   settings.validation_fraction = data.real("validation_fraction", settings.validation_fraction, {0.0, 0.9},
                                            "share of the training data set aside for validation");
-  if (!settings.validation_data.path.empty() && settings.validation_fraction > 0.0) {
-    data.reject("validation_fraction", "must be 0 when data.validation names a file");
-  }
   settings.normalize = data.text("normalize", "none", {"none", "standard"},
                                  "standard: each feature less its mean, divided by its deviation, both of "
                                  "the whole training file; validation "
@@ -126,14 +124,9 @@ RunSettings read_settings(Configuration& configuration) {
   settings.initial_weights_without =
       train.texts("initial_weights_without", settings.initial_weights_without,
                   "patterns of names that are drawn all the same, * for any characters: [\"output.*\"]");
-  if (settings.initial_weights.empty() && !settings.initial_weights_without.empty()) {
-    train.reject("initial_weights_without", "goes with train.initial_weights");
-  }
   settings.initial_weights_differ = train.texts(
       "initial_weights_differ", settings.initial_weights_differ,
       "keys of a gpt's [model] that need not be those of the weights: [\"window\", \"rotary_theta\"]");
-  if (settings.initial_weights.empty() && !settings.initial_weights_differ.empty())
-    train.reject("initial_weights_differ", "goes with train.initial_weights");
   settings.initial_adapter = train.text(
       "initial_adapter", settings.initial_adapter, {},
       "with [lora]: directory of PEFT (adapter_config.json) whose adapters a new run goes on with; "
@@ -141,15 +134,6 @@ RunSettings read_settings(Configuration& configuration) {
 
   Section lora = configuration.section("lora");
   settings.lora = read_lora(lora);
-  if (settings.lora.rank > 0 && settings.initial_weights.empty())
-    lora.reject("rank", "needs weights that stay as they are: train.initial_weights");
-  if (settings.lora.rank > 0 && !settings.initial_weights_without.empty())
-    lora.reject("rank", "every weight comes from train.initial_weights: not with initial_weights_without");
-  if (settings.lora.rank > 0 && !settings.initial_weights_differ.empty())
-    lora.reject("rank", "adapts the model of train.initial_weights: not with initial_weights_differ");
-
-  if (settings.lora.rank == 0 && !settings.initial_adapter.empty())
-    train.reject("initial_adapter", "goes with lora.rank, which is 0: off");
 
   Section optimizer = configuration.section("optimizer");
   settings.learning_rate = optimizer.real("learning_rate", settings.learning_rate, kNonNegative,
@@ -167,13 +151,6 @@ RunSettings read_settings(Configuration& configuration) {
   settings.clip.adaptive =
       clip.real("adaptive", settings.clip.adaptive, kNonNegative,
                 "largest ratio of gradient to parameter norm, output by output, 0.01 for example; 0: off");
-
-  for (const auto& [key, limit] :
-       {std::pair("value", settings.clip.value), {"adaptive", settings.clip.adaptive}}) {
-    if (limit > 0.0 && limit < kSmallestClipLimit) {
-      clip.reject(key, fmt::format("must be 0 (off) or at least {}, got {}", kSmallestClipLimit, limit));
-    }
-  }
 
   Section average = configuration.section("average");
   settings.average = read_average(average);
@@ -239,8 +216,6 @@ RunSettings read_settings(Configuration& configuration) {
                       "better than all before "
                       "is saved, and stays until there is a better one");
   if (keep_best != "none") settings.keep_best = keep_best;
-  if (keep_best != "none" && settings.validation_data.path.empty() && settings.validation_fraction == 0.0)
-    checkpoint.reject("keep_best", "needs data.validation or data.validation_fraction");
   settings.save_timeout_seconds =
       checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
                       "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
@@ -260,8 +235,6 @@ RunSettings read_settings(Configuration& configuration) {
       "\"rclone copy {} store:run\" for example; what fails is warned of; the end of the run waits for it, "
       "up "
       "to checkpoint.timeout, and leaves it to itself then, with output that nobody sees");
-  if (!settings.after_save.empty() && settings.after_save.find("{}") == std::string::npos)
-    checkpoint.reject("after_save", "must have {} where the path of the checkpoint stands");
 
   Section metrics = configuration.section("metrics");
   settings.tensorboard = metrics.boolean("tensorboard", settings.tensorboard,
@@ -287,6 +260,10 @@ RunSettings read_settings(Configuration& configuration) {
                      "fastest, instead of "
                      "taking the first; the choices belong to the run and decide about last bits");
 
+  check_combinations(settings,
+                     [&](const std::string& section, const std::string& key, const std::string& rule) {
+                       configuration.section(section).reject(key, rule);
+                     });
   if ((settings.steps == 0) == (settings.epochs == 0) && settings.train_data.given()) {
     train.reject("steps", fmt::format("give either steps or epochs, got steps = {} and epochs = {}",
                                       settings.steps, settings.epochs));

@@ -86,7 +86,56 @@ TEST(RunPlan, ValuesThatAProgramFillsInHaveTheRangesOfTheKeys) {
   refused([](RunSettings& s) { s.average = {.type = Type::kEma, .decay = 3.0}; }, "average.decay: must be");
   refused([](RunSettings& s) { s.average = {.type = Type::kSwa, .every = 0}; }, "average.every: must be");
   refused([](RunSettings& s) { s.average = {.type = Type::kSwa, .start = 0}; }, "average.start: must be");
+  refused([](RunSettings& s) { s.average = {.type = Type::kEma, .decay = 1.0}; }, "average.decay: must be");
   refused([](RunSettings& s) { s.average.every = 0; }, "no error");  // none is taken
+  for (const double value : {-1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    refused([=](RunSettings& s) { s.learning_rate = value; }, "optimizer.learning_rate: must be");
+    refused([=](RunSettings& s) { s.l2 = value; }, "train.l2: must be");
+    refused([=](RunSettings& s) { s.validation_fraction = value; }, "data.validation_fraction: must be");
+    refused([=](RunSettings& s) { s.guard.loss_z = value; }, "guard.loss_z_score: must be");
+    refused([=](RunSettings& s) { s.timeout_seconds = value; }, "parallel.timeout: must be");
+    refused([=](RunSettings& s) { s.checkpoint_every_minutes = value; }, "checkpoint.every_minutes: must be");
+    refused([=](RunSettings& s) { s.groups = {{.pattern = "*", .learning_rate_factor = value}}; },
+            "optimizer.groups.learning_rate_factor: must be");
+    refused([=](RunSettings& s) { s.loss_scale = {.mode = LossScaling::kStatic, .initial = value}; },
+            "precision.initial_scale: must be");
+  }
+  refused([](RunSettings& s) { s.micro_batches = -3; }, "train.micro_batches: must be");
+  refused([](RunSettings& s) { s.log_every = 0; }, "train.log_every: must be");
+  refused([](RunSettings& s) { s.prefetch = 0; }, "data.prefetch: must be");
+  refused([](RunSettings& s) { s.bucket_bytes = 0; }, "parallel.bucket_mb: must be");
+  refused([](RunSettings& s) { s.bucket_bytes = 1; }, "no error");
+  refused([](RunSettings& s) { s.digest_every = -1; }, "parallel.digest_every: must be");
+  refused([](RunSettings& s) { s.keep = -1; }, "checkpoint.keep: must be");  // would delete them all
+  refused([](RunSettings& s) { s.checkpoint_every = -1; }, "checkpoint.every: must be");
+  refused([](RunSettings& s) { s.recompute_every = -1; }, "train.recompute_every: must be");
+  refused([](RunSettings& s) { s.compute = DType::kI32; }, "precision.compute: must be");
+  refused([](RunSettings& s) { s.device = "tpu"; }, "device.type: must be one of auto, cpu, cuda, got tpu");
+  refused([](RunSettings& s) { s.gpu_transport = "post"; }, "parallel.gpu_transport: must be");
+  refused([](RunSettings& s) { s.keep_best = "loss"; }, "checkpoint.keep_best: must be");
+}
+
+TEST(RunPlan, CombinationsThatAProgramFillsInAreRefusedAsThoseOfAConfiguration) {
+  const auto refused = [](const std::function<void(RunSettings&)>& change, const std::string& rule) {
+    RunSettings settings = settings_of(2, 4, 1);
+    change(settings);
+    EXPECT_EQ(error_of(settings, 100), rule);
+  };
+  refused([](RunSettings& s) { s.keep_best = "validation_loss"; },
+          "checkpoint.keep_best: needs data.validation or data.validation_fraction");
+  refused([](RunSettings& s) { s.keep_best = "validation_loss", s.validation_fraction = 0.1; }, "no error");
+  refused([](RunSettings& s) { s.validation_data.path = "v.h5", s.validation_fraction = 0.1; },
+          "data.validation_fraction: must be 0 when data.validation names a file");
+  refused([](RunSettings& s) { s.initial_weights_without = {"output.*"}; },
+          "train.initial_weights_without: goes with train.initial_weights");
+  refused([](RunSettings& s) { s.initial_adapter = "adapter"; },
+          "train.initial_adapter: goes with lora.rank, which is 0: off");
+  refused([](RunSettings& s) { s.lora.rank = 4; },
+          "lora.rank: needs weights that stay as they are: train.initial_weights");
+  refused([](RunSettings& s) { s.recovery_point = s.shard_optimizer = true; },
+          "checkpoint.recovery_point: not with parallel.shard_optimizer: no worker has all of the state");
+  refused([](RunSettings& s) { s.after_save = "copy"; },
+          "checkpoint.after_save: must have {} where the path of the checkpoint stands");
 }
 
 TEST(RunPlan, ABatchMayBeGivenInTokens) {

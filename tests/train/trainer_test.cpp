@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <stdexcept>
 
+#include "data/rejection.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/nn/batch_norm.h"
 #include "lockstep/nn/sequential.h"
@@ -236,6 +238,27 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereAnEvaluationLacksSamples) {
                              "/parameters/layers.0.weight");
   };
   EXPECT_EQ(parameters("run"), parameters("whole"));
+}
+
+TEST_F(TrainerTest, JobsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
+  const auto refused = [&](const std::function<void(TrainingJob&)>& change, const std::string& rule) {
+    TrainingJob wrong = job("wrong");
+    change(wrong);
+    testing::expect_rejection(ErrorKind::kUsage, {rule}, [&] { Trainer(wrong, {}, *self_); });
+    EXPECT_FALSE(std::filesystem::exists(scratch_.file("wrong"))) << rule;
+  };
+  refused([](TrainingJob& j) { j.model = {}; }, "model: the job has none");
+  refused([](TrainingJob& j) { j.optimizer = {}; }, "optimizer: the job has none");
+  refused([](TrainingJob& j) { j.model = [](auto&&...) { return nullptr; }; },
+          "model: the program's function has made none");
+  refused([](TrainingJob& j) { j.optimizer = [] { return nullptr; }; },
+          "optimizer: the program's function has made none");
+  refused([](TrainingJob& j) { j.schedule = [](auto&&) { return nullptr; }; },
+          "schedule: the program's function has made none");
+  refused([](TrainingJob& j) { j.settings.device = "tpu"; }, "device.type: must be one of");
+  refused([](TrainingJob& j) { j.settings.prefetch = 0; }, "data.prefetch: must be");
+  refused([](TrainingJob& j) { j.settings.keep = -1; }, "checkpoint.keep: must be");
+  refused([](TrainingJob& j) { j.settings.threads = 0; }, "device.threads: must be");
 }
 
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
