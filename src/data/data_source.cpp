@@ -11,6 +11,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/half_precision.h"
+#include "lockstep/data/formats.h"
 #include "lockstep/data/stored_features.h"
 
 namespace lockstep {
@@ -114,22 +115,18 @@ void StoredSource::describe(const Dataset& dataset) {
   description_.columns = dataset.columns;
   description_.class_names = dataset.class_names;
   description_.class_counts = class_counts(dataset);
+  description_.finite = true;
   set_stored(stored_samples(dataset));
 }
 
 TableSource::TableSource(Dataset dataset) : dataset_(std::move(dataset)) {
+  check_dataset(dataset_);
   describe(dataset_);
   const auto largest = std::ranges::max_element(dataset_.inputs_i32);
   if (largest != dataset_.inputs_i32.end()) {
     description_.largest_index = *largest;
     description_.largest_index_row =
         (largest - dataset_.inputs_i32.begin()) / dataset_.sample_shape.elements() + 1;
-  }
-  if (std::ssize(stored_.inputs) != size() * stored_.input_bytes() ||
-      std::ssize(stored_.targets) != size() * stored_.target_bytes()) {
-    fail(ErrorKind::kInternal,
-         fmt::format("{}: {} bytes of inputs and {} of targets are not {} samples", description_.source,
-                     stored_.inputs.size(), stored_.targets.size(), size()));
   }
 }
 

@@ -31,10 +31,12 @@ struct DataDescription {
   // Features as gather() gives them: kF32, or kU8 and kF16, of which a model gets value * scale / divisor.
   DType stored_dtype = DType::kF32;
   float scale = 1.0f, divisor = 1.0f;
-  int64_t classes = 0;                       // > 0: classification, labels in [0, classes)
-  int64_t target_width = 0;                  // > 0: regression
-  Shape positions;                           // targets of a sample, of words in a text say; (): it has one
-  bool weighted = false;                     // each target has a weight of its own
+  int64_t classes = 0;       // > 0: classification, labels in [0, classes)
+  int64_t target_width = 0;  // > 0: regression
+  Shape positions;           // targets of a sample, of words in a text say; (): it has one
+  bool weighted = false;     // each target has a weight of its own
+  // Whether all features and real targets are known to be finite; else they are looked at when gathered.
+  bool finite = false;
   std::optional<int32_t> ignore_label = {};  // of targets whose weight is 0; they are given as class 0
   std::vector<Field> others = {};            // that models read by their names
   // Of tokens: what made them, in words. Data of another vocabulary do not fit; empty: not known.

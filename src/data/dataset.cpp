@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <new>
@@ -79,6 +80,63 @@ std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::
          fmt::format("{}: attribute ignore_label must be a 32-bit number: got {}", options.path, label));
   }
   return static_cast<int32_t>(label);
+}
+
+void check_dataset(const Dataset& dataset) {
+  const auto refuse = [&](ErrorKind kind, const std::string& rule) {
+    fail(kind, fmt::format("{}: {}", dataset.source.empty() ? "data set" : dataset.source, rule));
+  };
+  const auto require = [&](bool holds, const std::string& rule) {
+    if (!holds) refuse(ErrorKind::kUsage, rule);
+  };
+  require((dataset.classes > 0) != (dataset.target_width > 0),
+          fmt::format("must have either classes or a target width, got {} and {}", dataset.classes,
+                      dataset.target_width));
+  const int64_t samples = dataset.size(), each = dataset.sample_shape.elements();
+  const bool tokens = dataset.input_dtype == DType::kI32;
+  const auto values = static_cast<int64_t>(tokens                               ? dataset.inputs_i32.size()
+                                           : dataset.input_dtype == DType::kU8  ? dataset.inputs_u8.size()
+                                           : dataset.input_dtype == DType::kF16 ? dataset.inputs_f16.size()
+                                                                                : dataset.inputs_f32.size());
+  require(values == samples * each, fmt::format("{} samples of {} need {} inputs of {}, got {}", samples,
+                                                dataset.sample_shape.to_string(), samples * each,
+                                                name_of(dataset.input_dtype), values));
+  require(std::isfinite(dataset.scale) && std::isfinite(dataset.divisor) && dataset.divisor != 0.0f,
+          fmt::format("scale and divisor must be finite, the divisor not 0, got {} and {}", dataset.scale,
+                      dataset.divisor));
+  const auto names = std::ssize(dataset.class_names), features = std::ssize(dataset.columns.features);
+  require(
+      names == 0 || names == dataset.classes,
+      fmt::format("class_names must hold one name a class: {} names, {} classes", names, dataset.classes));
+  require(features == 0 || features == each,
+          fmt::format("columns must hold one name a feature: {} names, {} features", features, each));
+  for (int64_t i = 0; i < std::ssize(dataset.labels) && dataset.classes > 0; ++i) {
+    const int32_t label = dataset.labels[static_cast<size_t>(i)];
+    if ((label < 0 || label >= dataset.classes) && label != dataset.ignore_label)
+      refuse(ErrorKind::kData,
+             fmt::format("sample {}: label {} is outside [0, {})", i, label, dataset.classes));
+  }
+  const auto require_finite = [&](const auto& array, const char* what, int64_t width) {
+    for (int64_t i = 0; i < std::ssize(array); ++i) {
+      const auto value = static_cast<float>(array[static_cast<size_t>(i)]);
+      if (!std::isfinite(value))
+        refuse(ErrorKind::kData,
+               fmt::format("sample {}: {} {} is {}: must be finite", i / width, what, i % width, value));
+    }
+  };
+  if (dataset.target_width > 0) {
+    require(std::ssize(dataset.targets) % dataset.target_width == 0,
+            fmt::format("{} targets are no rows of {}", dataset.targets.size(), dataset.target_width));
+    require_finite(dataset.targets, "target", dataset.target_width);
+  }
+  if (dataset.input_dtype == DType::kF32) require_finite(dataset.inputs_f32, "input", each);
+  if (dataset.input_dtype == DType::kF16) require_finite(dataset.inputs_f16, "input", each);
+  const auto negative = std::ranges::find_if(dataset.inputs_i32, [](int32_t token) { return token < 0; });
+  if (tokens && negative != dataset.inputs_i32.end()) {
+    const int64_t at = negative - dataset.inputs_i32.begin();
+    refuse(ErrorKind::kData,
+           fmt::format("sample {}: input {} is {}: must be at least 0", at / each, at % each, *negative));
+  }
 }
 
 std::string checked_format(const DatasetOptions& options) {

@@ -26,6 +26,10 @@ std::string detect_format(const std::string& path);
 std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
                                             int64_t classes);
 
+// Of a data set that a program has put together, perhaps: Error (kUsage) where its parts do not belong
+// together, (kData) "SOURCE: sample 7: label 5 is outside [0, 2)" where a value cannot be.
+void check_dataset(const Dataset& dataset);
+
 Dataset read_hdf5(const DatasetOptions& options);
 
 // An HDF5 data set whose inputs are read in pieces.

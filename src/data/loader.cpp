@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
 #include <limits>
 #include <span>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/half_precision.h"
 
 namespace lockstep {
 
@@ -88,24 +90,43 @@ std::vector<float> MicroBatch::weights() const {
 void gather_rows(const DataSource& source, std::span<const int64_t> rows, MicroBatch& batch) {
   source.gather(rows, batch.buffers());
   const DataDescription& description = source.description();
-  const int64_t positions = description.positions.elements();
-  const auto refuse = [&](size_t target, const std::string& what) {
-    const int64_t row = source.whole_row(rows[target / static_cast<size_t>(positions)]);
+  // number: of the value that is refused; each: how many a sample has.
+  const auto refuse = [&](size_t number, int64_t each, const std::string& what) {
+    const int64_t row = source.whole_row(rows[number / static_cast<size_t>(each)]);
     fail(ErrorKind::kData, fmt::format("{}: sample {}: {}", description.source, row, what));
   };
+  const int64_t positions = description.positions.elements();
   if (description.classes > 0) {
     const std::span<const int32_t> labels = std::as_const(batch).values<int32_t>(kTargetsName);
     for (size_t i = 0; i < labels.size(); ++i) {
       if (labels[i] < 0 || labels[i] >= description.classes)
-        refuse(i, fmt::format("label {} is outside [0, {})", labels[i], description.classes));
+        refuse(i, positions, fmt::format("label {} is outside [0, {})", labels[i], description.classes));
     }
   }
   if (description.weighted) {
     const std::span<const float> weights = std::as_const(batch).values<float>(kWeightsName);
     for (size_t i = 0; i < weights.size(); ++i) {
       if (!(weights[i] >= 0.0f) || weights[i] > std::numeric_limits<float>::max())
-        refuse(i, fmt::format("a target weighs {}: weights are numbers, at least 0", weights[i]));
+        refuse(i, positions, fmt::format("a target weighs {}: weights are numbers, at least 0", weights[i]));
     }
+  }
+  if (description.finite) return;
+  const auto require_finite = [&](const auto& values, int64_t each, const char* what) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto value = static_cast<float>(values[i]);
+      if (!std::isfinite(value))
+        refuse(i, each,
+               fmt::format("{} {} is {}: must be finite", what, static_cast<int64_t>(i) % each, value));
+    }
+  };
+  const int64_t features = description.sample_shape.elements();
+  if (batch.field(kInputsName).dtype == DType::kF32)
+    require_finite(std::as_const(batch).values<float>(kInputsName), features, "input");
+  if (batch.field(kInputsName).dtype == DType::kF16)
+    require_finite(std::as_const(batch).values<Float16>(kInputsName), features, "input");
+  if (description.classes == 0) {
+    require_finite(std::as_const(batch).values<float>(kTargetsName), positions * description.target_width,
+                   "target");
   }
 }
 

@@ -163,6 +163,7 @@ void PreparedFileWriter::finish() {
 }
 
 void write_dataset(const Dataset& dataset, const std::string& path) {
+  check_dataset(dataset);
   PreparedFileWriter writer(dataset, path);
   writer.add_inputs(dataset);
   writer.finish();

@@ -591,6 +591,50 @@ TEST(OwnSource, HasTheDigestOfItsSamplesAndTheirStatistics) {
   EXPECT_EQ(found.mean, (std::vector<double>{499.5, -499.5}));
 }
 
+// Data sets that a program has put together: nothing else has looked at them.
+TEST(OwnTable, PartsThatDoNotBelongTogetherAndValuesThatCannotBeAreRefused) {
+  const testing::ScratchDirectory directory;
+  const auto refused = [&](ErrorKind kind, const std::string& rule,
+                           const std::function<void(Dataset&)>& change) {
+    Dataset data;
+    data.source = "mine";
+    data.sample_shape = {2};
+    data.classes = 2;
+    data.inputs_f32 = {0, 1, 2, 3, 4, 5};
+    data.labels = {0, 1, 0};
+    change(data);
+    expect_rejection(kind, {"mine: " + rule}, [&] { const TableSource source(data); });
+    expect_rejection(kind, {"mine: " + rule}, [&] { write_dataset(data, directory.file("written.h5")); });
+    EXPECT_FALSE(std::filesystem::exists(directory.file("written.h5")));
+  };
+  constexpr ErrorKind kUsage = ErrorKind::kUsage, kData = ErrorKind::kData;
+  for (const int32_t label : {2, 1000000000, -1}) {
+    refused(kData, fmt::format("sample 1: label {} is outside [0, 2)", label),
+            [&](Dataset& data) { data.labels[1] = label; });
+  }
+  refused(kData, "sample 2: input 1 is nan", [](Dataset& data) { data.inputs_f32[5] = std::nanf(""); });
+  refused(kData, "sample 1: target 0 is inf", [](Dataset& data) {
+    data.classes = 0, data.target_width = 1, data.targets = {0, std::numeric_limits<float>::infinity(), 0};
+  });
+  refused(kData, "sample 0: input 1 is -5",
+          [](Dataset& data) { data.input_dtype = DType::kI32, data.inputs_i32 = {0, -5, 0, 0, 0, 0}; });
+  refused(kUsage, "3 samples of (2) need 6 inputs of fp32, got 5",
+          [](Dataset& data) { data.inputs_f32.pop_back(); });
+  refused(kUsage, "3 samples of (2) need 6 inputs of uint8, got 0",
+          [](Dataset& data) { data.input_dtype = DType::kU8; });
+  refused(kUsage, "must have either classes or a target width, got 0 and 0",
+          [](Dataset& data) { data.classes = 0; });
+  refused(kUsage, "4 targets are no rows of 3", [](Dataset& data) {
+    data.classes = 0, data.target_width = 3, data.targets.assign(4, 0.0f), data.inputs_f32.assign(2, 0.0f);
+  });
+  refused(kUsage, "scale and divisor must be finite, the divisor not 0, got 1 and 0",
+          [](Dataset& data) { data.divisor = 0.0f; });
+  refused(kUsage, "class_names must hold one name a class: 1 names, 2 classes",
+          [](Dataset& data) { data.class_names = {"a"}; });
+  refused(kUsage, "columns must hold one name a feature: 1 names, 2 features",
+          [](Dataset& data) { data.columns.features = {"a"}; });
+}
+
 TEST(OwnSource, IsOpenedByTheOptionsAndByTheNameOfItsFormat) {
   DatasetOptions options{.path = "12", .open = [](const DatasetOptions& asked) {
                            return std::make_shared<Counting>(std::stoll(asked.path));

@@ -188,6 +188,44 @@ TEST(Loader, NamesSourceAndSampleOfTargetsThatCannotBe) {
   }
 }
 
+// Of a program: sample i is (i, i), the value with the number `wrong` is none; targets are alike.
+class Measured final : public WholeSource {
+ public:
+  Measured(int64_t wrong_input, int64_t wrong_target) : input_(wrong_input), target_(wrong_target) {
+    description_.source = "measured";
+    description_.samples = 4;
+    description_.sample_shape = {2};
+    description_.target_width = 2;
+  }
+  void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const SampleBuffers place = out.from(static_cast<int64_t>(i));
+      for (int64_t k = 0; k < 2; ++k) {
+        const int64_t number = 2 * rows[i] + k;
+        const auto value = static_cast<float>(rows[i]);
+        place.at<float>(DataDescription::kInputs)[k] = number == input_ ? std::nanf("") : value;
+        place.at<float>(DataDescription::kTargets)[k] =
+            number == target_ ? std::numeric_limits<float>::infinity() : value;
+      }
+    }
+  }
+
+ private:
+  int64_t input_, target_;
+};
+
+TEST(Loader, NamesSourceAndSampleOfNumbersThatAreNone) {
+  const auto first_step = [](int64_t wrong_input, int64_t wrong_target) {
+    const Measured source(wrong_input, wrong_target);
+    Loader(source, {.samples = 4, .global_batch = 4, .shuffle = false}, 4, 0, 1, 0).next();
+  };
+  first_step(-1, -1);
+  expect_rejection(ErrorKind::kData, {"measured: sample 2: input 1 is nan: must be finite"},
+                   [&] { first_step(5, -1); });
+  expect_rejection(ErrorKind::kData, {"measured: sample 3: target 0 is inf: must be finite"},
+                   [&] { first_step(-1, 6); });
+}
+
 TEST(Loader, NamesTheSampleAsTheWholeSourceCountsIt) {
   const auto texts = std::make_shared<Texts>(58);  // of which the last one, 4, has a label that is none
   for (uint64_t seed = 0; seed < 20; ++seed) {
