@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "lockstep/core/available_memory.h"
+#include "lockstep/core/error.h"
 #include "lockstep/data/dataset.h"
 
 namespace lockstep {
@@ -25,6 +28,20 @@ std::string detect_format(const std::string& path);
 // there are no classes.
 std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
                                             int64_t classes);
+
+// Calls a program's own code, whose exceptions of other kinds are failures of its data too.
+template <class Part>
+void call_own(const std::string& source, const Part& part) {
+  try {
+    part();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(ErrorKind::kData, source + ": " + error.what());
+  }
+}
 
 // Of a data set that a program has put together, perhaps: Error (kUsage) where its parts do not belong
 // together, (kData) "SOURCE: sample 7: label 5 is outside [0, 2)" where a value cannot be.

@@ -14,6 +14,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/half_precision.h"
+#include "lockstep/data/formats.h"
 
 namespace lockstep {
 
@@ -88,8 +89,8 @@ std::vector<float> MicroBatch::weights() const {
 }
 
 void gather_rows(const DataSource& source, std::span<const int64_t> rows, MicroBatch& batch) {
-  source.gather(rows, batch.buffers());
   const DataDescription& description = source.description();
+  call_own(description.source, [&] { source.gather(rows, batch.buffers()); });
   // number: of the value that is refused; each: how many a sample has.
   const auto refuse = [&](size_t number, int64_t each, const std::string& what) {
     const int64_t row = source.whole_row(rows[number / static_cast<size_t>(each)]);

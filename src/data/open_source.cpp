@@ -75,7 +75,7 @@ void visit(const DataSource& source, const Use& use) {
     const int64_t count = std::min(kChunk, source.size() - first);
     std::iota(rows.begin(), rows.begin() + count, first);
     MicroBatch batch(count, fields);
-    source.gather(std::span(rows).first(static_cast<size_t>(count)), batch.buffers());
+    gather_rows(source, std::span(rows).first(static_cast<size_t>(count)), batch);
     use(batch);
   }
 }
@@ -105,7 +105,8 @@ FeatureStatistics WholeSource::statistics() const {
 
 std::shared_ptr<const WholeSource> open_data_source(const DatasetOptions& options) {
   if (options.open) {
-    std::shared_ptr<const WholeSource> own = options.open(options);
+    std::shared_ptr<const WholeSource> own;
+    call_own("data source", [&] { own = options.open(options); });
     if (own == nullptr) fail(ErrorKind::kUsage, "data source: the program's opener has made none");
     require_usable(own->description());
     return own;

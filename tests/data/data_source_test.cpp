@@ -635,6 +635,39 @@ TEST(OwnTable, PartsThatDoNotBelongTogetherAndValuesThatCannotBeAreRefused) {
           [](Dataset& data) { data.columns.features = {"a"}; });
 }
 
+TEST(OwnSource, WhateverItThrowsIsAFailureOfData) {
+  class Broken final : public WholeSource {
+   public:
+    Broken() {
+      description_.source = "broken";
+      description_.samples = 300;
+      description_.sample_shape = {1};
+      description_.classes = 2;
+    }
+    void gather(std::span<const int64_t> rows, const SampleBuffers& out) const override {
+      for (size_t i = 0; i < rows.size(); ++i) {
+        if (rows[i] == bad_row) throw std::out_of_range("no such page");
+        const SampleBuffers place = out.from(static_cast<int64_t>(i));
+        *place.at<float>(DataDescription::kInputs) = 1.0f;
+        *place.at<int32_t>(DataDescription::kTargets) = rows[i] == bad_label ? 7 : 0;
+      }
+    }
+    int64_t bad_row = -1, bad_label = -1;
+  };
+  Broken source;
+  source.bad_row = 270;
+  expect_rejection(ErrorKind::kData, {"broken: no such page"}, [&] { source.digest(); });
+  expect_rejection(ErrorKind::kData, {"broken: no such page"}, [&] { source.statistics(); });
+  source.bad_row = -1;
+  source.bad_label = 299;
+  expect_rejection(ErrorKind::kData, {"broken: sample 299: label 7 is outside [0, 2)"},
+                   [&] { source.digest(); });
+  const DatasetOptions options{.open = [](const DatasetOptions&) -> std::shared_ptr<const WholeSource> {
+    throw std::out_of_range("no such shelf");
+  }};
+  expect_rejection(ErrorKind::kData, {"data source: no such shelf"}, [&] { open_data_source(options); });
+}
+
 TEST(OwnSource, IsOpenedByTheOptionsAndByTheNameOfItsFormat) {
   DatasetOptions options{.path = "12", .open = [](const DatasetOptions& asked) {
                            return std::make_shared<Counting>(std::stoll(asked.path));

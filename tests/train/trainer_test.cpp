@@ -205,11 +205,11 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereSamplesCannotBeHad) {
 
 // The statistics of a mean of weights come from all of the training data.
 TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereAnEvaluationLacksSamples) {
-  const auto averaging = [&](const std::string& output, int64_t good) {
+  const auto averaging = [&](const std::string& output, int64_t good, bool plainly = false) {
     TrainingJob next = job(output);
     next.settings.train_data = {};
-    next.settings.train_data.open = [good](const DatasetOptions&) {
-      return std::make_shared<Breaking>(good);
+    next.settings.train_data.open = [good, plainly](const DatasetOptions&) {
+      return std::make_shared<Breaking>(good, plainly);
     };
     next.settings.validation_data.open = [](const DatasetOptions&) { return std::make_shared<Breaking>(60); };
     next.settings.validation_fraction = 0.0;
@@ -223,12 +223,16 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereAnEvaluationLacksSamples) {
     return next;
   };
   const TrainOptions quiet{.progress = false};
-  Trainer run(averaging("run", 41), quiet, *self_);
-  try {
-    run.run();
-    ADD_FAILURE();
-  } catch (const AgreedFailure& failure) {
-    EXPECT_NE(std::string(failure.what()).find("is gone"), std::string::npos) << failure.what();
+  for (const bool plainly : {false, true}) {
+    Trainer run(averaging(plainly ? "plainly" : "run", 41, plainly), quiet, *self_);
+    try {
+      run.run();
+      ADD_FAILURE();
+    } catch (const AgreedFailure& failure) {
+      EXPECT_EQ(failure.kind(), ErrorKind::kData);
+      EXPECT_NE(std::string(failure.what()).find("points: row "), std::string::npos) << failure.what();
+      EXPECT_NE(std::string(failure.what()).find("is gone"), std::string::npos) << failure.what();
+    }
   }
   TrainingJob whole = averaging("whole", 60);
   whole.settings.steps = 2;
@@ -238,6 +242,7 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereAnEvaluationLacksSamples) {
                              "/parameters/layers.0.weight");
   };
   EXPECT_EQ(parameters("run"), parameters("whole"));
+  EXPECT_EQ(parameters("plainly"), parameters("whole"));
 }
 
 TEST_F(TrainerTest, JobsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
