@@ -28,9 +28,15 @@ std::vector<Tensor> take_batch_statistics(ForwardContext& context, const Paramet
   std::vector<Tensor> taken(store.statistics().size());
   taken.swap(context.batch_statistics);
   for (size_t i = 0; i < store.statistics().size(); ++i) {
-    if (i < taken.size() && taken[i].defined()) continue;
-    fail(ErrorKind::kInternal, fmt::format("{}: the forward pass in training left no statistic of this name",
-                                           store.statistics()[i].name));
+    const StatisticEntry& entry = store.statistics()[i];
+    const auto refuse = [&](const std::string& what) {
+      fail(ErrorKind::kInternal, fmt::format("{}: the forward pass in training left {}", entry.name, what));
+    };
+    if (i >= taken.size() || !taken[i].defined()) refuse("no statistic of this name");
+    if (!(taken[i].shape() == entry.shape) || taken[i].dtype() != store.dtype()) {
+      refuse(fmt::format("{} {}, not {} {}", taken[i].shape().to_string(), name_of(taken[i].dtype()),
+                         entry.shape.to_string(), name_of(store.dtype())));
+    }
   }
   return taken;
 }

@@ -106,10 +106,21 @@ void initialize(const Initializer& initializer, PhiloxKey key, uint64_t name_has
   }
 }
 
+// Of checkpoints, where a name is a path below a group.
+bool is_path(const std::string& name) {
+  const std::string within = "/" + name + "/";
+  return within.find("//") == std::string::npos && within.find("/./") == std::string::npos &&
+         name.find('\0') == std::string::npos;
+}
+
 template <class Entries>
 void require_new(const Entries& entries, const std::string& name) {
+  const auto refuse = [](const std::string& rule) { fail(ErrorKind::kInternal, "parameter store: " + rule); };
+  if (!is_path(name)) refuse("checkpoints cannot have the name '" + name + "'");
   for (const auto& entry : entries) {
-    if (entry.name == name) fail(ErrorKind::kInternal, "parameter store: '" + name + "' is declared twice");
+    if (entry.name == name) refuse("'" + name + "' is declared twice");
+    if (name.starts_with(entry.name + "/") || entry.name.starts_with(name + "/"))
+      refuse("checkpoints cannot have both '" + entry.name + "' and '" + name + "', one within the other");
   }
 }
 

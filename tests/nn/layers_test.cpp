@@ -120,6 +120,29 @@ TEST(BatchStatistics, AreTakenOnceAndNamedWhenAPassLeavesThemOut) {
   EXPECT_THROW(take_batch_statistics(context, image.store), Error) << "nothing has been written since";
 }
 
+// Which would lie over those of other layers.
+TEST(BatchStatistics, OfAnotherShapeOrTypeAreNamed) {
+  NormedImage image;
+  const int64_t channels = image.store.statistics()[1].shape.elements();
+  for (const Tensor& wrong :
+       {Tensor::zeros({channels + 1}, image.store.dtype(), cpu_backend()),
+        Tensor::zeros({channels}, image.store.dtype() == DType::kF64 ? DType::kF32 : DType::kF64,
+                      cpu_backend())}) {
+    ForwardContext context = forward_context(image.store, true);
+    image.layer.forward(image.x, context);
+    context.batch_statistics[1] = wrong;
+    try {
+      take_batch_statistics(context, image.store);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+      EXPECT_NE(std::string(error.what()).find("norm.running_variance: the forward pass in training left "),
+                std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 TEST(BatchNorm, RefusesToTrainOnASingleValueAChannel) {
   NormedImage image;
   ForwardContext context = forward_context(image.store, true);

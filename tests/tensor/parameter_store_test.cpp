@@ -112,6 +112,34 @@ TEST(ParameterStore, StatisticsFollowTheParametersInTheGradient) {
   EXPECT_EQ(store.statistic(running).to_vector<float>(), std::vector<float>(4, 1.0f));
 }
 
+// They would be found when the first checkpoint is written.
+TEST(ParameterStore, RefusesWhatNoCheckpointCanHold) {
+  const auto refused = [](const std::string& name, const std::string& rule) {
+    SCOPED_TRACE(name);
+    ParameterStore store;
+    store.declare_parameter("head.w", {2}, {});
+    store.declare_parameter("a/b", {2}, {});
+    for (const bool statistic : {false, true}) {
+      if (statistic) store.declare_statistic("a/b", {2}, 0.0, 0.1);
+      try {
+        statistic ? store.declare_statistic(name, {2}, 0.0, 0.1) : store.declare_parameter(name, {2}, {});
+        ADD_FAILURE() << "accepted";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+        EXPECT_NE(std::string(error.what()).find(rule), std::string::npos) << error.what();
+      }
+    }
+  };
+  for (const std::string& name : {std::string(), std::string("."), std::string("a//c"), std::string("/c"),
+                                  std::string("c/"), std::string("c/./d"), std::string("c\0d", 3)})
+    refused(name, "cannot have the name '" + std::string(name.c_str()));
+  refused("a", "cannot have both 'a/b' and 'a'");
+  refused("a/b/c", "cannot have both 'a/b' and 'a/b/c'");
+  ParameterStore store;
+  for (const char* name : {"a", "a.b", "ab", "b/c", "b/d", "..", "blank and\nbreak"})
+    EXPECT_NO_THROW(store.declare_parameter(name, {2}, {})) << name;
+}
+
 TEST(ParameterStore, RefusesANameTwice) {
   ParameterStore store;
   store.declare_parameter("w", {1}, {});
