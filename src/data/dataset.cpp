@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 #include <new>
+#include <set>
 
 #include "lockstep/core/error.h"
 #include "lockstep/data/formats.h"
@@ -82,6 +83,24 @@ std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::
   return static_cast<int32_t>(label);
 }
 
+std::string fault_of_names(const std::vector<std::string>& class_names, int64_t classes,
+                           const ColumnNames& columns, int64_t features) {
+  const auto count = std::ssize(class_names), named = std::ssize(columns.features);
+  if (count != 0 && count != classes)
+    return fmt::format("class_names must hold one name a class: {} names, {} classes", count, classes);
+  if (named != 0 && named != features)
+    return fmt::format("columns must hold one name a feature: {} names, {} features", named, features);
+  // Checkpoints and prepared files keep one a line.
+  const auto breaks = [](const std::string& name) { return name.find('\n') != std::string::npos; };
+  if (std::ranges::any_of(class_names, breaks)) return "class_names: a name holds a line break";
+  if (std::ranges::any_of(columns.features, breaks) || breaks(columns.target))
+    return "columns: a name holds a line break";
+  std::set<std::string> known;
+  for (const std::string& name : columns.features)
+    if (!known.insert(name).second) return fmt::format("columns has '{}' twice", name);
+  return "";
+}
+
 void check_dataset(const Dataset& dataset) {
   const auto refuse = [&](ErrorKind kind, const std::string& rule) {
     fail(kind, fmt::format("{}: {}", dataset.source.empty() ? "data set" : dataset.source, rule));
@@ -104,12 +123,8 @@ void check_dataset(const Dataset& dataset) {
   require(std::isfinite(dataset.scale) && std::isfinite(dataset.divisor) && dataset.divisor != 0.0f,
           fmt::format("scale and divisor must be finite, the divisor not 0, got {} and {}", dataset.scale,
                       dataset.divisor));
-  const auto names = std::ssize(dataset.class_names), features = std::ssize(dataset.columns.features);
-  require(
-      names == 0 || names == dataset.classes,
-      fmt::format("class_names must hold one name a class: {} names, {} classes", names, dataset.classes));
-  require(features == 0 || features == each,
-          fmt::format("columns must hold one name a feature: {} names, {} features", features, each));
+  const std::string names = fault_of_names(dataset.class_names, dataset.classes, dataset.columns, each);
+  require(names.empty(), names);
   for (int64_t i = 0; i < std::ssize(dataset.labels) && dataset.classes > 0; ++i) {
     const int32_t label = dataset.labels[static_cast<size_t>(i)];
     if ((label < 0 || label >= dataset.classes) && label != dataset.ignore_label)

@@ -43,6 +43,10 @@ void call_own(const std::string& source, const Part& part) {
   }
 }
 
+// What names of classes and columns do not fit, in words; "": they do.
+std::string fault_of_names(const std::vector<std::string>& class_names, int64_t classes,
+                           const ColumnNames& columns, int64_t features);
+
 // Of a data set that a program has put together, perhaps: Error (kUsage) where its parts do not belong
 // together, (kData) "SOURCE: sample 7: label 5 is outside [0, 2)" where a value cannot be.
 void check_dataset(const Dataset& dataset);

@@ -60,6 +60,9 @@ void require_usable(const DataDescription& description) {
             fmt::format("field \"{}\" must be fp32 or int32, got {}", field.name, name_of(field.dtype)));
     names.push_back(field.name);
   }
+  const std::string fault = fault_of_names(description.class_names, description.classes, description.columns,
+                                           description.sample_shape.elements());
+  require(fault.empty(), fault);
   const int64_t counts = std::ssize(description.class_counts);
   require(counts == 0 || counts == description.classes,
           fmt::format("{} counts of classes do not fit {} classes", counts, description.classes));

@@ -729,6 +729,25 @@ TEST(OwnSource, IsRefusedWhereItsDescriptionCannotBe) {
           [](DataDescription& description) { description.target_width = 1; });
   refused("must have either classes or a target width, got 0 and 0",
           [](DataDescription& description) { description.classes = 0; });
+  refused("class_names must hold one name a class: 2 names, 3 classes", [](DataDescription& description) {
+    description.class_names = {"a", "b"};
+  });
+  refused("class_names: a name holds a line break", [](DataDescription& description) {
+    description.class_names = {"a", "b\nc", "d"};
+  });
+  for (const std::vector<std::string>& names :
+       {std::vector<std::string>{"a"}, {"a", "b", "c"}}) {  // their order would be one of other elements
+    refused(fmt::format("columns must hold one name a feature: {} names, 2 features", names.size()),
+            [&](DataDescription& description) { description.columns.features = names; });
+  }
+  refused("columns has 'a' twice", [](DataDescription& description) {
+    description.columns.features = {"a", "a"};
+  });
+  refused("columns: a name holds a line break", [](DataDescription& description) {
+    description.columns.features = {"a", "b\n"};
+  });
+  refused("columns: a name holds a line break",
+          [](DataDescription& description) { description.columns.target = "\n"; });
   refused("2 counts of classes do not fit 3 classes", [](DataDescription& description) {
     description.class_counts = {1, 4};
   });
