@@ -73,8 +73,7 @@ std::unique_ptr<Schedule> make_schedule(const ScheduleOptions& options, double b
 //   warmup_stable_decay   1; over the last D = `decay_fraction` (0.2) of the run, T at most, d of them done,
 //                         m + (1 - m) (1 - sqrt(d / D)) (Haegele et al. 2024)
 //   one_cycle             from 1 / `initial_divisor` (25) to 1 over the first `rise_fraction` (0.3) of the
-//   run,
-//                         then to 1 / (initial_divisor `final_divisor` (1e4)), along cosines
+//                         run, then to 1 / (initial_divisor `final_divisor` (1e4)), along cosines
 //                         (Smith and Topin 2018); rises by itself: no warmup
 //   plateau               times `factor` (0.1) each time that more than `patience` (10) evaluations in a row
 //                         were no better than (1 - `threshold` (1e-4)) times the best validation loss; then

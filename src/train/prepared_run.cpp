@@ -98,6 +98,9 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
 
 void PreparedRun::set_up() {
   require_valid(settings);
+  if (options.overwrite && (options.resume || options.resume_if_any))
+    fail(ErrorKind::kUsage,
+         "overwrite: not with resume: the checkpoints would be put aside before one is looked for");
   set_threads(static_cast<int>(settings.threads));
   device.emplace(settings, communicator, options.backend);
   data = read_run_data(settings);

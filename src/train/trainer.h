@@ -21,9 +21,10 @@ namespace lockstep {
 struct TrainOptions {
   bool resume = false;         // continue from the newest usable checkpoint of the output directory
   bool resume_if_any = false;  // the same where it holds a checkpoint; else begin
-  bool overwrite = false;      // delete the checkpoints of an earlier run in the output directory
-  std::string output = {};     // replaces run.output when not empty
-  bool progress = false;       // on rank 0's stderr: a line that is rewritten on a terminal, or the log
+  // Delete the checkpoints of an earlier run in the output directory; not with either of the above.
+  bool overwrite = false;
+  std::string output = {};  // replaces run.output when not empty
+  bool progress = false;    // on rank 0's stderr: a line that is rewritten on a terminal, or the log
 
   // Asked after every step, and by run() within those of minimizers: why this worker wants the run to end,
   // "SIGTERM" for example; empty: go on. One worker that wants it is enough. A program that leaves its

@@ -264,6 +264,11 @@ TEST_F(TrainerTest, JobsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
   refused([](TrainingJob& j) { j.settings.prefetch = 0; }, "data.prefetch: must be");
   refused([](TrainingJob& j) { j.settings.keep = -1; }, "checkpoint.keep: must be");
   refused([](TrainingJob& j) { j.settings.threads = 0; }, "device.threads: must be");
+  for (const bool if_any : {false, true}) {
+    const TrainOptions both{.resume = !if_any, .resume_if_any = if_any, .overwrite = true};
+    testing::expect_rejection(ErrorKind::kUsage, {"overwrite: not with resume"},
+                              [&] { Trainer(job("wrong"), both, *self_); });
+  }
 }
 
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
