@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <memory_resource>
 #include <unordered_map>
@@ -150,6 +151,34 @@ void check_tangents(std::span<const Tensor> leaves, std::span<const Tensor> tang
   }
 }
 
+// Fills in what the node has left out, for as long as its derivatives are computed.
+class InputsMadeAgain {
+ public:
+  explicit InputsMadeAgain(Node& node) : node_(node) {
+    for_each([](Tensor& input) {
+      const std::shared_ptr<Node> from = input.node();
+      const InputsMadeAgain below(*from);
+      const OpScope scope(from->name(), " (again)");
+      input = from->made_again();
+      input.set_node(from);
+    });
+  }
+  ~InputsMadeAgain() {
+    for_each([](Tensor& input) { input.drop_elements(); });
+  }
+  InputsMadeAgain(const InputsMadeAgain&) = delete;
+  InputsMadeAgain& operator=(const InputsMadeAgain&) = delete;
+
+ private:
+  template <class Function>
+  void for_each(const Function& function) {
+    for (uint32_t left = node_.left_out; left != 0; left &= left - 1)
+      function(node_.inputs[static_cast<size_t>(std::countr_zero(left))]);
+  }
+
+  Node& node_;
+};
+
 // One reverse sweep. finished(node, derivative) is called when the last contribution of a leaf or target has
 // landed; the derivative is undefined where nothing has.
 template <class Finished>
@@ -210,6 +239,7 @@ class ReverseSweep {
         if (!recording() && below.pending == 1) contributions.offer(i, below.derivative, below.narrow);
       }
       if (derivative.defined()) {
+        const InputsMadeAgain inputs(*node);
         const OpScope scope(node->name(), " (backward)");
         Tensor value = node->value;
         if (recording()) value.set_node(node);

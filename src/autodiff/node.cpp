@@ -13,6 +13,7 @@ namespace {
 
 thread_local bool recording_enabled = true;
 thread_local bool every_order = false;
+thread_local bool leave_cheap = false;
 std::atomic<uint64_t> next_sequence{1};
 
 // The same values, differentiable with respect to themselves: cuts a subgraph off from the graph above it.
@@ -74,11 +75,27 @@ EveryOrderScope::~EveryOrderScope() {
   every_order = previous_;
 }
 
+LeaveCheapScope::LeaveCheapScope(bool leave) : previous_(leave_cheap) {
+  leave_cheap = leave;
+}
+LeaveCheapScope::~LeaveCheapScope() {
+  leave_cheap = previous_;
+}
+bool leaves_cheap() {
+  return leave_cheap && !every_order;
+}
+
 Tensor attach(Tensor value, std::vector<Tensor> inputs, std::shared_ptr<Node> node) {
   node->inputs = std::move(inputs);
   const Saved saved = node->saved();
   for (size_t i = 0; i < node->inputs.size(); ++i) {
-    if (!saved.has_input(i)) node->inputs[i].drop_elements();
+    Tensor& input = node->inputs[i];
+    if (saved.has_input(i)) {
+      const Node* const from = leaves_cheap() ? input.node().get() : nullptr;
+      if (from == nullptr || !from->is_cheap()) continue;
+      node->left_out |= uint32_t{1} << i;
+    }
+    input.drop_elements();
   }
   node->value = value;
   if (!saved.has_output()) node->value.drop_elements();

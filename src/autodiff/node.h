@@ -122,6 +122,11 @@ class Node : public std::enable_shared_from_this<Node> {
   // copy in it (InputGradients).
   virtual std::optional<DType> narrow_cotangent() const { return std::nullopt; }
 
+  // Whether the result takes little to compute again from what the node keeps, as those of norms and of what
+  // goes element by element do. Then made_again() gives it, without history, with the same bits.
+  virtual bool is_cheap() const { return false; }
+  virtual Tensor made_again() const { return {}; }
+
   // This node when it stands for a whole graph that sweeps must run again to go through it; else null.
   virtual RecomputedNode* recomputed() { return nullptr; }
 
@@ -144,6 +149,8 @@ class Node : public std::enable_shared_from_this<Node> {
   // saved().
   std::vector<Tensor> inputs;
   Tensor value;  // the result without history, so that the sweep can hand it to vjp and jvp
+  // A bit an input that is saved() and yet without elements: the sweep has the input's node make them again.
+  uint32_t left_out = 0;
 
   // Creation order: a topological order of every graph.
   uint64_t sequence() const { return sequence_; }
@@ -196,6 +203,21 @@ class EveryOrderScope {
  private:
   bool previous_;
 };
+
+// Graphs of this thread do not keep what is_cheap(), where `leave`: sweeps make it again when they come to
+// what reads it, so that two threads must not sweep one graph at once. For first derivatives alone: within an
+// EveryOrderScope everything is kept.
+class LeaveCheapScope {
+ public:
+  explicit LeaveCheapScope(bool leave);
+  ~LeaveCheapScope();
+  LeaveCheapScope(const LeaveCheapScope&) = delete;
+  LeaveCheapScope& operator=(const LeaveCheapScope&) = delete;
+
+ private:
+  bool previous_;
+};
+bool leaves_cheap();
 
 // Makes `node` the history of `value`, with these inputs, and lets it keep what it declares.
 Tensor attach(Tensor value, std::vector<Tensor> inputs, std::shared_ptr<Node> node);

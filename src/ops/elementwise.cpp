@@ -225,6 +225,12 @@ Tensor derivative(UnaryOp op, const Tensor& x, const Tensor& y) {
   fail(ErrorKind::kInternal, "unary op has no derivative");
 }
 
+Tensor apply_unary(UnaryOp op, const Tensor& x) {
+  Tensor y = x.empty_like();
+  if (x.elements() > 0) x.backend().unary(op, x.dtype(), x.elements(), x.data(), y.mutable_data());
+  return y;
+}
+
 class UnaryNode final : public Node {
  public:
   explicit UnaryNode(UnaryOp op) : op_(op) {}
@@ -233,6 +239,8 @@ class UnaryNode final : public Node {
     if (op_ == UnaryOp::kNegate) return Saved::nothing();
     return reads_output() ? Saved::output() : Saved::input(0);
   }
+  bool is_cheap() const override { return op_ != UnaryOp::kNegate && !reads_output(); }
+  Tensor made_again() const override { return apply_unary(op_, inputs[0]); }
   void vjp(const Tensor& output, const Tensor& cotangent, InputGradients& result) const override {
     result[0] = apply(output, cotangent);
   }
@@ -270,12 +278,6 @@ class UnaryNode final : public Node {
   }
   UnaryOp op_;
 };
-
-Tensor apply_unary(UnaryOp op, const Tensor& x) {
-  Tensor y = x.empty_like();
-  if (x.elements() > 0) x.backend().unary(op, x.dtype(), x.elements(), x.data(), y.mutable_data());
-  return y;
-}
 
 Tensor unary(UnaryOp op, const Tensor& x) {
   return record<UnaryNode>(apply_unary(op, x), {&x}, op);

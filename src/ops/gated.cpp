@@ -11,11 +11,24 @@ namespace lockstep {
 
 namespace {
 
+Tensor compute_swiglu(const Tensor& h) {
+  Shape shape = h.shape();
+  const int64_t features = shape.last() / 2;
+  shape[shape.rank() - 1] = features;
+  Tensor y = Tensor::empty(shape, h.dtype(), h.backend());
+  if (y.elements() > 0) {
+    y.backend().swiglu(h.dtype(), y.elements() / features, features, h.data(), y.mutable_data());
+  }
+  return y;
+}
+
 // Input: both halves, h.
 class SwigluNode final : public FusedNode {
  public:
   const char* name() const override { return "swiglu"; }
   Saved fused_saved() const override { return Saved::input(0); }
+  bool is_cheap() const override { return true; }
+  Tensor made_again() const override { return compute_swiglu(inputs[0]); }
 
   Tensor reference(std::span<const Tensor> in) const override {
     const int axis = in[0].rank() - 1;
@@ -42,14 +55,7 @@ Tensor swiglu(const Tensor& h) {
   if (h.rank() < 1 || h.shape().last() % 2 != 0) {
     fail(ErrorKind::kInternal, "swiglu: an even last extent expected, got " + h.shape().to_string());
   }
-  Shape shape = h.shape();
-  const int64_t features = shape.last() / 2;
-  shape[shape.rank() - 1] = features;
-  Tensor y = Tensor::empty(shape, h.dtype(), h.backend());
-  if (y.elements() > 0) {
-    y.backend().swiglu(h.dtype(), y.elements() / features, features, h.data(), y.mutable_data());
-  }
-  return record<SwigluNode>(std::move(y), {&h});
+  return record<SwigluNode>(compute_swiglu(h), {&h});
 }
 
 }  // namespace lockstep

@@ -151,6 +151,15 @@ void linear_vjp(const Tensor& x, const Tensor& weight, const Tensor& bias, const
   *gradients.x = product(rows, weight, false, !transposed, {compute, x.dtype()}, with_x).view(x.shape());
 }
 
+// The activation of what it was applied to, as a product has made it.
+Tensor activated(Activation activation, const Tensor& argument) {
+  Tensor y = argument.empty_like();
+  if (y.elements() > 0) {
+    y.backend().unary(unary_of(activation), y.dtype(), y.elements(), argument.data(), y.mutable_data());
+  }
+  return y;
+}
+
 // Inputs: x, weight, bias (may be undefined), and for the GELUs what they were applied to, without history.
 class LinearNode final : public FusedNode {
  public:
@@ -161,6 +170,8 @@ class LinearNode final : public FusedNode {
     return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3) |
            Saved::output(activation_ == Activation::kRelu);
   }
+  bool is_cheap() const override { return inputs[3].defined(); }
+  Tensor made_again() const override { return activated(activation_, inputs[3]); }
 
   Tensor reference(std::span<const Tensor> in) const override {
     return reference_linear(in[0], in[1], in[2], activation_, compute_, transpose_weight_);
@@ -199,7 +210,9 @@ class FeedForwardNode final : public FusedNode {
   Saved fused_saved() const override {
     const bool first = differentiable(0) || differentiable(1) || differentiable(2);
     return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3, first) |
-           Saved::input(5, differentiable(3) || (first && !inputs[6].defined())) | Saved::input(6, first);
+           Saved::input(
+               5, inputs[6].defined() ? differentiable(3) && !leaves_cheap() : differentiable(3) || first) |
+           Saved::input(6, first || (differentiable(3) && leaves_cheap()));
   }
 
   Tensor reference(std::span<const Tensor> in) const override {
@@ -209,7 +222,9 @@ class FeedForwardNode final : public FusedNode {
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const auto wanted = [&](size_t input) { return result.wanted(input) ? &result[input] : nullptr; };
-    const Tensor &hidden = inputs[5], &argument = inputs[6].defined() ? inputs[6] : hidden;
+    const bool again = result.wanted(3) && !inputs[5].has_elements();
+    const Tensor hidden = again ? activated(activation_, inputs[6]) : inputs[5];
+    const Tensor& argument = inputs[6].defined() ? inputs[6] : hidden;
     Tensor dz;
     const bool first = result.wanted(0) || result.wanted(1) || result.wanted(2);
     linear_vjp(hidden, inputs[3], inputs[4], cotangent, compute_,

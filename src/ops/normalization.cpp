@@ -82,7 +82,18 @@ class NormNode final : public FusedNode {
       : kind_(kind), epsilon_(epsilon), output_(output) {}
   const char* name() const override { return layer() ? "layer_norm" : "rms_norm"; }
   Saved fused_saved() const override {
-    return Saved::input(0) | Saved::input(1) | Saved::input(3) | Saved::input(4);
+    return Saved::input(0) | Saved::input(1) | Saved::input(2, leaves_cheap()) | Saved::input(3) |
+           Saved::input(4);
+  }
+  bool is_cheap() const override { return true; }
+  Tensor made_again() const override {
+    const Tensor& x = inputs[0];
+    Tensor y = Tensor::empty(x.shape(), output_, x.backend());
+    Tensor mean = layer() ? inputs[3].empty_like() : Tensor(), rstd = inputs[4].empty_like();
+    x.backend().norm(arguments_of(kind_, x, output_, inputs[1], epsilon_), x.data(), nullptr,
+                     layer() ? inputs[2].data() : nullptr, nullptr, y.mutable_data(),
+                     layer() ? mean.mutable_data() : nullptr, rstd.mutable_data());
+    return y;
   }
 
   Tensor reference(std::span<const Tensor> in) const override {

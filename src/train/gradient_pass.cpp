@@ -94,6 +94,7 @@ void GradientPass::for_owned(const std::function<void(const Batch&, ForwardConte
 }
 
 void GradientPass::for_batches(const std::function<void(const Batch&)>& part) {
+  const LeaveCheapScope leave(settings_.recompute == "cheap");
   const auto run = [&](const Batch& batch) {
     // What the batch before has had already draws as it did there.
     const bool again = batch.number < overlap_ && step_ > 0;

@@ -1,6 +1,8 @@
 // Building and updating a replica.
 #include "lockstep/train/replica.h"
 
+#include <algorithm>
+
 #include "lockstep/core/error.h"
 #include "lockstep/nn/lora.h"
 #include "lockstep/optim/layer_curvature.h"
@@ -27,7 +29,8 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   if (optimizer == nullptr) fail(ErrorKind::kUsage, "optimizer: the program's function has made none");
   store.allocate(settings.parameters(), backend, settings.seed);
   training = forward_context(store, true);
-  training.recompute_every = settings.recompute_every;
+  training.recompute_every = settings.recompute == "block" ? std::max<int64_t>(1, settings.recompute_every)
+                                                           : settings.recompute_every;
   if (LayerCurvature* const layers = optimizer->layer_curvature(); layers != nullptr)
     layers->set_layers(find_layers(*model, store, data, training), store.parameters());
   const int64_t extent = store.parameter_extent();

@@ -89,11 +89,14 @@ RunSettings read_settings(Configuration& configuration) {
       "peak_tflops", settings.peak_tflops, kNonNegative,
       "10^12 operations a second that a worker's device can do without sparsity in precision.compute: "
       "what MFU is a share of; 0: of known GPUs");
-  settings.recompute_every =
-      train.integer("recompute_every", settings.recompute_every, {0, 1 << 20},
-                    "layers of a run of which only the input is kept, the rest is computed again in the "
-                    "backward sweep: least "
-                    "memory near the square root of the depth, same results; 0: keep everything");
+  settings.recompute = train.text(
+      "recompute", settings.recompute, {"none", "cheap", "block"},
+      "what the backward sweep computes again instead of keeping it: what norms and activations give, or all "
+      "but the inputs of runs of layers");
+  settings.recompute_every = train.integer(
+      "recompute_every", settings.recompute_every, {0, 1 << 20},
+      "recompute = \"block\", which it implies: layers of a run; least memory near the square root of the "
+      "depth; 0: 1, or no runs");
   settings.linearization_bytes = static_cast<size_t>(
       train.real("linearization_mb", static_cast<double>(settings.linearization_bytes) / 1048576.0,
                  {0.0, 1e9},

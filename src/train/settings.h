@@ -43,9 +43,10 @@ struct RunSettings {
   int64_t epochs = 0;
   int64_t micro_batches = 0;  // 0: 1, or the whole data set for full-batch optimizers
   int64_t micro_batch_size = 32;
-  int64_t batch_tokens = 0;  // of a global batch of text, in place of micro_batches; 0: given by these
-  double peak_tflops = 0.0;  // of a worker's device, what MFU is a share of; 0: that of a known one
-  int64_t recompute_every = 0;
+  int64_t batch_tokens = 0;        // of a global batch of text, in place of micro_batches; 0: given by these
+  double peak_tflops = 0.0;        // of a worker's device, what MFU is a share of; 0: that of a known one
+  std::string recompute = "none";  // "cheap": of products' operands what norms and activations give; "block"
+  int64_t recompute_every = 0;     // "block": layers of a run, 0 as 1
   size_t linearization_bytes = size_t{1} << 30;
   int64_t log_every = 10;
   int64_t evaluate_every = 0;

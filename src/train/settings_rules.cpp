@@ -80,6 +80,9 @@ void check_combinations(const RunSettings& settings, const RefuseSetting& refuse
     if (limit > 0.0 && limit < kSmallestClipLimit)
       refuse("clip", key, fmt::format("must be 0 (off) or at least {}, got {}", kSmallestClipLimit, limit));
   }
+  if (settings.recompute == "cheap" && settings.recompute_every > 0)
+    refuse("train", "recompute",
+           "\"cheap\" does not go with recompute_every, which computes all of a run again");
   if (!settings.keep_best.empty() && !validation_file && settings.validation_fraction == 0.0)
     refuse("checkpoint", "keep_best", "needs data.validation or data.validation_fraction");
   if (!settings.after_save.empty() && settings.after_save.find("{}") == std::string::npos)
@@ -150,6 +153,7 @@ void require_valid(const RunSettings& settings) {
     rules.require("average", "start", real(average.start));
     rules.require("average", "every", real(average.every));
   }
+  rules.require("train", "recompute", settings.recompute);
   rules.require("precision", "compute", std::string(name_of(settings.compute)));
   rules.require("parallel", "gpu_transport", settings.gpu_transport);
   rules.require("checkpoint", "keep_best", settings.keep_best.empty() ? "none" : settings.keep_best);

@@ -256,7 +256,8 @@ decay_biases = false
     const std::string digest = digest_of(checkpoint_of(alone, 12));
     EXPECT_TRUE(digests.insert(digest).second) << form;
     const std::string on_two = alone + "_on_two", on_three = alone + "_on_three";
-    train(2, arguments(on_two, {"device.threads=2", "train.steps=5"}));
+    const std::string again = form == 1 ? "block" : "cheap";  // of one that has recompute_every
+    train(2, arguments(on_two, {"device.threads=2", "train.steps=5", "train.recompute=" + again}));
     train(3, arguments(on_two, {"parallel.shard_optimizer=true", "--resume"}));
     EXPECT_EQ(digest_of(checkpoint_of(on_two, 12)), digest) << form;
     if (form > 0) continue;
@@ -267,12 +268,16 @@ decay_biases = false
 }
 
 TEST_F(LanguageModel, TheConfigurationsOfTheRepositoryRun) {
-  for (const std::string name : {"characters", "gpt2_124m", "llama_15m"}) {
-    train(kNoLauncher, {LOCKSTEP_ROOT "/configs/language/" + name + ".toml", "--output", file(name), "--set",
-                        "data.train=" + file("tokens.h5"), "data.context=16", "train.steps=2",
-                        "train.micro_batches=1", "train.micro_batch_size=2", "train.evaluate_every=0",
-                        "schedule.warmup=1", "model.width=16", "model.heads=2", "model.layers=1"});
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(LOCKSTEP_ROOT "/configs/language")) {
+    ++count;
+    train(kNoLauncher,
+          {entry.path(), "--output", file(entry.path().stem()), "--set", "data.train=" + file("tokens.h5"),
+           "data.context=16", "train.steps=2", "train.micro_batches=1", "train.micro_batch_size=2",
+           "train.evaluate_every=0", "schedule.warmup=1", "model.width=16", "model.heads=2",
+           "model.kv_heads=1", "model.layers=1", "model.feedforward=0"});
   }
+  EXPECT_EQ(count, 9);
 }
 
 TEST_F(LanguageModel, CurvatureThatDoesNotKnowALossIsRefusedOnce) {

@@ -225,23 +225,30 @@ TEST(GptModel, DropsInTrainingWhatItsKeysSay) {
 }
 
 class RecomputedGpt : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(GptModel, RecomputedGpt, ::testing::Values("false", "true"));
+INSTANTIATE_TEST_SUITE_P(GptModel, RecomputedGpt,
+                         ::testing::Values("", "qk_norm = true\n", "norm = 'rms'\nactivation = 'swiglu'\n",
+                                           "activation = 'relu_squared'\n",
+                                           "activation = 'gelu'\nfeedforward_bias = false\n"));
 
 TEST_P(RecomputedGpt, GivesTheSameBits) {
   BuiltModel model(
-      std::string("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\nqk_norm = ") +
-          GetParam() + "\n",
+      std::string("[model]\ntype = 'gpt'\nlayers = 3\nwidth = 8\nheads = 2\ndropout = 0.3\n") + GetParam(),
       windows(5, 7));
   model.allocate(DType::kF32);
   const Tensor tokens =
       Tensor::from({2, 5}, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 0, 1, 2}, test_backend());
   std::vector<std::vector<std::vector<float>>> gradients;
-  for (const int64_t every : {0, 1, 2}) {
+  std::vector<size_t> bytes;
+  constexpr int64_t kCheap = -1;
+  for (const int64_t every : {int64_t{0}, int64_t{1}, int64_t{2}, kCheap}) {
     ForwardContext context = forward_context(model.store, true);
-    context.recompute_every = every;
+    context.recompute_every = std::max(every, int64_t{0});
     const RandomScope random(5, 6, 7);
+    const LeaveCheapScope leave(every == kCheap);
+    const size_t before = allocator_statistics().bytes_in_use;
     const Tensor losses =
         head_losses(*model.module->class_head(tokens, context), tokens.view({tokens.elements()}));
+    bytes.push_back(allocator_statistics().bytes_in_use - before);
     gradients.emplace_back(model.store.parameters().size());
     backward(losses, losses.full_like(1.0), [&](const Leaf& leaf, const Tensor& gradient) {
       gradients.back()[static_cast<size_t>(leaf.index)] = gradient.to_vector<float>();
@@ -249,6 +256,8 @@ TEST_P(RecomputedGpt, GivesTheSameBits) {
   }
   EXPECT_EQ(gradients[1], gradients[0]);
   EXPECT_EQ(gradients[2], gradients[0]);
+  EXPECT_EQ(gradients[3], gradients[0]);
+  EXPECT_LT(bytes[3], bytes[0]);
 }
 
 TEST(GptModel, PresetsHaveTheParametersOfTheModelsThatTheyAreNamedAfter) {

@@ -23,7 +23,8 @@ struct Swept {
 };
 
 // One micro-batch through the model, as the trainer does it.
-Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t recompute_every) {
+Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t recompute_every,
+            bool cheap = false) {
   Shape shape{batch};
   for (int64_t extent : sample.extents()) shape.push_back(extent);
   const std::vector<double> values = uniform_values(shape.elements(), 5);
@@ -36,6 +37,7 @@ Swept sweep(const BuiltModel& model, const Shape& sample, int64_t batch, int64_t
   ForwardContext context = forward_context(model.store, true);
   context.recompute_every = recompute_every;
   const RandomScope random(5, 6, 7);
+  const LeaveCheapScope leave(cheap);
   const size_t before = allocator_statistics().bytes_in_use;
   reset_allocator_peak();
   const Tensor losses =
@@ -65,6 +67,9 @@ TEST_P(RecomputedModel, HasTheGradientsOfThePlainRunToTheBit) {
   ASSERT_EQ(plain.order.size(), model.store.parameters().size());
   for (int64_t k : {1, 2, 3, 4, 7, 100})
     EXPECT_TRUE(sweep(model, kDigits.sample, 6, k) == plain) << "every " << k;
+  const Swept cheap = sweep(model, kDigits.sample, 6, 0, true);
+  EXPECT_TRUE(cheap == plain);
+  EXPECT_LE(cheap.activation_bytes, plain.activation_bytes);
 }
 
 INSTANTIATE_TEST_SUITE_P(

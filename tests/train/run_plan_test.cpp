@@ -109,6 +109,8 @@ TEST(RunPlan, ValuesThatAProgramFillsInHaveTheRangesOfTheKeys) {
   refused([](RunSettings& s) { s.keep = -1; }, "checkpoint.keep: must be");  // would delete them all
   refused([](RunSettings& s) { s.checkpoint_every = -1; }, "checkpoint.every: must be");
   refused([](RunSettings& s) { s.recompute_every = -1; }, "train.recompute_every: must be");
+  refused([](RunSettings& s) { s.recompute = "all"; },
+          "train.recompute: must be one of none, cheap, block, got all");
   refused([](RunSettings& s) { s.compute = DType::kI32; }, "precision.compute: must be");
   refused([](RunSettings& s) { s.device = "tpu"; }, "device.type: must be one of auto, cpu, cuda, got tpu");
   refused([](RunSettings& s) { s.gpu_transport = "post"; }, "parallel.gpu_transport: must be");
@@ -124,6 +126,9 @@ TEST(RunPlan, CombinationsThatAProgramFillsInAreRefusedAsThoseOfAConfiguration) 
   refused([](RunSettings& s) { s.keep_best = "validation_loss"; },
           "checkpoint.keep_best: needs data.validation or data.validation_fraction");
   refused([](RunSettings& s) { s.keep_best = "validation_loss", s.validation_fraction = 0.1; }, "no error");
+  refused([](RunSettings& s) { s.recompute = "cheap", s.recompute_every = 2; },
+          "train.recompute: \"cheap\" does not go with recompute_every, which computes all of a run again");
+  refused([](RunSettings& s) { s.recompute = "block", s.recompute_every = 2; }, "no error");
   refused([](RunSettings& s) { s.validation_data.path = "v.h5", s.validation_fraction = 0.1; },
           "data.validation_fraction: must be 0 when data.validation names a file");
   refused([](RunSettings& s) { s.initial_weights_without = {"output.*"}; },
