@@ -143,10 +143,14 @@ struct FlatMap {
 // Work loads what N elements from i on need, Work::Values<N> = load<N, kWhole>(i), and stores what becomes of
 // them, store<N>(i, values). Vectors have Work::kLanes elements; a thread has Work::kVectors of them under
 // way. The first `head` elements come before the vectors. `whole`: all inputs are read in vectors; blocks
-// then load without branches, which would make each load wait for the one before it.
+// then load without branches, which would make each load wait for the one before it. Where Work has closed(),
+// nothing is loaded and stored when that holds.
 template <class Work>
 __global__ void __launch_bounds__(kFlatThreads) flat_kernel(int64_t n, int64_t head, bool whole, Work work) {
   constexpr int kLanes = Work::kLanes, kVectors = Work::kVectors;
+  if constexpr (requires { work.closed(); }) {
+    if (work.closed()) return;
+  }
   const int64_t vectors = (n - head) / kLanes, thread = threadIdx.x;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * (kFlatThreads * kVectors), first = begin + thread;
   if (whole && begin + kFlatThreads * kVectors <= vectors) {

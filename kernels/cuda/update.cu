@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kWarp)
   UpdateNumbers<Update, T> numbers = given;
   if (rows != nullptr) numbers.update = Update(rows + run * UpdateArguments::kScalars);
   if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
-  if (gate != nullptr) numbers.open = *gate != 0.0;
+  numbers.open = (gate == nullptr || *gate != 0.0) && !is_idle(numbers.update);
   prepared[run] = numbers;
 }
 
@@ -81,6 +81,8 @@ struct UpdateWork {
   DType copy_dtype;
   bool copy_vectors;  // it lies like the parameters, towards the bytes of as many elements of 16 bits
 
+  // Asked before anything is loaded, of formulas alone that are often idle: others would wait for the answer.
+  LOCKSTEP_DEVICE bool closed() const { return kMayIdle<Update> && runs.last == 0 && !prepared->open; }
   template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
     const Reading reading = vectors ? Reading::kVectors : Reading::kElements;

@@ -376,6 +376,7 @@ struct ApproachUpdate {
   T share;
 
   LOCKSTEP_FORMULA explicit ApproachUpdate(const double* scalars) : share(static_cast<T>(scalars[2])) {}
+  LOCKSTEP_FORMULA bool idle() const { return share == T{0}; }
 
   LOCKSTEP_FORMULA void operator()(T& p, T g) const {
     const T nearer = p + share * (g - p);
@@ -394,6 +395,18 @@ struct RunningUpdate {
 
   LOCKSTEP_FORMULA void operator()(T& p, T g) const { p = settled(kept * p + g); }
 };
+
+// Whether the numbers of an update may be such that nothing changes, as its idle() says then: no element need
+// be read.
+template <class Update>
+inline constexpr bool kMayIdle = requires(const Update& update) {
+  update.idle();
+};
+template <class Update>
+LOCKSTEP_FORMULA bool is_idle(const Update& update) {
+  if constexpr (kMayIdle<Update>) return update.idle();
+  return false;
+}
 
 // Calls function with std::type_identity of the functor of formula.
 template <class T, class F>

@@ -857,6 +857,23 @@ TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
   }
 }
 
+TYPED_TEST(CudaLosses, AnApproachByNothingTouchesNoElement) {
+  const std::vector<double> numbers(UpdateArguments::kScalars, 0.0), open = {1.0};
+  Backend& backend = test_backend();
+  const Placed<double> row(backend, numbers), gate(backend, open);
+  UpdateArguments arguments;  // without arrays: to read or write any is a fault
+  arguments.dtype = this->kDType;
+  for (const int64_t n : {1, 1000, 100'000}) {
+    arguments.n = n;
+    arguments.row = nullptr;
+    backend.update(UpdateFormula::kApproach, arguments);
+    arguments.row = row.data();
+    arguments.gate = gate.data();
+    backend.update(UpdateFormula::kApproach, arguments);
+  }
+  backend.synchronize();
+}
+
 // They end within vectors, at their edges, and more than one within one; the arrays lie alike or not.
 TYPED_TEST(CudaLosses, UpdatesOfManyRunsHaveTheCpusBits) {
   using T = TypeParam;

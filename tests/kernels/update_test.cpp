@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <map>
@@ -414,6 +415,27 @@ void expect_copy(const Case& c, int64_t n, int64_t skipped, int64_t copy_skipped
     }
     EXPECT_TRUE(same_bits(copy, expected)) << "gate " << gate;
   }
+}
+
+// Averages that only some updates enter are told so by the number of the update, which the device alone may
+// know.
+TYPED_TEST(Update, AnApproachByNothingTouchesNoElement) {
+  using T = TypeParam;
+  const double shut = 0.0;
+  const std::vector<double> row(UpdateArguments::kScalars, 0.0);
+  UpdateArguments arguments;  // without arrays: to read or write any is a fault
+  arguments.dtype = dtype_of<T>;
+  arguments.n = 1000;
+  EXPECT_EXIT(
+      {
+        cpu_backend().update(UpdateFormula::kApproach, arguments);
+        arguments.row = row.data();
+        cpu_backend().update(UpdateFormula::kApproach, arguments);
+        arguments.gate = &shut;
+        cpu_backend().update(UpdateFormula::kApproach, arguments);
+        std::_Exit(0);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 template <class S>
