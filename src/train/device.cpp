@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/comm/device_communicator.h"
@@ -29,6 +31,15 @@ void require_same(Communicator& communicator, const std::string& text, const cha
 // Whether the backend computes on a GPU, whose memory the host does not see.
 bool on_gpu(Backend& backend) {
   return backend.native_queue() != nullptr;
+}
+
+// What NCCL tells a worker's GPU by. It refuses to have one twice, but of workers that pose as hosts of their
+// own and, from version 2.30 on, where it is told otherwise.
+std::string gpu_for_nccl(const std::string& gpu, int rank) {
+  const char* const host = std::getenv("NCCL_HOSTID");
+  const char* const several = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  const bool by_rank = several != nullptr && std::string_view(several) != "0";
+  return fmt::format("{} {} {}", gpu, host == nullptr ? "" : host, by_rank ? rank : -1);
 }
 
 }  // namespace
@@ -72,15 +83,21 @@ void WorkerDevice::connect() {
                            share_gpu_ ? "GPUs may be shared" : "a GPU each"),
                "parallel.gpu_transport",
                "give all the same parallel.gpu_transport and parallel.share_gpu, and the same NCCL");
-  const std::vector<std::string> gpus = worker_texts(*communicator_, gpu_, "GPUs");
-  for (size_t rank = 1; rank < gpus.size() && !share_gpu_; ++rank) {
+  const std::string mine = share_gpu_ ? gpu_for_nccl(gpu_, communicator_->rank()) : gpu_;
+  const std::vector<std::string> gpus = worker_texts(*communicator_, mine, "GPUs");
+  const bool may_meet = share_gpu_ && through_host_;
+  for (size_t rank = 1; rank < gpus.size() && !may_meet; ++rank) {
     const auto other = std::find(gpus.begin(), gpus.end(), gpus[rank]) - gpus.begin();
     if (static_cast<size_t>(other) == rank) continue;
     fail_together(
         *communicator_, ErrorKind::kUsage,
-        fmt::format("device.type: ranks {} and {} have one GPU between them ({}): start at most one "
-                    "worker a GPU, or let them share with parallel.share_gpu = true",
-                    other, rank, gpus[rank]));
+        fmt::format("{}: ranks {} and {} have one GPU between them ({}){}",
+                    share_gpu_ ? "parallel.gpu_transport" : "device.type", other, rank,
+                    gpus[rank].substr(0, gpus[rank].find(' ')),
+                    share_gpu_
+                        ? ", which NCCL refuses: leave it at \"auto\", or start at most one worker a GPU"
+                        : ": start at most one worker a GPU, or let them share with "
+                          "parallel.share_gpu = true"));
   }
   void* const queue = backend_->lane().native_queue();
   communicator_->use_device(through_host_ ? make_staged_communicator(*communicator_, queue)

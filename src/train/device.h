@@ -29,8 +29,8 @@ class WorkerDevice {
 
   // Gives the communicator a device() that moves the backend's memory, where that is not the host's.
   // Collective; every worker gets the same failure (kUsage) when they compute on different kinds or models of
-  // devices, with other libraries, or on one GPU without settings.share_gpu, or move arrays in different
-  // ways.
+  // devices, with other libraries, or on one GPU without settings.share_gpu or through NCCL, or move arrays
+  // in different ways.
   void connect();
 
   // Both of the above in words: "cuda: ... | mpi: 4 workers, ... | arrays through NCCL 2.28.9".

@@ -394,6 +394,28 @@ TEST_F(Gpu, TheWayOfArraysCanBeChosenAndIsSaid) {
   }
 }
 
+// It would say so too, but each worker for itself, and as if another start could help.
+TEST_F(Gpu, WorkersThatShareAGpuAreNotGivenToNccl) {
+  const StandIns one("devices=1");
+  if (!one.there()) GTEST_SKIP() << "needs a machine with one device";
+  std::vector<std::string> arguments = training(
+      "out",
+      {"--overwrite", "--set", "train.steps=2", "parallel.share_gpu=true", "parallel.gpu_transport=nccl"});
+  arguments.insert(arguments.begin(), "train");
+  const Outcome refused = run(2, arguments);
+  EXPECT_EQ(refused.exit_code, 2) << refused.err;
+  EXPECT_TRUE(std::regex_search(
+      refused.err, std::regex("error: parallel.gpu_transport: ranks 0 and 1 have one GPU between them "
+                              "\\(GPU-[0-9a-f-]+\\), which NCCL refuses: .*\"auto\".*\n")))
+      << refused.err;
+  // A later NCCL can be told not to.
+  ::setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 1);
+  const Outcome told = run(2, arguments);
+  ::unsetenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  EXPECT_EQ(told.exit_code, 0) << told.err;
+  EXPECT_NE(told.err.find(" | arrays through NCCL "), std::string::npos) << told.err;
+}
+
 TEST_F(Gpu, LibraryReductionAgreesWithinRounding) {
   train(kNoLauncher, training("alone"));
   const std::vector<double> expected = losses_of(scratch_.file("alone"));
