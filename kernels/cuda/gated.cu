@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kFlatThreads)
   widen_vector(load_elements<kWhole, N>(first + columns), b);
   LOCKSTEP_UNROLL
   for (int l = 0; l < N; ++l) a[l] = math::swiglu(a[l], b[l]);
-  store_row(y + row * columns + c, a, kWhole);
+  store_whole(y + row * columns + c, rounded_vector<S>(a));
 }
 
 template <class S, int N>
@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kFlatThreads)
   widen_vector(load_elements<kWhole, N>(dy + row * columns + c), gradient);
   LOCKSTEP_UNROLL
   for (int l = 0; l < N; ++l) math::swiglu_backward(a[l], b[l], gradient[l], da[l], db[l]);
-  store_row(dh + first, da, kWhole);
-  store_row(dh + first + columns, db, kWhole);
+  store_whole(dh + first, rounded_vector<S>(da));
+  store_whole(dh + first + columns, rounded_vector<S>(db));
 }
 
 // Calls function(N{}, across) with the elements of a thread, whole vectors where they fit the columns and
