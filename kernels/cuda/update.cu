@@ -15,7 +15,8 @@ template <class Update, class T>
 struct UpdateNumbers {
   Update update;
   T scale;
-  bool open = true;  // there is an update
+  bool open = true;   // there is an update
+  bool none = false;  // nor is there one of other elements
 
   UpdateNumbers(const double* scalars, double gradient_scale)
       : update(scalars), scale(static_cast<T>(gradient_scale)) {}
@@ -33,6 +34,7 @@ __global__ void __launch_bounds__(kWarp)
   if (rows != nullptr) numbers.update = Update(rows + run * UpdateArguments::kScalars);
   if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
   numbers.open = (gate == nullptr || *gate != 0.0) && !is_idle(numbers.update);
+  numbers.none = !numbers.open && runs == 1;
   prepared[run] = numbers;
 }
 
@@ -82,7 +84,7 @@ struct UpdateWork {
   bool copy_vectors;  // it lies like the parameters, towards the bytes of as many elements of 16 bits
 
   // Asked before anything is loaded, of formulas alone that are often idle: others would wait for the answer.
-  LOCKSTEP_DEVICE bool closed() const { return kMayIdle<Update> && runs.last == 0 && !prepared->open; }
+  LOCKSTEP_DEVICE bool closed() const { return kMayIdle<Update> && prepared->none; }
   template <int N, bool kWhole>
   LOCKSTEP_DEVICE Values<N> load(int64_t i) const {
     const Reading reading = vectors ? Reading::kVectors : Reading::kElements;
