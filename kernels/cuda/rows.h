@@ -258,8 +258,9 @@ LOCKSTEP_DEVICE void store_row(S* y, const Accumulation<S> (&x)[N], bool vectors
 // up to a quarter longer with half of that. 64 registers are enough for it, room for 1024 threads. Longer
 // rows are held at twice as much a lane, and the longest read again, with room for half as many threads. So
 // are doubles, whose functions fill the registers. Where rows do not consist of whole vectors, each element
-// costs the registers of an address as well: a lane has eight, or four doubles. Those rows, and doubles,
-// share one kernel for all teams of a block: compilers have fewer to make where speed matters least.
+// costs the registers of an address as well: a lane has eight, or four doubles, with room for half as many
+// threads where a warp is the team. Those rows, and doubles, share one kernel for all teams of a block:
+// compilers have fewer to make where speed matters least.
 template <class S, int kArrays = 1, class F>
 void dispatch_rows(int64_t columns, const F& function) {
   constexpr int kFull = Vector<S>::kLanes, kBytes = static_cast<int>(sizeof(Accumulation<S>));
@@ -271,14 +272,15 @@ void dispatch_rows(int64_t columns, const F& function) {
       if (fits) function(plan);
       return fits;
     };
+    constexpr int kOfWarp = kLanes > 1 ? kTight : kLoose;
     constexpr bool kEachTeam = kLanes > 1 && kBytes < 8;
     // Teams between the powers of two, so that no more than a third of the lanes are idle.
     const auto one_holds = [&]<int... kTeams>(std::integer_sequence<int, kTeams...>) {
       return (holds(RowPlan<(kEachTeam ? kTeams : kAnyBlock), kMost / kLanes, kLanes, kTight>{kTeams}) ||
               ...);
     };
-    const bool held = holds(RowPlan<32, kFew / kLanes, kLanes, kTight>{}) ||
-                      holds(RowPlan<32, kMost / kLanes, kLanes, kTight>{}) ||
+    const bool held = holds(RowPlan<32, kFew / kLanes, kLanes, kOfWarp>{}) ||
+                      holds(RowPlan<32, kMost / kLanes, kLanes, kOfWarp>{}) ||
                       one_holds(std::integer_sequence<int, 64, 96, 128, 192, 256, 384, 512>{}) ||
                       holds(RowPlan<512, 2 * kMost / kLanes, kLanes, kLoose>{});
     if (!held) function(RowPlan<512, 0, kLanes, kLoose>{});
