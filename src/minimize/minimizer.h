@@ -151,7 +151,11 @@ inline constexpr int64_t kMostDenseParameters = 4096;  // of newton, bfgs and th
 struct NewtonCgOptions {
   std::string matrix = "hessian";  // or "gauss_newton"
   double damping = 0.0;            // 0: none, ever
-  int most_products = 100;         // a step
+  // Products with random signs z a step: the mean of z o Bz estimates the diagonal of B (Bekas, Kokiopoulou
+  // and Saad 2007), by whose magnitude, with the damping, to the power of 3/4 (Martens 2010, 4.7) conjugate
+  // gradients are preconditioned. 0: they are not.
+  int preconditioner_products = 0;
+  int most_products = 100;  // a step, beside these
   double first_forcing = 0.5, most_forcing = 0.9;
   LineSearchOptions line_search = {};
 };

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/philox.h"
+#include "lockstep/kernels/math/portable.h"
 #include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
 
@@ -80,7 +82,7 @@ class NewtonCg final : public Minimizer {
       forcing = std::min(forcing, options_.most_forcing);
     }
     const double value = at.value;
-    auto [p, curvature] = direction(problem, at, forcing * size);
+    auto [p, curvature] = direction(problem, at, forcing, size);
     double slope = dot(p, at.gradient);
     double first = 1.0;
     for (int attempt = 0; attempt < 2; ++attempt) {
@@ -89,6 +91,7 @@ class NewtonCg final : public Minimizer {
         if (found.end != LineSearchEnd::kFailed) {
           gradient_norm_ = size;
           forcing_ = forcing;
+          probes_ += static_cast<uint32_t>(options_.preconditioner_products);
           const double step = found.point.step;
           adapt(curvature > 0.0 ? (at.value - value) / (step * (slope + 0.5 * step * curvature)) : 0.0);
           return Move::kMoved;
@@ -104,10 +107,15 @@ class NewtonCg final : public Minimizer {
   std::map<std::string, RealVector> state(int64_t) const override {
     std::map<std::string, RealVector> state = {{"gradient_norm", {gradient_norm_}}, {"forcing", {forcing_}}};
     if (damping_ > 0.0) state["damping"] = {damping_};
+    if (options_.preconditioner_products > 0) state["probes"] = {static_cast<double>(probes_)};
     return state;
   }
-  int64_t held(int64_t n, int64_t) const override { return (4 + kVectorsOfSearch) * n; }
+  int64_t held(int64_t n, int64_t) const override {
+    return (4 + (options_.preconditioner_products > 0 ? 4 : 0) + kVectorsOfSearch) * n;
+  }
   void set_state(const std::map<std::string, RealVector>& state) override {
+    if (options_.preconditioner_products > 0)
+      probes_ = static_cast<uint32_t>(of_state(state, "probes").at(0));
     gradient_norm_ = of_state(state, "gradient_norm").at(0);
     forcing_ = of_state(state, "forcing").at(0);
     if (damping_ > 0.0) damping_ = of_state(state, "damping").at(0);
@@ -119,11 +127,43 @@ class NewtonCg final : public Minimizer {
     double curvature;  // p'B p of the minimum along what conjugate gradients have seen; 0: p is none
   };
 
-  Direction direction(CountedProblem& problem, const Iterate& at, double residual) const {
-    ConjugateGradients cg(at.gradient);
+  void multiply(CountedProblem& problem, const RealVector& x, const RealVector& v, RealVector& out) const {
+    gauss_newton_ ? problem.gauss_newton_product(x, v, out) : problem.hessian_product(x, v, out);
+  }
+
+  // The inverse of what is like the matrix on its diagonal; empty: it says nothing.
+  RealVector inverse_diagonal(CountedProblem& problem, const RealVector& x) const {
+    RealVector diagonal(x.size()), signs(x.size()), product;
+    for (int probe = 0; probe < options_.preconditioner_products; ++probe) {
+      const PhiloxKey key = philox_key(0, RandomPurpose::kProbes);
+      const uint32_t number = probes_ + static_cast<uint32_t>(probe);
+      for (size_t i = 0; i < signs.size(); ++i) {
+        const PhiloxBlock draw =
+            philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), number, 0});
+        signs[i] = (draw.r[0] & 1) != 0 ? 1.0 : -1.0;
+      }
+      multiply(problem, x, signs, product);
+      for (size_t i = 0; i < signs.size(); ++i) diagonal[i] += signs[i] * product[i];
+    }
+    double sum = 0.0;
+    for (double& element : diagonal) sum += element = std::abs(element / options_.preconditioner_products);
+    // None that the estimate has by accident near 0.
+    const double least = 1e-2 * sum / static_cast<double>(diagonal.size()) + damping_;
+    if (!(least > 0.0 && std::isfinite(sum))) return {};
+    for (double& element : diagonal) element = math::portable::power(element + least, -0.75);
+    return diagonal;
+  }
+
+  Direction direction(CountedProblem& problem, const Iterate& at, double forcing, double size) const {
+    const RealVector inverse =
+        options_.preconditioner_products > 0 ? inverse_diagonal(problem, at.x) : RealVector();
+    ConjugateGradients cg(at.gradient, [&inverse](RealVector r) {
+      for (size_t i = 0; i < inverse.size(); ++i) r[i] *= inverse[i];
+      return r;
+    });
+    const double residual = forcing * (inverse.empty() ? size : std::sqrt(cg.rz));
     for (int i = 0; i < options_.most_products; ++i) {
-      gauss_newton_ ? problem.gauss_newton_product(at.x, cg.d, cg.ad)
-                    : problem.hessian_product(at.x, cg.d, cg.ad);
+      multiply(problem, at.x, cg.d, cg.ad);
       if (damping_ > 0.0) add_scaled(damping_, cg.d, cg.ad);
       if (!cg.curves() || !(cg.curvature > 3.0 * 2.2e-16 * dot(cg.d, cg.d))) {
         // Against the gradient by what a curvature of that size would ask for, or as far as it was convex.
@@ -150,6 +190,7 @@ class NewtonCg final : public Minimizer {
   bool gauss_newton_;
   double damping_;                              // of the next step; 0: none
   double gradient_norm_ = 0.0, forcing_ = 0.0;  // of the step before
+  uint32_t probes_ = 0;                         // of the steps so far
 };
 
 }  // namespace
@@ -167,6 +208,10 @@ std::unique_ptr<Minimizer> make_newton_cg(const NewtonCgOptions& options) {
   if (options.most_products < 1) {
     fail(ErrorKind::kUsage,
          fmt::format("newton_cg: most_products must be at least 1: {}", options.most_products));
+  }
+  if (options.preconditioner_products < 0) {
+    fail(ErrorKind::kUsage, fmt::format("newton_cg: preconditioner_products must be at least 0: {}",
+                                        options.preconditioner_products));
   }
   if (!(options.damping >= 0.0 && std::isfinite(options.damping))) {
     fail(ErrorKind::kUsage,

@@ -136,6 +136,10 @@ std::unique_ptr<Minimizer> read_newton_cg(Section& section) {
   options.damping = section.real("damping", options.damping, kNonNegative,
                                  "added to the matrix, of the first step; of later ones as well as the model "
                                  "predicts (Hessian-free); 0: none");
+  options.preconditioner_products =
+      static_cast<int>(section.integer("preconditioner_products", options.preconditioner_products, {0, 10000},
+                                       "products with random signs a step, to estimate the diagonal that "
+                                       "preconditions its directions; 0: none does"));
   options.most_products = read_most_products(section, options.most_products);
   options.first_forcing = section.real("first_forcing", options.first_forcing, {0.0, 0.999, true},
                                        "share of the gradient that the first direction may leave");

@@ -37,7 +37,9 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
       {"bfgs", "type = \"bfgs\"\n", kSmallMlp, 0},
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
       {"newton_cg",
-       "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\nline_search = {type = \"more_thuente\"}\n", kMlp, 0},
+       "type = \"newton_cg\"\nmatrix = \"gauss_newton\"\npreconditioner_products = 2\nline_search = {type = "
+       "\"more_thuente\"}\n",
+       kMlp, 0},
       {"natural_gradient", "type = \"natural_gradient\"\nrate = 0.5\n", kSmallMlp, 5},
       {"trust_region", "type = \"trust_region\"\n", kMlp, 5},
       {"levenberg_marquardt", "type = \"levenberg_marquardt\"\n", kSmallMlp, 0, true},

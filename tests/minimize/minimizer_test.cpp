@@ -29,6 +29,7 @@ std::map<std::string, Make> methods() {
       {"newton", [] { return make_newton(); }},
       {"newton_cg", [] { return make_newton_cg(); }},
       {"newton_cg_damped", [] { return make_newton_cg({.damping = 1.0}); }},
+      {"newton_cg_preconditioned", [] { return make_newton_cg({.preconditioner_products = 2}); }},
       {"trust_region", [] { return make_trust_region(); }},
       {"trust_region_dogleg", [] { return make_trust_region({.solver = "dogleg"}); }},
       // (From a radius of 1 Biggs EXP6 ends on its plateau at infinity.)
@@ -138,6 +139,44 @@ TEST(NewtonCg, DampingFollowsHowWellTheModelPredicts) {
        {-1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     EXPECT_THROW(make_newton_cg({.damping = none}), Error);
   }
+}
+
+// sum_i c_i (x_i - 1)^2 / 2 + coupling (sum_i (x_i - 1))^2 / 2, c from 1 to 1e6.
+TEST(NewtonCg, APreconditionerTakesFewerProductsWhereAxesDifferInScale) {
+  constexpr size_t kSize = 60;
+  constexpr double kCoupling = 1e-3;
+  const auto product = [](const RealVector&, const RealVector& v, RealVector& out) {
+    double sum = 0.0;
+    for (const double element : v) sum += element;
+    out = v;
+    for (size_t i = 0; i < kSize; ++i)
+      out[i] = std::pow(1e6, static_cast<double>(i) / (kSize - 1)) * v[i] + kCoupling * sum;
+  };
+  const auto gradient = [&](const RealVector& x, RealVector& g) {
+    RealVector from_one = x;
+    for (double& element : from_one) element -= 1.0;
+    product(x, from_one, g);
+    return 0.5 * dot(from_one, g);
+  };
+  std::map<int, int64_t> products;
+  for (const int probes : {0, 1, 3}) {
+    CallbackProblem problem(kSize, gradient, product);
+    const MinimizeResult result = minimize(problem, *make_newton_cg({.preconditioner_products = probes}),
+                                           RealVector(kSize, -3.0), {.gradient = 1e-6});
+    EXPECT_EQ(result.outcome, Outcome::kConverged) << probes;
+    for (const double x : result.at.x) EXPECT_NEAR(x, 1.0, 1e-5) << probes;
+    products[probes] = result.evaluations.products;
+  }
+  EXPECT_LT(2 * products[1], products[0]);
+  EXPECT_LT(2 * products[3], products[0]);
+
+  // The draws go on where a checkpoint has them.
+  const auto method = make_newton_cg({.preconditioner_products = 3});
+  CallbackProblem problem(kSize, gradient, product);
+  const int64_t steps = minimize(problem, *method, RealVector(kSize, -3.0), {.gradient = 1e-6}).steps;
+  EXPECT_EQ(method->state(kSize).at("probes"), RealVector{3.0 * static_cast<double>(steps)});
+  EXPECT_FALSE(make_newton_cg()->state(1).contains("probes"));
+  EXPECT_THROW(make_newton_cg({.preconditioner_products = -1}), Error);
 }
 
 TEST(MoreGarbowHillstrom, NeedsNoMoreEvaluationsThanSciPy) {
