@@ -243,7 +243,7 @@ struct UpdateArguments {
   int64_t runs = 1;               // without `ends` there is one
   int64_t first = 0;
   // (n) bf16 or fp16, of fp32 parameters: what they are after the update, rounded as cast() does; written
-  // where the gate is open, but for a kApproach with share 0. May be null.
+  // where the gate is open. May be null.
   void* copy = nullptr;
   DType copy_dtype = DType::kBF16;
 };

@@ -41,7 +41,7 @@ template <class Update, class T>
 void update_elements(const UpdateArguments& arguments) {
   if (arguments.gate != nullptr && *arguments.gate == 0.0) return;
   const Update update(arguments.row != nullptr ? arguments.row : arguments.scalars);
-  if (is_idle(update)) return;
+  if (arguments.copy == nullptr && is_idle(update)) return;
   const T scale = static_cast<T>(arguments.factor != nullptr ? arguments.gradient_scale * *arguments.factor
                                                              : arguments.gradient_scale);
   T* parameters = static_cast<T*>(arguments.parameters);

@@ -27,13 +27,14 @@ struct UpdateNumbers {
 template <class Update, class T>
 __global__ void __launch_bounds__(kWarp)
     numbers_kernel(int64_t runs, UpdateNumbers<Update, T> given, double gradient_scale, const double* gate,
-                   const double* factor, const double* rows, UpdateNumbers<Update, T>* prepared) {
+                   const double* factor, const double* rows, bool copies,
+                   UpdateNumbers<Update, T>* prepared) {
   const int64_t run = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   if (run >= runs) return;
   UpdateNumbers<Update, T> numbers = given;
   if (rows != nullptr) numbers.update = Update(rows + run * UpdateArguments::kScalars);
   if (factor != nullptr) numbers.scale = static_cast<T>(gradient_scale * *factor);
-  numbers.open = (gate == nullptr || *gate != 0.0) && !is_idle(numbers.update);
+  numbers.open = (gate == nullptr || *gate != 0.0) && (copies || !is_idle(numbers.update));
   numbers.none = !numbers.open && runs == 1;
   prepared[run] = numbers;
 }
@@ -171,7 +172,8 @@ void launch_update(cudaStream_t stream, const UpdateArguments& arguments, void* 
   Numbers* const prepared = static_cast<Numbers*>(numbers);
   LOCKSTEP_LAUNCH((numbers_kernel<Update, T>), blocks_for(arguments.runs, kWarp), kWarp, 0, stream,
                   arguments.runs, Numbers(arguments.scalars, arguments.gradient_scale),
-                  arguments.gradient_scale, arguments.gate, arguments.factor, arguments.row, prepared);
+                  arguments.gradient_scale, arguments.gate, arguments.factor, arguments.row,
+                  arguments.copy != nullptr, prepared);
   T* const parameters = static_cast<T*>(arguments.parameters);
   const int64_t head = flat_head<Work::kLanes>(arguments.n, parameters);
   Work work{prepared,

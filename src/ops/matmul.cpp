@@ -205,14 +205,16 @@ class LinearNode final : public FusedNode {
 // was given, and what the activation was applied to to make it.
 class FeedForwardNode final : public FusedNode {
  public:
-  FeedForwardNode(Activation activation, DType compute) : activation_(activation), compute_(compute) {}
+  // made_hidden: what the second product is given is made again out of the activation's argument.
+  FeedForwardNode(Activation activation, DType compute, bool made_hidden)
+      : activation_(activation), compute_(compute), made_hidden_(made_hidden) {}
   const char* name() const override { return "feed_forward"; }
   Saved fused_saved() const override {
     const bool first = differentiable(0) || differentiable(1) || differentiable(2);
+    const bool argument = first || (made_hidden_ && differentiable(3));
     return Saved::input(0, differentiable(1)) | Saved::input(1, differentiable(0)) | Saved::input(3, first) |
-           Saved::input(
-               5, inputs[6].defined() ? differentiable(3) && !leaves_cheap() : differentiable(3) || first) |
-           Saved::input(6, first || (differentiable(3) && leaves_cheap()));
+           Saved::input(5, (differentiable(3) && !made_hidden_) || (first && !inputs[6].defined())) |
+           Saved::input(6, argument);
   }
 
   Tensor reference(std::span<const Tensor> in) const override {
@@ -222,8 +224,7 @@ class FeedForwardNode final : public FusedNode {
 
   void fused_vjp(const Tensor&, const Tensor& cotangent, InputGradients& result) const override {
     const auto wanted = [&](size_t input) { return result.wanted(input) ? &result[input] : nullptr; };
-    const bool again = result.wanted(3) && !inputs[5].has_elements();
-    const Tensor hidden = again ? activated(activation_, inputs[6]) : inputs[5];
+    const Tensor hidden = made_hidden_ && result.wanted(3) ? activated(activation_, inputs[6]) : inputs[5];
     const Tensor& argument = inputs[6].defined() ? inputs[6] : hidden;
     Tensor dz;
     const bool first = result.wanted(0) || result.wanted(1) || result.wanted(2);
@@ -235,6 +236,7 @@ class FeedForwardNode final : public FusedNode {
  private:
   Activation activation_;
   DType compute_;
+  bool made_hidden_;
 };
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types,
@@ -376,7 +378,7 @@ Tensor feed_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, A
   Tensor y = apply_linear(second, weight_out, Activation::kNone, false, nullptr);
   return record<FeedForwardNode>(
       std::move(y), {&first.x, &weight, &first.bias, &weight_out, &second.bias, &hidden, &argument},
-      activation, first.compute);
+      activation, first.compute, leaves_cheap() && argument.defined());
 }
 
 }  // namespace lockstep

@@ -36,45 +36,49 @@ class RecoveryPoints : public FaultyRun {
   }
 };
 
-TEST_F(RecoveryPoints, AKilledWorkerCostsAtMostOneStep) {
-  // The device decides about updates, the host does, with a scaled loss, and averages: each has its own order
-  // of events. So have those of which workers keep copies: sharded ones, and those that look at the objective
-  // or at its curvature within a step.
-  const std::string sharded = "parallel.shard_optimizer=true";
-  struct Kind {
-    std::vector<std::string> more;
-    std::string optimizer = kAdam;
-  };
-  const std::vector<Kind> kinds = {{{}},
-                                   {{"clip.value=0.5"}},
-                                   {{"optimizer.type=lamb"}},
-                                   {{"average.type=ema"}},
-                                   {{"optimizer.type=nesterov"}},
-                                   {{sharded}},
-                                   {{sharded, "optimizer.type=lamb"}},
-                                   {{sharded, "average.type=ema"}},
-                                   {{"optimizer.type=kfac"}},
-                                   {{sharded, "optimizer.type=sophia"}},
-                                   {{"optimizer.type=adahessian"}},
-                                   {{}, "type = \"lbfgs\"\n"}};
-  for (size_t kind = 0; kind < kinds.size(); ++kind) {
-    const std::vector<std::string>& more = kinds[kind].more;
-    write_file(scratch_.file("run.toml"), configuration("train = \"" + scratch_.file("points.csv") + "\"\n",
-                                                        kMlp, kinds[kind].optimizer));
-    for (const int rank : {1, 0}) {
-      SCOPED_TRACE(std::to_string(kind) + ", rank " + std::to_string(rank));
-      const std::string output = scratch_.file("killed" + std::to_string(kind) + std::to_string(rank));
-      Job job(Job::on_workers(3, training(output, settings(more)), true));
-      ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
-      const int64_t logged = steps_logged(output);
-      job.signal_rank(rank, SIGKILL);
-      const Outcome outcome = job.wait(30.0);
-      EXPECT_NE(outcome.exit_code, 0);
-      ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
-      EXPECT_GE(newest_checkpoint(output) + 1, logged);
-      EXPECT_NE(outcome.err.find("others are lost: the state of step "), std::string::npos) << outcome.err;
-      expect_goes_on(output, rank != 0, more);
-    }
+// The device decides about updates, the host does, with a scaled loss, and averages: each has its own order
+// of events. So have those of which workers keep copies: sharded ones, and those that look at the objective
+// or at its curvature within a step.
+struct RecoveredKind {
+  std::string name;
+  std::vector<std::string> settings = {};
+  std::string optimizer = kAdam;
+};
+const std::string kSharded = "parallel.shard_optimizer=true";
+
+class RecoveredKinds : public RecoveryPoints, public ::testing::WithParamInterface<RecoveredKind> {};
+INSTANTIATE_TEST_SUITE_P(
+    RecoveryPoints, RecoveredKinds,
+    ::testing::Values(RecoveredKind{"Adam"}, RecoveredKind{"Clipped", {"clip.value=0.5"}},
+                      RecoveredKind{"Lamb", {"optimizer.type=lamb"}},
+                      RecoveredKind{"Averaged", {"average.type=ema"}},
+                      RecoveredKind{"Nesterov", {"optimizer.type=nesterov"}},
+                      RecoveredKind{"Sharded", {kSharded}},
+                      RecoveredKind{"ShardedLamb", {kSharded, "optimizer.type=lamb"}},
+                      RecoveredKind{"ShardedAveraged", {kSharded, "average.type=ema"}},
+                      RecoveredKind{"Kfac", {"optimizer.type=kfac"}},
+                      RecoveredKind{"ShardedSophia", {kSharded, "optimizer.type=sophia"}},
+                      RecoveredKind{"AdaHessian", {"optimizer.type=adahessian"}},
+                      RecoveredKind{"Lbfgs", {}, "type = \"lbfgs\"\n"}),
+    [](const auto& kind) { return kind.param.name; });
+
+TEST_P(RecoveredKinds, AKilledWorkerCostsAtMostOneStep) {
+  const std::vector<std::string>& more = GetParam().settings;
+  write_file(scratch_.file("run.toml"),
+             configuration("train = \"" + scratch_.file("points.csv") + "\"\n", kMlp, GetParam().optimizer));
+  for (const int rank : {1, 0}) {
+    SCOPED_TRACE("rank " + std::to_string(rank));
+    const std::string output = scratch_.file("killed" + std::to_string(rank));
+    Job job(Job::on_workers(3, training(output, settings(more)), true));
+    ASSERT_TRUE(job.wait_until([&] { return steps_logged(output) >= 20; })) << job.err();
+    const int64_t logged = steps_logged(output);
+    job.signal_rank(rank, SIGKILL);
+    const Outcome outcome = job.wait(30.0);
+    EXPECT_NE(outcome.exit_code, 0);
+    ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+    EXPECT_GE(newest_checkpoint(output) + 1, logged);
+    EXPECT_NE(outcome.err.find("others are lost: the state of step "), std::string::npos) << outcome.err;
+    expect_goes_on(output, rank != 0, more);
   }
 }
 
