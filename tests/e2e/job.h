@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "hdf5/scratch_directory.h"
+#include "sanitized.h"
 
 namespace lockstep::testing {
 
@@ -49,20 +50,6 @@ inline void ignore_no_signal() {
 
 // The command by itself (no launcher).
 inline constexpr int kNoLauncher = 0;
-
-// Sanitizers reserve more addresses than a limit would leave.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LOCKSTEP_TEST_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define LOCKSTEP_TEST_SANITIZED 1
-#endif
-#endif
-#if defined(LOCKSTEP_TEST_SANITIZED)
-inline constexpr bool kCanLimitMemory = false;
-#else
-inline constexpr bool kCanLimitMemory = true;
-#endif
 
 // mpirun with its workers, or one process. Whatever is left of it dies with the object.
 class Job {

@@ -13,6 +13,7 @@
 #include "device.h"
 #include "lockstep/core/philox.h"
 #include "lockstep/core/thread_pool.h"
+#include "sanitized.h"
 
 namespace lockstep {
 namespace {
@@ -191,7 +192,7 @@ TEST(RefinedBasis, OfAMatrixThatIsNotFiniteStays) {
   EXPECT_TRUE(std::ranges::is_sorted(refined.order));
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(LOCKSTEP_TEST_SANITIZED)
 class LittleMemory : public ::testing::Test {
  protected:
   static constexpr int64_t kSize = 300;
