@@ -44,6 +44,9 @@ struct RecoveredKind {
   std::vector<std::string> settings = {};
   std::string optimizer = kAdam;
 };
+void PrintTo(const RecoveredKind& kind, std::ostream* stream) {
+  *stream << kind.name;
+}
 const std::string kSharded = "parallel.shard_optimizer=true";
 
 class RecoveredKinds : public RecoveryPoints, public ::testing::WithParamInterface<RecoveredKind> {};
