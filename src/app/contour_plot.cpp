@@ -151,7 +151,7 @@ std::string plane_sketch(const PlaneGrid& grid, const Point& point, char mark) {
       const double shade = std::clamp(height, 0.0, 1.0) * static_cast<double>(kShades.size() - 1);
       const bool here = !marked && rows[line] == of_y && i == of_x;
       marked = marked || here;
-      text += here ? mark : std::isfinite(value) ? kShades[static_cast<size_t>(shade + 0.5)] : ' ';
+      text += here ? mark : std::isfinite(value) ? kShades[static_cast<size_t>(std::lround(shade))] : ' ';
     }
     sketch += text + '\n';
   }

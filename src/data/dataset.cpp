@@ -165,7 +165,7 @@ std::string checked_format(const DatasetOptions& options) {
                      "classes below 2^31: got {}",
                      options.path, options.classes));
   }
-  const std::string format = format_of(options);
+  std::string format = format_of(options);
   const bool images_only = format == "idx" || format == "cifar10";
   if (images_only && options.classes == -1) {
     fail(ErrorKind::kUsage,

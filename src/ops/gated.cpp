@@ -17,7 +17,7 @@ Tensor compute_swiglu(const Tensor& h) {
   shape[shape.rank() - 1] = features;
   Tensor y = Tensor::empty(shape, h.dtype(), h.backend());
   if (y.elements() > 0) {
-    y.backend().swiglu(h.dtype(), y.elements() / features, features, h.data(), y.mutable_data());
+    y.backend().swiglu(h.dtype(), y.shape().rows(), features, h.data(), y.mutable_data());
   }
   return y;
 }

@@ -25,6 +25,7 @@ MicroBatchRange RunPlan::owned(int rank, int world_size) const {
 
 std::vector<int64_t> RunPlan::shares(int world_size) const {
   std::vector<int64_t> shares;
+  shares.reserve(static_cast<size_t>(world_size));
   for (int rank = 0; rank < world_size; ++rank) shares.push_back(owned(rank, world_size).size());
   return shares;
 }

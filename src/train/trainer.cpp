@@ -235,7 +235,7 @@ struct Trainer::Parts : PreparedRun {
     communicator.enter(fmt::format("evaluation at step {}", done));
     if (done == plan.total_steps) progress->finish_line();
     if (keeper) keeper->status().activity("evaluating");
-    const EvaluationResult result = evaluator->evaluate();
+    EvaluationResult result = evaluator->evaluate();
     if (!keeper) return result;
     keeper->status().activity("training");
     progress->finish_line();
