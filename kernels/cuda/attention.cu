@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lockstep/kernels/cuda/attention.h"
 #include "lockstep/kernels/cuda/cuda_backend.h"
 #include "lockstep/kernels/cuda/cudnn.h"
 #include "lockstep/kernels/dispatch.h"
@@ -61,13 +62,6 @@ struct TileRows {
   }
 };
 
-// Where the rows of head `index` (counted through the batch) of an array of so many heads begin, whose
-// batches are `positions` rows long.
-LOCKSTEP_DEVICE int64_t head_begin(const AttentionArguments& a, int64_t heads, int64_t index,
-                                   int64_t positions, int64_t row) {
-  return index / heads * positions * row + index % heads * a.size;
-}
-
 // Rows from `position` on of one query head's array, and of one key head's.
 template <class S>
 LOCKSTEP_DEVICE TileRows<S> query_rows(const AttentionArguments& a, const S* array, int64_t head, int64_t row,
@@ -88,14 +82,6 @@ template <class Plan>
 LOCKSTEP_DEVICE Place place_of_block(int64_t tiles) {
   const int64_t block = static_cast<int64_t>(blockIdx.x);
   return {block / tiles, block % tiles * Plan::kOwn};
-}
-
-// First keys of the queries of a batch; null: all begin at key 0.
-LOCKSTEP_DEVICE const int32_t* first_keys_of(const AttentionArguments& a, int64_t batch) {
-  return a.first_keys == nullptr ? nullptr : a.first_keys + batch * a.first_keys_batch;
-}
-LOCKSTEP_DEVICE int first_key_of(const int32_t* first_keys, int64_t query) {
-  return first_keys == nullptr ? 0 : first_keys[query];
 }
 
 // Which keys of a tile the queries of a tile see, both counted from the first of theirs.
@@ -211,41 +197,23 @@ LOCKSTEP_DEVICE void store_rows(S* first, int64_t row, int64_t count, int size,
   }
 }
 
-// What dropout multiplies weights by; kDropout: whether it does anything.
-template <class T, bool kDropout>
-class Drops {
- public:
-  LOCKSTEP_DEVICE explicit Drops(const AttentionArguments& a)
-      : step_(kDropout && a.draws.step_at != nullptr ? *a.draws.step_at : a.draws.step),
-        threshold_(static_cast<float>(a.dropout)),
-        kept_(static_cast<T>(1.0 / (1.0 - a.dropout))) {}
-
-  // factors[i] of key `key` + kSide i by query number `query` of all heads' and batches', for keys of a tile.
-  template <int kCount>
-  LOCKSTEP_DEVICE void draw(const AttentionArguments& a, int64_t query, int64_t key,
-                            T (&factors)[kCount]) const {
-    static_assert(kCount == 2 || kCount == 4);
+// factors[i] of key `key` + kSide i by query number `query` of all heads' and batches', for keys of a tile.
+template <int kCount, class T, bool kDropout>
+LOCKSTEP_DEVICE void draw(const Drops<T, kDropout>& drops, const AttentionArguments& a, int64_t query,
+                          int64_t key, T (&factors)[kCount]) {
+  static_assert((kCount == 2 || kCount == 4) && kSide == Drops<T, kDropout>::kSpan);
+  LOCKSTEP_UNROLL
+  for (int i = 0; i < kCount; ++i) factors[i] = 1;
+  if constexpr (kDropout) {
+    const PhiloxBlock words = drops.block(a, query, key);
+    const bool second_half = key / kSide % 4 >= kCount;
     LOCKSTEP_UNROLL
-    for (int i = 0; i < kCount; ++i) factors[i] = 1;
-    if constexpr (kDropout) {
-      const int64_t block = a.first_draw(query) + key / (4 * kSide) * kSide + key % kSide;
-      const PhiloxBlock words =
-          philox(a.draws.key, {static_cast<uint32_t>(block), a.draws.op_ordinal, step_, a.draws.stream});
-      const bool second_half = key / kSide % 4 >= kCount;
-      LOCKSTEP_UNROLL
-      for (int i = 0; i < kCount; ++i) {
-        // Both by a constant index: they stay in registers.
-        const uint32_t word = second_half ? words.r[i + 4 - kCount] : words.r[i];
-        factors[i] = uniform_float(word) < threshold_ ? T(0) : kept_;
-      }
+    for (int i = 0; i < kCount; ++i) {
+      // Both by a constant index: they stay in registers.
+      factors[i] = drops.factor(second_half ? words.r[i + 4 - kCount] : words.r[i]);
     }
   }
-
- private:
-  uint32_t step_;
-  float threshold_;
-  T kept_;
-};
+}
 
 // The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018).
 template <class S, class Plan, bool kDropout>
@@ -292,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kForwardBlocks)
       const T factor = math::exp_normal(maxima[r] - reference);
       maxima[r] = larger;
       T total = 0, kept[Plan::kOthers];
-      drops.draw(a, place.head * a.queries + place.first + own_row, key + other_thread(), kept);
+      draw(drops, a, place.head * a.queries + place.first + own_row, key + other_thread(), kept);
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
         const T exponential = math::exp_normal(scores[r][c] - reference);
@@ -373,8 +341,8 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
     LOCKSTEP_UNROLL
     for (int r = 0; r < Plan::kRows; ++r) {
       T kept[Plan::kOthers];
-      drops.draw(a, place.head * a.queries + place.first + own_thread() + kSide * r, key + other_thread(),
-                 kept);
+      draw(drops, a, place.head * a.queries + place.first + own_thread() + kSide * r, key + other_thread(),
+           kept);
       LOCKSTEP_UNROLL
       for (int c = 0; c < Plan::kOthers; ++c) {
         const T product = kDropout ? products[r][c] * kept[c] : products[r][c];
@@ -434,7 +402,7 @@ __global__ void __launch_bounds__(kThreads, Plan::kBackwardBlocks)
       const T log_sum = seeing < a.queries ? log_sums[at] : T(0);
       const T products_sum = seeing < a.queries ? row_sums[at] : T(0);
       T kept[Plan::kRows];
-      drops.draw(a, at, place.first + own_thread(), kept);
+      draw(drops, a, at, place.first + own_thread(), kept);
       LOCKSTEP_UNROLL
       for (int r = 0; r < Plan::kRows; ++r) {
         const bool visible = sees(other_thread() + kSide * c, own_thread() + kSide * r);
@@ -505,6 +473,9 @@ void CudaBackend::attention(const AttentionArguments& arguments, const void* q, 
       library != nullptr && library->attention(a, q, k, v, y, log_sums)) {
     return;
   }
+  if (is_for_tensor_cores(a, {q, k, v, y})) {
+    return tensor_core_attention(a, q, k, v, y, static_cast<float*>(log_sums), stream());
+  }
   dispatch_tiles(
       "attention", a, [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
         const int64_t tiles = tiles_of(a.queries, Plan::kOwn);
@@ -524,17 +495,26 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
       library != nullptr && library->attention_backward(a, q, k, v, y, log_sums, dy, dq, dk, dv)) {
     return;
   }
+  const int64_t rows = a.batch * a.heads * a.queries;
+  const auto sum_rows = [&]<class S>(S) {
+    auto* const row_sums = scratch<Accumulation<S>>(rows);
+    LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
+                    static_cast<const S*>(y), static_cast<const S*>(dy), row_sums);
+    return row_sums;
+  };
+  if (is_for_tensor_cores(a, {q, k, v, dy, dq, dk, dv})) {
+    const float* const row_sums = a.dtype == DType::kBF16 ? sum_rows(BFloat16{}) : sum_rows(Float16{});
+    return tensor_core_attention_backward(a, q, k, v, static_cast<const float*>(log_sums), row_sums, dy, dq,
+                                          dk, dv, stream());
+  }
   dispatch_tiles(
       "attention_backward", a,
-      [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
+      [&]<class S, class Plan, bool kDropout>(S zero, Plan, std::bool_constant<kDropout>) {
         using T = Accumulation<S>;
-        const int64_t rows = a.batch * a.heads * a.queries;
-        T* const row_sums = scratch<T>(rows);
+        const T* const row_sums = sum_rows(zero);
         const T* const logs = static_cast<const T*>(log_sums);
         const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
         const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
-        LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
-                        static_cast<const S*>(y), gradient, row_sums);
         const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
         LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan, kDropout>),
                         blocks_for(key_tiles * a.batch * a.kv_heads, 1), kThreads, 0, stream(), a, a.group(),

@@ -5,7 +5,8 @@
 // LOCKSTEP_DYNAMIC_SHARED, __syncthreads, __syncwarp, __shfl_sync, __shfl_xor_sync, __shfl_down_sync and
 // __ballot_sync; atomics only on integers and only where their order cannot show; blocks of at most 1024
 // threads. 16-bit numbers are core/half_precision.h's. Instructions that C++ has no words for stand here,
-// each beside a plain body with the same bits up to a zero's sign and a NaN's payload where that is said.
+// each beside a plain body with the same bits up to a zero's sign and a NaN's payload where that is said;
+// those of tensor cores in tensor_cores.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -206,6 +207,15 @@ LOCKSTEP_DEVICE void recompute([[maybe_unused]] Vector<S, N>& held) {
     held = std::bit_cast<Vector<S, N>>(words);
   }
 #endif
+}
+
+// The same for a number: what is computed of it is computed where it is used, not once before a loop to lie
+// in registers throughout.
+LOCKSTEP_DEVICE int computed_again(int number) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(number));
+#endif
+  return number;
 }
 
 // Whether every given address is a multiple of `bytes`: what a vectorized kernel asks for.

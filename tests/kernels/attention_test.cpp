@@ -53,6 +53,9 @@ const AttentionCase kAttentionCases[] = {{1, 1, 1, 1, 1},
                                          {1, 1, 130, 200, 33, true},
                                          {1, 2, 3, 150, 8, true},
                                          {1, 3, 4, 1, 5},
+                                         {1, 2, 130, 270, 96, true},
+                                         {2, 1, 140, 140, 128, true, true},
+                                         {1, 2, 65, 100, 80},
                                          {1, 1, 100, 20, 40},
                                          {1, 1, 70, 70, 130, true},
                                          {1, 2, 33, 40, 256, false},
@@ -71,7 +74,9 @@ const AttentionCase kAttentionCases[] = {{1, 1, 1, 1, 1},
                                          {1, 2, 70, 70, 130, true, false, 1, 0, 0, 0.9},
                                          {1, 1, 3, 200, 256, true, false, 1, 0, 0, 0.3},
                                          {2, 4, 150, 150, 40, true, true, 2, 70, 0, 0.25},
-                                         {2, 4, 140, 140, 16, true, true, 4, 30, 65, 0.4}};
+                                         {2, 4, 140, 140, 16, true, true, 4, 30, 65, 0.4},
+                                         {1, 2, 140, 140, 96, true, true, 2, 0, 0, 0.2},
+                                         {1, 1, 75, 260, 128, true, false, 1, 120, 0, 0.2}};
 
 AttentionArguments arguments_of(const AttentionCase& c, DType dtype) {
   AttentionArguments a;

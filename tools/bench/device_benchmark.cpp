@@ -304,29 +304,41 @@ void products(Backend& backend, Size size) {
   }
 }
 
-// Causal self-attention of q, k and v side by side. Operations forward: two products of 2 B H T T D each, B
-// samples, H heads, T positions, D numbers a head, of which causality leaves half; backward five such
-// products, 2.5 times as many.
+// Causal self-attention of q, k and v side by side: plain; bounded, the same work with first keys, all 0,
+// which no library takes; and four query heads to one of keys. Operations forward: two products of 2 B H T T
+// D each, B samples, H heads, T positions, D numbers a head, of which causality leaves half; backward five
+// such products, 2.5 times as many.
 void attention(Backend& backend, Size extent) {
   fmt::print(
-      "\n| causal attention (B,H,T,D) | type | forward TFLOP/s | backward TFLOP/s |\n|---|---|---|---|\n");
-  std::vector<std::array<int64_t, 4>> shapes = {{1, 2, 16, 64}};
+      "\n| causal attention (B,H,T,D) | type | kind | forward TFLOP/s | backward TFLOP/s "
+      "|\n|---|---|---|---|---|\n");
+  std::vector<std::array<int64_t, 4>> shapes = {{1, 4, 16, 64}};
   if (extent != Size::kTiny) shapes = {{4, 12, 256, 64}};
-  if (extent == Size::kLarge) shapes.insert(shapes.end(), {{16, 12, 1024, 64}, {4, 16, 2048, 128}});
+  if (extent == Size::kLarge)
+    shapes.insert(shapes.end(), {{16, 12, 1024, 64}, {8, 8, 2048, 96}, {4, 16, 2048, 128}});
   for (const auto& [batch, heads, positions, size] : shapes) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const auto& [dtype, kind] : {std::pair{DType::kF32, "plain"},
+                                      {DType::kBF16, "plain"},
+                                      {DType::kBF16, "bounded"},
+                                      {DType::kBF16, "grouped"}}) {
+      const bool bounded = kind == std::string_view("bounded"), grouped = kind == std::string_view("grouped");
       AttentionArguments a;
       a.dtype = dtype;
       a.causal = true;
       a.batch = batch, a.heads = heads, a.queries = a.keys = positions, a.size = size;
+      a.kv_heads = grouped ? heads / 4 : heads;
       a.scale = 1.0 / std::sqrt(static_cast<double>(size));
-      const int64_t width = heads * size, rows = batch * positions;
-      a.q_row = a.k_row = a.v_row = 3 * width;
-      const Array qkv(backend, dtype, 3 * rows * width), dqkv(backend, dtype, 3 * rows * width);
+      const int64_t width = heads * size, key_width = a.kv_heads * size, rows = batch * positions;
+      a.q_row = a.k_row = a.v_row = width + 2 * key_width;
+      const Array first_keys(backend, DType::kF32, positions, 0.0);
+      if (bounded)
+        a.first_keys = static_cast<const int32_t*>(static_cast<const void*>(static_cast<void*>(first_keys)));
+      const Array qkv(backend, dtype, rows * a.q_row), dqkv(backend, dtype, rows * a.q_row);
       const Array y(backend, dtype, rows * width), dy(backend, dtype, rows * width);
       const Array log_sums(backend, accumulation_type(dtype), batch * heads * positions);
       const auto part = [&](void* array, int64_t index) -> void* {
-        return static_cast<char*>(array) + index * width * static_cast<int64_t>(size_of(dtype));
+        const int64_t elements = index == 0 ? 0 : width + (index - 1) * key_width;
+        return static_cast<char*>(array) + elements * static_cast<int64_t>(size_of(dtype));
       };
       const double forward = seconds_of(
           backend, [&] { backend.attention(a, part(qkv, 0), part(qkv, 1), part(qkv, 2), y, log_sums); });
@@ -335,8 +347,8 @@ void attention(Backend& backend, Size extent) {
                                    part(dqkv, 0), part(dqkv, 1), part(dqkv, 2));
       });
       const double operations = 0.5 * 4.0 * static_cast<double>(batch * heads * positions * positions * size);
-      fmt::print("| ({},{},{},{}) | {} | {:.3f} | {:.3f} |\n", batch, heads, positions, size, name_of(dtype),
-                 1e-12 * operations / forward, 2.5e-12 * operations / backward);
+      fmt::print("| ({},{},{},{}) | {} | {} | {:.3f} | {:.3f} |\n", batch, heads, positions, size,
+                 name_of(dtype), kind, 1e-12 * operations / forward, 2.5e-12 * operations / backward);
       std::fflush(stdout);
     }
   }

@@ -1,0 +1,689 @@
+// Attention in 16 bits with products on tensor cores (Dao 2023, "FlashAttention-2"), for heads of up to
+// kLargestSize numbers, in eights; masks, shared heads of keys and dropout as everywhere.
+//
+// A block of threads keeps a tile of rows of one head, its own rows, in shared memory, and walks over tiles
+// of the others', which arrive while the tile before them is worked on. A warp has rows of its own and shares
+// nothing with other warps: what it has summed of scores is, rounded, its left operand of the next product.
+// The two kernels of the backward pass compute scores twice, and add up what they own in the order of the
+// others' tiles, whatever the grid.
+#include <cmath>
+
+#include "lockstep/kernels/cuda/attention.h"
+#include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/tensor_cores.h"
+#include "lockstep/kernels/dispatch.h"
+#include "lockstep/kernels/math/elementary.h"
+
+namespace lockstep {
+
+namespace {
+
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;
+constexpr int64_t kLargestSize = 128;
+constexpr float kLog2E = 1.44269504f;
+
+// How a block works on heads of up to kWidth numbers: kTiles x 16 own rows a warp, kOthers others' rows at a
+// time. Sums, scores and operands of a thread are to fit into 255 registers, two blocks into a
+// multiprocessor.
+template <int kWidth_, int kTiles_, int kOthers_>
+struct Plan {
+  static constexpr int kWidth = kWidth_, kTiles = kTiles_, kOthers = kOthers_;
+  static constexpr int kWarpRows = 16 * kTiles, kOwn = kWarps * kWarpRows;
+  static constexpr int kStride = kWidth + 8;            // from row to row in shared memory
+  static constexpr int kSteps = kWidth / 16;            // of a product along a row
+  static constexpr int kColumns = kWidth / 8;           // tiles of columns of a row
+  static constexpr int kScores = kOthers / 8;           // and of a row of scores
+  static constexpr int kOtherPart = kOthers * kStride;  // elements of a tile in shared memory
+};
+template <int kWidth, bool kDropout>
+using ForwardPlan = Plan<kWidth, kDropout ? 1 : 2, kWidth == 64 ? 64 : 32>;
+template <int kWidth, bool kDropout>
+using QueriesPlan = Plan<kWidth, kDropout || kWidth == 128 ? 1 : 2, 32>;
+template <int kWidth, bool kDropout>
+using KeysPlan = Plan<kWidth, kDropout || kWidth != 64 ? 1 : 2, kDropout && kWidth == 128 ? 16 : 32>;
+
+// Shared memory of a kernel with so many arrays of own rows; of others' there are two, twice.
+template <class P>
+constexpr size_t shared_bytes(int own_arrays) {
+  return sizeof(uint16_t) *
+         (static_cast<size_t>(own_arrays * P::kOwn * P::kStride) + static_cast<size_t>(4 * P::kOtherPart));
+}
+
+// 2^x, 0 where that is no normal number; within 2 units of the last of 22 bits on a device.
+LOCKSTEP_DEVICE float power_of_two(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return x < -126.0f ? 0.0f : std::exp2(x);
+#endif
+}
+
+LOCKSTEP_DEVICE int warp_row() {
+  return static_cast<int>(threadIdx.x) / kWarp * 16;
+}
+
+// Of queries or keys: they are few enough.
+LOCKSTEP_DEVICE int positions(int64_t count) {
+  return static_cast<int>(count);
+}
+
+// `count` rows of one head, `stride` elements apart.
+template <class S>
+struct HeadRows {
+  S* first;
+  int64_t stride;
+  int count;
+
+  LOCKSTEP_DEVICE HeadRows from(int row) const { return {first + row * stride, stride, count - row}; }
+  LOCKSTEP_DEVICE HeadRows of_head_at(int elements) const { return {first + elements, stride, count}; }
+};
+template <class S>
+LOCKSTEP_DEVICE HeadRows<S> query_rows(const AttentionArguments& a, S* array, int64_t head, int64_t stride) {
+  return {array + head_begin(a, a.heads, head, a.queries, stride), stride, positions(a.queries)};
+}
+template <class S>
+LOCKSTEP_DEVICE HeadRows<S> key_rows(const AttentionArguments& a, S* array, int64_t head, int64_t stride) {
+  return {array + head_begin(a, a.kv_heads, head, a.keys, stride), stride, positions(a.keys)};
+}
+
+// Begins to copy kRows rows to shared memory; what is behind the last row or number of a head becomes zero.
+template <int kRows, class P, class S>
+LOCKSTEP_DEVICE void begin_copy_of_rows(const HeadRows<const S>& rows, int size, S* shared) {
+  constexpr int kVectors = P::kWidth / 8;
+  static_assert(kRows * kVectors % kThreads == 0);
+  const int thread = computed_again(static_cast<int>(threadIdx.x));
+  LOCKSTEP_UNROLL
+  for (int begin = 0; begin < kRows * kVectors; begin += kThreads) {
+    const int i = begin + thread;
+    const int row = i / kVectors, column = i % kVectors * 8;
+    const bool exists = row < rows.count && column < size;
+    begin_copy(shared + row * P::kStride + column,
+               exists ? rows.first + row * rows.stride + column : rows.first, exists);
+  }
+}
+
+// What a warp has summed, times a factor for each of a thread's rows, to where its own rows are, through
+// shared memory that held them.
+template <class P, class S>
+LOCKSTEP_DEVICE void store_own_rows(const SumTile (&sums)[P::kTiles][P::kColumns],
+                                    const float (&factors)[P::kTiles][2], const HeadRows<S>& rows, int size,
+                                    S* shared) {
+  // Where a block had no tile to walk over, what was to be its own rows may not have arrived yet.
+  await_copies<0>();
+  __syncthreads();
+  S* const own = shared + warp_row() * P::kTiles * P::kStride;
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) {
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < P::kColumns; ++j) {
+      LOCKSTEP_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float factor = factors[m][half];
+        S* const pair = own + (16 * m + 8 * half + tile_row()) * P::kStride + 8 * j + tile_column();
+        *reinterpret_cast<Vector<S, 2>*>(pair) = std::bit_cast<Vector<S, 2>>(
+            rounded_pair<S>(sums[m][j][2 * half] * factor, sums[m][j][2 * half + 1] * factor));
+      }
+    }
+  }
+  __syncwarp();
+  constexpr int kVectors = P::kWidth / 8;
+  const int first = warp_row() * P::kTiles;
+  for (int i = static_cast<int>(threadIdx.x) % kWarp; i < P::kWarpRows * kVectors; i += kWarp) {
+    const int row = i / kVectors, column = i % kVectors * 8;
+    if (first + row < rows.count && column < size) {
+      store_vector(rows.first + (first + row) * rows.stride + column,
+                   load_vector<8>(own + row * P::kStride + column));
+    }
+  }
+}
+
+// sums = the warp's own rows times the others' transposed.
+template <class P, class S>
+LOCKSTEP_DEVICE void multiply_rows(const S* own, const S* others, SumTile (&sums)[P::kTiles][P::kScores]) {
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) {
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < P::kScores; ++j) sums[m][j][0] = sums[m][j][1] = sums[m][j][2] = sums[m][j][3] = 0;
+  }
+  const TileReader<S, Operand::kLeft, P::kStride> lefts(own + warp_row() * P::kTiles * P::kStride);
+  const TileReader<S, Operand::kRightTransposed, P::kStride> rights(others);
+  constexpr int kAtOnce = P::kScores < 4 ? P::kScores : 4;
+  LOCKSTEP_UNROLL_BY(2)
+  for (int step = 0; step < P::kSteps; ++step) {
+    LeftTile left[P::kTiles];
+    LOCKSTEP_UNROLL
+    for (int m = 0; m < P::kTiles; ++m) left[m] = lefts.left(16 * m, 16 * step);
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < P::kScores; j += kAtOnce) {
+      RightTile right[kAtOnce];
+      LOCKSTEP_UNROLL
+      for (int i = 0; i < kAtOnce; i += 2) rights.right(8 * (j + i), 16 * step, right[i], right[i + 1]);
+      add_tile_products<S>(left, right, j, sums);
+    }
+  }
+}
+
+// sums += weights, rounded, times the others' rows.
+template <class P, class S>
+LOCKSTEP_DEVICE void add_weighted_rows(const SumTile (&weights)[P::kTiles][P::kScores], const S* others,
+                                       SumTile (&sums)[P::kTiles][P::kColumns]) {
+  const TileReader<S, Operand::kRight, P::kStride> rights(others);
+  LOCKSTEP_UNROLL
+  for (int step = 0; step < P::kScores / 2; ++step) {
+    LeftTile left[P::kTiles];
+    LOCKSTEP_UNROLL
+    for (int m = 0; m < P::kTiles; ++m) {
+      LOCKSTEP_UNROLL
+      for (int w = 0; w < 4; ++w) {
+        const SumTile& pair = weights[m][2 * step + w / 2];
+        left[m].words[w] = rounded_pair<S>(pair[w % 2 * 2], pair[w % 2 * 2 + 1]);
+      }
+    }
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < P::kColumns; j += 4) {
+      RightTile right[4];
+      LOCKSTEP_UNROLL
+      for (int i = 0; i < 4; i += 2) rights.right(16 * step, 8 * (j + i), right[i], right[i + 1]);
+      add_tile_products<S>(left, right, j, sums);
+    }
+  }
+}
+
+// The keys that a query sees: from the first on, up to the one before `end`.
+struct Span {
+  int first, end;
+
+  LOCKSTEP_DEVICE bool holds(int key) const { return first <= key && key < end; }
+};
+LOCKSTEP_DEVICE Span seen_by(const AttentionArguments& a, const int32_t* first_keys, int query) {
+  const int queries = positions(a.queries), keys = positions(a.keys);
+  if (query >= queries) return {0, 0};
+  const int end = a.causal ? query + (keys - queries) + 1 : keys;
+  return {first_key_of(first_keys, query), end < keys ? end : keys};
+}
+// Whether every one of `queries` queries sees every one of `keys` keys.
+LOCKSTEP_DEVICE bool all_seen(const AttentionArguments& a, const int32_t* first_keys, int query, int queries,
+                              int key, int keys) {
+  return query + queries <= positions(a.queries) && key + keys <= seen_by(a, first_keys, query).end &&
+         seen_by(a, first_keys, query + queries - 1).first <= key;
+}
+
+// Scores of keys that a query does not see become -infinity: their weights are 0. Of own rows of queries, the
+// thread's first, and a tile of keys; and of own rows of keys, the thread's first, and a tile of queries.
+constexpr float kHidden = -std::numeric_limits<float>::infinity();
+template <class P>
+LOCKSTEP_DEVICE void hide_keys(const AttentionArguments& a, const int32_t* first_keys, int first_query,
+                               int key, SumTile (&scores)[P::kTiles][P::kScores]) {
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) {
+    LOCKSTEP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const Span seen = seen_by(a, first_keys, first_query + 16 * m + 8 * half);
+      LOCKSTEP_UNROLL
+      for (int j = 0; j < P::kScores; ++j) {
+        LOCKSTEP_UNROLL
+        for (int e = 0; e < 2; ++e) {
+          if (!seen.holds(key + 8 * j + tile_column() + e)) scores[m][j][2 * half + e] = kHidden;
+        }
+      }
+    }
+  }
+}
+template <class P>
+LOCKSTEP_DEVICE void hide_from_queries(const AttentionArguments& a, const int32_t* first_keys, int query,
+                                       int first_key, SumTile (&scores)[P::kTiles][P::kScores]) {
+  LOCKSTEP_UNROLL
+  for (int j = 0; j < P::kScores; ++j) {
+    LOCKSTEP_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const Span seen = seen_by(a, first_keys, query + 8 * j + tile_column() + e);
+      LOCKSTEP_UNROLL
+      for (int m = 0; m < P::kTiles; ++m) {
+        LOCKSTEP_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          if (!seen.holds(first_key + 16 * m + 8 * half)) scores[m][j][2 * half + e] = kHidden;
+        }
+      }
+    }
+  }
+}
+
+// The block's head and the first of its own rows. Where queries see only what is before them, the tiles that
+// take longest begin first.
+struct Place {
+  int64_t head;
+  int first;
+};
+template <class P>
+LOCKSTEP_DEVICE Place place_of_block(int tiles, bool last_first) {
+  const int block = static_cast<int>(blockIdx.x), tile = block % tiles;
+  return {block / tiles, (last_first ? tiles - 1 - tile : tile) * P::kOwn};
+}
+
+// Tiles of keys that a block of queries sees.
+struct KeyTiles {
+  int begin, count;
+};
+template <class P>
+LOCKSTEP_DEVICE KeyTiles key_tiles_of(const AttentionArguments& a, const int32_t* first_keys, int first) {
+  const int queries = positions(a.queries);
+  const int last = first + P::kOwn < queries ? first + P::kOwn - 1 : queries - 1;
+  const int begin = first_key_of(first_keys, first) / P::kOthers * P::kOthers;
+  return {begin, (seen_by(a, first_keys, last).end - begin + P::kOthers - 1) / P::kOthers};
+}
+
+// factors[i] of a thread's number i of a tile of scores of a query, of the keys from `key` on, a multiple of
+// 16: 8 j + tile_column() + e for number (j, e).
+template <class P, class D>
+LOCKSTEP_DEVICE void draw_keys(const D& drops, const AttentionArguments& a, int64_t query, int key,
+                               float (&factors)[P::kScores][2]) {
+  LOCKSTEP_UNROLL
+  for (int part = 0; part < 2; ++part) {
+    LOCKSTEP_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const PhiloxBlock words = drops.block(a, query, key + 8 * part + tile_column() + e);
+      const bool second_half = P::kScores == 4 && key / D::kSpan % 4 != 0;
+      LOCKSTEP_UNROLL
+      for (int j = part; j < P::kScores; j += 2) {
+        factors[j][e] = drops.factor(second_half ? words.r[j / 2 % 2 + 2] : words.r[j / 2]);
+      }
+    }
+  }
+}
+
+// The softmax is carried along from tile to tile of keys (Milakov and Gimelshein 2018), in powers of two.
+template <class S, int kWidth, bool kDropout>
+__global__ void __launch_bounds__(kThreads, 2)
+    tensor_attention_kernel(AttentionArguments a, int group, int tiles, const S* q, const S* k, const S* v,
+                            S* y, float* log_sums) {
+  using P = ForwardPlan<kWidth, kDropout>;
+  LOCKSTEP_DYNAMIC_SHARED(S, own);
+  S* const others = own + P::kOwn * P::kStride;
+  const Place place = place_of_block<P>(tiles, a.causal);
+  const int size = static_cast<int>(a.size);
+  const float scale = static_cast<float>(a.scale) * kLog2E;
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
+  const HeadRows<const S> keys = key_rows(a, k, place.head / group, a.k_row);
+  const HeadRows<const S> values = key_rows(a, v, place.head / group, a.v_row);
+  const KeyTiles walk = key_tiles_of<P>(a, first_keys, place.first);
+  const auto begin_copy_of_tile = [&](int tile) {
+    S* const to = others + tile % 2 * 2 * P::kOtherPart;
+    const int key = walk.begin + tile * P::kOthers;
+    begin_copy_of_rows<P::kOthers, P>(keys.from(key), size, to);
+    begin_copy_of_rows<P::kOthers, P>(values.from(key), size, to + P::kOtherPart);
+  };
+  begin_copy_of_rows<P::kOwn, P>(query_rows(a, q, place.head, a.q_row).from(place.first), size, own);
+  begin_copy_of_tile(0);
+  end_copy_group();
+
+  const Drops<float, kDropout> drops(a);
+  const int first_row = place.first + warp_row() * P::kTiles + tile_row();  // of this thread
+  const int64_t first_number = place.head * a.queries;                      // of the head's queries
+  float maxima[P::kTiles][2], totals[P::kTiles][2] = {};
+  SumTile sums[P::kTiles][P::kColumns] = {};
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) maxima[m][0] = maxima[m][1] = kHidden;
+  for (int tile = 0; tile < walk.count; ++tile) {
+    if (tile + 1 < walk.count) begin_copy_of_tile(tile + 1);
+    end_copy_group();
+    await_copies<1>();
+    __syncthreads();
+    const S* const tile_keys = others + tile % 2 * 2 * P::kOtherPart;
+    const int key = walk.begin + tile * P::kOthers;
+    SumTile scores[P::kTiles][P::kScores];
+    multiply_rows<P>(own, tile_keys, scores);
+    if (!all_seen(a, first_keys, place.first, P::kOwn, key, P::kOthers)) {
+      hide_keys<P>(a, first_keys, first_row, key, scores);
+    }
+    LOCKSTEP_UNROLL
+    for (int m = 0; m < P::kTiles; ++m) {
+      LOCKSTEP_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int query = first_row + 16 * m + 8 * half;
+        float larger = maxima[m][half];
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < P::kScores; ++j) {
+          larger =
+              Larger::combine(larger, Larger::combine(scores[m][j][2 * half], scores[m][j][2 * half + 1]));
+        }
+        larger = warp_reduce<Larger, 4>(larger);
+        // A query that has seen no key yet has no maximum.
+        const float reference = larger == kHidden ? 0.0f : larger * scale;
+        const float factor = power_of_two(std::fma(maxima[m][half], scale, -reference));
+        maxima[m][half] = larger;
+        float kept[P::kScores][2], total = 0;
+        if constexpr (kDropout) draw_keys<P>(drops, a, first_number + query, key, kept);
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < P::kScores; ++j) {
+          LOCKSTEP_UNROLL
+          for (int e = 0; e < 2; ++e) {
+            float& weight = scores[m][j][2 * half + e];
+            weight = power_of_two(std::fma(weight, scale, -reference));
+            total += weight;
+            if constexpr (kDropout) weight *= kept[j][e];
+          }
+        }
+        totals[m][half] = std::fma(totals[m][half], factor, total);
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < P::kColumns; ++j) {
+          sums[m][j][2 * half] *= factor;
+          sums[m][j][2 * half + 1] *= factor;
+        }
+      }
+    }
+    add_weighted_rows<P>(scores, tile_keys + P::kOtherPart, sums);
+    __syncthreads();  // before what lies here gives way to the tile after the next
+  }
+  float factors[P::kTiles][2];
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) {
+    LOCKSTEP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float total = warp_reduce<Plus, 4>(totals[m][half]);
+      const int query = first_row + 16 * m + 8 * half;
+      factors[m][half] = 1.0f / total;
+      if (tile_column() == 0 && query < positions(a.queries)) {
+        log_sums[first_number + query] =
+            std::fma(maxima[m][half], static_cast<float>(a.scale), math::log(total));
+      }
+    }
+  }
+  store_own_rows<P>(sums, factors, query_rows(a, y, place.head, a.heads * a.size).from(place.first), size,
+                    own);
+}
+
+// With p the softmax, s = scale q k', o = dy v' and m what dropout multiplies p by: ds = p (m o - row sums),
+// dq = scale ds k.
+template <class S, int kWidth, bool kDropout>
+__global__ void __launch_bounds__(kThreads, 2)
+    tensor_attention_queries_kernel(AttentionArguments a, int group, int tiles, const S* q, const S* k,
+                                    const S* v, const float* log_sums, const float* row_sums, const S* dy,
+                                    S* dq) {
+  using P = QueriesPlan<kWidth, kDropout>;
+  LOCKSTEP_DYNAMIC_SHARED(S, own);
+  S* const own_dy = own + P::kOwn * P::kStride;
+  S* const others = own_dy + P::kOwn * P::kStride;
+  const Place place = place_of_block<P>(tiles, a.causal);
+  const int size = static_cast<int>(a.size);
+  const float scale = static_cast<float>(a.scale) * kLog2E;
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
+  const HeadRows<const S> keys = key_rows(a, k, place.head / group, a.k_row);
+  const HeadRows<const S> values = key_rows(a, v, place.head / group, a.v_row);
+  const KeyTiles walk = key_tiles_of<P>(a, first_keys, place.first);
+  const auto begin_copy_of_tile = [&](int tile) {
+    S* const to = others + tile % 2 * 2 * P::kOtherPart;
+    const int key = walk.begin + tile * P::kOthers;
+    begin_copy_of_rows<P::kOthers, P>(keys.from(key), size, to);
+    begin_copy_of_rows<P::kOthers, P>(values.from(key), size, to + P::kOtherPart);
+  };
+  begin_copy_of_rows<P::kOwn, P>(query_rows(a, q, place.head, a.q_row).from(place.first), size, own);
+  begin_copy_of_rows<P::kOwn, P>(query_rows(a, dy, place.head, a.heads * a.size).from(place.first), size,
+                                 own_dy);
+  begin_copy_of_tile(0);
+  end_copy_group();
+
+  const Drops<float, kDropout> drops(a);
+  const int first_row = place.first + warp_row() * P::kTiles + tile_row();  // of this thread
+  const int64_t first_number = place.head * a.queries;                      // of the head's queries
+  float logs[P::kTiles][2], products_sums[P::kTiles][2];
+  SumTile sums[P::kTiles][P::kColumns] = {};
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) {
+    LOCKSTEP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int query = first_row + 16 * m + 8 * half;
+      const bool exists = query < positions(a.queries);
+      logs[m][half] = exists ? log_sums[first_number + query] * kLog2E : 0.0f;
+      products_sums[m][half] = exists ? row_sums[first_number + query] : 0.0f;
+    }
+  }
+  for (int tile = 0; tile < walk.count; ++tile) {
+    if (tile + 1 < walk.count) begin_copy_of_tile(tile + 1);
+    end_copy_group();
+    await_copies<1>();
+    __syncthreads();
+    const S* const tile_keys = others + tile % 2 * 2 * P::kOtherPart;
+    const int key = walk.begin + tile * P::kOthers;
+    SumTile scores[P::kTiles][P::kScores], products[P::kTiles][P::kScores];
+    multiply_rows<P>(own, tile_keys, scores);
+    multiply_rows<P>(own_dy, tile_keys + P::kOtherPart, products);
+    if (!all_seen(a, first_keys, place.first, P::kOwn, key, P::kOthers)) {
+      hide_keys<P>(a, first_keys, first_row, key, scores);
+    }
+    LOCKSTEP_UNROLL
+    for (int m = 0; m < P::kTiles; ++m) {
+      LOCKSTEP_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int query = first_row + 16 * m + 8 * half;
+        float kept[P::kScores][2];
+        if constexpr (kDropout) draw_keys<P>(drops, a, first_number + query, key, kept);
+        LOCKSTEP_UNROLL
+        for (int j = 0; j < P::kScores; ++j) {
+          LOCKSTEP_UNROLL
+          for (int e = 0; e < 2; ++e) {
+            float& score = scores[m][j][2 * half + e];
+            float product = products[m][j][2 * half + e];
+            if constexpr (kDropout) product *= kept[j][e];
+            score = power_of_two(std::fma(score, scale, -logs[m][half])) * (product - products_sums[m][half]);
+          }
+        }
+      }
+    }
+    add_weighted_rows<P>(scores, tile_keys, sums);
+    __syncthreads();  // before what lies here gives way to the tile after the next
+  }
+  float factors[P::kTiles][2];
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) factors[m][0] = factors[m][1] = static_cast<float>(a.scale);
+  store_own_rows<P>(sums, factors, query_rows(a, dq, place.head, a.q_row).from(place.first), size, own);
+}
+
+// Tiles of queries that see keys of a block, over the query heads of its key head one after the other.
+struct QueryTile {
+  int member, query;  // number of the head among those
+};
+template <class P>
+class QueryTiles {
+ public:
+  LOCKSTEP_DEVICE QueryTiles(const AttentionArguments& a, const int32_t* first_keys, int group, int first_key)
+      : first_keys_(first_keys), queries_(positions(a.queries)), group_(group), end_(first_key + P::kOwn) {
+    const int first = a.causal ? first_key - positions(a.keys - a.queries) : 0;
+    first_ = first > 0 ? first / P::kOthers * P::kOthers : 0;
+    at_ = {sees(first_) ? 0 : group_, first_};
+  }
+  LOCKSTEP_DEVICE bool end() const { return at_.member == group_; }
+  LOCKSTEP_DEVICE const QueryTile& operator*() const { return at_; }
+  LOCKSTEP_DEVICE void next() {
+    at_.query += P::kOthers;
+    if (!sees(at_.query)) at_ = {at_.member + 1, first_};
+  }
+
+ private:
+  // Behind the last query there are none; nor are there behind one that begins past the block's keys.
+  LOCKSTEP_DEVICE bool sees(int query) const {
+    return query < queries_ && first_key_of(first_keys_, query) < end_;
+  }
+
+  const int32_t* first_keys_;
+  int queries_, group_, end_, first_ = 0;
+  QueryTile at_ = {};
+};
+
+// dv = (m p)' dy and dk = scale ds' q.
+template <class S, int kWidth, bool kDropout>
+__global__ void __launch_bounds__(kThreads, 2)
+    tensor_attention_keys_kernel(AttentionArguments a, int group, int tiles, const S* q, const S* k,
+                                 const S* v, const float* log_sums, const float* row_sums, const S* dy, S* dk,
+                                 S* dv) {
+  using P = KeysPlan<kWidth, kDropout>;
+  LOCKSTEP_DYNAMIC_SHARED(S, own);
+  S* const own_values = own + P::kOwn * P::kStride;
+  S* const others = own_values + P::kOwn * P::kStride;
+  const Place place = place_of_block<P>(tiles, false);
+  const int size = static_cast<int>(a.size);
+  const float scale = static_cast<float>(a.scale) * kLog2E;
+  const int32_t* const first_keys = first_keys_of(a, place.head / a.kv_heads);
+  QueryTiles<P> walk(a, first_keys, group, place.first);
+  const int64_t first_head = place.head * group;
+  const HeadRows<const S> first_queries = query_rows(a, q, first_head, a.q_row);
+  const HeadRows<const S> first_gradients = query_rows(a, dy, first_head, a.heads * a.size);
+  const auto begin_copy_of_tile = [&](const QueryTile& tile, int stage) {
+    S* const to = others + stage * 2 * P::kOtherPart;
+    const int member = tile.member * size;
+    begin_copy_of_rows<P::kOthers, P>(first_queries.from(tile.query).of_head_at(member), size, to);
+    begin_copy_of_rows<P::kOthers, P>(first_gradients.from(tile.query).of_head_at(member), size,
+                                      to + P::kOtherPart);
+  };
+  begin_copy_of_rows<P::kOwn, P>(key_rows(a, k, place.head, a.k_row).from(place.first), size, own);
+  begin_copy_of_rows<P::kOwn, P>(key_rows(a, v, place.head, a.v_row).from(place.first), size, own_values);
+  if (!walk.end()) begin_copy_of_tile(*walk, 0);
+  end_copy_group();
+
+  const Drops<float, kDropout> drops(a);
+  const int first_row = place.first + warp_row() * P::kTiles + tile_row();  // of this thread
+  SumTile dk_sums[P::kTiles][P::kColumns] = {}, dv_sums[P::kTiles][P::kColumns] = {};
+  for (int stage = 0; !walk.end(); stage = 1 - stage) {
+    const QueryTile tile = *walk;
+    walk.next();
+    if (!walk.end()) begin_copy_of_tile(*walk, 1 - stage);
+    end_copy_group();
+    await_copies<1>();
+    __syncthreads();
+    const int64_t first_number = (first_head + tile.member) * a.queries;  // of the head's queries
+    const S* const queries = others + stage * 2 * P::kOtherPart;
+    const S* const gradients = queries + P::kOtherPart;
+    SumTile weights[P::kTiles][P::kScores], products[P::kTiles][P::kScores];
+    multiply_rows<P>(own, queries, weights);
+    multiply_rows<P>(own_values, gradients, products);
+    if (!all_seen(a, first_keys, tile.query, P::kOthers, place.first, P::kOwn)) {
+      hide_from_queries<P>(a, first_keys, tile.query, first_row, weights);
+    }
+    LOCKSTEP_UNROLL
+    for (int j = 0; j < P::kScores; ++j) {
+      LOCKSTEP_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const int query = tile.query + 8 * j + tile_column() + e;
+        const bool exists = query < positions(a.queries);
+        const float log_sum = exists ? log_sums[first_number + query] * kLog2E : 0.0f;
+        const float products_sum = exists ? row_sums[first_number + query] : 0.0f;
+        LOCKSTEP_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          [[maybe_unused]] PhiloxBlock words = {};
+          if constexpr (kDropout) words = drops.block(a, first_number + query, first_row + 8 * half);
+          LOCKSTEP_UNROLL
+          for (int m = 0; m < P::kTiles; ++m) {
+            float& weight = weights[m][j][2 * half + e];
+            float& product = products[m][j][2 * half + e];
+            const float p = power_of_two(std::fma(weight, scale, -log_sum));
+            if constexpr (kDropout) {
+              const int word = (first_row / decltype(drops)::kSpan + m) % 4;
+              const float kept = drops.factor(word == 0   ? words.r[0]
+                                              : word == 1 ? words.r[1]
+                                              : word == 2 ? words.r[2]
+                                                          : words.r[3]);
+              weight = p * kept;
+              product = p * (product * kept - products_sum);
+            } else {
+              weight = p;
+              product = p * (product - products_sum);
+            }
+          }
+        }
+      }
+    }
+    add_weighted_rows<P>(weights, gradients, dv_sums);
+    add_weighted_rows<P>(products, queries, dk_sums);
+    __syncthreads();  // before what lies here gives way to the tile after the next
+  }
+  float factors[P::kTiles][2];
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) factors[m][0] = factors[m][1] = 1.0f;
+  store_own_rows<P>(dv_sums, factors, key_rows(a, dv, place.head, a.v_row).from(place.first), size,
+                    own_values);
+  LOCKSTEP_UNROLL
+  for (int m = 0; m < P::kTiles; ++m) factors[m][0] = factors[m][1] = static_cast<float>(a.scale);
+  store_own_rows<P>(dk_sums, factors, key_rows(a, dk, place.head, a.k_row).from(place.first), size, own);
+}
+
+// Calls function(S{}, integral_constant of the width, bool_constant of whether weights are dropped).
+template <class F>
+void dispatch_widths(const AttentionArguments& a, const F& function) {
+  const auto of_type = [&](auto zero) {
+    const auto of_width = [&](auto width) {
+      a.dropout > 0.0 ? function(zero, width, std::true_type{}) : function(zero, width, std::false_type{});
+    };
+    if (a.size <= 64) return of_width(std::integral_constant<int, 64>{});
+    if (a.size <= 96) return of_width(std::integral_constant<int, 96>{});
+    return of_width(std::integral_constant<int, 128>{});
+  };
+  a.dtype == DType::kBF16 ? of_type(BFloat16{}) : of_type(Float16{});
+}
+
+// Allows a kernel more shared memory than it may have unasked.
+template <class... Parameters>
+void allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
+  check_cuda(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+      "shared memory of attention");
+}
+
+int tiles_of(int64_t rows, int tile) {
+  return static_cast<int>((rows + tile - 1) / tile);
+}
+
+}  // namespace
+
+bool is_for_tensor_cores(const AttentionArguments& a, std::initializer_list<const void*> arrays) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // positions are ints in a kernel
+  const bool narrow = a.dtype == DType::kBF16 || a.dtype == DType::kF16;
+  if (!narrow || a.size > kLargestSize || !(a.scale > 0.0) || a.queries > kMost || a.keys > kMost)
+    return false;
+  for (int64_t extent : {a.size, a.q_row, a.k_row, a.v_row}) {
+    if (extent % 8 != 0) return false;
+  }
+  for (const void* array : arrays) {
+    if (!aligned_to(16, array)) return false;
+  }
+  return true;
+}
+
+void tensor_core_attention(const AttentionArguments& a, const void* q, const void* k, const void* v, void* y,
+                           float* log_sums, cudaStream_t stream) {
+  dispatch_widths(a, [&]<class S, int kWidth, bool kDropout>(S, std::integral_constant<int, kWidth>,
+                                                             std::bool_constant<kDropout>) {
+    using P = ForwardPlan<kWidth, kDropout>;
+    const int tiles = tiles_of(a.queries, P::kOwn);
+    allow_shared_bytes(tensor_attention_kernel<S, kWidth, kDropout>, shared_bytes<P>(1));
+    LOCKSTEP_LAUNCH((tensor_attention_kernel<S, kWidth, kDropout>), blocks_for(tiles * a.batch * a.heads, 1),
+                    kThreads, shared_bytes<P>(1), stream, a, static_cast<int>(a.group()), tiles,
+                    static_cast<const S*>(q), static_cast<const S*>(k), static_cast<const S*>(v),
+                    static_cast<S*>(y), log_sums);
+  });
+}
+
+void tensor_core_attention_backward(const AttentionArguments& a, const void* q, const void* k, const void* v,
+                                    const float* log_sums, const float* row_sums, const void* dy, void* dq,
+                                    void* dk, void* dv, cudaStream_t stream) {
+  dispatch_widths(a, [&]<class S, int kWidth, bool kDropout>(S, std::integral_constant<int, kWidth>,
+                                                             std::bool_constant<kDropout>) {
+    const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
+    const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
+    using Keys = KeysPlan<kWidth, kDropout>;
+    using Queries = QueriesPlan<kWidth, kDropout>;
+    const int key_tiles = tiles_of(a.keys, Keys::kOwn), query_tiles = tiles_of(a.queries, Queries::kOwn);
+    allow_shared_bytes(tensor_attention_keys_kernel<S, kWidth, kDropout>, shared_bytes<Keys>(2));
+    LOCKSTEP_LAUNCH((tensor_attention_keys_kernel<S, kWidth, kDropout>),
+                    blocks_for(key_tiles * a.batch * a.kv_heads, 1), kThreads, shared_bytes<Keys>(2), stream,
+                    a, static_cast<int>(a.group()), key_tiles, queries, keys, values, log_sums, row_sums,
+                    gradient, static_cast<S*>(dk), static_cast<S*>(dv));
+    allow_shared_bytes(tensor_attention_queries_kernel<S, kWidth, kDropout>, shared_bytes<Queries>(2));
+    LOCKSTEP_LAUNCH((tensor_attention_queries_kernel<S, kWidth, kDropout>),
+                    blocks_for(query_tiles * a.batch * a.heads, 1), kThreads, shared_bytes<Queries>(2),
+                    stream, a, static_cast<int>(a.group()), query_tiles, queries, keys, values, log_sums,
+                    row_sums, gradient, static_cast<S*>(dq));
+  });
+}
+
+}  // namespace lockstep
