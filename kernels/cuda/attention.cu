@@ -496,25 +496,20 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
     return;
   }
   const int64_t rows = a.batch * a.heads * a.queries;
-  const auto sum_rows = [&]<class S>(S) {
-    auto* const row_sums = scratch<Accumulation<S>>(rows);
-    LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
-                    static_cast<const S*>(y), static_cast<const S*>(dy), row_sums);
-    return row_sums;
-  };
-  if (is_for_tensor_cores(a, {q, k, v, dy, dq, dk, dv})) {
-    const float* const row_sums = a.dtype == DType::kBF16 ? sum_rows(BFloat16{}) : sum_rows(Float16{});
-    return tensor_core_attention_backward(a, q, k, v, static_cast<const float*>(log_sums), row_sums, dy, dq,
-                                          dk, dv, stream());
+  if (is_for_tensor_cores(a, {q, k, v, y, dy, dq, dk, dv})) {
+    return tensor_core_attention_backward(a, q, k, v, y, static_cast<const float*>(log_sums), dy, dq, dk, dv,
+                                          scratch<float>(rows), stream());
   }
   dispatch_tiles(
       "attention_backward", a,
-      [&]<class S, class Plan, bool kDropout>(S zero, Plan, std::bool_constant<kDropout>) {
+      [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
         using T = Accumulation<S>;
-        const T* const row_sums = sum_rows(zero);
+        T* const row_sums = scratch<T>(rows);
         const T* const logs = static_cast<const T*>(log_sums);
         const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
         const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
+        LOCKSTEP_LAUNCH(row_sums_kernel<S>, blocks_for(rows, kThreads / kWarp), kThreads, 0, stream(), a,
+                        static_cast<const S*>(y), gradient, row_sums);
         const int64_t query_tiles = tiles_of(a.queries, Plan::kOwn), key_tiles = tiles_of(a.keys, Plan::kOwn);
         LOCKSTEP_LAUNCH((attention_keys_kernel<S, Plan, kDropout>),
                         blocks_for(key_tiles * a.batch * a.kv_heads, 1), kThreads, 0, stream(), a, a.group(),

@@ -52,11 +52,11 @@ class Drops {
 //
 // Whether a call is one for it: types, extents, and arrays and rows that begin at multiples of 16 bytes.
 bool is_for_tensor_cores(const AttentionArguments& a, std::initializer_list<const void*> arrays);
-// As CudaBackend's, a.kv_heads given; row_sums (batch, heads, queries): sums of dy y over a head's numbers.
+// As CudaBackend's, a.kv_heads given; row_sums: working memory (batch, heads, queries).
 void tensor_core_attention(const AttentionArguments& a, const void* q, const void* k, const void* v, void* y,
                            float* log_sums, cudaStream_t stream);
 void tensor_core_attention_backward(const AttentionArguments& a, const void* q, const void* k, const void* v,
-                                    const float* log_sums, const float* row_sums, const void* dy, void* dq,
-                                    void* dk, void* dv, cudaStream_t stream);
+                                    const void* y, const float* log_sums, const void* dy, void* dq, void* dk,
+                                    void* dv, float* row_sums, cudaStream_t stream);
 
 }  // namespace lockstep

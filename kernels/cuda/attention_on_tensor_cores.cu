@@ -262,17 +262,44 @@ LOCKSTEP_DEVICE Place place_of_block(int tiles, bool last_first) {
   return {block / tiles, (last_first ? tiles - 1 - tile : tile) * P::kOwn};
 }
 
-// Tiles of keys that a block of queries sees.
-struct KeyTiles {
-  int begin, count;
+// Tiles of keys and values that a block of queries sees: one is worked on while the next one arrives.
+template <class P, class S>
+class KeyTiles {
+ public:
+  LOCKSTEP_DEVICE KeyTiles(const AttentionArguments& a, const int32_t* first_keys, const Place& place,
+                           int group, const S* k, const S* v, S* shared)
+      : keys_(key_rows(a, k, place.head / group, a.k_row)),
+        values_(key_rows(a, v, place.head / group, a.v_row)),
+        shared_(shared),
+        size_(static_cast<int>(a.size)),
+        begin_(first_key_of(first_keys, place.first) / P::kOthers * P::kOthers) {
+    const int queries = positions(a.queries);
+    const int last = place.first + P::kOwn < queries ? place.first + P::kOwn - 1 : queries - 1;
+    count_ = (seen_by(a, first_keys, last).end - begin_ + P::kOthers - 1) / P::kOthers;
+  }
+  LOCKSTEP_DEVICE int count() const { return count_; }
+  LOCKSTEP_DEVICE int first_key(int tile) const { return begin_ + tile * P::kOthers; }
+  LOCKSTEP_DEVICE void begin_copy(int tile) const {
+    begin_copy_of_rows<P::kOthers, P>(keys_.from(first_key(tile)), size_, stage(tile));
+    begin_copy_of_rows<P::kOthers, P>(values_.from(first_key(tile)), size_, stage(tile) + P::kOtherPart);
+  }
+  // Begins to copy the next tile, and waits for this one.
+  LOCKSTEP_DEVICE void await(int tile) const {
+    if (tile + 1 < count_) begin_copy(tile + 1);
+    end_copy_group();
+    await_copies<1>();
+    __syncthreads();
+  }
+  LOCKSTEP_DEVICE const S* keys(int tile) const { return stage(tile); }
+  LOCKSTEP_DEVICE const S* values(int tile) const { return stage(tile) + P::kOtherPart; }
+
+ private:
+  LOCKSTEP_DEVICE S* stage(int tile) const { return shared_ + tile % 2 * 2 * P::kOtherPart; }
+
+  HeadRows<const S> keys_, values_;
+  S* shared_;
+  int size_, begin_, count_ = 0;
 };
-template <class P>
-LOCKSTEP_DEVICE KeyTiles key_tiles_of(const AttentionArguments& a, const int32_t* first_keys, int first) {
-  const int queries = positions(a.queries);
-  const int last = first + P::kOwn < queries ? first + P::kOwn - 1 : queries - 1;
-  const int begin = first_key_of(first_keys, first) / P::kOthers * P::kOthers;
-  return {begin, (seen_by(a, first_keys, last).end - begin + P::kOthers - 1) / P::kOthers};
-}
 
 // factors[i] of a thread's number i of a tile of scores of a query, of the keys from `key` on, a multiple of
 // 16: 8 j + tile_column() + e for number (j, e).
@@ -305,17 +332,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int size = static_cast<int>(a.size);
   const float scale = static_cast<float>(a.scale) * kLog2E;
   const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
-  const HeadRows<const S> keys = key_rows(a, k, place.head / group, a.k_row);
-  const HeadRows<const S> values = key_rows(a, v, place.head / group, a.v_row);
-  const KeyTiles walk = key_tiles_of<P>(a, first_keys, place.first);
-  const auto begin_copy_of_tile = [&](int tile) {
-    S* const to = others + tile % 2 * 2 * P::kOtherPart;
-    const int key = walk.begin + tile * P::kOthers;
-    begin_copy_of_rows<P::kOthers, P>(keys.from(key), size, to);
-    begin_copy_of_rows<P::kOthers, P>(values.from(key), size, to + P::kOtherPart);
-  };
+  const KeyTiles<P, S> tiles_of_keys(a, first_keys, place, group, k, v, others);
   begin_copy_of_rows<P::kOwn, P>(query_rows(a, q, place.head, a.q_row).from(place.first), size, own);
-  begin_copy_of_tile(0);
+  tiles_of_keys.begin_copy(0);
   end_copy_group();
 
   const Drops<float, kDropout> drops(a);
@@ -325,15 +344,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   SumTile sums[P::kTiles][P::kColumns] = {};
   LOCKSTEP_UNROLL
   for (int m = 0; m < P::kTiles; ++m) maxima[m][0] = maxima[m][1] = kHidden;
-  for (int tile = 0; tile < walk.count; ++tile) {
-    if (tile + 1 < walk.count) begin_copy_of_tile(tile + 1);
-    end_copy_group();
-    await_copies<1>();
-    __syncthreads();
-    const S* const tile_keys = others + tile % 2 * 2 * P::kOtherPart;
-    const int key = walk.begin + tile * P::kOthers;
+  for (int tile = 0; tile < tiles_of_keys.count(); ++tile) {
+    tiles_of_keys.await(tile);
+    const int key = tiles_of_keys.first_key(tile);
     SumTile scores[P::kTiles][P::kScores];
-    multiply_rows<P>(own, tile_keys, scores);
+    multiply_rows<P>(own, tiles_of_keys.keys(tile), scores);
     if (!all_seen(a, first_keys, place.first, P::kOwn, key, P::kOthers)) {
       hide_keys<P>(a, first_keys, first_row, key, scores);
     }
@@ -373,7 +388,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       }
     }
-    add_weighted_rows<P>(scores, tile_keys + P::kOtherPart, sums);
+    add_weighted_rows<P>(scores, tiles_of_keys.values(tile), sums);
     __syncthreads();  // before what lies here gives way to the tile after the next
   }
   float factors[P::kTiles][2];
@@ -394,6 +409,28 @@ __global__ void __launch_bounds__(kThreads, 2)
                     own);
 }
 
+// row_sums (batch, heads, queries) = sum of dy y over a head's numbers, so many lanes a query, 8 numbers
+// each.
+template <class S, int kLanes>
+__global__ void __launch_bounds__(kThreads)
+    tensor_row_sums_kernel(AttentionArguments a, const S* y, const S* dy, float* row_sums) {
+  const int64_t number = global_thread() / kLanes;
+  const bool exists = number < a.batch * a.heads * a.queries;
+  const int64_t query = exists ? number : 0, row = a.heads * a.size;
+  const int64_t begin = head_begin(a, a.heads, query / a.queries, a.queries, row) + query % a.queries * row;
+  const int column = static_cast<int>(threadIdx.x) % kLanes * 8;
+  float sum = 0;
+  if (column < a.size) {
+    float left[8], right[8];
+    widen_vector(load_vector<8>(dy + begin + column), left);
+    widen_vector(load_vector<8>(y + begin + column), right);
+    LOCKSTEP_UNROLL
+    for (int i = 0; i < 8; ++i) sum = std::fma(left[i], right[i], sum);
+  }
+  sum = warp_reduce<Plus, kLanes>(sum);
+  if (exists && column == 0) row_sums[query] = sum;
+}
+
 // With p the softmax, s = scale q k', o = dy v' and m what dropout multiplies p by: ds = p (m o - row sums),
 // dq = scale ds k.
 template <class S, int kWidth, bool kDropout>
@@ -409,19 +446,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int size = static_cast<int>(a.size);
   const float scale = static_cast<float>(a.scale) * kLog2E;
   const int32_t* const first_keys = first_keys_of(a, place.head / a.heads);
-  const HeadRows<const S> keys = key_rows(a, k, place.head / group, a.k_row);
-  const HeadRows<const S> values = key_rows(a, v, place.head / group, a.v_row);
-  const KeyTiles walk = key_tiles_of<P>(a, first_keys, place.first);
-  const auto begin_copy_of_tile = [&](int tile) {
-    S* const to = others + tile % 2 * 2 * P::kOtherPart;
-    const int key = walk.begin + tile * P::kOthers;
-    begin_copy_of_rows<P::kOthers, P>(keys.from(key), size, to);
-    begin_copy_of_rows<P::kOthers, P>(values.from(key), size, to + P::kOtherPart);
-  };
+  const KeyTiles<P, S> tiles_of_keys(a, first_keys, place, group, k, v, others);
   begin_copy_of_rows<P::kOwn, P>(query_rows(a, q, place.head, a.q_row).from(place.first), size, own);
   begin_copy_of_rows<P::kOwn, P>(query_rows(a, dy, place.head, a.heads * a.size).from(place.first), size,
                                  own_dy);
-  begin_copy_of_tile(0);
+  tiles_of_keys.begin_copy(0);
   end_copy_group();
 
   const Drops<float, kDropout> drops(a);
@@ -439,16 +468,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       products_sums[m][half] = exists ? row_sums[first_number + query] : 0.0f;
     }
   }
-  for (int tile = 0; tile < walk.count; ++tile) {
-    if (tile + 1 < walk.count) begin_copy_of_tile(tile + 1);
-    end_copy_group();
-    await_copies<1>();
-    __syncthreads();
-    const S* const tile_keys = others + tile % 2 * 2 * P::kOtherPart;
-    const int key = walk.begin + tile * P::kOthers;
+  for (int tile = 0; tile < tiles_of_keys.count(); ++tile) {
+    tiles_of_keys.await(tile);
+    const int key = tiles_of_keys.first_key(tile);
     SumTile scores[P::kTiles][P::kScores], products[P::kTiles][P::kScores];
-    multiply_rows<P>(own, tile_keys, scores);
-    multiply_rows<P>(own_dy, tile_keys + P::kOtherPart, products);
+    multiply_rows<P>(own, tiles_of_keys.keys(tile), scores);
+    multiply_rows<P>(own_dy, tiles_of_keys.values(tile), products);
     if (!all_seen(a, first_keys, place.first, P::kOwn, key, P::kOthers)) {
       hide_keys<P>(a, first_keys, first_row, key, scores);
     }
@@ -471,7 +496,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
       }
     }
-    add_weighted_rows<P>(scores, tile_keys, sums);
+    add_weighted_rows<P>(scores, tiles_of_keys.keys(tile), sums);
     __syncthreads();  // before what lies here gives way to the tile after the next
   }
   float factors[P::kTiles][2];
@@ -664,12 +689,16 @@ void tensor_core_attention(const AttentionArguments& a, const void* q, const voi
 }
 
 void tensor_core_attention_backward(const AttentionArguments& a, const void* q, const void* k, const void* v,
-                                    const float* log_sums, const float* row_sums, const void* dy, void* dq,
-                                    void* dk, void* dv, cudaStream_t stream) {
+                                    const void* y, const float* log_sums, const void* dy, void* dq, void* dk,
+                                    void* dv, float* row_sums, cudaStream_t stream) {
   dispatch_widths(a, [&]<class S, int kWidth, bool kDropout>(S, std::integral_constant<int, kWidth>,
                                                              std::bool_constant<kDropout>) {
     const S *const queries = static_cast<const S*>(q), *const keys = static_cast<const S*>(k);
     const S *const values = static_cast<const S*>(v), *const gradient = static_cast<const S*>(dy);
+    constexpr int kLanes = kWidth == 64 ? 8 : 16;
+    LOCKSTEP_LAUNCH((tensor_row_sums_kernel<S, kLanes>),
+                    blocks_for(a.batch * a.heads * a.queries, kThreads / kLanes), kThreads, 0, stream, a,
+                    static_cast<const S*>(y), gradient, row_sums);
     using Keys = KeysPlan<kWidth, kDropout>;
     using Queries = QueriesPlan<kWidth, kDropout>;
     const int key_tiles = tiles_of(a.keys, Keys::kOwn), query_tiles = tiles_of(a.queries, Queries::kOwn);
