@@ -158,18 +158,19 @@ bool resembles_seal(const Block& block, int64_t file_size) {
           integer_at(block, kLengthOffset) == static_cast<uint64_t>(file_size - kSealBytes));
 }
 
+// A seal that was erased: whoever makes room for a user block of a seal's size writes something into it.
+bool is_erased(const Block& block) {
+  return std::all_of(block.begin(), block.begin() + kMagic.size(), [](char byte) { return byte == 0; });
+}
+
 std::optional<int64_t> find_plain_signature(const Descriptor& file) {
   const int64_t size = file.regular_file_size();
   std::array<char, kHdf5Signature.size()> found{};
   for (int64_t at = 0; at < size; at = at == 0 ? kSealBytes : 2 * at) {
     if (file.read_at(static_cast<uint64_t>(at), found) != found.size() || found != kHdf5Signature) continue;
     Block block{};
-    // One that was erased, too: whoever makes room for a user block of a seal's size writes something into
-    // it.
     const bool sealed_once = at > 0 && file.read_at(0, block) == block.size() &&
-                             (resembles_seal(block, size) ||
-                              (at == kSealBytes && std::all_of(block.begin(), block.begin() + kMagic.size(),
-                                                               [](char byte) { return byte == 0; })));
+                             (resembles_seal(block, size) || (at == kSealBytes && is_erased(block)));
     return sealed_once ? std::nullopt : std::optional(at);
   }
   return std::nullopt;
@@ -234,6 +235,14 @@ std::optional<Block> sealed_block(const Descriptor& file, const std::string& pat
   if (find_plain_signature(file)) {
     if (required) damaged("not sealed: an HDF5 file of another program");
     return std::nullopt;
+  }
+  std::array<char, kHdf5Signature.size()> behind{};
+  if (present == block.size() && is_erased(block) && file.read_at(kSealBytes, behind) == behind.size() &&
+      behind == kHdf5Signature) {
+    damaged(
+        fmt::format("the {} bytes before its HDF5 data are empty: a seal that was erased, or, in a file of "
+                    "another program, a user block that has to hold something or go (h5unjam)",
+                    kSealBytes));
   }
   if (!starts_with(start, kMagic)) {
     damaged("neither a sealed file nor plain HDF5, or its first bytes were damaged");
