@@ -301,8 +301,11 @@ Dataset read_csv(const DatasetOptions& options) {
     require_memory(options.path, static_cast<int64_t>(targets.size() * (sizeof(int64_t) + sizeof(int32_t))));
     std::vector<int64_t> labels(targets.size());
     for (size_t i = 0; i < targets.size(); ++i) {
-      constexpr double kOutOfRange = 9.0e18;  // converts to int64 without overflow
-      labels[i] = static_cast<int64_t>(std::fmin(std::fmax(targets[i], -kOutOfRange), kOutOfRange));
+      using Limits = std::numeric_limits<int64_t>;
+      constexpr double kBeyond = 0x1p63;
+      labels[i] = targets[i] >= kBeyond    ? Limits::max()
+                  : targets[i] <= -kBeyond ? Limits::min()
+                                           : static_cast<int64_t>(targets[i]);
     }
     dataset.ignore_label = options.ignore_label;
     assign_labels(dataset, labels, options.classes,

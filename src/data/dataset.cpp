@@ -29,6 +29,14 @@ int64_t Dataset::size() const {
   return target_width > 0 ? static_cast<int64_t>(targets.size()) / target_width : 0;
 }
 
+std::string read_number(int64_t number) {
+  using Limits = std::numeric_limits<int64_t>;
+  return fmt::format("{}{}", number,
+                     number == Limits::max()   ? " or more"
+                     : number == Limits::min() ? " or less"
+                                               : "");
+}
+
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
                    const std::function<std::string(int64_t)>& place) {
   // One below the largest int32, so that their number fits as well.
@@ -42,7 +50,7 @@ void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t cl
     }
     if (labels[i] < 0 || labels[i] >= limit) {
       fail(ErrorKind::kData, fmt::format("{}: label must be in [0, {}): got {}",
-                                         place(static_cast<int64_t>(i)), limit, labels[i]));
+                                         place(static_cast<int64_t>(i)), limit, read_number(labels[i])));
     }
     largest = std::max(largest, labels[i]);
     dataset.labels[i] = static_cast<int32_t>(labels[i]);

@@ -94,4 +94,7 @@ void make_room(std::vector<T>& values, size_t more, const std::string& path) {
 void assign_labels(Dataset& dataset, std::span<const int64_t> labels, int64_t classes,
                    const std::function<std::string(int64_t)>& place);
 
+// A number of a file for a message: readers give the ends of 64 bits for what lies beyond them.
+std::string read_number(int64_t number);
+
 }  // namespace lockstep

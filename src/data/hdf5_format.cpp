@@ -285,7 +285,8 @@ class Hdf5DatasetReader {
       if (values[i] < 0 || values[i] > std::numeric_limits<int32_t>::max()) {
         fail(ErrorKind::kData,
              fmt::format("{}: /x: row {}: token must be in [0, 2^31): got {}", path_,
-                         first + static_cast<int64_t>(i) / dataset_.sample_shape.elements() + 1, values[i]));
+                         first + static_cast<int64_t>(i) / dataset_.sample_shape.elements() + 1,
+                         read_number(values[i])));
       }
       into.inputs_i32[i] = static_cast<int32_t>(values[i]);
     }

@@ -117,6 +117,8 @@ TEST_F(Csv, RejectsLabelsThatAreNotClasses) {
   reject({path_, "row 1", "column 'y'", "got -1"}, "a,y\n1,-1\n1,1\n");
   reject({path_, "row 2", "column 'y'", "whole", "1.5"}, "a,y\n1,1\n1,1.5\n", "", 3);
   reject({path_, "row 1", "column 'y'", "label"}, "a,y\n1,1e18\n");
+  reject({path_, "row 1", "got 9223372036854775807 or more"}, "a,y\n1,9223372036854775813\n");
+  reject({path_, "row 1", "got -9223372036854775808 or less"}, "a,y\n1,-1e300\n");
   reject({path_, "row 1", "column 'y'", "label"}, "a,y\n1,-1e300\n");
 }
 

@@ -260,6 +260,19 @@ with new('part.h5') as file: file.create_dataset('x', (12, 3), 'f4', chunks=(4, 
             std::string::npos);
 }
 
+TEST_F(Hdf5Sources, NumbersBeyondThoseThatAreReadAreNotTakenForOthers) {
+  make(R"(
+far = y.astype('u8')
+far[5] = 2**63 + 5
+with new('far.h5', far) as file: file['x'] = x
+with new('tokens.h5') as file:
+    file['x'] = np.where(x == 8, np.uint64(2**64 - 1), x.astype('u8'))
+    file['x'].attrs['tokens'] = 1
+)");
+  reject("far.h5", false, {"/y: row 6: label must be in", "got 9223372036854775807 or more"});
+  reject("tokens.h5", false, {"/x: row 3: token must be in", "got 9223372036854775807 or more"});
+}
+
 TEST_F(Hdf5Sources, BooleansAreLabelsOfTwoClassesAndInputs) {
   make(R"(
 with new('labels.h5', y == 1) as file: file['x'] = x
