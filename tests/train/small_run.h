@@ -52,8 +52,8 @@ class SmallRun {
     replica = std::make_unique<Replica>(read_training_job(configuration_, settings_), data_, test_backend(),
                                         communicator);
     // Batches that share something are not all there is.
-    const int64_t batches = options.micro_batches + (options.overlap > 0 ? 1 : 0);
-    plan = plan_run(settings_, batches * options.micro_batch_size, false, "", 0, options.overlap);
+    const int64_t distinct = options.micro_batches + (options.overlap > 0 ? 1 : 0);
+    plan = plan_run(settings_, distinct * options.micro_batch_size, false, "", 0, options.overlap);
     owned = plan.owned(communicator.rank(), communicator.world_size());
     objective.emplace("auto", data_, settings_.parameters(), test_backend(), settings_.objective);
     pass.emplace(*replica, *objective, plan, settings_, communicator);
