@@ -61,6 +61,7 @@ void require_replaceable(const std::string& path, const std::string& what, const
   namespace fs = std::filesystem;
   const auto refuse = [&](const std::string& rule) { fail(ErrorKind::kUsage, path + ": " + rule); };
   if (path.empty()) fail(ErrorKind::kUsage, "the output must have a name");
+  if (path == "-") refuse("is not standard output, whose place no file can take; ./- is a file");
   std::error_code error;
   const fs::path directory = fs::path(path).parent_path();
   if (!directory.empty() && !fs::is_directory(directory, error))

@@ -28,8 +28,8 @@ class OutputFile {
 };
 
 // For commands, before they work for long: whether a new file may take the place of `path`. Error (kUsage)
-// when it is empty or in no directory, or when something stands there that is no empty file and that `own`
-// does not know as what the command writes (false, or an Error): it may be an input, given in the wrong
+// when it is empty, "-" or in no directory, or when something stands there that is no empty file and that
+// `own` does not know as what the command writes (false, or an Error): it may be an input, given in the wrong
 // place. Links are not replaced.
 void require_replaceable(const std::string& path, const std::string& what, const std::function<bool()>& own);
 

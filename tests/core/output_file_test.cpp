@@ -45,6 +45,7 @@ TEST(OutputFile, OnlyWhatACommandKnowsAsItsOwnIsReplaced) {
   EXPECT_NE(refusal("/dev/null", true).find("is no plain file: not replaced"), std::string::npos);
   EXPECT_NE(refusal(scratch.file("none/a"), true).find("there is no directory"), std::string::npos);
   EXPECT_EQ(refusal("", true), "the output must have a name");
+  EXPECT_EQ(refusal("-", true), "-: is not standard output, whose place no file can take; ./- is a file");
 }
 
 TEST(OutputFile, AppendsToWhatIsThereOrMakesIt) {
