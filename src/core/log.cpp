@@ -31,12 +31,12 @@ void say(LogLevel level, const std::string& message) {
 }
 
 // Control bytes that came with a path or a setting would act on the terminal: shown as \x1b instead.
-// Errors and warnings are one line each, which their first word tells apart.
-std::string without_control_bytes(const std::string& message, bool one_line) {
+// Messages are one line each, which the first word tells apart.
+std::string without_control_bytes(const std::string& message) {
   std::string text;
   for (const char c : message) {
     const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\t' && (c != '\n' || one_line)) || byte == 0x7f) {
+    if ((byte < 0x20 && c != '\t') || byte == 0x7f) {
       text += fmt::format("\\x{:02x}", byte);
     } else {
       text += c;
@@ -60,11 +60,11 @@ void log_to_stderr(int rank, int world_size, bool verbose) {
   const bool all = verbose || rank == 0;
   set_log([logger, all](LogLevel level, const std::string& message) {
     if (level == LogLevel::kError) {
-      logger->error("error: " + without_control_bytes(message, true));
+      logger->error("error: " + without_control_bytes(message));
     } else if (level == LogLevel::kWarning) {
-      logger->warn("warning: " + without_control_bytes(message, true));
+      logger->warn("warning: " + without_control_bytes(message));
     } else if (all) {
-      logger->info(without_control_bytes(message, false));
+      logger->info(without_control_bytes(message));
     }
   });
 }

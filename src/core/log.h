@@ -8,8 +8,9 @@ namespace lockstep {
 
 enum class LogLevel { kInfo, kWarning, kError };
 
-// Gets each message with its level, without a line's end, one at a time, from whichever thread has it. Null,
-// as at the start: they are dropped.
+// Gets each message with its level, one line without its end, one at a time, from whichever thread has it.
+// Line breaks and other control bytes that came with a path or a setting are still in it. Null, as at the
+// start: they are dropped.
 using LogSink = std::function<void(LogLevel level, const std::string& message)>;
 void set_log(LogSink sink);
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <new>
+#include <sstream>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -202,8 +203,15 @@ void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {
   const LossCurves curves = loss_curves(history);
   replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
-  if (!characters.empty()) log_info("\n" + characters);
+  std::istringstream lines(characters.empty() ? "" : "\n" + characters);
+  for (std::string line; std::getline(lines, line);) log_info(line);
   after_save_.finish(gives_up);
+}
+
+void RunKeeper::tell_files(const std::string& checkpoint) const {
+  log_info("checkpoint  " + checkpoint);
+  log_info(fmt::format("metrics     {}/metrics.jsonl", directory_));
+  log_info(fmt::format("loss plot   {}/loss.svg", directory_));
 }
 
 }  // namespace lockstep

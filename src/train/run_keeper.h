@@ -69,6 +69,9 @@ class RunKeeper {
   // commands are not waited for any more.
   void finish(bool chart, const std::function<bool()>& gives_up = {});
 
+  // Logs where everything is. checkpoint: the newest.
+  void tell_files(const std::string& checkpoint) const;
+
   std::string path_of(int64_t step) const { return store_.path_of(step); }
 
  private:

@@ -384,8 +384,7 @@ struct Trainer::Parts : PreparedRun {
             log_info(fmt::format("stopped{} at step {}; continue with --resume",
                                  stop_reason.empty() ? "" : " by " + stop_reason, done));
           }
-          log_info(fmt::format("checkpoint  {}\nmetrics     {}/metrics.jsonl\nloss plot   {}/loss.svg",
-                               on_disk ? keeper->path_of(saved) : "none", settings.output, settings.output));
+          keeper->tell_files(on_disk ? keeper->path_of(saved) : "none");
         },
         // The last checkpoint, and then the command after it, each have that long.
         "finish", (settings.after_save.empty() ? 1.0 : 2.0) * settings.save_timeout_seconds);

@@ -44,9 +44,9 @@ TEST(Log, ControlBytesAreShownNotSent) {
   EXPECT_EQ(logged(1, 2, "Käse"), "[rank 1] warning: Käse\n[rank 1] error: Käse\n");
 }
 
-TEST(Log, ErrorsAndWarningsAreOneLineWhateverCameWithAPath) {
+TEST(Log, EachMessageIsOneLineWhateverCameWithAPath) {
   EXPECT_EQ(logged(0, 1, "a\nerror: b\n"),
-            "a\nerror: b\n\nwarning: a\\x0aerror: b\\x0a\nerror: a\\x0aerror: b\\x0a\n");
+            "a\\x0aerror: b\\x0a\nwarning: a\\x0aerror: b\\x0a\nerror: a\\x0aerror: b\\x0a\n");
 }
 
 TEST(Log, SaysNothingUnlessTheProgramAsks) {
