@@ -106,29 +106,24 @@ void initialize(const Initializer& initializer, PhiloxKey key, uint64_t name_has
   }
 }
 
-// Of checkpoints, where a name is a path below a group.
-bool is_path(const std::string& name) {
-  const std::string within = "/" + name + "/";
-  return within.find("//") == std::string::npos && within.find("/./") == std::string::npos &&
-         name.find('\0') == std::string::npos;
-}
-
-template <class Entries>
-void require_new(const Entries& entries, const std::string& name) {
-  const auto refuse = [](const std::string& rule) { fail(ErrorKind::kInternal, "parameter store: " + rule); };
-  if (!is_path(name)) refuse("checkpoints cannot have the name '" + name + "'");
-  for (const auto& entry : entries) {
-    if (entry.name == name) refuse("'" + name + "' is declared twice");
-    if (name.starts_with(entry.name + "/") || entry.name.starts_with(name + "/"))
-      refuse("checkpoints cannot have both '" + entry.name + "' and '" + name + "', one within the other");
-  }
+template <class Entry>
+void require_holdable(const std::vector<Entry>& entries, const std::string& name) {
+  std::string fault = fault_of_path(name, entries, &Entry::name);
+  if (!fault.empty()) fail(ErrorKind::kInternal, "parameter store: " + fault);
 }
 
 }  // namespace
 
+std::string fault_of_path(const std::string& name) {
+  const std::string within = "/" + name + "/";
+  const bool path = within.find("//") == std::string::npos && within.find("/./") == std::string::npos &&
+                    name.find('\0') == std::string::npos;
+  return path ? "" : "checkpoints cannot have the name '" + name + "'";
+}
+
 int ParameterStore::declare_parameter(const std::string& name, const Shape& shape,
                                       const Initializer& initializer) {
-  require_new(parameters_, name);
+  require_holdable(parameters_, name);
   parameters_.push_back({name, shape, parameter_extent_, initializer});
   parameter_extent_ = aligned(parameter_extent_ + shape.elements());
   return static_cast<int>(parameters_.size()) - 1;
@@ -136,14 +131,14 @@ int ParameterStore::declare_parameter(const std::string& name, const Shape& shap
 
 int ParameterStore::declare_statistic(const std::string& name, const Shape& shape, double initial,
                                       double momentum) {
-  require_new(statistics_, name);
+  require_holdable(statistics_, name);
   statistics_.push_back({name, shape, statistic_extent_, initial, momentum});
   statistic_extent_ = aligned(statistic_extent_ + shape.elements());
   return static_cast<int>(statistics_.size()) - 1;
 }
 
 int ParameterStore::declare_frozen(const std::string& name, const Shape& shape, bool product) {
-  require_new(frozen_, name);
+  require_holdable(frozen_, name);
   frozen_.push_back({name, shape, product});
   frozen_values_.emplace_back();
   return kFirstFrozen + static_cast<int>(frozen_.size()) - 1;

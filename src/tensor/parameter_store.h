@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,6 +54,21 @@ struct FrozenEntry {
   Shape shape;
   bool product = false;  // the matrix of a product: held in the compute type
 };
+
+// Why no checkpoint can have an array `name`, a path below a group, beside the others; "": it can.
+std::string fault_of_path(const std::string& name);
+template <class Others, class Name>
+std::string fault_of_path(const std::string& name, const Others& others, Name name_of_other) {
+  std::string fault = fault_of_path(name);
+  for (const auto& other : others) {
+    const std::string& taken = std::invoke(name_of_other, other);
+    if (!fault.empty()) break;
+    if (taken == name) fault = "'" + name + "' is declared twice";
+    if (name.starts_with(taken + "/") || taken.starts_with(name + "/"))
+      fault = "checkpoints cannot have both '" + taken + "' and '" + name + "', one within the other";
+  }
+  return fault;
+}
 
 class ParameterStore {
  public:

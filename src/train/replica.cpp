@@ -1,7 +1,10 @@
 // Building and updating a replica.
 #include "lockstep/train/replica.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <span>
 
 #include "lockstep/core/error.h"
 #include "lockstep/nn/lora.h"
@@ -10,6 +13,22 @@
 #include "lockstep/train/curved_layers.h"
 
 namespace lockstep {
+namespace {
+
+// Before anything is trained that no checkpoint could hold.
+void require_paths(const std::string& optimizer, const std::vector<OptimizerSlot>& slots) {
+  const auto require = [&](const std::string& of, const std::string& fault) {
+    if (!fault.empty())
+      fail(ErrorKind::kUsage, fmt::format("optimizer {}: state{}: {}", optimizer, of, fault));
+  };
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const OptimizerSlot& slot = slots[i];
+    require("", fault_of_path(slot.name, std::span(slots).first(i), &OptimizerSlot::name));
+    for (const SlotEntry& entry : slot.entries) require(" " + slot.name, fault_of_path(entry.parameter));
+  }
+}
+
+}  // namespace
 
 Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend, Communicator& communicator)
     : alone_(make_self_communicator()) {
@@ -53,6 +72,7 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   const size_t before = allocator_statistics().bytes_in_use;
   optimizer->allocate(store.parameters(), extent, shards->mine(), settings.parameters(), backend);
   optimizer_bytes = allocator_statistics().bytes_in_use - before;
+  require_paths(optimizer->type(), optimizer->slots());
   if (settings.average.type != AverageSettings::Type::kNone) {
     average.emplace(settings.average, store.values(), shards->mine(), store.statistic_values());
   }

@@ -11,6 +11,7 @@
 #include "lockstep/data/data_source.h"
 #include "lockstep/nn/batch_norm.h"
 #include "lockstep/nn/sequential.h"
+#include "lockstep/optim/parameter_optimizer.h"
 #include "lockstep/train/agreement.h"
 #include "train/small_job.h"
 
@@ -269,6 +270,37 @@ TEST_F(TrainerTest, JobsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
     testing::expect_rejection(ErrorKind::kUsage, {"overwrite: not with resume"},
                               [&] { Trainer(job("wrong"), both, *self_); });
   }
+}
+
+// Descent with state of the given names, which it does not look at.
+class Naming final : public ParameterOptimizer {
+ public:
+  explicit Naming(std::vector<std::string> names) : ParameterOptimizer("naming"), names_(std::move(names)) {}
+
+ protected:
+  void declare_state(size_t, const ParameterEntry& parameter) override {
+    for (const std::string& name : names_) reserve(name, parameter.shape);
+  }
+  void update_parameter(const ParameterUpdate&) override {}
+
+ private:
+  std::vector<std::string> names_;
+};
+
+TEST_F(TrainerTest, StateThatNoCheckpointCouldHoldIsRefusedAtTheStart) {
+  const auto refused = [&](const std::vector<std::string>& names, const std::string& rule) {
+    TrainingJob wrong = job("wrong");
+    wrong.optimizer = [&] { return std::make_unique<Naming>(names); };
+    testing::expect_rejection(ErrorKind::kUsage, {"optimizer naming: state: " + rule},
+                              [&] { Trainer(wrong, {}, *self_); });
+    EXPECT_FALSE(std::filesystem::exists(scratch_.file("wrong"))) << rule;
+  };
+  refused({"moment", ""}, "checkpoints cannot have the name ''");
+  refused({"/moment"}, "checkpoints cannot have the name '/moment'");
+  refused({"moment", "moment/second"}, "checkpoints cannot have both 'moment' and 'moment/second'");
+  TrainingJob good = job("good");
+  good.optimizer = [] { return std::make_unique<Naming>(std::vector<std::string>{"a/b", "a/c"}); };
+  EXPECT_EQ(Trainer(good, {}, *self_).run(), TrainOutcome::kFinished);
 }
 
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
