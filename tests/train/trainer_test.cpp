@@ -303,6 +303,31 @@ TEST_F(TrainerTest, StateThatNoCheckpointCouldHoldIsRefusedAtTheStart) {
   EXPECT_EQ(Trainer(good, {}, *self_).run(), TrainOutcome::kFinished);
 }
 
+// A linear model beside which there is a parameter of the given shape.
+class WithParameter final : public Module {
+ public:
+  WithParameter(const Shape& shape, const DataShape& data, const ModuleBuilder& builder)
+      : linear_(data, builder) {
+    builder.parameter("more", shape, {});
+  }
+  Tensor forward(const Tensor& x, ForwardContext& context) const override {
+    return linear_.forward(x, context);
+  }
+
+ private:
+  Linear linear_;
+};
+
+TEST_F(TrainerTest, AParameterWithoutElementsIsRefusedByItsName) {
+  TrainingJob wrong = job("wrong");
+  wrong.model = [](const DataShape& data, const ModuleBuilder& builder) {
+    return std::make_unique<WithParameter>(Shape{3, 0}, data, builder.scope("part"));
+  };
+  testing::expect_rejection(ErrorKind::kInternal, {"'part.more' has no elements: shape (3,0)"},
+                            [&] { Trainer(wrong, {}, *self_); });
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file("wrong")));
+}
+
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
   TrainingJob plain = job("plain");
   plain.settings.validation_fraction = 0.0;
