@@ -5,6 +5,8 @@
 
 #include <sstream>
 
+#include "lockstep/core/toml_text.h"
+
 namespace lockstep {
 
 std::map<std::string, std::string> settings_of(const std::string& resolved) {
@@ -57,6 +59,41 @@ std::vector<SettingChange> configuration_changes(const std::string& before, cons
     }
   }
   return changes;
+}
+
+std::string defining_settings(const RunSettings& settings) {
+  std::string text;
+  const auto line = [&text](const char* key, const auto& value) {
+    text += fmt::format("{} = {}\n", key, to_toml(value));
+  };
+  text += "[data]\n";
+  line("normalize", std::string(settings.normalize ? "standard" : "none"));
+  if (settings.train_data.ignore_label) line("ignore_label", int64_t{*settings.train_data.ignore_label});
+  text += "\n[train]\n";
+  line("loss", settings.loss);
+  line("label_smoothing", settings.objective.label_smoothing);
+  line("class_weights", settings.objective.class_weights);
+  text += "\n[lora]\n";
+  line("rank", settings.lora.rank);
+  if (settings.lora.rank > 0) {
+    line("alpha", settings.lora.alpha);
+    line("targets", settings.lora.targets);
+    line("dropout", settings.lora.dropout);
+  }
+  const AverageSettings& average = settings.average;
+  text += "\n[average]\n";
+  line("type", name_of(average.type));
+  if (average.type == AverageSettings::Type::kEma) {
+    line("decay", average.decay);
+    line("warmup", average.warmup);
+  }
+  if (average.type != AverageSettings::Type::kNone) {
+    line("start", average.start);
+    line("every", average.every);
+  }
+  text += "\n[precision]\n";
+  line("compute", std::string(name_of(settings.compute)));
+  return text;
 }
 
 bool defines_model(const std::string& key) {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/train/settings.h"
+
 namespace lockstep {
 
 // A resolved configuration as "section.key" -> value; elements of lists by their number, in their parents:
@@ -24,6 +26,10 @@ struct SettingChange {
 // at_default: the settings of `now` that hold their defaults, Configuration::at_default().
 std::vector<SettingChange> configuration_changes(const std::string& before, const std::string& now,
                                                  const std::set<std::string>& at_default);
+
+// Those of `settings` that a run must keep (defines_run()), as a resolved configuration has them: what the
+// checkpoints of a job know of itself that has no description.
+std::string defining_settings(const RunSettings& settings);
 
 // Whether the setting is part of the model, layers without parameters included: tensors that fit do not tell,
 // a model that has gained an activation has the same ones.

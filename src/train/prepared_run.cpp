@@ -121,7 +121,7 @@ void PreparedRun::set_up() {
   if (settings.recovery_point && &backend() != &cpu_backend())
     fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only");
   require_curvature(settings, *replica->optimizer);
-  if (job.describe) description = job.describe();
+  description = job.describe ? job.describe() : TrainingJob::Description{defining_settings(settings), {}};
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
   if (settings.peak_tflops > 0.0) {
@@ -300,8 +300,11 @@ void PreparedRun::compare_with_checkpoint(State& found, const std::string& path)
   constexpr size_t kMostNamed = 4;
   std::vector<std::string> kept;
   bool other_steps = false;
+  // An earlier version's, of a job without a description: there is nothing to compare with.
+  const std::string& before =
+      found.configuration.empty() && !job.describe ? description.text : found.configuration;
   for (const SettingChange& change :
-       configuration_changes(found.configuration, description.text, description.at_default)) {
+       configuration_changes(before, description.text, description.at_default)) {
     changes.push_back(change.text);
     other_steps = other_steps || change.key.starts_with("optimizer.");
     if (defines_run(change.key) && !change.by_default && kept.size() < kMostNamed)

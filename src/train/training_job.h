@@ -24,7 +24,8 @@ struct TrainingJob {
   std::function<std::unique_ptr<Schedule>(const RunLength& run)> schedule = {};
 
   // The job as TOML text, which checkpoints keep and which workers and resumed runs compare; called when all
-  // of the above have been. at_default: the settings that hold their defaults. Empty: no text.
+  // of the above have been. at_default: the settings that hold their defaults. Empty: the settings that a
+  // run must keep, without model, optimizer and schedule.
   struct Description {
     std::string text;
     std::set<std::string> at_default;

@@ -328,6 +328,49 @@ TEST_F(TrainerTest, AParameterWithoutElementsIsRefusedByItsName) {
   EXPECT_FALSE(std::filesystem::exists(scratch_.file("wrong")));
 }
 
+TEST_F(TrainerTest, WhatASettingSaysOfTheRunIsComparedWithoutADescription) {
+  TrainingJob first = job("run");
+  first.settings.steps = 10;
+  Trainer(first, {}, *self_).run();
+  const auto resumed = [&](const std::function<void(RunSettings&)>& change) {
+    TrainingJob next = job("run");
+    change(next.settings);
+    Trainer(next, {.resume = true}, *self_);
+  };
+  const auto refused = [&](const std::function<void(RunSettings&)>& change, const std::string& rule) {
+    testing::expect_rejection(ErrorKind::kCheckpoint, {rule + "; a resumed run must keep it"},
+                              [&] { resumed(change); });
+  };
+  refused([](RunSettings& s) { s.normalize = true; }, "data.normalize = \"standard\", it was \"none\"");
+  refused([](RunSettings& s) { s.compute = DType::kBF16; }, "precision.compute = \"bf16\", it was \"fp32\"");
+  refused([](RunSettings& s) { s.compute = DType::kF64; }, "precision.compute = \"fp64\", it was \"fp32\"");
+  refused([](RunSettings& s) { s.objective.label_smoothing = 0.1; },
+          "train.label_smoothing = 0.1, it was 0.0");
+  refused(
+      [](RunSettings& s) {
+        s.objective.class_weights = {1.0, 2.0};
+      },
+      "train.class_weights = [1.0, 2.0], it was []");
+  refused([](RunSettings& s) { s.average.type = AverageSettings::Type::kEma; },
+          "average.type = \"ema\", it was \"none\"");
+  refused([](RunSettings& s) { s.train_data.ignore_label = -1; }, "data.ignore_label = -1, it was not set");
+  resumed([](RunSettings&) {});
+  resumed([](RunSettings& s) { s.learning_rate = 0.01; });
+}
+
+// Checkpoints of such jobs once had no text at all.
+TEST_F(TrainerTest, AJobWithoutADescriptionGoesOnFromACheckpointWithoutOne) {
+  TrainingJob first = job("run");
+  first.settings.steps = 10;
+  first.settings.normalize = true;
+  first.describe = [] { return TrainingJob::Description{}; };
+  Trainer(first, {}, *self_).run();
+  ASSERT_EQ(read_checkpoint(scratch_.file(fmt_path("run", 10))).configuration, "");
+  TrainingJob next = job("run");
+  next.settings.normalize = true;
+  EXPECT_EQ(Trainer(next, {.resume = true}, *self_).run(), TrainOutcome::kFinished);
+}
+
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
   TrainingJob plain = job("plain");
   plain.settings.validation_fraction = 0.0;
