@@ -29,14 +29,21 @@ constexpr double kLargestScale = 0x1p64;
 
 }  // namespace
 
+LossScaleSettings settled(LossScaleSettings settings, DType compute) {
+  if (settings.mode == LossScaling::kAuto)
+    settings.mode = compute == DType::kF16 ? LossScaling::kDynamic : LossScaling::kOff;
+  return settings;
+}
+
 LossScaleSettings read_loss_scale(Section& precision, DType compute) {
   LossScaleSettings settings;
   const std::string mode =
       precision.text("loss_scale", "auto", {"auto", "off", "static", "dynamic"},
                      "factor of the loss in the backward sweep; auto: dynamic for fp16, else off");
-  settings.mode = mode == "dynamic" || (mode == "auto" && compute == DType::kF16) ? LossScaling::kDynamic
-                  : mode == "static"                                              ? LossScaling::kStatic
-                                                                                  : LossScaling::kOff;
+  settings.mode = mode == "dynamic"  ? LossScaling::kDynamic
+                  : mode == "static" ? LossScaling::kStatic
+                  : mode == "off"    ? LossScaling::kOff
+                                     : LossScaling::kAuto;
   settings.initial = read_power(precision, "initial_scale", settings.initial, {0x1p-30, kLargestScale},
                                 "first (static: only) loss scale");
   settings.growth = read_power(precision, "growth_factor", settings.growth, {1.0, 0x1p20},
@@ -69,10 +76,11 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute) {
     reject_idle("growth_interval", settings.interval, defaults.interval);
     reject_idle("minimum_scale", settings.minimum, defaults.minimum);
   }
-  return settings;
+  return settled(settings, compute);
 }
 
-LossScaler::LossScaler(const LossScaleSettings& settings) : settings_(settings) {
+LossScaler::LossScaler(const LossScaleSettings& settings, DType compute)
+    : settings_(settled(settings, compute)) {
   if (settings_.mode != LossScaling::kOff) state_.scale = settings.initial;
 }
 

@@ -12,10 +12,11 @@
 
 namespace lockstep {
 
-enum class LossScaling : uint8_t { kOff, kStatic, kDynamic };
+// kAuto: dynamic for fp16, else off. Checkpoints hold the numbers of the others.
+enum class LossScaling : uint8_t { kOff, kStatic, kDynamic, kAuto };
 
 struct LossScaleSettings {
-  LossScaling mode = LossScaling::kOff;
+  LossScaling mode = LossScaling::kAuto;
   double initial = 65536.0;  // scales are powers of two, so that unscaling is exact
   double growth = 2.0;       // factor after `interval` finite steps
   double backoff = 0.5;      // factor after a step that is not finite
@@ -24,7 +25,10 @@ struct LossScaleSettings {
   int64_t most_skips = 20;   // in a row, then the run has diverged
 };
 
-// Reads precision.loss_scale = "auto" (dynamic for fp16, else off) | "off" | "static" | "dynamic", and
+// With what kAuto is for this type.
+LossScaleSettings settled(LossScaleSettings settings, DType compute);
+
+// Reads precision.loss_scale = "auto" | "off" | "static" | "dynamic", which it settles, and
 // initial_scale, growth_factor, backoff_factor, growth_interval, minimum_scale, stop_after_skips. Error
 // (kUsage) for scales that are no powers of two.
 LossScaleSettings read_loss_scale(Section& precision, DType compute);
@@ -32,7 +36,7 @@ LossScaleSettings read_loss_scale(Section& precision, DType compute);
 // The scale of each step. What it sees is the reduced gradient's verdict, so it is the same on every worker.
 class LossScaler {
  public:
-  explicit LossScaler(const LossScaleSettings& settings);
+  explicit LossScaler(const LossScaleSettings& settings, DType compute = DType::kF32);
 
   // What the loss of the next step is multiplied by; 1 when off.
   double scale() const { return state_.scale; }

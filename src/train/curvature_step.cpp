@@ -167,7 +167,7 @@ void require_curvature(const RunSettings& settings, Optimizer& optimizer) {
   };
   refuse(settings.compute != settings.parameters(), "precision.compute",
          fmt::format("{} has too few digits for curvature; take fp32 or fp64", name_of(settings.compute)));
-  refuse(settings.loss_scale.mode != LossScaling::kOff, "precision.loss_scale",
+  refuse(settled(settings.loss_scale, settings.compute).mode != LossScaling::kOff, "precision.loss_scale",
          "curvature is of the loss as it is");
   refuse(layers && settings.clip.global_norm > 0.0, "clip.global_norm",
          "optimizer.kl_clip and optimizer.damping limit its steps");

@@ -218,7 +218,7 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
   refuse(settings.compute != settings.parameters(), "precision.compute",
          fmt::format("{} has too few digits for line searches and second derivatives; take fp32 or fp64",
                      name_of(settings.compute)));
-  refuse(settings.loss_scale.mode != LossScaling::kOff, "precision.loss_scale",
+  refuse(settled(settings.loss_scale, settings.compute).mode != LossScaling::kOff, "precision.loss_scale",
          "it compares the loss itself");
   refuse(settings.clip.global_norm > 0.0, "clip.global_norm", "the method says how long its steps are");
   refuse(settings.clip.value > 0.0, "clip.value", "it needs the gradient as it is");

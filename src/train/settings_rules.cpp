@@ -133,8 +133,8 @@ void require_valid(const RunSettings& settings) {
     rules.require("optimizer.groups", "learning_rate_factor", group.learning_rate_factor);
   // Whole bytes: what the reader makes of the least that it takes is a little less.
   if (settings.bucket_bytes < 1) rules.require("parallel", "bucket_mb", real(settings.bucket_bytes));
-  if (settings.loss_scale.mode != LossScaling::kOff) {
-    const LossScaleSettings& scale = settings.loss_scale;
+  const LossScaleSettings scale = settled(settings.loss_scale, settings.compute);
+  if (scale.mode != LossScaling::kOff) {
     for (const auto& [key, value] : {std::pair("initial_scale", scale.initial),
                                      {"growth_factor", scale.growth},
                                      {"backoff_factor", scale.backoff},

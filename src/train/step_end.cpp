@@ -133,7 +133,7 @@ StepEnd::StepEnd(const Parts& parts, double max_norm, int64_t row_size, int64_t 
       schedule_(parts.schedule),
       settings_(parts.settings),
       micro_batches_(parts.micro_batches),
-      scaler_(parts.settings.loss_scale),
+      scaler_(parts.settings.loss_scale, parts.settings.compute),
       guard_(parts.settings.guard),
       control_(parts.replica.store.backend(), parts.replica.store.dtype(), scaler_, max_norm, row_size,
                ahead) {}

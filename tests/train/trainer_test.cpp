@@ -371,6 +371,24 @@ TEST_F(TrainerTest, AJobWithoutADescriptionGoesOnFromACheckpointWithoutOne) {
   EXPECT_EQ(Trainer(next, {.resume = true}, *self_).run(), TrainOutcome::kFinished);
 }
 
+TEST_F(TrainerTest, LossScalingIsDynamicInFp16UnlessSettingsSayElse) {
+  const auto scale_of = [&](DType compute, std::optional<LossScaling> mode) {
+    TrainingJob next = job("run");
+    next.settings.steps = 1;
+    next.settings.compute = compute;
+    if (mode) next.settings.loss_scale.mode = *mode;
+    double scale = 0.0;
+    const TrainOptions options{.overwrite = true,
+                               .on_step = [&](const StepMetrics& metrics) { scale = metrics.loss_scale; }};
+    Trainer(next, options, *self_).run();
+    return scale;
+  };
+  EXPECT_EQ(scale_of(DType::kF16, {}), 65536.0);
+  EXPECT_EQ(scale_of(DType::kBF16, {}), 1.0);
+  EXPECT_EQ(scale_of(DType::kF32, {}), 1.0);
+  EXPECT_EQ(scale_of(DType::kF16, LossScaling::kOff), 1.0);
+}
+
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
   TrainingJob plain = job("plain");
   plain.settings.validation_fraction = 0.0;
