@@ -49,15 +49,19 @@ Objective::Objective(std::string loss, const DataShape& data, DType dtype, Backe
                                         data.classes > 0 ? fmt::format("{} classes", data.classes)
                                                          : fmt::format("{} real targets", data.targets)));
   }
+  const std::string of_data =
+      data.classes > 0 ? fmt::format("{} classes", data.classes)
+                       : fmt::format("{} real targets (train.loss = \"mean_squared_error\")", data.targets);
   const double smoothing = options.label_smoothing;
   if (!(smoothing >= 0.0 && smoothing < 1.0) || (smoothing > 0.0 && data.classes == 0)) {
     fail(ErrorKind::kUsage,
-         fmt::format("train.label_smoothing: in [0, 1), of classes: got {} with {}", smoothing,
-                     data.classes > 0 ? fmt::format("{} classes", data.classes)
-                                      : fmt::format("{} real targets", data.targets)));
+         fmt::format("train.label_smoothing: in [0, 1), of classes: got {} with {}", smoothing, of_data));
   }
   const std::vector<double>& weights = options.class_weights;
   if (weights.empty()) return;
+  if (data.classes == 0)
+    fail(ErrorKind::kUsage,
+         fmt::format("train.class_weights: of classes: got [{}] with {}", fmt::join(weights, ", "), of_data));
   const bool weighs = std::ranges::all_of(weights, [](double w) { return w >= 0.0 && w < 1e30; }) &&
                       std::ranges::any_of(weights, [](double w) { return w > 0.0; });
   if (std::ssize(weights) != data.classes || !weighs) {

@@ -378,7 +378,11 @@ TEST(Objective, RefusesOptionsThatDoNotFit) {
   EXPECT_NE(error_of(kThreeClasses, {.class_weights = {0.0, 0.0, 0.0}}), "no error");
   EXPECT_NE(error_of(kThreeClasses, {.label_smoothing = 1.0}), "no error");
   EXPECT_EQ(error_of({{4}, DType::kF32, 0, 2}, {.label_smoothing = 0.1}),
-            "train.label_smoothing: in [0, 1), of classes: got 0.1 with 2 real targets");
+            "train.label_smoothing: in [0, 1), of classes: got 0.1 with 2 real targets (train.loss = "
+            "\"mean_squared_error\")");
+  EXPECT_EQ(error_of({{4}, DType::kF32, 0, 2}, {.class_weights = {1.0, 2.0}}),
+            "train.class_weights: of classes: got [1, 2] with 2 real targets (train.loss = "
+            "\"mean_squared_error\")");
 }
 
 }  // namespace
