@@ -9,6 +9,7 @@
 
 #include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/callbacks.h"
 #include "lockstep/train/prepared_run.h"
 #include "lockstep/train/progress.h"
 #include "lockstep/train/recovery_point.h"
@@ -32,6 +33,7 @@ double seconds_since(Clock::time_point begin) {
 struct Trainer::Parts : PreparedRun {
   int64_t stopping_at = 0;  // the step after which the run ends before its time; 0: none
   std::string stop_reason;  // of this worker
+  Callbacks callbacks{options};
 
   std::optional<SampleSupply> samples;
   std::optional<StepLog> log;
@@ -98,7 +100,7 @@ struct Trainer::Parts : PreparedRun {
 
   // Whether this worker wants the run to end.
   bool wants_end() {
-    if (options.stop && stop_reason.empty()) stop_reason = options.stop();
+    if (stop_reason.empty()) stop_reason = callbacks.wants_end();
     if (stop_reason.empty() && has_passed(settings.most_minutes, started))
       stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
     return !stop_reason.empty();
@@ -192,7 +194,7 @@ struct Trainer::Parts : PreparedRun {
       }
       if (keeper) keeper->log(*metrics);
       progress->show(*metrics, metrics->step == plan.total_steps || metrics->step == stopping_at);
-      if (options.on_step) options.on_step(*metrics);
+      callbacks.step(*metrics);
     }
   }
 
@@ -263,7 +265,7 @@ struct Trainer::Parts : PreparedRun {
     if (due && result.samples > 0) schedule->observe(result.loss);
     if (schedule->observes()) end->schedule_changed();
     if (recovery) recovery->renew();
-    if (options.on_evaluation) options.on_evaluation(done, result);
+    callbacks.evaluation(done, result);
     return improved;
   }
 
@@ -303,6 +305,7 @@ struct Trainer::Parts : PreparedRun {
     bool stopped = false;
     const auto every = [&](int64_t steps) { return steps > 0 && done % steps == 0; };
     interruptible = true;
+    callbacks.keep();
     if (options.resume && agreement->any(pending.found, "pending evaluation") && evaluates(done) &&
         validate(every(settings.evaluate_every)))
       save();
@@ -342,6 +345,7 @@ struct Trainer::Parts : PreparedRun {
                            plan.total_steps));
     finish(stopped);
     if (samples->failure()) throw *samples->failure();
+    callbacks.rethrow();
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
   }
 
@@ -374,13 +378,12 @@ struct Trainer::Parts : PreparedRun {
         communicator,
         [&] {
           if (!keeper) return;
-          // A run that was stopped waits all the same; one that is done waits until somebody wants it to
-          // stop.
+          // One that was stopped waits all the same, one that is done until somebody wants it to stop.
           keeper->finish(!stopped && options.progress && shown_on_terminal(),
-                         [&] { return !stopped && options.stop && !options.stop().empty(); });
+                         [&] { return !stopped && !callbacks.wants_end().empty(); });
           if (stopped) {
             // The signal may have reached this worker only after another one's.
-            if (stop_reason.empty() && options.stop) stop_reason = options.stop();
+            if (stop_reason.empty()) stop_reason = callbacks.wants_end();
             log_info(fmt::format("stopped{} at step {}; continue with --resume",
                                  stop_reason.empty() ? "" : " by " + stop_reason, done));
           }

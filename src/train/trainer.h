@@ -30,7 +30,9 @@ struct TrainOptions {
   // "SIGTERM" for example; empty: go on. One worker that wants it is enough. A program that leaves its
   // signals to Lockstep asks a StopSignal.
   std::function<std::string()> stop = {};
-  // Called on every worker where a line of the metrics is due, and after every evaluation during run().
+  // Called on every worker where a line of the metrics is due, and after every evaluation during run(). What
+  // these three throw during run() comes out of it on this worker once the step under way, or the next one,
+  // has been saved and all is finished, as if the worker had wanted the run to end; of step() at once.
   std::function<void(const StepMetrics& metrics)> on_step = {};
   std::function<void(int64_t step, const EvaluationResult& result)> on_evaluation = {};
   // Gives the backend through which this worker reaches the one that its settings choose

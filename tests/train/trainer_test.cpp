@@ -389,6 +389,37 @@ TEST_F(TrainerTest, LossScalingIsDynamicInFp16UnlessSettingsSayElse) {
   EXPECT_EQ(scale_of(DType::kF16, LossScaling::kOff), 1.0);
 }
 
+TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereACallbackThrows) {
+  TrainingJob whole = job("whole");
+  whole.settings.checkpoint_every = 1;
+  whole.settings.keep = 0;
+  Trainer(whole, {}, *self_).run();
+  const auto ends = [&](const std::string& output, TrainOptions options, int step, int64_t evaluate_every) {
+    TrainingJob next = job(output);
+    next.settings.log_every = 7;
+    next.settings.evaluate_every = evaluate_every;
+    {
+      Trainer run(next, options, *self_);
+      EXPECT_THROW(run.run(), std::out_of_range);
+      EXPECT_EQ(run.steps_done(), step);
+    }
+    EXPECT_EQ(digest_at(output, step), digest_at("whole", step));
+    EXPECT_NE(testing::bytes_of(scratch_.file(output + "/status.json")).find("\"exit_code\":1"),
+              std::string::npos);
+    next.settings.evaluate_every = 0;
+    Trainer rest(next, {.resume = true}, *self_);
+    EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
+    EXPECT_EQ(digest_at(output, 20), digest_at("whole", 20));
+  };
+  const auto thrower = [](auto&&...) { throw std::out_of_range("of the program"); };
+  // Step 7 is over then, and step 8 is the next thing that workers talk about.
+  ends("step", {.on_step = thrower}, 8, 0);
+  ends("evaluation", {.on_evaluation = thrower}, 8, 7);
+  int asked = 0;
+  ends("stop", {.stop = [&]() -> std::string { return ++asked == 7 ? throw std::out_of_range("it") : ""; }},
+       7, 0);
+}
+
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {
   TrainingJob plain = job("plain");
   plain.settings.validation_fraction = 0.0;
