@@ -90,6 +90,7 @@ void check_combinations(const RunSettings& settings, const RefuseSetting& refuse
 }
 
 void require_valid(const RunSettings& settings) {
+  if (settings.output.empty()) refuse_setting("run", "output", "must not be empty");
   const Rules rules;
   const auto real = [](auto value) { return static_cast<double>(value); };
   for (const auto& [section, key, value] : std::vector<std::tuple<const char*, const char*, double>>{

@@ -261,6 +261,7 @@ TEST_F(TrainerTest, JobsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
           "optimizer: the program's function has made none");
   refused([](TrainingJob& j) { j.schedule = [](auto&&) { return nullptr; }; },
           "schedule: the program's function has made none");
+  refused([](TrainingJob& j) { j.settings.output = ""; }, "run.output: must not be empty");
   refused([](TrainingJob& j) { j.settings.device = "tpu"; }, "device.type: must be one of");
   refused([](TrainingJob& j) { j.settings.prefetch = 0; }, "data.prefetch: must be");
   refused([](TrainingJob& j) { j.settings.keep = -1; }, "checkpoint.keep: must be");
