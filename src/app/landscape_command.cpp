@@ -213,9 +213,14 @@ nlohmann::ordered_json landscape_command(const LandscapeCommand& arguments, Conf
       },
       "output");
   std::optional<ProgressBar> bar;
-  wants.progress = [&](int64_t done, int64_t all) {
+  std::string shown;
+  wants.progress = [&](const std::string& what, int64_t done, int64_t all) {
     if (!speaks) return;
-    if (!bar) bar.emplace("losses", all, ProgressBar::Unit::kNone);
+    if (what != shown) {
+      if (bar) bar->clear();
+      bar.emplace(what, all, ProgressBar::Unit::kNone);
+      shown = what;
+    }
     bar->show(done);
     if (done == all) bar->clear();
   };

@@ -139,18 +139,21 @@ Plane plane_of(const SliceWants& wants, CheckpointProblem& whole, const std::str
   };
   if (wants.directions == "random") return {random(0), random(1)};
   if (wants.directions == "eigen") {
+    constexpr int64_t kPairs = 2;  // each of which takes a product more, for its residual
+    const int64_t steps = std::min(wants.lanczos_steps, slice.parameters);
     const SymmetricProduct product = [&](const RealVector& v, RealVector& out) {
       whole.problem().hessian_product(x, v, out);
+      if (wants.progress) wants.progress("products", slice.products, steps + kPairs);
     };
-    const int64_t bytes = 8 * slice.parameters * std::min(wants.lanczos_steps, slice.parameters);
+    const int64_t bytes = 8 * slice.parameters * steps;
     const std::string what = fmt::format("{}: --directions eigen: --steps {}, a vector of {} numbers each",
                                          checkpoint, wants.lanczos_steps, slice.parameters);
     run_agreed(
         communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
     std::vector<LeadingPair> pairs =
-        leading_pairs(product, slice.parameters, 2, wants.lanczos_steps, seed, slice.products);
+        leading_pairs(product, slice.parameters, kPairs, wants.lanczos_steps, seed, slice.products);
     for (const LeadingPair& pair : pairs) slice.eigenvalues.push_back(pair.value);
-    if (pairs.size() < 2) {
+    if (std::ssize(pairs) < kPairs) {
       fail_together(
           communicator, ErrorKind::kUsage,
           fmt::format("--directions eigen: two eigenvectors need 2 parameters and --steps of at least "
@@ -227,7 +230,7 @@ LossSlice slice_loss(Configuration& configuration, const std::string& checkpoint
   for (const double b : slice.at[1]) {
     for (const double a : slice.at[0]) {
       slice.values.push_back(problem.value(plane->at({a, b}, x)));
-      if (wants.progress) wants.progress(std::ssize(slice.values), all);
+      if (wants.progress) wants.progress("losses", std::ssize(slice.values), all);
     }
   }
   return slice;

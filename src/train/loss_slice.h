@@ -26,12 +26,13 @@ struct SliceWants {
   std::string directions = "random";
   // The plane reaches from -span to span along both directions. None: 1; of "trajectory", around the path.
   std::optional<double> span;
-  int64_t points = 25;           // along each direction
-  int64_t lanczos_steps = 200;   // at most, of "eigen"
+  int64_t points = 25;                // along each direction
+  int64_t lanczos_steps = 200;        // at most, of "eigen"
   std::optional<uint64_t> seed;  // of random directions; none: run.seed
   DataPart data;
-  // Called behind each value of the grid.
-  std::function<void(int64_t done, int64_t all)> progress = {};
+  // Called behind each of the "products" of "eigen", of which fewer than all may be enough, and then
+  // behind each of the "losses" of the grid.
+  std::function<void(const std::string& what, int64_t done, int64_t all)> progress = {};
 };
 
 struct LossSlice {
