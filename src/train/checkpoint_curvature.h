@@ -19,7 +19,7 @@ struct CurvatureWants {
   // there are, each the negative logarithm of a likelihood in the model's outputs, that matrix is the exact
   // expectation over labels drawn from the model (Martens 2020, section 9.2).
   std::string matrix = "hessian";
-  DataPart data;
+  DataPart data = {};
   bool by_parameter = false;
   SpectrumOptions spectrum = {};  // its seed is the run's
   // Called behind each product, of which there are `all` at most.

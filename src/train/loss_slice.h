@@ -25,11 +25,11 @@ struct SliceWants {
   // orthogonal to it (Li et al. 2018, section 7).
   std::string directions = "random";
   // The plane reaches from -span to span along both directions. None: 1; of "trajectory", around the path.
-  std::optional<double> span;
+  std::optional<double> span = {};
   int64_t points = 25;                // along each direction
   int64_t lanczos_steps = 200;        // at most, of "eigen"
-  std::optional<uint64_t> seed;  // of random directions; none: run.seed
-  DataPart data;
+  std::optional<uint64_t> seed = {};  // of random directions; none: run.seed
+  DataPart data = {};
   // Called behind each of the "products" of "eigen", of which fewer than all may be enough, and then
   // behind each of the "losses" of the grid.
   std::function<void(const std::string& what, int64_t done, int64_t all)> progress = {};
