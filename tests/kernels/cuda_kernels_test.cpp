@@ -739,33 +739,58 @@ TYPED_TEST(CudaKernels, DropoutMasksAreTheCpus) {
   }
 }
 
+// The arrays of an update of n elements: parameters, gradients and slots.
+template <class T>
+class PlacedUpdate {
+ public:
+  PlacedUpdate(Backend& backend, int64_t n, int64_t skipped, int64_t skipped_of_gradients)
+      : n_(n),
+        parameters_(backend, random_values<T>(n, 32), skipped),
+        gradients_(backend, random_values<T>(n, 33), skipped_of_gradients),
+        slots_{{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
+               {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
+               {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
+               {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}} {}
+
+  UpdateArguments arguments() const {
+    UpdateArguments arguments;
+    arguments.dtype = dtype_of<T>;
+    arguments.n = n_;
+    arguments.parameters = parameters_.data();
+    arguments.gradients = gradients_.data();
+    for (int k = 0; k < 4; ++k) arguments.slots[k] = slots_[k].data();
+    return arguments;
+  }
+  const T* parameters() const { return parameters_.data(); }
+  // What an update changes.
+  std::vector<T> values() const {
+    std::vector<T> all = parameters_.values();
+    for (const Placed<T>& slot : slots_) {
+      for (T value : slot.values()) all.push_back(value);
+    }
+    return all;
+  }
+
+ private:
+  int64_t n_;
+  Placed<T> parameters_, gradients_;
+  Placed<T> slots_[4];
+};
+
+constexpr double kUpdateScalars[] = {1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03};
+
 TYPED_TEST(CudaLosses, EveryUpdateFormulaHasTheCpusBits) {
   using T = TypeParam;
   for (int formula = 0; formula <= static_cast<int>(UpdateFormula::kApproach); ++formula) {
     for (int64_t n : {0, 1, 33, 1025}) {
       SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n));
-      const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
       this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
-        const Placed<T> p(backend, parameters, skipped), g(backend, gradients, skipped == 0 ? 0 : 2);
-        const Placed<T> slots[4] = {{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
-                                    {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
-                                    {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
-                                    {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
-        UpdateArguments arguments;
-        arguments.dtype = this->kDType;
-        arguments.n = n;
-        arguments.parameters = p.data();
-        arguments.gradients = g.data();
-        for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+        const PlacedUpdate<T> placed(backend, n, skipped, skipped == 0 ? 0 : 2);
+        UpdateArguments arguments = placed.arguments();
         arguments.gradient_scale = 0.125;
-        const double scalars[] = {1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03};
-        std::copy(std::begin(scalars), std::end(scalars), arguments.scalars);
+        std::ranges::copy(kUpdateScalars, arguments.scalars);
         backend.update(static_cast<UpdateFormula>(formula), arguments);
-        std::vector<T> all = p.values();
-        for (const Placed<T>& slot : slots) {
-          for (T value : slot.values()) all.push_back(value);
-        }
-        return all;
+        return placed.values();
       });
     }
   }
@@ -786,27 +811,17 @@ TYPED_TEST(CudaCopies, UpdatesLeaveTheCpusCopyOfTheParameters) {
           SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n) + ", open " +
                        std::to_string(open));
           this->template compare_bits<S>([&](Backend& backend, int64_t skipped) {
-            const Placed<float> p(backend, random_values<float>(n, 32), skipped),
-                g(backend, random_values<float>(n, 33), skipped);
-            const Placed<float> slots[4] = {{backend, random_values<float>(n, 34, 0.0, 1.0), skipped},
-                                            {backend, random_values<float>(n, 35, 0.0, 1.0), skipped},
-                                            {backend, random_values<float>(n, 36, 0.0, 1.0), skipped},
-                                            {backend, random_values<float>(n, 37, 0.0, 1.0), skipped}};
+            const PlacedUpdate<float> placed(backend, n, skipped, skipped);
             const Placed<S> copy(backend, n, skipped + apart);
             const Placed<double> gate(backend, std::vector<double>{open}, 0);
-            UpdateArguments arguments;
-            arguments.n = n;
-            arguments.parameters = p.data();
-            arguments.gradients = g.data();
-            for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
-            const double scalars[] = {1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03};
-            std::copy(std::begin(scalars), std::end(scalars), arguments.scalars);
+            UpdateArguments arguments = placed.arguments();
+            std::ranges::copy(kUpdateScalars, arguments.scalars);
             arguments.gate = gate.data();
             arguments.copy = copy.data();
             arguments.copy_dtype = this->kDType;
             backend.update(static_cast<UpdateFormula>(formula), arguments);
             const Placed<S> rounded(backend, n);
-            backend.cast(DType::kF32, this->kDType, n, p.data(), rounded.data());
+            backend.cast(DType::kF32, this->kDType, n, placed.parameters(), rounded.data());
             const std::vector<S> kept = copy.values();
             expect_same(kept,
                         open != 0.0 ? rounded.values() : std::vector<S>(kept.size(), static_cast<S>(55)));
@@ -824,33 +839,19 @@ TYPED_TEST(CudaLosses, UpdatesWithNumbersOfTheDeviceHaveTheCpusBits) {
     for (double open : {1.0, 0.0}) {
       for (int64_t n : {1, 33, 1025}) {
         SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n));
-        const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
         this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
-          const Placed<T> p(backend, parameters, skipped), g(backend, gradients, skipped == 0 ? 0 : 2);
-          const Placed<T> slots[4] = {{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
-          const Placed<double> row(backend,
-                                   std::vector<double>{1e-2, 1e-1, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03}, 0);
+          const PlacedUpdate<T> placed(backend, n, skipped, skipped == 0 ? 0 : 2);
+          const Placed<double> row(
+              backend, std::vector<double>(std::begin(kUpdateScalars), std::end(kUpdateScalars)), 0);
           const Placed<double> gate(backend, std::vector<double>{open}, 0),
               factor(backend, std::vector<double>{0.3}, 0);
-          UpdateArguments arguments;
-          arguments.dtype = this->kDType;
-          arguments.n = n;
-          arguments.parameters = p.data();
-          arguments.gradients = g.data();
-          for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+          UpdateArguments arguments = placed.arguments();
           arguments.gradient_scale = 0.125;
           arguments.gate = gate.data();
           arguments.factor = factor.data();
           arguments.row = row.data();
           backend.update(static_cast<UpdateFormula>(formula), arguments);
-          std::vector<T> all = p.values();
-          for (const Placed<T>& slot : slots) {
-            for (T value : slot.values()) all.push_back(value);
-          }
-          return all;
+          return placed.values();
         });
       }
     }
@@ -883,37 +884,23 @@ TYPED_TEST(CudaLosses, UpdatesOfManyRunsHaveTheCpusBits) {
       for (int64_t n : {1, 33, 1800}) {
         SCOPED_TRACE("formula " + std::to_string(formula) + ", n " + std::to_string(n) + " from " +
                      std::to_string(first));
-        const std::vector<T> parameters = random_values<T>(n, 32), gradients = random_values<T>(n, 33);
         std::vector<double> numbers;
         for (size_t run = 0; run < ends.size(); ++run) {
           const double rate = 1e-2 * static_cast<double>(1 + run), decay = run % 2 == 0 ? 0.1 : 0.0;
           numbers.insert(numbers.end(), {rate, decay, 0.9, 0.99, 1e-8, 0.19, 0.0199, 0.03});
         }
         this->template compare_bits<T>([&](Backend& backend, int64_t skipped) {
-          const Placed<T> p(backend, parameters, skipped), g(backend, gradients, skipped == 0 ? 0 : 2);
-          const Placed<T> slots[4] = {{backend, random_values<T>(n, 34, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 35, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 36, 0.0, 1.0), skipped},
-                                      {backend, random_values<T>(n, 37, 0.0, 1.0), skipped}};
+          const PlacedUpdate<T> placed(backend, n, skipped, skipped == 0 ? 0 : 2);
           const Placed<double> rows(backend, numbers, 0);
           const Placed<int64_t> places(backend, ends, 0);
-          UpdateArguments arguments;
-          arguments.dtype = this->kDType;
-          arguments.n = n;
-          arguments.parameters = p.data();
-          arguments.gradients = g.data();
-          for (int k = 0; k < 4; ++k) arguments.slots[k] = slots[k].data();
+          UpdateArguments arguments = placed.arguments();
           arguments.gradient_scale = 0.125;
           arguments.row = rows.data();
           arguments.ends = places.data();
           arguments.runs = static_cast<int64_t>(ends.size());
           arguments.first = first;
           backend.update(static_cast<UpdateFormula>(formula), arguments);
-          std::vector<T> all = p.values();
-          for (const Placed<T>& slot : slots) {
-            for (T value : slot.values()) all.push_back(value);
-          }
-          return all;
+          return placed.values();
         });
       }
     }
