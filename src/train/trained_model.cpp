@@ -23,9 +23,8 @@ namespace lockstep {
 
 namespace {
 
-// Refuses a checkpoint of another model; warns where samples that are evaluated may have been trained on.
-void compare_with_checkpoint(const State& state, const TrainingJob::Description& description,
-                             const RunSettings& settings, const RunData& data, const std::string& path) {
+void require_model_of(const State& state, const TrainingJob::Description& description,
+                      const std::string& path) {
   for (const SettingChange& change :
        configuration_changes(state.configuration, description.text, description.at_default)) {
     if (defines_model(change.key) && !change.by_default) {
@@ -33,6 +32,11 @@ void compare_with_checkpoint(const State& state, const TrainingJob::Description&
            fmt::format("{}: {}; an evaluation needs the model that was trained", path, change.text));
     }
   }
+}
+
+// Where samples that are evaluated may have been trained on.
+void warn_of_split(const State& state, const RunSettings& settings, const RunData& data,
+                   const std::string& path) {
   // The digest covers which samples are on which side of the split.
   const auto digest = state.scalars.find("/data/digest");
   if (data.train && settings.validation_fraction > 0.0 &&
@@ -161,8 +165,9 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       communicator,
       [&] {
         if (communicator.rank() > 0 || foreign) return;
+        require_model_of(state, description, checkpoint);
         if (data_.train) require_statistics(data_, state, checkpoint);
-        compare_with_checkpoint(state, description, settings(), data_, checkpoint);
+        warn_of_split(state, settings(), data_, checkpoint);
       },
       "checkpoint");
   communicator.set_timeout(settings().timeout_seconds);

@@ -89,6 +89,20 @@ TEST_F(Tables, ColumnsAreKeptInTheCheckpoint) {
   EXPECT_EQ(train({"train.steps=20"}, "out", 2, true).exit_code, 0);
 }
 
+TEST_F(Tables, AnEvaluationWithAnotherNormalizationNamesTheSetting) {
+  ASSERT_EQ(train({"data.normalize=standard"}, "out").exit_code, 0);
+  const Outcome outcome = evaluate({}, "out");
+  EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+  EXPECT_TRUE(
+      outcome.err.ends_with("step-000000012.h5: data.normalize = \"none\", it was \"standard\"; an "
+                            "evaluation needs the model that was trained\n"))
+      << outcome.err;
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  write_file(scratch_.file("other.csv"), points_csv(40, 3));
+  expect_refusal(evaluate({"data.normalize=standard", "data.train=" + scratch_.file("other.csv")}, "out"),
+                 "other\\.csv: its features have other means and deviations");
+}
+
 TEST_F(Tables, OneClassIsRefusedAndTheTaskIsSaid) {
   write_file(scratch_.file("one.csv"), "a,b,c,kind\n1,2,3,0\n4,5,6,0\n7,8,9,0\n");
   for (const int workers : {kNoLauncher, 2}) {
