@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "lockstep/train/agreement.h"
-#include "lockstep/train/evaluation.h"
 
 namespace lockstep {
 
@@ -42,17 +41,17 @@ CheckpointProblem::CheckpointProblem(const std::string& who, Configuration& conf
   replica.training = replica.evaluation();
   pass_.emplace(replica, model_.objective(), plan, settings, communicator);
   order_.emplace(settings.seed, RandomPurpose::kShuffle, 0, source.size());
+  gather_.emplace(source);
   pass_->set_batches(
       owned_micro_batches(plan.micro_batches, communicator.rank(), communicator.world_size()),
-      [this, &source, &replica, size](int64_t number) {
+      [this, &replica, size](int64_t number) {
         std::vector<int64_t> rows(static_cast<size_t>(std::min(size, samples_ - number * size)));
         order_->rows(number * size, rows);
-        Batch batch =
-            to_device(gather_batch(source, rows, size), replica.store.dtype(), replica.store.backend());
+        Batch batch = to_device((*gather_)(rows, size), replica.store.dtype(), replica.store.backend());
         batch.number = number;
         return batch;
       },
-      0);
+      0, [this, &communicator] { gather_->agree(communicator, "samples"); });
   problem_.emplace(*pass_, replica);
 }
 

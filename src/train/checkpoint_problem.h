@@ -9,6 +9,7 @@
 #include "lockstep/core/configuration.h"
 #include "lockstep/data/permutation.h"
 #include "lockstep/train/data_part.h"
+#include "lockstep/train/evaluation.h"
 #include "lockstep/train/pass_problem.h"
 #include "lockstep/train/trained_model.h"
 
@@ -37,6 +38,7 @@ class CheckpointProblem {
   TrainedModel model_;
   int64_t samples_ = 0;
   std::optional<Permutation> order_;
+  std::optional<AgreedGather> gather_;
   std::optional<GradientPass> pass_;
   std::optional<PassProblem> problem_;
 };

@@ -27,6 +27,24 @@ MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, i
   return batch;
 }
 
+MicroBatch AgreedGather::operator()(std::span<const int64_t> rows, int64_t size) {
+  try {
+    if (!missing_) return gather_batch(data_, rows, size);
+  } catch (const Error& error) {
+    missing_ = error;
+  }
+  return MicroBatch(size, data_.description().fields());
+}
+
+void AgreedGather::agree(Communicator& communicator, const std::string& label) const {
+  run_agreed(
+      communicator,
+      [&] {
+        if (missing_) throw *missing_;
+      },
+      label);
+}
+
 namespace {
 
 // Losses of each position, as integers: their sums do not depend on who adds what.
@@ -159,21 +177,11 @@ Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettin
   GradientExchange exchange(sharing, store.backend(), store.dtype(), store.statistic_extent(), offsets,
                             {count, ReductionMode::kLockstep, settings.bucket_bytes});
   exchange.begin_step();
-  // Samples that cannot be had are one worker's find, and everybody's end once the others have what they wait
-  // for.
-  std::optional<Error> missing;
-  const auto gathered = [&](int64_t i) {
-    try {
-      if (!missing) return gather_batch(data, sampler.batch(i).samples, size);
-    } catch (const Error& error) {
-      missing = error;
-    }
-    return MicroBatch(size, data.description().fields());
-  };
+  AgreedGather gather(data);
   const MicroBatchRange mine = owned_micro_batches(count, sharing.rank(), sharing.world_size());
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const RandomScope random(settings.seed, 0, static_cast<uint32_t>(i));
-    const Batch batch = to_device(gathered(i), store.dtype(), store.backend());
+    const Batch batch = to_device(gather(sampler.batch(i).samples, size), store.dtype(), store.backend());
     exchange.begin_micro_batch(i);
     forward(*replica.model, batch, replica.training);
     const std::vector<Tensor> statistics = take_batch_statistics(replica.training, store);
@@ -183,12 +191,7 @@ Tensor mean_statistics(Replica& replica, const DataSource& data, const RunSettin
     exchange.end_micro_batch();
   }
   exchange.finish();
-  run_agreed(
-      communicator,
-      [&] {
-        if (missing) throw *missing;
-      },
-      "running statistics");
+  gather.agree(communicator, "running statistics");
   const Tensor& sums = exchange.result();
   Tensor means = sums.empty_like();
   sums.backend().scale_shift(sums.dtype(), sums.elements(), sums.data(), 1.0 / static_cast<double>(count),

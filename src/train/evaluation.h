@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
+#include "lockstep/core/error.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/train/metrics_log.h"
 #include "lockstep/train/objective.h"
@@ -34,6 +36,22 @@ struct EvaluationResult {
 
 // Rows of a source as a micro-batch of `size`, filled up with the last one.
 MicroBatch gather_batch(const DataSource& data, std::span<const int64_t> rows, int64_t size);
+
+// The same where workers wait for each other's sums: samples that cannot be had are one worker's find, and
+// everybody's end once the others have what they wait for.
+class AgreedGather {
+ public:
+  // The data must outlive the object.
+  explicit AgreedGather(const DataSource& data) : data_(data) {}
+  // Zeros from the first samples on that this worker cannot have.
+  MicroBatch operator()(std::span<const int64_t> rows, int64_t size);
+  // AgreedFailure (kData) where some worker has not got its samples. Collective.
+  void agree(Communicator& communicator, const std::string& label) const;
+
+ private:
+  const DataSource& data_;
+  std::optional<Error> missing_;
+};
 
 // Chunks of `chunk` samples are dealt out in contiguous ranges; their sums are added in chunk order in fp64,
 // so that the result is the same bits on any number of workers. Every worker gets it.

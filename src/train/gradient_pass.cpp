@@ -73,15 +73,17 @@ void GradientPass::set_batch(std::span<const Batch> owned, int64_t step, const u
   ++batch_number_;
   batches_ = owned;
   make_ = {};
+  agree_ = {};
   step_ = step;
   step_at_ = step_at;
 }
 
-void GradientPass::set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t)> make,
-                               int64_t step) {
+void GradientPass::set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t)> make, int64_t step,
+                               std::function<void()> agree) {
   set_batch({}, step);
   made_ = owned;
   make_ = std::move(make);
+  agree_ = std::move(agree);
 }
 
 void GradientPass::for_owned(const std::function<void(const Batch&, ForwardContext&)>& part) {
@@ -180,6 +182,7 @@ GradientPass::Value GradientPass::read_value(const GradientExchange& exchange) c
   backend_.copy_to_host(sums.data(), exchange.sums(), sizeof sums);
   Value value{0.0, sums[1]};
   if (sums[1] != 0.0) value.loss = sums[0] / sums[1];
+  if (agree_) agree_();
   return value;
 }
 

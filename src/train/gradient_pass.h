@@ -40,8 +40,10 @@ class GradientPass {
   // are until the next call. step: decides the draws. step_at: where the device keeps it, for recorded steps.
   void set_batch(std::span<const Batch> owned, int64_t step, const uint32_t* step_at = nullptr);
   // The same of more micro-batches than there is room for: `make` gives those with the numbers `owned` by
-  // this worker, one at a time, again in each call below.
-  void set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t number)> make, int64_t step);
+  // this worker, one at a time, again in each call below. agree: called on every worker where all have what
+  // they have summed up; what it throws, it has to throw on all.
+  void set_batches(const MicroBatchRange& owned, std::function<Batch(int64_t number)> make, int64_t step,
+                   std::function<void()> agree = {});
 
   // ---- for training steps: nothing waits for the device, and all may be recorded
 
@@ -176,6 +178,7 @@ class GradientPass {
   std::span<const Batch> batches_;  // or, where make_ is set, what it makes of the numbers in made_
   MicroBatchRange made_;
   std::function<Batch(int64_t)> make_;
+  std::function<void()> agree_;
   uint64_t seed_;
   uint64_t batch_number_ = 0;  // how many there have been
   int64_t step_ = 0;

@@ -1,8 +1,11 @@
 // What users bring by mistake: columns in another order, one class, files that name other files. One line
 // each, in time.
+#include <array>
+#include <bit>
 #include <regex>
 
 #include "e2e/training_run.h"
+#include "lockstep/data/dataset.h"
 
 namespace lockstep::testing {
 namespace {
@@ -101,6 +104,40 @@ TEST_F(Tables, AnEvaluationWithAnotherNormalizationNamesTheSetting) {
   write_file(scratch_.file("other.csv"), points_csv(40, 3));
   expect_refusal(evaluate({"data.normalize=standard", "data.train=" + scratch_.file("other.csv")}, "out"),
                  "other\\.csv: its features have other means and deviations");
+}
+
+// Both workers see samples of the first block; the last one holds a single sample, which one of them sees.
+TEST_F(Tables, DamageThatBothWorkersOrOneMeetEndsBothWithOneLine) {
+  constexpr int64_t kRows = 4097, kWidth = 64;
+  constexpr float kFirst = 1.2345f, kLast = 2.3456f;
+  Dataset data;
+  data.sample_shape = {kWidth};
+  data.classes = 2;
+  for (int64_t i = 0; i < kRows * kWidth; ++i) data.inputs_f32.push_back(static_cast<float>(i % 7) - 3.0f);
+  for (int64_t row = 0; row < kRows; ++row) data.labels.push_back(static_cast<int32_t>(row % 2));
+  data.inputs_f32.front() = kFirst;
+  data.inputs_f32.back() = kLast;
+  const std::string file = scratch_.file("large.h5");
+  write_dataset(data, file);
+  const std::string whole = bytes_of(file);
+  const std::vector<std::string> settings = {"data.train=" + file, "train.micro_batch_size=64"};
+  ASSERT_EQ(train(settings, "out").exit_code, 0);
+  for (const auto& [value, block] : {std::pair(kFirst, "0"), {kLast, "1"}}) {
+    const auto pattern = std::bit_cast<std::array<char, sizeof(float)>>(value);
+    std::string damaged = whole;
+    damaged[damaged.find(std::string_view(pattern.data(), pattern.size()))] ^= 1;
+    write_file(file, damaged);
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"curvature", "--steps", "1", "--probes", "1", "--trace-products", "0"},
+          {"landscape", "--points", "2"}}) {
+      std::vector<std::string> arguments = {command[0], scratch_.file("run.toml"), "--checkpoint",
+                                            checkpoint_of(scratch_.file("out"), 12)};
+      for (const std::string& setting : settings) arguments.insert(arguments.end(), {"--set", setting});
+      arguments.insert(arguments.end(), command.begin() + 1, command.end());
+      expect_refusal(run(2, arguments), "large\\.h5: damaged: the checksum of block " + std::string(block) +
+                                            " of /x .*: sample row");
+    }
+  }
 }
 
 TEST_F(Tables, OneClassIsRefusedAndTheTaskIsSaid) {
