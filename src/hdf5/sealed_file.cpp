@@ -239,10 +239,11 @@ std::optional<Block> sealed_block(const Descriptor& file, const std::string& pat
   std::array<char, kHdf5Signature.size()> behind{};
   if (present == block.size() && is_erased(block) && file.read_at(kSealBytes, behind) == behind.size() &&
       behind == kHdf5Signature) {
-    damaged(
-        fmt::format("the {} bytes before its HDF5 data are empty: a seal that was erased, or, in a file of "
-                    "another program, a user block that has to hold something or go (h5unjam)",
-                    kSealBytes));
+    damaged(fmt::format(
+        "neither a sealed file nor plain HDF5: the {} bytes before its HDF5 data are empty: a seal "
+        "that was erased or never written, or, in a file of another program, a user block that has "
+        "to hold something or go (h5unjam)",
+        kSealBytes));
   }
   if (!starts_with(start, kMagic)) {
     damaged("neither a sealed file nor plain HDF5, or its first bytes were damaged");
