@@ -107,10 +107,8 @@ void initialize(const Initializer& initializer, PhiloxKey key, uint64_t name_has
 }
 
 template <class Entry>
-void require_holdable(const std::vector<Entry>& entries, const std::string& name, const Shape& shape) {
-  std::string fault = fault_of_path(name, entries, &Entry::name);
-  if (fault.empty() && shape.elements() == 0)
-    fault = fmt::format("'{}' has no elements: shape {}", name, shape.to_string());
+void require_new(const std::vector<Entry>& entries, const std::string& name) {
+  const std::string fault = fault_of_path(name, entries, &Entry::name);
   if (!fault.empty()) fail(ErrorKind::kInternal, "parameter store: " + fault);
 }
 
@@ -125,7 +123,7 @@ std::string fault_of_path(const std::string& name) {
 
 int ParameterStore::declare_parameter(const std::string& name, const Shape& shape,
                                       const Initializer& initializer) {
-  require_holdable(parameters_, name, shape);
+  require_new(parameters_, name);
   parameters_.push_back({name, shape, parameter_extent_, initializer});
   parameter_extent_ = aligned(parameter_extent_ + shape.elements());
   return static_cast<int>(parameters_.size()) - 1;
@@ -133,14 +131,14 @@ int ParameterStore::declare_parameter(const std::string& name, const Shape& shap
 
 int ParameterStore::declare_statistic(const std::string& name, const Shape& shape, double initial,
                                       double momentum) {
-  require_holdable(statistics_, name, shape);
+  require_new(statistics_, name);
   statistics_.push_back({name, shape, statistic_extent_, initial, momentum});
   statistic_extent_ = aligned(statistic_extent_ + shape.elements());
   return static_cast<int>(statistics_.size()) - 1;
 }
 
 int ParameterStore::declare_frozen(const std::string& name, const Shape& shape, bool product) {
-  require_holdable(frozen_, name, shape);
+  require_new(frozen_, name);
   frozen_.push_back({name, shape, product});
   frozen_values_.emplace_back();
   return kFirstFrozen + static_cast<int>(frozen_.size()) - 1;

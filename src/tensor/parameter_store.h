@@ -74,8 +74,8 @@ class ParameterStore {
  public:
   static constexpr int64_t kParameterAlignment = 64;  // elements; gaps are zero and stay zero
 
-  // Declares before allocate. Returns the index. Error when the name is taken, or none of a checkpoint's, or
-  // when there are no elements.
+  // Declares before allocate. Returns the index. Error when the name is taken, or none of a checkpoint's. It
+  // may have no elements, but not in a run.
   int declare_parameter(const std::string& name, const Shape& shape, const Initializer& initializer);
   int declare_statistic(const std::string& name, const Shape& shape, double initial, double momentum);
   // Returns kFirstFrozen + its place in frozen().

@@ -15,6 +15,16 @@
 namespace lockstep {
 namespace {
 
+// The exchange of gradients knows each by where it begins.
+template <class Entry>
+void require_elements(const char* what, const std::vector<Entry>& entries) {
+  for (const Entry& entry : entries) {
+    if (entry.shape.elements() == 0)
+      fail(ErrorKind::kUsage,
+           fmt::format("model: {} {} has no elements: shape {}", what, entry.name, entry.shape.to_string()));
+  }
+}
+
 // Before anything is trained that no checkpoint could hold.
 void require_paths(const std::string& optimizer, const std::vector<OptimizerSlot>& slots) {
   const auto require = [&](const std::string& of, const std::string& fault) {
@@ -44,6 +54,8 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
     model = job.model(data, ModuleBuilder(store));
   }
   if (model == nullptr) fail(ErrorKind::kUsage, "model: the program's function has made none");
+  require_elements("parameter", store.parameters());
+  require_elements("statistic", store.statistics());
   optimizer = job.optimizer();
   if (optimizer == nullptr) fail(ErrorKind::kUsage, "optimizer: the program's function has made none");
   store.allocate(settings.parameters(), backend, settings.seed);

@@ -324,7 +324,7 @@ TEST_F(TrainerTest, AParameterWithoutElementsIsRefusedByItsName) {
   wrong.model = [](const DataShape& data, const ModuleBuilder& builder) {
     return std::make_unique<WithParameter>(Shape{3, 0}, data, builder.scope("part"));
   };
-  testing::expect_rejection(ErrorKind::kInternal, {"'part.more' has no elements: shape (3,0)"},
+  testing::expect_rejection(ErrorKind::kUsage, {"model: parameter part.more has no elements: shape (3,0)"},
                             [&] { Trainer(wrong, {}, *self_); });
   EXPECT_FALSE(std::filesystem::exists(scratch_.file("wrong")));
 }
