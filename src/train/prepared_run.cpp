@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <system_error>
 #include <tuple>
@@ -47,9 +48,20 @@ std::string asks_for_gauss_newton(Optimizer& optimizer) {
                                                             : "optimizer.matrix = \"gauss_newton\"";
 }
 
-}  // namespace
-
-namespace {
+// Before anything is trained that no checkpoint could hold. A minimizer makes its state when it is asked for
+// it: this comes when there is room for that.
+void require_paths(Optimizer& optimizer) {
+  const auto require = [&](const std::string& of, const std::string& fault) {
+    if (!fault.empty())
+      fail(ErrorKind::kUsage, fmt::format("optimizer {}: state{}: {}", optimizer.type(), of, fault));
+  };
+  const std::vector<OptimizerSlot> slots = optimizer.slots();
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const OptimizerSlot& slot = slots[i];
+    require("", fault_of_path(slot.name, std::span(slots).first(i), &OptimizerSlot::name));
+    for (const SlotEntry& entry : slot.entries) require(" " + slot.name, fault_of_path(entry.parameter));
+  }
+}
 
 constexpr const char* kEvaluation = "evaluation";
 
@@ -121,6 +133,7 @@ void PreparedRun::set_up() {
   if (settings.recovery_point && &backend() != &cpu_backend())
     fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only");
   require_curvature(settings, *replica->optimizer);
+  require_paths(*replica->optimizer);
   description = job.describe ? job.describe() : TrainingJob::Description{defining_settings(settings), {}};
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <span>
 
 #include "lockstep/core/error.h"
 #include "lockstep/nn/lora.h"
@@ -22,19 +21,6 @@ void require_elements(const char* what, const std::vector<Entry>& entries) {
     if (entry.shape.elements() == 0)
       fail(ErrorKind::kUsage,
            fmt::format("model: {} {} has no elements: shape {}", what, entry.name, entry.shape.to_string()));
-  }
-}
-
-// Before anything is trained that no checkpoint could hold.
-void require_paths(const std::string& optimizer, const std::vector<OptimizerSlot>& slots) {
-  const auto require = [&](const std::string& of, const std::string& fault) {
-    if (!fault.empty())
-      fail(ErrorKind::kUsage, fmt::format("optimizer {}: state{}: {}", optimizer, of, fault));
-  };
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const OptimizerSlot& slot = slots[i];
-    require("", fault_of_path(slot.name, std::span(slots).first(i), &OptimizerSlot::name));
-    for (const SlotEntry& entry : slot.entries) require(" " + slot.name, fault_of_path(entry.parameter));
   }
 }
 
@@ -84,7 +70,6 @@ Replica::Replica(const TrainingJob& job, const DataShape& data, Backend& backend
   const size_t before = allocator_statistics().bytes_in_use;
   optimizer->allocate(store.parameters(), extent, shards->mine(), settings.parameters(), backend);
   optimizer_bytes = allocator_statistics().bytes_in_use - before;
-  require_paths(optimizer->type(), optimizer->slots());
   if (settings.average.type != AverageSettings::Type::kNone) {
     average.emplace(settings.average, store.values(), shards->mine(), store.statistic_values());
   }
