@@ -133,7 +133,6 @@ void PreparedRun::set_up() {
   if (settings.recovery_point && &backend() != &cpu_backend())
     fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only");
   require_curvature(settings, *replica->optimizer);
-  require_paths(*replica->optimizer);
   description = job.describe ? job.describe() : TrainingJob::Description{defining_settings(settings), {}};
   operations = model_operations(*replica->model, replica->store, tokens);
   operations.workers = communicator.world_size();
@@ -149,6 +148,7 @@ void PreparedRun::set_up() {
     fail(ErrorKind::kUsage, "checkpoint.keep_best: validation_accuracy is of classification");
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
+  require_paths(*replica->optimizer);
   replica->optimizer_bytes += end->bytes();
   state.emplace(*replica, plan, data.digest, description.text,
                 std::vector<Checkpointed*>{end.get(), &columns, &base, &pending});
