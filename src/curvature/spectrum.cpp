@@ -19,28 +19,18 @@ namespace {
 constexpr uint32_t kRestarts = 1u << 24, kRange = 2u << 24, kSamples = 3u << 24, kSingle = 4u << 24,
                    kLeading = 5u << 24;
 
-PhiloxBlock draw(uint64_t seed, uint32_t probe, size_t element) {
-  const auto i = static_cast<uint64_t>(element);
-  return philox(philox_key(seed, RandomPurpose::kProbes),
-                {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), probe, 0});
-}
-
 // Uniform in a cube: unlike signs alone, never an eigenvector of a matrix of few numbers. Scaled to length 1
 // its second moments are those of the sphere, I/n.
 RealVector cube_probe(uint64_t seed, uint32_t probe, int64_t n) {
+  const PhiloxKey key = philox_key(seed, RandomPurpose::kProbes);
   RealVector v(static_cast<size_t>(n));
   for (size_t i = 0; i < v.size(); ++i) {
-    const PhiloxBlock block = draw(seed, probe, i);
+    const PhiloxBlock block =
+        philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(uint64_t{i} >> 32), probe, 0});
     v[i] = 2.0 * uniform_double(block.r[0], block.r[1]) - 1.0;
   }
   // A draw of exactly 0 for the one element there is has no direction.
   if (n == 1) v[0] = 1.0;
-  return v;
-}
-
-RealVector sign_probe(uint64_t seed, uint32_t probe, int64_t n) {
-  RealVector v(static_cast<size_t>(n));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = draw(seed, probe, i).r[0] % 2 == 0 ? 1.0 : -1.0;
   return v;
 }
 
@@ -76,7 +66,7 @@ Estimate hutch_plus_plus(const SymmetricProduct& product, int64_t n, int64_t pro
     return {trace, 0.0};
   }
   for (int64_t i = 0; i < third; ++i) {
-    product(sign_probe(seed, kRange + static_cast<uint32_t>(i), n), image);
+    product(random_signs(seed, kRange + static_cast<uint32_t>(i), static_cast<size_t>(n)), image);
     extend(range, image);
   }
   for (const RealVector& q : range) {
@@ -85,7 +75,7 @@ Estimate hutch_plus_plus(const SymmetricProduct& product, int64_t n, int64_t pro
   }
   RealVector samples;
   for (int64_t i = 0; i < third; ++i) {
-    RealVector g = sign_probe(seed, kSamples + static_cast<uint32_t>(i), n);
+    RealVector g = random_signs(seed, kSamples + static_cast<uint32_t>(i), static_cast<size_t>(n));
     for (const RealVector& q : range) add_scaled(-dot(q, g), q, g);
     product(g, image);
     samples.push_back(dot(g, image));

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "lockstep/core/error.h"
-#include "lockstep/core/philox.h"
 #include "lockstep/kernels/math/portable.h"
 #include "lockstep/minimize/conjugate_gradients.h"
 #include "lockstep/minimize/descent.h"
@@ -133,15 +132,9 @@ class NewtonCg final : public Minimizer {
 
   // The inverse of what is like the matrix on its diagonal; empty: it says nothing.
   RealVector inverse_diagonal(CountedProblem& problem, const RealVector& x) const {
-    RealVector diagonal(x.size()), signs(x.size()), product;
+    RealVector diagonal(x.size()), product;
     for (int probe = 0; probe < options_.preconditioner_products; ++probe) {
-      const PhiloxKey key = philox_key(0, RandomPurpose::kProbes);
-      const uint32_t number = probes_ + static_cast<uint32_t>(probe);
-      for (size_t i = 0; i < signs.size(); ++i) {
-        const PhiloxBlock draw =
-            philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), number, 0});
-        signs[i] = (draw.r[0] & 1) != 0 ? 1.0 : -1.0;
-      }
+      const RealVector signs = random_signs(0, probes_ + static_cast<uint32_t>(probe), x.size());
       multiply(problem, x, signs, product);
       for (size_t i = 0; i < signs.size(); ++i) diagonal[i] += signs[i] * product[i];
     }

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 
+#include "lockstep/core/philox.h"
+
 namespace lockstep {
 namespace {
 
@@ -74,6 +76,17 @@ RealVector negated(std::span<const double> x) {
 
 bool all_finite(std::span<const double> x) {
   return std::all_of(x.begin(), x.end(), [](double value) { return std::isfinite(value); });
+}
+
+RealVector random_signs(uint64_t seed, uint32_t number, size_t n) {
+  const PhiloxKey key = philox_key(seed, RandomPurpose::kProbes);
+  RealVector signs(n);
+  for (size_t i = 0; i < n; ++i) {
+    const PhiloxBlock block =
+        philox(key, {static_cast<uint32_t>(i), static_cast<uint32_t>(uint64_t{i} >> 32), number, 0});
+    signs[i] = block.r[0] % 2 == 0 ? 1.0 : -1.0;
+  }
+  return signs;
 }
 
 }  // namespace lockstep

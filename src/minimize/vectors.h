@@ -1,6 +1,7 @@
 // Arithmetic of fp64 vectors in an order that depends on their length alone.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <span>
 #include <vector>
@@ -25,5 +26,7 @@ void add_scaled(double a, std::span<const double> x, std::span<double> y);
 void scale_by(double a, std::span<double> x);
 RealVector negated(std::span<const double> x);
 bool all_finite(std::span<const double> x);
+// n numbers of which each is 1 or -1, independent of one another: probe `number` of those of a seed.
+RealVector random_signs(uint64_t seed, uint32_t number, size_t n);
 
 }  // namespace lockstep
