@@ -106,6 +106,15 @@ struct LineDescentOptions {
 };
 std::unique_ptr<Minimizer> make_line_descent(const LineDescentOptions& options = {});
 
+// x <- x - a v, v <- momentum v + g (Polyak 1964), a by line search, whose first trial is chosen in the same
+// way. Where v leads nowhere or is no direction of descent, v begins anew with g. Scaling v as a whole, as
+// the averaged form does, changes nothing of it.
+struct MomentumDescentOptions {
+  double momentum = 0.9;
+  LineSearchOptions line_search = {};
+};
+std::unique_ptr<Minimizer> make_momentum_descent(const MomentumDescentOptions& options = {});
+
 // Dense quasi-Newton method: the inverse of the Hessian from differences of gradients (Broyden, Fletcher,
 // Goldfarb, Shanno 1970; Nocedal and Wright 2006, 6.17), n^2 numbers.
 struct BfgsOptions {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <deque>
 #include <limits>
+#include <optional>
 
 #include "lockstep/core/error.h"
 #include "lockstep/minimize/descent.h"
@@ -14,35 +15,49 @@ namespace {
 
 class LineDescent final : public Minimizer {
  public:
-  explicit LineDescent(LineDescentOptions options) : options_(std::move(options)) {}
-  std::string type() const override { return "gradient_descent"; }
+  LineDescent(const char* type, std::optional<double> momentum, LineSearchOptions line_search)
+      : type_(type), momentum_(momentum), line_search_(std::move(line_search)) {}
+  std::string type() const override { return type_; }
 
   Move step(CountedProblem& problem, Iterate& at) override {
-    const RealVector p = negated(at.gradient);
-    const double slope = -dot(p, p);
-    if (!(slope < 0.0 && std::isfinite(slope))) return Move::kStuck;
-    double first = expected_ > 0.0 ? 2.02 * expected_ / -slope : cautious_step(p);
-    if (!(first > 0.0 && std::isfinite(first))) first = cautious_step(p);
     const double before = at.value;
-    LineSearchEnd end = descend(problem, options_.line_search, p, slope, first, at).end;
-    if (end == LineSearchEnd::kFailed && expected_ > 0.0) {
-      end = descend(problem, options_.line_search, p, slope, cautious_step(p), at).end;
+    // First as far as the step before lets expect, then along the gradient alone and with caution.
+    for (int attempt = expected_ > 0.0 || !velocity_.empty() ? 0 : 1; attempt < 2; ++attempt) {
+      RealVector v = at.gradient;
+      if (attempt == 0 && !velocity_.empty()) add_scaled(*momentum_, velocity_, v);
+      const RealVector p = negated(v);
+      const double slope = dot(at.gradient, p);
+      if (!(slope < 0.0 && std::isfinite(slope))) continue;
+      double first = attempt == 0 && expected_ > 0.0 ? 2.02 * expected_ / -slope : cautious_step(p);
+      if (!(first > 0.0 && std::isfinite(first))) first = cautious_step(p);
+      if (descend(problem, line_search_, p, slope, first, at).end == LineSearchEnd::kFailed) continue;
+      expected_ = before - at.value;
+      if (momentum_) velocity_ = std::move(v);
+      return Move::kMoved;
     }
-    if (end == LineSearchEnd::kFailed) return Move::kStuck;
-    expected_ = before - at.value;
-    return Move::kMoved;
+    return Move::kStuck;
   }
-  std::map<std::string, RealVector> state(int64_t) const override {
-    return {{"expected_decrease", {expected_}}};
+  std::map<std::string, RealVector> state(int64_t n) const override {
+    std::map<std::string, RealVector> state = {{"expected_decrease", {expected_}}};
+    if (!momentum_) return state;
+    state["velocity"] = velocity_;
+    state["velocity"].resize(static_cast<size_t>(n));
+    return state;
   }
-  int64_t held(int64_t n, int64_t) const override { return kVectorsOfSearch * n; }
+  int64_t held(int64_t n, int64_t) const override { return ((momentum_ ? 2 : 0) + kVectorsOfSearch) * n; }
   void set_state(const std::map<std::string, RealVector>& state) override {
     expected_ = of_state(state, "expected_decrease").at(0);
+    if (!momentum_) return;
+    velocity_ = of_state(state, "velocity");
+    if (largest(velocity_) == 0.0) velocity_.clear();
   }
 
  private:
-  LineDescentOptions options_;
+  const char* type_;
+  std::optional<double> momentum_;  // none: a velocity is not kept
+  LineSearchOptions line_search_;
   double expected_ = 0.0;  // of the step before; 0: not known
+  RealVector velocity_;    // that of the step before; empty: there was none
 };
 
 // Goes along a quasi-Newton direction unless nothing is known yet (`fresh`); where that is none of descent or
@@ -289,7 +304,14 @@ class Lbfgs final : public Minimizer {
 
 std::unique_ptr<Minimizer> make_line_descent(const LineDescentOptions& options) {
   check(options.line_search);
-  return std::make_unique<LineDescent>(options);
+  return std::make_unique<LineDescent>("gradient_descent", std::nullopt, options.line_search);
+}
+
+std::unique_ptr<Minimizer> make_momentum_descent(const MomentumDescentOptions& options) {
+  check(options.line_search);
+  if (!(options.momentum >= 0.0 && options.momentum < 1.0))
+    fail(ErrorKind::kUsage, fmt::format("momentum: momentum must be in [0, 1): {}", options.momentum));
+  return std::make_unique<LineDescent>("momentum", options.momentum, options.line_search);
 }
 
 std::unique_ptr<Minimizer> make_bfgs(const BfgsOptions& options) {

@@ -29,7 +29,8 @@ std::unique_ptr<Optimizer> make_sgd(const GradientDescentOptions& options) {
 }
 
 std::unique_ptr<Optimizer> make_gradient_descent(Section& section) {
-  if (std::unique_ptr<Optimizer> searching = read_line_descent(section)) return searching;
+  const auto along_lines = [](const LineSearchOptions& search) { return make_line_descent({search}); };
+  if (auto searching = read_line_descent(section, "gradient_descent", along_lines)) return searching;
   return make_gradient_descent({read_coupled_weight_decay(section)});
 }
 

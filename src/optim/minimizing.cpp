@@ -229,14 +229,16 @@ std::unique_ptr<Optimizer> read_minimizer(Section& section, const std::string& t
   return optimizer_of(std::move(minimizer), tolerance);
 }
 
-std::unique_ptr<Optimizer> read_line_descent(Section& section) {
-  Section search = section.table("line_search").of_type("gradient_descent");
+std::unique_ptr<Optimizer> read_line_descent(
+    Section& section, const std::string& type,
+    const std::function<std::unique_ptr<Minimizer>(const LineSearchOptions& search)>& make) {
+  Section search = section.table("line_search").of_type(type);
   LineSearchOptions options;
   options.type = search.text("type", "none", {"none", "strong_wolfe", "more_thuente", "armijo"},
                              "none: learning_rate says how far; else there are optimizer.tolerance and the "
                              "other keys of a line search, those of lbfgs");
   if (options.type == "none") return nullptr;
-  return optimizer_of(make_line_descent({read_line_search(search, options)}), read_tolerance(section));
+  return optimizer_of(make(read_line_search(search, options)), read_tolerance(section));
 }
 
 }  // namespace lockstep

@@ -2,7 +2,9 @@
 // move, in place of one update formula.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "lockstep/minimize/minimizer.h"
 #include "lockstep/optim/optimizer.h"
@@ -23,7 +25,9 @@ std::unique_ptr<Optimizer> optimizer_of(std::unique_ptr<Minimizer> minimizer,
 // lines.
 std::unique_ptr<Optimizer> read_minimizer(Section& section, const std::string& type);
 
-// gradient_descent with a line search, where optimizer.line_search.type says so; else null.
-std::unique_ptr<Optimizer> read_line_descent(Section& section);
+// gradient_descent or momentum with a line search, where optimizer.line_search.type says so; else null.
+std::unique_ptr<Optimizer> read_line_descent(
+    Section& section, const std::string& type,
+    const std::function<std::unique_ptr<Minimizer>(const LineSearchOptions& search)>& make);
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/optim/flat_optimizer.h"
+#include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/optimizer_keys.h"
 
 namespace lockstep {
@@ -57,9 +58,13 @@ std::unique_ptr<Optimizer> make_momentum(const MomentumOptions& options) {
 
 std::unique_ptr<Optimizer> make_momentum(Section& section) {
   MomentumOptions options;
-  options.weight_decay = read_coupled_weight_decay(section);
   options.momentum =
       read_decay_rate(section, "momentum", options.momentum, "share of the velocity kept each step");
+  const auto along_lines = [&](const LineSearchOptions& search) {
+    return make_momentum_descent({.momentum = options.momentum, .line_search = search});
+  };
+  if (auto searching = read_line_descent(section, "momentum", along_lines)) return searching;
+  options.weight_decay = read_coupled_weight_decay(section);
   options.dampening = section.real("dampening", options.dampening, kUnit,
                                    "momentum, form = \"classical\": the gradient enters times 1 - dampening");
   options.classical =

@@ -34,6 +34,7 @@ TEST_F(Minimizers, EveryMethodTakesTheSameStepsOnAnyNumberOfWorkersAndThreads) {
       {"lbfgs_multi_batch", "type = \"lbfgs\"\noverlap = 2\n", kMlp, 5},
       {"lbfgs_rate", "type = \"lbfgs\"\noverlap = 2\nrate = 0.3\n", kMlp, 4},
       {"descent", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n", kSmallMlp, 0},
+      {"momentum", "type = \"momentum\"\nline_search = {type = \"more_thuente\"}\n", kSmallMlp, 5},
       {"bfgs", "type = \"bfgs\"\n", kSmallMlp, 0},
       {"newton", "type = \"newton\"\n", kSmallMlp, 0},
       {"newton_cg",

@@ -22,6 +22,7 @@ using Make = std::function<std::unique_ptr<Minimizer>()>;
 std::map<std::string, Make> methods() {
   return {
       {"gradient_descent", [] { return make_line_descent(); }},
+      {"momentum", [] { return make_momentum_descent(); }},
       {"bfgs", [] { return make_bfgs(); }},
       {"lbfgs", [] { return make_lbfgs(); }},
       {"lbfgs_more_thuente", [] { return make_lbfgs({.line_search = {.type = "more_thuente"}}); }},
@@ -107,6 +108,29 @@ TEST(MoreGarbowHillstrom, AllSolvedByEveryMethodThatSeesCurvature) {
           << "levenberg_marquardt by " << solver << ": " << test.name << ": " << name_of(result.outcome)
           << " at " << result.at.value << " after " << result.steps;
     }
+  }
+}
+
+// sum_i c_i x_i^2 / 2, c from 1 to 1000.
+TEST(MomentumDescent, NeedsFewerStepsThanTheGradientInANarrowBowl) {
+  const auto steps_of = [](const std::unique_ptr<Minimizer>& method) {
+    CallbackProblem problem(10,
+                            [](const RealVector& x, RealVector& g) {
+                              g = x;
+                              for (size_t i = 0; i < x.size(); ++i)
+                                g[i] *= std::pow(1000.0, static_cast<double>(i) / 9.0);
+                              return 0.5 * dot(x, g);
+                            },
+                            {});
+    const MinimizeResult result = minimize(problem, *method, RealVector(10, 1.0), {.gradient = 1e-6});
+    EXPECT_EQ(result.outcome, Outcome::kConverged);
+    return result.steps;
+  };
+  const int64_t along_gradients = steps_of(make_line_descent());
+  EXPECT_EQ(steps_of(make_momentum_descent({.momentum = 0.0})), along_gradients);
+  EXPECT_LT(2 * steps_of(make_momentum_descent({.momentum = 0.5})), along_gradients);
+  for (const double none : {-0.1, 1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_THROW(make_momentum_descent({.momentum = none}), Error);
   }
 }
 

@@ -115,12 +115,17 @@ def cautious(d):
     return min(1.0, 1.0 / np.abs(d).sum())
 
 
-def gradient_descent(f, x, steps, search):
-    expected = None
+def gradient_descent(f, x, steps, search, momentum=0.0):
+    """Along Polyak's velocity (1964) where there is a momentum, and where that descends."""
+    expected, v = None, np.zeros_like(x)
     for _ in range(steps):
         g = f.gradient(x)
-        first = cautious(g) if expected is None else 2.02 * expected / (g @ g)
-        new = x - search(Line(f, x, -g), first) * g
+        v = momentum * v + g
+        if g @ v <= 0:
+            print("gradient_descent: the velocity begins anew")
+            v, expected = g, None
+        first = cautious(v) if expected is None else 2.02 * expected / (g @ v)
+        new = x - search(Line(f, x, -v), first) * v
         expected = f.value(x) - f.value(new)
         x = new
         yield x
@@ -228,6 +233,8 @@ def main():
     paths = {
         "gradient_descent": gradient_descent(f, start, 10, strong_wolfe),
         "gradient_descent_armijo": gradient_descent(f, start, 10, armijo),
+        "momentum": gradient_descent(f, start, 10, strong_wolfe, 0.9),
+        "momentum_armijo": gradient_descent(f, start, 10, armijo, 0.5),
         "bfgs": bfgs(f, start, 12),
         "lbfgs": lbfgs(f, start, 12, 5),
         "newton": newton(f, start, 5),

@@ -79,6 +79,8 @@ TEST_F(MinimizerStepTest, TakesThePathsOfAnIndependentProgram) {
   const std::map<std::string, std::string> optimizers = {
       {"gradient_descent", "type = \"gradient_descent\"\nline_search = {type = \"strong_wolfe\"}\n"},
       {"gradient_descent_armijo", "type = \"gradient_descent\"\nline_search = {type = \"armijo\"}\n"},
+      {"momentum", "type = \"momentum\"\nline_search = {type = \"strong_wolfe\"}\n"},
+      {"momentum_armijo", "type = \"momentum\"\nmomentum = 0.5\nline_search = {type = \"armijo\"}\n"},
       {"bfgs", "type = \"bfgs\"\n"},
       {"lbfgs", "type = \"lbfgs\"\nhistory = 5\n"},
       {"newton", "type = \"newton\"\n"},

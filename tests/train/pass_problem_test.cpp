@@ -20,6 +20,7 @@ using Make = std::function<std::unique_ptr<Minimizer>()>;
 
 std::map<std::string, Make> methods() {
   return {{"gradient_descent", [] { return make_line_descent(); }},
+          {"momentum", [] { return make_momentum_descent(); }},
           {"lbfgs", [] { return make_lbfgs(); }},
           {"newton_cg", [] { return make_newton_cg(); }},
           {"newton_cg_gauss_newton", [] { return make_newton_cg({.matrix = "gauss_newton"}); }},
