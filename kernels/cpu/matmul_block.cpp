@@ -13,6 +13,7 @@
 #include "lockstep/kernels/cpu/matmul_tile.h"
 #include "lockstep/kernels/cpu/matrix_copy.h"
 #include "lockstep/kernels/cpu/matrix_vector.h"
+#include "lockstep/kernels/cpu/narrow_product.h"
 #include "lockstep/kernels/cpu/scratch.h"
 #include "lockstep/kernels/cpu/vector.h"
 
@@ -49,36 +50,103 @@ constexpr int64_t kTurnedRows = 512;
 // Bytes of an a that is asked for ahead of its use: smaller ones are in a cache.
 constexpr int64_t kFetchedBytes = int64_t{1} << 18;
 
+// Fewest factors of a product that is computed with rows in the lanes: of fewer, putting them there and back
+// takes too large a share, unless that also makes factors of what is stored.
+constexpr int64_t kLeastNarrowDepth = 256;
+constexpr int64_t kLeastConvertedDepth = 128;
+
 int64_t blocks_of(int64_t extent, int64_t longest) {
   return std::max<int64_t>(1, (extent + longest - 1) / longest);
+}
+
+// Whether rows of a that are read in place are to be asked for while those before them are multiplied, so
+// that memory does not wait for arithmetic: 445 us against 700 at 1000x784x10. Not where all of them go to
+// the same lines of the first-level cache, from which they would drive those that are in use.
+template <class In, class Out>
+bool fetches_rows(const Product<In, Out>& product) {
+  const int64_t bytes = product.lda * static_cast<int64_t>(sizeof(In));
+  return product.m * bytes >= kFetchedBytes && bytes % 4096 != 0;
+}
+
+// Whether rows of an a that is stored as it is go to the lanes (narrow_product.h). What has to be converted
+// is copied either way; of what has not, tiles read rows in place, well enough where a is in the first cache
+// or few of their lanes stay empty, and squares need half of 32 registers beside the sums.
+template <class In>
+bool is_narrow(const Product<In, Sum<Factor<In>>>& product) {
+  using T = Factor<In>;
+  constexpr bool converts = sizeof(In) * kGroup<T> != sizeof(T);
+  const int64_t n = product.n;
+  if (product.transpose_a || n > kNarrowColumns) return false;
+  if constexpr (converts) {
+    if (product.k < kLeastConvertedDepth) return false;
+  } else {
+    const int64_t empty = blocks_of(n, kLanes<T>) * kLanes<T> - n;
+    const int64_t bytes = product.m * product.k * static_cast<int64_t>(sizeof(In));
+    if (kVectorRegisters < 32 || 2 * empty <= n || product.k < kLeastNarrowDepth * kGroup<T> ||
+        bytes < kFetchedBytes)
+      return false;
+  }
+  const int64_t group = narrow_vectors(n) * kLanes<T>;
+  return 16 * (blocks_of(product.m, group) * group - product.m) <= product.m;
+}
+
+// op(b) as narrow products read it: factors (k, n), rows `stride` apart.
+template <class In>
+const Factor<In>* narrow_operand(const Product<In, Sum<Factor<In>>>& product, int64_t& stride) {
+  using T = Factor<In>;
+  stride = product.ldb;
+  if constexpr (std::is_same_v<In, T>) {
+    if (!product.transpose_b) return product.b;
+  }
+  stride = blocks_of(product.n, kLanes<T>) * kLanes<T>;
+  thread_local Scratch scratch;
+  T* const copy = scratch.get<T>(blocks_of(product.k, kGroup<T>) * stride);
+  if (product.transpose_b) {
+    transpose_padded(product.n, product.k, product.b, product.ldb, copy, stride);
+  } else {
+    copy_padded(product.k, product.n, product.b, product.ldb, copy, stride);
+  }
+  return copy;
 }
 
 // c by its transpose, c' = op(b)' op(a)': rows of few columns would leave lanes empty, and an a that is
 // stored transposed is read in the order in which it lies. Factors of a product change places and sums keep
 // their order, so the bits are the same. Rows of c lie one behind the other; nothing is added to them.
+// `narrow`: is_narrow().
 template <class In>
-void multiply_turned(const Product<In, Sum<Factor<In>>>& product) {
+void multiply_turned(const Product<In, Sum<Factor<In>>>& product, bool narrow) {
   using S = Sum<Factor<In>>;
   constexpr int64_t lanes = kLanes<S>;
   const int64_t n = product.n;
   const int64_t widest = std::min(kTurnedRows, blocks_of(product.m, lanes) * lanes);
   thread_local Scratch scratch;
   S* const sums = scratch.get<S>(n * widest);  // (n, widest)
-  for (int64_t row = 0; row < product.m; row += widest) {
+  int64_t operand_stride = 0;
+  const Factor<In>* const operand = narrow ? narrow_operand<In>(product, operand_stride) : nullptr;
+  const bool fetches = fetches_rows(product);
+  for (int64_t next = 0; next < product.m; next += widest) {
+    // Rather some rows twice than in the end too few for a group.
+    const int64_t row = std::min(next, product.m - std::min(product.m, kLeastTurnedRows));
     const int64_t rows = std::min(widest, product.m - row);
-    Product<In, S> turned;
-    turned.m = n;
-    turned.n = rows;
-    turned.k = product.k;
-    turned.a = product.b;
-    turned.lda = product.ldb;
-    turned.transpose_a = !product.transpose_b;
-    turned.b = product.a + (product.transpose_a ? row : row * product.lda);
-    turned.ldb = product.lda;
-    turned.transpose_b = !product.transpose_a;
-    turned.c = sums;
-    turned.ldc = widest;
-    multiply(turned);
+    if (narrow) {
+      multiply_narrow<In>(rows, product.m - row, n, product.k, product.a + row * product.lda, product.lda,
+                          operand, operand_stride, block_of_sums<In>(product.k) / kGroup<Factor<In>>, fetches,
+                          sums, widest);
+    } else {
+      Product<In, S> turned;
+      turned.m = n;
+      turned.n = rows;
+      turned.k = product.k;
+      turned.a = product.b;
+      turned.lda = product.ldb;
+      turned.transpose_a = !product.transpose_b;
+      turned.b = product.a + (product.transpose_a ? row : row * product.lda);
+      turned.ldb = product.lda;
+      turned.transpose_b = !product.transpose_a;
+      turned.c = sums;
+      turned.ldc = widest;
+      multiply(turned);
+    }
     const bool finished = product.bias == nullptr && product.activation == Activation::kNone;
     for (int64_t j = 0; !finished && j < n; ++j) {
       for (int64_t i = 0; i < rows; i += lanes) {
@@ -149,14 +217,15 @@ void multiply(const Product<In, Out>& product) {
     return;
   }
 
-  // Where a is stored transposed and lanes would be empty, or its rows lie so far apart that each step of a
-  // tile would take a few columns of another page: 15 us against 21 at 784x32x10, 230 against 400 at
-  // 784x1000x10.
+  // Where few columns of c would leave lanes empty. And where a is stored transposed and its rows lie so far
+  // apart that each step of a tile would take a few columns of another page: 15 us against 21 at 784x32x10,
+  // 230 against 400 at 784x1000x10.
   if constexpr (!rounds) {
     const int64_t empty = blocks_of(n, lanes) * lanes - n;
-    if (transpose_a && n <= kTurnedColumns && m >= kLeastTurnedRows && (lda > 256 || 8 * empty > n) &&
-        ldc == n && !accumulate) {
-      return multiply_turned<In>(product);
+    const bool narrow = is_narrow<In>(product);
+    const bool gathered = transpose_a && n <= kTurnedColumns && (lda > 256 || 8 * empty > n);
+    if ((narrow || gathered) && m >= kLeastTurnedRows && ldc == n && !accumulate) {
+      return multiply_turned<In>(product, narrow);
     }
   }
 
@@ -171,12 +240,7 @@ void multiply(const Product<In, Out>& product) {
   const bool copy_b = !converts && !transpose_b && row_panels >= 5 && ldb > 256;
   const bool copy_a = (converts && !pairs_in_place) ||
                       (n > (transpose_a ? panel : 4 * panel) && (converts || !(transpose_a && lda <= 256)));
-  // Rows of a large a that one panel of columns reads in place are asked for while those before them are
-  // multiplied, so that memory does not wait for arithmetic: 445 us against 700 at 1000x784x10. Not where all
-  // of them go to the same lines of the first-level cache, from which they would drive those that are in use.
-  const int64_t left_bytes = lda * static_cast<int64_t>(sizeof(In));
-  const bool fetch_rows =
-      !transpose_a && !copy_a && n <= panel && m * left_bytes >= kFetchedBytes && left_bytes % 4096 != 0;
+  const bool fetch_rows = !transpose_a && !copy_a && n <= panel && fetches_rows(product);
   constexpr int64_t a_stride = (kRows + lanes - 1) / lanes * lanes;
   const int64_t copied_width = row_blocks == 1 ? panel : widest;
   thread_local Scratch scratch;
@@ -264,7 +328,7 @@ void multiply(const Product<In, Out>& product) {
               aside.next = reinterpret_cast<const char*>(next);
             } else if (fetch_rows && !(last && row_panel + 1 == row_panels)) {
               aside.what = Aside::kFetchRows;
-              aside.row_bytes = left_bytes;
+              aside.row_bytes = lda * static_cast<int64_t>(sizeof(In));
               aside.next = reinterpret_cast<const char*>(row_panel + 1 < row_panels ? a_at(row + rows, from)
                                                                                     : a_at(0, from + depth));
             }

@@ -54,6 +54,28 @@ requires(sizeof(T) == 4)
 }
 #endif
 
+// y = transpose of a square of lanes x lanes factors, made of the first `elements` of each row of x (rows ldx
+// apart) and zeros behind them; rows of y lie ldy apart.
+template <class T, class S>
+[[gnu::always_inline]] inline void transpose_rows(const S* x, int64_t ldx, int64_t elements, T* y,
+                                                  int64_t ldy) {
+  constexpr int64_t n = kLanes<T>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && sizeof(S) * kGroup<T> == sizeof(T)) {
+    if (elements == n * kGroup<T>) {
+      transpose_square(x, ldx * static_cast<int64_t>(sizeof(S)), y, ldy);
+      return;
+    }
+  }
+#endif
+  Vector<T> square[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) square[i] = load_factors<T>(x + i * ldx, elements);
+  transpose<T>(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) store(y + i * ldy, square[i]);
+}
+
 // y (columns, rows of them ldy apart) = transpose of x (rows, columns); rows ldx apart. Rows of y are filled
 // with zeros up to the next multiple of the vector length, for which there must be room. Where a factor is
 // several elements (kGroup), they are neighbours in a row of x, and y has as many fewer rows.
@@ -67,23 +89,14 @@ void transpose_padded(int64_t rows, int64_t columns, const S* x, int64_t ldx, T*
     for (int64_t c = 0; c < factors; c += n) {
       const int64_t width = std::min(n, factors - c), elements = std::min(n * group, columns - c * group);
       const S* const from = x + r * ldx + c * group;
-#if defined(__AVX512F__)
-      if constexpr (sizeof(T) == 4 && sizeof(S) * group == sizeof(T)) {
-        if (height == n && elements == n * group) {
-          transpose_square(from, ldx * static_cast<int64_t>(sizeof(S)), y + c * ldy + r, ldy);
-          continue;
-        }
+      if (height == n && width == n) {
+        transpose_rows(from, ldx, elements, y + c * ldy + r, ldy);
+        continue;
       }
-#endif
       Vector<T> square[n];
-      if (height == n && elements == n * group) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) square[i] = load_factors<T>(from + i * ldx, n * group);
-      } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) {
-          square[i] = i < height ? load_factors<T>(from + i * ldx, elements) : Vector<T>{};
-        }
+      for (int i = 0; i < n; ++i) {
+        square[i] = i < height ? load_factors<T>(from + i * ldx, elements) : Vector<T>{};
       }
       transpose<T>(square);
       if (width == n) {
@@ -129,10 +142,21 @@ void copy_padded(int64_t depth, int64_t width, const S* x, int64_t ldx, T* y, in
 // touched.
 template <class T>
 void transpose_matrix(int64_t rows, int64_t columns, const T* x, int64_t ldx, T* y, int64_t ldy) {
-  const int64_t whole = rows / kLanes<T> * kLanes<T>;
+  constexpr int64_t n = kLanes<T>;
+  const int64_t whole = rows / n * n, rest = rows - whole;
   transpose_padded(whole, columns, x, ldx, y, ldy);
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = whole; r < rows; ++r) y[c * ldy + r] = x[r * ldx + c];
+  const T* const below = x + whole * ldx;
+  if constexpr (kVectorBytes < 64) {  // a part of a vector is stored one by one
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t r = 0; r < rest; ++r) y[c * ldy + whole + r] = below[r * ldx + c];
+    }
+  } else {
+    for (int64_t c = 0; rest > 0 && c < columns; c += n) {
+      const int64_t width = std::min(n, columns - c);
+      alignas(64) T square[n * n];
+      transpose_padded(rest, width, below + c, ldx, square, n);
+      for (int64_t i = 0; i < width; ++i) store_first(y + (c + i) * ldy + whole, rest, load(square + i * n));
+    }
   }
 }
 

@@ -1,6 +1,6 @@
-// Products of few columns, as of a class head, are computed in ways of their own (by their transpose; asking
-// for rows ahead). Here they are held to the same columns within a product of many, which is computed the
-// usual way: bit for bit.
+// Products of few columns, as of a class head, are computed in ways of their own (by their transpose; with
+// rows in the lanes; asking for rows ahead). Here they are held to the same columns within a product of many,
+// which is computed the usual way: bit for bit.
 #include <gtest/gtest.h>
 
 #include <cstring>
