@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lockstep/core/log.h"
 #include "lockstep/optim/layer_curvature.h"
 #include "lockstep/train/data_checks.h"
@@ -62,10 +64,11 @@ void introduce(const Introduction& run) {
       run.settings.shard_optimizer ? fmt::format(" (its share of {} workers)", run.workers) : ""));
   if (run.replica.optimizer->minimization() != nullptr && !run.plan.same_batch) {
     log_warning(fmt::format(
-        "{} sees {} of {} samples in a step: each is another objective, on which it begins anew with a "
+        "{} sees {} of {} samples in a step: each step is taken for another objective, begins anew with a "
         "gradient, and none tells when the run has converged{}",
-        run.replica.optimizer->type(), run.plan.sampler.global_batch, run.data.train->size(),
-        run.plan.sampler.overlap > 0 ? "" : "; without train.micro_batches it sees all"));
+        run.replica.optimizer->type(), std::min(run.plan.sampler.global_batch, run.data.train->size()),
+        run.data.train->size(),
+        run.plan.sampler.overlap > 0 ? "" : "; without train.micro_batches all see all, and are one"));
   }
   if (run.schedule.warmup() > run.plan.total_steps) {
     log_warning(

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "lockstep/core/log.h"
 #include "lockstep/optim/minimizing.h"
 #include "train/small_job.h"
 
@@ -378,6 +379,27 @@ TEST_F(MinimizerStepTest, BatchesThatAreNotTheWholeSetGoOnAfterAFailure) {
   EXPECT_EQ(outcomes.size(), 20u);
   EXPECT_GT(std::ranges::count(outcomes, "converged"), 0);
   EXPECT_GT(std::ranges::count(outcomes, "wolfe"), 0);
+}
+
+// More than there are too: no step sees more than all.
+TEST_F(MinimizerStepTest, BatchesThatAreNotTheWholeSetAreWarnedOf) {
+  for (const auto& [micro_batches, expected] :
+       {std::pair<int64_t, std::string>{
+            2, "lbfgs sees 32 of 48 samples in a step: each step is taken for another objective"},
+        {4, "lbfgs sees 48 of 48 samples in a step: each step is taken for another objective"}}) {
+    TrainingJob part = minimizing("warned", "type = \"lbfgs\"\n");
+    part.settings.micro_batches = micro_batches;
+    part.settings.last_batch = LastBatch::kPad;
+    std::string warnings;
+    set_log([&](LogLevel level, const std::string& message) {
+      if (level == LogLevel::kWarning) warnings += message + "\n";
+    });
+    TrainOptions options;
+    options.overwrite = true;
+    Trainer(part, options, *self_);
+    set_log(nullptr);
+    EXPECT_TRUE(warnings.starts_with(expected)) << warnings;
+  }
 }
 
 TEST_F(MinimizerStepTest, RunningStatisticsMoveOnceAStepAsWithOtherOptimizers) {
