@@ -69,7 +69,11 @@ class Communicator {
 
   // What this worker does, once, when it finds within a wait for others that the job is about to be ended, or
   // that some do not come: the last moment in which it can. It must not communicate, and has a second or two.
+  // Where the worker waits for its device, which waits for others, another thread does it.
   virtual void at_end(std::function<void()> act) { (void)act; }
+  // Does that now, if it has not been done; if_noticed: only where the launcher has said that it ends the
+  // job.
+  virtual void act_at_end(bool if_noticed) { (void)if_noticed; }
   // Whether no worker of this host with a lower rank is alive, as far as can be seen.
   virtual bool first_alive_of_host() const { return host_place().rank == 0; }
 
@@ -102,8 +106,8 @@ class Communicator {
   // Whether collectives may be recorded (Backend::begin_recording): they must not need the host.
   virtual bool recordable() const { return false; }
 
-  // Ends every worker of the job with this exit code. Does not return. This call and failed() are the only
-  // ones that another thread may make.
+  // Ends every worker of the job with this exit code. Does not return. This call, failed() and act_at_end()
+  // are the only ones that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;
   // Whether a collective has failed, so that its thread is about to end the job.
   virtual bool failed() const { return false; }

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 
 #include "lockstep/comm/neighbours.h"
@@ -12,19 +13,20 @@ namespace lockstep {
 namespace {
 
 constexpr int kSignals[] = {SIGCONT, SIGUSR2};
-volatile std::sig_atomic_t noticed = 0;
-volatile pid_t launcher = 0;
+// Handlers run on whatever thread, and another one asks.
+std::atomic<bool> noticed{false};
+std::atomic<pid_t> launcher{0};
 struct sigaction previous[2];
 
 // SIGCONT of a shell or a debugger that lets a process go on is none.
 void on_signal(int signal, siginfo_t* from, void*) {
-  if (signal == SIGUSR2 || (from->si_code == SI_USER && from->si_pid == launcher)) noticed = 1;
+  if (signal == SIGUSR2 || (from->si_code == SI_USER && from->si_pid == launcher)) noticed = true;
 }
 
 }  // namespace
 
 EndNotice::EndNotice() {
-  noticed = 0;
+  noticed = false;
   launcher = launching_process();
   struct sigaction action = {};
   action.sa_sigaction = on_signal;
@@ -37,7 +39,7 @@ EndNotice::~EndNotice() {
 }
 
 bool EndNotice::given() const {
-  return noticed != 0;
+  return noticed;
 }
 
 }  // namespace lockstep

@@ -6,7 +6,13 @@
 // a job whose host is lost.
 #pragma once
 
+#include <chrono>
+
 namespace lockstep {
+
+// Between the last act of a worker that ends the job and that end, which ends the others: they have something
+// to write, and so has who was left to write for it.
+inline constexpr std::chrono::milliseconds kForTheOthers{300};
 
 // Notices the signals while it lives; one at a time.
 class EndNotice {

@@ -103,11 +103,8 @@ class MpiCommunicator final : public Communicator {
   void enter(std::string phase) override { world_.phase = std::move(phase); }
   void leave_flight_in(std::string directory) override { world_.flight_directory = std::move(directory); }
 
-  void at_end(std::function<void()> act) override {
-    if (act && !world_.notice) world_.notice.emplace();
-    if (!act) world_.notice.reset();
-    world_.last_act = std::move(act);
-  }
+  void at_end(std::function<void()> act) override { world_.at_end(std::move(act)); }
+  void act_at_end(bool if_noticed) override { world_.act_at_end(if_noticed); }
   bool first_alive_of_host() const override {
     for (int lower = 0; lower < world_.rank; ++lower) {
       const MpiWorld::Worker& other = world_.workers[static_cast<size_t>(lower)];

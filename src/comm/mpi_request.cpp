@@ -22,9 +22,6 @@ constexpr std::chrono::seconds kAsleep{1};
 // How much longer a worker waits for the lowest of those present to say what is wrong, and to end the job.
 constexpr double kPatienceSeconds = 10.0;
 
-// Between the end of a roll call and that of the job, which ends the others: they have something to write.
-constexpr std::chrono::milliseconds kForTheOthers{300};
-
 // How long answers may take: of workers that share their cores with others.
 double answer_seconds(double timeout) {
   return std::clamp(timeout / 10.0, 1.0, 5.0);
@@ -61,8 +58,16 @@ void MpiWorld::leave_flight(const std::vector<int>& absent) {
   }
 }
 
-void MpiWorld::act_at_end() {
-  if (last_act) std::exchange(last_act, {})();
+void MpiWorld::at_end(std::function<void()> act) {
+  const std::lock_guard lock(end_);
+  if (act && !notice_) notice_.emplace();
+  if (!act) notice_.reset();
+  last_act_ = std::move(act);
+}
+
+void MpiWorld::act_at_end(bool if_noticed) {
+  const std::lock_guard lock(end_);
+  if (last_act_ && (!if_noticed || notice_->given())) std::exchange(last_act_, {})();
 }
 
 MpiRequest::MpiRequest(MpiWorld& world, const char* collective, std::string label)
@@ -132,7 +137,7 @@ void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   if (const Clock::duration gap = now - std::exchange(wait.looked, now); gap > kAsleep) wait.since += gap;
   RollCall& roll_call = *world_.roll_call;
   roll_call.listen(place());
-  if (world_.last_act && world_.notice->given()) world_.act_at_end();
+  world_.act_at_end(true);
   // One that has only just begun to wait, or was stopped until now, answers, and leaves the rest to the
   // others.
   const double waited = Seconds(now - wait.since).count() / world_.timeout_seconds;

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -53,10 +54,10 @@ struct MpiWorld {
   std::optional<FlightRecorder> recorder;
   std::string flight_directory;  // where recorders are written to when the job fails; empty: nowhere
 
-  std::optional<EndNotice> notice;
-  std::function<void()> last_act;  // Communicator::at_end
-  // Does it, once. What goes wrong there is no business of who waits.
-  void act_at_end();
+  // Communicator::at_end(), and its end where `act` is empty: which waits for an act under way.
+  void at_end(std::function<void()> act);
+  // Communicator::act_at_end(). What goes wrong there is no business of who waits.
+  void act_at_end(bool if_noticed = false);
 
   // Leaves this worker's last collectives in the directory, and as the first of its host that calls also
   // those of absent ones. Once.
@@ -64,6 +65,9 @@ struct MpiWorld {
 
  private:
   bool left_flight_ = false;
+  std::mutex end_;  // of what follows
+  std::optional<EndNotice> notice_;
+  std::function<void()> last_act_;
 };
 
 class MpiRequest final : public Request {

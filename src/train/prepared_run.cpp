@@ -130,8 +130,6 @@ void PreparedRun::set_up() {
   require_reachable(settings, *schedule, plan, data.validation != nullptr);
   require_graph(settings, optimizer, backend());
   require_minimizable(settings, optimizer, *schedule, replica->store);
-  if (settings.recovery_point && &backend() != &cpu_backend())
-    fail(ErrorKind::kUsage, "checkpoint.recovery_point: on CPUs only");
   require_curvature(settings, *replica->optimizer);
   description = job.describe ? job.describe() : TrainingJob::Description{defining_settings(settings), {}};
   operations = model_operations(*replica->model, replica->store, tokens);

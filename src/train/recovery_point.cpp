@@ -26,8 +26,9 @@ constexpr unsigned kMostSeconds = 600;
 bool needs_copies(const PreparedRun& run) {
   Optimizer& optimizer = *run.replica->optimizer;
   return run.communicator.world_size() > 1 &&
-         (run.settings.shard_optimizer || optimizer.minimization() != nullptr ||
-          optimizer.layer_curvature() != nullptr || optimizer.diagonal_curvature() != nullptr);
+         (&run.backend() != &cpu_backend() || run.settings.shard_optimizer ||
+          optimizer.minimization() != nullptr || optimizer.layer_curvature() != nullptr ||
+          optimizer.diagonal_curvature() != nullptr);
 }
 
 double mebibytes(const State& state) {
@@ -91,41 +92,58 @@ void RecoveryPoint::whole(int64_t step, size_t left) {
                       mebibytes(next)));
     }
     read_reports_(left);
+    describe(next, step);
+    const std::lock_guard lock(mutex_);
     room_ = std::exchange(copy_, std::move(next));
+    step_ = step;
+    left_ = left;
+    return;
   }
-  step_ = step;
-  left_ = left;
+  {
+    const std::lock_guard lock(mutex_);
+    step_ = step;
+    left_ = left;
+  }
   renew();
 }
 
 void RecoveryPoint::renew() {
-  if (!copy_ || left_ > 0) return;
-  State now = run_.state->describe(step_);
-  copy_->scalars = std::move(now.scalars);
-  copy_->pending = std::move(now.pending);
+  const std::lock_guard lock(mutex_);
+  if (copy_ && left_ == 0) describe(*copy_, step_);
+}
+
+void RecoveryPoint::describe(State& state, int64_t step) const {
+  State now = run_.state->describe(step);
+  state.scalars = std::move(now.scalars);
+  state.pending = std::move(now.pending);
+  state.metrics_file = "unknown";  // to any but rank 0: lines up to this step stay
+  state.best = run_.best.text();
+  state.begun = run_.begun;
+  if (run_.keeper) run_.keeper->complete(state, run_.best);
 }
 
 void RecoveryPoint::write() {
+  const std::lock_guard lock(mutex_);
   const std::string& directory = run_.settings.output;
   std::error_code none;  // one that cannot be looked at counts as not there
   if (step_ < 0 || !run_.communicator.first_alive_of_host() ||
       !std::filesystem::is_directory(directory, none))
     return;
   const std::string path = checkpoint_path(directory, step_);
-  if (std::filesystem::exists(path, none)) return;
+  // Of others, who may be a step ahead of one that was stopped until now.
+  if (std::filesystem::exists(path, none) ||
+      std::filesystem::exists(checkpoint_path(directory, step_ + 1), none))
+    return;
   const int rank = run_.communicator.rank();
   const auto failed = [step = step_](const std::exception& error) {
     return fmt::format("checkpoint.recovery_point: step {} could not be written: {}", step, error.what());
   };
   try {
-    read_reports_(left_);
+    if (!copy_) read_reports_(left_);
     if (!(copy_ ? finite(*copy_) : run_.agreement->finite()))
       fail(ErrorKind::kNumeric, "the state is not finite");
     State state = copy_ ? std::move(*copy_) : run_.state->capture(step_);
-    state.metrics_file = "unknown";  // to any but rank 0: lines up to this step stay
-    state.best = run_.best.text();
-    state.begun = run_.begun;
-    if (run_.keeper) run_.keeper->complete(state, run_.best);
+    if (!copy_) describe(state, step_);
     run_apart([&]() -> std::string {
       try {
         write_checkpoint(state, path, rank + 1);

@@ -1,12 +1,15 @@
 // The state of the newest step, written by workers that find that others are lost
 // (checkpoint.recovery_point): so a lost worker or host costs at most one step. Where every worker has all of
 // it in its memory whenever it waits for others, nothing is copied or sent as long as all is well. Else each
-// keeps a copy: a sharded optimizer's state is nowhere whole, and that of steps which look at the objective
-// many times, or at its curvature, changes bit by bit between messages to others.
+// keeps a copy: a sharded optimizer's state is nowhere whole, that of steps which look at the objective many
+// times, or at its curvature, changes bit by bit between messages to others, and a device that waits for
+// others cannot be asked for it. Copies are ordinary memory: a device's driver need not let the process that
+// writes them see any of its own.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <optional>
 
 #include "lockstep/checkpoint/state.h"
@@ -32,15 +35,18 @@ class RecoveryPoint {
   void renew();
 
  private:
-  // Where this worker is the first of its host that is left: a checkpoint, unless that step has one. What
-  // goes wrong is a warning.
+  // What of a state is not arrays.
+  void describe(State& state, int64_t step) const;
+  // Where this worker is the first of its host that is left: a checkpoint, unless that step or the next
+  // has one. What goes wrong is a warning. Of copies on whatever thread.
   void write();
 
   PreparedRun& run_;
   std::function<void(size_t)> read_reports_;
+  const bool copies_;
+  std::mutex mutex_;  // of what follows
   int64_t step_ = -1;
   size_t left_ = 0;
-  const bool copies_;
   std::optional<State> copy_, room_;  // of step_; the one before, whose memory the next one takes
 };
 

@@ -230,8 +230,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.recovery_point = checkpoint.boolean(
       "recovery_point", settings.recovery_point,
       "when workers are lost, those that are left write the newest step's state, which each of them holds, "
-      "before the job ends; CPUs only. With parallel.shard_optimizer, and optimizers that minimize or look "
-      "at curvature, each keeps a copy of all of it for that, made anew in every step");
+      "before the job ends. On GPUs, with parallel.shard_optimizer, and with optimizers that minimize or "
+      "look at curvature, each keeps a copy of all of it for that, made anew in every step");
   settings.after_save = checkpoint.text(
       "after_save", settings.after_save, {},
       "command that rank 0's host runs beside the training for every checkpoint in place, {} for its path, "

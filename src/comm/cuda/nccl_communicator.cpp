@@ -22,6 +22,7 @@
 
 #include "lockstep/comm/deadline.h"
 #include "lockstep/comm/device_communicator.h"
+#include "lockstep/comm/end_notice.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 
@@ -269,6 +270,7 @@ class NcclCommunicator final : public Communicator {
     while (result == ncclInProgress) {
       result = state();
       if (result == ncclInProgress && time.seconds() > timeout_seconds) {
+        host_.act_at_end(false);
         end_communicator();
         fail(ErrorKind::kCommunication,
              fmt::format("nccl: {}: not finished after {} s: some worker did not join", name,
@@ -281,6 +283,7 @@ class NcclCommunicator final : public Communicator {
 
   [[noreturn]] void fail_nccl(const std::string& name, ncclResult_t result) {
     const std::string why = reason(result);
+    host_.act_at_end(false);
     end_communicator();
     fail(ErrorKind::kCommunication, fmt::format("nccl: {}: {}", name, why));
   }
@@ -336,10 +339,14 @@ class NcclCommunicator final : public Communicator {
       // The other thread knows who is missing. On its way out it must not wait for a device that waits for
       // them.
       if (host_.failed()) end_communicator();
+      // It may wait for its device, where nobody hears what the launcher says.
+      host_.act_at_end(true);
       const std::string trouble = ended_ ? std::string() : look();
       if (!trouble.empty()) {
         // NCCL is not told to give up: the other thread, which waits for the device, would go on with what
         // never came.
+        host_.act_at_end(false);
+        std::this_thread::sleep_for(kForTheOthers);
         log_error("nccl: " + trouble);
         host_.abort(exit_code(ErrorKind::kCommunication));
       }
