@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -30,12 +32,14 @@ size_t size_of(ncclDataType_t datatype) {
   return datatype == ncclUint8 ? 1 : datatype == ncclFloat32 ? 4 : 8;
 }
 
-// One rank that goes wrong, by LOCKSTEP_NCCL_ON_CPU.
+// One rank that goes wrong, by LOCKSTEP_NCCL_ON_CPU; connect=SECONDS: what it takes every rank to issue its
+// first message to another one.
 struct Fault {
   int rank = -1;
   int64_t operation = -1;
   std::string kind;
   bool hangs_at_end = false, stays_at_end = false;
+  std::chrono::duration<double> connecting{0};
 
   static const Fault& planned() {
     static const Fault fault = [] {
@@ -51,6 +55,8 @@ struct Fault {
           found.operation = std::stoll(text);
         } else if (key == "fault" && (text == "error" || text == "hang")) {
           found.kind = text;
+        } else if (key == "connect") {
+          found.connecting = std::chrono::duration<double>(std::stod(text));
         } else if (item == "abort=hang" || item == "abort=stay") {
           (text == "hang" ? found.hangs_at_end : found.stays_at_end) = true;
         } else {
@@ -226,6 +232,20 @@ struct NcclCommunicator {
   std::optional<Operation> issued;  // not yet in its stream
   int asked = 0;                    // for its outcome
   bool outcome_known = true;
+  std::set<int> connected;  // ranks
+  std::optional<std::chrono::steady_clock::time_point> connecting;
+
+  // Whether ranks that what is issued goes to are not reached yet.
+  bool connects() {
+    const auto reached = [this](const Outgoing& block) { return connected.contains(block.to); };
+    if (std::ranges::all_of(issued->outgoing, reached)) return false;
+    const auto now = std::chrono::steady_clock::now();
+    if (!connecting) connecting = now;
+    if (now - *connecting < Fault::planned().connecting) return true;
+    for (const Outgoing& block : issued->outgoing) connected.insert(block.to);
+    connecting.reset();
+    return false;
+  }
 };
 
 namespace {
@@ -361,7 +381,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* state)
     *state = held->error;
     if (*state != ncclSuccess) return ncclSuccess;
     if (!held->everyone_has_come() || !communicator->outcome_known) *state = ncclInProgress;
-    if (!communicator->issued || ++communicator->asked < 2) return ncclSuccess;
+    if (!communicator->issued || ++communicator->asked < 2 || communicator->connects()) return ncclSuccess;
     *operation = *std::exchange(communicator->issued, std::nullopt);
   }
   // Not under the lock: streams call attempts, which take it, under a lock of their own.

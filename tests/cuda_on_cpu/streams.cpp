@@ -337,7 +337,10 @@ void launch(Launch description, Stream* stream) {
     stop("kernel %s: its stream belongs to device %d, the thread's current device is %d", description.name,
          stream->device, current_device);
   }
-  if (!is_capturing(stream)) broken = broken || counts().kernels++ == settings().broken;
+  if (!is_capturing(stream)) {
+    const int64_t number = counts().kernels++;  // the N-th may have been one of a library
+    broken = broken || (settings().broken >= 0 && number >= settings().broken);
+  }
   const cudaError_t error = submit(
       stream,
       [description = std::move(description)] {

@@ -143,6 +143,11 @@ TEST(Faults, AReplicaThatDriftsByOneBitIsNamedAtTheNextComparison) {
   std::filesystem::current_path(here);
 }
 
+// For faults that only stand-ins have on order.
+bool on_stand_ins() {
+  return std::getenv("LOCKSTEP_CUDA_ON_CPU") != nullptr;
+}
+
 // With NCCL, the host waits for a device that waits for other workers.
 class NcclFaults : public ::testing::Test {
  protected:
@@ -158,7 +163,12 @@ TEST_F(NcclFaults, AHealthyJobEndsWithZeroAndSilently) {
 }
 
 TEST_F(NcclFaults, TheStartHasALimitOfItsOwn) {
-  const Outcome outcome = run_fault(2, "late for the start", "nccl");
+  const Outcome late = run_fault(2, "late for the start", "nccl");
+  EXPECT_EQ(late.exit_code, 0) << late.output;
+  EXPECT_EQ(late.output, "");
+  if (!on_stand_ins()) GTEST_SKIP() << "the rest needs stand-ins";
+  // Workers that NCCL connects when they first have something to say to each other.
+  const Outcome outcome = run_fault(3, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=connect=3");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_EQ(outcome.output, "");
 }
@@ -166,7 +176,7 @@ TEST_F(NcclFaults, TheStartHasALimitOfItsOwn) {
 TEST_F(NcclFaults, AWorkerThatNeverJoinsTheExchangeIsReportedByTheOthers) {
   const Outcome outcome = run_fault(3, "absent from the exchange", "nccl");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 2 (bucket 0) on rank "));
+  EXPECT_TRUE(says(outcome, "nccl: exchange 4 (bucket 0) on rank "));
   EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
   EXPECT_LT(outcome.seconds, kSoon);
 }
@@ -177,16 +187,11 @@ TEST_F(NcclFaults, AKilledWorkerEndsTheJob) {
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
-// For faults that only stand-ins have on order.
-bool on_stand_ins() {
-  return std::getenv("LOCKSTEP_CUDA_ON_CPU") != nullptr;
-}
-
 TEST_F(NcclFaults, AnErrorThatNcclReportsLaterEndsTheJobNamingTheCollective) {
   if (!on_stand_ins()) GTEST_SKIP() << "needs stand-ins";
-  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=1,fault=error");
+  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=3,fault=error");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 1 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
+  EXPECT_TRUE(says(outcome, "nccl: exchange 3 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
@@ -236,9 +241,9 @@ TEST_F(NcclFaults, AnErrorThatNcclReportsEndsTheJobWhereStepsAreRecordedToo) {
   EXPECT_EQ(healthy.exit_code, 0) << healthy.output;
   EXPECT_EQ(healthy.output, "");
   const Outcome outcome =
-      run_fault(2, "none, with a recording", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=4,fault=error");
+      run_fault(2, "none, with a recording", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=1,operation=6,fault=error");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 4 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
+  EXPECT_TRUE(says(outcome, "nccl: exchange 6 (bucket 0) on rank 1: NCCL failed: remote error: injected"));
   EXPECT_LT(outcome.seconds, kSoon);
 }
 
@@ -253,9 +258,9 @@ TEST_F(NcclFaults, ADeviceThatBreaksIsReportedByWhoUsesIt) {
 
 TEST_F(NcclFaults, ADeviceThatHangsIsReportedByRankCollectiveSequenceNumberAndBucket) {
   if (!on_stand_ins()) GTEST_SKIP() << "needs stand-ins";
-  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=0,fault=hang");
+  const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=2,fault=hang");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 0 (bucket 0) on rank "));
+  EXPECT_TRUE(says(outcome, "nccl: exchange 2 (bucket 0) on rank "));
   EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
   EXPECT_LT(outcome.seconds, kSoon);
 }

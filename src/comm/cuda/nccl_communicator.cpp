@@ -11,7 +11,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <future>
@@ -20,6 +19,7 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/comm/cuda/under_way.h"
 #include "lockstep/comm/deadline.h"
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/comm/end_notice.h"
@@ -39,11 +39,6 @@ constexpr std::chrono::milliseconds kWatchInterval{50};
 double patience_of_watch(int rank) {
   constexpr double kForTheHost = 7.0, kForALowerWorker = 3.0;
   return kForTheHost + kForALowerWorker * std::min(rank, 4);
-}
-
-void check_cuda(cudaError_t code, const char* where) {
-  if (code == cudaSuccess) return;
-  fail(ErrorKind::kCommunication, fmt::format("{}: CUDA failed: {}", where, cudaGetErrorString(code)));
 }
 
 // Time in which the process is not stopped: what is stopped does not find the others late as soon as it goes
@@ -88,18 +83,14 @@ class IssuedRequest final : public Request {
   void wait() override {}
 };
 
-// A collective on the stream, between two events.
-struct UnderWay {
-  std::string name;
-  cudaEvent_t begin, end;
-  std::optional<double> begun;  // when the watch saw that, in its time
-};
-
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(Communicator& host, cudaStream_t stream, const CommunicatorOptions& options)
-      : host_(host), stream_(stream), timeout_seconds_(options.timeout_seconds) {
-    check_cuda(cudaGetDevice(&device_), "nccl");
+      : host_(host),
+        stream_(stream),
+        timeout_seconds_(options.start_timeout_seconds > 0.0 ? options.start_timeout_seconds
+                                                             : options.timeout_seconds) {
+    check_device(cudaGetDevice(&device_), "nccl");
     ncclUniqueId id{};
     if (rank() == 0) {
       const ncclResult_t result = ncclGetUniqueId(&id);
@@ -110,12 +101,13 @@ class NcclCommunicator final : public Communicator {
     config.blocking = 0;
     try {
       settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
-             fmt::format("initialization on rank {}", rank()),
-             options.start_timeout_seconds > 0.0 ? options.start_timeout_seconds : timeout_seconds_);
+             fmt::format("initialization on rank {}", rank()));
+      meet();
     } catch (const Error&) {
       if (communicator_ != nullptr) ncclCommAbort(communicator_);
       throw;
     }
+    timeout_seconds_ = options.timeout_seconds;
     std::promise<void> gone;
     gone_ = gone.get_future();
     watch_ = std::thread([this, end = std::move(gone)]() mutable {
@@ -146,9 +138,6 @@ class NcclCommunicator final : public Communicator {
       watch_.join();
     }
     deadline_.reset();
-    for (const UnderWay& collective : under_way_)
-      free_events_.insert(free_events_.end(), {collective.begin, collective.end});
-    for (cudaEvent_t event : free_events_) cudaEventDestroy(event);
   }
 
   int rank() const override { return host_.rank(); }
@@ -192,10 +181,10 @@ class NcclCommunicator final : public Communicator {
   void reissue(void* queue, const std::function<void()>& issue, std::string label) override {
     const auto stream = static_cast<cudaStream_t>(queue);
     UnderWay issued = announce("recorded collectives", label);
-    check_cuda(cudaEventRecord(issued.begin, stream), "nccl");
+    check_device(cudaEventRecord(issued.begin, stream), "nccl");
     issue();
-    check_cuda(cudaEventRecord(issued.end, stream), "nccl");
-    watch_over(std::move(issued));
+    check_device(cudaEventRecord(issued.end, stream), "nccl");
+    under_way_.add(std::move(issued));
   }
   bool recordable() const override { return true; }
 
@@ -205,6 +194,34 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
+  // NCCL connects workers when they first have something to say to each other, by the ways that this takes: a
+  // part of its start, which may last as long.
+  void meet() {
+    const auto workers = static_cast<size_t>(world_size());
+    void* memory = nullptr;
+    check_device(cudaMalloc(&memory, 1 + workers), "nccl");
+    auto* const received = static_cast<std::byte*>(memory) + 1;
+    check_device(cudaMemsetAsync(memory, 0, 1 + workers, stream_), "nccl");
+    std::vector<SendBlock> sends;
+    std::vector<ReceiveBlock> receives;
+    for (int other = 0; other < world_size(); ++other) {
+      if (other == rank()) continue;
+      sends.push_back({other, memory, 1});
+      receives.push_back({other, received + other, 1});
+    }
+    exchange(std::move(sends), std::move(receives), "start");
+    all_gather(memory, 1, received, "start");
+    settle(ncclInProgress, fmt::format("first messages on rank {}", rank()), [this] {
+      const cudaError_t code = cudaStreamQuery(stream_);
+      if (code == cudaErrorNotReady)
+        cudaGetLastError();  // the runtime would report it again at the next launch
+      if (code != cudaErrorNotReady) check_device(code, "nccl");
+      const ncclResult_t found = state();
+      return found == ncclSuccess && code == cudaErrorNotReady ? ncclInProgress : found;
+    });
+    check_device(cudaFree(memory), "nccl");
+  }
+
   ncclResult_t send(const void* data, size_t bytes, int to) {
     return bytes == 0 ? ncclSuccess : ncclSend(data, bytes, ncclUint8, to, communicator_, stream_);
   }
@@ -227,10 +244,10 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Request> issue(const char* collective, const std::string& label, const Calls& calls) {
     // What is recorded does not run now: reissue() watches over it when it does.
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream_, &capture), "nccl");
+    check_device(cudaStreamIsCapturing(stream_, &capture), "nccl");
     const bool runs = capture == cudaStreamCaptureStatusNone;
     UnderWay issued = announce(collective, label);
-    if (runs) check_cuda(cudaEventRecord(issued.begin, stream_), "nccl");
+    if (runs) check_device(cudaEventRecord(issued.begin, stream_), "nccl");
     GroupResult result;
     ncclResult_t group = ncclInvalidUsage;
     {
@@ -241,40 +258,35 @@ class NcclCommunicator final : public Communicator {
       calls(result);
       group = ncclGroupEnd();
     }
-    settle(result.value() != ncclSuccess ? result.value() : group, issued.name, timeout_seconds_);
+    settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
     if (runs) {
-      check_cuda(cudaEventRecord(issued.end, stream_), "nccl");
-      watch_over(std::move(issued));
+      check_device(cudaEventRecord(issued.end, stream_), "nccl");
+      under_way_.add(std::move(issued));
     } else {
-      give_back(issued);
+      under_way_.give_back(issued);
     }
     return std::make_unique<IssuedRequest>();
   }
 
   UnderWay announce(const char* collective, const std::string& label) {
-    return {fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()), take_event(),
-            take_event(), std::nullopt};
-  }
-  void watch_over(UnderWay issued) {
-    const std::lock_guard lock(mutex_);
-    under_way_.push_back(std::move(issued));
-  }
-  void give_back(const UnderWay& issued) {
-    const std::lock_guard lock(mutex_);
-    free_events_.insert(free_events_.end(), {issued.begin, issued.end});
+    return under_way_.announce(fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()));
   }
 
   // Waits until NCCL has taken note of a call: only then may more be issued to the stream.
-  void settle(ncclResult_t result, const std::string& name, double timeout_seconds) {
+  void settle(ncclResult_t result, const std::string& name) {
+    settle(result, name, [this] { return state(); });
+  }
+  // Until `ask` has another answer than ncclInProgress.
+  void settle(ncclResult_t result, const std::string& name, const std::function<ncclResult_t()>& ask) {
     AwakeTime time;
     while (result == ncclInProgress) {
-      result = state();
-      if (result == ncclInProgress && time.seconds() > timeout_seconds) {
+      result = ask();
+      if (result == ncclInProgress && time.seconds() > timeout_seconds_) {
         host_.act_at_end(false);
         end_communicator();
         fail(ErrorKind::kCommunication,
              fmt::format("nccl: {}: not finished after {} s: some worker did not join", name,
-                         timeout_seconds));
+                         timeout_seconds_));
       }
       std::this_thread::yield();
     }
@@ -312,20 +324,6 @@ class NcclCommunicator final : public Communicator {
       ended_ = true;
     }
     wake_.notify_all();
-  }
-
-  cudaEvent_t take_event() {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!free_events_.empty()) {
-        cudaEvent_t event = free_events_.back();
-        free_events_.pop_back();
-        return event;
-      }
-    }
-    cudaEvent_t event = nullptr;
-    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "nccl");
-    return event;
   }
 
   // ---- the watch
@@ -373,7 +371,7 @@ class NcclCommunicator final : public Communicator {
   // What is wrong with the collectives under way; forgets those that are done.
   std::string look() {
     const double now = time_.seconds();
-    UnderWay* const oldest = forget_done(now);
+    const UnderWay* const oldest = under_way_.oldest(now);
     const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
     const ncclResult_t found = state();
     if (ended_) return {};  // by the other thread, which says why
@@ -391,38 +389,23 @@ class NcclCommunicator final : public Communicator {
     return fmt::format("{}: not finished after {} s: some worker did not join", name, timeout_seconds_);
   }
 
-  // The oldest collective that is not done, or null. It stays where it is: elements of a deque do while
-  // others are added behind them.
-  UnderWay* forget_done(double now) {
-    const std::lock_guard lock(mutex_);
-    while (!under_way_.empty()) {
-      UnderWay& oldest = under_way_.front();
-      if (!oldest.begun && cudaEventQuery(oldest.begin) == cudaSuccess) oldest.begun = now;
-      if (!oldest.begun || cudaEventQuery(oldest.end) != cudaSuccess) return &oldest;
-      free_events_.insert(free_events_.end(), {oldest.begin, oldest.end});
-      under_way_.pop_front();
-    }
-    return nullptr;
-  }
-
   Communicator& host_;
   cudaStream_t stream_;
-  double timeout_seconds_;
+  double timeout_seconds_;  // the start's, until that is done
   int device_ = 0;
   ncclComm_t communicator_ = nullptr;
   std::mutex life_;                 // held while communicator_ is used, which it is not when it has ended
   std::atomic<bool> ended_{false};  // written under life_
   uint64_t sequence_ = 0;
+  CollectivesUnderWay under_way_;
 
   std::mutex mutex_;  // of what follows
   std::condition_variable wake_;
   bool leaving_ = false, parted_ = false;  // the other thread; the watch
-  std::deque<UnderWay> under_way_;
-  std::vector<cudaEvent_t> free_events_;
-  AwakeTime time_;                    // the watch's
-  std::optional<Deadline> deadline_;  // of the other thread's way out
-  std::optional<double> broken_;      // since when it finds that the device is
-  std::future<void> gone_;            // set when NCCL has ended
+  AwakeTime time_;                         // the watch's
+  std::optional<Deadline> deadline_;       // of the other thread's way out
+  std::optional<double> broken_;           // since when it finds that the device is
+  std::future<void> gone_;                 // set when NCCL has ended
   std::thread watch_;
 };
 

@@ -11,6 +11,7 @@
 //   fault=error  reports ncclRemoteError from then on, and the operation does not end
 //   fault=hang   the operation does not begin, nor do those behind it
 //   abort=hang   ncclCommAbort ends nothing, and does not return; abort=stay: ends what is under way only
+// And connect=SECONDS makes every rank take that long to issue its first message to another one.
 #pragma once
 
 #include <cstddef>
