@@ -2,13 +2,37 @@
 #include <algorithm>
 #include <cstring>
 
+#include "lockstep/core/device_wait.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/idle_memory.h"
 #include "lockstep/core/op_scope.h"
 #include "lockstep/kernels/cuda/cuda_backend.h"
 #include "lockstep/kernels/cuda/pinned_ring.h"
+#include "lockstep/kernels/cuda/waits.h"
 
 namespace lockstep {
+
+namespace {
+
+bool is_done(cudaError_t status, const char* where) {
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // the runtime would report it again at the next launch
+    return false;
+  }
+  check_cuda(status, where);
+  return true;
+}
+
+}  // namespace
+
+bool has_passed(cudaEvent_t event, const char* where) {
+  return is_done(cudaEventQuery(event), where);
+}
+
+void wait_for(cudaEvent_t event, const char* where) {
+  wait_for_device([&] { return has_passed(event, where); },
+                  [&] { check_cuda(cudaEventSynchronize(event), where); });
+}
 
 PinnedRing::PinnedRing() {
   for (Piece& piece : pieces_) {
@@ -29,7 +53,7 @@ PinnedRing::~PinnedRing() {
 PinnedRing::Piece& PinnedRing::take() {
   Piece& piece = pieces_[next_];
   next_ = (next_ + 1) % pieces_.size();
-  check_cuda(cudaEventSynchronize(piece.copied), "copy");
+  wait_for(piece.copied, "copy");
   return piece;
 }
 
@@ -60,7 +84,7 @@ void PinnedRing::download(void* destination, const void* source, size_t bytes, c
     }
     const Piece& piece = pieces_[(first + done / kPieceBytes) % pieces_.size()];
     const size_t count = std::min(kPieceBytes, bytes - done);
-    check_cuda(cudaEventSynchronize(piece.copied), "copy to the host");
+    wait_for(piece.copied, "copy to the host");
     std::memcpy(static_cast<std::byte*>(destination) + done, piece.memory, count);
     done += count;
   }
@@ -84,18 +108,9 @@ class EventMarker final : public Marker {
     is_set_ = capture == cudaStreamCaptureStatusNone;
     if (is_set_) check_cuda(cudaEventRecord(event_, stream_), "event");
   }
-  bool passed() const override {
-    if (!is_set_) return true;
-    const cudaError_t status = cudaEventQuery(event_);
-    if (status == cudaErrorNotReady) {
-      cudaGetLastError();  // the runtime would report it again at the next launch
-      return false;
-    }
-    check_cuda(status, "event");
-    return true;
-  }
+  bool passed() const override { return !is_set_ || has_passed(event_, "event"); }
   void wait() const override {
-    if (is_set_) check_cuda(cudaEventSynchronize(event_), "event");
+    if (is_set_) wait_for(event_, "event");
   }
   void hold(Backend& queue) const override {
     if (!is_set_) return;
@@ -190,7 +205,8 @@ PinnedRing& CudaBackend::pinned() {
 }
 
 void CudaBackend::synchronize() {
-  check_cuda(cudaStreamSynchronize(stream()), "synchronize");
+  wait_for_device([this] { return is_done(cudaStreamQuery(stream()), "synchronize"); },
+                  [this] { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); });
 }
 
 Backend& CudaBackend::beside(Queue queue, std::unique_ptr<CudaBackend>& instance) {

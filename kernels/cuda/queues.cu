@@ -5,6 +5,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/kernels/cuda/cuda_backend.h"
+#include "lockstep/kernels/cuda/waits.h"
 
 namespace lockstep {
 
@@ -40,7 +41,7 @@ class CudaMailbox final : public Mailbox {
     check_cuda(cudaEventRecord(copied_[static_cast<size_t>(place)], stream), "event");
   }
   const void* read(int64_t place) override {
-    check_cuda(cudaEventSynchronize(copied_[static_cast<size_t>(place)]), "copy to the host");
+    wait_for(copied_[static_cast<size_t>(place)], "copy to the host");
     return at(place);
   }
 

@@ -92,6 +92,16 @@ class Communicator {
                                               std::string label) = 0;
   virtual std::unique_ptr<Request> broadcast(void* data, size_t bytes, int root, std::string label) = 0;
   virtual void barrier(std::string label) = 0;
+  // Now and then, of a worker that waits for its device, which waits for the others' devices: answers those
+  // that ask who is there, and where the device has waited for longer than the timeout finds out for whom,
+  // and throws as a wait does. place: in what ("exchange 7 (bucket 0)").
+  virtual void look_around(const std::string& place, double seconds) {
+    (void)place;
+    (void)seconds;
+  }
+  // How far the device has come, for others that ask: the larger the further, and the same on all workers
+  // that have come as far; 0 where nothing is under way.
+  virtual void use_device_progress(std::function<uint64_t()> progress) { (void)progress; }
   // Done when `came` says so, of what workers tell each other by other ways than messages. As a collective it
   // is issued by all in the same order, and watched. This one, of whoever has no clock, waits as long as it
   // takes.

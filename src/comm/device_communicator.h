@@ -13,11 +13,11 @@
 namespace lockstep {
 
 // NCCL, for workers that each have a GPU. Collective. Requests are done as soon as they are issued, since
-// order is the lane's. What fails or hangs behind the host's back is found by a thread of the communicator,
-// which reports rank, collective, sequence number and label, and ends the job; the clock of
-// options.timeout_seconds starts when the lane comes to the collective. NCCL's own start, to which
-// the first message of each worker to every other one belongs, may take options.start_timeout_seconds. Error
-// (kUsage) in a build without NCCL.
+// order is the lane's. Whose worker or device the others' devices wait for is found out while the host waits
+// for its own. What fails or hangs behind the host's back is found by a thread of the communicator, which
+// reports rank, collective, sequence number and label, and ends the job; the clock of options.timeout_seconds
+// starts when the lane comes to the collective. NCCL's own start, to which the first message of each worker
+// to every other one belongs, may take options.start_timeout_seconds. Error (kUsage) in a build without NCCL.
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& host, void* queue,
                                                      const CommunicatorOptions& options);
 // "NCCL 2.28.9"; "none" in a build without NCCL, and where its library cannot be loaded.

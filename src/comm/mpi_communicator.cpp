@@ -169,6 +169,17 @@ class MpiCommunicator final : public Communicator {
     request.wait();
   }
 
+  void look_around(const std::string& place, double seconds) override {
+    // After a while without, this is another wait.
+    constexpr std::chrono::seconds kElsewhere{1};
+    const auto now = std::chrono::steady_clock::now();
+    if (now - std::exchange(looked_, now) > kElsewhere) called_ = now;
+    if (world_.look_around(place, seconds, now, called_)) world_.fail_timeout(place);
+  }
+  void use_device_progress(std::function<uint64_t()> progress) override {
+    world_.device_progress = std::move(progress);
+  }
+
   std::unique_ptr<Request> until(std::function<bool()> came, std::string label) override {
     auto request = std::make_unique<MpiRequest>(world_, "exchange", std::move(label));
     request->until(std::move(came));
@@ -304,7 +315,8 @@ class MpiCommunicator final : public Communicator {
   MpiWorld world_;
   HostPlace host_place_;
   double start_seconds_ = 0.0;
-  bool finalizes_ = false;  // MPI is this object's, not the program's
+  std::chrono::steady_clock::time_point looked_, called_;  // look_around()
+  bool finalizes_ = false;                                 // MPI is this object's, not the program's
   bool left_ = false;
 };
 

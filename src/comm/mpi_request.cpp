@@ -70,6 +70,63 @@ void MpiWorld::act_at_end(bool if_noticed) {
   if (last_act_ && (!if_noticed || notice_->given())) std::exchange(last_act_, {})();
 }
 
+bool MpiWorld::look_around(const std::string& place, double seconds,
+                           std::chrono::steady_clock::time_point now,
+                           std::chrono::steady_clock::time_point& called) {
+  const RollCall::Place here{place, device_progress ? device_progress() : 0};
+  roll_call->listen(here);
+  act_at_end(true);
+  // One that has only just begun to wait, or was stopped until now, answers, and leaves the rest to the
+  // others.
+  if (seconds / timeout_seconds <= (roll_call->called() ? 0.5 : 1.0)) {
+    if (roll_call->calling()) roll_call->withdraw();
+    if (!roll_call->called()) called = now;
+    if (Seconds(now - called).count() > answer_seconds(timeout_seconds)) leave_flight({});
+    return false;
+  }
+  if (!roll_call->calling()) {
+    roll_call->call(here);
+    called = now;
+  }
+  const double over = Seconds(now - called).count() - answer_seconds(timeout_seconds);
+  if (over < 0.0) return false;
+  leave_flight(roll_call->absent());
+  act_at_end();
+  return roll_call->lowest_caller() == rank || over > kPatienceSeconds;
+}
+
+std::string MpiWorld::named(const char* what, const std::vector<int>& ranks) const {
+  constexpr size_t kNamed = 8;
+  std::string who;
+  for (size_t i = 0; i < std::min(ranks.size(), kNamed); ++i) {
+    const auto one = static_cast<size_t>(ranks[i]);
+    const std::string host = one < workers.size() ? fmt::format(" on host {}", workers[one].host) : "";
+    who += fmt::format("{}rank {}{}", i == 0 ? what : ", ", one, host);
+  }
+  if (ranks.size() > kNamed) who += fmt::format(" and {} more", ranks.size() - kNamed);
+  return who;
+}
+
+void MpiWorld::fail_timeout(const std::string& place) {
+  failed = true;
+  const std::vector<int> absent = roll_call->absent(), behind = roll_call->behind();
+  std::this_thread::sleep_for(kForTheOthers);
+  std::string who;
+  if (!absent.empty()) {
+    who = named("waiting for ", absent);
+  } else if (!behind.empty()) {
+    who = named("waiting for the device of ", behind);
+  } else {
+    constexpr int kNamed = 8;
+    who = "nobody is missing, they wait for each other";
+    for (int other = 0; other < std::min(size, kNamed); ++other) {
+      if (other != rank) who += fmt::format(", rank {} in {}", other, roll_call->place_of(other));
+    }
+  }
+  fail(ErrorKind::kCommunication,
+       fmt::format("{} on rank {}: not finished after {} s: {}", place, rank, timeout_seconds, who));
+}
+
 MpiRequest::MpiRequest(MpiWorld& world, const char* collective, std::string label)
     : world_(world), collective_(collective), label_(std::move(label)), sequence_(world.sequence++) {
   world_.recorder->begin(sequence_, collective_, world_.phase, label_);
@@ -135,27 +192,8 @@ void MpiRequest::wait() {
 void MpiRequest::look_around(LongWait& wait, Clock::time_point now) {
   // The time in which this worker was stopped is not the others' fault.
   if (const Clock::duration gap = now - std::exchange(wait.looked, now); gap > kAsleep) wait.since += gap;
-  RollCall& roll_call = *world_.roll_call;
-  roll_call.listen(place());
-  world_.act_at_end(true);
-  // One that has only just begun to wait, or was stopped until now, answers, and leaves the rest to the
-  // others.
-  const double waited = Seconds(now - wait.since).count() / world_.timeout_seconds;
-  if (waited <= (roll_call.called() ? 0.5 : 1.0)) {
-    if (roll_call.calling()) roll_call.withdraw();
-    if (!roll_call.called()) wait.called = now;
-    if (Seconds(now - wait.called).count() > answer_seconds(world_.timeout_seconds)) world_.leave_flight({});
-    return;
-  }
-  if (!roll_call.calling()) {
-    roll_call.call(place());
-    wait.called = now;
-  }
-  const double over = Seconds(now - wait.called).count() - answer_seconds(world_.timeout_seconds);
-  if (over < 0.0) return;
-  world_.leave_flight(roll_call.absent());
-  world_.act_at_end();
-  if (roll_call.lowest_caller() == world_.rank || over > kPatienceSeconds) fail_timeout();
+  if (world_.look_around(place(), Seconds(now - wait.since).count(), now, wait.called))
+    world_.fail_timeout(place());
 }
 
 // Messages of other requests move while MPI is called.
@@ -206,29 +244,6 @@ void MpiRequest::fail_here(int code) {
     }
   }
   fail_mpi(name(), code);
-}
-
-void MpiRequest::fail_timeout() {
-  constexpr size_t kNamed = 8;
-  world_.failed = true;
-  const std::vector<int> absent = world_.roll_call->absent();
-  std::this_thread::sleep_for(kForTheOthers);
-  std::string who;
-  for (size_t i = 0; i < std::min(absent.size(), kNamed); ++i) {
-    const auto rank = static_cast<size_t>(absent[i]);
-    const std::string host =
-        rank < world_.workers.size() ? fmt::format(" on host {}", world_.workers[rank].host) : "";
-    who += fmt::format("{}rank {}{}", i == 0 ? "waiting for " : ", ", rank, host);
-  }
-  if (absent.size() > kNamed) who += fmt::format(" and {} more", absent.size() - kNamed);
-  if (absent.empty()) {
-    who = "nobody is missing, they wait for each other";
-    for (int rank = 0; rank < std::min(world_.size, static_cast<int>(kNamed)); ++rank) {
-      if (rank != world_.rank) who += fmt::format(", rank {} in {}", rank, world_.roll_call->place_of(rank));
-    }
-  }
-  fail(ErrorKind::kCommunication,
-       fmt::format("{}: not finished after {} s: {}", name(), world_.timeout_seconds, who));
 }
 
 }  // namespace lockstep

@@ -52,6 +52,7 @@ struct MpiWorld {
   std::vector<Worker> workers;  // by rank; empty until they know of each other
   std::optional<RollCall> roll_call;
   std::optional<FlightRecorder> recorder;
+  std::function<uint64_t()> device_progress;  // Communicator::use_device_progress
   std::string flight_directory;  // where recorders are written to when the job fails; empty: nowhere
 
   // Communicator::at_end(), and its end where `act` is empty: which waits for an act under way.
@@ -59,11 +60,19 @@ struct MpiWorld {
   // Communicator::act_at_end(). What goes wrong there is no business of who waits.
   void act_at_end(bool if_noticed = false);
 
+  // A look of a worker that has waited in `place` for so long: answers the calls of others, calls when it is
+  // time to. called: when it began to call, or last heard no call. Whether it is to say that nobody came.
+  bool look_around(const std::string& place, double seconds, std::chrono::steady_clock::time_point now,
+                   std::chrono::steady_clock::time_point& called);
+  [[noreturn]] void fail_timeout(const std::string& place);
+
   // Leaves this worker's last collectives in the directory, and as the first of its host that calls also
   // those of absent ones. Once.
   void leave_flight(const std::vector<int>& absent);
 
  private:
+  std::string named(const char* what, const std::vector<int>& ranks) const;
+
   bool left_flight_ = false;
   std::mutex end_;  // of what follows
   std::optional<EndNotice> notice_;
@@ -109,10 +118,9 @@ class MpiRequest final : public Request {
   std::string place() const;  // "exchange 7 (step 2, bucket 0)"
   std::string name() const;
   void check_sizes();
-  // Looks for the calls of others, calls when it is time to, and gives up when nobody came.
+  // Gives up when nobody came.
   void look_around(LongWait& wait, Clock::time_point now);
   [[noreturn]] void fail_here(int code);
-  [[noreturn]] void fail_timeout();
 
   MpiWorld& world_;
   const char* collective_;

@@ -13,7 +13,7 @@ RollCall::RollCall(MPI_Comm communicator, int tag) : communicator_(communicator)
 }
 
 // MPI's own failures are passed over: they are those of workers that are then absent.
-void RollCall::listen(const std::string& place) {
+void RollCall::listen(const Place& place) {
   while (true) {
     int found = 0;
     MPI_Status status;
@@ -23,7 +23,7 @@ void RollCall::listen(const std::string& place) {
                  MPI_STATUS_IGNORE) != MPI_SUCCESS)
       break;
     Other& other = others_[static_cast<size_t>(status.MPI_SOURCE)];
-    if (message.kind != Message::kWithdrawal) other.place = message.place;
+    if (message.kind != Message::kWithdrawal) other.place = {message.place, message.device};
     switch (message.kind) {
       case Message::kCall:
         other.calls = other.present = true;
@@ -39,7 +39,7 @@ void RollCall::listen(const std::string& place) {
   }
 }
 
-void RollCall::call(const std::string& place) {
+void RollCall::call(const Place& place) {
   calling_ = true;
   ++calls_;
   // Who calls by itself is there already.
@@ -52,7 +52,7 @@ void RollCall::call(const std::string& place) {
 
 void RollCall::withdraw() {
   calling_ = false;
-  send_all(Message::kWithdrawal, "");
+  send_all(Message::kWithdrawal, {});
 }
 
 bool RollCall::called() const {
@@ -67,13 +67,28 @@ std::vector<int> RollCall::absent() const {
   return ranks;
 }
 
+std::vector<int> RollCall::behind() const {
+  uint64_t least = UINT64_MAX, most = 0;
+  for (const Other& other : others_) {
+    if (!other.present || other.place.device == 0) continue;
+    least = std::min(least, other.place.device);
+    most = std::max(most, other.place.device);
+  }
+  std::vector<int> ranks;
+  for (int rank = 0; rank < size_ && least < most; ++rank) {
+    const Other& other = others_[static_cast<size_t>(rank)];
+    if (other.present && other.place.device == least) ranks.push_back(rank);
+  }
+  return ranks;
+}
+
 int RollCall::lowest_caller() const {
   int rank = 0;
   while (rank < size_ && !calls(rank)) ++rank;
   return rank;
 }
 
-void RollCall::send(int rank, Message::Kind kind, uint32_t call, const std::string& place) {
+void RollCall::send(int rank, Message::Kind kind, uint32_t call, const Place& place) {
   std::erase_if(sent_, [](Sent& sent) {
     int done = 0;
     return MPI_Test(&sent.request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done != 0;
@@ -81,11 +96,13 @@ void RollCall::send(int rank, Message::Kind kind, uint32_t call, const std::stri
   Sent& sent = sent_.emplace_back();
   sent.message.kind = kind;
   sent.message.call = call;
-  std::memcpy(sent.message.place, place.data(), std::min(place.size(), sizeof sent.message.place - 1));
+  sent.message.device = place.device;
+  std::memcpy(sent.message.place, place.wait.data(),
+              std::min(place.wait.size(), sizeof sent.message.place - 1));
   MPI_Isend(&sent.message, sizeof sent.message, MPI_BYTE, rank, tag_, communicator_, &sent.request);
 }
 
-void RollCall::send_all(Message::Kind kind, const std::string& place) {
+void RollCall::send_all(Message::Kind kind, const Place& place) {
   for (int rank = 0; rank < size_; ++rank) {
     if (rank != rank_) send(rank, kind, calls_, place);
   }

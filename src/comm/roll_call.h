@@ -22,11 +22,17 @@ class RollCall {
   // tag: of no other message of the communicator.
   RollCall(MPI_Comm communicator, int tag);
 
-  // Reads what others have said since the last time, and answers those that call. place: what this worker
-  // waits in ("barrier 7 (step 12)").
-  void listen(const std::string& place);
+  // Where a worker waits ("barrier 7 (step 12)"), and how far its device has come
+  // (Communicator::use_device_progress).
+  struct Place {
+    std::string wait;
+    uint64_t device = 0;
+  };
+
+  // Reads what others have said since the last time, and answers those that call.
+  void listen(const Place& place);
   // Asks all others. Those that answer from now on are present.
-  void call(const std::string& place);
+  void call(const Place& place);
   // The call is over: what was waited for has come.
   void withdraw();
 
@@ -38,26 +44,30 @@ class RollCall {
   bool calls(int rank) const { return rank == rank_ ? calling_ : others_[static_cast<size_t>(rank)].calls; }
   // Of those that call: who is to say what is wrong.
   int lowest_caller() const;
+  // Of those that are present, this worker included, whose devices have not come as far as another one's,
+  // those that are furthest behind; ascending.
+  std::vector<int> behind() const;
   // Where a worker that is present waits.
-  const std::string& place_of(int rank) const { return others_[static_cast<size_t>(rank)].place; }
+  const std::string& place_of(int rank) const { return others_[static_cast<size_t>(rank)].place.wait; }
 
  private:
   struct Message {
     enum Kind : int32_t { kCall, kAnswer, kWithdrawal } kind = kCall;
     uint32_t call = 0;  // the caller's count of its calls
+    uint64_t device = 0;
     char place[120] = {};
   };
   struct Other {
     bool calls = false, present = false;
-    std::string place;
+    Place place;
   };
   struct Sent {
     Message message;
     MPI_Request request = MPI_REQUEST_NULL;
   };
 
-  void send(int rank, Message::Kind kind, uint32_t call, const std::string& place);
-  void send_all(Message::Kind kind, const std::string& place);
+  void send(int rank, Message::Kind kind, uint32_t call, const Place& place);
+  void send_all(Message::Kind kind, const Place& place);
 
   MPI_Comm communicator_;
   int tag_, rank_ = 0, size_ = 0;

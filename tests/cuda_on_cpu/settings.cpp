@@ -57,6 +57,8 @@ Settings parse(std::string_view text) {
       result.digit = static_cast<unsigned>(number_of(entry, value));
     } else if (entry == "gpu=busy" || entry == "gpu=foreign") {
       (value == "busy" ? result.busy : result.foreign) = true;
+    } else if (key == "stuck") {
+      result.stuck = static_cast<int64_t>(number_of(entry, value));
     } else if (key == "broken") {
       result.broken = static_cast<int64_t>(number_of(entry, value));
     } else if (key == "devices") {

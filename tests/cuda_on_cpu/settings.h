@@ -23,6 +23,7 @@ struct Settings {
   bool busy = false;         // gpu=busy
   bool foreign = false;      // gpu=foreign
   int64_t broken = -1;       // broken=N
+  int64_t stuck = -1;        // stuck=N
   int devices = 1;
   size_t memory_bytes = size_t{16384} << 20;
 };

@@ -337,13 +337,16 @@ void launch(Launch description, Stream* stream) {
     stop("kernel %s: its stream belongs to device %d, the thread's current device is %d", description.name,
          stream->device, current_device);
   }
+  bool stuck = false;
   if (!is_capturing(stream)) {
     const int64_t number = counts().kernels++;  // the N-th may have been one of a library
     broken = broken || (settings().broken >= 0 && number >= settings().broken);
+    stuck = settings().stuck >= 0 && number >= settings().stuck;
   }
   const cudaError_t error = submit(
       stream,
-      [description = std::move(description)] {
+      [description = std::move(description), stuck] {
+        if (stuck) return Progress::kWaiting;
         const DeviceAccess access(description.name);
         run_launch(description);
         return Progress::kDone;

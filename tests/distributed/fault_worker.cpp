@@ -129,6 +129,8 @@ void run(Communicator& communicator, const std::string& fault) {
       ~Leaving() { std::this_thread::sleep_for(std::chrono::milliseconds(500)); }
     } const leaving;
     for (int step = 0; step < 100; ++step) steps.step();
+  } else if (fault == "a device that is stuck") {
+    for (int step = 0; step < 100; ++step) steps.step();
   } else if (fault == "absent from a recorded exchange") {
     const std::unique_ptr<Recording> recording = steps.record();
     if (last) sleep_forever();
@@ -203,6 +205,8 @@ int main(int argc, char** argv) {
     if (argc > 2 && std::string(argv[2]) == "nccl") {
       if (std::string(argv[1]) == "a device that breaks" && communicator->rank() > 0)
         ::setenv("LOCKSTEP_CUDA_ON_CPU", "broken=30", 1);
+      if (std::string(argv[1]) == "a device that is stuck" && communicator->rank() == 1)
+        ::setenv("LOCKSTEP_CUDA_ON_CPU", "stuck=30", 1);
       // NCCL takes its time to start, longer than anyone waits in a step.
       if (std::string(argv[1]) == "late for the start" && communicator->rank() > 0)
         std::this_thread::sleep_for(std::chrono::seconds(3));

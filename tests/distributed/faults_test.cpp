@@ -173,12 +173,28 @@ TEST_F(NcclFaults, TheStartHasALimitOfItsOwn) {
   EXPECT_EQ(outcome.output, "");
 }
 
-TEST_F(NcclFaults, AWorkerThatNeverJoinsTheExchangeIsReportedByTheOthers) {
+TEST_F(NcclFaults, AWorkerThatNeverJoinsTheExchangeIsNamedByTheLowestOfTheOthers) {
   const Outcome outcome = run_fault(3, "absent from the exchange", "nccl");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 4 (bucket 0) on rank "));
-  EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
+  EXPECT_TRUE(says(outcome,
+                   "error: nccl: exchange 4 (bucket 0) on rank 0: not finished after 1.5 s: waiting for "
+                   "rank 2" +
+                       here()));
+  EXPECT_TRUE(says_once(outcome, "error: "));
   EXPECT_LT(outcome.seconds, kSoon);
+}
+
+TEST_F(NcclFaults, ADeviceThatIsStuckIsNamedByThoseWhoseDevicesWaitForIt) {
+  if (!on_stand_ins()) GTEST_SKIP() << "needs stand-ins";
+  for (const int workers : {2, 3}) {
+    const Outcome outcome = run_fault(workers, "a device that is stuck", "nccl");
+    EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+    EXPECT_TRUE(
+        says(outcome,
+             " (bucket 0) on rank 0: not finished after 1.5 s: waiting for the device of rank 1" + here()));
+    EXPECT_TRUE(says_once(outcome, "error: "));
+    EXPECT_LT(outcome.seconds, kSoon);
+  }
 }
 
 TEST_F(NcclFaults, AKilledWorkerEndsTheJob) {
@@ -260,8 +276,10 @@ TEST_F(NcclFaults, ADeviceThatHangsIsReportedByRankCollectiveSequenceNumberAndBu
   if (!on_stand_ins()) GTEST_SKIP() << "needs stand-ins";
   const Outcome outcome = run_fault(2, "none", "nccl", "LOCKSTEP_NCCL_ON_CPU=rank=0,operation=2,fault=hang");
   EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
-  EXPECT_TRUE(says(outcome, "nccl: exchange 2 (bucket 0) on rank "));
-  EXPECT_TRUE(says(outcome, ": not finished after 1.5 s: some worker did not join\n"));
+  EXPECT_TRUE(says(outcome,
+                   "error: nccl: exchange 2 (bucket 0) on rank 0: not finished after 1.5 s: nobody is "
+                   "missing, they wait for each other, rank 1 in nccl: exchange 2 (bucket 0)\n"));
+  EXPECT_TRUE(says_once(outcome, "error: "));
   EXPECT_LT(outcome.seconds, kSoon);
 }
 

@@ -19,10 +19,12 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/comm/awake_time.h"
 #include "lockstep/comm/cuda/under_way.h"
 #include "lockstep/comm/deadline.h"
 #include "lockstep/comm/device_communicator.h"
 #include "lockstep/comm/end_notice.h"
+#include "lockstep/core/device_wait.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 
@@ -40,24 +42,6 @@ double patience_of_watch(int rank) {
   constexpr double kForTheHost = 7.0, kForALowerWorker = 3.0;
   return kForTheHost + kForALowerWorker * std::min(rank, 4);
 }
-
-// Time in which the process is not stopped: what is stopped does not find the others late as soon as it goes
-// on.
-class AwakeTime {
- public:
-  // So far; to be asked all the time.
-  double seconds() {
-    constexpr std::chrono::seconds kAsleep{1};
-    const Clock::time_point now = Clock::now();
-    const Clock::duration gap = now - std::exchange(asked_, now);
-    if (gap < kAsleep) awake_ += gap;
-    return std::chrono::duration<double>(awake_).count();
-  }
-
- private:
-  Clock::time_point asked_ = Clock::now();
-  Clock::duration awake_{0};
-};
 
 ncclDataType_t datatype_of(DType dtype) {
   if (dtype == DType::kF32) return ncclFloat32;
@@ -101,7 +85,7 @@ class NcclCommunicator final : public Communicator {
     config.blocking = 0;
     try {
       settle(ncclCommInitRankConfig(&communicator_, world_size(), id, rank(), &config),
-             fmt::format("initialization on rank {}", rank()));
+             here("initialization"));
       meet();
     } catch (const Error&) {
       if (communicator_ != nullptr) ncclCommAbort(communicator_);
@@ -117,11 +101,18 @@ class NcclCommunicator final : public Communicator {
       ncclCommAbort(communicator);
       end.set_value();
     });
+    host_.use_device_progress([this]() -> uint64_t {
+      const auto oldest = under_way_.look();
+      return oldest ? 2 * (oldest->number + 1) + (oldest->begun ? 1 : 0) : 0;
+    });
+    set_device_wait([this](bool over) { meanwhile(over); });
   }
 
   // Everyone has finished its collectives by then (the run's last agreement sees to that), or the job is
   // failing: nothing is left that would need the others, and aborting does not ask them.
   ~NcclCommunicator() override {
+    set_device_wait({});
+    host_.use_device_progress({});
     const bool fails = ended_ || host_.failed() || std::uncaught_exceptions() > 0;
     {
       std::unique_lock lock(mutex_);
@@ -211,7 +202,7 @@ class NcclCommunicator final : public Communicator {
     }
     exchange(std::move(sends), std::move(receives), "start");
     all_gather(memory, 1, received, "start");
-    settle(ncclInProgress, fmt::format("first messages on rank {}", rank()), [this] {
+    settle(ncclInProgress, here("first messages"), [this] {
       const cudaError_t code = cudaStreamQuery(stream_);
       if (code == cudaErrorNotReady)
         cudaGetLastError();  // the runtime would report it again at the next launch
@@ -253,12 +244,13 @@ class NcclCommunicator final : public Communicator {
     {
       const std::lock_guard lock(life_);
       if (ended_)
-        fail(ErrorKind::kCommunication, fmt::format("nccl: {}: the communicator has ended", issued.name));
+        fail(ErrorKind::kCommunication,
+             fmt::format("nccl: {}: the communicator has ended", here(issued.name)));
       result += ncclGroupStart();
       calls(result);
       group = ncclGroupEnd();
     }
-    settle(result.value() != ncclSuccess ? result.value() : group, issued.name);
+    settle(result.value() != ncclSuccess ? result.value() : group, here(issued.name));
     if (runs) {
       check_device(cudaEventRecord(issued.end, stream_), "nccl");
       under_way_.add(std::move(issued));
@@ -269,7 +261,20 @@ class NcclCommunicator final : public Communicator {
   }
 
   UnderWay announce(const char* collective, const std::string& label) {
-    return under_way_.announce(fmt::format("{} {} ({}) on rank {}", collective, sequence_++, label, rank()));
+    const uint64_t number = sequence_++;
+    return under_way_.announce(number, fmt::format("{} {} ({})", collective, number, label));
+  }
+  std::string here(const std::string& name) const { return fmt::format("{} on rank {}", name, rank()); }
+
+  // What this thread does while it waits for the device.
+  void meanwhile(bool over) {
+    if (ended_ || host_.failed()) return;  // it is on its way out
+    const auto oldest = over ? std::nullopt : under_way_.look();
+    const double now = waiting_.seconds();
+    const uint64_t in = oldest && oldest->begun ? oldest->number + 1 : 0;
+    if (in == 0 || std::exchange(waits_in_, in) != in) waits_since_ = now;
+    waits_in_ = in;
+    host_.look_around("nccl: " + (oldest ? oldest->name : "the device"), now - waits_since_);
   }
 
   // Waits until NCCL has taken note of a call: only then may more be issued to the stream.
@@ -372,7 +377,7 @@ class NcclCommunicator final : public Communicator {
   std::string look() {
     const double now = time_.seconds();
     const UnderWay* const oldest = under_way_.oldest(now);
-    const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : oldest->name;
+    const std::string name = oldest == nullptr ? fmt::format("rank {}", rank()) : here(oldest->name);
     const ncclResult_t found = state();
     if (ended_) return {};  // by the other thread, which says why
     if (found != ncclSuccess && found != ncclInProgress) return fmt::format("{}: {}", name, reason(found));
@@ -398,6 +403,11 @@ class NcclCommunicator final : public Communicator {
   std::atomic<bool> ended_{false};  // written under life_
   uint64_t sequence_ = 0;
   CollectivesUnderWay under_way_;
+  // Of the thread that communicates, while it waits for the device: its time, in which collective (its number
+  // and one; 0: in none) and since when.
+  AwakeTime waiting_;
+  uint64_t waits_in_ = 0;
+  double waits_since_ = 0.0;
 
   std::mutex mutex_;  // of what follows
   std::condition_variable wake_;

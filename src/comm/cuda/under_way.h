@@ -22,6 +22,7 @@ inline void check_device(cudaError_t code, const char* where) {
 }
 
 struct UnderWay {
+  uint64_t number;  // the same on all workers
   std::string name;
   cudaEvent_t begin, end;
   std::optional<double> begun;  // when that was seen, in the time of who looks
@@ -39,7 +40,9 @@ class CollectivesUnderWay {
   }
 
   // With events that have yet to be recorded, in this order with what is between them.
-  UnderWay announce(std::string name) { return {std::move(name), take(), take(), std::nullopt}; }
+  UnderWay announce(uint64_t number, std::string name) {
+    return {number, std::move(name), take(), take(), std::nullopt};
+  }
   void add(UnderWay issued) {
     const std::lock_guard lock(mutex_);
     under_way_.push_back(std::move(issued));
@@ -62,6 +65,22 @@ class CollectivesUnderWay {
       under_way_.pop_front();
     }
     return nullptr;
+  }
+
+  // For the thread that issues: the oldest that has not been forgotten.
+  struct Oldest {
+    uint64_t number;
+    std::string name;
+    bool begun;
+  };
+  std::optional<Oldest> look() {
+    const std::lock_guard lock(mutex_);
+    if (under_way_.empty()) return std::nullopt;
+    const UnderWay& first = under_way_.front();
+    const cudaError_t code = first.begun ? cudaSuccess : cudaEventQuery(first.begin);
+    if (code == cudaErrorNotReady)
+      cudaGetLastError();  // the runtime would report it again at the next launch
+    return Oldest{first.number, first.name, code == cudaSuccess};
   }
 
  private:

@@ -12,9 +12,9 @@
 //   keys=0         host=forbid as on processors without protection keys (slower)
 //   devices=N      number of devices (default 1)
 //   memory_mb=N    memory of a device (default 16384); of 0 there is none for a process that begins to use it
-//   gpu=busy       other programs have it; gpu=foreign: no code for it; broken=N: it fails at the N-th launch
-//   cudnn=1        cuDNN is installed (default: it is not)
-//   count=1        a line on standard error at the end: how often the device was copied from to the host,
+//   gpu=busy       other programs have it; gpu=foreign: no code for it; broken=N: it fails at the N-th
+//   launch; stuck=N: that one never ends cudnn=1        cuDNN is installed (default: it is not) count=1 a
+//   line on standard error at the end: how often the device was copied from to the host,
 //                  which who reads the copy waits for; kernels and calls of libraries outside of recordings,
 //                  graphs that were launched, and allocations
 //   fastest=N      of the algorithms that cuBLASLt proposes for a product the N-th, from 0, takes least time
