@@ -182,11 +182,14 @@ got_further() {
   return 1
 }
 
-# Waits, up to a minute or a stop, for what workers of an earlier start still write on this host (checkpoint.recovery_point), which
-# another start is to continue from. For any POSIX shell: other hosts run it too.
+# Waits, up to a minute or a stop, for what this user's workers of an earlier start still write on this host
+# (checkpoint.recovery_point), which another start is to continue from. For any POSIX shell that knows -O: other hosts run it too.
 await_saves() {
   tries=0
-  while [ "$tries" -lt 300 ] && [ "${stops:-0}" -eq 0 ] && grep -qsx lockstep-saves /proc/[0-9]*/comm; do
+  while [ "$tries" -lt 300 ] && [ "${stops:-0}" -eq 0 ] && { grep -lsx lockstep-saves /proc/[0-9]*/comm || true; } | (
+    while read -r process; do [ ! -O "$process" ] || exit 0; done
+    exit 1
+  ); do
     sleep 0.2 || true
     tries=$((tries + 1))
   done

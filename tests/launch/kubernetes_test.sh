@@ -57,6 +57,21 @@ pod() {
   JOB_UID=$1 "$root/launch/kubernetes.sh" "${arguments[@]}" "${@:3}" >/dev/null 2>&1 || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
 }
+# The user's own alone is waited for.
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
+  others=$(mktemp -d)
+  chmod 755 "$others"
+  cp "$(command -v sleep)" "$others/lockstep-saves"
+  setpriv --reuid=65534 --clear-groups "$others/lockstep-saves" 60 &
+  until grep -qsx lockstep-saves "/proc/$!/comm"; do sleep 0.01; done
+  check "what another user's run still writes" "not waited for" \
+    "$(timeout -s KILL 5 bash -c 'source "$1"; await_saves; echo not waited for' bash "$root/launch/run_to_end.sh")"
+  check "the same on another host" "not waited for" \
+    "$(timeout -s KILL 5 sh -c "$(source "$root/launch/run_to_end.sh"; declare -f await_saves); await_saves; echo not waited for")"
+  kill "$!"
+  rm -r "$others"
+fi
+
 check "a run that fails once" "2 starts, 0" "$(pod a "6 0")"
 check "what its starts are given" "train config.toml --output $OUTPUT --resume=auto" "$(sort -u "$NOTES")"
 check "a run that saves and leaves" "1 starts, 75" "$(pod a "75 0")"
