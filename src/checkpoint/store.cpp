@@ -1,10 +1,9 @@
-// Naming, retention and background writing of checkpoint files, and the lock of a run's directory.
+// Naming, retention and background writing of checkpoint files.
 #include "lockstep/checkpoint/store.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,32 +28,6 @@ namespace lockstep {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string system_message(int error) {
-  return std::generic_category().message(error);
-}
-
-void create_directory(const std::string& directory) {
-  std::error_code error;
-  fs::create_directories(directory, error);
-  // An existing path that is no directory is no error to create_directories.
-  if (!error && !fs::is_directory(directory, error) && !error)
-    error = std::make_error_code(std::errc::not_a_directory);
-  if (error)
-    fail(ErrorKind::kUsage, fmt::format("{}: cannot create the directory: {}", directory, error.message()));
-}
-
-// 0, or the error. Workers whose launcher was killed live on for a second: whoever starts the run again at
-// once waits for them.
-int lock_soon(int descriptor) {
-  using Clock = std::chrono::steady_clock;
-  constexpr std::chrono::milliseconds kPatience(3000), kLook(50);
-  for (const Clock::time_point end = Clock::now() + kPatience;;) {
-    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return 0;
-    if (errno != EINTR && (errno != EWOULDBLOCK || Clock::now() > end)) return errno;
-    std::this_thread::sleep_for(kLook);
-  }
-}
 
 // A whole text as a nonnegative number.
 std::optional<int64_t> parse_number(std::string_view text) {
@@ -239,60 +212,6 @@ std::vector<int64_t> checkpoint_steps(const std::string& directory) {
   return steps_in(directory);
 }
 
-DirectoryLock::DirectoryLock(const std::string& directory)
-    : path_((fs::path(directory) / ".lockstep.lock").string()) {
-  create_directory(directory);
-  const std::string& path = path_;
-  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
-  if (descriptor_ < 0 && errno == ELOOP)
-    fail(ErrorKind::kUsage, path + ": a symbolic link, which is not followed");
-  if (descriptor_ < 0) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: cannot write to the directory: {}", directory, system_message(errno)));
-  }
-  if (const int error = lock_soon(descriptor_); error != 0) {
-    if (error == EWOULDBLOCK) {
-      std::array<char, 512> holder{};
-      const ssize_t count = ::pread(descriptor_, holder.data(), holder.size(), 0);
-      ::close(descriptor_);
-      const std::string_view text(holder.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
-      fail(ErrorKind::kUsage,
-           fmt::format("{}: in use by another run: {}", directory, text.substr(0, text.find('\n'))));
-    }
-    log_warning(fmt::format("{}: cannot be locked, so nothing keeps a second run out: {}", directory,
-                            system_message(error)));
-  }
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  text_ = fmt::format("host {}, pid {}\n", host.data(), ::getpid());
-  const bool written = ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, text_.data(), text_.size(),
-                                                                    0) == static_cast<ssize_t>(text_.size());
-  if (!written) {
-    const int error = errno;
-    ::close(descriptor_);
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: cannot write to the directory: {}", directory, system_message(error)));
-  }
-}
-
-// The file stays: unlinking it would let two runs lock two files of the same name.
-DirectoryLock::~DirectoryLock() {
-  ::close(descriptor_);
-}
-
-void DirectoryLock::require_held() const {
-  // By what is in the file: not every file system has numbers of files that stay.
-  std::array<char, 512> found{};
-  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-  const int error = errno;
-  const ssize_t count = descriptor < 0 ? 0 : ::pread(descriptor, found.data(), found.size(), 0);
-  if (descriptor >= 0) ::close(descriptor);
-  const bool gone = descriptor < 0 && error == ENOENT;
-  if (gone || (count > 0 && std::string_view(found.data(), static_cast<size_t>(count)) != text_))
-    fail(ErrorKind::kCheckpoint,
-         fs::path(path_).parent_path().string() + ": was deleted or replaced while the run went on");
-}
-
 struct CheckpointStore::Impl {
   explicit Impl(const StoreOptions& given) : options(given), overwritten(given.directory, given.beside) {}
 
@@ -317,10 +236,10 @@ struct CheckpointStore::Impl {
 };
 
 CheckpointStore::CheckpointStore(const StoreOptions& options) : impl_(std::make_unique<Impl>(options)) {
-  create_directory(options.directory);
+  create_output_directory(options.directory);
   if (::access(options.directory.c_str(), W_OK | X_OK) != 0) {
-    fail(ErrorKind::kUsage,
-         fmt::format("{}: cannot write to the directory: {}", options.directory, system_message(errno)));
+    fail(ErrorKind::kUsage, fmt::format("{}: cannot write to the directory: {}", options.directory,
+                                        std::generic_category().message(errno)));
   }
   remove_stale_temporaries(options.directory);
   impl_->overwritten.recover();

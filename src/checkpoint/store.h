@@ -1,4 +1,4 @@
-// The checkpoints of one run directory: naming, retention, fallback, the lock, and writing in the background.
+// The checkpoints of one run directory: naming, retention, fallback, and writing in the background.
 #pragma once
 
 #include <cstdint>
@@ -10,28 +10,9 @@
 #include <vector>
 
 #include "lockstep/checkpoint/checkpoint.h"
+#include "lockstep/checkpoint/directory_lock.h"
 
 namespace lockstep {
-
-// Exclusive ownership of an output directory by one run: a locked file DIRECTORY/.lockstep.lock with host and
-// pid in it. The system gives the lock up when its process ends, however it ends, so a stale file is simply
-// taken over. Creates the directory. Error (kUsage) when it is in use (names host and pid), and still is
-// three seconds later, or not writable, or when the file is a symbolic link. On a file system without locks
-// it warns.
-class DirectoryLock {
- public:
-  explicit DirectoryLock(const std::string& directory);
-  ~DirectoryLock();
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
-
-  // Error (kCheckpoint) when the directory is another one by now: what is in it may be another run's.
-  void require_held() const;
-
- private:
-  std::string path_, text_;  // of the file; in it
-  int descriptor_ = -1;
-};
 
 // DIRECTORY/step-000001000.h5
 std::string checkpoint_path(const std::string& directory, int64_t step);

@@ -421,7 +421,7 @@ TEST_F(StoreTest, ReadOnlyDiskIsAUsageErrorAtOnce) {
 // A run whose directory is deleted under it must not take another's of that name for its own.
 TEST_F(StoreTest, ADirectoryThatAnotherRunHasMadeAnewIsLeftAlone) {
   const std::string directory = directory_.file("run");
-  const DirectoryLock lock(directory);
+  DirectoryLock lock(directory);
   CheckpointStore store({.directory = directory, .keep = 1, .writes = [&] { lock.require_held(); }});
   store.save(100, state_of(100));
   store.finish();
@@ -441,6 +441,24 @@ TEST_F(StoreTest, ADirectoryThatAnotherRunHasMadeAnewIsLeftAlone) {
   overwrite(directory + "/.lockstep.lock", "host another, pid 1\n");
   refused(400);
   EXPECT_EQ(checkpoint_steps(directory), (std::vector<int64_t>{20, 10}));
+}
+
+// As by somebody who takes it for one that a run has left over.
+TEST_F(StoreTest, ALockThatIsDeletedAloneIsMadeAnewAndKeepsOthersOut) {
+  const std::string directory = directory_.file("run");
+  DirectoryLock lock(directory);
+  CheckpointStore store({.directory = directory, .writes = [&] { lock.require_held(); }});
+  store.save(100, state_of(100));
+  store.finish();
+  fs::remove(directory + "/.lockstep.lock");
+  store.save(200, state_of(200));
+  store.finish();
+  EXPECT_EQ(checkpoint_steps(directory), (std::vector<int64_t>{200, 100}));
+  expect_contains(message_of([&] { DirectoryLock other(directory); }, ErrorKind::kUsage),
+                  {"in use by another run"});
+  fs::rename(directory, directory_.file("elsewhere"));
+  store.save(300, state_of(300));
+  expect_contains(message_of([&] { store.finish(); }, ErrorKind::kCheckpoint), {"was deleted or replaced"});
 }
 
 TEST_F(StoreTest, SecondRunIsToldWhoHoldsTheDirectory) {
