@@ -107,8 +107,7 @@ class MpiCommunicator final : public Communicator {
   void act_at_end(bool if_noticed) override { world_.act_at_end(if_noticed); }
   bool first_alive_of_host() const override {
     for (int lower = 0; lower < world_.rank; ++lower) {
-      const MpiWorld::Worker& other = world_.workers[static_cast<size_t>(lower)];
-      if (host_of(lower) == host_of(world_.rank) && process_runs(other.process)) return false;
+      if (host_of(lower) == host_of(world_.rank) && world_.may_act(lower)) return false;
     }
     return true;
   }

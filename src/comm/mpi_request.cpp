@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
 
 namespace lockstep {
@@ -65,9 +66,16 @@ void MpiWorld::at_end(std::function<void()> act) {
   last_act_ = std::move(act);
 }
 
-void MpiWorld::act_at_end(bool if_noticed) {
+void MpiWorld::act_at_end(bool if_noticed, const std::vector<int>& absent) {
   const std::lock_guard lock(end_);
-  if (last_act_ && (!if_noticed || notice_->given())) std::exchange(last_act_, {})();
+  if (!last_act_ || (if_noticed && !notice_->given())) return;
+  absent_ = absent;
+  std::exchange(last_act_, {})();
+}
+
+bool MpiWorld::may_act(int number) const {
+  return process_runs(workers[static_cast<size_t>(number)].process) &&
+         std::ranges::find(absent_, number) == absent_.end();
 }
 
 bool MpiWorld::look_around(const std::string& place, double seconds,
@@ -90,8 +98,9 @@ bool MpiWorld::look_around(const std::string& place, double seconds,
   }
   const double over = Seconds(now - called).count() - answer_seconds(timeout_seconds);
   if (over < 0.0) return false;
-  leave_flight(roll_call->absent());
-  act_at_end();
+  const std::vector<int> absent = roll_call->absent();
+  leave_flight(absent);
+  act_at_end(false, absent);
   return roll_call->lowest_caller() == rank || over > kPatienceSeconds;
 }
 
@@ -236,7 +245,7 @@ void MpiRequest::check_sizes() {
 void MpiRequest::fail_here(int code) {
   world_.failed = true;
   world_.leave_flight({});
-  world_.act_at_end();
+  world_.act_at_end(false);
   if (code == MPI_ERR_IN_STATUS) {
     for (const MPI_Status& status : statuses_) {
       if (status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING)

@@ -57,8 +57,11 @@ struct MpiWorld {
 
   // Communicator::at_end(), and its end where `act` is empty: which waits for an act under way.
   void at_end(std::function<void()> act);
-  // Communicator::act_at_end(). What goes wrong there is no business of who waits.
-  void act_at_end(bool if_noticed = false);
+  // Communicator::act_at_end(). absent: who does not come, where that is known. What goes wrong there is no
+  // business of who waits.
+  void act_at_end(bool if_noticed, const std::vector<int>& absent = {});
+  // Of that act: whether a worker of this host is there to do it.
+  bool may_act(int number) const;
 
   // A look of a worker that has waited in `place` for so long: answers the calls of others, calls when it is
   // time to. called: when it began to call, or last heard no call. Whether it is to say that nobody came.
@@ -77,6 +80,7 @@ struct MpiWorld {
   std::mutex end_;  // of what follows
   std::optional<EndNotice> notice_;
   std::function<void()> last_act_;
+  std::vector<int> absent_;
 };
 
 class MpiRequest final : public Request {

@@ -98,6 +98,17 @@ TEST_F(RecoveryPoints, OneThatHangsTooAndTheLineSaysSo) {
   expect_goes_on(output, false);
 }
 
+// Neither stopped nor dead, the first of its host writes nothing all the same.
+TEST_F(RecoveryPoints, OneThatIsAliveButDoesNotAnswerIsNotWaitedFor) {
+  const std::string output = scratch_.file("silent");
+  const Outcome outcome =
+      run_with("MPI_Isend#100@0=hang", workers(3), training(output, settings({"parallel.timeout=1.5"})));
+  EXPECT_EQ(outcome.exit_code, 6) << outcome.err;
+  ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+  EXPECT_GT(newest_checkpoint(output), 1);
+  expect_goes_on(output, false);
+}
+
 TEST_F(RecoveryPoints, ANoticeThatNothingComesOfCostsNothing) {
   const std::string output = scratch_.file("noticed");
   Job job(Job::on_workers(2, training(output, settings())));
