@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
@@ -25,8 +27,17 @@ namespace {
 
 void require_model_of(const State& state, const TrainingJob::Description& description,
                       const std::string& path) {
+  const auto of_model = [](const std::string& key) { return key.starts_with("model."); };
+  const auto before = settings_of(state.configuration);
+  const bool described =
+      std::ranges::any_of(before, [&](const auto& setting) { return of_model(setting.first); });
+  if (!described) {
+    log_warning(fmt::format(
+        "{}: of a program that has not described its model: only tensors tell whether it is this one", path));
+  }
   for (const SettingChange& change :
        configuration_changes(state.configuration, description.text, description.at_default)) {
+    if (!described && of_model(change.key)) continue;
     if (defines_model(change.key) && !change.by_default) {
       fail(ErrorKind::kCheckpoint,
            fmt::format("{}: {}; an evaluation needs the model that was trained", path, change.text));

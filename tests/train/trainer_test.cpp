@@ -8,11 +8,14 @@
 #include <stdexcept>
 
 #include "data/rejection.h"
+#include "lockstep/core/log.h"
 #include "lockstep/data/data_source.h"
 #include "lockstep/nn/batch_norm.h"
+#include "lockstep/nn/linear.h"
 #include "lockstep/nn/sequential.h"
 #include "lockstep/optim/parameter_optimizer.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/checkpoint_evaluation.h"
 #include "train/small_job.h"
 
 namespace lockstep {
@@ -357,6 +360,41 @@ TEST_F(TrainerTest, WhatASettingSaysOfTheRunIsComparedWithoutADescription) {
   refused([](RunSettings& s) { s.train_data.ignore_label = -1; }, "data.ignore_label = -1, it was not set");
   resumed([](RunSettings&) {});
   resumed([](RunSettings& s) { s.learning_rate = 0.01; });
+}
+
+// Whose model a configuration may name all the same.
+TEST_F(TrainerTest, ACheckpointOfAJobWithoutADescriptionIsEvaluatedWhereItsTensorsFit) {
+  TrainingJob undescribed = job("run");
+  undescribed.model = [](const DataShape& data, const ModuleBuilder& builder) {
+    return make_sequential({linear_layer(2)}, data, builder);
+  };
+  Trainer trainer(undescribed, {}, *self_);
+  trainer.run();
+  const double loss = trainer.evaluate().loss;
+  const auto evaluated = [&](const std::string& units, const std::string& more = "") {
+    Configuration configuration = Configuration::parse(
+        "[data]\ntrain = \"" + scratch_.file("data.h5") + "\"\nvalidation_fraction = 0.2\n" + more +
+            "[train]\nsteps = 20\n[device]\ntype = \"" + test_device() +
+            "\"\n[model]\ntype = \"sequential\"\nlayers = [{type = \"linear\", units = 2}" + units + "]\n",
+        "run.toml", {});
+    std::string weights;
+    return evaluate_checkpoint(configuration, scratch_.file(fmt_path("run", 20)), *self_, weights)
+        .result.loss;
+  };
+  std::vector<std::string> warnings;
+  set_log([&](LogLevel level, const std::string& message) {
+    if (level == LogLevel::kWarning) warnings.push_back(message);
+  });
+  EXPECT_NEAR(evaluated(""), loss, 1e-12);
+  set_log(nullptr);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("step-000000020.h5: of a program that has not described its model"),
+            std::string::npos)
+      << warnings[0];
+  testing::expect_rejection(ErrorKind::kCheckpoint, {"/parameters/layers.1.weight"},
+                            [&] { evaluated(", {type = \"linear\", units = 2}"); });
+  testing::expect_rejection(ErrorKind::kCheckpoint, {"data.normalize = \"standard\", it was \"none\""},
+                            [&] { evaluated("", "normalize = \"standard\"\n"); });
 }
 
 // Checkpoints of such jobs once had no text at all.
