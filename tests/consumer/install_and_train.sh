@@ -13,8 +13,10 @@ trap 'rm -rf "$work"' EXIT
 # The headers: complete, none of HDF5, MPI or CUDA, and at peace with folders and files of the same names.
 headers=$(cd "$work/prefix/include" && find lockstep -name '*.h' | LC_ALL=C sort)
 if (cd "$work/prefix/include" && grep -nE '#include [<"](hdf5|H5|mpi|cuda|nccl|cudnn)' $headers); then exit 1; fi
-# Whatever takes options has its header among them: a program can have what a configuration can.
-for header in $(cd "$project/../../../src" && grep -lE '^(std::unique_ptr<.*> make_|LayerSpec )[a-z_]+\(const [A-Za-z]+Options' -- */*.h); do
+# Whatever takes options has its header among them: a program can have what a configuration can. So have what reads a checkpoint,
+# sets threads, and lets a model write.
+for header in $(cd "$project/../../../src" && grep -lE '^(std::unique_ptr<.*> make_|LayerSpec )[a-z_]+\(const [A-Za-z]+Options' -- */*.h) \
+  checkpoint/checkpoint.h core/thread_pool.h generate/generate.h text/tokenizer.h; do
   [ -f "$work/prefix/include/lockstep/$header" ] || { echo "$header is not installed"; exit 1; }
 done
 sed 's|.*|#include <&>|' <<<"$headers" >"$work/all.cpp"
