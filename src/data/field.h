@@ -50,7 +50,7 @@ class SampleBuffers {
   // Of a field by its number; null where there is none.
   template <class T>
   T* at(size_t field) const {
-    return reinterpret_cast<T*>(places_[field].first);
+    return field < count_ ? reinterpret_cast<T*>(places_[field].first) : nullptr;
   }
   // From the n-th sample on.
   SampleBuffers from(int64_t n) const;
