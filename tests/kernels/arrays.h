@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <tuple>
 #include <vector>
 
 #include "lockstep/core/philox.h"
@@ -15,16 +17,29 @@
 
 namespace lockstep::test {
 
-// Uniform in [low, high), a function of (n, salt) alone.
+// Uniform in [low, high); what comes i-th is a function of (i, salt) alone.
 template <class T>
 std::vector<T> random_values(int64_t n, uint32_t salt, double low = -2.0, double high = 2.0) {
-  std::vector<T> values(static_cast<size_t>(n));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const PhiloxBlock block =
-        philox(philox_key(salt, RandomPurpose::kTest), {static_cast<uint32_t>(i), 0, 0, 0});
-    values[i] = static_cast<T>(low + (high - low) * uniform_double(block.r[0], block.r[1]));
+  // Most cases ask for what others had before: to draw it takes longer than many a kernel.
+  static std::map<std::tuple<uint32_t, double, double>, std::vector<T>> drawn;
+  std::vector<T>& longest = drawn[{salt, low, high}];
+  const auto size = static_cast<size_t>(n);
+  longest.reserve(size);
+  const PhiloxKey key = philox_key(salt, RandomPurpose::kTest);
+  for (size_t i = longest.size(); i < size; ++i) {
+    const PhiloxBlock block = philox(key, {static_cast<uint32_t>(i), 0, 0, 0});
+    longest.push_back(static_cast<T>(low + (high - low) * uniform_double(block.r[0], block.r[1])));
   }
-  return values;
+  return std::vector<T>(longest.data(), longest.data() + size);
+}
+
+// Once, for references that read each element many times: without optimization a conversion is several calls.
+template <class T>
+std::vector<double> in_double(const std::vector<T>& values) {
+  std::vector<double> wide(values.size());
+  double* to = wide.data();
+  for (const T& value : values) *to++ = static_cast<double>(value);
+  return wide;
 }
 
 inline std::vector<int32_t> random_indices(int64_t n, uint32_t salt, int32_t bound) {

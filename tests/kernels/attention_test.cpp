@@ -185,51 +185,57 @@ std::vector<double> computed(const AttentionCase& c, const Inputs<S>& in) {
 template <class S>
 std::vector<double> exact(const AttentionCase& c, const Inputs<S>& in) {
   const AttentionArguments a = arguments_of(c, DType::kF64);
-  std::vector<double> y(in.q.size()), log_sums, dq(in.q.size()), dk(in.k.size()), dv(in.v.size());
+  const std::vector<double> all_q = in_double(in.q), all_k = in_double(in.k), all_v = in_double(in.v),
+                            all_dy = in_double(in.dy);
+  std::vector<double> all_y(in.q.size()), log_sums, all_dq(in.q.size()), all_dk(in.k.size()),
+      all_dv(in.v.size());
+  const int64_t size = c.size, key_width = c.key_width();
   for (int64_t head = 0; head < c.batch * c.heads; ++head) {
-    const int64_t batch = head / c.heads, column = head % c.heads * c.size;
-    const auto query_row = [&](int64_t t) {
-      return static_cast<size_t>((batch * c.queries + t) * c.width() + column);
-    };
-    const auto key_row = [&](int64_t s) {
-      return static_cast<size_t>((batch * c.keys + s) * c.key_width() + head % c.heads / c.group * c.size);
-    };
-    const auto size = static_cast<size_t>(c.size);
+    const int64_t batch = head / c.heads, column = head % c.heads * size;
+    // Of key 0; those of the others follow a row apart.
+    const int64_t keys = batch * c.keys * key_width + head % c.heads / c.group * size;
     for (int64_t t = 0; t < c.queries; ++t) {
-      const size_t row = query_row(t);
+      const int64_t row = (batch * c.queries + t) * c.width() + column;
+      const double *const q = all_q.data() + row, *const dy = all_dy.data() + row;
+      double *const y = all_y.data() + row, *const dq = all_dq.data() + row;
       const int64_t begin = c.bounded() ? c.first_key(batch, t) : 0;
       const int64_t visible = c.causal ? t + c.keys - c.queries + 1 : c.keys;
       std::vector<double> p;
       double largest = -std::numeric_limits<double>::infinity(), total = 0, product_sum = 0;
       for (int64_t s = begin; s < visible; ++s) {
+        const double* const k = all_k.data() + keys + s * key_width;
         double sum = 0;
-        for (size_t i = 0; i < size; ++i) sum += double(in.q[row + i]) * double(in.k[key_row(s) + i]);
+        for (int64_t i = 0; i < size; ++i) sum += q[i] * k[i];
         p.push_back(a.scale * sum);
         largest = std::max(largest, p.back());
       }
       for (double& value : p) total += value = std::exp(value - largest);
       log_sums.push_back(largest + std::log(total));
       for (int64_t s = begin; s < visible; ++s) {
+        const double* const v = all_v.data() + keys + s * key_width;
         const double weight = (p[static_cast<size_t>(s - begin)] /= total) * drop_factor(a, head, t, s);
-        for (size_t i = 0; i < size; ++i) y[row + i] += weight * double(in.v[key_row(s) + i]);
+        for (int64_t i = 0; i < size; ++i) y[i] += weight * v[i];
       }
-      for (size_t i = 0; i < size; ++i) product_sum += double(in.dy[row + i]) * y[row + i];
+      for (int64_t i = 0; i < size; ++i) product_sum += dy[i] * y[i];
       for (int64_t s = begin; s < visible; ++s) {
+        const int64_t key = keys + s * key_width;
+        const double *const k = all_k.data() + key, *const v = all_v.data() + key;
+        double *const dk = all_dk.data() + key, *const dv = all_dv.data() + key;
         const double weight = p[static_cast<size_t>(s - begin)];
         const double drop = drop_factor(a, head, t, s);
         double product = 0;
-        for (size_t i = 0; i < size; ++i) product += double(in.dy[row + i]) * double(in.v[key_row(s) + i]);
+        for (int64_t i = 0; i < size; ++i) product += dy[i] * v[i];
         const double ds = a.scale * weight * (drop * product - product_sum);
-        for (size_t i = 0; i < size; ++i) {
-          dq[row + i] += ds * double(in.k[key_row(s) + i]);
-          dk[key_row(s) + i] += ds * double(in.q[row + i]);
-          dv[key_row(s) + i] += drop * weight * double(in.dy[row + i]);
+        for (int64_t i = 0; i < size; ++i) {
+          dq[i] += ds * k[i];
+          dk[i] += ds * q[i];
+          dv[i] += drop * weight * dy[i];
         }
       }
     }
   }
   std::vector<double> values;
-  for (const std::vector<double>* part : {&y, &log_sums, &dq, &dk, &dv})
+  for (const std::vector<double>* part : {&all_y, &log_sums, &all_dq, &all_dk, &all_dv})
     values.insert(values.end(), part->begin(), part->end());
   return values;
 }

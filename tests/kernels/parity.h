@@ -70,7 +70,7 @@ class Arrays {
       std::vector<std::byte> bytes(array.total());
       backend_.copy_to_host(bytes.data(), array.memory, bytes.size());
       for (size_t i = 0; i < bytes.size(); ++i) {
-        if (i >= array.begin && i < array.begin + array.bytes) continue;
+        if (i == array.begin) i += array.bytes;  // its margin follows
         EXPECT_EQ(bytes[i], kUntouched)
             << "byte " << i << " outside an array of " << array.bytes << " was written";
         if (bytes[i] != kUntouched) break;
@@ -138,8 +138,9 @@ inline void expect_parity(const std::string& what, Tolerance tolerance,
     }
     for (size_t r = 0; r < results[0].size(); ++r) {
       const Arrays::Result &expected = results[0][r], &actual = results[1][r];
+      const double *const of_cpu = expected.values.data(), *const of_device = actual.values.data();
       for (size_t i = 0; i < expected.values.size(); ++i) {
-        const double a = expected.values[i], b = actual.values[i];
+        const double a = of_cpu[i], b = of_device[i];
         if (a == b || (std::isnan(a) && std::isnan(b))) continue;
         const double bound = tolerance.units * epsilon_of(expected.dtype) * std::fabs(a) + tolerance.absolute;
         ASSERT_LE(std::fabs(a - b), bound)
