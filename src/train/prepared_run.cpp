@@ -96,6 +96,7 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   const std::string path = resume_or_start(found);
   if (options.resume) done = state->distribute(done, found, path, communicator);
   saved = done;
+  on_disk = options.resume;
   agreement->compare(state->replicated_digest(done), "start");
   if (leader()) {
     introduce(

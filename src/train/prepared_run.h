@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "lockstep/comm/communicator.h"
+#include "lockstep/train/callbacks.h"
 #include "lockstep/train/checkpoint_copies.h"
 #include "lockstep/train/data_checks.h"
 #include "lockstep/train/device.h"
@@ -56,6 +57,7 @@ struct PreparedRun {
 
   TrainingJob job;
   TrainOptions options;
+  Callbacks callbacks{options};
   Communicator& communicator;
   const RunSettings& settings;
 
@@ -83,9 +85,10 @@ struct PreparedRun {
   std::optional<StepRecorder> recorder;  // where steps are recorded
 
   BestCheckpoint best{settings.keep_best};
-  std::string begun;  // State::begun, with checkpoint.recovery_point
-  int64_t done = 0;   // steps
-  int64_t saved = 0;  // the step of the newest checkpoint
+  std::string begun;     // State::begun, with checkpoint.recovery_point
+  int64_t done = 0;      // steps
+  int64_t saved = 0;     // the step of the newest checkpoint
+  bool on_disk = false;  // whether there is one of this run
 
  private:
   void set_up();

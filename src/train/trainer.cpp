@@ -9,68 +9,49 @@
 
 #include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
-#include "lockstep/train/callbacks.h"
 #include "lockstep/train/prepared_run.h"
-#include "lockstep/train/progress.h"
 #include "lockstep/train/recovery_point.h"
+#include "lockstep/train/run_ending.h"
+#include "lockstep/train/run_saving.h"
 #include "lockstep/train/sample_supply.h"
-#include "lockstep/train/step_log.h"
+#include "lockstep/train/step_reports.h"
 #include "lockstep/train/step_word.h"
 #include "lockstep/train/straggler_watch.h"
+#include "lockstep/train/worker_wishes.h"
 
 namespace lockstep {
 
-namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-}  // namespace
-
 struct Trainer::Parts : PreparedRun {
-  int64_t stopping_at = 0;  // the step after which the run ends before its time; 0: none
-  std::string stop_reason;  // of this worker
-  Callbacks callbacks{options};
-
   std::optional<SampleSupply> samples;
-  std::optional<StepLog> log;
-  std::optional<Progress> progress;
+  std::optional<StepReports> reports;
+  std::optional<WorkerWishes> wishes;
   std::optional<RecoveryPoint> recovery;
   StepWord word;
   StragglerWatch stragglers;
-  // What the clock decides, it decides on rank 0.
-  Clock::time_point started, saved_at;
   bool save_wanted = false;  // after this step, by the clock
-  bool on_disk;              // whether there is a checkpoint of this run, that of step `saved`
   // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was:
   // the step has not been taken.
   bool interruptible = false, interrupted = false;
-  bool told_failure = false;
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_),
         word(communicator_),
         stragglers(plan.shares(communicator_.world_size()),
-                   [this](int rank) { return communicator.host_of(rank); }),
-        on_disk(options.resume) {
+                   [this](int rank) { return communicator.host_of(rank); }) {
     set_going();
   }
 
   void set_going() {
     communicator.set_timeout(settings.timeout_seconds);
     samples.emplace(*data.train, plan, settings, owned, done, backend(), communicator);
-    progress.emplace(done, plan.total_steps, leader() && options.progress);
     end->start(done);
-    log.emplace(backend(), plan, settings.log_every, end->ahead(), operations);
-    started = saved_at = Clock::now();
-    if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { read_reports(left); });
+    reports.emplace(*this, stragglers);
+    wishes.emplace(*this);
+    if (settings.recovery_point) recovery.emplace(*this, [this](size_t left) { reports->read(left); });
     if (recovery) recovery->whole(done);
     if (done == plan.total_steps) return;
     samples->stage();
-    if (samples->agree()) telling([&]() -> int { throw *samples->failure(); });
+    if (samples->agree()) tell_failure(*this, [&]() -> int { throw *samples->failure(); });
   }
 
   bool evaluates(int64_t step) const {
@@ -94,26 +75,15 @@ struct Trainer::Parts : PreparedRun {
     end->issue();
   }
 
-  bool has_passed(double minutes, Clock::time_point since) const {
-    return minutes > 0.0 && leader() && seconds_since(since) >= 60.0 * minutes;
-  }
-
-  // Whether this worker wants the run to end.
-  bool wants_end() {
-    if (stop_reason.empty()) stop_reason = callbacks.wants_end();
-    if (stop_reason.empty() && has_passed(settings.most_minutes, started))
-      stop_reason = fmt::format("run.most_minutes = {}", settings.most_minutes);
-    return !stop_reason.empty();
-  }
   // Asked within a step.
-  bool interrupts() { return interruptible && agreement->any(wants_end(), "stop"); }
+  bool interrupts() { return interruptible && agreement->any(wishes->end(), "stop"); }
 
   // Tells the others what this worker wants, in the step under way.
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
-    word.post({wants_end(), has_passed(settings.checkpoint_every_minutes, saved_at),
-               stages(done + 1) && !samples->certain(), end->minimizes() ? 0.0 : log->take_own_seconds(),
-               copies->word()});
+    const double seconds = end->minimizes() ? 0.0 : reports->log().take_own_seconds();
+    word.post(
+        {wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(), seconds, copies->word()});
   }
 
   // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
@@ -136,15 +106,17 @@ struct Trainer::Parts : PreparedRun {
   // One step. Returns whether a worker wants the run to end, or has no samples for the next one.
   bool advance() {
     if (samples->failure()) throw *samples->failure();
-    const Clock::time_point begin = Clock::now();
+    const auto begin = std::chrono::steady_clock::now();
+    StepLog& log = reports->log();
     communicator.enter(fmt::format("step {}", done + 1));
     samples->next();
     const InputQueue& inputs = samples->inputs();
-    StepLog::Step& step = log->begin(done + 1, inputs.valid(), samples->take_seconds());
-    end->begin(static_cast<int64_t>(log->under_way()));
+    StepLog::Step& step = log.begin(done + 1, inputs.valid(), samples->take_seconds());
+    end->begin(static_cast<int64_t>(log.under_way()));
     pass->set_batch(inputs.batches(), done, recorder ? end->random_step() : nullptr);
     if (end->minimizes()) {
-      with_reason([&] { interrupted = !end->minimize(done + 1, [this] { return interrupts(); }); });
+      fail_of_divergence(*this,
+                         [&] { interrupted = !end->minimize(done + 1, [this] { return interrupts(); }); });
       if (interrupted) return true;
       step.swept->set();
       step.exchanged->set();
@@ -163,63 +135,17 @@ struct Trainer::Parts : PreparedRun {
     if (keeper) keeper->status().step(done);
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
-    log->issued(seconds_since(begin));
+    log.issued(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (stages(done)) samples->stage();
     const bool stops = take_words();
-    if ((stops && done < plan.total_steps) || !end->ended().empty()) stopping_at = done;
+    if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
     if (!end->device_decides()) {
-      with_reason([&] { end->decide(done); });
+      fail_of_divergence(*this, [&] { end->decide(done); });
       step.done->set();
     }
     hold(done);
-    read_reports(static_cast<size_t>(end->ahead()));
+    reports->read(static_cast<size_t>(end->ahead()));
     return stops;
-  }
-
-  // Reads the reports of steps under way, oldest first, until no more than `left` are.
-  void read_reports(size_t left) {
-    while (log->under_way() > left) {
-      StepReport report;
-      with_reason([&] { report = end->report(log->oldest()); });
-      if (report.minimizer && report.minimizer->outcome == "failed") tell_failure(log->oldest());
-      std::optional<StepMetrics> metrics = log->end(report, pass->take_exposed_seconds(), stopping_at);
-      if (!metrics) continue;
-      metrics->skipped_steps = end->skipped_steps();
-      metrics->peak_bytes = pass->peak_bytes();
-      metrics->cached_bytes = allocator_statistics().cached_bytes;
-      metrics->activation_bytes = pass->activation_bytes();
-      if (const auto slowest = stragglers.take()) {
-        metrics->slowest_rank = slowest->rank;
-        metrics->slowest_factor = slowest->factor;
-      }
-      if (keeper) keeper->log(*metrics);
-      progress->show(*metrics, metrics->step == plan.total_steps || metrics->step == stopping_at);
-      callbacks.step(*metrics);
-    }
-  }
-
-  void tell_failure(int64_t step) {
-    if (!leader() || told_failure || !end->ended().empty()) return;
-    told_failure = true;
-    progress->finish_line();
-    log_warning(
-        fmt::format("step {}: {} found nothing better on the step's batch; parameters stay as they are, here "
-                    "and wherever metrics.jsonl says \"failed\"",
-                    step, replica->optimizer->type()));
-  }
-
-  // A divergence ends the run on every worker, which all have found the same, with what is left of it.
-  template <class Part>
-  void with_reason(const Part& part) {
-    try {
-      part();
-    } catch (const Divergence& divergence) {
-      if (keeper) keeper->flush_metrics();
-      fail_together(communicator, ErrorKind::kNumeric,
-                    fmt::format("{}; {}", divergence.what(),
-                                on_disk ? fmt::format("the newest checkpoint is of step {}", saved)
-                                        : "there is no checkpoint yet"));
-    }
   }
 
   void compare_replicas() {
@@ -233,14 +159,14 @@ struct Trainer::Parts : PreparedRun {
   EvaluationResult evaluate() {
     if (!data.validation)
       fail(ErrorKind::kUsage, "evaluation: there are no validation data (data.validation)");
-    read_reports(0);
+    reports->read(0);
     communicator.enter(fmt::format("evaluation at step {}", done));
-    if (done == plan.total_steps) progress->finish_line();
+    if (done == plan.total_steps) reports->finish_line();
     if (keeper) keeper->status().activity("evaluating");
     EvaluationResult result = evaluator->evaluate();
     if (!keeper) return result;
     keeper->status().activity("training");
-    progress->finish_line();
+    reports->finish_line();
     const bool classification = objective->classification() && result.samples > 0;
     const EvaluationMetrics metrics{
         .step = done,
@@ -269,34 +195,12 @@ struct Trainer::Parts : PreparedRun {
     return improved;
   }
 
-  // The others wait longer than for a step: a checkpoint may still be on its way to disk.
-  void wait_for_write() {
-    run_agreed(
-        communicator,
-        [&] {
-          if (keeper) keeper->finish_write();
-        },
-        "save", settings.save_timeout_seconds);
-  }
-
   void save() {
     if (keeper) keeper->status().activity("saving");
-    read_reports(0);
+    reports->read(0);
     communicator.enter(fmt::format("save at step {}", done));
-    agreement->require_finite(done);
-    wait_for_write();
-    const bool waits = agreement->any(keeper && !keeper->has_room(state->snapshot_bytes()), "save");
-    if (keeper) {
-      keeper->save(
-          done, best,
-          [&] { return state->capture(done, waits ? Snapshot::kInPlace : Snapshot::kOnWorkerZero); }, waits);
-    } else if (settings.shard_optimizer) {
-      state->capture(done);
-    }
-    if (waits) wait_for_write();
-    saved = done;
-    on_disk = true;
-    saved_at = Clock::now();
+    begin_save(*this);
+    wishes->saved();
     if (keeper) keeper->status().activity("training");
   }
 
@@ -321,7 +225,7 @@ struct Trainer::Parts : PreparedRun {
       stopped = stops && !last;
       bool due = last || stopped || save_wanted || every(settings.checkpoint_every);
       // What looks at the state looks at one whose steps are all known.
-      if (every(settings.digest_every) || due) read_reports(0);
+      if (every(settings.digest_every) || due) reports->read(0);
       if (every(settings.digest_every)) compare_replicas();
       if (evaluates(done) || (data.validation && last)) {
         try {
@@ -338,7 +242,7 @@ struct Trainer::Parts : PreparedRun {
       else if (keeper)
         keeper->poll();
     }
-    progress->finish_line();
+    reports->finish_line();
     if (leader() && !end->ended().empty()) log_info(fmt::format("step {}: {}", done, end->ended()));
     if (leader() && done == first && !stopped)
       log_info(fmt::format("nothing left to do: the checkpoint is of step {}, the run has {} steps", first,
@@ -349,48 +253,11 @@ struct Trainer::Parts : PreparedRun {
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
   }
 
-  void tell_end(int code, const std::string& message = "") {
-    if (keeper) keeper->status().ended(code, message);
-  }
-  // What `part` throws ends the run.
-  template <class Part>
-  int telling(const Part& part) {
-    try {
-      return part();
-    } catch (const Error& error) {
-      tell_end(exit_code(error.kind()), error.what());
-      throw;
-    } catch (const std::exception& error) {
-      tell_end(exit_code(ErrorKind::kInternal), error.what());
-      throw;
-    }
-  }
-
   void finish(bool stopped) {
-    read_reports(0);
+    reports->read(0);
     communicator.enter("finish");
-    progress->finish_line();
-    if (copies->active()) {
-      wait_for_write();
-      copies->finish(settings.save_timeout_seconds);
-    }
-    run_agreed(
-        communicator,
-        [&] {
-          if (!keeper) return;
-          // One that was stopped waits all the same, one that is done until somebody wants it to stop.
-          keeper->finish(!stopped && options.progress && shown_on_terminal(),
-                         [&] { return !stopped && !callbacks.wants_end().empty(); });
-          if (stopped) {
-            // The signal may have reached this worker only after another one's.
-            if (stop_reason.empty()) stop_reason = callbacks.wants_end();
-            log_info(fmt::format("stopped{} at step {}; continue with --resume",
-                                 stop_reason.empty() ? "" : " by " + stop_reason, done));
-          }
-          keeper->tell_files(on_disk ? keeper->path_of(saved) : "none");
-        },
-        // The last checkpoint, and then the command after it, each have that long.
-        "finish", (settings.after_save.empty() ? 1.0 : 2.0) * settings.save_timeout_seconds);
+    reports->finish_line();
+    finish_run(*this, stopped, [&] { return wishes->reason(); });
   }
 };
 
@@ -422,17 +289,17 @@ void Trainer::save() {
 }
 TrainOutcome Trainer::run() {
   TrainOutcome outcome{};
-  parts_->tell_end(parts_->telling([&] {
+  tell_end(*parts_, [&] {
     outcome = parts_->run();
     return outcome == TrainOutcome::kStopped ? kExitStopped : 0;
-  }));
+  });
   return outcome;
 }
 void Trainer::finish() {
-  parts_->tell_end(parts_->telling([&] {
+  tell_end(*parts_, [&] {
     parts_->finish(false);
     return 0;
-  }));
+  });
 }
 
 TrainOutcome train(Configuration& configuration, const TrainOptions& options, const StopSignal& stop,
