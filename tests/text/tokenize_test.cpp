@@ -307,13 +307,13 @@ TEST_F(Tokenize, APipeMakesTheFileThatItsContentMakes) {
   write_gzip(path("e.jsonl.gz"), lines);
   write_zstd(path("f.txt.zst"), long_text(1 << 20));
   for (const char* name : {"a.jsonl", "b.txt", "c.txt", "d.txt", "e.jsonl.gz", "f.txt.zst"}) {
+    SCOPED_TRACE(name);
+    // Before another document: one that is empty is one still.
+    options_.corpus.pipe = {};
+    write_text(path("z.txt"), "more");
+    run({path(name), path("z.txt")});
+    const std::string expected = bytes_of(path("out.h5"));
     for (const bool standard_input : {false, true}) {
-      SCOPED_TRACE(name);
-      // Before another document: one that is empty is one still.
-      options_.corpus.pipe = {};
-      write_text(path("z.txt"), "more");
-      run({path(name), path("z.txt")});
-      const std::string expected = bytes_of(path("out.h5"));
       int ends[2] = {-1, -1};
       ASSERT_EQ(::pipe(ends), 0);
       std::thread writer([&] {
