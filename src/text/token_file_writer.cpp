@@ -46,16 +46,15 @@ class Spool {
 
   template <class Value>
   void add(const Value& value) {
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    buffer_.insert(buffer_.end(), bytes, bytes + sizeof value);
+    if (used_ + sizeof value > buffer_.size()) flush();
+    std::memcpy(buffer_.data() + used_, &value, sizeof value);
+    used_ += sizeof value;
     size_ += static_cast<int64_t>(sizeof value);
-    if (std::ssize(buffer_) >= kBlockBytes) flush();
   }
   int64_t size() const { return size_; }
 
   void move_to(BlockWriter& writer, RawValues& target) {
     flush();
-    buffer_.resize(static_cast<size_t>(kBlockBytes));
     for (int64_t at = 0; at < size_;) {
       const ssize_t count = ::pread(file_, buffer_.data(), buffer_.size(), at);
       if (count < 0 && errno == EINTR) continue;
@@ -69,13 +68,13 @@ class Spool {
  private:
   void flush() {
     size_t done = 0;
-    while (done < buffer_.size()) {
-      const ssize_t count = ::write(file_, buffer_.data() + done, buffer_.size() - done);
+    while (done < used_) {
+      const ssize_t count = ::write(file_, buffer_.data() + done, used_ - done);
       if (count < 0 && errno == EINTR) continue;
       if (count <= 0) fail_disk("written", count == 0 ? EIO : errno);
       done += static_cast<size_t>(count);
     }
-    buffer_.clear();
+    used_ = 0;
   }
   [[noreturn]] void fail_disk(const char* what, int error) const {
     fail(ErrorKind::kData, fmt::format("{}: cannot be {}: {}", path_, what, std::strerror(error)));
@@ -84,7 +83,8 @@ class Spool {
   std::string path_;
   int file_ = -1;
   int64_t size_ = 0;
-  std::vector<std::byte> buffer_;
+  std::vector<std::byte> buffer_ = std::vector<std::byte>(static_cast<size_t>(kBlockBytes));
+  size_t used_ = 0;
 };
 
 }  // namespace
