@@ -195,7 +195,7 @@ int run_report(const ReportArguments& arguments) {
   std::vector<RunView> runs;
   for (const std::string& directory : arguments.directories) runs.push_back(RunView::open(directory));
   replace_file(arguments.output, report_page(runs), ErrorKind::kUsage);
-  log_info(fmt::format("{}: {} runs", arguments.output, runs.size()));
+  log_info(fmt::format("{}: {} run{}", arguments.output, runs.size(), runs.size() == 1 ? "" : "s"));
   return 0;
 }
 
