@@ -433,14 +433,20 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereACallbackThrows) {
   whole.settings.checkpoint_every = 1;
   whole.settings.keep = 0;
   Trainer(whole, {}, *self_).run();
-  const auto ends = [&](const std::string& output, TrainOptions options, int step, int64_t evaluate_every) {
+  // Reports of a device are read up to so many steps later.
+  const int64_t ahead = test_backend().native_queue() == nullptr ? 0 : 4;
+  const auto ends = [&](const std::string& output, TrainOptions options, int64_t least,
+                        int64_t evaluate_every) {
+    int64_t step = 0;
     TrainingJob next = job(output);
     next.settings.log_every = 7;
     next.settings.evaluate_every = evaluate_every;
     {
       Trainer run(next, options, *self_);
       EXPECT_THROW(run.run(), std::out_of_range);
-      EXPECT_EQ(run.steps_done(), step);
+      step = run.steps_done();
+      EXPECT_GE(step, least);
+      EXPECT_LE(step, least + ahead);
     }
     EXPECT_EQ(digest_at(output, step), digest_at("whole", step));
     EXPECT_NE(testing::bytes_of(scratch_.file(output + "/status.json")).find("\"exit_code\":1"),
