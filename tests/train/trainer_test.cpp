@@ -437,14 +437,14 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereACallbackThrows) {
   const int64_t ahead = test_backend().native_queue() == nullptr ? 0 : 4;
   const auto ends = [&](const std::string& output, TrainOptions options, int64_t least,
                         int64_t evaluate_every) {
-    int64_t step = 0;
+    int step = 0;
     TrainingJob next = job(output);
     next.settings.log_every = 7;
     next.settings.evaluate_every = evaluate_every;
     {
       Trainer run(next, options, *self_);
       EXPECT_THROW(run.run(), std::out_of_range);
-      step = run.steps_done();
+      step = static_cast<int>(run.steps_done());
       EXPECT_GE(step, least);
       EXPECT_LE(step, least + ahead);
     }
