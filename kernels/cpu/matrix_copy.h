@@ -143,7 +143,7 @@ void copy_padded(int64_t depth, int64_t width, const S* x, int64_t ldx, T* y, in
 template <class T>
 void transpose_matrix(int64_t rows, int64_t columns, const T* x, int64_t ldx, T* y, int64_t ldy) {
   constexpr int64_t n = kLanes<T>;
-  const int64_t whole = rows / n * n, rest = rows - whole;
+  const int64_t rest = rows % n, whole = rows - rest;
   transpose_padded(whole, columns, x, ldx, y, ldy);
   const T* const below = x + whole * ldx;
   if constexpr (kVectorBytes < 64) {  // a part of a vector is stored one by one

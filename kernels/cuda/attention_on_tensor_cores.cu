@@ -366,7 +366,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         larger = warp_reduce<Larger, 4>(larger);
         // A query that has seen no key yet has no maximum.
         const float reference = larger == kHidden ? 0.0f : larger * scale;
-        const float factor = power_of_two(std::fma(maxima[m][half], scale, -reference));
+        // Two roundings: exactly 1 where the maximum stays what it was.
+        const float factor = power_of_two(maxima[m][half] * scale - reference);
         maxima[m][half] = larger;
         float kept[P::kScores][2], total = 0;
         if constexpr (kDropout) draw_keys<P>(drops, a, first_number + query, key, kept);
@@ -663,7 +664,8 @@ int tiles_of(int64_t rows, int tile) {
 bool is_for_tensor_cores(const AttentionArguments& a, std::initializer_list<const void*> arrays) {
   constexpr int64_t kMost = int64_t{1} << 30;  // positions are ints in a kernel
   const bool narrow = a.dtype == DType::kBF16 || a.dtype == DType::kF16;
-  if (!narrow || a.size > kLargestSize || !(a.scale > 0.0) || a.queries > kMost || a.keys > kMost)
+  if (!narrow || a.size > kLargestSize || !(static_cast<float>(a.scale) > 0.0f) || a.queries > kMost ||
+      a.keys > kMost)
     return false;
   for (int64_t extent : {a.size, a.q_row, a.k_row, a.v_row}) {
     if (extent % 8 != 0) return false;

@@ -46,7 +46,8 @@ LOCKSTEP_DEVICE uint32_t shared_address(const void* pointer) {
 enum class Operand { kLeft, kRight, kRightTransposed };
 
 // Operands out of shared memory, in which rows lie kStride elements apart and begin at multiples of 16 bytes.
-// Rows an odd number of 16 bytes apart are in different banks.
+// Rows an odd number of 16 bytes apart are in different banks. What lies there must have been brought by
+// begin_copy(): the compiler does not know that plain stores are read.
 template <class S, Operand kOperand, int kStride>
 class TileReader {
  public:

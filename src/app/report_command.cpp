@@ -109,6 +109,7 @@ std::string final_figures(const std::vector<RunView>& runs) {
   table += "</tr>\n";
   for (const auto& [name, text] : figures) {
     std::vector<std::string> cells;
+    cells.reserve(runs.size());
     for (const RunView& run : runs) cells.push_back(text(run));
     // What nobody has to tell is left out.
     if (std::ranges::any_of(cells, [](const std::string& cell) { return !cell.empty(); }))

@@ -24,8 +24,6 @@
 
 namespace lockstep {
 
-namespace fs = std::filesystem;
-
 namespace {
 
 constexpr int64_t kPage = 4096;

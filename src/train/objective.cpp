@@ -79,7 +79,7 @@ Shape Objective::loss_shape(int64_t samples) const {
 }
 
 Tensor Objective::weights(const Batch& batch) const {
-  const Tensor own = batch.weights();
+  Tensor own = batch.weights();
   if (!class_weights_.defined()) return own;
   const Tensor& labels = batch.targets();
   const Tensor of_labels = embedding(class_weights_, labels.view({labels.elements()})).view(labels.shape());
@@ -151,7 +151,7 @@ Tensor Objective::class_losses(const Tensor& output, const Tensor& labels, const
                                double smoothing) const {
   const Shape rows{labels.elements(), data_.classes};
   const Tensor logits = output.shape() == rows ? output : reshape(output, rows);
-  const Tensor plain = cross_entropy(logits, labels, weights);
+  Tensor plain = cross_entropy(logits, labels, weights);
   if (smoothing == 0.0) return plain;
   // -sum_k q_k log p_k with q = (1 - s) onehot + s / K:  (1 - s) plain + s (log sum exp z - mean z)
   const Tensor wide = widened(logits);

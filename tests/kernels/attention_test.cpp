@@ -317,6 +317,25 @@ TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
   }
 }
 
+// Sums are carried along over hundreds of tiles of keys, of which only the first changes the maximum.
+TYPED_TEST(AttentionParity, OfManyKeysKeepsWhatTheFirstOnesGave) {
+  SKIP_ON_CPU();
+  const AttentionCase c{1, 1, 8, 8192, 8};
+  Inputs<TypeParam> in(c);
+  constexpr double kFirst = 4.4375, kOther = 4.40625;
+  for (size_t i = 0; i < in.q.size(); ++i)
+    in.q[i] = static_cast<TypeParam>(16.0 + static_cast<double>(i / 8));
+  for (size_t i = 0; i < in.k.size(); ++i) in.k[i] = static_cast<TypeParam>(i < 8 ? kFirst : kOther);
+  Arrays arrays(test_backend(), 0);
+  run(c, in, test_backend(), arrays);
+  const std::vector<double> log_sums = arrays.results()[1].values;
+  for (size_t t = 0; t < log_sums.size(); ++t) {
+    const double of_one = (16.0 + static_cast<double>(t)) * 8.0 / std::sqrt(8.0);
+    const double expected = kFirst * of_one + std::log1p(8191.0 * std::exp((kOther - kFirst) * of_one));
+    EXPECT_NEAR(log_sums[t], expected, 0x1p-22 * expected) << t;
+  }
+}
+
 TYPED_TEST(AttentionParity, HeadsOfGpusHaveABoundedSize) {
   SKIP_ON_CPU();
   const AttentionCase c{1, 1, 1, 1, 257};
