@@ -459,10 +459,6 @@ bool for_cudnn(const AttentionArguments& a) {
   return a.group() == 1 && a.first_keys == nullptr && a.dropout == 0.0;
 }
 
-int64_t tiles_of(int64_t rows, int64_t tile) {
-  return (rows + tile - 1) / tile;
-}
-
 }  // namespace
 
 void CudaBackend::attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v,

@@ -23,6 +23,11 @@ LOCKSTEP_DEVICE int first_key_of(const int32_t* first_keys, int64_t query) {
   return first_keys == nullptr ? 0 : first_keys[query];
 }
 
+// Tiles that rows are cut into.
+inline int64_t tiles_of(int64_t rows, int64_t tile) {
+  return (rows + tile - 1) / tile;
+}
+
 // What dropout multiplies weights by; kDropout: whether it does anything.
 template <class T, bool kDropout>
 class Drops {

@@ -49,7 +49,7 @@ constexpr size_t shared_bytes(int own_arrays) {
          (static_cast<size_t>(own_arrays * P::kOwn * P::kStride) + static_cast<size_t>(4 * P::kOtherPart));
 }
 
-// 2^x, 0 where that is no normal number; within 2 units of the last of 22 bits on a device.
+// 2^x, 0 where that is no normal number; on a device within 2^-22 of itself (PTX ISA, "ex2").
 LOCKSTEP_DEVICE float power_of_two(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
@@ -655,10 +655,6 @@ void allow_shared_bytes(void (*kernel)(Parameters...), size_t bytes) {
       "shared memory of attention");
 }
 
-int tiles_of(int64_t rows, int tile) {
-  return static_cast<int>((rows + tile - 1) / tile);
-}
-
 }  // namespace
 
 bool is_for_tensor_cores(const AttentionArguments& a, std::initializer_list<const void*> arrays) {
@@ -681,7 +677,7 @@ void tensor_core_attention(const AttentionArguments& a, const void* q, const voi
   dispatch_widths(a, [&]<class S, int kWidth, bool kDropout>(S, std::integral_constant<int, kWidth>,
                                                              std::bool_constant<kDropout>) {
     using P = ForwardPlan<kWidth, kDropout>;
-    const int tiles = tiles_of(a.queries, P::kOwn);
+    const auto tiles = static_cast<int>(tiles_of(a.queries, P::kOwn));
     allow_shared_bytes(tensor_attention_kernel<S, kWidth, kDropout>, shared_bytes<P>(1));
     LOCKSTEP_LAUNCH((tensor_attention_kernel<S, kWidth, kDropout>), blocks_for(tiles * a.batch * a.heads, 1),
                     kThreads, shared_bytes<P>(1), stream, a, static_cast<int>(a.group()), tiles,
@@ -703,7 +699,8 @@ void tensor_core_attention_backward(const AttentionArguments& a, const void* q, 
                     static_cast<const S*>(y), gradient, row_sums);
     using Keys = KeysPlan<kWidth, kDropout>;
     using Queries = QueriesPlan<kWidth, kDropout>;
-    const int key_tiles = tiles_of(a.keys, Keys::kOwn), query_tiles = tiles_of(a.queries, Queries::kOwn);
+    const auto key_tiles = static_cast<int>(tiles_of(a.keys, Keys::kOwn));
+    const auto query_tiles = static_cast<int>(tiles_of(a.queries, Queries::kOwn));
     allow_shared_bytes(tensor_attention_keys_kernel<S, kWidth, kDropout>, shared_bytes<Keys>(2));
     LOCKSTEP_LAUNCH((tensor_attention_keys_kernel<S, kWidth, kDropout>),
                     blocks_for(key_tiles * a.batch * a.kv_heads, 1), kThreads, shared_bytes<Keys>(2), stream,

@@ -58,9 +58,8 @@ class TileReader {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int row = kOperand == Operand::kRightTransposed ? lane / 16 * 8 + lane % 8 : lane % 16;
     const int column = kOperand == Operand::kRightTransposed ? lane / 8 % 2 * 8 : lane / 16 * 8;
-    address_ = shared_address(first + row * kStride + column);
-    // Else the compiler holds the addresses of all tiles in registers.
-    asm volatile("" : "+r"(address_));
+    address_ = static_cast<uint32_t>(
+        computed_again(static_cast<int>(shared_address(first + row * kStride + column))));
 #else
     first_ = first;
 #endif
