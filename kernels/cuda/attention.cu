@@ -461,6 +461,21 @@ bool for_cudnn(const AttentionArguments& a) {
 
 }  // namespace
 
+// Warp groups are the second candidate, which is computed where it is asked for: not until a device has been
+// seen to compute it does measurement choose between the two.
+Multiplier CudaBackend::multiplier() {
+  const uint64_t generation = plans_->generation();
+  if (multiplier_asked_ != generation) {
+    const PlanTable::Search search = plans_->search();
+    const auto [major, minor] = compute_capability(device_);
+    multiplier_ = !search.tune && search.candidate > 0 && warp_groups_multiply(major, minor)
+                      ? Multiplier::kFourWarps
+                      : Multiplier::kOneWarp;
+    multiplier_asked_ = generation;
+  }
+  return multiplier_;
+}
+
 void CudaBackend::attention(const AttentionArguments& arguments, const void* q, const void* k, const void* v,
                             void* y, void* log_sums) {
   AttentionArguments a = arguments;
@@ -470,7 +485,7 @@ void CudaBackend::attention(const AttentionArguments& arguments, const void* q, 
     return;
   }
   if (is_for_tensor_cores(a, {q, k, v, y})) {
-    return tensor_core_attention(a, q, k, v, y, static_cast<float*>(log_sums), stream());
+    return tensor_core_attention(multiplier(), a, q, k, v, y, static_cast<float*>(log_sums), stream());
   }
   dispatch_tiles(
       "attention", a, [&]<class S, class Plan, bool kDropout>(S, Plan, std::bool_constant<kDropout>) {
@@ -493,8 +508,8 @@ void CudaBackend::attention_backward(const AttentionArguments& arguments, const 
   }
   const int64_t rows = a.batch * a.heads * a.queries;
   if (is_for_tensor_cores(a, {q, k, v, y, dy, dq, dk, dv})) {
-    return tensor_core_attention_backward(a, q, k, v, y, static_cast<const float*>(log_sums), dy, dq, dk, dv,
-                                          scratch<float>(rows), stream());
+    return tensor_core_attention_backward(multiplier(), a, q, k, v, y, static_cast<const float*>(log_sums),
+                                          dy, dq, dk, dv, scratch<float>(rows), stream());
   }
   dispatch_tiles(
       "attention_backward", a,

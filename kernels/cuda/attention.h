@@ -55,13 +55,25 @@ class Drops {
 
 // attention_on_tensor_cores.cu: in 16 bits, with weights rounded to 16 bits before they are multiplied.
 //
+// Who multiplies a tile: each warp its own rows (tensor_cores.h), or four together (warp_groups.h).
+enum class Multiplier : uint8_t { kOneWarp, kFourWarps };
 // Whether a call is one for it: types, extents, and arrays and rows that begin at multiples of 16 bytes.
 bool is_for_tensor_cores(const AttentionArguments& a, std::initializer_list<const void*> arrays);
 // As CudaBackend's, a.kv_heads given; row_sums: working memory (batch, heads, queries).
-void tensor_core_attention(const AttentionArguments& a, const void* q, const void* k, const void* v, void* y,
-                           float* log_sums, cudaStream_t stream);
-void tensor_core_attention_backward(const AttentionArguments& a, const void* q, const void* k, const void* v,
-                                    const void* y, const float* log_sums, const void* dy, void* dq, void* dk,
-                                    void* dv, float* row_sums, cudaStream_t stream);
+void tensor_core_attention(Multiplier multiplier, const AttentionArguments& a, const void* q, const void* k,
+                           const void* v, void* y, float* log_sums, cudaStream_t stream);
+void tensor_core_attention_backward(Multiplier multiplier, const AttentionArguments& a, const void* q,
+                                    const void* k, const void* v, const void* y, const float* log_sums,
+                                    const void* dy, void* dq, void* dk, void* dv, float* row_sums,
+                                    cudaStream_t stream);
+
+// with_warp_groups/, without_warp_groups/: the part of these that warp groups compute, on GPUs of the compute
+// capability given. Error (kInternal) in a build without.
+bool warp_groups_multiply(int major, int minor);
+void warp_group_attention(const AttentionArguments& a, const void* q, const void* k, const void* v, void* y,
+                          float* log_sums, cudaStream_t stream);
+void warp_group_attention_backward(const AttentionArguments& a, const void* q, const void* k, const void* v,
+                                   const float* log_sums, const void* dy, void* dq, void* dk, void* dv,
+                                   const float* row_sums, cudaStream_t stream);
 
 }  // namespace lockstep

@@ -51,9 +51,7 @@ void require_device(int device) {
     fail(ErrorKind::kUsage,
          "cuda: there is no GPU " + std::to_string(device) + ": this machine has " + std::to_string(count));
   }
-  int major = 0, minor = 0;
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
-  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device");
+  const auto [major, minor] = compute_capability(device);
   if (major < kOldestMajor) {
     fail(ErrorKind::kUsage, "cuda: GPU " + std::to_string(device) + " has compute capability " +
                                 std::to_string(major) + "." + std::to_string(minor) + ", this build needs " +
@@ -75,6 +73,13 @@ std::string plan_device(int device) {
 }
 
 }  // namespace
+
+std::pair<int, int> compute_capability(int device) {
+  int major = 0, minor = 0;
+  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+  check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device");
+  return {major, minor};
+}
 
 void check_cuda(cudaError_t status, const char* where) {
   if (status == cudaSuccess) return;

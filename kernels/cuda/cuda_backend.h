@@ -10,7 +10,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lockstep/kernels/backend.h"
@@ -20,8 +22,12 @@
 namespace lockstep {
 
 class Cudnn;
+enum class Multiplier : uint8_t;
 class PinnedRing;
 class Products;
+
+// Of a GPU that exists: {9, 0}.
+std::pair<int, int> compute_capability(int device);
 
 // Issued to by one thread at a time, but for memory and copies, which any thread may ask for.
 class CudaBackend final : public Backend {
@@ -206,6 +212,8 @@ class CudaBackend final : public Backend {
   void add_bias(DType dtype, int64_t elements, int64_t n, const void* bias, void* y);
   // cuda_backend.cu: null where there is none, or it is not to be used.
   Cudnn* cudnn();
+  // attention.cu: who multiplies where attention is computed on tensor cores.
+  Multiplier multiplier();
 
   const int device_;
   const Queue queue_;
@@ -218,6 +226,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CudaBackend> lane_, copies_;
   std::unique_ptr<Cudnn> cudnn_;
   bool use_cudnn_ = true;
+  std::optional<uint64_t> multiplier_asked_;  // generation of plans_ that multiplier_ is of
+  Multiplier multiplier_ = {};
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
   void* product_workspace_ = nullptr;

@@ -6,7 +6,7 @@
 // __ballot_sync; atomics only on integers and only where their order cannot show; blocks of at most 1024
 // threads. 16-bit numbers are core/half_precision.h's. Instructions that C++ has no words for stand here,
 // each beside a plain body with the same bits up to a zero's sign and a NaN's payload where that is said;
-// those of tensor cores in tensor_cores.h.
+// those of tensor cores in tensor_cores.h and warp_groups.h.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -41,12 +41,12 @@
   ::lockstep::launch(#kernel, kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__)
 
 // LOCKSTEP_SHARED(type, name, extents): static shared memory, `type name extents`: LOCKSTEP_SHARED(float,
-// tile, [32][33]). LOCKSTEP_DYNAMIC_SHARED(type, name): the launch's dynamic shared memory, 16-byte aligned,
-// as `type* name`.
+// tile, [32][33]). LOCKSTEP_DYNAMIC_SHARED(type, name): the launch's dynamic shared memory, as
+// `type* name`, which begins at a multiple of 1024 bytes where the launch asks for a multiple.
 #if defined(__CUDACC__)
 #define LOCKSTEP_SHARED(type, name, extents) __shared__ type name extents
-#define LOCKSTEP_DYNAMIC_SHARED(type, name)                                \
-  extern __shared__ __align__(16) unsigned char lockstep_dynamic_shared[]; \
+#define LOCKSTEP_DYNAMIC_SHARED(type, name)                                  \
+  extern __shared__ __align__(1024) unsigned char lockstep_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(lockstep_dynamic_shared)
 #else
 #define LOCKSTEP_SHARED(type, name, extents) CUDA_ON_CPU_SHARED(type, name, extents)

@@ -5,6 +5,7 @@
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
 #include "lockstep/core/error.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep::test {
 namespace {
@@ -317,6 +318,64 @@ TYPED_TEST(AttentionParity, InEveryLayoutAndShape) {
   }
 }
 
+// Has warp groups multiply, where the device has them, as long as it lives.
+class WarpGroups {
+ public:
+  explicit WarpGroups(Backend& backend) : plans_(*backend.plans()) { plans_.set_search({.candidate = 1}); }
+  WarpGroups(const WarpGroups&) = delete;
+  WarpGroups& operator=(const WarpGroups&) = delete;
+  ~WarpGroups() { plans_.set_search({}); }
+
+ private:
+  PlanTable& plans_;
+};
+
+template <class S>
+class AttentionByWarpGroups : public ::testing::Test {};
+using NarrowTypes = ::testing::Types<BFloat16, Float16>;
+TYPED_TEST_SUITE(AttentionByWarpGroups, NarrowTypes);
+
+// Calls that are for tensor cores; the types differ in an instruction's name alone.
+TYPED_TEST(AttentionByWarpGroups, InEveryLayoutAndShape) {
+  SKIP_ON_CPU();
+  const double epsilon = epsilon_of(dtype_of<TypeParam>);
+  const WarpGroups warp_groups(test_backend());
+  for (const AttentionCase& c : kAttentionCases) {
+    if (c.size % 8 != 0 || c.size > 128 || (dtype_of<TypeParam> == DType::kF16 && c.size < 64)) continue;
+    const double units = 2.0 * c.growth();
+    const Inputs<TypeParam> in(c);
+    expect_parity(c.name(), Tolerance{units, units * epsilon},
+                  [&](Backend& backend, Arrays& arrays) { run<TypeParam>(c, in, backend, arrays); });
+  }
+}
+
+// More keys at a time of heads of 128 numbers, so that sums are carried along otherwise. First keys are
+// given, so that no library takes the call.
+TYPED_TEST(AttentionByWarpGroups, IsTheSecondCandidateAndHasItsOwnBitsTwice) {
+  SKIP_ON_CPU();
+  const AttentionCase c{1, 1, 70, 150, 128, true, false, 1, 149};
+  const Inputs<TypeParam> in(c);
+  const auto results = [&] {
+    Arrays arrays(test_backend(), 0);
+    run(c, in, test_backend(), arrays);
+    std::vector<double> all;
+    for (const auto& result : arrays.results())
+      all.insert(all.end(), result.values.begin(), result.values.end());
+    return all;
+  };
+  const std::vector<double> by_warps = results();
+  std::vector<double> by_groups;
+  {
+    const WarpGroups warp_groups(test_backend());
+    by_groups = results();
+    EXPECT_EQ(results(), by_groups);
+  }
+  EXPECT_EQ(results(), by_warps);
+  if (by_groups == by_warps && test_backend().description().find("stand-in") == std::string::npos)
+    GTEST_SKIP() << "this GPU or build has no warp groups that multiply";
+  EXPECT_NE(by_groups, by_warps);
+}
+
 // Sums are carried along over hundreds of tiles of keys, of which only the first changes the maximum. First
 // keys are given, so that no library takes the call.
 TYPED_TEST(AttentionParity, OfManyKeysKeepsWhatTheFirstOnesGave) {
@@ -327,15 +386,21 @@ TYPED_TEST(AttentionParity, OfManyKeysKeepsWhatTheFirstOnesGave) {
   for (size_t i = 0; i < in.q.size(); ++i)
     in.q[i] = static_cast<TypeParam>(16.0 + static_cast<double>(i / 8));
   for (size_t i = 0; i < in.k.size(); ++i) in.k[i] = static_cast<TypeParam>(i < 8 ? kFirst : kOther);
-  Arrays arrays(test_backend(), 0);
-  run(c, in, test_backend(), arrays);
-  const std::vector<double> log_sums = arrays.results()[1].values;
-  for (size_t t = 0; t < log_sums.size(); ++t) {
-    const double of_one = (16.0 + static_cast<double>(t)) * 8.0 / std::sqrt(8.0);
-    const double others = 8184.0 + static_cast<double>(t);
-    const double expected = kFirst * of_one + std::log1p(others * std::exp((kOther - kFirst) * of_one));
-    EXPECT_NEAR(log_sums[t], expected, 0x1p-22 * expected) << t;
-  }
+  const auto expect_log_sums = [&](const char* multiplied) {
+    Arrays arrays(test_backend(), 0);
+    run(c, in, test_backend(), arrays);
+    const std::vector<double> log_sums = arrays.results()[1].values;
+    for (size_t t = 0; t < log_sums.size(); ++t) {
+      const double of_one = (16.0 + static_cast<double>(t)) * 8.0 / std::sqrt(8.0);
+      const double others = 8184.0 + static_cast<double>(t);
+      const double expected = kFirst * of_one + std::log1p(others * std::exp((kOther - kFirst) * of_one));
+      EXPECT_NEAR(log_sums[t], expected, 0x1p-22 * expected) << t << multiplied;
+    }
+  };
+  expect_log_sums("");
+  if (sizeof(TypeParam) != 2) return;
+  const WarpGroups warp_groups(test_backend());
+  expect_log_sums(" by warp groups");
 }
 
 TYPED_TEST(AttentionParity, HeadsOfGpusHaveABoundedSize) {

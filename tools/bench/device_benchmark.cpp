@@ -305,7 +305,8 @@ void products(Backend& backend, Size size) {
 }
 
 // Causal self-attention of q, k and v side by side: plain; bounded, the same work with first keys, all 0,
-// which no library takes; and four query heads to one of keys. Operations forward: two products of 2 B H T T
+// which no library takes; and four query heads to one of keys; the latter two also by warp groups, where the
+// GPU has those that multiply (elsewhere the same as without). Operations forward: two products of 2 B H T T
 // D each, B samples, H heads, T positions, D numbers a head, of which causality leaves half; backward five
 // such products, 2.5 times as many.
 void attention(Backend& backend, Size extent) {
@@ -320,8 +321,15 @@ void attention(Backend& backend, Size extent) {
     for (const auto& [dtype, kind] : {std::pair{DType::kF32, "plain"},
                                       {DType::kBF16, "plain"},
                                       {DType::kBF16, "bounded"},
-                                      {DType::kBF16, "grouped"}}) {
-      const bool bounded = kind == std::string_view("bounded"), grouped = kind == std::string_view("grouped");
+                                      {DType::kBF16, "bounded, warp groups"},
+                                      {DType::kBF16, "grouped"},
+                                      {DType::kBF16, "grouped, warp groups"}}) {
+      const std::string_view name = kind;
+      const bool bounded = name.starts_with("bounded"), grouped = name.starts_with("grouped");
+      if (name.ends_with("warp groups")) {
+        if (backend.plans() == nullptr) continue;
+        backend.plans()->set_search({.candidate = 1});
+      }
       AttentionArguments a;
       a.dtype = dtype;
       a.causal = true;
@@ -349,6 +357,7 @@ void attention(Backend& backend, Size extent) {
       const double operations = 0.5 * 4.0 * static_cast<double>(batch * heads * positions * positions * size);
       fmt::print("| ({},{},{},{}) | {} | {} | {:.3f} | {:.3f} |\n", batch, heads, positions, size,
                  name_of(dtype), kind, 1e-12 * operations / forward, 2.5e-12 * operations / backward);
+      if (backend.plans() != nullptr) backend.plans()->set_search({});
       std::fflush(stdout);
     }
   }

@@ -12,6 +12,7 @@
 
 #include "kernels/arrays.h"
 #include "kernels/parity.h"
+#include "lockstep/kernels/plan_table.h"
 
 namespace lockstep::test {
 namespace {
@@ -318,14 +319,15 @@ TEST(KernelRaces, NoneInAttention) {
         backend.attention_backward(attention, q, k, v, y, log_sums, arrays.input(values(70 * 40)),
                                    arrays.output<float>(70 * 40), arrays.output<float>(130 * 20),
                                    arrays.output<float>(130 * 20));
-        // On tensor cores, without dropout and with it.
+        // On tensor cores, by warps and by groups of warps, without dropout and with it.
         attention.dtype = DType::kBF16;
         attention.size = 24;
         attention.q_row = 48;
         attention.k_row = attention.v_row = 24;
         const auto narrow = [&](int64_t n) { return arrays.input(random_values<BFloat16>(n, 5)); };
         const auto result = [&](int64_t n) { return arrays.output<BFloat16>(n); };
-        for (const double dropout : {0.0, 0.3}) {
+        for (const auto& [candidate, dropout] : {std::pair{0, 0.0}, {0, 0.3}, {1, 0.0}, {1, 0.3}}) {
+          backend.plans()->set_search({.candidate = candidate});
           attention.dropout = dropout;
           const BFloat16 *const queries = narrow(70 * 48), *const keys = narrow(130 * 24),
                                 *const weighted = narrow(130 * 24);
@@ -334,6 +336,7 @@ TEST(KernelRaces, NoneInAttention) {
           backend.attention_backward(attention, queries, keys, weighted, out, log_sums, narrow(70 * 48),
                                      result(70 * 48), result(130 * 24), result(130 * 24));
         }
+        backend.plans()->set_search({});
       },
       {0});
 }
