@@ -10,11 +10,10 @@
 namespace lockstep {
 
 [[noreturn]] inline void fail_dtype(const char* op, DType dtype) {
-  fail(ErrorKind::kInternal,
-       std::string(op) + ": dtype " + std::string(name_of(dtype)) + " is not supported");
+  fail(ErrorKind::kUsage, std::string(op) + ": dtype " + std::string(name_of(dtype)) + " is not supported");
 }
 
-// Calls function(T{}) with the floating type of dtype, float or double. Error (kInternal) naming `op` for any
+// Calls function(T{}) with the floating type of dtype, float or double. Error (kUsage) naming `op` for any
 // other.
 template <class F>
 void dispatch_accumulation(const char* op, DType dtype, const F& function) {

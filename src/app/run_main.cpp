@@ -10,6 +10,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
@@ -31,6 +32,7 @@
 #include "lockstep/train/objective.h"
 #include "lockstep/train/prediction.h"
 #include "lockstep/train/settings.h"
+#include "lockstep/train/trained_model.h"
 #include "lockstep/train/trainer.h"
 
 namespace lockstep {
@@ -253,9 +255,15 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
           settings = read_settings(*configuration);
           options.timeout_seconds = settings.timeout_seconds;
           options.start_timeout_seconds = settings.start_timeout_seconds;
-          // Before MPI has threads.
-          try_dataset(settings.train_data);
-          if (!settings.validation_data.path.empty()) try_dataset(settings.validation_data);
+          // Before MPI has threads. What is not going to be read need not be tried, which takes as long as
+          // reading it.
+          std::vector<DatasetOptions> tried = {settings.train_data};
+          if (!settings.validation_data.path.empty()) tried.push_back(settings.validation_data);
+          std::erase_if(tried, [](const DatasetOptions& data) { return !needs_trial(data); });
+          if (!tried.empty() && predict_command->parsed() &&
+              !needs_run_data(arguments.checkpoint, arguments.weights))
+            tried.clear();
+          for (const DatasetOptions& data : tried) try_dataset(data);
           if (predict_command->parsed()) {
             arguments.dataset.unlabelled = true;
             arguments.dataset.follow = settings.train_data.follow;

@@ -29,10 +29,10 @@ DType widest(DType a, DType b) {
 AutocastScope::AutocastScope(DType compute, const Copies* kept)
     : previous_compute_(current_compute), previous_copies_(current_copies) {
   if (!is_floating(compute))
-    fail(ErrorKind::kInternal, fmt::format("autocast: cannot compute in {}", name_of(compute)));
+    fail(ErrorKind::kUsage, fmt::format("autocast: cannot compute in {}", name_of(compute)));
   if (kept != nullptr && (!is_half(compute) || kept->dtype != compute)) {
-    fail(ErrorKind::kInternal, fmt::format("autocast: computes in {}, was given copies in {}",
-                                           name_of(compute), name_of(kept->dtype)));
+    fail(ErrorKind::kUsage, fmt::format("autocast: computes in {}, was given copies in {}", name_of(compute),
+                                        name_of(kept->dtype)));
   }
   current_compute = is_half(compute) ? compute : DType::kF32;
   if (is_half(compute) &&
@@ -72,7 +72,7 @@ DType autocast_type(OpFamily family, DType a, DType b, const char* where) {
     if (rule == CastRule::kCompute && wide != DType::kF64) return current_compute;
     if (rule == CastRule::kWidest) return wide;
   }
-  fail(ErrorKind::kInternal, fmt::format("{}: dtypes differ: {} and {}", where, name_of(a), name_of(b)));
+  fail(ErrorKind::kUsage, fmt::format("{}: dtypes differ: {} and {}", where, name_of(a), name_of(b)));
 }
 
 namespace {

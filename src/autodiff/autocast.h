@@ -57,7 +57,7 @@ class AutocastScope {
  public:
   struct Copies;
 
-  // kept: null, or of the type `compute`, which must be 16-bit, otherwise Error (kInternal). It must outlive
+  // kept: null, or of the type `compute`, which must be 16-bit, otherwise Error (kUsage). It must outlive
   // the scope; leaves that it does not have are copied as ever.
   explicit AutocastScope(DType compute, const Copies* kept = nullptr);
   ~AutocastScope();
@@ -86,7 +86,7 @@ DType autocast_compute();
 
 // The type that an op of the family runs in, its operand being of the `given` type.
 DType autocast_type(OpFamily family, DType given);
-// The same for two operands. Error (kInternal) "WHERE: dtypes differ: ..." when they differ and nothing
+// The same for two operands. Error (kUsage) "WHERE: dtypes differ: ..." when they differ and nothing
 // brings them together.
 DType autocast_type(OpFamily family, DType a, DType b, const char* where);
 

@@ -130,14 +130,14 @@ void gather(const Node& node, Tensor& gathered, Tensor contribution) {
 
 void check_cotangent(const Tensor& output, const Tensor& cotangent) {
   if (!(output.shape() == cotangent.shape()) || output.dtype() != cotangent.dtype()) {
-    fail(ErrorKind::kInternal, "backward: cotangent " + cotangent.shape().to_string() + " for an output " +
-                                   output.shape().to_string());
+    fail(ErrorKind::kUsage, "backward: cotangent " + cotangent.shape().to_string() + " for an output " +
+                                output.shape().to_string());
   }
 }
 
 void check_tangents(std::span<const Tensor> leaves, std::span<const Tensor> tangents) {
   if (leaves.size() != tangents.size()) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("forward mode: {} tangents for {} inputs", tangents.size(), leaves.size()));
   }
   const auto described = [](const Tensor& x) {
@@ -146,7 +146,7 @@ void check_tangents(std::span<const Tensor> leaves, std::span<const Tensor> tang
   for (size_t i = 0; i < leaves.size(); ++i) {
     const Tensor &leaf = leaves[i], &tangent = tangents[i];
     if (tangent.defined() && leaf.shape() == tangent.shape() && leaf.dtype() == tangent.dtype()) continue;
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("forward mode: tangent {} for an input {}", described(tangent), described(leaf)));
   }
 }
@@ -376,7 +376,7 @@ std::vector<Tensor> gradients(const Tensor& output, const Tensor& cotangent, std
     states.oldest_target = next_node_sequence();
     for (const Tensor& target : targets) {
       if (target.node() == nullptr)
-        fail(ErrorKind::kInternal, "gradients: a target takes no part in differentiation");
+        fail(ErrorKind::kUsage, "gradients: a target takes no part in differentiation");
       states.of(*target.node()).target = true;
       states.oldest_target = std::min(states.oldest_target, target.node()->sequence());
     }

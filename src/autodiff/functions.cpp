@@ -49,7 +49,7 @@ std::pair<Tensor, std::vector<Tensor>> value_and_grad(const Function& f, std::sp
     value = f(arguments);
   }
   if (value.elements() != 1) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          "grad: the function's value must be one number, its shape is " + value.shape().to_string());
   }
   std::vector<Tensor> derivatives = gradients(value, value.full_like(1.0), arguments, create_graph);

@@ -110,7 +110,7 @@ Saved FusedNode::saved() const {
 void FusedNode::require_inputs() const {
   for (const Tensor& input : inputs) {
     if (input.defined() && !input.has_elements()) {
-      fail(ErrorKind::kInternal,
+      fail(ErrorKind::kUsage,
            std::string(name()) +
                ": was recorded for first derivatives; others need an EveryOrderScope around the recording");
     }

@@ -18,7 +18,7 @@ RandomScope::~RandomScope() {
 }
 
 RandomStream next_random_stream(RandomPurpose purpose) {
-  if (current == nullptr) fail(ErrorKind::kInternal, "random draw outside of any RandomScope");
+  if (current == nullptr) fail(ErrorKind::kUsage, "random draw outside of any RandomScope");
   RandomStream stream;
   stream.key = philox_key(current->next_.seed, purpose);
   stream.op_ordinal = current->next_.ordinal++;

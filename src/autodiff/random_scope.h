@@ -34,7 +34,7 @@ class RandomScope {
   friend std::optional<RandomPlace> random_place();
 };
 
-// The stream of the next op that draws. Error (kInternal) outside of any RandomScope.
+// The stream of the next op that draws. Error (kUsage) outside of any RandomScope.
 RandomStream next_random_stream(RandomPurpose purpose);
 
 // Where the current scope stands; none outside of any.

@@ -56,7 +56,7 @@ Tensor RecomputedNode::rerun(bool last, bool for_every_order) {
   const uint64_t begin = next_node_sequence();
   Tensor y = f_(arguments_);
   if (y.node() == nullptr || y.node()->sequence() < begin) {
-    fail(ErrorKind::kInternal, "recompute: the function gave a result without history when it was run again");
+    fail(ErrorKind::kUsage, "recompute: the function gave a result without history when it was run again");
   }
   if (last) {
     f_ = nullptr;

@@ -323,6 +323,11 @@ State read_checkpoint(const std::string& path) {
   return state;
 }
 
+State read_checkpoint_outline(const std::string& path) {
+  verify_seal(path, kKind, true);
+  return read_outline(Hdf5File::open(path, kKind), path);
+}
+
 std::string read_begun(const std::string& path) {
   verify_seal(path, kKind, true);
   const Hdf5File file = Hdf5File::open(path, kKind);

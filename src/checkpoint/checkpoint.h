@@ -38,6 +38,8 @@ void write_checkpoint(const State& state, const std::string& path, int64_t write
 
 // Verifies the seal, then reads. Error (kCheckpoint).
 State read_checkpoint(const std::string& path);
+// The same of everything but the arrays' bytes.
+State read_checkpoint_outline(const std::string& path);
 // The same of State::begun alone.
 std::string read_begun(const std::string& path);
 

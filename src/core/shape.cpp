@@ -15,8 +15,8 @@ Shape::Shape(std::span<const int64_t> extents) {
 }
 
 void Shape::push_back(int64_t extent) {
-  if (rank_ == kMaxRank) fail(ErrorKind::kInternal, "shape: more than 6 axes after " + to_string());
-  if (extent < 0) fail(ErrorKind::kInternal, "shape: negative extent " + std::to_string(extent));
+  if (rank_ == kMaxRank) fail(ErrorKind::kUsage, "shape: more than 6 axes after " + to_string());
+  if (extent < 0) fail(ErrorKind::kUsage, "shape: negative extent " + std::to_string(extent));
   extents_[static_cast<size_t>(rank_++)] = extent;
 }
 
@@ -51,7 +51,7 @@ bool Shape::operator==(const Shape& other) const {
 int normalize_axis(int axis, int rank) {
   const int normalized = axis < 0 ? axis + rank : axis;
   if (normalized < 0 || normalized >= rank) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          "axis " + std::to_string(axis) + " is out of range for rank " + std::to_string(rank));
   }
   return normalized;
@@ -66,7 +66,7 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* where) {
     const int64_t ea = ia < 0 ? 1 : a[ia];
     const int64_t eb = ib < 0 ? 1 : b[ib];
     if (ea != eb && ea != 1 && eb != 1) {
-      fail(ErrorKind::kInternal,
+      fail(ErrorKind::kUsage,
            std::string(where) + ": shapes do not broadcast: " + a.to_string() + " with " + b.to_string());
     }
     result.push_back(ea == 1 ? eb : ea);

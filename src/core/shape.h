@@ -47,7 +47,7 @@ constexpr int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// The axis counted from the front: -1 means the last. Error (kInternal) when it is out of range.
+// The axis counted from the front: -1 means the last. Error (kUsage) when it is out of range.
 int normalize_axis(int axis, int rank);
 
 // The shape of an elementwise operation on a and b (NumPy rule: align at the end, extents equal or 1).

@@ -12,6 +12,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/data/formats.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 
@@ -214,14 +215,17 @@ Dataset read_dataset(const DatasetOptions& options) {
   }
 }
 
-void try_dataset(const DatasetOptions& options, int64_t seconds) {
-  if (options.open) return;
+bool needs_trial(const DatasetOptions& options) {
   try {
-    if (format_of(options) != "hdf5") return;
+    return !options.open && format_of(options) == "hdf5" &&
+           apparent_state(options.path, ErrorKind::kData) == SealState::kUnsealed;
   } catch (const Error&) {
-    return;  // which reading it says too, if it comes to that
+    return false;  // which reading it says too, if it comes to that
   }
-  try_hdf5(options, seconds);
+}
+
+void try_dataset(const DatasetOptions& options, int64_t seconds) {
+  if (needs_trial(options)) try_hdf5(options, seconds);
 }
 
 }  // namespace lockstep

@@ -84,6 +84,8 @@ Dataset read_dataset(const DatasetOptions& options);
 // instead. `seconds` of processor time, and one more a MiB, are long enough. Nothing else is looked at. Only
 // while the process has a single thread.
 void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
+// Whether that would read anything.
+bool needs_trial(const DatasetOptions& options);
 
 // hdf5, idx, cifar10 or csv, with what the options say about the data fitting it. Errors: kUsage where they
 // do not; as the file's content where that does not tell.

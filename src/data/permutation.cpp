@@ -60,13 +60,20 @@ Permutation::Permutation(uint64_t seed, RandomPurpose purpose, int64_t stream, i
   }
 }
 
-uint64_t Permutation::forward(uint64_t cell) const {
-  uint64_t line = cell / columns_, column = cell % columns_;
-  for (size_t round = 0; round < rounds_; round += 2) {
-    line = add(line, distance(keys_[round], column, lines_), lines_);
-    column = add(column, distance(keys_[round + 1], line, columns_), columns_);
+template <size_t kCells>
+void Permutation::forward(std::array<uint64_t, kCells>& cells) const {
+  std::array<uint64_t, kCells> lines{}, columns{};
+  for (size_t i = 0; i < kCells; ++i) {
+    lines[i] = cells[i] / columns_;
+    columns[i] = cells[i] % columns_;
   }
-  return line * columns_ + column;
+  for (size_t round = 0; round < rounds_; round += 2) {
+    for (size_t i = 0; i < kCells; ++i) {
+      lines[i] = add(lines[i], distance(keys_[round], columns[i], lines_), lines_);
+      columns[i] = add(columns[i], distance(keys_[round + 1], lines[i], columns_), columns_);
+    }
+  }
+  for (size_t i = 0; i < kCells; ++i) cells[i] = lines[i] * columns_ + columns[i];
 }
 
 uint64_t Permutation::backward(uint64_t cell) const {
@@ -79,9 +86,10 @@ uint64_t Permutation::backward(uint64_t cell) const {
 }
 
 int64_t Permutation::row(int64_t position) const {
-  uint64_t cell = forward(static_cast<uint64_t>(position));
-  while (cell >= static_cast<uint64_t>(size_)) cell = forward(cell);
-  return static_cast<int64_t>(cell);
+  std::array<uint64_t, 1> cell{static_cast<uint64_t>(position)};
+  do forward(cell);
+  while (cell[0] >= static_cast<uint64_t>(size_));
+  return static_cast<int64_t>(cell[0]);
 }
 
 int64_t Permutation::position(int64_t row) const {
@@ -91,11 +99,24 @@ int64_t Permutation::position(int64_t row) const {
 }
 
 void Permutation::rows(int64_t first, std::span<int64_t> out) const {
+  constexpr size_t kTogether = 4;
   int64_t position = first % size_;
-  for (int64_t& row_out : out) {
-    row_out = row(position);
+  const auto next = [&] {
+    const int64_t at = position;
     if (++position == size_) position = 0;
+    return at;
+  };
+  size_t i = 0;
+  for (; i + kTogether <= out.size(); i += kTogether) {
+    std::array<uint64_t, kTogether> cells{};
+    for (uint64_t& cell : cells) cell = static_cast<uint64_t>(next());
+    forward(cells);
+    for (size_t k = 0; k < kTogether; ++k) {
+      const auto cell = static_cast<int64_t>(cells[k]);
+      out[i + k] = cell < size_ ? cell : row(cell);
+    }
   }
+  for (; i < out.size(); ++i) out[i] = row(next());
 }
 
 }  // namespace lockstep

@@ -31,7 +31,9 @@ class Permutation {
   // two rows stand at two positions, and at one in two epochs, from 6 rounds on.
   static constexpr int kMostRounds = 24, kRounds = 10;
 
-  uint64_t forward(uint64_t cell) const;
+  // Of each cell. A round waits for the one before it, and for none of another cell.
+  template <size_t kCells>
+  void forward(std::array<uint64_t, kCells>& cells) const;
   uint64_t backward(uint64_t cell) const;
 
   int64_t size_;

@@ -30,7 +30,7 @@ std::vector<Tensor> take_batch_statistics(ForwardContext& context, const Paramet
   for (size_t i = 0; i < store.statistics().size(); ++i) {
     const StatisticEntry& entry = store.statistics()[i];
     const auto refuse = [&](const std::string& what) {
-      fail(ErrorKind::kInternal, fmt::format("{}: the forward pass in training left {}", entry.name, what));
+      fail(ErrorKind::kUsage, fmt::format("{}: the forward pass in training left {}", entry.name, what));
     };
     if (i >= taken.size() || !taken[i].defined()) refuse("no statistic of this name");
     if (!(taken[i].shape() == entry.shape) || taken[i].dtype() != store.dtype()) {

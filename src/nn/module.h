@@ -49,7 +49,7 @@ struct ForwardContext {
 ForwardContext forward_context(const ParameterStore& store, bool training);
 
 // The statistics that the forward pass in training has written, indexed like ParameterStore::statistics();
-// the context is left without them, for the next micro-batch. Error (kInternal) naming a statistic of the
+// the context is left without them, for the next micro-batch. Error (kUsage) naming a statistic of the
 // store that the pass has left out.
 std::vector<Tensor> take_batch_statistics(ForwardContext& context, const ParameterStore& store);
 

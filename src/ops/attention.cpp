@@ -15,6 +15,7 @@
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 
 namespace lockstep {
 
@@ -128,7 +129,7 @@ Tensor attend(AttentionArguments a, std::span<const Tensor> in, const Tensor& fi
               double dropout = 0.0) {
   const Tensor& q = in[0];
   if (!(dropout >= 0.0 && dropout < 1.0))
-    fail(ErrorKind::kInternal, fmt::format("attention: dropout must be in [0, 1), got {}", dropout));
+    fail(ErrorKind::kUsage, fmt::format("attention: dropout must be in [0, 1), got {}", dropout));
   if (dropout > 0.0) {
     a.dropout = dropout;
     a.draws = next_random_stream(RandomPurpose::kDropout);
@@ -163,14 +164,15 @@ AttentionArguments arguments_for(DType dtype, const Tensor& q, int64_t width, in
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, bool causal) {
+  require_one_device("attention", {&q, &k, &v});
   const bool fits = q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
                     k.elements() > 0 && q.shape()[0] == k.shape()[0] && q.shape()[2] == k.shape()[2] &&
                     heads >= 1 && q.shape()[2] % heads == 0 && !(causal && q.shape()[1] > k.shape()[1]);
   if (!fits) {
-    fail(ErrorKind::kInternal, fmt::format("attention: q (B,T,C), k and v (B,S,C), heads that divide C{} "
-                                           "expected, got {}, {}, {} and {} heads",
-                                           causal ? ", T <= S" : "", q.shape().to_string(),
-                                           k.shape().to_string(), v.shape().to_string(), heads));
+    fail(ErrorKind::kUsage, fmt::format("attention: q (B,T,C), k and v (B,S,C), heads that divide C{} "
+                                        "expected, got {}, {}, {} and {} heads",
+                                        causal ? ", T <= S" : "", q.shape().to_string(),
+                                        k.shape().to_string(), v.shape().to_string(), heads));
   }
   autocast_type(OpFamily::kProduct, k.dtype(), v.dtype(), "attention");
   const DType type = autocast_type(OpFamily::kProduct, q.dtype(), k.dtype(), "attention");
@@ -182,7 +184,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t head
 
 Tensor self_attention(const Tensor& qkv, int64_t heads, bool causal) {
   if (qkv.rank() != 3 || qkv.elements() == 0 || heads < 1 || qkv.shape()[2] % (3 * heads) != 0) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("attention: q, k and v as (B,T,3C), heads that divide C expected, got {} and {} "
                      "heads",
                      qkv.shape().to_string(), heads));
@@ -203,13 +205,14 @@ bool are_first_keys(const Tensor& first, int64_t batch, int64_t positions) {
 
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
                          const Tensor& first_keys, double dropout) {
+  require_one_device("grouped_attention", {&q, &k, &v, &first_keys});
   const bool fits = q.rank() == 3 && k.rank() == 3 && k.shape() == v.shape() && q.elements() > 0 &&
                     q.shape()[0] == k.shape()[0] && q.shape()[1] == k.shape()[1] && kv_heads >= 1 &&
                     heads >= kv_heads && heads % kv_heads == 0 && q.shape()[2] % heads == 0 &&
                     k.shape()[2] * heads == q.shape()[2] * kv_heads &&
                     are_first_keys(first_keys, q.shape()[0], q.shape()[1]);
   if (!fits) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("grouped_attention: q (B,T,{} D), k and v (B,T,{} D), first keys (T) or (B,T) expected, "
                      "got {}, {}, {} and {}",
                      heads, kv_heads, q.shape().to_string(), k.shape().to_string(), v.shape().to_string(),
@@ -226,10 +229,11 @@ Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int6
 
 Tensor grouped_self_attention(const Tensor& qkv, int64_t heads, int64_t kv_heads, const Tensor& first_keys,
                               double dropout) {
+  require_one_device("grouped_attention", {&qkv, &first_keys});
   if (qkv.rank() != 3 || qkv.elements() == 0 || kv_heads < 1 || heads < kv_heads || heads % kv_heads != 0 ||
       qkv.shape()[2] % (heads + 2 * kv_heads) != 0 ||
       !are_first_keys(first_keys, qkv.shape()[0], qkv.shape()[1])) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("grouped_attention: q, k and v as (B,T,({} + 2 x {}) D), first keys (T) or (B,T) "
                      "expected, got {} and {}",
                      heads, kv_heads, qkv.shape().to_string(),
@@ -250,8 +254,8 @@ Tensor window_first_keys(int64_t positions, int64_t window, Backend& backend) {
 
 Tensor document_first_keys(const Tensor& documents, int64_t window) {
   if (documents.rank() != 2 || documents.dtype() != DType::kI32) {
-    fail(ErrorKind::kInternal, fmt::format("first_keys: documents (B,T) int32 expected, got {} {}",
-                                           documents.shape().to_string(), name_of(documents.dtype())));
+    fail(ErrorKind::kUsage, fmt::format("first_keys: documents (B,T) int32 expected, got {} {}",
+                                        documents.shape().to_string(), name_of(documents.dtype())));
   }
   Tensor first = documents.empty_like();
   first.backend().first_keys(first.shape()[0], first.shape()[1], window, documents.data_as<int32_t>(),

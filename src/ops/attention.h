@@ -8,7 +8,7 @@ namespace lockstep {
 
 // y (B,T,C): head h, columns h*C/heads to (h+1)*C/heads of q (B,T,C), k and v (B,S,C), gives softmax(q k' /
 // sqrt(C/heads)) v; B samples, T queries, S keys. With causal, query t sees keys 0 to t + S - T, and T <= S.
-// Nothing of (T,S) is stored; GPUs take heads of up to 256 numbers (kUsage beyond). Error (kInternal) for
+// Nothing of (T,S) is stored; GPUs take heads of up to 256 numbers (kUsage beyond). Error (kUsage) for
 // shapes that do not fit and for heads that do not divide C.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, bool causal = false);
 
@@ -21,7 +21,7 @@ Tensor self_attention(const Tensor& qkv, int64_t heads, bool causal = false);
 // h / (heads / kv_heads). Query t sees keys 0 to t, or, where they are given, from first_keys[t] on, (T) or
 // (B,T) int32, which do not decrease from query to query and are at most t. With this probability of
 // `dropout` each weight of a value becomes 0 and the others are divided by 1 - dropout (Srivastava et al.
-// 2014), by draws from the current RandomScope. Error (kInternal) for shapes that do not fit.
+// 2014), by draws from the current RandomScope. Error (kUsage) for shapes that do not fit.
 Tensor grouped_attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, int64_t kv_heads,
                          const Tensor& first_keys = {}, double dropout = 0.0);
 

@@ -31,7 +31,7 @@ class CastNode final : public Node {
 Tensor cast(const Tensor& x, DType dtype) {
   if (x.dtype() == dtype) return x;
   if (!is_floating(x.dtype()) || !is_floating(dtype)) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("cast: {} to {}: both must be floating", name_of(x.dtype()), name_of(dtype)));
   }
   return record<CastNode>(x.converted(dtype), {&x}, x.dtype(), dtype);

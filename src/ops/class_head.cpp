@@ -19,6 +19,7 @@
 #include "lockstep/ops/loss.h"
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 
 namespace lockstep {
 
@@ -274,6 +275,7 @@ namespace {
 
 // The type of the head's product.
 DType checked_type(const ClassHead& head, const Tensor& labels, const Tensor& weights) {
+  require_one_device("head_losses", {&head.x, &head.table, &labels, &weights});
   const DType compute = autocast_type(OpFamily::kProduct, head.x.dtype(), head.table.dtype(), "head_losses");
   const bool fits = head.x.rank() == 2 && head.table.rank() == 2 &&
                     head.x.shape()[1] == head.table.shape()[1] && head.x.elements() > 0 &&
@@ -282,10 +284,10 @@ DType checked_type(const ClassHead& head, const Tensor& labels, const Tensor& we
                     (!weights.defined() ||
                      (weights.shape() == labels.shape() && weights.dtype() == accumulation_type(compute)));
   if (!fits) {
-    fail(ErrorKind::kInternal,
-         fmt::format("head_losses: x {} with table {}, labels {} {}, weights {}", head.x.shape().to_string(),
-                     head.table.shape().to_string(), labels.shape().to_string(), name_of(labels.dtype()),
-                     weights.defined() ? weights.shape().to_string() : "none"));
+    refuse_operands("head_losses",
+                    fmt::format("x (N,C), a table (V,C), int32 labels (N) and {} weights (N) or none",
+                                name_of(accumulation_type(compute))),
+                    {&head.x, &head.table, &labels, &weights});
   }
   require_indices(labels, head.table.shape()[0], "head_losses: label");
   return compute;

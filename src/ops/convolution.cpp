@@ -14,6 +14,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
 #include "lockstep/ops/elementwise.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -183,7 +184,7 @@ Tensor convolve_weights(const ConvolutionArguments& a, const Tensor& x, const Te
 PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int64_t kw,
                              const Window& window) {
   if (x.rank() != 4)
-    fail(ErrorKind::kInternal, fmt::format("{}: needs (N,H,W,C), got {}", where, x.shape().to_string()));
+    fail(ErrorKind::kUsage, fmt::format("{}: needs (N,H,W,C), got {}", where, x.shape().to_string()));
   PoolArguments a;
   a.dtype = x.dtype();
   a.n = x.shape()[0];
@@ -199,7 +200,7 @@ PoolArguments pool_arguments(const char* where, const Tensor& x, int64_t kh, int
   // A window made of padding alone would have no maximum.
   if (kh < 1 || kw < 1 || a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.pad_h >= kh ||
       a.pad_w >= kw || a.h + 2 * a.pad_h < kh || a.w + 2 * a.pad_w < kw) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("{}: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", where, kh, kw,
                      a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
   }
@@ -314,18 +315,18 @@ Tensor spread_averages(const PoolArguments& arguments, const Tensor& dy) {
 }  // namespace
 
 Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, const Window& window) {
+  require_one_device("convolution", {&x, &weights, &bias});
   if (x.rank() != 4 || weights.rank() != 4 || x.shape()[3] != weights.shape()[3]) {
-    fail(ErrorKind::kInternal, fmt::format("convolution: needs (N,H,W,C) and (O,KH,KW,C), got {} and {}",
-                                           x.shape().to_string(), weights.shape().to_string()));
+    fail(ErrorKind::kUsage, fmt::format("convolution: needs (N,H,W,C) and (O,KH,KW,C), got {} and {}",
+                                        x.shape().to_string(), weights.shape().to_string()));
   }
   const DType compute = autocast_type(OpFamily::kProduct, x.dtype(), weights.dtype(), "convolution");
   if (bias.defined() && !(bias.shape() == Shape{weights.shape()[0]})) {
-    fail(ErrorKind::kInternal, fmt::format("convolution: bias {} for weights {}", bias.shape().to_string(),
-                                           weights.shape().to_string()));
+    refuse_operands("convolution", "weights (O,KH,KW,C) and a bias (O)", {&weights, &bias});
   }
   if (bias.defined() && bias.dtype() != accumulation_type(compute)) {
     if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
-      fail(ErrorKind::kInternal,
+      fail(ErrorKind::kUsage,
            fmt::format("convolution: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
     }
     return convolution(x, weights, cast(bias, accumulation_type(compute)), window);
@@ -349,7 +350,7 @@ Tensor convolution(const Tensor& x, const Tensor& weights, const Tensor& bias, c
   a.pad_w = window.pad_w;
   if (a.stride_h < 1 || a.stride_w < 1 || a.pad_h < 0 || a.pad_w < 0 || a.kh < 1 || a.kw < 1 ||
       a.h + 2 * a.pad_h < a.kh || a.w + 2 * a.pad_w < a.kw) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("convolution: window ({},{}) stride ({},{}) padding ({},{}) does not fit {}", a.kh, a.kw,
                      a.stride_h, a.stride_w, a.pad_h, a.pad_w, x.shape().to_string()));
   }

@@ -46,7 +46,7 @@ Tensor apply_mask(const Tensor& x, const RandomStream& draws, double probability
 
 Tensor dropout(const Tensor& x, double probability) {
   if (!(probability >= 0.0 && probability < 1.0)) {
-    fail(ErrorKind::kInternal, fmt::format("dropout: probability must be in [0, 1), got {}", probability));
+    fail(ErrorKind::kUsage, fmt::format("dropout: probability must be in [0, 1), got {}", probability));
   }
   if (probability == 0.0) return x;
   return apply_mask(x, next_random_stream(RandomPurpose::kDropout), probability);

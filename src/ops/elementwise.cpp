@@ -13,6 +13,7 @@
 #include "lockstep/kernels/math/elementary.h"
 #include "lockstep/ops/broadcast_plan.h"
 #include "lockstep/ops/cast.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -26,6 +27,7 @@ Tensor meet(Tensor (*op)(const Tensor&, const Tensor&), const Tensor& a, const T
 }
 
 Tensor compute_binary(BinaryOp op, const Tensor& a, const Tensor& b, const char* name) {
+  require_one_device(name, {&a, &b});
   BroadcastPlan plan;
   Tensor y;
   if (a.shape() == b.shape()) {
@@ -306,6 +308,7 @@ Tensor add(const Tensor& a, const Tensor& b) {
   if (a.dtype() != b.dtype()) {
     const DType type = autocast_type(OpFamily::kBinary, a.dtype(), b.dtype(), "add");
     if (!(a.shape() == b.shape()) || type != DType::kF32) return meet(add, a, b, "add");
+    require_one_device("add", {&a, &b});
     const Tensor &wide = a.dtype() == type ? a : b, &narrow = a.dtype() == type ? b : a;
     Tensor sum = wide.empty_like();
     if (sum.elements() > 0) {

@@ -1,5 +1,5 @@
 // Differentiable elementwise operations with broadcasting (NumPy rule). Operands of different types are an
-// error (kInternal) unless autocast is on: then they meet in the wider type.
+// error (kUsage) unless autocast is on: then they meet in the wider type.
 #pragma once
 
 #include "lockstep/tensor/tensor.h"

@@ -7,6 +7,7 @@
 #include "lockstep/autodiff/layer_scope.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
+#include "lockstep/ops/operands.h"
 
 namespace lockstep {
 
@@ -86,9 +87,9 @@ void require_indices(const Tensor& indices, int64_t limit, const char* where) {
 }
 
 Tensor embedding(const Tensor& table, const Tensor& indices) {
+  require_one_device("embedding", {&table, &indices});
   if (table.rank() != 2 || indices.dtype() != DType::kI32) {
-    fail(ErrorKind::kInternal, fmt::format("embedding: table {} with indices of {}",
-                                           table.shape().to_string(), name_of(indices.dtype())));
+    refuse_operands("embedding", "a table (V,C) and int32 indices", {&table, &indices});
   }
   require_indices(indices, table.shape()[0], "embedding: index");
   Shape shape = indices.shape();

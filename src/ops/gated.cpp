@@ -53,7 +53,7 @@ class SwigluNode final : public FusedNode {
 
 Tensor swiglu(const Tensor& h) {
   if (h.rank() < 1 || h.shape().last() % 2 != 0) {
-    fail(ErrorKind::kInternal, "swiglu: an even last extent expected, got " + h.shape().to_string());
+    fail(ErrorKind::kUsage, "swiglu: an even last extent expected, got " + h.shape().to_string());
   }
   return record<SwigluNode>(compute_swiglu(h), {&h});
 }

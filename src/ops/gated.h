@@ -7,7 +7,7 @@ namespace lockstep {
 
 // h (..., 2F) -> (..., F): with g the first half of a row and u the second, g sigmoid(g) u (Shazeer 2020,
 // "GLU variants improve transformer"). Computed in the accumulation type of h, rounded to its type once.
-// Error (kInternal) for a last extent that is odd.
+// Error (kUsage) for a last extent that is odd.
 Tensor swiglu(const Tensor& h);
 
 }  // namespace lockstep

@@ -10,6 +10,7 @@
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/embedding.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -48,7 +49,7 @@ class SoftmaxNode final : public FusedNode {
 
 Tensor softmax_of(bool log_form, const Tensor& x) {
   if (x.rank() == 0 || x.shape().last() == 0) {
-    fail(ErrorKind::kInternal, "softmax: needs a last axis with elements, shape " + x.shape().to_string());
+    fail(ErrorKind::kUsage, "softmax: needs a last axis with elements, shape " + x.shape().to_string());
   }
   const DType type = autocast_type(OpFamily::kSoftmax, x.dtype());
   if (type != x.dtype()) return softmax_of(log_form, cast(x, type));
@@ -94,9 +95,10 @@ class CrossEntropyNode final : public FusedNode {
 void check_weights(const char* where, const Tensor& losses_like, const Tensor& weights) {
   if (weights.defined() &&
       (weights.elements() != losses_like.shape()[0] || weights.dtype() != losses_like.dtype())) {
-    fail(ErrorKind::kInternal,
-         fmt::format("{}: weights {} {} for {} samples of {}", where, weights.shape().to_string(),
-                     name_of(weights.dtype()), losses_like.shape()[0], name_of(losses_like.dtype())));
+    refuse_operands(where,
+                    fmt::format("{} weights, as many as there are samples ({}),",
+                                name_of(losses_like.dtype()), losses_like.shape()[0]),
+                    {&weights});
   }
 }
 
@@ -120,12 +122,11 @@ Tensor log_sum_exp(const Tensor& x, bool keep_axis) {
 }
 
 Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& weights) {
+  require_one_device("cross_entropy", {&given, &labels, &weights});
   const Tensor logits = widened(given);
   if (logits.rank() != 2 || labels.elements() != logits.shape()[0] || labels.dtype() != DType::kI32 ||
       logits.shape()[1] == 0) {
-    fail(ErrorKind::kInternal,
-         fmt::format("cross_entropy: logits {} with labels {} {}", logits.shape().to_string(),
-                     labels.shape().to_string(), name_of(labels.dtype())));
+    refuse_operands("cross_entropy", "logits (N,C) and int32 labels (N)", {&given, &labels});
   }
   check_weights("cross_entropy", logits, weights);
   require_indices(labels, logits.shape()[1], "cross_entropy: label");
@@ -141,11 +142,11 @@ Tensor cross_entropy(const Tensor& given, const Tensor& labels, const Tensor& we
 }
 
 Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& weights) {
+  require_one_device("logistic_loss", {&logits, &targets, &weights});
   const Shape flat{logits.elements()};
   if (logits.rank() < 1 || logits.elements() != logits.shape()[0] ||
       targets.elements() != logits.elements()) {
-    fail(ErrorKind::kInternal, fmt::format("logistic_loss: logits {} with targets {}",
-                                           logits.shape().to_string(), targets.shape().to_string()));
+    refuse_operands("logistic_loss", "one logit a sample and as many targets", {&logits, &targets});
   }
   const Tensor z = widened(reshape(logits, flat));
   check_weights("logistic_loss", z, weights);
@@ -154,9 +155,9 @@ Tensor logistic_loss(const Tensor& logits, const Tensor& targets, const Tensor& 
 }
 
 Tensor mean_squared_error(const Tensor& predictions, const Tensor& targets, const Tensor& weights) {
+  require_one_device("mean_squared_error", {&predictions, &targets, &weights});
   if (predictions.rank() < 1 || predictions.elements() != targets.elements()) {
-    fail(ErrorKind::kInternal, fmt::format("mean_squared_error: predictions {} with targets {}",
-                                           predictions.shape().to_string(), targets.shape().to_string()));
+    refuse_operands("mean_squared_error", "predictions and as many targets", {&predictions, &targets});
   }
   const Tensor rows = widened(reshape(predictions, {predictions.shape()[0], -1}));
   check_weights("mean_squared_error", rows, weights);

@@ -13,6 +13,7 @@
 #include "lockstep/ops/cast.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -75,7 +76,7 @@ class MatmulNode final : public Node {
 };
 
 [[noreturn]] void reject(const char* rule, const Tensor& a, const Tensor& b) {
-  fail(ErrorKind::kInternal,
+  fail(ErrorKind::kUsage,
        fmt::format("matmul: {}: {} x {}", rule, a.shape().to_string(), b.shape().to_string()));
 }
 
@@ -241,6 +242,7 @@ class FeedForwardNode final : public FusedNode {
 
 Tensor product(const Tensor& a, const Tensor& b, bool transpose_a, bool transpose_b, ProductTypes types,
                const Extras& extras) {
+  require_one_device("matmul", {&a, &b});
   if (a.rank() < 2 || b.rank() < 2) reject("both need at least two axes", a, b);
   const int ra = a.rank(), rb = b.rank();
   MatmulArguments arguments;
@@ -292,21 +294,21 @@ struct LinearOperands {
 
 LinearOperands prepare_linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
                               bool transpose_weight = false) {
+  require_one_device("linear", {&x, &weight, &bias});
   if (x.rank() < 1 || weight.rank() != 2 || x.shape().last() != weight.shape()[transpose_weight ? 1 : 0]) {
-    fail(ErrorKind::kInternal,
-         fmt::format("linear: inner dimensions differ: {} x {}{}", x.shape().to_string(),
-                     weight.shape().to_string(), transpose_weight ? " transposed" : ""));
+    fail(ErrorKind::kUsage, fmt::format("linear: inner dimensions differ: {} x {}{}", x.shape().to_string(),
+                                        weight.shape().to_string(), transpose_weight ? " transposed" : ""));
   }
   LinearOperands operands{x, bias, autocast_type(OpFamily::kProduct, x.dtype(), weight.dtype(), "linear"),
                           transpose_weight, weight.shape()[transpose_weight ? 0 : 1]};
   const DType compute = operands.compute;
   if (bias.defined()) {
     if (!(bias.shape() == Shape{operands.outputs})) {
-      fail(ErrorKind::kInternal, fmt::format("linear: bias {} for weight {}", bias.shape().to_string(),
-                                             weight.shape().to_string()));
+      refuse_operands("linear", fmt::format("a bias ({}) for the weight", operands.outputs),
+                      {&bias, &weight});
     }
     if (accumulation_type(bias.dtype()) != accumulation_type(compute)) {
-      fail(ErrorKind::kInternal,
+      fail(ErrorKind::kUsage,
            fmt::format("linear: bias {} in a product of {}", name_of(bias.dtype()), name_of(compute)));
     }
     operands.bias = cast(bias, accumulation_type(compute));

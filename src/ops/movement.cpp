@@ -2,6 +2,7 @@
 #include "lockstep/ops/movement.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -9,6 +10,7 @@
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
+#include "lockstep/ops/operands.h"
 
 namespace lockstep {
 
@@ -114,8 +116,8 @@ size_t row_bytes(const Tensor& x, int axis) {
 Tensor reshape(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   if (shape.elements() != x.elements()) {
-    fail(ErrorKind::kInternal, fmt::format("reshape: {} elements of {} do not fit {}", x.elements(),
-                                           x.shape().to_string(), shape.to_string()));
+    fail(ErrorKind::kUsage, fmt::format("reshape: {} elements of {} do not fit {}", x.elements(),
+                                        x.shape().to_string(), shape.to_string()));
   }
   return record<ReshapeNode>(x.view(shape), {&x});
 }
@@ -126,7 +128,7 @@ Tensor reshape(const Tensor& x, std::span<const int64_t> extents) {
   Shape shape;
   for (size_t i = 0; i < extents.size(); ++i) {
     if (extents[i] == -1) {
-      if (unknown >= 0) fail(ErrorKind::kInternal, "reshape: more than one extent of -1");
+      if (unknown >= 0) fail(ErrorKind::kUsage, "reshape: one extent of -1 at most expected");
       unknown = static_cast<int>(i);
       shape.push_back(1);
     } else {
@@ -136,8 +138,8 @@ Tensor reshape(const Tensor& x, std::span<const int64_t> extents) {
   }
   if (unknown >= 0) {
     if (known == 0 || x.elements() % known != 0) {
-      fail(ErrorKind::kInternal, fmt::format("reshape: {} elements of {} do not divide by {}", x.elements(),
-                                             x.shape().to_string(), known));
+      fail(ErrorKind::kUsage, fmt::format("reshape: {} elements of {} do not divide by {}", x.elements(),
+                                          x.shape().to_string(), known));
     }
     shape[unknown] = x.elements() / known;
   }
@@ -155,7 +157,8 @@ Tensor permute(const Tensor& x, const std::vector<int>& permutation) {
   bool valid = static_cast<int>(sorted.size()) == rank;
   for (int axis = 0; valid && axis < rank; ++axis) valid = sorted[static_cast<size_t>(axis)] == axis;
   if (!valid) {
-    fail(ErrorKind::kInternal, fmt::format("permute: not a permutation of {} axes", rank));
+    fail(ErrorKind::kUsage, fmt::format("permute: a permutation of the {} axes of {} expected, got ({})",
+                                        rank, x.shape().to_string(), fmt::join(permutation, ",")));
   }
   Shape shape;
   for (int axis : permutation) shape.push_back(x.shape()[axis]);
@@ -178,8 +181,8 @@ Tensor transpose(const Tensor& x, int axis_a, int axis_b) {
 Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
   const int normalized = normalize_axis(axis, x.rank());
   if (begin < 0 || end < begin || end > x.shape()[normalized]) {
-    fail(ErrorKind::kInternal,
-         fmt::format("slice: [{}, {}) of axis {} of {}", begin, end, axis, x.shape().to_string()));
+    fail(ErrorKind::kUsage, fmt::format("slice: elements [{}, {}) of axis {} are not in {}", begin, end, axis,
+                                        x.shape().to_string()));
   }
   Shape shape = x.shape();
   shape[normalized] = end - begin;
@@ -196,8 +199,8 @@ Tensor slice(const Tensor& x, int axis, int64_t begin, int64_t end) {
 Tensor pad_axis(const Tensor& x, int axis, int64_t begin, int64_t size) {
   const int normalized = normalize_axis(axis, x.rank());
   if (begin < 0 || begin + x.shape()[normalized] > size) {
-    fail(ErrorKind::kInternal,
-         fmt::format("pad_axis: {} at {} does not fit {}", x.shape().to_string(), begin, size));
+    fail(ErrorKind::kUsage, fmt::format("pad_axis: axis {} of {} from {} on does not fit into {} elements",
+                                        axis, x.shape().to_string(), begin, size));
   }
   Shape shape = x.shape();
   shape[normalized] = size;
@@ -213,9 +216,10 @@ Tensor pad_axis(const Tensor& x, int axis, int64_t begin, int64_t size) {
 }
 
 Tensor concatenate(const std::vector<Tensor>& parts, int axis) {
-  if (parts.empty()) fail(ErrorKind::kInternal, "concatenate: no parts");
+  if (parts.empty()) fail(ErrorKind::kUsage, "concatenate: no parts");
   DType type = parts[0].dtype();
   for (const Tensor& part : parts) {
+    require_one_device("concatenate", {&parts[0], &part});
     if (part.dtype() != type) type = autocast_type(OpFamily::kBinary, type, part.dtype(), "concatenate");
   }
   if (std::any_of(parts.begin(), parts.end(), [&](const Tensor& part) { return part.dtype() != type; })) {
@@ -230,8 +234,8 @@ Tensor concatenate(const std::vector<Tensor>& parts, int axis) {
     Shape aligned = part.shape();  // with the free axis made equal
     if (aligned.rank() == shape.rank()) aligned[normalized] = shape[normalized];
     if (!(aligned == shape)) {
-      fail(ErrorKind::kInternal, fmt::format("concatenate: {} and {} do not fit along axis {}",
-                                             parts[0].shape().to_string(), part.shape().to_string(), axis));
+      fail(ErrorKind::kUsage, fmt::format("concatenate: {} and {} do not fit along axis {}",
+                                          parts[0].shape().to_string(), part.shape().to_string(), axis));
     }
     shape[normalized] += part.shape()[normalized];
   }

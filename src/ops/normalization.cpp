@@ -10,6 +10,7 @@
 #include "lockstep/ops/cast.h"
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -25,13 +26,14 @@ Tensor normalize_reference(const Tensor& x, const Tensor& gamma, const Tensor& b
 }
 
 void check_affine(const char* where, const Tensor& x, const Tensor& gamma, const Tensor& beta) {
+  require_one_device(where, {&x, &gamma, &beta});
   if (x.rank() < 2 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()}) ||
       !(beta.shape() == gamma.shape()) || gamma.dtype() != accumulation_type(x.dtype()) ||
       beta.dtype() != gamma.dtype()) {
-    fail(ErrorKind::kInternal,
-         fmt::format("{}: x {} {} with gamma {} {} and beta {} {}", where, x.shape().to_string(),
-                     name_of(x.dtype()), gamma.shape().to_string(), name_of(gamma.dtype()),
-                     beta.shape().to_string(), name_of(beta.dtype())));
+    refuse_operands(where,
+                    fmt::format("x (...,C) with elements, {0} gamma (C) and {0} beta (C)",
+                                name_of(accumulation_type(x.dtype()))),
+                    {&x, &gamma, &beta});
   }
 }
 
@@ -167,9 +169,9 @@ NormedSum layer_norm_of(const Tensor& x, const Tensor& change, const Tensor& gam
 
 NormedSum rms_norm_of(const Tensor& x, const Tensor& change, const Tensor& gamma, double epsilon,
                       DType output) {
+  require_one_device("rms_norm", {&x, &change, &gamma});
   if (x.rank() < 1 || x.elements() == 0 || !(gamma.shape() == Shape{x.shape().last()})) {
-    fail(ErrorKind::kInternal,
-         fmt::format("rms_norm: x {} with gamma {}", x.shape().to_string(), gamma.shape().to_string()));
+    refuse_operands("rms_norm", "x (...,C) with elements and gamma (C)", {&x, &gamma});
   }
   const Tensor scale = cast(gamma, accumulation_type(x.dtype()));
   return norm_of(NormArguments::Kind::kRms, x, change, scale, {}, epsilon, output);

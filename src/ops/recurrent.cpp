@@ -9,6 +9,7 @@
 #include "lockstep/ops/elementwise.h"
 #include "lockstep/ops/matmul.h"
 #include "lockstep/ops/movement.h"
+#include "lockstep/ops/operands.h"
 #include "lockstep/ops/reduction.h"
 
 namespace lockstep {
@@ -100,6 +101,7 @@ class RecurrentNode final : public FusedNode {
 
 Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight, const Tensor& bias,
                  bool reverse) {
+  require_one_device("recurrent", {&inputs, &weight, &bias});
   for (const Tensor* given : {&inputs, &weight, &bias}) {
     if (!given->defined() || accumulation_type(given->dtype()) == given->dtype()) continue;
     return recurrent(cell, widened(inputs), widened(weight), bias.defined() ? widened(bias) : bias, reverse);
@@ -115,7 +117,7 @@ Tensor recurrent(RecurrentCell cell, const Tensor& inputs, const Tensor& weight,
                     (!bias.defined() || (cell == RecurrentCell::kGru && bias.shape() == Shape{units} &&
                                          bias.dtype() == inputs.dtype()));
   if (!fits) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("recurrent: inputs (T,B,{0}*H), weight (H,{0}*H) and bias (H; GRU only) expected, got "
                      "{1} {2}, {3} {4} "
                      "and {5}",

@@ -25,7 +25,7 @@ std::vector<int> normalized_axes(const std::vector<int>& axes, int rank) {
   for (int axis : axes) result.push_back(normalize_axis(axis, rank));
   std::sort(result.begin(), result.end());
   if (std::adjacent_find(result.begin(), result.end()) != result.end()) {
-    fail(ErrorKind::kInternal, "reduction: an axis is named twice");
+    fail(ErrorKind::kUsage, "reduction: an axis is named twice");
   }
   return result;
 }
@@ -128,7 +128,7 @@ Tensor sum(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
 Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
   int64_t count = 1;
   for (int axis : normalized_axes(axes, x.rank())) count *= x.shape()[axis];
-  if (count == 0) fail(ErrorKind::kInternal, "mean: of no elements, shape " + x.shape().to_string());
+  if (count == 0) fail(ErrorKind::kUsage, "mean: of no elements, shape " + x.shape().to_string());
   const double factor = 1.0 / static_cast<double>(count);
   const DType single = accumulation_type(x.dtype());
   if (single == x.dtype()) return scale(sum(x, axes, keep_axes), factor);
@@ -140,7 +140,7 @@ Tensor mean(const Tensor& x, const std::vector<int>& axes, bool keep_axes) {
 Tensor max(const Tensor& x, int axis, bool keep_axis) {
   const int normalized = normalize_axis(axis, x.rank());
   if (x.shape()[normalized] == 0)
-    fail(ErrorKind::kInternal, "max: of no elements, shape " + x.shape().to_string());
+    fail(ErrorKind::kUsage, "max: of no elements, shape " + x.shape().to_string());
   const Tensor kept = record<MaxNode>(reduce_axes(ReduceOp::kMax, x, {normalized}), {&x}, normalized);
   return keep_axis ? kept : reshape(kept, without_axes(x.shape(), {normalized}));
 }
@@ -148,8 +148,7 @@ Tensor max(const Tensor& x, int axis, bool keep_axis) {
 Tensor broadcast_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   if (!(broadcast_shapes(x.shape(), shape, "broadcast_to") == shape)) {
-    fail(ErrorKind::kInternal,
-         "broadcast_to: " + x.shape().to_string() + " does not fit " + shape.to_string());
+    fail(ErrorKind::kUsage, "broadcast_to: " + x.shape().to_string() + " does not fit " + shape.to_string());
   }
   // Times one is exact, and multiplication already knows how to repeat.
   return record<BroadcastNode>(multiply(x.detach(), Tensor::full(shape, x.dtype(), x.backend(), 1.0)), {&x});

@@ -6,6 +6,7 @@
 #include "lockstep/autodiff/node.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/cast.h"
+#include "lockstep/ops/operands.h"
 
 namespace lockstep {
 
@@ -45,9 +46,10 @@ Tensor turn(const Tensor& x, const Tensor& cosines, const Tensor& sines, int64_t
 
 Tensor rotary(const Tensor& x, const Tensor& cosines, const Tensor& sines, int64_t turned) {
   const Shape table = x.rank() == 4 ? Shape{x.shape()[1], x.shape()[3] / 2} : Shape{};
+  require_one_device("rotary", {&x, &cosines, &sines});
   if (x.rank() != 4 || x.shape()[3] % 2 != 0 || !(cosines.shape() == table) || !(sines.shape() == table) ||
       turned > x.shape()[2]) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("rotary: x (B,T,H,D), D even, with tables (T,D/2) and at most H heads to turn expected, "
                      "got {}, {}, {} and {}",
                      x.shape().to_string(), cosines.shape().to_string(), sines.shape().to_string(), turned));

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <utility>
 
@@ -251,6 +252,29 @@ void GradientExchange::end_micro_batch() {
   }
   impl.micro_batch = kNone;
   ++impl.next_micro_batch;
+}
+
+bool GradientExchange::spoil(int64_t end) {
+  Impl& impl = *impl_;
+  impl.require(impl.micro_batch != kNone, "spoil outside of a micro-batch");
+  const auto missing = [&](size_t index) { return impl.slices[index].seen_in != impl.micro_batch; };
+  if (impl.options.sums > 0 && missing(impl.find_slice(impl.layout.sums_begin))) {
+    add_sums(Tensor::full({impl.options.sums}, DType::kF64, impl.backend, std::nan("")).data_as<double>());
+    return true;
+  }
+  for (size_t i = 0; i < impl.slices.size() && impl.layout.slices[i].offset < end; ++i) {
+    if (!missing(i)) continue;
+    const ExchangeLayout::Slice& place = impl.layout.slices[i];
+    const int64_t n = impl.slices[i].elements > 0 ? impl.slices[i].elements : place.capacity;
+    Tensor values = Tensor::zeros({n}, impl.dtype, impl.backend);
+    Tensor first = values.view({1}, 0);
+    first.assign(first.full_like(std::nan("")));
+    impl.slices[i].seen_in = impl.micro_batch;
+    ++impl.slices_seen;
+    impl.add_slice(place, n, values.data());
+    return true;
+  }
+  return false;
 }
 
 void GradientExchange::finish(const std::function<void()>& issued) {

@@ -60,6 +60,10 @@ class GradientExchange {
   // The micro-batch's options.sums numbers, in the backend's memory.
   void add_sums(const double* values);
   void end_micro_batch();
+  // In place of what the current micro-batch will not bring: the step's sums are not finite then, or, where
+  // the micro-batch has brought its own, its gradient in front of element `end` is not, on every worker.
+  // False where nothing is left that could say so.
+  bool spoil(int64_t end);
   // Waits for every bucket; on a GPU, what the backend is told from now on does. issued: called when the last
   // collective has been issued, which is the same place in their order on every worker: what it issues on the
   // same communicator travels beside the last messages.

@@ -109,7 +109,7 @@ void initialize(const Initializer& initializer, PhiloxKey key, uint64_t name_has
 template <class Entry>
 void require_new(const std::vector<Entry>& entries, const std::string& name) {
   const std::string fault = fault_of_path(name, entries, &Entry::name);
-  if (!fault.empty()) fail(ErrorKind::kInternal, "parameter store: " + fault);
+  if (!fault.empty()) fail(ErrorKind::kUsage, "parameter store: " + fault);
 }
 
 }  // namespace

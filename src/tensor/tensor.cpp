@@ -46,7 +46,7 @@ Tensor Tensor::arange(int64_t n, DType dtype, Backend& backend) {
 Tensor Tensor::from_host(const Shape& shape, DType dtype, const void* values, size_t count,
                          Backend& backend) {
   if (static_cast<int64_t>(count) != shape.elements()) {
-    fail(ErrorKind::kInternal, fmt::format("tensor: {} values given for shape {}", count, shape.to_string()));
+    fail(ErrorKind::kUsage, fmt::format("tensor: {} values given for shape {}", count, shape.to_string()));
   }
   Tensor tensor = empty(shape, dtype, backend);
   if (count == 0) return tensor;
@@ -70,8 +70,7 @@ void Tensor::copy_to_host(DType dtype, void* values) const {
 
 double Tensor::item() const {
   if (!defined() || elements() != 1) {
-    fail(ErrorKind::kInternal,
-         fmt::format("item: needs exactly one element, shape is {}", shape_.to_string()));
+    fail(ErrorKind::kUsage, fmt::format("item: needs exactly one element, shape is {}", shape_.to_string()));
   }
   double value = 0.0;
   copy_to_host(DType::kF64, &value);
@@ -80,15 +79,15 @@ double Tensor::item() const {
 
 Tensor Tensor::view(const Shape& shape) const {
   if (shape.elements() != elements()) {
-    fail(ErrorKind::kInternal, fmt::format("view: shape {} has another number of elements than {}",
-                                           shape.to_string(), shape_.to_string()));
+    fail(ErrorKind::kUsage, fmt::format("view: shape {} has another number of elements than {}",
+                                        shape.to_string(), shape_.to_string()));
   }
   return view(shape, 0);
 }
 
 Tensor Tensor::view(const Shape& shape, int64_t begin) const {
   if (begin < 0 || begin + shape.elements() > elements()) {
-    fail(ErrorKind::kInternal,
+    fail(ErrorKind::kUsage,
          fmt::format("view: elements [{}, {}) of {}", begin, begin + shape.elements(), elements()));
   }
   Tensor result = *this;
@@ -105,10 +104,9 @@ Tensor Tensor::detach() const {
 }
 
 void Tensor::refuse_to_read() const {
-  fail(ErrorKind::kInternal, defined()
-                                 ? fmt::format("{}elements of a tensor {} {} that were not kept are read",
-                                               op_prefix(), shape_.to_string(), name_of(dtype_))
-                                 : op_prefix() + "an undefined tensor is read");
+  if (!defined()) fail(ErrorKind::kUsage, op_prefix() + "an undefined tensor is read");
+  fail(ErrorKind::kInternal, fmt::format("{}elements of a tensor {} {} that were not kept are read",
+                                         op_prefix(), shape_.to_string(), name_of(dtype_)));
 }
 
 Tensor Tensor::clone() const {
@@ -126,8 +124,8 @@ Tensor Tensor::converted(DType dtype) const {
 
 void Tensor::assign(const Tensor& source) {
   if (!(source.shape() == shape_) || source.dtype() != dtype_) {
-    fail(ErrorKind::kInternal, fmt::format("assign: {} {} into {} {}", source.shape().to_string(),
-                                           name_of(source.dtype()), shape_.to_string(), name_of(dtype_)));
+    fail(ErrorKind::kUsage, fmt::format("assign: {} {} into {} {}", source.shape().to_string(),
+                                        name_of(source.dtype()), shape_.to_string(), name_of(dtype_)));
   }
   if (elements() > 0) backend().copy(mutable_data(), source.data(), bytes());
 }

@@ -57,9 +57,14 @@ class Tensor {
   int64_t elements() const { return shape_.elements(); }
   size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype_); }
   DType dtype() const { return dtype_; }
-  Backend& backend() const { return *backend_; }
+  // Error (kUsage) of an undefined tensor.
+  Backend& backend() const {
+    if (backend_ == nullptr) refuse_to_read();
+    return *backend_;
+  }
 
-  // Error (kInternal), here and wherever elements are read, when there are none.
+  // Error, here and wherever elements are read, when there are none: kUsage of an undefined tensor, else
+  // kInternal.
   const void* data() const { return storage().data() + offset_; }
   void* mutable_data() {
     storage().forget();

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <exception>
+#include <new>
 #include <optional>
 #include <vector>
 
@@ -17,6 +19,10 @@ void run_agreed(Communicator& communicator, const std::function<void()>& part, c
     part();
   } catch (const Error& error) {
     mine = error;
+  } catch (const std::bad_alloc&) {
+    mine.emplace(ErrorKind::kInternal, "out of memory");
+  } catch (const std::exception& exception) {  // of a part of the program's own
+    mine.emplace(ErrorKind::kInternal, exception.what());
   }
   const int64_t verdict = mine ? static_cast<int64_t>(mine->kind()) + 1 : 0;
   std::vector<int64_t> verdicts(static_cast<size_t>(communicator.world_size()));

@@ -21,9 +21,9 @@ class AgreedFailure : public Error {
   bool speaks_;
 };
 
-// Runs `part` on every worker. When it throws an Error on some, all throw AgreedFailure of the lowest failing
-// rank's kind; that rank speaks. Other exceptions pass through. timeout_seconds: of waits until all are
-// through; 0: the communicator's.
+// Runs `part` on every worker. When it throws on some, all throw AgreedFailure of the lowest failing rank's
+// kind, kInternal of what is no Error; that rank speaks. timeout_seconds: of waits until all are through; 0:
+// the communicator's.
 void run_agreed(Communicator& communicator, const std::function<void()>& part, const std::string& label,
                 double timeout_seconds = 0.0);
 

@@ -155,11 +155,24 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
   activation_bytes_ = std::max(activation_bytes_, allocator_statistics().peak_bytes - before.bytes_in_use);
 }
 
-void GradientPass::issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued) {
+void GradientPass::issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued,
+                         std::exception_ptr* thrown) {
+  const auto guarded = [&](const Batch& batch) {
+    if (thrown == nullptr) return sweep(batch, cotangent);
+    if (*thrown) return;
+    try {
+      sweep(batch, cotangent);
+    } catch (const std::exception& failure) {
+      const auto* const error = dynamic_cast<const Error*>(&failure);
+      if (error != nullptr && error->kind() == ErrorKind::kCommunication) throw;  // others are lost
+      if (!exchange_->spoil(replica_.store.parameter_extent())) throw;
+      *thrown = std::current_exception();
+    }
+  };
   {
     // One for all micro-batches, which ends before anything changes the parameters.
     const AutocastScope autocast(settings_.compute, replica_.current_copies());
-    for_batches(*exchange_, [&](const Batch& batch) { sweep(batch, cotangent); });
+    for_batches(*exchange_, guarded);
   }
   if (swept != nullptr) swept->set();
   exchange_->finish(issued);

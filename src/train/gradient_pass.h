@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -51,8 +52,11 @@ class GradientPass {
   Shape loss_shape() const { return objective_.loss_shape(settings_.micro_batch_size); }
   // Sweeps and sums up. cotangent: dL/d(losses of a micro-batch), the loss scale everywhere. `swept` is set
   // where the device is through with this worker's sweeps; may be null. issued: see
-  // GradientExchange::finish().
-  void issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued = {});
+  // GradientExchange::finish(). thrown: gets what a sweep of this worker throws, of the model's that is; the
+  // sums, and with them the step's verdict, are not finite then on any worker. Null: it comes out, and the
+  // others wait in vain.
+  void issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued = {},
+             std::exception_ptr* thrown = nullptr);
   // What issue() has summed over all samples, neither divided nor unscaled: the gradient and, behind it, the
   // micro-batches' statistics, laid out as the parameter store says; (2) fp64, of losses and of weights. Of a
   // sharded optimizer the worker's own elements only. Valid until the next sweep.

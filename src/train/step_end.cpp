@@ -116,6 +116,14 @@ class HostStepEnd final : public StepEnd {
     report_ = report_of(verdict, update_);
   }
 
+  void take_back(int64_t step) override {
+    Tensor parameters = replica_.store.values();
+    if (replica_.optimizer->cancel_gradient(parameters)) {
+      replica_.shards->gather(parameters, "cancelled look-ahead");
+    }
+    StepEnd::take_back(step);
+  }
+
   StepReport report(int64_t) override { return report_; }
 
  private:

@@ -68,6 +68,9 @@ class StepEnd : public Checkpointed {
   virtual void issue() = 0;
   void post(int64_t step) { control_.post(step); }
   virtual void decide(int64_t step) = 0;
+  // Instead of both, where the sums of a step were spoilt (GradientPass::issue), so that nothing has changed:
+  // the state is that before it. step: its number, counted from 0. Nothing else may be under way.
+  virtual void take_back(int64_t step) { start(step); }
   // Throws Divergence.
   virtual StepReport report(int64_t step) = 0;
 

@@ -31,6 +31,11 @@ void StepLog::issued(double host_seconds) {
   ++under_way_;
 }
 
+void StepLog::drop() {
+  --under_way_;
+  newest_ = --issued_;
+}
+
 int64_t StepLog::oldest() const {
   return issued_ + 1 - static_cast<int64_t>(under_way_);
 }

@@ -36,6 +36,9 @@ class StepLog {
   // The step that begin() gave last is issued, but for what the host may have to decide.
   void issued(double host_seconds);
 
+  // The step that was issued last will have no report.
+  void drop();
+
   // Steps whose reports nobody has read: those that are issued and not ended.
   size_t under_way() const { return under_way_; }
   // The number of the oldest of them.

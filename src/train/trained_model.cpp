@@ -84,7 +84,33 @@ void require_tokenizer(const DataDescription& data, const std::string& weights, 
        fmt::format("{}: of {}; {} of tokenizer {}", data.source, data.vocabulary, weights, beside));
 }
 
+// "averaged" or "trained" where none are asked for.
+std::string chosen_weights(const State& state, const std::string& asked) {
+  return !asked.empty() ? asked : has_average(state) ? "averaged" : "trained";
+}
+
+// A mean of weights has no statistics of its own: these come from the samples.
+bool lacks_statistics(const std::string& weights, const std::string& average) {
+  return weights == "averaged" && average == name_of(AverageSettings::Type::kSwa);
+}
+
+std::string average_of(const State& state) {
+  const auto type = state.scalars.find("/average/type");
+  return type != state.scalars.end() ? std::get<std::string>(type->second) : "";
+}
+
 }  // namespace
+
+bool needs_run_data(const std::string& checkpoint, std::string weights) {
+  try {
+    if (holds_weights(checkpoint)) return true;
+    const State state = read_checkpoint_outline(checkpoint);
+    weights = chosen_weights(state, weights);
+    return state.data.empty() || lacks_statistics(weights, average_of(state));
+  } catch (const Error&) {
+    return true;
+  }
+}
 
 TrainedModel::TrainedModel(Configuration& configuration, const std::string& checkpoint,
                            Communicator& communicator, std::string weights, Data data, bool full_precision,
@@ -104,7 +130,7 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
       [&] {
         if (communicator.rank() > 0 || foreign) return;
         state = read_checkpoint(checkpoint);
-        if (weights_.empty()) weights_ = has_average(state) ? "averaged" : "trained";
+        weights_ = chosen_weights(state, weights_);
         if (weights_ == "averaged" && !has_average(state)) {
           fail(ErrorKind::kUsage, checkpoint + ": --weights averaged: it has no averaged weights");
         }
@@ -114,11 +140,9 @@ TrainedModel::TrainedModel(Configuration& configuration, const std::string& chec
   std::string outline = state.data, columns = columns_text(state);
   broadcast_text(communicator, outline, "data");
   broadcast_text(communicator, columns, "columns");
-  const auto type = state.scalars.find("/average/type");
-  std::string average = type != state.scalars.end() ? std::get<std::string>(type->second) : "";
+  std::string average = average_of(state);
   broadcast_text(communicator, average, "average");
-  // A mean of weights has no statistics of its own.
-  const bool mean = weights_ == "averaged" && average == name_of(AverageSettings::Type::kSwa);
+  const bool mean = lacks_statistics(weights_, average);
   run_agreed(
       communicator,
       [&] {

@@ -17,6 +17,10 @@
 
 namespace lockstep {
 
+// Whether TrainedModel reads the data that the configuration names although it is asked for an outline only.
+// Also true where this process cannot tell: the checkpoint may be there for rank 0 alone.
+bool needs_run_data(const std::string& checkpoint, std::string weights);
+
 class TrainedModel {
  public:
   // Of the data that the configuration names: kRead them, for an evaluation; kOutline: what the checkpoint

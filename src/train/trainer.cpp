@@ -14,6 +14,7 @@
 #include "lockstep/train/run_ending.h"
 #include "lockstep/train/run_saving.h"
 #include "lockstep/train/sample_supply.h"
+#include "lockstep/train/step_failure.h"
 #include "lockstep/train/step_reports.h"
 #include "lockstep/train/step_word.h"
 #include "lockstep/train/straggler_watch.h"
@@ -27,15 +28,17 @@ struct Trainer::Parts : PreparedRun {
   std::optional<WorkerWishes> wishes;
   std::optional<RecoveryPoint> recovery;
   StepWord word;
+  StepFailure failure;
   StragglerWatch stragglers;
   bool save_wanted = false;  // after this step, by the clock
-  // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was:
-  // the step has not been taken.
+  // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was,
+  // or the step has failed: it has not been taken.
   bool interruptible = false, interrupted = false;
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_),
         word(communicator_),
+        failure(communicator_),
         stragglers(plan.shares(communicator_.world_size()),
                    [this](int rank) { return communicator.host_of(rank); }) {
     set_going();
@@ -70,7 +73,9 @@ struct Trainer::Parts : PreparedRun {
 
   // All that the device does in the step that the inputs have turned to. issued: GradientPass::issue().
   void issue(StepLog::Step& step, const std::function<void()>& issued) {
-    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued);
+    // What is recorded cannot be spoilt later.
+    pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued,
+                recorder ? nullptr : failure.mine());
     step.exchanged->set();
     end->issue();
   }
@@ -82,30 +87,44 @@ struct Trainer::Parts : PreparedRun {
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
     const double seconds = end->minimizes() ? 0.0 : reports->log().take_own_seconds();
-    word.post(
-        {wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(), seconds, copies->word()});
+    word.post({wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(), failure.is_mine(),
+               seconds, copies->word()});
   }
 
   // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
   bool take_words() {
-    bool stops = false, doubts = false;
+    bool stops = false, doubts = false, fails = false;
     save_wanted = false;
     std::vector<double> seconds;
     const std::vector<StepWord::Word>& words = word.take();
     for (const StepWord::Word& theirs : words) {
       stops = stops || theirs.stops != 0;
       doubts = doubts || theirs.doubts != 0;
+      fails = fails || theirs.fails != 0;
       save_wanted = save_wanted || theirs.saves != 0;
       seconds.push_back(theirs.seconds);
     }
     if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
-    return (doubts && samples->agree()) || stops;
+    const bool lacks = doubts && samples->agree();
+    if (fails) failure.agree(done);
+    return lacks || fails || stops;
+  }
+
+  // The step under way, whose sums are not finite on any worker: it has changed nothing.
+  void take_back() {
+    reports->log().drop();
+    reports->read(0);
+    end->take_back(--done);
+    if (keeper) keeper->status().step(done);
+    interrupted = true;
+    hold(done);
   }
 
   // One step. Returns whether a worker wants the run to end, or has no samples for the next one.
   bool advance() {
     if (samples->failure()) throw *samples->failure();
+    if (failure.agreed()) throw *failure.agreed();
     const auto begin = std::chrono::steady_clock::now();
     StepLog& log = reports->log();
     communicator.enter(fmt::format("step {}", done + 1));
@@ -138,6 +157,10 @@ struct Trainer::Parts : PreparedRun {
     log.issued(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
     if (stages(done)) samples->stage();
     const bool stops = take_words();
+    if (failure.agreed()) {
+      take_back();
+      return true;
+    }
     if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
     if (!end->device_decides()) {
       fail_of_divergence(*this, [&] { end->decide(done); });
@@ -218,6 +241,7 @@ struct Trainer::Parts : PreparedRun {
       const bool stops = advance();
       if (interrupted) {
         stopped = true;
+        if (failure.agreed() && done == 0) throw *failure.agreed();  // nothing is lost
         if (!on_disk || saved != done) save();
         break;
       }
@@ -249,6 +273,7 @@ struct Trainer::Parts : PreparedRun {
                            plan.total_steps));
     finish(stopped);
     if (samples->failure()) throw *samples->failure();
+    if (failure.agreed()) throw *failure.agreed();
     callbacks.rethrow();
     return stopped ? TrainOutcome::kStopped : TrainOutcome::kFinished;
   }
@@ -280,6 +305,7 @@ void Trainer::step() {
     fail(ErrorKind::kUsage, fmt::format("step: all {} steps are done", parts_->plan.total_steps));
   }
   parts_->advance();
+  if (parts_->failure.agreed()) throw *parts_->failure.agreed();
 }
 EvaluationResult Trainer::evaluate() {
   return parts_->evaluate();

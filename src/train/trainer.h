@@ -60,7 +60,8 @@ class Trainer {
 
   // One optimizer step. Neither evaluates nor saves. Error (kNumeric) when training diverged; on a GPU it may
   // be one of the steps before that is found out about. AgreedFailure (kData) before anything is done where
-  // some worker cannot have its samples: the steps before can still be saved.
+  // some worker cannot have its samples, and of the kind of what its model throws in the sweeps of a step
+  // that neither minimizes nor is recorded: the steps before can still be saved.
   void step();
   // The mean loss on the validation data, of averaged weights where there are any; logged. Error (kUsage)
   // without validation data. Only run() shows the result to a schedule that follows it (plateau) and to
@@ -70,8 +71,8 @@ class Trainer {
   // left something that is not finite.
   void save();
   // All steps that are left, or those until ended() says why there are no more, with the evaluations, digests
-  // and checkpoints that settings ask for; then finish(). Where the samples of a step cannot be had, what has
-  // been trained is saved and finished before the AgreedFailure (kData).
+  // and checkpoints that settings ask for; then finish(). Where the samples of a step cannot be had, or its
+  // model throws, what has been trained is saved and finished before the AgreedFailure of step().
   TrainOutcome run();
   // Everything on disk, the loss plot included, before any worker returns.
   void finish();

@@ -86,6 +86,20 @@ TEST(Permutation, BeginsAgainBehindItsEnd) {
   for (int64_t i = 0; i < 12; ++i) EXPECT_EQ(rows[static_cast<size_t>(i)], permutation.row((3 + i) % 5));
 }
 
+// They are computed several at once.
+TEST(Permutation, RowsTogetherAreThoseOneByOne) {
+  for (const int64_t n : {1, 2, 3, 7, 64, 1000}) {
+    const Permutation permutation = permutation_of(5, 2, n);
+    for (size_t count = 0; count < 14; ++count) {
+      std::vector<int64_t> rows(count), expected;
+      permutation.rows(n - 1, rows);
+      for (size_t i = 0; i < count; ++i)
+        expected.push_back(permutation.row((n - 1 + static_cast<int64_t>(i)) % n));
+      EXPECT_EQ(rows, expected) << n;
+    }
+  }
+}
+
 // Pinned: runs that were begun with an older version must go on in the same permutation_of. Computed by
 // tests/data/permutation.py, a second program of the definition.
 TEST(Permutation, IsTheOneThatTheDefinitionGives) {

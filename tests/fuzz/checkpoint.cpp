@@ -168,6 +168,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   seal_file(path, ErrorKind::kData);
   State state;
   fuzz::accepts([&] { read_begun(path); });
+  fuzz::accepts([&] { read_checkpoint_outline(path); });
   if (!fuzz::accepts([&] { state = read_checkpoint(path); })) return 0;
   for (const StateArray& array : state.arrays) {
     if (array.bytes.size() != static_cast<size_t>(array.shape.elements()) * size_of(array.dtype))

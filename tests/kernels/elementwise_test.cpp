@@ -293,7 +293,7 @@ TEST(DTypes, AnIntegerArrayIsRefusedNamingOpAndType) {
     cpu_backend().scale_shift(DType::kI32, 4, values, 1.0, 0.0, values);
     FAIL() << "accepted";
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     EXPECT_STREQ(error.what(), "scale_shift: dtype int32 is not supported");
   }
 }

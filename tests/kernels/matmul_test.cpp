@@ -540,7 +540,7 @@ TEST(Matmul, IntegersAreRefusedByName) {
     cpu_backend().matmul(arguments);
     FAIL() << "accepted int32";
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     EXPECT_NE(std::string(error.what()).find("matmul"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("int32"), std::string::npos);
   }

@@ -113,7 +113,7 @@ TEST(BatchStatistics, AreTakenOnceAndNamedWhenAPassLeavesThemOut) {
     take_batch_statistics(context, image.store);
     FAIL() << "no error";
   } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
     EXPECT_STREQ(error.what(),
                  "norm.running_variance: the forward pass in training left no statistic of this name");
   }
@@ -135,7 +135,7 @@ TEST(BatchStatistics, OfAnotherShapeOrTypeAreNamed) {
       take_batch_statistics(context, image.store);
       ADD_FAILURE() << "no error";
     } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
       EXPECT_NE(std::string(error.what()).find("norm.running_variance: the forward pass in training left "),
                 std::string::npos)
           << error.what();

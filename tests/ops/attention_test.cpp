@@ -47,7 +47,7 @@ std::string refusal(const std::function<Tensor()>& call) {
   try {
     call();
   } catch (const Error& error) {
-    return error.kind() == ErrorKind::kInternal ? error.what() : std::string("wrong kind: ") + error.what();
+    return error.kind() == ErrorKind::kUsage ? error.what() : std::string("wrong kind: ") + error.what();
   }
   return "no error";
 }

@@ -125,7 +125,7 @@ TEST(ParameterStore, RefusesWhatNoCheckpointCanHold) {
         statistic ? store.declare_statistic(name, {2}, 0.0, 0.1) : store.declare_parameter(name, {2}, {});
         ADD_FAILURE() << "accepted";
       } catch (const Error& error) {
-        EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+        EXPECT_EQ(error.kind(), ErrorKind::kUsage);
         EXPECT_NE(std::string(error.what()).find(rule), std::string::npos) << error.what();
       }
     }

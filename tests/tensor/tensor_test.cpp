@@ -125,12 +125,23 @@ TEST(Tensor, CanStandForElementsThatAreGone) {
   EXPECT_EQ(link.view({6}).shape(), Shape{6});
   for (const std::function<void()>& read : std::vector<std::function<void()>>{
            [&] { link.data(); }, [&] { link.to_vector<float>(); }, [&] { link.clone(); },
-           [&] { link.converted(DType::kF64); }, [&] { x.assign(link); }, [] { Tensor().data(); }}) {
+           [&] { link.converted(DType::kF64); }, [&] { x.assign(link); }}) {
     try {
       read();
       ADD_FAILURE() << "no error";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kInternal);
+    }
+  }
+  // Of one that never was, whoever reads it is to blame.
+  for (const std::function<void()>& read :
+       std::vector<std::function<void()>>{[] { Tensor().data(); }, [] { Tensor().backend(); }}) {
+    try {
+      read();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      EXPECT_STREQ(error.what(), "an undefined tensor is read");
     }
   }
   Tensor nothing;

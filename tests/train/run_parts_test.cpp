@@ -86,6 +86,25 @@ TEST(Agreement, OfSeveralFailuresAllLeaveWithThatOfTheLowestRank) {
   EXPECT_EQ(verdicts[3].message, "rank 1: one");
 }
 
+// Of parts of a program's own, which throw what they like.
+TEST(Agreement, WhatIsNoErrorEndsAllAsAnInternalOne) {
+  std::vector<std::string> what(2);
+  testing::run_threaded(2, [&](Communicator& communicator) {
+    try {
+      run_agreed(
+          communicator,
+          [&] {
+            if (communicator.rank() == 1) throw std::out_of_range("own");
+          },
+          "part");
+    } catch (const AgreedFailure& failure) {
+      EXPECT_EQ(failure.kind(), ErrorKind::kInternal);
+      what[static_cast<size_t>(communicator.rank())] = failure.what();
+    }
+  });
+  EXPECT_EQ(what, (std::vector<std::string>{"rank 1: own", "own"}));
+}
+
 TEST(Agreement, WhatAllFindTogetherRankZeroSays) {
   testing::run_threaded(3, [](Communicator& communicator) {
     try {

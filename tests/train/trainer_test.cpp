@@ -16,6 +16,7 @@
 #include "lockstep/optim/parameter_optimizer.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_evaluation.h"
+#include "lockstep/train/trained_model.h"
 #include "train/small_job.h"
 
 namespace lockstep {
@@ -463,6 +464,25 @@ TEST_F(TrainerTest, WhatWasTrainedIsSavedWhereACallbackThrows) {
   int asked = 0;
   ends("stop", {.stop = [&]() -> std::string { return ++asked == 7 ? throw std::out_of_range("it") : ""; }},
        7, 0);
+}
+
+// So that a file that no seal vouches for is not read in a trial for nothing.
+TEST_F(TrainerTest, ACheckpointTellsWhetherItsModelNeedsTheData) {
+  Trainer(job("plain"), {}, *self_).run();
+  TrainingJob averaging = job("averaged");
+  averaging.settings.average.type = AverageSettings::Type::kSwa;
+  Trainer(std::move(averaging), {}, *self_).run();
+  const std::string plain = scratch_.file(fmt_path("plain", 20)),
+                    averaged = scratch_.file(fmt_path("averaged", 20));
+  EXPECT_FALSE(needs_run_data(plain, ""));
+  EXPECT_FALSE(needs_run_data(plain, "trained"));
+  EXPECT_TRUE(needs_run_data(averaged, "")) << "for the statistics of the mean";
+  EXPECT_FALSE(needs_run_data(averaged, "trained"));
+  EXPECT_TRUE(needs_run_data(scratch_.file("absent.h5"), "")) << "only rank 0 may have it";
+  State before = read_checkpoint(plain);
+  before.data.clear();
+  write_checkpoint(before, scratch_.file("before.h5"));
+  EXPECT_TRUE(needs_run_data(scratch_.file("before.h5"), "")) << "written by an earlier version";
 }
 
 TEST_F(TrainerTest, EvaluatingWithoutValidationDataIsAnError) {

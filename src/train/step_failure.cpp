@@ -1,0 +1,21 @@
+// Agreeing on what was thrown.
+#include "lockstep/train/step_failure.h"
+
+#include <fmt/format.h>
+
+namespace lockstep {
+
+void StepFailure::agree(int64_t step) {
+  try {
+    run_agreed(
+        communicator_,
+        [&] {
+          if (mine_) std::rethrow_exception(mine_);
+        },
+        "step");
+  } catch (const AgreedFailure& failure) {
+    agreed_.emplace(failure.kind(), fmt::format("step {}: {}", step, failure.what()), failure.speaks());
+  }
+}
+
+}  // namespace lockstep

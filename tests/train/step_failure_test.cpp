@@ -1,0 +1,199 @@
+// Parts of a program's own that throw in the middle of a run: the last whole step is saved, all workers leave
+// and say why, and nobody waits.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <stdexcept>
+
+#include "comm/threaded_communicator.h"
+#include "lockstep/autodiff/node.h"
+#include "lockstep/optim/nesterov.h"
+#include "lockstep/optim/parameter_optimizer.h"
+#include "lockstep/train/agreement.h"
+#include "train/small_job.h"
+
+namespace lockstep {
+namespace {
+
+using StepFailureTest = testing::SmallJobTest;
+
+// y = x, whose derivative cannot be had.
+class Broken final : public Node {
+ public:
+  const char* name() const override { return "broken"; }
+  Saved saved() const override { return Saved::nothing(); }
+  void vjp(const Tensor&, const Tensor&, InputGradients&) const override {
+    throw std::out_of_range("no derivative");
+  }
+  Tensor jvp(const Tensor&, std::span<const Tensor> tangents) const override { return tangents[0]; }
+};
+
+// Where a model throws.
+enum class Place { kForward, kUsage, kDerivative, kEvaluation, kNowhere };
+
+// Throws at its call number `call` in training, or in its first evaluation.
+class Throwing final : public Module {
+ public:
+  Throwing(const DataShape& data, const ModuleBuilder& builder, Place place, int call)
+      : linear_(data, builder), place_(place), left_(call) {}
+  Tensor forward(const Tensor& x, ForwardContext& context) const override {
+    const Tensor y = linear_.forward(x, context);
+    if (!context.training) return place_ == Place::kEvaluation ? throw std::out_of_range("no value") : y;
+    if (place_ == Place::kNowhere || place_ == Place::kEvaluation || --left_ != 0) return y;
+    if (place_ == Place::kForward) throw std::out_of_range("no value");
+    if (place_ == Place::kUsage) fail(ErrorKind::kUsage, "own: no such shape");
+    return record<Broken>(y.detach(), {&y});
+  }
+
+ private:
+  testing::Linear linear_;
+  const Place place_;
+  mutable int left_;
+};
+
+class StepFailures : public StepFailureTest {
+ protected:
+  using Optimizers = std::function<std::unique_ptr<Optimizer>()>;
+
+  TrainingJob throwing(const std::string& output, const Optimizers& optimizer, Place place, int call) const {
+    TrainingJob next = job(output);
+    next.optimizer = optimizer;
+    next.model = [place, call](const DataShape& data, const ModuleBuilder& builder) {
+      return std::make_unique<Throwing>(data, builder, place, call);
+    };
+    return next;
+  }
+
+  // Threads that share a GPU are no workers of a run.
+  static std::vector<int> numbers_of_workers() {
+    return test_device() == "cpu" ? std::vector{1, 2} : std::vector{1};
+  }
+
+  // The run of `workers`, of whom the last throws; what came out of each.
+  std::vector<std::string> failures(int workers, const std::string& output, const Optimizers& optimizer,
+                                    Place place, int call, int64_t evaluate_every = 0) const {
+    std::vector<std::string> what(static_cast<size_t>(workers));
+    testing::run_threaded(workers, [&](Communicator& communicator) {
+      const bool last = communicator.rank() == workers - 1;
+      TrainingJob next = throwing(output, optimizer, last ? place : Place::kNowhere, call);
+      next.settings.evaluate_every = evaluate_every;
+      Trainer trainer(std::move(next), {}, communicator);
+      try {
+        trainer.run();
+      } catch (const AgreedFailure& failure) {
+        EXPECT_EQ(failure.kind(), place == Place::kUsage ? ErrorKind::kUsage : ErrorKind::kInternal);
+        EXPECT_EQ(failure.speaks(), last);
+        what[static_cast<size_t>(communicator.rank())] = failure.what();
+      }
+    });
+    return what;
+  }
+};
+
+TEST_F(StepFailures, OfAModelCostNoWholeStepAndAreSaidByAll) {
+  const std::vector<std::pair<std::string, Optimizers>> optimizers = {
+      {"device_decides", [] { return make_adamw(AdamWOptions{}); }},
+      {"looks_ahead", [] { return make_nesterov(NesterovOptions{}); }}};
+  for (const auto& [name, optimizer] : optimizers) {
+    TrainingJob whole = throwing(name, optimizer, Place::kNowhere, 0);
+    whole.settings.checkpoint_every = 1;
+    whole.settings.keep = 0;
+    Trainer(whole, {}, *self_).run();
+    for (const int workers : numbers_of_workers()) {
+      for (const Place place : {Place::kForward, Place::kUsage, Place::kDerivative}) {
+        // In step 6: of two micro-batches alone, in the first or the second, else of one.
+        for (const int call : workers == 1 ? std::vector{11, 12} : std::vector{6}) {
+          const std::string output =
+              name + std::to_string(workers) + std::to_string(static_cast<int>(place)) + std::to_string(call);
+          SCOPED_TRACE(output);
+          const std::vector<std::string> what = failures(workers, output, optimizer, place, call);
+          const std::string reason = place == Place::kUsage        ? "own: no such shape"
+                                     : place == Place::kDerivative ? "no derivative"
+                                                                   : "no value";
+          EXPECT_EQ(what.back(), "step 6: " + reason);
+          if (workers > 1) {
+            EXPECT_EQ(what.front(), "step 6: rank 1: " + reason);
+          }
+          ASSERT_TRUE(std::filesystem::exists(scratch_.file(fmt_path(output, 5))));
+          EXPECT_FALSE(std::filesystem::exists(scratch_.file(fmt_path(output, 6))));
+          EXPECT_EQ(digest_at(output, 5), digest_at(name, 5));
+          EXPECT_NE(testing::bytes_of(scratch_.file(output + "/status.json")).find("step 6: "),
+                    std::string::npos);
+          Trainer rest(throwing(output, optimizer, Place::kNowhere, 0), {.resume = true}, *self_);
+          EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
+          EXPECT_EQ(digest_at(output, 20), digest_at(name, 20));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(StepFailures, OfTheFirstStepLeaveNoCheckpoint) {
+  const auto adamw = [] { return make_adamw(AdamWOptions{}); };
+  for (const int workers : numbers_of_workers()) {
+    const std::string output = "first" + std::to_string(workers);
+    EXPECT_EQ(failures(workers, output, adamw, Place::kForward, 1).back(), "step 1: no value");
+    EXPECT_FALSE(std::filesystem::exists(scratch_.file(fmt_path(output, 0))));
+  }
+}
+
+TEST_F(StepFailures, OfAnEvaluationComeBehindItsStep) {
+  const auto adamw = [] { return make_adamw(AdamWOptions{}); };
+  TrainingJob whole = throwing("whole", adamw, Place::kNowhere, 0);
+  whole.settings.steps = 7;
+  Trainer(whole, {}, *self_).run();
+  for (const int workers : numbers_of_workers()) {
+    const std::string output = "evaluation" + std::to_string(workers);
+    SCOPED_TRACE(output);
+    EXPECT_EQ(failures(workers, output, adamw, Place::kEvaluation, 0, 7).back(), "no value");
+    const State saved = read_checkpoint(scratch_.file(fmt_path(output, 7)));
+    EXPECT_EQ(
+        testing::bytes_of(saved, "/parameters/output.weight"),
+        testing::bytes_of(read_checkpoint(scratch_.file(fmt_path("whole", 7))), "/parameters/output.weight"));
+  }
+}
+
+TEST_F(StepFailures, InALoopOfTheProgramsOwnLeaveItToSave) {
+  const auto adamw = [] { return make_adamw(AdamWOptions{}); };
+  Trainer trainer(throwing("own", adamw, Place::kForward, 7), {}, *self_);
+  for (int i = 0; i < 3; ++i) trainer.step();
+  for (int again = 0; again < 2; ++again) EXPECT_THROW(trainer.step(), AgreedFailure);
+  EXPECT_EQ(trainer.steps_done(), 3);
+  trainer.save();
+  trainer.finish();
+  TrainingJob whole = throwing("three", adamw, Place::kNowhere, 0);
+  whole.settings.checkpoint_every = 3;
+  whole.settings.keep = 0;
+  Trainer(whole, {}, *self_).run();
+  EXPECT_EQ(digest_at("own", 3), digest_at("three", 3));
+}
+
+// Changes one parameter, and throws at the next.
+class HalfWay final : public ParameterOptimizer {
+ public:
+  HalfWay() : ParameterOptimizer("half_way") {}
+
+ protected:
+  void declare_state(size_t, const ParameterEntry&) override {}
+  void update_parameter(const ParameterUpdate& update) override {
+    if (++calls_ == 10) throw std::out_of_range("half way");
+    Tensor parameter = update.parameter;
+    parameter.assign(parameter.full_like(static_cast<double>(calls_)));
+  }
+
+ private:
+  int calls_ = 0;
+};
+
+TEST_F(StepFailures, OfAnOptimizerHalfWayAreNotSavedAsAStep) {
+  TrainingJob next = job("half");
+  next.settings.checkpoint_every = 2;
+  next.optimizer = [] { return std::make_unique<HalfWay>(); };
+  EXPECT_THROW(Trainer(std::move(next), {}, *self_).run(), std::out_of_range);
+  EXPECT_TRUE(std::filesystem::exists(scratch_.file(fmt_path("half", 4))));
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file(fmt_path("half", 5))));
+  EXPECT_NE(testing::bytes_of(scratch_.file("half/status.json")).find("\"exit_code\":1"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace lockstep
