@@ -213,7 +213,7 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
   const auto refuse = [&](bool given, const char* key, const std::string& reason) {
     if (given)
       fail(ErrorKind::kUsage,
-           fmt::format("{}: not with optimizer.type = \"{}\": {}", key, optimizer.type(), reason));
+           fmt::format("{}: not with {}: {}", key, optimizer.minimization()->asked_by, reason));
   };
   refuse(settings.compute != settings.parameters(), "precision.compute",
          fmt::format("{} has too few digits for line searches and second derivatives; take fp32 or fp64",

@@ -464,6 +464,19 @@ TEST_F(MinimizerStepTest, SettingsWithoutMeaningAreRefusedByName) {
     }
   }
   EXPECT_THROW(optimizer_of(make_lbfgs(), -1.0), Error);
+  // What gradient descent takes without a line search.
+  TrainingJob refused =
+      minimizing("refused", "type = \"gradient_descent\"\n[optimizer.line_search]\ntype = \"armijo\"\n");
+  refused.settings.learning_rate = 0.1;
+  try {
+    Trainer(refused, {}, *self_);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what())
+                  .find("optimizer.learning_rate: not with optimizer.line_search.type = \"armijo\": "),
+              0U)
+        << error.what();
+  }
 }
 
 }  // namespace
