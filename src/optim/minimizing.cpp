@@ -196,7 +196,8 @@ std::unique_ptr<Minimizer> read_trust_region(Section& section) {
                                 "of the model within the radius; the last two keep the dense matrix");
   options.matrix = read_matrix(section, options.matrix);
   options.initial_radius =
-      section.real("initial_radius", options.initial_radius, kPositive, "longest first step");
+      section.real("initial_radius", options.initial_radius, kPositive,
+                   "longest first step; longer where the loss's digits cannot tell what it promises");
   options.largest_radius =
       section.real("largest_radius", options.largest_radius, kPositive, "longest step ever");
   options.accept = section.real("accept", options.accept, {0.0, 0.249},
