@@ -69,6 +69,11 @@ double cautious_step(const RealVector& p) {
   return std::isfinite(sum) ? std::min(1.0, 1.0 / sum) : 1.0 / largest(p) / static_cast<double>(p.size());
 }
 
+double telling_step(const CountedProblem& problem, double value, double slope, double step, double longest) {
+  if (!(-slope * step < problem.resolution() * std::fabs(value))) return step;
+  return std::max(step, std::min(0.01 * std::fabs(value) / -slope, longest));
+}
+
 const RealVector& of_state(const std::map<std::string, RealVector>& state, const std::string& name) {
   const auto found = state.find(name);
   if (found == state.end()) fail(ErrorKind::kUsage, fmt::format("minimizer: its state has no {}", name));

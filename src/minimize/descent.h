@@ -20,6 +20,11 @@ bool advance(CountedProblem& problem, const RealVector& p, double step, Iterate&
 // The first trial along p where nothing is known about its length: one of |p|_1 <= 1.
 double cautious_step(const RealVector& p);
 
+// `step`, of a length that knows nothing of the problem's scale, along a line of that slope: what it promises
+// can be too little for the digits of the value to tell, as with sums of squares of targets of 1e10. Then as
+// long as the value itself lets expect, a hundredth of it, and no longer than `longest`.
+double telling_step(const CountedProblem& problem, double value, double slope, double step, double longest);
+
 // Of a problem of n parameters: what line searches and directions hold beside a method's own.
 inline constexpr int64_t kVectorsOfSearch = 8;
 

@@ -50,6 +50,7 @@ class CountedProblem {
   double residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian);
   int64_t residual_count() const { return problem_.residual_count(); }
   void place(RealVector& x) const { problem_.place(x); }
+  double resolution() const { return problem_.resolution(); }
   const Evaluations& evaluations() const { return evaluations_; }
 
   // How the newest line search ended; none where there was none.
@@ -186,11 +187,12 @@ std::unique_ptr<Minimizer> make_natural_gradient(const NaturalGradientOptions& o
 // Minimizes the quadratic model within |p| <= radius, and lets the radius follow how well the model predicts.
 // solver: "steihaug", conjugate gradients up to the boundary (Steihaug 1983; Toint 1981); "dogleg" (Powell
 // 1970), where the Hessian is not positive definite "steihaug"; "exact", from the eigenvalues of the dense
-// Hessian with the hard case (Moré and Sorensen 1983).
+// Hessian with the hard case (Moré and Sorensen 1983). A first step of initial_radius whose promise is too
+// little for the digits of f to tell is not taken: f and |g| say how long it is instead.
 struct TrustRegionOptions {
   std::string solver = "steihaug";
   std::string matrix = "hessian";  // or "gauss_newton"
-  double initial_radius = 1.0, largest_radius = 1e10;
+  double initial_radius = 1.0, largest_radius = 1e100;
   double accept = 0.15;     // the least ratio of actual and predicted decrease
   int most_products = 200;  // a step, of "steihaug"
 };

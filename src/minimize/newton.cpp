@@ -37,7 +37,8 @@ class Newton final : public Minimizer {
     p = negated(at.gradient);
     const double steepest = -dot(p, p);
     if (!(steepest < 0.0 && std::isfinite(steepest))) return Move::kStuck;
-    const LineSearchResult found = descend(problem, options_.line_search, p, steepest, cautious_step(p), at);
+    const double first = telling_step(problem, at.value, steepest, cautious_step(p), 1.0);
+    const LineSearchResult found = descend(problem, options_.line_search, p, steepest, first, at);
     return found.end == LineSearchEnd::kFailed ? Move::kStuck : Move::kMoved;
   }
   std::map<std::string, RealVector> state(int64_t) const override { return {}; }
@@ -99,7 +100,7 @@ class NewtonCg final : public Minimizer {
       p = negated(at.gradient);
       curvature = 0.0;
       slope = -dot(p, p);
-      first = cautious_step(p);
+      first = telling_step(problem, at.value, slope, cautious_step(p), 1.0);
     }
     return Move::kStuck;
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <span>
 
@@ -34,6 +35,9 @@ class Problem {
   virtual int64_t residual_count() const { return 0; }
   // r (m) and, unless null, its derivative J (m, n). Error (kUsage) where residual_count() is 0.
   virtual void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian);
+
+  // Share of a value below which differences between values are made of rounding.
+  virtual double resolution() const { return std::numeric_limits<double>::epsilon(); }
 
   // Moves x to the nearest point at which the problem can be asked: parameters of fp32 are not all of fp64.
   virtual void place(RealVector& x) const { (void)x; }

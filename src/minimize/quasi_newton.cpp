@@ -28,8 +28,9 @@ class LineDescent final : public Minimizer {
       const RealVector p = negated(v);
       const double slope = dot(at.gradient, p);
       if (!(slope < 0.0 && std::isfinite(slope))) continue;
-      double first = attempt == 0 && expected_ > 0.0 ? 2.02 * expected_ / -slope : cautious_step(p);
-      if (!(first > 0.0 && std::isfinite(first))) first = cautious_step(p);
+      double first = attempt == 0 && expected_ > 0.0 ? 2.02 * expected_ / -slope : 0.0;
+      if (!(first > 0.0 && std::isfinite(first)))
+        first = telling_step(problem, at.value, slope, cautious_step(p), 1.0);
       if (descend(problem, line_search_, p, slope, first, at).end == LineSearchEnd::kFailed) continue;
       expected_ = before - at.value;
       if (momentum_) velocity_ = std::move(v);
@@ -99,6 +100,7 @@ class Bfgs final : public Minimizer {
       return negated(multiply(h, at.gradient));
     };
     const auto go_along = [&](const RealVector& p, double slope, double first) {
+      first = telling_step(problem, at.value, slope, first, 1.0);
       return descend(problem, options_.line_search, p, slope, first, at).point.step;
     };
     bool fresh = inverse_.empty();
@@ -166,6 +168,7 @@ class Lbfgs final : public Minimizer {
     const auto go_along = [&](const RealVector& p, double slope, double first) {
       const double step = options_.rate * first;
       if (options_.rate > 0.0) return advance(problem, p, step, at, !shares) ? step : 0.0;
+      first = telling_step(problem, at.value, slope, first, 1.0);
       return descend(problem, options_.line_search, p, slope, first, at, !shares).point.step;
     };
     bool fresh = pairs_.empty();

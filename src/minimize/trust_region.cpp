@@ -33,6 +33,15 @@ class TrustRegion final : public Minimizer {
   Move step(CountedProblem& problem, Iterate& at) override {
     const Proposal proposal = options_.solver == "steihaug" ? steihaug(problem, at) : dense(problem, at);
     const double length = norm(proposal.p);
+    // Where the first radius is what limits the step.
+    if (radius_ == options_.initial_radius && length >= 0.99 * radius_) {
+      const double telling =
+          telling_step(problem, at.value, -norm(at.gradient), radius_, options_.largest_radius);
+      if (telling > radius_) {
+        radius_ = telling;
+        return Move::kRejected;
+      }
+    }
     if (!(proposal.decrease > 0.0) || !std::isfinite(proposal.decrease) || !std::isfinite(length)) {
       return shrink(length, at);
     }

@@ -13,8 +13,8 @@ namespace {
 
 class MinimizingOptimizer final : public Optimizer {
  public:
-  MinimizingOptimizer(std::unique_ptr<Minimizer> minimizer, double tolerance)
-      : minimizer_(std::move(minimizer)), minimization_{minimizer_.get(), tolerance} {}
+  MinimizingOptimizer(std::unique_ptr<Minimizer> minimizer, double tolerance, std::string asked_by)
+      : minimizer_(std::move(minimizer)), minimization_{minimizer_.get(), tolerance, std::move(asked_by)} {}
 
   std::string type() const override { return minimizer_->type(); }
   const Minimization* minimization() const override { return &minimization_; }
@@ -196,7 +196,8 @@ std::unique_ptr<Minimizer> read_trust_region(Section& section) {
                                 "of the model within the radius; the last two keep the dense matrix");
   options.matrix = read_matrix(section, options.matrix);
   options.initial_radius =
-      section.real("initial_radius", options.initial_radius, kPositive, "longest first step");
+      section.real("initial_radius", options.initial_radius, kPositive,
+                   "longest first step; longer where the loss's digits cannot tell what it promises");
   options.largest_radius =
       section.real("largest_radius", options.largest_radius, kPositive, "longest step ever");
   options.accept = section.real("accept", options.accept, {0.0, 0.249},
@@ -207,12 +208,14 @@ std::unique_ptr<Minimizer> read_trust_region(Section& section) {
 
 }  // namespace
 
-std::unique_ptr<Optimizer> optimizer_of(std::unique_ptr<Minimizer> minimizer, double tolerance) {
+std::unique_ptr<Optimizer> optimizer_of(std::unique_ptr<Minimizer> minimizer, double tolerance,
+                                        std::string asked_by) {
   if (!(tolerance >= 0.0 && std::isfinite(tolerance))) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: tolerance must be >= 0 and finite, got {}", minimizer->type(), tolerance));
   }
-  return std::make_unique<MinimizingOptimizer>(std::move(minimizer), tolerance);
+  if (asked_by.empty()) asked_by = fmt::format("optimizer.type = \"{}\"", minimizer->type());
+  return std::make_unique<MinimizingOptimizer>(std::move(minimizer), tolerance, std::move(asked_by));
 }
 
 std::unique_ptr<Optimizer> read_minimizer(Section& section, const std::string& type) {
@@ -238,7 +241,8 @@ std::unique_ptr<Optimizer> read_line_descent(
                              "none: learning_rate says how far; else there are optimizer.tolerance and the "
                              "other keys of a line search, those of lbfgs");
   if (options.type == "none") return nullptr;
-  return optimizer_of(make(read_line_search(search, options)), read_tolerance(section));
+  return optimizer_of(make(read_line_search(search, options)), read_tolerance(section),
+                      fmt::format("optimizer.line_search.type = \"{}\"", options.type));
 }
 
 }  // namespace lockstep

@@ -16,9 +16,9 @@ inline constexpr double kDefaultTolerance = 1e-8;
 
 // A training run's optimizer of any minimizer: optimizer_of(make_lbfgs({.history = 5})). A run is over when
 // the largest |element| of the gradient is at most `tolerance`; 0: when it vanishes. Error (kUsage) where
-// that is negative or not finite.
+// that is negative or not finite. asked_by: of Minimization; empty: optimizer.type.
 std::unique_ptr<Optimizer> optimizer_of(std::unique_ptr<Minimizer> minimizer,
-                                        double tolerance = kDefaultTolerance);
+                                        double tolerance = kDefaultTolerance, std::string asked_by = {});
 
 // The same out of [optimizer], of a type that is one of these: keys are named as the options of
 // minimize/minimizer.h, and their defaults are those; [optimizer.line_search] where the method searches along

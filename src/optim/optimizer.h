@@ -62,6 +62,7 @@ class LayerCurvature;
 struct Minimization {
   Minimizer* minimizer = nullptr;
   double tolerance = 0.0;  // largest |element| of the gradient at which it has converged
+  std::string asked_by;    // the key and value that make it one, for messages
 };
 
 class Optimizer {

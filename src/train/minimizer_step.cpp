@@ -131,7 +131,13 @@ class MinimizerStepEnd final : public StepEnd {
       throw Divergence(fmt::format("step {}: training diverged: {}", step, how));
     };
     if (!std::isfinite(loss) || !std::isfinite(gradient_norm)) {
-      diverged(fmt::format("loss {}, gradient norm {}", loss, gradient_norm));
+      // As of targets whose squares overflow, while their differences do not.
+      const bool overflows =
+          std::isinf(loss) && std::isfinite(gradient_norm) && settings_.compute == DType::kF32;
+      diverged(fmt::format("loss {}, gradient norm {}{}", loss, gradient_norm,
+                           overflows ? ": fp32 does not hold the loss; smaller targets do, or "
+                                       "precision.compute = \"fp64\""
+                                     : ""));
     }
     if (settings_.guard.largest_loss > 0.0 && loss > settings_.guard.largest_loss) {
       diverged(fmt::format("loss {} > guard.largest_loss = {}", loss, settings_.guard.largest_loss));
@@ -213,7 +219,7 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
   const auto refuse = [&](bool given, const char* key, const std::string& reason) {
     if (given)
       fail(ErrorKind::kUsage,
-           fmt::format("{}: not with optimizer.type = \"{}\": {}", key, optimizer.type(), reason));
+           fmt::format("{}: not with {}: {}", key, optimizer.minimization()->asked_by, reason));
   };
   refuse(settings.compute != settings.parameters(), "precision.compute",
          fmt::format("{} has too few digits for line searches and second derivatives; take fp32 or fp64",

@@ -2,6 +2,7 @@
 #include "lockstep/train/pass_problem.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace lockstep {
 
@@ -45,6 +46,11 @@ void PassProblem::go_to(const RealVector& x) {
 
 void PassProblem::place(RealVector& x) const {
   if (replica_.store.dtype() != DType::kF64) x = packed(flat(x));
+}
+
+double PassProblem::resolution() const {
+  return replica_.store.dtype() == DType::kF64 ? std::numeric_limits<double>::epsilon()
+                                               : std::numeric_limits<float>::epsilon();
 }
 
 double PassProblem::loss_of(const GradientPass::Value& value) {

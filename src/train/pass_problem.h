@@ -33,6 +33,7 @@ class PassProblem : public Problem {
   void gauss_newton_product(const RealVector& x, const RealVector& v, RealVector& out) override;
   // Rounds to the type of the parameters.
   void place(RealVector& x) const override;
+  double resolution() const override;
 
   // What the samples of the newest value or gradient weigh together; 0: none counts.
   double weight() const { return weight_; }

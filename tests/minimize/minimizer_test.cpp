@@ -7,6 +7,7 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "device.h"
 #include "lockstep/core/error.h"
@@ -267,6 +268,64 @@ TEST(Minimizer, GoesAroundSaddlesAndThroughIndefiniteCurvature) {
     const MinimizeResult result = minimize(problem, *make(), {0.5, 1e-6});
     EXPECT_NEAR(result.at.value, -1.0, 1e-12) << name;
     EXPECT_EQ(result.outcome, Outcome::kConverged) << name;
+  }
+}
+
+// A line through points far from the origin's values, in units of `scale`: y = (3 + 2 t - t^2 / 2) scale.
+// Values have the digits of fp32 where `coarse`.
+class ScaledFit final : public Problem {
+ public:
+  ScaledFit(double scale, bool coarse)
+      : fit_(3, 8,
+             [scale](const RealVector& x, RealVector& r, DenseMatrix* jacobian) {
+               r.resize(8);
+               for (int64_t i = 0; i < 8; ++i) {
+                 const double t = 0.5 * static_cast<double>(i) - 1.0;
+                 const double noise = (i % 2 == 0 ? 0.01 : -0.01) * scale;
+                 r[static_cast<size_t>(i)] =
+                     x[0] + x[1] * t + x[2] * t * t - (3.0 + 2.0 * t - 0.5 * t * t) * scale - noise;
+                 if (jacobian == nullptr) continue;
+                 std::tie((*jacobian)(i, 0), (*jacobian)(i, 1), (*jacobian)(i, 2)) =
+                     std::tuple(1.0, t, t * t);
+               }
+             }),
+        coarse_(coarse) {}
+  int64_t size() const override { return 3; }
+  double value(const RealVector& x) override { return rounded(fit_.value(x)); }
+  double value_and_gradient(const RealVector& x, RealVector& gradient) override {
+    return rounded(fit_.value_and_gradient(x, gradient));
+  }
+  // Of a line fit that is the same matrix.
+  void hessian_product(const RealVector& x, const RealVector& v, RealVector& out) override {
+    fit_.gauss_newton_product(x, v, out);
+  }
+  int64_t residual_count() const override { return 8; }
+  void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) override {
+    fit_.residuals(x, r, jacobian);
+  }
+  double resolution() const override {
+    return coarse_ ? std::numeric_limits<float>::epsilon() : Problem::resolution();
+  }
+
+ private:
+  double rounded(double value) const { return coarse_ ? static_cast<float>(value) : value; }
+  LeastSquaresProblem fit_;
+  bool coarse_;
+};
+
+TEST(Minimizer, FindsTheMinimumWhateverTheScaleOfTheProblem) {
+  std::map<std::string, Make> all = methods_of_squares();
+  all["lbfgs_armijo"] = [] { return make_lbfgs({.line_search = {.type = "armijo"}}); };
+  all["gradient_more_thuente"] = [] { return make_line_descent({.line_search = {.type = "more_thuente"}}); };
+  for (const auto& [name, make] : all) {
+    for (const bool coarse : {false, true}) {
+      for (const double scale : {1e-15, 1e-8, 1.0, 1e8, 1e10, 1e18}) {
+        ScaledFit problem(scale, coarse);
+        const MinimizeResult result =
+            minimize(problem, *make(), {0.0, 0.0, 0.0}, {.gradient = 1e-9 * scale, .most_steps = 500});
+        EXPECT_LT(result.at.value, 5e-4 * scale * scale) << name << ' ' << coarse << " at scale " << scale;
+      }
+    }
   }
 }
 

@@ -464,6 +464,68 @@ TEST_F(MinimizerStepTest, SettingsWithoutMeaningAreRefusedByName) {
     }
   }
   EXPECT_THROW(optimizer_of(make_lbfgs(), -1.0), Error);
+  // What gradient descent takes without a line search.
+  TrainingJob refused =
+      minimizing("refused", "type = \"gradient_descent\"\n[optimizer.line_search]\ntype = \"armijo\"\n");
+  refused.settings.learning_rate = 0.1;
+  try {
+    Trainer(refused, {}, *self_);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what())
+                  .find("optimizer.learning_rate: not with optimizer.line_search.type = \"armijo\": "),
+              0U)
+        << error.what();
+  }
+}
+
+TEST_F(MinimizerStepTest, TargetsOfAnyScaleThatTheLossCanHoldAreFitted) {
+  for (const double scale : {1e10, 1e18}) {
+    std::string csv = "x,y\n0,0.5\n";
+    for (int i = 0; i < 24; ++i) {
+      const double x = 0.25 * (i - 12);
+      csv += fmt::format("{},{}\n", x, scale * (1.0 + 0.5 * x));
+    }
+    std::ofstream(scratch_.file("line.csv")) << csv;
+    for (const std::string options :
+         {"type = \"trust_region\"\n", "type = \"trust_region\"\nsolver = \"exact\"\n", "type = \"lbfgs\"\n",
+          "type = \"lbfgs\"\n[optimizer.line_search]\ntype = \"armijo\"\n",
+          "type = \"momentum\"\n[optimizer.line_search]\ntype = \"strong_wolfe\"\n"}) {
+      TrainingJob made =
+          minimizing("line" + std::to_string(texts_.size()), options, "type = \"mlp\"\nhidden = []\n");
+      made.settings.train_data.path = scratch_.file("line.csv");
+      made.settings.train_data.classes = -1;
+      made.settings.validation_fraction = 0.0;
+      made.settings.micro_batch_size = 25;
+      made.settings.compute = DType::kF32;
+      made.settings.l2 = 0.0;
+      made.settings.steps = 60;
+      double first = 0.0, last = 0.0;
+      TrainOptions watching;
+      watching.on_step = [&](const StepMetrics& metrics) {
+        if (first == 0.0) first = metrics.loss;
+        last = metrics.minimizer->loss_after;
+      };
+      Trainer(made, watching, *self_).run();
+      // What is left is the one target that is not on the line.
+      EXPECT_LT(last, 0.1 * first) << options << " of targets of " << scale;
+    }
+  }
+  std::ofstream(scratch_.file("line.csv")) << "x,y\n0,0.5\n1,1e20\n2,3e20\n";
+  TrainingJob made = minimizing("overflow", "type = \"lbfgs\"\n", "type = \"mlp\"\nhidden = []\n");
+  made.settings.train_data.path = scratch_.file("line.csv");
+  made.settings.train_data.classes = -1;
+  made.settings.validation_fraction = 0.0;
+  made.settings.micro_batch_size = 3;
+  made.settings.compute = DType::kF32;
+  try {
+    Trainer(made, {}, *self_).run();
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kNumeric);
+    EXPECT_NE(std::string(error.what()).find("fp32 does not hold the loss"), std::string::npos)
+        << error.what();
+  }
 }
 
 }  // namespace
