@@ -190,7 +190,8 @@ failed=''  # the exit code of a start whose checkpoints are still to be looked f
 while [ "$stops" -eq 0 ]; do
   look
   if [ "$places" -ge "$fewest" ]; then
-    await_saves_on "${answering[@]}"
+    # Each look at other hosts takes a while. After a run that has saved and left nobody still writes.
+    if [ -n "$failed" ] || [ -z "${before+known}" ]; then await_saves_on "${answering[@]}"; fi
     sweep
     look
   fi
@@ -201,18 +202,22 @@ while [ "$stops" -eq 0 ]; do
     continue
   fi
   waited=0
-  if [ -n "$failed" ]; then got_further supervise "$output" "$before" || end "$failed"; fi
-  failed=''
+  if [ -z "$failed" ]; then
+    newest_checkpoint "$output"
+  else
+    got_further supervise "$output" "$before" || end "$failed"  # which looks for it too
+  fi
+  before=$newest failed=''
   used=("${answering[@]}") workers=$places
   for host in "${used[@]}"; do echo "$host slots=${slots[$host]}"; done >"$work/hostfile"
   rm -f "$work/lost" "$work/grown"
-  if [ -z "${origin+known}" ]; then  # before the first start
-    checkpoint_mark "$output"
-    origin=$newest
+  if [ "$begin" = --overwrite ]; then
+    if [ -z "${origin+known}" ]; then  # before the first start
+      checkpoint_mark "$output"
+      origin=$newest
+    fi
+    if begun "$output" "$origin"; then begin=--resume=auto; fi
   fi
-  newest_checkpoint "$output"
-  before=$newest
-  if begun "$output" "$origin"; then begin=--resume=auto; fi
   say "starting $workers workers on ${used[*]}${before:+, from ${before##*/}}"
   status=0
   OMPI_MCA_lockstep_run=$token run_to_end --hostfile "$work/hostfile" -np "$workers" "$command" train "${arguments[@]}" "$begin" ||

@@ -13,6 +13,7 @@
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/deadline.h"
+#include "lockstep/comm/fatal_start.h"
 #include "lockstep/comm/mpi_request.h"
 #include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
@@ -239,6 +240,7 @@ class MpiCommunicator final : public Communicator {
                              "");
                        });
     }
+    const FatalStart watched(phase);
     check(call(), phase);
   }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <sstream>
@@ -79,9 +80,14 @@ int64_t AvailableMemory::machine() const {
   return kibibytes ? *kibibytes * 1024 : kUnknown;
 }
 
+std::string AvailableMemory::groups() const {
+  std::ifstream file(proc_ + "/self/cgroup");
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 int64_t AvailableMemory::control_groups() const {
   int64_t least = kUnknown;
-  std::ifstream groups(proc_ + "/self/cgroup");
+  std::istringstream groups(this->groups());
   // "0::/path" of version 2; "4:memory:/path" of version 1, whose controllers may share a line.
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);

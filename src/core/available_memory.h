@@ -21,9 +21,13 @@ class AvailableMemory {
   // make room), and what is left of the address space. Without swap. INT64_MAX where nothing is known.
   int64_t bytes() const;
 
- private:
+  // Of that, what others may take from as well: all processes of the machine, and those whose groups() are
+  // the same text.
   int64_t machine() const;
   int64_t control_groups() const;
+  std::string groups() const;
+
+ private:
   int64_t addresses() const;
 
   std::string proc_, cgroups_;

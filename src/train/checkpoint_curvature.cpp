@@ -7,11 +7,11 @@
 #include <cmath>
 #include <limits>
 
-#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_problem.h"
+#include "lockstep/train/host_memory.h"
 
 namespace lockstep {
 namespace {
@@ -82,18 +82,14 @@ CheckpointCurvature measure_checkpoint(Configuration& configuration, const std::
   const int64_t vectors = held_vectors(options, result.parameters), bytes = 8 * result.parameters * vectors;
   log_info(fmt::format("{}: {} samples, {} parameters, {}; vectors of {} MiB on each worker", checkpoint,
                        result.samples, result.parameters, name_of(result.precision), bytes / (1 << 20)));
-  run_agreed(
+  const bool of_steps = vectors == std::min(options.steps, result.parameters);
+  require_memory_on_hosts(
       communicator,
-      [&] {
-        const bool of_steps = vectors == std::min(options.steps, result.parameters);
-        require_memory(
-            fmt::format("{}: {}, a vector of {} numbers each", checkpoint,
-                        of_steps ? fmt::format("--steps {}", options.steps)
-                                 : fmt::format("a third of --trace-products {}", options.trace_products),
-                        result.parameters),
-            bytes, ErrorKind::kUsage);
-      },
-      "memory");
+      fmt::format("{}: {}, a vector of {} numbers each", checkpoint,
+                  of_steps ? fmt::format("--steps {}", options.steps)
+                           : fmt::format("a third of --trace-products {}", options.trace_products),
+                  result.parameters),
+      bytes, ErrorKind::kUsage);
   try {
     result.spectrum = measure_spectrum(product, problem.size(), options);
     result.products = result.spectrum.products;

@@ -10,13 +10,12 @@
 #include <nlohmann/json.hpp>
 
 #include "lockstep/checkpoint/store.h"
-#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/exchange/weights_source.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/checkpoint_problem.h"
-#include "lockstep/train/replica_agreement.h"
+#include "lockstep/train/host_memory.h"
 #include "lockstep/train/run_state.h"
 
 namespace lockstep {
@@ -62,15 +61,12 @@ Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const Re
                        steps.size(), bytes / (1 << 20)));
   const std::string what = fmt::format("{}: the path of {} checkpoints, vectors of {} numbers", checkpoint,
                                        steps.size(), here.size());
-  Replica& replica = whole.model().replica();
-  if (!needed && ReplicaAgreement(replica, communicator).any(!fits_memory(bytes), "memory")) {
-    if (communicator.rank() == 0)
-      log_warning(
-          fmt::format("{}: takes {} bytes of memory, which are not to be had: it is left out", what, bytes));
+  if (const std::string lack = lack_of_memory(communicator, bytes); !lack.empty()) {
+    if (needed) fail_together(communicator, ErrorKind::kUsage, what + ": " + lack);
+    if (communicator.rank() == 0) log_warning(fmt::format("{}: {}: it is left out", what, lack));
     return path;
   }
-  run_agreed(
-      communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
+  Replica& replica = whole.model().replica();
   Tensor statistics = replica.store.statistic_values();
   Tensor kept = statistics.empty_like();
   kept.assign(statistics);
@@ -148,8 +144,7 @@ Plane plane_of(const SliceWants& wants, CheckpointProblem& whole, const std::str
     const int64_t bytes = 8 * slice.parameters * steps;
     const std::string what = fmt::format("{}: --directions eigen: --steps {}, a vector of {} numbers each",
                                          checkpoint, wants.lanczos_steps, slice.parameters);
-    run_agreed(
-        communicator, [&] { require_memory(what, bytes, ErrorKind::kUsage); }, "memory");
+    require_memory_on_hosts(communicator, what, bytes, ErrorKind::kUsage);
     std::vector<LeadingPair> pairs =
         leading_pairs(product, slice.parameters, kPairs, wants.lanczos_steps, seed, slice.products);
     for (const LeadingPair& pair : pairs) slice.eigenvalues.push_back(pair.value);

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <optional>
 
-#include "lockstep/core/available_memory.h"
 #include "lockstep/minimize/minimizer.h"
 #include "lockstep/train/least_squares_pass.h"
 #include "lockstep/train/pass_problem.h"
@@ -32,12 +31,7 @@ class MinimizerStepEnd final : public StepEnd {
         minimizer_(*parts.replica.optimizer->minimization()->minimizer),
         tolerance_(parts.replica.optimizer->minimization()->tolerance),
         same_batch_(parts.same_batch),
-        problem_(problem_of(parts)) {
-    // Nothing of it is there yet.
-    require_memory(fmt::format("optimizer.type = \"{}\" with {} parameters", parts.replica.optimizer->type(),
-                               problem_->size()),
-                   static_cast<int64_t>(bytes()), ErrorKind::kUsage);
-  }
+        problem_(problem_of(parts)) {}
 
   bool minimizes() const override { return true; }
   bool device_decides() const override { return false; }

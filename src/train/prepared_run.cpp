@@ -28,6 +28,7 @@
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/configuration_changes.h"
 #include "lockstep/train/curvature_step.h"
+#include "lockstep/train/host_memory.h"
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
@@ -81,6 +82,15 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   communicator.enter("set-up");
   run_agreed(
       communicator, [&] { set_up(); }, "set-up");
+  if (end->minimizes()) {
+    // Nothing of it is there yet.
+    require_memory_on_hosts(communicator,
+                            fmt::format("optimizer.type = \"{}\" with {} parameters",
+                                        replica->optimizer->type(), replica->store.parameter_count()),
+                            static_cast<int64_t>(end->bytes()), ErrorKind::kUsage);
+  }
+  run_agreed(
+      communicator, [&] { complete(); }, "set-up");
   communicator.leave_flight_in(job.settings.output);
   directories.emplace(settings, keeper ? &keeper->store() : nullptr, communicator);
   copies.emplace(settings, *directories, communicator);
@@ -147,6 +157,9 @@ void PreparedRun::set_up() {
     fail(ErrorKind::kUsage, "checkpoint.keep_best: validation_accuracy is of classification");
   pass.emplace(*replica, *objective, plan, settings, communicator);
   end = make_step_end({*replica, *pass, *schedule, settings, plan.micro_batches, plan.same_batch});
+}
+
+void PreparedRun::complete() {
   require_paths(*replica->optimizer);
   replica->optimizer_bytes += end->bytes();
   state.emplace(*replica, plan, data.digest, description.text,

@@ -92,6 +92,8 @@ struct PreparedRun {
 
  private:
   void set_up();
+  // When there is memory for what a minimizer's state takes.
+  void complete();
   // Before the checkpoints of an earlier run would be deleted.
   void require_recordable();
   void require_base_elsewhere() const;

@@ -22,6 +22,43 @@ TEST_F(StartAndEnd, AWorkerThatHangsInAPhaseOfTheStartIsGivenUpByNameOfHostAndPh
   }
 }
 
+// Open MPI ends the process from within MPI_Init: through the launcher, or by itself where it has not reached
+// that. (Sanitizers have an _exit of their own.)
+TEST_F(StartAndEnd, WhatMpiItselfCannotStartIsSaidInOneLineWithTheCodeOfWhatIsAtFault) {
+  struct Case {
+    std::vector<std::string> launcher, worker;
+    std::string named;
+    int exit_code;
+  };
+  std::vector<Case> cases = {
+      {{"OMPI_MCA_btl=nonsense"}, {}, "OMPI_MCA_btl=nonsense", 2},
+      {{"OMPI_MCA_pml=cm"}, {}, "OMPI_MCA_pml=cm", 2},
+      {{"OMPI_MCA_btl=tcp,self", "OMPI_MCA_btl_tcp_if_include=nothing0"},
+       {},
+       "OMPI_MCA_btl_tcp_if_include=nothing0",
+       2},
+      // Of workers on several hosts: a network that is not there yet may come.
+      {{"OMPI_MCA_btl=nonsense"}, {"OMPI_COMM_WORLD_LOCAL_SIZE=1"}, "OMPI_MCA_btl=nonsense", 6},
+  };
+  if (kCanLimitMemory) cases.push_back({{}, {"PMIX_MCA_psec=nonsense"}, "", 2});
+  for (const Case& wrong : cases) {
+    SCOPED_TRACE(wrong.named);
+    std::vector<std::string> launcher = {"env"}, workers_with = workers(2);
+    launcher.insert(launcher.end(), wrong.launcher.begin(), wrong.launcher.end());
+    launcher.insert(launcher.end(), workers_with.begin(), workers_with.end());
+    launcher.emplace_back("env");
+    launcher.insert(launcher.end(), wrong.worker.begin(), wrong.worker.end());
+    const Outcome outcome = run_with("", launcher, training(scratch_.file("run")));
+    EXPECT_EQ(outcome.exit_code, wrong.exit_code) << outcome.err;
+    EXPECT_EQ(count(outcome.err, "error: "), 1u) << outcome.err;
+    char host[256] = {};
+    ::gethostname(host, sizeof host - 1);
+    EXPECT_NE(outcome.err.find(std::string(" on host ") + host + ": MPI_Init: failed"), std::string::npos)
+        << outcome.err;
+    EXPECT_NE(outcome.err.find(wrong.named), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(StartAndEnd, AWorkerThatNeverLeavesKeepsNobodyAndTheExitCodeIsThatOfTheRun) {
   const std::string output = scratch_.file("done"), stopped = scratch_.file("stopped");
   const Outcome outcome =

@@ -13,6 +13,8 @@ cat >"$root/bin/mpirun" <<'END'
 while [ "$1" != --hostfile ]; do shift; done
 { tr '\n' ',' <"$2"; echo " ${*:3}"; } | sed 's/ -np \([0-9]*\) .*lockstep train / \1: /' >>"$NOTES"
 find "$OUTPUT" -name 'step-0*' 2>/dev/null | wc -l >>"$NOTES.found"
+grep -sxc a "$NOTES.asked" >>"$NOTES.questions"
+: >"$NOTES.asked"
 read -r code <"$CODES"
 sed -i 1d "$CODES"
 if [ "$code" = save ]; then
@@ -46,6 +48,7 @@ cat >"$root/bin/ssh" <<'END'
 args=("$@")
 host=${args[-2]} command=${args[-1]}
 [ -e "$ANSWERS/$host" ] || exit 255
+case $command in *cat) ;; *) echo "$host" >>"$NOTES.asked" ;; esac
 case $command in *cat) ;; *await_saves) exec sh -c "$command" ;; *) exit 0 ;; esac
 echo up
 while [ -e "$ANSWERS/$host" ] && kill -0 $PPID; do sleep 0.1; done
@@ -73,7 +76,9 @@ started() {
   for host in $1; do touch "$ANSWERS/$host"; done
   shift 2
   : >"$NOTES"
+  rm -f "$NOTES.questions"
   : >"$NOTES.found"
+  : >"$NOTES.asked"
   tr ' ' '\n' <<<"$codes" >"$CODES"
   timeout 60 "$root/launch/supervise.sh" "$@" >/dev/null 2>"$root/said" || code=$?
   echo "$(wc -l <"$NOTES") starts, $code"
@@ -102,6 +107,9 @@ check "what its starts are given" "--overwrite --overwrite --resume=auto" "$(sed
 check "a host that is lost and one that comes" "3 starts, 0" "$(started "a b" "lose grow 0" "${run[@]}")"
 check "where it starts" "a slots=1,b slots=2, a slots=1, a slots=1,c slots=1," "$(sed 's/ [0-9]*: .*//' "$NOTES" | paste -sd' ')"
 check "what it says" 2 "$(grep -cE 'b does not answer: ending the run|there are hosts for 2 workers instead of 1' "$root/said")"
+# Connections take long: what writers have left and workers that must end, what they have left, after a failure; nobody writes after
+# a run that has saved and left.
+check "how often it asks a host before each start" "3 3 2" "$(paste -sd' ' "$NOTES.questions")"
 
 # TERM while there is no host.
 mkdir -p "$ANSWERS"

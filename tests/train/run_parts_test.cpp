@@ -8,8 +8,10 @@
 #include <set>
 
 #include "comm/threaded_communicator.h"
+#include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/train/agreement.h"
+#include "lockstep/train/host_memory.h"
 #include "lockstep/train/progress.h"
 #include "lockstep/train/settings.h"
 #include "lockstep/train/stop_signal.h"
@@ -54,6 +56,38 @@ std::vector<Verdict> agree(int workers, const std::map<int, Error>& failures) {
     }
   });
   return verdicts;
+}
+
+// Nothing is taken: workers that ask for what each of them alone could have.
+TEST(HostMemory, IsEnoughForAllWorkersOfAHostOrAllHearTheSumInOneLine) {
+  const int64_t bytes = AvailableMemory().machine() / 5 * 2;  // 40 %
+  const auto ask = [&](const std::vector<std::string>& hosts) {
+    std::vector<Verdict> verdicts(hosts.size());
+    testing::run_threaded(
+        static_cast<int>(hosts.size()),
+        [&](Communicator& communicator) {
+          Verdict& verdict = verdicts[static_cast<size_t>(communicator.rank())];
+          try {
+            require_memory_on_hosts(communicator, "vectors", bytes, ErrorKind::kUsage);
+          } catch (const AgreedFailure& failure) {
+            verdict = {true, failure.speaks(), failure.kind(), failure.what()};
+          }
+        },
+        20.0, false, hosts);
+    return verdicts;
+  };
+  for (const Verdict& verdict : ask({"a", "a", "b", "b", "c"}))
+    EXPECT_FALSE(verdict.thrown) << verdict.message;
+  const std::vector<Verdict> verdicts = ask({"a", "b", "b", "a", "b"});
+  for (size_t rank = 0; rank < verdicts.size(); ++rank) {
+    EXPECT_TRUE(verdicts[rank].thrown);
+    EXPECT_EQ(verdicts[rank].kind, ErrorKind::kUsage);
+    EXPECT_EQ(verdicts[rank].speaks, rank == 0);
+    EXPECT_EQ(verdicts[rank].message, verdicts[0].message);
+    EXPECT_TRUE(verdicts[rank].message.starts_with("vectors: takes " + std::to_string(3 * bytes) +
+                                                   " bytes of memory on 3 workers of host b: "))
+        << verdicts[rank].message;
+  }
 }
 
 TEST(Agreement, WhereNobodyFailsNobodyThrows) {

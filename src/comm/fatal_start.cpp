@@ -1,0 +1,106 @@
+// The ways out that a library takes, in place of theirs: PMIx_Abort, by which it has the launcher end the job
+// (and which decides about the exit code of mpirun), _exit where it could not reach the launcher, and exit.
+#include "lockstep/comm/fatal_start.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "lockstep/comm/deadline.h"
+#include "lockstep/comm/neighbours.h"
+#include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
+
+namespace lockstep {
+
+namespace {
+
+std::atomic<const char*> phase_under_way{nullptr};
+std::atomic<pid_t> process_of_phase{0};  // not one that MPI has started meanwhile
+
+// What the user has chosen that MPI may have stumbled over: NAME=VALUE, ...
+std::string choices() {
+  std::string all;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable = *entry;
+    for (const std::string_view prefix :
+         {"OMPI_MCA_btl=", "OMPI_MCA_btl_tcp_if_", "OMPI_MCA_pml=", "OMPI_MCA_mtl="}) {
+      if (variable.starts_with(prefix)) all += fmt::format("{}{}", all.empty() ? "" : ", ", variable);
+    }
+  }
+  return all;
+}
+
+bool network_between_workers() {
+  const char* all = std::getenv("OMPI_COMM_WORLD_SIZE");
+  const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return all != nullptr && here != nullptr && std::string_view(all) != here;
+}
+
+// Once: what follows is the end. Nothing where no phase is under way; else the exit code, when it has been
+// said.
+int say_failure() {
+  const char* phase = process_of_phase == ::getpid() ? phase_under_way.exchange(nullptr) : nullptr;
+  if (phase == nullptr) return 0;
+  // Of workers that fail at the same time the lowest speaks; whoever comes a moment later finds that somebody
+  // has. Those that do not speak wait for the one that does: the first to go takes all with it.
+  constexpr std::chrono::milliseconds kOthersCome{200};
+  constexpr std::chrono::seconds kAfterSpeaking{2};
+  const std::string failed = "start failed", told = "failure told";
+  announce_phase(failed);
+  std::this_thread::sleep_for(kOthersCome);
+  const ErrorKind kind = network_between_workers() ? ErrorKind::kCommunication : ErrorKind::kUsage;
+  // In this order: who is no longer the one is the other already.
+  if (look_at_neighbours(failed).speaks && look_at_neighbours(told).speaks) {
+    announce_phase(told);
+    const std::string chosen = choices();
+    log_error(fmt::format(
+        "{}: {}: failed, MPI itself says why; {}name transports and interfaces that this host has (mpirun "
+        "--mca btl self,vader,tcp --mca btl_tcp_if_include eth0)",
+        who_waits(), phase, chosen.empty() ? "" : "chosen are " + chosen + ": "));
+  }
+  std::this_thread::sleep_for(kAfterSpeaking);
+  return exit_code(kind);
+}
+
+}  // namespace
+
+FatalStart::FatalStart(const char* phase) {
+  [[maybe_unused]] static const int registered = std::atexit([] {
+    if (const int code = say_failure(); code != 0) std::_Exit(code);
+  });
+  process_of_phase = ::getpid();
+  phase_under_way = phase;
+}
+
+FatalStart::~FatalStart() {
+  phase_under_way = nullptr;
+}
+
+}  // namespace lockstep
+
+extern "C" {
+
+// Of PMIx's standard.
+int PMIx_Abort(int status, const char* message, void* processes, size_t count) {
+  const int code = lockstep::say_failure();
+  using Abort = int(int, const char*, void*, size_t);
+  if (auto* const next = reinterpret_cast<Abort*>(::dlsym(RTLD_NEXT, "PMIx_Abort")))
+    return next(code != 0 ? code : status, message, processes, count);
+  std::_Exit(code != 0 ? code : status);
+}
+
+void _exit(int status) {
+  const int code = lockstep::say_failure();
+  std::_Exit(code != 0 ? code : status);
+}
+
+}  // extern "C"
