@@ -64,11 +64,14 @@ void check_on_hosts(int world_size, const Hosts& hosts, const ExchangeCase& c, c
 
 // The same on one host, on as many as there are workers, and on some.
 template <class T>
-void check_threaded(int world_size, const ExchangeCase& c) {
-  const ExchangeData<T> data(c);
+void check_threaded(int world_size, const ExchangeCase& c, const ExchangeData<T>& data) {
   check_on_hosts<T>(world_size, {}, c, data);
   if (world_size > 1) check_on_hosts<T>(world_size, hosts_of(world_size, {1}), c, data);
   if (world_size > 2) check_on_hosts<T>(world_size, hosts_of(world_size, {2}), c, data);
+}
+template <class T>
+void check_threaded(int world_size, const ExchangeCase& c) {
+  check_threaded<T>(world_size, c, ExchangeData<T>(c));
 }
 
 // Under the thread sanitizer, which makes a worker's step some fifty times as long, a part of the cases has
@@ -176,13 +179,14 @@ ExchangeCase uneven_case(int64_t micro_batches) {
 }
 
 TEST(GradientExchange, DoesNotDependOnBucketsOrTheOrderOfAdds) {
+  const ExchangeData<float> data(uneven_case(5));
   for (const int64_t bucket_bytes : {int64_t{1}, int64_t{4096}, int64_t{20000}, int64_t{25} << 20}) {
     for (const bool shuffle : {false, true}) {
       for (const int w : {1, 2, 3, 5}) {
         ExchangeCase c = uneven_case(5);
         c.bucket_bytes = bucket_bytes;
         c.shuffle_adds = shuffle;
-        check_threaded<float>(w, c);
+        check_threaded<float>(w, c, data);
         if (HasFatalFailure()) return;
       }
     }
@@ -190,14 +194,13 @@ TEST(GradientExchange, DoesNotDependOnBucketsOrTheOrderOfAdds) {
 }
 
 TEST(GradientExchange, CutsLargeBucketsIntoPiecesWithoutChangingBits) {
-  for (const int w : {2, 3}) {
-    ExchangeCase c;
-    c.micro_batches = 4;
-    c.slices = {0, 100001};
-    c.extent = 1500017;
-    c.steps = 1;
-    check_threaded<float>(w, c);
-  }
+  ExchangeCase c;
+  c.micro_batches = 4;
+  c.slices = {0, 100001};
+  c.extent = 1500017;
+  c.steps = 1;
+  const ExchangeData<float> data(c);
+  for (const int w : {2, 3}) check_threaded<float>(w, c, data);
 }
 
 TEST(GradientExchange, SumsDoublePrecisionInDoublePrecision) {
@@ -208,6 +211,7 @@ TEST(GradientExchange, SumsDoublePrecisionInDoublePrecision) {
 }
 
 TEST(GradientExchange, LeavesEachWorkerTheSumsOfItsSharesAndSharesWhatLiesBehindThem) {
+  const ExchangeData<float> data(uneven_case(6));
   for (const ReductionMode mode : {ReductionMode::kLockstep, ReductionMode::kLibrary}) {
     for (const int64_t bucket_bytes : {int64_t{1}, int64_t{20000}, int64_t{25} << 20}) {
       for (const int w : {1, 2, 3, 5}) {
@@ -221,7 +225,7 @@ TEST(GradientExchange, LeavesEachWorkerTheSumsOfItsSharesAndSharesWhatLiesBehind
              {striped_shares(kept, w), whole_shares(offsets, kept, w), striped_shares(c.extent, w),
               whole_shares(c.slices, c.extent, w)}) {
           c.shares = shares;
-          check_threaded<float>(w, c);
+          check_threaded<float>(w, c, data);
           if (HasFatalFailure()) return;
         }
       }
@@ -230,16 +234,17 @@ TEST(GradientExchange, LeavesEachWorkerTheSumsOfItsSharesAndSharesWhatLiesBehind
 }
 
 TEST(GradientExchange, KeepsSharesOfPiecesOfLargeBuckets) {
+  ExchangeCase c;
+  c.micro_batches = 4;
+  c.slices = {0, 100001, 1500000};
+  c.extent = 1500017;
+  c.steps = 2;
+  const ExchangeData<float> data(c);
   for (const int w : {2, 3}) {
-    ExchangeCase c;
-    c.micro_batches = 4;
-    c.slices = {0, 100001, 1500000};
-    c.extent = 1500017;
-    c.steps = 2;
     for (const std::vector<Share>& shares :
          {striped_shares(1500000, w), whole_shares(std::vector<int64_t>{0, 100001}, 1500000, w)}) {
       c.shares = shares;
-      check_threaded<float>(w, c);
+      check_threaded<float>(w, c, data);
     }
   }
 }
