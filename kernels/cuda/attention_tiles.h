@@ -157,7 +157,7 @@ LOCKSTEP_DEVICE void multiply_rows(const S* own, const S* others, SumTile (&sums
     LeftTile left[P::kSteps];
     LOCKSTEP_UNROLL
     for (int step = 0; step < P::kSteps; ++step) left[step] = lefts.left(0, 16 * step);
-    begin_group_products();
+    begin_group_products(sums[0], left);
     LOCKSTEP_UNROLL
     for (int step = 0; step < P::kSteps; ++step) {
       add_group_product<S, P::kOthers, RightRows::kColumns>(
@@ -207,7 +207,7 @@ LOCKSTEP_DEVICE void add_weighted_rows(const SumTile (&weights)[P::kTiles][P::kS
     LeftTile left[P::kScores / 2];
     LOCKSTEP_UNROLL
     for (int step = 0; step < P::kScores / 2; ++step) left[step] = rounded(0, step);
-    begin_group_products();
+    begin_group_products(sums[0], left);
     LOCKSTEP_UNROLL
     for (int step = 0; step < P::kScores / 2; ++step) {
       const SharedOperand rows = right.template from<typename P::OtherRows>(16 * step, 0);

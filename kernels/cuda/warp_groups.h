@@ -32,7 +32,7 @@ class SharedOperand {
     constexpr uint64_t kMode = 1, kUnused = 1;
     bits_ = kMode << 62 | uint64_t{kGroupBytes / 16} << 32 | kUnused << 16;
 #if defined(__CUDA_ARCH__)
-    bits_ |= shared_address(rows) / 16;
+    bits_ |= (shared_address(rows) & 0x3FFFF) / 16;
 #else
     first_ = reinterpret_cast<uintptr_t>(rows);
 #endif
@@ -157,27 +157,41 @@ LOCKSTEP_DEVICE void show_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-// Operands in registers are as they are to be.
-LOCKSTEP_DEVICE void begin_group_products() {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#endif
-}
-// Waits for all products; only then are there sums.
-template <int kSums>
-LOCKSTEP_DEVICE void end_group_products([[maybe_unused]] SumTile (&sums)[kSums]) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  asm volatile(
-      "wgmma.commit_group.sync.aligned;"
-      "wgmma.wait_group.sync.aligned 0;" ::
-          : "memory");
-  // The compiler reads none of them before.
+// Keeps what the compiler does with registers on its side of this.
+template <int kCount>
+LOCKSTEP_DEVICE void pin([[maybe_unused]] SumTile (&sums)[kCount]) {
+#if defined(__CUDA_ARCH__)
   LOCKSTEP_UNROLL
   for (SumTile& sum : sums) {
     LOCKSTEP_UNROLL
     for (float& number : sum) asm volatile("" : "+f"(number)::"memory");
   }
 #endif
+}
+// Sums and left operands are as they are to be.
+template <int kSums, int kLefts>
+LOCKSTEP_DEVICE void begin_group_products(SumTile (&sums)[kSums],
+                                          [[maybe_unused]] LeftTile (&lefts)[kLefts]) {
+  pin(sums);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  LOCKSTEP_UNROLL
+  for (LeftTile& left : lefts) {
+    LOCKSTEP_UNROLL
+    for (uint32_t& word : left.words) asm volatile("" : "+r"(word)::"memory");
+  }
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+// Waits for all products; only then are there sums.
+template <int kSums>
+LOCKSTEP_DEVICE void end_group_products(SumTile (&sums)[kSums]) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile(
+      "wgmma.commit_group.sync.aligned;"
+      "wgmma.wait_group.sync.aligned 0;" ::
+          : "memory");
+#endif
+  pin(sums);
 }
 
 }  // namespace lockstep

@@ -7,14 +7,17 @@ using namespace tensor_attention;
 namespace {
 
 // 64 own rows a block: of a thread's registers, sums take half as many as numbers are in a row, and scores
-// half as many as others' rows; for keys there are twice as many of either.
+// half as many as others' rows; for keys there are twice as many of either. Rows are whole panels: of parts
+// of them, rows of a right operand are nothing that libraries multiply.
+template <int kWidth, int kOthers>
+using GroupPlan = Plan<Multiplier::kFourWarps, kWidth <= 64 ? 64 : 128, 1, kOthers>;
 struct BlockPlans {
   template <int kWidth, bool kDropout>
-  using Forward = Plan<Multiplier::kFourWarps, kWidth, 1, 64>;
+  using Forward = GroupPlan<kWidth, 64>;
   template <int kWidth, bool kDropout>
-  using Queries = Plan<Multiplier::kFourWarps, kWidth, 1, 64>;
+  using Queries = GroupPlan<kWidth, 64>;
   template <int kWidth, bool kDropout>
-  using Keys = Plan<Multiplier::kFourWarps, kWidth, 1, kWidth == 64 && !kDropout ? 64 : 32>;
+  using Keys = GroupPlan<kWidth, kWidth == 64 && !kDropout ? 64 : 32>;
 };
 
 }  // namespace

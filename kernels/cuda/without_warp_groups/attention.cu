@@ -1,7 +1,6 @@
 // What stands for attention by warp groups in a build without code for GPUs that have them: nothing.
-#include "lockstep/kernels/cuda/attention.h"
-
 #include "lockstep/core/error.h"
+#include "lockstep/kernels/cuda/attention.h"
 
 namespace lockstep {
 
