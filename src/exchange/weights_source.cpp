@@ -19,6 +19,7 @@ namespace lockstep {
 bool holds_weights(const std::string& path) {
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) return true;
+  if (!std::filesystem::is_regular_file(path, error)) return false;  // a pipe would keep the reader waiting
   int32_t magic = 0;
   std::ifstream file(path, std::ios::binary);
   file.read(reinterpret_cast<char*>(&magic), sizeof magic);

@@ -95,6 +95,11 @@ CorpusFile pipe_of(const std::string& input, const std::string& content) {
 }  // namespace
 
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
+  if (!options.prompt.empty() && options.prompt == options.field) {
+    fail(ErrorKind::kUsage,
+         fmt::format("--prompt and --completion: both are the field \"{}\", which would stand there twice",
+                     options.field));
+  }
   std::vector<CorpusFile> files;
   std::set<std::pair<dev_t, ino_t>> pipes;
   const auto add = [&](const fs::path& path) {

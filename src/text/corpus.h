@@ -32,8 +32,8 @@ struct CorpusFile {
 // plain or behind .gz or .zst, has a document a line; any other file is one document. Of directories only
 // these and .txt are taken, links to directories followed, each directory once. What pipes hold ("-" is
 // standard input) options.pipe says where their names do not. Errors: kUsage for an input that is not there
-// or has no such file, for a pipe of unknown content or that is there twice, and for options.pipe where there
-// is none.
+// or has no such file, for a pipe of unknown content or that is there twice, for options.pipe where there is
+// none, and for a prompt in the field of what answers it.
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options);
 
 // A part of one document, or several whole ones.

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/input_file.h"
 #include "lockstep/hdf5/file.h"
 #include "lockstep/hdf5/mapped_blocks.h"
 #include "lockstep/hdf5/sealed_file.h"
@@ -166,17 +167,18 @@ std::unique_ptr<TokenFile> open_token_file(const std::string& path) {
   if (name.extension() == ".idx" || name.extension() == ".bin") stem.replace_extension();
   const std::string index = stem.string() + ".idx";
   std::array<char, 16> start{};
-  std::ifstream(name.extension() == ".idx" ? index : path, std::ios::binary).read(start.data(), start.size());
+  // A pipe would keep the reader waiting, and is no file of tokens.
+  if (const std::string first = name.extension() == ".idx" ? index : path; fs::is_regular_file(first, error))
+    std::ifstream(first, std::ios::binary).read(start.data(), start.size());
   int32_t magic = 0;
   std::memcpy(&magic, start.data(), sizeof magic);
   if (magic == kGpt2Tokens || magic == kLlama3Tokens) return open_llmc_tokens(path);
   if (fs::is_regular_file(index, error)) return open_megatron_tokens(index, stem.string() + ".bin");
-  if (fs::is_regular_file(path, error)) {
-    // Of a .bin that is neither, llm.c's reader says why.
-    const bool foreign = name.extension() == ".bin" && !apparent_state(path, ErrorKind::kData);
-    return foreign ? open_llmc_tokens(path) : open_sealed_tokens(path);
-  }
-  fail(ErrorKind::kData, path + ": cannot be read: there is no such file");
+  if (!fs::exists(path, error)) fail(ErrorKind::kData, path + ": cannot be read: there is no such file");
+  checked_file_size(path);
+  // Of a .bin that is neither, llm.c's reader says why.
+  const bool foreign = name.extension() == ".bin" && !apparent_state(path, ErrorKind::kData);
+  return foreign ? open_llmc_tokens(path) : open_sealed_tokens(path);
 }
 
 }  // namespace lockstep

@@ -24,7 +24,7 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
   evaluation.class_names = source.description().class_names;
   // A number a pair of classes.
   constexpr int64_t kMostClasses = 1000;
-  if (wants.by_position && source.description().positions.elements() < 2)
+  if (wants.by_position && source.description().positions.rank() == 0)
     fail(ErrorKind::kUsage, "--by-position: samples have one target each (text has one a position)");
   if (wants.confusion && (evaluation.classes == 0 || evaluation.classes > kMostClasses)) {
     fail(ErrorKind::kUsage, fmt::format("--confusion: a table of {} classes; it takes 1 to {}",

@@ -162,6 +162,15 @@ TEST_F(LanguageModel, TokensAreCountedAndLossesToldByPosition) {
   double sum = 0.0;
   for (const nlohmann::json& loss : result["position_losses"]) sum += loss.get<double>();
   EXPECT_NEAR(sum / 32, result["loss"].get<double>(), 1e-6);
+
+  // Windows of one token have a position, too.
+  train(kNoLauncher,
+        {file("run.toml"), "--output", file("single"), "--set", "data.context=1", "train.steps=1"});
+  const Outcome single =
+      run(kNoLauncher, {"eval", file("run.toml"), "--checkpoint", checkpoint_of(file("single"), 1),
+                        "--by-position", "--set", "data.context=1"});
+  ASSERT_EQ(single.exit_code, 0) << single.err;
+  EXPECT_EQ(nlohmann::json::parse(single.out)["position_losses"].size(), 1u);
 }
 
 // The mean over the tokens of the global batch that count, divided once: means of micro-batches, each by its

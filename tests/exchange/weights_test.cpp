@@ -1,5 +1,6 @@
 // Models of Hugging Face and llm.c: what they compute, there and back again, and what is refused.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
@@ -441,6 +442,9 @@ TEST(LlmcModel, HasTheParametersOfTheSameModelOfHuggingFace) {
   refused(with(4, -2), {"layers"});
   refused(with(6, 1 << 20), {"head_size"});
   EXPECT_FALSE(holds_weights(given("gpt2/config.json")));
+  // Nobody waits at a pipe into which nobody writes.
+  ASSERT_EQ(::mkfifo(scratch.file("pipe").c_str(), 0600), 0);
+  EXPECT_FALSE(holds_weights(scratch.file("pipe")));
 }
 
 }  // namespace

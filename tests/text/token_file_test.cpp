@@ -2,6 +2,7 @@
 #include "lockstep/text/token_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <chrono>
@@ -430,6 +431,13 @@ TEST_F(TokenFiles, WhatHoldsNoTokensIsRefused) {
   reject("nothing.bin", {"nothing.bin", "no such file"});
   write_bytes(path("empty.bin"), "");
   reject("empty.bin", {"empty.bin", "empty"});
+  // Nobody waits at pipes into which nobody writes.
+  for (const char* name : {"pipe", "pipe.bin", "pipe.idx"}) {
+    ASSERT_EQ(::mkfifo(path(name).c_str(), 0600), 0);
+    reject(name, {name, "is not a regular file"});
+  }
+  std::filesystem::create_directory(path("shards"));
+  reject("shards", {"shards", "is not a regular file"});
 }
 
 }  // namespace

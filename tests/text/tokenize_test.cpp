@@ -177,6 +177,10 @@ TEST_F(Tokenize, PromptsDoNotCount) {
   write_text(path("c.jsonl"), R"({"question": "one and one?"})");
   expect_rejection(ErrorKind::kData, {"c.jsonl", "line 1", "no field \"answer\""},
                    [&] { run({path("c.jsonl")}); });
+  // As where --completion is left out: every document would stand there twice.
+  options_.corpus.field = "question";
+  expect_rejection(ErrorKind::kUsage, {"--prompt", "--completion", "\"question\""},
+                   [&] { run({path("a.jsonl")}); });
 }
 
 // torchtitan's users trained for weeks with two of them.
