@@ -84,11 +84,14 @@ stuck() {
 # itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
 # silence after a line that says so, or stuck all the time, and it is ended; the exit code, which is told first, is that which a worker
 # has asked for. (A rank 0 that still saves says so every 10 seconds.)
+# Where the script itself has been killed, the workers are asked to save and leave: a run that nobody minds would keep its directory
+# from the next one.
 end_after_error() {
   local number text rest='' status code=6 silence=0 error=false
   read -r number || return 0
   while true; do
     status=0 text=''
+    kill -0 $$ 2>/dev/null || kill -USR1 "$number" 2>/dev/null || true
     IFS= read -r -d '' -t 1 text || status=$?  # what has come within a second
     if [ -n "$text" ]; then
       silence=0

@@ -138,6 +138,18 @@ check "exit code of one that was killed by somebody else" 138 "$(
   echo "$code"
 )"
 
+# A script that is killed cannot ask any more; the job saves and leaves all the same, and nobody goes on alone.
+: >"$NOTES"
+"$wrapper" -np 2 program 2>/dev/null &
+job=$!
+noted 1
+{ kill -KILL "$job"; wait "$job" || true; } 2>/dev/null
+for ((i = 0; i < 100; ++i)); do
+  [ -e "/proc/$(cat "$NOTES.pid")" ] || break
+  sleep 0.05
+done
+check "signals after the script was killed" "USR1 ready " "$(kinds)"
+
 # Several at once, as timeout sends them: the handler of one is interrupted by the next.
 for ((trial = 0; trial < 10; ++trial)); do
   : >"$NOTES"
