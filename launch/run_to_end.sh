@@ -80,6 +80,10 @@ stuck() {
   done
 }
 
+# How the pages begin on which mpirun refuses what it is asked for, with exit code 1, as a mistake of a worker would have it.
+refusals='There are not enough slots available|mpirun: Error: |Open MPI has detected that a parameter given|No executable was specified'
+refusals+='|Open RTE was unable to open the hostfile|The specified [a-z]+ policy is not recognized'
+
 # Ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets are lost; and for
 # itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
 # silence after a line that says so, or stuck all the time, and it is ended; the exit code, which is told first, is that which a worker
@@ -99,6 +103,10 @@ end_after_error() {
       if [[ "$text" =~ $'\n'with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
       if [[ "$text" =~ $'\n'(MPI_ABORT\ was|ORTE\ has\ lost|Primary\ job)|noticed\ that\ process|ORTE_ERROR_LOG|error:\ [^$'\n']*not\ finished\ after ]]; then
         error=true
+      elif [[ "$text" =~ $'\n'($refusals) ]]; then
+        echo "mpirun has started nothing: Open MPI says above what is wrong with its arguments or hosts" >&"$stderr"
+        echo 2 >&"$told"
+        return 0
       fi
       rest=${text##*$'\n'}  # a line that goes on
     elif [ "$status" -gt 128 ]; then

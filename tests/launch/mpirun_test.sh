@@ -35,6 +35,17 @@ check "exit code of the job" 3 "$code"
 code=0
 "$wrapper" exit 205 || code=$?
 check "exit code of an error of Open MPI's" 6 "$code"
+for text in "There are not enough slots available in the system to satisfy the 8" 'mpirun: Error: unknown option "--nonsense"' \
+    "Open MPI has detected that a parameter given to a command line" "Open RTE was unable to open the hostfile:" \
+    "The specified mapping policy is not recognized:" "No executable was specified on the mpirun command line."; do
+  code=0
+  "$wrapper" refuses "$text" 2>"$bin/said" || code=$?
+  check "exit code of mpirun's own: $text" 2 "$code"
+  check "what is said of it" 1 "$(grep -c '^mpirun has started nothing' "$bin/said")"
+done
+code=0
+"$wrapper" refuses "error: says a worker: There are not enough slots available" 2>/dev/null || code=$?
+check "exit code of a job that says something like it" 1 "$code"
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
