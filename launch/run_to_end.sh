@@ -80,15 +80,22 @@ stuck() {
   done
 }
 
+# How the pages begin on which mpirun refuses what it is asked for, with exit code 1, as a mistake of a worker would have it.
+refusals='There are not enough slots available|mpirun: Error: |Open MPI has detected that a parameter given|No executable was specified'
+refusals+='|Open RTE was unable to open the hostfile|The specified [a-z]+ policy is not recognized'
+
 # Ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets are lost; and for
 # itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
 # silence after a line that says so, or stuck all the time, and it is ended; the exit code, which is told first, is that which a worker
 # has asked for. (A rank 0 that still saves says so every 10 seconds.)
+# Where the script itself has been killed, the workers are asked to save and leave: a run that nobody minds would keep its directory
+# from the next one.
 end_after_error() {
   local number text rest='' status code=6 silence=0 error=false
   read -r number || return 0
   while true; do
     status=0 text=''
+    kill -0 $$ 2>/dev/null || kill -USR1 "$number" 2>/dev/null || true
     IFS= read -r -d '' -t 1 text || status=$?  # what has come within a second
     if [ -n "$text" ]; then
       silence=0
@@ -96,6 +103,10 @@ end_after_error() {
       if [[ "$text" =~ $'\n'with\ errorcode\ ([1-9][0-9]*)\. ]]; then code=${BASH_REMATCH[1]}; fi
       if [[ "$text" =~ $'\n'(MPI_ABORT\ was|ORTE\ has\ lost|Primary\ job)|noticed\ that\ process|ORTE_ERROR_LOG|error:\ [^$'\n']*not\ finished\ after ]]; then
         error=true
+      elif [[ "$text" =~ $'\n'($refusals) ]]; then
+        echo "mpirun has started nothing: Open MPI says above what is wrong with its arguments or hosts" >&"$stderr"
+        echo 2 >&"$told"
+        return 0
       fi
       rest=${text##*$'\n'}  # a line that goes on
     elif [ "$status" -gt 128 ]; then

@@ -157,7 +157,7 @@ find_checkpoints() {
 # Beside mpirun: ends a run that has lost a host, and lets one save and leave for which there are more hosts.
 watch_run() {
   local mpirun=$1 begin=$SECONDS host
-  while sleep 0.5; do
+  while sleep 0.5 && kill -0 $$ 2>/dev/null; do
     for host in "${used[@]}"; do
       [ ! -s "$work/up.$host" ] || continue
       say "$host does not answer: ending the run"

@@ -1,6 +1,6 @@
 // A worker that goes wrong on purpose, in the way that its first argument names: start it with mpirun. With a
-// second argument "nccl" arrays travel between GPUs. Failures are handled as the command does: one line on
-// stderr, then abort with the exit code of the failure.
+// second argument "nccl" arrays travel between GPUs, with "staged" between GPUs through host memory. Failures
+// are handled as the command does: one line on stderr, then abort with the exit code of the failure.
 #include <unistd.h>
 
 #include <algorithm>
@@ -202,7 +202,8 @@ int main(int argc, char** argv) {
   const auto communicator = make_communicator(options);
   log_to_stderr(communicator->rank(), communicator->world_size(), false);
   try {
-    if (argc > 2 && std::string(argv[2]) == "nccl") {
+    const std::string arrays = argc > 2 ? argv[2] : "mpi";
+    if (arrays != "mpi") {
       if (std::string(argv[1]) == "a device that breaks" && communicator->rank() > 0)
         ::setenv("LOCKSTEP_CUDA_ON_CPU", "broken=30", 1);
       if (std::string(argv[1]) == "a device that is stuck" && communicator->rank() == 1)
@@ -212,8 +213,9 @@ int main(int argc, char** argv) {
         std::this_thread::sleep_for(std::chrono::seconds(3));
       CommunicatorOptions limits = options;
       limits.start_timeout_seconds = 30.0;
-      communicator->use_device(
-          make_nccl_communicator(*communicator, cuda_backend(0).lane().native_queue(), limits));
+      void* const lane = cuda_backend(0).lane().native_queue();
+      communicator->use_device(arrays == "staged" ? make_staged_communicator(*communicator, lane)
+                                                  : make_nccl_communicator(*communicator, lane, limits));
     }
     // As a run does, on its way out too.
     struct Device {

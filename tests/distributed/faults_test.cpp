@@ -197,6 +197,22 @@ TEST_F(NcclFaults, ADeviceThatIsStuckIsNamedByThoseWhoseDevicesWaitForIt) {
   }
 }
 
+// Through host memory it is that worker's host that does not come: it waits for its device.
+TEST_F(NcclFaults, AWorkerWhoseDeviceIsStuckIsNamedWhereArraysGoThroughHostMemoryToo) {
+  const Outcome healthy = run_fault(3, "none", "staged");
+  EXPECT_EQ(healthy.exit_code, 0) << healthy.output;
+  EXPECT_EQ(healthy.output, "");
+  if (!on_stand_ins()) GTEST_SKIP() << "the rest needs stand-ins";
+  for (const int workers : {2, 3}) {
+    const Outcome outcome = run_fault(workers, "a device that is stuck", "staged");
+    EXPECT_EQ(outcome.exit_code, 6) << outcome.output;
+    EXPECT_TRUE(
+        says(outcome, " (bucket 0) on rank 0: not finished after 1.5 s: waiting for rank 1" + here()));
+    EXPECT_TRUE(says_once(outcome, "error: "));
+    EXPECT_LT(outcome.seconds, kSoon);
+  }
+}
+
 TEST_F(NcclFaults, AKilledWorkerEndsTheJob) {
   const Outcome outcome = run_fault(3, "killed", "nccl");
   EXPECT_NE(outcome.exit_code, 0) << outcome.output;

@@ -35,6 +35,17 @@ check "exit code of the job" 3 "$code"
 code=0
 "$wrapper" exit 205 || code=$?
 check "exit code of an error of Open MPI's" 6 "$code"
+for text in "There are not enough slots available in the system to satisfy the 8" 'mpirun: Error: unknown option "--nonsense"' \
+    "Open MPI has detected that a parameter given to a command line" "Open RTE was unable to open the hostfile:" \
+    "The specified mapping policy is not recognized:" "No executable was specified on the mpirun command line."; do
+  code=0
+  "$wrapper" refuses "$text" 2>"$bin/said" || code=$?
+  check "exit code of mpirun's own: $text" 2 "$code"
+  check "what is said of it" 1 "$(grep -c '^mpirun has started nothing' "$bin/said")"
+done
+code=0
+"$wrapper" refuses "error: says a worker: There are not enough slots available" 2>/dev/null || code=$?
+check "exit code of a job that says something like it" 1 "$code"
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
@@ -137,6 +148,18 @@ check "exit code of one that was killed by somebody else" 138 "$(
   wait $! || code=$?
   echo "$code"
 )"
+
+# A script that is killed cannot ask any more; the job saves and leaves all the same, and nobody goes on alone.
+: >"$NOTES"
+"$wrapper" -np 2 program 2>/dev/null &
+job=$!
+noted 1
+{ kill -KILL "$job"; wait "$job" || true; } 2>/dev/null
+for ((i = 0; i < 100; ++i)); do
+  [ -e "/proc/$(cat "$NOTES.pid")" ] || break
+  sleep 0.05
+done
+check "signals after the script was killed" "USR1 ready " "$(kinds)"
 
 # Several at once, as timeout sends them: the handler of one is interrupted by the next.
 for ((trial = 0; trial < 10; ++trial)); do
