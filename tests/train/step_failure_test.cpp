@@ -7,6 +7,8 @@
 
 #include "comm/threaded_communicator.h"
 #include "lockstep/autodiff/node.h"
+#include "lockstep/minimize/minimizer.h"
+#include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/nesterov.h"
 #include "lockstep/optim/parameter_optimizer.h"
 #include "lockstep/train/agreement.h"
@@ -71,12 +73,14 @@ class StepFailures : public StepFailureTest {
 
   // The run of `workers`, of whom the last throws; what came out of each.
   std::vector<std::string> failures(int workers, const std::string& output, const Optimizers& optimizer,
-                                    Place place, int call, int64_t evaluate_every = 0) const {
+                                    Place place, int call, int64_t evaluate_every = 0,
+                                    const std::function<TrainingJob(TrainingJob)>& change = {}) const {
     std::vector<std::string> what(static_cast<size_t>(workers));
     testing::run_threaded(workers, [&](Communicator& communicator) {
       const bool last = communicator.rank() == workers - 1;
       TrainingJob next = throwing(output, optimizer, last ? place : Place::kNowhere, call);
       next.settings.evaluate_every = evaluate_every;
+      if (change) next = change(std::move(next));
       Trainer trainer(std::move(next), {}, communicator);
       try {
         trainer.run();
@@ -122,6 +126,54 @@ TEST_F(StepFailures, OfAModelCostNoWholeStepAndAreSaidByAll) {
           Trainer rest(throwing(output, optimizer, Place::kNowhere, 0), {.resume = true}, *self_);
           EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
           EXPECT_EQ(digest_at(output, 20), digest_at(name, 20));
+        }
+      }
+    }
+  }
+}
+
+// Which look at the objective at many places within a step.
+TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
+  constexpr int kSteps = 6, kMicroBatches = 12;
+  const std::vector<std::pair<std::string, Optimizers>> optimizers = {
+      {"lbfgs", [] { return optimizer_of(make_lbfgs({})); }},
+      {"newton_cg", [] { return optimizer_of(make_newton_cg({})); }}};
+  for (const auto& [name, optimizer] : optimizers) {
+    const auto minimizing = [&](TrainingJob next) {
+      next.settings.steps = kSteps;
+      next.settings.micro_batches = kMicroBatches;
+      next.settings.learning_rate = RunSettings().learning_rate;
+      next.settings.checkpoint_every = 1;
+      next.settings.keep = 0;
+      return next;
+    };
+    const std::string whole = name;
+    Trainer(minimizing(throwing(whole, optimizer, Place::kNowhere, 0)), {}, *self_).run();
+    for (const int workers : numbers_of_workers()) {
+      for (const Place place : {Place::kForward, Place::kDerivative}) {
+        // Evaluations have so many calls each: in the first of an evaluation, and within one.
+        for (const int call : {3 * kMicroBatches / workers + 1, 4 * kMicroBatches / workers - 1}) {
+          const std::string output = name + std::to_string(workers) +
+                                     std::to_string(static_cast<int>(place)) + "_" + std::to_string(call);
+          SCOPED_TRACE(output);
+          const auto what = failures(workers, output, optimizer, place, call, 0, minimizing);
+          const std::string reason = place == Place::kDerivative ? "no derivative" : "no value";
+          EXPECT_TRUE(what.back().starts_with("step ") && what.back().ends_with(": " + reason))
+              << what.back();
+          if (workers > 1) {
+            EXPECT_TRUE(what.front().ends_with(": rank 1: " + reason)) << what.front();
+          }
+          int saved = 0;
+          for (int step = 1; step <= kSteps; ++step) {
+            if (!std::filesystem::exists(scratch_.file(fmt_path(output, step)))) continue;
+            saved = step;
+            EXPECT_EQ(digest_at(output, step), digest_at(whole, step)) << step;
+          }
+          EXPECT_GT(saved, 0);
+          EXPECT_TRUE(what.back().starts_with("step " + std::to_string(saved + 1) + ":")) << what.back();
+          Trainer rest(minimizing(throwing(output, optimizer, Place::kNowhere, 0)), {.resume = true}, *self_);
+          EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
+          EXPECT_EQ(digest_at(output, kSteps), digest_at(whole, kSteps));
         }
       }
     }
