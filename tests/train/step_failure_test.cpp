@@ -136,6 +136,7 @@ TEST_F(StepFailures, OfAModelCostNoWholeStepAndAreSaidByAll) {
 TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
   constexpr int kSteps = 6, kMicroBatches = 12;
   const std::vector<std::pair<std::string, Optimizers>> optimizers = {
+      {"levenberg_marquardt", [] { return optimizer_of(make_levenberg_marquardt({})); }},
       {"lbfgs", [] { return optimizer_of(make_lbfgs({})); }},
       {"newton_cg", [] { return optimizer_of(make_newton_cg({})); }}};
   for (const auto& [name, optimizer] : optimizers) {
@@ -145,14 +146,26 @@ TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
       next.settings.learning_rate = RunSettings().learning_rate;
       next.settings.checkpoint_every = 1;
       next.settings.keep = 0;
+      // Sums of squares are of numbers.
+      if (name == "levenberg_marquardt") next.settings.train_data.classes = -1;
       return next;
     };
     const std::string whole = name;
     Trainer(minimizing(throwing(whole, optimizer, Place::kNowhere, 0)), {}, *self_).run();
+    // Whose steps are all saved.
+    const auto newest = [&](const std::string& output) {
+      int step = 0;
+      while (std::filesystem::exists(scratch_.file(fmt_path(output, step + 1)))) ++step;
+      return step;
+    };
     for (const int workers : numbers_of_workers()) {
       for (const Place place : {Place::kForward, Place::kDerivative}) {
+        // Whose derivatives of residuals go forward.
+        if (name == "levenberg_marquardt" && place == Place::kDerivative) continue;
         // Evaluations have so many calls each: in the first of an evaluation, and within one.
-        for (const int call : {3 * kMicroBatches / workers + 1, 4 * kMicroBatches / workers - 1}) {
+        const int before = name == "levenberg_marquardt" ? 6 : 3;
+        for (const int call :
+             {before * kMicroBatches / workers + 1, (before + 1) * kMicroBatches / workers - 1}) {
           const std::string output = name + std::to_string(workers) +
                                      std::to_string(static_cast<int>(place)) + "_" + std::to_string(call);
           SCOPED_TRACE(output);
@@ -163,17 +176,15 @@ TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
           if (workers > 1) {
             EXPECT_TRUE(what.front().ends_with(": rank 1: " + reason)) << what.front();
           }
-          int saved = 0;
-          for (int step = 1; step <= kSteps; ++step) {
-            if (!std::filesystem::exists(scratch_.file(fmt_path(output, step)))) continue;
-            saved = step;
+          const int saved = newest(output);
+          for (int step = 1; step <= saved; ++step)
             EXPECT_EQ(digest_at(output, step), digest_at(whole, step)) << step;
-          }
-          EXPECT_GT(saved, 0);
+          ASSERT_GT(saved, 0);
           EXPECT_TRUE(what.back().starts_with("step " + std::to_string(saved + 1) + ":")) << what.back();
           Trainer rest(minimizing(throwing(output, optimizer, Place::kNowhere, 0)), {.resume = true}, *self_);
           EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
-          EXPECT_EQ(digest_at(output, kSteps), digest_at(whole, kSteps));
+          EXPECT_EQ(newest(output), newest(whole));
+          EXPECT_EQ(digest_at(output, newest(whole)), digest_at(whole, newest(whole)));
         }
       }
     }
