@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
+#include <utility>
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/autodiff/derivatives.h"
@@ -15,6 +17,7 @@
 #include "lockstep/ops/reduction.h"
 #include "lockstep/optim/clip.h"
 #include "lockstep/tensor/storage.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 
@@ -111,11 +114,24 @@ void GradientPass::for_batches(const std::function<void(const Batch&)>& part) {
   for (int64_t number = made_.begin; number < made_.end; ++number) run(make_(number));
 }
 
-void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part) {
+void GradientPass::for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part,
+                               std::exception_ptr* thrown) {
+  const auto guarded = [&](const Batch& batch) {
+    if (thrown == nullptr) return part(batch);
+    if (*thrown) return;
+    try {
+      part(batch);
+    } catch (const std::exception& failure) {
+      const auto* const error = dynamic_cast<const Error*>(&failure);
+      if (error != nullptr && error->kind() == ErrorKind::kCommunication) throw;  // others are lost
+      if (!exchange.spoil(replica_.store.parameter_extent())) throw;
+      *thrown = std::current_exception();
+    }
+  };
   exchange.begin_step();
   for_batches([&](const Batch& batch) {
     exchange.begin_micro_batch(batch.number);
-    part(batch);
+    guarded(batch);
     draws_ = draws_ || random_place()->ordinal > 0;
     exchange.end_micro_batch();
   });
@@ -157,25 +173,24 @@ void GradientPass::sweep(const Batch& batch, const Tensor& cotangent) {
 
 void GradientPass::issue(const Tensor& cotangent, Marker* swept, const std::function<void()>& issued,
                          std::exception_ptr* thrown) {
-  const auto guarded = [&](const Batch& batch) {
-    if (thrown == nullptr) return sweep(batch, cotangent);
-    if (*thrown) return;
-    try {
-      sweep(batch, cotangent);
-    } catch (const std::exception& failure) {
-      const auto* const error = dynamic_cast<const Error*>(&failure);
-      if (error != nullptr && error->kind() == ErrorKind::kCommunication) throw;  // others are lost
-      if (!exchange_->spoil(replica_.store.parameter_extent())) throw;
-      *thrown = std::current_exception();
-    }
-  };
   {
     // One for all micro-batches, which ends before anything changes the parameters.
     const AutocastScope autocast(settings_.compute, replica_.current_copies());
-    for_batches(*exchange_, guarded);
+    for_batches(
+        *exchange_, [&](const Batch& batch) { sweep(batch, cotangent); }, thrown);
   }
   if (swept != nullptr) swept->set();
   exchange_->finish(issued);
+}
+
+void GradientPass::agree_on_thrown() {
+  const std::exception_ptr thrown = std::exchange(thrown_, nullptr);
+  run_agreed(
+      communicator_,
+      [&] {
+        if (thrown) std::rethrow_exception(thrown);
+      },
+      "sweep");
 }
 
 double GradientPass::regularize(double divisor) {
@@ -190,11 +205,12 @@ double GradientPass::regularize(double divisor) {
   return 0.5 * settings_.l2 * norm * norm;
 }
 
-GradientPass::Value GradientPass::read_value(const GradientExchange& exchange) const {
+GradientPass::Value GradientPass::read_value(const GradientExchange& exchange) {
   std::array<double, Objective::kSums> sums{};
   backend_.copy_to_host(sums.data(), exchange.sums(), sizeof sums);
   Value value{0.0, sums[1]};
   if (sums[1] != 0.0) value.loss = sums[0] / sums[1];
+  if (!std::isfinite(value.loss) || !std::isfinite(value.weight)) agree_on_thrown();
   if (agree_) agree_();
   return value;
 }
@@ -226,11 +242,14 @@ GradientPass::Value GradientPass::value() {
   }
   const RecordingScope off(false);
   const AutocastScope autocast(settings_.compute, replica_.current_copies());
-  for_batches(*values_, [&](const Batch& batch) {
-    const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
-    add_sums(*values_, objective_.sums(losses, batch), batch);
-    take_statistics();  // not for the next micro-batch
-  });
+  for_batches(
+      *values_,
+      [&](const Batch& batch) {
+        const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
+        add_sums(*values_, objective_.sums(losses, batch), batch);
+        take_statistics();  // not for the next micro-batch
+      },
+      &thrown_);
   values_->finish();
   Value value = read_value(*values_);
   if (settings_.l2 > 0.0) {
@@ -242,10 +261,11 @@ GradientPass::Value GradientPass::value() {
 
 GradientPass::Value GradientPass::value_and_gradient(Tensor& gradient) {
   const Tensor ones = Tensor::full(loss_shape(), replica_.store.dtype(), backend_, 1.0);
-  issue(ones, nullptr);
+  issue(ones, nullptr, {}, &thrown_);
   Value value = read_value(*exchange_);
   value.loss += regularize(value.weight);
   take_mean(value.weight, gradient);
+  if (!backend_.all_finite(gradient.dtype(), gradient.elements(), gradient.data())) agree_on_thrown();
   return value;
 }
 
@@ -312,109 +332,21 @@ double GradientPass::gradient_variance() {
   return sum / static_cast<double>(counting - 1);
 }
 
-void GradientPass::require_products(const char* what) const {
-  if (settings_.compute == replica_.store.dtype()) return;
-  fail(ErrorKind::kUsage,
-       fmt::format("precision.compute = {}: {} need fp32 or fp64", name_of(settings_.compute), what));
-}
-
 void GradientPass::mean_of(const Contributions& part, Tensor& out) {
   const ParameterStore& store = replica_.store;
-  for_batches(*exchange_, [&](const Batch& batch) {
-    ForwardContext context = replica_.training;
-    const std::vector<Tensor> contributions = part(batch, context);
-    for (size_t i = 0; i < contributions.size(); ++i) {
-      exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
-    }
-    add_weight(*exchange_, batch);
-  });
+  for_batches(
+      *exchange_,
+      [&](const Batch& batch) {
+        ForwardContext context = replica_.training;
+        const std::vector<Tensor> contributions = part(batch, context);
+        for (size_t i = 0; i < contributions.size(); ++i) {
+          exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
+        }
+        add_weight(*exchange_, batch);
+      },
+      &thrown_);
   exchange_->finish();
   take_mean(read_value(*exchange_).weight, out);
-}
-
-Function GradientPass::outputs_of(const Batch& batch, ForwardContext& context) const {
-  return [this, &batch, &context](std::span<const Tensor> at) {
-    context.parameters.assign(at.begin(), at.end());
-    return forward(*replica_.model, batch, context);
-  };
-}
-
-void GradientPass::multiply(const Tensor& vector, Tensor& product, Linearization* kept,
-                            const MakeProduct& make) {
-  const std::vector<Tensor> vectors = views(vector);
-  // Layers that are run again read the batch by its place, which those that are made do not keep.
-  const bool keeps = kept != nullptr && settings_.linearization_bytes > 0 &&
-                     !(make_ && replica_.training.recompute_every > 0);
-  if (keeps && kept->batch_number != batch_number_) {
-    *kept = {};
-    kept->batch_number = batch_number_;
-  }
-  mean_of(
-      [&](const Batch& batch, ForwardContext& context) {
-        if (keeps) {
-          const auto found = kept->of.find(batch.number);
-          if (found != kept->of.end()) return found->second(vectors);
-        }
-        const bool keep = keeps && !kept->full;
-        const size_t before = allocator_statistics().bytes_in_use;
-        Product made = make(batch, context, keep);
-        std::vector<Tensor> contributions = made(vectors);
-        if (!keep) return contributions;
-        size_t others = before;  // what there is beside what `made` holds; other threads let go of some
-        for (const Tensor& part : contributions) others += part.bytes();
-        size_t bytes = std::max(allocator_statistics().bytes_in_use, others) - others;
-        if (make_) bytes += batch.bytes();
-        if (kept->bytes + bytes > settings_.linearization_bytes) {
-          kept->full = true;
-        } else {
-          kept->bytes += bytes;
-          kept->of.emplace(batch.number, std::move(made));
-        }
-        return contributions;
-      },
-      product);
-  if (settings_.l2 == 0.0) return;
-  Tensor term = vector.empty_like();
-  backend_.scale_shift(vector.dtype(), vector.elements(), vector.data(), settings_.l2, 0.0,
-                       term.mutable_data());
-  backend_.accumulate(product.dtype(), product.elements(), term.data(), product.mutable_data());
-}
-
-void GradientPass::hessian_product(const Tensor& vector, Tensor& product, Linearization* kept) {
-  require_products("Hessian products");
-  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context, bool) -> Product {
-    const Function loss = [&](std::span<const Tensor> at) {
-      context.parameters.assign(at.begin(), at.end());
-      return sum(objective_.losses(*replica_.model, batch, context));
-    };
-    return [second = SecondDerivative(loss, parameters())](std::span<const Tensor> vectors) {
-      return second.times(vectors);
-    };
-  });
-}
-
-void GradientPass::gauss_newton_product(const Tensor& vector, Tensor& product, Linearization* kept) {
-  require_products("Gauss-Newton products");
-  multiply(vector, product, kept, [&](const Batch& batch, ForwardContext& context, bool keep) -> Product {
-    if (!head_known_) {
-      const RandomScope random(*random_place());
-      const std::optional<ClassHead> head = objective_.class_head(*replica_.model, batch, context);
-      if (head && head->z_loss > 0.0) {
-        fail(ErrorKind::kUsage,
-             fmt::format("model.z_loss: Gauss-Newton products do not know of it: set it to "
-                         "0, or take the Hessian; got {}",
-                         head->z_loss));
-      }
-      head_known_ = true;
-    }
-    const FirstDerivative outputs(outputs_of(batch, context), parameters());
-    const Function loss = [&](std::span<const Tensor> at) { return sum(objective_.losses(at[0], batch)); };
-    const SecondDerivative second(loss, std::array{outputs.value()});
-    return [outputs, second, keep](std::span<const Tensor> vectors) {
-      const Tensor tangents = outputs.times(vectors, keep);
-      return outputs.transposed_times(second.times(std::array{tangents})[0]);
-    };
-  });
 }
 
 double GradientPass::predicted_gradient(Tensor& out) {

@@ -69,7 +69,8 @@ class GradientPass {
   double take_exposed_seconds() { return exchange_->take_exposed_seconds(); }
 
   // ---- for methods that look before they move: each call is collective and waits. Arrays are
-  // (parameter_extent) in the type of the parameters, laid out as the parameter store says.
+  // (parameter_extent) in the type of the parameters, laid out as the parameter store says. What a sweep of
+  // value(), value_and_gradient() or a product throws is an AgreedFailure on all workers.
 
   Value value();
   Value value_and_gradient(Tensor& gradient);
@@ -158,15 +159,18 @@ class GradientPass {
   void sweep(const Batch& batch, const Tensor& cotangent);
   // Runs `part` for each owned micro-batch within its random scope.
   void for_batches(const std::function<void(const Batch&)>& part);
-  // The same between begin and end of the exchange.
-  void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part);
+  // The same between begin and end of the exchange. thrown: as issue().
+  void for_batches(GradientExchange& exchange, const std::function<void(const Batch&)>& part,
+                   std::exception_ptr* thrown = nullptr);
   // product <- (sum over micro-batches of what the products that `make` gives, or gave, make of `vector`) /
   // sum_i w_i + lambda vector
   // keep: whether a product will be asked for again.
   using MakeProduct = std::function<Product(const Batch& batch, ForwardContext& context, bool keep)>;
   void multiply(const Tensor& vector, Tensor& product, Linearization* kept, const MakeProduct& make);
   void require_products(const char* what) const;
-  Value read_value(const GradientExchange& exchange) const;
+  Value read_value(const GradientExchange& exchange);
+  // Where a result is not finite, and so on every worker: AgreedFailure if that is because of thrown_.
+  void agree_on_thrown();
   // out <- (the exchange's result) / divisor, whole on every worker.
   void take_mean(double divisor, Tensor& out) const;
 
@@ -188,8 +192,9 @@ class GradientPass {
   int64_t step_ = 0;
   const uint32_t* step_at_ = nullptr;
   bool draws_ = false;
-  bool head_known_ = false;  // that Gauss-Newton products know all of the loss
-  size_t peak_bytes_ = 0;    // before the allocator's peak was reset last
+  std::exception_ptr thrown_;  // by this worker's sweeps since agree_on_thrown()
+  bool head_known_ = false;    // that Gauss-Newton products know all of the loss
+  size_t peak_bytes_ = 0;      // before the allocator's peak was reset last
   size_t activation_bytes_ = 0;
 };
 

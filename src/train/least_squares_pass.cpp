@@ -10,6 +10,7 @@
 #include "lockstep/autodiff/derivatives.h"
 #include "lockstep/core/error.h"
 #include "lockstep/ops/elementwise.h"
+#include "lockstep/train/agreement.h"
 
 namespace lockstep {
 
@@ -96,7 +97,7 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
   }
   RealVector mine;
   mine.reserve(static_cast<size_t>(most * each));
-  pass().for_owned([&](const Batch& batch, ForwardContext& context) {
+  const auto take = [&](const Batch& batch, ForwardContext& context) {
     const auto append = [&](const std::vector<double>& values) {
       mine.insert(mine.end(), values.begin(), values.end());
     };
@@ -124,7 +125,10 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
       append(outputs->times(pass().views(flat(unit)), true).to_vector<double>());
       unit[static_cast<size_t>(k)] = 0.0;
     }
-  });
+  };
+  // What a model throws on one worker must not leave the others waiting for its residuals.
+  run_agreed(
+      communicator, [&] { pass().for_owned(take); }, "residuals");
   mine.resize(static_cast<size_t>(most * each));
   RealVector all(mine.size() * static_cast<size_t>(workers));
   communicator.all_gather(mine.data(), mine.size() * sizeof(double), all.data(), "residuals")->wait();

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "lockstep/minimize/minimizer.h"
+#include "lockstep/train/agreement.h"
 #include "lockstep/train/least_squares_pass.h"
 #include "lockstep/train/pass_problem.h"
 
@@ -44,13 +45,19 @@ class MinimizerStepEnd final : public StepEnd {
     problem_->set_before_each([&stops] {
       if (stops()) throw Interruption();
     });
-    try {
-      take_step(step, from);
-    } catch (const Interruption&) {
+    const auto put_back = [&] {
       problem_->set_parameters(from);
       at_.reset();
       minimizer_.change_problem();
+    };
+    try {
+      take_step(step, from);
+    } catch (const Interruption&) {
+      put_back();
       return false;
+    } catch (const AgreedFailure&) {  // of a sweep
+      put_back();
+      throw;
     }
     return true;
   }

@@ -76,7 +76,8 @@ class StepEnd : public Checkpointed {
 
   // Where the optimizer minimizes by itself, a step is this alone, between set_batch() and report(). `stops`
   // is asked before every evaluation, on all workers; where it is true the step has not been taken, nothing
-  // has changed, and the call returns false. Throws Divergence.
+  // has changed, and the call returns false. Throws Divergence, and AgreedFailure of the model, which has not
+  // changed anything either.
   virtual bool minimizes() const { return false; }
   virtual bool minimize(int64_t step, const std::function<bool()>& stops) {
     (void)step;

@@ -14,8 +14,12 @@ void StepFailure::agree(int64_t step) {
         },
         "step");
   } catch (const AgreedFailure& failure) {
-    agreed_.emplace(failure.kind(), fmt::format("step {}: {}", step, failure.what()), failure.speaks());
+    keep(failure, step);
   }
+}
+
+void StepFailure::keep(const AgreedFailure& failure, int64_t step) {
+  agreed_.emplace(failure.kind(), fmt::format("step {}: {}", step, failure.what()), failure.speaks());
 }
 
 }  // namespace lockstep

@@ -19,6 +19,8 @@ class StepFailure {
   // What this worker's sweeps have thrown, for GradientPass::issue().
   std::exception_ptr* mine() { return &mine_; }
   bool is_mine() const { return mine_ != nullptr; }
+  // A failure that all know of already.
+  void keep(const AgreedFailure& failure, int64_t step);
   // Where a worker has said that its own have: what all throw. step: its number. Collective.
   void agree(int64_t step);
   const std::optional<AgreedFailure>& agreed() const { return agreed_; }

@@ -134,8 +134,14 @@ struct Trainer::Parts : PreparedRun {
     end->begin(static_cast<int64_t>(log.under_way()));
     pass->set_batch(inputs.batches(), done, recorder ? end->random_step() : nullptr);
     if (end->minimizes()) {
-      fail_of_divergence(*this,
-                         [&] { interrupted = !end->minimize(done + 1, [this] { return interrupts(); }); });
+      fail_of_divergence(*this, [&] {
+        try {
+          interrupted = !end->minimize(done + 1, [this] { return interrupts(); });
+        } catch (const AgreedFailure& of_model) {
+          failure.keep(of_model, done + 1);
+          interrupted = true;
+        }
+      });
       if (interrupted) return true;
       step.swept->set();
       step.exchanged->set();

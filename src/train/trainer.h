@@ -61,7 +61,7 @@ class Trainer {
   // One optimizer step. Neither evaluates nor saves. Error (kNumeric) when training diverged; on a GPU it may
   // be one of the steps before that is found out about. AgreedFailure (kData) before anything is done where
   // some worker cannot have its samples, and of the kind of what its model throws in the sweeps of a step
-  // that neither minimizes nor is recorded: the steps before can still be saved.
+  // that is not recorded: the steps before can still be saved.
   void step();
   // The mean loss on the validation data, of averaged weights where there are any; logged. Error (kUsage)
   // without validation data. Only run() shows the result to a schedule that follows it (plateau) and to

@@ -7,6 +7,8 @@
 
 #include "comm/threaded_communicator.h"
 #include "lockstep/autodiff/node.h"
+#include "lockstep/minimize/minimizer.h"
+#include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/nesterov.h"
 #include "lockstep/optim/parameter_optimizer.h"
 #include "lockstep/train/agreement.h"
@@ -71,12 +73,14 @@ class StepFailures : public StepFailureTest {
 
   // The run of `workers`, of whom the last throws; what came out of each.
   std::vector<std::string> failures(int workers, const std::string& output, const Optimizers& optimizer,
-                                    Place place, int call, int64_t evaluate_every = 0) const {
+                                    Place place, int call, int64_t evaluate_every = 0,
+                                    const std::function<TrainingJob(TrainingJob)>& change = {}) const {
     std::vector<std::string> what(static_cast<size_t>(workers));
     testing::run_threaded(workers, [&](Communicator& communicator) {
       const bool last = communicator.rank() == workers - 1;
       TrainingJob next = throwing(output, optimizer, last ? place : Place::kNowhere, call);
       next.settings.evaluate_every = evaluate_every;
+      if (change) next = change(std::move(next));
       Trainer trainer(std::move(next), {}, communicator);
       try {
         trainer.run();
@@ -122,6 +126,65 @@ TEST_F(StepFailures, OfAModelCostNoWholeStepAndAreSaidByAll) {
           Trainer rest(throwing(output, optimizer, Place::kNowhere, 0), {.resume = true}, *self_);
           EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
           EXPECT_EQ(digest_at(output, 20), digest_at(name, 20));
+        }
+      }
+    }
+  }
+}
+
+// Which look at the objective at many places within a step.
+TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
+  constexpr int kSteps = 6, kMicroBatches = 12;
+  const std::vector<std::pair<std::string, Optimizers>> optimizers = {
+      {"levenberg_marquardt", [] { return optimizer_of(make_levenberg_marquardt({})); }},
+      {"lbfgs", [] { return optimizer_of(make_lbfgs({})); }},
+      {"newton_cg", [] { return optimizer_of(make_newton_cg({})); }}};
+  for (const auto& [name, optimizer] : optimizers) {
+    const auto minimizing = [&](TrainingJob next) {
+      next.settings.steps = kSteps;
+      next.settings.micro_batches = kMicroBatches;
+      next.settings.learning_rate = RunSettings().learning_rate;
+      next.settings.checkpoint_every = 1;
+      next.settings.keep = 0;
+      // Sums of squares are of numbers.
+      if (name == "levenberg_marquardt") next.settings.train_data.classes = -1;
+      return next;
+    };
+    const std::string whole = name;
+    Trainer(minimizing(throwing(whole, optimizer, Place::kNowhere, 0)), {}, *self_).run();
+    // Whose steps are all saved.
+    const auto newest = [&](const std::string& output) {
+      int step = 0;
+      while (std::filesystem::exists(scratch_.file(fmt_path(output, step + 1)))) ++step;
+      return step;
+    };
+    for (const int workers : numbers_of_workers()) {
+      for (const Place place : {Place::kForward, Place::kDerivative}) {
+        // Whose derivatives of residuals go forward.
+        if (name == "levenberg_marquardt" && place == Place::kDerivative) continue;
+        // Evaluations have so many calls each: in the first of an evaluation, and within one.
+        const int before = name == "levenberg_marquardt" ? 6 : 3;
+        for (const int call :
+             {before * kMicroBatches / workers + 1, (before + 1) * kMicroBatches / workers - 1}) {
+          const std::string output = name + std::to_string(workers) +
+                                     std::to_string(static_cast<int>(place)) + "_" + std::to_string(call);
+          SCOPED_TRACE(output);
+          const auto what = failures(workers, output, optimizer, place, call, 0, minimizing);
+          const std::string reason = place == Place::kDerivative ? "no derivative" : "no value";
+          EXPECT_TRUE(what.back().starts_with("step ") && what.back().ends_with(": " + reason))
+              << what.back();
+          if (workers > 1) {
+            EXPECT_TRUE(what.front().ends_with(": rank 1: " + reason)) << what.front();
+          }
+          const int saved = newest(output);
+          for (int step = 1; step <= saved; ++step)
+            EXPECT_EQ(digest_at(output, step), digest_at(whole, step)) << step;
+          ASSERT_GT(saved, 0);
+          EXPECT_TRUE(what.back().starts_with("step " + std::to_string(saved + 1) + ":")) << what.back();
+          Trainer rest(minimizing(throwing(output, optimizer, Place::kNowhere, 0)), {.resume = true}, *self_);
+          EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
+          EXPECT_EQ(newest(output), newest(whole));
+          EXPECT_EQ(digest_at(output, newest(whole)), digest_at(whole, newest(whole)));
         }
       }
     }
