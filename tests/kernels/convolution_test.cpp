@@ -131,10 +131,11 @@ void expect_close(const std::vector<T>& got, const std::vector<double>& expected
   // Rounding of the result to 16 bits: half a unit of the last of 8 or 11 digits.
   const double rounding = sizeof(T) != 2 ? 0.0 : dtype_of<T> == DType::kBF16 ? 0x1p-8 : 0x1p-11;
   for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_NEAR(static_cast<double>(got[i]), expected[i],
-                60 * std::numeric_limits<Accumulation<T>>::epsilon() * (1 + size[i]) +
-                    rounding * std::abs(expected[i]))
-        << what << " element " << i;
+    const double bound = 60 * std::numeric_limits<Accumulation<T>>::epsilon() * (1 + size[i]) +
+                         rounding * std::abs(expected[i]);
+    if (std::abs(static_cast<double>(got[i]) - expected[i]) <= bound) continue;
+    FAIL() << what << " element " << i << ": expected " << expected[i] << ", got "
+           << static_cast<double>(got[i]) << ", bound " << bound;
   }
 }
 
