@@ -59,6 +59,12 @@ end_session() {
   done
 }
 
+# minded: whether the script itself still runs; what is left of one that has been killed, until somebody asks for it, does not.
+minded() {
+  local stat=''
+  { read -r stat </proc/$$/stat; } 2>/dev/null && [[ "${stat##*) }" != Z* ]]
+}
+
 # stuck NUMBER: whether nothing can come of this mpirun any more: it has no process on this host that runs, it waits for a lock, and its
 # other threads wait for locks or messages. (Files may keep them busy for long.)
 stuck() {
@@ -95,7 +101,7 @@ end_after_error() {
   read -r number || return 0
   while true; do
     status=0 text=''
-    kill -0 $$ 2>/dev/null || kill -USR1 "$number" 2>/dev/null || true
+    minded || kill -USR1 "$number" 2>/dev/null || true
     IFS= read -r -d '' -t 1 text || status=$?  # what has come within a second
     if [ -n "$text" ]; then
       silence=0

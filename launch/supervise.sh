@@ -85,7 +85,7 @@ watch() {
   trap 'kill "$connection" 2>/dev/null; exit 0' TERM
   trap '' INT USR1 HUP
   exec {nothing}>&-
-  while kill -0 $$ 2>/dev/null; do
+  while minded; do
     "${ssh[@]}" -o ServerAliveInterval=2 -o ServerAliveCountMax=2 "$host" \
       "test -x $(printf %q "$command") && echo up && exec cat" <"$work/nothing" >"$work/up.$host" 2>/dev/null &
     connection=$!
@@ -157,7 +157,7 @@ find_checkpoints() {
 # Beside mpirun: ends a run that has lost a host, and lets one save and leave for which there are more hosts.
 watch_run() {
   local mpirun=$1 begin=$SECONDS host
-  while sleep 0.5 && kill -0 $$ 2>/dev/null; do
+  while sleep 0.5 && minded; do
     for host in "${used[@]}"; do
       [ ! -s "$work/up.$host" ] || continue
       say "$host does not answer: ending the run"

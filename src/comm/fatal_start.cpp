@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -25,6 +26,7 @@ namespace {
 
 std::atomic<const char*> phase_under_way{nullptr};
 std::atomic<pid_t> process_of_phase{0};  // not one that MPI has started meanwhile
+std::atomic<int> code_of_failure{0};     // once it has been said: more than one way out may follow
 
 // What the user has chosen that MPI may have stumbled over: NAME=VALUE, ...
 std::string choices() {
@@ -45,11 +47,27 @@ bool network_between_workers() {
   return all != nullptr && here != nullptr && std::string_view(all) != here;
 }
 
-// Once: what follows is the end. Nothing where no phase is under way; else the exit code, when it has been
-// said.
+bool may_say_failure() {
+  return process_of_phase == ::getpid() && (phase_under_way != nullptr || code_of_failure != 0);
+}
+
+// Whether code at this address is of a library that MPI has brought, not of the program or of this library: a
+// program's signal handler may leave on its own account.
+bool is_of_mpi(const void* address) {
+  const auto begin_of = [](const void* of) {
+    Dl_info info = {};
+    return ::dladdr(of, &info) != 0 ? info.dli_fbase : nullptr;
+  };
+  const void* const begin = begin_of(address);
+  return begin != begin_of(&process_of_phase) &&
+         begin != begin_of(reinterpret_cast<void*>(::getauxval(AT_ENTRY)));
+}
+
+// What follows is the end. 0 where no phase is under way; else the exit code, when it has been said.
 int say_failure() {
-  const char* phase = process_of_phase == ::getpid() ? phase_under_way.exchange(nullptr) : nullptr;
-  if (phase == nullptr) return 0;
+  if (!may_say_failure()) return 0;
+  const char* phase = phase_under_way.exchange(nullptr);
+  if (phase == nullptr) return code_of_failure;
   // Of workers that fail at the same time the lowest speaks; whoever comes a moment later finds that somebody
   // has. Those that do not speak wait for the one that does: the first to go takes all with it.
   constexpr std::chrono::milliseconds kOthersCome{200};
@@ -62,13 +80,15 @@ int say_failure() {
   if (look_at_neighbours(failed).speaks && look_at_neighbours(told).speaks) {
     announce_phase(told);
     const std::string chosen = choices();
-    log_error(fmt::format(
-        "{}: {}: failed, MPI itself says why; {}name transports and interfaces that this host has (mpirun "
-        "--mca btl self,vader,tcp --mca btl_tcp_if_include eth0)",
-        who_waits(), phase, chosen.empty() ? "" : "chosen are " + chosen + ": "));
+    log_error(
+        fmt::format("{}: {}: failed, MPI itself says why; {}where it is a transport or an interface, name "
+                    "those that this "
+                    "host has (mpirun --mca btl self,vader,tcp --mca btl_tcp_if_include eth0)",
+                    who_waits(), phase, chosen.empty() ? "" : "chosen are " + chosen + ": "));
   }
   std::this_thread::sleep_for(kAfterSpeaking);
-  return exit_code(kind);
+  code_of_failure = exit_code(kind);
+  return code_of_failure;
 }
 
 }  // namespace
@@ -99,7 +119,8 @@ int PMIx_Abort(int status, const char* message, void* processes, size_t count) {
 }
 
 void _exit(int status) {
-  const int code = lockstep::say_failure();
+  const bool of_mpi = lockstep::may_say_failure() && lockstep::is_of_mpi(__builtin_return_address(0));
+  const int code = of_mpi ? lockstep::say_failure() : 0;
   std::_Exit(code != 0 ? code : status);
 }
 

@@ -65,6 +65,8 @@ struct FlightRecorder::Memory {
   int64_t rank;
   std::atomic<uint64_t> begun;  // collectives so far
   std::array<Entry, kEntries> entries;
+  int64_t waits_since;
+  std::array<char, 80> waits_for;  // empty: for nothing but collectives
 };
 
 FlightRecorder::FlightRecorder(int rank) {
@@ -80,6 +82,7 @@ FlightRecorder::FlightRecorder(int rank) {
   memory_->magic = kMagic;
   memory_->rank = rank;
   memory_->begun = 0;
+  memory_->waits_for[0] = '\0';
 }
 
 FlightRecorder::~FlightRecorder() {
@@ -96,7 +99,14 @@ void FlightRecorder::begin(uint64_t sequence, const char* collective, const std:
   copy_text(entry.collective, collective);
   copy_text(entry.phase, phase);
   copy_text(entry.label, label);
+  memory_->waits_for[0] = '\0';
   memory_->begun.store(sequence + 1, std::memory_order_release);
+}
+
+void FlightRecorder::wait(std::string_view place) {
+  if (place.starts_with(shown(memory_->waits_for)) && memory_->waits_for[0] != '\0') return;
+  memory_->waits_since = now();
+  copy_text(memory_->waits_for, place);
 }
 
 void FlightRecorder::add_bytes(uint64_t sequence, int64_t bytes) {
@@ -120,6 +130,9 @@ std::string FlightRecorder::text(const Memory& memory) {
     text += fmt::format("{}\t{}\t{}\t{}\t{}\t{}\t{}\n", number, shown(entry.collective), entry.bytes,
                         clock_time(entry.begun), seconds, shown(entry.phase), shown(entry.label));
   }
+  if (memory.waits_for[0] != '\0')
+    text += fmt::format("-\twait\t0\t{}\tunder way\t\t{}\n", clock_time(memory.waits_since),
+                        shown(memory.waits_for));
   return text;
 }
 

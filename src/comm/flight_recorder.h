@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace lockstep {
 
@@ -23,11 +24,14 @@ class FlightRecorder {
   // Bytes that this worker sends, or that a library's collective is about.
   void add_bytes(uint64_t sequence, int64_t bytes);
   void end(uint64_t sequence);
+  // That the worker waits for something else, its device say, until the next collective begins.
+  void wait(std::string_view place);
 
   // For others to open as /proc/PID/fd/NUMBER; -1: there is none.
   int descriptor() const { return descriptor_; }
 
-  // A table: a line of column names, and a line a collective, oldest first, columns separated by tabs.
+  // A table: a line of column names, and a line a collective, oldest first, columns separated by tabs. A wait
+  // for something else has no number and comes last.
   std::string text() const;
   // Of another worker; empty where it cannot be read.
   static std::string text_of(int pid, int descriptor, int rank);

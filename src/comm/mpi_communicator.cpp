@@ -174,6 +174,7 @@ class MpiCommunicator final : public Communicator {
     constexpr std::chrono::seconds kElsewhere{1};
     const auto now = std::chrono::steady_clock::now();
     if (now - std::exchange(looked_, now) > kElsewhere) called_ = now;
+    world_.recorder->wait(place);
     if (world_.look_around(place, seconds, now, called_)) world_.fail_timeout(place);
   }
   void use_device_progress(std::function<uint64_t()> progress) override {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -82,12 +83,15 @@ int64_t AvailableMemory::machine() const {
 
 std::string AvailableMemory::groups() const {
   std::ifstream file(proc_ + "/self/cgroup");
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  // In a namespace of its own each container's group is called "/".
+  std::error_code missing;
+  const std::filesystem::path space = std::filesystem::read_symlink(proc_ + "/self/ns/cgroup", missing);
+  return space.string() + "\n" + std::string(std::istreambuf_iterator<char>(file), {});
 }
 
 int64_t AvailableMemory::control_groups() const {
   int64_t least = kUnknown;
-  std::istringstream groups(this->groups());
+  std::ifstream groups(proc_ + "/self/cgroup");
   // "0::/path" of version 2; "4:memory:/path" of version 1, whose controllers may share a line.
   for (std::string line; std::getline(groups, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);

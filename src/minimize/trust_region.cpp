@@ -33,12 +33,12 @@ class TrustRegion final : public Minimizer {
   Move step(CountedProblem& problem, Iterate& at) override {
     const Proposal proposal = options_.solver == "steihaug" ? steihaug(problem, at) : dense(problem, at);
     const double length = norm(proposal.p);
-    // Where the first radius is what limits the step.
-    if (radius_ == options_.initial_radius && length >= 0.99 * radius_) {
+    // Once, where the first radius is what limits the step.
+    if (!begun_) {
       const double telling =
           telling_step(problem, at.value, -norm(at.gradient), radius_, options_.largest_radius);
-      if (telling > radius_) {
-        radius_ = telling;
+      if (telling > radius_ && length >= 0.99 * radius_) {
+        set_radius(telling);
         return Move::kRejected;
       }
     }
@@ -62,11 +62,11 @@ class TrustRegion final : public Minimizer {
       radius = std::min(2.0 * radius_, options_.largest_radius);
     }
     if (!(ratio > options_.accept)) {
-      radius_ = radius;
+      set_radius(radius);
       return radius_is_spent(at) ? Move::kStuck : Move::kRejected;
     }
     next.value = problem.value_and_gradient(next.x, next.gradient);
-    radius_ = radius;
+    set_radius(radius);
     if (!std::isfinite(next.value)) return shrink(length, at);
     if (next.x == at.x) return Move::kStuck;
     // Where values are made of rounding, only the gradient can tell progress.
@@ -74,7 +74,9 @@ class TrustRegion final : public Minimizer {
     at = std::move(next);
     return Move::kMoved;
   }
-  std::map<std::string, RealVector> state(int64_t) const override { return {{"radius", {radius_}}}; }
+  std::map<std::string, RealVector> state(int64_t) const override {
+    return {{"radius", {begun_ ? radius_ : -radius_}}};
+  }
   void require_size(int64_t n) const override {
     if (options_.solver != "steihaug") require_dense("trust_region", n);
   }
@@ -84,6 +86,8 @@ class TrustRegion final : public Minimizer {
   }
   void set_state(const std::map<std::string, RealVector>& state) override {
     radius_ = of_state(state, "radius").at(0);
+    begun_ = radius_ > 0.0;
+    radius_ = std::fabs(radius_);
   }
 
  private:
@@ -93,8 +97,13 @@ class TrustRegion final : public Minimizer {
   };
 
   Move shrink(double length, const Iterate& at) {
-    radius_ = 0.25 * (length > 0.0 && length < radius_ ? length : radius_);
+    set_radius(0.25 * (length > 0.0 && length < radius_ ? length : radius_));
     return radius_is_spent(at) ? Move::kStuck : Move::kRejected;
+  }
+  // Of the step to come; the one before has been taken or rejected.
+  void set_radius(double radius) {
+    radius_ = radius;
+    begun_ = true;
   }
   bool radius_is_spent(const Iterate& at) const {
     return !(radius_ > std::numeric_limits<double>::epsilon() * norm(at.x)) || radius_ < 1e-300;
@@ -209,6 +218,7 @@ class TrustRegion final : public Minimizer {
   TrustRegionOptions options_;
   bool gauss_newton_;
   double radius_;
+  bool begun_ = false;
 };
 
 }  // namespace

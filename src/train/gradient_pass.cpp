@@ -246,8 +246,8 @@ GradientPass::Value GradientPass::value() {
       *values_,
       [&](const Batch& batch) {
         const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
-        add_sums(*values_, objective_.sums(losses, batch), batch);
-        take_statistics();  // not for the next micro-batch
+        take_statistics();                                          // not for the next micro-batch
+        add_sums(*values_, objective_.sums(losses, batch), batch);  // behind all that may throw
       },
       &thrown_);
   values_->finish();

@@ -35,7 +35,8 @@ class SampleSupply {
   // Turns to what was staged, if anything was: the same samples stay where they are.
   void next();
   const InputQueue& inputs() const { return inputs_; }
-  // That the samples took since the last call.
+  // That the samples took since the last call of take_seconds().
+  double seconds() const { return seconds_; }
   double take_seconds() { return std::exchange(seconds_, 0.0); }
 
  private:

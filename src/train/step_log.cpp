@@ -20,6 +20,7 @@ StepLog::Step& StepLog::begin(int64_t number, int64_t samples, double data_secon
   next.number = number;
   next.samples = samples;
   next.data_seconds = data_seconds;
+  next.supply_seconds = 0.0;
   next.replayed = false;
   next.begun->set();
   return next;
@@ -47,14 +48,14 @@ std::optional<StepMetrics> StepLog::end(const StepReport& report, double exposed
   times_.data += ended.data_seconds;
   times_.host += ended.host_seconds;
   if (ended.replayed) {
-    times_.compute += ended.done->seconds_since(*ended.begun);
+    times_.compute += ended.done->seconds_since(*ended.begun) - ended.supply_seconds;
     times_.exposed_communication = times_.optimizer = std::nan("");
   } else {
     const double swept = ended.swept->seconds_since(*ended.begun);
     own_seconds_ += ended.data_seconds + swept;
     times_.compute += swept;
     times_.exposed_communication += exposed_seconds;
-    times_.optimizer += ended.done->seconds_since(*ended.exchanged);
+    times_.optimizer += ended.done->seconds_since(*ended.exchanged) - ended.supply_seconds;
   }
   ++interval_steps_;
   interval_samples_ += ended.samples;

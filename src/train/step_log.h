@@ -29,6 +29,7 @@ class StepLog {
     int64_t number = 0;
     int64_t samples = 0;  // that count
     double data_seconds = 0.0, host_seconds = 0.0;
+    double supply_seconds = 0.0;  // before `done`, of the samples of the step behind
     bool replayed = false;
     std::unique_ptr<Marker> begun, swept, exchanged, done;  // where the device was through with that
   };

@@ -34,6 +34,7 @@ struct Trainer::Parts : PreparedRun {
   // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was,
   // or the step has failed: it has not been taken.
   bool interruptible = false, interrupted = false;
+  bool is_whole = true;  // whether the state is that behind a step: not where an update has thrown on its way
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_),
@@ -77,7 +78,9 @@ struct Trainer::Parts : PreparedRun {
     pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued,
                 recorder ? nullptr : failure.mine());
     step.exchanged->set();
+    is_whole = false;
     end->issue();
+    is_whole = true;
   }
 
   // Asked within a step.
@@ -125,6 +128,7 @@ struct Trainer::Parts : PreparedRun {
   bool advance() {
     if (samples->failure()) throw *samples->failure();
     if (failure.agreed()) throw *failure.agreed();
+    require_whole();
     const auto begin = std::chrono::steady_clock::now();
     StepLog& log = reports->log();
     communicator.enter(fmt::format("step {}", done + 1));
@@ -161,7 +165,10 @@ struct Trainer::Parts : PreparedRun {
     if (end->device_decides()) step.done->set();
     if (!end->minimizes()) end->post(done);
     log.issued(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    if (stages(done)) samples->stage();
+    if (stages(done)) {
+      samples->stage();
+      if (!end->device_decides()) step.supply_seconds = samples->seconds();
+    }
     const bool stops = take_words();
     if (failure.agreed()) {
       take_back();
@@ -169,7 +176,9 @@ struct Trainer::Parts : PreparedRun {
     }
     if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
     if (!end->device_decides()) {
+      is_whole = false;
       fail_of_divergence(*this, [&] { end->decide(done); });
+      is_whole = true;
       step.done->set();
     }
     hold(done);
@@ -224,7 +233,15 @@ struct Trainer::Parts : PreparedRun {
     return improved;
   }
 
+  void require_whole() const {
+    if (!is_whole)
+      fail(ErrorKind::kUsage, fmt::format("step {}: its update has failed on the way: there is no state to "
+                                          "go on from or to save; resume from a checkpoint",
+                                          done));
+  }
+
   void save() {
+    require_whole();
     if (keeper) keeper->status().activity("saving");
     reports->read(0);
     communicator.enter(fmt::format("save at step {}", done));

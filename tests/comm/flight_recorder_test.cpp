@@ -31,6 +31,20 @@ TEST(FlightRecorder, HoldsTheLast64WithNumberBytesTimesAndPhase) {
   EXPECT_EQ(text.find("under way"), text.rfind("under way")) << text;
 }
 
+TEST(FlightRecorder, SaysWhatElseIsWaitedForUntilTheNextCollective) {
+  FlightRecorder recorder(0);
+  recorder.begin(0, "barrier", "set-up", "");
+  recorder.end(0);
+  EXPECT_EQ(recorder.text().find("under way"), std::string::npos);
+  for (int asked = 0; asked < 2; ++asked) recorder.wait("nccl: exchange 4 (bucket 0) on rank 0");
+  const std::string text = recorder.text();
+  const std::string last = text.substr(text.rfind('\n', text.size() - 2) + 1);
+  EXPECT_EQ(last.rfind("-\twait\t0\t20", 0), 0u) << last;
+  EXPECT_NE(last.find("Z\tunder way\t\tnccl: exchange 4 (bucket 0) on rank 0\n"), std::string::npos) << last;
+  recorder.begin(1, "barrier", "step 1", "");
+  EXPECT_EQ(recorder.text().find("nccl"), std::string::npos);
+}
+
 TEST(FlightRecorder, IsReadByOthersOfTheHost) {
   FlightRecorder recorder(3);
   recorder.begin(0, "barrier", "", std::string(1000, 'x'));

@@ -69,6 +69,19 @@ TEST_F(MemoryLeft, IsWhatAGroupOfVersion1Leaves) {
   EXPECT_GT(left(), int64_t{1} << 60);
 }
 
+TEST_F(MemoryLeft, IsSharedInAGroupOfOneNamespace) {
+  write("proc/self/cgroup", "0::/\n");
+  const auto groups_in = [&](const char* space) {
+    const std::string link = directory_.file("proc/self/ns/cgroup");
+    std::filesystem::create_directories(std::filesystem::path(link).parent_path());
+    std::filesystem::remove(link);
+    std::filesystem::create_symlink(space, link);
+    return AvailableMemory(directory_.file("proc"), directory_.file("groups"), kUnknown).groups();
+  };
+  EXPECT_EQ(groups_in("cgroup:[1]"), groups_in("cgroup:[1]"));
+  EXPECT_NE(groups_in("cgroup:[1]"), groups_in("cgroup:[2]")) << "each container calls its own group /";
+}
+
 TEST_F(MemoryLeft, IsWhatTheAddressSpaceHasLeft) {
   const int64_t page = sysconf(_SC_PAGESIZE);
   write("proc/self/statm", "100 50 20 1 0 30 0\n");

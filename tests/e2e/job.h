@@ -159,6 +159,7 @@ class Job {
 
   [[noreturn]] void become(std::vector<std::string>& command) {
     ::setsid();
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);  // a test that is ended for taking too long leaves nothing running
     ignore_no_signal();
     const auto redirect = [](const std::string& path, int flags, int descriptor) {
       ::dup2(::open(path.c_str(), flags, 0666), descriptor);

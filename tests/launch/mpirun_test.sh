@@ -161,6 +161,19 @@ for ((i = 0; i < 100; ++i)); do
 done
 check "signals after the script was killed" "USR1 ready " "$(kinds)"
 
+# Nor where nobody asks what has become of the script: its parent has become another program.
+: >"$NOTES"
+sh -c '"$@" 2>/dev/null & echo $! >"$NOTES.script"; exec sleep 20' sh "$wrapper" -np 2 program &
+parent=$!
+noted 1
+kill -KILL "$(cat "$NOTES.script")"
+for ((i = 0; i < 100; ++i)); do
+  [ -e "/proc/$(cat "$NOTES.pid")" ] || break
+  sleep 0.05
+done
+check "signals after a script was killed that is not waited for" "USR1 ready " "$(kinds)"
+{ kill "$parent"; wait "$parent" || true; } 2>/dev/null
+
 # Several at once, as timeout sends them: the handler of one is interrupted by the next.
 for ((trial = 0; trial < 10; ++trial)); do
   : >"$NOTES"

@@ -313,6 +313,22 @@ class ScaledFit final : public Problem {
   bool coarse_;
 };
 
+// Quarters of a step's length come back to the first radius exactly; the rule for it holds once.
+TEST(Minimizer, ARadiusThatComesBackIsNoFirstOne) {
+  CallbackProblem problem(
+      1,
+      [](const RealVector& x, RealVector& gradient) {
+        gradient = {-1.0 + x[0] / 64.0 + 4e3 * x[0] * x[0] * x[0]};
+        return 5e15 - x[0] + x[0] * x[0] / 128.0 + 1e3 * x[0] * x[0] * x[0] * x[0];
+      },
+      [](const RealVector& x, const RealVector& v, RealVector& out) {
+        out = {(1.0 / 64.0 + 12e3 * x[0] * x[0]) * v[0]};
+      });
+  const MinimizeResult result =
+      minimize(problem, *make_trust_region({}), {0.0}, {.gradient = 1e-9, .most_steps = 500});
+  EXPECT_LT(result.steps, 100);
+}
+
 TEST(Minimizer, FindsTheMinimumWhateverTheScaleOfTheProblem) {
   std::map<std::string, Make> all = methods_of_squares();
   all["lbfgs_armijo"] = [] { return make_lbfgs({.line_search = {.type = "armijo"}}); };

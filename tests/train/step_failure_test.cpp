@@ -258,5 +258,22 @@ TEST_F(StepFailures, OfAnOptimizerHalfWayAreNotSavedAsAStep) {
   EXPECT_NE(testing::bytes_of(scratch_.file("half/status.json")).find("\"exit_code\":1"), std::string::npos);
 }
 
+TEST_F(StepFailures, OfAnOptimizerHalfWayLeaveALoopOfTheProgramsOwnNothingToSave) {
+  TrainingJob next = job("own_half");
+  next.optimizer = [] { return std::make_unique<HalfWay>(); };
+  Trainer trainer(std::move(next), {}, *self_);
+  EXPECT_THROW(while (true) trainer.step(), std::out_of_range);
+  for (const auto& go_on : {&Trainer::save, &Trainer::step}) {
+    try {
+      (trainer.*go_on)();
+      ADD_FAILURE() << "not refused";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      EXPECT_NE(std::string(error.what()).find("update has failed on the way"), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lockstep
