@@ -140,6 +140,7 @@ TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
       {"lbfgs", [] { return optimizer_of(make_lbfgs({})); }},
       {"newton_cg", [] { return optimizer_of(make_newton_cg({})); }}};
   for (const auto& [name, optimizer] : optimizers) {
+    const bool of_squares = name == "levenberg_marquardt";
     const auto minimizing = [&](TrainingJob next) {
       next.settings.steps = kSteps;
       next.settings.micro_batches = kMicroBatches;
@@ -147,7 +148,7 @@ TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
       next.settings.checkpoint_every = 1;
       next.settings.keep = 0;
       // Sums of squares are of numbers.
-      if (name == "levenberg_marquardt") next.settings.train_data.classes = -1;
+      if (of_squares) next.settings.train_data.classes = -1;
       return next;
     };
     const std::string whole = name;
