@@ -74,6 +74,7 @@ DirectoryLock::DirectoryLock(const std::string& directory)
       fail(ErrorKind::kUsage,
            fmt::format("{}: in use by another run: {}", directory, text.substr(0, text.find('\n'))));
     }
+    locked_ = false;
     log_warning(fmt::format("{}: cannot be locked, so nothing keeps a second run out: {}", directory,
                             system_message(error)));
   }

@@ -21,6 +21,8 @@ class DirectoryLock {
   DirectoryLock(const DirectoryLock&) = delete;
   DirectoryLock& operator=(const DirectoryLock&) = delete;
 
+  // Whether it was locked, so that whatever other runs left here has nobody who still writes it.
+  bool locked() const { return locked_; }
   // Error (kCheckpoint) when the directory is another one by now: what is in it may be another run's. Where
   // the file alone is gone, it is made and locked anew. From any thread.
   void require_held();
@@ -30,8 +32,9 @@ class DirectoryLock {
   bool taken_again();
 
   std::string path_, text_;  // of the file; in it
-  int directory_ = -1;       // to know it by; -1: it cannot be opened
-  std::mutex mutex_;         // of what follows
+  bool locked_ = true;
+  int directory_ = -1;  // to know it by; -1: it cannot be opened
+  std::mutex mutex_;    // of what follows
   int descriptor_ = -1;
 };
 

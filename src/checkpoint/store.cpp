@@ -81,14 +81,14 @@ std::vector<int64_t> steps_in(const std::string& directory) {
   return steps;
 }
 
-void remove_stale_temporaries(const std::string& directory) {
+void remove_stale_temporaries(const std::string& directory, bool alone) {
   for (const std::string& name : names_in(directory)) {
     const std::optional<int64_t> process = process_in(name);
     if (!process) continue;
     // In a container every run may have the same number, so an own file from before this store is stale too.
     // (Above the 32 bits of a process stands which writer it was.)
     const auto pid = static_cast<pid_t>(*process);
-    if (pid != ::getpid() && (::kill(pid, 0) == 0 || errno != ESRCH)) continue;
+    if (!alone && pid != ::getpid() && (::kill(pid, 0) == 0 || errno != ESRCH)) continue;
     ::unlink((fs::path(directory) / name).c_str());
     log_info(fmt::format("{}: removed, an interrupted write left it", (fs::path(directory) / name).string()));
   }
@@ -241,7 +241,7 @@ CheckpointStore::CheckpointStore(const StoreOptions& options) : impl_(std::make_
     fail(ErrorKind::kUsage, fmt::format("{}: cannot write to the directory: {}", options.directory,
                                         std::generic_category().message(errno)));
   }
-  remove_stale_temporaries(options.directory);
+  remove_stale_temporaries(options.directory, options.alone);
   impl_->overwritten.recover();
 }
 

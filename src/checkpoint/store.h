@@ -26,6 +26,7 @@ struct StoreOptions {
   int64_t keep = 3;                      // newest files kept; 0 keeps all
   int64_t keep_every = 0;                // steps that are multiples are kept for good; 0 = none
   double say_every = 10.0;               // seconds between lines about a write that is waited for
+  bool alone = false;                    // no other process writes there: a lock is held
   std::vector<std::string> beside = {};  // names of files that are set aside with the checkpoints
   // In the background, before a file is written and before others go for it: may throw to keep them.
   std::function<void()> writes = {};
@@ -37,9 +38,9 @@ struct StoreOptions {
 // checkpoint of that name is written.
 class CheckpointStore {
  public:
-  // Creates the directory and removes the temporary files that dead processes of this host left there. Error
-  // (kUsage) when it cannot be written to. Checkpoints that an earlier run set aside come back when that run
-  // has left no checkpoint of its own; else they go.
+  // Creates the directory and removes the temporary files that others left there: all where it is alone, else
+  // those of dead processes of this host. Error (kUsage) when it cannot be written to. Checkpoints that an
+  // earlier run set aside come back when that run has left no checkpoint of its own; else they go.
   explicit CheckpointStore(const StoreOptions& options);
   // Waits for the write in progress; a failure that nobody has asked for is logged.
   ~CheckpointStore();

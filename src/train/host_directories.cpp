@@ -68,6 +68,7 @@ HostDirectories::HostDirectories(const RunSettings& settings, CheckpointStore* l
         own_ = std::make_unique<CheckpointStore>(StoreOptions{.directory = directory_,
                                                               .keep = settings.keep,
                                                               .keep_every = settings.keep_every,
+                                                              .alone = lock_->locked(),
                                                               .beside = kBesideCheckpoints});
         store_ = own_.get();
       },

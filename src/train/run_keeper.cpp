@@ -56,6 +56,7 @@ RunKeeper::RunKeeper(const RunSettings& settings, bool resume)
       store_({.directory = directory_,
               .keep = settings.keep,
               .keep_every = settings.keep_every,
+              .alone = lock_.locked(),
               .beside = kBesideCheckpoints,
               .writes = [this] { lock_.require_held(); },
               .written =

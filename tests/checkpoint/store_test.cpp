@@ -368,8 +368,12 @@ TEST_F(StoreTest, TemporaryFilesOfDeadProcessesAreRemoved) {
   for (const std::string& name : others) overwrite(directory_.file(name), "x");
   overwrite(directory_.file(of_dead), "x");
   overwrite(directory_.file(own), "x");
-  const CheckpointStore store({directory_.path()});
+  const Names strangers = {".step-000000010.h5.tmp-x", ".other.tmp-" + std::to_string(dead)};
+  { const CheckpointStore store({directory_.path()}); }
   EXPECT_EQ(names(), others);
+  // A held lock proves that a process which has the number now is another one.
+  const CheckpointStore store({.directory = directory_.path(), .alone = true});
+  EXPECT_EQ(names(), strangers);
 }
 
 TEST_F(StoreTest, KilledRunLeavesALoadableStore) {
