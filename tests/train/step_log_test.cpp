@@ -20,13 +20,13 @@ TEST(StepLog, WhatTheNextSamplesTakeIsNoPartOfTheUpdate) {
   StepLog::Step& step = log.begin(1, 4, 0.0);
   step.swept->set();
   step.exchanged->set();
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  step.supply_seconds = 0.02;
+  constexpr double kSupply = 1000.0;  // more than any machine takes here
+  step.supply_seconds = kSupply;
   step.done->set();
   log.issued(0.0);
   const std::optional<StepMetrics> metrics = log.end({}, 0.0, 1);
   ASSERT_TRUE(metrics.has_value());
-  EXPECT_GE(metrics->times.optimizer, 0.0);
+  EXPECT_LT(metrics->times.optimizer, -0.9 * kSupply) << "taken off";
   // Whatever else the machine does, the next step begins with none of it.
   StepLog::Step& next = log.begin(2, 4, 0.0);
   EXPECT_EQ(next.supply_seconds, 0.0);
