@@ -108,7 +108,7 @@ void require_room(const std::string& directory) {
   require_replaceable(directory + "/curvature.h5", "holds no curvature", [&] {
     const std::string path = directory + "/curvature.h5";
     if (verify_seal(path, ErrorKind::kData, false) != SealState::kSealed) return false;
-    return Hdf5File::open(path, ErrorKind::kData).exists("/density/nodes");
+    return Hdf5File::open_sealed(path, ErrorKind::kData).exists("/density/nodes");
   });
 }
 

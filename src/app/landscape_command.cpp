@@ -104,7 +104,7 @@ void require_place_for(const std::string& output) {
   const std::string values = values_beside(output);
   require_replaceable(values, "holds no landscape", [&] {
     if (verify_seal(values, ErrorKind::kData, false) != SealState::kSealed) return false;
-    return Hdf5File::open(values, ErrorKind::kData).exists("/landscape/values");
+    return Hdf5File::open_sealed(values, ErrorKind::kData).exists("/landscape/values");
   });
 }
 

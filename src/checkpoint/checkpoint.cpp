@@ -302,7 +302,7 @@ void write_checkpoint(const State& state, const std::string& path, int64_t write
 
 State read_checkpoint(const std::string& path) {
   verify_seal(path, kKind, true);
-  const Hdf5File file = Hdf5File::open(path, kKind);
+  const Hdf5File file = Hdf5File::open_sealed(path, kKind);
   State state = read_outline(file, path);
   // All arrays are in the file as they are in memory: of no file that holds less is memory asked for.
   uintmax_t left = std::filesystem::file_size(path);
@@ -325,12 +325,12 @@ State read_checkpoint(const std::string& path) {
 
 State read_checkpoint_outline(const std::string& path) {
   verify_seal(path, kKind, true);
-  return read_outline(Hdf5File::open(path, kKind), path);
+  return read_outline(Hdf5File::open_sealed(path, kKind), path);
 }
 
 std::string read_begun(const std::string& path) {
   verify_seal(path, kKind, true);
-  const Hdf5File file = Hdf5File::open(path, kKind);
+  const Hdf5File file = Hdf5File::open_sealed(path, kKind);
   return file.exists(kBegun) ? file.read_text(kBegun) : "";
 }
 

@@ -84,7 +84,8 @@ class Hdf5DatasetReader {
 
   // Everything but the inputs, and what read_inputs() needs.
   void open() {
-    file_.emplace(Hdf5File::open(path_, ErrorKind::kData, options_.follow));
+    file_.emplace(sealed_ ? Hdf5File::open_sealed(path_, ErrorKind::kData)
+                          : Hdf5File::open(path_, ErrorKind::kData, options_.follow));
     const Hdf5File& file = *file_;
     const bool behind_block = plain_signature(path_, ErrorKind::kData).value_or(0) > 0;
     if (!sealed_ && behind_block && file.has_attribute("/", kLayoutAttribute) && file.exists("/digests")) {

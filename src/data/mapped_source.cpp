@@ -46,7 +46,7 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   const auto refuse = [&](const std::string& rule) {
     fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
   };
-  Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+  Hdf5File file = Hdf5File::open_sealed(path, ErrorKind::kData);
   if (!file.has_attribute("/", kLayoutAttribute)) refuse("not a prepared data set");
   if (const int64_t layout = file.read_attribute_integer("/", kLayoutAttribute);
       layout != kPreparedLayout && layout != kPreparedLayoutIgnoring)

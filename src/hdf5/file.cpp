@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "lockstep/hdf5/child.h"
 #include "lockstep/hdf5/file_impl.h"
 #include "lockstep/hdf5/storage.h"
 
@@ -68,6 +69,11 @@ Handle Hdf5File::Impl::open_dataset(const std::string& object) const {
 
 Handle Hdf5File::Impl::open_readable(const std::string& object) const {
   Handle dataset = open_dataset(object);
+  if (sealed) {
+    const Handle creation(H5Dget_create_plist(dataset), H5Pclose);
+    if (!creation.valid() || H5Pget_layout(creation) == H5D_CHUNKED)
+      fail_reading(object, "damaged: in chunks, in a sealed file");
+  }
   if (!follow) inspect_storage(dataset, access, path + ": " + object, kind, false);
   return dataset;
 }
@@ -121,6 +127,16 @@ Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind, bool follow) {
   impl->access = data_access(Impl::traverse, impl.get());
   if (!impl->access.valid()) fail(kind, fmt::format("{}: cannot open as HDF5: {}", path, deepest_reason()));
   return Hdf5File(std::move(impl));
+}
+
+Hdf5File Hdf5File::open_sealed(const std::string& path, ErrorKind kind) {
+  constexpr int64_t kSeconds = 5;
+  read_in_child(path, kind, kSeconds, [&] { open(path, kind).touch_everything(); });
+  Hdf5File file = open(path, kind);
+  file.impl_->sealed = true;
+  const LibraryLock lock;
+  file.impl_->names("/");  // or the child has not seen what is looked up by name
+  return file;
 }
 
 void Hdf5File::close() {

@@ -2,7 +2,8 @@
 // file. The only place (with write_driver and the .cpp files) that sees hdf5.h.
 //
 // HDF5 is not built thread-safe on the systems that Lockstep runs on: one mutex of the process serializes all
-// calls here, so any thread may use its own Hdf5File. Hand only files that passed verify_seal to open().
+// calls here, so any thread may use its own Hdf5File. Damaged files can end the process: what verify_seal
+// passed goes to open_sealed(), anything else is read in a child first (child.h).
 #pragma once
 
 #include <cstdint>
@@ -51,6 +52,10 @@ class Hdf5File {
   // Opens for reading. Objects and values in other files (external links, external storage, virtual data
   // sets) are refused unless `follow`: a file of a stranger could name any file that the user may read.
   static Hdf5File open(const std::string& path, ErrorKind kind, bool follow = false);
+  // A file whose seal holds. A seal is no signature: what was changed on purpose and sealed again is met in
+  // a child process, which looks at every object, attribute and text first. Errors: that it ends the child;
+  // objects that cannot be listed; reading arrays in chunks, which no sealed file has.
+  static Hdf5File open_sealed(const std::string& path, ErrorKind kind);
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;
   ~Hdf5File();
@@ -103,6 +108,8 @@ class Hdf5File {
  private:
   struct Impl;
   explicit Hdf5File(std::unique_ptr<Impl> impl);
+  // Reads every object, attribute and text, for a child process that may end of it.
+  void touch_everything() const;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -25,6 +25,7 @@ struct Hdf5File::Impl {
   Handle file{-1, H5Fclose};
   Handle access{-1, H5Pclose};  // of objects of a file that is read
   bool follow = false;
+  bool sealed = false;
   mutable std::string outside;  // the file that the newest link out of this one names
 
   Impl(std::string file_path, ErrorKind error_kind) : path(std::move(file_path)), kind(error_kind) {}
@@ -68,6 +69,12 @@ struct Hdf5File::Impl {
   std::string one_text(const std::string& where, hid_t type, hid_t space, const ReadTexts& read) const;
   Hdf5Attribute read_attribute(hid_t owner, const std::string& object, const std::string& name) const;
   Hdf5Attribute read_attribute(const std::string& object, const std::string& name) const;
+  std::vector<std::string> read_attribute_texts(hid_t owner, const std::string& object,
+                                                const std::string& name) const;
+  std::vector<std::string> attribute_names(hid_t owner, const std::string& object) const;
+  // Paths of every object below `group`, sorted.
+  std::vector<std::string> names(const std::string& group) const;
+  std::string read_text(const std::string& object) const;
   void require_readable(const Hdf5Entry& entry, DType dtype) const;
   bool stores_bf16(hid_t dataset, const std::string& object) const;
   Hdf5Entry describe(const std::string& object) const;

@@ -133,23 +133,27 @@ Hdf5Entry Hdf5File::Impl::describe(const std::string& object) const {
   return entry;
 }
 
-std::vector<Hdf5Entry> Hdf5File::list(const std::string& group) const {
-  const LibraryLock lock;
-  const Handle handle = impl_->open_object(group);
-  std::vector<std::string> names;
+std::vector<std::string> Hdf5File::Impl::names(const std::string& group) const {
+  const Handle handle = open_object(group);
+  std::vector<std::string> found;
   const herr_t visited = H5Lvisit(
       handle, H5_INDEX_NAME, H5_ITER_INC,
       [](hid_t, const char* name, const H5L_info_t* info, void* result) noexcept -> herr_t {
         if (info->type == H5L_TYPE_HARD) static_cast<std::vector<std::string>*>(result)->emplace_back(name);
         return 0;
       },
-      &names);
-  if (visited < 0) impl_->fail_reading(group, "cannot list: " + deepest_reason());
-  std::ranges::sort(names);
+      &found);
+  if (visited < 0) fail_reading(group, "cannot list: " + deepest_reason());
+  std::ranges::sort(found);
   const std::string prefix = group == "/" ? group : group + "/";
+  for (std::string& name : found) name.insert(0, prefix);
+  return found;
+}
+
+std::vector<Hdf5Entry> Hdf5File::list(const std::string& group) const {
+  const LibraryLock lock;
   std::vector<Hdf5Entry> entries;
-  entries.reserve(names.size());
-  for (const std::string& name : names) entries.push_back(impl_->describe(prefix + name));
+  for (const std::string& name : impl_->names(group)) entries.push_back(impl_->describe(name));
   return entries;
 }
 
@@ -206,16 +210,20 @@ std::optional<int64_t> Hdf5File::offset(const std::string& path, DType dtype) co
   return offset == HADDR_UNDEF ? std::nullopt : std::optional(static_cast<int64_t>(offset));
 }
 
-std::string Hdf5File::read_text(const std::string& path) const {
-  const LibraryLock lock;
-  const Handle dataset = impl_->open_readable(path);
+std::string Hdf5File::Impl::read_text(const std::string& object) const {
+  const Handle dataset = open_readable(object);
   const Handle type(H5Dget_type(dataset), H5Tclose);
   const Handle space(H5Dget_space(dataset), H5Sclose);
-  if (!type.valid() || !space.valid()) impl_->fail_reading(path, "cannot read: " + deepest_reason());
-  if (H5Tget_class(type) != H5T_STRING) impl_->fail_reading(path, "not text");
-  return impl_->one_text(path, type, space, [&](hid_t memory_type, void* value) {
+  if (!type.valid() || !space.valid()) fail_reading(object, "cannot read: " + deepest_reason());
+  if (H5Tget_class(type) != H5T_STRING) fail_reading(object, "not text");
+  return one_text(object, type, space, [&](hid_t memory_type, void* value) {
     return H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, value);
   });
+}
+
+std::string Hdf5File::read_text(const std::string& path) const {
+  const LibraryLock lock;
+  return impl_->read_text(path);
 }
 
 bool Hdf5File::has_attribute(const std::string& object, const std::string& name) const {
@@ -223,21 +231,53 @@ bool Hdf5File::has_attribute(const std::string& object, const std::string& name)
   return H5Aexists(impl_->open_object(object), name.c_str()) > 0;
 }
 
-std::map<std::string, Hdf5Attribute> Hdf5File::attributes(const std::string& object) const {
-  const LibraryLock lock;
-  const Handle owner = impl_->open_object(object);
-  std::vector<std::string> names;
+std::vector<std::string> Hdf5File::Impl::attribute_names(hid_t owner, const std::string& object) const {
+  std::vector<std::string> found;
   const herr_t iterated = H5Aiterate2(
       owner, H5_INDEX_NAME, H5_ITER_INC, nullptr,
       [](hid_t, const char* name, const H5A_info_t*, void* result) noexcept -> herr_t {
         static_cast<std::vector<std::string>*>(result)->emplace_back(name);
         return 0;
       },
-      &names);
-  if (iterated < 0) impl_->fail_reading(object, "cannot list attributes: " + deepest_reason());
+      &found);
+  if (iterated < 0) fail_reading(object, "cannot list attributes: " + deepest_reason());
+  return found;
+}
+
+std::map<std::string, Hdf5Attribute> Hdf5File::attributes(const std::string& object) const {
+  const LibraryLock lock;
+  const Handle owner = impl_->open_object(object);
   std::map<std::string, Hdf5Attribute> result;
-  for (const std::string& name : names) result.emplace(name, impl_->read_attribute(owner, object, name));
+  for (const std::string& name : impl_->attribute_names(owner, object))
+    result.emplace(name, impl_->read_attribute(owner, object, name));
   return result;
+}
+
+void Hdf5File::touch_everything() const {
+  // Each by itself: what is refused here may be passed over by who reads the file.
+  const auto attempt = [](const auto& reading) {
+    try {
+      reading();
+    } catch (const Error&) {
+    }
+  };
+  const LibraryLock lock;
+  std::vector<std::string> objects = impl_->names("/");
+  objects.emplace_back("/");
+  for (const std::string& object : objects) {
+    attempt([&] {
+      const Handle owner = impl_->open_object(object);
+      for (const std::string& name : impl_->attribute_names(owner, object)) {
+        attempt([&] { impl_->read_attribute(owner, object, name); });
+        attempt([&] { impl_->read_attribute_texts(owner, object, name); });
+      }
+    });
+    attempt([&] {
+      const Hdf5Entry entry = impl_->describe(object);
+      if (entry.kind == Hdf5Entry::Kind::kText) impl_->read_text(object);
+      if (entry.kind == Hdf5Entry::Kind::kArray) impl_->open_readable(object);
+    });
+  }
 }
 
 int64_t Hdf5File::read_attribute_integer(const std::string& object, const std::string& name) const {
@@ -255,19 +295,22 @@ double Hdf5File::read_attribute_real(const std::string& object, const std::strin
   impl_->fail_reading(object + " @" + name, "not a number");
 }
 
+std::vector<std::string> Hdf5File::Impl::read_attribute_texts(hid_t owner, const std::string& object,
+                                                              const std::string& name) const {
+  const std::string where = object + " @" + name;
+  const Handle attribute(H5Aopen(owner, name.c_str(), H5P_DEFAULT), H5Aclose);
+  if (!attribute.valid()) fail_reading(where, "no such attribute");
+  const Handle type(H5Aget_type(attribute), H5Tclose);
+  const Handle space(H5Aget_space(attribute), H5Sclose);
+  if (!type.valid() || !space.valid() || H5Tget_class(type) != H5T_STRING) fail_reading(where, "not text");
+  return texts(where, type, space,
+               [&](hid_t memory_type, void* value) { return H5Aread(attribute, memory_type, value); });
+}
+
 std::vector<std::string> Hdf5File::read_attribute_texts(const std::string& object,
                                                         const std::string& name) const {
   const LibraryLock lock;
-  const std::string where = object + " @" + name;
-  const Handle owner = impl_->open_object(object);
-  const Handle attribute(H5Aopen(owner, name.c_str(), H5P_DEFAULT), H5Aclose);
-  if (!attribute.valid()) impl_->fail_reading(where, "no such attribute");
-  const Handle type(H5Aget_type(attribute), H5Tclose);
-  const Handle space(H5Aget_space(attribute), H5Sclose);
-  if (!type.valid() || !space.valid() || H5Tget_class(type) != H5T_STRING)
-    impl_->fail_reading(where, "not text");
-  return impl_->texts(where, type, space,
-                      [&](hid_t memory_type, void* value) { return H5Aread(attribute, memory_type, value); });
+  return impl_->read_attribute_texts(impl_->open_object(object), object, name);
 }
 
 std::string Hdf5File::read_attribute_text(const std::string& object, const std::string& name) const {

@@ -46,7 +46,7 @@ class SealedTokens final : public TokenFile {
     const auto refuse = [&](const std::string& rule) {
       fail(ErrorKind::kData, fmt::format("{}: {}", path, rule));
     };
-    const Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+    const Hdf5File file = Hdf5File::open_sealed(path, ErrorKind::kData);
     if (!file.has_attribute("/", kTokenLayoutAttribute))
       refuse("holds no tokens (lockstep tokenize makes them)");
     const auto number = [&](const char* name) { return file.read_attribute_integer("/", name); };
@@ -151,7 +151,7 @@ std::unique_ptr<TokenFile> open_sealed_tokens(const std::string& path) {
 }
 
 bool outlines_tokens(const std::string& path) {
-  return Hdf5File::open(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
+  return Hdf5File::open_sealed(path, ErrorKind::kData).has_attribute("/", kTokenLayoutAttribute);
 }
 
 bool holds_tokens(const std::string& path) {

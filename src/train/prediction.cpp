@@ -61,7 +61,7 @@ std::shared_ptr<const DataSource> open_samples(const TrainedModel& model, Datase
 
 bool holds_predictions(const std::string& path) {
   if (verify_seal(path, ErrorKind::kData, false) != SealState::kSealed) return false;
-  const Hdf5File file = Hdf5File::open(path, ErrorKind::kData);
+  const Hdf5File file = Hdf5File::open_sealed(path, ErrorKind::kData);
   return file.has_attribute("/", "data") && (file.exists("/logits") || file.exists("/values"));
 }
 

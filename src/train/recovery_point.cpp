@@ -15,7 +15,7 @@
 #include "lockstep/checkpoint/checkpoint.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
-#include "lockstep/hdf5/fork.h"
+#include "lockstep/hdf5/child.h"
 
 namespace lockstep {
 
