@@ -148,7 +148,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     CLI::Option* const overrides =
         command
             ->add_option("--set", arguments.overrides,
-                         "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5")
+                         "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5 ~schedule, the "
+                         "last of which leaves that out")
             ->take_all()
             ->allow_extra_args(false);
     CLI::Option* const device =

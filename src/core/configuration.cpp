@@ -52,9 +52,39 @@ Configuration Configuration::for_description() {
   return configuration;
 }
 
+namespace {
+
+// Takes the key or element out of its table or list; false: there is none.
+bool erase(toml::node& root, const std::vector<std::variant<std::string, size_t>>& steps) {
+  toml::node* place = &root;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const bool last = i + 1 == steps.size();
+    if (const std::string* key = std::get_if<std::string>(&steps[i])) {
+      toml::table* table = place->as_table();
+      if (!table || !table->contains(*key)) return false;
+      if (last)
+        table->erase(*key);
+      else
+        place = table->get(*key);
+    } else {
+      const size_t index = std::get<size_t>(steps[i]);
+      toml::array* array = place->as_array();
+      if (!array || index >= array->size()) return false;
+      if (last)
+        array->erase(array->begin() + static_cast<std::ptrdiff_t>(index));
+      else
+        place = array->get(index);
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
 bool Configuration::is_override(const std::string& text) {
-  const size_t equals = text.find('=');
   std::vector<std::variant<std::string, size_t>> steps;
+  if (text.starts_with('~')) return split_path(text.substr(1), steps);
+  const size_t equals = text.find('=');
   return equals != std::string::npos && text.front() != '-' && split_path(text.substr(0, equals), steps);
 }
 
@@ -62,11 +92,18 @@ void Configuration::apply_override(const std::string& assignment) {
   const auto bad = [&](const std::string& rule) {
     fail(ErrorKind::kUsage, fmt::format("{} {}: {}", kOverrideName, to_toml(assignment), rule));
   };
-  const size_t equals = assignment.find('=');
-  if (equals == std::string::npos) bad("must be of the form section.key=value");
-  const std::string path = assignment.substr(0, equals);
+  const bool leaves_out = assignment.starts_with('~');
+  const size_t equals = leaves_out ? std::string::npos : assignment.find('=');
+  if (!leaves_out && equals == std::string::npos)
+    bad("must be of the form section.key=value or ~section.key");
+  const std::string path = leaves_out ? assignment.substr(1) : assignment.substr(0, equals);
   std::vector<std::variant<std::string, size_t>> steps;
   if (!split_path(path, steps)) bad(fmt::format("{} is not a key such as section.key", to_toml(path)));
+  if (leaves_out) {
+    if (!erase(impl_->root->document->root, steps)) bad(fmt::format("there is no {} to leave out", path));
+    impl_->root->bind(&impl_->root->document->root);
+    return;
+  }
 
   // Walks to the place of the value; what is missing on the way is made, an element just past a list's end
   // too.

@@ -98,7 +98,8 @@ class Configuration {
  public:
   // Errors (kUsage) name file, line and column of a syntax error or a duplicate key. overrides: "a.b=value",
   // value in TOML syntax (numbers may be written .5 and 5. too) or, failing that, taken as text. An override
-  // may name a key that the file does not have.
+  // may name a key that the file does not have. "~a.b": as if neither the file nor an override before gave
+  // it.
   static Configuration load(const std::string& path, const std::vector<std::string>& overrides);
   static Configuration parse(const std::string& toml, const std::string& name,
                              const std::vector<std::string>& overrides);
@@ -108,10 +109,11 @@ class Configuration {
   // keys depend on a type are asked one after the other; keys() then has those of all.
   static Configuration for_description();
 
-  // "a.b=value" or "model.layers[1].units=3", as in load; an index one past the end appends. Errors (kUsage)
-  // quote it. Sections that exist already see it too.
+  // "a.b=value", "~a.b" or "model.layers[1].units=3", as in load; an index one past the end appends. Errors
+  // (kUsage) quote it. Sections that exist already see it too.
   void apply_override(const std::string& assignment);
-  // Whether the text has the form of an override: a key, and "="; "--output=x" has that of an option.
+  // Whether the text has the form of an override: a key, and "=", or "~" and a key; "--output=x" has that of
+  // an option.
   static bool is_override(const std::string& text);
 
   Section section(const std::string& name);

@@ -417,11 +417,12 @@ TEST(Configuration, RealsTakeTheIntegersThatTheyHold) {
 }
 
 TEST(Overrides, AreTellable) {
-  for (const char* text : {"a=1", "a.b=", "model.layers[0].units=3", "a.b=x=y", "a-b_c=1"}) {
+  for (const char* text :
+       {"a=1", "a.b=", "model.layers[0].units=3", "a.b=x=y", "a-b_c=1", "~a.b", "~model.layers[1]"}) {
     EXPECT_TRUE(Configuration::is_override(text)) << text;
   }
-  for (const char* text :
-       {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x", "a b=1"}) {
+  for (const char* text : {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x",
+                           "a b=1", "~", "~/run.toml", "~a=1"}) {
     EXPECT_FALSE(Configuration::is_override(text)) << text;
   }
 }
@@ -429,7 +430,8 @@ TEST(Overrides, AreTellable) {
 TEST(Overrides, BadFormsAreRefusedAndQuoted) {
   const std::string toml = "[optimizer]\nlearning_rate = 1.0\n[[model.layers]]\nunits = 2\n";
   const std::pair<const char*, const char*> cases[] = {
-      {"optimizer.learning_rate", "--set \"optimizer.learning_rate\": must be of the form section.key=value"},
+      {"optimizer.learning_rate",
+       "--set \"optimizer.learning_rate\": must be of the form section.key=value or ~section.key"},
       {"=3", "--set \"=3\": \"\" is not a key such as section.key"},
       {"a..b=3", "--set \"a..b=3\": \"a..b\" is not a key such as section.key"},
       {"a.=3", "--set \"a.=3\": \"a.\" is not a key such as section.key"},
@@ -481,6 +483,28 @@ TEST(Overrides, AreSeenBySectionsThatExistAlready) {
   EXPECT_EQ(model.integer("width", std::nullopt, kAny, ""), 5);
   EXPECT_EQ(layers[0].integer("units", std::nullopt, kAny, ""), 8);
   EXPECT_FALSE(layers[1].has("units"));
+}
+
+TEST(Overrides, LeaveOutWhatTheFileGives) {
+  Configuration c = parse(
+      "[optimizer]\nlearning_rate = 1.0\nbeta = 2.0\n[model]\nlayers = [{units = 1}, {units = "
+      "2}]\n[train]\nepochs = 1\n",
+      {"~optimizer.learning_rate", "~model.layers[0]", "~train", "optimizer.gamma=1", "~optimizer.gamma"});
+  Section optimizer = c.section("optimizer");
+  EXPECT_FALSE(optimizer.has("learning_rate"));
+  EXPECT_FALSE(optimizer.has("gamma"));
+  EXPECT_EQ(optimizer.real("beta", std::nullopt, kAny, ""), 2.0);
+  EXPECT_FALSE(c.section("train").has("epochs"));
+  std::vector<Section> layers = c.section("model").tables("layers");
+  ASSERT_EQ(layers.size(), 1u);
+  EXPECT_EQ(layers[0].integer("units", std::nullopt, kAny, ""), 2);
+  for (const char* missing :
+       {"~optimizer.learning_rate", "~optimizr", "~model.layers[1]", "~optimizer.beta.x"}) {
+    EXPECT_EQ(message_of([&] { c.apply_override(missing); }, ErrorKind::kUsage),
+              fmt::format("--set \"{}\": there is no {} to leave out", missing, missing + 1));
+  }
+  c.apply_override("~optimizer");
+  EXPECT_FALSE(optimizer.has("beta"));
 }
 
 TEST(Resolved, ReadsBackToTheSameSettings) {

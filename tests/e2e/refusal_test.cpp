@@ -102,7 +102,7 @@ TEST_F(Refusal, BadSettingsExitWith2AndSayWhichKeyAndWhichRule) {
        "data\\.validation_fraction: must be 0 when data\\.validation"},
       {{"optimizer.type=gradient_descent"},
        "train\\.micro_batches: gradient_descent takes the whole training set.*14, got 5"},
-      {{"train"}, "--set \"train\": must be of the form section\\.key=value"},
+      {{"train"}, "--set \"train\": must be of the form section\\.key=value or ~section\\.key"},
       {{"=3"}, "--set \"=3\": "},
   };
   for (const BadSetting& bad : table) expect_refusal(kNoLauncher, training(bad.settings), 2, bad.expected);
