@@ -214,24 +214,26 @@ Dataset read_csv(const DatasetOptions& options) {
   }
   const std::string& wanted = options.target.empty() ? options.expected_target : options.target;
   size_t target = columns;
+  // Before two columns of the same number are taken for the mistake.
+  const auto is_number = [](const std::string& name) {
+    double value = 0.0;
+    return parse_number(name, value) == nullptr;
+  };
+  if (std::ranges::all_of(names, is_number)) {
+    fail(ErrorKind::kData,
+         fmt::format(
+             "{}: header holds only numbers ({}{}): the first line must name the columns", options.path,
+             fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
+             columns > 3 ? ", ..." : ""));
+  }
   std::map<std::string, size_t> numbers;
-  bool all_numbers = true;
   for (size_t column = 0; column < columns; ++column) {
     const auto [first, fresh] = numbers.emplace(names[column], column + 1);
     if (!fresh) {
       fail(ErrorKind::kData, fmt::format("{}: header names two columns '{}': {} and {}", options.path,
                                          names[column], first->second, column + 1));
     }
-    double value = 0.0;
-    all_numbers = all_numbers && parse_number(names[column], value) == nullptr;
     if (names[column] == wanted) target = column;
-  }
-  if (all_numbers) {
-    fail(ErrorKind::kData,
-         fmt::format(
-             "{}: header holds only numbers ({}{}): the first line must name the columns", options.path,
-             fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
-             columns > 3 ? ", ..." : ""));
   }
   if (wanted.empty() && !options.unlabelled) target = columns - 1;
   if (target == columns && !options.unlabelled) {

@@ -135,6 +135,7 @@ TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
 TEST_F(Csv, RejectsAFirstRowOfNumbersAsHeader) {
   reject({path_, "only numbers (5.1, 3.5, 1.4, ...)", "must name the columns"},
          "5.1,3.5,1.4,0\n4.9,3,1.3,1\n");
+  reject({path_, "only numbers (1, 1, 0)"}, "1,1,0\n2,2,1\n");
   reject({path_, "(1, -2)"}, "1,\"-2\"\n3,4\n");
   EXPECT_EQ(read("1,2,kind\n3,4,0\n").size(), 1);
 }
