@@ -13,6 +13,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/input_file.h"
+#include "lockstep/core/log.h"
 #include "lockstep/data/formats.h"
 
 namespace lockstep {
@@ -313,6 +314,13 @@ Dataset read_csv(const DatasetOptions& options) {
     assign_labels(dataset, labels, options.classes,
                   [&](int64_t i) { return place(static_cast<size_t>(i) + 1, target); });
     return dataset;
+  }
+  const auto whole = std::ranges::count_if(targets, [](double value) { return value == std::floor(value); });
+  if (options.classes == 0 && are_slips(std::ssize(targets) - whole, std::ssize(targets))) {
+    log_info(
+        fmt::format("{}: {} makes a regression of targets of which {} of {} are whole numbers "
+                    "(data.classes names it as a mistake in labels)",
+                    place(fractional + 1, target), targets[fractional], whole, targets.size()));
   }
   dataset.target_width = 1;
   dataset.targets.resize(targets.size());

@@ -10,6 +10,7 @@
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/log.h"
 #include "lockstep/data/loader.h"
 
 namespace lockstep {
@@ -130,6 +131,24 @@ TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
   reject({path_, "column 2 has no name"}, "a,,b\n1,2,0\n");
   reject({path_, "quote"}, "a,\"b\n1,0\n");
   reject({path_, "NUL byte", "UTF-8"}, std::string("\xff\xfe\x61\0,\0y\0\n\0", 10));  // UTF-16
+}
+
+// Real targets may be whole numbers for the most part: no error, but a line.
+TEST_F(Csv, OneTargetThatIsNoLabelAmongLabelsIsSaid) {
+  std::string text = "x,kind\n";
+  for (int row = 0; row < 11; ++row) text += "1," + std::to_string(row % 3) + "\n";
+  std::vector<std::string> said;
+  set_log([&](LogLevel, const std::string& message) { said.push_back(message); });
+  EXPECT_EQ(read(text).classes, 3);
+  EXPECT_TRUE(said.empty());
+  EXPECT_EQ(read(text + "1,0.5\n").target_width, 1);
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("row 12, column 'kind': 0.5 makes a regression of targets of which 11 of 12"),
+            std::string::npos)
+      << said[0];
+  EXPECT_EQ(read(text + "1,0.5\n1,1.5\n").target_width, 1);
+  EXPECT_EQ(said.size(), 1u);
+  set_log({});
 }
 
 TEST_F(Csv, RejectsAFirstRowOfNumbersAsHeader) {
