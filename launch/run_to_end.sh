@@ -86,9 +86,11 @@ stuck() {
   done
 }
 
-# How the pages begin on which mpirun refuses what it is asked for, with exit code 1, as a mistake of a worker would have it.
+# How the pages begin on which mpirun refuses what it is asked for, with exit code 1, as a mistake of a worker would have it, or, for a
+# program that is not there, with that of a signal.
 refusals='There are not enough slots available|mpirun: Error: |Open MPI has detected that a parameter given|No executable was specified'
 refusals+='|Open RTE was unable to open the hostfile|The specified [a-z]+ policy is not recognized'
+refusals+='|mpirun was unable to (find the specified executable file|launch the specified application as it could not access)'
 
 # Ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets are lost; and for
 # itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
@@ -110,7 +112,7 @@ end_after_error() {
       if [[ "$text" =~ $'\n'(MPI_ABORT\ was|ORTE\ has\ lost|Primary\ job)|noticed\ that\ process|ORTE_ERROR_LOG|error:\ [^$'\n']*not\ finished\ after ]]; then
         error=true
       elif [[ "$text" =~ $'\n'($refusals) ]]; then
-        echo "mpirun has started nothing: Open MPI says above what is wrong with its arguments or hosts" >&"$stderr"
+        echo "mpirun has started nothing: Open MPI says above what is wrong with its arguments, the program or the hosts" >&"$stderr"
         echo 2 >&"$told"
         return 0
       fi

@@ -67,7 +67,7 @@ std::string_view last_name(std::string_view path) {
   fail(ErrorKind::kUsage,
        suggestions.empty()
            ? fmt::format("config: no part \"{}\": there are {}", part, fmt::join(sections, ", "))
-           : fmt::format("config: no part \"{}\": did you mean {}?", part, fmt::join(suggestions, " or ")));
+           : fmt::format("config: no part \"{}\": {}", part, did_you_mean(suggestions)));
 }
 
 // The text in lines of at most `width` columns, broken at spaces.

@@ -53,7 +53,12 @@ int run_verify(const std::string& path) {
   const bool data = seals_blocks(path, ErrorKind::kData);
   std::optional<BlockedFile> content = verify_outline(path, data ? ErrorKind::kData : ErrorKind::kCheckpoint);
   if (!content) {
-    verify_seal(path, ErrorKind::kCheckpoint, true);
+    if (verify_seal(path, ErrorKind::kCheckpoint, false) == SealState::kUnsealed) {
+      fail(ErrorKind::kUsage,
+           path +
+               ": has no seal to verify: an HDF5 file of another program (lockstep prepare makes a sealed "
+               "one of data)");
+    }
     std::puts(fmt::format("{}: intact", path).c_str());
     flush_results();
     return 0;

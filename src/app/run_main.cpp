@@ -23,6 +23,7 @@
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
+#include "lockstep/core/suggestions.h"
 #include "lockstep/core/toml_text.h"
 #include "lockstep/core/unfinished_file.h"
 #include "lockstep/data/data_source.h"
@@ -109,6 +110,21 @@ std::vector<std::string> separate_overrides(int argc, char** argv) {
     }
   }
   return arguments;
+}
+
+// What the first argument that the chosen command does not know may have meant.
+std::string nearest_to_extras(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
+  std::vector<std::string> options, commands;
+  for (const CLI::Option* option : command->get_options()) {
+    for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+  }
+  for (const CLI::App* below : command->get_subcommands({})) commands.push_back(below->get_name());
+  const std::vector<std::string> extras = command->remaining();
+  if (extras.empty()) return "";
+  const std::string name = extras.front().substr(0, extras.front().find('='));
+  return did_you_mean(nearest_names(name, name.starts_with("--") ? options : commands));
 }
 
 }  // namespace
@@ -222,8 +238,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     std::vector<std::string> commands;
     for (const CLI::App* command : app.get_subcommands({})) commands.push_back(command->get_name());
     if (argc > 1 && argv[1][0] != '-' && std::ranges::find(commands, argv[1]) == commands.end()) {
+      const std::string nearest = did_you_mean(nearest_names(argv[1], commands));
       throw CLI::ExtrasError(
-          fmt::format("\"{}\": no such command: choose one of {}", argv[1], fmt::join(commands, ", ")),
+          fmt::format("\"{}\": no such command: {}", argv[1],
+                      nearest.empty() ? fmt::format("choose one of {}", fmt::join(commands, ", ")) : nearest),
           CLI::ExitCodes::ExtrasError);
     }
     std::vector<std::string> words = separate_overrides(argc, argv);
@@ -231,7 +249,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    refused.emplace(ErrorKind::kUsage, fmt::format("{} (see lockstep --help)", error.what()));
+    const std::string nearest = nearest_to_extras(app);
+    refused.emplace(ErrorKind::kUsage, fmt::format("{}{} (see lockstep --help)", error.what(),
+                                                   nearest.empty() ? "" : ": " + nearest));
   }
 
   std::unique_ptr<Communicator> communicator;
@@ -242,6 +262,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     if (refused || train_command->parsed() || eval_command->parsed() || predict_command->parsed() ||
         curvature->parsed() || slices || profile->parsed()) {
       std::optional<Configuration> configuration;
+      bool stopped = false;  // before there was a configuration: there is nothing to save
       CommunicatorOptions options;
       options.start_timeout_seconds = settings.start_timeout_seconds;
       try {
@@ -252,7 +273,9 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
                                           arguments.landscape.base}) {
             if (!base.empty()) arguments.overrides.push_back("train.initial_weights=" + to_toml(base));
           }
-          configuration = Configuration::load(arguments.configuration, arguments.overrides);
+          configuration = Configuration::load(arguments.configuration, arguments.overrides, [&] {
+            return stopped = train_command->parsed() && stop_signal().raised();
+          });
           settings = read_settings(*configuration);
           options.timeout_seconds = settings.timeout_seconds;
           options.start_timeout_seconds = settings.start_timeout_seconds;
@@ -274,6 +297,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
         }
       } catch (const Error& error) {
         refused = error;
+      }
+      if (stopped) {
+        log_info(fmt::format("{} ({})", refused->what(), stop_signal().name()));
+        return kExitStopped;
       }
       if (predict_command->parsed() || curvature->parsed() || slices) remove_unfinished_on_signals();
       communicator = make_communicator(options);

@@ -1,13 +1,15 @@
 // The document as a whole: reading it, overrides, unknown keys, and what was resolved.
 #include "lockstep/core/configuration.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <variant>
 
 #include "lockstep/core/error.h"
@@ -27,15 +29,43 @@ struct Configuration::Impl {
   }
 };
 
-Configuration Configuration::load(const std::string& path, const std::vector<std::string>& overrides) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  // Inserting an empty stream buffer sets failbit, so an empty file is told from an unreadable one (a
-  // directory) by peek.
-  if (!file || (file.peek() != std::ifstream::traits_type::eof() && !(text << file.rdbuf())) || file.bad()) {
+namespace {
+
+// All of a file, or of what comes out of a pipe. Opening a pipe that nobody writes to, and reading from it,
+// would go on after a signal whose handler asks for that, and nobody would look at what the handler notes.
+std::string read_text(const std::string& path, const std::function<bool()>& stopped) {
+  constexpr int kPatience = 100;  // milliseconds
+  const auto refuse = [&] {
     fail(ErrorKind::kUsage, fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  };
+  struct File {
+    int number;
+    ~File() { ::close(number); }
+  } const file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.number < 0) refuse();
+  std::string text;
+  std::array<char, size_t{1} << 16> piece{};
+  for (;;) {
+    pollfd state{file.number, POLLIN, 0};
+    if (::poll(&state, 1, kPatience) <= 0) {
+      if (stopped && stopped()) fail(ErrorKind::kUsage, path + ": asked to stop while nothing came");
+      continue;
+    }
+    const ssize_t got = ::read(file.number, piece.data(), piece.size());
+    if (got == 0) return text;
+    if (got > 0) {
+      text.append(piece.data(), static_cast<size_t>(got));
+    } else if (errno != EINTR && errno != EAGAIN) {
+      refuse();
+    }
   }
-  return parse(text.str(), path, overrides);
+}
+
+}  // namespace
+
+Configuration Configuration::load(const std::string& path, const std::vector<std::string>& overrides,
+                                  const std::function<bool()>& stopped) {
+  return parse(read_text(path, stopped), path, overrides);
 }
 
 Configuration Configuration::parse(const std::string& toml, const std::string& name,
@@ -185,7 +215,7 @@ void Configuration::reject_unknown(const std::string& within) const {
     const std::vector<std::string> names = first.section->known_names();
     message = names.empty() ? "no key is valid here" : fmt::format("valid here: {}", fmt::join(names, ", "));
   } else {
-    message = fmt::format("did you mean {}?", fmt::join(suggestions, " or "));
+    message = did_you_mean(suggestions);
   }
   if (unknown.size() > 1) {
     std::vector<std::string> others;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -99,8 +100,10 @@ class Configuration {
   // Errors (kUsage) name file, line and column of a syntax error or a duplicate key. overrides: "a.b=value",
   // value in TOML syntax (numbers may be written .5 and 5. too) or, failing that, taken as text. An override
   // may name a key that the file does not have. "~a.b": as if neither the file nor an override before gave
-  // it.
-  static Configuration load(const std::string& path, const std::vector<std::string>& overrides);
+  // it. A pipe is read too: while nothing comes, `stopped`, where it is given, is asked again and again, and
+  // ends the wait by an Error (kUsage).
+  static Configuration load(const std::string& path, const std::vector<std::string>& overrides,
+                            const std::function<bool()>& stopped = {});
   static Configuration parse(const std::string& toml, const std::string& name,
                              const std::vector<std::string>& overrides);
 

@@ -16,6 +16,36 @@ namespace lockstep {
 
 using nlohmann::json;
 
+namespace {
+
+// In the parser's words, without its name and the steps of its grammar. Of a single line only the column:
+// what line of a file it is, the caller says. Of what was read last, which may be all of a long text, the
+// end.
+std::string reason_of(const json::exception& error, bool several_lines) {
+  constexpr size_t kMostRead = 40;
+  constexpr std::string_view kLastRead = "last read: '";
+  std::string reason = error.what();
+  const auto drop = [&](std::string_view from, std::string_view to) {
+    const size_t begin = reason.find(from);
+    if (begin == std::string::npos) return;
+    const size_t end = reason.find(to, begin + from.size());
+    if (end != std::string::npos) reason.erase(begin, end + to.size() - begin);
+  };
+  drop("[", "] ");
+  drop("syntax error while parsing ", " - ");
+  if (!several_lines) drop("parse error at line 1, ", "");
+  if (const size_t found = reason.find(kLastRead); found != std::string::npos) {
+    const size_t begin = found + kLastRead.size();
+    size_t end = reason.size() - std::min(reason.size() - begin, kMostRead);
+    while (end < reason.size() && (static_cast<unsigned char>(reason[end]) & 0xC0) == 0x80) ++end;
+    if (end > begin) reason.replace(begin, end - begin, "...");
+  }
+  std::ranges::replace(reason, '\n', ' ');
+  return reason;
+}
+
+}  // namespace
+
 json parse_json_object(const std::string& where, std::string_view text, ErrorKind kind) {
   constexpr int kMostNested = 64;
   // nlohmann's parser takes one for the end, whatever follows.
@@ -33,12 +63,10 @@ json parse_json_object(const std::string& where, std::string_view text, ErrorKin
       return true;
     });
   } catch (const json::exception& error) {
-    std::string reason = error.what();
-    if (const size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
-    std::ranges::replace(reason, '\n', ' ');
-    fail(kind, fmt::format("{}: is not JSON: {}", where, reason));
+    fail(kind, fmt::format("{}: is not JSON: {}", where, reason_of(error, text.find('\n') != text.npos)));
   }
-  if (!object.is_object()) fail(kind, where + ": must be a JSON object");
+  if (!object.is_object())
+    fail(kind, fmt::format("{}: must be a JSON object: got {}", where, object.type_name()));
   return object;
 }
 

@@ -1,6 +1,8 @@
 // Nearest names by edit distance.
 #include "lockstep/core/suggestions.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -51,6 +53,10 @@ std::vector<std::string> nearest_names(std::string_view name, const std::vector<
   std::vector<std::string> result;
   for (size_t i = 0; i < std::min<size_t>(3, near.size()); ++i) result.push_back(near[i].second);
   return result;
+}
+
+std::string did_you_mean(const std::vector<std::string>& names) {
+  return names.empty() ? "" : fmt::format("did you mean {}?", fmt::join(names, " or "));
 }
 
 }  // namespace lockstep

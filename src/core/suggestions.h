@@ -11,4 +11,7 @@ namespace lockstep {
 // "learning_rate").
 std::vector<std::string> nearest_names(std::string_view name, const std::vector<std::string>& names);
 
+// "did you mean train or eval?"; "" of none.
+std::string did_you_mean(const std::vector<std::string>& names);
+
 }  // namespace lockstep

@@ -13,6 +13,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/core/input_file.h"
+#include "lockstep/core/log.h"
 #include "lockstep/data/formats.h"
 
 namespace lockstep {
@@ -214,24 +215,26 @@ Dataset read_csv(const DatasetOptions& options) {
   }
   const std::string& wanted = options.target.empty() ? options.expected_target : options.target;
   size_t target = columns;
+  // Before two columns of the same number are taken for the mistake.
+  const auto is_number = [](const std::string& name) {
+    double value = 0.0;
+    return parse_number(name, value) == nullptr;
+  };
+  if (std::ranges::all_of(names, is_number)) {
+    fail(ErrorKind::kData,
+         fmt::format(
+             "{}: header holds only numbers ({}{}): the first line must name the columns", options.path,
+             fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
+             columns > 3 ? ", ..." : ""));
+  }
   std::map<std::string, size_t> numbers;
-  bool all_numbers = true;
   for (size_t column = 0; column < columns; ++column) {
     const auto [first, fresh] = numbers.emplace(names[column], column + 1);
     if (!fresh) {
       fail(ErrorKind::kData, fmt::format("{}: header names two columns '{}': {} and {}", options.path,
                                          names[column], first->second, column + 1));
     }
-    double value = 0.0;
-    all_numbers = all_numbers && parse_number(names[column], value) == nullptr;
     if (names[column] == wanted) target = column;
-  }
-  if (all_numbers) {
-    fail(ErrorKind::kData,
-         fmt::format(
-             "{}: header holds only numbers ({}{}): the first line must name the columns", options.path,
-             fmt::join(names.begin(), names.begin() + std::min<std::ptrdiff_t>(std::ssize(names), 3), ", "),
-             columns > 3 ? ", ..." : ""));
   }
   if (wanted.empty() && !options.unlabelled) target = columns - 1;
   if (target == columns && !options.unlabelled) {
@@ -311,6 +314,13 @@ Dataset read_csv(const DatasetOptions& options) {
     assign_labels(dataset, labels, options.classes,
                   [&](int64_t i) { return place(static_cast<size_t>(i) + 1, target); });
     return dataset;
+  }
+  const auto whole = std::ranges::count_if(targets, [](double value) { return value == std::floor(value); });
+  if (options.classes == 0 && are_slips(std::ssize(targets) - whole, std::ssize(targets))) {
+    log_info(
+        fmt::format("{}: {} makes a regression of targets of which {} of {} are whole numbers "
+                    "(data.classes names it as a mistake in labels)",
+                    place(fractional + 1, target), targets[fractional], whole, targets.size()));
   }
   dataset.target_width = 1;
   dataset.targets.resize(targets.size());

@@ -161,6 +161,8 @@ class MappedSource final : public StoredSource {
 
  private:
   std::string damage_text(int64_t array, int64_t block) const;
+  // Fewer classes than the file has were asked for: names the first row that has another one.
+  [[noreturn]] void refuse_classes(int64_t classes) const;
   void require_rows(std::span<const int64_t> rows) const;
 
   int64_t arrays() const { return mapping_->arrays(); }

@@ -175,6 +175,14 @@ std::string checked_format(const DatasetOptions& options) {
                      options.path, options.classes));
   }
   std::string format = format_of(options);
+  if (format == "csv" && options.format != "auto") {
+    std::error_code error;
+    if (std::filesystem::is_regular_file(options.path, error) &&
+        apparent_state(options.path, ErrorKind::kData)) {
+      fail(ErrorKind::kUsage,
+           fmt::format("{}: is HDF5, asked for was format csv (auto takes what each file is)", options.path));
+    }
+  }
   const bool images_only = format == "idx" || format == "cifar10";
   if (images_only && options.classes == -1) {
     fail(ErrorKind::kUsage,
@@ -185,7 +193,7 @@ std::string checked_format(const DatasetOptions& options) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: a labels file goes with idx images only, not with {}", options.path, format));
   }
-  if (format != "csv" && !options.target.empty()) {
+  if (format != "csv" && !options.target.empty() && !options.beside) {
     fail(ErrorKind::kUsage,
          fmt::format("{}: a target column is for csv only, not for {}", options.path, format));
   }

@@ -60,7 +60,8 @@ struct DatasetOptions {
   // Whether attribution is wanted of an HDF5 file without a seal too: what is passed on, and training has no
   // use for.
   bool texts = false;
-  // Of data beside the training data, whose format may be another than that of which `follow` was said.
+  // Of data beside the training data, whose format may be another than that of which `follow` and `target`
+  // were said.
   bool beside = false;
   // Of data to predict for: targets are neither needed nor looked at; they count as 0.
   bool unlabelled = false;

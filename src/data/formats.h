@@ -29,6 +29,21 @@ std::string detect_format(const std::string& path);
 std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
                                             int64_t classes);
 
+// Whether so few of all rows, a single one or one in a hundred, are mistakes in labels rather than the sign
+// of real targets.
+inline bool are_slips(int64_t others, int64_t rows) {
+  return others > 0 && (others <= rows / 100 || (others == 1 && rows >= 10));
+}
+
+// Rows of targets as labels, where each holds a single 1 and otherwise 0.
+struct OneHotRows {
+  std::vector<int64_t> labels;  // of each row, 0 of others
+  int64_t others = 0;           // rows that are not one-hot
+  std::string fault;            // the first of them, and what is wrong with it
+  bool nearly() const { return are_slips(others, std::ssize(labels)); }
+};
+OneHotRows one_hot_rows(std::span<const float> targets, int64_t width);
+
 // Calls a program's own code, whose exceptions of other kinds are failures of its data too.
 template <class Part>
 void call_own(const std::string& source, const Part& part) {

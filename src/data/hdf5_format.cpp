@@ -326,15 +326,14 @@ class Hdf5DatasetReader {
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
   }
 
-  // Targets of which each row holds a single 1 and otherwise 0 are labels. False when they are others.
+  // One-hot targets are labels. False when they are others.
   bool take_one_hot(const Hdf5File& file) {
     const int64_t width = dataset_.target_width;
-    std::vector<int64_t> labels;
-    for (auto row = dataset_.targets.begin(); row != dataset_.targets.end(); row += width) {
-      const auto one = std::find(row, row + width, 1.0f);
-      if (std::count(row, row + width, 0.0f) != width - 1 || one == row + width) return false;
-      labels.push_back(one - row);
-    }
+    const OneHotRows rows = one_hot_rows(dataset_.targets, width);
+    if (rows.nearly())
+      fail(ErrorKind::kData,
+           fmt::format("{}: /y: {} (classes = -1 keeps all as real targets)", path_, rows.fault));
+    if (rows.others > 0) return false;
     const int64_t stated = stated_classes(file);
     if (stated > 0 && stated != width) {
       fail(ErrorKind::kData,
@@ -346,7 +345,7 @@ class Hdf5DatasetReader {
     dataset_.targets = {};
     dataset_.target_width = 0;
     read_ignore_label(file);
-    assign_labels(dataset_, labels, width,
+    assign_labels(dataset_, rows.labels, width,
                   [this](int64_t i) { return fmt::format("{}: /y: row {}", path_, i + 1); });
     return true;
   }

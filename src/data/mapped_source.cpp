@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <utility>
 
 #include "lockstep/core/error.h"
@@ -79,8 +80,6 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   stored_.divisor = factor("divisor");
   if (file.has_attribute("/", "classes")) {
     const int64_t found = file.read_attribute_integer("/", "classes");
-    if (classes > 0 && classes < found)
-      refuse(fmt::format("has {} classes, {} were asked for", found, classes));
     if (classes >= 0) description_.classes = std::max(classes, found);
   } else if (classes > 0) {
     refuse(fmt::format("holds real targets, {} classes were asked for", classes));
@@ -132,6 +131,7 @@ MappedSource::MappedSource(const DatasetOptions& options, BlockedFile content) {
   stored_.inputs = mapping_->array(kInputs);
   stored_.targets = mapping_->array(kTargets);
   set_stored(stored_);
+  if (classes > 0 && classes < description_.classes) refuse_classes(classes);
   // Until the first gathers have shown otherwise.
   if (std::ssize(stored_.inputs) >= kReadAheadBytes)
     waiting_.store(kWaitingGathers, std::memory_order_relaxed);
@@ -178,6 +178,23 @@ MappedSource::MappedSource(const Hdf5Rows& rows, int64_t offset) : outline_(rows
   set_stored(stored_samples(outline_));
   stored_.inputs = mapping_->array(kInputs);
   waiting_.store(kWaitingGathers, std::memory_order_relaxed);
+}
+
+void MappedSource::refuse_classes(int64_t classes) const {
+  const int64_t bytes = stored_.target_bytes();
+  for (int64_t row = 0; row < size(); ++row) {
+    int32_t label = 0;
+    mapping_->read([&] {
+      if (const auto block = mapping_->first_damaged(kTargets, row * bytes, (row + 1) * bytes))
+        fail(ErrorKind::kData, damage_text(kTargets, *block));
+      std::memcpy(&label, stored_.targets.data() + row * bytes, sizeof label);
+    });
+    if (label == stored_.ignore_label || (label >= 0 && label < classes)) continue;
+    fail(ErrorKind::kData, fmt::format("{}: /y: row {}: label must be in [0, {}): got {}",
+                                       description_.source, row + 1, classes, label));
+  }
+  fail(ErrorKind::kData, fmt::format("{}: has {} classes, {} were asked for", description_.source,
+                                     description_.classes, classes));
 }
 
 void MappedSource::require_rows(std::span<const int64_t> rows) const {

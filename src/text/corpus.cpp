@@ -179,8 +179,12 @@ void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
     const auto object = parse_json_object(place, well_formed(line, scratch), ErrorKind::kData);
     const auto text_of = [&](const std::string& field) -> std::string_view {
       const auto found = object.find(field);
-      if (found == object.end()) refuse(fmt::format("has no field \"{}\"", field));
-      if (!found->is_string()) refuse(fmt::format("field \"{}\" must be a text", field));
+      if (found == object.end()) {
+        refuse(fmt::format("has no field \"{}\"{}", field,
+                           object.empty() ? "" : fmt::format(", but \"{}\"", object.begin().key())));
+      }
+      if (!found->is_string())
+        refuse(fmt::format("field \"{}\" must be a text: got {}", field, found->type_name()));
       return found->get_ref<const std::string&>();
     };
     const std::string_view prompt = options.prompt.empty() ? std::string_view() : text_of(options.prompt);

@@ -5,6 +5,7 @@
 
 #include "lockstep/autodiff/autocast.h"
 #include "lockstep/core/error.h"
+#include "lockstep/train/overflow_check.h"
 #include "lockstep/train/trained_model.h"
 
 namespace lockstep {
@@ -30,8 +31,11 @@ CheckpointEvaluation evaluate_checkpoint(Configuration& configuration, const std
     fail(ErrorKind::kUsage, fmt::format("--confusion: a table of {} classes; it takes 1 to {}",
                                         evaluation.classes, kMostClasses));
   }
+  OverflowCheck overflow(source, model.settings().compute);
+  EvaluationWants all = wants;
+  all.overflow = &overflow;
   evaluation.result = evaluate(model.replica(), model.objective(), source, model.settings().micro_batch_size,
-                               communicator, wants);
+                               communicator, all);
   return evaluation;
 }
 

@@ -4,13 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "lockstep/core/error.h"
-#include "lockstep/data/loader.h"
 #include "lockstep/train/data_outline.h"
 
 namespace lockstep {
@@ -55,18 +53,15 @@ std::string describe_task(const DataDescription& train, const std::string& loss)
   const std::string column =
       train.columns.target.empty() ? "" : fmt::format(", target column '{}'", train.columns.target);
   if (train.classes == 0) {
-    return fmt::format("regression of {} target{}{}, loss mean_squared_error", train.target_width,
-                       train.target_width == 1 ? "" : "s", column);
+    return fmt::format("regression of {} target{}{}, loss {}", train.target_width,
+                       train.target_width == 1 ? "" : "s", column, loss);
   }
-  const std::string chosen = loss != "auto"       ? loss
-                             : train.classes == 2 ? "logistic for one output, else cross_entropy"
-                                                  : "cross_entropy";
   if (tokens_of_sample(train) > 0) {
     return fmt::format("the next of {} tokens at each of {} positions, loss {}", train.classes,
-                       train.positions.elements(), chosen);
+                       train.positions.elements(), loss);
   }
   const std::string ignored = train.ignore_label ? fmt::format(" without label {}", *train.ignore_label) : "";
-  return fmt::format("classification of {} classes{}{}, loss {}", train.classes, ignored, column, chosen);
+  return fmt::format("classification of {} classes{}{}, loss {}", train.classes, ignored, column, loss);
 }
 
 void check_classes(RunData& data) {
@@ -97,29 +92,6 @@ void check_classes(RunData& data) {
   data.hints.push_back(fmt::format("{}: {} of {} classes have no training samples: {}{}", train.source,
                                    number, train.classes, fmt::join(empty, ", "),
                                    number > kShown ? ", ..." : ""));
-}
-
-std::string overflow_hint(const DataSource& source, DType compute) {
-  const DataDescription& description = source.description();
-  if (compute != DType::kF16 || description.input_dtype == DType::kI32 || !source.in_memory()) return "";
-  constexpr float kLargest = 65504.0f, kInfinite = 65520.0f;  // from the middle to the next power of two on
-  MicroBatch sample(1, description.fields());
-  const SampleBuffers buffers = sample.buffers();
-  for (int64_t row = 0; row < source.size(); ++row) {
-    source.gather({&row, 1}, buffers);
-    const std::vector<float> features = sample.real_values(kInputsName);
-    const auto found = std::ranges::find_if(features, [](float x) { return std::fabs(x) >= kInfinite; });
-    if (found == features.end()) continue;
-    const auto at = static_cast<size_t>(found - features.begin());
-    const std::string place = description.columns.features.empty()
-                                  ? fmt::format("element {}", at + 1)
-                                  : fmt::format("column '{}'", description.columns.features[at]);
-    return fmt::format(
-        "{}: row {}, {}: {} is infinite in fp16, whose largest number is {}: scale the data (data.normalize "
-        "= \"standard\"), or use precision.compute = \"bf16\"",
-        description.source, row + 1, place, *found, kLargest);
-  }
-  return "";
 }
 
 void check_indices(const DataDescription& data, int64_t limit) {

@@ -13,7 +13,7 @@
 namespace lockstep {
 
 // "classification of 10 classes, target column 'digit', loss cross_entropy": for the first lines of a run.
-// `loss`: train.loss.
+// `loss`: Objective::loss_of().
 std::string describe_task(const DataDescription& train, const std::string& loss);
 
 // Error (kData) when all samples of the training file are of one class: any model is right then and the loss
@@ -22,10 +22,6 @@ void check_classes(RunData& data);
 
 // Tokens of a sample of text, whose inputs are table indices with a target at each; 0: it is something else.
 int64_t tokens_of_sample(const DataDescription& data);
-
-// A hint at the first input that is infinite in the type that the model computes in; "" when there is none,
-// and of a file that is not in memory: looking at all of it would cost more than it tells.
-std::string overflow_hint(const DataSource& source, DType compute);
 
 // Error (kData) naming file, row and value when an index of the data is outside of the model's table [0,
 // limit). limit = 0 (Module::index_limit): not known.

@@ -14,6 +14,7 @@
 #include "lockstep/parallel/reduction_tree.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/data_checks.h"
+#include "lockstep/train/overflow_check.h"
 
 namespace lockstep {
 
@@ -104,6 +105,11 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
           rows.resize(static_cast<size_t>(std::min((i + 1) * chunk, data.size()) - i * chunk));
           std::iota(rows.begin(), rows.end(), i * chunk);
           const MicroBatch samples = gather_batch(data, rows, chunk);
+          if (wants.overflow != nullptr) {
+            wants.overflow->look(samples, [&](int64_t sample) {
+              return rows[static_cast<size_t>(std::min(sample, std::ssize(rows) - 1))];
+            });
+          }
           const Batch batch = to_device(samples, replica.store.dtype(), replica.store.backend());
           const Tensor losses = objective.evaluated_losses(*replica.model, batch, samples, context, counts);
           double loss = 0.0;
@@ -116,6 +122,7 @@ EvaluationResult evaluate(const Replica& replica, const Objective& objective, co
         }
       },
       "evaluation");
+  if (wants.overflow != nullptr) wants.overflow->tell(communicator);
   std::vector<double> all(sums.size() * static_cast<size_t>(communicator.world_size()));
   communicator.all_gather(sums.data(), sums.size() * sizeof(double), all.data(), "evaluation")->wait();
 

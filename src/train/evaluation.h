@@ -16,9 +16,13 @@
 
 namespace lockstep {
 
+class OverflowCheck;
+
 // What is asked for beside the loss and accuracies.
 struct EvaluationWants {
   bool confusion = false, by_position = false;
+  OverflowCheck* overflow =
+      nullptr;  // that of the data, which looks at all samples and tells; null: nobody does
 };
 
 struct EvaluationResult {

@@ -43,7 +43,7 @@ EvaluationResult Evaluator::evaluate() {
   const WeightsInForce weights(replica_, *data_.train, settings_, communicator_);
   const AutocastScope autocast(settings_.compute);
   return lockstep::evaluate(replica_, objective_, *data_.validation, settings_.micro_batch_size,
-                            communicator_);
+                            communicator_, {.overflow = &*overflow_});
 }
 
 }  // namespace lockstep

@@ -1,9 +1,12 @@
 // Evaluation during training, of the weights that the run is after: averaged ones where it has them.
 #pragma once
 
+#include <optional>
+
 #include "lockstep/comm/communicator.h"
 #include "lockstep/train/evaluation.h"
 #include "lockstep/train/objective.h"
+#include "lockstep/train/overflow_check.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/run_data.h"
 
@@ -35,7 +38,9 @@ class Evaluator {
         objective_(objective),
         data_(data),
         settings_(settings),
-        communicator_(communicator) {}
+        communicator_(communicator) {
+    if (data.validation) overflow_.emplace(*data.validation, settings.compute);
+  }
 
   // On the validation data, which there must be. Every worker gets the result. Collective.
   EvaluationResult evaluate();
@@ -48,6 +53,7 @@ class Evaluator {
   const RunData& data_;
   const RunSettings& settings_;
   Communicator& communicator_;
+  std::optional<OverflowCheck> overflow_;
 };
 
 }  // namespace lockstep

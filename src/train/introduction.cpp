@@ -35,7 +35,7 @@ void introduce(const Introduction& run) {
       run.data.validation ? fmt::format(", {} for validation", run.data.validation->size()) : ""));
   if (LayerCurvature* const layers = run.replica.optimizer->layer_curvature(); layers != nullptr)
     log_info(layers->describe());
-  log_info(describe_task(run.data.train->description(), run.settings.loss));
+  log_info(describe_task(run.data.train->description(), run.loss));
   for (const std::string& hint : run.data.hints) log_warning(hint);
   log_info(fmt::format("{} steps of {} x {} samples, {} steps an epoch, output in {}", run.plan.total_steps,
                        run.plan.micro_batches, run.plan.micro_batch_size, run.plan.steps_per_epoch,

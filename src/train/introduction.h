@@ -1,6 +1,8 @@
 // The first lines of a run: on what it runs, what it trains, how long, and what that takes.
 #pragma once
 
+#include <string>
+
 #include "lockstep/optim/schedule.h"
 #include "lockstep/train/device.h"
 #include "lockstep/train/gradient_pass.h"
@@ -20,6 +22,7 @@ struct Introduction {
   const GradientPass& pass;
   const WorkerDevice& device;
   const ModelOperations& operations;
+  std::string loss;  // Objective::loss_of()
   int workers;
 };
 

@@ -169,6 +169,15 @@ std::optional<ClassHead> Objective::class_head(const Module& model, const Batch&
   return head;
 }
 
+std::string Objective::loss_of(const Module& model, const Batch& batch, ForwardContext& context) const {
+  if (loss_ != "auto") return loss_;
+  if (data_.classes == 0) return "mean_squared_error";
+  // Only the output tells: a model may give one logit for two classes, or two.
+  const bool single = data_.classes == 2 && !class_head(model, batch, context) &&
+                      single_logit(forward(model, batch, context));
+  return single ? "logistic" : "cross_entropy";
+}
+
 Tensor Objective::losses(const ClassHead& head, const Batch& batch, const Tensor& cotangent,
                          const LogitsSink& sink) const {
   const OpScope scope("loss");

@@ -22,6 +22,8 @@ class Objective {
   Objective(std::string loss, const DataShape& data, DType dtype, Backend& backend,
             const ObjectiveOptions& options = {});
 
+  // The loss that is taken of what the model makes of the batch, by its name: never "auto".
+  std::string loss_of(const Module& model, const Batch& batch, ForwardContext& context) const;
   bool classification() const { return data_.classes > 0; }
   // Numbers of a target of regression.
   int64_t target_width() const { return data_.targets; }

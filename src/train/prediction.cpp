@@ -25,6 +25,7 @@
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/data_checks.h"
 #include "lockstep/train/evaluation.h"
+#include "lockstep/train/overflow_check.h"
 #include "lockstep/train/trained_model.h"
 
 namespace lockstep {
@@ -136,6 +137,7 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
   const int64_t classes = model.outline().shape.classes;
   const int64_t chunks = (samples->size() + chunk - 1) / chunk;
 
+  OverflowCheck overflow(*samples, model.settings().compute);
   std::optional<PredictionFile> file;
   std::vector<std::byte> outputs, all;
   std::vector<int32_t> predicted, all_predicted;
@@ -153,7 +155,11 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
           std::vector<int64_t> rows(
               static_cast<size_t>(std::min((mine + 1) * chunk, samples->size()) - mine * chunk));
           std::iota(rows.begin(), rows.end(), mine * chunk);
-          const Batch batch = to_device(gather_batch(*samples, rows, chunk), dtype, store.backend());
+          const MicroBatch gathered = gather_batch(*samples, rows, chunk);
+          overflow.look(gathered, [&](int64_t sample) {
+            return rows[static_cast<size_t>(std::min(sample, std::ssize(rows) - 1))];
+          });
+          const Batch batch = to_device(gathered, dtype, store.backend());
           context.batch = &batch.tensors;
           head = model.replica().model->class_head(batch.inputs(), context);
           if (!head) whole = model.replica().model->forward(batch.inputs(), context).converted(dtype);
@@ -210,6 +216,7 @@ int64_t predict(Configuration& configuration, const std::string& checkpoint, Dat
           "prediction file");
     }
   }
+  overflow.tell(communicator);
   run_agreed(
       communicator,
       [&] {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -109,8 +110,8 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   on_disk = options.resume;
   agreement->compare(state->replicated_digest(done), "start");
   if (leader()) {
-    introduce(
-        {settings, data, *replica, plan, *schedule, *pass, *device, operations, communicator.world_size()});
+    introduce({settings, data, *replica, plan, *schedule, *pass, *device, operations, find_loss(),
+               communicator.world_size()});
     if (!path.empty())
       log_info(fmt::format("resumed from {} on host {} at step {}", path, host_name(), done));
     for (const std::string& change : changes) log_info("changed since the checkpoint: " + change);
@@ -341,6 +342,18 @@ void PreparedRun::compare_with_checkpoint(State& found, const std::string& path)
   }
   state->require_fit(found, path);  // says less than that a setting is another one
   if (other_steps) forget_end(found);
+}
+
+std::string PreparedRun::find_loss() const {
+  const RecordingScope off(false);
+  const AutocastScope autocast(settings.compute);
+  ForwardContext context = replica->evaluation();
+  const MicroBatch zeros(1, data.train->description().fields());
+  try {
+    return objective->loss_of(*replica->model, to_device(zeros, settings.parameters(), backend()), context);
+  } catch (const std::exception&) {  // of a model that throws where the run has use for it
+    return "logistic of one output, else cross_entropy";
+  }
 }
 
 void PreparedRun::rehearse() {

@@ -111,6 +111,8 @@ struct PreparedRun {
   void compare_with_checkpoint(State& found, const std::string& path);
   // Forward and backward sweep of the next micro-batch: everything that a step's sweeps call, with no effect
   // on the run.
+  // The loss that will be taken, in words; of one worker.
+  std::string find_loss() const;
   void rehearse();
 };
 

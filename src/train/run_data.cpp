@@ -16,16 +16,16 @@ namespace lockstep {
 
 RunData read_run_data(const RunSettings& settings) {
   RunData data;
-  const std::shared_ptr<const WholeSource> all = open_data_source(settings.train_data);
+  DatasetOptions training = settings.train_data;
+  // Where only the validation data are CSV, data.target is theirs; match_columns() compares it with the name
+  // that the training data have for it.
+  if (settings.validation_data.given() && !training.target.empty() && !training.open &&
+      format_of(training) != "csv" && format_of(settings.validation_data) == "csv")
+    training.target.clear();
+  const std::shared_ptr<const WholeSource> all = open_data_source(training);
   std::string contents = all->digest();
   data.columns = all->description().columns;
   data.train = all;
-  // Of features as they are in the file; standardized ones are small.
-  const auto look_for_overflow = [&](const DataSource& source) {
-    std::string hint = settings.normalize ? "" : overflow_hint(source, settings.compute);
-    if (!hint.empty()) data.hints.push_back(std::move(hint));
-  };
-  look_for_overflow(*all);
   if (settings.normalize) data.statistics = all->statistics();
   const auto prepared = [&](std::shared_ptr<const DataSource> source) -> std::shared_ptr<const DataSource> {
     if (!settings.normalize) return source;
@@ -56,7 +56,6 @@ RunData read_run_data(const RunSettings& settings) {
     }
     check_vocabulary(found, train.vocabulary, train.source);
     check_class_names(found, train.class_names, train.source);
-    look_for_overflow(*data.validation);
     contents += " " + validation->digest();
   }
   data.train = prepared(data.train);

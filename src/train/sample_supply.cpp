@@ -12,8 +12,10 @@ SampleSupply::SampleSupply(const DataSource& data, const RunPlan& plan, const Ru
                            MicroBatchRange owned, int64_t first, Backend& backend, Communicator& communicator)
     : source_(data.description().source),
       communicator_(communicator),
+      order_(plan.sampler),
       loader_(data, plan.sampler, plan.micro_batch_size, owned.begin, owned.end, first,
               plan.same_batch ? 1 : settings.prefetch),
+      overflow_(data, settings.compute),
       inputs_(backend, data.description().fields(), settings.parameters(), owned.size(),
               plan.micro_batch_size) {}
 
@@ -28,6 +30,13 @@ void SampleSupply::stage() {
     missing_.emplace(ErrorKind::kData, fmt::format("{}: {}", source_, error.what()));
   }
   if (batch != nullptr) {
+    for (const MicroBatch& micro : batch->micro_batches) {
+      overflow_.look(micro, [&](int64_t sample) {
+        return Sampler(order_)
+            .batch(batch->step)
+            .samples[static_cast<size_t>(micro.number * micro.size + sample)];
+      });
+    }
     inputs_.stage(*batch);
     staged_ = true;
   }

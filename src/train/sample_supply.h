@@ -11,6 +11,7 @@
 #include "lockstep/data/loader.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/input_queue.h"
+#include "lockstep/train/overflow_check.h"
 #include "lockstep/train/run_plan.h"
 #include "lockstep/train/settings.h"
 
@@ -24,6 +25,8 @@ class SampleSupply {
 
   // Has the samples of the next step brought. What keeps this worker from having them is kept for agree().
   void stage();
+  // What stage() has seen of inputs that the model cannot have as they are.
+  OverflowCheck& overflow() { return overflow_; }
   // Whether stage(), called next, will have them for certain: what workers tell each other with each step.
   bool certain() const { return loader_.ready(); }
   // Where not all workers were certain: whether some have not got what stage() should have brought. The same
@@ -42,7 +45,9 @@ class SampleSupply {
  private:
   const std::string source_;
   Communicator& communicator_;
+  const SamplerOptions order_;
   Loader loader_;
+  OverflowCheck overflow_;
   InputQueue inputs_;
   bool staged_ = false;  // the samples of the step to come, beside those of the one before
   double seconds_ = 0.0;

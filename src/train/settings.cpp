@@ -50,7 +50,8 @@ RunSettings read_settings(Configuration& configuration) {
   settings.validation_data = settings.train_data;
   settings.validation_data.beside = true;
   settings.validation_data.path =
-      data.text("validation", "", {}, "validation data of the same format; empty: see validation_fraction");
+      data.text("validation", "", {},
+                "validation data, of any format where format is auto; empty: see validation_fraction");
   if (settings.validation_data.path.empty()) settings.validation_data.open = {};
   settings.validation_data.labels =
       data.text("validation_labels", "", {}, "IDX: labels file of the validation data");

@@ -16,6 +16,7 @@ class StepWord {
   struct Word {
     int64_t stops = 0, saves = 0;  // whether this worker wants it
     int64_t doubts = 0;            // whether it may have no samples for the next step
+    int64_t finds = 0;             // whether its samples hold what nobody was told of (OverflowCheck)
     int64_t fails = 0;             // whether its model has thrown in this step
     double seconds = 0.0;          // of its own work since the word before; 0: not known
     CopyWord copy = {};            // about copies of checkpoints

@@ -56,6 +56,7 @@ struct Trainer::Parts : PreparedRun {
     if (done == plan.total_steps) return;
     samples->stage();
     if (samples->agree()) tell_failure(*this, [&]() -> int { throw *samples->failure(); });
+    samples->overflow().tell(communicator);
   }
 
   bool evaluates(int64_t step) const {
@@ -90,25 +91,27 @@ struct Trainer::Parts : PreparedRun {
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
     const double seconds = end->minimizes() ? 0.0 : reports->log().take_own_seconds();
-    word.post({wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(), failure.is_mine(),
-               seconds, copies->word()});
+    word.post({wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(),
+               !samples->overflow().found().empty(), failure.is_mine(), seconds, copies->word()});
   }
 
   // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
   bool take_words() {
-    bool stops = false, doubts = false, fails = false;
+    bool stops = false, doubts = false, finds = false, fails = false;
     save_wanted = false;
     std::vector<double> seconds;
     const std::vector<StepWord::Word>& words = word.take();
     for (const StepWord::Word& theirs : words) {
       stops = stops || theirs.stops != 0;
       doubts = doubts || theirs.doubts != 0;
+      finds = finds || theirs.finds != 0;
       fails = fails || theirs.fails != 0;
       save_wanted = save_wanted || theirs.saves != 0;
       seconds.push_back(theirs.seconds);
     }
     if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
+    if (finds) samples->overflow().tell(communicator);
     const bool lacks = doubts && samples->agree();
     if (fails) failure.agree(done);
     return lacks || fails || stops;

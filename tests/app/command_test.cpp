@@ -8,6 +8,7 @@
 
 #include "app/command_answer.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/hdf5/file.h"
 #include "lockstep/nn/module.h"
 #include "lockstep/optim/optimizer.h"
 #include "lockstep/optim/schedule.h"
@@ -228,6 +229,23 @@ TEST(Command, WhatItDoesNotKnowExitsWith2InOneLineThatPointsToHelp) {
   }
 }
 
+TEST(Command, WhatIsMisspeltIsAnsweredWithTheNearestName) {
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"trian", "a.toml"}, "\"trian\": no such command: did you mean train?"},
+      {{"evall", "a.toml"}, "no such command: did you mean eval?"},
+      {{"zzzzzzzz"}, "no such command: choose one of train, "},
+      {{"train", "a.toml", "--outptu=x"}, "--outptu=x: did you mean --output?"},
+      {{"prepare", "a.csv", "b.h5", "--clases", "3"}, ": did you mean --classes?"},
+      {{"tokenizer", "trian", "a.txt"}, ": did you mean train?"},
+  };
+  for (const auto& [arguments, expected] : cases) {
+    const Answer answer = lockstep_command(arguments);
+    EXPECT_EQ(answer.exit_code, 2) << expected;
+    EXPECT_TRUE(holds(answer.err, expected)) << answer.err;
+    EXPECT_EQ(answer.err.find('\n'), answer.err.size() - 1) << answer.err;
+  }
+}
+
 TEST(Command, PrepareConvertsAndInspectAndDiffRefuseWhatIsNoCheckpoint) {
   const testing::ScratchDirectory scratch;
   testing::overwrite(scratch.file("a.csv"), "x,y,kind\n1,2,0\n3,4,1\n5,6,1\n");
@@ -249,6 +267,11 @@ TEST(Command, PrepareConvertsAndInspectAndDiffRefuseWhatIsNoCheckpoint) {
   EXPECT_TRUE(holds(broken.out, "damaged.h5: damaged: the checksum of block 0 of /x differs")) << broken.out;
   EXPECT_TRUE(holds(broken.out, "sample rows 1 to 3")) << broken.out;
   EXPECT_TRUE(holds(broken.err, "1 of 2 blocks are damaged")) << broken.err;
+  testing::ScratchDirectory stranger;
+  Hdf5File::create(stranger.file("b.h5"), ErrorKind::kData, 0).close();
+  const Answer unsealed = lockstep_command({"inspect", "--verify", stranger.file("b.h5")});
+  EXPECT_EQ(unsealed.exit_code, 2);
+  EXPECT_TRUE(holds(unsealed.err, "b.h5: has no seal to verify")) << unsealed.err;
   const Answer onto_itself = lockstep_command({"prepare", scratch.file("a.csv"), scratch.file("a.csv")});
   EXPECT_EQ(onto_itself.exit_code, 2);
   EXPECT_TRUE(holds(onto_itself.err, "a.csv: is the file that was read: not replaced")) << onto_itself.err;

@@ -24,12 +24,21 @@ TEST(StrictJson, RefusesWhatHasASecondMeaning) {
   };
   EXPECT_EQ(of(R"({"a": {"b": 1}, "b": [{"b": 2}, {"b": 3}]})"), "accepted");
   EXPECT_EQ(of(R"({"a": 1, "b": {"c": 1, "c": 2}})"), "here: \"c\" for the second time");
-  EXPECT_EQ(of("[1]"), "here: must be a JSON object");
+  EXPECT_EQ(of("[1]"), "here: must be a JSON object: got array");
   EXPECT_EQ(of("{\"a\": \n}").substr(0, 19), "here: is not JSON: ");
   EXPECT_EQ(of(std::string("{\"a\": 1}\0{", 10)), "here: is not JSON: byte 9 is 0");
   EXPECT_EQ(of(std::string("{\"a\": 1}\0", 9)), "here: is not JSON: byte 9 is 0");
   EXPECT_EQ(of("{\"a\": 1} \t\r"), "accepted");
-  EXPECT_EQ(of("{\"a\": 1} x").substr(0, 19), "here: is not JSON: ");
+  EXPECT_EQ(of("{\"a\": 1} x"),
+            "here: is not JSON: column 10: invalid literal; last read: '1} x'; expected end of input");
+  EXPECT_EQ(of("{\n\"a\" 1}").substr(0, 55), "here: is not JSON: parse error at line 2, column 5: une");
+  // The end of what was read, in whole characters.
+  std::string accents;
+  for (int i = 0; i < 100000; ++i) accents += "\xc3\xa9";
+  const std::string unclosed = of("{\"a\": \"" + accents + "b");
+  EXPECT_EQ(unclosed.substr(0, 30), "here: is not JSON: column 2000");
+  EXPECT_NE(unclosed.find("missing closing quote; last read: '...\xc3\xa9"), std::string::npos) << unclosed;
+  EXPECT_LT(unclosed.size(), 150u);
   EXPECT_EQ(of("{\"a\":" + std::string(100, '[')), "here: nested deeper than 64");
 }
 

@@ -10,6 +10,7 @@
 
 #include "data/rejection.h"
 #include "hdf5/scratch_directory.h"
+#include "lockstep/core/log.h"
 #include "lockstep/data/loader.h"
 
 namespace lockstep {
@@ -132,9 +133,28 @@ TEST_F(Csv, RejectsHeadersThatNameNoTarget) {
   reject({path_, "NUL byte", "UTF-8"}, std::string("\xff\xfe\x61\0,\0y\0\n\0", 10));  // UTF-16
 }
 
+// Real targets may be whole numbers for the most part: no error, but a line.
+TEST_F(Csv, OneTargetThatIsNoLabelAmongLabelsIsSaid) {
+  std::string text = "x,kind\n";
+  for (int row = 0; row < 11; ++row) text += "1," + std::to_string(row % 3) + "\n";
+  std::vector<std::string> said;
+  set_log([&](LogLevel, const std::string& message) { said.push_back(message); });
+  EXPECT_EQ(read(text).classes, 3);
+  EXPECT_TRUE(said.empty());
+  EXPECT_EQ(read(text + "1,0.5\n").target_width, 1);
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("row 12, column 'kind': 0.5 makes a regression of targets of which 11 of 12"),
+            std::string::npos)
+      << said[0];
+  EXPECT_EQ(read(text + "1,0.5\n1,1.5\n").target_width, 1);
+  EXPECT_EQ(said.size(), 1u);
+  set_log({});
+}
+
 TEST_F(Csv, RejectsAFirstRowOfNumbersAsHeader) {
   reject({path_, "only numbers (5.1, 3.5, 1.4, ...)", "must name the columns"},
          "5.1,3.5,1.4,0\n4.9,3,1.3,1\n");
+  reject({path_, "only numbers (1, 1, 0)"}, "1,1,0\n2,2,1\n");
   reject({path_, "(1, -2)"}, "1,\"-2\"\n3,4\n");
   EXPECT_EQ(read("1,2,kind\n3,4,0\n").size(), 1);
 }

@@ -147,7 +147,15 @@ TEST_F(Source, MappedTargetsAndLabelsAsTargets) {
   EXPECT_EQ(regression->description().target_width, 1);
   EXPECT_EQ(gather(*regression, {2, 3}).targets, (std::vector<float>{4, 4}));
   EXPECT_EQ(open_data_source({.path = path_, .classes = 9})->description().classes, 9);
-  expect_rejection(ErrorKind::kData, {path_, "5 classes", "4"},
+  // As of a file that is read, with the row.
+  expect_rejection(ErrorKind::kData, {path_, "/y: row 3: label must be in [0, 4): got 4"},
+                   [&] { open_data_source({.path = path_, .classes = 4}); });
+  Dataset few = images(10, 1, DType::kF32);
+  few.labels.assign(10, 3);
+  few.labels[4] = -1;
+  few.ignore_label = -1;
+  prepared(few);
+  expect_rejection(ErrorKind::kData, {path_, "has 5 classes, 4 were asked for"},
                    [&] { open_data_source({.path = path_, .classes = 4}); });
 }
 

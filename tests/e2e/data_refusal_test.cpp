@@ -157,12 +157,82 @@ TEST_F(Tables, OneClassIsRefusedAndTheTaskIsSaid) {
       << outcome.err;
 }
 
+// Wherever the data lie and whoever computes with them: one line a file, not one a worker or an evaluation.
 TEST_F(Tables, InputsBeyondHalfPrecisionAreSaid) {
-  write_file(scratch_.file("large.csv"), points_csv(53, 3) + "1,70000,3,1\n");
-  const Outcome outcome =
-      train({"data.train=" + scratch_.file("large.csv"), "precision.compute=fp16"}, "large");
-  EXPECT_NE(outcome.err.find("large.csv: row 54, column 'b': 70000 is infinite in fp16"), std::string::npos)
-      << outcome.err;
+  const std::string csv = scratch_.file("large.csv"), file = scratch_.file("large.h5");
+  write_file(csv, points_csv(53, 3) + "1,70000,3,1\n");
+  ASSERT_EQ(run(kNoLauncher, {"prepare", csv, file}).exit_code, 0);
+  const auto lines = [](const Outcome& outcome, const std::string& name) {
+    const std::string line =
+        "warning: [^\n]*" + name + ": row 54, column 'b': 70000 is infinite in fp16[^\n]*\n";
+    const std::regex said(line);
+    return std::distance(std::sregex_iterator(outcome.err.begin(), outcome.err.end(), said),
+                         std::sregex_iterator());
+  };
+  const std::string half = "precision.compute=fp16", evaluates = "train.evaluate_every=2";
+  for (const int workers : {kNoLauncher, 2}) {
+    const std::string number = std::to_string(workers);
+    for (const std::string& data : {csv, file}) {
+      const Outcome training = train({"data.train=" + data, half}, "train" + number, workers);
+      EXPECT_EQ(lines(training, std::filesystem::path(data).filename()), 1) << training.err;
+      std::filesystem::remove_all(scratch_.file("train" + number));
+    }
+    const std::string output = "fine" + number;
+    const Outcome validation = train({"data.validation=" + file, half, evaluates}, output, workers);
+    EXPECT_EQ(validation.exit_code, 0) << validation.err;
+    EXPECT_EQ(lines(validation, "large.h5"), 1) << validation.err;
+    const std::vector<std::string> checkpoint = {scratch_.file("run.toml"), "--checkpoint",
+                                                 checkpoint_of(scratch_.file(output), 12), "--set", half};
+    std::vector<std::string> evaluation = {"eval"}, prediction = {"predict"};
+    evaluation.insert(evaluation.end(), checkpoint.begin(), checkpoint.end());
+    prediction.insert(prediction.end(), checkpoint.begin(), checkpoint.end());
+    evaluation.insert(evaluation.end(), {"--set", "data.validation=" + file});
+    prediction.insert(prediction.end(), {"--data", file, "--output", scratch_.file("p.h5")});
+    for (const auto& arguments : {evaluation, prediction}) {
+      const Outcome outcome = run(workers, arguments);
+      EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+      EXPECT_EQ(lines(outcome, "large.h5"), 1) << outcome.err;
+    }
+  }
+}
+
+TEST_F(Tables, TheLossThatIsSaidIsTheOneThatIsTaken) {
+  write_file(scratch_.file("two.csv"), points_csv(53, 2));
+  const std::vector<std::string> two = {"data.train=" + scratch_.file("two.csv")};
+  const auto said = [&](std::vector<std::string> settings, const std::string& output) {
+    settings.push_back(two[0]);
+    const Outcome outcome = train(settings, output);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.err;
+  };
+  EXPECT_NE(said({}, "two").find("target column 'kind', loss cross_entropy\n"), std::string::npos);
+  write_file(scratch_.file("run.toml"), configuration("", "type = \"logistic\"\n", kAdam));
+  EXPECT_NE(said({}, "one").find("target column 'kind', loss logistic\n"), std::string::npos);
+}
+
+// data.target is of the CSV file among the two; the other one knows its own by name.
+TEST_F(Tables, ATargetColumnGoesWithAPreparedFileBesideIt) {
+  const std::string moved = reordered(points_csv(40, 3), {3, 0, 1, 2}, "kind,a,b,c");
+  write_file(scratch_.file("moved.csv"), moved);
+  ASSERT_EQ(
+      run(kNoLauncher, {"prepare", "--target", "kind", scratch_.file("moved.csv"), scratch_.file("moved.h5")})
+          .exit_code,
+      0);
+  const auto losses = [&](const std::string& training, const std::string& validation,
+                          const std::string& output) {
+    const Outcome outcome = train({"data.train=" + scratch_.file(training), "data.target=kind",
+                                   "data.validation=" + scratch_.file(validation)},
+                                  output);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.exit_code == 0 ? metrics_of(scratch_.file(output)).back()["validation_loss"].dump() : "";
+  };
+  const std::string tables = losses("train.csv", "moved.csv", "tables");
+  EXPECT_EQ(losses("train.csv", "moved.h5", "beside"), tables);
+  EXPECT_EQ(losses("moved.h5", "train.csv", "behind"), losses("moved.csv", "train.csv", "both"));
+  expect_refusal(train({"data.target=c", "data.validation=" + scratch_.file("moved.h5")}, "other"),
+                 "moved\\.h5: has no column 'kind'");
+  const Outcome alone = train({"data.train=" + scratch_.file("moved.h5"), "data.target=kind"}, "alone");
+  EXPECT_EQ(alone.exit_code, 2) << alone.err;
 }
 
 TEST_F(Tables, AnIndexOutsideOfTheTableIsRefusedBeforeTheFirstStep) {

@@ -1,5 +1,6 @@
 // Whatever asks a run to stop, and whenever it does: it saves and leaves, and nothing kills it on the way.
 #include <pty.h>
+#include <sys/stat.h>
 
 #include <atomic>
 
@@ -232,6 +233,35 @@ TEST_F(Signals, OneThatComesBeforeMpiHasStartedIsNotLost) {
   const Outcome outcome = job.wait(40.0);
   EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
   EXPECT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+}
+
+TEST_F(Signals, OneThatComesWhileNothingComesOutOfAPipeEndsTheWait) {
+  const std::string pipe = scratch_.file("pipe.toml");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const bool opened : {false, true}) {
+    for (const int signal : {SIGTERM, SIGINT}) {
+      SCOPED_TRACE(signal);
+      Job job({LOCKSTEP_COMMAND, "train", pipe, "--output", scratch_.file("none")});
+      ASSERT_TRUE(job.wait_until([&] { return catches(job.pid(), signal); })) << job.err();
+      // Somebody who has something to say, and does not get to the end.
+      std::ofstream writer;
+      if (opened) {
+        writer.open(pipe);
+        writer << "[run]\n" << std::flush;
+      }
+      job.signal(signal);
+      const Outcome outcome = job.wait(10.0);
+      EXPECT_EQ(outcome.exit_code, 75) << outcome.err;
+      EXPECT_EQ(count(outcome.err, "\n"), 1u) << outcome.err;
+      EXPECT_EQ(count(outcome.err, "pipe.toml: asked to stop while nothing came"), 1u) << outcome.err;
+    }
+  }
+  // What comes late is read all the same.
+  Job job({LOCKSTEP_COMMAND, "train", pipe, "--output", scratch_.file("late")});
+  ASSERT_TRUE(job.wait_until([&] { return catches(job.pid(), SIGTERM); })) << job.err();
+  std::ofstream(pipe) << bytes_of(scratch_.file("run.toml"));
+  const Outcome outcome = job.wait(60.0);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
 }
 
 TEST_F(Signals, ALateOneDoesNotKillARunThatIsDone) {

@@ -37,7 +37,9 @@ code=0
 check "exit code of an error of Open MPI's" 6 "$code"
 for text in "There are not enough slots available in the system to satisfy the 8" 'mpirun: Error: unknown option "--nonsense"' \
     "Open MPI has detected that a parameter given to a command line" "Open RTE was unable to open the hostfile:" \
-    "The specified mapping policy is not recognized:" "No executable was specified on the mpirun command line."; do
+    "The specified mapping policy is not recognized:" "No executable was specified on the mpirun command line." \
+    "mpirun was unable to find the specified executable file, and therefore" \
+    "mpirun was unable to launch the specified application as it could not access"; do
   code=0
   "$wrapper" refuses "$text" 2>"$bin/said" || code=$?
   check "exit code of mpirun's own: $text" 2 "$code"

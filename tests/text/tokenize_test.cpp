@@ -261,7 +261,7 @@ TEST_F(Tokenize, FaultsInTheCorpusAreNamed) {
   write_text(path("a.jsonl"), "{\"content\": \"one\"}\n");
   rejected(ErrorKind::kData, {"a.jsonl", "line 1", "no field \"text\""}, "a.jsonl");
   write_text(path("a.jsonl"), "{\"text\": 3}\n");
-  rejected(ErrorKind::kData, {"a.jsonl", "line 1", "must be a text"}, "a.jsonl");
+  rejected(ErrorKind::kData, {"a.jsonl", "line 1", "must be a text: got "}, "a.jsonl");
   write_text(path("a.jsonl"), "{\"text\": \"one\"}\n{\"text\": \"two\"}" + std::string(1, '\0') + "junk\n");
   rejected(ErrorKind::kData, {"a.jsonl", "line 2", "is not JSON: byte 16 is 0"}, "a.jsonl");
   write_zstd(path("b.txt.zst"), long_text(1000));

@@ -1,4 +1,4 @@
-// What a run checks and says about its data: classes, columns, table indices, inputs beyond fp16.
+// What a run checks and says about its data: classes, columns, table indices.
 #include "lockstep/train/data_checks.h"
 
 #include <gtest/gtest.h>
@@ -33,23 +33,21 @@ Dataset labelled_rows(std::vector<int32_t> labels, int64_t classes) {
 TEST(DataChecks, TheTaskIsSaidInOneLine) {
   DataDescription digits;
   digits.classes = 10;
-  EXPECT_EQ(describe_task(digits, "auto"), "classification of 10 classes, loss cross_entropy");
+  EXPECT_EQ(describe_task(digits, "cross_entropy"), "classification of 10 classes, loss cross_entropy");
   digits.columns = {{"a"}, "digit"};
-  EXPECT_EQ(describe_task(digits, "auto"),
+  EXPECT_EQ(describe_task(digits, "cross_entropy"),
             "classification of 10 classes, target column 'digit', loss cross_entropy");
   DataDescription two;
   two.classes = 2;
-  EXPECT_EQ(describe_task(two, "auto"),
-            "classification of 2 classes, loss logistic for one output, else cross_entropy");
   EXPECT_EQ(describe_task(two, "logistic"), "classification of 2 classes, loss logistic");
   DataDescription prices;
   prices.target_width = 1;
   prices.columns.target = "price";
-  EXPECT_EQ(describe_task(prices, "auto"),
+  EXPECT_EQ(describe_task(prices, "mean_squared_error"),
             "regression of 1 target, target column 'price', loss mean_squared_error");
   prices.columns = {};
   prices.target_width = 3;
-  EXPECT_EQ(describe_task(prices, "auto"), "regression of 3 targets, loss mean_squared_error");
+  EXPECT_EQ(describe_task(prices, "mean_squared_error"), "regression of 3 targets, loss mean_squared_error");
 }
 
 TEST(DataChecks, OneClassIsRefusedWithItsColumn) {
@@ -84,26 +82,6 @@ TEST(DataChecks, ClassesWithoutSamplesAreHintedAt) {
   RunData regression = run_of(numbers);
   check_classes(regression);
   EXPECT_TRUE(regression.hints.empty());
-}
-
-TEST(DataChecks, InputsBeyondHalfPrecisionAreHintedAt) {
-  Dataset data;
-  data.source = "train.csv";
-  data.sample_shape = {2};
-  data.inputs_f32 = {1, 65504, -65519.9f, 4, 5, -65520, 7e4f, 8};
-  data.target_width = 1;
-  data.targets = {0, 0, 0, 0};
-  const auto hint_of = [&](DType compute) { return overflow_hint(TableSource(data), compute); };
-  const std::string hint = hint_of(DType::kF16);
-  EXPECT_NE(hint.find("train.csv: row 3, element 2: -65520 is infinite in fp16"), std::string::npos) << hint;
-  EXPECT_NE(hint.find("bf16"), std::string::npos) << hint;
-  data.columns.features = {"a", "area"};
-  EXPECT_NE(hint_of(DType::kF16).find("row 3, column 'area'"), std::string::npos);
-  EXPECT_EQ(hint_of(DType::kF32), "");
-  EXPECT_EQ(hint_of(DType::kBF16), "");
-  data.inputs_f32.resize(4);
-  data.targets.resize(2);
-  EXPECT_EQ(hint_of(DType::kF16), "");
 }
 
 Dataset tokens(const std::string& source, std::vector<int32_t> values) {
