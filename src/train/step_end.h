@@ -67,9 +67,12 @@ class StepEnd : public Checkpointed {
   // Everything behind the exchange that the host has no say in. May be recorded with the sweeps.
   virtual void issue() = 0;
   void post(int64_t step) { control_.post(step); }
+  // Throws Divergence, and AgreedFailure of the model in sweeps that the optimizer asks for, which is to be
+  // taken back.
   virtual void decide(int64_t step) = 0;
-  // Instead of both, where the sums of a step were spoilt (GradientPass::issue), so that nothing has changed:
-  // the state is that before it. step: its number, counted from 0. Nothing else may be under way.
+  // Instead of post() and decide(), where the sums of a step were spoilt (GradientPass::issue), so that
+  // nothing has changed, and where decide() has failed: the state is that before it. step: its number,
+  // counted from 0. Nothing else may be under way.
   virtual void take_back(int64_t step) { start(step); }
   // Throws Divergence.
   virtual StepReport report(int64_t step) = 0;

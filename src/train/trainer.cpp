@@ -177,8 +177,18 @@ struct Trainer::Parts : PreparedRun {
     if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
     if (!end->device_decides()) {
       is_whole = false;
-      fail_of_divergence(*this, [&] { end->decide(done); });
+      fail_of_divergence(*this, [&] {
+        try {
+          end->decide(done);
+        } catch (const AgreedFailure& of_model) {
+          failure.keep(of_model, done);
+        }
+      });
       is_whole = true;
+      if (failure.agreed()) {
+        take_back();
+        return true;
+      }
       step.done->set();
     }
     hold(done);
