@@ -16,20 +16,14 @@
 namespace lockstep {
 namespace {
 
-Tensor copy_of(const Tensor& x) {
-  Tensor copy = x.empty_like();
-  copy.assign(x);
-  return copy;
-}
-
 // What an update changes of a replica, but for averages, to be put back.
 class UpdateUndo {
  public:
   explicit UpdateUndo(const Replica& replica)
-      : parameters_(copy_of(replica.store.values())),
-        statistics_(copy_of(replica.store.statistic_values())),
+      : parameters_(replica.store.values().clone()),
+        statistics_(replica.store.statistic_values().clone()),
         updates_(replica.optimizer->updates()) {
-    for (const OptimizerSlot& slot : replica.optimizer->slots()) slots_.push_back(copy_of(slot.values));
+    for (const OptimizerSlot& slot : replica.optimizer->slots()) slots_.push_back(slot.values.clone());
   }
 
   const Tensor& parameters() const { return parameters_; }
@@ -120,7 +114,7 @@ class LayerCurvatureStep final : public CurvatureStep {
   void adapt() {
     Tensor values = replica_.store.values(), curved = values.empty_like();
     const double decrease = gradients_.value().loss - loss_;
-    const Tensor after = copy_of(values), change = weighted_sum(1.0, values, -1.0, before_->parameters());
+    const Tensor after = values.clone(), change = weighted_sum(1.0, values, -1.0, before_->parameters());
     values.assign(before_->parameters());
     gradients_.gauss_newton_product(change, curved);
     values.assign(after);
@@ -162,7 +156,7 @@ class DiagonalCurvatureStep final : public CurvatureStep {
     const int64_t update = replica_.optimizer->updates();
     if (!curvature_.due(update)) return;
     // The sweep takes its place.
-    const Tensor kept = copy_of(pass_.gradient());
+    const Tensor kept = pass_.gradient().clone();
     Tensor found = replica_.store.values().empty_like();
     if (curvature_.estimate() == DiagonalEstimate::kPredictedGradient) {
       const double weight = pass_.predicted_gradient(found);

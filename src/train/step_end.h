@@ -6,11 +6,12 @@
 // issues the update (HostStepEnd). Where the optimizer looks at the objective by itself, a step is one call,
 // minimize() (train/minimizer_step.h). On the way of the other steps:
 //
-//   end.begin(...);               what has to be there before the sweeps
-//   ... sweeps and exchange ...   with end.cotangent()
-//   end.issue(...);               verdict and, where the device decides, update; may be recorded with the
-//   sweeps end.post(step);               asks for the report end.decide(step);             host: reads it,
-//   and updates end.report(step);             oldest first, at most ahead() steps later
+//   - end.begin(): what has to be there before the sweeps
+//   - sweeps and exchange, with end.cotangent()
+//   - end.issue(): verdict and, where the device decides, update; may be recorded with the sweeps
+//   - end.post(step): asks for the report
+//   - end.decide(step): the host reads it and updates
+//   - end.report(step): oldest first, at most ahead() steps later
 #pragma once
 
 #include <cstdint>
