@@ -26,6 +26,13 @@ class UpdateUndo {
     for (const OptimizerSlot& slot : replica.optimizer->slots()) slots_.push_back(slot.values.clone());
   }
 
+  // What it holds.
+  static size_t bytes_of(const Replica& replica) {
+    size_t sum = replica.store.values().bytes() + replica.store.statistic_values().bytes();
+    for (const OptimizerSlot& slot : replica.optimizer->slots()) sum += slot.values.bytes();
+    return sum;
+  }
+
   const Tensor& parameters() const { return parameters_; }
 
   void put_back(Replica& replica) const {
@@ -93,7 +100,9 @@ class LayerCurvatureStep final : public CurvatureStep {
     gradient_ = {};
   }
 
-  size_t bytes() const override { return sums_.bytes(); }
+  size_t bytes() const override {
+    return sums_.bytes() + (curvature_.adapts_every() > 0 ? UpdateUndo::bytes_of(replica_) : 0);
+  }
 
   void describe(State& state) const override { put_numbers(state, kGroup, curvature_.numbers()); }
   void restore(const State& found, const std::string& path) override {
