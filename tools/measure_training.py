@@ -4,8 +4,9 @@
     tools/measure_training.py reduction    lockstep reduction against parallel.reduction = "library", 2 workers
     tools/measure_training.py checkpoint   training with a background checkpoint every N steps against training without
     tools/measure_training.py workers      a gpt of GPT-2's form on 2 workers of one thread against 1 worker of two
+    tools/measure_training.py activations  what the sweeps of a micro-batch hold, of shipped configurations
 
-Both sides alternate; the table gives medians over the repeats and their ratio. Needs no package beyond Python itself.
+Both sides of the first three alternate; the table gives medians over the repeats and their ratio. Needs no package beyond Python itself.
 """
 import argparse
 import array
@@ -32,8 +33,8 @@ MODELS = {
 }
 
 
-def train(lockstep, config, settings, steps, log_every, workers):
-    """Seconds a step: one figure for each line of metrics.jsonl but the first, which holds the warm-up."""
+def steps_of_run(lockstep, config, settings, steps, log_every, workers):
+    """The lines of metrics.jsonl about steps."""
     with tempfile.TemporaryDirectory() as directory:
         command = [str(lockstep), "train", str(ROOT / "configs" / config), "--output", directory + "/run"]
         overrides = ["train.epochs=0", f"train.steps={steps}", f"train.log_every={log_every}", "train.evaluate_every=0",
@@ -47,7 +48,12 @@ def train(lockstep, config, settings, steps, log_every, workers):
         if run.returncode != 0:
             sys.exit(f"measure_training: {' '.join(command)} ended with {run.returncode}:\n{run.stderr}")
         lines = [json.loads(line) for line in open(directory + "/run/metrics.jsonl", encoding="utf-8")]
-    times = [line for line in lines if "samples_per_second" in line][1:]
+    return [line for line in lines if "samples_per_second" in line]
+
+
+def train(lockstep, config, settings, steps, log_every, workers):
+    """Seconds a step: one figure for each line of the metrics but the first, which holds the warm-up."""
+    times = steps_of_run(lockstep, config, settings, steps, log_every, workers)[1:]
     batch = 1.0
     for setting in settings:
         key, value = setting.split("=", 1)
@@ -106,13 +112,24 @@ def measure_workers(lockstep, repeats):
         row(f"gpt 12 x 312, 2 x 2 x 256, {compute}", sides[2], sides[1])
 
 
+def measure_activations(lockstep, _repeats):
+    """The same bytes in every run."""
+    print("| configuration | fp32 | bf16 |\n|---|---|---|")
+    for config in ("digits_cnn", "digits_transformer", "digits_lstm", "digits_sequential", "exploding_gradients_rnn",
+                   "digits_logistic", "digits_mlp"):  # fmt: skip
+        held = [steps_of_run(lockstep, config + ".toml", [f"precision.compute={compute}"], 2, 1, 1)[-1]["activation_bytes"]
+                for compute in ("fp32", "bf16")]  # fmt: skip
+        print(f"| {config} | {held[0]:,} | {held[1]:,} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["reduction", "checkpoint", "workers"])
+    parser.add_argument("what", choices=["reduction", "checkpoint", "workers", "activations"])
     parser.add_argument("--lockstep", type=pathlib.Path, default=ROOT / "build/release/bin/lockstep")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    measures = {"reduction": measure_reduction, "checkpoint": measure_checkpoint, "workers": measure_workers}
+    measures = {"reduction": measure_reduction, "checkpoint": measure_checkpoint, "workers": measure_workers,
+                "activations": measure_activations}  # fmt: skip
     measures[arguments.what](arguments.lockstep.resolve(), arguments.repeats)
 
 

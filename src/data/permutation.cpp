@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "lockstep/core/error.h"
 
@@ -37,6 +39,24 @@ uint64_t side_of(uint64_t n) {
   return side;
 }
 
+// Moves cells along lines and columns in turn, in each round by far(round, their line or column).
+template <size_t kCells, class Far>
+void move(std::array<uint64_t, kCells>& cells, uint64_t lines_of_grid, uint64_t columns_of_grid,
+          size_t rounds, const Far& far) {
+  std::array<uint64_t, kCells> lines{}, columns{};
+  for (size_t i = 0; i < kCells; ++i) {
+    lines[i] = cells[i] / columns_of_grid;
+    columns[i] = cells[i] % columns_of_grid;
+  }
+  for (size_t round = 0; round < rounds; round += 2) {
+    for (size_t i = 0; i < kCells; ++i) {
+      lines[i] = add(lines[i], far(round, columns[i]), lines_of_grid);
+      columns[i] = add(columns[i], far(round + 1, lines[i]), columns_of_grid);
+    }
+  }
+  for (size_t i = 0; i < kCells; ++i) cells[i] = lines[i] * columns_of_grid + columns[i];
+}
+
 }  // namespace
 
 Permutation::Permutation(uint64_t seed, RandomPurpose purpose, int64_t stream, int64_t size) : size_(size) {
@@ -62,18 +82,9 @@ Permutation::Permutation(uint64_t seed, RandomPurpose purpose, int64_t stream, i
 
 template <size_t kCells>
 void Permutation::forward(std::array<uint64_t, kCells>& cells) const {
-  std::array<uint64_t, kCells> lines{}, columns{};
-  for (size_t i = 0; i < kCells; ++i) {
-    lines[i] = cells[i] / columns_;
-    columns[i] = cells[i] % columns_;
-  }
-  for (size_t round = 0; round < rounds_; round += 2) {
-    for (size_t i = 0; i < kCells; ++i) {
-      lines[i] = add(lines[i], distance(keys_[round], columns[i], lines_), lines_);
-      columns[i] = add(columns[i], distance(keys_[round + 1], lines[i], columns_), columns_);
-    }
-  }
-  for (size_t i = 0; i < kCells; ++i) cells[i] = lines[i] * columns_ + columns[i];
+  move(cells, lines_, columns_, rounds_, [&](size_t round, uint64_t place) {
+    return distance(keys_[round], place, round % 2 == 0 ? lines_ : columns_);
+  });
 }
 
 uint64_t Permutation::backward(uint64_t cell) const {
@@ -106,11 +117,27 @@ void Permutation::rows(int64_t first, std::span<int64_t> out) const {
     if (++position == size_) position = 0;
     return at;
   };
+  // Of rows that are more than the distances of all rounds, as those of a whole epoch, each is looked up.
+  const uint64_t stride = std::max(lines_, columns_);
+  std::vector<uint64_t> table;
+  if (out.size() >= stride && out.size() / stride >= rounds_) {
+    table.resize(rounds_ * stride);
+    for (size_t round = 0; round < rounds_; ++round) {
+      const auto [places, bound] = round % 2 == 0 ? std::pair(columns_, lines_) : std::pair(lines_, columns_);
+      for (uint64_t place = 0; place < places; ++place)
+        table[round * stride + place] = distance(keys_[round], place, bound);
+    }
+  }
   size_t i = 0;
   for (; i + kTogether <= out.size(); i += kTogether) {
     std::array<uint64_t, kTogether> cells{};
     for (uint64_t& cell : cells) cell = static_cast<uint64_t>(next());
-    forward(cells);
+    if (table.empty()) {
+      forward(cells);
+    } else {
+      move(cells, lines_, columns_, rounds_,
+           [&](size_t round, uint64_t place) { return table[round * stride + place]; });
+    }
     for (size_t k = 0; k < kTogether; ++k) {
       const auto cell = static_cast<int64_t>(cells[k]);
       out[i + k] = cell < size_ ? cell : row(cell);

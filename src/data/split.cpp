@@ -12,10 +12,21 @@ namespace lockstep {
 
 namespace {
 
-// a * b / c of non-negative numbers, the result below 2^63.
+__extension__ using Wide = unsigned __int128;
+
+// a * b / c of non-negative numbers, the result below 2^63. It is asked for several times a row: division of
+// wide numbers is a loop, and few products need it.
 int64_t scaled(int64_t a, int64_t b, int64_t c) {
-  __extension__ using Wide = unsigned __int128;
+  uint64_t product = 0;
+  if (!__builtin_mul_overflow(static_cast<uint64_t>(a), static_cast<uint64_t>(b), &product))
+    return static_cast<int64_t>(product / static_cast<uint64_t>(c));
   return static_cast<int64_t>(static_cast<Wide>(a) * static_cast<Wide>(b) / static_cast<Wide>(c));
+}
+
+// The row of [begin, end) that the stratum gives to validation.
+int64_t picked(uint64_t key, int64_t stratum, int64_t begin, int64_t end) {
+  const uint64_t draw = mix64(key + static_cast<uint64_t>(stratum) * 0x9E3779B97F4A7C15ull);
+  return begin + static_cast<int64_t>((static_cast<Wide>(draw) * static_cast<uint64_t>(end - begin)) >> 64);
 }
 
 }  // namespace
@@ -43,20 +54,24 @@ int64_t Split::stratum_begin(int64_t stratum) const {
 }
 
 int64_t Split::picked_row(int64_t stratum) const {
-  __extension__ using Wide = unsigned __int128;
-  const int64_t begin = stratum_begin(stratum), rows = stratum_begin(stratum + 1) - begin;
-  const uint64_t draw = mix64(key_ + static_cast<uint64_t>(stratum) * 0x9E3779B97F4A7C15ull);
-  return begin + static_cast<int64_t>((static_cast<Wide>(draw) * static_cast<uint64_t>(rows)) >> 64);
+  return picked(key_, stratum, stratum_begin(stratum), stratum_begin(stratum + 1));
 }
 
 int64_t Split::other_row(int64_t i) const {
   if (strata_ == 0) return i;
-  // `stratum_begin(s) - s` others stand before stratum s.
+  // `begin - stratum` others stand before a stratum.
   int64_t stratum = scaled(i, strata_, n_ - strata_);
-  while (stratum > 0 && stratum_begin(stratum) - stratum > i) --stratum;
-  while (stratum + 1 < strata_ && stratum_begin(stratum + 1) - (stratum + 1) <= i) ++stratum;
+  int64_t begin = stratum_begin(stratum), end = stratum_begin(stratum + 1);
+  while (stratum > 0 && begin - stratum > i) {
+    end = begin;
+    begin = stratum_begin(--stratum);
+  }
+  while (stratum + 1 < strata_ && end - (stratum + 1) <= i) {
+    begin = end;
+    end = stratum_begin(++stratum + 1);
+  }
   const int64_t row = i + stratum;
-  return row >= picked_row(stratum) ? row + 1 : row;
+  return row >= picked(key_, stratum, begin, end) ? row + 1 : row;
 }
 
 }  // namespace lockstep

@@ -159,23 +159,17 @@ CurvaturePass::Result CurvaturePass::sweep(const LayerCurvature::Due& due, const
   const Objective& objective = pass_.objective();
   Result result;
   result.rows.assign(sums.layers.size(), 0);
-  exchange_->begin_step();
-  pass_.for_owned([&](const Batch& batch, ForwardContext& context) {
-    exchange_->begin_micro_batch(batch.number);
+  const auto part = [&](const Batch& batch, ForwardContext& context) {
     const Tensor outputs = forward(*replica_.model, batch, context);
     const RandomStream draws = next_random_stream(RandomPurpose::kPredictions);
     const Tensor scores = objective.scores(outputs, batch, curvature_.draws_targets() ? &draws : nullptr);
-    pass_.add_weight(*exchange_, batch);
     Contributions contributions(sums, due, bases, *exchange_, result.rows);
     const LayerScope scope(contributions);
     backward(outputs, scores, [](const Leaf&, const Tensor&) {});
-    exchange_->end_micro_batch();
-  });
-  exchange_->finish();
+    pass_.add_weight(*exchange_, batch);
+  };
+  result.weight = pass_.sum_up(*exchange_, part).weight;
   for (int64_t& rows : result.rows) rows *= pass_.micro_batches();
-  double totals[Objective::kSums] = {};
-  replica_.store.backend().copy_to_host(totals, exchange_->sums(), sizeof totals);
-  result.weight = totals[1];
   result.sums = exchange_->result();
   return result;
 }

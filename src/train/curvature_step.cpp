@@ -4,21 +4,52 @@
 #include <fmt/format.h>
 
 #include <limits>
+#include <map>
+#include <optional>
 
-#include "lockstep/core/error.h"
 #include "lockstep/optim/diagonal_curvature.h"
 #include "lockstep/optim/layer_curvature.h"
 #include "lockstep/optim/tensor_algebra.h"
+#include "lockstep/train/agreement.h"
 #include "lockstep/train/curvature_pass.h"
 
 namespace lockstep {
 namespace {
 
-Tensor copy_of(const Tensor& x) {
-  Tensor copy = x.empty_like();
-  copy.assign(x);
-  return copy;
-}
+// What an update changes of a replica, but for averages, to be put back.
+class UpdateUndo {
+ public:
+  explicit UpdateUndo(const Replica& replica)
+      : parameters_(replica.store.values().clone()),
+        statistics_(replica.store.statistic_values().clone()),
+        updates_(replica.optimizer->updates()) {
+    for (const OptimizerSlot& slot : replica.optimizer->slots()) slots_.push_back(slot.values.clone());
+  }
+
+  // What it holds.
+  static size_t bytes_of(const Replica& replica) {
+    size_t sum = replica.store.values().bytes() + replica.store.statistic_values().bytes();
+    for (const OptimizerSlot& slot : replica.optimizer->slots()) sum += slot.values.bytes();
+    return sum;
+  }
+
+  const Tensor& parameters() const { return parameters_; }
+
+  void put_back(Replica& replica) const {
+    Tensor values = replica.store.values(), statistics = replica.store.statistic_values();
+    values.assign(parameters_);
+    statistics.assign(statistics_);
+    std::vector<OptimizerSlot> slots = replica.optimizer->slots();
+    for (size_t i = 0; i < slots.size(); ++i) slots[i].values.assign(slots_[i]);
+    replica.optimizer->slots_restored(slots);
+    replica.optimizer->set_updates(updates_);
+  }
+
+ private:
+  Tensor parameters_, statistics_;
+  std::vector<Tensor> slots_;
+  int64_t updates_;
+};
 
 // Sums over layers before the update, the length of all their directions together, and a look at what the
 // update has done.
@@ -32,7 +63,12 @@ class LayerCurvatureStep final : public CurvatureStep {
 
   void before_update(const UpdateContext& update, double loss) override {
     if (curvature_.sums().layers.empty()) return;
-    const int64_t number = replica_.optimizer->updates();
+    const int64_t number = replica_.optimizer->updates(), every = curvature_.adapts_every();
+    const bool adapts = every > 0 && (number + 1) % every == 0;
+    if (adapts) {
+      before_.emplace(replica_);
+      numbers_before_ = curvature_.numbers();
+    }
     if (const LayerCurvature::Due due = curvature_.due(number); due.any()) {
       if (due.scales && !bases_.defined()) gather_bases();
       const CurvaturePass::Result found = sums_.sweep(due, bases_);
@@ -44,32 +80,29 @@ class LayerCurvatureStep final : public CurvatureStep {
     const std::vector<double> products = curvature_.precondition(context, changes_bases);
     if (changes_bases) bases_ = {};
     curvature_.limit(sum_over_layers(products));
-
-    const int64_t every = curvature_.adapts_every();
-    if (every == 0 || (number + 1) % every != 0) return;
-    parameters_ = copy_of(replica_.store.values());
-    gradient_ = scaled(update.gradients.view(parameters_.shape(), 0), update.gradient_scale);
+    if (!adapts) return;
+    gradient_ = scaled(update.gradients.view(before_->parameters().shape(), 0), update.gradient_scale);
     replica_.shards->gather(gradient_, "gradient");
     loss_ = loss;
   }
 
-  // (L(theta + d) - L(theta)) / (g'd + d'(G + lambda I)d / 2), Martens and Grosse 2015, section 6.5.
   void after_update() override {
-    if (!parameters_.defined()) return;
-    Tensor values = replica_.store.values(), curved = values.empty_like();
-    const double decrease = gradients_.value().loss - loss_;
-    const Tensor after = copy_of(values), change = weighted_sum(1.0, values, -1.0, parameters_);
-    values.assign(parameters_);
-    gradients_.gauss_newton_product(change, curved);
-    values.assign(after);
-    const double predicted = inner_product(gradient_, change) + 0.5 * inner_product(change, curved) +
-                             0.5 * curvature_.damping() * inner_product(change, change);
-    // A step that its own model does not take for one downhill says nothing by the ratio.
-    curvature_.adapt(predicted < 0.0 ? decrease / predicted : std::numeric_limits<double>::quiet_NaN());
-    parameters_ = gradient_ = {};
+    if (!before_) return;
+    try {
+      adapt();
+    } catch (const AgreedFailure&) {
+      before_->put_back(replica_);
+      curvature_.set_numbers(numbers_before_);
+      bases_ = {};
+      throw;
+    }
+    before_.reset();
+    gradient_ = {};
   }
 
-  size_t bytes() const override { return sums_.bytes(); }
+  size_t bytes() const override {
+    return sums_.bytes() + (curvature_.adapts_every() > 0 ? UpdateUndo::bytes_of(replica_) : 0);
+  }
 
   void describe(State& state) const override { put_numbers(state, kGroup, curvature_.numbers()); }
   void restore(const State& found, const std::string& path) override {
@@ -86,6 +119,20 @@ class LayerCurvatureStep final : public CurvatureStep {
     sums_.shards().gather(bases_, "bases");
   }
 
+  // (L(theta + d) - L(theta)) / (g'd + d'(G + lambda I)d / 2), Martens and Grosse 2015, section 6.5.
+  void adapt() {
+    Tensor values = replica_.store.values(), curved = values.empty_like();
+    const double decrease = gradients_.value().loss - loss_;
+    const Tensor after = values.clone(), change = weighted_sum(1.0, values, -1.0, before_->parameters());
+    values.assign(before_->parameters());
+    gradients_.gauss_newton_product(change, curved);
+    values.assign(after);
+    const double predicted = inner_product(gradient_, change) + 0.5 * inner_product(change, curved) +
+                             0.5 * curvature_.damping() * inner_product(change, change);
+    // A step that its own model does not take for one downhill says nothing by the ratio.
+    curvature_.adapt(predicted < 0.0 ? decrease / predicted : std::numeric_limits<double>::quiet_NaN());
+  }
+
   double sum_over_layers(const std::vector<double>& mine) const {
     Tensor all = Tensor::from({std::ssize(mine)}, mine, replica_.store.backend());
     sums_.numbers().gather(all, "lengths of layers");
@@ -99,8 +146,10 @@ class LayerCurvatureStep final : public CurvatureStep {
   LayerCurvature& curvature_;
   CurvaturePass sums_;
   Tensor bases_;  // where scales are due, whole; undefined: to be gathered
-  // Where damping is about to adapt: of before the update.
-  Tensor parameters_, gradient_;
+  // Where damping is about to adapt: what the update begins with.
+  std::optional<UpdateUndo> before_;
+  std::map<std::string, double> numbers_before_;
+  Tensor gradient_;
   double loss_ = 0.0;
 };
 
@@ -116,7 +165,7 @@ class DiagonalCurvatureStep final : public CurvatureStep {
     const int64_t update = replica_.optimizer->updates();
     if (!curvature_.due(update)) return;
     // The sweep takes its place.
-    const Tensor kept = copy_of(pass_.gradient());
+    const Tensor kept = pass_.gradient().clone();
     Tensor found = replica_.store.values().empty_like();
     if (curvature_.estimate() == DiagonalEstimate::kPredictedGradient) {
       const double weight = pass_.predicted_gradient(found);

@@ -14,7 +14,9 @@ namespace lockstep {
 // setting that has no meaning for it.
 void require_curvature(const RunSettings& settings, Optimizer& optimizer);
 
-// Every call is collective.
+// Every call is collective. What a model throws in its sweeps is an AgreedFailure on all workers, which
+// leaves the replica's parameters, statistics and optimizer, and what is kept here, as they were before the
+// update.
 class CurvatureStep : public Checkpointed {
  public:
   // What an update needs, once the verdict on the step is known and before anything moves. update: as

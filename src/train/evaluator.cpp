@@ -46,4 +46,15 @@ EvaluationResult Evaluator::evaluate() {
                             communicator_, {.overflow = &*overflow_});
 }
 
+EvaluationMetrics Evaluator::metrics(int64_t step, const EvaluationResult& result) const {
+  EvaluationMetrics metrics;
+  metrics.step = step;
+  metrics.loss = result.loss;
+  if (objective_.classification() && result.samples > 0) metrics.accuracy = result.accuracy;
+  metrics.samples = result.samples;
+  metrics.weights = replica_.average ? "averaged" : "";
+  metrics.text = result.text;
+  return metrics;
+}
+
 }  // namespace lockstep

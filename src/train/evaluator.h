@@ -5,6 +5,7 @@
 
 #include "lockstep/comm/communicator.h"
 #include "lockstep/train/evaluation.h"
+#include "lockstep/train/metrics_log.h"
 #include "lockstep/train/objective.h"
 #include "lockstep/train/overflow_check.h"
 #include "lockstep/train/replica.h"
@@ -44,8 +45,8 @@ class Evaluator {
 
   // On the validation data, which there must be. Every worker gets the result. Collective.
   EvaluationResult evaluate();
-  // Whether it is of averaged weights.
-  bool averaged() const { return replica_.average.has_value(); }
+  // Its line of the metrics.
+  EvaluationMetrics metrics(int64_t step, const EvaluationResult& result) const;
 
  private:
   Replica& replica_;

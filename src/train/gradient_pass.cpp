@@ -89,7 +89,7 @@ void GradientPass::set_batches(const MicroBatchRange& owned, std::function<Batch
   agree_ = std::move(agree);
 }
 
-void GradientPass::for_owned(const std::function<void(const Batch&, ForwardContext&)>& part) {
+void GradientPass::for_owned(const Part& part) {
   const AutocastScope autocast(settings_.compute, replica_.current_copies());
   for_batches([&](const Batch& batch) {
     ForwardContext context = replica_.training;
@@ -235,23 +235,31 @@ std::vector<Tensor> GradientPass::views(const Tensor& flat) const {
   return result;
 }
 
+GradientPass::Value GradientPass::sum_up(GradientExchange& exchange, const Part& part) {
+  {
+    const AutocastScope autocast(settings_.compute, replica_.current_copies());
+    for_batches(
+        exchange,
+        [&](const Batch& batch) {
+          ForwardContext context = replica_.training;
+          part(batch, context);
+        },
+        &thrown_);
+  }
+  exchange.finish();
+  return read_value(exchange);
+}
+
 GradientPass::Value GradientPass::value() {
   if (values_ == nullptr) {
     values_ = std::make_unique<GradientExchange>(communicator_, backend_, replica_.store.dtype(), 0,
                                                  std::vector<int64_t>(), exchange_options({}));
   }
   const RecordingScope off(false);
-  const AutocastScope autocast(settings_.compute, replica_.current_copies());
-  for_batches(
-      *values_,
-      [&](const Batch& batch) {
-        const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
-        take_statistics();                                          // not for the next micro-batch
-        add_sums(*values_, objective_.sums(losses, batch), batch);  // behind all that may throw
-      },
-      &thrown_);
-  values_->finish();
-  Value value = read_value(*values_);
+  Value value = sum_up(*values_, [&](const Batch& batch, ForwardContext& context) {
+    const Tensor losses = objective_.losses(*replica_.model, batch, context);
+    add_sums(*values_, objective_.sums(losses, batch), batch);
+  });
   if (settings_.l2 > 0.0) {
     const double norm = global_norm(replica_.store.values(), replica_.store.parameter_extent(), 1.0);
     value.loss += 0.5 * settings_.l2 * norm * norm;
@@ -291,27 +299,22 @@ double GradientPass::gradient_variance() {
   std::vector<double> mine(static_cast<size_t>(2 * micro_batches_), 0.0);
   Tensor total = Tensor::zeros({n}, store.dtype(), backend_);
   const Tensor ones = Tensor::full(loss_shape(), store.dtype(), backend_, 1.0);
-  {
-    const AutocastScope autocast(settings_.compute, replica_.current_copies());
-    for_batches(*exchange_, [&](const Batch& batch) {
-      Tensor gradient = Tensor::zeros({n}, store.dtype(), backend_);
-      const Tensor losses = objective_.losses(*replica_.model, batch, replica_.training);
-      const Tensor sums = objective_.sums(losses, batch);
-      add_sums(*exchange_, sums, batch);
-      take_statistics();
-      backward(losses, ones, [&](const Leaf& leaf, const Tensor& values) {
-        const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
-        Tensor part = gradient.view(entry.shape, entry.offset);
-        part.assign(values);
-        exchange_->add(entry.offset, values.elements(), values.data());
-      });
-      const auto at = static_cast<size_t>(2 * batch.number);
-      mine[at] = global_norm(gradient, n, 1.0);
-      mine[at + 1] = sums.to_vector<double>()[1];
+  const auto part = [&](const Batch& batch, ForwardContext& context) {
+    Tensor gradient = Tensor::zeros({n}, store.dtype(), backend_);
+    const Tensor losses = objective_.losses(*replica_.model, batch, context);
+    backward(losses, ones, [&](const Leaf& leaf, const Tensor& values) {
+      const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
+      Tensor own = gradient.view(entry.shape, entry.offset);
+      own.assign(values);
+      exchange_->add(entry.offset, values.elements(), values.data());
     });
-  }
-  exchange_->finish();
-  const double weight = read_value(*exchange_).weight;
+    const Tensor sums = objective_.sums(losses, batch);
+    const auto at = static_cast<size_t>(2 * batch.number);
+    mine[at] = global_norm(gradient, n, 1.0);
+    mine[at + 1] = sums.to_vector<double>()[1];
+    add_sums(*exchange_, sums, batch);
+  };
+  const double weight = sum_up(*exchange_, part).weight;
   take_mean(weight, total);
   std::vector<double> all(mine.size() * static_cast<size_t>(communicator_.world_size()));
   communicator_.all_gather(mine.data(), mine.size() * sizeof(double), all.data(), "gradient variance")
@@ -334,38 +337,30 @@ double GradientPass::gradient_variance() {
 
 void GradientPass::mean_of(const Contributions& part, Tensor& out) {
   const ParameterStore& store = replica_.store;
-  for_batches(
-      *exchange_,
-      [&](const Batch& batch) {
-        ForwardContext context = replica_.training;
-        const std::vector<Tensor> contributions = part(batch, context);
-        for (size_t i = 0; i < contributions.size(); ++i) {
-          exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
-        }
-        add_weight(*exchange_, batch);
-      },
-      &thrown_);
-  exchange_->finish();
-  take_mean(read_value(*exchange_).weight, out);
+  const Value summed = sum_up(*exchange_, [&](const Batch& batch, ForwardContext& context) {
+    const std::vector<Tensor> contributions = part(batch, context);
+    for (size_t i = 0; i < contributions.size(); ++i) {
+      exchange_->add(store.parameters()[i].offset, contributions[i].elements(), contributions[i].data());
+    }
+    add_weight(*exchange_, batch);
+  });
+  take_mean(summed.weight, out);
 }
 
 double GradientPass::predicted_gradient(Tensor& out) {
   const ParameterStore& store = replica_.store;
-  const AutocastScope autocast(settings_.compute, replica_.current_copies());
-  for_batches(*exchange_, [&](const Batch& batch) {
-    ForwardContext context = replica_.training;
+  const Value summed = sum_up(*exchange_, [&](const Batch& batch, ForwardContext& context) {
     const Tensor outputs = forward(*replica_.model, batch, context);
     const RandomStream draws = next_random_stream(RandomPurpose::kPredictions);
-    add_weight(*exchange_, batch);
     backward(outputs, objective_.scores(outputs, batch, &draws),
              [&](const Leaf& leaf, const Tensor& gradient) {
                const ParameterEntry& entry = store.parameters()[static_cast<size_t>(leaf.index)];
                exchange_->add(entry.offset, gradient.elements(), gradient.data());
              });
+    add_weight(*exchange_, batch);
   });
-  exchange_->finish();
   take_mean(1.0, out);
-  return read_value(*exchange_).weight;
+  return summed.weight;
 }
 
 void GradientPass::add_weight(GradientExchange& exchange, const Batch& batch) const {

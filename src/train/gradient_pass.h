@@ -111,11 +111,16 @@ class GradientPass {
   // the diagonal of the Gauss-Newton matrix.
   double predicted_gradient(Tensor& out);
 
+  // What is made of a micro-batch, with its draws and a context of its own.
+  using Part = std::function<void(const Batch& batch, ForwardContext& context)>;
+  // The sum over all micro-batches, by an exchange with Objective::kSums sums at least: `part` adds what one
+  // brings, and add_weight() last, behind all that may throw: what it throws is an AgreedFailure on all
+  // workers. Collective.
+  Value sum_up(GradientExchange& exchange, const Part& part);
   // Adds what the batch's targets weigh to the sums of an exchange, a loss of 0 with it.
   void add_weight(GradientExchange& exchange, const Batch& batch) const;
-  // What is made of a micro-batch without sums over all: calls `part` for each of this worker's, with its
-  // draws and a context of its own, while nothing is exchanged. Not collective.
-  void for_owned(const std::function<void(const Batch& batch, ForwardContext& context)>& part);
+  // Without sums over all: `part` of each of this worker's, while nothing is exchanged. Not collective.
+  void for_owned(const Part& part);
   // Views of a flat array as the parameters lie in it, and of the parameters themselves.
   std::vector<Tensor> views(const Tensor& flat) const;
   std::vector<Tensor> parameters() const { return views(replica_.store.values()); }

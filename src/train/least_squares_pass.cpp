@@ -83,12 +83,9 @@ void LeastSquaresPass::gauss_newton_diagonal(const RealVector& x, RealVector& ou
   for (double& value : out) value += l2_;
 }
 
-void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) {
-  go_to(x);
-  const int64_t n = size(), width = pass().objective().target_width(), targets = rows_ / width;
-  // Of a micro-batch: what its targets weigh, output less target, and the outputs' derivatives, a parameter
-  // after the other.
-  const int64_t each = targets + rows_ + (jacobian != nullptr ? n * rows_ : 0);
+LeastSquaresPass::Gathered LeastSquaresPass::gathered(bool with_derivatives) {
+  const int64_t n = size(), targets = rows_ / pass().objective().target_width();
+  const int64_t each = targets + rows_ + (with_derivatives ? n * rows_ : 0);
   Communicator& communicator = pass().communicator();
   const int workers = communicator.world_size();
   int64_t most = 0;
@@ -106,7 +103,7 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
                              : std::vector<double>(static_cast<size_t>(targets), 1.0));
     std::optional<FirstDerivative> outputs;
     std::vector<double> off, wanted = batch.targets().to_vector<double>();
-    if (jacobian != nullptr) {
+    if (with_derivatives) {
       outputs.emplace(pass().outputs_of(batch, context), pass().parameters());
       off = outputs->value().to_vector<double>();
     } else {
@@ -118,7 +115,7 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
     }
     for (size_t i = 0; i < off.size(); ++i) off[i] -= wanted[i];
     append(off);
-    if (jacobian == nullptr) return;
+    if (!with_derivatives) return;
     RealVector unit(static_cast<size_t>(n));
     for (int64_t k = 0; k < n; ++k) {
       unit[static_cast<size_t>(k)] = 1.0;
@@ -130,15 +127,21 @@ void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix
   run_agreed(
       communicator, [&] { pass().for_owned(take); }, "residuals");
   mine.resize(static_cast<size_t>(most * each));
-  RealVector all(mine.size() * static_cast<size_t>(workers));
-  communicator.all_gather(mine.data(), mine.size() * sizeof(double), all.data(), "residuals")->wait();
-
-  // Micro-batch by micro-batch, whoever computed them.
-  std::vector<const double*> parts;
+  Gathered result;
+  result.all.resize(mine.size() * static_cast<size_t>(workers));
+  communicator.all_gather(mine.data(), mine.size() * sizeof(double), result.all.data(), "residuals")->wait();
   for (int rank = 0; rank < workers; ++rank) {
     const int64_t count = owned_micro_batches(pass().micro_batches(), rank, workers).size();
-    for (int64_t i = 0; i < count; ++i) parts.push_back(all.data() + (rank * most + i) * each);
+    for (int64_t i = 0; i < count; ++i) result.parts.push_back(result.all.data() + (rank * most + i) * each);
   }
+  return result;
+}
+
+void LeastSquaresPass::residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) {
+  go_to(x);
+  const int64_t n = size(), width = pass().objective().target_width(), targets = rows_ / width;
+  const Gathered found = gathered(jacobian != nullptr);
+  const std::vector<const double*>& parts = found.parts;
   double weight = 0.0;
   for (const double* part : parts) {
     for (int64_t i = 0; i < targets; ++i) weight += part[i];

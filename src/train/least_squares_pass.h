@@ -24,6 +24,15 @@ class LeastSquaresPass final : public PassProblem {
   void residuals(const RealVector& x, RealVector& r, DenseMatrix* jacobian) override;
 
  private:
+  // What residuals are made of, at the parameters that are set: of each micro-batch, in order, what its
+  // targets weigh, output less target and, where they are asked for, the outputs' derivatives, a parameter
+  // after the other.
+  struct Gathered {
+    RealVector all;
+    std::vector<const double*> parts;  // where each begins in it
+  };
+  Gathered gathered(bool with_derivatives);
+
   int64_t rows_;  // numbers of the model's outputs in a micro-batch
   double l2_;
 };

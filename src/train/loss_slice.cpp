@@ -68,8 +68,7 @@ Path read_path(const std::string& checkpoint, CheckpointProblem& whole, const Re
   }
   Replica& replica = whole.model().replica();
   Tensor statistics = replica.store.statistic_values();
-  Tensor kept = statistics.empty_like();
-  kept.assign(statistics);
+  const Tensor kept = statistics.clone();
   const bool averaged = whole.model().weights() == "averaged";
   for (const int64_t step : steps) {
     if (step == own) {

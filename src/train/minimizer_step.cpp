@@ -122,10 +122,7 @@ class MinimizerStepEnd final : public StepEnd {
       at_->shared = problem_->shared();
       counts_ = problem_->weight() != 0.0;
       // Of the parameters that the step begins with, as with every optimizer: trials move nothing.
-      if (const Tensor sums = summed_statistics(); sums.defined()) {
-        statistics_ = sums.empty_like();
-        statistics_.assign(sums);
-      }
+      if (const Tensor sums = summed_statistics(); sums.defined()) statistics_ = sums.clone();
     }
     const double loss = at_->value, gradient_norm = norm(at_->gradient);
     const auto diverged = [&](const std::string& how) {

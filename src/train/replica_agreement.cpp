@@ -43,6 +43,12 @@ void ReplicaAgreement::compare(const std::string& digest, const std::string& whe
   }
 }
 
+std::string ReplicaAgreement::compare(const RunState& state, int64_t step) {
+  const std::string replicated = state.replicated_digest(step);
+  compare(replicated, fmt::format("step {}", step));
+  return replica_.shards->workers() > 1 ? state.whole_digest(step) : replicated;
+}
+
 void ReplicaAgreement::compare_copies(int64_t step) {
   if (!replica_.lowered) return;
   replica_.current_copies();

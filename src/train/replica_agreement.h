@@ -8,6 +8,7 @@
 #include "lockstep/comm/communicator.h"
 #include "lockstep/train/replica.h"
 #include "lockstep/train/run_data.h"
+#include "lockstep/train/run_state.h"
 
 namespace lockstep {
 
@@ -24,6 +25,9 @@ class ReplicaAgreement {
   // RunState::replicated_digest(); of a sharded optimizer's arrays, which are nowhere twice, nothing is
   // compared.
   void compare(const std::string& digest, const std::string& when);
+  // The same of the state after `step` steps. Returns its whole digest, which of a sharded optimizer is
+  // worker 0's alone.
+  std::string compare(const RunState& state, int64_t step);
   // The 16-bit copy that products compute with has the parameters' values, rounded (kNumeric).
   void compare_copies(int64_t step);
   // Whether this worker's parameters, statistics and optimizer state are finite. Not collective.

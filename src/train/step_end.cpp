@@ -8,6 +8,7 @@
 
 #include "lockstep/core/error.h"
 #include "lockstep/optim/clip.h"
+#include "lockstep/train/agreement.h"
 #include "lockstep/train/curvature_step.h"
 #include "lockstep/train/minimizer_step.h"
 
@@ -89,6 +90,30 @@ class HostStepEnd final : public StepEnd {
   void issue() override { judge(); }
 
   void decide(int64_t step) override {
+    const LossScaler scaler = scaler_;
+    const OutlierGuard guard = guard_;
+    try {
+      make_update(step);
+    } catch (const AgreedFailure&) {  // of a sweep
+      scaler_ = scaler;
+      guard_ = guard;
+      throw;
+    }
+  }
+
+  void take_back(int64_t step) override {
+    Tensor parameters = replica_.store.values();
+    if (replica_.optimizer->cancel_gradient(parameters)) {
+      replica_.shards->gather(parameters, "cancelled look-ahead");
+    }
+    StepEnd::take_back(step);
+  }
+
+  StepReport report(int64_t) override { return report_; }
+
+ private:
+  // Where the verdict is one for it.
+  void make_update(int64_t step) {
     const StepState verdict = control_.read(step);
     const bool updates = settle(step, verdict);
     Tensor gradient = pass_.gradient(), parameters = replica_.store.values();
@@ -116,17 +141,6 @@ class HostStepEnd final : public StepEnd {
     report_ = report_of(verdict, update_);
   }
 
-  void take_back(int64_t step) override {
-    Tensor parameters = replica_.store.values();
-    if (replica_.optimizer->cancel_gradient(parameters)) {
-      replica_.shards->gather(parameters, "cancelled look-ahead");
-    }
-    StepEnd::take_back(step);
-  }
-
-  StepReport report(int64_t) override { return report_; }
-
- private:
   std::unique_ptr<CurvatureStep> curvature_;  // of an optimizer that asks for it, else null
   int64_t update_ = 0;                        // the number of the update that the step may lead to
   double learning_rate_ = 0.0;

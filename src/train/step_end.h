@@ -6,11 +6,12 @@
 // issues the update (HostStepEnd). Where the optimizer looks at the objective by itself, a step is one call,
 // minimize() (train/minimizer_step.h). On the way of the other steps:
 //
-//   end.begin(...);               what has to be there before the sweeps
-//   ... sweeps and exchange ...   with end.cotangent()
-//   end.issue(...);               verdict and, where the device decides, update; may be recorded with the
-//   sweeps end.post(step);               asks for the report end.decide(step);             host: reads it,
-//   and updates end.report(step);             oldest first, at most ahead() steps later
+//   - end.begin(): what has to be there before the sweeps
+//   - sweeps and exchange, with end.cotangent()
+//   - end.issue(): verdict and, where the device decides, update; may be recorded with the sweeps
+//   - end.post(step): asks for the report
+//   - end.decide(step): the host reads it and updates
+//   - end.report(step): oldest first, at most ahead() steps later
 #pragma once
 
 #include <cstdint>
@@ -67,9 +68,12 @@ class StepEnd : public Checkpointed {
   // Everything behind the exchange that the host has no say in. May be recorded with the sweeps.
   virtual void issue() = 0;
   void post(int64_t step) { control_.post(step); }
+  // Throws Divergence, and AgreedFailure of the model in sweeps that the optimizer asks for, which is to be
+  // taken back.
   virtual void decide(int64_t step) = 0;
-  // Instead of both, where the sums of a step were spoilt (GradientPass::issue), so that nothing has changed:
-  // the state is that before it. step: its number, counted from 0. Nothing else may be under way.
+  // Instead of post() and decide(), where the sums of a step were spoilt (GradientPass::issue), so that
+  // nothing has changed, and where decide() has failed: the state is that before it. step: its number,
+  // counted from 0. Nothing else may be under way.
   virtual void take_back(int64_t step) { start(step); }
   // Throws Divergence.
   virtual StepReport report(int64_t step) = 0;

@@ -31,12 +31,22 @@ class StepWord {
     mine_ = mine;
     request_ = communicator_.all_gather(&mine_, sizeof mine_, words_.data(), "stop");
   }
-  // Waits for everyone's word: by rank.
-  const std::vector<Word>& take() {
+  // Waits for everyone's word. Returns what any of them says, but for the last two.
+  Word take() {
     request_->wait();
     request_.reset();
-    return words_;
+    Word any;
+    for (const Word& theirs : words_) {
+      any.stops |= theirs.stops;
+      any.saves |= theirs.saves;
+      any.doubts |= theirs.doubts;
+      any.finds |= theirs.finds;
+      any.fails |= theirs.fails;
+    }
+    return any;
   }
+  // What was taken, by rank.
+  const std::vector<Word>& words() const { return words_; }
 
  private:
   Communicator& communicator_;

@@ -34,7 +34,6 @@ struct Trainer::Parts : PreparedRun {
   // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was,
   // or the step has failed: it has not been taken.
   bool interruptible = false, interrupted = false;
-  bool is_whole = true;  // whether the state is that behind a step: not where an update has thrown on its way
 
   Parts(TrainingJob job_, const TrainOptions& options_, Communicator& communicator_)
       : PreparedRun(std::move(job_), options_, communicator_),
@@ -79,9 +78,7 @@ struct Trainer::Parts : PreparedRun {
     pass->issue(end->cotangent(pass->loss_shape()), step.swept.get(), issued,
                 recorder ? nullptr : failure.mine());
     step.exchanged->set();
-    is_whole = false;
-    end->issue();
-    is_whole = true;
+    failure.change([&] { end->issue(); });
   }
 
   // Asked within a step.
@@ -97,27 +94,20 @@ struct Trainer::Parts : PreparedRun {
 
   // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
   bool take_words() {
-    bool stops = false, doubts = false, finds = false, fails = false;
-    save_wanted = false;
+    const StepWord::Word any = word.take();
+    save_wanted = any.saves != 0;
+    if (copies->active())
+      copies->hear([&](int rank) { return word.words()[static_cast<size_t>(rank)].copy; });
     std::vector<double> seconds;
-    const std::vector<StepWord::Word>& words = word.take();
-    for (const StepWord::Word& theirs : words) {
-      stops = stops || theirs.stops != 0;
-      doubts = doubts || theirs.doubts != 0;
-      finds = finds || theirs.finds != 0;
-      fails = fails || theirs.fails != 0;
-      save_wanted = save_wanted || theirs.saves != 0;
-      seconds.push_back(theirs.seconds);
-    }
-    if (copies->active()) copies->hear([&](int rank) { return words[static_cast<size_t>(rank)].copy; });
+    for (const StepWord::Word& theirs : word.words()) seconds.push_back(theirs.seconds);
     if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
-    if (finds) samples->overflow().tell(communicator);
-    const bool lacks = doubts && samples->agree();
-    if (fails) failure.agree(done);
-    return lacks || fails || stops;
+    if (any.finds != 0) samples->overflow().tell(communicator);
+    const bool lacks = any.doubts != 0 && samples->agree();
+    if (any.fails != 0) failure.agree(done);
+    return lacks || any.fails != 0 || any.stops != 0;
   }
 
-  // The step under way, whose sums are not finite on any worker: it has changed nothing.
+  // The step under way has failed (failure.agreed()), and left no trace.
   void take_back() {
     reports->log().drop();
     reports->read(0);
@@ -131,36 +121,16 @@ struct Trainer::Parts : PreparedRun {
   bool advance() {
     if (samples->failure()) throw *samples->failure();
     if (failure.agreed()) throw *failure.agreed();
-    require_whole();
+    failure.require_whole(done);
     const auto begin = std::chrono::steady_clock::now();
-    StepLog& log = reports->log();
     communicator.enter(fmt::format("step {}", done + 1));
     samples->next();
     const InputQueue& inputs = samples->inputs();
+    StepLog& log = reports->log();
     StepLog::Step& step = log.begin(done + 1, inputs.valid(), samples->take_seconds());
     end->begin(static_cast<int64_t>(log.under_way()));
     pass->set_batch(inputs.batches(), done, recorder ? end->random_step() : nullptr);
-    if (end->minimizes()) {
-      fail_of_divergence(*this, [&] {
-        try {
-          interrupted = !end->minimize(done + 1, [this] { return interrupts(); });
-        } catch (const AgreedFailure& of_model) {
-          failure.keep(of_model, done + 1);
-          interrupted = true;
-        }
-      });
-      if (interrupted) return true;
-      step.swept->set();
-      step.exchanged->set();
-      post_word();
-    } else if (recorder) {
-      // Outside of recordings, which would make the copies anew in each replay, or never.
-      replica->current_copies();
-      step.replayed = recorder->issue(inputs, done + 1, [&] { issue(step, {}); });
-      post_word();
-    } else {
-      issue(step, [this] { post_word(); });
-    }
+    if (!begin_step(step)) return interrupted = true;
     ++done;
     const bool reads_later = recovery && recovery->copies();  // which know the reports
     end->device_decides() && !reads_later ? hold(done) : hold(done - 1, 1);
@@ -172,17 +142,46 @@ struct Trainer::Parts : PreparedRun {
       samples->stage();
       if (!end->device_decides()) step.supply_seconds = samples->seconds();
     }
+    return end_step(step);
+  }
+
+  // Sweeps and exchange, or all that a minimizer does. Returns false where that has been left, and the step
+  // has not been taken.
+  bool begin_step(StepLog::Step& step) {
+    if (end->minimizes()) {
+      bool taken = false;
+      fail_of_divergence(*this, [&] {
+        failure.none_of(done + 1, [&] { taken = end->minimize(done + 1, [this] { return interrupts(); }); });
+      });
+      if (!taken) return false;
+      step.swept->set();
+      step.exchanged->set();
+      post_word();
+    } else if (recorder) {
+      // Outside of recordings, which would make the copies anew in each replay, or never.
+      replica->current_copies();
+      step.replayed = recorder->issue(samples->inputs(), done + 1, [&] { issue(step, {}); });
+      post_word();
+    } else {
+      issue(step, [this] { post_word(); });
+    }
+    return true;
+  }
+
+  // What the workers say, and the update where the host decides about it. Returns what advance() does.
+  bool end_step(StepLog::Step& step) {
     const bool stops = take_words();
+    if (!failure.agreed()) {
+      if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
+      if (!end->device_decides()) {
+        failure.change(
+            [&] { fail_of_divergence(*this, [&] { failure.none_of(done, [&] { end->decide(done); }); }); });
+        step.done->set();
+      }
+    }
     if (failure.agreed()) {
       take_back();
       return true;
-    }
-    if ((stops && done < plan.total_steps) || !end->ended().empty()) reports->end_at(done);
-    if (!end->device_decides()) {
-      is_whole = false;
-      fail_of_divergence(*this, [&] { end->decide(done); });
-      is_whole = true;
-      step.done->set();
     }
     hold(done);
     reports->read(static_cast<size_t>(end->ahead()));
@@ -190,10 +189,8 @@ struct Trainer::Parts : PreparedRun {
   }
 
   void compare_replicas() {
-    const std::string replicated = state->replicated_digest(done);
-    agreement->compare(replicated, fmt::format("step {}", done));
-    const std::string whole = settings.shard_optimizer ? state->whole_digest(done) : replicated;
-    if (keeper) keeper->log_digest(done, whole);
+    const std::string digest = agreement->compare(*state, done);
+    if (keeper) keeper->log_digest(done, digest);
     agreement->compare_copies(done);
   }
 
@@ -208,14 +205,7 @@ struct Trainer::Parts : PreparedRun {
     if (!keeper) return result;
     keeper->status().activity("training");
     reports->finish_line();
-    const bool classification = objective->classification() && result.samples > 0;
-    const EvaluationMetrics metrics{
-        .step = done,
-        .loss = result.loss,
-        .accuracy = classification ? std::optional(result.accuracy) : std::nullopt,
-        .samples = result.samples,
-        .weights = evaluator->averaged() ? "averaged" : "",
-        .text = result.text};
+    const EvaluationMetrics metrics = evaluator->metrics(done, result);
     keeper->log(metrics);
     log_info(in_words(metrics));
     if (result.samples == 0) log_warning("none of the validation samples counts: their loss is none");
@@ -236,15 +226,8 @@ struct Trainer::Parts : PreparedRun {
     return improved;
   }
 
-  void require_whole() const {
-    if (!is_whole)
-      fail(ErrorKind::kUsage, fmt::format("step {}: its update has failed on the way: there is no state to "
-                                          "go on from or to save; resume from a checkpoint",
-                                          done));
-  }
-
   void save() {
-    require_whole();
+    failure.require_whole(done);
     if (keeper) keeper->status().activity("saving");
     reports->read(0);
     communicator.enter(fmt::format("save at step {}", done));

@@ -86,11 +86,12 @@ TEST(Permutation, BeginsAgainBehindItsEnd) {
   for (int64_t i = 0; i < 12; ++i) EXPECT_EQ(rows[static_cast<size_t>(i)], permutation.row((3 + i) % 5));
 }
 
-// They are computed several at once.
+// They are computed several at once, and many by distances that are looked up.
 TEST(Permutation, RowsTogetherAreThoseOneByOne) {
   for (const int64_t n : {1, 2, 3, 7, 64, 1000}) {
     const Permutation permutation = permutation_of(5, 2, n);
-    for (size_t count = 0; count < 14; ++count) {
+    for (size_t count :
+         {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 100, 191, 192, 193, 255, 256, 257, 2501}) {
       std::vector<int64_t> rows(count), expected;
       permutation.rows(n - 1, rows);
       for (size_t i = 0; i < count; ++i)

@@ -8,9 +8,13 @@
 #include "comm/threaded_communicator.h"
 #include "lockstep/autodiff/node.h"
 #include "lockstep/minimize/minimizer.h"
+#include "lockstep/nn/batch_norm.h"
+#include "lockstep/optim/adahessian.h"
+#include "lockstep/optim/kfac.h"
 #include "lockstep/optim/minimizing.h"
 #include "lockstep/optim/nesterov.h"
 #include "lockstep/optim/parameter_optimizer.h"
+#include "lockstep/optim/sophia.h"
 #include "lockstep/train/agreement.h"
 #include "train/small_job.h"
 
@@ -33,24 +37,33 @@ class Broken final : public Node {
 // Where a model throws.
 enum class Place { kForward, kUsage, kDerivative, kEvaluation, kNowhere };
 
-// Throws at its call number `call` in training, or in its first evaluation.
+// Of the newest model of this thread, which is a worker: its calls in training.
+thread_local int calls_in_training = 0;
+
+// Throws at its call number `call` in training, or in its first evaluation. normalized: has running
+// statistics.
 class Throwing final : public Module {
  public:
-  Throwing(const DataShape& data, const ModuleBuilder& builder, Place place, int call)
-      : linear_(data, builder), place_(place), left_(call) {}
+  Throwing(const DataShape& data, const ModuleBuilder& builder, Place place, int call,
+           bool normalized = false)
+      : linear_(data, builder), place_(place), call_(call) {
+    if (normalized) norm_.emplace(data.sample.elements(), BatchNormOptions{}, builder.scope("norm"));
+    calls_in_training = 0;
+  }
   Tensor forward(const Tensor& x, ForwardContext& context) const override {
-    const Tensor y = linear_.forward(x, context);
+    const Tensor y = linear_.forward(norm_ ? norm_->forward(x, context) : x, context);
     if (!context.training) return place_ == Place::kEvaluation ? throw std::out_of_range("no value") : y;
-    if (place_ == Place::kNowhere || place_ == Place::kEvaluation || --left_ != 0) return y;
+    if (++calls_in_training != call_ || place_ == Place::kNowhere || place_ == Place::kEvaluation) return y;
     if (place_ == Place::kForward) throw std::out_of_range("no value");
     if (place_ == Place::kUsage) fail(ErrorKind::kUsage, "own: no such shape");
     return record<Broken>(y.detach(), {&y});
   }
 
  private:
+  std::optional<BatchNormLayer> norm_;
   testing::Linear linear_;
   const Place place_;
-  mutable int left_;
+  const int call_;
 };
 
 class StepFailures : public StepFailureTest {
@@ -60,8 +73,9 @@ class StepFailures : public StepFailureTest {
   TrainingJob throwing(const std::string& output, const Optimizers& optimizer, Place place, int call) const {
     TrainingJob next = job(output);
     next.optimizer = optimizer;
-    next.model = [place, call](const DataShape& data, const ModuleBuilder& builder) {
-      return std::make_unique<Throwing>(data, builder, place, call);
+    next.model = [place, call, normalized = normalized_](const DataShape& data,
+                                                         const ModuleBuilder& builder) {
+      return std::make_unique<Throwing>(data, builder, place, call, normalized);
     };
     return next;
   }
@@ -92,6 +106,8 @@ class StepFailures : public StepFailureTest {
     });
     return what;
   }
+
+  bool normalized_ = false;  // what throwing() makes
 };
 
 TEST_F(StepFailures, OfAModelCostNoWholeStepAndAreSaidByAll) {
@@ -186,6 +202,83 @@ TEST_F(StepFailures, WithinAStepOfAMinimizerPutItsBeginningBack) {
           EXPECT_EQ(rest.run(), TrainOutcome::kFinished);
           EXPECT_EQ(newest(output), newest(whole));
           EXPECT_EQ(digest_at(output, newest(whole)), digest_at(whole, newest(whole)));
+        }
+      }
+    }
+  }
+}
+
+// Before its update, or behind it: a step is all that is behind them, or has not been.
+TEST_F(StepFailures, InSweepsThatAnOptimizerAddsCostNoWholeStep) {
+  constexpr int kSteps = 5, kFails = 3;
+  normalized_ = true;
+  struct Case {
+    std::string name;
+    Optimizers optimizer;
+    int sweeps;                    // of a step
+    int without_derivatives = -1;  // which of them, counted from 0, only evaluates
+    bool sharded = false;
+  };
+  KfacOptions kfac{.factor_every = 1, .inverse_every = 2, .adapt_every = 1};
+  const Optimizers cholesky = [kfac] { return make_kfac(kfac); };
+  kfac.method = "ekfac";
+  kfac.inverse_every = 1;
+  const Optimizers ekfac = [kfac] { return make_kfac(kfac); };
+  const std::vector<Case> cases = {{"kfac", cholesky, 4, 2},
+                                   {"ekfac", ekfac, 4, 2},
+                                   {"ekfac_sharded", ekfac, 4, 2, true},
+                                   {"sophia", [] { return make_sophia({.every = 1}); }, 2},
+                                   {"sophia_sharded", [] { return make_sophia({.every = 1}); }, 2, -1, true},
+                                   {"adahessian", [] { return make_adahessian({.every = 1}); }, 2}};
+  for (const Case& each : cases) {
+    const auto change = [&](TrainingJob next) {
+      next.settings.steps = kSteps;
+      next.settings.shard_optimizer = each.sharded;
+      next.settings.guard.loss_z = 1e9;  // learns, and skips nothing
+      next.settings.average.type = AverageSettings::Type::kEma;
+      next.settings.log_every = 1;
+      return next;
+    };
+    for (const int workers : numbers_of_workers()) {
+      // How many calls there have been before the step that is to fail, and behind it.
+      int before = 0, behind = 0;
+      const std::string whole = each.name + std::to_string(workers);
+      testing::run_threaded(workers, [&](Communicator& communicator) {
+        TrainOptions options;
+        if (communicator.rank() == workers - 1) {
+          options.on_step = [&](const StepMetrics& metrics) {
+            if (metrics.step == kFails - 1) before = calls_in_training;
+            if (metrics.step == kFails) behind = calls_in_training;
+          };
+        }
+        TrainingJob next = change(throwing(whole, each.optimizer, Place::kNowhere, 0));
+        next.settings.checkpoint_every = 1;
+        next.settings.keep = 0;
+        Trainer(std::move(next), options, communicator).run();
+      });
+      const int micro_batches = 2 / workers;
+      ASSERT_EQ(behind - before, each.sweeps * micro_batches) << whole;
+      for (const Place place : {Place::kForward, Place::kDerivative}) {
+        for (int call = before + 1; call <= behind; ++call) {
+          const int sweep = (call - before - 1) / micro_batches;
+          if (place == Place::kDerivative && sweep == each.without_derivatives) continue;
+          const std::string output =
+              whole + "_" + std::to_string(static_cast<int>(place)) + "_" + std::to_string(call);
+          SCOPED_TRACE(output);
+          const auto what = failures(workers, output, each.optimizer, place, call, 0, change);
+          const std::string reason = place == Place::kDerivative ? "no derivative" : "no value";
+          EXPECT_EQ(what.back(), "step 3: " + reason);
+          if (workers > 1) {
+            EXPECT_EQ(what.front(), "step 3: rank 1: " + reason);
+          }
+          ASSERT_TRUE(std::filesystem::exists(scratch_.file(fmt_path(output, kFails - 1))));
+          EXPECT_FALSE(std::filesystem::exists(scratch_.file(fmt_path(output, kFails))));
+          EXPECT_EQ(digest_at(output, kFails - 1), digest_at(whole, kFails - 1));
+          testing::run_threaded(workers, [&](Communicator& communicator) {
+            TrainingJob rest = change(throwing(output, each.optimizer, Place::kNowhere, 0));
+            Trainer(std::move(rest), {.resume = true}, communicator).run();
+          });
+          EXPECT_EQ(digest_at(output, kSteps), digest_at(whole, kSteps));
         }
       }
     }
