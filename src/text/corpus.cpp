@@ -204,6 +204,9 @@ bool CorpusReader::open_next() {
          fmt::format("{}: holds text and says that it is empty, as files of /proc do: copy it first",
                      file_->path));
   }
+  // A compressed file has a header: a download that failed is no empty document.
+  if (const fs::path path = file_->path; exhausted_ && extension_of(path) != path.extension())
+    fail(ErrorKind::kData, file_->path + ": corrupted stream: ends in the middle, after 0 bytes");
   if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path, file_->kind);
   begins_ = true;
   line_ = 1;
