@@ -110,7 +110,7 @@ int run_tokenize(TokenizeArguments& arguments) {
                   token_text(*tokenizer, made.end), made.bytes_per_token, made.vocabulary_size));
   if (made.counted >= 0)
     log_info(fmt::format("{} of the tokens count: those of \"{}\" and what stands behind it", made.counted,
-                         options.corpus.field));
+                         options.corpus.text_field()));
   return 0;
 }
 
@@ -152,7 +152,7 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
       "from the vocabulary's size where that is a known one");
   tokenize_command
       ->add_option("--field,--completion", arguments->options.corpus.field, ".jsonl: the field with the text")
-      ->capture_default_str();
+      ->default_str("text");
   add_pipe_option(*tokenize_command, arguments->options.corpus);
   const CLI::Validator named(
       [](const std::string& field) { return field.empty() ? "must name a field" : ""; }, "");
@@ -203,7 +203,7 @@ std::function<std::optional<int>()> add_text_commands(CLI::App& app) {
       ->check(CLI::IsMember({"gpt2", "gpt4"}))
       ->capture_default_str();
   train_command->add_option("--field", training->training.corpus.field, ".jsonl: the field with the text")
-      ->capture_default_str();
+      ->default_str("text");
   add_pipe_option(*train_command, training->training.corpus);
   train_command->add_option("--threads", training->threads, "0: one a core")->check(CLI::Range(0, 4096));
   train_command->footer(example);

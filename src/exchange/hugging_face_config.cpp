@@ -238,4 +238,12 @@ HuggingFaceModel read_hugging_face_config(const std::string& where, const std::s
   return model;
 }
 
+void read_generation_config(const std::string& where, const std::string& text, HuggingFaceModel& model) {
+  ConfigReader config(where, parse_json_object(where, text, ErrorKind::kCheckpoint));
+  std::vector<int32_t> ends = token_ids(config, "eos_token_id", model.vocabulary);
+  if (ends.empty()) return;
+  std::ranges::stable_partition(ends, [&](int32_t id) { return std::ranges::count(model.ends, id) > 0; });
+  model.ends = std::move(ends);
+}
+
 }  // namespace lockstep

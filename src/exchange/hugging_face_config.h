@@ -36,6 +36,12 @@ struct HuggingFaceModel {
 // another type, means what Lockstep does not compute, or is not known and so may mean that.
 HuggingFaceModel read_hugging_face_config(const std::string& where, const std::string& text);
 
+// What generation_config.json, as which `text` is read, names as eos_token_id ends texts instead of what
+// config.json names, as in transformers: chat models have the ends of their turns there. Those of config.json
+// stay the first. Nothing else of it is read: how tokens are drawn is for whoever asks for them. Error
+// (kCheckpoint) naming `where`.
+void read_generation_config(const std::string& where, const std::string& text, HuggingFaceModel& model);
+
 // The family that computes what the model does, and its options in it: biases that it has beside the model's
 // own are true there, and zero. Error (kUsage) naming the option that no family has.
 HuggingFaceModel hugging_face_model(const GptOptions& resolved, int64_t vocabulary);

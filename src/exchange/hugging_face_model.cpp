@@ -32,6 +32,12 @@ class HuggingFaceSource final : public WeightsSource {
     const std::string config = (std::filesystem::path(directory) / "config.json").string();
     model_ =
         read_hugging_face_config(config, read_small_file(config, kMostConfigBytes, ErrorKind::kCheckpoint));
+    const std::filesystem::path generation = std::filesystem::path(directory) / "generation_config.json";
+    if (std::error_code error; std::filesystem::exists(generation, error)) {
+      read_generation_config(generation.string(),
+                             read_small_file(generation.string(), kMostConfigBytes, ErrorKind::kCheckpoint),
+                             model_);
+    }
     files_.emplace(directory);
     prefix_ = hugging_face_prefix(model_.family);
     const char* table = model_.family == ModelFamily::kGpt2 ? "wte.weight" : "embed_tokens.weight";

@@ -95,10 +95,10 @@ CorpusFile pipe_of(const std::string& input, const std::string& content) {
 }  // namespace
 
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
-  if (!options.prompt.empty() && options.prompt == options.field) {
+  if (!options.prompt.empty() && options.prompt == options.text_field()) {
     fail(ErrorKind::kUsage,
          fmt::format("--prompt and --completion: both are the field \"{}\", which would stand there twice",
-                     options.field));
+                     options.text_field()));
   }
   std::vector<CorpusFile> files;
   std::set<std::pair<dev_t, ino_t>> pipes;
@@ -152,6 +152,10 @@ std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
   };
   if (!options.pipe.empty() && std::ranges::none_of(files, told))
     fail(ErrorKind::kUsage, fmt::format("--pipe {}: there is no pipe, or its name tells it", options.pipe));
+  // A file of lines under another name would be taken for text, JSON and all; where prompts are asked for,
+  // visit_documents() refuses each such file.
+  if (options.field && options.prompt.empty() && std::ranges::none_of(files, &CorpusFile::json_lines))
+    fail(ErrorKind::kUsage, fmt::format("--field {}: no .jsonl is among the inputs", *options.field));
   return files;
 }
 
@@ -188,7 +192,7 @@ void visit_documents(const TextChunk& chunk, const CorpusOptions& options,
       return found->get_ref<const std::string&>();
     };
     const std::string_view prompt = options.prompt.empty() ? std::string_view() : text_of(options.prompt);
-    document({prompt, text_of(options.field), place});
+    document({prompt, text_of(options.text_field()), place});
   }
 }
 
@@ -204,6 +208,9 @@ bool CorpusReader::open_next() {
          fmt::format("{}: holds text and says that it is empty, as files of /proc do: copy it first",
                      file_->path));
   }
+  // A compressed file has a header: a download that failed is no empty document.
+  if (const fs::path path = file_->path; exhausted_ && extension_of(path) != path.extension())
+    fail(ErrorKind::kData, file_->path + ": corrupted stream: ends in the middle, after 0 bytes");
   if (!exhausted_) input_ = std::make_unique<InputFile>(file_->path, file_->kind);
   begins_ = true;
   line_ = 1;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,9 +17,11 @@ namespace lockstep {
 struct CorpusOptions {
   std::vector<std::string> inputs;  // files, directories and pipes
   std::string pipe = {};            // what comes out of pipes without a name: "jsonl" or "txt"; "": not said
-  std::string field = "text";       // of each line of .jsonl
+  std::optional<std::string> field = {};  // of each line of .jsonl; "text" where it is not said
   // The field of each line that holds what `field` answers, whose tokens do not count; "": there is none.
   std::string prompt = {};
+
+  std::string text_field() const { return field.value_or("text"); }
 };
 
 struct CorpusFile {
@@ -33,7 +36,7 @@ struct CorpusFile {
 // these and .txt are taken, links to directories followed, each directory once. What pipes hold ("-" is
 // standard input) options.pipe says where their names do not. Errors: kUsage for an input that is not there
 // or has no such file, for a pipe of unknown content or that is there twice, for options.pipe where there is
-// none, and for a prompt in the field of what answers it.
+// none, for options.field where no file has lines, and for a prompt in the field of what answers it.
 std::vector<CorpusFile> corpus_files(const CorpusOptions& options);
 
 // A part of one document, or several whole ones.

@@ -340,6 +340,24 @@ TEST_F(ChangedDirectory, NamesTheFileThatIsMissing) {
   refused({"config.json", "no such file"});
 }
 
+TEST_F(ChangedDirectory, EndsTextsWhereItsGenerationConfigSays) {
+  const auto ends = [&](const json& in_config, const char* generation) {
+    json config = json::parse(bytes_of(path_ + "/config.json"));
+    config["eos_token_id"] = in_config;
+    std::ofstream(path_ + "/config.json") << config;
+    std::ofstream(path_ + "/generation_config.json") << generation;
+    return open_weights(path_)->ends();
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(ends(4, R"({"eos_token_id": [3, 4, 5], "temperature": 0.6})"), (Ids{4, 3, 5}));
+  EXPECT_EQ(ends(4, R"({"eos_token_id": 3})"), Ids{3});
+  EXPECT_EQ(ends(nullptr, R"({"eos_token_id": [3, 99, -1]})"), Ids{3});  // of a vocabulary of 11
+  EXPECT_EQ(ends(4, R"({"eos_token_id": null})"), Ids{4});
+  EXPECT_EQ(ends(4, "{}"), Ids{4});
+  std::ofstream(path_ + "/generation_config.json") << R"({"eos_token_id": "end"})";
+  refused({"generation_config.json", "eos_token_id", "end"});
+}
+
 TEST(Parameters, AreThoseOfTheFirstTokensAndPositions) {
   const auto source = open_weights(given("gpt2"));
   const State state = parameters_of(*source, "x", 7, 3);

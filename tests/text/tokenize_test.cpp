@@ -362,6 +362,30 @@ TEST_F(Tokenize, AFileThatSaysItIsEmptyAndIsNotIsNamed) {
                    [&] { run({"/proc/self/status"}); });
 }
 
+// It would be taken for text, JSON and all.
+TEST_F(Tokenize, AFieldIsOfFilesThatHaveLines) {
+  write_text(path("lines"), "{\"text\": \"one\"}\n");
+  write_text(path("a.jsonl"), "{\"text\": \"one\"}\n");
+  for (const char* field : {"text", "content"}) {
+    options_.corpus.field = field;
+    expect_rejection(ErrorKind::kUsage, {std::string("--field ") + field + ": ", ".jsonl"},
+                     [&] { run({path("lines")}); });
+  }
+  options_.corpus.field = "text";
+  EXPECT_NO_THROW(run({path("lines"), path("a.jsonl")}));
+}
+
+// What a download that failed leaves behind.
+TEST_F(Tokenize, ACompressedFileWithoutAByteIsDamaged) {
+  write_text(path("whole.txt"), "one");
+  for (const char* name : {"a.txt.gz", "a.jsonl.zst"}) {
+    write_text(path(name), "");
+    expect_rejection(ErrorKind::kData, {name, "ends in the middle"}, [&] {
+      run({path("whole.txt"), path(name)});
+    });
+  }
+}
+
 // One piece of 50 MB took 2 GB, one of a gigabyte fifty.
 TEST_F(Tokenize, WhatNoPatternCutsIsMergedUpToASize) {
   write_text(path("a.jsonl"),
