@@ -14,12 +14,14 @@
 
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
+#include "lockstep/app/doctor_command.h"
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/landscape_command.h"
 #include "lockstep/app/profile_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
 #include "lockstep/comm/communicator.h"
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
@@ -229,7 +231,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     std::ranges::reverse(words);  // as CLI11 wants them
     app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) return launched_rank() > 0 ? 0 : app.exit(error);  // --help, --version
     refused.emplace(ErrorKind::kUsage, fmt::format("{} (see lockstep --help)", error.what()));
   }
 
@@ -315,6 +317,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     }
     fail(ErrorKind::kInternal, "a command without a function");
   } catch (const AgreedFailure& failure) {
+    const std::string command = app.get_subcommands().front()->get_name();
+    if (command != kDoctor && leaves_to_first(command)) return 0;
     // Everyone knows and leaves in order; rank 0 may still have had a checkpoint to bring to disk.
     if (failure.speaks()) log_error(failure.what());
     code = exit_code(failure.kind());
