@@ -265,7 +265,14 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
           if (!tried.empty() && predict_command->parsed() &&
               !needs_run_data(arguments.checkpoint, arguments.weights))
             tried.clear();
-          for (const DatasetOptions& data : tried) try_dataset(data);
+          // That takes long, and there is nothing to save yet.
+          const DatasetTrial trial{
+              .gives_up = [&] { return train_command->parsed() && stop_signal().raised(); }};
+          for (const DatasetOptions& data : tried) {
+            if (try_dataset(data, trial)) continue;
+            log_info(fmt::format("stopped by {} before the start", stop_signal().name()));
+            return kExitStopped;
+          }
           if (predict_command->parsed()) {
             arguments.dataset.unlabelled = true;
             arguments.dataset.follow = settings.train_data.follow;
@@ -310,6 +317,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    const std::string command = app.get_subcommands().front()->get_name();
+    if (command != kDoctor && leaves_to_first(command)) return 0;
     remove_unfinished_on_signals();
     if (landscape->parsed()) return run_landscape(arguments.landscape.function);
     for (const RunCommand& run_other : others) {
@@ -317,8 +326,6 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     }
     fail(ErrorKind::kInternal, "a command without a function");
   } catch (const AgreedFailure& failure) {
-    const std::string command = app.get_subcommands().front()->get_name();
-    if (command != kDoctor && leaves_to_first(command)) return 0;
     // Everyone knows and leaves in order; rank 0 may still have had a checkpoint to bring to disk.
     if (failure.speaks()) log_error(failure.what());
     code = exit_code(failure.kind());
