@@ -51,6 +51,8 @@ TEST_F(DiskFaults, RecordsThatCannotBeWrittenChangeNoExitCode) {
     EXPECT_NE(outcome.err.find("warning: " + output + name + ": cannot be written: "), std::string::npos)
         << outcome.err;
   }
+  EXPECT_EQ(count(outcome.err, "loss plot"), 0u) << "there is none: " << outcome.err;
+  EXPECT_EQ(count(outcome.err, "metrics     "), 1u) << outcome.err;
   Job job(with_faults(faults, {}, training(stopped, {kEndless})));
   ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
   job.signal(SIGTERM);
@@ -189,6 +191,25 @@ TEST_F(DiskFaults, ASaveThatNeverEndsIsGivenUp) {
   EXPECT_NE(outcome.err.find("(finish) on rank 1: not finished after 6 s: waiting for rank 0 on host "),
             std::string::npos)
       << outcome.err;
+}
+
+TEST_F(DiskFaults, ASaveOfOneWorkerThatNeverEndsIsGivenUpByItself) {
+  const std::string output = scratch_.file("alone");
+  complete(kNoLauncher, training(output));
+  // In the middle of a run, whose next save waits for the one before, and at its end.
+  for (const std::string setting : {"checkpoint.every=2", "checkpoint.every=20"}) {
+    SCOPED_TRACE(setting);
+    const Outcome outcome = run_with(
+        "fsync=hang", {}, training(output, {"checkpoint.timeout=11", setting, "train.steps=18"}, "--resume"));
+    EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+    EXPECT_EQ(count(outcome.err, "still saving to " + output + ", for 10 s by now"), 1u) << outcome.err;
+    EXPECT_EQ(count(outcome.err, "error: "), 1u) << outcome.err;
+    EXPECT_NE(
+        outcome.err.find("error: " + output + ": saving is not finished after 11 s (checkpoint.timeout)"),
+        std::string::npos)
+        << outcome.err;
+    EXPECT_EQ(checkpoints_in(output), std::vector<int64_t>{12});
+  }
 }
 
 // Others would take rank 0 for lost while it waits for the command of the checkpoint before.
