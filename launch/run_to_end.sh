@@ -92,6 +92,9 @@ refusals='There are not enough slots available|mpirun: Error: |Open MPI has dete
 refusals+='|Open RTE was unable to open the hostfile|The specified [a-z]+ policy is not recognized'
 refusals+='|mpirun was unable to (find the specified executable file|launch the specified application as it could not access)'
 
+# What it says where it cannot write to its own directory.
+unwritable='A call to mkdir was unable to create the desired directory|  orte_session_dir failed'
+
 # Ends an mpirun that outlives an error. It waits for ever for the daemon of a host that is frozen or whose packets are lost; and for
 # itself (PMIx 4.2) when a worker is killed at the moment at which it connects. Reads mpirun's number and then its log: 15 seconds of
 # silence after a line that says so, or stuck all the time, and it is ended; the exit code, which is told first, is that which a worker
@@ -114,6 +117,10 @@ end_after_error() {
       elif [[ "$text" =~ $'\n'($refusals) ]]; then
         echo "mpirun has started nothing: Open MPI says above what is wrong with its arguments, the program or the hosts" >&"$stderr"
         echo 2 >&"$told"
+        return 0
+      elif [[ "$text" =~ $'\n'($unwritable) ]]; then
+        echo "mpirun has started nothing: it cannot write to ${TMPDIR:-/tmp} (TMPDIR), Open MPI says above why" >&"$stderr"
+        echo 4 >&"$told"
         return 0
       fi
       rest=${text##*$'\n'}  # a line that goes on
@@ -273,19 +280,26 @@ alone() (
 binds='--?(bind-to(-core|-socket)?|map-by|rank-by|cpu-(set|list)|cpus-per-(proc|rank)|n?pernode|ppr|rankfile|rf)|orte_rankfile'
 binds+='|(hwloc|rmaps)_[a-z_]*((bind|mapp|rank)ing_policy|bind_to_(core|socket)|cpu_(set|list)|cpus_per_(proc|rank)|pernode|rank_file_path)'
 binds+='|rmaps_ppr_pattern'
+# by_default NAME=VALUE...: sets these parameters, and tells the workers that nobody has chosen them.
+by_default() {
+  local setting
+  for setting in "$@"; do
+    export "OMPI_MCA_$setting"
+    export OMPI_MCA_lockstep_defaults="${OMPI_MCA_lockstep_defaults:+$OMPI_MCA_lockstep_defaults,}${setting%%=*}"
+  done
+}
 mpi_defaults() {
   local name virtual=() IFS=,
-  chosen "$binds" "$@" ||
-    export OMPI_MCA_hwloc_base_binding_policy=none
+  chosen "$binds" "$@" || by_default hwloc_base_binding_policy=none
   chosen 'oob_tcp_keepalive[a-z_]*' "$@" ||
-    export OMPI_MCA_oob_tcp_keepalive_time=5 OMPI_MCA_oob_tcp_keepalive_intvl=2 OMPI_MCA_oob_tcp_keepalive_probes=3
-  ! alone "$@" || export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader
+    by_default oob_tcp_keepalive_time=5 oob_tcp_keepalive_intvl=2 oob_tcp_keepalive_probes=3
+  ! alone "$@" || by_default pml=ob1 btl=self,vader
   for name in "${LOCKSTEP_NET:-/sys/class/net}"/*; do
     name=${name##*/}
     case $name in docker* | br-* | virbr* | vmnet* | veth* | cni* | podman* | lxc* | lxd* | flannel* | cali*) virtual+=("$name") ;; esac
   done
   if [ "${#virtual[@]}" -eq 0 ] || chosen '(btl|oob)_tcp_if_(in|ex)clude' "$@"; then return 0; fi
-  export OMPI_MCA_btl_tcp_if_exclude="127.0.0.1/8,sppp,${virtual[*]}" OMPI_MCA_oob_tcp_if_exclude="${virtual[*]}"
+  by_default btl_tcp_if_exclude="127.0.0.1/8,sppp,${virtual[*]}" oob_tcp_if_exclude="${virtual[*]}"
 }
 
 # run_undisturbed MPIRUN_ARGUMENT...: runs mpirun, and tells its number and its exit code. Its output goes where this one's does, its
@@ -317,8 +331,8 @@ run_undisturbed() {
 
 # Beside mpirun runs the function that `beside` names, where it does, with mpirun's number; it is ended with it.
 # Returns mpirun's exit code; 75 where the request to stop ended a process that did not know it yet: no worker gets beyond its
-# start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.) 6 where Open MPI
-# ends with an error of its own, a negative number: 205 when a connection to another host fails.
+# start without the others, so there was nothing to save. (Or did not know it any more, on its way out after TERM.) 130 where a second
+# Ctrl-C has ended it. 6 where Open MPI ends with an error of its own, a negative number: 205 when a connection to another host fails.
 run_to_end() {
   local options=() waiter companion='' number='' status=1
   if ! command -v mpirun >/dev/null; then
@@ -352,7 +366,10 @@ run_to_end() {
   job=0
   [ "$status" -le 192 ] || status=6
   if [ "$stops" -gt 0 ]; then
-    case $status in 129 | 130 | 138 | 139 | 143) status=$((ended ? 143 : 75)) ;; esac
+    case $status in
+      129 | 130 | 138 | 139 | 143) status=$((ended ? 130 : 75)) ;;
+      1) [ "$ended" -eq 0 ] || status=130 ;;  # what Open MPI 4.1 says when it is ended
+    esac
   fi
   return "$status"
 }

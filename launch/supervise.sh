@@ -79,15 +79,18 @@ end() {
   exit "$1"
 }
 
-# While this machine has a connection to HOST on which both sides answer within six seconds, the file up.HOST is not empty.
+# While this machine has a connection to HOST on which both sides answer within six seconds, the file up.HOST is not empty; why.HOST
+# is what was said by the newest that could not be made, or has ended.
 watch() {
-  local host=$1 connection=0 second
+  local host=$1 connection=0 second quoted
+  printf -v quoted %q "$command"
   trap 'kill "$connection" 2>/dev/null; exit 0' TERM
   trap '' INT USR1 HUP
   exec {nothing}>&-
   while minded; do
     "${ssh[@]}" -o ServerAliveInterval=2 -o ServerAliveCountMax=2 "$host" \
-      "test -x $(printf %q "$command") && echo up && exec cat" <"$work/nothing" >"$work/up.$host" 2>/dev/null &
+      "{ test -x $quoted || { echo there is no $quoted >&2; exit 1; }; } && echo up && exec cat" \
+      <"$work/nothing" >"$work/up.$host" 2>"$work/said.$host" &
     connection=$!
     echo "$connection" >"$work/connection.$host"
     for ((second = 0; second < 10; ++second)); do
@@ -98,6 +101,7 @@ watch() {
     [ -s "$work/up.$host" ] || kill "$connection" 2>/dev/null || true  # one that stops answering while it is asked who it is
     wait "$connection" || true
     rm -f "$work/up.$host"
+    mv -f "$work/said.$host" "$work/why.$host" 2>/dev/null || true
   done
 }
 
@@ -109,8 +113,8 @@ configuration_mark() {
 configuration_mark
 earlier=$written  # of a run of before, which may have had other micro-batches
 
-# The hosts that answer; into the array `answering`, the number of workers that they take into `places`: no more than the run has
-# micro-batches, once a start of it has said so.
+# look [ENOUGH]: the hosts that answer; into the array `answering`, the number of workers that they take into `places`: no more than
+# the run has micro-batches, once a start of it has said so, which need not be looked for where there are no more than ENOUGH.
 look() {
   local host shares
   answering=() places=0
@@ -120,11 +124,23 @@ look() {
     places=$((places + slots[$host]))
   done
   [ "$places" -le "$most" ] || places=$most
+  [ "$places" -gt "${1:-0}" ] || return 0
   configuration_mark
   [ "$written" != "$earlier" ] || return 0
   shares=''
   sed -n '/^\[train\]$/,/^\[/s/^micro_batches = \([0-9]\{1,9\}\)$/\1/p' "$output/configuration.toml" 2>/dev/null | read -r shares || true
   [ -z "$shares" ] || [ "$places" -le "$shares" ] || places=$shares
+}
+
+# Says of each host that does not answer what there is to know.
+say_why() {
+  local host why
+  for host in "${hosts[@]}"; do
+    [ ! -s "$work/up.$host" ] || continue
+    why=''
+    { tail -n 1 "$work/why.$host" 2>/dev/null | tr -d '\r' | IFS= read -r why; } || true
+    say "$host does not answer${why:+: $why}"
+  done
 }
 
 # Ends what an earlier start has left on the hosts that answer: no second run may be under way when the next one starts. A host that
@@ -172,9 +188,10 @@ watch_run() {
       kill -USR1 "$mpirun" 2>/dev/null || true  # again and again: while workers start, one is easily lost
       continue
     fi
-    look
     # Not in its first seconds: a host that comes and goes must not keep the others from training.
-    if [ "$places" -le "$workers" ] || [ $((SECONDS - begin)) -lt 5 ]; then continue; fi
+    [ $((SECONDS - begin)) -ge 5 ] || continue
+    look "$workers"
+    [ "$places" -gt "$workers" ] || continue
     say "there are hosts for $places workers instead of $workers: asking the run to save and leave"
     : >"$work/grown"
   done
@@ -197,7 +214,10 @@ while [ "$stops" -eq 0 ]; do
   fi
   if [ "$places" -lt "$fewest" ]; then
     waited=$((waited + 1)) status=75
-    [ "$waited" -ne 5 ] || say "there are hosts for $places workers, $fewest are needed: waiting"
+    if [ "$waited" -eq 5 ]; then
+      say_why
+      say "there are hosts for $places workers, $fewest are needed: waiting"
+    fi
     sleep 1 || true
     continue
   fi

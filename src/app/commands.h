@@ -1,9 +1,11 @@
-// The commands of the program that need no other workers, as one table.
+// The commands of the program that need no other workers, as one table. Of several workers that a launcher
+// has started for one of them the first does it; doctor alone looks at all of them.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace lockstep {
@@ -13,5 +15,9 @@ using RunCommand = std::function<std::optional<int>()>;
 
 // Adds all of them to the program, in the order in which its help lists them.
 std::vector<RunCommand> add_other_commands(CLI::App& app);
+
+// Whether this worker has nothing to do, since another one does what takes one worker. The one that does says
+// that there are others. what: "lockstep WHAT".
+bool leaves_to_first(const std::string& what);
 
 }  // namespace lockstep

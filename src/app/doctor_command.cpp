@@ -31,6 +31,7 @@
 #include "lockstep/checkpoint/running_digest.h"
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/deadline.h"
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/available_memory.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
@@ -220,7 +221,7 @@ std::string sharing(const DoctorArguments& arguments, Communicator& communicator
                    fmt::join(blind, ", "));
 }
 
-// Starts the same command once on each host of the file.
+// Starts the same command once on each host of the file, as a run is started there.
 int run_on_hosts(const DoctorArguments& arguments) {
   const std::string text = read_small_file(arguments.hostfile, size_t{1} << 20, ErrorKind::kUsage);
   std::istringstream lines(text);
@@ -229,26 +230,32 @@ int run_on_hosts(const DoctorArguments& arguments) {
     if (std::istringstream(line) >> host && host[0] != '#') hosts.insert(host);
   }
   if (hosts.empty()) fail(ErrorKind::kUsage, arguments.hostfile + ": names no host");
-  const std::string self = fs::read_symlink("/proc/self/exe").string();
-  std::vector<std::string> words = {"mpirun",
+  const fs::path self = fs::read_symlink("/proc/self/exe");
+  // It passes over interfaces that lead nowhere, as it does for a run.
+  std::string mpirun = (self.parent_path().parent_path() / "share/lockstep/launch/mpirun.sh").string();
+  if (::access(mpirun.c_str(), X_OK) != 0)
+    fail(ErrorKind::kUsage,
+         fmt::format("--hostfile: doctor starts {}, which cannot be run: {}; without it: "
+                     "mpirun --hostfile {} --map-by ppr:1:node {} doctor --output {}",
+                     mpirun, std::strerror(errno), arguments.hostfile, self.string(), arguments.output));
+  std::vector<std::string> words = {mpirun,
                                     "--hostfile",
                                     arguments.hostfile,
                                     "--map-by",
                                     "ppr:1:node",
                                     "-np",
                                     std::to_string(hosts.size()),
-                                    self,
-                                    "doctor",
+                                    self.string(),
+                                    kDoctor,
                                     "--output",
                                     arguments.output};
-  if (::geteuid() == 0) words.insert(words.begin() + 1, "--allow-run-as-root");
   std::vector<char*> pointers;
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   pid_t child = 0;
-  if (const int error = ::posix_spawnp(&child, "mpirun", nullptr, nullptr, pointers.data(), environ);
+  if (const int error = ::posix_spawn(&child, mpirun.c_str(), nullptr, nullptr, pointers.data(), environ);
       error != 0)
-    fail(ErrorKind::kUsage, fmt::format("mpirun: cannot be started: {}", std::strerror(error)));
+    fail(ErrorKind::kUsage, fmt::format("{}: cannot be started: {}", mpirun, std::strerror(error)));
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
@@ -258,7 +265,7 @@ int run_on_hosts(const DoctorArguments& arguments) {
        fmt::format(
            "--hostfile {}: mpirun ended with exit code {}: every host must be reachable by ssh without a "
            "password, and have {} at the same path",
-           arguments.hostfile, code, self));
+           arguments.hostfile, code, self.string()));
 }
 
 void show(const std::vector<json>& workers, const std::vector<Link>& links, const std::string& shared) {
@@ -298,6 +305,7 @@ void show(const std::vector<json>& workers, const std::vector<Link>& links, cons
 
 int run_doctor(const DoctorArguments& arguments) {
   if (!arguments.hostfile.empty()) {
+    if (launched_rank() > 0) return 0;  // rank 0 says it
     if (launched_by_mpi()) fail(ErrorKind::kUsage, "--hostfile: doctor starts mpirun itself");
     return run_on_hosts(arguments);
   }
@@ -344,7 +352,7 @@ int run_doctor(const DoctorArguments& arguments) {
 std::function<std::optional<int>()> add_doctor_command(CLI::App& app) {
   const auto arguments = std::make_shared<DoctorArguments>();
   CLI::App* command = app.add_subcommand(
-      "doctor", "look for what would keep this host, or under mpirun several, from training");
+      kDoctor, "look for what would keep this host, or under mpirun several, from training");
   command->add_option("--hostfile", arguments->hostfile, "hosts to look at, as mpirun takes them");
   command->add_option("--output", arguments->output, "directory that runs will write to")
       ->check([](const std::string& path) { return path.empty() ? "must not be empty" : ""; }, "DIR")

@@ -10,6 +10,8 @@
 
 namespace lockstep {
 
+constexpr const char* kDoctor = "doctor";
+
 // As add_text_commands().
 std::function<std::optional<int>()> add_doctor_command(CLI::App& app);
 

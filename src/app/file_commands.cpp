@@ -40,7 +40,7 @@ struct DiffArguments {
 
 int run_prepare(PrepareArguments& arguments) {
   arguments.dataset.texts = true;
-  try_dataset(arguments.dataset);
+  try_dataset(arguments.dataset, {.whole = false});
   const Dataset dataset = prepare_dataset(arguments.dataset, arguments.output);
   log_info(fmt::format("{}: {} samples of {}{}", arguments.output, dataset.size(),
                        dataset.sample_shape.to_string(),

@@ -14,12 +14,14 @@
 
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
+#include "lockstep/app/doctor_command.h"
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/landscape_command.h"
 #include "lockstep/app/profile_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
 #include "lockstep/comm/communicator.h"
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
@@ -248,7 +250,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     std::ranges::reverse(words);  // as CLI11 wants them
     app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) return launched_rank() > 0 ? 0 : app.exit(error);  // --help, --version
     const std::string nearest = nearest_to_extras(app);
     refused.emplace(ErrorKind::kUsage, fmt::format("{}{} (see lockstep --help)", error.what(),
                                                    nearest.empty() ? "" : ": " + nearest));
@@ -287,7 +289,14 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
           if (!tried.empty() && predict_command->parsed() &&
               !needs_run_data(arguments.checkpoint, arguments.weights))
             tried.clear();
-          for (const DatasetOptions& data : tried) try_dataset(data);
+          // That takes long, and there is nothing to save yet.
+          const DatasetTrial trial{
+              .gives_up = [&] { return train_command->parsed() && stop_signal().raised(); }};
+          for (const DatasetOptions& data : tried) {
+            if (try_dataset(data, trial)) continue;
+            log_info(fmt::format("stopped by {} before the start", stop_signal().name()));
+            return kExitStopped;
+          }
           if (predict_command->parsed()) {
             arguments.dataset.unlabelled = true;
             arguments.dataset.follow = settings.train_data.follow;
@@ -336,6 +345,8 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
+    const std::string command = app.get_subcommands().front()->get_name();
+    if (command != kDoctor && leaves_to_first(command)) return 0;
     remove_unfinished_on_signals();
     if (landscape->parsed()) return run_landscape(arguments.landscape.function);
     for (const RunCommand& run_other : others) {

@@ -116,6 +116,10 @@ class Communicator {
   // Whether collectives may be recorded (Backend::begin_recording): they must not need the host.
   virtual bool recordable() const { return false; }
 
+  // Seconds since the last call by which this worker has come out of waits later than it could have, since a
+  // quota of processor time has kept it from running.
+  virtual double take_quota_delay() { return 0.0; }
+
   // Ends every worker of the job with this exit code. Does not return. This call, failed() and act_at_end()
   // are the only ones that another thread may make.
   [[noreturn]] virtual void abort(int exit_code) = 0;

@@ -5,15 +5,18 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <sys/auxv.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "lockstep/comm/deadline.h"
 #include "lockstep/comm/neighbours.h"
@@ -28,23 +31,45 @@ std::atomic<const char*> phase_under_way{nullptr};
 std::atomic<pid_t> process_of_phase{0};  // not one that MPI has started meanwhile
 std::atomic<int> code_of_failure{0};     // once it has been said: more than one way out may follow
 
-// What the user has chosen that MPI may have stumbled over: NAME=VALUE, ...
+// What has been chosen that MPI may have stumbled over: "chosen are NAME=VALUE, ...: ", what the user has
+// apart from what the launch scripts have (launch/run_to_end.sh says which); empty where nothing is.
 std::string choices() {
-  std::string all;
+  const char* const defaults = std::getenv("OMPI_MCA_lockstep_defaults");
+  const std::string of_scripts = fmt::format(",{},", defaults != nullptr ? defaults : "");
+  std::string by_user, by_scripts;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view variable = *entry;
     for (const std::string_view prefix :
          {"OMPI_MCA_btl=", "OMPI_MCA_btl_tcp_if_", "OMPI_MCA_pml=", "OMPI_MCA_mtl="}) {
-      if (variable.starts_with(prefix)) all += fmt::format("{}{}", all.empty() ? "" : ", ", variable);
+      if (!variable.starts_with(prefix)) continue;
+      constexpr size_t kPrefix = std::string_view("OMPI_MCA_").size();
+      const std::string_view name = variable.substr(kPrefix, variable.find('=') - kPrefix);
+      std::string& all =
+          of_scripts.find(fmt::format(",{},", name)) != std::string::npos ? by_scripts : by_user;
+      all += fmt::format("{}{}", all.empty() ? "" : ", ", variable);
     }
   }
-  return all;
+  if (!by_user.empty()) by_user = "chosen are " + by_user + ": ";
+  if (!by_scripts.empty()) by_scripts = "the launch script has chosen " + by_scripts + ": ";
+  return by_user + by_scripts;
 }
 
-bool network_between_workers() {
-  const char* all = std::getenv("OMPI_COMM_WORLD_SIZE");
-  const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  return all != nullptr && here != nullptr && std::string_view(all) != here;
+// "/tmp has 0 bytes left", of where Open MPI keeps files while it starts; "" where there is room.
+std::string lack_of_room() {
+  constexpr uint64_t kFiles = 16 << 20;
+  std::vector<const char*> directories;
+  for (const char* name : {"PMIX_SERVER_TMPDIR", "OMPI_MCA_orte_tmpdir_base", "TMPDIR"}) {
+    if (const char* const directory = std::getenv(name)) directories.push_back(directory);
+  }
+  directories.insert(directories.end(), {"/tmp", "/dev/shm"});
+  for (const char* directory : directories) {
+    struct statvfs status {};
+    if (::statvfs(directory, &status) != 0 || status.f_blocks == 0) continue;
+    const uint64_t left = uint64_t{status.f_bavail} * status.f_frsize;
+    if (left < kFiles) return fmt::format("{} has {} bytes left", directory, left);
+    if (status.f_files > 0 && status.f_favail == 0) return fmt::format("{} takes no more files", directory);
+  }
+  return "";
 }
 
 bool may_say_failure() {
@@ -75,16 +100,19 @@ int say_failure() {
   const std::string failed = "start failed", told = "failure told";
   announce_phase(failed);
   std::this_thread::sleep_for(kOthersCome);
-  const ErrorKind kind = network_between_workers() ? ErrorKind::kCommunication : ErrorKind::kUsage;
+  const std::string full = lack_of_room();
+  const ErrorKind kind = !full.empty()                 ? ErrorKind::kCheckpoint
+                         : launched_on_several_hosts() ? ErrorKind::kCommunication
+                                                       : ErrorKind::kUsage;
   // In this order: who is no longer the one is the other already.
   if (look_at_neighbours(failed).speaks && look_at_neighbours(told).speaks) {
     announce_phase(told);
-    const std::string chosen = choices();
-    log_error(
-        fmt::format("{}: {}: failed, MPI itself says why; {}where it is a transport or an interface, name "
-                    "those that this "
-                    "host has (mpirun --mca btl self,vader,tcp --mca btl_tcp_if_include eth0)",
-                    who_waits(), phase, chosen.empty() ? "" : "chosen are " + chosen + ": "));
+    const std::string remedy =
+        !full.empty() ? full + ": make room there, or choose another directory with TMPDIR"
+                      : choices() +
+                            "where it is a transport or an interface, name those that this host has (mpirun "
+                            "--mca btl self,vader,tcp --mca btl_tcp_if_include eth0)";
+    log_error(fmt::format("{}: {}: failed, MPI itself says why; {}", who_waits(), phase, remedy));
   }
   std::this_thread::sleep_for(kAfterSpeaking);
   code_of_failure = exit_code(kind);

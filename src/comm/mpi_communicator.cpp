@@ -94,6 +94,7 @@ class MpiCommunicator final : public Communicator {
     if (finalizes_) MPI_Finalize();
   }
 
+  double take_quota_delay() override { return world_.quota_delay.take(); }
   double set_timeout(double seconds) override { return std::exchange(world_.timeout_seconds, seconds); }
 
   int rank() const override { return world_.rank; }

@@ -189,12 +189,19 @@ void MpiRequest::wait() {
   if (test()) return;
   const Clock::time_point start = Clock::now();
   const bool lets_others = !came_;  // MPI does, where workers share cores
-  if (world_.spin.until([this] { return test(); }, start, lets_others)) return;
-  for (LongWait wait{start, start, start}; !test();) {
+  QuotaDelay& delay = world_.quota_delay;
+  delay.begin(start);
+  const auto looks = [&] {
+    delay.look(Clock::now());
+    return test();
+  };
+  if (world_.spin.until(looks, start, lets_others)) return delay.end(Clock::now());
+  for (LongWait wait{start, start, start}; !looks();) {
     const Clock::time_point now = Clock::now();
     if (now - wait.looked > kLookEvery) look_around(wait, now);
     std::this_thread::yield();
   }
+  delay.end(Clock::now());
   if (world_.roll_call->calling()) world_.roll_call->withdraw();
 }
 

@@ -23,6 +23,7 @@
 #include "lockstep/comm/communicator.h"
 #include "lockstep/comm/end_notice.h"
 #include "lockstep/comm/flight_recorder.h"
+#include "lockstep/comm/quota_delay.h"
 #include "lockstep/comm/roll_call.h"
 #include "lockstep/comm/spin.h"
 
@@ -45,6 +46,7 @@ struct MpiWorld {
   int tag_limit = 0;  // tags below are those of collectives
   double timeout_seconds = 0.0;
   Spin spin;
+  QuotaDelay quota_delay;
   uint64_t sequence = 0;
   int under_way = 0;  // requests whose messages MPI has to move
   std::atomic<bool> failed{false};

@@ -8,8 +8,9 @@
 #include <bit>
 #include <fstream>
 #include <limits>
-#include <sstream>
 #include <string>
+
+#include "lockstep/core/control_groups.h"
 
 namespace lockstep {
 
@@ -52,21 +53,7 @@ CoreSet usable_core_set() {
 
 double core_quota() {
   double least = std::numeric_limits<double>::infinity();
-  std::ifstream groups("/proc/self/cgroup");
-  // "0::/a/b" of version 2; "4:cpu,cpuacct:/a/b" of version 1.
-  for (std::string line; std::getline(groups, line);) {
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = ',' + line.substr(first + 1, second - first - 1) + ',';
-    const bool unified = controllers == ",,";
-    if (!unified && controllers.find(",cpu,") == std::string::npos) continue;
-    const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
-    // Within a container the root is the container's own group.
-    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
-      least = std::min(least, quota_of(root + path));
-      if (path.find('/') == std::string::npos) break;
-    }
-  }
+  for (const ControlGroup& group : control_groups("cpu")) least = std::min(least, quota_of(group.folder));
   return least;
 }
 

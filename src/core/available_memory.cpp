@@ -14,6 +14,8 @@
 #include <sstream>
 #include <utility>
 
+#include "lockstep/core/control_groups.h"
+
 namespace lockstep {
 
 namespace {
@@ -47,24 +49,15 @@ constexpr Counters kVersion1{"/memory.limit_in_bytes", "/memory.usage_in_bytes",
                              "total_active_file"};
 constexpr Counters kVersion2{"/memory.max", "/memory.current", "inactive_file", "active_file"};
 
-// What a group and those around it leave: `group` is "/outer/inner". In a container the path may be one that
-// only the host sees, and the group's own files stand at the root: every level that is there counts.
-int64_t left_by(const std::string& root, std::string group, const Counters& names) {
-  int64_t least = kUnknown;
-  for (;;) {
-    while (group.ends_with('/')) group.pop_back();
-    const std::string folder = root + group;
-    const std::optional<int64_t> limit = only_number(folder + names.limit),
-                                 usage = only_number(folder + names.usage);
-    if (limit && usage) {
-      const std::string details = folder + "/memory.stat";
-      const int64_t files =
-          named_number(details, names.inactive).value_or(0) + named_number(details, names.active).value_or(0);
-      least = std::min(least, std::max<int64_t>(*limit - std::max<int64_t>(*usage - files, 0), 0));
-    }
-    if (group.empty()) return least;
-    group.resize(group.rfind('/') == std::string::npos ? 0 : group.rfind('/'));
-  }
+// What a group leaves.
+int64_t left_by(const std::string& folder, const Counters& names) {
+  const std::optional<int64_t> limit = only_number(folder + names.limit),
+                               usage = only_number(folder + names.usage);
+  if (!limit || !usage) return kUnknown;
+  const std::string details = folder + "/memory.stat";
+  const int64_t files =
+      named_number(details, names.inactive).value_or(0) + named_number(details, names.active).value_or(0);
+  return std::max<int64_t>(*limit - std::max<int64_t>(*usage - files, 0), 0);
 }
 
 }  // namespace
@@ -91,17 +84,8 @@ std::string AvailableMemory::groups() const {
 
 int64_t AvailableMemory::control_groups() const {
   int64_t least = kUnknown;
-  std::ifstream groups(proc_ + "/self/cgroup");
-  // "0::/path" of version 2; "4:memory:/path" of version 1, whose controllers may share a line.
-  for (std::string line; std::getline(groups, line);) {
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const std::string group = line.substr(second + 1);
-    if (controllers == ",,") least = std::min(least, left_by(cgroups_, group, kVersion2));
-    if (controllers.find(",memory,") != std::string::npos)
-      least = std::min(least, left_by(cgroups_ + "/memory", group, kVersion1));
-  }
+  for (const ControlGroup& group : lockstep::control_groups("memory", proc_, cgroups_))
+    least = std::min(least, left_by(group.folder, group.version == 2 ? kVersion2 : kVersion1));
   return least;
 }
 

@@ -106,11 +106,13 @@ void replace_file(const std::string& path, const std::string& text, ErrorKind ki
   });
 }
 
-void replace_record(const std::string& path, const std::string& text) {
+bool replace_record(const std::string& path, const std::string& text) {
   try {
     replace_file(path, text, ErrorKind::kUsage);
+    return true;
   } catch (const Error& error) {
     log_warning(fmt::format("{}; the run goes on without it", error.what()));
+    return false;
   }
 }
 

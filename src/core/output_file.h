@@ -40,7 +40,7 @@ void replace_file(const std::string& path, const std::string& text, ErrorKind ki
 void replace_file(const std::string& path, ErrorKind kind,
                   const std::function<bool(const OutputFile&)>& write);
 
-// The same for what a run can do without: a failure is a warning.
-void replace_record(const std::string& path, const std::string& text);
+// The same for what a run can do without: a failure is a warning. Returns whether it is there.
+bool replace_record(const std::string& path, const std::string& text);
 
 }  // namespace lockstep

@@ -232,8 +232,8 @@ bool needs_trial(const DatasetOptions& options) {
   }
 }
 
-void try_dataset(const DatasetOptions& options, int64_t seconds) {
-  if (needs_trial(options)) try_hdf5(options, seconds);
+bool try_dataset(const DatasetOptions& options, const DatasetTrial& trial) {
+  return !needs_trial(options) || try_hdf5(options, trial);
 }
 
 }  // namespace lockstep

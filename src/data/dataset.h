@@ -80,11 +80,17 @@ struct DatasetOptions {
 // counts that do not agree, label out of range, value not finite.
 Dataset read_dataset(const DatasetOptions& options);
 
+struct DatasetTrial {
+  int64_t seconds = 30;  // of processor time, and one more a MiB, are long enough
+  // Whether the file is to be read into memory as a whole: where there is no room for it, the Error says so
+  // before anything is unpacked.
+  bool whole = true;
+  std::function<bool()> gives_up = {};  // asked all the time
+};
 // Of an HDF5 file that no seal vouches for: reads it in a child process. The HDF5 library (1.10) follows
 // damaged numbers out of its memory, which ends the process, or in circles; the Error (kData) says so
-// instead. `seconds` of processor time, and one more a MiB, are long enough. Nothing else is looked at. Only
-// while the process has a single thread.
-void try_dataset(const DatasetOptions& options, int64_t seconds = 30);
+// instead. Nothing else is looked at. False: given up. Only while the process has a single thread.
+bool try_dataset(const DatasetOptions& options, const DatasetTrial& trial = {});
 // Whether that would read anything.
 bool needs_trial(const DatasetOptions& options);
 

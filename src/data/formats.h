@@ -85,7 +85,7 @@ class Hdf5Rows {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-void try_hdf5(const DatasetOptions& options, int64_t seconds);
+bool try_hdf5(const DatasetOptions& options, const DatasetTrial& trial);
 Dataset read_idx(const DatasetOptions& options);
 Dataset read_cifar10(const DatasetOptions& options);
 Dataset read_csv(const DatasetOptions& options);

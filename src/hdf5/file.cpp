@@ -131,7 +131,10 @@ Hdf5File Hdf5File::open(const std::string& path, ErrorKind kind, bool follow) {
 
 Hdf5File Hdf5File::open_sealed(const std::string& path, ErrorKind kind) {
   constexpr int64_t kSeconds = 5;
-  read_in_child(path, kind, kSeconds, [&] { open(path, kind).touch_everything(); });
+  read_in_child(path, kind, kSeconds, [&] {
+    open(path, kind).touch_everything();
+    return std::string();
+  });
   Hdf5File file = open(path, kind);
   file.impl_->sealed = true;
   const LibraryLock lock;

@@ -104,7 +104,8 @@ class MetricsLog {
   // What a checkpoint should know now. Flushes.
   MetricsRecord record();
   const std::string& path() const { return path_; }
-  int64_t bytes() const { return written_; }  // of the file
+  int64_t bytes() const { return written_; }       // of the file
+  bool whole() const { return waiting_.empty(); }  // since flush(): all lines are in it
 
   // Lines that find no room wait in memory, the newest of them: no more bytes than this.
   static constexpr size_t kMostWaiting = size_t{8} << 20;

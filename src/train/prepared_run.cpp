@@ -33,6 +33,7 @@
 #include "lockstep/train/introduction.h"
 #include "lockstep/train/minimizer_step.h"
 #include "lockstep/train/plan_agreement.h"
+#include "lockstep/train/recovery_point.h"
 #include "lockstep/train/settings_rules.h"
 #include "lockstep/train/worker_texts.h"
 
@@ -92,6 +93,16 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   }
   run_agreed(
       communicator, [&] { complete(); }, "set-up");
+  if (keeps_copies(*this))
+    require_memory_on_hosts(communicator, "checkpoint.recovery_point = true", 2 * state->bytes(),
+                            ErrorKind::kUsage);
+  run_agreed(
+      communicator,
+      [&] {
+        // Last, since it makes the output directory.
+        if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
+      },
+      "set-up");
   communicator.leave_flight_in(job.settings.output);
   directories.emplace(settings, keeper ? &keeper->store() : nullptr, communicator);
   copies.emplace(settings, *directories, communicator);
@@ -172,8 +183,6 @@ void PreparedRun::complete() {
                      std::map<std::string, int64_t>{{kInputsName, replica->model->index_limit()},
                                                     {kTargetsName, data.shape.classes}});
   }
-  // Last, since it makes the output directory.
-  if (leader()) keeper = std::make_unique<RunKeeper>(settings, options.resume);
 }
 
 // Objective and GradientPass say so too, but of the first batch: when the output directory is there.

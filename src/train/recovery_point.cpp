@@ -23,14 +23,6 @@ namespace {
 
 constexpr unsigned kMostSeconds = 600;
 
-bool needs_copies(const PreparedRun& run) {
-  Optimizer& optimizer = *run.replica->optimizer;
-  return run.communicator.world_size() > 1 &&
-         (&run.backend() != &cpu_backend() || run.settings.shard_optimizer ||
-          optimizer.minimization() != nullptr || optimizer.layer_curvature() != nullptr ||
-          optimizer.diagonal_curvature() != nullptr);
-}
-
 double mebibytes(const State& state) {
   size_t bytes = 0;
   for (const StateArray& array : state.arrays) bytes += array.bytes.size();
@@ -72,8 +64,16 @@ void run_apart(const std::function<std::string()>& part) {
 
 }  // namespace
 
+bool keeps_copies(const PreparedRun& run) {
+  Optimizer& optimizer = *run.replica->optimizer;
+  return run.settings.recovery_point && run.communicator.world_size() > 1 &&
+         (&run.backend() != &cpu_backend() || run.settings.shard_optimizer ||
+          optimizer.minimization() != nullptr || optimizer.layer_curvature() != nullptr ||
+          optimizer.diagonal_curvature() != nullptr);
+}
+
 RecoveryPoint::RecoveryPoint(PreparedRun& run, std::function<void(size_t)> read_reports)
-    : run_(run), read_reports_(std::move(read_reports)), copies_(needs_copies(run)) {
+    : run_(run), read_reports_(std::move(read_reports)), copies_(keeps_copies(run)) {
   run_.communicator.at_end([this] { write(); });
 }
 

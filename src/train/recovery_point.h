@@ -17,6 +17,9 @@
 
 namespace lockstep {
 
+// Whether each worker keeps copies, of the arrays of the state of two steps.
+bool keeps_copies(const PreparedRun& run);
+
 class RecoveryPoint {
  public:
   // read_reports: of all steps under way but the newest `left`. The run must outlive the object, which has

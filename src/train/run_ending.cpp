@@ -48,6 +48,9 @@ void finish_run(PreparedRun& run, bool stopped, const std::function<std::string(
     wait_for_write(run);
     run.copies->finish(settings.save_timeout_seconds);
   }
+  // The last checkpoint, and then the command after it, each have that long.
+  const double seconds = (settings.after_save.empty() ? 1.0 : 2.0) * settings.save_timeout_seconds;
+  const std::unique_ptr<Deadline> limit = limit_of_save(run, seconds);
   run_agreed(
       run.communicator,
       [&] {
@@ -62,8 +65,7 @@ void finish_run(PreparedRun& run, bool stopped, const std::function<std::string(
         }
         run.keeper->tell_files(run.on_disk ? run.keeper->path_of(run.saved) : "none");
       },
-      // The last checkpoint, and then the command after it, each have that long.
-      "finish", (settings.after_save.empty() ? 1.0 : 2.0) * settings.save_timeout_seconds);
+      "finish", seconds);
 }
 
 }  // namespace lockstep

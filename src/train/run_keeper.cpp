@@ -202,7 +202,7 @@ void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {
   MetricsHistory history;
   history.read(metrics_->path());
   const LossCurves curves = loss_curves(history);
-  replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
+  plotted_ = replace_record(directory_ + "/loss.svg", loss_svg(curves, name_ + ": loss"));
   const std::string characters = chart ? loss_chart(curves, 60, 10) : "";
   std::istringstream lines(characters.empty() ? "" : "\n" + characters);
   for (std::string line; std::getline(lines, line);) log_info(line);
@@ -211,8 +211,8 @@ void RunKeeper::finish(bool chart, const std::function<bool()>& gives_up) {
 
 void RunKeeper::tell_files(const std::string& checkpoint) const {
   log_info("checkpoint  " + checkpoint);
-  log_info(fmt::format("metrics     {}/metrics.jsonl", directory_));
-  log_info(fmt::format("loss plot   {}/loss.svg", directory_));
+  if (metrics_->whole()) log_info(fmt::format("metrics     {}/metrics.jsonl", directory_));
+  if (plotted_) log_info(fmt::format("loss plot   {}/loss.svg", directory_));
 }
 
 }  // namespace lockstep

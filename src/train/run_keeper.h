@@ -69,7 +69,7 @@ class RunKeeper {
   // commands are not waited for any more.
   void finish(bool chart, const std::function<bool()>& gives_up = {});
 
-  // Logs where everything is. checkpoint: the newest.
+  // Logs where everything is that could be written. checkpoint: the newest.
   void tell_files(const std::string& checkpoint) const;
 
   std::string path_of(int64_t step) const { return store_.path_of(step); }
@@ -80,7 +80,7 @@ class RunKeeper {
   std::chrono::steady_clock::time_point looked_{};  // for the lock
   CheckpointCopies* copies_ = nullptr;
   std::function<void()> offer_;  // of the checkpoint under way
-  bool warned_of_room_ = false;
+  bool warned_of_room_ = false, plotted_ = false;
   std::optional<RunStatus> status_;  // ended when the others are
   AfterSave after_save_;
   CheckpointStore store_;

@@ -238,14 +238,17 @@ State RunState::describe(int64_t step) const {
   return state;
 }
 
+int64_t RunState::bytes() const {
+  size_t all = 0;
+  for (const StateLayout layout(replica_); const StatePart& part : layout.parts()) all += part.bytes();
+  return static_cast<int64_t>(all);
+}
+
 int64_t RunState::snapshot_bytes() const {
-  size_t all = 0, largest = 0;
-  const StateLayout layout(replica_);
-  for (const StatePart& part : layout.parts()) {
-    all += part.bytes();
+  size_t largest = 0;
+  for (const StateLayout layout(replica_); const StatePart& part : layout.parts())
     largest = std::max(largest, part.bytes());
-  }
-  return static_cast<int64_t>(all + largest);
+  return bytes() + static_cast<int64_t>(largest);
 }
 
 State RunState::capture(int64_t step, Snapshot kind, State room) const {

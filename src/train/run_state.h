@@ -45,6 +45,8 @@ class RunState {
   // A snapshot in host memory. With a sharded optimizer it is collective. room: an earlier one, whose memory
   // may be used.
   State capture(int64_t step, Snapshot kind = Snapshot::kOnWorkerZero, State room = {}) const;
+  // Of its arrays.
+  int64_t bytes() const;
   // What a snapshot takes of worker 0's memory, and beside it to be compared with the file.
   int64_t snapshot_bytes() const;
   // state_digest() of what capture() gives, by way of a few megabytes of host memory. With a sharded

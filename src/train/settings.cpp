@@ -220,9 +220,10 @@ RunSettings read_settings(Configuration& configuration) {
                       "better than all before "
                       "is saved, and stays until there is a better one");
   if (keep_best != "none") settings.keep_best = keep_best;
-  settings.save_timeout_seconds =
-      checkpoint.real("timeout", settings.save_timeout_seconds, kPositive,
-                      "seconds the other workers wait for rank 0 while a checkpoint is on its way to disk");
+  settings.save_timeout_seconds = checkpoint.real(
+      "timeout", settings.save_timeout_seconds, kPositive,
+      "seconds that a checkpoint may take on its way to disk: so long the other workers wait for rank "
+      "0, and one worker alone for itself");
 
   settings.replicas = checkpoint.integer(
       "replicas", settings.replicas, kNonNegative,

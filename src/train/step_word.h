@@ -19,6 +19,7 @@ class StepWord {
     int64_t finds = 0;             // whether its samples hold what nobody was told of (OverflowCheck)
     int64_t fails = 0;             // whether its model has thrown in this step
     double seconds = 0.0;          // of its own work since the word before; 0: not known
+    double throttled = 0.0;        // in which a quota has kept it from running, of the last second or so
     CopyWord copy = {};            // about copies of checkpoints
   };
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "lockstep/core/control_groups.h"
 #include "lockstep/core/log.h"
 #include "lockstep/train/agreement.h"
 #include "lockstep/train/prepared_run.h"
@@ -30,6 +31,7 @@ struct Trainer::Parts : PreparedRun {
   StepWord word;
   StepFailure failure;
   StragglerWatch stragglers;
+  ThrottleMeter throttle;
   bool save_wanted = false;  // after this step, by the clock
   // Whether stop requests are heard within steps that evaluate the objective many times, and whether one was,
   // or the step has failed: it has not been taken.
@@ -87,9 +89,12 @@ struct Trainer::Parts : PreparedRun {
   // Tells the others what this worker wants, in the step under way.
   void post_word() {
     // Within a minimizer's step workers wait for each other many times: of their own work nobody knows.
-    const double seconds = end->minimizes() ? 0.0 : reports->log().take_own_seconds();
+    double seconds = end->minimizes() ? 0.0 : reports->log().take_own_seconds();
+    const double delay = communicator.take_quota_delay();
+    if (seconds > 0.0) seconds += delay;
     word.post({wishes->end(), wishes->save(), stages(done + 1) && !samples->certain(),
-               !samples->overflow().found().empty(), failure.is_mine(), seconds, copies->word()});
+               !samples->overflow().found().empty(), failure.is_mine(), seconds, throttle.take(),
+               copies->word()});
   }
 
   // What any of them wants: whether to stop, or has to. Rank 0 says who is slow.
@@ -98,9 +103,12 @@ struct Trainer::Parts : PreparedRun {
     save_wanted = any.saves != 0;
     if (copies->active())
       copies->hear([&](int rank) { return word.words()[static_cast<size_t>(rank)].copy; });
-    std::vector<double> seconds;
-    for (const StepWord::Word& theirs : word.words()) seconds.push_back(theirs.seconds);
-    if (const auto said = stragglers.add(done, seconds); said && leader()) log_warning(*said);
+    std::vector<double> seconds, throttled;
+    for (const StepWord::Word& theirs : word.words()) {
+      seconds.push_back(theirs.seconds);
+      throttled.push_back(theirs.throttled);
+    }
+    if (const auto said = stragglers.add(done, seconds, throttled); said && leader()) log_warning(*said);
     if (any.finds != 0) samples->overflow().tell(communicator);
     const bool lacks = any.doubts != 0 && samples->agree();
     if (any.fails != 0) failure.agree(done);

@@ -201,7 +201,7 @@ TEST_F(Hdf5Dataset, NoChangedBitOfAnUnsealedFileEndsTheProcess) {
     overwrite(path_, damaged);
     const DatasetOptions options{.path = path_, .texts = true};
     try {
-      try_dataset(options, 1);
+      try_dataset(options, {.seconds = 1});
       read_dataset(options);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kData) << error.what();
@@ -213,8 +213,14 @@ TEST_F(Hdf5Dataset, NoChangedBitOfAnUnsealedFileEndsTheProcess) {
   std::printf("%d refused, of which %d would have ended the process\n", refused, crashes);
 }
 
+TEST_F(Hdf5Dataset, ATrialThatIsGivenUpLeavesNoProcess) {
+  EXPECT_FALSE(try_dataset({.path = foreign("images_uint8.h5")}, {.gives_up = [] { return true; }}));
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_TRUE(try_dataset({.path = foreign("images_uint8.h5")}, {.gives_up = [] { return false; }}));
+}
+
 TEST_F(Hdf5Dataset, TryingSoundOrOtherFilesSaysNothing) {
-  try_dataset({.path = foreign("images_uint8.h5")});
+  EXPECT_TRUE(try_dataset({.path = foreign("images_uint8.h5")}));
   try_dataset({.path = std::string(LOCKSTEP_CONFIGS) + "/data/digits.h5"});
   try_dataset({.path = directory_.file("absent.h5")});
   overwrite(path_, "no HDF5");

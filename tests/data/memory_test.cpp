@@ -20,7 +20,8 @@ class Bomb : public ::testing::Test {
  protected:
   // What reading says in a process that may take 200 MiB more; "" when it works, "ended by signal" when it
   // does.
-  static std::string message_of(const DatasetOptions& options) {
+  static std::string message_of(const DatasetOptions& options,
+                                const std::function<void(const DatasetOptions&)>& reading = read_dataset) {
     int ends[2];
     if (pipe(ends) != 0) return "no pipe";
     const pid_t child = fork();
@@ -33,7 +34,7 @@ class Bomb : public ::testing::Test {
       setrlimit(RLIMIT_AS, &limit);
       std::string message;
       try {
-        read_dataset(options);
+        reading(options);
       } catch (const Error& error) {
         message = error.kind() == ErrorKind::kData ? error.what() : "wrong kind";
       } catch (const std::bad_alloc&) {
@@ -52,8 +53,9 @@ class Bomb : public ::testing::Test {
     waitpid(child, &status, 0);
     return WIFEXITED(status) ? message : "ended by signal";
   }
-  static void expect_refused(const DatasetOptions& options) {
-    const std::string message = message_of(options);
+  static void expect_refused(const DatasetOptions& options,
+                             const std::function<void(const DatasetOptions&)>& reading = read_dataset) {
+    const std::string message = message_of(options, reading);
     EXPECT_NE(message.find(options.path + ": takes "), std::string::npos) << message;
     EXPECT_NE(message.find(" bytes of memory: "), std::string::npos) << message;
     EXPECT_NE(message.find(" are available"), std::string::npos) << message;
@@ -118,6 +120,12 @@ with new('chunk.h5', 4) as file:
   ASSERT_TRUE(testing::shell("/usr/bin/python3 " + directory_.file("make.py") + " " + directory_.path()));
   for (const char* name : {"zeros.h5", "fill.h5", "chunk.h5"})
     expect_refused({.path = directory_.file(name)});
+  // Nor is it unpacked before, to see whether it can be.
+  expect_refused({.path = directory_.file("zeros.h5")},
+                 [](const DatasetOptions& options) { try_dataset(options); });
+  EXPECT_EQ(message_of({.path = directory_.file("zeros.h5")},
+                       [](const DatasetOptions& options) { try_dataset(options, {.whole = false}); }),
+            "");
 }
 
 }  // namespace

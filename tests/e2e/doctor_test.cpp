@@ -16,5 +16,55 @@ TEST(DoctorUnderMpirun, MeasuresTheWayBetweenWorkersAndAgreesOnTheExitCode) {
   EXPECT_NE(ill.out.find("PROBLEM: "), std::string::npos) << ill.out;
 }
 
+// As a run is started there: what mpirun is told is what launch/mpirun.sh tells it.
+TEST(DoctorOnHosts, PassesOverInterfacesThatLeadNowhere) {
+  namespace fs = std::filesystem;
+  const ScratchDirectory scratch;
+  fs::create_directories(scratch.file("bin"));
+  fs::create_directories(scratch.file("net/docker0"));
+  fs::create_directories(scratch.file("net/eth0"));
+  // It shows what it is told ("defaults").
+  fs::copy_file(LOCKSTEP_ROOT "/tests/launch/mpirun_standin", scratch.file("bin/mpirun"));
+  write_file(scratch.file("hosts"), "# two\na slots=2\nb\n");
+  const Outcome outcome =
+      Job({"env", "PATH=" + scratch.file("bin") + ":" + std::getenv("PATH"),
+           "LOCKSTEP_NET=" + scratch.file("net"), "HOME=" + scratch.path(), LOCKSTEP_COMMAND, "doctor",
+           "--hostfile", scratch.file("hosts"), "--output", scratch.file("defaults")})
+          .wait();
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* told :
+       {"OMPI_MCA_btl_tcp_if_exclude=127.0.0.1/8,sppp,docker0\n", "OMPI_MCA_oob_tcp_if_exclude=docker0\n"})
+    EXPECT_NE(outcome.out.find(told), std::string::npos) << outcome.out;
+}
+
+// Of several workers that a launcher has started for a command that takes one.
+TEST(CommandsOfOneWorker, AreDoneAndSaidOnce) {
+  const ScratchDirectory scratch;
+  write_file(scratch.file("points.csv"), points_csv(30, 3));
+  write_file(scratch.file("hosts"), "a\n");
+  const auto times = [](const std::string& text, const std::string& part) {
+    size_t found = 0;
+    for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+    return found;
+  };
+  const std::string prepared = scratch.file("points.h5");
+  const Outcome prepare = run(3, {"prepare", scratch.file("points.csv"), "--output", prepared});
+  EXPECT_EQ(prepare.exit_code, 0) << prepare.err;
+  EXPECT_EQ(times(prepare.err, ": 30 samples of "), 1u) << prepare.err;
+  const std::string warning = "warning: prepare: takes one worker: rank 0 does it, 2 have nothing to do";
+  EXPECT_EQ(times(prepare.err, warning), 1u) << prepare.err;
+  const Outcome inspect = run(2, {"inspect", prepared, "--verify"});
+  EXPECT_EQ(inspect.exit_code, 0) << inspect.err;
+  EXPECT_EQ(times(inspect.out, ": intact"), 1u) << inspect.out;
+  EXPECT_EQ(times(run(1, {"inspect", prepared}).err, "warning: "), 0u);
+  EXPECT_EQ(times(run(2, {"inspect", "--help"}).out, "Usage: "), 1u);
+  const Outcome absent = run(2, {"watch", scratch.file("absent"), "--once"});
+  EXPECT_EQ(absent.exit_code, run(kNoLauncher, {"watch", scratch.file("absent"), "--once"}).exit_code);
+  EXPECT_EQ(times(absent.err, "error: "), 1u) << absent.err;
+  const Outcome doctor = run(2, {"doctor", "--hostfile", scratch.file("hosts")});
+  EXPECT_EQ(doctor.exit_code, 2) << doctor.err;
+  EXPECT_EQ(times(doctor.err, "error: --hostfile: doctor starts mpirun itself"), 1u) << doctor.err;
+}
+
 }  // namespace
 }  // namespace lockstep::testing

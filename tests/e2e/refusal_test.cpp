@@ -123,6 +123,17 @@ TEST_F(Refusal, VectorsOfAMinimizerThatDoNotFitIntoMemoryExitWith2BeforeAnything
   EXPECT_FALSE(std::filesystem::exists(scratch_.file("out")));
 }
 
+TEST_F(Refusal, CopiesOfTheStateThatDoNotFitIntoMemoryExitWith2BeforeAnythingIsMade) {
+  if (!kCanLimitMemory) GTEST_SKIP();
+  write_file(scratch_.file("run.toml"),
+             configuration("train = \"" + scratch_.file("points.csv") + "\"\n",
+                           "type = \"mlp\"\nhidden = [700, 700]\n", "type = \"lbfgs\"\nhistory = 120\n"));
+  const std::vector<std::string> arguments = training({"checkpoint.recovery_point=true"});
+  expect_refusal(Job::within_mebibytes(2500, Job::on_workers(2, arguments)), 2,
+                 "checkpoint\\.recovery_point = true: takes \\d+ bytes of memory: \\d+ are");
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file("out")));
+}
+
 TEST_F(Refusal, BadConfigurationFilesExitWith2AndNameFileAndLine) {
   const auto expect = [&](const std::string& file, const std::string& expected) {
     expect_refusal(kNoLauncher, {"train", file, "--output", scratch_.file("out")}, 2, expected);

@@ -51,6 +51,8 @@ TEST_F(DiskFaults, RecordsThatCannotBeWrittenChangeNoExitCode) {
     EXPECT_NE(outcome.err.find("warning: " + output + name + ": cannot be written: "), std::string::npos)
         << outcome.err;
   }
+  EXPECT_EQ(count(outcome.err, "loss plot"), 0u) << "there is none: " << outcome.err;
+  EXPECT_EQ(count(outcome.err, "metrics     "), 1u) << outcome.err;
   Job job(with_faults(faults, {}, training(stopped, {kEndless})));
   ASSERT_TRUE(job.wait_until([&] { return job.err().find("step ") != std::string::npos; })) << job.err();
   job.signal(SIGTERM);

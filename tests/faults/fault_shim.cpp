@@ -4,15 +4,16 @@
 // NAME: the end of the path that the call concerns; COUNT: the COUNTth such call only (of this rule, from 1);
 // RANK: on that MPI rank only. ACTION: an error (EIO, ENOSPC, ...), "sleep=SECONDS" before the call, "hang",
 // "stop" (SIGSTOP), or "kill". CALLs: open, write (and pwrite), read (pread), fsync, rename (NAME: of the
-// target), truncate, remove, MPI_Init, MPI_Comm_dup, MPI_Comm_split, MPI_Isend, MPI_Ibarrier, MPI_Finalize;
-// "any": each of those that concern files.
-// LOCKSTEP_FAULTS_UNDER, where it is set: the beginning of the paths that rules are about. LOCKSTEP_HOST:
-// what the worker takes for the name of its host. LOCKSTEP_CLOCK: the seconds that its clock is ahead.
+// target), truncate, remove, statvfs (any error: no room is left), MPI_Init, MPI_Comm_dup, MPI_Comm_split,
+// MPI_Isend, MPI_Ibarrier, MPI_Finalize; "any": each of those that concern files. LOCKSTEP_FAULTS_UNDER,
+// where it is set: the beginning of the paths that rules are about. LOCKSTEP_HOST: what the worker takes for
+// the name of its host. LOCKSTEP_CLOCK: the seconds that its clock is ahead.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -193,6 +194,12 @@ int remove(const char* path) {
 int unlink(const char* path) {
   FAIL_IF("remove", path)
   return next<int(const char*)>("unlink")(path);
+}
+
+int statvfs(const char* path, struct statvfs* status) {
+  const int result = next<int(const char*, struct statvfs*)>("statvfs")(path, status);
+  if (result == 0 && fault("statvfs", path) != 0) status->f_bavail = 0;
+  return result;
 }
 
 int gethostname(char* name, size_t size) {

@@ -98,6 +98,32 @@ TEST_F(RecoveryPoints, OneThatHangsTooAndTheLineSaysSo) {
   expect_goes_on(output, false);
 }
 
+// At each message of a step and of the copy behind it, and by the one that is left alone: of sharded arrays
+// it has its part, and is about to get the others'.
+TEST_F(RecoveryPoints, TwoThatAreLostAtAnyMessageLeaveTheStepOrTheOneBefore) {
+  const std::vector<std::string> small = settings({kSharded, "model.hidden=[8]", "parallel.bucket_mb=1"});
+  std::vector<std::string> every = small;
+  every.insert(every.end(), {"train.steps=40", "checkpoint.every=1", "checkpoint.keep=0"});
+  const std::string straight = scratch_.file("straight");
+  complete(kNoLauncher, training(straight, every));
+  std::set<int64_t> steps;
+  for (int message = 60; message < 84; message += 2) {
+    SCOPED_TRACE(message);
+    const std::string output = scratch_.file(std::to_string(message));
+    // One that is killed with the first comes as far as its message, unless the job ends before.
+    const std::string number = "MPI_Isend#" + std::to_string(message);
+    const Outcome outcome =
+        run_with(number + "@1=kill " + number + "@2=kill", workers(3), training(output, small));
+    EXPECT_NE(outcome.exit_code, 0);
+    ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
+    const int64_t step = newest_checkpoint(output);
+    steps.insert(step);
+    EXPECT_EQ(digest_of(checkpoint_of(output, step)), digest_of(checkpoint_of(straight, step)));
+  }
+  EXPECT_GT(steps.size(), 1u) << "messages of more than one step";
+  EXPECT_GT(*steps.begin(), 0);
+}
+
 // Neither stopped nor dead, the first of its host writes nothing all the same.
 TEST_F(RecoveryPoints, OneThatIsAliveButDoesNotAnswerIsNotWaitedFor) {
   const std::string output = scratch_.file("silent");

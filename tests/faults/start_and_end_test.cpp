@@ -29,6 +29,7 @@ TEST_F(StartAndEnd, WhatMpiItselfCannotStartIsSaidInOneLineWithTheCodeOfWhatIsAt
     std::vector<std::string> launcher, worker;
     std::string named;
     int exit_code;
+    std::string faults = "";
   };
   std::vector<Case> cases = {
       {{"OMPI_MCA_btl=nonsense"}, {}, "OMPI_MCA_btl=nonsense", 2},
@@ -40,6 +41,26 @@ TEST_F(StartAndEnd, WhatMpiItselfCannotStartIsSaidInOneLineWithTheCodeOfWhatIsAt
       // Of workers on several hosts: a network that is not there yet may come.
       {{"OMPI_MCA_btl=nonsense"}, {"OMPI_COMM_WORLD_LOCAL_SIZE=1"}, "OMPI_MCA_btl=nonsense", 6},
   };
+  // srun's PMIx tells how many hosts there are by other names.
+  cases.push_back({{"OMPI_MCA_btl=nonsense"},
+                   {"-u", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_NODES=2"},
+                   "OMPI_MCA_btl=nonsense",
+                   6});
+  // Where there is no room for its files, on one host or several, that is at fault.
+  cases.push_back({{"OMPI_MCA_btl=nonsense"},
+                   {"OMPI_COMM_WORLD_LOCAL_SIZE=1"},
+                   "MPI itself says why; /dev/shm has 0 bytes left: make room there",
+                   4,
+                   "statvfs:/dev/shm=ENOSPC"});
+  // What the launch scripts set is not what somebody has chosen.
+  cases.push_back({{"OMPI_MCA_btl=nonsense", "OMPI_MCA_pml=ob1", "OMPI_MCA_lockstep_defaults=pml,btl"},
+                   {},
+                   "; the launch script has chosen OMPI_MCA_",
+                   2});
+  cases.push_back({{"OMPI_MCA_btl=nonsense", "OMPI_MCA_pml=ob1", "OMPI_MCA_lockstep_defaults=pml"},
+                   {},
+                   "; chosen are OMPI_MCA_btl=nonsense: the launch script has chosen OMPI_MCA_pml=ob1: where",
+                   2});
   if (kCanLimitMemory) cases.push_back({{}, {"PMIX_MCA_psec=nonsense"}, "", 2});
   for (const Case& wrong : cases) {
     SCOPED_TRACE(wrong.named);
@@ -48,7 +69,7 @@ TEST_F(StartAndEnd, WhatMpiItselfCannotStartIsSaidInOneLineWithTheCodeOfWhatIsAt
     launcher.insert(launcher.end(), workers_with.begin(), workers_with.end());
     launcher.emplace_back("env");
     launcher.insert(launcher.end(), wrong.worker.begin(), wrong.worker.end());
-    const Outcome outcome = run_with("", launcher, training(scratch_.file("run")));
+    const Outcome outcome = run_with(wrong.faults, launcher, training(scratch_.file("run")));
     EXPECT_EQ(outcome.exit_code, wrong.exit_code) << outcome.err;
     EXPECT_EQ(count(outcome.err, "error: "), 1u) << outcome.err;
     char host[256] = {};

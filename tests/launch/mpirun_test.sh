@@ -48,6 +48,12 @@ done
 code=0
 "$wrapper" refuses "error: says a worker: There are not enough slots available" 2>/dev/null || code=$?
 check "exit code of a job that says something like it" 1 "$code"
+for text in "A call to mkdir was unable to create the desired directory:" "  orte_session_dir failed"; do
+  code=0
+  "$wrapper" refuses "$text" 2>"$bin/said" || code=$?
+  check "exit code without a directory for mpirun: $text" 4 "$code"
+  check "what is said of it" 1 "$(grep -c '^mpirun has started nothing: it cannot write to ' "$bin/said")"
+done
 "$wrapper" exit 0
 check "output of the job" "line" "$("$wrapper" talks 2>&1 | sort -u)"
 
@@ -94,6 +100,11 @@ for arguments in "defaults train --output runs/cpu-set --bind-to core --hostfile
 done
 check "what it is told beside the user's" "hwloc_base_binding_policy=core oob_tcp_keepalive_time=9 " \
   "$(told OMPI_MCA_hwloc_base_binding_policy=core OMPI_MCA_oob_tcp_keepalive_time=9 "$wrapper" defaults)"
+# Workers that say what may be at fault tell the user's choices from these.
+keepalive_names="oob_tcp_keepalive_time,oob_tcp_keepalive_intvl,oob_tcp_keepalive_probes"
+check "which of them nobody has chosen" "hwloc_base_binding_policy,$keepalive_names,pml,btl" "$(said "$wrapper" whose)"
+check "which of them nobody has chosen beside the user's" "$keepalive_names" \
+  "$(said OMPI_MCA_btl=self,tcp "$wrapper" --bind-to core whose)"
 memory="btl=self,vader pml=ob1 "
 check "transport on this host" "$memory" "$(transport "$wrapper" -np 2 defaults)"
 for option in "--host a:2" "-H a" "--hostfile f" "-machinefile f" "--default-hostfile f" "--mca orte_default_hostfile f"; do
@@ -217,14 +228,14 @@ check "signals of a job whose log is not read" "" "$(kinds)"
 # $SHELL.
 if command -v script >/dev/null; then
   export SHELL=$BASH
-  for how in stubborn "stubborn late"; do
+  for how in stubborn "stubborn late" "stubborn says one"; do
     : >"$NOTES"
     rm -f "$bin/code"
     code=0
     { noted 1; printf '\003'; noted 2; sleep 1; printf '\003'; sleep 5; } |
       script -qec "'$wrapper' -np 2 $how; echo \$? >'$bin/code'" /dev/null >/dev/null 2>&1 || code=$?
     check "signals after Ctrl-C twice ($how)" "TERM USR1 ready " "$(kinds)"
-    check "exit code after Ctrl-C twice ($how)" 143 "$(cat "$bin/code" 2>/dev/null || echo none)"
+    check "exit code after Ctrl-C twice ($how)" 130 "$(cat "$bin/code" 2>/dev/null || echo none)"
   done
 fi
 [ "$failures" -eq 0 ]

@@ -47,7 +47,8 @@ cat >"$root/bin/ssh" <<'END'
 #!/bin/bash
 args=("$@")
 host=${args[-2]} command=${args[-1]}
-[ -e "$ANSWERS/$host" ] || exit 255
+[ -e "$ANSWERS/$host" ] || { echo "ssh: connect to host $host: refused" >&2; exit 255; }
+[ ! -s "$ANSWERS/$host" ] || exec sh -c "${command//release/elsewhere}"  # one without the checkout
 case $command in *cat) ;; *) echo "$host" >>"$NOTES.asked" ;; esac
 case $command in *cat) ;; *await_saves) exec sh -c "$command" ;; *) exit 0 ;; esac
 echo up
@@ -121,6 +122,16 @@ kill -TERM "$job"
 code=0
 wait "$job" || code=$?
 check "exit code of a stop without hosts" 75 "$code"
+check "what it says of each host" "a b c" "$(sed -n 's/supervise: \(.\) does not answer: ssh: connect to host .: refused$/\1/p' "$root/said" | paste -sd' ')"
+
+echo without >"$ANSWERS/a"
+"$root/launch/supervise.sh" "${run[@]}" 2>"$root/said" &
+job=$!
+until grep -q 'waiting' "$root/said"; do sleep 0.1; done
+kill -TERM "$job"
+wait "$job" || true
+check "what it says of a host without the checkout" 1 \
+  "$(grep -c "supervise: a does not answer: there is no $root/build/elsewhere/bin/lockstep\$" "$root/said")"
 
 check "without --output" "0 starts, 2" "$(started "a" "0" "$root/hostfile" config.toml)"
 printf 'a\n-oProxyCommand=x\n' >"$root/hostfile"

@@ -36,6 +36,24 @@ TEST(StragglerWatch, SaysOnceWhoIsSlowAndOnceThatItIsNoLonger) {
   EXPECT_EQ(watch(stragglers, {0.1, 0.1, 0.1}, 500), std::nullopt);
 }
 
+TEST(StragglerWatch, TheQuotaThatMakesOneSlowIsNamed) {
+  StragglerWatch throttled({1, 1}, host_of), little({1, 1}, host_of), other({1, 1}, host_of);
+  const auto said = [](StragglerWatch& stragglers, const std::vector<double>& kept) {
+    for (int64_t step = 1; step <= 3; ++step) {
+      if (const auto text = stragglers.add(step, std::vector<double>{0.1, 1.0}, kept)) return *text;
+    }
+    return std::string();
+  };
+  EXPECT_NE(said(throttled, {0.0, 0.75})
+                .find("1 s instead of 0.1 s; its control group's quota of processor time "
+                      "has kept it from running for 1.5 s"),
+            std::string::npos);
+  for (const std::string& text : {said(little, {0.0, 0.05}), said(other, {5.0, 0.0})}) {
+    EXPECT_NE(text.find("rank 1 on host node1 is slow: "), std::string::npos) << text;
+    EXPECT_TRUE(text.ends_with("1 s instead of 0.1 s")) << text;
+  }
+}
+
 TEST(StragglerWatch, MoreWorkIsNotSlowness) {
   StragglerWatch stragglers({3, 1}, host_of);
   EXPECT_EQ(watch(stragglers, {0.3, 0.1}, 500), std::nullopt);
