@@ -32,7 +32,7 @@ class StepWord {
     mine_ = mine;
     request_ = communicator_.all_gather(&mine_, sizeof mine_, words_.data(), "stop");
   }
-  // Waits for everyone's word. Returns what any of them says, but for the last two.
+  // Waits for everyone's word. Returns what any of them says in its flags.
   Word take() {
     request_->wait();
     request_.reset();
