@@ -93,9 +93,14 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   }
   run_agreed(
       communicator, [&] { complete(); }, "set-up");
-  if (keeps_copies(*this))
-    require_memory_on_hosts(communicator, "checkpoint.recovery_point = true", 2 * state->bytes(),
-                            ErrorKind::kUsage);
+  if (keeps_copies(*this)) {
+    int64_t bytes = 0;
+    run_agreed(
+        communicator, [&] { bytes = state->bytes(); }, "set-up");
+    // A minimizer makes its state anew for each copy, twice for a while.
+    require_memory_on_hosts(communicator, "checkpoint.recovery_point = true",
+                            (end->minimizes() ? 4 : 2) * bytes, ErrorKind::kUsage);
+  }
   run_agreed(
       communicator,
       [&] {
