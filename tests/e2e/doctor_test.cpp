@@ -23,7 +23,8 @@ TEST(DoctorOnHosts, PassesOverInterfacesThatLeadNowhere) {
   fs::create_directories(scratch.file("bin"));
   fs::create_directories(scratch.file("net/docker0"));
   fs::create_directories(scratch.file("net/eth0"));
-  // It shows what it is told ("defaults").
+  // By this name among its arguments mpirun shows what it is told.
+  fs::create_directories(scratch.file("defaults"));
   fs::copy_file(LOCKSTEP_ROOT "/tests/launch/mpirun_standin", scratch.file("bin/mpirun"));
   write_file(scratch.file("hosts"), "# two\na slots=2\nb\n");
   const Outcome outcome =
@@ -48,7 +49,7 @@ TEST(CommandsOfOneWorker, AreDoneAndSaidOnce) {
     return found;
   };
   const std::string prepared = scratch.file("points.h5");
-  const Outcome prepare = run(3, {"prepare", scratch.file("points.csv"), "--output", prepared});
+  const Outcome prepare = run(3, {"prepare", scratch.file("points.csv"), prepared});
   EXPECT_EQ(prepare.exit_code, 0) << prepare.err;
   EXPECT_EQ(times(prepare.err, ": 30 samples of "), 1u) << prepare.err;
   const std::string warning = "warning: prepare: takes one worker: rank 0 does it, 2 have nothing to do";

@@ -193,6 +193,25 @@ TEST_F(DiskFaults, ASaveThatNeverEndsIsGivenUp) {
       << outcome.err;
 }
 
+// Of one worker, whom nobody else gives up; while it trains on the next save waits for the one before.
+TEST_F(DiskFaults, ASaveOfOneWorkerThatNeverEndsIsGivenUpToo) {
+  for (const std::string every : {"", "checkpoint.every=4"}) {
+    SCOPED_TRACE(every);
+    const std::string output = scratch_.file("alone" + every);
+    std::vector<std::string> settings = {"checkpoint.timeout=12", "train.steps=9"};
+    if (!every.empty()) settings.push_back(every);
+    const Outcome outcome = run_with("fsync=hang", {}, training(output, settings));
+    EXPECT_EQ(outcome.exit_code, 4) << outcome.err;
+    EXPECT_LT(outcome.seconds, 30.0);
+    EXPECT_EQ(count(outcome.err, "still saving to " + output + ", for 10 s by now"), 1u) << outcome.err;
+    EXPECT_EQ(count(outcome.err, "error: "), 1u) << outcome.err;
+    EXPECT_NE(outcome.err.find(output + ": saving is not finished after 12 s (checkpoint.timeout): "),
+              std::string::npos)
+        << outcome.err;
+    EXPECT_TRUE(checkpoints_in(output).empty());
+  }
+}
+
 // Others would take rank 0 for lost while it waits for the command of the checkpoint before.
 TEST_F(DiskFaults, ACommandAfterACheckpointDoesNotDelayTheReasonOfAFailure) {
   const Outcome outcome =
