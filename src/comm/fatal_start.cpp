@@ -61,7 +61,8 @@ std::string lack_of_room() {
   for (const char* name : {"PMIX_SERVER_TMPDIR", "OMPI_MCA_orte_tmpdir_base", "TMPDIR"}) {
     if (const char* const directory = std::getenv(name)) directories.push_back(directory);
   }
-  directories.insert(directories.end(), {"/tmp", "/dev/shm"});
+  if (directories.empty()) directories.push_back("/tmp");
+  directories.push_back("/dev/shm");
   for (const char* directory : directories) {
     struct statvfs status {};
     if (::statvfs(directory, &status) != 0 || status.f_blocks == 0) continue;

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <string_view>
 #include <system_error>
 
 namespace lockstep {
@@ -108,6 +109,18 @@ bool launched_on_several_hosts() {
   if (all != nullptr) return here != nullptr && std::atoi(all) != std::atoi(here);
   const char* const nodes = std::getenv("SLURM_STEP_NUM_NODES");
   return nodes != nullptr && std::atoi(nodes) > 1;
+}
+
+std::vector<std::string> environment_of_no_worker() {
+  std::vector<std::string> kept;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable = *entry;
+    bool of_job = false;
+    for (const std::string_view start : {"OMPI_COMM_WORLD_", "PMIX_", "PMI_", "SLURM_STEP_NUM_TASKS="})
+      of_job = of_job || variable.starts_with(start);
+    if (!of_job) kept.emplace_back(variable);
+  }
+  return kept;
 }
 
 void announce_phase(const std::string& phase) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace lockstep {
 
@@ -19,6 +20,10 @@ int launched_rank();
 int launched_workers();
 // Whether they are on more than one host, as far as it tells.
 bool launched_on_several_hosts();
+
+// NAME=VALUE of all variables of this process but those by which a launcher makes one a worker of its job:
+// for a process that is none.
+std::vector<std::string> environment_of_no_worker();
 
 // Makes the calling thread known to neighbours as one that waits in this phase; at most 15 characters.
 void announce_phase(const std::string& phase);

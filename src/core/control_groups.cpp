@@ -14,7 +14,7 @@ std::vector<ControlGroup> control_groups(const std::string& controller, const st
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const bool unified = controllers == ",,";
+    const bool unified = line.starts_with("0::");
     if (!unified && controllers.find("," + controller + ",") == std::string::npos) continue;
     const std::string root = unified ? cgroups : cgroups + "/" + controller;
     for (std::string group = line.substr(second + 1);;) {

@@ -22,7 +22,9 @@
 #include <system_error>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/log.h"
 
 namespace lockstep {
@@ -46,8 +48,9 @@ std::string with_path(std::string command, const std::string& path) {
   return command;
 }
 
-// A shell in a process group of its own, with none of this process's descriptors: mpirun waits for whoever
-// has the stderr that it has given to a worker. input, output: -1: /dev/null. errno, or 0.
+// A shell in a process group of its own, no worker of the job, with none of this process's descriptors:
+// mpirun waits for whoever has the stderr that it has given to a worker. input, output: -1: /dev/null. errno,
+// or 0.
 int start_shell(const std::string& command, int input, int output, pid_t& child) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
@@ -72,7 +75,12 @@ int start_shell(const std::string& command, int input, int output, pid_t& child)
                            POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
   std::array<std::string, 3> words = {"sh", "-c", command};
   const std::array<char*, 4> arguments = {words[0].data(), words[1].data(), words[2].data(), nullptr};
-  const int error = ::posix_spawn(&child, "/bin/sh", &files, &attributes, arguments.data(), environ);
+  std::vector<std::string> variables = environment_of_no_worker();
+  std::vector<char*> environment;
+  for (std::string& variable : variables) environment.push_back(variable.data());
+  environment.push_back(nullptr);
+  const int error =
+      ::posix_spawn(&child, "/bin/sh", &files, &attributes, arguments.data(), environment.data());
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&files);
   return error;

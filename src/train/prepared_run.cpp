@@ -86,12 +86,13 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
       communicator, [&] { set_up(); }, "set-up");
   const bool keeps = keeps_copies(*this);
   if (end->minimizes()) {
-    // Nothing of it is there yet, and all of it is part of the state.
+    // Nothing of it is there yet, and all of it is part of the state: which is made anew for each copy, twice
+    // for a while beside the two that are kept.
     require_memory_on_hosts(
         communicator,
         fmt::format("optimizer.type = \"{}\" with {} parameters{}", replica->optimizer->type(),
                     replica->store.parameter_count(), keeps ? " and checkpoint.recovery_point" : ""),
-        static_cast<int64_t>(end->bytes()) * (keeps ? 3 : 1), ErrorKind::kUsage);
+        static_cast<int64_t>(end->bytes()) * (keeps ? 5 : 1), ErrorKind::kUsage);
   }
   run_agreed(
       communicator, [&] { complete(); }, "set-up");

@@ -31,7 +31,7 @@ class ControlGroups : public ::testing::Test {
 
 TEST_F(ControlGroups, AreGivenFromTheInnermostOn) {
   EXPECT_TRUE(folders("cpu").empty());
-  write("proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/a/b\ngarbage\n0::/outer/inner\n");
+  write("proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/a/b\ngarbage\n0::/outer/inner\n::\n");
   EXPECT_EQ(folders("cpu"),
             (std::vector<std::string>{"1/cpu/a/b", "1/cpu/a", "1/cpu", "2/outer/inner", "2/outer", "2"}));
   EXPECT_EQ(folders("memory"),

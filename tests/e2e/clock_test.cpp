@@ -67,6 +67,18 @@ TEST_F(Clock, CheckpointsComeByTheMinuteWhereStepsAreManyAndTheUsersCommandSeesE
   EXPECT_EQ(outcome.out.find("told"), std::string::npos) << "standard output is the program's";
 }
 
+TEST_F(Clock, ACommandOfThisProgramIsNoWorkerOfTheJob) {
+  const std::string command = LOCKSTEP_COMMAND;
+  const std::string after_save = "checkpoint.after_save=" + command + " inspect {} && " + command + " eval " +
+                                 file_ +
+                                 " --checkpoint {} --set data.validation=" + scratch_.file("points.csv");
+  const Outcome outcome = run(2, {"train", file_, "--output", output_, "--set", "train.steps=3", "--set",
+                                  "checkpoint.timeout=20", "--set", after_save});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err.find("warning: "), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("\"samples\""), std::string::npos) << outcome.err;
+}
+
 TEST_F(Clock, ACommandThatIsLeftToItselfDoesNotKeepTheJob) {
   const Outcome outcome = run(2, {"train", file_, "--output", output_, "--set", "train.steps=3", "--set",
                                   "checkpoint.timeout=2", "--set", "checkpoint.after_save=sleep 60; : {}"});

@@ -23,7 +23,7 @@ TEST(DoctorOnHosts, PassesOverInterfacesThatLeadNowhere) {
   fs::create_directories(scratch.file("bin"));
   fs::create_directories(scratch.file("net/docker0"));
   fs::create_directories(scratch.file("net/eth0"));
-  // It shows what it is told where that is among its arguments.
+  // By this name among its arguments mpirun shows what it is told.
   fs::create_directories(scratch.file("defaults"));
   fs::copy_file(LOCKSTEP_ROOT "/tests/launch/mpirun_standin", scratch.file("bin/mpirun"));
   write_file(scratch.file("hosts"), "# two\na slots=2\nb\n");

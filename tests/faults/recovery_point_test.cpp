@@ -103,11 +103,11 @@ TEST_F(RecoveryPoints, OneThatHangsTooAndTheLineSaysSo) {
 TEST_F(RecoveryPoints, TwoThatAreLostAtAnyMessageLeaveTheStepOrTheOneBefore) {
   const std::vector<std::string> small = settings({kSharded, "model.hidden=[8]", "parallel.bucket_mb=1"});
   std::vector<std::string> every = small;
-  every.insert(every.end(), {"train.steps=100", "checkpoint.every=1", "checkpoint.keep=0"});
+  every.insert(every.end(), {"train.steps=40", "checkpoint.every=1", "checkpoint.keep=0"});
   const std::string straight = scratch_.file("straight");
   complete(kNoLauncher, training(straight, every));
   std::set<int64_t> steps;
-  for (int message = 200; message < 224; message += 2) {
+  for (int message = 60; message < 88; message += 2) {
     SCOPED_TRACE(message);
     const std::string output = scratch_.file(std::to_string(message));
     // One that is killed with the first comes as far as its message, unless the job ends before.
@@ -117,6 +117,7 @@ TEST_F(RecoveryPoints, TwoThatAreLostAtAnyMessageLeaveTheStepOrTheOneBefore) {
     EXPECT_NE(outcome.exit_code, 0);
     ASSERT_EQ(checkpoints_in(output).size(), 1u) << outcome.err;
     const int64_t step = newest_checkpoint(output);
+    if (step == 0) continue;  // lost in the first one, before which no other run saves
     steps.insert(step);
     EXPECT_EQ(digest_of(checkpoint_of(output, step)), digest_of(checkpoint_of(straight, step)));
   }
