@@ -1,8 +1,6 @@
 // The table of commands.
 #include "lockstep/app/commands.h"
 
-#include <fmt/format.h>
-
 #include "lockstep/app/config_command.h"
 #include "lockstep/app/doctor_command.h"
 #include "lockstep/app/exchange_commands.h"
@@ -11,8 +9,6 @@
 #include "lockstep/app/report_command.h"
 #include "lockstep/app/text_commands.h"
 #include "lockstep/app/watch_command.h"
-#include "lockstep/comm/neighbours.h"
-#include "lockstep/core/log.h"
 
 namespace lockstep {
 
@@ -31,14 +27,6 @@ std::vector<RunCommand> add_other_commands(CLI::App& app) {
       add_config_command(app),
   };
   // clang-format on
-}
-
-bool leaves_to_first(const std::string& what) {
-  if (launched_rank() > 0) return true;
-  if (const int workers = launched_workers(); workers > 1)
-    log_warning(
-        fmt::format("{}: takes one worker: rank 0 does it, {} have nothing to do", what, workers - 1));
-  return false;
 }
 
 }  // namespace lockstep

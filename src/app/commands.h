@@ -16,8 +16,4 @@ using RunCommand = std::function<std::optional<int>()>;
 // Adds all of them to the program, in the order in which its help lists them.
 std::vector<RunCommand> add_other_commands(CLI::App& app);
 
-// Whether this worker has nothing to do, since another one does what takes one worker. The one that does says
-// that there are others. what: "lockstep WHAT".
-bool leaves_to_first(const std::string& what);
-
 }  // namespace lockstep

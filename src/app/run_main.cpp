@@ -250,7 +250,7 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
     std::ranges::reverse(words);  // as CLI11 wants them
     app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return launched_rank() > 0 ? 0 : app.exit(error);  // --help, --version
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     const std::string nearest = nearest_to_extras(app);
     refused.emplace(ErrorKind::kUsage, fmt::format("{}{} (see lockstep --help)", error.what(),
                                                    nearest.empty() ? "" : ": " + nearest));
@@ -345,8 +345,6 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
       communicator->leave(code, settings.start_timeout_seconds);
       return code;
     }
-    const std::string command = app.get_subcommands().front()->get_name();
-    if (command != kDoctor && leaves_to_first(command)) return 0;
     remove_unfinished_on_signals();
     if (landscape->parsed()) return run_landscape(arguments.landscape.function);
     for (const RunCommand& run_other : others) {

@@ -56,7 +56,7 @@ std::string choices() {
 
 // "/tmp has 0 bytes left", of where Open MPI keeps files while it starts; "" where there is room.
 std::string lack_of_room() {
-  constexpr uint64_t kFiles = 16 << 20;
+  constexpr uint64_t kFiles = 1 << 20;
   std::vector<const char*> directories;
   for (const char* name : {"PMIX_SERVER_TMPDIR", "OMPI_MCA_orte_tmpdir_base", "TMPDIR"}) {
     if (const char* const directory = std::getenv(name)) directories.push_back(directory);
@@ -109,7 +109,8 @@ int say_failure() {
   if (look_at_neighbours(failed).speaks && look_at_neighbours(told).speaks) {
     announce_phase(told);
     const std::string remedy =
-        !full.empty() ? full + ": make room there, or choose another directory with TMPDIR"
+        !full.empty() ? choices() + full + ": make room there" +
+                            (full.starts_with("/dev/shm") ? "" : ", or choose another directory with TMPDIR")
                       : choices() +
                             "where it is a transport or an interface, name those that this host has (mpirun "
                             "--mca btl self,vader,tcp --mca btl_tcp_if_include eth0)";

@@ -95,14 +95,6 @@ int launched_rank() {
   return -1;
 }
 
-int launched_workers() {
-  // srun's PMIx tells the rank alone.
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    if (const char* workers = std::getenv(name)) return launched_rank() < 0 ? 0 : std::atoi(workers);
-  }
-  return 0;
-}
-
 bool launched_on_several_hosts() {
   const char* const all = std::getenv("OMPI_COMM_WORLD_SIZE");
   const char* const here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");

@@ -16,8 +16,6 @@ int launching_process();
 
 // This worker's rank as the launcher's environment tells it; -1 without a launcher.
 int launched_rank();
-// How many workers the job has, by the same; 0 where it does not tell.
-int launched_workers();
 // Whether they are on more than one host, as far as it tells.
 bool launched_on_several_hosts();
 

@@ -113,8 +113,9 @@ bool erase(toml::node& root, const std::vector<std::variant<std::string, size_t>
 
 bool Configuration::is_override(const std::string& text) {
   std::vector<std::variant<std::string, size_t>> steps;
-  if (text.starts_with('~')) return split_path(text.substr(1), steps);
   const size_t equals = text.find('=');
+  if (text.starts_with('~'))
+    return split_path(text.substr(1, equals == std::string::npos ? equals : equals - 1), steps);
   return equals != std::string::npos && text.front() != '-' && split_path(text.substr(0, equals), steps);
 }
 
@@ -123,6 +124,8 @@ void Configuration::apply_override(const std::string& assignment) {
     fail(ErrorKind::kUsage, fmt::format("{} {}: {}", kOverrideName, to_toml(assignment), rule));
   };
   const bool leaves_out = assignment.starts_with('~');
+  if (leaves_out && assignment.find('=') != std::string::npos)
+    bad("leaves a key out, which has no value then");
   const size_t equals = leaves_out ? std::string::npos : assignment.find('=');
   if (!leaves_out && equals == std::string::npos)
     bad("must be of the form section.key=value or ~section.key");

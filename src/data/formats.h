@@ -29,10 +29,10 @@ std::string detect_format(const std::string& path);
 std::optional<int32_t> checked_ignore_label(const DatasetOptions& options, std::optional<int64_t> of_file,
                                             int64_t classes);
 
-// Whether so few of all rows, a single one or one in a hundred, are mistakes in labels rather than the sign
-// of real targets.
+// Whether so few of all rows, one in a hundred at most, are mistakes in labels rather than the sign of real
+// targets.
 inline bool are_slips(int64_t others, int64_t rows) {
-  return others > 0 && (others <= rows / 100 || (others == 1 && rows >= 10));
+  return others > 0 && others <= rows / 100;
 }
 
 // Rows of targets as labels, where each holds a single 1 and otherwise 0.

@@ -1,5 +1,9 @@
 // Reading HDF5 files that no seal vouches for in a child process first.
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <string>
 
 #include "lockstep/core/available_memory.h"
@@ -30,7 +34,11 @@ bool try_hdf5(const DatasetOptions& options, const DatasetTrial& trial) {
       rows.read_inputs(first, std::min(count, all - first), piece);
     return "";
   };
-  return read_in_child(options.path, ErrorKind::kData, trial.seconds, read_all, trial.gives_up);
+  const ChildReading read =
+      read_in_child(options.path, ErrorKind::kData, trial.seconds, read_all, trial.gives_up);
+  if (read == ChildReading::kNotStarted)
+    fail(ErrorKind::kData, fmt::format("{}: cannot start a process: {}", options.path, std::strerror(errno)));
+  return read == ChildReading::kDone;
 }
 
 }  // namespace lockstep

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "lockstep/core/error.h"
+#include "lockstep/core/log.h"
 #include "lockstep/core/strict_json.h"
 #include "lockstep/exchange/hugging_face_config.h"
 #include "lockstep/exchange/hugging_face_names.h"
@@ -34,9 +35,14 @@ class HuggingFaceSource final : public WeightsSource {
         read_hugging_face_config(config, read_small_file(config, kMostConfigBytes, ErrorKind::kCheckpoint));
     const std::filesystem::path generation = std::filesystem::path(directory) / "generation_config.json";
     if (std::error_code error; std::filesystem::exists(generation, error)) {
-      read_generation_config(generation.string(),
-                             read_small_file(generation.string(), kMostConfigBytes, ErrorKind::kCheckpoint),
-                             model_);
+      try {
+        read_generation_config(generation.string(),
+                               read_small_file(generation.string(), kMostConfigBytes, ErrorKind::kCheckpoint),
+                               model_);
+      } catch (const Error& unreadable) {
+        // Weights are what most come for.
+        log_warning(fmt::format("{}; what ends a text is taken from config.json", unreadable.what()));
+      }
     }
     files_.emplace(directory);
     prefix_ = hugging_face_prefix(model_.family);

@@ -13,12 +13,12 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <system_error>
 
 #include "lockstep/hdf5/library.h"
+#include "lockstep/hdf5/sealed_file.h"
 
 namespace lockstep {
 
@@ -64,16 +64,14 @@ std::optional<std::string> said_by(int pipe, const std::function<bool()>& gives_
 
 }  // namespace
 
-bool read_in_child(const std::string& path, ErrorKind kind, int64_t seconds,
-                   const std::function<std::string()>& reading, const std::function<bool()>& gives_up) {
+ChildReading read_in_child(const std::string& path, ErrorKind kind, int64_t seconds,
+                           const std::function<std::string()>& reading,
+                           const std::function<bool()>& gives_up) {
   std::error_code unknown;
   if (const uintmax_t bytes = std::filesystem::file_size(path, unknown); !unknown)
     seconds += static_cast<int64_t>(bytes >> 20);
-  const auto refuse = [&](int error) {
-    fail(kind, fmt::format("{}: cannot start a process: {}", path, std::strerror(error)));
-  };
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) refuse(errno);
+  if (pipe2(ends, O_CLOEXEC) != 0) return ChildReading::kNotStarted;
   const pid_t parent = getpid(), child = fork_between_calls();
   if (child == 0) {
     close(ends[0]);
@@ -86,7 +84,8 @@ bool read_in_child(const std::string& path, ErrorKind kind, int64_t seconds,
   close(ends[1]);
   if (child < 0) {
     close(ends[0]);
-    refuse(error);
+    errno = error;
+    return ChildReading::kNotStarted;
   }
   const std::optional<std::string> refusal = said_by(ends[0], gives_up);
   close(ends[0]);
@@ -94,16 +93,16 @@ bool read_in_child(const std::string& path, ErrorKind kind, int64_t seconds,
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
-  if (!refusal) return false;
+  if (!refusal) return ChildReading::kGivenUp;
   if (!refusal->empty()) fail(kind, *refusal);
   const auto damaged = [&](const std::string& what) {
-    fail(kind, fmt::format("{}: damaged: reading it {}", path, what));
+    throw DamagedFile(kind, fmt::format("{}: damaged: reading it {}", path, what));
   };
   const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   if (signal == SIGXCPU) damaged(fmt::format("does not end within {} s of processor time", seconds));
   // Killed from outside, for want of memory say, is no verdict on the file.
   if (status != 0 && signal != SIGKILL) damaged("crashes the HDF5 library");
-  return true;
+  return ChildReading::kDone;
 }
 
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 
 #include "lockstep/hdf5/child.h"
 #include "lockstep/hdf5/file_impl.h"
+#include "lockstep/hdf5/sealed_file.h"
 #include "lockstep/hdf5/storage.h"
 
 namespace lockstep {
@@ -72,7 +73,7 @@ Handle Hdf5File::Impl::open_readable(const std::string& object) const {
   if (sealed) {
     const Handle creation(H5Dget_create_plist(dataset), H5Pclose);
     if (!creation.valid() || H5Pget_layout(creation) == H5D_CHUNKED)
-      fail_reading(object, "damaged: in chunks, in a sealed file");
+      throw DamagedFile(kind, fmt::format("{}: {}: damaged: in chunks, in a sealed file", path, object));
   }
   if (!follow) inspect_storage(dataset, access, path + ": " + object, kind, false);
   return dataset;

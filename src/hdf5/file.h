@@ -53,8 +53,9 @@ class Hdf5File {
   // sets) are refused unless `follow`: a file of a stranger could name any file that the user may read.
   static Hdf5File open(const std::string& path, ErrorKind kind, bool follow = false);
   // A file whose seal holds. A seal is no signature: what was changed on purpose and sealed again is met in
-  // a child process, which looks at every object, attribute and text first. Errors: that it ends the child;
-  // objects that cannot be listed; reading arrays in chunks, which no sealed file has.
+  // a child process, where one can be had, which looks at every object, attribute and text first.
+  // DamagedFile: it ends the child; reading arrays in chunks, which no sealed file has. Error: objects that
+  // cannot be listed.
   static Hdf5File open_sealed(const std::string& path, ErrorKind kind);
   Hdf5File(Hdf5File&&) noexcept;
   Hdf5File& operator=(Hdf5File&&) noexcept;

@@ -154,7 +154,8 @@ std::vector<CorpusFile> corpus_files(const CorpusOptions& options) {
     fail(ErrorKind::kUsage, fmt::format("--pipe {}: there is no pipe, or its name tells it", options.pipe));
   // A file of lines under another name would be taken for text, JSON and all; where prompts are asked for,
   // visit_documents() refuses each such file.
-  if (options.field && options.prompt.empty() && std::ranges::none_of(files, &CorpusFile::json_lines))
+  if (options.field && *options.field != CorpusOptions{}.text_field() && options.prompt.empty() &&
+      std::ranges::none_of(files, &CorpusFile::json_lines))
     fail(ErrorKind::kUsage, fmt::format("--field {}: no .jsonl is among the inputs", *options.field));
   return files;
 }

@@ -232,9 +232,9 @@ void require_minimizable(const RunSettings& settings, const Optimizer& optimizer
   refuse(settings.average.type != AverageSettings::Type::kNone, "average.type",
          "its steps do not scatter around a minimum");
   refuse(settings.learning_rate != defaults.learning_rate, "optimizer.learning_rate",
-         "the method says how long its steps are; leave it out (--set ~optimizer.learning_rate)");
+         "the method says how long its steps are; leave it out (--set '~optimizer.learning_rate')");
   refuse(schedule.type() != "constant" || schedule.warmup() > 0, "schedule.type",
-         "the method says how long its steps are; leave [schedule] out (--set ~schedule)");
+         "the method says how long its steps are; leave [schedule] out (--set '~schedule')");
   refuse(!settings.groups.empty(), "optimizer.groups", "it moves all parameters along one direction");
   refuse(!settings.decay_biases, "optimizer.decay_biases", "it has no weight decay; take train.l2");
   refuse(settings.shard_optimizer, "parallel.shard_optimizer", "every worker needs all of its vectors");

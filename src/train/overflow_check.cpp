@@ -60,6 +60,7 @@ void OverflowCheck::look(const MicroBatch& batch, const std::function<int64_t(in
   }
   if (!any_infinite(features)) return;
   const auto place = std::ranges::find_if(features, is_infinite) - features.begin();
+  if (place == std::ssize(features)) return;  // no numbers at all, which others say
   const DataDescription& description = source_.description();
   const int64_t each = description.sample_shape.elements(), element = place % each;
   const std::vector<std::string>& columns = description.columns.features;

@@ -84,21 +84,23 @@ PreparedRun::PreparedRun(TrainingJob job_, const TrainOptions& options_, Communi
   communicator.enter("set-up");
   run_agreed(
       communicator, [&] { set_up(); }, "set-up");
-  const bool keeps = keeps_copies(*this);
   if (end->minimizes()) {
-    // Nothing of it is there yet, and all of it is part of the state: which is made anew for each copy, twice
-    // for a while beside the two that are kept.
-    require_memory_on_hosts(
-        communicator,
-        fmt::format("optimizer.type = \"{}\" with {} parameters{}", replica->optimizer->type(),
-                    replica->store.parameter_count(), keeps ? " and checkpoint.recovery_point" : ""),
-        static_cast<int64_t>(end->bytes()) * (keeps ? 5 : 1), ErrorKind::kUsage);
+    // Nothing of it is there yet.
+    require_memory_on_hosts(communicator,
+                            fmt::format("optimizer.type = \"{}\" with {} parameters",
+                                        replica->optimizer->type(), replica->store.parameter_count()),
+                            static_cast<int64_t>(end->bytes()), ErrorKind::kUsage);
   }
   run_agreed(
       communicator, [&] { complete(); }, "set-up");
-  if (keeps && !end->minimizes())
-    require_memory_on_hosts(communicator, "checkpoint.recovery_point = true", 2 * state->bytes(),
-                            ErrorKind::kUsage);
+  if (keeps_copies(*this)) {
+    int64_t bytes = 0;
+    run_agreed(
+        communicator, [&] { bytes = state->bytes(); }, "set-up");
+    // A minimizer makes its state anew for each copy, twice for a while.
+    require_memory_on_hosts(communicator, "checkpoint.recovery_point = true",
+                            (end->minimizes() ? 4 : 2) * bytes, ErrorKind::kUsage);
+  }
   run_agreed(
       communicator,
       [&] {

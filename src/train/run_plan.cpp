@@ -119,7 +119,7 @@ RunPlan plan_run(const RunSettings& settings, int64_t samples, bool full_batch, 
       fail(ErrorKind::kUsage,
            fmt::format("train.micro_batches: {} takes the whole training set in each step: {} samples in "
                        "micro-batches of "
-                       "{} are {}, got {} (leave it out: --set ~train.micro_batches)",
+                       "{} are {}, got {} (leave it out: --set '~train.micro_batches')",
                        optimizer, samples, settings.micro_batch_size, needed, settings.micro_batches));
     }
     plan.micro_batches = needed;

@@ -186,12 +186,19 @@ TEST_F(CheckpointTest, BytesChangedUnderANewSealEndNobody) {
       read_checkpoint(path_);
     } catch (const Error& error) {
       refused += 1;
-      crashes += std::string(error.what()).find("crashes the HDF5 library") != std::string::npos;
+      if (std::string(error.what()).find("crashes the HDF5 library") == std::string::npos) continue;
+      crashes += 1;
+      EXPECT_NE(dynamic_cast<const DamagedFile*>(&error), nullptr)
+          << "an older checkpoint would not be tried";
     }
   }
   RecordProperty("refused", static_cast<int>(refused));
   RecordProperty("crashes", static_cast<int>(crashes));
   EXPECT_GT(refused, 0u);
+  // Of this generation of the library it is known that some of these bytes end it.
+  if (kCanLimitMemory && H5_VERS_MAJOR == 1 && H5_VERS_MINOR == 10) {
+    EXPECT_GT(crashes, 0u);
+  }
 }
 
 // A seal says that a file is whole, not that a friend made it. HDF5 takes memory to be as large as it says.

@@ -422,7 +422,7 @@ TEST(Overrides, AreTellable) {
     EXPECT_TRUE(Configuration::is_override(text)) << text;
   }
   for (const char* text : {"", "run.toml", "runs/a=b/run.toml", "./a=b.toml", "=1", "a..b=1", "--output=x",
-                           "a b=1", "~", "~/run.toml", "~a=1"}) {
+                           "a b=1", "~", "~/run.toml", "~=1"}) {
     EXPECT_FALSE(Configuration::is_override(text)) << text;
   }
 }

@@ -325,7 +325,10 @@ with new('real_column.h5', y.reshape(12, 1) / 2) as file: file['x'] = x
 for kind in 'f4', 'i8', 'u1', 'bool':
     with new(f'one_hot_{kind}.h5', np.eye(3, dtype=kind)[y]) as file: file['x'] = x
 for name, row in ('zeros', [0, 0, 0]), ('ones', [0, 1, 1]), ('half', [0, .5, .5]):
-    with new(f'{name}.h5', np.vstack([np.eye(3)[y][:6], [row], np.eye(3)[y][7:]])) as file: file['x'] = x
+    for suffix, n in ('', 100), ('_of_few', 99):
+        labels = np.eye(3)[np.arange(n) % 3]
+        labels[6] = row
+        with new(f'{name}{suffix}.h5', labels) as file: file['x'] = np.zeros((n, 2))
 many = np.eye(3)[np.arange(400) % 3]
 many[[20, 30, 40, 50]] = 0
 with new('many.h5', many) as file: file['x'] = np.zeros((400, 2))
@@ -356,11 +359,12 @@ with new('stated.h5', np.eye(3)[y]) as file:
   for (const char* name : {"two_ones.h5", "no_one.h5"}) EXPECT_EQ(read(name).target_width, 3) << name;
   EXPECT_EQ(read("counts.h5").target_width, 2);
   // A mistake in a row of labels makes no regression.
-  for (const auto& [name, fault] : {std::pair("zeros.h5", "0 of its elements are 1"),
-                                    {"ones.h5", "2 of its"},
-                                    {"half.h5", "element 2 is 0.5"}}) {
-    reject(name, false, {"/y: row 7 is not one-hot as 11 of 12 rows are", fault, "classes = -1"});
-    EXPECT_EQ(read(name, false, -1).target_width, 3) << name;
+  for (const auto& [name, fault] :
+       {std::pair("zeros", "0 of its elements are 1"), {"ones", "2 of its"}, {"half", "element 2 is 0.5"}}) {
+    const std::string of_many = std::string(name) + ".h5", of_few = std::string(name) + "_of_few.h5";
+    reject(of_many.c_str(), false, {"/y: row 7 is not one-hot as 99 of 100 rows are", fault, "classes = -1"});
+    EXPECT_EQ(read(of_many.c_str(), false, -1).target_width, 3) << name;
+    EXPECT_EQ(read(of_few.c_str()).target_width, 3) << name;
   }
   reject("many.h5", false, {"/y: row 21 is not one-hot as 396 of 400 rows are"});
   EXPECT_EQ(read("too_many.h5").target_width, 3);

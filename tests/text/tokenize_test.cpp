@@ -366,13 +366,10 @@ TEST_F(Tokenize, AFileThatSaysItIsEmptyAndIsNotIsNamed) {
 TEST_F(Tokenize, AFieldIsOfFilesThatHaveLines) {
   write_text(path("lines"), "{\"text\": \"one\"}\n");
   write_text(path("a.jsonl"), "{\"text\": \"one\"}\n");
-  for (const char* field : {"text", "content"}) {
-    options_.corpus.field = field;
-    expect_rejection(ErrorKind::kUsage, {std::string("--field ") + field + ": ", ".jsonl"},
-                     [&] { run({path("lines")}); });
-  }
-  options_.corpus.field = "text";
-  EXPECT_NO_THROW(run({path("lines"), path("a.jsonl")}));
+  options_.corpus.field = "content";
+  expect_rejection(ErrorKind::kUsage, {"--field content: ", ".jsonl"}, [&] { run({path("lines")}); });
+  options_.corpus.field = "text";  // what is meant where nothing is said
+  EXPECT_NO_THROW(run({path("lines")}));
 }
 
 // What a download that failed leaves behind.

@@ -195,7 +195,7 @@ TEST(RunPlan, AFullBatchIsTheWholeDataSetPadded) {
   EXPECT_EQ(plan.sampler.last_batch, LastBatch::kPad);
   EXPECT_EQ(error_of(settings_of(12, 8, 5), 100, true),
             "train.micro_batches: gradient_descent takes the whole training set in each step: 100 samples in "
-            "micro-batches of 8 are 13, got 12 (leave it out: --set ~train.micro_batches)");
+            "micro-batches of 8 are 13, got 12 (leave it out: --set '~train.micro_batches')");
 }
 
 TEST(RunPlan, AMinimizerSeesEverythingInOrderUnlessAskedForLess) {
