@@ -170,7 +170,8 @@ int run_generate(GenerateArguments& arguments) {
   require_sampling(arguments.options.sampling);
   std::vector<std::string> prompts = arguments.prompts;
   for (const std::string& file : arguments.prompt_files)
-    prompts.push_back(read_small_file(file, kMostPromptBytes, ErrorKind::kUsage));
+    prompts.push_back(
+        read_small_file(file == "-" ? "/dev/stdin" : file, kMostPromptBytes, ErrorKind::kUsage));
   if (prompts.empty()) prompts.emplace_back();
   set_threads(arguments.threads > 0 ? arguments.threads : usable_cores());
   const auto configured = configured_model(arguments.configuration);
@@ -241,7 +242,9 @@ std::function<std::optional<int>()> add_generate_command(CLI::App& app) {
   command->add_option("--prompt", arguments->prompts, "text to go on with; given again: another one")
       ->take_all()
       ->allow_extra_args(false);
-  command->add_option("--prompt-file", arguments->prompt_files, "file or pipe with such a text; likewise")
+  command
+      ->add_option("--prompt-file", arguments->prompt_files,
+                   "file or pipe with such a text, - for standard input; likewise")
       ->take_all()
       ->allow_extra_args(false);
   command->add_option("--tokens", arguments->options.tokens, "at most so many more")

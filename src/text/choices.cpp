@@ -101,14 +101,19 @@ std::vector<ChoiceQuestion> read_json_choices(const std::string& path, std::stri
     const std::string place = fmt::format("line {}", number);
     const auto object = parse_json_object(path + ": " + place, line, ErrorKind::kData);
     const auto text = [](const nlohmann::json& value) { return value.is_string(); };
-    if (!object.contains("ctx") || !text(object["ctx"]) || !object.contains("endings") ||
-        !object["endings"].is_array() || !std::ranges::all_of(object["endings"], text) ||
-        !object.contains("label") || label_of(object["label"]) < 0) {
-      fail(ErrorKind::kData,
-           fmt::format("{}: {}: must be a JSON object with ctx, a text, endings, an array of "
-                       "texts, and label, a number",
-                       path, place));
-    }
+    const auto require = [&](const char* field, const char* kind, const auto& is) {
+      if (!object.contains(field))
+        fail(ErrorKind::kData,
+             fmt::format("{}: {}: has no field \"{}\", which is {}", path, place, field, kind));
+      if (!is(object[field]))
+        fail(ErrorKind::kData, fmt::format("{}: {}: field \"{}\": must be {}", path, place, field, kind));
+    };
+    require("ctx", "a text", text);
+    require("endings", "an array of texts", [&](const nlohmann::json& value) {
+      return value.is_array() && std::ranges::all_of(value, text);
+    });
+    require("label", "a number, the ending that is right, from 0 on",
+            [](const nlohmann::json& value) { return label_of(value) >= 0; });
     ChoiceQuestion question;
     question.place = place;
     question.label = label_of(object["label"]);

@@ -49,7 +49,7 @@ TEST_F(StartAndEnd, WhatMpiItselfCannotStartIsSaidInOneLineWithTheCodeOfWhatIsAt
   // Where there is no room for its files, on one host or several, that is at fault.
   cases.push_back({{"OMPI_MCA_btl=nonsense"},
                    {"OMPI_COMM_WORLD_LOCAL_SIZE=1"},
-                   "MPI itself says why; /dev/shm has 0 bytes left: make room there",
+                   "chosen are OMPI_MCA_btl=nonsense: /dev/shm has 0 bytes left: make room there",
                    4,
                    "statvfs:/dev/shm=ENOSPC"});
   // What the launch scripts set is not what somebody has chosen.

@@ -76,6 +76,19 @@ TEST_F(Choices, ReadsJsonLinesThroughATokenizer) {
                    [&] { read_choices(path("b.jsonl"), tokenizer.get()); });
 }
 
+TEST_F(Choices, TheFieldThatIsMissingOrWrongIsNamed) {
+  const auto tokenizer = make_byte_tokenizer();
+  for (const auto& [line, fault] :
+       {std::pair(R"({"context": "A", "endings": ["x", "y"], "label": 1})", "has no field \"ctx\""),
+        {R"({"ctx": "A", "endings": ["x", 2], "label": 1})", "field \"endings\": must be an array of texts"},
+        {R"({"ctx": "A", "endings": ["x", "y"], "gold": 1})", "has no field \"label\""},
+        {R"({"ctx": "A", "endings": ["x", "y"], "label": "b"})", "field \"label\": must be a number"}}) {
+    write("c.jsonl", line);
+    expect_rejection(ErrorKind::kData, {"c.jsonl: line 1: ", fault},
+                     [&] { read_choices(path("c.jsonl"), tokenizer.get()); });
+  }
+}
+
 TEST_F(Choices, DamagedRecordsAreNamed) {
   const std::vector<uint16_t> good = {65535, 26, 0, 1, 2, 3, 10, 11, 12, 1, 20, 1, 50256};
   const auto changed = [&](size_t at, uint16_t value) {
