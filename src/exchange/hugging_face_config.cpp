@@ -242,7 +242,8 @@ void read_generation_config(const std::string& where, const std::string& text, H
   ConfigReader config(where, parse_json_object(where, text, ErrorKind::kCheckpoint));
   std::vector<int32_t> ends = token_ids(config, "eos_token_id", model.vocabulary);
   if (ends.empty()) return;
-  std::ranges::stable_partition(ends, [&](int32_t id) { return std::ranges::count(model.ends, id) > 0; });
+  std::stable_partition(ends.begin(), ends.end(),
+                        [&](int32_t id) { return std::ranges::count(model.ends, id) > 0; });
   model.ends = std::move(ends);
 }
 
