@@ -1,11 +1,9 @@
-// The commands of the program that need no other workers, as one table. Of several workers that a launcher
-// has started for one of them the first does it; doctor alone looks at all of them.
+// The commands of the program that need no other workers, as one table.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <optional>
-#include <string>
 #include <vector>
 
 namespace lockstep {

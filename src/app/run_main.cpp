@@ -14,14 +14,12 @@
 
 #include "lockstep/app/commands.h"
 #include "lockstep/app/curvature_command.h"
-#include "lockstep/app/doctor_command.h"
 #include "lockstep/app/evaluate_command.h"
 #include "lockstep/app/landscape_command.h"
 #include "lockstep/app/profile_command.h"
 #include "lockstep/app/results.h"
 #include "lockstep/app/version.h"
 #include "lockstep/comm/communicator.h"
-#include "lockstep/comm/neighbours.h"
 #include "lockstep/core/error.h"
 #include "lockstep/core/log.h"
 #include "lockstep/core/process.h"
@@ -165,9 +163,10 @@ int run_main(int argc, char** argv, const TrainOptions& train) {
         command->add_option("config", arguments.configuration, "TOML file")->required();
     CLI::Option* const overrides =
         command
-            ->add_option("--set", arguments.overrides,
-                         "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5 ~schedule, the "
-                         "last of which leaves that out")
+            ->add_option(
+                "--set", arguments.overrides,
+                "change settings: --set optimizer.learning_rate=3e-4 train.epochs=5 '~schedule', the "
+                "last of which leaves that out")
             ->take_all()
             ->allow_extra_args(false);
     CLI::Option* const device =
